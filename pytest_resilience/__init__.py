@@ -1,0 +1,57 @@
+"""Prove in an ordinary pytest suite that code survives failures.
+
+How the package is laid out, and what may import what (downwards only):
+
+    plugin                    pytest, and only there
+    report, assertions        events and states, read and judged
+    seams, stress             where operations are intercepted; pressure
+    chaos                     decides which operation meets which fault
+    patterns                  protects code: breaker, retry, bulkhead, degradation
+    errors, events, clock, seeds
+
+`chaos` and `patterns` never see each other: they meet in the user's code.
+Nothing is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+from typing import Any
+
+
+if TYPE_CHECKING:
+    from pytest_resilience.clock import Clock as Clock
+    from pytest_resilience.clock import ManualClock as ManualClock
+    from pytest_resilience.clock import SystemClock as SystemClock
+    from pytest_resilience.errors import ConfigurationError as ConfigurationError
+    from pytest_resilience.errors import NeverFiredError as NeverFiredError
+    from pytest_resilience.errors import ResilienceError as ResilienceError
+    from pytest_resilience.events import Event as Event
+
+
+_HOMES = {
+    "Clock": "clock",
+    "ConfigurationError": "errors",
+    "Event": "events",
+    "ManualClock": "clock",
+    "NeverFiredError": "errors",
+    "ResilienceError": "errors",
+    "SystemClock": "clock",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605  # one list, checked against the block above by a test
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

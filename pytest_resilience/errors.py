@@ -1,0 +1,212 @@
+"""Every error this package raises of its own: one small tree.
+
+Each keeps what happened as attributes, so that code can decide on it, and each
+survives pickling, because test results travel between processes.
+Faults are not here: an injected fault raises what the real event raises.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+__all__ = [
+    "BulkheadRejectedError",
+    "CircuitBreakerError",
+    "ConfigurationError",
+    "DuplicateNameError",
+    "NeverFiredError",
+    "ResilienceError",
+    "RetryExhaustedError",
+    "ServiceFailureError",
+    "ShutdownError",
+    "TimeLimitExceededError",
+    "UnknownNameError",
+]
+
+
+def _rebuild(
+    cls: type[ResilienceError], args: tuple[Any, ...], state: dict[str, Any]
+) -> ResilienceError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class ResilienceError(Exception):
+    """Base of every error of this package."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own way calls the class with `args`, which is the finished
+        # message here and not what the constructors take.
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
+
+class ConfigurationError(ResilienceError, ValueError):
+    """A marker, flag, experiment or field that cannot mean anything.
+
+    The text says what was given, what is allowed and how to change it.
+    """
+
+
+class UnknownNameError(ResilienceError, KeyError):
+    """A name that nothing was registered under.
+
+    Attributes:
+        kind: what was looked for, e.g. ``"bulkhead"``.
+        name: the name asked for.
+        known: the names there are, sorted.
+    """
+
+    def __init__(self, kind: str, name: str, known: tuple[str, ...] = ()) -> None:
+        self.kind = kind
+        self.name = name
+        self.known = tuple(sorted(known))
+        there = ", ".join(map(repr, self.known)) or "none"
+        super().__init__(f"no {kind} is named {name!r}; known: {there}")
+
+    def __str__(self) -> str:
+        # KeyError shows the repr of its argument, quotes and all.
+        return str(self.args[0])
+
+
+class DuplicateNameError(ResilienceError, ValueError):
+    """A name that is taken already.
+
+    Attributes:
+        kind: what was to be registered, e.g. ``"bulkhead"``.
+        name: the name given.
+    """
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind = kind
+        self.name = name
+        super().__init__(f"a {kind} named {name!r} exists already; choose another name")
+
+
+class ShutdownError(ResilienceError, RuntimeError):
+    """Something was used after it had been shut down."""
+
+
+class NeverFiredError(ResilienceError):
+    """An experiment was asked for, started, and met no operation it could hit.
+
+    Attributes:
+        experiment: its name.
+        target: what it was aimed at.
+        seen: what the code did instead, one line each.
+    """
+
+    def __init__(self, experiment: str, *, target: str, seen: tuple[str, ...], advice: str) -> None:
+        self.experiment = experiment
+        self.target = target
+        self.seen = seen
+        did = "".join(f"\n    {line}" for line in seen) or " nothing on the network"
+        super().__init__(
+            f"chaos experiment {experiment!r} (target {target}) never fired: no operation "
+            f"matched it, so this test proves nothing.\n  The code did:{did}\n  {advice}"
+        )
+
+
+class CircuitBreakerError(ResilienceError):
+    """A call was refused because the breaker lets none through now.
+
+    Attributes:
+        name: the breaker's name.
+        state: the state that refused, e.g. ``"OPEN"``.
+        retry_after: seconds until a call may be let through; None when
+            nobody can tell (forced open, or probes are under way).
+    """
+
+    def __init__(
+        self, message: str, *, name: str = "", state: str = "OPEN", retry_after: float | None = None
+    ) -> None:
+        Exception.__init__(self, message)
+        self.name = name
+        self.state = state
+        self.retry_after = retry_after
+
+
+class RetryExhaustedError(ResilienceError):
+    """Every attempt failed. Its ``__cause__`` is the last error.
+
+    Attributes:
+        attempts: how many calls were made.
+        last_exception: what the last of them raised; None when it returned a
+            result that was not acceptable.
+        last_result: that result, when there was one.
+        elapsed: seconds from the first call to giving up.
+    """
+
+    def __init__(
+        self,
+        attempts: int,
+        last_exception: BaseException | None,
+        *,
+        reason: str = "",
+        last_result: object = None,
+        elapsed: float = 0.0,
+    ) -> None:
+        self.attempts = attempts
+        self.last_exception = last_exception
+        self.last_result = last_result
+        self.elapsed = elapsed
+        self.reason = reason
+        last = (
+            f"last result: {last_result!r}"
+            if last_exception is None
+            else f"last error: {type(last_exception).__name__}: {last_exception}"
+        )
+        why = f" ({reason})" if reason else ""
+        super().__init__(f"gave up after {attempts} attempt(s){why}; {last}")
+
+
+class BulkheadRejectedError(ResilienceError):
+    """A bulkhead had no room for a call.
+
+    Attributes:
+        name: the bulkhead's name.
+        in_use: calls inside, or in the window of a rate limit.
+        capacity: how many there may be.
+        retry_after: seconds until there may be room; None when nobody can tell.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        name: str = "",
+        in_use: int = 0,
+        capacity: int = 0,
+        retry_after: float | None = None,
+    ) -> None:
+        Exception.__init__(self, message)
+        self.name = name
+        self.in_use = in_use
+        self.capacity = capacity
+        self.retry_after = retry_after
+
+
+class TimeLimitExceededError(ResilienceError, TimeoutError):
+    """A call took longer than its time limit.
+
+    Attributes:
+        limit: the limit, in seconds.
+    """
+
+    def __init__(self, message: str, *, limit: float) -> None:
+        Exception.__init__(self, message)
+        self.limit = limit
+
+
+class ServiceFailureError(ResilienceError):
+    """What a failing service raises where no more exact error is known.
+
+    Attributes:
+        service: the service's name.
+    """
+
+    def __init__(self, service: str, message: str = "") -> None:
+        self.service = service
+        super().__init__(message or f"service {service!r} failed")

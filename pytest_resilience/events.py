@@ -1,0 +1,67 @@
+"""What happened, as frozen records, and those who listen to it."""
+
+from __future__ import annotations
+
+import logging
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+__all__ = ["Event", "Listener", "Listeners"]
+
+_logger = logging.getLogger("pytest_resilience")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened; each kind of event is a subclass.
+
+    Attributes:
+        at: monotonic seconds on the clock of whoever recorded it.
+        source: the name of the breaker, retry, experiment … it happened to.
+    """
+
+    at: float
+    source: str
+
+
+Listener = Callable[[Event], None]
+
+
+class Listeners:
+    """Who is told about events, in the order they subscribed.
+
+    Nobody listening costs one truth test (`if listeners:`). An error of a
+    listener is logged and goes no further: observing must not break what is
+    observed.
+    """
+
+    __slots__ = ("_all",)
+
+    def __init__(self) -> None:
+        # Replaced, never changed in place: `emit` may be walking it in a thread.
+        self._all: tuple[Listener, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, listener: Listener) -> Callable[[], None]:
+        """Tell `listener` of every event from now on; call the result to stop."""
+        self._all = (*self._all, listener)
+
+        def remove() -> None:
+            self._all = tuple(each for each in self._all if each is not listener)
+
+        return remove
+
+    def emit(self, event: Event) -> None:
+        """Tell everybody. Never raises an `Exception`."""
+        for listener in self._all:
+            try:
+                listener(event)
+            except Exception:
+                _logger.exception("listener %r failed on %r", listener, event)
