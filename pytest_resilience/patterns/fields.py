@@ -1,0 +1,79 @@
+"""Checks of configuration fields, so that nonsense fails where it is written.
+
+Each returns the value it was given, or raises TypeError / ConfigurationError (a
+ValueError) naming the field, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+
+from collections.abc import Callable
+from typing import Any
+
+from pytest_resilience.errors import ConfigurationError
+
+
+__all__ = ["boolean", "exception_types", "function", "integer", "number", "one_of"]
+
+
+def number(  # noqa: D103  # see the module
+    field: str,
+    value: Any,
+    *,
+    low: float = 0.0,
+    high: float = math.inf,
+    above_low: bool = False,
+    infinite: bool = False,
+) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{field} must be a number, not {value!r}")
+    fits = (low < value if above_low else low <= value) and value <= high
+    if not fits or (math.isinf(value) and not infinite):
+        raise ConfigurationError(f"{field}={value!r}: {_range(low, high, above_low)} is needed")
+    return float(value)
+
+
+def integer(field: str, value: Any, *, low: int = 0, high: int | None = None) -> int:  # noqa: D103
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{field} must be a whole number, not {value!r}")
+    if value < low or (high is not None and value > high):
+        limit = math.inf if high is None else high
+        raise ConfigurationError(f"{field}={value!r}: {_range(low, limit, False)} is needed")
+    return value
+
+
+def boolean(field: str, value: Any) -> bool:  # noqa: D103
+    if not isinstance(value, bool):
+        raise TypeError(f"{field} must be True or False, not {value!r}")
+    return value
+
+
+def function(field: str, value: Any) -> Callable[..., Any] | None:
+    """A callable, or None for none."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{field} must be a function or None, not {value!r}")
+    return value  # type: ignore[no-any-return]
+
+
+def exception_types(field: str, value: Any) -> tuple[type[BaseException], ...]:
+    """One exception class or a tuple of them, as a tuple."""
+    types = value if isinstance(value, tuple) else (value,)
+    for each in types:
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise TypeError(f"{field} must be exception classes, not {each!r}")
+    return types
+
+
+def one_of(field: str, value: Any, allowed: tuple[Any, ...]) -> Any:  # noqa: D103
+    for each in allowed:
+        if value is each or (type(value) is type(each) and value == each):
+            return value
+    choices = ", ".join(map(repr, allowed))
+    raise ConfigurationError(f"{field}={value!r}: one of {choices} is needed")
+
+
+def _range(low: float, high: float, above_low: bool) -> str:
+    if math.isinf(high):
+        return f"a finite number {'above' if above_low else 'of at least'} {low:g}"
+    return f"a number {'above' if above_low else 'from'} {low:g} to {high:g}"
