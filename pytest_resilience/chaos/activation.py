@@ -1,0 +1,103 @@
+"""An experiment while it runs: its counts, and what it decides for each operation."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.errors import NeverFiredError
+from pytest_resilience.seeds import Stream
+
+
+__all__ = ["Activation"]
+
+_MOST_SEEN = 8  # lines of "what the code did instead" that anybody reads
+
+
+class Activation:
+    """One run of an experiment.
+
+    Attributes:
+        experiment: what runs.
+        must_fire: whether matching nothing is an error.
+        started_at, ends_at: monotonic seconds.
+        matched: operations it was aimed at and could have hit.
+        hits: operations it hit.
+        delay: seconds by which it held callers up, all together.
+        stopped: whether it was ended before its time.
+    """
+
+    def __init__(
+        self, experiment: ChaosExperiment, *, seed: int, started_at: float, must_fire: bool = True
+    ) -> None:
+        self.experiment = experiment
+        self.must_fire = must_fire
+        self.started_at = started_at
+        self.ends_at = started_at + experiment.duration
+        self.kinds = frozenset().union(*(fault.kinds for fault in experiment.faults))
+        self.matched = 0
+        self.hits = 0
+        self.delay = 0.0
+        self.stopped = False
+        self._stream = Stream(seed)
+        self._lock = threading.Lock()
+        self._seen: dict[str, None] = {}
+
+    def over(self, now: float) -> bool:
+        """Whether it has ended, by its duration or by being stopped."""
+        return self.stopped or now >= self.ends_at
+
+    def decide(self, operation: Operation, now: float) -> tuple[Fault, ...]:
+        """The faults that happen to `operation`; counts it if it was meant."""
+        faults = [each for each in self.experiment.faults if operation.kind in each.kinds]
+        if not operation.blocking:
+            faults = [fault for fault in faults if not fault.waits]
+        if not faults or not self.experiment.aims_at(operation):
+            self.saw(operation)
+            return ()
+        with self._lock:
+            self.matched += 1
+            number = self.matched
+            hit = self.experiment.trigger.hits(number, now - self.started_at, self._stream)
+            self.hits += hit
+        return tuple(faults) if hit else ()
+
+    def saw(self, operation: Operation) -> None:
+        """Remember that the code did this, which the experiment was not aimed at."""
+        if len(self._seen) < _MOST_SEEN:
+            remark = "" if operation.blocking else " (a non-blocking socket, as in asyncio)"
+            self._seen[f"{operation.kind} {operation.target}{remark}"] = None
+
+    def delayed(self, seconds: float) -> None:
+        """Add to `delay`."""
+        with self._lock:
+            self.delay += seconds
+
+    def never_fired(self) -> NeverFiredError:
+        """The error to raise when it matched nothing."""
+        seen = tuple(self._seen)
+        return NeverFiredError(
+            self.experiment.name,
+            target=self.experiment.aim,
+            seen=seen,
+            advice=self._advice(any(line.endswith("asyncio)") for line in seen)),
+        )
+
+    def _advice(self, non_blocking: bool) -> str:
+        if non_blocking:
+            return "This fault makes callers wait, which it can only do on blocking sockets."
+        kinds = ", ".join(sorted(self.kinds))
+        return (
+            f"It hits {kinds}. Correct the target or the fault, or say must_fire=False if "
+            "firing is not what you test."
+        )
+
+    def __repr__(self) -> str:
+        until = "inf" if math.isinf(self.ends_at) else f"{self.ends_at:.3f}"
+        return (
+            f"<Activation {self.experiment.name!r} matched={self.matched} hits={self.hits} "
+            f"until={until}>"
+        )

@@ -1,0 +1,201 @@
+"""Holds the active experiments and answers the seams: what happens to this operation?"""
+
+from __future__ import annotations
+
+import threading
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.place import caller
+from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import Clock
+from pytest_resilience.events import Event
+from pytest_resilience.events import Listeners
+
+
+__all__ = ["Effect", "Engine", "FaultInjected", "Seam"]
+
+
+class Seam(Protocol):
+    """The one place where a family of operations is intercepted.
+
+    Attributes:
+        kinds: the kinds of operation it can intercept.
+    """
+
+    kinds: frozenset[str]
+
+    def install(self) -> None:
+        """Begin to intercept."""
+
+    def refresh(self) -> None:
+        """The set of active experiments has changed."""
+
+    def remove(self) -> None:
+        """Put back everything as it was found; harmless when nothing is installed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultInjected(Event):
+    """A fault happened to an operation; `source` is the experiment's name.
+
+    Attributes:
+        kind: the operation's kind.
+        target: whom it concerned.
+        fault: what happened, in words.
+        number: the operation's number among those its experiment matched, from 1.
+        delay: seconds asked for; infinite for silence.
+        place: where in the user's code, `file:line in function`.
+    """
+
+    kind: str
+    target: str
+    fault: str
+    number: int
+    delay: float
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a seam has to do to one operation: wait, then maybe fail.
+
+    Attributes:
+        hits: each experiment that hit, with its fault.
+        clock: on which to wait.
+    """
+
+    hits: tuple[tuple[Activation, Fault], ...]
+    clock: Clock
+
+    @property
+    def delay(self) -> float:
+        """Seconds to wait: the sum of all, for latencies add up."""
+        return sum(fault.delay for _, fault in self.hits)
+
+    @property
+    def failure(self) -> Fault | None:
+        """How it fails after the wait: the oldest experiment's say."""
+        return next((fault for _, fault in self.hits if not fault.waits), None)
+
+    def over(self) -> bool:
+        """Whether every experiment behind it has ended, so that nothing waits any more."""
+        now = self.clock.monotonic()
+        return all(activation.over(now) for activation, _ in self.hits)
+
+    def waited(self, seconds: float) -> None:
+        """Book a wait on the experiments that caused it, in proportion."""
+        waits = [(activation, fault.delay) for activation, fault in self.hits if fault.waits]
+        endless = [(activation, 1.0) for activation, delay in waits if delay == float("inf")]
+        shares = endless or waits
+        whole = sum(delay for _, delay in shares)
+        for activation, delay in shares:
+            if whole:
+                activation.delayed(seconds * delay / whole)
+
+
+class Engine:
+    """The active experiments of one process.
+
+    It installs a seam when the first experiment needs it and removes it after the last.
+
+    Attributes:
+        clock: on which durations and delays are measured.
+        listeners: told of every `FaultInjected`.
+    """
+
+    def __init__(
+        self, seams: Callable[[Engine], Sequence[Seam]], *, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        """`seams` makes the seams for this engine; it is called once."""
+        self.clock = clock
+        self.listeners = Listeners()
+        self._seams = tuple(seams(self))
+        # Replaced, never changed in place: operations read it without a lock.
+        self._active: tuple[Activation, ...] = ()
+        self._lock = threading.RLock()
+
+    @property
+    def active(self) -> tuple[Activation, ...]:
+        """The experiments that run now, oldest first."""
+        return self._active
+
+    def start(
+        self, experiment: ChaosExperiment, *, seed: int, must_fire: bool = True
+    ) -> Activation:
+        """Let an experiment run until `stop`, or its duration is over."""
+        activation = Activation(
+            experiment, seed=seed, started_at=self.clock.monotonic(), must_fire=must_fire
+        )
+        with self._lock:
+            before = self._active
+            try:
+                self._activate((*before, activation))
+            except BaseException:  # an interrupt in between must not leave half of it
+                self._activate(before)
+                raise
+        return activation
+
+    def stop(self, activation: Activation) -> None:
+        """End an experiment; harmless when it has ended already."""
+        activation.stopped = True
+        with self._lock:
+            self._activate(tuple(each for each in self._active if each is not activation))
+
+    def settle(self) -> None:
+        """Take out of every idle seam what could not be taken out when it went idle."""
+        with self._lock:
+            self._activate(self._active)
+
+    def _activate(self, active: tuple[Activation, ...]) -> None:
+        self._active = active
+        for seam in self._seams:
+            if any(activation.kinds & seam.kinds for activation in active):
+                seam.install()
+                seam.refresh()
+            else:
+                seam.remove()
+
+    def concerns(self, operation: Operation) -> bool:
+        """Whether an active experiment is aimed at the operation's target."""
+        return any(activation.experiment.aims_at(operation) for activation in self._active)
+
+    def saw(self, operation: Operation) -> None:
+        """Note an operation that concerns no experiment, for those that never fire."""
+        for activation in self._active:
+            activation.saw(operation)
+
+    def ask(self, operation: Operation) -> Effect | None:
+        """What happens to `operation`; None if nothing does."""
+        now = self.clock.monotonic()
+        hits = tuple(
+            (activation, fault)
+            for activation in self._active
+            if not activation.over(now)
+            for fault in activation.decide(operation, now)
+        )
+        if not hits:
+            return None
+        if self.listeners:
+            place = caller()
+            for activation, fault in hits:
+                self.listeners.emit(
+                    FaultInjected(
+                        at=now,
+                        source=activation.experiment.name,
+                        kind=operation.kind,
+                        target=operation.target,
+                        fault=str(fault),
+                        number=activation.matched,
+                        delay=fault.delay,
+                        place=place,
+                    )
+                )
+        return Effect(hits, self.clock)

@@ -1,0 +1,138 @@
+"""An experiment: what trouble, aimed at whom, how much and for how long."""
+
+from __future__ import annotations
+
+import math
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pytest_resilience.chaos.catalog import ChaosType
+from pytest_resilience.chaos.catalog import Recipe
+from pytest_resilience.chaos.catalog import chaos_type as parse_type
+from pytest_resilience.chaos.catalog import recipe_of
+from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.quantities import seconds
+from pytest_resilience.chaos.quantities import share
+from pytest_resilience.chaos.target import Target
+from pytest_resilience.chaos.triggers import Trigger
+from pytest_resilience.errors import ConfigurationError
+
+
+__all__ = ["ChaosExperiment", "ChaosType"]
+
+
+@dataclass(frozen=True, init=False)
+class ChaosExperiment:
+    """A named experiment; immutable, checked when it is made.
+
+    Attributes:
+        name: what events and reports call it.
+        chaos_type: a `ChaosType` or its name.
+        probability: whether it starts at all, 0 to 1: drawn once per test, or per tick
+            of a monkey.
+        duration: seconds it lasts at most once started, or a text such as "5s".
+        intensity: 0 to 1; each type translates it into its own physical parameter.
+        target_services: names of services, for the types that fail services.
+        enabled: a disabled experiment never starts.
+        parameters: the type's own parameters as given, e.g. `delay="200ms"`, `rate=0.3`,
+            `target="api.example.com:443"`; `pytest --chaos-list` shows them all.
+
+    Raises ConfigurationError for anything that cannot mean what it says.
+    """
+
+    name: str
+    chaos_type: ChaosType
+    probability: float
+    duration: float
+    intensity: float
+    target_services: tuple[str, ...]
+    enabled: bool
+    parameters: tuple[tuple[str, Any], ...]
+
+    def __init__(  # noqa: PLR0917  # the order is the public one
+        self,
+        name: str,
+        chaos_type: ChaosType | str,
+        probability: float | str = 0.1,
+        duration: float | str = 60.0,
+        intensity: float | str = 0.5,
+        target_services: Sequence[str] | None = None,
+        enabled: bool = True,
+        **parameters: Any,
+    ) -> None:
+        self._set("name", _name(name))
+        self._set("enabled", _flag("enabled", enabled))
+        kind = parse_type(chaos_type)
+        parsed = recipe_of(kind).parse(parameters)
+        if target_services:
+            raise ConfigurationError(
+                f"target_services={target_services!r}: {kind.value} is aimed with target="
+            )
+        self._set("chaos_type", kind)
+        self._set("probability", share("probability", probability))
+        self._set("duration", _duration(duration))
+        self._set("intensity", share("intensity", intensity))
+        self._set("target_services", tuple(target_services or ()))
+        self._set("parameters", tuple(parsed.items()))
+
+    def _set(self, field: str, value: Any) -> None:
+        object.__setattr__(self, field, value)  # frozen for everybody else
+
+    @property
+    def recipe(self) -> Recipe:
+        return recipe_of(self.chaos_type)
+
+    @cached_property
+    def faults(self) -> tuple[Fault, ...]:
+        """What happens; nothing at intensity 0 unless a physical parameter says more."""
+        return self.recipe.faults(dict(self.parameters), self.intensity)
+
+    @cached_property
+    def trigger(self) -> Trigger:
+        """To which of the operations it happens."""
+        return self.recipe.trigger(dict(self.parameters), self.intensity)
+
+    @cached_property
+    def targets(self) -> tuple[Target, ...]:
+        """Whom it is aimed at; empty means everybody."""
+        return tuple(dict(self.parameters).get("target", ()))
+
+    @property
+    def aim(self) -> str:
+        """The targets, for people."""
+        return " | ".join(map(str, self.targets)) or "any"
+
+    def aims_at(self, operation: Operation) -> bool:
+        """Whether the operation's target is meant, whatever its kind."""
+        return not self.targets or any(
+            target.matches(name) for target in self.targets for name in operation.names
+        )
+
+    def __str__(self) -> str:
+        faults = " + ".join(map(str, self.faults))
+        return f"{self.name}: {faults}, {self.trigger}, target {self.aim}"
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(f"name={value!r}: an experiment needs a name")
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name}={value!r}: give True or False")
+    return value
+
+
+def _duration(value: Any) -> float:
+    if value == math.inf:
+        return math.inf
+    duration = seconds("duration", value)
+    if duration == 0:
+        raise ConfigurationError(f"duration={value!r}: an experiment lasts longer than nothing")
+    return duration

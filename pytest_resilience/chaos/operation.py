@@ -1,0 +1,33 @@
+"""One thing the code under test does that can go wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+__all__ = ["CONNECT", "RECEIVE", "RESOLVE", "SEND", "Operation"]
+
+RESOLVE: Final = "network.resolve"
+CONNECT: Final = "network.connect"
+SEND: Final = "network.send"
+RECEIVE: Final = "network.receive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """An operation that is about to happen.
+
+    Attributes:
+        kind: one of the kinds above.
+        target: whom it concerns, as shown to people: `host:port`, with a host name
+            where one is known and the address otherwise.
+        names: every `host:port` it is known by; `port` is empty where there is none.
+        blocking: whether the caller can be made to wait here. A non-blocking socket
+            belongs to an event loop, which a wait would stop altogether.
+    """
+
+    kind: str
+    target: str
+    names: tuple[str, ...]
+    blocking: bool = True

@@ -1,0 +1,90 @@
+"""Whom an experiment is aimed at: host and port patterns."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pytest_resilience.errors import ConfigurationError
+
+
+__all__ = ["Target", "parse_targets"]
+
+_HIGHEST_PORT = 65535
+_HOST = re.compile(r"\[[0-9a-fA-F:.*?%]+\]|[\w.*?\-\[\]!]+")
+_PORT = re.compile(r"[0-9*?\[\]!\-]+")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A `host`, `host:port` or `[v6]:port` pattern with shell globs, case-insensitive.
+
+    Raises ConfigurationError for a text that no connection could ever match.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        host, port = self._parts
+        if "://" in self.text or "/" in self.text:
+            raise self._useless("a URL", "give host and port only")
+        if not host:
+            raise self._useless("no host", f"for every host write '*:{port or '*'}'")
+        if not _HOST.fullmatch(host):
+            raise self._useless(f"{host!r} is no host name or address", "bare IPv6 needs brackets")
+        if not _PORT.fullmatch(port):
+            raise self._useless(f"port {port!r} is not a number", "e.g. 'api.example.com:443'")
+        if port.isdigit() and not 0 < int(port) <= _HIGHEST_PORT:
+            raise self._useless(f"there is no port {port}", f"ports are 1 to {_HIGHEST_PORT}")
+
+    def _useless(self, why: str, cure: str) -> ConfigurationError:
+        return ConfigurationError(f"target {self.text!r} cannot match anything: {why}; {cure}")
+
+    @cached_property
+    def _parts(self) -> tuple[str, str]:
+        text = self.text.strip().lower()
+        host, colon, port = text.rpartition(":")
+        if not colon or text.endswith("]"):  # no port; or all of it is an IPv6 address
+            return text, "*"
+        return host, port
+
+    @cached_property
+    def _patterns(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
+        host, port = self._parts
+        if host.startswith("[") and ":" in host:  # a v6 address, not a character class
+            host = host[1:-1]
+        return re.compile(fnmatch.translate(host)), re.compile(fnmatch.translate(port))
+
+    def matches(self, name: str) -> bool:
+        """Whether a `host:port` is meant; an empty port is any port."""
+        host, _, port = name.lower().rpartition(":")
+        host_pattern, port_pattern = self._patterns
+        return bool(
+            host_pattern.match(host.strip("[]").rstrip("."))
+            and (not port or port_pattern.match(port))
+        )
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_targets(value: Any) -> tuple[Target, ...]:
+    """One pattern, several in one text between `|`, or an iterable of patterns."""
+    if isinstance(value, Target):
+        return (value,)
+    texts: Iterable[Any] = value.split("|") if isinstance(value, str) else value
+    if not isinstance(texts, Iterable):
+        raise ConfigurationError(f"target {value!r} is not a text; e.g. 'api.example.com:443'")
+    targets = []
+    for text in texts:
+        if not isinstance(text, (str, Target)):
+            raise ConfigurationError(f"target {text!r} is not a text; e.g. 'api.example.com:443'")
+        targets.append(text if isinstance(text, Target) else Target(text.strip()))
+    if not targets:
+        raise ConfigurationError("target is empty; leave it out for every target")
+    return tuple(targets)

@@ -1,0 +1,3 @@
+"""Where operations are intercepted: one module a family."""
+
+from __future__ import annotations

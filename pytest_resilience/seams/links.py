@@ -1,0 +1,154 @@
+"""What is known about each open connection: whose it is, and whose turn it is to speak."""
+
+from __future__ import annotations
+
+import socket
+import weakref
+
+from typing import Any
+
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.seams.names import Names
+
+
+__all__ = ["Link", "Links"]
+
+
+class Link:
+    """One TCP connection.
+
+    Attributes:
+        owner: the socket object that was seen on it last.
+        ends: own and peer's address, once connected: what stays when a descriptor moves
+            to another socket object, as in TLS.
+        names: every `host:port` the peer is known by, the best first.
+        client: whether this side opened it.
+        stale: whether the active experiments have changed since `calm` was decided.
+        calm: whether no active experiment is aimed at it.
+        receiving: whose turn it is: True from the first receive after a send on.
+        sent_at: monotonic seconds of the last send.
+        answer: what happens to the answer that is awaited now.
+        due: monotonic seconds before which that answer is not there.
+    """
+
+    __slots__ = (
+        "answer", "calm", "client", "due", "ends", "names", "owner", "receiving", "sent_at",
+        "stale",
+    )  # fmt: skip
+
+    def __init__(self, owner: socket.socket, names: tuple[str, ...], *, client: bool) -> None:
+        self.owner = weakref.ref(owner)
+        self.ends: tuple[Any, Any] | None = None
+        self.names = names
+        self.client = client
+        self.stale = True
+        self.calm = False
+        self.receiving = False
+        self.sent_at = 0.0
+        self.answer: Effect | None = None
+        self.due: float | None = None
+
+    def operation(self, kind: str, *, blocking: bool = True) -> Operation:
+        """The operation `kind` on this connection."""
+        return Operation(kind=kind, target=self.names[0], names=self.names, blocking=blocking)
+
+
+class Links:
+    """The connections of this process that were seen, by file descriptor.
+
+    A descriptor is used again after a close, but then it comes back through `opened`
+    or `accepted`, or with another owner and other ends.
+    """
+
+    def __init__(self, engine: Engine, names: Names) -> None:
+        self.by_descriptor: dict[int, Link] = {}
+        self._engine = engine
+        self._names = names
+
+    def opened(self, sock: socket.socket, address: Any) -> Link | None:
+        """A connect to `address` is about to be tried; None if it is no TCP connection."""
+        if not _is_tcp(sock) or not isinstance(address, tuple):
+            return None
+        link = Link(sock, self._names.of(*address[:2]), client=True)
+        self.by_descriptor[sock.fileno()] = link
+        self._look(link, CONNECT)
+        return link
+
+    def connected(self, link: Link, sock: socket.socket) -> None:
+        """That connect has succeeded, or is under way."""
+        link.ends = _ends(sock)
+        link.sent_at = self._engine.clock.monotonic()
+
+    def accepted(self, sock: socket.socket) -> None:
+        """A server of this process has accepted `sock`: it is never touched."""
+        self._keep(sock, Link(sock, (), client=False))
+
+    def of(self, sock: socket.socket, kind: str) -> Link | None:
+        """The link of a connected socket about to do `kind`; None if it is no TCP connection."""
+        link = self.by_descriptor.get(sock.fileno())
+        if link is None or link.owner() is not sock:
+            link = self._adopt(sock, link)
+        if link is not None and link.stale:
+            self._look(link, kind)
+        return link
+
+    def refresh(self) -> None:
+        """The active experiments have changed."""
+        for link in list(self.by_descriptor.values()):
+            if link.client:
+                link.stale, link.calm = True, False
+
+    def _look(self, link: Link, kind: str) -> None:
+        operation = link.operation(kind)
+        link.stale, link.calm = False, not self._engine.concerns(operation)
+        if link.calm:
+            self._engine.saw(operation)
+
+    def _adopt(self, sock: socket.socket, known: Link | None) -> Link | None:
+        ends = _ends(sock) if _is_tcp(sock) else None
+        if ends is None:
+            return None
+        if known is not None and known.ends == ends:
+            known.owner = weakref.ref(sock)
+            return known
+        own, peer = ends
+        client = not _listens_at(own[1])
+        return self._keep(sock, Link(sock, self._names.of(*peer[:2]), client=client))
+
+    def _keep(self, sock: socket.socket, link: Link) -> Link:
+        link.ends = _ends(sock)
+        if not link.client:
+            link.stale, link.calm = False, True
+        self.by_descriptor[sock.fileno()] = link
+        return link
+
+
+def _is_tcp(sock: socket.socket) -> bool:
+    try:
+        kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+    except OSError:  # closed
+        return False
+    return kind == socket.SOCK_STREAM and sock.family in (socket.AF_INET, socket.AF_INET6)
+
+
+def _ends(sock: socket.socket) -> tuple[Any, Any] | None:
+    try:
+        return sock.getsockname(), sock.getpeername()
+    except OSError:  # closed, or not connected yet
+        return None
+
+
+def _listens_at(port: int) -> bool:
+    """Whether this process listens at `port`: then a socket bound to it was accepted.
+
+    The only way to tell for a connection that is older than the experiment.
+    """
+    import psutil  # 13 ms, paid only by tests that bring open connections along
+
+    connections = psutil.Process().net_connections(kind="tcp")
+    return any(
+        each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in connections
+    )

@@ -1,0 +1,66 @@
+"""By which names the peer of a connection is known."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+
+from collections import OrderedDict
+
+
+__all__ = ["Names", "is_literal"]
+
+_MOST = 4096  # remembered addresses; the oldest go first
+
+
+def is_literal(host: object) -> bool:
+    """Whether `host` is an address already, so that nothing has to be resolved."""
+    try:
+        ipaddress.ip_address(str(host).partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+class Names:
+    """Remembers which host names were resolved to which addresses.
+
+    Several names can share an address. The one that the current thread resolved last is
+    the one it is about to connect to; only another thread gets all of them.
+    """
+
+    def __init__(self) -> None:
+        self._hosts: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._latest = threading.local()
+
+    def learn(self, host: object, address: str) -> None:
+        """`host` was resolved to `address`."""
+        name = host.decode("ascii", "replace") if isinstance(host, bytes) else host
+        if not isinstance(name, str) or is_literal(name):
+            return
+        others = tuple(each for each in self._hosts.pop(address, ()) if each != name)
+        self._hosts[address] = (*others[-7:], name)
+        while len(self._hosts) > _MOST:
+            self._hosts.popitem(last=False)
+        vars(self._latest)[address] = name
+
+    def of(self, host: object, port: object) -> tuple[str, ...]:
+        """Every `host:port` by which a host name or address is known, the best first."""
+        name = host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)
+        suffix = "" if port is None else str(port)
+        return tuple(dict.fromkeys(_join(each, suffix) for each in (*self._known(name), name)))
+
+    def _known(self, host: str) -> tuple[str, ...]:
+        mine = vars(self._latest).get(host)
+        if mine is not None:
+            return (mine,)
+        hosts = self._hosts.get(host, ())
+        if not hosts and is_literal(host):
+            address = ipaddress.ip_address(host.partition("%")[0])
+            if address.is_loopback:
+                return (host, "localhost")
+        return hosts or (host,)
+
+
+def _join(host: str, port: str) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

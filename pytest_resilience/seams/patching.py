@@ -1,0 +1,52 @@
+"""Replacing attributes, and putting back what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+__all__ = ["Patches"]
+
+_ABSENT = object()
+
+
+class Patches:
+    """Attributes replaced for a while.
+
+    What is put back is what was found, not what is believed to be the true one: another
+    tool may have replaced it before. Where another tool replaced it *after*, taking
+    ours out would take theirs out too, so it stays until they are gone; `restore` can be
+    called again for that.
+    """
+
+    def __init__(self) -> None:
+        self._applied: list[tuple[Any, str, object, object]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._applied)
+
+    def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+        """Put `make(what is there)` at `owner.name`."""
+        found = vars(owner).get(name, _ABSENT)  # _ABSENT: inherited, e.g. from a C type
+        ours = make(getattr(owner, name))
+        # Noted first: an interrupt between the two lines must not lose it.
+        self._applied.append((owner, name, found, ours))
+        setattr(owner, name, ours)
+
+    def restore(self) -> None:
+        """Put everything back, last first, except where somebody else's lies on top.
+
+        Every step can be repeated, so an interrupt in the middle loses nothing.
+        """
+        for owner, name, found, ours in reversed(self._applied):
+            if vars(owner).get(name, _ABSENT) is ours:
+                if found is _ABSENT:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, found)
+        self._applied = [
+            entry
+            for entry in self._applied
+            if vars(entry[0]).get(entry[1], _ABSENT) is not entry[2]
+        ]
