@@ -37,6 +37,7 @@ class Names:
         """`host` was resolved to `address`."""
         name = host.decode("ascii", "replace") if isinstance(host, bytes) else host
         if not isinstance(name, str) or is_literal(name):
+            vars(self._latest).pop(address, None)  # this time nobody asked by name
             return
         others = tuple(each for each in self._hosts.pop(address, ()) if each != name)
         self._hosts[address] = (*others[-7:], name)

@@ -31,6 +31,7 @@ def before_connect(sock: socket.socket, effect: Effect) -> float | None:
 
     Returns the timeout, in seconds, that is left for the real attempt (None: no limit).
     """
+    __tracebackhide__ = True
     limit = sock.gettimeout()
     left = limit
     if effect.delay:
@@ -47,6 +48,7 @@ def await_answer(sock: socket.socket, link: Link, effect: Effect) -> None:
     delayed from its arrival on, one that is there from the last send on, which is the
     latest it can have left.
     """
+    __tracebackhide__ = True
     clock, limit = effect.clock, sock.gettimeout()
     started = clock.monotonic()
     if link.due is None:
@@ -62,6 +64,7 @@ def await_answer(sock: socket.socket, link: Link, effect: Effect) -> None:
 
 def fail(sock: socket.socket, fault: Fault | None) -> None:
     """Raise what `fault` raises, if it is one that fails, and leave `sock` as it does."""
+    __tracebackhide__ = True
     if isinstance(fault, Refusal):
         raise _os_error(errno.ECONNREFUSED)
     if isinstance(fault, Reset):
@@ -85,6 +88,7 @@ def _hold(
     effect: Effect, delay: float, limit: float | None, sock: socket.socket | None = None
 ) -> float:
     """Wait `delay` seconds; past `limit` raise the socket's timeout, as it would by itself."""
+    __tracebackhide__ = True
     timed_out = limit is not None and delay > limit
     taken = wait(effect.clock, limit if timed_out and limit is not None else delay, effect.over)
     effect.waited(taken)

@@ -4,6 +4,9 @@ requests, urllib3, httpx, http.client and redis-py bring their own ways of conne
 all of them call methods of the class `socket.socket` (or `ssl.SSLSocket` on TLS), and
 `socket.getaddrinfo` for names. Sockets that a server of this process accepted, sockets
 that are no TCP, and connections that no experiment is aimed at pass straight through.
+
+`__tracebackhide__` keeps these frames out of pytest's tracebacks: what the user sees is
+what the real event would show.
 """
 
 from __future__ import annotations
@@ -107,6 +110,7 @@ class _Interception:
 
         @functools.wraps(original)
         def receive(sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
             link = known(sock.fileno())
             if link is not None and link.calm and link.owner() is sock:
                 return original(sock, *args, **kwargs)
@@ -115,6 +119,7 @@ class _Interception:
         return receive
 
     def _receive(self, sock: socket.socket, proceed: Callable[[], Any]) -> Any:
+        __tracebackhide__ = True
         link = None if self._retired else self.links.of(sock, RECEIVE)
         if link is None or link.calm:
             return proceed()
@@ -130,6 +135,7 @@ class _Interception:
 
     def _receive_at_once(self, sock: socket.socket, link: Link, proceed: Callable[[], Any]) -> Any:
         """A non-blocking receive: only one that finds something is an answer."""
+        __tracebackhide__ = True
         result = proceed()
         if not link.receiving:
             self._turn(link, blocking=False)
@@ -149,6 +155,7 @@ class _Interception:
 
         @functools.wraps(original)
         def send(sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
             link = known(sock.fileno())
             if link is not None and link.calm and link.owner() is sock:
                 return original(sock, *args, **kwargs)
@@ -157,6 +164,7 @@ class _Interception:
         return send
 
     def _send(self, sock: socket.socket, proceed: Callable[[], Any]) -> Any:
+        __tracebackhide__ = True
         link = None if self._retired else self.links.of(sock, SEND)
         if link is None or link.calm:
             return proceed()
@@ -169,6 +177,7 @@ class _Interception:
     def _connecting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def connect(sock: socket.socket, address: Any) -> Any:
+            __tracebackhide__ = True
             return self._connect(sock, address, lambda: original(sock, address))
 
         return connect
@@ -186,6 +195,7 @@ class _Interception:
         return connect_ex
 
     def _connect(self, sock: socket.socket, address: Any, proceed: Callable[[], Any]) -> Any:
+        __tracebackhide__ = True
         link = None if self._retired else self.links.opened(sock, address)
         if link is None:
             return proceed()
@@ -217,6 +227,7 @@ class _Interception:
     def _resolving(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def resolve(host: Any, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
             if self._retired:
                 return original(host, *args, **kwargs)
             self._resolve(host, args[0] if args else kwargs.get("port"))
@@ -228,6 +239,7 @@ class _Interception:
         return resolve
 
     def _resolve(self, host: Any, port: Any) -> None:
+        __tracebackhide__ = True
         if host is None or is_literal(host):
             return  # nobody has to be asked
         names = self._names.of(host, port)

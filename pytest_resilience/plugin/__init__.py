@@ -1,0 +1,101 @@
+"""The entry point: what every pytest run loads, chaotic or not.
+
+It registers options, markers and fixtures, and looks at the collected items. Whatever
+does something lives in modules imported by those who ask for it, so that an idle run
+pays for this file and `options` alone. No assertion stands here: PYTEST_DONT_REWRITE.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING
+from typing import Any
+
+import pytest
+
+from pytest_resilience.plugin import options
+
+
+if TYPE_CHECKING:
+    from pytest_resilience.plugin.fixture import Chaos
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Describe the markers; start the session if a flag asks for chaos."""
+    config.addinivalue_line(
+        "markers",
+        "chaos(type_or_experiment, *, must_fire=True, include_setup=False, name=..., "
+        "intensity=..., probability=..., duration=..., **parameters): run the test under a "
+        "chaos experiment; stackable. See pytest --chaos-list for types and parameters.",
+    )
+    config.addinivalue_line("markers", "no_chaos: never put chaos around the test.")
+    if any(options.given(config, flag) for flag in options.FLAGS):
+        _session(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> None:
+    """Add the options now, when every installed plugin has added its own."""
+    options.add_options(parser, early_config)
+    if any("chaos" in arg for arg in args):
+        # Until now the values of our options were taken for files to collect.
+        known = parser.parse_known_args(args, namespace=copy(early_config.option))
+        early_config.known_args_namespace.file_or_dir = known.file_or_dir
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Answer --chaos-list."""
+    if not options.given(config, "chaos-list"):
+        return None
+    from pytest_resilience.report.listing import listing
+
+    print(listing())  # noqa: T201  # it is the whole output of this run
+    return 0
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say which options had to make way for another plugin's."""
+    moved = [f"{name} for --{flag}" for flag, name in _names(config).items() if name[2:] != flag]
+    return (
+        f"resilience: another plugin has taken our options; type {', '.join(moved)}"
+        if moved
+        else None
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Start the session if an item asks for chaos."""
+    if any("chaos" in item.keywords or "chaos" in _fixtures(item) for item in items):
+        _session(config).check(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give an xdist worker the seed of the run, and collect what it reports."""
+    from pytest_resilience.plugin import xdist
+
+    xdist.configure_node(node)
+
+
+@pytest.fixture
+def chaos(request: pytest.FixtureRequest) -> Chaos:
+    """Faults for parts of a test: `with chaos.network_latency(delay=0.2): ...`."""
+    fixture: Chaos = _session(request.config).fixture(request.node)
+    return fixture
+
+
+def _names(config: pytest.Config) -> dict[str, str]:
+    return config.stash.get(options.NAMES, {})
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
+
+
+def _session(config: pytest.Config) -> Any:
+    from pytest_resilience.plugin.session import session_of
+
+    return session_of(config)

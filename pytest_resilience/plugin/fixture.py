@@ -1,0 +1,87 @@
+"""What the `chaos` fixture gives a test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from contextlib import contextmanager
+from typing import Any
+
+from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.engine import FaultInjected
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.experiment import ChaosType
+from pytest_resilience.plugin.requested import Defaults
+from pytest_resilience.plugin.requested import Requested
+from pytest_resilience.plugin.requested import from_parameters
+from pytest_resilience.plugin.scope import ChaosScope
+
+
+__all__ = ["Chaos"]
+
+
+class Chaos:
+    """Puts faults around parts of a test, and tells what they did.
+
+    Contexts can be nested and can overlap; each ends its own experiment, whatever else
+    runs. What a context gives counts `matched` and `hits` of its experiment alone. An
+    experiment that has matched nothing when the test ends makes the test an error,
+    unless it was started with `must_fire=False`.
+    """
+
+    def __init__(self, scope: ChaosScope, defaults: Defaults) -> None:
+        self._scope = scope
+        self._defaults = defaults
+
+    def network_latency(
+        self, *, must_fire: bool = True, **parameters: Any
+    ) -> AbstractContextManager[Activation]:
+        """Connecting and every answer take longer, e.g. `delay="200ms", target="api.*"`."""
+        return self.inject(ChaosType.NETWORK_LATENCY, must_fire=must_fire, **parameters)
+
+    def network_failure(
+        self, *, must_fire: bool = True, **parameters: Any
+    ) -> AbstractContextManager[Activation]:
+        """The peer cannot be reached: `mode=` "refuse", "reset", "timeout" or "dns"."""
+        return self.inject(ChaosType.NETWORK_FAILURE, must_fire=must_fire, **parameters)
+
+    def inject(
+        self,
+        experiment: ChaosExperiment | ChaosType | str,
+        *,
+        must_fire: bool = True,
+        **parameters: Any,
+    ) -> AbstractContextManager[Activation]:
+        """Run an experiment, or a type with its parameters, for the length of a `with`.
+
+        It starts for certain: its `probability` is for those who start it by chance.
+        Raises ConfigurationError at once for what makes no sense.
+        """
+        return self._running(
+            from_parameters(
+                experiment, parameters, self._defaults, origin="fixture", must_fire=must_fire
+            )
+        )
+
+    @contextmanager
+    def _running(self, requested: Requested) -> Iterator[Activation]:
+        activation = self._scope.start(requested)
+        try:
+            yield activation
+        finally:
+            self._scope.stop(activation)
+
+    @property
+    def events(self) -> tuple[FaultInjected, ...]:
+        """Every fault injected into this test so far, by whomever it was asked for."""
+        return tuple(self._scope.events)
+
+    @property
+    def matched(self) -> int:
+        """Operations of this test that an experiment was aimed at."""
+        return sum(activation.matched for _, activation in self._scope.started)
+
+    @property
+    def hits(self) -> int:
+        """Operations of this test that a fault happened to."""
+        return sum(activation.hits for _, activation in self._scope.started)

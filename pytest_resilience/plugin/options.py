@@ -1,0 +1,71 @@
+"""The command-line flags, under names that no other plugin holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_resilience.plugin.pytest_private import taken_options
+
+
+__all__ = ["FLAGS", "NAMES", "add_options", "given"]
+
+PREFIX = "resilience"
+
+# name, argparse settings; every one of them also as --resilience-NAME
+FLAGS = {
+    "chaos": {
+        "action": "append",
+        "metavar": "SPEC",
+        "help": "Put an experiment around every selected test, e.g. "
+        "'network_latency:delay=200ms,rate=0.5,target=api.*'. Repeatable.",
+    },
+    "chaos-seed": {
+        "action": "append",
+        "metavar": "N",
+        "help": "Seed of all chance in this run; the same seed gives the same faults.",
+    },
+    "chaos-intensity": {
+        "action": "append",
+        "metavar": "X",
+        "help": "Intensity, 0 to 1, of experiments that name none.",
+    },
+    "chaos-probability": {
+        "action": "append",
+        "metavar": "P",
+        "help": "Probability, 0 to 1, that an experiment that names none starts in a test.",
+    },
+    "no-chaos": {
+        "action": "store_true",
+        "help": "A calm run: no experiment starts, not even those of markers and fixtures.",
+    },
+    "chaos-list": {
+        "action": "store_true",
+        "help": "Show every chaos type with its parameters, units and defaults, then exit.",
+    },
+}
+
+NAMES = pytest.StashKey[dict[str, str]]()
+"""Flag name -> the option to type for it in this run."""
+
+
+def add_options(parser: pytest.Parser, config: pytest.Config) -> None:
+    """Add every flag, by its short name where nobody else has taken that."""
+    taken = taken_options(parser)
+    group = parser.getgroup(PREFIX, "chaos and resilience")
+    names = {}
+    for flag, settings in FLAGS.items():
+        short, long = f"--{flag}", f"--{PREFIX}-{flag}"
+        free = [short, long] if short not in taken else [long]
+        names[flag] = free[0]
+        group.addoption(*free, dest=_dest(flag), default=None, **settings)
+    config.stash[NAMES] = names
+
+
+def given(config: pytest.Config, flag: str) -> list[str]:
+    """What was given for `flag`, each time; empty when it was not, ['True'] for a switch."""
+    value = config.getoption(_dest(flag), default=None)
+    return list(map(str, value)) if isinstance(value, list) else ["True"] * bool(value)
+
+
+def _dest(flag: str) -> str:
+    return f"{PREFIX}_{flag}".replace("-", "_")

@@ -1,0 +1,121 @@
+"""The chaos around one test: what was started, what it did, what never fired."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.engine import FaultInjected
+from pytest_resilience.events import Event
+from pytest_resilience.plugin.requested import Requested
+from pytest_resilience.report.record import ChaosRecord
+from pytest_resilience.report.record import ExperimentRecord
+from pytest_resilience.seeds import Stream
+from pytest_resilience.seeds import derive
+
+
+__all__ = ["ChaosScope"]
+
+_MOST_EVENTS = 10_000  # of one test; the oldest go first
+
+
+class ChaosScope:
+    """Everything chaotic about one run of one test.
+
+    Attributes:
+        started: the experiments that ran, with who asked for them, in order.
+        idle: those whose chance did not come up.
+        events: what was injected, in order.
+        outcome: of the call phase, once known.
+    """
+
+    def __init__(self, engine: Engine, nodeid: str, seed: int, *, calm: bool = False) -> None:
+        """`seed` is the run's; in a calm scope nothing takes effect."""
+        self.started: list[tuple[Requested, Activation]] = []
+        self.idle: list[Requested] = []
+        self.events: deque[FaultInjected] = deque(maxlen=_MOST_EVENTS)
+        self.outcome = ""
+        self._engine = engine
+        self._calm = calm
+        self._nodeid = nodeid
+        self._seed = derive(seed, nodeid)
+        self._asked: dict[str, int] = {}
+        self._began = engine.clock.monotonic()
+        self._forget = engine.listeners.add(self._note)
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, FaultInjected):
+            self.events.append(event)
+
+    def roll(self, requested: Requested) -> None:
+        """Start an experiment if it is enabled and its probability comes up."""
+        if self._calm:
+            return
+        experiment = requested.experiment
+        seed = self._next_seed(experiment.name)
+        if not experiment.enabled or Stream.at(seed, "start").draw(0) >= experiment.probability:
+            self.idle.append(requested)
+        else:
+            self._start(requested, seed)
+
+    def start(self, requested: Requested) -> Activation:
+        """Start an experiment for certain; in a calm run one that does nothing."""
+        if self._calm:
+            return Activation(requested.experiment, seed=0, started_at=0.0, must_fire=False)
+        return self._start(requested, self._next_seed(requested.experiment.name))
+
+    def _next_seed(self, name: str) -> int:
+        """A seed of its own for each experiment of a test, by name and order."""
+        self._asked[name] = self._asked.get(name, 0) + 1
+        return derive(self._seed, name, self._asked[name])
+
+    def _start(self, requested: Requested, seed: int) -> Activation:
+        activation = self._engine.start(
+            requested.experiment, seed=seed, must_fire=requested.must_fire
+        )
+        self.started.append((requested, activation))
+        return activation
+
+    def stop(self, activation: Activation) -> None:
+        """End one experiment."""
+        self._engine.stop(activation)
+
+    def stop_all(self) -> None:
+        """End every experiment; harmless when they have ended."""
+        for _, activation in self.started:
+            if not activation.stopped:
+                self._engine.stop(activation)
+
+    def close(self) -> None:
+        """End everything and listen no more."""
+        self.stop_all()
+        self._engine.settle()
+        self._forget()
+
+    def never_fired(self) -> list[Activation]:
+        """Those that had to fire and matched nothing."""
+        return [each for _, each in self.started if each.must_fire and not each.matched]
+
+    def record(self) -> ChaosRecord:
+        """What is reported of this test."""
+        rows = [
+            ExperimentRecord(
+                what=str(activation.experiment),
+                origin=requested.origin,
+                started=True,
+                matched=activation.matched,
+                hits=activation.hits,
+                delay=activation.delay,
+            )
+            for requested, activation in self.started
+        ]
+        rows += [
+            ExperimentRecord(what=str(each.experiment), origin=each.origin, started=False)
+            for each in self.idle
+        ]
+        return ChaosRecord(nodeid=self._nodeid, experiments=tuple(rows))
+
+    def timeline(self) -> list[tuple[float, FaultInjected]]:
+        """Each fault with the seconds since the test began."""
+        return [(event.at - self._began, event) for event in self.events]

@@ -1,0 +1,157 @@
+"""Chaos in the process that runs the tests; registered when somebody asks for some."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import NeverFiredError
+from pytest_resilience.plugin.fixture import Chaos
+from pytest_resilience.plugin.locate import mark_location
+from pytest_resilience.plugin.requested import Requested
+from pytest_resilience.plugin.requested import from_mark
+from pytest_resilience.plugin.scope import ChaosScope
+from pytest_resilience.plugin.settings import Settings
+from pytest_resilience.plugin.settings import settings_of
+from pytest_resilience.plugin.summary import RECORD
+from pytest_resilience.plugin.summary import ChaosSummary
+from pytest_resilience.plugin.xdist import hand_over
+from pytest_resilience.report.terminal import timeline
+from pytest_resilience.seams.sockets import SocketSeam
+
+
+__all__ = ["ChaosSession", "session_of"]
+
+_NAME = "resilience-chaos"
+
+_SCOPE = pytest.StashKey[ChaosScope]()
+_REQUESTED = pytest.StashKey[tuple[Requested, ...]]()
+
+
+def session_of(config: pytest.Config) -> ChaosSession:
+    """The session of this run, begun if need be. Raises `pytest.UsageError` for bad flags."""
+    session = config.pluginmanager.get_plugin(_NAME)
+    if session is None:
+        settings = settings_of(config)
+        session = ChaosSession(config, settings)
+        config.pluginmanager.register(session, _NAME)
+        if not hasattr(config, "workerinput"):  # a worker of xdist has no terminal
+            ChaosSummary.register(config, settings)
+    assert isinstance(session, ChaosSession)
+    return session
+
+
+class ChaosSession:
+    """Runs the experiments of each test around it, and undoes them whatever happens."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self._config = config
+        self._settings = settings
+        self._engine = Engine(lambda engine: [SocketSeam(engine)])
+
+    def check(self, items: list[pytest.Item]) -> None:
+        """Read the markers of all items. Raises `pytest.UsageError` naming each bad one."""
+        problems: dict[str, None] = {}
+        for item in items:
+            requested = [] if item.get_closest_marker("no_chaos") else [*self._settings.experiments]
+            for node, mark in _chaos_marks(item):
+                try:
+                    requested.append(from_mark(mark, self._settings.defaults))
+                except ConfigurationError as error:
+                    problems[f"{mark_location(node, mark)}: {error}"] = None
+            item.stash[_REQUESTED] = tuple(requested)
+        if problems and hasattr(self._config, "workerinput"):
+            hand_over(self._config, items, list(problems))
+        elif problems:
+            raise pytest.UsageError("\n".join(problems))
+
+    def fixture(self, item: pytest.Item) -> Chaos:
+        """What the `chaos` fixture of `item` is."""
+        return Chaos(self._scope(item), self._settings.defaults)
+
+    def _scope(self, item: pytest.Item) -> ChaosScope:
+        scope = item.stash.get(_SCOPE, None)
+        if scope is None:
+            scope = item.stash[_SCOPE] = ChaosScope(
+                self._engine, item.nodeid, self._settings.seed, calm=self._settings.calm
+            )
+        return scope
+
+    def _roll(self, item: pytest.Item, *, include_setup: bool) -> None:
+        for requested in item.stash.get(_REQUESTED, self._settings.experiments):
+            if requested.include_setup == include_setup:
+                self._scope(item).roll(requested)
+
+    # The innermost wrapper of each phase: what pytest and other plugins do around the
+    # test is not under test.
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        try:
+            self._roll(item, include_setup=True)
+            return (yield)
+        except BaseException:
+            self._scope(item).stop_all()
+            raise
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        try:
+            self._roll(item, include_setup=False)
+            return (yield)
+        finally:
+            self._scope(item).stop_all()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        """End the chaos before fixtures are torn down; then see whether it did anything."""
+        scope = self._scope(item)
+        try:
+            scope.stop_all()
+            result = yield
+        finally:
+            scope.close()
+        silent = scope.never_fired() if scope.outcome == "passed" else []
+        if silent:
+            raise silent[0].never_fired()
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[Any]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        scope = item.stash.get(_SCOPE, None)
+        if scope is None:
+            return report
+        if call.excinfo is not None and isinstance(call.excinfo.value, NeverFiredError):
+            # Neither skip nor xfail excuses a test that has proved nothing.
+            report.outcome = "failed"
+            report.longrepr = str(call.excinfo.value)
+            vars(report).pop("wasxfail", None)
+        if call.when == "call":
+            excused = report.passed or hasattr(report, "wasxfail")
+            scope.outcome = "passed" if excused else report.outcome
+        if report.failed and scope.events:
+            report.sections.append(("chaos", timeline(scope.timeline())))
+        if call.when == "teardown":
+            record = scope.record()
+            if record.experiments:
+                vars(report)[RECORD] = record.to_json()
+            del item.stash[_SCOPE]  # a re-run of the item starts afresh
+        return report
+
+    def pytest_unconfigure(self) -> None:
+        """Undo what an interrupt or another plugin's patch kept from being undone."""
+        for activation in self._engine.active:
+            self._engine.stop(activation)
+        self._engine.settle()
+
+
+def _chaos_marks(item: pytest.Item) -> list[tuple[Any, pytest.Mark]]:
+    """The chaos marks of an item with where they stand, outermost first."""
+    return list(item.iter_markers_with_node("chaos"))[::-1]

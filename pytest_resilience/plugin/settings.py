@@ -1,0 +1,123 @@
+"""What the flags of this run say, read once."""
+
+from __future__ import annotations
+
+import shlex
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import field
+from typing import TypeVar
+
+import pytest
+
+from pytest_resilience.chaos import quantities
+from pytest_resilience.chaos.spec import parse_spec
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.plugin import options
+from pytest_resilience.plugin.requested import Defaults
+from pytest_resilience.plugin.requested import Requested
+from pytest_resilience.plugin.requested import from_parameters
+from pytest_resilience.seeds import new_seed
+
+
+__all__ = ["SEED_KEY", "Settings", "settings_of"]
+
+SEED_KEY = "resilience_seed"  # in an xdist worker's input
+
+_Value = TypeVar("_Value")
+_SETTINGS = pytest.StashKey["Settings"]()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The flags, checked.
+
+    Attributes:
+        seed: of this run, chosen or not.
+        calm: whether nothing is to start.
+        defaults: what experiments get that do not say it themselves.
+        experiments: those that every test is put under.
+        arguments: the flags that repeat all this, without the seed.
+    """
+
+    seed: int
+    calm: bool = False
+    defaults: Defaults = field(default_factory=Defaults)
+    experiments: tuple[Requested, ...] = ()
+    arguments: tuple[str, ...] = ()
+    seed_option: str = "--chaos-seed"
+
+    def repeat(self, nodeid: str) -> str:
+        """The command that gives one test the same faults again."""
+        words = ["pytest", nodeid, f"{self.seed_option}={self.seed}", *self.arguments]
+        return shlex.join(words)
+
+
+def settings_of(config: pytest.Config) -> Settings:
+    """The settings of this run. Raises `pytest.UsageError` for a flag that makes no sense."""
+    settings = config.stash.get(_SETTINGS, None)
+    if settings is None:
+        settings = config.stash[_SETTINGS] = _read(config)
+    return settings
+
+
+def _read(config: pytest.Config) -> Settings:
+    names = config.stash.get(options.NAMES, {flag: f"--{flag}" for flag in options.FLAGS})
+    try:
+        defaults = Defaults(
+            intensity=_single(config, "chaos-intensity", names, quantities.share),
+            probability=_single(config, "chaos-probability", names, quantities.share),
+        )
+        seed = _single(config, "chaos-seed", names, _seed)
+        specs = options.given(config, "chaos")
+        experiments = tuple(_experiment(spec, names["chaos"], defaults) for spec in specs)
+    except ConfigurationError as error:
+        raise pytest.UsageError(str(error)) from None
+    arguments = [f"{names['chaos']}={spec}" for spec in specs]
+    for flag in ("chaos-intensity", "chaos-probability"):
+        arguments += [f"{names[flag]}={value}" for value in options.given(config, flag)[-1:]]
+    return Settings(
+        seed=_seed_of(config) if seed is None else seed,
+        calm=bool(options.given(config, "no-chaos")),
+        defaults=defaults,
+        experiments=experiments,
+        arguments=tuple(arguments),
+        seed_option=names["chaos-seed"],
+    )
+
+
+def _single(
+    config: pytest.Config, flag: str, names: dict[str, str], parse: Callable[[str, str], _Value]
+) -> _Value | None:
+    """The value of a flag that can have one only; what is typed overrules `addopts`."""
+    values = options.given(config, flag)
+    forms = (f"--{flag}", f"--{options.PREFIX}-{flag}")
+    typed = [str(arg).partition("=")[0] for arg in config.invocation_params.args]
+    times = sum(map(typed.count, forms))
+    parsed = [parse(names[flag], value) for value in values[-times:]]
+    if len(set(parsed)) > 1:
+        raise ConfigurationError(
+            f"{names[flag]} is given more than once, as {', '.join(values[-times:])}; keep one"
+        )
+    return parsed[0] if parsed else None
+
+
+def _experiment(spec: str, option: str, defaults: Defaults) -> Requested:
+    try:
+        kind, parameters = parse_spec(spec)
+        return from_parameters(kind, parameters, defaults, origin="flag")
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{option}={spec}: {error}") from None
+
+
+def _seed_of(config: pytest.Config) -> int:
+    """The seed that the controller of xdist sent, or a new one."""
+    worker = getattr(config, "workerinput", {})
+    return int(worker[SEED_KEY]) if SEED_KEY in worker else new_seed()
+
+
+def _seed(name: str, value: str) -> int:
+    if not value.isascii() or not value.isdecimal():
+        raise ConfigurationError(f"{name}={value!r}: give a whole number, 0 or more")
+    return int(value)

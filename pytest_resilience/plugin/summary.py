@@ -1,0 +1,90 @@
+"""What the run says about its chaos; in the process that owns the terminal."""
+
+from __future__ import annotations
+
+import os
+
+from typing import Any
+
+import pytest
+
+from pytest_resilience.plugin.settings import Settings
+from pytest_resilience.report.record import ChaosRecord
+from pytest_resilience.report.terminal import summary
+
+
+__all__ = ["PROBLEMS", "RECORD", "ChaosSummary"]
+
+RECORD = "resilience_chaos"
+"""The attribute of a teardown report under which a test's record travels."""
+
+PROBLEMS = "resilience_problems"
+"""The key under which a worker of xdist hands over what is wrong with the markers."""
+
+_NAME = "resilience-summary"
+
+
+class ChaosSummary:
+    """Collects the records of all tests, here or from xdist's workers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._records: list[ChaosRecord] = []
+        self._failed: set[str] = set()
+        self._problems: dict[str, None] = {}
+
+    @classmethod
+    def register(cls, config: pytest.Config, settings: Settings) -> None:
+        """Register one with pytest, once."""
+        if not config.pluginmanager.has_plugin(_NAME):
+            config.pluginmanager.register(cls(settings), _NAME)
+
+    def pytest_report_header(self) -> list[str] | None:
+        lines = [f"  {each.experiment}" for each in self._settings.experiments]
+        if self._settings.calm:
+            return ["chaos: none, this is a calm run"]
+        return [f"chaos: seed {self._settings.seed}", *lines] if lines else None
+
+    def pytest_report_collectionfinish(self) -> str | None:
+        # Only now are the markers known; with flags the header has said it.
+        if self._settings.experiments or self._settings.calm:
+            return None
+        return f"chaos: seed {self._settings.seed}"
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over what a worker of xdist found wrong; a crashed one says nothing."""
+        problems = getattr(node, "workeroutput", {}).get(PROBLEMS, ())
+        self._problems.update(dict.fromkeys(problems))
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._problems:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._failed.add(report.nodeid)
+        record = vars(report).get(RECORD)
+        if record is not None:
+            self._records.append(ChaosRecord.from_json(record))
+
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
+    ) -> None:
+        for problem in self._problems:
+            terminalreporter.line(f"ERROR: {problem}", red=True)
+        if not self._records:
+            return
+        terminalreporter.section(f"chaos (seed {self._settings.seed})")
+        for line in summary(self._records):
+            terminalreporter.line(line)
+        failed = [each.nodeid for each in self._records if each.nodeid in self._failed]
+        for nodeid in dict.fromkeys(failed):
+            command = self._settings.repeat(_as_argument(config, nodeid))
+            terminalreporter.line(f"repeat: {command}")
+
+
+def _as_argument(config: pytest.Config, nodeid: str) -> str:
+    """The node id as it is typed in the directory where this run was started."""
+    path, colons, rest = nodeid.partition("::")
+    return os.path.relpath(config.rootpath / path, config.invocation_params.dir) + colons + rest

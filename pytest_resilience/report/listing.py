@@ -1,0 +1,45 @@
+"""The chaos types for people: what `--chaos-list` prints."""
+
+from __future__ import annotations
+
+from pytest_resilience.chaos.catalog import RECIPES
+from pytest_resilience.chaos.catalog import ChaosType
+from pytest_resilience.chaos.catalog import Parameter
+from pytest_resilience.chaos.experiment import ChaosExperiment
+
+
+__all__ = ["listing"]
+
+_USUAL = ChaosExperiment("usual", ChaosType.NETWORK_LATENCY)
+
+_COMMON = (
+    ("intensity", "0..1", f"{_USUAL.intensity:g}", "the one knob of every type"),
+    ("duration", "seconds, or us, ms, s, m, h", f"{_USUAL.duration:g}s", "ends by itself after it"),
+    ("probability", "0..1 or %", "1", "whether it starts at all, drawn once per test"),
+    ("name", "text", "the type's name", "what reports call it"),
+)
+
+
+def listing() -> str:
+    """Every type with its parameters, units and defaults."""
+    lines = ["Chaos types and what each can be told (name, unit, default):"]
+    for kind in ChaosType:
+        lines += ["", *_type(kind)]
+    lines += ["", "every type"]
+    lines += [_row(*row) for row in _COMMON]
+    return "\n".join(lines)
+
+
+def _type(kind: ChaosType) -> list[str]:
+    recipe = RECIPES.get(kind)
+    if recipe is None:
+        return [f"{kind.value}: cannot be injected by this version"]
+    return [f"{kind.value}: {recipe.summary}", *map(_parameter, recipe.parameters)]
+
+
+def _parameter(parameter: Parameter) -> str:
+    return _row(parameter.name, parameter.unit, parameter.default, parameter.help)
+
+
+def _row(name: str, unit: str, default: str, meaning: str) -> str:
+    return f"  {name:<12} {unit:<44} default {default:<26} {meaning}"

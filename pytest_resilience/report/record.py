@@ -1,0 +1,54 @@
+"""What is known of one test's chaos when it is over; travels between processes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from dataclasses import dataclass
+from typing import Any
+
+
+__all__ = ["ChaosRecord", "ExperimentRecord"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentRecord:
+    """One experiment of one test.
+
+    Attributes:
+        what: the experiment in words, with its physical parameters.
+        origin: who asked: "marker", "fixture" or "flag".
+        started: whether its probability came up.
+        matched: operations it was aimed at.
+        hits: operations it hit.
+        delay: seconds by which it held callers up.
+    """
+
+    what: str
+    origin: str
+    started: bool
+    matched: int = 0
+    hits: int = 0
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChaosRecord:
+    """The experiments of one test.
+
+    Attributes:
+        nodeid: pytest's id of the test.
+        experiments: in the order in which they were started.
+    """
+
+    nodeid: str
+    experiments: tuple[ExperimentRecord, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Built-in types only."""
+        return {"nodeid": self.nodeid, "experiments": [asdict(row) for row in self.experiments]}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ChaosRecord:
+        """What `to_json` gave."""
+        rows = tuple(ExperimentRecord(**row) for row in data["experiments"])
+        return cls(nodeid=data["nodeid"], experiments=rows)
