@@ -131,7 +131,7 @@ class ChaosSession:
         if call.excinfo is not None and isinstance(call.excinfo.value, NeverFiredError):
             # Neither skip nor xfail excuses a test that has proved nothing.
             report.outcome = "failed"
-            report.longrepr = str(call.excinfo.value)
+            report.longrepr = "\n".join(str(each.never_fired()) for each in scope.never_fired())
             vars(report).pop("wasxfail", None)
         if call.when == "call":
             excused = report.passed or hasattr(report, "wasxfail")
