@@ -21,6 +21,8 @@ from typing import Any
 
 
 if TYPE_CHECKING:
+    from pytest_resilience.chaos.experiment import ChaosExperiment as ChaosExperiment
+    from pytest_resilience.chaos.experiment import ChaosType as ChaosType
     from pytest_resilience.clock import Clock as Clock
     from pytest_resilience.clock import ManualClock as ManualClock
     from pytest_resilience.clock import SystemClock as SystemClock
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 
 _HOMES = {
+    "ChaosExperiment": "chaos.experiment",
+    "ChaosType": "chaos.experiment",
     "Clock": "clock",
     "ConfigurationError": "errors",
     "Event": "events",

@@ -57,13 +57,14 @@ class ChaosSession:
         """Read the markers of all items. Raises `pytest.UsageError` naming each bad one."""
         problems: dict[str, None] = {}
         for item in items:
-            requested = [] if item.get_closest_marker("no_chaos") else [*self._settings.experiments]
+            requested = [*self._settings.experiments]
             for node, mark in _chaos_marks(item):
                 try:
                     requested.append(from_mark(mark, self._settings.defaults))
                 except ConfigurationError as error:
                     problems[f"{mark_location(node, mark)}: {error}"] = None
-            item.stash[_REQUESTED] = tuple(requested)
+            exempt = item.get_closest_marker("no_chaos") is not None
+            item.stash[_REQUESTED] = () if exempt else tuple(requested)
         if problems and hasattr(self._config, "workerinput"):
             hand_over(self._config, items, list(problems))
         elif problems:

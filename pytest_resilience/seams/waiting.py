@@ -18,6 +18,7 @@ def wait(clock: Clock, seconds: float, over: Callable[[], bool]) -> float:
     Ends after as many slices as fit into `seconds` even on a clock that stands still, as a
     frozen one does. `seconds` may be infinite.
     """
+    __tracebackhide__ = True
     started = clock.monotonic()
     rest = seconds
     while rest > 0 and not over():

@@ -1,0 +1,54 @@
+"""Suites that run inside a test, with a real HTTP server on loopback."""
+
+from __future__ import annotations
+
+import pytest
+import requests  # loaded once here, not again for every inner run
+
+import pytest_resilience.plugin.session  # as above
+
+
+assert requests
+assert pytest_resilience.plugin.session
+
+SERVER = """
+import http.server
+import threading
+
+import pytest
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *args):
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        pass  # clients that vanish are the subject
+
+
+@pytest.fixture(scope="session")
+def url():
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+"""
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester) -> pytest.Pytester:
+    """An empty suite whose tests can use the fixture `url`."""
+    pytester.makeconftest(SERVER)
+    return pytester

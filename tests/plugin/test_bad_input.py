@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ('chaos("network_latncy")', "unknown chaos type 'network_latncy' (did you mean *"),
+        ('chaos("network_latency", dely=1)', "unknown parameter 'dely' (did you mean 'delay'?)*"),
+        ('chaos("network_latency", delay="5 parsecs")', "*'parsecs' is no unit of time*"),
+        ('chaos("network_latency", delay=-1)', "delay=-1: a duration is finite and not negative"),
+        ('chaos("network_latency", delay=float("nan"))', "delay=nan: a duration is finite*"),
+        ('chaos("network_failure", rate=1.5)', "rate=1.5 is outside 0..1; *"),
+        ('chaos("network_failure", mode="refused")', "*(did you mean 'refuse'?)*"),
+        ('chaos("network_failure", target="http://x/")', "*cannot match anything: a URL; *"),
+        ('chaos("network_failure", must_fire=1)', "must_fire=1: give True or False"),
+        ("chaos()", "chaos takes one chaos type or ChaosExperiment, *not 0 arguments; *"),
+        ("chaos", "chaos takes one chaos type or ChaosExperiment, *not 0 arguments; *"),
+        ('chaos("cpu_stress")', "chaos type 'cpu_stress' cannot be injected by this version*"),
+    ],
+)
+def test_a_bad_marker_ends_the_run_before_any_test(
+    pytester: pytest.Pytester, marker: str, message: str
+) -> None:
+    result = run_with_bad_marker(pytester, marker)
+    result.stderr.fnmatch_lines([f"*.py:6: {message}"])
+
+
+def test_a_bad_marker_ends_a_run_under_xdist(pytester: pytest.Pytester) -> None:
+    result = run_with_bad_marker(pytester, 'chaos("network_latency", dely=1)', "-p", "xdist", "-n2")
+    result.stdout.fnmatch_lines(["ERROR: *.py:6: unknown parameter 'dely' *"])
+
+
+def run_with_bad_marker(pytester: pytest.Pytester, marker: str, *args: str) -> pytest.RunResult:
+    pytester.makepyfile(f"""
+        import pytest
+
+        def test_innocent():
+            pytest.exit("a test ran")
+
+        @pytest.mark.{marker}
+        def test_marked():
+            pass
+    """)
+    result = pytester.runpytest(*args)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    lines = [*result.outlines, *result.errlines]
+    assert not any("Traceback" in line or "INTERNALERROR" in line for line in lines)
+    return result
+
+
+def test_every_bad_marker_is_named_with_its_own_line(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import pytest
+
+        pytestmark = [
+            pytest.mark.chaos("network_latency"),
+            pytest.mark.chaos("network_latency", delay="1y"),
+        ]
+
+        @pytest.mark.chaos("network_latency", rate=2)
+        @pytest.mark.chaos("network_latency", rate=3)
+        class TestA:
+            pytestmark = pytest.mark.chaos("network_latency", rate=4)
+
+            @pytest.mark.parametrize("x", [1, 2])
+            @pytest.mark.chaos("network_latency", rate=5)
+            def test_a(self, x):
+                pass
+
+            @pytest.mark.chaos("network_latency", rate=6)
+            @pytest.mark.chaos("network_latency")
+            @pytest.mark.chaos("network_latency", rate=7)
+            async def test_b(self):
+                pass
+    """)
+    result = pytester.runpytest()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    places = sorted(
+        (int(line.split(":")[1]), line.split(": ", 1)[1].split(" is ")[0].split(":")[0])
+        for line in "\n".join(result.errlines).replace("ERROR: ", "").splitlines()
+        if ".py:" in line
+    )
+    assert places == [
+        (5, "delay='1y'"),
+        (8, "rate=2"),
+        (9, "rate=3"),
+        (11, "rate=4"),
+        (14, "rate=5"),
+        (18, "rate=6"),
+        (20, "rate=7"),
+    ]
+
+
+def test_a_mark_made_elsewhere_is_placed_at_what_it_marks(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import pytest
+
+        slow = pytest.mark.chaos("network_latency", rate=2)
+
+        @slow
+        def test_a():
+            pass
+    """)
+    result = pytester.runpytest()
+    result.stderr.fnmatch_lines(["*test_a_mark_made_elsewhere*.py:5: rate=2 is outside 0..1*"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--chaos=nope"], "--chaos=nope: unknown chaos type 'nope'; known: network_latency, *"),
+        (["--chaos", ":delay=1"], "--chaos=:delay=1: * names no chaos type*"),
+        (["--chaos=network_latency:delay"], "*'delay' is not name=value*"),
+        (["--chaos=network_latency:delay=1,delay=2"], "*'delay' is given twice; keep one"),
+        (["--chaos=network_failure:rate=2"], "*rate='2' is outside 0..1*"),
+        (["--chaos-seed=x"], "--chaos-seed='x': give a whole number, 0 or more"),
+        (["--chaos-seed=-1"], "--chaos-seed='-1': give a whole number, 0 or more"),
+        (["--chaos-seed=1", "--chaos-seed", "2"], "--chaos-seed is given more than once, as 1, 2*"),
+        (["--chaos-intensity=nan"], "--chaos-intensity='nan' is outside 0..1*"),
+        (["--chaos-probability=-0.5"], "--chaos-probability='-0.5' is outside 0..1*"),
+    ],
+)
+def test_a_bad_flag_ends_the_run(pytester: pytest.Pytester, flags: list[str], message: str) -> None:
+    pytester.makepyfile("raise AssertionError('not even collected')")
+    result = pytester.runpytest(*flags)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+    assert not any("Traceback" in line for line in [*result.outlines, *result.errlines])
+
+
+def test_the_same_flag_twice_with_one_meaning_is_fine(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_it(): pass")
+    pytester.runpytest("--chaos-seed=1", "--chaos-seed=01").assert_outcomes(passed=1)

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+
+REQUEST = """
+    import requests
+
+    def test_request(url):
+        assert requests.get(url, timeout=5).text == "ok"
+"""
+
+
+def test_a_flag_puts_every_selected_test_under_chaos(suite: pytest.Pytester) -> None:
+    suite.makepyfile(REQUEST)
+    result = suite.runpytest("--chaos", "network_failure:mode=reset,rate=1", "--chaos-seed", "7")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "chaos: seed 7",
+            "  network_failure: reset, always, target any",
+            "*= chaos (seed 7) =*",
+            "network_failure: reset, always, target any [[]flag] - 1 test, matched 1, hit 1",
+        ]
+    )
+
+
+def test_flags_can_be_repeated_and_stack(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import requests
+
+        def test_request(url, chaos):
+            requests.get(url, timeout=5)
+            assert [event.delay for event in chaos.events] == [0.001, 0.002, 0.001, 0.002]
+    """)
+    specs = ("--chaos=network_latency:delay=1ms", "--chaos=network_latency:delay=2ms,name=b")
+    suite.runpytest(*specs).assert_outcomes(passed=1)
+
+
+def test_intensity_and_probability_hold_for_those_that_name_none(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.mark.chaos("network_latency", name="default")
+        @pytest.mark.chaos("network_latency", intensity=0.001, name="own")
+        def test_request(url, chaos):
+            requests.get(url, timeout=5)
+            assert {event.source: event.delay for event in chaos.events} == {
+                "default": 0.004, "own": 0.002
+            }
+    """)
+    suite.runpytest("--chaos-intensity", "0.002").assert_outcomes(passed=1)
+    suite.makepyfile(REQUEST)
+    flags = ("--chaos=network_failure:rate=1", "--chaos-probability=0")
+    suite.runpytest(*flags).assert_outcomes(passed=1)
+
+
+def test_no_chaos_calms_markers_and_flags(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.mark.chaos("network_failure", rate=1)
+        def test_request(url):
+            assert requests.get(url, timeout=5).text == "ok"
+    """)
+    result = suite.runpytest("--no-chaos", "--chaos", "network_failure:rate=1")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["chaos: none, this is a calm run"])
+
+
+def test_chaos_list_shows_types_parameters_units_and_defaults(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("raise AssertionError('not collected')")
+    result = pytester.runpytest("--chaos-list")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "network_latency: *",
+            "  delay * seconds* default intensity x 2s *",
+            "  target * default every client connection *",
+            "  rate * 0..1 or % * default 1 *",
+            "network_failure: *",
+            "  mode * refuse, reset, timeout, dns * default refuse *",
+            "  rate * default intensity *",
+            "cpu_stress*",
+            "every type",
+            "  duration * default 60s *",
+        ]
+    )
+
+
+def test_chance_repeats_with_the_seed(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.mark.parametrize("number", range(12))
+        @pytest.mark.chaos("network_failure", rate=0.5)
+        def test_request(url, number):
+            requests.get(url, timeout=5)
+    """)
+
+    def failures(*args: str) -> set[str]:
+        result = suite.runpytest("-rA", *args)
+        return set(re.findall(r"^FAILED (\S+)", result.stdout.str(), re.MULTILINE))
+
+    first = failures("--chaos-seed", "11")
+    assert 0 < len(first) < 12
+    assert failures("--chaos-seed", "11") == first
+    assert failures("--chaos-seed", "12") != first
+    alone = min(first)
+    assert failures("--chaos-seed", "11", alone) == {alone}
+
+
+def test_each_failure_prints_the_line_that_repeats_it(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.mark.parametrize("name", ["plain", "with space"])
+        def test_request(url, name):
+            requests.get(url, timeout=5)
+    """)
+    result = suite.runpytest("--chaos", "network_failure:rate=0.9", "--chaos-intensity=0.9")
+    lines = [line for line in result.outlines if line.startswith("repeat: ")]
+    assert len(lines) == result.parseoutcomes()["failed"]
+    import shlex
+
+    for line in lines:
+        words = shlex.split(line.removeprefix("repeat: "))
+        assert words[0] == "pytest"
+        again = suite.runpytest(*words[1:])
+        again.assert_outcomes(failed=1)
+        again.stdout.fnmatch_lines([line.replace("[", "[[]")])
+
+
+def test_the_repeat_line_works_where_pytest_was_started(suite: pytest.Pytester) -> None:
+    suite.makeini("[pytest]")
+    suite.makepyfile(**{"sub/test_it": REQUEST})
+    (suite.path / "sub" / "inner").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(suite.path / "sub" / "inner")
+        result = suite.runpytest("--chaos=network_failure:rate=1", "..")
+    result.stdout.fnmatch_lines(["repeat: pytest ../test_it.py::test_request --chaos-seed=*"])
+
+
+def test_typed_flags_overrule_addopts(suite: pytest.Pytester) -> None:
+    suite.makepyfile(REQUEST)
+    suite.makeini("[pytest]\naddopts = --chaos-seed=1 --chaos network_latency:delay=1ms")
+    suite.runpytest("--chaos-seed=2").stdout.fnmatch_lines(["chaos: seed 2"])
+    suite.runpytest().stdout.fnmatch_lines(["chaos: seed 1"])
+
+
+def test_a_spec_is_not_taken_for_a_file(suite: pytest.Pytester) -> None:
+    """`--chaos SPEC` leaves `testpaths`, and the conftest there, as they are."""
+    suite.makeini("[pytest]\ntestpaths = here")
+    suite.makepyfile(
+        **{
+            "here/conftest": "def pytest_addoption(parser): parser.addoption('--theirs')",
+            "here/test_it": "def test_it(): pass",
+        }
+    )
+    result = suite.runpytest("--chaos", "network_latency:delay=1ms", "--theirs=x")
+    result.assert_outcomes(passed=1)
+
+
+def test_long_names_always_work(suite: pytest.Pytester) -> None:
+    suite.makepyfile(REQUEST)
+    flags = ("--resilience-chaos", "network_failure:rate=1", "--resilience-chaos-seed=3")
+    result = suite.runpytest(*flags)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["chaos: seed 3"])
+
+
+def test_quiet_when_nothing_is_on(suite: pytest.Pytester) -> None:
+    suite.makepyfile("def test_chaos(): pass")
+    result = suite.runpytest("-v")
+    result.assert_outcomes(passed=1)
+    own = [line for line in result.outlines if "seed" in line or "resilience:" in line]
+    assert own == []

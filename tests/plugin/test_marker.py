@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import pytest
+
+
+def test_latency_holds_up_connecting_and_each_answer(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import time
+
+        import pytest
+        import requests
+
+        @pytest.mark.chaos("network_latency", delay="40ms", target="127.0.0.1:*")
+        def test_slow(url):
+            started = time.monotonic()
+            assert requests.get(url, timeout=5).text == "ok"
+            assert time.monotonic() - started >= 0.08
+
+        @pytest.mark.chaos("network_latency", delay="5s")
+        def test_the_clients_own_timeout_fires(url):
+            started = time.monotonic()
+            with pytest.raises(requests.exceptions.ConnectTimeout):
+                requests.get(url, timeout=0.05)
+            assert 0.05 <= time.monotonic() - started < 4
+    """)
+    result = suite.runpytest()
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "network_latency: latency 40ms, always, target 127.0.0.1:* 1 test, matched 2, hit 2, *",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("marker", "error"),
+    [
+        ('"network_failure", mode="refuse", rate=1', "requests.exceptions.ConnectionError"),
+        ('ChaosType.NETWORK_FAILURE, mode="reset", intensity=1.0', "requests.ConnectionError"),
+        ('"network_failure", mode="timeout", rate="100%"', "requests.exceptions.ConnectTimeout"),
+        (
+            'ChaosExperiment("gone", ChaosType.NETWORK_FAILURE, probability=1, rate=1)',
+            "requests.ConnectionError",
+        ),
+    ],
+)
+def test_every_way_to_write_it(suite: pytest.Pytester, marker: str, error: str) -> None:
+    suite.makepyfile(f"""
+        import pytest
+        import requests
+
+        from pytest_resilience import ChaosExperiment, ChaosType
+
+        @pytest.mark.chaos({marker})
+        def test_fails(url):
+            with pytest.raises({error}):
+                requests.get(url, timeout=0.1)
+    """)
+    suite.runpytest().assert_outcomes(passed=1)
+
+
+def test_on_functions_classes_and_modules_and_stacked(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        pytestmark = pytest.mark.chaos("network_latency", delay="1ms", name="module")
+
+        @pytest.mark.chaos("network_latency", delay="2ms", name="class")
+        class TestStacked:
+            @pytest.mark.chaos("network_latency", delay="3ms", name="upper")
+            @pytest.mark.chaos("network_latency", delay="4ms", name="lower")
+            def test_all(self, url, chaos):
+                requests.get(url, timeout=5)
+                connect = [event.source for event in chaos.events if "connect" in event.kind]
+                assert connect == ["module", "class", "upper", "lower"]
+                assert chaos.matched == chaos.hits == 8
+    """)
+    suite.runpytest().assert_outcomes(passed=1)
+
+
+def test_active_in_the_call_phase_alone(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.fixture
+        def around(url):
+            requests.get(url, timeout=5)
+            yield
+            requests.get(url, timeout=5)
+
+        @pytest.mark.chaos("network_failure", rate=1)
+        def test_call(url, around):
+            with pytest.raises(requests.ConnectionError):
+                requests.get(url, timeout=5)
+    """)
+    suite.runpytest().assert_outcomes(passed=1)
+
+
+def test_include_setup_widens_it_to_the_fixtures(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.fixture
+        def around(url):
+            with pytest.raises(requests.ConnectionError):
+                requests.get(url, timeout=5)
+            yield
+            requests.get(url, timeout=5)
+
+        @pytest.mark.chaos("network_failure", rate=1, include_setup=True)
+        def test_setup_and_call(url, around, chaos):
+            with pytest.raises(requests.ConnectionError):
+                requests.get(url, timeout=5)
+            assert chaos.hits == 2
+    """)
+    suite.runpytest().assert_outcomes(passed=1)
+
+
+def test_no_chaos_exempts_a_test(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        pytestmark = pytest.mark.chaos("network_failure", rate=1)
+
+        @pytest.mark.no_chaos
+        def test_calm(url):
+            assert requests.get(url, timeout=5).text == "ok"
+    """)
+    result = suite.runpytest("--chaos", "network_failure:rate=1")
+    result.assert_outcomes(passed=1)
+
+
+def test_an_experiment_starts_with_its_probability(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+
+        from pytest_resilience import ChaosExperiment, ChaosType
+
+        never = ChaosExperiment("never", ChaosType.NETWORK_FAILURE, probability=0)
+        off = ChaosExperiment("off", ChaosType.NETWORK_FAILURE, probability=1, enabled=False)
+
+        @pytest.mark.chaos(never)
+        @pytest.mark.chaos(off)
+        def test_calm():
+            pass  # and nothing has to fire that did not start
+    """)
+    result = suite.runpytest()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["never: refusal, * - 0 tests, not started in 1 (chance), *"])
+
+
+def test_async_and_unittest_tests_are_covered(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import unittest
+
+        import pytest
+        import requests
+
+        @pytest.mark.chaos("network_failure", rate=1)
+        class TestOld(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def _url(self, url):
+                self.url = url
+
+            def test_refused(self):
+                with self.assertRaises(requests.ConnectionError):
+                    requests.get(self.url, timeout=5)
+    """)
+    suite.runpytest().assert_outcomes(passed=1)
+
+
+def test_markers_are_described(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest("--markers")
+    result.stdout.fnmatch_lines(
+        ["@pytest.mark.chaos(type_or_experiment, *", "@pytest.mark.no_chaos*"]
+    )
+
+
+def test_markers_are_known_to_strict_runs(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+
+        @pytest.mark.chaos("network_failure", must_fire=False)
+        @pytest.mark.no_chaos
+        def test_known():
+            pass
+    """)
+    suite.runpytest("--strict-markers").assert_outcomes(passed=1)

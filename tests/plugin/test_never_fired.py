@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pytest
+
+
+def test_a_marker_that_matched_nothing_is_an_error(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.mark.chaos("network_failure", mode="reset", target="payments.internal:443")
+        def test_elsewhere(url):
+            requests.get(url, timeout=5)
+    """)
+    result = suite.runpytest()
+    result.assert_outcomes(passed=1, errors=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            "*'network_failure' (target payments.internal:443) never fired: no operation *",
+            "  The code did:",
+            "    network.connect 127.0.0.1:*",
+            "  It hits network.receive. Correct the target or the fault, or say must_fire=False*",
+        ]
+    )
+
+
+def test_a_test_without_any_operation_is_told_so(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+
+        @pytest.mark.chaos("network_latency")
+        def test_nothing():
+            pass
+    """)
+    result = suite.runpytest()
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["  The code did: nothing on the network"])
+
+
+def test_a_fixture_that_matched_nothing_is_an_error(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        def test_nothing(chaos):
+            with chaos.network_latency(delay=1):
+                pass
+    """)
+    suite.runpytest().assert_outcomes(passed=1, errors=1)
+
+
+@pytest.mark.parametrize("decorators", ["@pytest.mark.xfail(strict=True)", "@pytest.mark.xfail"])
+def test_xfail_is_no_excuse(suite: pytest.Pytester, decorators: str) -> None:
+    """It failed as expected, but not for the expected reason."""
+    suite.makepyfile(f"""
+        import pytest
+
+        {decorators}
+        @pytest.mark.chaos("network_latency")
+        def test_wrong_reason():
+            raise AssertionError
+    """)
+    suite.runpytest().assert_outcomes(xfailed=1, errors=1)
+
+
+def test_must_fire_false_allows_it(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+
+        @pytest.mark.chaos("network_latency", must_fire=False)
+        def test_marker(chaos):
+            with chaos.network_failure(must_fire=False):
+                pass
+    """)
+    suite.runpytest().assert_outcomes(passed=1)
+
+
+def test_a_failed_or_skipped_test_is_not_blamed_twice(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+
+        @pytest.mark.chaos("network_latency")
+        def test_failed():
+            raise AssertionError
+
+        @pytest.mark.chaos("network_latency")
+        def test_skipped():
+            pytest.skip("not today")
+    """)
+    suite.runpytest().assert_outcomes(failed=1, skipped=1)
+
+
+def test_a_flag_that_matched_nothing_is_a_line_in_the_summary(suite: pytest.Pytester) -> None:
+    suite.makepyfile("def test_nothing(): pass")
+    result = suite.runpytest("--chaos", "network_latency:target=nowhere")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["network_latency: * target nowhere * never fired: nothing matched"]
+    )
+
+
+def test_several_that_never_fired_are_all_named(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+
+        @pytest.mark.chaos("network_latency", name="one")
+        @pytest.mark.chaos("network_failure", name="two")
+        def test_nothing():
+            pass
+    """)
+    result = suite.runpytest()
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines_random(["*'one' * never fired*", "*'two' * never fired*"])
