@@ -1,0 +1,304 @@
+"""Who may import whom: read from the source, wherever in a module the import stands."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import sys
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import pytest_resilience
+
+
+PACKAGE = "pytest_resilience"
+
+GROUND = frozenset({"errors", "events", "clock", "seeds"})
+BELOW = {
+    "plugin": frozenset({"report", "assertions", "seams", "stress", "chaos"}) | GROUND,
+    "report": frozenset({"seams", "stress", "chaos"}) | GROUND,
+    "assertions": frozenset({"seams", "stress", "chaos", "patterns"}) | GROUND,
+    "seams": frozenset({"chaos"}) | GROUND,
+    "stress": frozenset({"chaos"}) | GROUND,
+    "chaos": GROUND,
+    "patterns": GROUND,
+} | dict.fromkeys(GROUND, GROUND)
+
+HEAVY = frozenset({"asyncio", "psutil", "requests", "responses", "sqlite3", "ssl"})
+# Modules about nothing else, which are themselves imported only by those who need them.
+ABOUT: dict[str, frozenset[str]] = {}
+
+CLIENTS = frozenset({"requests", "responses", "psutil"})
+PYTEST = frozenset({"pytest", "_pytest"})
+FOREIGN = {"plugin": PYTEST | {"pluggy"}}  # what else than the standard library, at module level
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """One import.
+
+    Attributes:
+        by: the importing module, below the package: `chaos.engine`, `` for the package.
+        of: what is imported; below the package if `own`.
+        own: whether it belongs to the package.
+        line: where it stands.
+        moment: "import", "call" (inside a function) or "typing" (under TYPE_CHECKING).
+    """
+
+    by: str
+    of: str
+    own: bool
+    line: int
+    moment: str
+
+    def __str__(self) -> str:
+        of = f"{PACKAGE}.{self.of}".rstrip(".") if self.own else self.of
+        return f"{self.by or '__init__'}:{self.line} imports {of}"
+
+
+def sources(root: Path) -> dict[str, Path]:
+    found = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(root: Path) -> list[Import]:
+    modules = sources(root)
+    found = []
+    for name, path in modules.items():
+        is_package = path.name == "__init__.py"
+        for node, moment in _import_nodes(ast.parse(path.read_bytes()), "import"):
+            for dotted in _imported(node, name, is_package, modules):
+                head, _, rest = dotted.partition(".")
+                own = head == PACKAGE
+                of = rest if own else dotted
+                found.append(Import(by=name, of=of, own=own, line=node.lineno, moment=moment))
+    return found
+
+
+def _import_nodes(node: ast.AST, moment: str) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        yield node, moment
+    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        moment = "call"
+    elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        for each in node.body:
+            yield from _import_nodes(each, "typing")
+        for each in node.orelse:
+            yield from _import_nodes(each, moment)
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _import_nodes(child, moment)
+
+
+def _imported(
+    node: ast.Import | ast.ImportFrom, by: str, is_package: bool, modules: dict[str, Path]
+) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    base = node.module or ""
+    if node.level:
+        above = [PACKAGE, *filter(None, by.split("."))]
+        above = above[: len(above) - node.level + is_package]
+        base = ".".join([*above, *filter(None, [base])])
+    if base.partition(".")[0] != PACKAGE:
+        return [base]
+    below = base.partition(".")[2]
+    # `from package import name` reaches for the module of that name, where there is one.
+    return [
+        f"{base}.{alias.name}" if f"{below}.{alias.name}".lstrip(".") in modules else base
+        for alias in node.names
+    ]
+
+
+def floor(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def problems(root: Path) -> list[str]:
+    found = imports(root)
+    return [
+        *_upwards(found),
+        *_foreign(found),
+        *_heavy(found),
+        *_cycles(found),
+        *_unreadable(root),
+    ]
+
+
+def _upwards(found: list[Import]) -> Iterator[str]:
+    for each in found:
+        if not each.own or not each.by:
+            continue  # the package itself names what its floors hold
+        by, of = floor(each.by), floor(each.of)
+        if by not in BELOW:
+            yield f"{each}, from a floor the house does not have"
+        elif by != of and of not in BELOW[by]:
+            yield f"{each}, which is not below it"
+
+
+def _foreign(found: list[Import]) -> Iterator[str]:
+    for each in found:
+        name, by = floor(each.of), floor(each.by)
+        if each.own:
+            continue
+        if name in PYTEST and by != "plugin":
+            yield f"{each}, and only plugin/ may"
+        if name in CLIENTS and by in {"", "chaos", "patterns", *GROUND}:
+            yield f"{each}, and it has to work without"
+        if each.moment == "import" and name not in sys.stdlib_module_names | FOREIGN.get(
+            by, frozenset()
+        ):
+            yield f"{each}, which may be missing, before it is needed"
+
+
+def _heavy(found: list[Import]) -> Iterator[str]:
+    at_import = [each for each in found if each.moment == "import"]
+    loads: dict[str, list[Import]] = {}
+    for each in at_import:
+        if not each.own and floor(each.of) in HEAVY:
+            loads.setdefault(each.by, []).append(each)
+    for by, theirs in loads.items():
+        for each in theirs:
+            if floor(each.of) not in ABOUT.get(by, frozenset()):
+                yield f"{each} before it is needed"
+    for each in at_import:
+        if each.own and each.of in ABOUT and each.by not in ABOUT:
+            yield f"{each}, about {', '.join(ABOUT[each.of])}, too early"
+
+
+def _cycles(found: list[Import]) -> Iterator[str]:
+    graph: dict[str, set[str]] = {}
+    for each in found:
+        # TYPE_CHECKING of the package itself is what makes it lazy; nobody below names it.
+        if each.own:
+            graph.setdefault(each.by, set()).add(each.of)
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        yield f"cycle: {' -> '.join(name or PACKAGE for name in error.args[1])}"
+
+
+def _unreadable(root: Path) -> Iterator[str]:
+    for name, path in sources(root).items():
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Call) and name:
+                called = ast.unparse(node.func).rpartition(".")[2]
+                if called in {"import_module", "__import__"}:
+                    yield f"{name}:{node.lineno} imports by {called}, which nobody can check"
+
+
+def test_the_house_stands() -> None:
+    assert problems(Path(pytest_resilience.__path__[0])) == []
+
+
+def test_the_walk_sees_the_whole_package() -> None:
+    root = Path(pytest_resilience.__path__[0])
+    assert set(sources(root)) >= {"", "errors", "chaos", "chaos.engine", "plugin", "seams.sockets"}
+    seen = {(each.by, each.of, each.moment) for each in imports(root)}
+    assert ("", "errors", "typing") in seen
+    assert ("clock", "asyncio", "call") in seen
+    assert ("plugin", "plugin.options", "import") in seen
+    assert ("plugin", "plugin.session", "call") in seen
+    assert ("chaos.engine", "chaos.activation", "import") in seen
+
+
+def house(root: Path, **files: str) -> Path:
+    for name, source in {"__init__": "", **files}.items():
+        path = root.joinpath(*name.split("__", 1) if name != "__init__" else [name])
+        path = path.with_suffix(".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "complaints"),
+    [
+        ({"chaos__a": "import json", "errors": "import ast", "plugin__a": "import pytest"}, []),
+        (
+            {"chaos__a": "from pytest_resilience.patterns import breaker"},
+            ["chaos.a:1 imports pytest_resilience.patterns, which is not below it"],
+        ),
+        (
+            {"patterns__a": "def f():\n  import pytest_resilience.chaos.engine"},
+            ["patterns.a:2 imports pytest_resilience.chaos.engine, which is not below it"],
+        ),
+        (
+            {"clock": "if TYPE_CHECKING:\n  from .chaos.engine import Engine"},
+            ["clock:2 imports pytest_resilience.chaos.engine, which is not below it"],
+        ),
+        (
+            {"report__a": "from ..plugin import options", "plugin__options": ""},
+            ["report.a:1 imports pytest_resilience.plugin.options, which is not below it"],
+        ),
+        (
+            {"seams__a": "from pytest_resilience import CircuitBreaker"},
+            ["seams.a:1 imports pytest_resilience, which is not below it"],
+        ),
+        (
+            {"tools__a": "import pytest_resilience.errors"},
+            ["tools.a:1 imports pytest_resilience.errors, from a floor the house does not have"],
+        ),
+        (
+            {"assertions__a": "def f():\n  from _pytest.outcomes import fail"},
+            ["assertions.a:2 imports _pytest.outcomes, and only plugin/ may"],
+        ),
+        (
+            {"patterns__a": "async def f():\n  import requests.adapters"},
+            ["patterns.a:2 imports requests.adapters, and it has to work without"],
+        ),
+        (
+            {"seams__a": "import httpx"},
+            ["seams.a:1 imports httpx, which may be missing, before it is needed"],
+        ),
+        ({"seams__a": "class A:\n  def f(self):\n    import httpx, requests, ssl"}, []),
+        ({"seams__a": "if TYPE_CHECKING:\n  import ssl"}, []),
+        (
+            {"seams__a": "if TYPE_CHECKING:\n  pass\nelse:\n  import ssl"},
+            ["seams.a:4 imports ssl before it is needed"],
+        ),
+        (
+            {"patterns__a": "try:\n  from asyncio import sleep\nexcept ImportError:\n  pass"},
+            ["patterns.a:2 imports asyncio before it is needed"],
+        ),
+        (
+            {
+                "chaos__a": "from pytest_resilience.chaos import b",
+                "chaos__b": "def f():\n  from . import a",
+            },
+            ["cycle: chaos.a -> chaos.b -> chaos.a"],
+        ),
+        (
+            {"chaos__a": "import importlib\nimportlib.import_module('pytest')"},
+            ["chaos.a:2 imports by import_module, which nobody can check"],
+        ),
+    ],
+)
+def test_the_house_would_fall(tmp_path: Path, files: dict[str, str], complaints: list[str]) -> None:
+    def turned(complaint: str) -> str:  # a cycle begins anywhere
+        return " ".join(sorted(set(complaint.split()))) if "cycle" in complaint else complaint
+
+    found = problems(house(tmp_path, **files))
+    assert list(map(turned, found)) == list(map(turned, complaints))
+
+
+def test_a_module_about_asyncio_is_not_imported_before_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ABOUT, "patterns.tasks", frozenset({"asyncio"}))
+    root = house(
+        tmp_path,
+        patterns__tasks="import asyncio",
+        patterns__retry="def f():\n  from pytest_resilience.patterns import tasks",
+        patterns__breaker="from pytest_resilience.patterns import tasks",
+    )
+    assert problems(root) == [
+        "patterns.breaker:1 imports pytest_resilience.patterns.tasks, about asyncio, too early"
+    ]
