@@ -21,27 +21,47 @@ from typing import Any
 
 
 if TYPE_CHECKING:
+    from pytest_resilience.chaos.engine import FaultInjected as FaultInjected
     from pytest_resilience.chaos.experiment import ChaosExperiment as ChaosExperiment
     from pytest_resilience.chaos.experiment import ChaosType as ChaosType
     from pytest_resilience.clock import Clock as Clock
     from pytest_resilience.clock import ManualClock as ManualClock
     from pytest_resilience.clock import SystemClock as SystemClock
+    from pytest_resilience.errors import BulkheadRejectedError as BulkheadRejectedError
+    from pytest_resilience.errors import CircuitBreakerError as CircuitBreakerError
     from pytest_resilience.errors import ConfigurationError as ConfigurationError
+    from pytest_resilience.errors import DuplicateNameError as DuplicateNameError
     from pytest_resilience.errors import NeverFiredError as NeverFiredError
     from pytest_resilience.errors import ResilienceError as ResilienceError
+    from pytest_resilience.errors import RetryExhaustedError as RetryExhaustedError
+    from pytest_resilience.errors import ServiceFailureError as ServiceFailureError
+    from pytest_resilience.errors import ShutdownError as ShutdownError
+    from pytest_resilience.errors import TimeLimitExceededError as TimeLimitExceededError
+    from pytest_resilience.errors import UnknownNameError as UnknownNameError
     from pytest_resilience.events import Event as Event
+    from pytest_resilience.plugin.fixture import Chaos as Chaos
 
 
 _HOMES = {
+    "BulkheadRejectedError": "errors",
+    "Chaos": "plugin.fixture",
     "ChaosExperiment": "chaos.experiment",
     "ChaosType": "chaos.experiment",
+    "CircuitBreakerError": "errors",
     "Clock": "clock",
     "ConfigurationError": "errors",
+    "DuplicateNameError": "errors",
     "Event": "events",
+    "FaultInjected": "chaos.engine",
     "ManualClock": "clock",
     "NeverFiredError": "errors",
     "ResilienceError": "errors",
+    "RetryExhaustedError": "errors",
+    "ServiceFailureError": "errors",
+    "ShutdownError": "errors",
     "SystemClock": "clock",
+    "TimeLimitExceededError": "errors",
+    "UnknownNameError": "errors",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605  # one list, checked against the block above by a test

@@ -93,9 +93,13 @@ class ChaosScope:
         self._engine.settle()
         self._forget()
 
-    def never_fired(self) -> list[Activation]:
-        """Those that had to fire and matched nothing."""
-        return [each for _, each in self.started if each.must_fire and not each.matched]
+    def raise_never_fired(self) -> None:
+        """Raise `NeverFiredError` if one that had to fire matched nothing; it names them all."""
+        silent = [each for _, each in self.started if each.must_fire and not each.matched]
+        if silent:
+            errors = [each.never_fired() for each in silent]
+            errors[0].args = ("\n".join(map(str, errors)),)
+            raise errors[0]
 
     def record(self) -> ChaosRecord:
         """What is reported of this test."""

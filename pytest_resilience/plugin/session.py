@@ -116,9 +116,8 @@ class ChaosSession:
             result = yield
         finally:
             scope.close()
-        silent = scope.never_fired() if scope.outcome == "passed" else []
-        if silent:
-            raise silent[0].never_fired()
+        if scope.outcome == "passed":
+            scope.raise_never_fired()
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -132,7 +131,7 @@ class ChaosSession:
         if call.excinfo is not None and isinstance(call.excinfo.value, NeverFiredError):
             # Neither skip nor xfail excuses a test that has proved nothing.
             report.outcome = "failed"
-            report.longrepr = "\n".join(str(each.never_fired()) for each in scope.never_fired())
+            report.longrepr = call.excinfo.getrepr(style="value")
             vars(report).pop("wasxfail", None)
         if call.when == "call":
             excused = report.passed or hasattr(report, "wasxfail")
