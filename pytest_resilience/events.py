@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,11 +38,12 @@ class Listeners:
     observed.
     """
 
-    __slots__ = ("_all",)
+    __slots__ = ("_all", "_lock")
 
     def __init__(self) -> None:
         # Replaced, never changed in place: `emit` may be walking it in a thread.
-        self._all: tuple[Listener, ...] = ()
+        self._all: tuple[tuple[Listener], ...] = ()
+        self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
         return bool(self._all)
@@ -51,16 +53,19 @@ class Listeners:
 
     def add(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` of every event from now on; call the result to stop."""
-        self._all = (*self._all, listener)
+        subscription = (listener,)  # of its own: who subscribes twice can leave once
+        with self._lock:
+            self._all = (*self._all, subscription)
 
         def remove() -> None:
-            self._all = tuple(each for each in self._all if each is not listener)
+            with self._lock:
+                self._all = tuple(each for each in self._all if each is not subscription)
 
         return remove
 
     def emit(self, event: Event) -> None:
         """Tell everybody. Never raises an `Exception`."""
-        for listener in self._all:
+        for (listener,) in self._all:
             try:
                 listener(event)
             except Exception:

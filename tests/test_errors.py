@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from pytest_resilience import errors
+from pytest_resilience.errors import BulkheadRejectedError
+from pytest_resilience.errors import CircuitBreakerError
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import DuplicateNameError
+from pytest_resilience.errors import NeverFiredError
+from pytest_resilience.errors import ResilienceError
+from pytest_resilience.errors import RetryExhaustedError
+from pytest_resilience.errors import ServiceFailureError
+from pytest_resilience.errors import ShutdownError
+from pytest_resilience.errors import TimeLimitExceededError
+from pytest_resilience.errors import UnknownNameError
+
+
+NEVER_FIRED = "never fired: no operation matched it, so this test proves nothing.\n  The code did"
+
+# Each as it is raised: what it is told, its text, its attributes, what else it is caught as.
+EXAMPLES: list[tuple[ResilienceError, str, dict[str, object], type[BaseException]]] = [
+    (ResilienceError("broken"), "broken", {}, Exception),
+    (ConfigurationError("rate=2"), "rate=2", {}, ValueError),
+    (
+        UnknownNameError("bulkhead", "db", ("web", "api")),
+        "no bulkhead is named 'db'; known: 'api', 'web'",
+        {"kind": "bulkhead", "name": "db", "known": ("api", "web")},
+        KeyError,
+    ),
+    (
+        UnknownNameError("bulkhead", "db"),
+        "no bulkhead is named 'db'; known: none",
+        {"kind": "bulkhead", "name": "db", "known": ()},
+        KeyError,
+    ),
+    (
+        DuplicateNameError("bulkhead", "db"),
+        "a bulkhead named 'db' exists already; choose another name",
+        {"kind": "bulkhead", "name": "db"},
+        ValueError,
+    ),
+    (ShutdownError("closed"), "closed", {}, RuntimeError),
+    (
+        NeverFiredError("lag", target="api.*", seen=("network.connect b:1",), advice="Aim."),
+        f"chaos experiment 'lag' (target api.*) {NEVER_FIRED}:\n    network.connect b:1\n  Aim.",
+        {"experiment": "lag", "target": "api.*", "seen": ("network.connect b:1",)},
+        ResilienceError,
+    ),
+    (
+        NeverFiredError("lag", target="any", seen=(), advice="Aim."),
+        f"chaos experiment 'lag' (target any) {NEVER_FIRED}: nothing on the network\n  Aim.",
+        {"experiment": "lag", "target": "any", "seen": ()},
+        ResilienceError,
+    ),
+    (
+        CircuitBreakerError("refused", name="db", state="HALF_OPEN", retry_after=1.5),
+        "refused",
+        {"name": "db", "state": "HALF_OPEN", "retry_after": 1.5},
+        ResilienceError,
+    ),
+    (
+        RetryExhaustedError(3, OSError("no"), elapsed=2.5),
+        "gave up after 3 attempt(s); last error: OSError: no",
+        {"attempts": 3, "last_result": None, "elapsed": 2.5, "reason": ""},
+        ResilienceError,
+    ),
+    (
+        RetryExhaustedError(2, None, reason="no time left", last_result=[]),
+        "gave up after 2 attempt(s) (no time left); last result: []",
+        {"attempts": 2, "last_exception": None, "last_result": [], "reason": "no time left"},
+        ResilienceError,
+    ),
+    (
+        BulkheadRejectedError("full", name="db", in_use=2, capacity=2, retry_after=None),
+        "full",
+        {"name": "db", "in_use": 2, "capacity": 2, "retry_after": None},
+        ResilienceError,
+    ),
+    (TimeLimitExceededError("late", limit=0.5), "late", {"limit": 0.5}, TimeoutError),
+    (ServiceFailureError("mail"), "service 'mail' failed", {"service": "mail"}, ResilienceError),
+    (ServiceFailureError("mail", "gone"), "gone", {"service": "mail"}, ResilienceError),
+]
+
+everywhere = pytest.mark.parametrize(
+    ("error", "text", "attributes", "caught_as"),
+    EXAMPLES,
+    ids=[type(example[0]).__name__ for example in EXAMPLES],
+)
+
+
+def test_every_error_has_an_example() -> None:
+    named = {getattr(errors, name) for name in errors.__all__}
+    assert {type(example[0]) for example in EXAMPLES} == named
+
+
+@everywhere
+def test_an_error_says_and_keeps_what_happened(
+    error: ResilienceError,
+    text: str,
+    attributes: dict[str, object],
+    caught_as: type[BaseException],
+) -> None:
+    assert str(error) == text
+    assert attributes.items() <= vars(error).items()
+    assert isinstance(error, caught_as)
+    assert isinstance(error, ResilienceError)
+
+
+@everywhere
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_an_error_survives_pickling(
+    error: ResilienceError,
+    text: str,
+    attributes: dict[str, object],
+    caught_as: type[BaseException],
+    protocol: int,
+) -> None:
+    again = pickle.loads(pickle.dumps(error, protocol))
+    assert type(again) is type(error)
+    assert str(again) == text
+    assert attributes.items() <= vars(again).items()
+    assert again.args == error.args
+
+
+def test_notes_and_the_last_exception_travel_too() -> None:
+    error = RetryExhaustedError(1, ConnectionResetError(104, "reset"))
+    error.add_note("on the way to the bank")
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert again.__notes__ == ["on the way to the bank"]
+        assert isinstance(again.last_exception, ConnectionResetError)
+        assert again.last_exception.errno == 104
+
+
+class RefusedError(CircuitBreakerError):
+    """As somebody may derive it: with a constructor of its own."""
+
+    def __init__(self, who: str) -> None:
+        super().__init__(f"not {who}", name="door")
+        self.who = who
+
+
+def test_an_error_derived_by_somebody_else_survives_pickling() -> None:
+    again = pickle.loads(pickle.dumps(RefusedError("you")))
+    assert (str(again), again.who, again.name) == ("not you", "you", "door")
