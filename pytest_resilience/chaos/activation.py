@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import threading
 
+from dataclasses import dataclass
+
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.operation import Operation
@@ -12,9 +14,24 @@ from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.seeds import Stream
 
 
-__all__ = ["Activation"]
+__all__ = ["Activation", "Hit"]
 
 _MOST_SEEN = 8  # lines of "what the code did instead" that anybody reads
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An experiment's fault that happens to an operation.
+
+    Attributes:
+        activation: the experiment that runs.
+        fault: what happens.
+        number: the operation's number among those the experiment matched, from 1.
+    """
+
+    activation: Activation
+    fault: Fault
+    number: int
 
 
 class Activation:
@@ -50,8 +67,8 @@ class Activation:
         """Whether it has ended, by its duration or by being stopped."""
         return self.stopped or now >= self.ends_at
 
-    def decide(self, operation: Operation, now: float) -> tuple[Fault, ...]:
-        """The faults that happen to `operation`; counts it if it was meant."""
+    def decide(self, operation: Operation, now: float) -> tuple[Hit, ...]:
+        """What happens to `operation`; counts it if it was meant."""
         faults = [each for each in self.experiment.faults if operation.kind in each.kinds]
         if not operation.blocking:
             faults = [fault for fault in faults if not fault.waits]
@@ -63,7 +80,7 @@ class Activation:
             number = self.matched
             hit = self.experiment.trigger.hits(number, now - self.started_at, self._stream)
             self.hits += hit
-        return tuple(faults) if hit else ()
+        return tuple(Hit(self, fault, number) for fault in faults) if hit else ()
 
     def saw(self, operation: Operation) -> None:
         """Remember that the code did this, which the experiment was not aimed at."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.activation import Hit
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.operation import Operation
@@ -68,37 +69,36 @@ class Effect:
     """What a seam has to do to one operation: wait, then maybe fail.
 
     Attributes:
-        hits: each experiment that hit, with its fault.
+        hits: what each experiment does to it, the oldest experiment first.
         clock: on which to wait.
     """
 
-    hits: tuple[tuple[Activation, Fault], ...]
+    hits: tuple[Hit, ...]
     clock: Clock
 
     @property
     def delay(self) -> float:
         """Seconds to wait: the sum of all, for latencies add up."""
-        return sum(fault.delay for _, fault in self.hits)
+        return sum(hit.fault.delay for hit in self.hits)
 
     @property
     def failure(self) -> Fault | None:
         """How it fails after the wait: the oldest experiment's say."""
-        return next((fault for _, fault in self.hits if not fault.waits), None)
+        return next((hit.fault for hit in self.hits if not hit.fault.waits), None)
 
     def over(self) -> bool:
         """Whether every experiment behind it has ended, so that nothing waits any more."""
         now = self.clock.monotonic()
-        return all(activation.over(now) for activation, _ in self.hits)
+        return all(hit.activation.over(now) for hit in self.hits)
 
     def waited(self, seconds: float) -> None:
         """Book a wait on the experiments that caused it, in proportion."""
-        waits = [(activation, fault.delay) for activation, fault in self.hits if fault.waits]
-        endless = [(activation, 1.0) for activation, delay in waits if delay == float("inf")]
-        shares = endless or waits
-        whole = sum(delay for _, delay in shares)
-        for activation, delay in shares:
-            if whole:
-                activation.delayed(seconds * delay / whole)
+        delays = {hit.activation: hit.fault.delay for hit in self.hits if hit.fault.delay}
+        endless = {each: 1.0 for each, delay in delays.items() if delay == float("inf")}
+        shares = endless or delays
+        whole = sum(shares.values())
+        for activation, part in shares.items():
+            activation.delayed(seconds * part / whole)
 
 
 class Engine:
@@ -176,25 +176,25 @@ class Engine:
         """What happens to `operation`; None if nothing does."""
         now = self.clock.monotonic()
         hits = tuple(
-            (activation, fault)
+            hit
             for activation in self._active
             if not activation.over(now)
-            for fault in activation.decide(operation, now)
+            for hit in activation.decide(operation, now)
         )
         if not hits:
             return None
         if self.listeners:
             place = caller()
-            for activation, fault in hits:
+            for hit in hits:
                 self.listeners.emit(
                     FaultInjected(
                         at=now,
-                        source=activation.experiment.name,
+                        source=hit.activation.experiment.name,
                         kind=operation.kind,
                         target=operation.target,
-                        fault=str(fault),
-                        number=activation.matched,
-                        delay=fault.delay,
+                        fault=str(hit.fault),
+                        number=hit.number,
+                        delay=hit.fault.delay,
                         place=place,
                     )
                 )

@@ -60,8 +60,8 @@ class ChaosScope:
             self._start(requested, seed)
 
     def start(self, requested: Requested) -> Activation:
-        """Start an experiment for certain; in a calm run one that does nothing."""
-        if self._calm:
+        """Start an experiment for certain; in a calm run, or disabled, it does nothing."""
+        if self._calm or not requested.experiment.enabled:
             return Activation(requested.experiment, seed=0, started_at=0.0, must_fire=False)
         return self._start(requested, self._next_seed(requested.experiment.name))
 
