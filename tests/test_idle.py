@@ -1,0 +1,124 @@
+"""What a run that asks for no chaos has loaded when it ends.
+
+Looked at when the interpreter exits, for what a last hook imports is paid for as well.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+
+HEAVY = {"asyncio", "psutil", "requests", "responses", "sqlite3", "ssl"}
+
+# All that is loaded of the package.
+IDLE = {
+    "pytest_resilience",
+    "pytest_resilience.plugin",
+    "pytest_resilience.plugin.options",
+    "pytest_resilience.plugin.pytest_private",
+}
+
+CONFTEST = """
+import atexit
+import pathlib
+import sys
+
+def note():
+    pathlib.Path("loaded").write_text("\\n".join(sys.modules))
+
+atexit.register(note)
+"""
+
+# Every outcome, and names that look like chaos without being it.
+TESTS = """
+import unittest
+
+import pytest
+
+def test_passes():
+    pass
+
+def test_fails():
+    assert 1 == 2
+
+@pytest.mark.skip
+def test_is_skipped():
+    pass
+
+@pytest.mark.xfail(strict=True)
+def test_is_expected_to_fail():
+    raise OSError
+
+@pytest.mark.no_chaos
+@pytest.mark.parametrize("how", ["chaos"])
+def test_with_parameters(how):
+    pass
+
+def test_with_fixtures(tmp_path, monkeypatch, capsys, request):
+    pass
+
+class TestChaos(unittest.TestCase):
+    def test_chaos(self):
+        pass
+"""
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makeconftest(CONFTEST)
+    return pytester
+
+
+def loaded(suite: pytest.Pytester, *args: str) -> set[str]:
+    (suite.path / "loaded").unlink(missing_ok=True)
+    suite.runpytest_subprocess(*args)
+    return set((suite.path / "loaded").read_text().split())
+
+
+@pytest.mark.parametrize(
+    "args",
+    [[], ["--collect-only"], ["--junitxml=report.xml", "-v", "-rA"], ["--fixtures"], ["--help"]],
+    ids=" ".join,
+)
+def test_an_idle_run_loads_the_plugin_layer_alone(suite: pytest.Pytester, args: list[str]) -> None:
+    suite.makepyfile(test_chaos=TESTS)
+    modules = loaded(suite, *args)
+    assert {name for name in modules if name.partition(".")[0] == "pytest_resilience"} == IDLE
+    assert modules & HEAVY == set()
+
+
+def test_an_idle_run_registers_no_plugin_object_and_no_autouse_fixture(
+    suite: pytest.Pytester,
+) -> None:
+    suite.makepyfile("""
+        def test_nothing(request):
+            names = [name for name, _ in request.config.pluginmanager.list_name_plugin()]
+            assert [name for name in names if "resilience" in name] == ["resilience"]
+            assert request.fixturenames == ["request"]
+    """)
+    suite.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("test", "args"),
+    [
+        ("@pytest.mark.chaos('network_latency', must_fire=False)\ndef test(): pass", []),
+        ("def test(chaos): pass", []),
+        ("def test(): pass", ["--chaos=network_latency"]),
+    ],
+    ids=["marker", "fixture", "flag"],
+)
+def test_a_run_that_asks_loads_more(suite: pytest.Pytester, test: str, args: list[str]) -> None:
+    suite.makepyfile(f"import pytest\n{test}")
+    assert "pytest_resilience.chaos.engine" in loaded(suite, *args)
+
+
+def test_chaos_without_a_client_loads_no_client(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+
+        @pytest.mark.chaos("network_failure", must_fire=False)
+        def test_nothing():
+            pass
+    """)
+    assert loaded(suite) & {"asyncio", "psutil", "requests", "responses", "sqlite3"} == set()
