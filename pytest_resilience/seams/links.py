@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import weakref
 
 from typing import Any
@@ -57,24 +58,34 @@ class Link:
 
 
 class Links:
-    """The connections of this process that were seen, by file descriptor.
+    """The connections of this process that were seen.
 
-    A descriptor is used again after a close, but then it comes back through `opened`
-    or `accepted`, or with another owner and other ends.
+    They are kept by file descriptor. One is used again after a close, but then it comes
+    back through `opened` or `accepted`, or with another owner and other ends.
+
+    Attributes:
+        passing: the sockets that no experiment is aimed at, by `id`. What they do passes
+            straight through, and this is all that it costs to know. A socket leaves when
+            it dies, so an id never stands for another one.
     """
 
     def __init__(self, engine: Engine, names: Names) -> None:
-        self.by_descriptor: dict[int, Link] = {}
+        self.passing: dict[int, weakref.ref[socket.socket]] = {}
+        self._by_descriptor: dict[int, Link] = {}
         self._engine = engine
         self._names = names
+        # Between a decision that a socket may pass and its note nothing may start.
+        # Re-entrant: a destructor that says goodbye on its socket can run anywhere.
+        self._lock = threading.RLock()
 
     def opened(self, sock: socket.socket, address: Any) -> Link | None:
         """A connect to `address` is about to be tried; None if it is no TCP connection."""
         if not _is_tcp(sock) or not isinstance(address, tuple):
             return None
+        self.passing.pop(id(sock), None)  # what it tried before may have been another peer
         link = Link(sock, self._names.of(*address[:2]), client=True)
-        self.by_descriptor[sock.fileno()] = link
-        self._look(link, CONNECT)
+        self._by_descriptor[sock.fileno()] = link
+        self._look(sock, link, CONNECT)
         return link
 
     def connected(self, link: Link, sock: socket.socket) -> None:
@@ -88,31 +99,48 @@ class Links:
 
     def of(self, sock: socket.socket, kind: str) -> Link | None:
         """The link of a connected socket about to do `kind`; None if it is no TCP connection."""
-        link = self.by_descriptor.get(sock.fileno())
+        link = self._by_descriptor.get(sock.fileno())
         if link is None or link.owner() is not sock:
             link = self._adopt(sock, link)
         if link is not None and link.stale:
-            self._look(link, kind)
+            self._look(sock, link, kind)
         return link
 
     def refresh(self) -> None:
         """The active experiments have changed."""
-        for link in list(self.by_descriptor.values()):
-            if link.client:
-                link.stale, link.calm = True, False
+        with self._lock:
+            self.passing.clear()
+            for link in list(self._by_descriptor.values()):
+                link.stale = True
 
-    def _look(self, link: Link, kind: str) -> None:
-        operation = link.operation(kind)
-        link.stale, link.calm = False, not self._engine.concerns(operation)
-        if link.calm:
-            self._engine.saw(operation)
+    def forget(self) -> None:
+        """Every connection: nothing is intercepted any more."""
+        with self._lock:
+            self.passing.clear()
+            self._by_descriptor.clear()
+
+    def _look(self, sock: socket.socket, link: Link, kind: str) -> None:
+        with self._lock:
+            link.stale = False
+            link.calm = not link.client or not self._engine.concerns(link.operation(kind))
+            if link.calm:
+                self._let_pass(sock)
+        if link.calm and link.client:
+            self._engine.saw(link.operation(kind))
+
+    def _let_pass(self, sock: socket.socket) -> None:
+        key = id(sock)
+        self.passing[key] = weakref.ref(sock, lambda _: self.passing.pop(key, None))
 
     def _adopt(self, sock: socket.socket, known: Link | None) -> Link | None:
-        ends = _ends(sock) if _is_tcp(sock) else None
+        if not _is_tcp(sock):
+            self._let_pass(sock)
+            return None
+        ends = _ends(sock)
         if ends is None:
             return None
         if known is not None and known.ends == ends:
-            known.owner = weakref.ref(sock)
+            known.owner, known.stale = weakref.ref(sock), True
             return known
         own, peer = ends
         client = not _listens_at(own[1])
@@ -120,9 +148,7 @@ class Links:
 
     def _keep(self, sock: socket.socket, link: Link) -> Link:
         link.ends = _ends(sock)
-        if not link.client:
-            link.stale, link.calm = False, True
-        self.by_descriptor[sock.fileno()] = link
+        self._by_descriptor[sock.fileno()] = link
         return link
 
 

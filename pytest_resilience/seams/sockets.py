@@ -84,7 +84,7 @@ class _Interception:
 
     def retire(self) -> None:
         self._retired = True
-        self.links.by_descriptor.clear()
+        self.links.forget()
 
     def apply(self, patches: Patches) -> None:
         """Replace what clients call."""
@@ -106,15 +106,14 @@ class _Interception:
         patches.replace(plain, "accept", self._accepting)
 
     def _receiving(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        known = self.links.by_descriptor.get
+        passing = self.links.passing
 
         @functools.wraps(original)
         def receive(sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            link = known(sock.fileno())
-            if link is not None and link.calm and link.owner() is sock:
-                return original(sock, *args, **kwargs)
-            return self._receive(sock, lambda: original(sock, *args, **kwargs))
+            if id(sock) in passing and not kwargs:
+                return original(sock, *args)
+            return self._receive(sock, functools.partial(original, sock, *args, **kwargs))
 
         return receive
 
@@ -151,15 +150,14 @@ class _Interception:
         link.answer = self._engine.ask(link.operation(RECEIVE, blocking=blocking))
 
     def _sending(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        known = self.links.by_descriptor.get
+        passing = self.links.passing
 
         @functools.wraps(original)
         def send(sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            link = known(sock.fileno())
-            if link is not None and link.calm and link.owner() is sock:
-                return original(sock, *args, **kwargs)
-            return self._send(sock, lambda: original(sock, *args, **kwargs))
+            if id(sock) in passing and not kwargs:
+                return original(sock, *args)
+            return self._send(sock, functools.partial(original, sock, *args, **kwargs))
 
         return send
 
