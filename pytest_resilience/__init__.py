@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from pytest_resilience.errors import TimeLimitExceededError as TimeLimitExceededError
     from pytest_resilience.errors import UnknownNameError as UnknownNameError
     from pytest_resilience.events import Event as Event
+    from pytest_resilience.patterns.breaker import CircuitBreaker as CircuitBreaker
+    from pytest_resilience.patterns.breaker import CircuitBreakerConfig as CircuitBreakerConfig
+    from pytest_resilience.patterns.breaker_events import CircuitState as CircuitState
     from pytest_resilience.plugin.fixture import Chaos as Chaos
 
 
@@ -47,7 +50,10 @@ _HOMES = {
     "Chaos": "plugin.fixture",
     "ChaosExperiment": "chaos.experiment",
     "ChaosType": "chaos.experiment",
+    "CircuitBreaker": "patterns.breaker",
+    "CircuitBreakerConfig": "patterns.breaker",
     "CircuitBreakerError": "errors",
+    "CircuitState": "patterns.breaker_events",
     "Clock": "clock",
     "ConfigurationError": "errors",
     "DuplicateNameError": "errors",

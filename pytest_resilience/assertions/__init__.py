@@ -4,3 +4,10 @@ Each is a plain function that raises `AssertionError`, with or without pytest.
 """
 
 from __future__ import annotations
+
+from pytest_resilience.assertions.circuit import assert_circuit_closed
+from pytest_resilience.assertions.circuit import assert_circuit_half_open
+from pytest_resilience.assertions.circuit import assert_circuit_open
+
+
+__all__ = ["assert_circuit_closed", "assert_circuit_half_open", "assert_circuit_open"]

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+
+from pytest_resilience import CircuitBreaker
+from pytest_resilience import CircuitBreakerConfig
+from pytest_resilience import ManualClock
+from pytest_resilience.assertions import assert_circuit_closed
+from pytest_resilience.assertions import assert_circuit_half_open
+from pytest_resilience.assertions import assert_circuit_open
+
+
+def broken() -> None:
+    raise ConnectionError
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def breaker(clock: ManualClock) -> CircuitBreaker:
+    config = CircuitBreakerConfig(failure_threshold=2, success_threshold=2, timeout=30.0)
+    return CircuitBreaker(config, name="prices", clock=clock)
+
+
+def test_each_holds_in_its_state_alone(breaker: CircuitBreaker, clock: ManualClock) -> None:
+    def check(holds: str) -> None:
+        for name, check_state in {
+            "closed": assert_circuit_closed,
+            "open": assert_circuit_open,
+            "half open": assert_circuit_half_open,
+        }.items():
+            if name == holds:
+                check_state(breaker)
+            else:
+                with pytest.raises(AssertionError, match="expected prices to be"):
+                    check_state(breaker)
+
+    check("closed")
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            breaker.call(broken)
+    check("open")
+    clock.advance(30)
+    check("open")  # asking does not let the breaker go on
+    breaker.call(int)
+    check("half open")
+
+
+def test_a_failure_tells_the_counts_and_the_last_transitions(
+    breaker: CircuitBreaker, clock: ManualClock
+) -> None:
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            breaker.call(broken)
+    clock.advance(31.5)
+    breaker.call(int)
+    with pytest.raises(AssertionError) as caught:
+        assert_circuit_closed(breaker)
+    assert str(caught.value).splitlines() == [
+        "expected prices to be CLOSED, but it is HALF_OPEN",
+        "  failures in a row: 0 (opens at 2)",
+        "  successes half open: 1 (closes at 2)",
+        "  +0.000s CLOSED -> OPEN: 2 failures in a row, with ConnectionError",
+        "  +31.500s OPEN -> HALF_OPEN: the timeout is over",
+    ]
+
+
+def test_a_breaker_that_never_changed_says_so(breaker: CircuitBreaker) -> None:
+    with pytest.raises(AssertionError, match="it has never changed its state"):
+        assert_circuit_open(breaker)

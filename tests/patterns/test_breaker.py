@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_resilience import CircuitBreaker
+from pytest_resilience import CircuitBreakerConfig
+from pytest_resilience import CircuitBreakerError
+from pytest_resilience import ConfigurationError
+from pytest_resilience import Event
+from pytest_resilience import ManualClock
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def breaker(clock: ManualClock) -> CircuitBreaker:
+    config = CircuitBreakerConfig(
+        failure_threshold=3, success_threshold=2, timeout=30.0, expected_exception=(OSError,)
+    )
+    return CircuitBreaker(config, name="prices", clock=clock)
+
+
+def fine() -> str:
+    return "fine"
+
+
+def broken() -> None:
+    raise ConnectionError("gone")
+
+
+def fail(breaker: CircuitBreaker, times: int = 1) -> None:
+    for _ in range(times):
+        with pytest.raises(ConnectionError, match="gone"):
+            breaker.call(broken)
+
+
+def open_up(breaker: CircuitBreaker) -> None:
+    fail(breaker, breaker.config.failure_threshold)
+
+
+def moves(breaker: CircuitBreaker) -> list[str]:
+    return [each.new.value for each in breaker.transitions]
+
+
+def test_the_seeds_defaults() -> None:
+    config = CircuitBreakerConfig()
+    assert (config.failure_threshold, config.success_threshold, config.timeout) == (5, 3, 60.0)
+    assert config.expected_exception == (Exception,)
+
+
+def test_opens_after_failures_in_a_row_and_refuses(
+    breaker: CircuitBreaker, clock: ManualClock
+) -> None:
+    fail(breaker, 2)
+    assert breaker.call(fine) == "fine"
+    fail(breaker, 3)
+    assert breaker.state.value == "OPEN"
+    clock.advance(10)
+    with pytest.raises(
+        CircuitBreakerError, match=r"^prices is OPEN: try again in 20 s$"
+    ) as refused:
+        breaker.call(pytest.fail, "it was called")
+    assert (refused.value.name, refused.value.state, refused.value.retry_after) == (
+        "prices", "OPEN", 20.0,
+    )  # fmt: skip
+
+
+def test_closes_after_enough_successes(breaker: CircuitBreaker, clock: ManualClock) -> None:
+    open_up(breaker)
+    clock.advance(30)
+    assert breaker.state.value == "OPEN"  # looking changes nothing
+    breaker.call(fine)
+    assert moves(breaker) == ["OPEN", "HALF_OPEN"]
+    breaker.call(fine)
+    assert moves(breaker) == ["OPEN", "HALF_OPEN", "CLOSED"]
+    fail(breaker, 2)
+    assert len(moves(breaker)) == 3  # it counts from nothing again
+
+
+def test_seed_defect_half_open_failure_needed_the_full_threshold(
+    breaker: CircuitBreaker, clock: ManualClock
+) -> None:
+    open_up(breaker)
+    clock.advance(30)
+    breaker.call(fine)
+    fail(breaker)
+    assert moves(breaker) == ["OPEN", "HALF_OPEN", "OPEN"]
+    clock.advance(29.9)
+    with pytest.raises(CircuitBreakerError):
+        breaker.call(fine)
+
+
+def test_seed_defect_lock_was_held_during_the_call(breaker: CircuitBreaker) -> None:
+    """Calls run side by side: each waits until all are inside."""
+    together = threading.Barrier(8, timeout=10)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: breaker.call(together.wait), range(8)))
+
+
+def test_seed_defect_every_caller_was_let_through_half_open(
+    breaker: CircuitBreaker, clock: ManualClock
+) -> None:
+    open_up(breaker)
+    clock.advance(30)
+    release = threading.Event()
+    arrived = threading.Barrier(32, timeout=10)
+
+    def probe() -> None:
+        assert release.wait(10)
+
+    def caller(_: int) -> str:
+        arrived.wait()
+        try:
+            breaker.call(probe)
+        except CircuitBreakerError as refused:
+            assert (refused.state, refused.retry_after) == ("HALF_OPEN", None)  # noqa: PT017  # others get through
+            refusals.release()
+            return str(refused)
+        return "called"
+
+    refusals = threading.Semaphore(0)
+    with ThreadPoolExecutor(32) as pool:
+        results = [pool.submit(caller, number) for number in range(32)]
+        for _ in range(30):
+            assert refusals.acquire(timeout=10)
+        release.set()
+        outcomes = [result.result(10) for result in results]
+    assert outcomes.count("called") == 2
+    assert outcomes.count("prices is HALF_OPEN: its probes are under way") == 30
+    assert breaker.state.value == "CLOSED"
+
+
+def test_late_results_of_an_earlier_state_do_not_count(
+    breaker: CircuitBreaker, clock: ManualClock
+) -> None:
+    @breaker
+    def slow(outcome: Callable[[], Any]) -> Any:
+        open_up(breaker)  # meanwhile
+        clock.advance(25)
+        return outcome()
+
+    slow(fine)
+    assert breaker.state.value == "OPEN"
+    clock.advance(5)
+    breaker.call(fine)
+    breaker.call(fine)
+    with pytest.raises(ConnectionError):
+        slow(broken)
+    clock.advance(5)  # 30 s after it opened, not after the late failure
+    breaker.call(fine)
+    assert breaker.state.value == "HALF_OPEN"
+
+
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, asyncio.CancelledError])
+def test_other_exceptions_count_neither_way(
+    breaker: CircuitBreaker, clock: ManualClock, error: type[BaseException]
+) -> None:
+    def other() -> None:
+        raise error
+
+    fail(breaker, 2)
+    with pytest.raises(error):
+        breaker.call(other)
+    assert breaker.get_stats()["failure_count"] == 2
+    fail(breaker)
+    clock.advance(30)
+    for _ in range(5):  # each gives its probe back
+        with pytest.raises(error):
+            breaker.call(other)
+    assert breaker.state.value == "HALF_OPEN"
+    breaker.call(fine)
+    breaker.call(fine)
+    assert breaker.state.value == "CLOSED"
+
+
+def test_cancellation_is_no_failure_even_where_all_is_expected(clock: ManualClock) -> None:
+    breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=1), clock=clock)
+
+    @breaker
+    async def endless() -> None:
+        await asyncio.Event().wait()
+
+    async def cancel() -> None:
+        task = asyncio.create_task(endless())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    assert breaker.state.value == "CLOSED"
+
+
+def test_coroutine_functions_are_awaited(breaker: CircuitBreaker) -> None:
+    @breaker
+    async def answer(value: str) -> str:
+        await asyncio.sleep(0)
+        if value == "broken":
+            broken()
+        return value
+
+    async def story() -> None:
+        assert await answer("fine") == "fine"
+        for _ in range(3):
+            with pytest.raises(ConnectionError):
+                await breaker.call(answer.__wrapped__, "broken")  # type: ignore[attr-defined]
+        with pytest.raises(CircuitBreakerError):
+            await answer("fine")
+
+    asyncio.run(story())
+
+
+def test_generator_functions_are_refused(breaker: CircuitBreaker) -> None:
+    def rows() -> Any:
+        yield 1
+
+    with pytest.raises(TypeError, match="is a generator function; protect what consumes it"):
+        breaker(rows)
+
+
+def test_a_decorated_function_looks_like_itself(breaker: CircuitBreaker) -> None:
+    assert breaker(fine).__name__ == "fine"
+    assert breaker(fine)() == "fine"
+
+
+def test_stats_have_the_seeds_keys(breaker: CircuitBreaker, clock: ManualClock) -> None:
+    assert breaker.get_stats() == {
+        "state": "CLOSED",
+        "failure_count": 0,
+        "success_count": 0,
+        "last_failure_time": None,
+        "time_since_last_failure": None,
+    }
+    clock.advance(5)
+    fail(breaker)
+    clock.advance(2)
+    assert breaker.get_stats() == {
+        "state": "CLOSED",
+        "failure_count": 1,
+        "success_count": 0,
+        "last_failure_time": 5.0,
+        "time_since_last_failure": 2.0,
+    }
+
+
+def test_listeners_hear_of_transitions_and_cannot_harm(
+    breaker: CircuitBreaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Event] = []
+
+    def hostile(event: Event) -> None:
+        raise RuntimeError(breaker.get_stats())  # no lock is held: this does not block
+
+    breaker.listeners.add(hostile)
+    breaker.listeners.add(heard.append)
+    open_up(breaker)
+    assert heard == list(breaker.transitions)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert repr(breaker) == "<CircuitBreaker 'prices' OPEN failures=3>"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("failure_threshold", 0, ConfigurationError),
+        ("failure_threshold", 2.5, TypeError),
+        ("success_threshold", True, TypeError),
+        ("timeout", -1, ConfigurationError),
+        ("timeout", float("nan"), ConfigurationError),
+        ("timeout", "60", TypeError),
+        ("expected_exception", "OSError", TypeError),
+        ("expected_exception", (OSError, 3), TypeError),
+    ],
+)
+def test_nonsense_is_refused_naming_field_and_value(
+    field: str, value: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=field):
+        CircuitBreakerConfig(**{field: value})
+
+
+def test_one_exception_class_will_do() -> None:
+    assert CircuitBreakerConfig(expected_exception=OSError).expected_exception == (OSError,)  # type: ignore[arg-type]
+
+
+@given(
+    failure_threshold=st.integers(1, 4),
+    success_threshold=st.integers(1, 3),
+    steps=st.lists(st.sampled_from(["ok", "fail", "other", "wait"]), max_size=60),
+)
+def test_follows_its_specification(
+    failure_threshold: int, success_threshold: int, steps: list[str]
+) -> None:
+    """Against a model of one caller at a time, written from the class's docstring."""
+    clock = ManualClock()
+    config = CircuitBreakerConfig(failure_threshold, success_threshold, 10.0, (OSError,))
+    breaker = CircuitBreaker(config, clock=clock)
+    state, in_a_row, successes, opened_at = "CLOSED", 0, 0, 0.0
+
+    def act(step: str) -> None:
+        if step == "fail":
+            raise OSError
+        if step == "other":
+            raise KeyError
+
+    for step in steps:
+        if step == "wait":
+            clock.advance(6)
+            continue
+        if state == "OPEN" and clock.monotonic() >= opened_at + 10:
+            state, successes = "HALF_OPEN", 0
+        try:
+            breaker.call(act, step)
+            outcome = "ok"
+        except CircuitBreakerError:
+            outcome = "refused"
+        except OSError:
+            outcome = "fail"
+        except KeyError:
+            outcome = "other"
+        assert outcome == ("refused" if state == "OPEN" else step)
+        if outcome == "ok":
+            in_a_row, successes = 0, successes + 1
+            if state == "HALF_OPEN" and successes == success_threshold:
+                state = "CLOSED"
+        elif outcome == "fail":
+            in_a_row += 1
+            if state == "HALF_OPEN" or in_a_row >= failure_threshold:
+                state, opened_at = "OPEN", clock.monotonic()
+        assert breaker.state.value == state
