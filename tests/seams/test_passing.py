@@ -1,0 +1,139 @@
+"""Which sockets pass straight through the seam, and until when."""
+
+from __future__ import annotations
+
+import gc
+import socket
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.seams.links import Links
+from pytest_resilience.seams.names import Names
+
+
+ELSEWHERE = "elsewhere.example"
+HERE = "127.0.0.1:*"
+
+
+def aimed_at(target: str) -> ChaosExperiment:
+    return ChaosExperiment("reset", "network_failure", mode="reset", rate=1, target=target)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine(lambda engine: [])
+
+
+@pytest.fixture
+def links(engine: Engine) -> Links:
+    return Links(engine, Names())
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+def connect(links: Links, listener: socket.socket) -> socket.socket:
+    client = socket.socket()
+    link = links.opened(client, listener.getsockname())
+    assert link is not None
+    client.connect(listener.getsockname())
+    links.connected(link, client)
+    return client
+
+
+def test_a_connection_passes_while_every_experiment_is_aimed_elsewhere(
+    engine: Engine, links: Links, listener: socket.socket
+) -> None:
+    elsewhere = engine.start(aimed_at(ELSEWHERE), seed=1)
+    with connect(links, listener) as client:
+        assert id(client) in links.passing
+        here = engine.start(aimed_at(HERE), seed=1)
+        links.refresh()
+        assert id(client) not in links.passing
+        link = links.of(client, RECEIVE)
+        assert link is not None
+        assert not link.calm
+        assert id(client) not in links.passing
+        engine.stop(here)
+        links.refresh()
+        assert links.of(client, SEND) is link
+        assert id(client) in links.passing
+    assert elsewhere.never_fired().seen
+
+
+def test_what_a_server_accepted_passes_whatever_is_active(
+    engine: Engine, links: Links, listener: socket.socket
+) -> None:
+    engine.start(aimed_at(HERE), seed=1)
+    with connect(links, listener), listener.accept()[0] as accepted:
+        links.accepted(accepted)
+        for _ in range(2):
+            link = links.of(accepted, RECEIVE)
+            assert link is not None
+            assert link.calm
+            assert id(accepted) in links.passing
+            links.refresh()
+
+
+def test_what_is_no_tcp_passes(engine: Engine, links: Links) -> None:
+    engine.start(aimed_at("*"), seed=1)
+    one, other = socket.socketpair()
+    with one, other, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        for sock in (one, datagrams):
+            assert links.of(sock, SEND) is None
+            assert id(sock) in links.passing
+
+
+def test_a_socket_that_tries_another_peer_is_looked_at_again(
+    engine: Engine, links: Links, listener: socket.socket
+) -> None:
+    port = listener.getsockname()[1]
+    engine.start(aimed_at(f"127.0.0.1:{port}"), seed=1)
+    with socket.socket() as client:
+        links.opened(client, ("127.0.0.1", 9))  # refused, and tried again elsewhere
+        assert id(client) in links.passing
+        links.opened(client, listener.getsockname())
+        assert id(client) not in links.passing
+
+
+def test_a_socket_leaves_when_it_dies(
+    engine: Engine, links: Links, listener: socket.socket
+) -> None:
+    engine.start(aimed_at(ELSEWHERE), seed=1)
+    with closing(connect(links, listener)) as client:
+        assert list(links.passing) == [id(client)]
+    del client
+    gc.collect()
+    assert not links.passing
+
+
+def test_nothing_is_kept_when_interception_ends(
+    engine: Engine, links: Links, listener: socket.socket
+) -> None:
+    engine.start(aimed_at(ELSEWHERE), seed=1)
+    with connect(links, listener):
+        links.forget()
+        assert not links.passing
+
+
+def test_the_new_owner_of_a_connection_is_looked_at(
+    engine: Engine, links: Links, listener: socket.socket
+) -> None:
+    engine.start(aimed_at(ELSEWHERE), seed=1)
+    old = connect(links, listener)
+    with socket.socket(fileno=old.detach()) as new:
+        assert id(new) not in links.passing
+        link = links.of(new, SEND)
+        assert link is not None
+        assert link.owner() is new
+        assert id(new) in links.passing
