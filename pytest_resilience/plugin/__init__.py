@@ -7,6 +7,7 @@ pays for this file and `options` alone. No assertion stands here: PYTEST_DONT_RE
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from copy import copy
 from typing import TYPE_CHECKING
 from typing import Any
@@ -65,11 +66,15 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Start the session if an item asks for chaos."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None, object, object]:
+    """Start the session if an item asks for chaos, by the marks that it has in the end."""
+    result = yield
     if any(_asks_for_chaos(item) for item in items):
         _session(config).check(items)
+    return result
 
 
 @pytest.hookimpl(optionalhook=True)

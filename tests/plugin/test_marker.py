@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.plugin.conftest import SERVER
+
 
 def test_latency_holds_up_connecting_and_each_answer(suite: pytest.Pytester) -> None:
     suite.makepyfile("""
@@ -190,3 +192,58 @@ def test_markers_are_known_to_strict_runs(suite: pytest.Pytester) -> None:
             pass
     """)
     suite.runpytest("--strict-markers").assert_outcomes(passed=1)
+
+
+def test_marks_that_a_conftest_adds_count(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        conftest=SERVER
+        + """
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.add_marker(pytest.mark.chaos("network_failure", rate=1))
+"""
+    )
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        def test_refused(url):
+            with pytest.raises(requests.ConnectionError):
+                requests.get(url, timeout=5)
+    """)
+    suite.runpytest().assert_outcomes(passed=1)
+
+
+def test_deselected_markers_leave_the_run_quiet(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+
+        @pytest.mark.chaos("network_failure")
+        def test_chaotic():
+            pass
+
+        def test_plain():
+            pass
+    """)
+    result = suite.runpytest("-k", "plain")
+    result.assert_outcomes(passed=1, deselected=1)
+    result.stdout.no_fnmatch_line("*chaos*")
+
+
+def test_doctests_run_under_the_flags(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        def connect(port):
+            '''
+            >>> connect(1)  # whoever listens there
+            'refused'
+            '''
+            import socket
+            try:
+                socket.create_connection(("127.0.0.1", port))
+            except ConnectionRefusedError:
+                return "refused"
+    """)
+    result = pytester.runpytest("--doctest-modules", "--chaos=network_failure:rate=1")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["* 1 test, matched 1, hit 1"])
