@@ -46,13 +46,14 @@ def await_answer(sock: socket.socket, link: Link, effect: Effect) -> None:
 
     The delay comes on top of what the peer takes: an answer that is not there yet is
     delayed from its arrival on, one that is there from the last send on, which is the
-    latest it can have left.
+    latest it can have left. Where it is lost anyway, nobody waits for it to arrive.
     """
     __tracebackhide__ = True
     clock, limit = effect.clock, sock.gettimeout()
     started = clock.monotonic()
     if link.due is None:
-        if effect.delay == float("inf") or _readable(sock, 0):
+        lost = effect.delay == float("inf") or effect.failure is not None
+        if lost or _readable(sock, 0):
             link.due = link.sent_at + effect.delay
         elif _readable(sock, limit):
             link.due = clock.monotonic() + effect.delay

@@ -1,0 +1,123 @@
+"""An engine with the socket seam, and servers on loopback that behave or misbehave for real."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import Event
+from pytest_resilience import FaultInjected
+from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.seams.sockets import SocketSeam
+
+
+Handler = Callable[[socket.socket], None]
+
+
+def serve(handler: Handler) -> contextlib.AbstractContextManager[int]:
+    """Give each connection to `handler`, in a thread of its own; yields the port."""
+    return _serve(handler)
+
+
+@contextlib.contextmanager
+def _serve(handler: Handler) -> Iterator[int]:
+    open_sockets: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def handle(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            handler(connection)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                open_sockets.append(connection)
+                threads.append(threading.Thread(target=handle, args=(connection,), daemon=True))
+                threads[-1].start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        acceptor = threading.Thread(target=accept, daemon=True)
+        acceptor.start()
+        yield listener.getsockname()[1]
+        for each in (listener, *open_sockets):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits on it
+    for thread in (acceptor, *threads):
+        thread.join(10)
+
+
+def silent(connection: socket.socket) -> None:
+    """Read and never answer."""
+    while connection.recv(65536):
+        pass
+
+
+def echo(connection: socket.socket) -> None:
+    """Answer with what was received."""
+    while data := connection.recv(65536):
+        connection.sendall(data)
+
+
+def reset(connection: socket.socket) -> None:
+    """Read a request, then tear the connection down with RST."""
+    connection.recv(65536)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.fixture
+def echo_port() -> Iterator[int]:
+    with serve(echo) as port:
+        yield port
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    with serve(silent) as port:
+        yield port
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine(lambda engine: [SocketSeam(engine)])
+    yield engine
+    for activation in engine.active:
+        engine.stop(activation)
+
+
+@pytest.fixture
+def events(engine: Engine) -> list[FaultInjected]:
+    heard: list[FaultInjected] = []
+
+    def note(event: Event) -> None:
+        assert isinstance(event, FaultInjected)
+        heard.append(event)
+
+    engine.listeners.add(note)
+    return heard
+
+
+@pytest.fixture
+def inject(engine: Engine) -> Callable[..., contextlib.AbstractContextManager[Activation]]:
+    """`with inject("network_latency", delay=…) as activation:`."""
+
+    @contextlib.contextmanager
+    def running(kind: str, **parameters: Any) -> Iterator[Activation]:
+        name = parameters.pop("name", kind)
+        activation = engine.start(ChaosExperiment(name, kind, **parameters), seed=1)
+        try:
+            yield activation
+        finally:
+            engine.stop(activation)
+
+    return running

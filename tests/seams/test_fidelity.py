@@ -1,0 +1,220 @@
+"""What clients meet when a fault is injected is what they meet when it happens for real."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import httpx
+import pytest
+import redis
+import redis.backoff
+import redis.retry
+import requests
+import urllib3
+
+from requests.adapters import HTTPAdapter
+
+from tests.seams.conftest import reset
+from tests.seams.conftest import serve
+from tests.seams.conftest import silent
+
+
+Inject = Callable[..., AbstractContextManager[Any]]
+
+TIMEOUT = 0.2
+
+
+def with_requests(host: str, port: int) -> None:
+    requests.get(f"http://{host}:{port}/", timeout=TIMEOUT)
+
+
+def with_urllib3(host: str, port: int) -> None:
+    with urllib3.PoolManager() as pool:
+        pool.request("GET", f"http://{host}:{port}/", timeout=TIMEOUT, retries=False)
+
+
+def with_httpx(host: str, port: int) -> None:
+    with httpx.Client(trust_env=False, timeout=TIMEOUT) as client:
+        client.get(f"http://{host}:{port}/")
+
+
+def with_http_client(host: str, port: int) -> None:
+    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT)) as client:
+        client.request("GET", "/")
+        client.getresponse().read()
+
+
+def with_redis(host: str, port: int) -> None:
+    never_again = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
+    with redis.Redis(
+        host, port, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, retry=never_again
+    ) as client:
+        client.ping()
+
+
+def with_a_socket(host: str, port: int) -> None:
+    with socket.create_connection((host, port), timeout=TIMEOUT) as client:
+        client.sendall(b"hello")
+        client.recv(100)
+
+
+CLIENTS = [with_requests, with_urllib3, with_httpx, with_http_client, with_redis, with_a_socket]
+
+
+@contextlib.contextmanager
+def closed_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    yield port
+
+
+@contextlib.contextmanager
+def full_backlog() -> Iterator[int]:
+    """A port whose queue of connections is full: Linux drops what comes on top."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+
+
+REAL: dict[str, tuple[str, Callable[[], AbstractContextManager[int]]]] = {
+    "refuse": ("127.0.0.1", closed_port),
+    "reset": ("127.0.0.1", lambda: serve(reset)),
+    "timeout while connecting": ("127.0.0.1", full_backlog),
+    "timeout while reading": ("127.0.0.1", lambda: serve(silent)),
+    "dns": ("nobody.invalid", closed_port),
+}
+
+INJECTED: dict[str, dict[str, Any]] = {
+    "refuse": {"mode": "refuse"},
+    "reset": {"mode": "reset"},
+    "timeout while connecting": {"mode": "timeout"},
+    "timeout while reading": {"mode": "timeout", "from_nth": 2},
+    "dns": {"mode": "dns"},
+}
+
+
+def met(client: Callable[[str, int], None], host: str, port: int) -> list[tuple[str, int | None]]:
+    """The exception a client raises and all behind it, each with its errno."""
+    with pytest.raises(Exception) as caught:
+        client(host, port)
+    chain: list[tuple[str, int | None]] = []
+    error: BaseException | None = caught.value
+    while error is not None:
+        kind = type(error)
+        chain.append((f"{kind.__module__}.{kind.__qualname__}", getattr(error, "errno", None)))
+        error = error.__cause__ or error.__context__
+    return chain
+
+
+@pytest.mark.parametrize("event", REAL)
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.__name__)
+def test_the_same_exceptions_with_the_same_errno(
+    client: Callable[[str, int], None], event: str, silent_port: int, inject: Inject
+) -> None:
+    host, make = REAL[event]
+    with make() as port:
+        real = met(client, host, port)
+    with inject("network_failure", rate=1, **INJECTED[event]) as activation:
+        injected = met(client, "localhost" if event == "dns" else host, silent_port)
+    assert activation.hits >= 1
+    if event == "dns":
+        # Which of its codes a resolver gives depends on how it is set up.
+        assert [kind for kind, _ in injected] == [kind for kind, _ in real]
+    else:
+        assert injected == real
+
+
+def state_after(error: type[OSError], client: socket.socket) -> list[str]:
+    """What the connection does once `error` has been met."""
+    with pytest.raises(error):
+        client.recv(100)
+
+    def outcome(action: Callable[[], object]) -> str:
+        try:
+            return repr(action())
+        except OSError as again:
+            return f"{type(again).__name__} {again.errno}"
+
+    return [
+        outcome(lambda: client.recv(100)),
+        outcome(lambda: client.send(b"x")),
+        outcome(lambda: client.recv(100)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event", "error"), [("reset", ConnectionResetError), ("timeout while reading", TimeoutError)]
+)
+def test_the_connection_is_left_in_the_same_state(
+    event: str, error: type[OSError], silent_port: int, inject: Inject
+) -> None:
+    with (
+        REAL[event][1]() as port,
+        socket.create_connection(("127.0.0.1", port), timeout=0.1) as client,
+    ):
+        client.sendall(b"hello")
+        real = state_after(error, client)
+    with (
+        inject("network_failure", rate=1, **INJECTED[event] | {"from_nth": 1}),
+        socket.create_connection(("127.0.0.1", silent_port), timeout=0.1)
+        if event == "reset"
+        else connected_before(silent_port) as client,
+    ):
+        client.sendall(b"hello")
+        injected = state_after(error, client)
+    assert injected == real
+
+
+def connected_before(port: int) -> socket.socket:
+    """A connection whose connect the seam has not made wait."""
+    client = socket.socket()
+    client.setblocking(False)
+    client.connect_ex(("127.0.0.1", port))
+    client.settimeout(0.1)
+    return client
+
+
+@pytest.mark.parametrize("mode", ["refuse", "reset"])
+def test_the_clients_own_retries_run(mode: str, inject: Inject) -> None:
+    """urllib3 sees the fault below itself, retries as often as it was told, and gets through."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+
+    with serve(answer) as port, requests.Session() as session:
+        session.mount("http://", HTTPAdapter(max_retries=urllib3.Retry(3, backoff_factor=0)))
+        with inject("network_failure", mode=mode, rate=1, first=3) as activation:
+            assert session.get(f"http://127.0.0.1:{port}/", timeout=5).text == "ok"
+        assert (activation.matched, activation.hits) == (4, 3)
+        with inject("network_failure", mode=mode, rate=1) as activation:
+            with pytest.raises(requests.ConnectionError, match="Max retries exceeded"):
+                session.get(f"http://127.0.0.1:{port}/", timeout=5)
+            assert activation.hits == 4
+
+
+def test_connect_ex_returns_what_it_returns(silent_port: int, inject: Inject) -> None:
+    def result(port: int) -> int:
+        with socket.socket() as client:
+            client.settimeout(0.05)
+            return client.connect_ex(("127.0.0.1", port))
+
+    with closed_port() as port:
+        refused = result(port)
+    with full_backlog() as port:
+        timed_out = result(port)
+    with inject("network_failure", mode="refuse", rate=1):
+        assert result(silent_port) == refused
+    with inject("network_failure", mode="timeout", rate=1):
+        assert result(silent_port) == timed_out

@@ -1,0 +1,400 @@
+"""What counts as an operation, who is hit and who is left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import socket
+import threading
+import time
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from pytest_resilience import FaultInjected
+from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.engine import Engine
+from tests.seams.conftest import echo
+from tests.seams.conftest import serve
+
+
+Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+
+
+@contextlib.contextmanager
+def connected(port: int, timeout: float | None = 5) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout) as client:
+        yield client
+
+
+def ask(client: socket.socket, text: bytes = b"hello") -> bytes:
+    client.sendall(text)
+    return client.recv(100)
+
+
+def kinds(events: list[FaultInjected]) -> list[str]:
+    return [event.kind.removeprefix("network.") for event in events]
+
+
+def test_latency_is_paid_by_connect_and_by_each_turn(
+    echo_port: int, inject: Inject, events: list[FaultInjected]
+) -> None:
+    with inject("network_latency", delay=0.02) as latency:
+        started = time.monotonic()
+        with connected(echo_port) as client:
+            assert time.monotonic() - started >= 0.02
+            started = time.monotonic()
+            for _ in range(3):
+                assert ask(client) == b"hello"
+            assert time.monotonic() - started >= 0.06
+    assert kinds(events) == ["connect", "receive", "receive", "receive"]
+    assert latency.delay >= 0.08
+
+
+def test_many_sends_or_receives_in_a_row_are_one_turn(
+    echo_port: int, inject: Inject, events: list[FaultInjected]
+) -> None:
+    with inject("network_latency", delay=0.001), connected(echo_port) as client:
+        for part in (b"a", b"b", b"c"):
+            client.send(part)
+        received = b""
+        while len(received) < 3:
+            received += client.recv(1)
+        assert received == b"abc"
+    assert kinds(events) == ["connect", "receive"]
+
+
+def test_a_redis_pipeline_is_one_turn(inject: Inject, events: list[FaultInjected]) -> None:
+    def resp(connection: socket.socket) -> None:
+        while data := connection.recv(65536):
+            connection.sendall(b"+OK\r\n" * data.count(b"*"))
+
+    with serve(resp) as port, redis.Redis(port=port, protocol=2) as client:
+        client.set("warm", 1)
+        with inject("network_latency", delay=0.001):
+            pipeline = client.pipeline(transaction=False)
+            for number in range(20):
+                pipeline.set(f"key{number}", number)
+            assert pipeline.execute() == [True] * 20
+    assert kinds(events) == ["receive"]
+
+
+def test_the_delay_comes_on_top_of_what_the_peer_takes(inject: Inject) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def patient(connection: socket.socket) -> None:
+        connection.recv(100)
+        asked.set()
+        assert answer.wait(10)
+        connection.sendall(b"late")
+
+    with serve(patient) as port, inject("network_latency", delay=0.03), connected(port) as client:
+        client.sendall(b"x")
+        assert asked.wait(10)
+        answered = []
+
+        def answer_later() -> None:
+            answered.append(time.monotonic())
+            answer.set()
+
+        threading.Timer(0.03, answer_later).start()
+        assert client.recv(100) == b"late"
+        assert time.monotonic() >= answered[0] + 0.03
+
+
+def test_time_the_client_spends_elsewhere_counts(echo_port: int, inject: Inject) -> None:
+    """An answer that has arrived meanwhile is delayed from the send on."""
+    with inject("network_latency", delay=0.03) as latency, connected(echo_port) as client:
+        client.sendall(b"x")
+        sent, before = time.monotonic(), latency.delay
+        while time.monotonic() < sent + 0.03:
+            pass  # the client computes
+        assert client.recv(100) == b"x"
+        assert latency.delay - before < 0.02
+
+
+def test_a_shorter_socket_timeout_fires_and_the_answer_still_comes(
+    echo_port: int, inject: Inject
+) -> None:
+    with connected(echo_port) as client, inject("network_latency", delay=0.15) as latency:
+        client.settimeout(0.05)
+        client.sendall(b"hello")
+        started = time.monotonic()
+        for _ in range(2):
+            with pytest.raises(TimeoutError, match=r"^timed out$"):
+                client.recv(100)
+        assert time.monotonic() - started >= 0.1
+        client.settimeout(5)
+        assert client.recv(100) == b"hello"
+        assert time.monotonic() - started >= 0.149  # since the send, which was just before
+        assert latency.matched == 1
+        assert ask(client, b"again") == b"again"
+        assert latency.matched == 2
+
+
+def test_a_timeout_while_connecting_leaves_the_rest_for_the_attempt(
+    echo_port: int, inject: Inject
+) -> None:
+    with inject("network_latency", delay=0.02), socket.socket() as client:
+        client.settimeout(5)
+        client.connect(("127.0.0.1", echo_port))
+        assert client.gettimeout() == 5
+
+
+def test_servers_in_the_same_process_are_left_alone(echo_port: int, inject: Inject) -> None:
+    with (
+        connected(echo_port) as before,
+        inject("network_failure", mode="reset", rate=1, first=1) as failure,
+        connected(echo_port) as after,
+    ):
+        with pytest.raises(ConnectionResetError):
+            ask(before)
+        assert ask(after) == b"hello"
+    assert failure.matched == 2
+
+
+def test_a_connection_accepted_before_is_known_for_what_it_is(inject: Inject) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname(), timeout=5)
+        server, _ = listener.accept()
+        with client, server, inject("network_failure", mode="reset", rate=1) as failure:
+            client.sendall(b"hello")
+            assert server.recv(100) == b"hello"
+            server.sendall(b"hello")
+            with pytest.raises(ConnectionResetError):
+                client.recv(100)
+        assert failure.matched == 1
+
+
+def test_connections_opened_before_are_hit(echo_port: int, inject: Inject) -> None:
+    with connected(echo_port) as client:
+        ask(client)
+        with inject("network_failure", mode="reset", rate=1), pytest.raises(ConnectionResetError):
+            ask(client)
+
+
+@pytest.mark.parametrize(
+    ("target", "hit"),
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.1:{port}", True),
+        ("127.*:*", True),
+        ("localhost", True),
+        ("LOCAL*:{port}", True),
+        ("elsewhere|localhost:*", True),
+        ("127.0.0.1:1", False),
+        ("elsewhere", False),
+        ("[::1]:{port}", False),
+    ],
+)
+def test_targets(echo_port: int, inject: Inject, target: str, hit: bool) -> None:
+    aim = target.format(port=echo_port)
+    with inject("network_failure", rate=1, target=aim) as failure:
+        for host in ("127.0.0.1", "localhost"):
+            if hit:
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection((host, echo_port), timeout=5)
+            else:
+                socket.create_connection((host, echo_port), timeout=5).close()
+    assert (failure.hits > 0) is hit
+
+
+def test_names_that_share_an_address_are_told_apart(
+    echo_port: int, inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(host: str, *args: Any, **kwargs: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", echo_port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with inject("network_failure", rate=1, target="*.one.example") as failure:
+        socket.create_connection(("api.two.example", echo_port), timeout=5).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("api.one.example", echo_port), timeout=5)
+        socket.create_connection(("api.two.example", echo_port), timeout=5).close()
+    assert failure.matched == 1
+
+
+def test_host_names_are_not_resolved_under_a_dns_failure(echo_port: int, inject: Inject) -> None:
+    with inject("network_failure", mode="dns", rate=1, target="localhost") as failure:
+        for resolve in (socket.getaddrinfo, lambda host, _: socket.gethostbyname(host)):
+            with pytest.raises(socket.gaierror, match="Temporary failure in name resolution"):
+                resolve("localhost", echo_port)
+        with socket.socket() as client, pytest.raises(socket.gaierror):
+            client.connect(("localhost", echo_port))
+        assert socket.getaddrinfo("127.0.0.1", echo_port)  # no name, nobody to ask
+        assert socket.getaddrinfo(None, 0)
+        with connected(echo_port) as plain:
+            assert ask(plain) == b"hello"
+    assert failure.hits == 3
+
+
+def test_non_blocking_sockets_are_never_made_to_wait(
+    echo_port: int, inject: Inject, events: list[FaultInjected]
+) -> None:
+    with inject("network_latency", delay=60) as latency, socket.socket() as client:
+        client.setblocking(False)
+        client.connect_ex(("127.0.0.1", echo_port))
+        client.setblocking(True)
+        client.settimeout(5)
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client.send(b"x" * 65536)
+        with contextlib.suppress(BlockingIOError):
+            client.recv(10)
+    assert events == []
+    error = str(latency.never_fired())
+    assert "(a non-blocking socket, as in asyncio)" in error
+    assert "This fault makes callers wait, which it can only do on blocking sockets." in error
+
+
+def test_non_blocking_sockets_are_reset_when_the_answer_is_there(inject: Inject) -> None:
+    def receive_until_it_fails(client: socket.socket) -> None:
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                client.recv(100)
+
+    with (
+        serve(echo) as port,
+        connected(port) as client,
+        inject("network_failure", mode="reset", rate=1),
+    ):
+        client.sendall(b"hello")
+        client.setblocking(False)
+        with pytest.raises(ConnectionResetError):
+            receive_until_it_fails(client)
+
+
+def test_datagrams_and_unix_sockets_are_no_connections(inject: Inject, tmp_path: Path) -> None:
+    with inject("network_failure", mode="reset", rate=1) as failure:
+        one, two = socket.socketpair()
+        with one, two:
+            one.sendall(b"x")
+            assert two.recv(1) == b"x"
+        with socket.socket(type=socket.SOCK_DGRAM) as receiver:
+            receiver.bind(("127.0.0.1", 0))
+            with socket.socket(type=socket.SOCK_DGRAM) as sender:
+                sender.connect(receiver.getsockname())
+                sender.send(b"x")
+                assert receiver.recv(1) == b"x"
+    assert failure.matched == 0
+    with (
+        inject("network_failure", mode="refuse", rate=1) as failure,
+        socket.socket(type=socket.SOCK_DGRAM) as sender,
+    ):
+        sender.connect(("127.0.0.1", 9))
+    assert failure.matched == 0
+
+
+def test_every_way_to_send_and_receive(echo_port: int, inject: Inject, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"hello")
+
+    def send_file(client: socket.socket) -> None:
+        with file.open("rb") as source:
+            client.sendfile(source)
+
+    sends: list[Callable[[socket.socket], Any]] = [
+        lambda client: client.send(b"hello"),
+        lambda client: client.sendall(b"hello"),
+        lambda client: client.sendmsg([b"hel", b"lo"]),
+        send_file,
+    ]
+    receives: list[Callable[[socket.socket], Any]] = [
+        lambda client: client.recv(100),
+        lambda client: client.recv_into(bytearray(100)),
+        lambda client: client.recvfrom(100),
+        lambda client: client.recvfrom_into(bytearray(100)),
+        lambda client: client.recvmsg(100),
+        lambda client: client.recvmsg_into([bytearray(100)]),
+        lambda client: client.makefile("rb").read(1),
+    ]
+    with inject("network_latency", delay=0.001) as latency, connected(echo_port) as client:
+        for send in sends:
+            send(client)
+            client.recv(100)
+        for receive in receives:
+            client.sendall(b"hello")
+            receive(client)
+    assert latency.matched == 1 + len(sends) + len(receives)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_descriptor_used_again_is_somebody_else(inject: Inject) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        inject("network_failure", mode="reset", rate=1) as failure,
+    ):
+        client = socket.create_connection(listener.getsockname(), timeout=5)
+        number = client.fileno()
+        server, _ = listener.accept()
+        server.close()
+        del client  # without a close: the collector takes the descriptor back
+        gc.collect()
+        one, two = socket.socketpair()
+        with one, two:
+            assert number in {one.fileno(), two.fileno()}
+            one.sendall(b"x")
+            assert two.recv(1) == b"x"
+    assert failure.matched == 0
+
+
+def test_threads_share_an_experiment_without_losing_count(echo_port: int, inject: Inject) -> None:
+    together = threading.Barrier(16, timeout=10)
+
+    def client(_: int) -> bool:
+        together.wait()
+        try:
+            with connected(echo_port):
+                return True
+        except ConnectionRefusedError:
+            return False
+
+    def hits() -> int:
+        with inject("network_failure", rate=0.5) as failure, ThreadPoolExecutor(16) as pool:
+            through = sum(pool.map(client, range(16)))
+        assert failure.matched == 16
+        assert failure.hits == 16 - through
+        return failure.hits
+
+    assert hits() == hits()
+
+
+def test_silence_without_a_timeout_ends_with_the_experiment(echo_port: int, inject: Inject) -> None:
+    with inject("network_failure", mode="timeout", rate=1, duration=0.1) as failure:
+        started = time.monotonic()
+        with socket.socket() as client, pytest.raises(TimeoutError) as caught:
+            client.connect(("127.0.0.1", echo_port))
+        assert time.monotonic() - started >= 0.1
+        assert failure.delay >= 0.09
+    assert caught.value.errno == 110
+    assert "No timeout is set on this socket" in caught.value.__notes__[0]
+
+
+def test_a_caller_held_up_is_released_when_the_experiment_ends(
+    echo_port: int, engine: Engine, inject: Inject
+) -> None:
+    with connected(echo_port) as client, inject("network_latency", delay=600) as latency:
+        client.settimeout(900)
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(ask, client)
+            while not latency.matched:
+                pass
+            engine.stop(latency)
+            assert answer.result(10) == b"hello"
+
+
+def test_a_clock_that_stands_still_does_not_hang_the_wait(
+    echo_port: int, inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    with inject("network_latency", delay=0.02) as latency, connected(echo_port, None) as client:
+        assert ask(client) == b"hello"
+    assert latency.hits == 2
