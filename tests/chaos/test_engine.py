@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import Event
+from pytest_resilience import FaultInjected
+from pytest_resilience import ManualClock
+from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults import Refusal
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import Operation
+
+
+class Recorder:
+    """A seam that notes what is done with it."""
+
+    kinds = frozenset({CONNECT, RECEIVE})
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def install(self) -> None:
+        self.done.append("install")
+
+    def refresh(self) -> None:
+        self.done.append("refresh")
+
+    def remove(self) -> None:
+        self.done.append("remove")
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def seam() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def engine(clock: ManualClock, seam: Recorder) -> Engine:
+    return Engine(lambda _: [seam], clock=clock)
+
+
+def operation(kind: str = CONNECT, name: str = "api:443", *, blocking: bool = True) -> Operation:
+    return Operation(kind=kind, target=name, names=(name,), blocking=blocking)
+
+
+def ask(engine: Engine, *args: str) -> Effect:
+    effect = engine.ask(operation(*args))
+    assert effect is not None
+    return effect
+
+
+LATENCY = ChaosExperiment("slow", "network_latency", delay=0.2)
+FAILURE = ChaosExperiment("gone", "network_failure", rate=1)
+
+
+def test_seams_are_installed_while_an_experiment_needs_them(engine: Engine, seam: Recorder) -> None:
+    names = ChaosExperiment("names", "network_failure", mode="dns")
+    other = engine.start(names, seed=1)  # which this seam does not know
+    assert seam.done == ["remove"]
+    first, second = engine.start(LATENCY, seed=1), engine.start(FAILURE, seed=1)
+    engine.stop(first)
+    assert "remove" not in seam.done[1:]
+    engine.stop(second)
+    engine.stop(other)
+    assert seam.done[-1] == "remove"
+    assert engine.active == ()
+
+
+def test_latencies_add_up_and_the_oldest_failure_wins(engine: Engine) -> None:
+    engine.start(LATENCY, seed=1)
+    engine.start(ChaosExperiment("slower", "network_latency", delay=0.3), seed=1)
+    assert ask(engine).delay == pytest.approx(0.5)
+    assert ask(engine).failure is None
+    engine.start(FAILURE, seed=1)
+    assert ask(engine).failure == Refusal()
+    assert ask(engine, RECEIVE).failure is None
+
+
+def test_experiments_end_by_themselves(engine: Engine, clock: ManualClock) -> None:
+    short = ChaosExperiment("short", "network_latency", delay=1, duration=10)
+    activation = engine.start(short, seed=1)
+    effect = ask(engine)
+    clock.advance(9.9)
+    assert not effect.over()
+    clock.advance(0.1)
+    assert effect.over()
+    assert engine.ask(operation()) is None
+    assert activation.matched == 1
+
+
+def test_only_what_it_is_aimed_at_counts(engine: Engine) -> None:
+    aimed = ChaosExperiment("aimed", "network_latency", delay=1, target="api:443")
+    activation = engine.start(aimed, seed=1)
+    assert engine.concerns(operation())
+    assert not engine.concerns(operation(CONNECT, "db:5432"))
+    assert engine.ask(operation(CONNECT, "db:5432")) is None
+    assert engine.ask(operation(SEND)) is None
+    assert engine.ask(operation(RECEIVE, blocking=False)) is None
+    assert (activation.matched, activation.hits) == (0, 0)
+    assert activation.never_fired().seen == (
+        "network.connect db:5432",
+        "network.send api:443",
+        "network.receive api:443 (a non-blocking socket, as in asyncio)",
+    )
+
+
+def test_only_so_much_is_remembered_of_what_it_is_not_aimed_at(engine: Engine) -> None:
+    activation = engine.start(ChaosExperiment("x", "network_latency", target="y"), seed=1)
+    for number in range(1000):
+        engine.saw(operation(CONNECT, f"host{number}:1"))
+    assert len(activation.never_fired().seen) == 8
+
+
+def test_events_say_what_happened_where(engine: Engine, clock: ManualClock) -> None:
+    heard: list[Event] = []
+
+    def hostile(event: Event) -> None:
+        raise RuntimeError(event)
+
+    engine.listeners.add(hostile)
+    engine.listeners.add(heard.append)
+    clock.advance(5)
+    engine.start(LATENCY, seed=1)
+    ask(engine)
+    (event,) = heard
+    assert isinstance(event, FaultInjected)
+    assert event.place.endswith(" in ask")
+    assert "test_engine.py:" in event.place
+    assert (event.at, event.source, event.kind, event.target) == (5, "slow", CONNECT, "api:443")
+    assert (event.fault, event.number, event.delay) == ("latency 200ms", 1, 0.2)
+
+
+def test_waits_are_booked_on_those_who_caused_them(engine: Engine) -> None:
+    slow = engine.start(ChaosExperiment("slow", "network_latency", delay=1), seed=1)
+    slower = engine.start(ChaosExperiment("slower", "network_latency", delay=3), seed=1)
+    ask(engine).waited(2.0)  # a timeout cut it short
+    assert (slow.delay, slower.delay) == (0.5, 1.5)
+    silent = engine.start(ChaosExperiment("x", "network_failure", mode="timeout", rate=1), seed=1)
+    assert ask(engine).delay == math.inf
+    ask(engine).waited(4.0)
+    assert (slow.delay, slower.delay, silent.delay) == (0.5, 1.5, 4.0)
+
+
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    rate=st.floats(0, 1),
+    steps=st.lists(st.sampled_from([CONNECT, RECEIVE, SEND]), max_size=50),
+)
+def test_the_same_seed_deals_the_same_faults(seed: int, rate: float, steps: list[str]) -> None:
+    def run() -> tuple[list[bool], Activation]:
+        engine = Engine(lambda _: [], clock=ManualClock())
+        activation = engine.start(ChaosExperiment("x", "network_latency", rate=rate), seed=seed)
+        return [engine.ask(operation(kind)) is not None for kind in steps], activation
+
+    dealt, activation = run()
+    assert run()[0] == dealt
+    assert activation.matched == sum(kind != SEND for kind in steps)
+    assert activation.hits == sum(dealt)
+
+
+def test_an_experiment_that_cannot_start_leaves_nothing(clock: ManualClock) -> None:
+    class Broken(Recorder):
+        def install(self) -> None:
+            super().install()
+            raise KeyboardInterrupt
+
+    seam = Broken()
+    engine = Engine(lambda _: [seam], clock=clock)
+    with pytest.raises(KeyboardInterrupt):
+        engine.start(LATENCY, seed=1)
+    assert engine.active == ()
+    assert seam.done == ["install", "remove"]
+
+
+def test_an_activation_tells_its_counts(engine: Engine) -> None:
+    activation = engine.start(LATENCY, seed=1)
+    ask(engine)
+    assert repr(activation) == "<Activation 'slow' matched=1 hits=1 until=60.000>"

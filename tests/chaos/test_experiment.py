@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import math
+import pickle
+
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import ChaosType
+from pytest_resilience import ConfigurationError
+from pytest_resilience.chaos.catalog import RECIPES
+from pytest_resilience.chaos.faults import Latency
+from pytest_resilience.chaos.faults import Refusal
+from pytest_resilience.chaos.faults import Reset
+from pytest_resilience.chaos.faults import ResolutionFailure
+from pytest_resilience.chaos.faults import Silence
+
+
+def test_the_seeds_members_fields_and_defaults() -> None:
+    assert [each.value for each in ChaosType] == [
+        "network_latency", "network_failure", "cpu_stress", "memory_stress", "disk_stress",
+        "service_failure", "database_slowdown",
+    ]  # fmt: skip
+    experiment = ChaosExperiment("x", ChaosType.NETWORK_LATENCY)
+    assert (experiment.probability, experiment.duration, experiment.intensity) == (0.1, 60.0, 0.5)
+    assert experiment.target_services == ()
+    assert experiment.enabled
+    positional = ChaosExperiment("x", ChaosType.NETWORK_LATENCY, 0.3, 30.0, 0.2, None, False)
+    assert (positional.probability, positional.duration, positional.intensity) == (0.3, 30.0, 0.2)
+    assert not positional.enabled
+
+
+def test_intensity_is_translated_and_overruled_by_physical_parameters() -> None:
+    latency = ChaosExperiment("x", "network_latency", intensity=0.25)
+    assert latency.faults == (Latency(delay=0.5),)
+    assert str(latency) == "x: latency 500ms, always, target any"
+    exact = ChaosExperiment("x", "network_latency", intensity=0.25, delay="200ms", rate="50%")
+    assert str(exact) == "x: latency 200ms, rate 0.5, target any"
+    failure = ChaosExperiment("x", "network_failure", intensity=0.3, target="a|b:80")
+    assert str(failure) == "x: refusal, rate 0.3, target a | b:80"
+
+
+@pytest.mark.parametrize(
+    ("mode", "fault"),
+    [
+        ("refuse", Refusal()),
+        ("reset", Reset()),
+        ("timeout", Silence()),
+        ("dns", ResolutionFailure()),
+    ],
+)
+def test_modes(mode: str, fault: object) -> None:
+    assert ChaosExperiment("x", "network_failure", mode=mode).faults == (fault,)
+
+
+def test_triggers_combine() -> None:
+    experiment = ChaosExperiment(
+        "x", "network_failure", rate=0.5, first=9, from_nth=2, every=2, nth=4, between="0s..5s"
+    )
+    assert str(experiment.trigger) == (
+        "rate 0.5, number 4, the first 9, from number 2 on, every 2, from 0 s to 5 s"
+    )
+
+
+def test_it_cannot_be_changed_and_travels() -> None:
+    experiment = ChaosExperiment("x", "network_latency", delay=1, target="a")
+    with pytest.raises(FrozenInstanceError):
+        experiment.name = "y"  # type: ignore[misc]
+    assert pickle.loads(pickle.dumps(experiment)) == experiment
+    assert hash(experiment) == hash(ChaosExperiment("x", "network_latency", delay=1, target="a"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"name": ""}, "name='': an experiment needs a name"),
+        ({"chaos_type": "network_latancy"}, "(did you mean 'network_latency'?)"),
+        ({"chaos_type": 3}, "unknown chaos type 3; known: network_latency, "),
+        ({"chaos_type": "disk_stress"}, "cannot be injected by this version; available: network"),
+        ({"probability": 2}, "probability=2 is outside 0..1"),
+        ({"intensity": -1}, "intensity=-1 is outside 0..1"),
+        ({"duration": 0}, "duration=0: an experiment lasts longer than nothing"),
+        ({"duration": "soon"}, "duration='soon' is no quantity"),
+        ({"enabled": "yes"}, "enabled='yes': give True or False"),
+        ({"dely": 1}, "unknown parameter 'dely' (did you mean 'delay'?); allowed: between, "),
+        ({"target_services": ["a"]}, "network_latency is aimed with target="),
+    ],
+)
+def test_nonsense_is_refused(fields: dict[str, Any], why: str) -> None:
+    given = {"name": "x", "chaos_type": "network_latency"} | fields
+    with pytest.raises(ConfigurationError) as caught:
+        ChaosExperiment(**given)
+    assert why in str(caught.value)
+
+
+def test_it_may_last_for_ever() -> None:
+    assert ChaosExperiment("x", "network_latency", duration=math.inf).duration == math.inf
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_every_parameter_says_its_unit_default_and_meaning(kind: ChaosType) -> None:
+    for parameter in RECIPES[kind].parameters:
+        assert all((parameter.unit, parameter.default, parameter.help))

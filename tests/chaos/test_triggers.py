@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_resilience.chaos.triggers import All
+from pytest_resilience.chaos.triggers import Always
+from pytest_resilience.chaos.triggers import Between
+from pytest_resilience.chaos.triggers import Every
+from pytest_resilience.chaos.triggers import First
+from pytest_resilience.chaos.triggers import From
+from pytest_resilience.chaos.triggers import Nth
+from pytest_resilience.chaos.triggers import Rate
+from pytest_resilience.chaos.triggers import Trigger
+from pytest_resilience.seeds import Stream
+
+
+def hit(trigger: Trigger, numbers: Iterable[int] = range(1, 11), seed: int = 1) -> list[int]:
+    return [number for number in numbers if trigger.hits(number, 0.0, Stream(seed))]
+
+
+def test_by_number() -> None:
+    assert hit(Always()) == list(range(1, 11))
+    assert hit(Nth(3)) == [3]
+    assert hit(First(2)) == [1, 2]
+    assert hit(From(9)) == [9, 10]
+    assert hit(Every(4)) == [4, 8]
+    assert hit(All((From(3), Every(2), First(7)))) == [4, 6]
+
+
+def test_by_time() -> None:
+    window = Between(1.0, 3.0)
+    assert [window.hits(1, at, Stream(1)) for at in (0.9, 1.0, 2.9, 3.0)] == [
+        False, True, True, False,
+    ]  # fmt: skip
+
+
+@given(rate=st.floats(0, 1), seed=st.integers(0, 2**64 - 1))
+def test_chance_is_a_function_of_seed_and_number(rate: float, seed: int) -> None:
+    forwards = hit(Rate(rate), range(1, 50), seed)
+    assert hit(Rate(rate), reversed(range(1, 50)), seed) == forwards[::-1]
+
+
+@given(seed=st.integers(0, 2**64 - 1))
+def test_the_bounds_of_chance_are_certain(seed: int) -> None:
+    assert hit(Rate(0), seed=seed) == []
+    assert hit(Rate(1), seed=seed) == list(range(1, 11))
+
+
+@given(low=st.floats(0, 1), high=st.floats(0, 1), seed=st.integers(0, 2**64 - 1))
+def test_a_higher_rate_hits_all_that_a_lower_one_does(low: float, high: float, seed: int) -> None:
+    low, high = sorted((low, high))
+    assert set(hit(Rate(low), seed=seed)) <= set(hit(Rate(high), seed=seed))
+
+
+def test_the_share_that_is_hit_is_the_rate() -> None:
+    share = len(hit(Rate(0.3), range(1, 20_001))) / 20_000
+    assert abs(share - 0.3) < 0.01  # three standard deviations; the seed is fixed
+
+
+def test_they_say_what_they_do() -> None:
+    every = (Always(), Rate(0.3), Nth(2), First(2), From(2), Every(2), Between(1, 2.5))
+    assert str(All(every)) == (
+        "always, rate 0.3, number 2, the first 2, from number 2 on, every 2, from 1 s to 2.5 s"
+    )
