@@ -1,0 +1,51 @@
+"""What a benchmark prints: each figure beside its target."""
+
+from __future__ import annotations
+
+import os
+
+from dataclasses import dataclass
+
+
+__all__ = ["Figure", "pin", "show"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """Something measured.
+
+    Attributes:
+        what: in words.
+        value: measured, in `unit`.
+        target: what it may be at most; None: no target, shown for comparison.
+        unit: "ms", "us", "x" …
+    """
+
+    what: str
+    value: float
+    target: float | None
+    unit: str
+
+    @property
+    def missed(self) -> bool:
+        return self.target is not None and self.value > self.target
+
+    def __str__(self) -> str:
+        value = f"{self.value:.3f} {self.unit}"
+        if self.target is None:
+            return f"{self.what:<64} {value:>12}"
+        verdict = "MISSED" if self.missed else "ok"
+        return f"{self.what:<64} {value:>12}   target {self.target:g} {self.unit}: {verdict}"
+
+
+def show(figures: list[Figure]) -> int:
+    """Print them; the exit status: 1 if a target was missed."""
+    for figure in figures:
+        print(figure)
+    return int(any(figure.missed for figure in figures))
+
+
+def pin() -> None:
+    """Stay on one core, with everything started from here: the last one, the least busy."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
