@@ -14,6 +14,8 @@ def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pyte
 
     Set here and not outside: pytester clears the environment when it begins.
     """
+    for name in ("CI", "BUILD_NUMBER"):  # there, pytest cuts no line short
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p resilience -p no:cacheprovider")
     return pytester
