@@ -40,8 +40,11 @@ if TYPE_CHECKING:
     from pytest_resilience.errors import UnknownNameError as UnknownNameError
     from pytest_resilience.events import Event as Event
     from pytest_resilience.patterns.breaker import CircuitBreaker as CircuitBreaker
-    from pytest_resilience.patterns.breaker import CircuitBreakerConfig as CircuitBreakerConfig
+    from pytest_resilience.patterns.breaker_config import (
+        CircuitBreakerConfig as CircuitBreakerConfig,
+    )
     from pytest_resilience.patterns.breaker_events import CircuitState as CircuitState
+    from pytest_resilience.patterns.registry import CircuitBreakerRegistry as CircuitBreakerRegistry
     from pytest_resilience.plugin.fixture import Chaos as Chaos
 
 
@@ -51,8 +54,9 @@ _HOMES = {
     "ChaosExperiment": "chaos.experiment",
     "ChaosType": "chaos.experiment",
     "CircuitBreaker": "patterns.breaker",
-    "CircuitBreakerConfig": "patterns.breaker",
+    "CircuitBreakerConfig": "patterns.breaker_config",
     "CircuitBreakerError": "errors",
+    "CircuitBreakerRegistry": "patterns.registry",
     "CircuitState": "patterns.breaker_events",
     "Clock": "clock",
     "ConfigurationError": "errors",

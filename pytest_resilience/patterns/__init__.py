@@ -7,15 +7,23 @@ from __future__ import annotations
 
 from pytest_resilience.errors import CircuitBreakerError
 from pytest_resilience.patterns.breaker import CircuitBreaker
-from pytest_resilience.patterns.breaker import CircuitBreakerConfig
+from pytest_resilience.patterns.breaker_calls import Permit
+from pytest_resilience.patterns.breaker_config import CircuitBreakerConfig
+from pytest_resilience.patterns.breaker_config import Outcome
+from pytest_resilience.patterns.breaker_events import CircuitRejection
 from pytest_resilience.patterns.breaker_events import CircuitState
 from pytest_resilience.patterns.breaker_events import CircuitTransition
+from pytest_resilience.patterns.registry import CircuitBreakerRegistry
 
 
 __all__ = [
     "CircuitBreaker",
     "CircuitBreakerConfig",
     "CircuitBreakerError",
+    "CircuitBreakerRegistry",
+    "CircuitRejection",
     "CircuitState",
     "CircuitTransition",
+    "Outcome",
+    "Permit",
 ]

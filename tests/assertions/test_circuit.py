@@ -64,7 +64,7 @@ def test_a_failure_tells_the_counts_and_the_last_transitions(
         "  failures in a row: 0 (opens at 2)",
         "  successes half open: 1 (closes at 2)",
         "  +0.000s CLOSED -> OPEN: 2 failures in a row, with ConnectionError",
-        "  +31.500s OPEN -> HALF_OPEN: the timeout is over",
+        "  +31.500s OPEN -> HALF_OPEN: its time was over",
     ]
 
 

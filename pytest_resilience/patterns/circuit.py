@@ -1,0 +1,272 @@
+"""The state machine of a circuit breaker: admits calls, and learns from how they end."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+
+from collections import deque
+from typing import Any
+
+from pytest_resilience.clock import Clock
+from pytest_resilience.errors import CircuitBreakerError
+from pytest_resilience.events import Listeners
+from pytest_resilience.patterns import fields
+from pytest_resilience.patterns.breaker_config import CircuitBreakerConfig
+from pytest_resilience.patterns.breaker_config import Outcome
+from pytest_resilience.patterns.breaker_events import CircuitRejection
+from pytest_resilience.patterns.breaker_events import CircuitState
+from pytest_resilience.patterns.breaker_events import CircuitTransition
+
+
+__all__ = ["Circuit"]
+
+_HISTORY = 100  # transitions that are remembered
+_USUAL_TIMEOUT = 60.0  # seconds, where a function that was to say so cannot
+_logger = logging.getLogger("pytest_resilience.breaker")
+
+_CLOSED, _OPEN, _HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
+_PASSING = frozenset({CircuitState.DISABLED, CircuitState.METRICS_ONLY})
+
+
+class Circuit:
+    """Decides for one breaker. No lock is held while anything of the user's runs.
+
+    Each state has a generation. A call is admitted into the one that is current and counts
+    in that one alone: late, its outcome says nothing about the state there is by then.
+
+    Attributes:
+        lane: the generation, while closed and where nothing but failures in a row matters:
+            then a call needs no more than this number to begin, and no lock. Else None.
+        streak: failures in a row; a call that ends well has to be told of only if it is not 0.
+        state: the state now.
+        opened: how often it has opened since it was last closed.
+        last_failure: monotonic seconds, None if there was none.
+        successes: while half open.
+        history: the latest transitions.
+    """
+
+    def __init__(
+        self, config: CircuitBreakerConfig, name: str, clock: Clock, listeners: Listeners
+    ) -> None:
+        self.config = config
+        self.name = name
+        self.clock = clock
+        self.listeners = listeners
+        self.state = _CLOSED
+        self.streak = 0
+        self.opened = 0
+        self.successes = 0
+        self.last_failure: float | None = None
+        self.history: deque[CircuitTransition] = deque(maxlen=_HISTORY)
+        self.window = config.new_window()
+        self._plain = (
+            self.window is None
+            and config.slow_call_duration is None
+            and config.is_failed_result is None
+        )
+        self._lock = threading.Lock()
+        self._generation = 0
+        self._under_way = 0  # calls, while half open
+        self._reopens_at = math.inf
+        self._asked_at = 0.0  # when the last call was let through half open
+        self.lane = 0 if self._plain else None
+
+    def admit(self) -> int:
+        """Let a call through: the generation it belongs to. Raises CircuitBreakerError."""
+        generation = self._generation  # before the state: too old is ignored, too new is not
+        state = self.state
+        if state is _CLOSED or state in _PASSING:
+            return generation
+        left = self._reopens_at - self.clock.monotonic()
+        if state is not _HALF_OPEN and left > 0:
+            raise self._refusal(state, left)
+        with self._lock:
+            transition = self._try_again()
+            admitted = self._take_place()
+            generation, state = self._generation, self.state
+        self._tell(transition)
+        if not admitted:
+            raise self._refusal(state, None)
+        return generation
+
+    def _try_again(self) -> CircuitTransition | None:
+        """Turn half open if it is time; give up on calls that never came back."""
+        now = self.clock.monotonic()
+        if self.state is _OPEN and now >= self._reopens_at:
+            return self._enter(_HALF_OPEN, "its time was over")
+        stuck = self.state is _HALF_OPEN and now >= self._asked_at + self._patience()
+        if stuck and self._under_way >= self._places():
+            _logger.warning("%s: %d probes never ended", self.name, self._under_way)
+            self._generation += 1  # should they end after all, they are late
+            self._under_way = 0
+        return None
+
+    def _patience(self) -> float:
+        timeout = self.config.timeout
+        return _USUAL_TIMEOUT if callable(timeout) else timeout
+
+    def _places(self) -> int:
+        """Calls that may be under way half open: no more than can still be needed."""
+        return min(self.config.probes, self.config.success_threshold - self.successes)
+
+    def _take_place(self) -> bool:
+        if self.state is not _HALF_OPEN:
+            return self.state is _CLOSED or self.state in _PASSING
+        if self._under_way >= self._places():
+            return False
+        self._under_way += 1
+        self._asked_at = self.clock.monotonic()
+        return True
+
+    def _refusal(self, state: CircuitState, left: float | None) -> CircuitBreakerError:
+        if self.listeners:
+            now = self.clock.monotonic()
+            self.listeners.emit(CircuitRejection(at=now, source=self.name, state=state))
+        known = left is not None and left != math.inf
+        if known:
+            when = f"try again in {left:.3g} s"
+        else:
+            half_open = state is _HALF_OPEN
+            when = "its probes are under way" if half_open else "nobody can say until when"
+        return CircuitBreakerError(
+            f"{self.name} is {state.value}: {when}",
+            name=self.name,
+            state=state.value,
+            retry_after=left if known else None,
+        )
+
+    def ended(self, generation: int, outcome: Outcome, *, slow: bool = False) -> None:
+        """A call has ended without an exception that counts."""
+        self._count(generation, outcome, slow, None)
+
+    def failed(self, generation: int, error: BaseException, *, slow: bool = False) -> None:
+        """A call has raised."""
+        self._count(generation, self.config.judge_error(error), slow, error)
+
+    def _count(
+        self, generation: int, outcome: Outcome, slow: bool, error: BaseException | None
+    ) -> None:
+        now = self.clock.monotonic()
+        with self._lock:
+            if generation != self._generation or self.state is CircuitState.DISABLED:
+                return
+            if self.state is _HALF_OPEN:
+                transition = self._count_half_open(outcome, slow, error, now)
+            elif outcome is Outcome.IGNORED:
+                return
+            else:
+                transition = self._count_closed(outcome, slow, error, now)
+        if transition is not None and transition.new is _OPEN:
+            self._set_timeout(error)
+        self._tell(transition)
+
+    def _count_half_open(
+        self, outcome: Outcome, slow: bool, error: BaseException | None, now: float
+    ) -> CircuitTransition | None:
+        self._under_way -= 1
+        if outcome is Outcome.IGNORED:
+            return None
+        if outcome is Outcome.FAILURE or slow:
+            self.last_failure = now
+            self.streak += 1
+            return self._enter(_OPEN, f"a probe failed{_cause(error, slow)}")
+        self.streak = 0
+        self.successes += 1
+        if self.successes < self.config.success_threshold:
+            return None
+        return self._enter(_CLOSED, f"{self.successes} calls succeeded")
+
+    def _count_closed(
+        self, outcome: Outcome, slow: bool, error: BaseException | None, now: float
+    ) -> CircuitTransition | None:
+        failed = outcome is Outcome.FAILURE or (slow and self.window is None)
+        self.streak = self.streak + 1 if failed else 0
+        if failed:
+            self.last_failure = now
+        if self.window is not None:
+            self.window.record(now, failed=failed, slow=slow)
+            reason = self.config.too_many(self.window)
+        else:
+            enough = self.streak >= self.config.failure_threshold
+            reason = f"{self.streak} failures in a row" if enough else None
+        if reason is None or self.state is not _CLOSED:
+            return None
+        return self._enter(_OPEN, f"{reason}{_cause(error, slow)}")
+
+    def put(self, state: CircuitState, reason: str) -> None:
+        """Enter a state because somebody says so; CLOSED starts from nothing."""
+        with self._lock:
+            if state is _CLOSED:
+                self.last_failure = None
+            transition = self._enter(state, reason)
+        self._tell(transition)
+
+    def _enter(self, new: CircuitState, reason: str) -> CircuitTransition:
+        """Change the state, under the lock."""
+        now = self.clock.monotonic()
+        event = CircuitTransition(at=now, source=self.name, old=self.state, new=new, reason=reason)
+        self.state = new
+        self._generation += 1
+        self._under_way = self.successes = 0
+        self._reopens_at = math.inf
+        if new is _OPEN:
+            self.opened += 1
+            if not callable(self.config.timeout):
+                self._reopens_at = now + self.config.timeout
+        elif new is _HALF_OPEN:
+            self._asked_at = now
+        else:
+            self.opened = self.streak = 0
+            if self.window is not None:
+                self.window.clear()
+        self.lane = self._generation if new is _CLOSED and self._plain else None
+        self.history.append(event)
+        return event
+
+    def _set_timeout(self, error: BaseException | None) -> None:
+        """Ask the user's function how long to stay open, not under the lock."""
+        ask = self.config.timeout
+        if not callable(ask):
+            return
+        generation, opened = self._generation, self.opened
+        try:
+            seconds = fields.number("timeout", ask(opened, error))
+        except Exception:
+            _logger.exception("%s: %r cannot say how long to stay open", self.name, ask)
+            seconds = _USUAL_TIMEOUT
+        with self._lock:
+            if generation == self._generation:
+                self._reopens_at = self.history[-1].at + seconds
+
+    def _tell(self, transition: CircuitTransition | None) -> None:
+        if transition is None:
+            return
+        old, new = transition.old.value, transition.new.value
+        _logger.info("%s: %s -> %s, %s", self.name, old, new, transition.reason)
+        self.listeners.emit(transition)
+
+    def numbers(self) -> dict[str, Any]:
+        """The counts now."""
+        with self._lock:
+            now, last, window = self.clock.monotonic(), self.last_failure, self.window
+            if window is not None:
+                window.forget(now)
+            failures = self.streak if window is None else window.failures
+            return {
+                "state": self.state.value,
+                "failure_count": failures,
+                "success_count": self.successes,
+                "last_failure_time": last,
+                "time_since_last_failure": None if last is None else now - last,
+                "times_opened": self.opened,
+                "window_calls": None if window is None else window.calls,
+                "window_slow_calls": None if window is None else window.slow,
+            }
+
+
+def _cause(error: BaseException | None, slow: bool) -> str:
+    if error is not None:
+        return f", with {type(error).__name__}"
+    return ", too slow" if slow else ", by its result"

@@ -1,0 +1,97 @@
+"""The latest calls, counted: by number or by time, each in constant time and space."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+
+__all__ = ["CountWindow", "TimeWindow", "Window"]
+
+_BUCKETS = 10  # of a time window: it slides by tenths of its length
+
+
+class Window(Protocol):
+    """What a breaker remembers of recent calls.
+
+    Attributes:
+        calls: how many there are.
+        failures: how many of them failed.
+        slow: how many of them were slow.
+    """
+
+    calls: int
+    failures: int
+    slow: int
+
+    def record(self, now: float, *, failed: bool, slow: bool) -> None:
+        """Add a call that ended at `now`, monotonic seconds; forget those too old."""
+
+    def forget(self, now: float) -> None:
+        """Let go of what is too old at `now`."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+
+class CountWindow:
+    """The last `size` calls."""
+
+    def __init__(self, size: int) -> None:
+        self._last: deque[tuple[bool, bool]] = deque()
+        self._size = size
+        self.calls = self.failures = self.slow = 0
+
+    def record(self, now: float, *, failed: bool, slow: bool) -> None:  # noqa: ARG002
+        self._last.append((failed, slow))
+        self.failures += failed
+        self.slow += slow
+        if self.calls < self._size:
+            self.calls += 1
+            return
+        failed, slow = self._last.popleft()
+        self.failures -= failed
+        self.slow -= slow
+
+    def forget(self, now: float) -> None:
+        """Nothing: a call here is never too old."""
+
+    def clear(self) -> None:
+        self._last.clear()
+        self.calls = self.failures = self.slow = 0
+
+
+class TimeWindow:
+    """The calls of the last `seconds`, to a tenth of it."""
+
+    def __init__(self, seconds: float) -> None:
+        self._step = seconds / _BUCKETS
+        # Of each tenth: its number, calls, failures, slow calls.
+        self._buckets: deque[list[int]] = deque()
+        self.calls = self.failures = self.slow = 0
+
+    def record(self, now: float, *, failed: bool, slow: bool) -> None:
+        self.forget(now)
+        number = int(now // self._step)
+        # A clock read before another thread's may arrive after it: it joins the newest.
+        if not self._buckets or self._buckets[-1][0] < number:
+            self._buckets.append([number, 0, 0, 0])
+        bucket = self._buckets[-1]
+        bucket[1] += 1
+        bucket[2] += failed
+        bucket[3] += slow
+        self.calls += 1
+        self.failures += failed
+        self.slow += slow
+
+    def forget(self, now: float) -> None:
+        oldest = int(now // self._step) - _BUCKETS
+        while self._buckets and self._buckets[0][0] <= oldest:
+            _, calls, failures, slow = self._buckets.popleft()
+            self.calls -= calls
+            self.failures -= failures
+            self.slow -= slow
+
+    def clear(self) -> None:
+        self._buckets.clear()
+        self.calls = self.failures = self.slow = 0

@@ -1,0 +1,441 @@
+"""Rates, slow calls, other ways to call, states that somebody sets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+
+from collections import Counter
+from collections import deque
+from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from pytest_resilience import CircuitBreaker
+from pytest_resilience import CircuitBreakerConfig
+from pytest_resilience import CircuitBreakerError
+from pytest_resilience import ConfigurationError
+from pytest_resilience import Event
+from pytest_resilience import ManualClock
+from pytest_resilience.patterns import CircuitRejection
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def make(clock: ManualClock, **config: Any) -> CircuitBreaker:
+    return CircuitBreaker(CircuitBreakerConfig(**config), name="prices", clock=clock)
+
+
+def broken() -> None:
+    raise ConnectionError("gone")
+
+
+def run(breaker: CircuitBreaker, story: str) -> None:
+    """Call it once per letter: s(uccess) or f(ailure)."""
+    for letter in story:
+        if letter == "s":
+            breaker.call(int)
+        else:
+            with pytest.raises(ConnectionError):
+                breaker.call(broken)
+
+
+def moves(breaker: CircuitBreaker) -> list[str]:
+    return [each.new.value for each in breaker.transitions]
+
+
+def test_a_failure_rate_over_the_last_calls(clock: ManualClock) -> None:
+    breaker = make(clock, failure_rate_threshold=0.5, window_size=4, minimum_calls=3)
+    run(breaker, "fs")
+    assert moves(breaker) == []  # too few to tell
+    run(breaker, "ssfs")
+    assert moves(breaker) == []
+    run(breaker, "f")
+    assert moves(breaker) == ["OPEN"]
+    assert breaker.transitions[0].reason == "2 of 4 calls failed, with ConnectionError"
+
+
+def test_a_failure_rate_over_the_last_seconds(clock: ManualClock) -> None:
+    breaker = make(clock, failure_rate_threshold=0.5, window_seconds=10.0, minimum_calls=2)
+    run(breaker, "f")
+    clock.advance(20)
+    run(breaker, "sf")
+    assert moves(breaker) == ["OPEN"]
+    assert breaker.transitions[0].reason == "1 of 2 calls failed, with ConnectionError"
+
+
+def test_slow_calls_are_failures_where_failures_in_a_row_count(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=2, slow_call_duration=1.0)
+    breaker.call(clock.sleep, 1.0)
+    breaker.call(clock.sleep, 1.1)
+    breaker.call(clock.sleep, 1.1)
+    assert breaker.transitions[-1].reason == "2 failures in a row, too slow"
+    clock.advance(60)
+    breaker.call(clock.sleep, 5)
+    assert breaker.transitions[-1].reason == "a probe failed, too slow"
+
+
+def test_a_rate_of_slow_calls(clock: ManualClock) -> None:
+    breaker = make(
+        clock, slow_call_duration=1.0, slow_call_rate_threshold=0.6, window_size=5, minimum_calls=5
+    )
+    for seconds in (2, 0, 2, 0, 2):
+        breaker.call(clock.sleep, seconds)
+    assert breaker.transitions[0].reason == "3 of 5 calls were slow, too slow"
+
+
+def test_outcomes_by_exception_predicate_and_result(clock: ManualClock) -> None:
+    def http_status(error: Exception) -> bool:
+        return isinstance(error, OSError) and error.errno == 500
+
+    breaker = make(clock, failure_threshold=2, is_failure=http_status)
+    for _ in range(5):
+        with pytest.raises(OSError, match="404"):
+            breaker.call(_raise, OSError(404, "404"))
+    for _ in range(2):
+        with pytest.raises(OSError, match="500"):
+            breaker.call(_raise, OSError(500, "500"))
+    assert moves(breaker) == ["OPEN"]
+
+    breaker = make(clock, failure_threshold=1, ignored_exception=ConnectionError)
+    run(breaker, "fff")
+    assert moves(breaker) == []
+
+    breaker = make(clock, failure_threshold=1, is_failed_result=lambda result: result is None)
+    assert breaker.call(lambda: None) is None
+    assert breaker.transitions[0].reason == "1 failures in a row, by its result"
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_no_more_probes_at_once_than_configured(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=1, success_threshold=3, half_open_max_calls=1)
+    run(breaker, "f")
+    clock.advance(60)
+    first = breaker.acquire()
+    with pytest.raises(CircuitBreakerError, match="its probes are under way"):
+        breaker.acquire()
+    first.release()  # it said nothing: its place is free again
+    run(breaker, "ss")
+    last = breaker.acquire()
+    with pytest.raises(CircuitBreakerError):
+        breaker.acquire()  # one success is missing, and one call is under way for it
+    last.returned("fine")
+    assert moves(breaker) == ["OPEN", "HALF_OPEN", "CLOSED"]
+
+
+def test_probes_that_never_end_do_not_stick(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=1, success_threshold=1, timeout=10.0)
+    run(breaker, "f")
+    clock.advance(10)
+    lost = breaker.acquire()
+    clock.advance(9.9)
+    with pytest.raises(CircuitBreakerError):
+        breaker.acquire()
+    clock.advance(0.1)
+    again = breaker.acquire()
+    lost.raised(ConnectionError())  # too late to matter
+    again.returned(1)
+    assert moves(breaker) == ["OPEN", "HALF_OPEN", "CLOSED"]
+
+
+def test_how_a_call_ended_is_said_once(clock: ManualClock) -> None:
+    permit = make(clock).acquire()
+    permit.returned(1)
+    with pytest.raises(RuntimeError, match="a permit is for one call"):
+        permit.raised(OSError())
+
+
+def test_open_time_as_a_function(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[tuple[int, BaseException | None]] = []
+
+    def timeout(times: int, error: BaseException | None) -> float:
+        assert breaker.get_stats()["state"] == "OPEN"  # no lock is held
+        asked.append((times, error))
+        if times == 3:
+            raise RuntimeError("cannot say")
+        return 10.0 * times
+
+    breaker = make(clock, failure_threshold=1, success_threshold=1, timeout=timeout)
+    for seconds in (10, 20, 60):
+        run(breaker, "f")
+        with pytest.raises(CircuitBreakerError) as refused:
+            breaker.call(int)
+        assert refused.value.retry_after == seconds
+        clock.advance(seconds)
+    run(breaker, "s")
+    run(breaker, "f")
+    assert [times for times, _ in asked] == [1, 2, 3, 1]
+    assert all(isinstance(error, ConnectionError) for _, error in asked)
+    assert "cannot say how long to stay open" in caplog.text
+
+
+def test_states_that_somebody_sets(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=1)
+    breaker.force_open()
+    clock.advance(1e9)
+    with pytest.raises(CircuitBreakerError) as refused:
+        breaker.call(int)
+    assert str(refused.value) == "prices is FORCED_OPEN: nobody can say until when"
+    assert refused.value.retry_after is None
+    breaker.metrics_only()
+    run(breaker, "ff")
+    assert breaker.get_stats()["failure_count"] == 2
+    breaker.disable()
+    run(breaker, "ff")
+    assert breaker.get_stats()["failure_count"] == 0
+    breaker.reset()
+    assert breaker.get_stats()["last_failure_time"] is None
+    run(breaker, "f")
+    assert moves(breaker) == ["FORCED_OPEN", "METRICS_ONLY", "DISABLED", "CLOSED", "OPEN"]
+    breaker.reset()
+    run(breaker, "s")
+
+
+def test_p7_a_block_checks_open_and_counts(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=1, timeout=10.0, success_threshold=1)
+    with pytest.raises(ConnectionError), breaker:
+        broken()
+    with pytest.raises(CircuitBreakerError), breaker:
+        pytest.fail("the block was entered")
+    clock.advance(10)
+    other = make(clock)
+    with breaker, other, other:
+        pass
+    assert moves(breaker) == ["OPEN", "HALF_OPEN", "CLOSED"]
+
+
+def test_blocks_of_tasks_do_not_mix(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=1)
+
+    async def block(fails: bool, inside: asyncio.Event, leave: asyncio.Event) -> None:
+        async with breaker:
+            inside.set()
+            await leave.wait()
+            if fails:
+                broken()
+
+    async def story() -> None:
+        first, second = [(asyncio.Event(), asyncio.Event()) for _ in range(2)]
+        good = asyncio.create_task(block(False, *first))
+        bad = asyncio.create_task(block(True, *second))
+        await first[0].wait()
+        await second[0].wait()
+        first[1].set()
+        await good
+        assert moves(breaker) == []
+        second[1].set()
+        with pytest.raises(ConnectionError):
+            await bad
+
+    asyncio.run(story())
+    assert moves(breaker) == ["OPEN"]
+
+
+def test_generators_are_protected_while_they_are_iterated(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=1)
+
+    @breaker
+    def rows(fails: bool) -> Iterator[Any]:
+        received = yield 1
+        yield received
+        if fails:
+            broken()
+
+    generator: Any = rows(fails=False)
+    assert [next(generator), generator.send(7), list(generator)] == [1, 7, []]
+    partly = rows(fails=True)
+    next(partly)
+    partly.close()  # type: ignore[attr-defined]  # whoever iterated has had enough: no failure
+    assert moves(breaker) == []
+    with pytest.raises(ConnectionError):
+        list(rows(fails=True))
+    assert moves(breaker) == ["OPEN"]
+    with pytest.raises(CircuitBreakerError):
+        next(rows(fails=False))
+
+
+def test_async_generators_are_protected_while_they_are_iterated(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=1)
+    closed = []
+
+    @breaker
+    async def rows(fails: bool) -> AsyncIterator[Any]:
+        try:
+            received = yield 1
+            try:
+                yield received
+            except KeyError:
+                yield "caught"
+            if fails:
+                broken()
+        finally:
+            closed.append(fails)
+
+    async def story() -> None:
+        generator: Any = rows(fails=False)
+        assert await anext(generator) == 1
+        assert await generator.asend(7) == 7
+        assert await generator.athrow(KeyError()) == "caught"
+        assert [row async for row in generator] == []
+        partly: Any = rows(fails=True)
+        await anext(partly)
+        await partly.aclose()
+        assert closed == [False, True]
+        assert moves(breaker) == []
+        with pytest.raises(ConnectionError):
+            [row async for row in rows(fails=True)]
+        with pytest.raises(CircuitBreakerError):
+            await anext(rows(fails=False))
+
+    asyncio.run(story())
+
+
+def test_coroutines_under_a_window(clock: ManualClock) -> None:
+    breaker = make(clock, failure_rate_threshold=1.0, window_size=2, minimum_calls=2)
+
+    @breaker
+    async def call(fails: bool) -> str:
+        if fails:
+            broken()
+        return "fine"
+
+    async def story() -> None:
+        assert await call(False) == "fine"
+        for _ in range(2):
+            with pytest.raises(ConnectionError):
+                await call(True)
+        with pytest.raises(CircuitBreakerError):
+            await call(False)
+
+    asyncio.run(story())
+
+
+def test_listeners_hear_of_refusals(clock: ManualClock) -> None:
+    breaker = make(clock)
+    heard: list[Event] = []
+    breaker.force_open()
+    breaker.listeners.add(heard.append)
+    with pytest.raises(CircuitBreakerError):
+        breaker.call(int)
+    (event,) = heard
+    assert isinstance(event, CircuitRejection)
+    assert event.state.value == "FORCED_OPEN"
+
+
+def test_p6_each_refusal_is_an_error_of_its_own(clock: ManualClock) -> None:
+    """One error object raised again and again would grow a traceback without end."""
+    breaker = make(clock)
+    breaker.force_open()
+    errors = set()
+    for _ in range(3):
+        with pytest.raises(CircuitBreakerError) as refused:
+            breaker.call(int)
+        errors.add(id(refused.value))
+        frames, traceback = 0, refused.value.__traceback__
+        while traceback is not None:
+            frames, traceback = frames + 1, traceback.tb_next
+        assert frames < 8
+
+
+def test_p9_a_keyboard_interrupt_is_no_failure(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=1, expected_exception=BaseException)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        breaker.call(interrupted)
+    assert moves(breaker) == []
+
+
+def test_p10_the_call_that_opens_it_raises_its_own_error(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=1)
+    with pytest.raises(ConnectionError, match="gone") as caught:
+        breaker.call(broken)
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"failure_rate_threshold": 0.5}, "a rate needs one of them, and one only"),
+        (
+            {"failure_rate_threshold": 0.5, "window_size": 5, "window_seconds": 5.0},
+            "a rate needs one of them",
+        ),
+        ({"window_size": 20}, "a window needs failure_rate_threshold or slow_call_rate_threshold"),
+        (
+            {"failure_rate_threshold": 0.5, "window_size": 5},
+            "minimum_calls=10: at most window_size=5 calls are ever in the window",
+        ),
+        (
+            {"slow_call_rate_threshold": 0.5, "window_size": 20},
+            "slow_call_rate_threshold needs slow_call_duration",
+        ),
+        ({"failure_rate_threshold": 1.5, "window_size": 20}, "failure_rate_threshold=1.5"),
+        ({"slow_call_duration": 0}, "slow_call_duration=0"),
+    ],
+)
+def test_configurations_that_make_no_sense(config: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        CircuitBreakerConfig(**config)
+    assert why in str(caught.value)
+
+
+def test_no_count_is_lost_or_doubled_among_threads(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=10**9)
+
+    @breaker
+    def call() -> None:
+        raise ConnectionError
+
+    def caller(_: int) -> None:
+        for _ in range(1000):
+            with contextlib.suppress(ConnectionError):
+                call()
+
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(caller, range(32)))
+    assert breaker.get_stats()["failure_count"] == 32_000
+
+
+def test_under_threads_the_probe_budget_is_never_exceeded(clock: ManualClock) -> None:
+    """32 threads, 10^5 calls; every state is run through many times."""
+    breaker = make(clock, failure_threshold=3, success_threshold=2, timeout=1.0)
+    circuit = breaker._circuit
+    circuit.history = deque()  # all of it: entry n began generation n + 1
+    admitted: list[int] = []  # append is atomic
+
+    def caller(offset: int) -> None:
+        for number in range(3125):
+            try:
+                permit = breaker.acquire()
+            except CircuitBreakerError as refused:
+                if refused.state == "OPEN":
+                    clock.advance(0.01)
+                continue
+            admitted.append(permit._generation)
+            if (number + offset) % 7 < 3:
+                permit.raised(ConnectionError())
+            else:
+                permit.returned(None)
+
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(caller, range(32)))
+    changes = list(circuit.history)
+    for before, after in itertools.pairwise(changes):
+        assert after.old is before.new
+    half_open = {number for number, each in enumerate(changes, 1) if each.new.value == "HALF_OPEN"}
+    calls = Counter(admitted)
+    assert len(half_open) > 10
+    assert all(1 <= calls[generation] <= 2 for generation in half_open)
