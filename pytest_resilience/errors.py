@@ -119,10 +119,14 @@ class CircuitBreakerError(ResilienceError):
             nobody can tell (forced open, or probes are under way).
     """
 
-    def __init__(
-        self, message: str, *, name: str = "", state: str = "OPEN", retry_after: float | None = None
-    ) -> None:
-        Exception.__init__(self, message)
+    def __init__(self, name: str, state: str, retry_after: float | None = None) -> None:
+        if retry_after is not None:
+            when = f"try again in {retry_after:.3g} s"
+        elif state == "HALF_OPEN":
+            when = "its probes are under way"
+        else:
+            when = "nobody can say until when"
+        Exception.__init__(self, f"{name} is {state}: {when}")
         self.name = name
         self.state = state
         self.retry_after = retry_after

@@ -36,13 +36,17 @@ class Listeners:
     Nobody listening costs one truth test (`if listeners:`). An error of a
     listener is logged and goes no further: observing must not break what is
     observed.
+
+    Attributes:
+        listened: whether anybody listens; cheaper to ask than `bool`.
     """
 
-    __slots__ = ("_all", "_lock")
+    __slots__ = ("_all", "_lock", "listened")
 
     def __init__(self) -> None:
         # Replaced, never changed in place: `emit` may be walking it in a thread.
         self._all: tuple[tuple[Listener], ...] = ()
+        self.listened = False
         self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
@@ -56,10 +60,12 @@ class Listeners:
         subscription = (listener,)  # of its own: who subscribes twice can leave once
         with self._lock:
             self._all = (*self._all, subscription)
+            self.listened = True
 
         def remove() -> None:
             with self._lock:
                 self._all = tuple(each for each in self._all if each is not subscription)
+                self.listened = bool(self._all)
 
         return remove
 

@@ -57,9 +57,9 @@ EXAMPLES: list[tuple[ResilienceError, str, dict[str, object], type[BaseException
         ResilienceError,
     ),
     (
-        CircuitBreakerError("refused", name="db", state="HALF_OPEN", retry_after=1.5),
-        "refused",
-        {"name": "db", "state": "HALF_OPEN", "retry_after": 1.5},
+        CircuitBreakerError("db", "OPEN", 1.5),
+        "db is OPEN: try again in 1.5 s",
+        {"name": "db", "state": "OPEN", "retry_after": 1.5},
         ResilienceError,
     ),
     (
@@ -139,10 +139,11 @@ class RefusedError(CircuitBreakerError):
     """As somebody may derive it: with a constructor of its own."""
 
     def __init__(self, who: str) -> None:
-        super().__init__(f"not {who}", name="door")
+        super().__init__(f"door of {who}", "FORCED_OPEN")
         self.who = who
 
 
 def test_an_error_derived_by_somebody_else_survives_pickling() -> None:
     again = pickle.loads(pickle.dumps(RefusedError("you")))
-    assert (str(again), again.who, again.name) == ("not you", "you", "door")
+    assert (again.who, again.name, again.state) == ("you", "door of you", "FORCED_OPEN")
+    assert str(again) == "door of you is FORCED_OPEN: nobody can say until when"

@@ -26,8 +26,9 @@ _HISTORY = 100  # transitions that are remembered
 _USUAL_TIMEOUT = 60.0  # seconds, where a function that was to say so cannot
 _logger = logging.getLogger("pytest_resilience.breaker")
 
-_CLOSED, _OPEN, _HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
-_PASSING = frozenset({CircuitState.DISABLED, CircuitState.METRICS_ONLY})
+# Read from a module once, not from an Enum at each call.
+_NEVER = math.inf
+_CLOSED, _OPEN, _HALF_OPEN, _FORCED_OPEN, _DISABLED, _METRICS_ONLY = CircuitState
 
 
 class Circuit:
@@ -37,8 +38,9 @@ class Circuit:
     in that one alone: late, its outcome says nothing about the state there is by then.
 
     Attributes:
-        lane: the generation, while closed and where nothing but failures in a row matters:
-            then a call needs no more than this number to begin, and no lock. Else None.
+        quick: whether neither a call's duration nor its result matters.
+        lane: the generation, while closed and `quick`: then a call needs no more than this
+            number to begin, and no lock. Else None.
         streak: failures in a row; a call that ends well has to be told of only if it is not 0.
         state: the state now.
         opened: how often it has opened since it was last closed.
@@ -61,39 +63,42 @@ class Circuit:
         self.last_failure: float | None = None
         self.history: deque[CircuitTransition] = deque(maxlen=_HISTORY)
         self.window = config.new_window()
-        self._plain = (
-            self.window is None
-            and config.slow_call_duration is None
-            and config.is_failed_result is None
-        )
+        self.quick = config.slow_call_duration is None and config.is_failed_result is None
         self._lock = threading.Lock()
         self._generation = 0
         self._under_way = 0  # calls, while half open
-        self._reopens_at = math.inf
+        self._reopens_at = _NEVER
         self._asked_at = 0.0  # when the last call was let through half open
-        self.lane = 0 if self._plain else None
+        self.lane = 0 if self.quick else None
+        self._monotonic = clock.monotonic
 
     def admit(self) -> int:
         """Let a call through: the generation it belongs to. Raises CircuitBreakerError."""
         generation = self._generation  # before the state: too old is ignored, too new is not
         state = self.state
-        if state is _CLOSED or state in _PASSING:
+        if state is _CLOSED or state is _DISABLED or state is _METRICS_ONLY:
             return generation
-        left = self._reopens_at - self.clock.monotonic()
-        if state is not _HALF_OPEN and left > 0:
-            raise self._refusal(state, left)
+        if state is _OPEN:
+            left = self._reopens_at - self._monotonic()
+            if left > 0:
+                self._refuse(state)
+                raise CircuitBreakerError(self.name, "OPEN", left if left < _NEVER else None)
+        elif state is _FORCED_OPEN:
+            self._refuse(state)
+            raise CircuitBreakerError(self.name, "FORCED_OPEN")
         with self._lock:
             transition = self._try_again()
             admitted = self._take_place()
             generation, state = self._generation, self.state
         self._tell(transition)
         if not admitted:
-            raise self._refusal(state, None)
+            self._refuse(state)
+            raise CircuitBreakerError(self.name, state.value)
         return generation
 
     def _try_again(self) -> CircuitTransition | None:
         """Turn half open if it is time; give up on calls that never came back."""
-        now = self.clock.monotonic()
+        now = self._monotonic()
         if self.state is _OPEN and now >= self._reopens_at:
             return self._enter(_HALF_OPEN, "its time was over")
         stuck = self.state is _HALF_OPEN and now >= self._asked_at + self._patience()
@@ -113,29 +118,29 @@ class Circuit:
 
     def _take_place(self) -> bool:
         if self.state is not _HALF_OPEN:
-            return self.state is _CLOSED or self.state in _PASSING
+            return self.state in (_CLOSED, _DISABLED, _METRICS_ONLY)
         if self._under_way >= self._places():
             return False
         self._under_way += 1
-        self._asked_at = self.clock.monotonic()
+        self._asked_at = self._monotonic()
         return True
 
-    def _refusal(self, state: CircuitState, left: float | None) -> CircuitBreakerError:
-        if self.listeners:
-            now = self.clock.monotonic()
-            self.listeners.emit(CircuitRejection(at=now, source=self.name, state=state))
-        known = left is not None and left != math.inf
-        if known:
-            when = f"try again in {left:.3g} s"
-        else:
-            half_open = state is _HALF_OPEN
-            when = "its probes are under way" if half_open else "nobody can say until when"
-        return CircuitBreakerError(
-            f"{self.name} is {state.value}: {when}",
-            name=self.name,
-            state=state.value,
-            retry_after=left if known else None,
-        )
+    def _refuse(self, state: CircuitState) -> None:
+        if self.listeners.listened:
+            at = self._monotonic()
+            self.listeners.emit(CircuitRejection(at=at, source=self.name, state=state))
+
+    def succeeded(self, generation: int) -> None:
+        """A call has ended well, where neither duration nor result matters."""
+        window = self.window
+        if window is not None and self.state is _CLOSED:
+            now = self._monotonic() if window.timed else 0.0
+            with self._lock:
+                if generation == self._generation and not window.failures:
+                    window.record(now)
+                    self.streak = 0
+                    return
+        self._count(generation, Outcome.SUCCESS, False, None)
 
     def ended(self, generation: int, outcome: Outcome, *, slow: bool = False) -> None:
         """A call has ended without an exception that counts."""
@@ -148,9 +153,9 @@ class Circuit:
     def _count(
         self, generation: int, outcome: Outcome, slow: bool, error: BaseException | None
     ) -> None:
-        now = self.clock.monotonic()
+        now = self._monotonic()
         with self._lock:
-            if generation != self._generation or self.state is CircuitState.DISABLED:
+            if generation != self._generation or self.state is _DISABLED:
                 return
             if self.state is _HALF_OPEN:
                 transition = self._count_half_open(outcome, slow, error, now)
@@ -186,7 +191,7 @@ class Circuit:
         if failed:
             self.last_failure = now
         if self.window is not None:
-            self.window.record(now, failed=failed, slow=slow)
+            self.window.record(now, failed, slow)
             reason = self.config.too_many(self.window)
         else:
             enough = self.streak >= self.config.failure_threshold
@@ -205,12 +210,12 @@ class Circuit:
 
     def _enter(self, new: CircuitState, reason: str) -> CircuitTransition:
         """Change the state, under the lock."""
-        now = self.clock.monotonic()
+        now = self._monotonic()
         event = CircuitTransition(at=now, source=self.name, old=self.state, new=new, reason=reason)
         self.state = new
         self._generation += 1
         self._under_way = self.successes = 0
-        self._reopens_at = math.inf
+        self._reopens_at = _NEVER
         if new is _OPEN:
             self.opened += 1
             if not callable(self.config.timeout):
@@ -221,7 +226,7 @@ class Circuit:
             self.opened = self.streak = 0
             if self.window is not None:
                 self.window.clear()
-        self.lane = self._generation if new is _CLOSED and self._plain else None
+        self.lane = self._generation if new is _CLOSED and self.quick else None
         self.history.append(event)
         return event
 
@@ -250,7 +255,7 @@ class Circuit:
     def numbers(self) -> dict[str, Any]:
         """The counts now."""
         with self._lock:
-            now, last, window = self.clock.monotonic(), self.last_failure, self.window
+            now, last, window = self._monotonic(), self.last_failure, self.window
             if window is not None:
                 window.forget(now)
             failures = self.streak if window is None else window.failures

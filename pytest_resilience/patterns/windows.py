@@ -18,13 +18,15 @@ class Window(Protocol):
         calls: how many there are.
         failures: how many of them failed.
         slow: how many of them were slow.
+        timed: whether `now` matters to it.
     """
 
+    timed: bool
     calls: int
     failures: int
     slow: int
 
-    def record(self, now: float, *, failed: bool, slow: bool) -> None:
+    def record(self, now: float, failed: bool = False, slow: bool = False) -> None:
         """Add a call that ended at `now`, monotonic seconds; forget those too old."""
 
     def forget(self, now: float) -> None:
@@ -37,21 +39,28 @@ class Window(Protocol):
 class CountWindow:
     """The last `size` calls."""
 
+    timed = False
+
     def __init__(self, size: int) -> None:
-        self._last: deque[tuple[bool, bool]] = deque()
+        # 1 for a failure, plus 2 for a slow call; nearly always 0.
+        self._last: deque[int] = deque(maxlen=size)
         self._size = size
         self.calls = self.failures = self.slow = 0
 
-    def record(self, now: float, *, failed: bool, slow: bool) -> None:  # noqa: ARG002
-        self._last.append((failed, slow))
-        self.failures += failed
-        self.slow += slow
-        if self.calls < self._size:
+    def record(self, now: float, failed: bool = False, slow: bool = False) -> None:  # noqa: ARG002
+        if self.calls == self._size:
+            oldest = self._last[0]
+            if oldest:
+                self.failures -= oldest & 1
+                self.slow -= oldest >> 1
+        else:
             self.calls += 1
-            return
-        failed, slow = self._last.popleft()
-        self.failures -= failed
-        self.slow -= slow
+        if failed or slow:
+            self.failures += failed
+            self.slow += slow
+            self._last.append(failed + 2 * slow)
+        else:
+            self._last.append(0)
 
     def forget(self, now: float) -> None:
         """Nothing: a call here is never too old."""
@@ -64,13 +73,15 @@ class CountWindow:
 class TimeWindow:
     """The calls of the last `seconds`, to a tenth of it."""
 
+    timed = True
+
     def __init__(self, seconds: float) -> None:
         self._step = seconds / _BUCKETS
         # Of each tenth: its number, calls, failures, slow calls.
         self._buckets: deque[list[int]] = deque()
         self.calls = self.failures = self.slow = 0
 
-    def record(self, now: float, *, failed: bool, slow: bool) -> None:
+    def record(self, now: float, failed: bool = False, slow: bool = False) -> None:
         self.forget(now)
         number = int(now // self._step)
         # A clock read before another thread's may arrive after it: it joins the newest.

@@ -16,7 +16,7 @@ def test_a_count_window_holds_the_last_calls(
 ) -> None:
     window = CountWindow(size)
     for number, (_, failed, slow) in enumerate(calls, 1):
-        window.record(0.0, failed=failed, slow=slow)
+        window.record(0.0, failed, slow)
         window.forget(1e9)
         last = calls[max(0, number - size) : number]
         assert window.calls == len(last)
@@ -34,7 +34,7 @@ def test_a_time_window_holds_the_latest_seconds_to_a_tenth(
     for pause, failed, slow in calls:
         now += pause
         seen.append((now, failed, slow))
-        window.record(now, failed=failed, slow=slow)
+        window.record(now, failed, slow)
         surely = [each for each in seen if each[0] > now - 9.0]
         possibly = [each for each in seen if each[0] > now - 10.0 - 1e-6]
         for held, column in ((window.failures, 1), (window.slow, 2)):
@@ -48,12 +48,12 @@ def test_a_time_window_holds_the_latest_seconds_to_a_tenth(
 def test_a_time_window_needs_no_more_room_for_more_calls() -> None:
     window = TimeWindow(1.0)
     for number in range(10_000):
-        window.record(number / 1000, failed=False, slow=False)
+        window.record(number / 1000, False, False)
         assert len(window._buckets) <= 11
 
 
 def test_a_call_whose_clock_was_read_earlier_is_not_lost() -> None:
     window = TimeWindow(10.0)
-    window.record(5.0, failed=True, slow=False)
-    window.record(1.0, failed=True, slow=False)
+    window.record(5.0, True, False)
+    window.record(1.0, True, False)
     assert window.failures == 2
