@@ -63,9 +63,9 @@ class Activation:
         self._lock = threading.Lock()
         self._seen: dict[str, None] = {}
 
-    def over(self, now: float) -> bool:
-        """Whether it has ended, by its duration or by being stopped."""
-        return self.stopped or now >= self.ends_at
+    def left(self, now: float) -> float:
+        """Seconds until it ends; 0 when it has, by its duration or by being stopped."""
+        return 0.0 if self.stopped else max(0.0, self.ends_at - now)
 
     def decide(self, operation: Operation, now: float) -> tuple[Hit, ...]:
         """What happens to `operation`; counts it if it was meant."""

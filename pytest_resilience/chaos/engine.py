@@ -86,10 +86,10 @@ class Effect:
         """How it fails after the wait: the oldest experiment's say."""
         return next((hit.fault for hit in self.hits if not hit.fault.waits), None)
 
-    def over(self) -> bool:
-        """Whether every experiment behind it has ended, so that nothing waits any more."""
+    def left(self) -> float:
+        """Seconds until every experiment behind it has ended, so that nothing waits any more."""
         now = self.clock.monotonic()
-        return all(hit.activation.over(now) for hit in self.hits)
+        return max(hit.activation.left(now) for hit in self.hits)
 
     def waited(self, seconds: float) -> None:
         """Book a wait on the experiments that caused it, in proportion."""
@@ -178,7 +178,7 @@ class Engine:
         hits = tuple(
             hit
             for activation in self._active
-            if not activation.over(now)
+            if activation.left(now)
             for hit in activation.decide(operation, now)
         )
         if not hits:

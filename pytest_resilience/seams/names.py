@@ -6,9 +6,10 @@ import ipaddress
 import threading
 
 from collections import OrderedDict
+from typing import Any
 
 
-__all__ = ["Names", "is_literal"]
+__all__ = ["Names", "addresses_in", "is_literal"]
 
 _MOST = 4096  # remembered addresses; the oldest go first
 
@@ -20,6 +21,15 @@ def is_literal(host: object) -> bool:
     except ValueError:
         return False
     return True
+
+
+def addresses_in(found: Any) -> list[str]:
+    """The addresses in what one of the resolving functions returned."""
+    if isinstance(found, str):
+        return [found]
+    if isinstance(found, tuple):
+        return list(found[2])
+    return [entry[4][0] for entry in found if isinstance(entry[4][0], str)]
 
 
 class Names:

@@ -1,12 +1,11 @@
 """What a fault does to a socket: the waits, the errors, and the state it is left in.
 
-Each error is the one that the real event raises, made the way the interpreter makes it:
-`OSError(errno, text)` becomes the right subclass by itself.
+Each error is the one that the real event raises: raised by the real event where one can
+be arranged (see `wrecks`), and otherwise made the way the interpreter makes it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import selectors
@@ -16,26 +15,28 @@ from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.faults import Refusal
 from pytest_resilience.chaos.faults import Reset
+from pytest_resilience.seams import wrecks
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.waiting import wait
 
 
-__all__ = ["await_answer", "before_connect", "fail", "name_resolution_failure"]
+__all__ = ["await_answer", "fail", "hold_before", "name_resolution_failure"]
 
 # Unlike epoll, poll needs no descriptor of its own: there may be none left to have.
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
-def before_connect(sock: socket.socket, effect: Effect) -> float | None:
-    """Do to a connect what `effect` says, before it is tried.
+def hold_before(sock: socket.socket, effect: Effect, timed_out: str) -> float | None:
+    """Do to a connect or handshake what `effect` says, before it is tried.
 
     Returns the timeout, in seconds, that is left for the real attempt (None: no limit).
+    Past the socket's own, raises TimeoutError with the text `timed_out`.
     """
     __tracebackhide__ = True
     limit = sock.gettimeout()
     left = limit
     if effect.delay:
-        taken = _hold(effect, effect.delay, limit)
+        taken = _hold(effect, effect.delay, limit, timed_out)
         left = None if limit is None else max(limit - taken, 1e-6)  # 0 would mean non-blocking
     fail(sock, effect.failure)
     return left
@@ -58,21 +59,26 @@ def await_answer(sock: socket.socket, link: Link, effect: Effect) -> None:
         elif _readable(sock, limit):
             link.due = clock.monotonic() + effect.delay
         else:
-            raise _timeout_of(sock)
+            raise TimeoutError(_timed_out(sock))
     rest = None if limit is None else max(0.0, limit - (clock.monotonic() - started))
-    _hold(effect, max(0.0, link.due - clock.monotonic()), rest, sock)
+    _hold(effect, max(0.0, link.due - clock.monotonic()), rest, _timed_out(sock))
 
 
 def fail(sock: socket.socket, fault: Fault | None) -> None:
-    """Raise what `fault` raises, if it is one that fails, and leave `sock` as it does."""
+    """Let `fault` happen to `sock`, if it is one that fails.
+
+    A refusal raises here. A reset is met by whatever is done to the socket next.
+    """
     __tracebackhide__ = True
     if isinstance(fault, Refusal):
+        wrecks.refuse(sock)
         raise _os_error(errno.ECONNREFUSED)
     if isinstance(fault, Reset):
-        # After a real reset a send meets EPIPE and a receive the end of the stream.
-        with contextlib.suppress(OSError):  # the peer was faster
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
-        raise _os_error(errno.ECONNRESET)
+        try:
+            wrecks.tear_down(sock)
+        except OSError:  # no descriptor to be had; or closed meanwhile, as will be noticed
+            if sock.fileno() >= 0:
+                raise _os_error(errno.ECONNRESET) from None
 
 
 def name_resolution_failure() -> socket.gaierror:
@@ -80,21 +86,19 @@ def name_resolution_failure() -> socket.gaierror:
     return socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
 
-def _timeout_of(sock: socket.socket) -> TimeoutError:
-    """What the socket raises when its own timeout is over."""
-    return TimeoutError("The read operation timed out" if hasattr(sock, "pending") else "timed out")
+def _timed_out(sock: socket.socket) -> str:
+    """What a receive says when the socket's own timeout is over."""
+    return "The read operation timed out" if hasattr(sock, "pending") else "timed out"
 
 
-def _hold(
-    effect: Effect, delay: float, limit: float | None, sock: socket.socket | None = None
-) -> float:
+def _hold(effect: Effect, delay: float, limit: float | None, timed_out: str) -> float:
     """Wait `delay` seconds; past `limit` raise the socket's timeout, as it would by itself."""
     __tracebackhide__ = True
-    timed_out = limit is not None and delay > limit
-    taken = wait(effect.clock, limit if timed_out and limit is not None else delay, effect.over)
+    too_long = limit is not None and delay > limit
+    taken = wait(effect.clock, limit if too_long and limit is not None else delay, effect.left)
     effect.waited(taken)
-    if timed_out and not effect.over():
-        raise _timeout_of(sock) if sock is not None else TimeoutError("timed out")
+    if too_long and effect.left() > 0:
+        raise TimeoutError(timed_out)
     if delay == float("inf") and limit is None:
         error = _os_error(errno.ETIMEDOUT)
         error.add_note(

@@ -16,8 +16,10 @@ import functools
 import socket
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from typing import Any
 
+from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
@@ -28,8 +30,13 @@ from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.links import Links
 from pytest_resilience.seams.names import Names
+from pytest_resilience.seams.names import addresses_in
 from pytest_resilience.seams.names import is_literal
 from pytest_resilience.seams.patching import Patches
+
+
+if TYPE_CHECKING:
+    import ssl
 
 
 __all__ = ["SocketSeam"]
@@ -101,6 +108,7 @@ class _Interception:
             patches.replace(ssl.SSLSocket, name, self._receiving)
         for name in _TLS_SENDING:
             patches.replace(ssl.SSLSocket, name, self._sending)
+        patches.replace(ssl.SSLSocket, "do_handshake", self._shaking_hands)
         patches.replace(plain, "connect", self._connecting)
         patches.replace(plain, "connect_ex", self._connecting_ex)
         patches.replace(plain, "accept", self._accepting)
@@ -126,22 +134,27 @@ class _Interception:
             return self._receive_at_once(sock, link, proceed)
         if not link.receiving:
             self._turn(link, blocking=True)
-        if link.answer is not None:
-            socket_effects.await_answer(sock, link, link.answer)
-            failure, link.answer = link.answer.failure, None
-            socket_effects.fail(sock, failure)
+        elif link.answer is not None and not link.answer.left():
+            link.answer = None  # held back by what has ended since
+        answer = link.answer
+        if answer is not None:
+            socket_effects.await_answer(sock, link, answer)
+            link.answer = None
+            socket_effects.fail(sock, answer.failure)
         return proceed()
 
     def _receive_at_once(self, sock: socket.socket, link: Link, proceed: Callable[[], Any]) -> Any:
         """A non-blocking receive: only one that finds something is an answer."""
         __tracebackhide__ = True
         result = proceed()
-        if not link.receiving:
-            self._turn(link, blocking=False)
-            if link.answer is not None:
-                failure, link.answer = link.answer.failure, None
-                socket_effects.fail(sock, failure)
-        return result
+        if link.receiving:
+            return result
+        self._turn(link, blocking=False)
+        answer, link.answer = link.answer, None
+        if answer is None or answer.failure is None:
+            return result
+        socket_effects.fail(sock, answer.failure)
+        return proceed()
 
     def _turn(self, link: Link, *, blocking: bool) -> None:
         """The client turns from sending to receiving: the start of a round trip."""
@@ -197,20 +210,50 @@ class _Interception:
         link = None if self._retired else self.links.opened(sock, address)
         if link is None:
             return proceed()
-        timeout = left = sock.gettimeout()
+        effect = None
         if not link.calm:
             self._resolve(address[0], address[1])
-            effect = self._engine.ask(link.operation(CONNECT, blocking=timeout != 0))
-            if effect is not None:
-                left = socket_effects.before_connect(sock, effect)
+            blocking = sock.gettimeout() != 0
+            effect = self._engine.ask(link.operation(CONNECT, blocking=blocking))
         try:
-            if left != timeout:
-                sock.settimeout(left)
+            return self._attempt(sock, effect, "timed out", proceed)
+        finally:
+            self.links.connected(link, sock)
+
+    def _shaking_hands(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def do_handshake(sock: ssl.SSLSocket, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            return self._shake_hands(sock, functools.partial(original, sock, *args, **kwargs))
+
+        return do_handshake
+
+    def _shake_hands(self, sock: ssl.SSLSocket, proceed: Callable[[], Any]) -> Any:
+        """A round trip that happens within one call. What is there to receive comes after it."""
+        __tracebackhide__ = True
+        link = None if self._retired else self.links.of(sock, RECEIVE)
+        if link is None or link.calm or sock.gettimeout() == 0:
+            return proceed()
+        self._turn(link, blocking=True)
+        effect, link.answer = link.answer, None
+        return self._attempt(sock, effect, "The handshake operation timed out", proceed)
+
+    def _attempt(
+        self, sock: socket.socket, effect: Effect | None, timed_out: str, proceed: Callable[[], Any]
+    ) -> Any:
+        """Do what `effect` says, then `proceed` in the time that is left."""
+        __tracebackhide__ = True
+        if effect is None:
+            return proceed()
+        timeout = sock.gettimeout()
+        left = socket_effects.hold_before(sock, effect, timed_out)
+        if left == timeout:
+            return proceed()
+        sock.settimeout(left)
+        try:
             return proceed()
         finally:
-            if left != timeout:
-                sock.settimeout(timeout)
-            self.links.connected(link, sock)
+            sock.settimeout(timeout)
 
     def _accepting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -230,7 +273,7 @@ class _Interception:
                 return original(host, *args, **kwargs)
             self._resolve(host, args[0] if args else kwargs.get("port"))
             found = original(host, *args, **kwargs)
-            for address in _addresses(found):
+            for address in addresses_in(found):
                 self._names.learn(host, address)
             return found
 
@@ -244,15 +287,6 @@ class _Interception:
         operation = Operation(kind=RESOLVE, target=names[0], names=names)
         if self._engine.ask(operation) is not None:
             raise socket_effects.name_resolution_failure()
-
-
-def _addresses(found: Any) -> list[str]:
-    """The addresses in what one of the resolving functions returned."""
-    if isinstance(found, str):
-        return [found]
-    if isinstance(found, tuple):
-        return list(found[2])
-    return [entry[4][0] for entry in found if isinstance(entry[4][0], str)]
 
 
 def _python_socket_class() -> Any:

@@ -12,16 +12,16 @@ __all__ = ["wait"]
 _SLICE = 0.05  # seconds: how soon a waiting thread notices that its experiment is over
 
 
-def wait(clock: Clock, seconds: float, over: Callable[[], bool]) -> float:
-    """Sleep until `seconds` have passed or `over()`; returns the seconds it took.
+def wait(clock: Clock, seconds: float, left: Callable[[], float]) -> float:
+    """Sleep until `seconds` have passed or none are `left()`; returns the seconds it took.
 
-    Ends after as many slices as fit into `seconds` even on a clock that stands still, as a
-    frozen one does. `seconds` may be infinite.
+    Ends after as many slices as fit even on a clock that stands still, as a frozen one
+    does. Either may be infinite.
     """
     __tracebackhide__ = True
     started = clock.monotonic()
-    rest = seconds
-    while rest > 0 and not over():
+    rest = min(seconds, left())
+    while rest > 0 and left() > 0:
         step = min(rest, _SLICE)
         clock.sleep(step)
         rest = min(rest - step, started + seconds - clock.monotonic())

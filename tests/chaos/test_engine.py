@@ -96,9 +96,9 @@ def test_experiments_end_by_themselves(engine: Engine, clock: ManualClock) -> No
     activation = engine.start(short, seed=1)
     effect = ask(engine)
     clock.advance(9.9)
-    assert not effect.over()
-    clock.advance(0.1)
-    assert effect.over()
+    assert effect.left() == pytest.approx(0.1)
+    clock.advance(0.2)
+    assert effect.left() == 0
     assert engine.ask(operation()) is None
     assert activation.matched == 1
 

@@ -75,6 +75,27 @@ def reset(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+def met(action: Callable[[], object]) -> list[tuple[str, int | None]]:
+    """The exception an action raises and all behind it, each with its errno."""
+    with pytest.raises(Exception) as caught:
+        action()
+    chain: list[tuple[str, int | None]] = []
+    error: BaseException | None = caught.value
+    while error is not None:
+        kind = type(error)
+        chain.append((f"{kind.__module__}.{kind.__qualname__}", getattr(error, "errno", None)))
+        error = error.__cause__ or error.__context__
+    return chain
+
+
+def outcome(action: Callable[[], object]) -> str:
+    """What an action on a socket returns or raises."""
+    try:
+        return repr(action())
+    except OSError as error:
+        return f"{type(error).__name__} {error.errno}"
+
+
 @pytest.fixture
 def echo_port() -> Iterator[int]:
     with serve(echo) as port:

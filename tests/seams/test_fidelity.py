@@ -21,6 +21,7 @@ import urllib3
 
 from requests.adapters import HTTPAdapter
 
+from tests.seams.conftest import met
 from tests.seams.conftest import reset
 from tests.seams.conftest import serve
 from tests.seams.conftest import silent
@@ -104,19 +105,6 @@ INJECTED: dict[str, dict[str, Any]] = {
 }
 
 
-def met(client: Callable[[str, int], None], host: str, port: int) -> list[tuple[str, int | None]]:
-    """The exception a client raises and all behind it, each with its errno."""
-    with pytest.raises(Exception) as caught:
-        client(host, port)
-    chain: list[tuple[str, int | None]] = []
-    error: BaseException | None = caught.value
-    while error is not None:
-        kind = type(error)
-        chain.append((f"{kind.__module__}.{kind.__qualname__}", getattr(error, "errno", None)))
-        error = error.__cause__ or error.__context__
-    return chain
-
-
 @pytest.mark.parametrize("event", REAL)
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.__name__)
 def test_the_same_exceptions_with_the_same_errno(
@@ -124,9 +112,11 @@ def test_the_same_exceptions_with_the_same_errno(
 ) -> None:
     host, make = REAL[event]
     with make() as port:
-        real = met(client, host, port)
+        real = met(lambda: client(host, port))
     with inject("network_failure", rate=1, **INJECTED[event]) as activation:
-        injected = met(client, "localhost" if event == "dns" else host, silent_port)
+        injected = met(
+            lambda: client("localhost" if event == "dns" else host, silent_port)
+        )
     assert activation.hits >= 1
     if event == "dns":
         # Which of its codes a resolver gives depends on how it is set up.

@@ -3,86 +3,264 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import socket
 import ssl
-import time
+import threading
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
+import redis
+import redis.backoff
+import redis.retry
+import requests
 import trustme
+import urllib3
 
+from pytest_resilience import FaultInjected
 from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.clock import ManualClock
+from pytest_resilience.seams.sockets import SocketSeam
+from tests.seams.conftest import Handler
+from tests.seams.conftest import met
+from tests.seams.conftest import outcome
+from tests.seams.conftest import reset
 from tests.seams.conftest import serve
+from tests.seams.conftest import silent
 
 
 Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
 
+TIMEOUT = 0.2
+HOST = "127.0.0.1"
+
+
+class Trust:
+    """An authority, and what servers and clients need to make use of it."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = trustme.CA()
+        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(HOST, "localhost").configure_cert(self.server)
+        self.client = ssl.create_default_context()
+        authority.configure_trust(self.client)
+        self.file = str(folder / "authority.pem")
+        authority.cert_pem.write_to_path(self.file)
+
+    def over_tls(self, handler: Handler) -> Handler:
+        def handle(connection: socket.socket) -> None:
+            with self.server.wrap_socket(connection, server_side=True) as wrapped:
+                handler(wrapped)
+
+        return handle
+
 
 @pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    return Trust(tmp_path_factory.mktemp("trust"))
+
+
+def answer(connection: socket.socket) -> None:
+    """An HTTP server that keeps connections."""
+    while connection.recv(65536):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 
 @pytest.fixture
-def tls_port(authority: trustme.CA) -> Iterator[int]:
-    """Answers every request with two bytes, over TLS."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-
-    def answer(connection: socket.socket) -> None:
-        with context.wrap_socket(connection, server_side=True) as wrapped:
-            while wrapped.recv(65536):
-                wrapped.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-
-    with serve(answer) as port:
+def tls_port(trust: Trust) -> Iterator[int]:
+    with serve(trust.over_tls(answer)) as port:
         yield port
 
 
-@pytest.fixture
-def client(authority: trustme.CA, tls_port: int) -> Iterator[httpx.Client]:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    url = f"https://localhost:{tls_port}"
-    with httpx.Client(verify=context, base_url=url, trust_env=False) as client:
-        assert client.get("/").text == "ok"
+def with_requests(port: int, trust: Trust) -> None:
+    requests.get(f"https://{HOST}:{port}/", timeout=TIMEOUT, verify=trust.file)
+
+
+def with_urllib3(port: int, trust: Trust) -> None:
+    with urllib3.PoolManager(ssl_context=trust.client) as pool:
+        pool.request("GET", f"https://{HOST}:{port}/", timeout=TIMEOUT, retries=False)
+
+
+def with_httpx(port: int, trust: Trust) -> None:
+    with httpx.Client(trust_env=False, timeout=TIMEOUT, verify=trust.client) as client:
+        client.get(f"https://{HOST}:{port}/")
+
+
+def with_http_client(port: int, trust: Trust) -> None:
+    connection = http.client.HTTPSConnection(HOST, port, timeout=TIMEOUT, context=trust.client)
+    with contextlib.closing(connection):
+        connection.request("GET", "/")
+        connection.getresponse().read()
+
+
+def with_redis(port: int, trust: Trust) -> None:
+    with redis.Redis(
+        HOST,
+        port,
+        ssl=True,
+        ssl_ca_certs=trust.file,
+        socket_timeout=TIMEOUT,
+        socket_connect_timeout=TIMEOUT,
+        retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
+    ) as client:
+        client.ping()
+
+
+def with_a_socket(port: int, trust: Trust) -> None:
+    with connected(port, trust, TIMEOUT) as client:
+        client.sendall(b"hello")
+        if not client.recv(100):
+            # What a reset looks like on Python 3.11.7 (gh-115627), so here too.
+            raise EOFError
+
+
+@contextlib.contextmanager
+def connected(port: int, trust: Trust, timeout: float = 5) -> Iterator[ssl.SSLSocket]:
+    with (
+        socket.create_connection((HOST, port), timeout=timeout) as plain,
+        trust.client.wrap_socket(plain, server_hostname=HOST) as client,
+    ):
         yield client
 
 
-def test_each_answer_is_delayed_once(client: httpx.Client, inject: Inject) -> None:
-    with inject("network_latency", delay=0.03) as latency:
-        started = time.monotonic()
-        assert client.get("/").text == "ok"
-        assert time.monotonic() - started >= 0.03
-    assert latency.matched == 1
+# Operations, in order: connect, handshake, answer. A connect cannot be reset.
+EVENTS = {
+    "reset while shaking hands": (False, reset, {"mode": "reset"}),
+    "silence while shaking hands": (False, silent, {"mode": "timeout", "from_nth": 2}),
+    "reset while reading": (True, reset, {"mode": "reset", "from_nth": 2}),
+    "silence while reading": (True, silent, {"mode": "timeout", "from_nth": 3}),
+}
 
 
-def test_the_clients_timeout_fires(client: httpx.Client, inject: Inject) -> None:
-    with inject("network_latency", delay=30), pytest.raises(httpx.ReadTimeout):
-        client.get("/", timeout=0.05)
-
-
-def test_the_connection_is_reset(client: httpx.Client, inject: Inject) -> None:
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize(
+    "client",
+    [with_requests, with_urllib3, with_httpx, with_http_client, with_redis, with_a_socket],
+    ids=lambda client: client.__name__,
+)
+def test_the_same_exceptions_with_the_same_errno(
+    client: Callable[[int, Trust], None], event: str, trust: Trust, inject: Inject
+) -> None:
+    encrypted, happening, parameters = EVENTS[event]
+    with serve(trust.over_tls(happening) if encrypted else happening) as port:
+        real = met(lambda: client(port, trust))
     with (
-        inject("network_failure", mode="reset", rate=1),
-        pytest.raises(httpx.ReadError, match="Connection reset by peer"),
+        serve(trust.over_tls(silent)) as port,
+        inject("network_failure", rate=1, **parameters) as activation,
     ):
-        client.get("/")
-    assert client.get("/").text == "ok"  # over a new one
+        injected = met(lambda: client(port, trust))
+    assert injected == real
+    assert activation.hits == 1
+
+
+def state_after_reset(client: ssl.SSLSocket) -> list[str]:
+    client.sendall(b"hello")
+    return [
+        *(outcome(lambda: client.recv(100)) for _ in range(2)),
+        outcome(lambda: client.send(b"x")),
+        outcome(lambda: client.recv(100)),
+        outcome(client.getpeername),
+    ]
+
+
+def test_a_reset_leaves_the_connection_in_the_same_state(
+    trust: Trust, tls_port: int, inject: Inject
+) -> None:
+    with serve(trust.over_tls(reset)) as port, connected(port, trust) as client:
+        real = state_after_reset(client)
+    with connected(tls_port, trust) as client, inject("network_failure", mode="reset", rate=1):
+        assert state_after_reset(client) == real
+
+
+def test_connect_handshake_and_each_answer_are_delayed(
+    trust: Trust, tls_port: int, events: list[FaultInjected], inject: Inject
+) -> None:
+    with inject("network_latency", delay=0.001), connected(tls_port, trust) as client:
+        for _ in range(2):
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert client.recv(15) == b"HTTP/1.1 200 OK"
+            assert client.recv(100)  # the rest of the same answer
+    assert [event.kind for event in events] == ["network.connect"] + 3 * ["network.receive"]
+
+
+def test_the_delay_is_as_long_as_asked(trust: Trust, tls_port: int) -> None:
+    clock = ManualClock()
+    engine = Engine(lambda engine: [SocketSeam(engine)], clock=clock)
+    activation = engine.start(ChaosExperiment("x", "network_latency", delay=0.04), seed=1)
+    with connected(tls_port, trust):
+        assert clock.sleeps == [0.04, 0.04]  # connecting and shaking hands
+    engine.stop(activation)
+
+
+def test_a_handshake_that_takes_too_long_times_out(
+    trust: Trust, tls_port: int, inject: Inject
+) -> None:
+    with (
+        socket.create_connection((HOST, tls_port), timeout=0.05) as plain,
+        inject("network_latency", delay=30) as latency,
+        pytest.raises(TimeoutError, match="The handshake operation timed out"),
+    ):
+        trust.client.wrap_socket(plain, server_hostname=HOST)
+    assert latency.delay < 1
+
+
+def test_a_handshake_leaves_the_timeout_as_it_was(
+    trust: Trust, tls_port: int, inject: Inject
+) -> None:
+    with inject("network_latency", delay=0.001), connected(tls_port, trust) as client:
+        assert client.gettimeout() == 5
+
+
+def test_an_answer_that_takes_too_long_times_out(
+    trust: Trust, tls_port: int, inject: Inject
+) -> None:
+    with connected(tls_port, trust) as client, inject("network_latency", delay=30):
+        client.settimeout(0.05)
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        with pytest.raises(TimeoutError, match=r"^The read operation timed out$"):
+            client.recv(100)
+
+
+def test_the_pool_of_a_client_recovers(trust: Trust, tls_port: int, inject: Inject) -> None:
+    with httpx.Client(
+        verify=trust.client, base_url=f"https://{HOST}:{tls_port}", trust_env=False
+    ) as client:
+        assert client.get("/").text == "ok"
+        with (
+            inject("network_failure", mode="reset", rate=1, first=1),
+            pytest.raises(httpx.TransportError),
+        ):
+            client.get("/")
+        assert client.get("/").text == "ok"
 
 
 def test_the_mark_of_a_connection_follows_its_descriptor(
-    authority: trustme.CA, tls_port: int, inject: Inject
+    trust: Trust, tls_port: int, inject: Inject
 ) -> None:
     """`wrap_socket` moves it to another object; what it was opened by stays known."""
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
     with inject("network_failure", mode="reset", rate=1, target="localhost") as failure:
         plain = socket.create_connection(("localhost", tls_port), timeout=5)
-        with context.wrap_socket(plain, server_hostname="localhost") as client:
-            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            with pytest.raises(ConnectionResetError):
-                client.recv(100)
+        with plain, pytest.raises(ConnectionResetError):
+            trust.client.wrap_socket(plain, server_hostname="localhost")
     assert failure.hits == 1
+
+
+def test_servers_in_the_same_process_are_left_alone(
+    trust: Trust, tls_port: int, events: list[FaultInjected], inject: Inject
+) -> None:
+    with inject("network_latency", delay=0.001) as latency:
+        threads = [
+            threading.Thread(target=with_http_client, args=(tls_port, trust)) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+    assert latency.matched == 4 * 3
+    assert {event.target for event in events} == {f"{HOST}:{tls_port}"}

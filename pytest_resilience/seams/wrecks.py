@@ -1,0 +1,67 @@
+"""Sockets to which the real thing has happened.
+
+What a socket does after an accident is the kernel's and the interpreter's business, and
+on TLS it differs from one Python to the next. So it is not imitated: the user's socket
+is brought into the state, and what it then raises and returns is the truth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+
+
+__all__ = ["refuse", "tear_down"]
+
+_LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+
+# What is below `socket.socket`: never replaced, neither by us nor by other tools.
+_Socket = socket.SocketType
+
+
+def refuse(sock: socket.socket) -> None:
+    """Connect `sock` to a port where nobody listens, which raises what that raises.
+
+    Returns only where this cannot be done, as with a socket bound to an outside address.
+    """
+    __tracebackhide__ = True
+    with contextlib.closing(_Socket(sock.family, socket.SOCK_STREAM)) as holder:
+        try:
+            holder.bind((_LOOPBACK[sock.family], 0))  # held, so that nobody listens there
+            _Socket.connect(sock, holder.getsockname())
+        except (ConnectionRefusedError, BlockingIOError):  # the latter: it will be
+            raise
+        except OSError:
+            return
+
+
+def tear_down(sock: socket.socket) -> None:
+    """Make `sock` a connection that its peer has just reset; the next receive will tell.
+
+    Raises OSError if there is no descriptor left to do it with.
+    """
+    with contextlib.closing(_torn_down()) as wreck:
+        with contextlib.suppress(OSError):  # the peer was faster
+            _Socket.shutdown(sock, socket.SHUT_RDWR)  # wakes other threads that wait on it
+        number = sock.fileno()
+        os.set_blocking(wreck.fileno(), os.get_blocking(number))
+        os.dup2(wreck.fileno(), number, inheritable=os.get_inheritable(number))
+
+
+def _torn_down() -> socket.SocketType:
+    wreck = _Socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        with contextlib.closing(_Socket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
+            listener.bind((_LOOPBACK[socket.AF_INET], 0))
+            listener.listen(1)
+            wreck.connect(listener.getsockname())
+        # Closing a listener resets what it has not accepted.
+        told = select.poll()
+        told.register(wreck.fileno(), select.POLLIN)
+        told.poll(1000)
+    except BaseException:
+        wreck.close()
+        raise
+    return wreck
