@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import socket
 
@@ -21,7 +22,11 @@ import urllib3
 
 from requests.adapters import HTTPAdapter
 
+from pytest_resilience.seams import wrecks
+from tests.seams.conftest import Handler
+from tests.seams.conftest import echo
 from tests.seams.conftest import met
+from tests.seams.conftest import outcome
 from tests.seams.conftest import reset
 from tests.seams.conftest import serve
 from tests.seams.conftest import silent
@@ -114,9 +119,7 @@ def test_the_same_exceptions_with_the_same_errno(
     with make() as port:
         real = met(lambda: client(host, port))
     with inject("network_failure", rate=1, **INJECTED[event]) as activation:
-        injected = met(
-            lambda: client("localhost" if event == "dns" else host, silent_port)
-        )
+        injected = met(lambda: client("localhost" if event == "dns" else host, silent_port))
     assert activation.hits >= 1
     if event == "dns":
         # Which of its codes a resolver gives depends on how it is set up.
@@ -125,54 +128,138 @@ def test_the_same_exceptions_with_the_same_errno(
         assert injected == real
 
 
-def state_after(error: type[OSError], client: socket.socket) -> list[str]:
-    """What the connection does once `error` has been met."""
-    with pytest.raises(error):
-        client.recv(100)
+def connected_at_once(port: int) -> socket.socket:
+    """A connection that no experiment has held up."""
+    client = socket.SocketType()
+    client.connect(("127.0.0.1", port))
+    found = socket.socket(fileno=client.detach())
+    found.settimeout(0.1)
+    return found
 
-    def outcome(action: Callable[[], object]) -> str:
-        try:
-            return repr(action())
-        except OSError as again:
-            return f"{type(again).__name__} {again.errno}"
 
+def state_after_waiting(client: socket.socket) -> list[str]:
+    client.sendall(b"hello")
     return [
+        outcome(lambda: client.recv(100)),
         outcome(lambda: client.recv(100)),
         outcome(lambda: client.send(b"x")),
         outcome(lambda: client.recv(100)),
+        outcome(lambda: client.getpeername() and "a peer"),
     ]
 
 
 @pytest.mark.parametrize(
-    ("event", "error"), [("reset", ConnectionResetError), ("timeout while reading", TimeoutError)]
+    ("event", "server"),
+    [
+        ("reset", silent),
+        ("reset", echo),  # whose answer arrives and must not be seen
+        ("timeout while reading", silent),
+    ],
 )
 def test_the_connection_is_left_in_the_same_state(
-    event: str, error: type[OSError], silent_port: int, inject: Inject
+    event: str, server: Handler, inject: Inject
 ) -> None:
+    with REAL[event][1]() as port, connected_at_once(port) as client:
+        real = state_after_waiting(client)
     with (
-        REAL[event][1]() as port,
-        socket.create_connection(("127.0.0.1", port), timeout=0.1) as client,
+        serve(server) as port,
+        inject("network_failure", rate=1, mode=INJECTED[event]["mode"]),
+        connected_at_once(port) as client,
     ):
-        client.sendall(b"hello")
-        real = state_after(error, client)
-    with (
-        inject("network_failure", rate=1, **INJECTED[event] | {"from_nth": 1}),
-        socket.create_connection(("127.0.0.1", silent_port), timeout=0.1)
-        if event == "reset"
-        else connected_before(silent_port) as client,
-    ):
-        client.sendall(b"hello")
-        injected = state_after(error, client)
+        injected = state_after_waiting(client)
     assert injected == real
 
 
-def connected_before(port: int) -> socket.socket:
-    """A connection whose connect the seam has not made wait."""
-    client = socket.socket()
-    client.setblocking(False)
-    client.connect_ex(("127.0.0.1", port))
-    client.settimeout(0.1)
-    return client
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["v4", "v6"])
+def test_a_refused_socket_is_left_in_the_same_state(
+    family: socket.AddressFamily, inject: Inject
+) -> None:
+    loopback = "127.0.0.1" if family == socket.AF_INET else "::1"
+
+    def state(address: Any) -> list[str]:
+        with socket.socket(family) as client:
+            client.settimeout(0.1)
+            return [
+                outcome(lambda: client.connect(address)),
+                outcome(lambda: client.recv(100)),
+                outcome(lambda: client.send(b"x")),
+                outcome(client.getpeername),
+            ]
+
+    with socket.create_server((loopback, 0), family=family) as server:
+        address = server.getsockname()
+    real = state(address)
+    with (
+        socket.create_server((loopback, 0), family=family) as server,
+        inject("network_failure", mode="refuse", rate=1),
+    ):
+        assert state(server.getsockname()) == real
+
+
+def test_a_socket_bound_to_where_loopback_cannot_be_reached_is_refused_too(inject: Inject) -> None:
+    """There the refusal is raised without being met, and the socket stays unconnected."""
+    with (
+        socket.socket(socket.AF_INET6) as client,
+        inject("network_failure", mode="refuse", rate=1),
+        pytest.MonkeyPatch.context() as patched,
+    ):
+        patched.setitem(wrecks._LOOPBACK, socket.AF_INET6, "2001:db8::1")  # not this machine's
+        with pytest.raises(ConnectionRefusedError, match="Connection refused") as caught:
+            client.connect(("::1", 9))
+    assert caught.value.errno == errno.ECONNREFUSED
+
+
+def test_a_connection_is_reset_though_no_descriptor_is_left(
+    silent_port: int, inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*args: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(wrecks, "_Socket", none_left)
+    with (
+        inject("network_failure", mode="reset", rate=1),
+        socket.create_connection(("127.0.0.1", silent_port)) as client,
+    ):
+        client.sendall(b"hello")
+        with pytest.raises(ConnectionResetError, match="Connection reset by peer"):
+            client.recv(100)
+
+
+# A socket whose connect has timed out is not left connecting: that would take a peer who
+# keeps silent, and no experiment could then end before the kernel gave up.
+DIFFERENCES = [
+    (
+        lambda client: client.recv(1),
+        "TimeoutError None",  # it waits for the connection first
+        f"OSError {errno.ENOTCONN}",
+    ),
+    (
+        lambda client: client.connect(("127.0.0.1", 9)),
+        f"BlockingIOError {errno.EALREADY}",  # it is still at it
+        f"ConnectionRefusedError {errno.ECONNREFUSED}",
+    ),
+]
+
+
+@pytest.mark.parametrize(("action", "really", "here"), DIFFERENCES, ids=["receive", "reconnect"])
+def test_what_differs(
+    action: Callable[[socket.socket], object],
+    really: str,
+    here: str,
+    silent_port: int,
+    inject: Inject,
+) -> None:
+    def afterwards(port: int) -> str:
+        with socket.socket() as client:
+            client.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                client.connect(("127.0.0.1", port))
+            return outcome(lambda: action(client))
+
+    with full_backlog() as port:
+        assert afterwards(port) == really
+    with inject("network_failure", mode="timeout", rate=1, first=1):
+        assert afterwards(silent_port) == here
 
 
 @pytest.mark.parametrize("mode", ["refuse", "reset"])

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -130,7 +131,7 @@ def connected(port: int, trust: Trust, timeout: float = 5) -> Iterator[ssl.SSLSo
 
 
 # Operations, in order: connect, handshake, answer. A connect cannot be reset.
-EVENTS = {
+EVENTS: dict[str, tuple[bool, Handler, dict[str, Any]]] = {
     "reset while shaking hands": (False, reset, {"mode": "reset"}),
     "silence while shaking hands": (False, silent, {"mode": "timeout", "from_nth": 2}),
     "reset while reading": (True, reset, {"mode": "reset", "from_nth": 2}),
