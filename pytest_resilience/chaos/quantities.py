@@ -22,7 +22,10 @@ def _split(name: str, value: Any, allowed: str) -> tuple[float, str]:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ConfigurationError(f"{name}={value!r} is no quantity; {allowed}")
     if not isinstance(value, str):
-        return float(value), ""
+        try:
+            return float(value), ""
+        except OverflowError:  # an int of more than 308 digits
+            return math.inf, ""
     found = _QUANTITY.fullmatch(value.strip())
     if found is None:
         raise ConfigurationError(f"{name}={value!r} is no quantity; {allowed}")
@@ -35,9 +38,10 @@ def seconds(name: str, value: Any) -> float:
     number, unit = _split(name, value, allowed)
     if unit and unit not in _SECONDS:
         raise ConfigurationError(f"{name}={value!r}: {unit!r} is no unit of time; {allowed}")
-    if not 0 <= number < math.inf:
+    duration = number * _SECONDS[unit or "s"]
+    if not 0 <= duration < math.inf:
         raise ConfigurationError(f"{name}={value!r}: a duration is finite and not negative")
-    return number * _SECONDS[unit or "s"]
+    return duration
 
 
 def share(name: str, value: Any) -> float:

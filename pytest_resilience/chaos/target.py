@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import socket
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ __all__ = ["Target", "parse_targets"]
 
 _HIGHEST_PORT = 65535
 _HOST = re.compile(r"\[[0-9a-fA-F:.*?%]+\]|[\w.*?\-\[\]!]+")
-_PORT = re.compile(r"[0-9*?\[\]!\-]+")
+_ONE_BRACKET = re.compile(r"\[[^\]]*\]")
+_PORT = re.compile(r"(?:[0-9*?]|\[!?[0-9-]+\])+")
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,15 @@ class Target:
     def _parts(self) -> tuple[str, str]:
         text = self.text.strip().lower()
         host, colon, port = text.rpartition(":")
-        if not colon or text.endswith("]"):  # no port; or all of it is an IPv6 address
-            return text, "*"
-        return host, port
+        if not colon or _ONE_BRACKET.fullmatch(text):  # the latter: all of it is a v6 address
+            host, port = text, "*"
+        return host.removesuffix("."), port  # the dot of the root says nothing more
 
     @cached_property
     def _patterns(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
         host, port = self._parts
         if host.startswith("[") and ":" in host:  # a v6 address, not a character class
-            host = host[1:-1]
+            host = _as_shown(host[1:-1])
         return re.compile(fnmatch.translate(host)), re.compile(fnmatch.translate(port))
 
     def matches(self, name: str) -> bool:
@@ -71,6 +73,14 @@ class Target:
 
     def __str__(self) -> str:
         return self.text
+
+
+def _as_shown(address: str) -> str:
+    """An IPv6 address the way the system shows it; a pattern as it is."""
+    try:
+        return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, address))
+    except OSError:
+        return address
 
 
 def parse_targets(value: Any) -> tuple[Target, ...]:

@@ -51,6 +51,8 @@ def test_what_is_shown_reads_back(value: float) -> None:
         (math.nan, "a duration is finite and not negative"),
         ("nan", "a duration is finite and not negative"),
         (math.inf, "a duration is finite and not negative"),
+        ("1e308h", "a duration is finite and not negative"),
+        (10**400, "a duration is finite and not negative"),
         (
             "3 parsecs",
             "'parsecs' is no unit of time; give seconds, or a text with us, ms, s, m or h",
@@ -90,7 +92,24 @@ def test_no_share(value: Any, why: str) -> None:
     assert why in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, "2s", math.inf, math.nan, "many"])
+@given(
+    st.one_of(st.text(), st.floats(), st.integers(), st.none(), st.booleans(), st.binary()),
+    st.sampled_from([seconds, share, count, interval]),
+)
+def test_anything_is_a_quantity_or_refused_in_words(value: Any, read: Any) -> None:
+    try:
+        read("name", value)
+    except ConfigurationError as error:
+        assert str(error).startswith(f"name={value!r}")
+
+
+@given(st.one_of(st.floats(0, 1e300), st.integers(0, 10**9)), st.sampled_from(["us", "ms", "s"]))
+def test_numbers_with_units(number: float, unit: str) -> None:
+    factor = {"us": 1e-6, "ms": 1e-3, "s": 1.0}[unit]
+    assert seconds("delay", f"{number!r}{unit}") == pytest.approx(number * factor)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2s", math.inf, math.nan, "many", 10**400])
 def test_no_count(value: Any) -> None:
     with pytest.raises(ConfigurationError, match="give a whole number of at least 1"):
         count("nth", value)

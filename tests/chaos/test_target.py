@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ipaddress
+import socket
 import string
 
 import pytest
@@ -26,10 +28,24 @@ def test_a_name_matches_itself_whatever_its_case(host: str, port: int) -> None:
 
 
 @given(address=st.ip_addresses(v=6), port=PORTS)
-def test_ipv6_stands_in_brackets(address: object, port: int) -> None:
-    name = f"[{address}]:{port}"
-    for pattern in (f"[{address}]", name, f"[{address}]:*", "*"):
-        assert Target(pattern).matches(name)
+def test_ipv6_stands_in_brackets_spelled_as_one_likes(
+    address: ipaddress.IPv6Address, port: int
+) -> None:
+    shown = socket.inet_ntop(socket.AF_INET6, address.packed)
+    for spelling in (shown, shown.upper(), address.exploded):
+        for pattern in (f"[{spelling}]", f"[{spelling}]:{port}", f"[{spelling}]:*", "*"):
+            assert Target(pattern).matches(f"[{shown}]:{port}")
+    assert not Target(f"[{shown}]:{port % 65535 + 1}").matches(f"[{shown}]:{port}")
+
+
+@given(text=st.text(string.ascii_letters + string.punctuation + " é\t"))
+def test_any_text_is_a_target_or_refused_in_words(text: str) -> None:
+    try:
+        target = Target(text)
+    except ConfigurationError as error:
+        assert f"target {text!r} cannot match anything: " in str(error)
+    else:
+        target.matches("api.example.com:443")
 
 
 @pytest.mark.parametrize(
@@ -44,6 +60,11 @@ def test_ipv6_stands_in_brackets(address: object, port: int) -> None:
         ("[ab].example.com", "a.example.com:80", True),
         ("[ab].example.com", "c.example.com:80", False),
         ("example.com", "example.com.:80", True),
+        ("example.com.:80", "example.com:80", True),
+        ("example.com.", "example.com.:80", True),
+        ("a:[1-3]", "a:2", True),
+        ("a:[!1-3]", "a:2", False),
+        ("[fe80::*]", "[fe80::1%eth0]:80", True),
         ("example.com:443", "example.com:", True),
     ],
 )
@@ -59,6 +80,9 @@ def test_globs(pattern: str, name: str, matches: bool) -> None:
         (":80", "no host; for every host write '*:80'"),
         ("", "no host"),
         ("x:http", "port 'http' is not a number; e.g. 'api.example.com:443'"),
+        ("x:80-90", "port '80-90' is not a number"),
+        ("x:[80", "is not a number"),
+        (".", "no host"),
         ("x:0", "there is no port 0; ports are 1 to 65535"),
         ("x:65536", "there is no port 65536"),
         ("::1", "bare IPv6 needs brackets"),
