@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import select
 import socket
 import threading
@@ -353,8 +354,113 @@ def test_a_descriptor_used_again_is_somebody_else(inject: Inject) -> None:
     assert failure.matched == 0
 
 
+def test_the_number_of_a_closed_clients_socket_passes_to_a_servers(inject: Inject) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        inject("network_failure", mode="reset", rate=1) as failure,
+    ):
+        address = listener.getsockname()
+        first = socket.create_connection(address, timeout=5)
+        number = first.fileno()
+        # Opened but unused: the freed number goes to the socket that is accepted.
+        other = socket.create_connection(address, timeout=5)
+        first.close()
+        accepted = [listener.accept()[0] for _ in range(2)]
+        assert number in {server.fileno() for server in accepted}
+        other.sendall(b"x")
+        with other, accepted[0], accepted[1]:
+            assert accepted[0].recv(1) == b""
+            assert accepted[1].recv(1) == b"x"
+        assert failure.matched == 0
+
+
+def test_one_thread_sends_while_another_waits_for_its_answer(inject: Inject) -> None:
+    """As in a protocol with heartbeats: the wait goes on, and its end finds no surprise."""
+    waiting, sent = threading.Event(), threading.Event()
+
+    class Clock:
+        """Stops the one who waits until the other has sent."""
+
+        def monotonic(self) -> float:
+            return 0.0
+
+        def time(self) -> float:
+            return 0.0
+
+        def sleep(self, seconds: float) -> None:
+            waiting.set()
+            assert sent.wait(10)
+
+        async def asleep(self, seconds: float) -> None:
+            raise NotImplementedError
+
+    engine = Engine(lambda engine: [SocketSeam(engine)], clock=Clock())
+    with serve(echo) as port, connected(port) as client, ThreadPoolExecutor(1) as pool:
+        activation = engine.start(ChaosExperiment("x", "network_latency", delay=0.01), seed=1)
+        client.sendall(b"question")
+        answer = pool.submit(client.recv, 8)
+        assert waiting.wait(10)
+        client.sendall(b"heartbeat")
+        sent.set()
+        assert answer.result(10) == b"question"
+        assert client.recv(9) == b"heartbeat"
+        engine.stop(activation)
+        assert activation.matched == 2
+
+
+def test_an_answer_is_free_when_what_held_it_back_has_ended(
+    silent_port: int, engine: Engine, inject: Inject
+) -> None:
+    """Also while another experiment keeps the seam in place."""
+    with (
+        inject("network_latency", target="elsewhere.example"),
+        inject("network_failure", mode="reset", rate=1, from_nth=9),
+        connected(silent_port) as client,
+    ):
+        silence = engine.start(
+            ChaosExperiment("y", "network_failure", mode="timeout", rate=1), seed=1
+        )
+        client.settimeout(0.02)
+        client.sendall(b"hello")
+        with pytest.raises(TimeoutError):
+            client.recv(100)
+        engine.stop(silence)
+        client.settimeout(None)
+        client.shutdown(socket.SHUT_WR)  # the server says goodbye, and that is received
+        assert client.recv(100) == b""
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the server has threads
+def test_a_forked_child_meets_the_same_faults(echo_port: int, inject: Inject) -> None:
+    with inject("network_failure", rate=1) as failure:
+        child = os.fork()
+        if not child:  # no exception may leave it: it would run the rest of the suite
+            try:
+                socket.create_connection(("127.0.0.1", echo_port), timeout=5)
+            except ConnectionRefusedError:
+                os._exit(7)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert failure.matched == 0
+
+
+def test_no_descriptor_is_lost(inject: Inject) -> None:
+    def run(mode: str) -> None:
+        with serve(echo) as port, inject("network_failure", mode=mode, rate=1) as failure:
+            for _ in range(20):
+                with contextlib.suppress(ConnectionError), connected(port) as client:
+                    ask(client)
+        assert failure.hits == 20
+
+    before = set(os.listdir("/proc/self/fd"))
+    run("refuse")
+    run("reset")
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
 def test_threads_share_an_experiment_without_losing_count(echo_port: int, inject: Inject) -> None:
-    together = threading.Barrier(16, timeout=10)
+    together = threading.Barrier(32, timeout=10)
 
     def client(_: int) -> bool:
         together.wait()
@@ -365,10 +471,10 @@ def test_threads_share_an_experiment_without_losing_count(echo_port: int, inject
             return False
 
     def hits() -> int:
-        with inject("network_failure", rate=0.5) as failure, ThreadPoolExecutor(16) as pool:
-            through = sum(pool.map(client, range(16)))
-        assert failure.matched == 16
-        assert failure.hits == 16 - through
+        with inject("network_failure", rate=0.5) as failure, ThreadPoolExecutor(32) as pool:
+            through = sum(pool.map(client, range(32)))
+        assert failure.matched == 32
+        assert failure.hits == 32 - through
         return failure.hits
 
     assert hits() == hits()
@@ -396,6 +502,18 @@ def test_a_caller_held_up_is_released_when_the_experiment_ends(
                 pass
             engine.stop(latency)
             assert answer.result(10) == b"hello"
+
+
+def test_silence_ends_on_a_clock_that_stands_still(
+    echo_port: int, inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    with (
+        inject("network_failure", mode="timeout", rate=1, duration=0.06),
+        socket.socket() as client,
+        pytest.raises(TimeoutError, match="Connection timed out"),
+    ):
+        client.connect(("127.0.0.1", echo_port))
 
 
 def test_a_clock_that_stands_still_does_not_hang_the_wait(

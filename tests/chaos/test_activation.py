@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import math
+import threading
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any
+
+import pytest
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import Operation
+
+
+def operation(target: str = "api:443", *, blocking: bool = True) -> Operation:
+    return Operation(kind=CONNECT, target=target, names=(target,), blocking=blocking)
+
+
+def activation(kind: str = "network_latency", **parameters: Any) -> Activation:
+    return Activation(ChaosExperiment("x", kind, **parameters), seed=1, started_at=100.0)
+
+
+def test_it_lasts_as_long_as_it_was_given() -> None:
+    running = activation(duration=10)
+    assert [running.left(now) for now in (100.0, 104.0, 110.0, 111.0)] == [10.0, 6.0, 0.0, 0.0]
+    running.stopped = True
+    assert running.left(100.0) == 0
+    assert activation(duration=math.inf).left(1e9) == math.inf
+
+
+def test_each_hit_knows_its_number() -> None:
+    running = activation(every=2)
+    hits = [running.decide(operation(), 100.0) for _ in range(4)]
+    assert [[hit.number for hit in each] for each in hits] == [[], [2], [], [4]]
+    assert hits[1][0].activation is running
+    assert hits[1][0].fault == running.experiment.faults[0]
+
+
+def test_time_counts_from_its_start() -> None:
+    running = activation(between="1s..2s")
+    assert [bool(running.decide(operation(), at)) for at in (100.5, 101.0, 102.0)] == [
+        False, True, False,
+    ]  # fmt: skip
+    assert (running.matched, running.hits) == (3, 1)
+
+
+def test_threads_lose_neither_counts_nor_seconds() -> None:
+    running = activation(rate=0.5)
+    together = threading.Barrier(8, timeout=10)
+
+    def work(_: int) -> list[int]:
+        together.wait()
+        numbers = []
+        for _ in range(500):
+            numbers += [hit.number for hit in running.decide(operation(), 100.0)]
+            running.delayed(0.5)
+        return numbers
+
+    with ThreadPoolExecutor(8) as pool:
+        numbers = sorted(chain.from_iterable(pool.map(work, range(8))))
+    assert running.matched == 4000
+    assert running.hits == len(numbers)
+    assert running.delay == 2000.0
+
+    alone = activation(rate=0.5)
+    alone_numbers = [hit.number for _ in range(4000) for hit in alone.decide(operation(), 100.0)]
+    assert numbers == alone_numbers  # which of them are hit does not depend on who came first
+
+
+def test_what_was_done_instead_is_told() -> None:
+    assert str(activation(target="db:1").never_fired()) == (
+        "chaos experiment 'x' (target db:1) never fired: no operation matched it, so this "
+        "test proves nothing.\n"
+        "  The code did: nothing on the network\n"
+        "  It hits network.connect, network.receive. Correct the target or the fault, or say "
+        "must_fire=False if firing is not what you test."
+    )
+    running = activation(target="db:1")
+    for _ in range(2):
+        running.decide(operation(), 100.0)
+    assert "\n  The code did:\n    network.connect api:443\n  It hits" in str(running.never_fired())
+    running.decide(operation("db:1", blocking=False), 100.0)
+    assert str(running.never_fired()).endswith(
+        "\n    network.connect db:1 (a non-blocking socket, as in asyncio)"
+        "\n  This fault makes callers wait, which it can only do on blocking sockets."
+    )
+
+
+@pytest.mark.parametrize("mode", ["refuse", "reset"])
+def test_what_does_not_wait_hits_non_blocking_sockets(mode: str) -> None:
+    running = activation("network_failure", mode=mode, rate=1)
+    (kind,) = running.kinds
+    asked = Operation(kind=kind, target="a:1", names=("a:1",), blocking=False)
+    assert running.decide(asked, 100.0)

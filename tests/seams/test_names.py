@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from pytest_resilience.seams.names import Names
+from pytest_resilience.seams.names import addresses_in
+from pytest_resilience.seams.names import is_literal
+
+
+@pytest.mark.parametrize(
+    ("host", "literal"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("fe80::1%eth0", True),
+        ("localhost", False),
+        ("1.2.3", False),
+        ("", False),
+        (b"127.0.0.1", False),
+        (None, False),
+    ],
+)
+def test_what_is_an_address_already(host: object, literal: bool) -> None:
+    assert is_literal(host) is literal
+
+
+def test_an_address_is_known_by_what_resolved_to_it() -> None:
+    names = Names()
+    assert names.of("10.0.0.1", 80) == ("10.0.0.1:80",)
+    names.learn("api.example.com", "10.0.0.1")
+    assert names.of("10.0.0.1", 80) == ("api.example.com:80", "10.0.0.1:80")
+    names.learn(b"bytes.example.com", "10.0.0.1")
+    assert names.of("10.0.0.1", 80) == ("bytes.example.com:80", "10.0.0.1:80")
+
+
+def test_loopback_is_localhost_unless_known_better() -> None:
+    names = Names()
+    assert names.of("127.0.0.1", 80) == ("127.0.0.1:80", "localhost:80")
+    assert names.of("::1", 80) == ("[::1]:80", "localhost:80")
+    names.learn("service.test", "127.0.0.1")
+    assert names.of("127.0.0.1", 80) == ("service.test:80", "127.0.0.1:80")
+
+
+def test_the_port_may_be_unknown() -> None:
+    assert Names().of("example.com", None) == ("example.com:",)
+
+
+def test_a_literal_undoes_what_this_thread_asked_before() -> None:
+    names = Names()
+    names.learn("one.example", "10.0.0.1")
+    names.learn("10.0.0.1", "10.0.0.1")  # this time nobody asked by name
+    assert names.of("10.0.0.1", 80) == ("one.example:80", "10.0.0.1:80")
+
+
+def test_another_thread_gets_every_name() -> None:
+    names = Names()
+    for name in ("one.example", "two.example", "one.example"):
+        names.learn(name, "10.0.0.1")
+    seen: list[tuple[str, ...]] = []
+    thread = threading.Thread(target=lambda: seen.append(names.of("10.0.0.1", 80)))
+    thread.start()
+    thread.join()
+    assert names.of("10.0.0.1", 80) == ("one.example:80", "10.0.0.1:80")
+    assert seen == [("two.example:80", "one.example:80", "10.0.0.1:80")]
+
+
+def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_resilience.seams.names._MOST", 2)
+    names = Names()
+
+    def learn() -> None:
+        for number in (1, 2, 3):
+            names.learn(f"host{number}.example", f"10.0.0.{number}")
+
+    learner = threading.Thread(target=learn)
+    learner.start()
+    learner.join()
+    assert names.of("10.0.0.1", 80) == ("10.0.0.1:80",)
+    assert names.of("10.0.0.3", 80) == ("host3.example:80", "10.0.0.3:80")
+
+
+def test_where_the_addresses_are_in_what_was_resolved() -> None:
+    assert addresses_in("10.0.0.1") == ["10.0.0.1"]
+    assert addresses_in(("name", [], ["10.0.0.1", "10.0.0.2"])) == ["10.0.0.1", "10.0.0.2"]
+    entries = [(2, 1, 6, "", ("10.0.0.1", 80)), (10, 1, 6, "", ("::1", 80, 0, 0))]
+    assert addresses_in(entries) == ["10.0.0.1", "::1"]
+    assert addresses_in([(10, 1, 6, "", (10, b"raw"))]) == []  # built without IPv6
