@@ -44,7 +44,10 @@ if TYPE_CHECKING:
         CircuitBreakerConfig as CircuitBreakerConfig,
     )
     from pytest_resilience.patterns.breaker_events import CircuitState as CircuitState
+    from pytest_resilience.patterns.budget import RetryBudget as RetryBudget
     from pytest_resilience.patterns.registry import CircuitBreakerRegistry as CircuitBreakerRegistry
+    from pytest_resilience.patterns.retry import RetryHandler as RetryHandler
+    from pytest_resilience.patterns.retry_config import RetryConfig as RetryConfig
     from pytest_resilience.plugin.fixture import Chaos as Chaos
 
 
@@ -66,7 +69,10 @@ _HOMES = {
     "ManualClock": "clock",
     "NeverFiredError": "errors",
     "ResilienceError": "errors",
+    "RetryBudget": "patterns.budget",
+    "RetryConfig": "patterns.retry_config",
     "RetryExhaustedError": "errors",
+    "RetryHandler": "patterns.retry",
     "ServiceFailureError": "errors",
     "ShutdownError": "errors",
     "SystemClock": "clock",

@@ -6,6 +6,7 @@ Nothing in here, nor below it, imports pytest, requests, responses or psutil.
 from __future__ import annotations
 
 from pytest_resilience.errors import CircuitBreakerError
+from pytest_resilience.errors import RetryExhaustedError
 from pytest_resilience.patterns.breaker import CircuitBreaker
 from pytest_resilience.patterns.breaker_calls import Permit
 from pytest_resilience.patterns.breaker_config import CircuitBreakerConfig
@@ -13,10 +14,18 @@ from pytest_resilience.patterns.breaker_config import Outcome
 from pytest_resilience.patterns.breaker_events import CircuitRejection
 from pytest_resilience.patterns.breaker_events import CircuitState
 from pytest_resilience.patterns.breaker_events import CircuitTransition
+from pytest_resilience.patterns.budget import RetryBudget
 from pytest_resilience.patterns.registry import CircuitBreakerRegistry
+from pytest_resilience.patterns.retry import Attempt
+from pytest_resilience.patterns.retry import RetryHandler
+from pytest_resilience.patterns.retry_config import RetryConfig
+from pytest_resilience.patterns.retry_events import RetryGaveUp
+from pytest_resilience.patterns.retry_events import RetryScheduled
+from pytest_resilience.patterns.retry_events import RetrySucceeded
 
 
 __all__ = [
+    "Attempt",
     "CircuitBreaker",
     "CircuitBreakerConfig",
     "CircuitBreakerError",
@@ -26,4 +35,11 @@ __all__ = [
     "CircuitTransition",
     "Outcome",
     "Permit",
+    "RetryBudget",
+    "RetryConfig",
+    "RetryExhaustedError",
+    "RetryGaveUp",
+    "RetryHandler",
+    "RetryScheduled",
+    "RetrySucceeded",
 ]

@@ -1,0 +1,431 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import random
+import threading
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_resilience import ConfigurationError
+from pytest_resilience import Event
+from pytest_resilience import ManualClock
+from pytest_resilience import RetryBudget
+from pytest_resilience import RetryConfig
+from pytest_resilience import RetryExhaustedError
+from pytest_resilience import RetryHandler
+from pytest_resilience.patterns import RetryGaveUp
+from pytest_resilience.patterns import RetryScheduled
+from pytest_resilience.patterns import RetrySucceeded
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def make(clock: ManualClock, **config: Any) -> RetryHandler:
+    settings = {"jitter": False, **config}
+    return RetryHandler(RetryConfig(**settings), name="prices", clock=clock)
+
+
+class Flaky:
+    """Fails a number of times, then gives a result."""
+
+    def __init__(self, failures: int, error: type[BaseException] = ConnectionError) -> None:
+        self.calls = 0
+        self._failures = failures
+        self._error = error
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.calls <= self._failures:
+            raise self._error(f"failure {self.calls}")
+        return "fine"
+
+    async def later(self) -> str:
+        await asyncio.sleep(0)
+        return self()
+
+
+def test_the_seeds_defaults() -> None:
+    config = RetryConfig()
+    assert (config.max_attempts, config.base_delay, config.max_delay) == (3, 1.0, 60.0)
+    assert (config.exponential_multiplier, config.jitter) == (2.0, True)
+    assert config.retryable_exceptions == (Exception,)
+
+
+def drive(coroutine: Any) -> Any:
+    """Run a coroutine that waits for nothing but its turn, without a loop."""
+    try:
+        while True:
+            coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+
+
+def both(handler: RetryHandler, flaky: Flaky) -> list[Callable[[], Any]]:
+    """The same call in every form there is."""
+
+    def by_decorator() -> str:
+        return handler(flaky.__call__)()
+
+    def by_await() -> str:
+        return str(drive(handler(flaky.later)()))
+
+    def by_block() -> str:
+        for attempt in handler:
+            with attempt:
+                return flaky()
+        raise AssertionError("unreachable")
+
+    def by_async_block() -> str:
+        async def story() -> str:
+            async for attempt in handler:
+                with attempt:
+                    return await flaky.later()
+            raise AssertionError("unreachable")
+
+        return str(drive(story()))
+
+    return [lambda: handler.execute(flaky), by_decorator, by_await, by_block, by_async_block]
+
+
+FORMS = range(5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tries_again_with_growing_delays(clock: ManualClock, form: int) -> None:
+    handler, flaky = make(clock, max_attempts=4), Flaky(3)
+    assert both(handler, flaky)[form]() == "fine"
+    assert flaky.calls == 4
+    assert clock.sleeps == [1.0, 2.0, 4.0]
+    *scheduled, last = handler.events
+    assert [(type(each), each.attempt) for each in scheduled] == [
+        (RetryScheduled, 1), (RetryScheduled, 2), (RetryScheduled, 3),
+    ]  # fmt: skip
+    assert isinstance(last, RetrySucceeded)
+    assert (last.source, last.call, last.attempt) == ("prices", 1, 4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_p11_p12_gives_up_after_so_many_calls_in_all(clock: ManualClock, form: int) -> None:
+    """Three attempts are three calls, and the error is chained to the last of them."""
+    handler, flaky = make(clock), Flaky(99)
+    with pytest.raises(RetryExhaustedError) as caught:
+        both(handler, flaky)[form]()
+    assert flaky.calls == 3
+    error = caught.value
+    assert (error.attempts, error.reason, error.elapsed) == (3, "max_attempts=3", 3.0)
+    assert str(error) == (
+        "gave up after 3 attempt(s) (max_attempts=3); last error: ConnectionError: failure 3"
+    )
+    assert error.__cause__ is error.last_exception
+    assert str(error.__cause__) == "failure 3"
+    last = handler.events[-1]
+    assert isinstance(last, RetryGaveUp)
+    assert (last.attempt, last.failure) == (3, "ConnectionError: failure 3")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("failures", [1, 2])
+def test_what_is_not_to_be_tried_again_passes_as_it_is(
+    clock: ManualClock, form: int, failures: int
+) -> None:
+    handler = make(clock, retryable_exceptions=(ConnectionError,))
+    flaky = Flaky(99, KeyError)
+    if failures == 2:
+        original = flaky.__call__
+
+        def first_retryable() -> str:
+            if not flaky.calls:
+                flaky.calls += 1
+                raise ConnectionError
+            return original()
+
+        with pytest.raises(KeyError) as caught:
+            handler.execute(first_retryable)
+        assert flaky.calls == 2
+    else:
+        with pytest.raises(KeyError) as caught:
+            both(handler, flaky)[form]()
+        assert flaky.calls == 1
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
+def test_interrupts_and_cancellation_are_never_tried_again(
+    clock: ManualClock, error: type[BaseException]
+) -> None:
+    handler, flaky = make(clock, retryable_exceptions=(BaseException,)), Flaky(1, error)
+    with pytest.raises(error):
+        handler.execute(flaky)
+    assert flaky.calls == 1
+    assert handler.events == ()
+
+
+def test_no_wait_crosses_max_elapsed(clock: ManualClock) -> None:
+    handler = make(clock, max_attempts=99, max_elapsed=10.0)
+
+    def slow() -> None:
+        clock.advance(0.5)
+        raise ConnectionError
+
+    with pytest.raises(RetryExhaustedError, match=r"max_elapsed=10 s"):
+        handler.execute(slow)
+    assert clock.sleeps == [1.0, 2.0, 4.0]
+    assert clock.monotonic() <= 10.0
+
+
+def test_results_can_be_tried_again(clock: ManualClock) -> None:
+    handler = make(clock, retry_on_result=lambda result: result is None)
+    results = iter([None, None, 0])
+    assert handler.execute(lambda: next(results)) == 0
+    with pytest.raises(RetryExhaustedError, match="last result: None") as caught:
+        handler.execute(lambda: None)
+    assert caught.value.last_exception is None
+    assert caught.value.__cause__ is None
+
+    async def nothing() -> None:
+        return None
+
+    with pytest.raises(RetryExhaustedError):
+        asyncio.run(handler(nothing)())
+
+
+def test_the_other_side_says_how_long_to_wait(clock: ManualClock) -> None:
+    class BusyError(Exception):
+        retry_after = 7.5
+
+    handler = make(clock, max_attempts=2, max_delay=5.0)
+    with pytest.raises(RetryExhaustedError):
+        handler.execute(Flaky(99, BusyError))
+    handler = make(clock, max_attempts=2, wait_from=lambda error: 42)
+    with pytest.raises(RetryExhaustedError):
+        handler.execute(Flaky(99))
+    handler = make(clock, max_attempts=2, wait_from=lambda error: None)
+    with pytest.raises(RetryExhaustedError):
+        handler.execute(Flaky(99))
+    assert clock.sleeps == [7.5, 42.0, 1.0]
+
+
+def test_a_predicate_overrules_the_types(clock: ManualClock) -> None:
+    handler = make(clock, is_retryable=lambda error: "1" in str(error))
+    with pytest.raises(ConnectionError, match="failure 2"):
+        handler.execute(Flaky(99))
+
+
+def test_a_shared_budget_ends_the_storm(clock: ManualClock) -> None:
+    budget = RetryBudget(0.1, reserve=0.0, clock=clock)
+    handlers = [make(clock, max_attempts=5, budget=budget, base_delay=0.0) for _ in range(2)]
+    calls = 0
+
+    def down() -> None:
+        nonlocal calls
+        calls += 1
+        raise ConnectionError
+
+    for number in range(100):
+        with pytest.raises(RetryExhaustedError):
+            handlers[number % 2].execute(down)
+    assert calls == 110
+    last = handlers[1].events[-1]
+    assert isinstance(last, RetryGaveUp)
+    assert last.reason == "the retry budget is spent"
+
+
+def test_jitter_is_drawn_from_what_was_given(clock: ManualClock) -> None:
+    def waits(seed: int) -> list[float]:
+        clock.sleeps.clear()
+        config = RetryConfig(max_attempts=5, jitter="full")
+        handler = RetryHandler(config, clock=clock, random=random.Random(seed))
+        with pytest.raises(RetryExhaustedError):
+            handler.execute(Flaky(99))
+        return list(clock.sleeps)
+
+    assert waits(1) == waits(1) != waits(2)
+
+
+def test_p11_calls_share_no_state_among_threads(clock: ManualClock) -> None:
+    handler = make(clock, max_attempts=3)
+    together = threading.Barrier(32, timeout=10)
+
+    def caller(_: int) -> int:
+        flaky = Flaky(2)
+        together.wait()
+        assert handler.execute(flaky) == "fine"
+        return flaky.calls
+
+    with ThreadPoolExecutor(32) as pool:
+        assert list(pool.map(caller, range(32))) == [3] * 32
+    assert sorted(clock.sleeps) == [1.0] * 32 + [2.0] * 32
+    by_call: dict[int, list[int]] = {}
+    for event in handler.events:
+        by_call.setdefault(event.call, []).append(event.attempt)
+    assert sorted(by_call) == list(range(1, 33))
+    assert all(attempts == [1, 2, 3] for attempts in by_call.values())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("failures", [0, 2, 99])
+def test_p16_no_reference_cycle_is_left(clock: ManualClock, form: int, failures: int) -> None:
+    handler = make(clock)
+    flaky = Flaky(failures)
+
+    def once() -> None:
+        flaky.calls = 0
+        with contextlib.suppress(RetryExhaustedError):
+            both(handler, flaky)[form]()
+
+    def left(action: Callable[[], None]) -> int:
+        action()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(10):
+                action()
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert left(once) == 0
+
+
+def test_a_handler_is_used_again_and_again(clock: ManualClock) -> None:
+    handler = make(clock, max_attempts=2)
+    for _ in range(3):
+        assert [attempt.number for attempt in handler if not _fail_first(attempt)] == [2]
+
+
+def _fail_first(attempt: Any) -> bool:
+    with attempt:
+        if attempt.number == 1:
+            raise ConnectionError
+    return bool(attempt.number == 1)
+
+
+def test_generator_functions_are_refused(clock: ManualClock) -> None:
+    def rows() -> Any:
+        yield 1
+
+    async def arows() -> Any:
+        yield 1
+
+    for func in (rows, arows):
+        with pytest.raises(TypeError, match="put the retry around what consumes it"):
+            make(clock)(func)
+
+
+def test_listeners_hear_and_cannot_harm(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Event] = []
+
+    def hostile(event: Event) -> None:
+        raise RuntimeError
+
+    handler = make(clock)
+    handler.listeners.add(hostile)
+    handler.listeners.add(heard.append)
+    assert handler.execute(Flaky(1)) == "fine"
+    assert heard == list(handler.events)
+    assert len(caplog.records) == 2
+
+
+def test_a_decorated_function_looks_like_itself(clock: ManualClock) -> None:
+    def fetch() -> None: ...
+
+    assert make(clock)(fetch).__name__ == "fetch"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("max_attempts", 0, ConfigurationError),
+        ("max_attempts", 2.0, TypeError),
+        ("base_delay", -1, ConfigurationError),
+        ("base_delay", float("nan"), ConfigurationError),
+        ("base_delay", 61, ConfigurationError),
+        ("max_delay", "60", TypeError),
+        ("exponential_multiplier", 0.5, ConfigurationError),
+        ("jitter", "some", ConfigurationError),
+        ("jitter", 1, ConfigurationError),
+        ("retryable_exceptions", "OSError", TypeError),
+        ("max_elapsed", -1, ConfigurationError),
+        ("wait_from", 3, TypeError),
+        ("budget", 0.2, TypeError),
+    ],
+)
+def test_nonsense_is_refused_naming_field_and_value(
+    field: str, value: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=field) as caught:
+        RetryConfig(**{field: value})
+    assert repr(value) in str(caught.value)
+
+
+@given(
+    max_attempts=st.integers(1, 6),
+    base=st.floats(0, 5),
+    multiplier=st.floats(1, 3),
+    max_elapsed=st.none() | st.floats(0, 30),
+    outcomes=st.lists(st.sampled_from(["fail", "other", "ok"]), min_size=6, max_size=6),
+)
+def test_follows_its_specification(
+    max_attempts: int,
+    base: float,
+    multiplier: float,
+    max_elapsed: float | None,
+    outcomes: list[str],
+) -> None:
+    """Against a model written from the docstrings of the configuration."""
+    clock = ManualClock()
+    handler = make(
+        clock,
+        max_attempts=max_attempts,
+        base_delay=base,
+        exponential_multiplier=multiplier,
+        max_elapsed=max_elapsed,
+        retryable_exceptions=(ConnectionError,),
+    )
+    calls = 0
+
+    def call() -> str:
+        nonlocal calls
+        calls += 1
+        outcome = outcomes[calls - 1]
+        if outcome == "fail":
+            raise ConnectionError
+        if outcome == "other":
+            raise KeyError
+        return outcome
+
+    expected_calls, waits, elapsed, expected = 0, [], 0.0, ""
+    while not expected:
+        expected = outcomes[expected_calls]
+        expected_calls += 1
+        if expected != "fail":
+            break
+        wait = min(60.0, base * multiplier ** (expected_calls - 1))
+        too_long = max_elapsed is not None and elapsed + wait > max_elapsed
+        if expected_calls == max_attempts or too_long:
+            break
+        elapsed += wait
+        waits.append(wait)
+        expected = ""
+
+    try:
+        result = handler.execute(call)
+    except RetryExhaustedError:
+        result = "fail"
+    except KeyError:
+        result = "other"
+    assert (result, calls, clock.sleeps) == (expected, expected_calls, waits)
