@@ -56,6 +56,13 @@ def test_modes(mode: str, fault: object) -> None:
     assert ChaosExperiment("x", "network_failure", mode=mode).faults == (fault,)
 
 
+def test_faults_say_what_they_do() -> None:
+    faults = (Latency(delay=0.2), Silence(), Refusal(), Reset(), ResolutionFailure())
+    assert [str(fault) for fault in faults] == [
+        "latency 200ms", "silence", "refusal", "reset", "name resolution failure",
+    ]  # fmt: skip
+
+
 def test_triggers_combine() -> None:
     experiment = ChaosExperiment(
         "x", "network_failure", rate=0.5, first=9, from_nth=2, every=2, nth=4, between="0s..5s"
@@ -86,6 +93,12 @@ def test_it_cannot_be_changed_and_travels() -> None:
         ({"duration": "soon"}, "duration='soon' is no quantity"),
         ({"enabled": "yes"}, "enabled='yes': give True or False"),
         ({"dely": 1}, "unknown parameter 'dely' (did you mean 'delay'?); allowed: between, "),
+        ({"mode": "refuse"}, "unknown parameter 'mode'"),
+        (
+            {"chaos_type": "network_failure", "mode": "reste"},
+            "mode='reste' (did you mean 'reset'?): give one of 'refuse', 'reset', 'timeout', 'dns'",
+        ),
+        ({"chaos_type": "network_failure", "mode": 3}, "mode=3: give one of 'refuse', "),
         ({"target_services": ["a"]}, "network_latency is aimed with target="),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import http.client
@@ -260,6 +261,35 @@ def test_what_differs(
         assert afterwards(port) == really
     with inject("network_failure", mode="timeout", rate=1, first=1):
         assert afterwards(silent_port) == here
+
+
+@pytest.mark.parametrize("event", ["refuse", "reset"])
+def test_asyncio_meets_the_same(event: str, inject: Inject) -> None:
+    """What does not wait reaches non-blocking sockets too, and the loop notices."""
+
+    async def talk(port: int) -> list[str]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"hello")
+        done = []
+        for step in (lambda: reader.read(100), lambda: reader.read(100), writer.wait_closed):
+            try:
+                done.append(repr(await asyncio.wait_for(step(), 5)))
+            except ConnectionError as error:
+                done.append(f"{error!r}")
+            writer.close()
+        return done
+
+    def outcome_at(port: int) -> str:
+        try:
+            return str(asyncio.run(talk(port)))
+        except OSError as error:
+            return repr(error).replace(str(port), "PORT")
+
+    with REAL[event][1]() as port:
+        real = outcome_at(port)
+    with serve(echo) as port, inject("network_failure", mode=event, rate=1) as failure:
+        assert outcome_at(port) == real
+    assert failure.hits == 1
 
 
 @pytest.mark.parametrize("mode", ["refuse", "reset"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import select
@@ -26,6 +27,7 @@ from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.seams.sockets import SocketSeam
 from tests.seams.conftest import echo
+from tests.seams.conftest import outcome
 from tests.seams.conftest import serve
 
 
@@ -146,6 +148,30 @@ def test_a_shorter_socket_timeout_fires_and_the_answer_still_comes(
         assert latency.matched == 2
 
 
+def test_a_peer_who_does_not_answer_times_out_as_ever(silent_port: int, inject: Inject) -> None:
+    """There is no answer that could be delayed."""
+    with connected(silent_port, 0.05) as client, inject("network_latency", delay=0.001):
+        client.sendall(b"hello")
+        started = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"^timed out$"):
+            client.recv(100)
+        assert 0.049 <= time.monotonic() - started < 5
+
+
+def test_stacked_latencies_add_up(echo_port: int) -> None:
+    clock = ManualClock()
+    engine = Engine(lambda engine: [SocketSeam(engine)], clock=clock)
+    running = [
+        engine.start(ChaosExperiment(f"{delay}", "network_latency", delay=delay), seed=1)
+        for delay in (0.01, 0.02)
+    ]
+    with connected(echo_port):
+        assert clock.sleeps == [0.03]
+    for activation in running:
+        engine.stop(activation)
+    assert [activation.delay for activation in running] == pytest.approx([0.01, 0.02])
+
+
 def test_a_timeout_while_connecting_leaves_the_rest_for_the_attempt(
     echo_port: int, inject: Inject
 ) -> None:
@@ -233,13 +259,25 @@ def test_host_names_are_not_resolved_under_a_dns_failure(echo_port: int, inject:
         for resolve in (socket.getaddrinfo, lambda host, _: socket.gethostbyname(host)):
             with pytest.raises(socket.gaierror, match="Temporary failure in name resolution"):
                 resolve("localhost", echo_port)
-        with socket.socket() as client, pytest.raises(socket.gaierror):
-            client.connect(("localhost", echo_port))
+        for connect in (socket.socket.connect, socket.socket.connect_ex):
+            with socket.socket() as client, pytest.raises(socket.gaierror):
+                connect(client, ("localhost", echo_port))
         assert socket.getaddrinfo("127.0.0.1", echo_port)  # no name, nobody to ask
         assert socket.getaddrinfo(None, 0)
         with connected(echo_port) as plain:
             assert ask(plain) == b"hello"
-    assert failure.hits == 3
+    assert failure.hits == 4
+
+
+def test_a_closed_socket_is_what_it_was(echo_port: int, inject: Inject) -> None:
+    with inject("network_failure", mode="reset", rate=1) as failure:
+        with connected(echo_port) as client:
+            pass
+        for action in (lambda: client.send(b"x"), lambda: client.recv(1)):
+            assert outcome(action) == f"OSError {errno.EBADF}"
+        with socket.socket() as never_connected:
+            assert outcome(lambda: never_connected.recv(1)) == f"OSError {errno.ENOTCONN}"
+    assert failure.matched == 0
 
 
 def test_non_blocking_sockets_are_never_made_to_wait(
