@@ -45,14 +45,25 @@ if TYPE_CHECKING:
     )
     from pytest_resilience.patterns.breaker_events import CircuitState as CircuitState
     from pytest_resilience.patterns.budget import RetryBudget as RetryBudget
+    from pytest_resilience.patterns.bulkhead_config import BulkheadConfig as BulkheadConfig
+    from pytest_resilience.patterns.bulkhead_config import BulkheadType as BulkheadType
+    from pytest_resilience.patterns.bulkhead_manager import BulkheadManager as BulkheadManager
+    from pytest_resilience.patterns.rate_limit import RateLimitBulkhead as RateLimitBulkhead
     from pytest_resilience.patterns.registry import CircuitBreakerRegistry as CircuitBreakerRegistry
     from pytest_resilience.patterns.retry import RetryHandler as RetryHandler
     from pytest_resilience.patterns.retry_config import RetryConfig as RetryConfig
+    from pytest_resilience.patterns.semaphore_bulkhead import SemaphoreBulkhead as SemaphoreBulkhead
+    from pytest_resilience.patterns.thread_pool_bulkhead import (
+        ThreadPoolBulkhead as ThreadPoolBulkhead,
+    )
     from pytest_resilience.plugin.fixture import Chaos as Chaos
 
 
 _HOMES = {
+    "BulkheadConfig": "patterns.bulkhead_config",
+    "BulkheadManager": "patterns.bulkhead_manager",
     "BulkheadRejectedError": "errors",
+    "BulkheadType": "patterns.bulkhead_config",
     "Chaos": "plugin.fixture",
     "ChaosExperiment": "chaos.experiment",
     "ChaosType": "chaos.experiment",
@@ -68,14 +79,17 @@ _HOMES = {
     "FaultInjected": "chaos.engine",
     "ManualClock": "clock",
     "NeverFiredError": "errors",
+    "RateLimitBulkhead": "patterns.rate_limit",
     "ResilienceError": "errors",
     "RetryBudget": "patterns.budget",
     "RetryConfig": "patterns.retry_config",
     "RetryExhaustedError": "errors",
     "RetryHandler": "patterns.retry",
+    "SemaphoreBulkhead": "patterns.semaphore_bulkhead",
     "ServiceFailureError": "errors",
     "ShutdownError": "errors",
     "SystemClock": "clock",
+    "ThreadPoolBulkhead": "patterns.thread_pool_bulkhead",
     "TimeLimitExceededError": "errors",
     "UnknownNameError": "errors",
 }

@@ -5,6 +5,7 @@ Nothing in here, nor below it, imports pytest, requests, responses or psutil.
 
 from __future__ import annotations
 
+from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.errors import CircuitBreakerError
 from pytest_resilience.errors import RetryExhaustedError
 from pytest_resilience.patterns.breaker import CircuitBreaker
@@ -15,6 +16,11 @@ from pytest_resilience.patterns.breaker_events import CircuitRejection
 from pytest_resilience.patterns.breaker_events import CircuitState
 from pytest_resilience.patterns.breaker_events import CircuitTransition
 from pytest_resilience.patterns.budget import RetryBudget
+from pytest_resilience.patterns.bulkhead_config import BulkheadConfig
+from pytest_resilience.patterns.bulkhead_config import BulkheadType
+from pytest_resilience.patterns.bulkhead_events import BulkheadRejection
+from pytest_resilience.patterns.bulkhead_manager import BulkheadManager
+from pytest_resilience.patterns.rate_limit import RateLimitBulkhead
 from pytest_resilience.patterns.registry import CircuitBreakerRegistry
 from pytest_resilience.patterns.retry import Attempt
 from pytest_resilience.patterns.retry import RetryHandler
@@ -22,10 +28,17 @@ from pytest_resilience.patterns.retry_config import RetryConfig
 from pytest_resilience.patterns.retry_events import RetryGaveUp
 from pytest_resilience.patterns.retry_events import RetryScheduled
 from pytest_resilience.patterns.retry_events import RetrySucceeded
+from pytest_resilience.patterns.semaphore_bulkhead import SemaphoreBulkhead
+from pytest_resilience.patterns.thread_pool_bulkhead import ThreadPoolBulkhead
 
 
 __all__ = [
     "Attempt",
+    "BulkheadConfig",
+    "BulkheadManager",
+    "BulkheadRejectedError",
+    "BulkheadRejection",
+    "BulkheadType",
     "CircuitBreaker",
     "CircuitBreakerConfig",
     "CircuitBreakerError",
@@ -35,6 +48,7 @@ __all__ = [
     "CircuitTransition",
     "Outcome",
     "Permit",
+    "RateLimitBulkhead",
     "RetryBudget",
     "RetryConfig",
     "RetryExhaustedError",
@@ -42,4 +56,6 @@ __all__ = [
     "RetryHandler",
     "RetryScheduled",
     "RetrySucceeded",
+    "SemaphoreBulkhead",
+    "ThreadPoolBulkhead",
 ]

@@ -1,0 +1,23 @@
+"""What bulkheads tell their listeners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_resilience.events import Event
+
+
+__all__ = ["BulkheadRejection"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkheadRejection(Event):
+    """A bulkhead had no room for a call.
+
+    Attributes:
+        in_use: calls inside, or in the window of a rate limit.
+        capacity: how many there may be.
+    """
+
+    in_use: int
+    capacity: int

@@ -1,0 +1,138 @@
+"""A bulkhead that limits how many calls begin in any stretch of time."""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from typing import ParamSpec
+from typing import TypeVar
+
+from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import Clock
+from pytest_resilience.errors import BulkheadRejectedError
+from pytest_resilience.events import Listeners
+from pytest_resilience.patterns.bulkhead_config import BulkheadConfig
+from pytest_resilience.patterns.bulkhead_events import BulkheadRejection
+
+
+__all__ = ["RateLimitBulkhead"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class RateLimitBulkhead:
+    """Lets at most `max_concurrent` calls begin in any `window_size` seconds.
+
+    The window slides with every call: each is remembered until it is older than the window,
+    so no stretch of that length ever holds more, as fixed windows allow at their borders.
+    With `burst`, no more than that many begin in the stretch that is their share of the
+    window, `window_size * burst / max_concurrent`. Each call costs O(1), amortised.
+
+    A call that is admitted runs in the caller; a coroutine function's result is awaited
+    there. Safe among threads and tasks, which share one limit.
+
+    Attributes:
+        config: as given.
+        name: what errors and events call it.
+        listeners: told of every `BulkheadRejection`.
+    """
+
+    def __init__(
+        self,
+        config: BulkheadConfig | None = None,
+        *,
+        name: str = "rate limit",
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.config = config or BulkheadConfig()
+        self.name = name
+        self.listeners = Listeners()
+        self._limit = self.config.max_concurrent
+        self._window = self.config.window_size
+        self._burst = self.config.burst
+        share = (self._burst or self._limit) / self._limit
+        self._burst_window = self._window * share
+        self._monotonic = clock.monotonic
+        self._begun: deque[float] = deque()
+        self._lock = threading.Lock()
+        self._rejected = 0
+        self._total = 0
+
+    def acquire(self) -> None:
+        """Count a call that begins now. Raises BulkheadRejectedError with `retry_after`."""
+        begun = self._begun
+        with self._lock:
+            now = self._monotonic()
+            horizon = now - self._window
+            while begun and begun[0] <= horizon:
+                begun.popleft()
+            if len(begun) < self._limit and (self._burst is None or self._unhurried(now)):
+                begun.append(now)
+                self._total += 1
+                return
+            self._rejected += 1
+            in_use, free_at = len(begun), self._free_at(now)
+        self._reject(in_use, max(0.0, free_at - now), now)
+
+    def _unhurried(self, now: float) -> bool:
+        """Whether the last `burst` calls did not all begin within their share."""
+        begun, burst = self._begun, self._burst or 0
+        return len(begun) < burst or begun[-burst] <= now - self._burst_window
+
+    def _free_at(self, now: float) -> float:
+        """When the next call may begin, if none does before."""
+        begun = self._begun
+        free = begun[0] + self._window if len(begun) >= self._limit else now
+        if self._burst is not None and not self._unhurried(now):
+            free = max(free, begun[-self._burst] + self._burst_window)
+        return free
+
+    def _reject(self, in_use: int, retry_after: float, now: float) -> None:
+        self.listeners.emit(
+            BulkheadRejection(at=now, source=self.name, in_use=in_use, capacity=self._limit)
+        )
+        raise BulkheadRejectedError(
+            f"{self.name} has let {in_use} of {self._limit} calls begin in the last "
+            f"{self._window:g} s; try again in {retry_after:.3g} s",
+            name=self.name,
+            in_use=in_use,
+            capacity=self._limit,
+            retry_after=retry_after,
+        )
+
+    def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """Call `func` if the limit allows. Raises BulkheadRejectedError if it does not."""
+        self.acquire()
+        return func(*args, **kwargs)
+
+    def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
+        """Limit a function of any kind, as a decorator."""
+        acquire = self.acquire
+
+        @functools.wraps(func)
+        def limited(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            acquire()
+            return func(*args, **kwargs)
+
+        return limited
+
+    def get_stats(self) -> dict[str, Any]:
+        """The counts now."""
+        with self._lock:
+            horizon = self._monotonic() - self._window
+            while self._begun and self._begun[0] <= horizon:
+                self._begun.popleft()
+            current = len(self._begun)
+            return {
+                "max_rate": self._limit,
+                "current_rate": current,
+                "window_size": self._window,
+                "total_requests": self._total,
+                "rejected_requests": self._rejected,
+                "utilization": current / self._limit,
+            }
