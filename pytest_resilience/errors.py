@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pytest_resilience.events import describe
+
 
 __all__ = [
     "BulkheadRejectedError",
@@ -140,7 +142,8 @@ class RetryExhaustedError(ResilienceError):
         last_exception: what the last of them raised; None when it returned a
             result that was not acceptable.
         last_result: that result, when there was one.
-        elapsed: seconds from the first call to giving up.
+        elapsed: seconds until giving up: from the first call if its beginning was measured,
+            else from its failure.
     """
 
     def __init__(
@@ -158,9 +161,9 @@ class RetryExhaustedError(ResilienceError):
         self.elapsed = elapsed
         self.reason = reason
         last = (
-            f"last result: {last_result!r}"
+            f"last result: {describe(last_result)}"
             if last_exception is None
-            else f"last error: {type(last_exception).__name__}: {last_exception}"
+            else f"last error: {describe(last_exception)}"
         )
         why = f" ({reason})" if reason else ""
         super().__init__(f"gave up after {attempts} attempt(s){why}; {last}")

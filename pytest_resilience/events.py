@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import logging
+import reprlib
 import threading
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 
-__all__ = ["Event", "Listener", "Listeners"]
+__all__ = ["Event", "Listener", "Listeners", "describe"]
 
 _logger = logging.getLogger("pytest_resilience")
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 200  # characters: a message is no dump
+
+
+def describe(failure: object) -> str:
+    """An exception, or a result, in words; never raises, whatever its own texts do."""
+    if not isinstance(failure, BaseException):
+        return _short.repr(failure)
+    name = type(failure).__name__
+    try:
+        text = str(failure)
+    except Exception:
+        return f"{name} (its text cannot be had)"
+    return f"{name}: {text}" if text else name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ import pytest
 from pytest_resilience.events import Event
 from pytest_resilience.events import Listener
 from pytest_resilience.events import Listeners
+from pytest_resilience.events import describe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,3 +151,33 @@ def test_no_subscription_is_lost_among_threads(hasty_threads: None) -> None:
     for thread in threads:
         thread.join()
     assert len(listeners) == 4
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (OSError("gone"), "OSError: gone"),
+        (OSError(), "OSError"),
+        (UnprintableError(), "UnprintableError (its text cannot be had)"),
+        (None, "None"),
+        ([], "[]"),
+    ],
+)
+def test_a_failure_in_words(failure: object, words: str) -> None:
+    assert describe(failure) == words
+
+
+def test_a_failure_in_words_is_short_and_never_fails() -> None:
+    assert len(describe(b"x" * 10_000_000)) <= 200
+    assert len(describe(["x" * 1_000] * 1_000)) <= 2_000
+    assert "Unprintable" in describe(Unprintable())
