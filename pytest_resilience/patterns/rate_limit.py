@@ -56,6 +56,7 @@ class RateLimitBulkhead:
         self._window = self.config.window_size
         self._burst = self.config.burst
         share = (self._burst or self._limit) / self._limit
+        self._roomy = self._burst is None
         self._burst_window = self._window * share
         self._monotonic = clock.monotonic
         self._begun: deque[float] = deque()
@@ -65,24 +66,32 @@ class RateLimitBulkhead:
 
     def acquire(self) -> None:
         """Count a call that begins now. Raises BulkheadRejectedError with `retry_after`."""
-        begun = self._begun
         with self._lock:
+            # Nobody is looked at, nor let go, while there is room anyway.
+            if self._roomy and len(self._begun) < self._limit:
+                self._begun.append(self._monotonic())
+                self._total += 1
+                return
             now = self._monotonic()
-            horizon = now - self._window
-            while begun and begun[0] <= horizon:
-                begun.popleft()
-            if len(begun) < self._limit and (self._burst is None or self._unhurried(now)):
-                begun.append(now)
+            self._let_go(now)
+            if len(self._begun) < self._limit and self._unhurried(now):
+                self._begun.append(now)
                 self._total += 1
                 return
             self._rejected += 1
-            in_use, free_at = len(begun), self._free_at(now)
+            in_use, free_at = len(self._begun), self._free_at(now)
         self._reject(in_use, max(0.0, free_at - now), now)
+
+    def _let_go(self, now: float) -> None:
+        """Forget calls that are older than the window."""
+        begun, horizon = self._begun, now - self._window
+        while begun and begun[0] <= horizon:
+            begun.popleft()
 
     def _unhurried(self, now: float) -> bool:
         """Whether the last `burst` calls did not all begin within their share."""
-        begun, burst = self._begun, self._burst or 0
-        return len(begun) < burst or begun[-burst] <= now - self._burst_window
+        begun, burst = self._begun, self._burst
+        return burst is None or len(begun) < burst or begun[-burst] <= now - self._burst_window
 
     def _free_at(self, now: float) -> float:
         """When the next call may begin, if none does before."""
@@ -124,9 +133,7 @@ class RateLimitBulkhead:
     def get_stats(self) -> dict[str, Any]:
         """The counts now."""
         with self._lock:
-            horizon = self._monotonic() - self._window
-            while self._begun and self._begun[0] <= horizon:
-                self._begun.popleft()
+            self._let_go(self._monotonic())
             current = len(self._begun)
             return {
                 "max_rate": self._limit,
