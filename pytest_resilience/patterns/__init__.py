@@ -22,9 +22,10 @@ from pytest_resilience.patterns.bulkhead_events import BulkheadRejection
 from pytest_resilience.patterns.bulkhead_manager import BulkheadManager
 from pytest_resilience.patterns.rate_limit import RateLimitBulkhead
 from pytest_resilience.patterns.registry import CircuitBreakerRegistry
-from pytest_resilience.patterns.retry import Attempt
 from pytest_resilience.patterns.retry import RetryHandler
+from pytest_resilience.patterns.retry_blocks import Attempt
 from pytest_resilience.patterns.retry_config import RetryConfig
+from pytest_resilience.patterns.retry_events import RetryAborted
 from pytest_resilience.patterns.retry_events import RetryGaveUp
 from pytest_resilience.patterns.retry_events import RetryScheduled
 from pytest_resilience.patterns.retry_events import RetrySucceeded
@@ -49,6 +50,7 @@ __all__ = [
     "Outcome",
     "Permit",
     "RateLimitBulkhead",
+    "RetryAborted",
     "RetryBudget",
     "RetryConfig",
     "RetryExhaustedError",

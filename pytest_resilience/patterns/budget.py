@@ -41,29 +41,34 @@ class RetryBudget:
     @property
     def tokens(self) -> float:
         """Tokens there are now."""
+        now = self._clock.monotonic()
         with self._lock:
-            self._fill()
+            self._fill(now)
             return self._tokens
 
     def deposit(self) -> None:
         """A call is made for the first time."""
+        # What flows in by itself can be added later: the bucket is full at the same point.
         with self._lock:
-            self._fill()
             self._tokens = min(self._capacity, self._tokens + self._ratio)
 
     def withdraw(self) -> bool:
         """Take a token for a retry; False, and nothing taken, if there is none."""
+        now = self._clock.monotonic()
         with self._lock:
-            self._fill()
+            self._fill(now)
             # Ten fifths are two, whatever floating point makes of them.
             enough = self._tokens >= 1.0 - 1e-9
             if enough:
                 self._tokens = max(0.0, self._tokens - 1.0)
             return enough
 
-    def _fill(self) -> None:
-        now = self._clock.monotonic()
+    def _fill(self, now: float) -> None:
+        # Who read the clock before another may come after it to the lock.
         if now > self._filled_at:
             grown = self._tokens + (now - self._filled_at) * self._reserve
             self._tokens = min(self._capacity, grown)
             self._filled_at = now
+
+    def __repr__(self) -> str:
+        return f"<RetryBudget {self.tokens:.3g} of {self._capacity:g} tokens>"

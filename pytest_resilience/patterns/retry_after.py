@@ -3,42 +3,65 @@
 from __future__ import annotations
 
 import math
+import re
 
+from datetime import UTC
 from typing import Any
 
 
 __all__ = ["parse_retry_after", "retry_after_of"]
 
+# RFC 9110 has whole seconds only, some servers send fractions. What else `float` reads
+# ("1e9", "1_0", "nan") is no header's number.
+_SECONDS = re.compile(r"\s*-?[0-9]+(\.[0-9]+)?\s*")
+
 
 def parse_retry_after(value: str, now: float) -> float | None:
     """Seconds from a header's value: a number of them, or an HTTP date (RFC 9110, 10.2.3).
 
-    `now` is in seconds since 1970. A date that has passed is 0; None for what is neither.
+    `now` is in seconds since 1970. What has passed is 0; None for what is neither.
     """
-    try:
-        seconds = float(value)
-    except ValueError:
-        from email.utils import parsedate_to_datetime  # 3 ms, for those who meet a date
+    if _SECONDS.fullmatch(value):
+        return max(0.0, float(value))
+    from email.utils import parsedate_to_datetime  # 3 ms, for those who meet a date
 
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - now
-        except ValueError:
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    try:
+        moment = parsedate_to_datetime(value)
+        if moment.tzinfo is None:  # the zone "-0000", which is UTC too
+            moment = moment.replace(tzinfo=UTC)
+        return max(0.0, moment.timestamp() - now)
+    except (ValueError, OverflowError):
+        return None
 
 
 def retry_after_of(error_or_result: Any, now: float) -> float | None:
     """Seconds that an error, its response, or a response asks for; None if it does not.
 
-    Read from an attribute `retry_after` (as `CircuitBreakerError` has it), or from the
-    headers of it or of its `response`, as requests, httpx, urllib3 and aiohttp have them.
+    Read from the headers of it or of its `response`, as requests, httpx, urllib3 and aiohttp
+    have them, or from an attribute `retry_after`, as `CircuitBreakerError` has it.
     """
-    told = getattr(error_or_result, "retry_after", None)
+    for holder in (error_or_result, _attribute(error_or_result, "response")):
+        value = _header(_attribute(holder, "headers"))
+        seconds = parse_retry_after(value, now) if isinstance(value, str) else None
+        if seconds is not None:
+            return seconds
+    told = _attribute(error_or_result, "retry_after")
     if isinstance(told, (int, float)) and not isinstance(told, bool) and math.isfinite(told):
         return max(0.0, float(told))
-    for holder in (error_or_result, getattr(error_or_result, "response", None)):
-        get = getattr(getattr(holder, "headers", None), "get", None)
-        value = get("Retry-After") if callable(get) else None
-        if isinstance(value, str):
-            return parse_retry_after(value, now)
     return None
+
+
+def _header(headers: Any) -> Any:
+    get = _attribute(headers, "get")
+    try:
+        # A plain dict minds the case that the libraries' own mappings do not.
+        return get("Retry-After", get("retry-after")) if callable(get) else None
+    except Exception:
+        return None
+
+
+def _attribute(holder: Any, name: str) -> Any:
+    try:
+        return getattr(holder, name, None)
+    except Exception:  # a property may raise anything: then it says nothing
+        return None

@@ -23,7 +23,7 @@ class RetryConfig:
     Attributes:
         max_attempts: calls in all, the first included.
         base_delay: seconds after the first failure.
-        max_delay: the longest of all delays but those that the other side asks for.
+        max_delay: the longest of all delays but those that a failure asks for.
         exponential_multiplier: by which the delay grows from attempt to attempt.
         jitter: how delays are spread: True by 10 % either way, "full", "equal",
             "decorrelated", or False.
@@ -31,9 +31,12 @@ class RetryConfig:
         max_elapsed: seconds since the first attempt began after which none begins.
         is_retryable: overrules `retryable_exceptions`: whether an exception is tried again.
         retry_on_result: whether a result is tried again.
-        wait_from: seconds that an error or result asks for, None for the usual. By default an
-            attribute `retry_after` or a `Retry-After` header is honoured.
+        wait_from: seconds that an error or result asks for, None for the usual. By default a
+            `Retry-After` header or an attribute `retry_after` is honoured. What is asked for
+            is waited as it is, without jitter.
         budget: of retries, shared with others.
+        max_retry_after: the longest delay a failure may ask for, in seconds. If it asks for
+            more it is not tried again: coming back sooner than asked is of no use.
 
     What is no `Exception` (cancellation, KeyboardInterrupt, …) is never tried again.
     Raises ConfigurationError or TypeError for a value that makes no sense.
@@ -50,6 +53,7 @@ class RetryConfig:
     retry_on_result: Callable[[Any], bool] | None = None
     wait_from: Callable[[Any], float | None] | None = None
     budget: RetryBudget | None = None
+    max_retry_after: float = 300.0
 
     def __post_init__(self) -> None:
         fields.integer("max_attempts", self.max_attempts, low=1)
@@ -61,6 +65,7 @@ class RetryConfig:
         object.__setattr__(self, "retryable_exceptions", types)
         if self.max_elapsed is not None:
             fields.number("max_elapsed", self.max_elapsed)
+        fields.number("max_retry_after", self.max_retry_after)
         for name in ("is_retryable", "retry_on_result", "wait_from"):
             fields.function(name, getattr(self, name))
         if self.budget is not None and not isinstance(self.budget, RetryBudget):

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pytest_resilience.events import Event
 
 
-__all__ = ["RetryEvent", "RetryGaveUp", "RetryScheduled", "RetrySucceeded"]
+__all__ = ["RetryAborted", "RetryEvent", "RetryGaveUp", "RetryScheduled", "RetrySucceeded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryEvent(Event):
     """Something about one call.
+
+    No event keeps an exception: it would keep every frame alive that it passed through.
 
     Attributes:
         call: the call's number among those its handler had to try again.
@@ -39,6 +41,17 @@ class RetryScheduled(RetryEvent):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySucceeded(RetryEvent):
     """A call has succeeded after all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryAborted(RetryEvent):
+    """A call that was to be tried again was ended by what is not: cancellation, say.
+
+    Attributes:
+        failure: by what, in words.
+    """
+
+    failure: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
