@@ -47,7 +47,7 @@ class Names:
         """`host` was resolved to `address`."""
         name = host.decode("ascii", "replace") if isinstance(host, bytes) else host
         if not isinstance(name, str) or is_literal(name):
-            vars(self._latest).pop(address, None)  # this time nobody asked by name
+            vars(self._latest)[address] = address  # this time nobody asked by name
             return
         others = tuple(each for each in self._hosts.pop(address, ()) if each != name)
         self._hosts[address] = (*others[-7:], name)
@@ -63,14 +63,14 @@ class Names:
 
     def _known(self, host: str) -> tuple[str, ...]:
         mine = vars(self._latest).get(host)
-        if mine is not None:
+        if mine is not None and mine != host:
             return (mine,)
         hosts = self._hosts.get(host, ())
-        if not hosts and is_literal(host):
-            address = ipaddress.ip_address(host.partition("%")[0])
-            if address.is_loopback:
-                return (host, "localhost")
-        return hosts or (host,)
+        if hosts and mine is None:
+            return hosts  # asked by another thread, as event loops have it done
+        if is_literal(host) and ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            return (host, *hosts, "localhost")
+        return (host, *hosts)
 
 
 def _join(host: str, port: str) -> str:

@@ -51,7 +51,7 @@ def test_a_literal_undoes_what_this_thread_asked_before() -> None:
     names = Names()
     names.learn("one.example", "10.0.0.1")
     names.learn("10.0.0.1", "10.0.0.1")  # this time nobody asked by name
-    assert names.of("10.0.0.1", 80) == ("one.example:80", "10.0.0.1:80")
+    assert names.of("10.0.0.1", 80) == ("10.0.0.1:80", "one.example:80")
 
 
 def test_another_thread_gets_every_name() -> None:
@@ -62,7 +62,7 @@ def test_another_thread_gets_every_name() -> None:
     thread = threading.Thread(target=lambda: seen.append(names.of("10.0.0.1", 80)))
     thread.start()
     thread.join()
-    assert names.of("10.0.0.1", 80) == ("one.example:80", "10.0.0.1:80")
+    assert names.of("10.0.0.1", 80) == ("10.0.0.1:80", "one.example:80")
     assert seen == [("two.example:80", "one.example:80", "10.0.0.1:80")]
 
 
