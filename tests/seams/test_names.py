@@ -62,7 +62,7 @@ def test_another_thread_gets_every_name() -> None:
     thread = threading.Thread(target=lambda: seen.append(names.of("10.0.0.1", 80)))
     thread.start()
     thread.join()
-    assert names.of("10.0.0.1", 80) == ("10.0.0.1:80", "one.example:80")
+    assert names.of("10.0.0.1", 80) == ("one.example:80", "10.0.0.1:80")
     assert seen == [("two.example:80", "one.example:80", "10.0.0.1:80")]
 
 
