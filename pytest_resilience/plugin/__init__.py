@@ -32,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "no_chaos: never put chaos around the test.")
     if any(options.given(config, flag) for flag in options.FLAGS):
         _session(config)
+    if config.pluginmanager.hasplugin("xdist"):
+        _register_occasional(config, "XdistController")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -39,31 +41,13 @@ def pytest_load_initial_conftests(
     early_config: pytest.Config, parser: pytest.Parser, args: list[str]
 ) -> None:
     """Add the options now, when every installed plugin has added its own."""
-    options.add_options(parser, early_config)
+    if options.add_options(parser, early_config):
+        _register_occasional(early_config, "MovedOptions")
     if any("chaos" in arg for arg in args):
         # Until now the values of our options were taken for files to collect.
         known = parser.parse_known_args(args, namespace=copy(early_config.option))
         early_config.known_args_namespace.file_or_dir = known.file_or_dir
-
-
-def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Answer --chaos-list."""
-    if not options.given(config, "chaos-list"):
-        return None
-    from pytest_resilience.report.listing import listing
-
-    print(listing())  # noqa: T201  # it is the whole output of this run
-    return 0
-
-
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say which options had to make way for another plugin's."""
-    moved = [f"{name} for --{flag}" for flag, name in _names(config).items() if name[2:] != flag]
-    return (
-        f"resilience: another plugin has taken our options; type {', '.join(moved)}"
-        if moved
-        else None
-    )
+        _register_occasional(early_config, "Listing")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -77,23 +61,11 @@ def pytest_collection_modifyitems(
     return result
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Give an xdist worker the seed of the run, and collect what it reports."""
-    from pytest_resilience.plugin import xdist
-
-    xdist.configure_node(node)
-
-
 @pytest.fixture
 def chaos(request: pytest.FixtureRequest) -> Chaos:
     """Faults for parts of a test: `with chaos.network_latency(delay=0.2): ...`."""
     fixture: Chaos = _session(request.config).fixture(request.node)
     return fixture
-
-
-def _names(config: pytest.Config) -> dict[str, str]:
-    return config.stash.get(options.NAMES, {})
 
 
 def _asks_for_chaos(item: pytest.Item) -> bool:
@@ -106,3 +78,10 @@ def _session(config: pytest.Config) -> Any:
     from pytest_resilience.plugin.session import session_of
 
     return session_of(config)
+
+
+def _register_occasional(config: pytest.Config, name: str) -> None:
+    """Register hooks that most runs have no use for: each costs every run as much as a module."""
+    from pytest_resilience.plugin import occasional
+
+    config.pluginmanager.register(getattr(occasional, name)(), f"resilience-{name}")

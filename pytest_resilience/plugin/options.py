@@ -48,8 +48,8 @@ NAMES = pytest.StashKey[dict[str, str]]()
 """Flag name -> the option to type for it in this run."""
 
 
-def add_options(parser: pytest.Parser, config: pytest.Config) -> None:
-    """Add every flag, by its short name where nobody else has taken that."""
+def add_options(parser: pytest.Parser, config: pytest.Config) -> bool:
+    """Add every flag, by its short name where nobody else has taken that; whether one has."""
     taken = taken_options(parser)
     group = parser.getgroup(PREFIX, "chaos and resilience")
     names = {}
@@ -59,6 +59,7 @@ def add_options(parser: pytest.Parser, config: pytest.Config) -> None:
         names[flag] = free[0]
         group.addoption(*free, dest=_dest(flag), default=None, **settings)
     config.stash[NAMES] = names
+    return any(name != f"--{flag}" for flag, name in names.items())
 
 
 def given(config: pytest.Config, flag: str) -> list[str]:

@@ -1,0 +1,46 @@
+"""Hooks for runs that call for them; loaded and registered only there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_resilience.plugin import options
+
+
+__all__ = ["Listing", "MovedOptions", "XdistController"]
+
+
+class Listing:
+    """Where a flag of ours is given."""
+
+    def pytest_cmdline_main(self, config: pytest.Config) -> int | None:
+        """Answer --chaos-list."""
+        if not options.given(config, "chaos-list"):
+            return None
+        from pytest_resilience.report.listing import listing
+
+        print(listing())  # noqa: T201  # it is the whole output of this run
+        return 0
+
+
+class MovedOptions:
+    """Where another plugin has taken names of ours."""
+
+    def pytest_report_header(self, config: pytest.Config) -> str:
+        """Say what to type instead."""
+        names = config.stash[options.NAMES]
+        moved = [f"{name} for --{flag}" for flag, name in names.items() if name != f"--{flag}"]
+        return f"resilience: another plugin has taken our options; type {', '.join(moved)}"
+
+
+class XdistController:
+    """Where pytest-xdist is installed."""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Give a worker the seed of the run, and collect what it reports."""
+        from pytest_resilience.plugin import xdist
+
+        xdist.configure_node(node)
