@@ -39,14 +39,14 @@ class Patches:
 
         Every step can be repeated, so an interrupt in the middle loses nothing.
         """
+        kept = []
         for owner, name, found, ours in reversed(self._applied):
-            if vars(owner).get(name, _ABSENT) is ours:
-                if found is _ABSENT:
-                    delattr(owner, name)
-                else:
-                    setattr(owner, name, found)
-        self._applied = [
-            entry
-            for entry in self._applied
-            if vars(entry[0]).get(entry[1], _ABSENT) is not entry[2]
-        ]
+            current = vars(owner).get(name, _ABSENT)
+            if current is not ours:
+                if current is not found:
+                    kept.append((owner, name, found, ours))
+            elif found is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, found)
+        self._applied = kept[::-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import ssl
 
@@ -79,6 +80,24 @@ def test_after_any_nesting_and_overlap(steps: list[tuple[str, Any]]) -> None:
         foreign.pop().undo()
     engine.settle()  # as at the end of each test, when the others are gone
     assert touched() == before
+
+
+def test_what_was_replaced_twice_is_put_back_at_once() -> None:
+    class Owner:
+        def method(self) -> None: ...
+
+    class Heir(Owner):
+        """Inherits what it is asked for."""
+
+    found = Owner.method
+    patches = Patches()
+    for owner in (Owner, Owner, Heir, Heir):
+        patches.replace(owner, "method", functools.partial)
+    assert patches
+    patches.restore()
+    assert not patches
+    assert vars(Owner)["method"] is found
+    assert "method" not in vars(Heir)
 
 
 def test_nothing_is_patched_before_the_first_and_after_the_last(engine: Engine) -> None:

@@ -206,6 +206,18 @@ def test_a_connection_accepted_before_is_known_for_what_it_is(inject: Inject) ->
         assert failure.matched == 1
 
 
+def test_a_server_that_listens_no_more_is_known_for_what_it_is(inject: Inject) -> None:
+    with inject("network_failure", mode="reset", rate=1) as failure:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client = socket.create_connection(listener.getsockname(), timeout=5)
+            server, _ = listener.accept()
+        with client, server:
+            client.sendall(b"hello")
+            assert server.recv(100) == b"hello"
+            server.sendall(b"bye")
+        assert failure.matched == 0
+
+
 def test_connections_opened_before_are_hit(echo_port: int, inject: Inject) -> None:
     with connected(echo_port) as client:
         ask(client)
@@ -252,6 +264,25 @@ def test_names_that_share_an_address_are_told_apart(
             socket.create_connection(("api.one.example", echo_port), timeout=5)
         socket.create_connection(("api.two.example", echo_port), timeout=5).close()
     assert failure.matched == 1
+
+
+def test_a_connection_keeps_its_name_in_another_socket_object(
+    echo_port: int, inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in TLS, where the descriptor moves; other names may be looked up meanwhile."""
+
+    def resolve(host: str, *args: Any, **kwargs: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", echo_port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with inject("network_failure", mode="reset", rate=1, target="one.example"):
+        plain = socket.create_connection(("one.example", echo_port), timeout=5)
+        socket.create_connection(("two.example", echo_port), timeout=5).close()
+        with (
+            socket.socket(fileno=plain.detach()) as moved,
+            pytest.raises(ConnectionResetError),
+        ):
+            ask(moved)
 
 
 def test_host_names_are_not_resolved_under_a_dns_failure(echo_port: int, inject: Inject) -> None:
