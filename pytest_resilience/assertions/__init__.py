@@ -8,6 +8,14 @@ from __future__ import annotations
 from pytest_resilience.assertions.circuit import assert_circuit_closed
 from pytest_resilience.assertions.circuit import assert_circuit_half_open
 from pytest_resilience.assertions.circuit import assert_circuit_open
+from pytest_resilience.assertions.circuit import assert_circuit_transitions
+from pytest_resilience.assertions.circuit import assert_fails_fast
 
 
-__all__ = ["assert_circuit_closed", "assert_circuit_half_open", "assert_circuit_open"]
+__all__ = [
+    "assert_circuit_closed",
+    "assert_circuit_half_open",
+    "assert_circuit_open",
+    "assert_circuit_transitions",
+    "assert_fails_fast",
+]

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import time
+
+from collections.abc import Sequence
+
+from pytest_resilience.errors import CircuitBreakerError
 from pytest_resilience.patterns.breaker import CircuitBreaker
 from pytest_resilience.patterns.breaker_events import CircuitState
 
 
-__all__ = ["assert_circuit_closed", "assert_circuit_half_open", "assert_circuit_open"]
+__all__ = [
+    "assert_circuit_closed",
+    "assert_circuit_half_open",
+    "assert_circuit_open",
+    "assert_circuit_transitions",
+    "assert_fails_fast",
+]
 
 _SHOWN = 10  # transitions in a message
 
@@ -27,6 +38,56 @@ def assert_circuit_half_open(breaker: CircuitBreaker) -> None:
     """Raise AssertionError, telling how it came to that, unless the breaker is HALF_OPEN."""
     __tracebackhide__ = True
     _assert_state(breaker, CircuitState.HALF_OPEN)
+
+
+def assert_circuit_transitions(
+    breaker: CircuitBreaker, states: Sequence[CircuitState | str]
+) -> None:
+    """Raise AssertionError unless the breaker went through just these states.
+
+    Args:
+        breaker: whose transitions are read.
+        states: the states in order, the first one included, as members or by name:
+            `["CLOSED", "OPEN", "HALF_OPEN"]`.
+    """
+    __tracebackhide__ = True
+    expected = [each.value if isinstance(each, CircuitState) else each for each in states]
+    transitions = breaker.transitions
+    first = transitions[0].old if transitions else breaker.state
+    seen = [first.value, *(each.new.value for each in transitions)]
+    if seen != expected:
+        raise AssertionError(
+            f"expected {breaker.name} to go {_path(expected)}, but it went {_path(seen)}\n"
+            f"{_story(breaker)}"
+        )
+
+
+def assert_fails_fast(breaker: CircuitBreaker, *, within: float = 0.1) -> None:
+    """Raise AssertionError unless the breaker refuses a call, in `within` seconds of real time.
+
+    A call is asked for and, should it be let through, given back as one that says nothing. Only
+    a breaker whose time was over is changed by that: it turns half open, as by any call.
+    """
+    __tracebackhide__ = True
+    started = time.perf_counter()
+    try:
+        permit = breaker.acquire()
+    except CircuitBreakerError:
+        taken = time.perf_counter() - started
+    else:
+        permit.release()
+        raise AssertionError(
+            f"expected {breaker.name} to refuse a call, but it let one through\n{_story(breaker)}"
+        )
+    if taken > within:
+        raise AssertionError(
+            f"expected {breaker.name} to refuse a call within {within:g} s, but it took "
+            f"{taken:.3g} s\n{_story(breaker)}"
+        )
+
+
+def _path(states: Sequence[str]) -> str:
+    return " -> ".join(states) or "nowhere"
 
 
 def _assert_state(breaker: CircuitBreaker, expected: CircuitState) -> None:

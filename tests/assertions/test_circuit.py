@@ -4,10 +4,13 @@ import pytest
 
 from pytest_resilience import CircuitBreaker
 from pytest_resilience import CircuitBreakerConfig
+from pytest_resilience import CircuitState
 from pytest_resilience import ManualClock
 from pytest_resilience.assertions import assert_circuit_closed
 from pytest_resilience.assertions import assert_circuit_half_open
 from pytest_resilience.assertions import assert_circuit_open
+from pytest_resilience.assertions import assert_circuit_transitions
+from pytest_resilience.assertions import assert_fails_fast
 
 
 def broken() -> None:
@@ -71,3 +74,30 @@ def test_a_failure_tells_the_counts_and_the_last_transitions(
 def test_a_breaker_that_never_changed_says_so(breaker: CircuitBreaker) -> None:
     with pytest.raises(AssertionError, match="it has never changed its state"):
         assert_circuit_open(breaker)
+
+
+def test_the_states_it_went_through(breaker: CircuitBreaker, clock: ManualClock) -> None:
+    assert_circuit_transitions(breaker, ["CLOSED"])
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            breaker.call(broken)
+    clock.advance(30)
+    breaker.call(int)
+    assert_circuit_transitions(breaker, [CircuitState.CLOSED, "OPEN", "HALF_OPEN"])
+    with pytest.raises(AssertionError) as caught:
+        assert_circuit_transitions(breaker, ["CLOSED", "OPEN", "CLOSED"])
+    assert str(caught.value).startswith(
+        "expected prices to go CLOSED -> OPEN -> CLOSED, but it went CLOSED -> OPEN -> HALF_OPEN\n"
+        "  failures in a row: 0"
+    )
+
+
+def test_an_open_breaker_fails_fast(breaker: CircuitBreaker) -> None:
+    with pytest.raises(AssertionError, match="to refuse a call, but it let one through"):
+        assert_fails_fast(breaker)
+    breaker.force_open()
+    before = breaker.get_stats()
+    assert_fails_fast(breaker, within=5)
+    assert breaker.get_stats() == before
+    with pytest.raises(AssertionError, match=r"within -1 s, but it took"):
+        assert_fails_fast(breaker, within=-1)
