@@ -8,6 +8,7 @@ from __future__ import annotations
 from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.errors import CircuitBreakerError
 from pytest_resilience.errors import RetryExhaustedError
+from pytest_resilience.errors import TimeLimitExceededError
 from pytest_resilience.patterns.breaker import CircuitBreaker
 from pytest_resilience.patterns.breaker_calls import Permit
 from pytest_resilience.patterns.breaker_config import CircuitBreakerConfig
@@ -31,6 +32,9 @@ from pytest_resilience.patterns.retry_events import RetryScheduled
 from pytest_resilience.patterns.retry_events import RetrySucceeded
 from pytest_resilience.patterns.semaphore_bulkhead import SemaphoreBulkhead
 from pytest_resilience.patterns.thread_pool_bulkhead import ThreadPoolBulkhead
+from pytest_resilience.patterns.timelimit import OverdueCall
+from pytest_resilience.patterns.timelimit import TimeLimiter
+from pytest_resilience.patterns.timelimit import TimeLimitExceeded
 
 
 __all__ = [
@@ -48,6 +52,7 @@ __all__ = [
     "CircuitState",
     "CircuitTransition",
     "Outcome",
+    "OverdueCall",
     "Permit",
     "RateLimitBulkhead",
     "RetryAborted",
@@ -60,4 +65,7 @@ __all__ = [
     "RetrySucceeded",
     "SemaphoreBulkhead",
     "ThreadPoolBulkhead",
+    "TimeLimitExceeded",
+    "TimeLimitExceededError",
+    "TimeLimiter",
 ]
