@@ -12,9 +12,6 @@ from typing import Any
 
 import pytest
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from pytest_resilience import ConfigurationError
 from pytest_resilience import Event
 from pytest_resilience import ManualClock
@@ -370,62 +367,3 @@ def test_nonsense_is_refused_naming_field_and_value(
     with pytest.raises(error, match=field) as caught:
         RetryConfig(**{field: value})
     assert repr(value) in str(caught.value)
-
-
-@given(
-    max_attempts=st.integers(1, 6),
-    base=st.floats(0, 5),
-    multiplier=st.floats(1, 3),
-    max_elapsed=st.none() | st.floats(0, 30),
-    outcomes=st.lists(st.sampled_from(["fail", "other", "ok"]), min_size=6, max_size=6),
-)
-def test_follows_its_specification(
-    max_attempts: int,
-    base: float,
-    multiplier: float,
-    max_elapsed: float | None,
-    outcomes: list[str],
-) -> None:
-    """Against a model written from the docstrings of the configuration."""
-    clock = ManualClock()
-    handler = make(
-        clock,
-        max_attempts=max_attempts,
-        base_delay=base,
-        exponential_multiplier=multiplier,
-        max_elapsed=max_elapsed,
-        retryable_exceptions=(ConnectionError,),
-    )
-    calls = 0
-
-    def call() -> str:
-        nonlocal calls
-        calls += 1
-        outcome = outcomes[calls - 1]
-        if outcome == "fail":
-            raise ConnectionError
-        if outcome == "other":
-            raise KeyError
-        return outcome
-
-    expected_calls, waits, elapsed, expected = 0, [], 0.0, ""
-    while not expected:
-        expected = outcomes[expected_calls]
-        expected_calls += 1
-        if expected != "fail":
-            break
-        wait = min(60.0, base * multiplier ** (expected_calls - 1))
-        too_long = max_elapsed is not None and elapsed + wait > max_elapsed
-        if expected_calls == max_attempts or too_long:
-            break
-        elapsed += wait
-        waits.append(wait)
-        expected = ""
-
-    try:
-        result = handler.execute(call)
-    except RetryExhaustedError:
-        result = "fail"
-    except KeyError:
-        result = "other"
-    assert (result, calls, clock.sleeps) == (expected, expected_calls, waits)
