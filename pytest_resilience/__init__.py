@@ -48,6 +48,10 @@ if TYPE_CHECKING:
     from pytest_resilience.patterns.bulkhead_config import BulkheadConfig as BulkheadConfig
     from pytest_resilience.patterns.bulkhead_config import BulkheadType as BulkheadType
     from pytest_resilience.patterns.bulkhead_manager import BulkheadManager as BulkheadManager
+    from pytest_resilience.patterns.degradation import DegradationManager as DegradationManager
+    from pytest_resilience.patterns.degradation_config import NOTHING as NOTHING
+    from pytest_resilience.patterns.degradation_config import FeatureFlag as FeatureFlag
+    from pytest_resilience.patterns.degradation_config import ServiceLevel as ServiceLevel
     from pytest_resilience.patterns.rate_limit import RateLimitBulkhead as RateLimitBulkhead
     from pytest_resilience.patterns.registry import CircuitBreakerRegistry as CircuitBreakerRegistry
     from pytest_resilience.patterns.retry import RetryHandler as RetryHandler
@@ -74,10 +78,13 @@ _HOMES = {
     "CircuitState": "patterns.breaker_events",
     "Clock": "clock",
     "ConfigurationError": "errors",
+    "DegradationManager": "patterns.degradation",
     "DuplicateNameError": "errors",
     "Event": "events",
     "FaultInjected": "chaos.engine",
+    "FeatureFlag": "patterns.degradation_config",
     "ManualClock": "clock",
+    "NOTHING": "patterns.degradation_config",
     "NeverFiredError": "errors",
     "RateLimitBulkhead": "patterns.rate_limit",
     "ResilienceError": "errors",
@@ -87,6 +94,7 @@ _HOMES = {
     "RetryHandler": "patterns.retry",
     "SemaphoreBulkhead": "patterns.semaphore_bulkhead",
     "ServiceFailureError": "errors",
+    "ServiceLevel": "patterns.degradation_config",
     "ShutdownError": "errors",
     "SystemClock": "clock",
     "ThreadPoolBulkhead": "patterns.thread_pool_bulkhead",

@@ -21,6 +21,12 @@ from pytest_resilience.patterns.bulkhead_config import BulkheadConfig
 from pytest_resilience.patterns.bulkhead_config import BulkheadType
 from pytest_resilience.patterns.bulkhead_events import BulkheadRejection
 from pytest_resilience.patterns.bulkhead_manager import BulkheadManager
+from pytest_resilience.patterns.degradation import DegradationManager
+from pytest_resilience.patterns.degradation_config import NOTHING
+from pytest_resilience.patterns.degradation_config import FeatureFlag
+from pytest_resilience.patterns.degradation_config import ServiceLevel
+from pytest_resilience.patterns.degradation_events import FellBack
+from pytest_resilience.patterns.degradation_events import LevelChanged
 from pytest_resilience.patterns.rate_limit import RateLimitBulkhead
 from pytest_resilience.patterns.registry import CircuitBreakerRegistry
 from pytest_resilience.patterns.retry import RetryHandler
@@ -38,6 +44,7 @@ from pytest_resilience.patterns.timelimit import TimeLimitExceeded
 
 
 __all__ = [
+    "NOTHING",
     "Attempt",
     "BulkheadConfig",
     "BulkheadManager",
@@ -51,6 +58,10 @@ __all__ = [
     "CircuitRejection",
     "CircuitState",
     "CircuitTransition",
+    "DegradationManager",
+    "FeatureFlag",
+    "FellBack",
+    "LevelChanged",
     "Outcome",
     "OverdueCall",
     "Permit",
@@ -64,6 +75,7 @@ __all__ = [
     "RetryScheduled",
     "RetrySucceeded",
     "SemaphoreBulkhead",
+    "ServiceLevel",
     "ThreadPoolBulkhead",
     "TimeLimitExceeded",
     "TimeLimitExceededError",
