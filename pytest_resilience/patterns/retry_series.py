@@ -200,7 +200,7 @@ class Series:
         if self._attempt >= config.max_attempts:
             return f"max_attempts={config.max_attempts}"
         if asked is not None and asked > config.max_retry_after:
-            return f"asked to wait {asked:g} s, max_retry_after={config.max_retry_after:g} s"
+            return f"asked to wait {asked:.10g} s, max_retry_after={config.max_retry_after:g} s"
         if config.max_elapsed is not None and elapsed + delay > config.max_elapsed:
             return f"max_elapsed={config.max_elapsed:g} s"
         if config.budget is not None and not config.budget.withdraw():
