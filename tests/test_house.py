@@ -19,7 +19,7 @@ PACKAGE = "pytest_resilience"
 
 GROUND = frozenset({"errors", "events", "clock", "seeds"})
 BELOW = {
-    "plugin": frozenset({"report", "assertions", "seams", "stress", "chaos"}) | GROUND,
+    "plugin": frozenset({"report", "assertions", "patterns", "seams", "stress", "chaos"}) | GROUND,
     "report": frozenset({"seams", "stress", "chaos"}) | GROUND,
     "assertions": frozenset({"seams", "stress", "chaos", "patterns"}) | GROUND,
     "seams": frozenset({"chaos"}) | GROUND,

@@ -8,6 +8,7 @@ pays for this file and `options` alone. No assertion stands here: PYTEST_DONT_RE
 from __future__ import annotations
 
 from collections.abc import Generator
+from collections.abc import Iterator
 from copy import copy
 from typing import TYPE_CHECKING
 from typing import Any
@@ -18,6 +19,11 @@ from pytest_resilience.plugin import options
 
 
 if TYPE_CHECKING:
+    from pytest_resilience.clock import ManualClock
+    from pytest_resilience.patterns.bulkhead_manager import BulkheadManager
+    from pytest_resilience.patterns.degradation import DegradationManager
+    from pytest_resilience.plugin.factories import BreakerFactory
+    from pytest_resilience.plugin.factories import RetryFactory
     from pytest_resilience.plugin.fixture import Chaos
 
 
@@ -66,6 +72,47 @@ def chaos(request: pytest.FixtureRequest) -> Chaos:
     """Faults for parts of a test: `with chaos.network_latency(delay=0.2): ...`."""
     fixture: Chaos = _session(request.config).fixture(request.node)
     return fixture
+
+
+@pytest.fixture
+def manual_clock() -> ManualClock:
+    """A clock that sleeping moves, for every pattern that the other fixtures make."""
+    from pytest_resilience.clock import ManualClock
+
+    return ManualClock()
+
+
+@pytest.fixture
+def circuit_breaker(request: pytest.FixtureRequest) -> BreakerFactory:
+    """Makes circuit breakers: `circuit_breaker(failure_threshold=3, name="prices")`."""
+    from pytest_resilience.plugin import factories
+
+    return factories.BreakerFactory(factories.clock_of(request))
+
+
+@pytest.fixture
+def retry_handler(request: pytest.FixtureRequest) -> RetryFactory:
+    """Makes retry handlers: `retry_handler(max_attempts=5, jitter=False)`."""
+    from pytest_resilience.plugin import factories
+
+    return factories.RetryFactory(factories.clock_of(request))
+
+
+@pytest.fixture
+def bulkhead_manager(request: pytest.FixtureRequest) -> Iterator[BulkheadManager]:
+    """A bulkhead manager, shut down when the test ends."""
+    from pytest_resilience.plugin import factories
+
+    with factories.bulkheads(factories.clock_of(request)) as manager:
+        yield manager
+
+
+@pytest.fixture
+def degradation_manager(request: pytest.FixtureRequest) -> DegradationManager:
+    """A degradation manager without services."""
+    from pytest_resilience.plugin import factories
+
+    return factories.degradation(factories.clock_of(request))
 
 
 def _asks_for_chaos(item: pytest.Item) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import requests  # noqa: F401  # loaded once here, not again for every inner run
 
+import pytest_resilience.plugin.factories  # as above
 import pytest_resilience.plugin.session  # noqa: F401  # as above
 
 
