@@ -2,13 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
+import os
 import random
+import subprocess
+import sys
 import threading
+import weakref
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 from typing import Any
+from typing import assert_type
 
 import pytest
 
@@ -367,3 +375,196 @@ def test_nonsense_is_refused_naming_field_and_value(
     with pytest.raises(error, match=field) as caught:
         RetryConfig(**{field: value})
     assert repr(value) in str(caught.value)
+
+
+def test_how_a_call_went_is_logged(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "pytest_resilience.retry")
+    handler = make(clock, max_attempts=2)
+    handler.execute(Flaky(1))
+    with pytest.raises(RetryExhaustedError):
+        handler.execute(Flaky(2))
+    assert [(each.levelname, each.getMessage()) for each in caplog.records] == [
+        ("WARNING", "prices: attempt 1 failed, ConnectionError: failure 1; the next in 1 s"),
+        ("INFO", "prices: succeeded at attempt 2"),
+        ("WARNING", "prices: attempt 1 failed, ConnectionError: failure 1; the next in 1 s"),
+        (
+            "ERROR",
+            "prices: gave up at attempt 2 (max_attempts=2), ConnectionError: failure 2",
+        ),
+    ]
+
+
+def test_a_failure_without_a_text_is_a_failure(clock: ManualClock) -> None:
+    class UnprintableError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    with pytest.raises(RetryExhaustedError, match=r"UnprintableError \(its text cannot be had\)"):
+        make(clock).execute(Flaky(99, UnprintableError))
+
+
+def test_errors_do_not_hang_on_one_another(clock: ManualClock) -> None:
+    """The second failure did not happen while the first was handled."""
+    handler = make(clock, retryable_exceptions=(ConnectionError,))
+    errors = [ConnectionError("first"), ConnectionError("second"), KeyError("third")]
+
+    def call() -> None:
+        raise errors.pop(0)
+
+    for protected in (handler(call), lambda: handler.execute(call)):
+        errors[:] = [ConnectionError("first"), ConnectionError("second"), KeyError("third")]
+        with pytest.raises(KeyError) as caught:
+            protected()
+        assert caught.value.__context__ is caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("kind", ["partial", "method", "callable object", "lambda"])
+def test_coroutine_functions_in_every_guise(clock: ManualClock, kind: str) -> None:
+    flaky = Flaky(2)
+
+    class Later:
+        async def __call__(self) -> str:
+            return await flaky.later()
+
+    guises: dict[str, Callable[[], Any]] = {
+        "partial": functools.partial(Flaky.later, flaky),
+        "method": flaky.later,
+        "callable object": Later(),
+        "lambda": lambda: flaky.later(),  # noqa: PLW0108  # what it is about
+    }
+    handler = make(clock)
+    assert asyncio.run(handler.execute(guises[kind])) == "fine"
+    flaky.calls = 0
+    assert asyncio.run(handler(guises[kind])()) == "fine"
+    assert clock.sleeps == [1.0, 2.0] * 2
+
+
+def test_a_coroutine_function_that_fails_before_it_awaits(clock: ManualClock) -> None:
+    """A plain function may fail once while it makes the coroutine, and once while it runs."""
+    errors = [ConnectionError(), None, None]
+    flaky = Flaky(1)
+
+    def call() -> Any:
+        error = errors.pop(0)
+        if error is not None:
+            raise error
+        return flaky.later()
+
+    assert asyncio.run(make(clock).execute(call)) == "fine"
+    assert clock.sleeps == [1.0, 2.0]
+
+
+def test_generator_functions_are_refused_by_execute_too(clock: ManualClock) -> None:
+    def rows() -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match="put the retry around what consumes it"):
+        make(clock).execute(rows)
+    # Not a generator function: that it returned is all that is asked.
+    assert list(make(clock).execute(lambda: rows())) == [1]  # noqa: PLW0108  # as above
+
+
+def test_elapsed_counts_from_where_it_was_measured(clock: ManualClock) -> None:
+    def slow() -> None:
+        clock.advance(5)
+        raise ConnectionError
+
+    for config, elapsed in (({}, 6.0), ({"max_elapsed": 100.0}, 11.0)):
+        with pytest.raises(RetryExhaustedError) as caught:
+            make(clock, max_attempts=2, **config).execute(slow)
+        assert caught.value.elapsed == elapsed
+
+
+def test_events_are_bounded_and_can_be_read_at_any_time(clock: ManualClock) -> None:
+    handler = make(clock, max_attempts=50, base_delay=0.0)
+    running = threading.Event()
+    over = threading.Event()
+
+    def read() -> int:
+        longest = 0
+        while not over.is_set():
+            longest = max(longest, len(handler.events))
+            running.set()
+        return longest
+
+    def call(_: int) -> None:
+        with pytest.raises(RetryExhaustedError):
+            handler.execute(Flaky(99))
+
+    with ThreadPoolExecutor(9) as pool:
+        reader = pool.submit(read)
+        assert running.wait(10)
+        list(pool.map(call, range(80)))
+        over.set()
+        assert reader.result(10) <= 1000
+    assert len(handler.events) == 1000
+
+
+def test_no_event_keeps_what_failed_alive(clock: ManualClock) -> None:
+    handler = make(clock)
+
+    class Payload:
+        pass
+
+    payload = Payload()
+    gone = weakref.ref(payload)
+
+    def call(payload: Payload) -> None:
+        raise ConnectionError(payload)
+
+    with pytest.raises(RetryExhaustedError):
+        handler.execute(call, payload)
+    del payload
+    assert handler.events
+    gc.collect()  # what pytest itself keeps of the error
+    assert gone() is None
+
+
+FORKED = """
+import os
+from pytest_resilience import ManualClock, RetryConfig, RetryExhaustedError, RetryHandler
+
+handler = RetryHandler(RetryConfig(max_attempts=5, jitter="full"), clock=ManualClock())
+
+def down():
+    raise ConnectionError
+
+for _ in range(2):
+    if os.fork() == 0:
+        try:
+            handler.execute(down)
+        except RetryExhaustedError:
+            os.write(1, (repr([each.delay for each in handler.events[:-1]]) + "\\n").encode())
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_workers_of_a_server_that_forks_do_not_wait_alike() -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, check=True
+    )
+    first, second = outcome.stdout.splitlines()
+    assert first != second
+
+
+def test_what_type_checkers_see(clock: ManualClock) -> None:
+    """Checked by mypy: what is decorated keeps its types."""
+    handler = make(clock)
+
+    @handler
+    def plain(number: int, *, text: str = "") -> float:
+        return number / 2
+
+    @handler
+    async def later(number: int) -> bytes:
+        return bytes(number)
+
+    assert_type(plain(3, text="three"), float)
+    assert_type(handler.execute(plain, 3), float)
+    assert_type(asyncio.run(later(3)), bytes)
+    assert_type(asyncio.run(handler.execute(later, 3)), bytes)
+    if TYPE_CHECKING:
+        plain("3")  # type: ignore[arg-type]
+        handler.execute(plain, text=3)  # type: ignore[call-arg,arg-type]
