@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from pytest_resilience.patterns.degradation_config import NOTHING as NOTHING
     from pytest_resilience.patterns.degradation_config import FeatureFlag as FeatureFlag
     from pytest_resilience.patterns.degradation_config import ServiceLevel as ServiceLevel
+    from pytest_resilience.patterns.pipeline import Pipeline as Pipeline
     from pytest_resilience.patterns.rate_limit import RateLimitBulkhead as RateLimitBulkhead
     from pytest_resilience.patterns.registry import CircuitBreakerRegistry as CircuitBreakerRegistry
     from pytest_resilience.patterns.retry import RetryHandler as RetryHandler
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from pytest_resilience.patterns.thread_pool_bulkhead import (
         ThreadPoolBulkhead as ThreadPoolBulkhead,
     )
+    from pytest_resilience.patterns.timelimit import TimeLimiter as TimeLimiter
     from pytest_resilience.plugin.fixture import Chaos as Chaos
 
 
@@ -86,6 +88,7 @@ _HOMES = {
     "ManualClock": "clock",
     "NOTHING": "patterns.degradation_config",
     "NeverFiredError": "errors",
+    "Pipeline": "patterns.pipeline",
     "RateLimitBulkhead": "patterns.rate_limit",
     "ResilienceError": "errors",
     "RetryBudget": "patterns.budget",
@@ -99,6 +102,7 @@ _HOMES = {
     "SystemClock": "clock",
     "ThreadPoolBulkhead": "patterns.thread_pool_bulkhead",
     "TimeLimitExceededError": "errors",
+    "TimeLimiter": "patterns.timelimit",
     "UnknownNameError": "errors",
 }
 

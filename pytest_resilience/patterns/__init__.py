@@ -27,6 +27,9 @@ from pytest_resilience.patterns.degradation_config import FeatureFlag
 from pytest_resilience.patterns.degradation_config import ServiceLevel
 from pytest_resilience.patterns.degradation_events import FellBack
 from pytest_resilience.patterns.degradation_events import LevelChanged
+from pytest_resilience.patterns.pipeline import Pipeline
+from pytest_resilience.patterns.pipeline import PipelineOrderWarning
+from pytest_resilience.patterns.pipeline import Step
 from pytest_resilience.patterns.rate_limit import RateLimitBulkhead
 from pytest_resilience.patterns.registry import CircuitBreakerRegistry
 from pytest_resilience.patterns.retry import RetryHandler
@@ -65,6 +68,8 @@ __all__ = [
     "Outcome",
     "OverdueCall",
     "Permit",
+    "Pipeline",
+    "PipelineOrderWarning",
     "RateLimitBulkhead",
     "RetryAborted",
     "RetryBudget",
@@ -76,6 +81,7 @@ __all__ = [
     "RetrySucceeded",
     "SemaphoreBulkhead",
     "ServiceLevel",
+    "Step",
     "ThreadPoolBulkhead",
     "TimeLimitExceeded",
     "TimeLimitExceededError",

@@ -1,0 +1,110 @@
+"""Several patterns around one function, in an order that can be read and tested."""
+
+from __future__ import annotations
+
+import warnings
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from typing import ParamSpec
+from typing import TypeVar
+
+from pytest_resilience.patterns.breaker import CircuitBreaker
+from pytest_resilience.patterns.rate_limit import RateLimitBulkhead
+from pytest_resilience.patterns.retry import RetryHandler
+
+
+__all__ = ["Pipeline", "PipelineOrderWarning", "Step"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+# What stands outside what, and why that is hardly meant.
+_WRONG: tuple[tuple[type, type, str], ...] = (
+    (
+        CircuitBreaker,
+        RetryHandler,
+        "the breaker sees one failure where the retry has seen several; put it inside the retry",
+    ),
+    (
+        RateLimitBulkhead,
+        RetryHandler,
+        "the retry's calls after the first are not counted; put the limit inside the retry",
+    ),
+)
+
+
+class PipelineOrderWarning(UserWarning):
+    """Two patterns stand in an order that is known to go wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One pattern of a pipeline, for tests.
+
+    Attributes:
+        kind: its class, by name.
+        name: its own name, "" if it has none.
+        config: its configuration, None if it has none.
+    """
+
+    kind: str
+    name: str
+    config: Any
+
+
+class Pipeline:
+    """Patterns around a function, the first one outermost.
+
+    Any decorator can stand in it: each is called with what the later ones have made of the
+    function, so sync and async functions go through alike. Warns with
+    `PipelineOrderWarning` where a breaker or rate limit stands outside a retry.
+
+    Example:
+        >>> from pytest_resilience.patterns import CircuitBreaker, RetryHandler
+        >>> pipeline = Pipeline(RetryHandler(), CircuitBreaker(name="prices"))
+        >>> [step.kind for step in pipeline.describe()]
+        ['RetryHandler', 'CircuitBreaker']
+        >>> pipeline.call(len, "abc")
+        3
+    """
+
+    def __init__(self, *patterns: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Raises TypeError for what is no decorator."""
+        for pattern in patterns:
+            if not callable(pattern):
+                raise TypeError(f"{pattern!r} cannot be put around a function")
+        self.patterns = patterns
+        for number, outer in enumerate(patterns):
+            for inner in patterns[number + 1 :]:
+                _warn(outer, inner)
+
+    def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
+        """Put all patterns around a function, as a decorator."""
+        protected: Callable[..., Any] = func
+        for pattern in reversed(self.patterns):
+            protected = pattern(protected)
+        return protected
+
+    def call(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """Call `func` through all patterns; await the result of a coroutine function."""
+        return self(func)(*args, **kwargs)
+
+    def describe(self) -> tuple[Step, ...]:
+        """What it is made of, outermost first, for a test to compare."""
+        return tuple(
+            Step(
+                kind=type(pattern).__name__,
+                name=str(getattr(pattern, "name", "")),
+                config=getattr(pattern, "config", None),
+            )
+            for pattern in self.patterns
+        )
+
+
+def _warn(outer: object, inner: object) -> None:
+    for outside, inside, why in _WRONG:
+        if isinstance(outer, outside) and isinstance(inner, inside):
+            message = f"{outside.__name__} outside {inside.__name__}: {why}"
+            warnings.warn(message, PipelineOrderWarning, stacklevel=3)
