@@ -259,6 +259,29 @@ def test_jitter_is_drawn_from_what_was_given(clock: ManualClock) -> None:
     assert waits(1) == waits(1) != waits(2)
 
 
+class Highest:
+    """Chance at its worst."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+@pytest.mark.parametrize(
+    ("jitter", "waits"),
+    [
+        (True, [1.1, 2.2, 4.4, 8.8, 10.0]),
+        ("full", [1.0, 2.0, 4.0, 8.0, 10.0]),
+        ("equal", [1.0, 2.0, 4.0, 8.0, 10.0]),
+        ("decorrelated", [3.0, 9.0, 10.0, 10.0, 10.0]),  # three times the wait before
+    ],
+)
+def test_the_longest_waits_there_can_be(clock: ManualClock, jitter: Any, waits: Any) -> None:
+    config = RetryConfig(max_attempts=6, max_delay=10.0, jitter=jitter)
+    with pytest.raises(RetryExhaustedError):
+        RetryHandler(config, clock=clock, random=Highest()).execute(Flaky(99))
+    assert clock.sleeps == pytest.approx(waits)
+
+
 def test_p11_calls_share_no_state_among_threads(clock: ManualClock) -> None:
     handler = make(clock, max_attempts=3)
     together = threading.Barrier(32, timeout=10)

@@ -162,6 +162,11 @@ def test_a_date_is_waited_for_by_the_clock(clock: ManualClock) -> None:
     assert clock.sleeps == [90.0, 0.0]
 
 
+def test_who_asks_for_just_what_is_granted_gets_it(clock: ManualClock) -> None:
+    exhaust(RetryHandler(RetryConfig(max_attempts=2), clock=clock), of_requests("300"))
+    assert clock.sleeps == [300.0]
+
+
 def test_who_asks_for_too_much_is_not_called_again(clock: ManualClock) -> None:
     error = exhaust(RetryHandler(clock=clock), of_requests("31536000"))
     assert clock.sleeps == []
