@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import functools
+import math
 
 from collections.abc import Callable
 from typing import Any
 
+from pytest_resilience.errors import CircuitBreakerError
 from pytest_resilience.patterns.breaker_config import Outcome
+from pytest_resilience.patterns.breaker_events import CircuitState
 from pytest_resilience.patterns.calls import CallKind
 from pytest_resilience.patterns.calls import kind_of
 from pytest_resilience.patterns.circuit import Circuit
 
 
 __all__ = ["Permit", "protect"]
+
+_NEVER = math.inf
+_OPEN = CircuitState.OPEN
 
 
 class Permit:
@@ -68,18 +74,22 @@ def protect(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # The quick ones make no object per call and, as long as the circuit is closed and nothing
-# has failed, run three lines around the function. They are written out twice because one
-# more call would double what they cost.
+# has failed, run three lines around the function; open, they refuse by themselves what
+# `admit` would. They are written out twice because one more call would double what they cost.
 
 
 def _quick(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
     admit, failed, succeeded = circuit.admit, circuit.failed, circuit.succeeded
     counts_all = circuit.window is not None
+    monotonic, listeners, name = circuit.clock.monotonic, circuit.listeners, circuit.name
 
     @functools.wraps(func)
     def protected(*args: Any, **kwargs: Any) -> Any:
         generation = circuit.lane
         if generation is None:
+            left = circuit.reopens_at - monotonic()
+            if left > 0 and circuit.state is _OPEN and not listeners.listened:
+                raise CircuitBreakerError(name, "OPEN", left if left < _NEVER else None)
             generation = admit()
         try:
             result = func(*args, **kwargs)
@@ -96,11 +106,15 @@ def _quick(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
 def _quick_coroutine(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
     admit, failed, succeeded = circuit.admit, circuit.failed, circuit.succeeded
     counts_all = circuit.window is not None
+    monotonic, listeners, name = circuit.clock.monotonic, circuit.listeners, circuit.name
 
     @functools.wraps(func)
     async def protected(*args: Any, **kwargs: Any) -> Any:
         generation = circuit.lane
         if generation is None:
+            left = circuit.reopens_at - monotonic()
+            if left > 0 and circuit.state is _OPEN and not listeners.listened:
+                raise CircuitBreakerError(name, "OPEN", left if left < _NEVER else None)
             generation = admit()
         try:
             result = await func(*args, **kwargs)

@@ -47,6 +47,7 @@ class Circuit:
         last_failure: monotonic seconds, None if there was none.
         successes: while half open.
         history: the latest transitions.
+        reopens_at: monotonic seconds when an open one lets calls through again.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Circuit:
         self._lock = threading.Lock()
         self._generation = 0
         self._under_way = 0  # calls, while half open
-        self._reopens_at = _NEVER
+        self.reopens_at = _NEVER
         self._asked_at = 0.0  # when the last call was let through half open
         self.lane = 0 if self.quick else None
         self._monotonic = clock.monotonic
@@ -76,13 +77,14 @@ class Circuit:
         """Let a call through: the generation it belongs to. Raises CircuitBreakerError."""
         generation = self._generation  # before the state: too old is ignored, too new is not
         state = self.state
-        if state is _CLOSED or state is _DISABLED or state is _METRICS_ONLY:
-            return generation
         if state is _OPEN:
-            left = self._reopens_at - self._monotonic()
+            left = self.reopens_at - self._monotonic()
             if left > 0:
-                self._refuse(state)
+                if self.listeners.listened:
+                    self._refuse(state)
                 raise CircuitBreakerError(self.name, "OPEN", left if left < _NEVER else None)
+        elif state is _CLOSED or state is _DISABLED or state is _METRICS_ONLY:
+            return generation
         elif state is _FORCED_OPEN:
             self._refuse(state)
             raise CircuitBreakerError(self.name, "FORCED_OPEN")
@@ -99,7 +101,7 @@ class Circuit:
     def _try_again(self) -> CircuitTransition | None:
         """Turn half open if it is time; give up on calls that never came back."""
         now = self._monotonic()
-        if self.state is _OPEN and now >= self._reopens_at:
+        if self.state is _OPEN and now >= self.reopens_at:
             return self._enter(_HALF_OPEN, "its time was over")
         stuck = self.state is _HALF_OPEN and now >= self._asked_at + self._patience()
         if stuck and self._under_way >= self._places():
@@ -215,11 +217,11 @@ class Circuit:
         self.state = new
         self._generation += 1
         self._under_way = self.successes = 0
-        self._reopens_at = _NEVER
+        self.reopens_at = _NEVER
         if new is _OPEN:
             self.opened += 1
             if not callable(self.config.timeout):
-                self._reopens_at = now + self.config.timeout
+                self.reopens_at = now + self.config.timeout
         elif new is _HALF_OPEN:
             self._asked_at = now
         else:
@@ -243,7 +245,7 @@ class Circuit:
             seconds = _USUAL_TIMEOUT
         with self._lock:
             if generation == self._generation:
-                self._reopens_at = self.history[-1].at + seconds
+                self.reopens_at = self.history[-1].at + seconds
 
     def _tell(self, transition: CircuitTransition | None) -> None:
         if transition is None:
