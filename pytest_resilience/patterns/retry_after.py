@@ -13,7 +13,7 @@ __all__ = ["parse_retry_after", "retry_after_of"]
 
 # RFC 9110 has whole seconds only, some servers send fractions. What else `float` reads
 # ("1e9", "1_0", "nan") is no header's number.
-_SECONDS = re.compile(r"\s*-?[0-9]+(\.[0-9]+)?\s*")
+_SECONDS = re.compile(r"[ \t]*-?[0-9]+(\.[0-9]+)?[ \t]*")
 
 
 def parse_retry_after(value: str, now: float) -> float | None:
