@@ -75,10 +75,8 @@ class RetryConfig:
                 f"base_delay={self.base_delay!r}: at most max_delay={self.max_delay!r} is needed"
             )
 
-    def tries_again(self, error: BaseException) -> bool:
+    def tries_again(self, error: Exception) -> bool:
         """Whether an exception is tried again. Calls `is_retryable`."""
-        if not isinstance(error, Exception):
-            return False
         if self.is_retryable is not None:
             return self.is_retryable(error)
         return isinstance(error, self.retryable_exceptions)

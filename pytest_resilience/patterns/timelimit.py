@@ -167,8 +167,6 @@ class TimeLimiter:
             await timer.__aexit__(kind, error, traceback)
         except TimeoutError as late:
             raise self._exceeded("block", "it was cancelled") from late
-        finally:
-            del timer  # as in `_await`
         if error is None:
             self._measure("block", started)
 

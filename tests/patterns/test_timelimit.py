@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator
 from collections.abc import Callable
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -271,6 +272,32 @@ def test_a_caller_who_is_interrupted_leaves_its_call_listed(
     assert limiter.overdue == ()
 
 
+def test_where_no_thread_can_be_started_nothing_is_overdue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    limiter = TimeLimiter(AGES)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        limiter.execute(divide_plain, 6)
+    assert limiter.overdue == ()
+
+
+def test_a_call_that_ends_as_its_time_is_up_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = Future.exception
+
+    def awake_too_late(future: Future[Any], timeout: float | None = None) -> None:
+        wait(future, timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(Future, "exception", awake_too_late)
+    limiter = TimeLimiter(AGES)
+    assert limiter.execute(divide_plain, 6, 3) == 2
+    assert limiter.overdue == ()
+
+
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
 
@@ -396,16 +423,21 @@ async def time_out_block() -> None:
         await forever()
 
 
-@pytest.mark.parametrize("action", [fail_sync, fail_async, time_out, time_out_block])
+async def fail_block() -> None:
+    async with TimeLimiter(AGES):
+        await divide(1, 0)
+
+
+@pytest.mark.parametrize("action", [fail_sync, fail_async, fail_block, time_out, time_out_block])
 def test_no_reference_cycle_is_left(action: Callable[[], Any]) -> None:
     async def repeat() -> int:
         async def once() -> None:
             with contextlib.suppress(ZeroDivisionError, TimeLimitExceededError):
                 outcome = action()
                 if outcome is not None:
-                    # Here, not in a task of its own: one that ends with what asyncio.timeout
-                    # raised is a cycle already.
-                    await outcome
+                    # A task that ends with what asyncio.timeout raised is a cycle already.
+                    own_task = action in (fail_async, fail_block)
+                    await (asyncio.ensure_future(outcome) if own_task else outcome)
 
         await once()
         gc.collect()
