@@ -1,13 +1,17 @@
-"""Assertions about circuit breakers. None of them changes the breaker it looks at."""
+"""Assertions about circuit breakers, of this package or another. None of them changes one.
+
+A breaker is given, or a function that one decorates.
+"""
 
 from __future__ import annotations
 
 import time
 
+from collections.abc import Callable
 from collections.abc import Sequence
 
-from pytest_resilience.errors import CircuitBreakerError
-from pytest_resilience.patterns.breaker import CircuitBreaker
+from pytest_resilience.assertions.readers import read_circuit
+from pytest_resilience.assertions.readings import CircuitReading
 from pytest_resilience.patterns.breaker_events import CircuitState
 
 
@@ -19,96 +23,90 @@ __all__ = [
     "assert_fails_fast",
 ]
 
-_SHOWN = 10  # transitions in a message
 
-
-def assert_circuit_open(breaker: CircuitBreaker) -> None:
+def assert_circuit_open(breaker: object) -> None:
     """Raise AssertionError, telling how it came to that, unless the breaker is OPEN."""
     __tracebackhide__ = True
     _assert_state(breaker, CircuitState.OPEN)
 
 
-def assert_circuit_closed(breaker: CircuitBreaker) -> None:
+def assert_circuit_closed(breaker: object) -> None:
     """Raise AssertionError, telling how it came to that, unless the breaker is CLOSED."""
     __tracebackhide__ = True
     _assert_state(breaker, CircuitState.CLOSED)
 
 
-def assert_circuit_half_open(breaker: CircuitBreaker) -> None:
+def assert_circuit_half_open(breaker: object) -> None:
     """Raise AssertionError, telling how it came to that, unless the breaker is HALF_OPEN."""
     __tracebackhide__ = True
     _assert_state(breaker, CircuitState.HALF_OPEN)
 
 
-def assert_circuit_transitions(
-    breaker: CircuitBreaker, states: Sequence[CircuitState | str]
-) -> None:
+def assert_circuit_transitions(breaker: object, states: Sequence[CircuitState | str]) -> None:
     """Raise AssertionError unless the breaker went through just these states.
 
     Args:
-        breaker: whose transitions are read.
+        breaker: whose transitions are read. Raises TypeError for one that keeps no record.
         states: the states in order, the first one included, as members or by name:
             `["CLOSED", "OPEN", "HALF_OPEN"]`.
     """
     __tracebackhide__ = True
-    expected = [each.value if isinstance(each, CircuitState) else each for each in states]
-    transitions = breaker.transitions
-    first = transitions[0].old if transitions else breaker.state
-    seen = [first.value, *(each.new.value for each in transitions)]
-    if seen != expected:
+    expected = tuple(each.value if isinstance(each, CircuitState) else each for each in states)
+    reading = read_circuit(breaker)
+    if reading.path is None:
+        raise TypeError(
+            f"{reading.name} keeps no record of its transitions; assert its state between the "
+            "calls, or collect them with a listener of its library"
+        )
+    if reading.path != expected:
         raise AssertionError(
-            f"expected {breaker.name} to go {_path(expected)}, but it went {_path(seen)}\n"
-            f"{_story(breaker)}"
+            f"expected {reading.name} to go {_path(expected)}, but it went "
+            f"{_path(reading.path)}\n{_story(reading)}"
         )
 
 
-def assert_fails_fast(breaker: CircuitBreaker, *, within: float = 0.1) -> None:
+def assert_fails_fast(breaker: object, *, within: float = 0.1) -> None:
     """Raise AssertionError unless the breaker refuses a call, in `within` seconds of real time.
 
-    A call is asked for and, should it be let through, given back as one that says nothing. Only
-    a breaker whose time was over is changed by that: it turns half open, as by any call.
+    A call is asked for only if it will be refused: a breaker whose time is over stays as it is.
     """
     __tracebackhide__ = True
     started = time.perf_counter()
-    try:
-        permit = breaker.acquire()
-    except CircuitBreakerError:
-        taken = time.perf_counter() - started
-    else:
-        permit.release()
+    reading = read_circuit(breaker)
+    refused = reading.refuses and (reading.ask is None or _is_refused(reading.ask))
+    taken = time.perf_counter() - started
+    if not refused:
         raise AssertionError(
-            f"expected {breaker.name} to refuse a call, but it let one through\n{_story(breaker)}"
+            f"expected {reading.name} to refuse a call, but it lets one through\n{_story(reading)}"
         )
     if taken > within:
         raise AssertionError(
-            f"expected {breaker.name} to refuse a call within {within:g} s, but it took "
-            f"{taken:.3g} s\n{_story(breaker)}"
+            f"expected {reading.name} to refuse a call within {within:g} s, but it took "
+            f"{taken:.3g} s\n{_story(reading)}"
         )
+
+
+def _is_refused(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except Exception:  # each library has an error of its own for that
+        return True
+    return False
 
 
 def _path(states: Sequence[str]) -> str:
     return " -> ".join(states) or "nowhere"
 
 
-def _assert_state(breaker: CircuitBreaker, expected: CircuitState) -> None:
+def _assert_state(breaker: object, expected: CircuitState) -> None:
     __tracebackhide__ = True
-    if breaker.state is not expected:
+    reading = read_circuit(breaker)
+    if reading.state != expected.value:
         raise AssertionError(
-            f"expected {breaker.name} to be {expected.value}, but it is {breaker.state.value}\n"
-            f"{_story(breaker)}"
+            f"expected {reading.name} to be {expected.value}, but it is {reading.state}\n"
+            f"{_story(reading)}"
         )
 
 
-def _story(breaker: CircuitBreaker) -> str:
-    """The counts, and the last transitions with the seconds since the first of them."""
-    stats, config = breaker.get_stats(), breaker.config
-    lines = [
-        f"  failures in a row: {stats['failure_count']} (opens at {config.failure_threshold})",
-        f"  successes half open: {stats['success_count']} (closes at {config.success_threshold})",
-    ]
-    transitions = breaker.transitions[-_SHOWN:]
-    lines += [
-        f"  +{each.at - transitions[0].at:.3f}s {each.old.value} -> {each.new.value}: {each.reason}"
-        for each in transitions
-    ]
-    return "\n".join(lines if transitions else [*lines, "  it has never changed its state"])
+def _story(reading: CircuitReading) -> str:
+    return "\n".join(f"  {line}" for line in reading.timeline)

@@ -1,18 +1,26 @@
-"""Assertions about retries. None of them changes the retry it looks at.
+"""Assertions about retries, of this package or another. None of them changes one.
 
 Each looks at the latest call that was tried again, or given up. One that succeeds at its first
 attempt leaves no trace, nor does one that first raises what is not to be tried again.
+
+What stands for a retry: a `RetryHandler` or a function it decorates; of tenacity a `Retrying`,
+a decorated function or the `RetryError`; of urllib3 the response (of requests too); of stamina
+and backoff, which keep nothing, a list that their hooks append to. What a library keeps no
+record of raises TypeError.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
+from pytest_resilience.assertions.readers import read_retry
 from pytest_resilience.assertions.readings import RetryReading
-from pytest_resilience.assertions.readings import read_retry
 
 
 __all__ = ["assert_backoff", "assert_retried", "assert_retry_exhausted"]
+
+_T = TypeVar("_T")
 
 _EPSILON = 1e-9  # seconds: what adding up floats leaves
 _SHOWN = 20  # lines of a timeline
@@ -27,7 +35,8 @@ def assert_retried(retry: object, *, attempts: int | None = None) -> None:
     """
     __tracebackhide__ = True
     reading = read_retry(retry)
-    if reading.attempts < 2 if attempts is None else reading.attempts != attempts:
+    made = _kept(reading, "attempts", reading.attempts)
+    if made < 2 if attempts is None else made != attempts:
         wanted = "2 attempts or more" if attempts is None else _count(attempts)
         raise AssertionError(
             f"expected {reading.name} to make {wanted}, but {_made(reading)}\n{_story(reading)}"
@@ -43,9 +52,10 @@ def assert_retry_exhausted(retry: object, *, attempts: int | None = None) -> Non
     """
     __tracebackhide__ = True
     reading = read_retry(retry)
-    if not reading.exhausted or attempts not in (None, reading.attempts):
+    exhausted = _kept(reading, "end", reading.exhausted)
+    if not exhausted or attempts not in (None, reading.attempts):
         after = "" if attempts is None else f" after {_count(attempts)}"
-        gave_up = reading.exhausted or not reading.attempts
+        gave_up = exhausted or not reading.attempts
         did = _made(reading) + ("" if gave_up else " and did not give up")
         raise AssertionError(
             f"expected {reading.name} to give up{after}, but {did}\n{_story(reading)}"
@@ -59,21 +69,46 @@ def assert_backoff(retry: object, waits: Sequence[float], *, tolerance: float = 
         retry: whose latest call is looked at.
         waits: seconds before the second attempt, the third, …
         tolerance: by which share of it each may differ; 0.1 is what `jitter=True` does.
+
+    Of a retry that keeps only the sum of its waits, as tenacity does, their number and their
+    sum are compared.
     """
     __tracebackhide__ = True
     if not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance!r}: a share of at least 0 is needed")
     reading = read_retry(retry)
+    if reading.waits is None and reading.attempts is not None:
+        _assert_sum(reading, waits, tolerance)
+        return
+    seen_waits = _kept(reading, "waits", reading.waits)
     wrong = [
         f"wait {number} is {'missing' if seen is None else f'{seen:.3g} s'}"
-        for number, seen, wanted in _pairs(reading.waits, waits)
+        for number, seen, wanted in _pairs(seen_waits, waits)
         if seen is None or wanted is None or abs(seen - wanted) > wanted * tolerance + _EPSILON
     ]
     if wrong:
         raise AssertionError(
             f"expected {reading.name} to wait {_list(waits)} (within {tolerance:.0%}), but it "
-            f"waited {_list(reading.waits)}: {', '.join(wrong)}\n{_story(reading)}"
+            f"waited {_list(seen_waits)}: {', '.join(wrong)}\n{_story(reading)}"
         )
+
+
+def _assert_sum(reading: RetryReading, waits: Sequence[float], tolerance: float) -> None:
+    __tracebackhide__ = True
+    waited = _kept(reading, "waits", reading.waited)
+    wanted = sum(waits)
+    if reading.attempts != len(waits) + 1 or abs(waited - wanted) > wanted * tolerance + _EPSILON:
+        raise AssertionError(
+            f"expected {reading.name} to wait {_list(waits)}, {wanted:.3g} s in all (within "
+            f"{tolerance:.0%}), but {_made(reading)} and waited {waited:.3g} s in all\n"
+            f"{_story(reading)}"
+        )
+
+
+def _kept(reading: RetryReading, what: str, value: _T | None) -> _T:
+    if value is None:
+        raise TypeError(f"{reading.name} keeps no record of the {what} of a call")
+    return value
 
 
 def _pairs(
@@ -95,7 +130,8 @@ def _list(waits: Sequence[float]) -> str:
 
 
 def _made(reading: RetryReading) -> str:
-    return f"it made {_count(reading.attempts)}" if reading.attempts else "it tried no call again"
+    made = reading.attempts
+    return f"it made {_count(made)}" if made else "it tried no call again"
 
 
 def _story(reading: RetryReading) -> str:

@@ -98,17 +98,29 @@ class Circuit:
             raise CircuitBreakerError(self.name, state.value)
         return generation
 
+    def refuses(self) -> bool:
+        """Whether a call would be refused now. To ask changes nothing."""
+        with self._lock:
+            now = self._monotonic()
+            if self.state is _HALF_OPEN:
+                return self._under_way >= self._places() and not self._is_stuck(now)
+            is_open = self.state is _OPEN and now < self.reopens_at
+            return is_open or self.state is _FORCED_OPEN
+
     def _try_again(self) -> CircuitTransition | None:
         """Turn half open if it is time; give up on calls that never came back."""
         now = self._monotonic()
         if self.state is _OPEN and now >= self.reopens_at:
             return self._enter(_HALF_OPEN, "its time was over")
-        stuck = self.state is _HALF_OPEN and now >= self._asked_at + self._patience()
-        if stuck and self._under_way >= self._places():
+        if self.state is _HALF_OPEN and self._is_stuck(now):
             _logger.warning("%s: %d probes never ended", self.name, self._under_way)
             self._generation += 1  # should they end after all, they are late
             self._under_way = 0
         return None
+
+    def _is_stuck(self, now: float) -> bool:
+        late = now >= self._asked_at + self._patience()
+        return late and self._under_way >= self._places()
 
     def _patience(self) -> float:
         timeout = self.config.timeout

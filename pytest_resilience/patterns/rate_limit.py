@@ -17,6 +17,7 @@ from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.events import Listeners
 from pytest_resilience.patterns.bulkhead_config import BulkheadConfig
 from pytest_resilience.patterns.bulkhead_events import BulkheadRejection
+from pytest_resilience.patterns.bulkhead_events import Rejections
 
 
 __all__ = ["RateLimitBulkhead"]
@@ -52,6 +53,7 @@ class RateLimitBulkhead:
         self.config = config or BulkheadConfig()
         self.name = name
         self.listeners = Listeners()
+        self._rejections = Rejections(name, self.listeners)
         self._limit = self.config.max_concurrent
         self._window = self.config.window_size
         self._burst = self.config.burst
@@ -63,6 +65,11 @@ class RateLimitBulkhead:
         self._lock = threading.Lock()
         self._rejected = 0
         self._total = 0
+
+    @property
+    def rejections(self) -> tuple[BulkheadRejection, ...]:
+        """The latest rejections, at most 100, oldest first."""
+        return self._rejections.recent
 
     def acquire(self) -> None:
         """Count a call that begins now. Raises BulkheadRejectedError with `retry_after`."""
@@ -80,7 +87,7 @@ class RateLimitBulkhead:
                 return
             self._rejected += 1
             in_use, free_at = len(self._begun), self._free_at(now)
-        self._reject(in_use, max(0.0, free_at - now), now)
+        raise self._reject(in_use, max(0.0, free_at - now), now)
 
     def _let_go(self, now: float) -> None:
         """Forget calls that are older than the window."""
@@ -101,14 +108,11 @@ class RateLimitBulkhead:
             free = max(free, begun[-self._burst] + self._burst_window)
         return free
 
-    def _reject(self, in_use: int, retry_after: float, now: float) -> None:
-        self.listeners.emit(
-            BulkheadRejection(at=now, source=self.name, in_use=in_use, capacity=self._limit)
-        )
-        raise BulkheadRejectedError(
-            f"{self.name} has let {in_use} of {self._limit} calls begin in the last "
-            f"{self._window:g} s; try again in {retry_after:.3g} s",
-            name=self.name,
+    def _reject(self, in_use: int, retry_after: float, now: float) -> BulkheadRejectedError:
+        return self._rejections.reject(
+            f"has let {in_use} of {self._limit} calls begin in the last {self._window:g} s; "
+            f"try again in {retry_after:.3g} s",
+            at=now,
             in_use=in_use,
             capacity=self._limit,
             retry_after=retry_after,

@@ -20,6 +20,7 @@ from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.events import Listeners
 from pytest_resilience.patterns.bulkhead_config import BulkheadConfig
 from pytest_resilience.patterns.bulkhead_events import BulkheadRejection
+from pytest_resilience.patterns.bulkhead_events import Rejections
 from pytest_resilience.patterns.calls import CallKind
 from pytest_resilience.patterns.calls import kind_of
 
@@ -53,6 +54,7 @@ class SemaphoreBulkhead:
         self.config = config or BulkheadConfig()
         self.name = name
         self.listeners = Listeners()
+        self._rejections = Rejections(name, self.listeners)
         self._clock = clock
         self._limit = self.config.max_concurrent
         # Seconds; None for ever.
@@ -63,6 +65,11 @@ class SemaphoreBulkhead:
         self._rejected = 0
         # Each is told once that a place is its own.
         self._waiting: deque[Callable[[], None]] = deque()
+
+    @property
+    def rejections(self) -> tuple[BulkheadRejection, ...]:
+        """The latest rejections, at most 100, oldest first."""
+        return self._rejections.recent
 
     def acquire(self) -> None:
         """Take a place, waiting for it if need be. Raises BulkheadRejectedError."""
@@ -143,15 +150,9 @@ class SemaphoreBulkhead:
         with self._lock:
             self._rejected += 1
             active = self._active
-        self.listeners.emit(
-            BulkheadRejection(
-                at=self._clock.monotonic(), source=self.name, in_use=active, capacity=self._limit
-            )
-        )
-        return BulkheadRejectedError(
-            f"{self.name} is full: {active} of {self._limit} places are taken; try again when a "
-            "call has ended",
-            name=self.name,
+        return self._rejections.reject(
+            f"is full: {active} of {self._limit} places are taken; try again when a call has ended",
+            at=self._clock.monotonic(),
             in_use=active,
             capacity=self._limit,
         )

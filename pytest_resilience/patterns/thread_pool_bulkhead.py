@@ -21,6 +21,7 @@ from pytest_resilience.errors import TimeLimitExceededError
 from pytest_resilience.events import Listeners
 from pytest_resilience.patterns.bulkhead_config import BulkheadConfig
 from pytest_resilience.patterns.bulkhead_events import BulkheadRejection
+from pytest_resilience.patterns.bulkhead_events import Rejections
 from pytest_resilience.patterns.calls import CallKind
 from pytest_resilience.patterns.calls import kind_of
 
@@ -54,6 +55,7 @@ class ThreadPoolBulkhead:
         self.config = config or BulkheadConfig()
         self.name = name
         self.listeners = Listeners()
+        self._rejections = Rejections(name, self.listeners)
         self._clock = clock
         self._executor = ThreadPoolExecutor(self.config.max_concurrent, thread_name_prefix=name)
         self._lock = threading.Lock()
@@ -63,6 +65,11 @@ class ThreadPoolBulkhead:
         self._rejected = 0
         self._timed_out = 0
         self._closed = False
+
+    @property
+    def rejections(self) -> tuple[BulkheadRejection, ...]:
+        """The latest rejections, at most 100, oldest first."""
+        return self._rejections.recent
 
     def submit(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> Future[_R]:
         """Run `func` in the pool. Raises BulkheadRejectedError or ShutdownError.
@@ -86,7 +93,7 @@ class ThreadPoolBulkhead:
                 self._rejected += 1
             in_use = self._admitted
         if not admitted:
-            self._reject(in_use, room)
+            raise self._full(in_use, room)
         context = contextvars.copy_context()
         call = functools.partial(func, *args, **kwargs)
         try:
@@ -111,16 +118,11 @@ class ThreadPoolBulkhead:
         with self._lock:
             self._admitted -= 1
 
-    def _reject(self, in_use: int, room: int) -> None:
-        self.listeners.emit(
-            BulkheadRejection(
-                at=self._clock.monotonic(), source=self.name, in_use=in_use, capacity=room
-            )
-        )
-        raise BulkheadRejectedError(
-            f"{self.name} is full: {self.config.max_concurrent} calls run and "
-            f"{self.config.queue_size} wait; try again when one has ended",
-            name=self.name,
+    def _full(self, in_use: int, room: int) -> BulkheadRejectedError:
+        return self._rejections.reject(
+            f"is full: {self.config.max_concurrent} calls run and {self.config.queue_size} wait; "
+            "try again when one has ended",
+            at=self._clock.monotonic(),
             in_use=in_use,
             capacity=room,
         )
