@@ -8,6 +8,7 @@ pays for this file and `options` alone. No assertion stands here: PYTEST_DONT_RE
 from __future__ import annotations
 
 from collections.abc import Generator
+from collections.abc import Iterable
 from collections.abc import Iterator
 from copy import copy
 from typing import TYPE_CHECKING
@@ -19,12 +20,31 @@ from pytest_resilience.plugin import options
 
 
 if TYPE_CHECKING:
+    from pytest_resilience.assertions.readings import Reader
     from pytest_resilience.clock import ManualClock
     from pytest_resilience.patterns.bulkhead_manager import BulkheadManager
     from pytest_resilience.patterns.degradation import DegradationManager
     from pytest_resilience.plugin.factories import BreakerFactory
     from pytest_resilience.plugin.factories import RetryFactory
     from pytest_resilience.plugin.fixture import Chaos
+
+
+class Hooks:
+    """What other plugins and conftest files can tell this one."""
+
+    @pytest.hookspec
+    def pytest_resilience_adapters(self) -> Iterable[Reader]:  # type: ignore[empty-body]
+        """Give the readers with which assertions read breakers and retries of your own.
+
+        A reader is a function of one object. It returns a `CircuitReading` or a `RetryReading`
+        from `pytest_resilience.assertions`, or None for what it does not know, and changes
+        nothing. It is asked before our own.
+        """
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Make our hooks known."""
+    pluginmanager.add_hookspecs(Hooks)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,10 +80,17 @@ def pytest_load_initial_conftests(
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> Generator[None, object, object]:
-    """Start the session if an item asks for chaos, by the marks that it has in the end."""
+    """Start the session if an item asks for chaos, by the marks that it has in the end.
+
+    By now the conftest files of all directories have been read, with their adapters.
+    """
     result = yield
     if any(_asks_for_chaos(item) for item in items):
         _session(config).check(items)
+    if config.hook.pytest_resilience_adapters.get_hookimpls():
+        from pytest_resilience.plugin import occasional
+
+        occasional.add_adapters(config)
     return result
 
 

@@ -9,7 +9,7 @@ import pytest
 from pytest_resilience.plugin import options
 
 
-__all__ = ["Listing", "MovedOptions", "XdistController"]
+__all__ = ["Listing", "MovedOptions", "XdistController", "add_adapters"]
 
 
 class Listing:
@@ -44,3 +44,12 @@ class XdistController:
         from pytest_resilience.plugin import xdist
 
         xdist.configure_node(node)
+
+
+def add_adapters(config: pytest.Config) -> None:
+    """Let the assertions use, for this run, the readers that others have given."""
+    from pytest_resilience.assertions.readers import add_reader
+
+    for readers in config.hook.pytest_resilience_adapters():
+        for reader in readers:
+            config.add_cleanup(add_reader(reader))

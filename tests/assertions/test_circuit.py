@@ -93,7 +93,7 @@ def test_the_states_it_went_through(breaker: CircuitBreaker, clock: ManualClock)
 
 
 def test_an_open_breaker_fails_fast(breaker: CircuitBreaker) -> None:
-    with pytest.raises(AssertionError, match="to refuse a call, but it let one through"):
+    with pytest.raises(AssertionError, match="to refuse a call, but it lets one through"):
         assert_fails_fast(breaker)
     breaker.force_open()
     before = breaker.get_stats()
@@ -101,3 +101,49 @@ def test_an_open_breaker_fails_fast(breaker: CircuitBreaker) -> None:
     assert breaker.get_stats() == before
     with pytest.raises(AssertionError, match=r"within -1 s, but it took"):
         assert_fails_fast(breaker, within=-1)
+
+
+def test_one_whose_time_is_over_lets_a_call_through_and_stays_as_it_is(
+    breaker: CircuitBreaker, clock: ManualClock
+) -> None:
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            breaker.call(broken)
+    assert_fails_fast(breaker)
+    clock.advance(30)
+    before = breaker.get_stats()
+    with pytest.raises(AssertionError, match="to refuse a call"):
+        assert_fails_fast(breaker)
+    assert breaker.get_stats() == before
+
+
+def test_half_open_it_fails_fast_while_its_probes_are_under_way(
+    breaker: CircuitBreaker, clock: ManualClock
+) -> None:
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            breaker.call(broken)
+    clock.advance(30)
+    probes = [breaker.acquire(), breaker.acquire()]
+    assert_fails_fast(breaker)
+    probes[0].release()
+    with pytest.raises(AssertionError, match="to refuse a call"):
+        assert_fails_fast(breaker)
+
+
+def test_a_decorated_function_stands_for_its_breaker(breaker: CircuitBreaker) -> None:
+    protected = breaker(broken)
+    assert_circuit_closed(protected)
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            protected()
+    assert_circuit_open(protected)
+    assert_fails_fast(protected)
+
+
+def test_a_window_is_told_with_its_calls() -> None:
+    config = CircuitBreakerConfig(failure_rate_threshold=0.5, window_size=4, minimum_calls=4)
+    breaker = CircuitBreaker(config, name="prices", clock=ManualClock())
+    breaker.call(int)
+    with pytest.raises(AssertionError, match="failures: 0 of 1 calls in its window"):
+        assert_circuit_open(breaker)

@@ -12,9 +12,6 @@ from pytest_resilience import RetryHandler
 from pytest_resilience.assertions import assert_backoff
 from pytest_resilience.assertions import assert_retried
 from pytest_resilience.assertions import assert_retry_exhausted
-from pytest_resilience.assertions.readings import RetryReading
-from pytest_resilience.assertions.readings import read_retry
-from pytest_resilience.assertions.readings import retry_readers
 
 
 def make(**config: Any) -> RetryHandler:
@@ -153,26 +150,3 @@ def test_looking_changes_nothing() -> None:
     assert_backoff(handler, [1, 2, 4])
     assert_retry_exhausted(handler)
     assert handler.events == before
-
-
-def test_objects_of_others_are_read_by_who_knows_them() -> None:
-    class Foreign:
-        pass
-
-    with pytest.raises(TypeError, match="is no RetryHandler"):
-        assert_retried(Foreign())
-
-    def reader(retry: object) -> RetryReading | None:
-        if not isinstance(retry, Foreign):
-            return None
-        return RetryReading(
-            name="foreign", attempts=2, waits=(1.0,), exhausted=False, timeline=("told",)
-        )
-
-    retry_readers.append(reader)
-    try:
-        assert_backoff(Foreign(), [1])
-        assert complaint(lambda: assert_retry_exhausted(Foreign())).endswith("\n  told")
-        assert read_retry(make()).attempts == 0
-    finally:
-        retry_readers.remove(reader)

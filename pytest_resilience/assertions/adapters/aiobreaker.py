@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC
+from datetime import datetime
+
 from pytest_resilience.assertions.readings import CircuitReading
 
 
@@ -10,13 +13,16 @@ __all__ = ["read"]
 
 def read(thing: object) -> CircuitReading | None:
     """Read an `aiobreaker.CircuitBreaker`; it keeps no record of its transitions."""
-    import aiobreaker
+    import aiobreaker  # type: ignore[import-untyped]
 
     if not isinstance(thing, aiobreaker.CircuitBreaker):
         return None
     state = thing.current_state.name
-    # It cannot say when it opens again before it has been open.
-    reopens = thing.opens_at if state == "OPEN" else None
+    # What it says itself is off by the offset of the local time zone; nothing public is not.
+    opened = thing._state_storage.opened_at  # noqa: SLF001
+    reopens = None if opened is None else opened.replace(tzinfo=UTC) + thing.timeout_duration
+    if state != "OPEN" or (reopens is not None and reopens <= datetime.now(UTC)):
+        reopens = None
     return CircuitReading(
         name=thing.name or "the aiobreaker.CircuitBreaker",
         state=state,

@@ -14,7 +14,7 @@ def read(thing: object) -> CircuitReading | None:
 
     It cannot be asked for a call without one of its own functions to be called.
     """
-    import circuitbreaker
+    import circuitbreaker  # type: ignore[import-untyped]
 
     if not isinstance(thing, circuitbreaker.CircuitBreaker):
         return None

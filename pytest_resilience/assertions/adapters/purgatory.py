@@ -22,15 +22,14 @@ def read(thing: object) -> CircuitReading | None:
     opened_at = context.opened_at
     state = _STATES.get(context.state, context.state)
     left = 0.0 if opened_at is None else opened_at + context.ttl - time.time()
-    failures = context.failure_count or 0
     return CircuitReading(
         name=context.name,
         state=state,
         path=None,
-        timeline=(
-            f"failures in a row: {failures} (opens at {context.threshold})",
-            *((f"open for {left:.3f} s more",) if left > 0 else ()),
-        ),
+        timeline=(f"open for {left:.3f} s more",)
+        if left > 0
+        # Only a closed one counts.
+        else (f"failures in a row: {context.failure_count or 0} (opens at {context.threshold})",),
         refuses=state == "OPEN" and left > 0,
         ask=context.handle_new_request,
     )
