@@ -15,6 +15,7 @@ from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.place import caller
+from pytest_resilience.chaos.service import Services
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.events import Event
@@ -108,14 +109,20 @@ class Engine:
 
     Attributes:
         clock: on which durations and delays are measured.
+        services: what experiments that fail services can name.
         listeners: told of every `FaultInjected`.
     """
 
     def __init__(
-        self, seams: Callable[[Engine], Sequence[Seam]], *, clock: Clock = SYSTEM_CLOCK
+        self,
+        seams: Callable[[Engine], Sequence[Seam]],
+        *,
+        services: Services | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`seams` makes the seams for this engine; it is called once."""
         self.clock = clock
+        self.services = services or Services()
         self.listeners = Listeners()
         self._seams = tuple(seams(self))
         # Replaced, never changed in place: operations read it without a lock.
@@ -130,9 +137,15 @@ class Engine:
     def start(
         self, experiment: ChaosExperiment, *, seed: int, must_fire: bool = True
     ) -> Activation:
-        """Let an experiment run until `stop`, or its duration is over."""
+        """Let an experiment run until `stop`, or its duration is over.
+
+        Raises ConfigurationError for one that names a service which is not known.
+        """
         activation = Activation(
-            experiment, seed=seed, started_at=self.clock.monotonic(), must_fire=must_fire
+            experiment.bind(self.services),
+            seed=seed,
+            started_at=self.clock.monotonic(),
+            must_fire=must_fire,
         )
         with self._lock:
             before = self._active

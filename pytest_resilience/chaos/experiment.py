@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from pytest_resilience.chaos.catalog import ChaosType
-from pytest_resilience.chaos.catalog import Recipe
 from pytest_resilience.chaos.catalog import chaos_type as parse_type
 from pytest_resilience.chaos.catalog import recipe_of
 from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.quantities import seconds
 from pytest_resilience.chaos.quantities import share
+from pytest_resilience.chaos.recipe import Recipe
+from pytest_resilience.chaos.service import Service
+from pytest_resilience.chaos.service import Services
 from pytest_resilience.chaos.target import Target
 from pytest_resilience.chaos.triggers import Trigger
 from pytest_resilience.errors import ConfigurationError
@@ -36,10 +40,12 @@ class ChaosExperiment:
             of a monkey.
         duration: seconds it lasts at most once started, or a text such as "5s".
         intensity: 0 to 1; each type translates it into its own physical parameter.
-        target_services: names of services, for the types that fail services.
+        target_services: names of services, for the type that fails services; one, or
+            several in a list or between `|`.
         enabled: a disabled experiment never starts.
         parameters: the type's own parameters as given, e.g. `delay="200ms"`, `rate=0.3`,
             `target="api.example.com:443"`; `pytest --chaos-list` shows them all.
+        services: what `target_services` stand for; empty until `bind`.
 
     Raises ConfigurationError for anything that cannot mean what it says.
     """
@@ -52,6 +58,7 @@ class ChaosExperiment:
     target_services: tuple[str, ...]
     enabled: bool
     parameters: tuple[tuple[str, Any], ...]
+    services: tuple[Service, ...]
 
     def __init__(  # noqa: PLR0917  # the order is the public one
         self,
@@ -60,7 +67,7 @@ class ChaosExperiment:
         probability: float | str = 0.1,
         duration: float | str = 60.0,
         intensity: float | str = 0.5,
-        target_services: Sequence[str] | None = None,
+        target_services: Sequence[str] | str | None = None,
         enabled: bool = True,
         **parameters: Any,
     ) -> None:
@@ -68,19 +75,37 @@ class ChaosExperiment:
         self._set("enabled", _flag("enabled", enabled))
         kind = parse_type(chaos_type)
         parsed = recipe_of(kind).parse(parameters)
-        if target_services:
-            raise ConfigurationError(
-                f"target_services={target_services!r}: {kind.value} is aimed with target="
-            )
         self._set("chaos_type", kind)
         self._set("probability", share("probability", probability))
         self._set("duration", _duration(duration))
         self._set("intensity", share("intensity", intensity))
-        self._set("target_services", tuple(target_services or ()))
+        self._set("target_services", _services(kind, target_services))
         self._set("parameters", tuple(parsed.items()))
+        self._set("services", ())
+        _ = self.faults  # raises for parameters that contradict each other
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)  # frozen for everybody else
+
+    def bind(self, services: Services) -> ChaosExperiment:
+        """This experiment with the services that it names. Raises ConfigurationError.
+
+        One that names an unknown service, or one that cannot fail in this way, is refused.
+        """
+        if not self.target_services:
+            return self
+        found = tuple(services.find(name) for name in self.target_services)
+        reach = frozenset().union(*(fault.kinds for fault in self.faults))
+        for service in found:
+            if not (service.callables if reach == {CALL} else service.hosts or CALL in reach):
+                raise ConfigurationError(
+                    f"service {service} cannot fail like this: {' + '.join(map(str, self.faults))}"
+                    " happens to " + ("callables" if reach == {CALL} else "hosts")
+                )
+        bound = copy(self)
+        object.__setattr__(bound, "services", found)
+        vars(bound).pop("targets", None)  # of the unbound one
+        return bound
 
     @property
     def recipe(self) -> Recipe:
@@ -99,15 +124,22 @@ class ChaosExperiment:
     @cached_property
     def targets(self) -> tuple[Target, ...]:
         """Whom it is aimed at; empty means everybody."""
-        return tuple(dict(self.parameters).get("target", ()))
+        hosts = tuple(host for service in self.services for host in service.hosts)
+        return tuple(dict(self.parameters).get("target", hosts))
 
     @property
     def aim(self) -> str:
         """The targets, for people."""
+        if self.target_services:
+            return " | ".join(map(str, self.services or self.target_services))
         return " | ".join(map(str, self.targets)) or "any"
 
     def aims_at(self, operation: Operation) -> bool:
         """Whether the operation's target is meant, whatever its kind."""
+        if operation.kind == CALL:
+            return operation.target in self.target_services
+        if self.target_services and not self.targets:
+            return False  # services without a host
         return not self.targets or any(
             target.matches(name) for target in self.targets for name in operation.names
         )
@@ -121,6 +153,19 @@ def _name(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ConfigurationError(f"name={value!r}: an experiment needs a name")
     return value
+
+
+def _services(kind: ChaosType, names: Sequence[Any] | str | None) -> tuple[str, ...]:
+    given = names.split("|") if isinstance(names, str) else names or ()
+    fails_services = kind is ChaosType.SERVICE_FAILURE
+    if given and not fails_services:
+        raise ConfigurationError(f"target_services={names!r}: {kind.value} is aimed with target=")
+    chosen = tuple(each.strip() for each in given if isinstance(each, str) and each.strip())
+    if len(chosen) != len(given) or (fails_services and not chosen):
+        raise ConfigurationError(
+            f"target_services={names!r}: {kind.value} needs the names of services"
+        )
+    return chosen
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -6,16 +6,30 @@ happen; nothing here does anything.
 
 from __future__ import annotations
 
+import math
+
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import ClassVar
 
+from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.quantities import format_seconds
+from pytest_resilience.errors import ServiceFailureError
 
 
-__all__ = ["Fault", "Latency", "Refusal", "Reset", "ResolutionFailure", "Silence"]
+__all__ = [
+    "Fault",
+    "Latency",
+    "Refusal",
+    "Reset",
+    "ResolutionFailure",
+    "ServiceError",
+    "Silence",
+    "StatusAnswer",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,3 +92,58 @@ class ResolutionFailure(Fault):
 
     def __str__(self) -> str:
         return "name resolution failure"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusAnswer(Fault):
+    """The service answers, in HTTP/1.1, that it cannot serve, and closes the connection.
+
+    Attributes:
+        status: the HTTP status, 400 to 599.
+        retry_after: seconds for a `Retry-After` header, which has whole ones; None for none.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
+    status: int
+    retry_after: float | None = None
+
+    @property
+    def message(self) -> bytes:
+        """What is received, from the status line to the end of the body."""
+        reason = next((each.phrase for each in HTTPStatus if each == self.status), "Failure")
+        after = self.retry_after
+        lines = [
+            f"HTTP/1.1 {self.status} {reason}",
+            "Content-Type: text/plain",
+            f"Content-Length: {len(reason)}",
+            "Connection: close",
+            *([] if after is None else [f"Retry-After: {math.ceil(after)}"]),
+        ]
+        return "\r\n".join([*lines, "", reason]).encode("ascii")
+
+    def __str__(self) -> str:
+        after = self.retry_after
+        return f"status {self.status}" + (
+            "" if after is None else f", Retry-After {math.ceil(after)}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceError(Fault):
+    """Calling the service raises.
+
+    Attributes:
+        exception: of which type; it is made from a text alone.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({CALL})
+    exception: type[Exception] = ServiceFailureError
+
+    def make(self, service: str) -> Exception:
+        """What a call of `service` raises."""
+        if issubclass(self.exception, ServiceFailureError):
+            return self.exception(service)
+        return self.exception(f"service {service!r} failed")
+
+    def __str__(self) -> str:
+        return self.exception.__name__

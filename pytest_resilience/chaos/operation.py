@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 
-__all__ = ["CONNECT", "RECEIVE", "RESOLVE", "SEND", "Operation"]
+__all__ = ["CALL", "CONNECT", "RECEIVE", "RESOLVE", "SEND", "Operation"]
 
 RESOLVE: Final = "network.resolve"
 CONNECT: Final = "network.connect"
+CALL: Final = "service.call"
 SEND: Final = "network.send"
 RECEIVE: Final = "network.receive"
 
@@ -21,8 +22,9 @@ class Operation:
     Attributes:
         kind: one of the kinds above.
         target: whom it concerns, as shown to people: `host:port`, with a host name
-            where one is known and the address otherwise.
-        names: every `host:port` it is known by; `port` is empty where there is none.
+            where one is known and the address otherwise; a service's name.
+        names: every `host:port` it is known by; `port` is empty where there is none. Of a
+            call, the service's name alone.
         blocking: whether the caller can be made to wait here. A non-blocking socket
             belongs to an event loop, which a wait would stop altogether.
     """

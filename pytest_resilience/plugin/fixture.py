@@ -11,6 +11,7 @@ from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import ChaosType
+from pytest_resilience.chaos.service import Service
 from pytest_resilience.plugin.requested import Defaults
 from pytest_resilience.plugin.requested import Requested
 from pytest_resilience.plugin.requested import from_parameters
@@ -45,6 +46,26 @@ class Chaos:
         """The peer cannot be reached: `mode=` "refuse", "reset", "timeout" or "dns"."""
         return self.inject(ChaosType.NETWORK_FAILURE, must_fire=must_fire, **parameters)
 
+    def service(self, name: str, *places: str) -> None:
+        """Make a service known for the rest of this test.
+
+        It is where it is reached: `"payments.internal:443"`, `"shop.clients:Payment.charge"`.
+        Raises ConfigurationError for a place that makes no sense, DuplicateNameError for a
+        name that is taken.
+        """
+        self._scope.declare(Service.at(name, places))
+
+    def service_failure(
+        self, *target_services: str, must_fire: bool = True, **parameters: Any
+    ) -> AbstractContextManager[Activation]:
+        """Services fail: `mode=` "error", "refuse", "reset", "timeout" or "status"."""
+        return self.inject(
+            ChaosType.SERVICE_FAILURE,
+            must_fire=must_fire,
+            target_services=target_services,
+            **parameters,
+        )
+
     def inject(
         self,
         experiment: ChaosExperiment | ChaosType | str,
@@ -57,11 +78,11 @@ class Chaos:
         It starts for certain: its `probability` is for those who start it by chance.
         Raises ConfigurationError at once for what makes no sense.
         """
-        return self._running(
-            from_parameters(
-                experiment, parameters, self._defaults, origin="fixture", must_fire=must_fire
-            )
+        requested = from_parameters(
+            experiment, parameters, self._defaults, origin="fixture", must_fire=must_fire
         )
+        self._scope.check(requested)
+        return self._running(requested)
 
     @contextmanager
     def _running(self, requested: Requested) -> Iterator[Activation]:

@@ -58,6 +58,12 @@ def add_options(parser: pytest.Parser, config: pytest.Config) -> bool:
         free = [short, long] if short not in taken else [long]
         names[flag] = free[0]
         group.addoption(*free, dest=_dest(flag), default=None, **settings)
+    parser.addini(
+        "chaos_services",
+        "Services that experiments can fail, a line each: "
+        "'payment = payments.internal:443 | shop.clients:Payment.charge'.",
+        type="linelist",
+    )
     config.stash[NAMES] = names
     return any(name != f"--{flag}" for flag, name in names.items())
 

@@ -7,6 +7,7 @@ from collections import deque
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
+from pytest_resilience.chaos.service import Service
 from pytest_resilience.events import Event
 from pytest_resilience.plugin.requested import Requested
 from pytest_resilience.report.record import ChaosRecord
@@ -41,6 +42,7 @@ class ChaosScope:
         self._nodeid = nodeid
         self._seed = derive(seed, nodeid)
         self._asked: dict[str, int] = {}
+        self._services: list[Service] = []
         self._began = engine.clock.monotonic()
         self._forget = engine.listeners.add(self._note)
 
@@ -64,6 +66,15 @@ class ChaosScope:
         if self._calm or not requested.experiment.enabled:
             return Activation(requested.experiment, seed=0, started_at=0.0, must_fire=False)
         return self._start(requested, self._next_seed(requested.experiment.name))
+
+    def declare(self, service: Service) -> None:
+        """Make a service known until the test ends. Raises DuplicateNameError."""
+        self._engine.services.add(service)
+        self._services.append(service)
+
+    def check(self, requested: Requested) -> None:
+        """Raise ConfigurationError for an experiment with services that it cannot fail."""
+        requested.experiment.bind(self._engine.services)
 
     def _next_seed(self, name: str) -> int:
         """A seed of its own for each experiment of a test, by name and order."""
@@ -91,6 +102,8 @@ class ChaosScope:
         """End everything and listen no more."""
         self.stop_all()
         self._engine.settle()
+        while self._services:
+            self._engine.services.remove(self._services.pop())
         self._forget()
 
     def raise_never_fired(self) -> None:

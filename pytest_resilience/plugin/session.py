@@ -21,6 +21,7 @@ from pytest_resilience.plugin.summary import RECORD
 from pytest_resilience.plugin.summary import ChaosSummary
 from pytest_resilience.plugin.xdist import hand_over
 from pytest_resilience.report.terminal import timeline
+from pytest_resilience.seams.services import ServiceSeam
 from pytest_resilience.seams.sockets import SocketSeam
 
 
@@ -51,7 +52,9 @@ class ChaosSession:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         self._settings = settings
-        self._engine = Engine(lambda engine: [SocketSeam(engine)])
+        self._engine = Engine(
+            lambda engine: [SocketSeam(engine), ServiceSeam(engine)], services=settings.services
+        )
 
     def check(self, items: list[pytest.Item]) -> None:
         """Read the markers of all items. Raises `pytest.UsageError` naming each bad one."""
@@ -61,6 +64,7 @@ class ChaosSession:
             for node, mark in _chaos_marks(item):
                 try:
                     requested.append(from_mark(mark, self._settings.defaults))
+                    requested[-1].experiment.bind(self._engine.services)
                 except ConfigurationError as error:
                     problems[f"{mark_location(node, mark)}: {error}"] = None
             exempt = item.get_closest_marker("no_chaos") is not None

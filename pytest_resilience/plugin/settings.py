@@ -12,8 +12,11 @@ from typing import TypeVar
 import pytest
 
 from pytest_resilience.chaos import quantities
+from pytest_resilience.chaos.service import Service
+from pytest_resilience.chaos.service import Services
 from pytest_resilience.chaos.spec import parse_spec
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.plugin import options
 from pytest_resilience.plugin.requested import Defaults
 from pytest_resilience.plugin.requested import Requested
@@ -38,6 +41,7 @@ class Settings:
         calm: whether nothing is to start.
         defaults: what experiments get that do not say it themselves.
         experiments: those that every test is put under.
+        services: those of the ini option `chaos_services`.
         arguments: the flags that repeat all this, without the seed.
     """
 
@@ -45,6 +49,7 @@ class Settings:
     calm: bool = False
     defaults: Defaults = field(default_factory=Defaults)
     experiments: tuple[Requested, ...] = ()
+    services: Services = field(default_factory=Services)
     arguments: tuple[str, ...] = ()
     seed_option: str = "--chaos-seed"
 
@@ -71,8 +76,9 @@ def _read(config: pytest.Config) -> Settings:
         )
         seed = _single(config, "chaos-seed", names, _seed)
         specs = options.given(config, "chaos")
-        experiments = tuple(_experiment(spec, names["chaos"], defaults) for spec in specs)
-    except ConfigurationError as error:
+        services = Services(map(Service.parse, config.getini("chaos_services")))
+        experiments = tuple(_experiment(spec, names["chaos"], defaults, services) for spec in specs)
+    except (ConfigurationError, DuplicateNameError) as error:
         raise pytest.UsageError(str(error)) from None
     arguments = [f"{names['chaos']}={spec}" for spec in specs]
     for flag in ("chaos-intensity", "chaos-probability"):
@@ -82,6 +88,7 @@ def _read(config: pytest.Config) -> Settings:
         calm=bool(options.given(config, "no-chaos")),
         defaults=defaults,
         experiments=experiments,
+        services=services,
         arguments=tuple(arguments),
         seed_option=names["chaos-seed"],
     )
@@ -103,12 +110,14 @@ def _single(
     return parsed[0] if parsed else None
 
 
-def _experiment(spec: str, option: str, defaults: Defaults) -> Requested:
+def _experiment(spec: str, option: str, defaults: Defaults, services: Services) -> Requested:
     try:
         kind, parameters = parse_spec(spec)
-        return from_parameters(kind, parameters, defaults, origin="flag")
+        requested = from_parameters(kind, parameters, defaults, origin="flag")
+        requested.experiment.bind(services)
     except ConfigurationError as error:
         raise ConfigurationError(f"{option}={spec}: {error}") from None
+    return requested
 
 
 def _seed_of(config: pytest.Config) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pytest_resilience.chaos.catalog import RECIPES
 from pytest_resilience.chaos.catalog import ChaosType
-from pytest_resilience.chaos.catalog import Parameter
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.recipe import Parameter
 
 
 __all__ = ["listing"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import threading
 import weakref
@@ -33,11 +34,12 @@ class Link:
         sent_at: monotonic seconds of the last send.
         answer: what happens to the answer that is awaited now.
         due: monotonic seconds before which that answer is not there.
+        script: what is received instead of what the peer sends, from now to the end.
     """
 
     __slots__ = (
-        "answer", "calm", "client", "due", "ends", "names", "owner", "receiving", "sent_at",
-        "stale",
+        "answer", "calm", "client", "due", "ends", "names", "owner", "receiving", "script",
+        "sent_at", "stale",
     )  # fmt: skip
 
     def __init__(self, owner: socket.socket, names: tuple[str, ...], *, client: bool) -> None:
@@ -51,6 +53,7 @@ class Link:
         self.sent_at = 0.0
         self.answer: Effect | None = None
         self.due: float | None = None
+        self.script: io.BytesIO | None = None
 
     def operation(self, kind: str, *, blocking: bool = True) -> Operation:
         """The operation `kind` on this connection."""

@@ -7,9 +7,13 @@ be arranged (see `wrecks`), and otherwise made the way the interpreter makes it.
 from __future__ import annotations
 
 import errno
+import functools
+import io
 import os
 import selectors
 import socket
+
+from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults import Fault
@@ -20,7 +24,7 @@ from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.waiting import wait
 
 
-__all__ = ["await_answer", "fail", "hold_before", "name_resolution_failure"]
+__all__ = ["await_answer", "fail", "hold_before", "name_resolution_failure", "serve"]
 
 # Unlike epoll, poll needs no descriptor of its own: there may be none left to have.
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
@@ -79,6 +83,19 @@ def fail(sock: socket.socket, fault: Fault | None) -> None:
         except OSError:  # no descriptor to be had; or closed meanwhile, as will be noticed
             if sock.fileno() >= 0:
                 raise _os_error(errno.ECONNRESET) from None
+
+
+def serve(script: io.BytesIO, receive: functools.partial[Any]) -> Any:
+    """Give what is left of `script` to a receive, in its way; at the end, the end of file."""
+    _, *given = receive.args
+    name = receive.func.__name__
+    if name == "recv_into":
+        buffer, size = memoryview(given[0]).cast("B"), (*given[1:], 0)[0]
+        return script.readinto(buffer[: size or len(buffer)])
+    if name in ("recv", "read"):
+        size, buffer = (*given, 1024, None)[:2] if given else (1024, None)
+        return script.read(size) if buffer is None else script.readinto(buffer)
+    raise _os_error(errno.ECONNRESET)  # no client that speaks HTTP receives like this
 
 
 def name_resolution_failure() -> socket.gaierror:

@@ -1,51 +1,24 @@
-"""The socket seam: every blocking client written in Python ends in these methods.
+"""The socket seam: every blocking client written in Python ends in the methods of sockets.
 
 requests, urllib3, httpx, http.client and redis-py bring their own ways of connecting, but
 all of them call methods of the class `socket.socket` (or `ssl.SSLSocket` on TLS), and
 `socket.getaddrinfo` for names. Sockets that a server of this process accepted, sockets
 that are no TCP, and connections that no experiment is aimed at pass straight through.
-
-`__tracebackhide__` keeps these frames out of pytest's tracebacks: what the user sees is
-what the real event would show.
 """
 
 from __future__ import annotations
 
-import errno
-import functools
-import socket
-
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-from typing import Any
-
-from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
-from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.seams import socket_effects
-from pytest_resilience.seams.links import Link
-from pytest_resilience.seams.links import Links
+from pytest_resilience.seams.interception import Interception
 from pytest_resilience.seams.names import Names
-from pytest_resilience.seams.names import addresses_in
-from pytest_resilience.seams.names import is_literal
 from pytest_resilience.seams.patching import Patches
 
 
-if TYPE_CHECKING:
-    import ssl
-
-
 __all__ = ["SocketSeam"]
-
-_RECEIVING = ("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into")
-_SENDING = ("send", "sendall", "sendmsg", "sendto", "sendfile")
-_TLS_RECEIVING = ("recv", "recv_into", "read")
-_TLS_SENDING = ("send", "sendall", "write")
-_RESOLVING = ("getaddrinfo", "gethostbyname", "gethostbyname_ex")
 
 
 class SocketSeam:
@@ -57,11 +30,11 @@ class SocketSeam:
         self._engine = engine
         self._names = Names()
         self._patches = Patches()
-        self._interception: _Interception | None = None
+        self._interception: Interception | None = None
 
     def install(self) -> None:
         if self._interception is None:
-            self._interception = _Interception(self._engine, self._names)
+            self._interception = Interception(self._engine, self._names)
             self._interception.apply(self._patches)
 
     def refresh(self) -> None:
@@ -74,221 +47,3 @@ class SocketSeam:
             self._interception = None
         if self._patches:
             self._patches.restore()
-
-
-class _Interception:
-    """One period of interception, from an install to its remove.
-
-    Its wrappers can outlive it where another tool has kept hold of them; retired, they
-    only pass on.
-    """
-
-    def __init__(self, engine: Engine, names: Names) -> None:
-        self.links = Links(engine, names)
-        self._engine = engine
-        self._names = names
-        self._retired = False
-
-    def retire(self) -> None:
-        self._retired = True
-        self.links.forget()
-
-    def apply(self, patches: Patches) -> None:
-        """Replace what clients call."""
-        import ssl  # most clients have it loaded; it may not come after us unseen
-
-        plain = _python_socket_class()
-        for name in _RESOLVING:
-            patches.replace(socket, name, self._resolving)
-        for name in _RECEIVING:
-            patches.replace(plain, name, self._receiving)
-        for name in _SENDING:
-            patches.replace(plain, name, self._sending)
-        for name in _TLS_RECEIVING:
-            patches.replace(ssl.SSLSocket, name, self._receiving)
-        for name in _TLS_SENDING:
-            patches.replace(ssl.SSLSocket, name, self._sending)
-        patches.replace(ssl.SSLSocket, "do_handshake", self._shaking_hands)
-        patches.replace(plain, "connect", self._connecting)
-        patches.replace(plain, "connect_ex", self._connecting_ex)
-        patches.replace(plain, "accept", self._accepting)
-
-    def _receiving(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        passing = self.links.passing
-
-        @functools.wraps(original)
-        def receive(sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            if id(sock) in passing and not kwargs:
-                return original(sock, *args)
-            return self._receive(sock, functools.partial(original, sock, *args, **kwargs))
-
-        return receive
-
-    def _receive(self, sock: socket.socket, proceed: Callable[[], Any]) -> Any:
-        __tracebackhide__ = True
-        link = None if self._retired else self.links.of(sock, RECEIVE)
-        if link is None or link.calm:
-            return proceed()
-        if sock.gettimeout() == 0:
-            return self._receive_at_once(sock, link, proceed)
-        if not link.receiving:
-            self._turn(link, blocking=True)
-        elif link.answer is not None and not link.answer.left():
-            link.answer = None  # held back by what has ended since
-        answer = link.answer
-        if answer is not None:
-            socket_effects.await_answer(sock, link, answer)
-            link.answer = None
-            socket_effects.fail(sock, answer.failure)
-        return proceed()
-
-    def _receive_at_once(self, sock: socket.socket, link: Link, proceed: Callable[[], Any]) -> Any:
-        """A non-blocking receive: only one that finds something is an answer."""
-        __tracebackhide__ = True
-        result = proceed()
-        if link.receiving:
-            return result
-        self._turn(link, blocking=False)
-        answer, link.answer = link.answer, None
-        if answer is None or answer.failure is None:
-            return result
-        socket_effects.fail(sock, answer.failure)
-        return proceed()
-
-    def _turn(self, link: Link, *, blocking: bool) -> None:
-        """The client turns from sending to receiving: the start of a round trip."""
-        link.receiving = True
-        link.due = None
-        link.answer = self._engine.ask(link.operation(RECEIVE, blocking=blocking))
-
-    def _sending(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        passing = self.links.passing
-
-        @functools.wraps(original)
-        def send(sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            if id(sock) in passing and not kwargs:
-                return original(sock, *args)
-            return self._send(sock, functools.partial(original, sock, *args, **kwargs))
-
-        return send
-
-    def _send(self, sock: socket.socket, proceed: Callable[[], Any]) -> Any:
-        __tracebackhide__ = True
-        link = None if self._retired else self.links.of(sock, SEND)
-        if link is None or link.calm:
-            return proceed()
-        result = proceed()
-        link.receiving = False
-        link.answer = None
-        link.sent_at = self._engine.clock.monotonic()
-        return result
-
-    def _connecting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def connect(sock: socket.socket, address: Any) -> Any:
-            __tracebackhide__ = True
-            return self._connect(sock, address, lambda: original(sock, address))
-
-        return connect
-
-    def _connecting_ex(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def connect_ex(sock: socket.socket, address: Any) -> Any:
-            try:
-                return self._connect(sock, address, lambda: original(sock, address))
-            except socket.gaierror:
-                raise  # as it does by itself
-            except OSError as error:
-                return error.errno or errno.EAGAIN  # EAGAIN: what it returns for a timeout
-
-        return connect_ex
-
-    def _connect(self, sock: socket.socket, address: Any, proceed: Callable[[], Any]) -> Any:
-        __tracebackhide__ = True
-        link = None if self._retired else self.links.opened(sock, address)
-        if link is None:
-            return proceed()
-        effect = None
-        if not link.calm:
-            self._resolve(address[0], address[1])
-            blocking = sock.gettimeout() != 0
-            effect = self._engine.ask(link.operation(CONNECT, blocking=blocking))
-        try:
-            return self._attempt(sock, effect, "timed out", proceed)
-        finally:
-            self.links.connected(link, sock)
-
-    def _shaking_hands(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def do_handshake(sock: ssl.SSLSocket, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            return self._shake_hands(sock, functools.partial(original, sock, *args, **kwargs))
-
-        return do_handshake
-
-    def _shake_hands(self, sock: ssl.SSLSocket, proceed: Callable[[], Any]) -> Any:
-        """A round trip that happens within one call. What is there to receive comes after it."""
-        __tracebackhide__ = True
-        link = None if self._retired else self.links.of(sock, RECEIVE)
-        if link is None or link.calm or sock.gettimeout() == 0:
-            return proceed()
-        self._turn(link, blocking=True)
-        effect, link.answer = link.answer, None
-        return self._attempt(sock, effect, "The handshake operation timed out", proceed)
-
-    def _attempt(
-        self, sock: socket.socket, effect: Effect | None, timed_out: str, proceed: Callable[[], Any]
-    ) -> Any:
-        """Do what `effect` says, then `proceed` in the time that is left."""
-        __tracebackhide__ = True
-        if effect is None:
-            return proceed()
-        timeout = sock.gettimeout()
-        left = socket_effects.hold_before(sock, effect, timed_out)
-        if left == timeout:
-            return proceed()
-        sock.settimeout(left)
-        try:
-            return proceed()
-        finally:
-            sock.settimeout(timeout)
-
-    def _accepting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def accept(sock: socket.socket) -> Any:
-            accepted = original(sock)
-            if not self._retired:
-                self.links.accepted(accepted[0])
-            return accepted
-
-        return accept
-
-    def _resolving(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def resolve(host: Any, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            if self._retired:
-                return original(host, *args, **kwargs)
-            self._resolve(host, args[0] if args else kwargs.get("port"))
-            found = original(host, *args, **kwargs)
-            for address in addresses_in(found):
-                self._names.learn(host, address)
-            return found
-
-        return resolve
-
-    def _resolve(self, host: Any, port: Any) -> None:
-        __tracebackhide__ = True
-        if host is None or is_literal(host):
-            return  # nobody has to be asked
-        names = self._names.of(host, port)
-        operation = Operation(kind=RESOLVE, target=names[0], names=names)
-        if self._engine.ask(operation) is not None:
-            raise socket_effects.name_resolution_failure()
-
-
-def _python_socket_class() -> Any:
-    """The standard library's own class, even where a tool has put a subclass in its place."""
-    return next(cls for cls in socket.socket.__mro__ if cls.__module__ == "socket")

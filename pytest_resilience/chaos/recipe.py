@@ -1,0 +1,150 @@
+"""What a chaos type can be told, and how that becomes faults and a trigger."""
+
+from __future__ import annotations
+
+import difflib
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_resilience.chaos import quantities
+from pytest_resilience.chaos import triggers
+from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.target import parse_targets
+from pytest_resilience.errors import ConfigurationError
+
+
+__all__ = ["TARGETED", "Parameter", "Recipe", "nearest", "one_of", "triggered"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """Something a chaos type can be told.
+
+    Attributes:
+        name: as it is written in markers, flags and profiles.
+        unit: what its values are, for people.
+        default: what holds when it is not given, for people.
+        help: what it does, in one phrase.
+        parse: `(name, value) -> value`; raises ConfigurationError.
+    """
+
+    name: str
+    unit: str
+    default: str
+    help: str
+    parse: Callable[[str, Any], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a chaos type becomes faults.
+
+    Attributes:
+        summary: what it does, in one phrase.
+        parameters: what it can be told.
+        faults: `(given parameters, intensity) -> faults`.
+        rate: `intensity -> share of the matching operations hit` when no rate is given.
+    """
+
+    summary: str
+    parameters: tuple[Parameter, ...]
+    faults: Callable[[Mapping[str, Any], float], tuple[Fault, ...]]
+    rate: Callable[[float], float]
+
+    def parse(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters given, checked. Raises ConfigurationError for the first bad one."""
+        known = {parameter.name: parameter for parameter in self.parameters}
+        parsed = {}
+        for name, value in given.items():
+            if name not in known:
+                allowed = ", ".join(sorted(known))
+                raise ConfigurationError(
+                    f"unknown parameter {name!r}{nearest(name, known)}; allowed: {allowed}"
+                )
+            parsed[name] = known[name].parse(name, value)
+        return parsed
+
+    def trigger(self, given: Mapping[str, Any], intensity: float) -> triggers.Trigger:
+        """Which operations are hit, from parsed parameters."""
+        rate = given.get("rate", self.rate(intensity))
+        chosen: list[triggers.Trigger] = [] if rate == 1 else [triggers.Rate(rate)]
+        chosen += [make(given[name]) for name, make in _COUNTED.items() if name in given]
+        if "between" in given:
+            chosen.append(triggers.Between(*given["between"]))
+        if len(chosen) > 1:
+            return triggers.All(tuple(chosen))
+        return chosen[0] if chosen else triggers.Always()
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """' (did you mean …?)' or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+_COUNTED: dict[str, Callable[[int], triggers.Trigger]] = {
+    "nth": triggers.Nth,
+    "first": triggers.First,
+    "from_nth": triggers.From,
+    "every": triggers.Every,
+}
+
+TARGETED = (
+    Parameter(
+        name="target",
+        unit="host, host:port, globs, several between |",
+        default="every client connection",
+        help="whose operations are meant",
+        parse=lambda _name, value: parse_targets(value),
+    ),
+)
+
+
+def triggered(rate: str) -> tuple[Parameter, ...]:
+    """The parameters that choose among the matching operations; `rate` is the default."""
+    number = "operation number, from 1"
+    return (
+        Parameter(
+            name="rate", unit="0..1 or %", default=rate, parse=quantities.share,
+            help="share of the matching operations hit",
+        ),
+        Parameter(
+            name="nth", unit=number, default="any", parse=quantities.count,
+            help="only the operation of this number",
+        ),
+        Parameter(
+            name="first", unit="operations", default="all", parse=quantities.count,
+            help="only the first so many: the fault goes away",
+        ),
+        Parameter(
+            name="from_nth", unit=number, default="1", parse=quantities.count,
+            help="only from this one on: the fault stays",
+        ),
+        Parameter(
+            name="every", unit="operations", default="1", parse=quantities.count,
+            help="only one in so many, at fixed steps",
+        ),
+        Parameter(
+            name="between", unit="seconds..seconds", default="always", parse=quantities.interval,
+            help="only in this window since the experiment began",
+        ),
+    )  # fmt: skip
+
+
+def one_of(allowed: Iterable[str]) -> Callable[[str, Any], str]:
+    """A parser for a parameter that is one of some words."""
+    words = tuple(allowed)
+
+    def parse(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in words:
+            guess = nearest(str(value), words)
+            raise ConfigurationError(
+                f"{name}={value!r}{guess}: give one of {', '.join(map(repr, words))}"
+            )
+        return value
+
+    return parse

@@ -1,0 +1,198 @@
+"""Services of the user's, by name, and the chaos type that makes them fail.
+
+A service is where it is reached: hosts, which fail on the wire, and callables of the code
+under test, which fail with an exception.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+import threading
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_resilience.chaos import quantities
+from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.faults import Refusal
+from pytest_resilience.chaos.faults import Reset
+from pytest_resilience.chaos.faults import ServiceError
+from pytest_resilience.chaos.faults import Silence
+from pytest_resilience.chaos.faults import StatusAnswer
+from pytest_resilience.chaos.recipe import Parameter
+from pytest_resilience.chaos.recipe import Recipe
+from pytest_resilience.chaos.recipe import nearest
+from pytest_resilience.chaos.recipe import one_of
+from pytest_resilience.chaos.recipe import triggered
+from pytest_resilience.chaos.target import Target
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import DuplicateNameError
+from pytest_resilience.errors import ServiceFailureError
+
+
+__all__ = ["SERVICE_FAILURE", "Service", "Services"]
+
+_CALLABLE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+_MODES = ("error", "refuse", "reset", "timeout", "status")
+_LEAST_STATUS, _MOST_STATUS = 400, 599
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Something the code under test depends on.
+
+    Attributes:
+        name: what it is called in experiments.
+        hosts: where it is reached over the network.
+        callables: `module:Class.method` or `module:function`, through which it is used.
+    """
+
+    name: str
+    hosts: tuple[Target, ...]
+    callables: tuple[str, ...]
+
+    @classmethod
+    def at(cls, name: str, places: Iterable[str]) -> Service:
+        """The service that is reached at `host`, `host:port` or `module:Class.method`.
+
+        Raises ConfigurationError for a name or a place that makes no sense.
+        """
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise ConfigurationError(f"service {name!r}: a name has letters, digits, _, - and .")
+        texts = [place.strip() for place in places]
+        callables = tuple(text for text in texts if _CALLABLE.fullmatch(text))
+        hosts = tuple(Target(text) for text in texts if not _CALLABLE.fullmatch(text))
+        if not texts:
+            raise ConfigurationError(
+                f"service {name!r} is nowhere; e.g. 'payments.internal:443' or "
+                "'shop.clients:Inventory.check'"
+            )
+        return cls(name, hosts, callables)
+
+    @classmethod
+    def parse(cls, line: str) -> Service:
+        """From `name = place | place`. Raises ConfigurationError."""
+        name, equals, places = line.partition("=")
+        if not equals:
+            raise ConfigurationError(
+                f"service {line!r}: write it as 'payment = payments.internal:443'"
+            )
+        return cls.at(name.strip(), [each for each in places.split("|") if each.strip()])
+
+    def __str__(self) -> str:
+        return f"{self.name} ({' | '.join([*map(str, self.hosts), *self.callables])})"
+
+
+class Services:
+    """The services that are known, by name."""
+
+    def __init__(self, services: Iterable[Service] = ()) -> None:
+        """Raises DuplicateNameError for two of one name."""
+        self._known: dict[str, Service] = {}
+        self._lock = threading.Lock()
+        for service in services:
+            self.add(service)
+
+    def add(self, service: Service) -> None:
+        """Make a service known. Raises DuplicateNameError for a name that is taken."""
+        with self._lock:
+            if service.name in self._known:
+                raise DuplicateNameError("service", service.name)
+            self._known[service.name] = service
+
+    def remove(self, service: Service) -> None:
+        """Forget a service."""
+        with self._lock:
+            self._known.pop(service.name, None)
+
+    def find(self, name: str) -> Service:
+        """The service of a name. Raises ConfigurationError naming the known ones."""
+        try:
+            return self._known[name]
+        except KeyError:
+            known = ", ".join(sorted(self._known)) or "none"
+            raise ConfigurationError(
+                f"unknown service {name!r}{nearest(name, self._known)}; known: {known}. "
+                "Services are declared in the ini option chaos_services, or by chaos.service()"
+            ) from None
+
+
+def _exception(name: str, value: Any) -> type[Exception]:
+    """An exception type, or where it is: `module:Name`, or the name of a built-in one."""
+    found = value
+    if isinstance(value, str):
+        try:
+            found = pkgutil.resolve_name(value if ":" in value else f"builtins:{value}")
+        except (ImportError, AttributeError, ValueError):
+            raise ConfigurationError(
+                f"{name}={value!r}: there is none; write 'TimeoutError' or 'shop.errors:Declined'"
+            ) from None
+    if not (isinstance(found, type) and issubclass(found, Exception)):
+        raise ConfigurationError(f"{name}={value!r}: give an exception type or 'module:Name'")
+    try:
+        ServiceError(exception=found).make("example")
+    except Exception as error:
+        raise ConfigurationError(
+            f"{name}={value!r} cannot be made from a text alone: {error!r}; give a subclass of it "
+            "that can"
+        ) from None
+    return found
+
+
+def _status(name: str, value: Any) -> int:
+    status = quantities.count(name, value)
+    if not _LEAST_STATUS <= status <= _MOST_STATUS:
+        raise ConfigurationError(f"{name}={value!r}: a failure is {_LEAST_STATUS}..{_MOST_STATUS}")
+    return status
+
+
+def _faults(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
+    """Without a mode, each kind of place fails in its own way."""
+    answered = "status" in given or "retry_after" in given
+    mode = given.get("mode") or ("status" if answered else "error" if "exception" in given else "")
+    if answered and mode != "status":
+        raise ConfigurationError(f"mode={mode!r}: status and retry_after are for mode='status'")
+    if "exception" in given and mode != "error":
+        raise ConfigurationError(f"mode={mode!r}: exception is for mode='error'")
+    error = ServiceError(exception=given.get("exception", ServiceFailureError))
+    wire: dict[str, Fault] = {
+        "refuse": Refusal(),
+        "reset": Reset(),
+        "timeout": Silence(),
+        "status": StatusAnswer(
+            status=given.get("status", 503), retry_after=given.get("retry_after")
+        ),
+    }
+    if not mode:
+        return (error, wire["refuse"])
+    return (error,) if mode == "error" else (wire[mode],)
+
+
+SERVICE_FAILURE = Recipe(
+    summary="services of yours fail: on the wire where they are hosts, else with an exception",
+    parameters=(
+        Parameter(
+            name="mode", unit=", ".join(_MODES), default="error of callables, refuse of hosts",
+            parse=one_of(_MODES), help="an exception where it is called, or what a failing "
+            "service does on the wire",
+        ),
+        Parameter(
+            name="exception", unit="type, or module:Name", default="ServiceFailureError",
+            parse=_exception, help="what callables raise",
+        ),
+        Parameter(
+            name="status", unit="400..599", default="503", parse=_status,
+            help="what HTTP clients are answered",
+        ),
+        Parameter(
+            name="retry_after", unit="seconds, or us, ms, s, m, h", default="none",
+            parse=quantities.seconds, help="a Retry-After header with that answer",
+        ),
+        *triggered(rate="intensity"),
+    ),
+    faults=_faults,
+    rate=lambda intensity: intensity,
+)  # fmt: skip
