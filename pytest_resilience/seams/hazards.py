@@ -1,0 +1,78 @@
+"""Experiments in this process, with or without pytest: an engine and every seam there is."""
+
+from __future__ import annotations
+
+import functools
+
+from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.monkey import Monkey
+from pytest_resilience.chaos.running import Starter
+from pytest_resilience.chaos.service import Services
+from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import Clock
+from pytest_resilience.seams.services import ServiceSeam
+from pytest_resilience.seams.sockets import SocketSeam
+
+
+__all__ = ["ChaosMonkey", "Hazard", "Hazards", "of_this_process"]
+
+
+class Hazard:
+    """An experiment that runs in this process.
+
+    Attributes:
+        activation: its counts.
+    """
+
+    def __init__(self, engine: Engine, activation: Activation) -> None:
+        self._engine = engine
+        self.activation = activation
+
+    def stop(self) -> None:
+        """End it; harmless when it has ended."""
+        self._engine.stop(self.activation)
+        if not self._engine.active:
+            self._engine.settle()
+
+
+class Hazards:
+    """Starts experiments in this process.
+
+    Attributes:
+        engine: which decides; its listeners are told of every fault.
+    """
+
+    def __init__(self, *, services: Services | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.engine = Engine(
+            lambda engine: [SocketSeam(engine), ServiceSeam(engine)],
+            services=services,
+            clock=clock,
+        )
+
+    def start(self, experiment: ChaosExperiment, *, seed: int) -> Hazard:
+        """Start an experiment for certain; its `probability` is for those who draw."""
+        activation = self.engine.start(experiment, seed=seed, must_fire=False)
+        return Hazard(self.engine, activation)
+
+
+@functools.cache
+def of_this_process() -> Hazards:
+    """The same for all who ask: two engines over one socket would undo each other's work."""
+    return Hazards()
+
+
+class ChaosMonkey(Monkey):
+    """A monkey whose experiments happen in this process, unless told otherwise.
+
+    Example:
+        >>> monkey = ChaosMonkey(seed=7, max_active=2)
+        >>> monkey.register_experiment(ChaosExperiment("slow", "network_latency", 0.3, 30.0))
+        >>> with monkey:
+        ...     monkey.running
+        True
+    """
+
+    def default_start(self) -> Starter:
+        return of_this_process().start
