@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.quantities import format_seconds
@@ -54,7 +55,7 @@ class Fault:
 class Latency(Fault):
     """The peer is `delay` seconds further away, there and back."""
 
-    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, RECEIVE})
+    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, HANDSHAKE, RECEIVE})
     waits: ClassVar[bool] = True
 
     def __str__(self) -> str:
@@ -65,7 +66,7 @@ class Latency(Fault):
 class Silence(Fault):
     """The peer never answers: packets are lost without a word."""
 
-    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, RECEIVE})
+    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, HANDSHAKE, RECEIVE})
     waits: ClassVar[bool] = True
     delay: float = float("inf")
 
@@ -81,7 +82,7 @@ class Refusal(Fault):
 class Reset(Fault):
     """The peer tears the connection down while an answer is awaited (ECONNRESET)."""
 
-    kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
+    kinds: ClassVar[frozenset[str]] = frozenset({HANDSHAKE, RECEIVE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults import Reset
 from pytest_resilience.chaos.faults import StatusAnswer
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
@@ -222,8 +223,8 @@ class Interception:
         link = None if self._retired else self.links.of(sock, RECEIVE)
         if link is None or link.calm or sock.gettimeout() == 0:
             return proceed()
-        self._turn(link, blocking=True)
-        effect, link.answer = link.answer, None
+        effect = self._engine.ask(link.operation(HANDSHAKE))
+        link.receiving = True
         return self._attempt(sock, effect, "The handshake operation timed out", proceed)
 
     def _attempt(

@@ -92,9 +92,10 @@ def serve(script: io.BytesIO, receive: functools.partial[Any]) -> Any:
     if name == "recv_into":
         buffer, size = memoryview(given[0]).cast("B"), (*given[1:], 0)[0]
         return script.readinto(buffer[: size or len(buffer)])
+    if name == "read" and len(given) > 1:
+        return script.readinto(given[1])
     if name in ("recv", "read"):
-        size, buffer = (*given, 1024, None)[:2] if given else (1024, None)
-        return script.read(size) if buffer is None else script.readinto(buffer)
+        return script.read(given[0] if given else 1024)
     raise _os_error(errno.ECONNRESET)  # no client that speaks HTTP receives like this
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
@@ -24,7 +25,7 @@ __all__ = ["SocketSeam"]
 class SocketSeam:
     """Intercepts what clients do with sockets. See `chaos.engine.Seam`."""
 
-    kinds = frozenset({RESOLVE, CONNECT, SEND, RECEIVE})
+    kinds = frozenset({RESOLVE, CONNECT, HANDSHAKE, SEND, RECEIVE})
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
