@@ -63,6 +63,9 @@ if TYPE_CHECKING:
     )
     from pytest_resilience.patterns.timelimit import TimeLimiter as TimeLimiter
     from pytest_resilience.plugin.fixture import Chaos as Chaos
+    from pytest_resilience.seams.points import DatabaseSimulator as DatabaseSimulator
+    from pytest_resilience.seams.points import NetworkSimulator as NetworkSimulator
+    from pytest_resilience.seams.points import ServiceFailureSimulator as ServiceFailureSimulator
 
 
 _HOMES = {
@@ -80,6 +83,7 @@ _HOMES = {
     "CircuitState": "patterns.breaker_events",
     "Clock": "clock",
     "ConfigurationError": "errors",
+    "DatabaseSimulator": "seams.points",
     "DegradationManager": "patterns.degradation",
     "DuplicateNameError": "errors",
     "Event": "events",
@@ -87,6 +91,7 @@ _HOMES = {
     "FeatureFlag": "patterns.degradation_config",
     "ManualClock": "clock",
     "NOTHING": "patterns.degradation_config",
+    "NetworkSimulator": "seams.points",
     "NeverFiredError": "errors",
     "Pipeline": "patterns.pipeline",
     "RateLimitBulkhead": "patterns.rate_limit",
@@ -97,6 +102,7 @@ _HOMES = {
     "RetryHandler": "patterns.retry",
     "SemaphoreBulkhead": "patterns.semaphore_bulkhead",
     "ServiceFailureError": "errors",
+    "ServiceFailureSimulator": "seams.points",
     "ServiceLevel": "patterns.degradation_config",
     "ShutdownError": "errors",
     "SystemClock": "clock",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
+from pytest_resilience.chaos.database import DATABASE_SLOWDOWN
 from pytest_resilience.chaos.network import NETWORK_FAILURE
 from pytest_resilience.chaos.network import NETWORK_LATENCY
 from pytest_resilience.chaos.recipe import Recipe
@@ -36,6 +37,7 @@ RECIPES: dict[ChaosType, Recipe] = {
     ChaosType.NETWORK_LATENCY: NETWORK_LATENCY,
     ChaosType.NETWORK_FAILURE: NETWORK_FAILURE,
     ChaosType.SERVICE_FAILURE: SERVICE_FAILURE,
+    ChaosType.DATABASE_SLOWDOWN: DATABASE_SLOWDOWN,
 }
 
 

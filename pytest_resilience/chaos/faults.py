@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
@@ -24,6 +25,7 @@ from pytest_resilience.errors import ServiceFailureError
 __all__ = [
     "Fault",
     "Latency",
+    "QueryDelay",
     "Refusal",
     "Reset",
     "ResolutionFailure",
@@ -93,6 +95,17 @@ class ResolutionFailure(Fault):
 
     def __str__(self) -> str:
         return "name resolution failure"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryDelay(Fault):
+    """A statement takes `delay` seconds longer."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({EXECUTE})
+    waits: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return f"slowdown {format_seconds(self.delay)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 
-__all__ = ["CALL", "CONNECT", "HANDSHAKE", "RECEIVE", "RESOLVE", "SEND", "Operation"]
+__all__ = ["CALL", "CONNECT", "EXECUTE", "HANDSHAKE", "RECEIVE", "RESOLVE", "SEND", "Operation"]
 
 RESOLVE: Final = "network.resolve"
 CONNECT: Final = "network.connect"
 CALL: Final = "service.call"
+EXECUTE: Final = "database.execute"
 HANDSHAKE: Final = "network.handshake"  # of TLS: a round trip within one call
 SEND: Final = "network.send"
 RECEIVE: Final = "network.receive"

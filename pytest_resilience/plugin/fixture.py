@@ -46,6 +46,12 @@ class Chaos:
         """The peer cannot be reached: `mode=` "refuse", "reset", "timeout" or "dns"."""
         return self.inject(ChaosType.NETWORK_FAILURE, must_fire=must_fire, **parameters)
 
+    def database_slowdown(
+        self, *, must_fire: bool = True, **parameters: Any
+    ) -> AbstractContextManager[Activation]:
+        """Statements take longer, e.g. `delay="200ms"`."""
+        return self.inject(ChaosType.DATABASE_SLOWDOWN, must_fire=must_fire, **parameters)
+
     def service(self, name: str, *places: str) -> None:
         """Make a service known for the rest of this test.
 

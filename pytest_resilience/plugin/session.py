@@ -21,6 +21,7 @@ from pytest_resilience.plugin.summary import RECORD
 from pytest_resilience.plugin.summary import ChaosSummary
 from pytest_resilience.plugin.xdist import hand_over
 from pytest_resilience.report.terminal import timeline
+from pytest_resilience.seams.points import PointSeam
 from pytest_resilience.seams.services import ServiceSeam
 from pytest_resilience.seams.sockets import SocketSeam
 
@@ -53,7 +54,8 @@ class ChaosSession:
         self._config = config
         self._settings = settings
         self._engine = Engine(
-            lambda engine: [SocketSeam(engine), ServiceSeam(engine)], services=settings.services
+            lambda engine: [SocketSeam(engine), ServiceSeam(engine), PointSeam(engine)],
+            services=settings.services,
         )
 
     def check(self, items: list[pytest.Item]) -> None:
