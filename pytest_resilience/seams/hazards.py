@@ -33,8 +33,6 @@ class Hazard:
     def stop(self) -> None:
         """End it; harmless when it has ended."""
         self._engine.stop(self.activation)
-        if not self._engine.active:
-            self._engine.settle()
 
 
 class Hazards:
