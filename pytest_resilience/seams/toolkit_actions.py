@@ -1,0 +1,99 @@
+"""Actions and probes for Chaos Toolkit: experiments in the process that runs them.
+
+They are plain functions for providers of type `python`, whoever calls them: `chaos run`, or
+`pytest_resilience.chaos.toolkit`. What they start lasts until it is stopped, its duration is
+over, or the process ends.
+
+    {"type": "action", "name": "slow down", "provider": {"type": "python",
+     "module": "pytest_resilience.seams.toolkit_actions", "func": "start_experiment",
+     "arguments": {"chaos_type": "network_latency", "delay": "200ms"}}}
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+from typing import Any
+
+from pytest_resilience.chaos.catalog import chaos_type as parse_type
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.errors import DuplicateNameError
+from pytest_resilience.errors import UnknownNameError
+from pytest_resilience.seams.hazards import Hazard
+from pytest_resilience.seams.hazards import of_this_process
+
+
+__all__ = [
+    "active_experiments",
+    "count_hits",
+    "start_experiment",
+    "stop_all_experiments",
+    "stop_experiment",
+]
+
+
+class _Started:
+    """What was started here, by name: all that a later activity can refer to."""
+
+    def __init__(self) -> None:
+        self.hazards: dict[str, Hazard] = {}
+        self.lock = threading.Lock()
+
+    def get(self, name: str) -> Hazard:
+        try:
+            return self.hazards[name]
+        except KeyError:
+            raise UnknownNameError("chaos experiment", name, tuple(self.hazards)) from None
+
+
+@functools.cache
+def _started() -> _Started:
+    return _Started()
+
+
+def start_experiment(
+    chaos_type: str, name: str = "", seed: int = 0, **parameters: Any
+) -> dict[str, Any]:
+    """Start an experiment; `name` is its chaos type if it is not given.
+
+    Raises ConfigurationError, and DuplicateNameError for the name of one that runs.
+    """
+    name = name or parse_type(chaos_type).value
+    experiment = ChaosExperiment(name, chaos_type, **parameters)
+    started = _started()
+    with started.lock:
+        if name in active_experiments():
+            raise DuplicateNameError("chaos experiment", name)
+        started.hazards[name] = of_this_process().start(experiment, seed=seed)
+    return {"name": name, "what": str(experiment)}
+
+
+def stop_experiment(name: str) -> dict[str, Any]:
+    """End an experiment and tell its counts. Raises UnknownNameError; ending twice is harmless."""
+    hazard = _started().get(name)
+    hazard.stop()
+    activation = hazard.activation
+    return {
+        "name": name,
+        "matched": activation.matched,
+        "hits": activation.hits,
+        "delay": activation.delay,
+    }
+
+
+def stop_all_experiments() -> list[dict[str, Any]]:
+    """End all that were started here, as a rollback; harmless when none runs."""
+    return [stop_experiment(name) for name in active_experiments()]
+
+
+def active_experiments() -> list[str]:
+    """A probe: the names of those that run."""
+    now = of_this_process().engine.clock.monotonic()
+    hazards = list(_started().hazards.items())
+    return [name for name, hazard in hazards if hazard.activation.left(now)]
+
+
+def count_hits(name: str) -> int:
+    """A probe: how many operations an experiment has hit. Raises UnknownNameError."""
+    return _started().get(name).activation.hits
