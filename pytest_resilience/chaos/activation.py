@@ -45,6 +45,7 @@ class Activation:
         hits: operations it hit.
         delay: seconds by which it held callers up, all together.
         stopped: whether it was ended before its time.
+        paused: whether it has no effect for now; its time goes on.
     """
 
     def __init__(
@@ -59,13 +60,17 @@ class Activation:
         self.hits = 0
         self.delay = 0.0
         self.stopped = False
+        self.paused = False
         self._stream = Stream(seed)
         self._lock = threading.Lock()
         self._seen: dict[str, None] = {}
 
     def left(self, now: float) -> float:
-        """Seconds until it ends; 0 when it has, by its duration or by being stopped."""
-        return 0.0 if self.stopped else max(0.0, self.ends_at - now)
+        """Seconds until it ends; 0 when it has, by its duration or by being stopped.
+
+        Also 0 while it is paused: nobody waits for it then.
+        """
+        return 0.0 if self.stopped or self.paused else max(0.0, self.ends_at - now)
 
     def decide(self, operation: Operation, now: float) -> tuple[Hit, ...]:
         """What happens to `operation`; counts it if it was meant."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_resilience.plugin.factories import BreakerFactory
     from pytest_resilience.plugin.factories import RetryFactory
     from pytest_resilience.plugin.fixture import Chaos
+    from pytest_resilience.seams.hazards import ChaosMonkey
 
 
 class Hooks:
@@ -85,7 +86,8 @@ def pytest_collection_modifyitems(
     By now the conftest files of all directories have been read, with their adapters.
     """
     result = yield
-    if any(_asks_for_chaos(item) for item in items):
+    # Flags have begun it already, and may choose among the tests.
+    if config.pluginmanager.has_plugin(options.SESSION) or any(map(_asks_for_chaos, items)):
         _session(config).check(items)
     if config.hook.pytest_resilience_adapters.get_hookimpls():
         from pytest_resilience.plugin import occasional
@@ -102,6 +104,13 @@ def chaos(request: pytest.FixtureRequest) -> Chaos:
 
 
 @pytest.fixture
+def chaos_monkey(request: pytest.FixtureRequest) -> Iterator[ChaosMonkey]:
+    """A monkey for one test: register experiments with it and start it; it ends with the test."""
+    with _session(request.config).monkey(request) as monkey:
+        yield monkey
+
+
+@pytest.fixture
 def manual_clock() -> ManualClock:
     """A clock that sleeping moves, for every pattern that the other fixtures make."""
     from pytest_resilience.clock import ManualClock
@@ -112,40 +121,45 @@ def manual_clock() -> ManualClock:
 @pytest.fixture
 def circuit_breaker(request: pytest.FixtureRequest) -> BreakerFactory:
     """Makes circuit breakers: `circuit_breaker(failure_threshold=3, name="prices")`."""
+    from pytest_resilience.plugin import clocks
     from pytest_resilience.plugin import factories
 
-    return factories.BreakerFactory(factories.clock_of(request))
+    return factories.BreakerFactory(clocks.clock_of(request))
 
 
 @pytest.fixture
 def retry_handler(request: pytest.FixtureRequest) -> RetryFactory:
     """Makes retry handlers: `retry_handler(max_attempts=5, jitter=False)`."""
+    from pytest_resilience.plugin import clocks
     from pytest_resilience.plugin import factories
 
-    return factories.RetryFactory(factories.clock_of(request))
+    return factories.RetryFactory(clocks.clock_of(request))
 
 
 @pytest.fixture
 def bulkhead_manager(request: pytest.FixtureRequest) -> Iterator[BulkheadManager]:
     """A bulkhead manager, shut down when the test ends."""
+    from pytest_resilience.plugin import clocks
     from pytest_resilience.plugin import factories
 
-    with factories.bulkheads(factories.clock_of(request)) as manager:
+    with factories.bulkheads(clocks.clock_of(request)) as manager:
         yield manager
 
 
 @pytest.fixture
 def degradation_manager(request: pytest.FixtureRequest) -> DegradationManager:
     """A degradation manager without services."""
+    from pytest_resilience.plugin import clocks
     from pytest_resilience.plugin import factories
 
-    return factories.degradation(factories.clock_of(request))
+    return factories.degradation(clocks.clock_of(request))
 
 
 def _asks_for_chaos(item: pytest.Item) -> bool:
     # Keywords first: they are cheap, but hold the names of files and functions too.
     marked = "chaos" in item.keywords and item.get_closest_marker("chaos") is not None
-    return marked or "chaos" in getattr(item, "fixturenames", ())
+    names = getattr(item, "fixturenames", ())
+    return marked or "chaos" in names or "chaos_monkey" in names
 
 
 def _session(config: pytest.Config) -> Any:

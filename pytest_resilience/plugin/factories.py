@@ -6,9 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
-from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.patterns.breaker import CircuitBreaker
 from pytest_resilience.patterns.breaker_config import CircuitBreakerConfig
@@ -18,15 +15,7 @@ from pytest_resilience.patterns.retry import RetryHandler
 from pytest_resilience.patterns.retry_config import RetryConfig
 
 
-__all__ = ["BreakerFactory", "RetryFactory", "bulkheads", "clock_of", "degradation"]
-
-
-def clock_of(request: pytest.FixtureRequest) -> Clock:
-    """The manual clock if the test uses the fixture `manual_clock`, else the machine's."""
-    if "manual_clock" in request.fixturenames:
-        clock: Clock = request.getfixturevalue("manual_clock")
-        return clock
-    return SYSTEM_CLOCK
+__all__ = ["BreakerFactory", "RetryFactory", "bulkheads", "degradation"]
 
 
 class BreakerFactory:

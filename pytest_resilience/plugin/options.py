@@ -7,7 +7,7 @@ import pytest
 from pytest_resilience.plugin.pytest_private import taken_options
 
 
-__all__ = ["FLAGS", "NAMES", "add_options", "given"]
+__all__ = ["FLAGS", "NAMES", "SESSION", "add_options", "given"]
 
 PREFIX = "resilience"
 
@@ -18,6 +18,17 @@ FLAGS = {
         "metavar": "SPEC",
         "help": "Put an experiment around every selected test, e.g. "
         "'network_latency:delay=200ms,rate=0.5,target=api.*'. Repeatable.",
+    },
+    "chaos-profile": {
+        "action": "append",
+        "metavar": "NAME",
+        "help": "Put the experiments of a profile around every test that it selects: a table "
+        "[tool.pytest_resilience.profiles.NAME] of pyproject.toml, or FILE.toml:NAME. Repeatable.",
+    },
+    "chaos-monkey": {
+        "action": "append",
+        "metavar": "PROFILE",
+        "help": "Start and end the experiments of a profile by chance while tests run.",
     },
     "chaos-seed": {
         "action": "append",
@@ -43,6 +54,9 @@ FLAGS = {
         "help": "Show every chaos type with its parameters, units and defaults, then exit.",
     },
 }
+
+SESSION = "resilience-chaos"
+"""The name under which the session is registered with pytest."""
 
 NAMES = pytest.StashKey[dict[str, str]]()
 """Flag name -> the option to type for it in this run."""

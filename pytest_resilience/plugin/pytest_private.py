@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 
-__all__ = ["taken_options"]
+__all__ = ["check_markers", "has_markers", "taken_options"]
 
 
 def taken_options(parser: pytest.Parser) -> set[str]:
@@ -16,3 +18,26 @@ def taken_options(parser: pytest.Parser) -> set[str]:
     """
     groups = [*parser._groups, parser._anonymous]  # noqa: SLF001
     return {name for group in groups for option in group.options for name in option.names()}
+
+
+def check_markers(expression: str) -> None:
+    """Raise ConfigurationError for what `-m` would not take either."""
+    _compiled(expression)
+
+
+def has_markers(item: pytest.Item, expression: str) -> bool:
+    """Whether `-m expression` would select the item."""
+    from _pytest.mark import MarkMatcher
+
+    return bool(_compiled(expression).evaluate(MarkMatcher.from_markers(item.iter_markers())))
+
+
+def _compiled(expression: str) -> Any:
+    from _pytest.mark.expression import Expression
+
+    from pytest_resilience.errors import ConfigurationError
+
+    try:
+        return Expression.compile(expression)
+    except SyntaxError as error:  # whose class is private, and another one in pytest 8
+        raise ConfigurationError(f"markers={expression!r}: {error.msg}") from None

@@ -16,7 +16,7 @@ from pytest_resilience.errors import ConfigurationError
 
 __all__ = ["Defaults", "Origin", "Requested", "from_mark", "from_parameters"]
 
-Origin = Literal["marker", "fixture", "flag"]
+Origin = Literal["marker", "fixture", "flag", "profile", "monkey"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ def from_parameters(
     return Requested(
         experiment=experiment,
         origin=origin,
-        must_fire=must_fire and origin != "flag",
+        must_fire=must_fire and origin in ("marker", "fixture"),
         include_setup=include_setup,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.engine import Engine
@@ -61,11 +62,17 @@ class ChaosScope:
         else:
             self._start(requested, seed)
 
-    def start(self, requested: Requested) -> Activation:
+    def start(self, requested: Requested, *, seed: int | None = None) -> Activation:
         """Start an experiment for certain; in a calm run, or disabled, it does nothing."""
         if self._calm or not requested.experiment.enabled:
             return Activation(requested.experiment, seed=0, started_at=0.0, must_fire=False)
-        return self._start(requested, self._next_seed(requested.experiment.name))
+        if seed is None:
+            seed = self._next_seed(requested.experiment.name)
+        return self._start(requested, seed)
+
+    def seed_of(self, name: str) -> int:
+        """The seed, in this test, of something that draws for itself."""
+        return derive(self._seed, name)
 
     def declare(self, service: Service) -> None:
         """Make a service known until the test ends. Raises DuplicateNameError."""
@@ -114,8 +121,8 @@ class ChaosScope:
             errors[0].args = ("\n".join(map(str, errors)),)
             raise errors[0]
 
-    def record(self) -> ChaosRecord:
-        """What is reported of this test."""
+    def record(self, monkeys: Sequence[ExperimentRecord] = ()) -> ChaosRecord:
+        """What is reported of this test; `monkeys`: what those of the whole run did to it."""
         rows = [
             ExperimentRecord(
                 what=str(activation.experiment),
@@ -131,7 +138,7 @@ class ChaosScope:
             ExperimentRecord(what=str(each.experiment), origin=each.origin, started=False)
             for each in self.idle
         ]
-        return ChaosRecord(nodeid=self._nodeid, experiments=tuple(rows))
+        return ChaosRecord(nodeid=self._nodeid, experiments=(*rows, *monkeys))
 
     def timeline(self) -> list[tuple[float, FaultInjected]]:
         """Each fault with the seconds since the test began."""

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 from typing import Any
 
 import pytest
 
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
+from pytest_resilience.plugin.clocks import clock_of
 from pytest_resilience.plugin.fixture import Chaos
 from pytest_resilience.plugin.locate import mark_location
+from pytest_resilience.plugin.options import SESSION
+from pytest_resilience.plugin.profiles import selects
 from pytest_resilience.plugin.requested import Requested
 from pytest_resilience.plugin.requested import from_mark
 from pytest_resilience.plugin.scope import ChaosScope
@@ -26,9 +32,12 @@ from pytest_resilience.seams.services import ServiceSeam
 from pytest_resilience.seams.sockets import SocketSeam
 
 
-__all__ = ["ChaosSession", "session_of"]
+if TYPE_CHECKING:
+    from pytest_resilience.plugin.monkey import SessionMonkeys
+    from pytest_resilience.seams.hazards import ChaosMonkey
 
-_NAME = "resilience-chaos"
+
+__all__ = ["ChaosSession", "session_of"]
 
 _SCOPE = pytest.StashKey[ChaosScope]()
 _REQUESTED = pytest.StashKey[tuple[Requested, ...]]()
@@ -36,11 +45,11 @@ _REQUESTED = pytest.StashKey[tuple[Requested, ...]]()
 
 def session_of(config: pytest.Config) -> ChaosSession:
     """The session of this run, begun if need be. Raises `pytest.UsageError` for bad flags."""
-    session = config.pluginmanager.get_plugin(_NAME)
+    session = config.pluginmanager.get_plugin(SESSION)
     if session is None:
         settings = settings_of(config)
         session = ChaosSession(config, settings)
-        config.pluginmanager.register(session, _NAME)
+        config.pluginmanager.register(session, SESSION)
         if not hasattr(config, "workerinput"):  # a worker of xdist has no terminal
             ChaosSummary.register(config, settings)
     assert isinstance(session, ChaosSession)
@@ -53,6 +62,7 @@ class ChaosSession:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         self._settings = settings
+        self._monkeys: SessionMonkeys | None = None
         self._engine = Engine(
             lambda engine: [SocketSeam(engine), ServiceSeam(engine), PointSeam(engine)],
             services=settings.services,
@@ -63,6 +73,9 @@ class ChaosSession:
         problems: dict[str, None] = {}
         for item in items:
             requested = [*self._settings.experiments]
+            for profile, experiments in self._settings.profiles:
+                if selects(profile, item):
+                    requested += experiments
             for node, mark in _chaos_marks(item):
                 try:
                     requested.append(from_mark(mark, self._settings.defaults))
@@ -80,6 +93,14 @@ class ChaosSession:
         """What the `chaos` fixture of `item` is."""
         return Chaos(self._scope(item), self._settings.defaults)
 
+    def monkey(self, request: pytest.FixtureRequest) -> AbstractContextManager[ChaosMonkey]:
+        """What the `chaos_monkey` fixture of a test is."""
+        from pytest_resilience.plugin.monkey import monkey_of_a_test
+
+        clock = clock_of(request)
+        manual = clock is not SYSTEM_CLOCK
+        return monkey_of_a_test(self._engine, self._scope(request.node), clock, manual=manual)
+
     def _scope(self, item: pytest.Item) -> ChaosScope:
         scope = item.stash.get(_SCOPE, None)
         if scope is None:
@@ -89,12 +110,23 @@ class ChaosSession:
         return scope
 
     def _roll(self, item: pytest.Item, *, include_setup: bool) -> None:
+        scope = self._scope(item)  # from now on it listens
         for requested in item.stash.get(_REQUESTED, self._settings.experiments):
             if requested.include_setup == include_setup:
-                self._scope(item).roll(requested)
+                scope.roll(requested)
 
     # The innermost wrapper of each phase: what pytest and other plugins do around the
     # test is not under test.
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Let the monkeys of the flags in, in the process that runs the tests."""
+        settings, config = self._settings, session.config
+        elsewhere = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+        if settings.monkeys and not (settings.calm or elsewhere or config.option.collectonly):
+            from pytest_resilience.plugin.monkey import SessionMonkeys
+
+            self._monkeys = SessionMonkeys(self._engine, settings.monkeys, settings.seed)
+            config.pluginmanager.register(self._monkeys, f"{SESSION}-monkeys")
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -145,7 +177,8 @@ class ChaosSession:
         if report.failed and scope.events:
             report.sections.append(("chaos", timeline(scope.timeline())))
         if call.when == "teardown":
-            record = scope.record()
+            monkeys = [] if self._monkeys is None else self._monkeys.records(iter(scope.events))
+            record = scope.record(monkeys)
             if record.experiments:
                 vars(report)[RECORD] = record.to_json()
             del item.stash[_SCOPE]  # a re-run of the item starts afresh

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
 from typing import TypeVar
@@ -12,12 +13,15 @@ from typing import TypeVar
 import pytest
 
 from pytest_resilience.chaos import quantities
+from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.service import Service
 from pytest_resilience.chaos.service import Services
 from pytest_resilience.chaos.spec import parse_spec
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.plugin import options
+from pytest_resilience.plugin.profiles import find_profile
+from pytest_resilience.plugin.profiles import requested_of
 from pytest_resilience.plugin.requested import Defaults
 from pytest_resilience.plugin.requested import Requested
 from pytest_resilience.plugin.requested import from_parameters
@@ -41,7 +45,9 @@ class Settings:
         calm: whether nothing is to start.
         defaults: what experiments get that do not say it themselves.
         experiments: those that every test is put under.
-        services: those of the ini option `chaos_services`.
+        profiles: with the experiments that the tests that they select are put under.
+        monkeys: those whose experiments come and go by chance.
+        services: those of the ini option `chaos_services` and of the profiles.
         arguments: the flags that repeat all this, without the seed.
     """
 
@@ -49,6 +55,8 @@ class Settings:
     calm: bool = False
     defaults: Defaults = field(default_factory=Defaults)
     experiments: tuple[Requested, ...] = ()
+    profiles: tuple[tuple[Profile, tuple[Requested, ...]], ...] = ()
+    monkeys: tuple[Profile, ...] = ()
     services: Services = field(default_factory=Services)
     arguments: tuple[str, ...] = ()
     seed_option: str = "--chaos-seed"
@@ -70,17 +78,31 @@ def settings_of(config: pytest.Config) -> Settings:
 def _read(config: pytest.Config) -> Settings:
     names = config.stash.get(options.NAMES, {flag: f"--{flag}" for flag in options.FLAGS})
     try:
+        profiles = [find_profile(config, name) for name in options.given(config, "chaos-profile")]
+        monkeys = [find_profile(config, name) for name in options.given(config, "chaos-monkey")]
         defaults = Defaults(
-            intensity=_single(config, "chaos-intensity", names, quantities.share),
-            probability=_single(config, "chaos-probability", names, quantities.share),
+            intensity=_first(
+                _single(config, "chaos-intensity", names, quantities.share),
+                *(each.intensity for each in reversed(profiles)),
+            ),
+            probability=_first(
+                _single(config, "chaos-probability", names, quantities.share),
+                *(each.probability for each in reversed(profiles)),
+            ),
         )
-        seed = _single(config, "chaos-seed", names, _seed)
+        seed = _first(
+            _single(config, "chaos-seed", names, _seed),
+            *(each.seed for each in reversed([*profiles, *monkeys])),
+        )
         specs = options.given(config, "chaos")
-        services = Services(map(Service.parse, config.getini("chaos_services")))
+        services = _services(config, [*profiles, *monkeys])
+        requests = [requested_of(each, defaults, services) for each in profiles]
         experiments = tuple(_experiment(spec, names["chaos"], defaults, services) for spec in specs)
     except (ConfigurationError, DuplicateNameError) as error:
         raise pytest.UsageError(str(error)) from None
     arguments = [f"{names['chaos']}={spec}" for spec in specs]
+    for flag in ("chaos-profile", "chaos-monkey"):
+        arguments += [f"{names[flag]}={value}" for value in options.given(config, flag)]
     for flag in ("chaos-intensity", "chaos-probability"):
         arguments += [f"{names[flag]}={value}" for value in options.given(config, flag)[-1:]]
     return Settings(
@@ -88,10 +110,27 @@ def _read(config: pytest.Config) -> Settings:
         calm=bool(options.given(config, "no-chaos")),
         defaults=defaults,
         experiments=experiments,
+        profiles=tuple(
+            (each, requested) for each, requested in zip(profiles, requests, strict=True)
+        ),
+        monkeys=tuple(monkeys),
         services=services,
         arguments=tuple(arguments),
         seed_option=names["chaos-seed"],
     )
+
+
+def _first(*values: _Value | None) -> _Value | None:
+    """The first that is given: who comes earlier overrules."""
+    return next((value for value in values if value is not None), None)
+
+
+def _services(config: pytest.Config, profiles: Iterable[Profile]) -> Services:
+    """Those of all; two profiles may say the same of one."""
+    found = list(map(Service.parse, config.getini("chaos_services")))
+    for profile in profiles:
+        found += [service for service in profile.services if service not in found]
+    return Services(found)
 
 
 def _single(

@@ -41,13 +41,22 @@ class ChaosSummary:
 
     def pytest_report_header(self) -> list[str] | None:
         lines = [f"  {each.experiment}" for each in self._settings.experiments]
+        lines += [
+            f"  profile {profile.name}: {len(requested)} experiments"
+            for profile, requested in self._settings.profiles
+        ]
+        lines += [
+            f"  monkey {profile.name}: {len(profile.experiments)} experiments"
+            for profile in self._settings.monkeys
+        ]
         if self._settings.calm:
             return ["chaos: none, this is a calm run"]
         return [f"chaos: seed {self._settings.seed}", *lines] if lines else None
 
     def pytest_report_collectionfinish(self) -> str | None:
         # Only now are the markers known; with flags the header has said it.
-        if self._settings.experiments or self._settings.calm:
+        settings = self._settings
+        if settings.experiments or settings.profiles or settings.monkeys or settings.calm:
             return None
         return f"chaos: seed {self._settings.seed}"
 

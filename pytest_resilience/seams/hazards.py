@@ -12,6 +12,7 @@ from pytest_resilience.chaos.running import Starter
 from pytest_resilience.chaos.service import Services
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
+from pytest_resilience.seams.points import PointSeam
 from pytest_resilience.seams.services import ServiceSeam
 from pytest_resilience.seams.sockets import SocketSeam
 
@@ -44,7 +45,7 @@ class Hazards:
 
     def __init__(self, *, services: Services | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         self.engine = Engine(
-            lambda engine: [SocketSeam(engine), ServiceSeam(engine)],
+            lambda engine: [SocketSeam(engine), ServiceSeam(engine), PointSeam(engine)],
             services=services,
             clock=clock,
         )

@@ -20,7 +20,7 @@ def test_a_marker_that_matched_nothing_is_an_error(suite: pytest.Pytester) -> No
             "*'network_failure' (target payments.internal:443) never fired: no operation *",
             "  The code did:",
             "    network.connect 127.0.0.1:*",
-            "  It hits network.receive. Correct the target or the fault, or say must_fire=False*",
+            "  It hits network.handshake, network.receive. Correct the target or the fault, or *",
         ]
     )
 

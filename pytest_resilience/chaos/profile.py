@@ -1,0 +1,174 @@
+"""Profiles: what a system must survive, said once, as a table of a TOML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_resilience.chaos import quantities
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.recipe import nearest
+from pytest_resilience.chaos.service import Service
+from pytest_resilience.errors import ConfigurationError
+
+
+__all__ = ["Profile", "ProfileExperiment"]
+
+_HIGHEST_GATE = 100
+_KEYS = (
+    "experiments", "gate", "intensity", "interval", "markers", "max_active", "paths",
+    "probability", "seed", "services",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileExperiment:
+    """An experiment of a profile.
+
+    Attributes:
+        kind: the chaos type's name.
+        parameters: everything else it is told.
+        weight: how much it counts in the score.
+    """
+
+    kind: str
+    parameters: dict[str, Any]
+    weight: float
+
+    @classmethod
+    def parse(cls, table: Any) -> ProfileExperiment:
+        """From its table. Raises ConfigurationError."""
+        if not isinstance(table, Mapping):
+            raise ConfigurationError(f"{table!r} is no table")
+        given = dict(table)
+        kind = given.pop("chaos_type", None)
+        if kind is None:
+            raise ConfigurationError("chaos_type is missing")
+        weight = given.pop("weight", 1)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0:
+            raise ConfigurationError(f"weight={weight!r}: give a number above 0")
+        given.setdefault("name", kind)
+        experiment = cls(kind=kind, parameters=given, weight=float(weight))
+        experiment.make()
+        return experiment
+
+    def make(self) -> ChaosExperiment:
+        """The experiment as a monkey takes it. Raises ConfigurationError."""
+        parameters = dict(self.parameters)
+        return ChaosExperiment(parameters.pop("name"), self.kind, **parameters)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One profile, checked.
+
+    Attributes:
+        name: what it is called.
+        experiments: what is injected.
+        services: what those can name.
+        markers: a marker expression that chooses the tests; empty for all.
+        paths: globs of test files, one of which has to match; empty for all.
+        seed: of all chance; None for a new one each run.
+        intensity: of experiments that name none; None for the usual.
+        probability: that one that names none starts in a test; None for the usual.
+        gate: the least score that passes, 0 to 100; None for no gate.
+        interval: seconds between the ticks of a monkey.
+        max_active: how many experiments a monkey runs at once; None for any number.
+    """
+
+    name: str
+    experiments: tuple[ProfileExperiment, ...] = ()
+    services: tuple[Service, ...] = ()
+    markers: str = ""
+    paths: tuple[str, ...] = ()
+    seed: int | None = None
+    intensity: float | None = None
+    probability: float | None = None
+    gate: float | None = None
+    interval: float = 30.0
+    max_active: int | None = None
+
+    @classmethod
+    def parse(cls, name: str, table: Any) -> Profile:
+        """From its table. Raises ConfigurationError naming profile and key."""
+        try:
+            return cls._parse(name, table)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"profile {name!r}: {error}") from None
+
+    @classmethod
+    def _parse(cls, name: str, table: Any) -> Profile:
+        if not isinstance(table, Mapping):
+            raise ConfigurationError(f"{table!r} is no table")
+        for key in table:
+            if key not in _KEYS:
+                raise ConfigurationError(
+                    f"unknown key {key!r}{nearest(key, _KEYS)}; allowed: {', '.join(_KEYS)}"
+                )
+
+        def optional(key: str, parse: Any) -> Any:
+            return parse(key, table[key]) if key in table else None
+
+        names = optional("experiments", _experiments) or ()
+        return cls(
+            name=name,
+            experiments=names,
+            services=optional("services", _services) or (),
+            markers=optional("markers", _text) or "",
+            paths=optional("paths", _texts) or (),
+            seed=optional("seed", _seed),
+            intensity=optional("intensity", quantities.share),
+            probability=optional("probability", quantities.share),
+            gate=optional("gate", _gate),
+            interval=optional("interval", quantities.seconds) or 30.0,
+            max_active=optional("max_active", quantities.count),
+        )
+
+
+def _experiments(_key: str, tables: Any) -> tuple[ProfileExperiment, ...]:
+    if not isinstance(tables, Sequence) or isinstance(tables, str):
+        raise ConfigurationError("experiments: write each as [[…experiments]]")
+    found = []
+    for number, table in enumerate(tables, 1):
+        try:
+            found.append(ProfileExperiment.parse(table))
+        except (ConfigurationError, TypeError) as error:
+            raise ConfigurationError(f"experiment {number}: {error}") from None
+    names = [each.parameters["name"] for each in found]
+    for each in names:
+        if names.count(each) > 1:
+            raise ConfigurationError(f"two experiments are named {each!r}; give each its own name")
+    return tuple(found)
+
+
+def _services(key: str, table: Any) -> tuple[Service, ...]:
+    if not isinstance(table, Mapping):
+        raise ConfigurationError(f"{key}={table!r}: write payment = 'payments.internal:443'")
+    return tuple(Service.at(name, _texts(name, places)) for name, places in table.items())
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{key}={value!r}: give a text")
+    return value
+
+
+def _texts(key: str, value: Any) -> tuple[str, ...]:
+    """One text, or a list of them."""
+    return tuple(_text(key, each) for each in ([value] if isinstance(value, str) else value))
+
+
+def _seed(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigurationError(f"{key}={value!r}: give a whole number, 0 or more")
+    return value
+
+
+def _gate(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigurationError(f"{key}={value!r}: give a number from 0 to {_HIGHEST_GATE}")
+    if not 0 <= value <= _HIGHEST_GATE:
+        raise ConfigurationError(f"{key}={value!r} is outside 0..{_HIGHEST_GATE}")
+    return float(value)

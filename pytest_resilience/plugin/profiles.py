@@ -1,0 +1,77 @@
+"""Where profiles are found: in `pyproject.toml`, or in a TOML file of their own."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import tomllib
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_resilience.chaos.profile import Profile
+from pytest_resilience.chaos.recipe import nearest
+from pytest_resilience.chaos.service import Services
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.plugin.pytest_private import check_markers
+from pytest_resilience.plugin.pytest_private import has_markers
+from pytest_resilience.plugin.requested import Defaults
+from pytest_resilience.plugin.requested import Requested
+from pytest_resilience.plugin.requested import from_parameters
+
+
+__all__ = ["find_profile", "requested_of", "selects"]
+
+
+def find_profile(config: pytest.Config, text: str) -> Profile:
+    """The profile that `NAME` or `FILE.toml:NAME` stands for.
+
+    In `pyproject.toml` it is the table `[tool.pytest_resilience.profiles.NAME]`, in a file of
+    its own `[profiles.NAME]`. Raises ConfigurationError naming the file.
+    """
+    file, colon, name = text.rpartition(":")
+    path = config.invocation_params.dir / file if colon else config.rootpath / "pyproject.toml"
+    document = _read(path)
+    if path.name == "pyproject.toml":
+        document = _table(_table(document, "tool"), "pytest_resilience")
+    known = _table(document, "profiles")
+    try:
+        if name not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise ConfigurationError(f"no profile {name!r}{nearest(name, known)}; known: {names}")
+        return Profile.parse(name, known[name])
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def requested_of(profile: Profile, defaults: Defaults, services: Services) -> tuple[Requested, ...]:
+    """The experiments of a profile for a test that it selects. Raises ConfigurationError."""
+    if profile.markers:
+        check_markers(profile.markers)
+    found = []
+    for each in profile.experiments:
+        found.append(from_parameters(each.kind, each.parameters, defaults, origin="profile"))
+        found[-1].experiment.bind(services)
+    return tuple(found)
+
+
+def selects(profile: Profile, item: pytest.Item) -> bool:
+    """Whether a test is meant by the profile's `markers` and `paths`."""
+    path = os.path.relpath(item.path, item.config.rootpath).replace(os.sep, "/")
+    if profile.paths and not any(fnmatch.fnmatch(path, each) for each in profile.paths):
+        return False
+    return not profile.markers or has_markers(item, profile.markers)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from None
+
+
+def _table(table: dict[str, Any], key: str) -> dict[str, Any]:
+    below = table.get(key, {})
+    return below if isinstance(below, dict) else {}

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import pytest
+
+
+PROFILES = """
+[tool.pytest_resilience.profiles.ci]
+seed = 7
+intensity = 0.003
+markers = "network and not slow"
+paths = ["test_shop*"]
+
+[[tool.pytest_resilience.profiles.ci.experiments]]
+name = "slow shop"
+chaos_type = "network_latency"
+target = "127.0.0.1"
+weight = 2
+
+[[tool.pytest_resilience.profiles.ci.experiments]]
+name = "dead stock"
+chaos_type = "service_failure"
+target_services = ["stock"]
+rate = 1
+
+[tool.pytest_resilience.profiles.ci.services]
+stock = "shop:stock"
+
+[tool.pytest_resilience.profiles.more]
+intensity = 0.004
+
+[[tool.pytest_resilience.profiles.more.experiments]]
+chaos_type = "network_latency"
+
+[tool.pytest.ini_options]
+markers = ["network", "slow"]
+"""
+
+SHOP = """
+def stock():
+    return 3
+"""
+
+
+@pytest.fixture
+def shop(suite: pytest.Pytester) -> pytest.Pytester:
+    suite.makepyprojecttoml(PROFILES)
+    suite.makepyfile(shop=SHOP)
+    suite.syspathinsert()
+    return suite
+
+
+def test_a_profile_puts_the_tests_it_selects_under_its_experiments(shop: pytest.Pytester) -> None:
+    body = """
+        import pytest
+        import requests
+        import shop
+
+        @pytest.mark.network
+        def test_selected(chaos, url):
+            requests.get(url, timeout=5)
+            with pytest.raises(Exception, match="service 'stock' failed"):
+                shop.stock()
+            assert [(event.source, event.delay) for event in chaos.events] == [
+                ("slow shop", 0.006), ("slow shop", 0.006), ("dead stock", 0.0)
+            ]
+
+        @pytest.mark.network
+        @pytest.mark.slow
+        def test_slow(chaos):
+            assert shop.stock() == 3
+
+        @pytest.mark.network
+        @pytest.mark.no_chaos
+        def test_exempt(chaos):
+            assert shop.stock() == 3
+
+        def test_unmarked(chaos):
+            assert shop.stock() == 3
+    """
+    shop.makepyfile(test_shop=body)
+    shop.makepyfile(
+        test_other="""
+        import pytest
+        import shop
+
+        @pytest.mark.network
+        def test_elsewhere():
+            assert shop.stock() == 3
+    """
+    )
+    result = shop.runpytest("--chaos-profile=ci")
+    result.assert_outcomes(passed=5)
+    result.stdout.fnmatch_lines(
+        [
+            "chaos: seed 7",
+            "  profile ci: 2 experiments",
+            "slow shop: latency 6ms, always, target 127.0.0.1 [[]profile] - 1 test, matched 2, *",
+            "dead stock: * target stock (shop:stock) [[]profile] - 1 test, matched 1, hit 1",
+        ]
+    )
+
+
+def test_profiles_compose_and_the_last_one_wins(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_shop="""
+        import pytest
+        import requests
+
+        @pytest.mark.network
+        def test_both(chaos, url):
+            requests.get(url, timeout=5)
+            assert {event.source: event.delay for event in chaos.events} == {
+                "slow shop": 0.008, "network_latency": 0.008
+            }
+    """
+    )
+    result = shop.runpytest("--chaos-profile=ci", "--chaos-profile=more")
+    result.assert_outcomes(passed=1)
+
+
+def test_flags_overrule_profiles_and_markers_overrule_both(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_shop="""
+        import pytest
+        import requests
+
+        @pytest.mark.network
+        @pytest.mark.chaos("network_latency", intensity=0.001, name="own")
+        def test_all(chaos, url):
+            requests.get(url, timeout=5)
+            assert {event.source: event.delay for event in chaos.events} == {
+                "slow shop": 0.01, "own": 0.002
+            }
+    """
+    )
+    result = shop.runpytest("--chaos-profile=ci", "--chaos-intensity=0.005", "--chaos-seed=9")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines("chaos: seed 9")
+
+
+def test_a_failure_is_repeated_with_its_profile(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_shop="""
+        import pytest
+        import shop
+
+        @pytest.mark.network
+        def test_stock():
+            assert shop.stock() == 3
+    """
+    )
+    result = shop.runpytest("--chaos-profile=ci")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        "repeat: pytest test_shop.py::test_stock --chaos-seed=7 --chaos-profile=ci"
+    )
+
+
+def test_a_file_of_its_own(shop: pytest.Pytester) -> None:
+    folder = shop.mkdir("chaos")
+    (folder / "profiles.toml").write_text(
+        '[profiles.ci]\n[[profiles.ci.experiments]]\nchaos_type = "network_latency"\ndelay = 0\n'
+    )
+    shop.makepyfile("def test(): pass")
+    result = shop.runpytest("--chaos-profile=chaos/profiles.toml:ci")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines("network_latency: latency 0s, *[[]profile] - 1 test, never fired*")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("mor", "*pyproject.toml: no profile 'mor' (did you mean 'more'?); known: ci, more"),
+        ("no.toml:ci", "*no.toml cannot be read: *No such file*"),
+        ("bad.toml:ci", "*bad.toml cannot be read: *line 2*"),
+        ("odd.toml:key", "*odd.toml: profile 'key': unknown key 'gat' (did you mean 'gate'?)*"),
+        ("odd.toml:kind", "*profile 'kind': experiment 1: unknown chaos type 'networ'*"),
+        ("odd.toml:none", "*profile 'none': experiment 1: chaos_type is missing"),
+        ("odd.toml:twice", "*two experiments are named 'network_latency'; give each its own name"),
+        ("odd.toml:weight", "*experiment 1: weight=0: give a number above 0"),
+        ("odd.toml:gate", "*profile 'gate': gate=101 is outside 0..100"),
+        ("odd.toml:seed", "*seed=-1: give a whole number, 0 or more"),
+        ("odd.toml:markers", "*markers='a and': *"),
+        ("odd.toml:service", "*unknown service 'ghost'*"),
+    ],
+)
+def test_bad_profiles(shop: pytest.Pytester, name: str, why: str) -> None:
+    odd = {
+        "key": "gat = 3",
+        "kind": 'experiments = [{chaos_type = "networ"}]',
+        "none": "experiments = [{delay = 1}]",
+        "twice": 'experiments = [{chaos_type="network_latency"}, {chaos_type="network_latency"}]',
+        "weight": 'experiments = [{chaos_type = "network_latency", weight = 0}]',
+        "gate": "gate = 101",
+        "seed": "seed = -1",
+        "markers": 'markers = "a and"',
+        "service": 'experiments = [{chaos_type="service_failure", target_services=["ghost"]}]',
+    }
+    tables = "\n".join(f"[profiles.{key}]\n{text}" for key, text in odd.items())
+    shop.makefile(".toml", odd=tables, bad="[profiles.ci]\ngate ==\n")
+    result = shop.runpytest(f"--chaos-profile={name}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(f"ERROR: {why}")
