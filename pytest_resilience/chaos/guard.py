@@ -65,12 +65,19 @@ class Guard:
         for condition in self._conditions:
             condition.end()
 
-    def look(self, over: Callable[[], bool]) -> tuple[Verdict, str] | None:
-        """Why the chaos has to end, if it has to; None as well when it is `over` meanwhile."""
+    def alarmed(self) -> tuple[Verdict, str] | None:
+        """Which stop condition wants the chaos to end, if one does."""
         for condition in self._conditions:
             reason = reason_of(condition)
             if reason:
                 return Verdict.ABORTED, reason
+        return None
+
+    def look(self, over: Callable[[], bool]) -> tuple[Verdict, str] | None:
+        """Why the chaos has to end, if it has to; None as well when it is `over` meanwhile."""
+        alarmed = self.alarmed()
+        if alarmed is not None:
+            return alarmed
         if self._steady_state and not over():
             readings = self._steady_state.read()
             if not over():  # else the answers are about what came after

@@ -164,6 +164,7 @@ class Monkey:
             self._end(run, Verdict.FAILED, describe(error))
             raise
         self._tell(MonkeyStarted(at=run.began, source=self.name, interval=every, seed=self.seed))
+        self._heed(run, self._guard.alarmed())  # before anything starts
         if self._background:
             # Two: a probe that hangs must not keep an experiment from ending.
             for work in (self._work, self._watch) if self._guard else (self._work,):
@@ -196,7 +197,7 @@ class Monkey:
         if run is not None and not run.over:
             self._step(run)
             run.wake.set()  # what has started may end before the thread would look
-            self._look(run)
+            self._heed(run, self._guard.look(lambda: run.over))
 
     def _work(self, run: MonkeyRun) -> None:
         while not run.over:
@@ -209,7 +210,7 @@ class Monkey:
         while not run.over:
             run.alarm.wait(self._check_every)
             run.alarm.clear()
-            self._look(run)
+            self._heed(run, self._guard.look(lambda: run.over))
 
     def _step(self, run: MonkeyRun) -> None:
         """End and start what is due. What goes wrong is an event, and the monkey goes on."""
@@ -222,9 +223,8 @@ class Monkey:
             now = self._clock.monotonic()
             self._tell(ExperimentFailed(at=now, source=self.name, doing="decide", error=why))
 
-    def _look(self, run: MonkeyRun) -> None:
-        """End the run if the guard says so."""
-        found = self._guard.look(lambda: run.over)
+    def _heed(self, run: MonkeyRun, found: tuple[Verdict, str] | None) -> None:
+        """End the run if the guard has found a reason."""
         if found is not None:
             self._end(run, *found)
 

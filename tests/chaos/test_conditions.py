@@ -67,7 +67,7 @@ def ending(monkey: Monkey) -> tuple[Verdict, str]:
 
 
 def test_a_function_ends_it() -> None:
-    answers = [False, None, "", 0, True]
+    answers = [0, False, None, "", 0, True]  # the first before anything starts
     chaos = monkey(lambda: answers.pop(0))
     chaos.start_chaos_monkey()
     for _ in range(4):
@@ -110,6 +110,18 @@ def test_a_breaker_that_opens_ends_it() -> None:
         assert not chaos.running
     assert ending(chaos) == (Verdict.ABORTED, "payments has opened")
     assert len(payments.listeners) == 0
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_where_the_breaker_is_open_already_nothing_starts(background: bool) -> None:
+    payments = breaker()
+    open_up(payments)
+    chaos = monkey(BreakerOpens(payments), background=background)
+    with chaos:
+        assert not chaos.running
+        chaos.tick()
+    assert [type(event).__name__ for event in chaos.events] == ["MonkeyStarted", "MonkeyStopped"]
+    assert ending(chaos) == (Verdict.ABORTED, "payments has opened")
 
 
 def test_a_breaker_that_opens_and_closes_between_two_looks_ends_it() -> None:
@@ -271,7 +283,7 @@ def test_a_condition_of_ones_own() -> None:
     own = Own()
     with monkey(own) as chaos:
         chaos.tick()
-    assert own.calls == ["begin", "reason", "end"]
+    assert own.calls == ["begin", "reason", "reason", "end"]
     assert reason_of(own) == ""
 
 

@@ -33,8 +33,10 @@ from pytest_resilience.chaos.monkey_events import MonkeyStarted
 from pytest_resilience.chaos.monkey_events import MonkeyStopped
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.running import RunningExperiments
 from pytest_resilience.chaos.schedule import FixedSequence
 from pytest_resilience.chaos.schedule import Windows
+from pytest_resilience.chaos.steady_state import Probe
 from pytest_resilience.chaos.steady_state import Verdict
 
 
@@ -545,6 +547,86 @@ def test_what_is_just_being_started_is_undone_before_stopping_returns() -> None:
     assert of(monkey, ExperimentStarted) == []
 
 
+def test_a_start_that_fails_while_all_is_stopped_is_a_failure_and_no_more() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def start(experiment: ChaosExperiment, *, seed: int) -> Effect:
+        entered.set()
+        assert go_on.wait(PATIENCE)
+        raise OSError("too late")
+
+    monkey = Monkey(start, seed=1, interval="1h")
+    monkey.register_experiment(experiment("slow"))
+    monkey.start_chaos_monkey()
+    assert entered.wait(PATIENCE)
+    stopper = threading.Thread(target=monkey.stop_chaos_monkey, daemon=True)
+    stopper.start()
+    while monkey.running:
+        time.sleep(0)
+    go_on.set()
+    stopper.join(PATIENCE)
+    assert monkey.get_active_experiments() == {}
+    assert monkey.verdict is Verdict.FAILED
+
+
+def test_a_start_that_hangs_keeps_nobody_for_ever_and_is_undone_when_it_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pytest_resilience.chaos.running._PATIENCE", 0.01)
+    world = World()
+    entered, go_on = threading.Event(), threading.Event()
+
+    def start(experiment: ChaosExperiment, *, seed: int) -> Effect:
+        entered.set()
+        assert go_on.wait(PATIENCE)
+        return world.start(experiment, seed=seed)
+
+    monkey = Monkey(start, seed=1, interval="1h")
+    monkey.register_experiment(experiment("slow"))
+    monkey.start_chaos_monkey()
+    assert entered.wait(PATIENCE)
+    monkey.stop_chaos_monkey()
+    assert "['slow']: under way for 0.01 s, undone as soon as it can be" in caplog.text
+    go_on.set()
+    world.wait_for(lambda: [what for what, _, _ in world.done] == ["start", "stop"])
+
+
+def test_an_interrupt_right_after_a_start_leaves_something_that_can_be_stopped(
+    world: World, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkey = by_hand(world, clock)
+    monkey.register_experiment(experiment("slow"))
+    monkey.start_chaos_monkey()
+    monkeypatch.setattr(RunningExperiments, "_settle", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        monkey.tick()
+    assert world.on == ["slow"]
+    monkey.stop_chaos_monkey()
+    assert world.on == []
+
+
+def test_of_two_who_start_it_one_does(world: World, clock: ManualClock) -> None:
+    barrier = threading.Barrier(2)
+
+    def together() -> bool:
+        if not monkey.events:
+            barrier.wait(PATIENCE)
+        return True
+
+    monkey = by_hand(world, clock, steady_state=[Probe("together", together)])
+    threads = [threading.Thread(target=monkey.start_chaos_monkey) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(of(monkey, MonkeyStarted)) == 1
+    monkey.stop_chaos_monkey()
+    assert len(of(monkey, MonkeyStopped)) == 1
+
+
 def test_the_thread_survives_what_experiments_do_to_it(world: World) -> None:
     world.broken.add("bad")
     monkey = Monkey(world.start, seed=1, interval=0.001)
@@ -640,6 +722,7 @@ TestMonkeyMachine = MonkeyMachine.TestCase
 TestMonkeyMachine.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 
 
+@settings(deadline=None, max_examples=50)
 @given(seed=st.integers(0, 2**32), steps=st.lists(st.floats(0, 100), max_size=20))
 def test_when_it_is_asked_changes_no_chance(seed: int, steps: list[float]) -> None:
     """A tick that comes late decides as it would have decided in time."""

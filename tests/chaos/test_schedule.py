@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from pytest_resilience import ChaosExperiment
@@ -47,6 +48,7 @@ def test_chance_is_asked_once_an_interval() -> None:
     assert ByChance().allowed(moment()) == float("inf")
 
 
+@settings(deadline=None, max_examples=50)
 @given(probability=st.floats(0, 1), seed=st.integers(0, 2**32))
 def test_chance_is_as_great_as_the_probability(probability: float, seed: int) -> None:
     one = [experiment("x", probability)]
