@@ -9,6 +9,7 @@ import time
 from figures import Figure
 from figures import pin
 from figures import show
+
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.monkey import Monkey
 from pytest_resilience.chaos.monkey_events import ExperimentStarted
@@ -57,7 +58,7 @@ def an_hour(registered: list[ChaosExperiment]) -> tuple[float, list[tuple[float,
 
 def idle_share() -> float:
     """Per cent of a core that a monkey takes while it waits, looked after once a second."""
-    monkey = Monkey(start, interval=HOUR, stop_when=[lambda: False], steady_state=[])
+    monkey = Monkey(start, interval=HOUR, stop_when=[lambda: False])
     monkey.register_experiment(experiments(1, 0.0)[0])
     with monkey:
         time.sleep(0.5)  # what starting costs is not what waiting costs
