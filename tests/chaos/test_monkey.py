@@ -591,6 +591,69 @@ def test_a_start_that_hangs_keeps_nobody_for_ever_and_is_undone_when_it_ends(
     world.wait_for(lambda: [what for what, _, _ in world.done] == ["start", "stop"])
 
 
+def test_an_experiment_may_stop_the_monkey_while_it_starts(
+    clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World()
+
+    def start(experiment: ChaosExperiment, *, seed: int) -> Effect:
+        monkey.stop_chaos_monkey()
+        return world.start(experiment, seed=seed)
+
+    monkey = Monkey(start, seed=1, clock=clock, background=False)
+    monkey.register_experiment(experiment("slow"))
+    monkey.start_chaos_monkey()
+    monkey.tick()
+    assert [what for what, _, _ in world.done] == ["start", "stop"]
+    assert "under way" not in caplog.text  # it did not wait for itself
+
+
+def test_who_stops_it_second_returns_when_all_is_undone_as_well(clock: ManualClock) -> None:
+    world = World()
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(Effect):
+        def stop(self) -> None:
+            entered.set()
+            assert go_on.wait(PATIENCE)
+            super().stop()
+
+    def start(experiment: ChaosExperiment, *, seed: int) -> Effect:
+        world.start(experiment, seed=seed)
+        return Slow(world, experiment.name)
+
+    def stop() -> None:
+        monkey.stop_chaos_monkey()
+        left.append(list(world.on))
+
+    left: list[list[str]] = []
+    monkey = Monkey(start, seed=1, clock=clock, background=False)
+    monkey.register_experiment(experiment("slow"))
+    monkey.start_chaos_monkey()
+    monkey.tick()
+    stoppers = [threading.Thread(target=stop) for _ in range(2)]
+    stoppers[0].start()
+    assert entered.wait(PATIENCE)
+    stoppers[1].start()
+    stoppers[1].join(0.05)  # time enough to return, if it did not wait
+    go_on.set()
+    for stopper in stoppers:
+        stopper.join(PATIENCE)
+    assert left == [[], []]
+
+
+def test_its_thread_waits_again_after_a_tick_from_elsewhere(world: World) -> None:
+    monkey = Monkey(world.start, seed=1, interval="1h")
+    with monkey:
+        monkey.tick()
+        run = monkey._run
+        assert run is not None
+        deadline = time.monotonic() + PATIENCE
+        while run.wake.is_set() and time.monotonic() < deadline:
+            time.sleep(0)
+        assert not run.wake.is_set()
+
+
 def test_an_interrupt_right_after_a_start_leaves_something_that_can_be_stopped(
     world: World, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -262,6 +262,11 @@ def test_values_come_from_the_file_and_the_environment(
     assert system.done[1] == "p-t0p-$unknown"
 
 
+def test_of_a_value_and_a_secret_of_one_name_the_value_is_meant() -> None:
+    values = Values({"a": "value"}, {"first": {"a": "secret", "b": 1}, "second": {"c": 2}})
+    assert values.put_into(["${a}", "${b}", "${c}", "$a"]) == ["value", 1, 2, "value"]
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(alphabet=st.characters(codec="ascii")),
