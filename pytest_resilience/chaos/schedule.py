@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from datetime import time
-from datetime import timedelta
 from datetime import tzinfo
 from typing import Any
 from typing import Protocol
@@ -241,9 +240,8 @@ class Daily:
         start, end = self.hours
         if now.weekday() not in self.days or not start <= now.time() < end:
             return 0.0
-        # Whether the day is 23, 24 or 25 hours long: by the zone's clock on the wall.
-        left = datetime.combine(now, end) - datetime.combine(now, now.time())
-        return min(left / timedelta(seconds=1), self.schedule.allowed(moment))
+        closes = datetime.combine(now.date(), end, tzinfo=self.zone).timestamp()
+        return min(closes - moment.time, self.schedule.allowed(moment))
 
 
 def _hours(value: Any) -> tuple[time, time]:

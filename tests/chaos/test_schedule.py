@@ -135,11 +135,17 @@ BERLIN = ZoneInfo("Europe/Berlin")
         ((2024, 1, 5, 16, 59, 30), 30),
         ((2024, 1, 5, 17), 0),
         ((2024, 1, 6, 12), 0),
+        ((2024, 3, 29, 16), 3600),
     ],
 )
 def test_hours_of_the_day(now: tuple[int, ...], left: float) -> None:
     daily = Daily("09:00..17:00", days=range(5), zone=BERLIN)
     assert daily.allowed(moment(time=datetime(*now, tzinfo=BERLIN).timestamp())) == left  # type: ignore[misc, arg-type]
+
+
+def test_hours_of_a_day_on_which_the_clocks_are_changed() -> None:
+    night = datetime(2024, 3, 31, 1, tzinfo=BERLIN).timestamp()  # 02:00 is 03:00
+    assert Daily("00:00..04:00", zone=BERLIN).allowed(moment(time=night)) == 2 * 3600
 
 
 def test_hours_are_those_of_the_zone() -> None:
