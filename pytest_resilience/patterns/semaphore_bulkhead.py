@@ -60,8 +60,9 @@ class SemaphoreBulkhead:
         # Seconds; None for ever.
         self._patience = None if self.config.max_wait == math.inf else self.config.max_wait
         self._lock = threading.Lock()
-        self._active = 0
+        # Two that only grow: what is between them is in use.
         self._acquired = 0
+        self._released = 0
         self._rejected = 0
         # Each is told once that a place is its own.
         self._waiting: deque[Callable[[], None]] = deque()
@@ -113,8 +114,7 @@ class SemaphoreBulkhead:
     def _take_or_queue(self, told: Callable[[], None] | None) -> bool:
         """Take a place; False if there was none, and `told`, if any, has joined the line."""
         with self._lock:
-            if self._active < self._limit and not self._waiting:
-                self._active += 1
+            if self._acquired - self._released < self._limit and not self._waiting:
                 self._acquired += 1
                 return True
             if told is not None:
@@ -138,18 +138,17 @@ class SemaphoreBulkhead:
     def release(self) -> None:
         """Give a place back; who has waited longest has it next."""
         with self._lock:
-            if self._waiting:
-                told = self._waiting.popleft()
-                self._acquired += 1
-            else:
-                self._active -= 1
+            self._released += 1
+            if not self._waiting:
                 return
+            told = self._waiting.popleft()
+            self._acquired += 1
         told()
 
     def _full(self) -> BulkheadRejectedError:
         with self._lock:
             self._rejected += 1
-            active = self._active
+            active = self._acquired - self._released
         return self._rejections.reject(
             f"is full: {active} of {self._limit} places are taken; try again when a call has ended",
             at=self._clock.monotonic(),
@@ -175,9 +174,8 @@ class SemaphoreBulkhead:
         @functools.wraps(func)
         def limited(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             with lock:
-                free = self._active < limit and not waiting
+                free = self._acquired - self._released < limit and not waiting
                 if free:
-                    self._active += 1
                     self._acquired += 1
             if not free:
                 acquire()
@@ -187,7 +185,7 @@ class SemaphoreBulkhead:
                 with lock:
                     alone = not waiting
                     if alone:
-                        self._active -= 1
+                        self._released += 1
                 if not alone:
                     release()
 
@@ -231,13 +229,14 @@ class SemaphoreBulkhead:
     def get_stats(self) -> dict[str, Any]:
         """The counts now."""
         with self._lock:
+            active = self._acquired - self._released
             return {
                 "max_concurrent": self._limit,
-                "active_count": self._active,
+                "active_count": active,
                 "waiting_count": len(self._waiting),
                 "total_acquired": self._acquired,
                 "total_rejected": self._rejected,
-                "available_permits": self._limit - self._active,
+                "available_permits": self._limit - active,
             }
 
 
