@@ -80,7 +80,6 @@ def protect(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
 
 def _quick(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
     admit, failed, succeeded = circuit.admit, circuit.failed, circuit.succeeded
-    counts_all = circuit.window is not None
     monotonic, listeners, name = circuit.clock.monotonic, circuit.listeners, circuit.name
 
     @functools.wraps(func)
@@ -96,7 +95,7 @@ def _quick(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
         except BaseException as error:
             failed(generation, error)
             raise
-        if counts_all or circuit.streak or circuit.lane != generation:
+        if circuit.learns or circuit.lane != generation:
             succeeded(generation)
         return result
 
@@ -105,7 +104,6 @@ def _quick(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
 
 def _quick_coroutine(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
     admit, failed, succeeded = circuit.admit, circuit.failed, circuit.succeeded
-    counts_all = circuit.window is not None
     monotonic, listeners, name = circuit.clock.monotonic, circuit.listeners, circuit.name
 
     @functools.wraps(func)
@@ -121,7 +119,7 @@ def _quick_coroutine(circuit: Circuit, func: Callable[..., Any]) -> Callable[...
         except BaseException as error:
             failed(generation, error)
             raise
-        if counts_all or circuit.streak or circuit.lane != generation:
+        if circuit.learns or circuit.lane != generation:
             succeeded(generation)
         return result
 

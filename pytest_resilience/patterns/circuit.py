@@ -41,7 +41,9 @@ class Circuit:
         quick: whether neither a call's duration nor its result matters.
         lane: the generation, while closed and `quick`: then a call needs no more than this
             number to begin, and no lock. Else None.
-        streak: failures in a row; a call that ends well has to be told of only if it is not 0.
+        streak: failures in a row.
+        learns: whether a success would change anything: not if there is no failure to forget
+            and any window is full of successes.
         state: the state now.
         opened: how often it has opened since it was last closed.
         last_failure: monotonic seconds, None if there was none.
@@ -64,6 +66,7 @@ class Circuit:
         self.last_failure: float | None = None
         self.history: deque[CircuitTransition] = deque(maxlen=_HISTORY)
         self.window = config.new_window()
+        self.learns = self.window is not None
         self.quick = config.slow_call_duration is None and config.is_failed_result is None
         self._lock = threading.Lock()
         self._generation = 0
@@ -153,6 +156,7 @@ class Circuit:
                 if generation == self._generation and not window.failures:
                     window.record(now)
                     self.streak = 0
+                    self.learns = not window.settled
                     return
         self._count(generation, Outcome.SUCCESS, False, None)
 
@@ -177,6 +181,7 @@ class Circuit:
                 return
             else:
                 transition = self._count_closed(outcome, slow, error, now)
+                self._attend()
         if transition is not None and transition.new is _OPEN:
             self._set_timeout(error)
         self._tell(transition)
@@ -240,9 +245,13 @@ class Circuit:
             self.opened = self.streak = 0
             if self.window is not None:
                 self.window.clear()
+            self._attend()
         self.lane = self._generation if new is _CLOSED and self.quick else None
         self.history.append(event)
         return event
+
+    def _attend(self) -> None:
+        self.learns = self.streak > 0 if self.window is None else not self.window.settled
 
     def _set_timeout(self, error: BaseException | None) -> None:
         """Ask the user's function how long to stay open, not under the lock."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 
 from collections import deque
@@ -58,11 +59,13 @@ class RateLimitBulkhead:
         self._window = self.config.window_size
         self._burst = self.config.burst
         share = (self._burst or self._limit) / self._limit
-        self._roomy = self._burst is None
         self._burst_window = self._window * share
         self._monotonic = clock.monotonic
         self._begun: deque[float] = deque()
         self._lock = threading.Lock()
+        # Taken without the lock, one a call, until there is none; a burst leaves none to take.
+        self._issued = self._limit if self._burst is None else 0
+        self._permits = itertools.repeat(True, self._issued)
         self._rejected = 0
         self._forgotten = 0  # calls that have begun and are older than the window
 
@@ -73,19 +76,34 @@ class RateLimitBulkhead:
 
     def acquire(self) -> None:
         """Count a call that begins now. Raises BulkheadRejectedError with `retry_after`."""
+        if next(self._permits, False):
+            self._begun.append(self._monotonic())
+            return
         with self._lock:
-            # Nobody is looked at, nor let go, while there is room anyway.
-            if self._roomy and len(self._begun) < self._limit:
-                self._begun.append(self._monotonic())
-                return
             now = self._monotonic()
-            self._let_go(now)
-            if len(self._begun) < self._limit and self._unhurried(now):
+            if self._renew_permits(now):
                 self._begun.append(now)
                 return
             self._rejected += 1
-            in_use, free_at = len(self._begun), self._free_at(now)
+            in_use, free_at = self._in_use(), self._free_at(now)
         raise self._reject(in_use, max(0.0, free_at - now), now)
+
+    def _renew_permits(self, now: float) -> bool:
+        """Issue a permit for each place that has become free; False if there is none."""
+        if next(self._permits, False):  # another thread has been here
+            return True
+        self._let_go(now)
+        free = self._limit - self._in_use()
+        if free <= 0 or not self._unhurried(now):
+            return False
+        issued = free if self._burst is None else 1
+        self._issued += issued
+        self._permits = itertools.repeat(True, issued - 1)  # one is the caller's
+        return True
+
+    def _in_use(self) -> int:
+        """Calls of the window, once no permit is left; some may be about to note their time."""
+        return self._issued - self._forgotten
 
     def _let_go(self, now: float) -> None:
         """Forget calls that are older than the window."""
@@ -102,7 +120,8 @@ class RateLimitBulkhead:
     def _free_at(self, now: float) -> float:
         """When the next call may begin, if none does before."""
         begun = self._begun
-        free = begun[0] + self._window if len(begun) >= self._limit else now
+        full = self._in_use() >= self._limit
+        free = (begun[0] if begun else now) + self._window if full else now
         if self._burst is not None and not self._unhurried(now):
             free = max(free, begun[-self._burst] + self._burst_window)
         return free
@@ -124,17 +143,14 @@ class RateLimitBulkhead:
 
     def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
         """Limit a function of any kind, as a decorator."""
-        acquire, lock, begun = self.acquire, self._lock, self._begun
-        monotonic, roomy, limit = self._monotonic, self._roomy, self._limit
+        acquire, append, monotonic = self.acquire, self._begun.append, self._monotonic
 
-        # `acquire`, written out for when there is room anyway: one call less.
+        # `acquire`, written out for when a permit is left: one call less.
         @functools.wraps(func)
         def limited(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            with lock:
-                room = roomy and len(begun) < limit
-                if room:
-                    begun.append(monotonic())
-            if not room:
+            if next(self._permits, False):
+                append(monotonic())
+            else:
                 acquire()
             return func(*args, **kwargs)
 

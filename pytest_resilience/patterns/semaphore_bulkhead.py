@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import threading
@@ -29,6 +30,9 @@ __all__ = ["SemaphoreBulkhead"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+# How often it has been used: only who holds it counts.
+_Place = list[int]
 
 
 class SemaphoreBulkhead:
@@ -60,12 +64,14 @@ class SemaphoreBulkhead:
         # Seconds; None for ever.
         self._patience = None if self.config.max_wait == math.inf else self.config.max_wait
         self._lock = threading.Lock()
-        # Two that only grow: what is between them is in use.
-        self._acquired = 0
-        self._released = 0
+        # Made when first needed. They are taken and given back without the lock, in one step
+        # of the interpreter; who joins the line, or finds one there, looks again under it.
+        self._places: list[_Place] = []
+        self._free: deque[_Place] = deque()
+        self._line: deque[_Waiting] = deque()
+        # By `acquire`, whose caller does not know which.
+        self._taken: deque[_Place] = deque()
         self._rejected = 0
-        # Each is told once that a place is its own.
-        self._waiting: deque[Callable[[], None]] = deque()
 
     @property
     def rejections(self) -> tuple[BulkheadRejection, ...]:
@@ -74,81 +80,104 @@ class SemaphoreBulkhead:
 
     def acquire(self) -> None:
         """Take a place, waiting for it if need be. Raises BulkheadRejectedError."""
-        event = threading.Event() if self._patience != 0 else None
-        if self._take_or_queue(None if event is None else event.set):
-            return
-        if event is None:
-            raise self._full()
-        try:
-            granted = event.wait(self._patience)
-        except BaseException:
-            self._give_up(event.set)
-            raise
-        if not granted and self._leave_line(event.set):
-            raise self._full()
+        self._taken.append(self._take())
 
     async def acquire_async(self) -> None:
         """Take a place without blocking the loop. Raises BulkheadRejectedError."""
+        self._taken.append(await self._take_async())
+
+    def release(self) -> None:
+        """Give a place back; who has waited longest has it next. RuntimeError if none is taken."""
+        try:
+            place = self._taken.pop()
+        except IndexError:
+            raise RuntimeError(f"{self.name}: no place is taken that could be released") from None
+        self._give(place)
+
+    def _take(self) -> _Place:
+        event = threading.Event()
+        waiting = self._join_line(event.set)
+        if waiting.place is None and self._patience != 0:
+            try:
+                event.wait(self._patience)
+            except BaseException:
+                self._give_up(waiting)
+                raise
+        return self._leave_line(waiting)
+
+    async def _take_async(self) -> _Place:
         import asyncio
 
         loop = asyncio.get_running_loop()
-        granted: asyncio.Future[None] = loop.create_future()
-
-        def told() -> None:
-            loop.call_soon_threadsafe(_grant, granted)
-
-        if self._take_or_queue(told if self._patience != 0 else None):
-            return
-        if self._patience == 0:
-            raise self._full()
-        try:
-            async with asyncio.timeout(self._patience):
-                await granted
-        except TimeoutError:
-            if self._leave_line(told):
-                raise self._full() from None
-        except BaseException:
-            self._give_up(told)
-            raise
-
-    def _take_or_queue(self, told: Callable[[], None] | None) -> bool:
-        """Take a place; False if there was none, and `told`, if any, has joined the line."""
-        with self._lock:
-            if self._acquired - self._released < self._limit and not self._waiting:
-                self._acquired += 1
-                return True
-            if told is not None:
-                self._waiting.append(told)
-            return False
-
-    def _leave_line(self, told: Callable[[], None]) -> bool:
-        """Stop waiting; False if a place was granted meanwhile."""
-        with self._lock:
+        told = asyncio.Event()
+        waiting = self._join_line(lambda: _tell(loop, told))
+        if waiting.place is None and self._patience != 0:
             try:
-                self._waiting.remove(told)
-            except ValueError:
-                return False
-        return True
+                async with asyncio.timeout(self._patience):
+                    await told.wait()
+            except TimeoutError:
+                pass
+            except BaseException:
+                self._give_up(waiting)
+                raise
+        return self._leave_line(waiting)
 
-    def _give_up(self, told: Callable[[], None]) -> None:
-        """Stop waiting for good: a place that was granted meanwhile goes to the next."""
-        if not self._leave_line(told):
-            self.release()
+    def _join_line(self, tell: Callable[[], Any]) -> _Waiting:
+        waiting = _Waiting(tell)
+        self._line.append(waiting)
+        self._serve()
+        return waiting
 
-    def release(self) -> None:
-        """Give a place back; who has waited longest has it next."""
+    def _leave_line(self, waiting: _Waiting) -> _Place:
+        """The place that was given. Raises BulkheadRejectedError if none was."""
         with self._lock:
-            self._released += 1
-            if not self._waiting:
+            if waiting.place is None:
+                self._line.remove(waiting)
+                self._rejected += 1
+        if waiting.place is None:
+            raise self._full()
+        return waiting.place
+
+    def _give_up(self, waiting: _Waiting) -> None:
+        """Stop waiting; a place that was given meanwhile goes to the next."""
+        with self._lock:
+            if waiting.place is None:
+                self._line.remove(waiting)
                 return
-            told = self._waiting.popleft()
-            self._acquired += 1
-        told()
+        self._give(waiting.place)
+
+    def _give(self, place: _Place) -> None:
+        self._free.append(place)
+        if self._line:
+            self._serve()
+
+    def _serve(self) -> None:
+        """Give the free places to those who wait, in the order of their arrival."""
+        served = []
+        with self._lock:
+            while self._line and (place := self._free_place()) is not None:
+                waiting = self._line.popleft()
+                waiting.place = place
+                place[0] += 1
+                served.append(waiting)
+        for waiting in served:
+            waiting.tell()
+
+    def _free_place(self) -> _Place | None:
+        try:
+            return self._free.pop()
+        except IndexError:
+            if len(self._places) == self._limit:
+                return None
+        place = [0]
+        self._places.append(place)
+        return place
+
+    def _active(self) -> int:
+        return len(self._places) - len(self._free)
 
     def _full(self) -> BulkheadRejectedError:
-        with self._lock:
-            self._rejected += 1
-            active = self._acquired - self._released
+        active = self._active()
         return self._rejections.reject(
             f"is full: {active} of {self._limit} places are taken; try again when a call has ended",
             at=self._clock.monotonic(),
@@ -167,38 +196,37 @@ class SemaphoreBulkhead:
             return self._awaiting(func)
         if kind is not CallKind.PLAIN:
             raise TypeError(f"{func!r} is a {kind.value} function; limit what consumes it")
-        acquire, release, lock = self.acquire, self.release, self._lock
-        waiting, limit = self._waiting, self._limit
+        take, give, serve, line = self._take, self._free.append, self._serve, self._line
+        take_free = self._free.pop
 
-        # `acquire` and `release`, written out for when nobody waits: two calls less.
         @functools.wraps(func)
         def limited(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            with lock:
-                free = self._acquired - self._released < limit and not waiting
-                if free:
-                    self._acquired += 1
-            if not free:
-                acquire()
+            # `_take` and `_give`, written out for when nobody waits: two calls less.
+            try:
+                if line:
+                    place = take()
+                else:
+                    place = take_free()
+                    place[0] += 1
+            except IndexError:
+                place = take()
             try:
                 return func(*args, **kwargs)
             finally:
-                with lock:
-                    alone = not waiting
-                    if alone:
-                        self._released += 1
-                if not alone:
-                    release()
+                give(place)
+                if line:
+                    serve()
 
         return limited
 
     def _awaiting(self, func: Callable[_P, Any]) -> Callable[_P, Any]:
         @functools.wraps(func)
         async def limited(*args: _P.args, **kwargs: _P.kwargs) -> Any:
-            await self.acquire_async()
+            place = await self._take_async()
             try:
                 return await func(*args, **kwargs)
             finally:
-                self.release()
+                self._give(place)
 
         return limited
 
@@ -228,18 +256,28 @@ class SemaphoreBulkhead:
 
     def get_stats(self) -> dict[str, Any]:
         """The counts now."""
-        with self._lock:
-            active = self._acquired - self._released
-            return {
-                "max_concurrent": self._limit,
-                "active_count": active,
-                "waiting_count": len(self._waiting),
-                "total_acquired": self._acquired,
-                "total_rejected": self._rejected,
-                "available_permits": self._limit - active,
-            }
+        active = self._active()
+        return {
+            "max_concurrent": self._limit,
+            "active_count": active,
+            "waiting_count": len(self._line),
+            "total_acquired": sum(used for (used,) in self._places),
+            "total_rejected": self._rejected,
+            "available_permits": self._limit - active,
+        }
 
 
-def _grant(granted: Any) -> None:
-    if not granted.done():
-        granted.set_result(None)
+class _Waiting:
+    """Somebody in line; told, in whatever way it waits, when there is a place for it."""
+
+    __slots__ = ("place", "tell")
+
+    def __init__(self, tell: Callable[[], Any]) -> None:
+        self.place: _Place | None = None
+        self.tell = tell
+
+
+def _tell(loop: Any, told: Any) -> None:
+    # A loop that has been closed meanwhile has nobody left to tell.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(told.set)

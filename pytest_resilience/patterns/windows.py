@@ -26,6 +26,10 @@ class Window(Protocol):
     failures: int
     slow: int
 
+    @property
+    def settled(self) -> bool:
+        """Whether one more quick success would change nothing."""
+
     def record(self, now: float, failed: bool = False, slow: bool = False) -> None:
         """Add a call that ended at `now`, monotonic seconds; forget those too old."""
 
@@ -46,6 +50,10 @@ class CountWindow:
         self._last: deque[int] = deque(maxlen=size)
         self._size = size
         self.calls = self.failures = self.slow = 0
+
+    @property
+    def settled(self) -> bool:
+        return self.calls == self._size and not self.failures and not self.slow
 
     def record(self, now: float, failed: bool = False, slow: bool = False) -> None:  # noqa: ARG002
         if self.calls == self._size:
@@ -74,6 +82,7 @@ class TimeWindow:
     """The calls of the last `seconds`, to a tenth of it."""
 
     timed = True
+    settled = False
 
     def __init__(self, seconds: float) -> None:
         self._step = seconds / _BUCKETS
