@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from pytest_resilience import BulkheadRejectedError
 from pytest_resilience import ConfigurationError
 from pytest_resilience import DuplicateNameError
@@ -173,31 +170,6 @@ def test_tasks_are_rejected_too() -> None:
     asyncio.run(story(0.01))
 
 
-def test_never_more_inside_than_there_are_places() -> None:
-    """32 threads, 10^5 calls."""
-    bulkhead, lock = semaphore(4, max_wait=60.0), threading.Lock()
-    inside = most = 0
-
-    @bulkhead
-    def call() -> None:
-        nonlocal inside, most
-        with lock:
-            inside += 1
-            most = max(most, inside)
-        with lock:
-            inside -= 1
-
-    def caller(_: int) -> None:
-        for _ in range(3125):
-            call()
-
-    with ThreadPoolExecutor(32) as threads:
-        list(threads.map(caller, range(32)))
-    assert 1 <= most <= 4
-    stats = bulkhead.get_stats()
-    assert (stats["active_count"], stats["total_acquired"]) == (0, 100_000)
-
-
 def test_generator_functions_are_refused_by_a_semaphore() -> None:
     def rows() -> Any:
         yield 1
@@ -346,41 +318,7 @@ def test_a_burst_leaves_the_rest_of_the_window_to_others() -> None:
     bulkhead.execute(int)
 
 
-@given(
-    limit=st.integers(1, 5),
-    burst=st.none() | st.integers(1, 5),
-    pauses=st.lists(st.floats(0, 4), max_size=60),
-)
-def test_no_stretch_of_time_holds_more_than_the_limit(
-    limit: int, burst: int | None, pauses: list[float]
-) -> None:
-    """Against the definition; and `retry_after` is neither too long nor too short."""
-    clock = ManualClock()
-    burst = None if burst is None else min(burst, limit)
-    bulkhead = rate(limit, clock, window_size=10.0, burst=burst)
-    begun: list[float] = []
-    shares = [(limit, 10.0)] + ([(burst, 10.0 * burst / limit)] if burst else [])
-
-    def allowed(now: float) -> bool:
-        return all(sum(each > now - length for each in begun) < count for count, length in shares)
-
-    for pause in pauses:
-        clock.advance(pause)
-        now = clock.monotonic()
-        try:
-            bulkhead.acquire()
-        except BulkheadRejectedError as rejected:
-            assert not allowed(now)
-            wait = rejected.retry_after
-            assert wait is not None
-            assert allowed(now + wait + 1e-6)
-            assert wait < 1e-6 or not allowed(now + wait - 1e-6)
-        else:
-            assert allowed(now)
-            begun.append(now)
-
-
-def test_seed_defect_bookkeeping_was_o_n() -> None:
+def test_p14_seed_defect_bookkeeping_was_o_n() -> None:
     """However full the window, it is never walked: a call looks at its ends alone."""
 
     class NeverWalked(deque[float]):

@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from pytest_resilience import ConfigurationError
 from pytest_resilience import DuplicateNameError
 from pytest_resilience import Event
@@ -291,25 +288,3 @@ def test_nonsense_is_refused(fields: dict[str, Any], error: type[Exception]) -> 
         DegradationManager(recovery_time=-1)
     assert repr(FeatureFlag("x").fallback_value) == "NOTHING"
     assert FeatureFlag("x").fallback_value is NOTHING
-
-
-@given(steps=st.lists(st.sampled_from(["ok", "fail", "wait"]), max_size=40))
-def test_follows_its_specification(steps: list[str]) -> None:
-    """Against a model of one service without a health check, from the class's docstring."""
-    clock = ManualClock()
-    manager = DegradationManager(clock=clock, recovery_time=10.0)
-    manager.register_feature(FeatureFlag("x"))
-    full, retry_at = True, 0.0
-    for step in steps:
-        if step == "wait":
-            clock.advance(4.0)
-            continue
-        tried = full or clock.monotonic() >= retry_at
-        primary = broken if step == "fail" else (lambda: "primary")
-        expected = "primary" if tried and step == "ok" else "default"
-        assert manager.execute_with_degradation("x", primary, None, "default") == expected
-        if tried:
-            full = step == "ok"
-            if not full:
-                retry_at = clock.monotonic() + 10.0
-        assert (manager.service_health["x"] is ServiceLevel.FULL) is full

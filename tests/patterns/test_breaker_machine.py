@@ -1,0 +1,274 @@
+"""The breaker against a model written from the docstring of `CircuitBreakerConfig`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine
+from hypothesis.stateful import initialize
+from hypothesis.stateful import invariant
+from hypothesis.stateful import precondition
+from hypothesis.stateful import rule
+
+from pytest_resilience import CircuitBreaker
+from pytest_resilience import CircuitBreakerConfig
+from pytest_resilience import CircuitBreakerError
+from pytest_resilience import ManualClock
+from pytest_resilience.patterns.breaker_calls import Permit
+
+
+FINE, FAILED_RESULT, FAILURE, IGNORED, CANCELLED = "fine", "poor", "failure", "ignored", "cancelled"
+OUTCOMES = st.sampled_from([FINE, FINE, FAILED_RESULT, FAILURE, FAILURE, IGNORED, CANCELLED])
+ERRORS = {FAILURE: OSError, IGNORED: KeyError, CANCELLED: asyncio.CancelledError}
+SET = {
+    "force_open": "FORCED_OPEN",
+    "disable": "DISABLED",
+    "metrics_only": "METRICS_ONLY",
+    "reset": "CLOSED",
+}
+TENTHS = 10  # of a time window: it is as exact as that
+
+
+def growing(opened: int, error: BaseException | None) -> float:
+    assert error is None or isinstance(error, OSError)
+    return opened * 3.0
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> CircuitBreakerConfig:
+    fields: dict[str, Any] = {
+        "failure_threshold": draw(st.integers(1, 4)),
+        "success_threshold": draw(st.integers(1, 3)),
+        "timeout": draw(st.sampled_from([0.0, 2.0, 10.0, growing])),
+        "expected_exception": OSError,
+        "half_open_max_calls": draw(st.none() | st.integers(1, 4)),
+    }
+    if draw(st.booleans()):
+        fields["is_failed_result"] = FAILED_RESULT.__eq__
+    if draw(st.booleans()):
+        fields["slow_call_duration"] = 1.0
+    if draw(st.booleans()):
+        name = draw(st.sampled_from(["window_size", "window_seconds"]))
+        fields[name] = draw(st.integers(1, 6))
+        fields["minimum_calls"] = draw(st.integers(1, fields[name]))
+        fields["failure_rate_threshold"] = draw(st.sampled_from([0.2, 0.5, 1.0]))
+        if "slow_call_duration" in fields and draw(st.booleans()):
+            fields["slow_call_rate_threshold"] = draw(st.sampled_from([0.3, 1.0]))
+    return CircuitBreakerConfig(**fields)
+
+
+@dataclass
+class Call:
+    """A call of the model that is under way, and the era it counts in."""
+
+    permit: Permit
+    era: int
+    began: float
+
+
+@dataclass
+class Ended:
+    """A call in the window."""
+
+    at: float
+    failed: bool
+    slow: bool
+
+
+class Model:
+    """What a breaker must do, told one call after another."""
+
+    def __init__(self, config: CircuitBreakerConfig) -> None:
+        self.config = config
+        self.state = "CLOSED"
+        self.moves: list[str] = []
+        self.era = self.streak = self.successes = self.opened = self.under_way = 0
+        self.ended: list[Ended] = []
+        self.reopens_at = self.asked_at = 0.0
+
+    def enter(self, state: str, now: float, error: BaseException | None = None) -> None:
+        self.state = state
+        self.moves.append(state)
+        self.era += 1
+        self.under_way = self.successes = 0
+        self.asked_at = now
+        if state == "OPEN":
+            self.opened += 1
+            timeout = self.config.timeout
+            self.reopens_at = now + (timeout(self.opened, error) if callable(timeout) else timeout)
+        elif state != "HALF_OPEN":
+            self.opened = self.streak = 0
+            self.ended.clear()
+
+    def places(self) -> int:
+        budget = self.config.half_open_max_calls or self.config.success_threshold
+        return min(budget, self.config.success_threshold - self.successes)
+
+    def admits(self, now: float) -> bool:
+        if self.state == "OPEN" and now >= self.reopens_at:
+            self.enter("HALF_OPEN", now)
+        if self.state != "HALF_OPEN":
+            return self.state in ("CLOSED", "DISABLED", "METRICS_ONLY")
+        if self.under_way >= self.places():
+            timeout = self.config.timeout
+            patience = 60.0 if callable(timeout) else timeout
+            if now < self.asked_at + patience:
+                return False
+            self.era += 1  # who has not come back by now has no place any more
+            self.under_way = 0
+        self.under_way += 1
+        self.asked_at = now
+        return True
+
+    def end(self, call_era: int, outcome: str, slow: bool, now: float) -> None:
+        if call_era != self.era or self.state == "DISABLED":
+            return
+        if self.state == "HALF_OPEN":
+            self.under_way -= 1
+        if outcome in (IGNORED, CANCELLED):
+            return
+        failed = outcome == FAILURE or (
+            outcome == FAILED_RESULT and self.config.is_failed_result is not None
+        )
+        error = OSError() if outcome == FAILURE else None
+        if self.state == "HALF_OPEN":
+            if failed or slow:
+                self.streak += 1
+                self.enter("OPEN", now, error)
+            else:
+                self.streak = 0
+                self.successes += 1
+                if self.successes == self.config.success_threshold:
+                    self.enter("CLOSED", now)
+            return
+        windowed = self.config.window_size or self.config.window_seconds
+        self.streak = self.streak + 1 if failed or (slow and not windowed) else 0
+        if windowed:
+            self.ended.append(Ended(now, failed, slow))
+        if self.state == "CLOSED" and self.too_many(now):
+            self.enter("OPEN", now, error)
+
+    def window(self, now: float) -> list[Ended]:
+        if self.config.window_size is not None:
+            return self.ended[-self.config.window_size :]
+        if self.config.window_seconds is None:
+            return []
+        tenth = self.config.window_seconds / TENTHS
+        oldest = now // tenth - TENTHS
+        return [each for each in self.ended if each.at // tenth > oldest]
+
+    def too_many(self, now: float) -> bool:
+        config, calls = self.config, self.window(now)
+        if config.window_size is None and config.window_seconds is None:
+            return self.streak >= config.failure_threshold
+        if len(calls) < config.minimum_calls:
+            return False
+        counted = [
+            (sum(each.failed for each in calls), config.failure_rate_threshold),
+            (sum(each.slow for each in calls), config.slow_call_rate_threshold),
+        ]
+        return any(limit is not None and count >= limit * len(calls) for count, limit in counted)
+
+
+class BreakerMachine(RuleBasedStateMachine):
+    """Several calls under way at once, ending in any order, in any way, late or never."""
+
+    @initialize(config=configs())
+    def begin(self, config: CircuitBreakerConfig) -> None:
+        self.clock = ManualClock()
+        self.config = config
+        self.breaker = CircuitBreaker(config, name="x", clock=self.clock)
+        self.model = Model(config)
+        self.calls: list[Call] = []
+        self.protected = self.breaker(self.work)
+
+    def work(self, outcome: str) -> str:
+        if outcome in ERRORS:
+            raise ERRORS[outcome]
+        return outcome
+
+    @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 7.0, 60.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @precondition(lambda self: len(self.calls) < 8)
+    @rule()
+    def a_call_begins(self) -> None:
+        now = self.clock.monotonic()
+        refuses = self.breaker._circuit.refuses()
+        admitted = self.model.admits(now)
+        assert refuses is not admitted
+        if admitted:
+            self.calls.append(Call(self.breaker.acquire(), self.model.era, now))
+            return
+        with pytest.raises(CircuitBreakerError) as caught:
+            self.breaker.acquire()
+        self.check_refusal(caught.value, now)
+
+    def check_refusal(self, error: CircuitBreakerError, now: float) -> None:
+        assert error.state == self.model.state
+        if error.state == "OPEN":
+            assert error.retry_after == pytest.approx(self.model.reopens_at - now)
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data(), outcome=OUTCOMES)
+    def a_call_ends(self, data: st.DataObject, outcome: str) -> None:
+        call = data.draw(st.sampled_from(self.calls), label="call")
+        self.calls.remove(call)
+        now = self.clock.monotonic()
+        limit = self.config.slow_call_duration
+        slow = limit is not None and now - call.began > limit
+        self.model.end(call.era, outcome, slow, now)
+        if outcome in ERRORS:
+            call.permit.raised(ERRORS[outcome]())
+        elif outcome == FINE or self.config.is_failed_result is not None:
+            call.permit.returned(outcome)
+        else:
+            call.permit.returned(FINE)
+
+    @rule(outcome=OUTCOMES)
+    def a_call_through_the_decorator(self, outcome: str) -> None:
+        now = self.clock.monotonic()
+        if not self.model.admits(now):
+            with pytest.raises(CircuitBreakerError) as caught:
+                self.protected(outcome)
+            self.check_refusal(caught.value, now)
+            return
+        self.model.end(self.model.era, outcome, False, now)
+        if outcome in ERRORS:
+            with pytest.raises(ERRORS[outcome]):
+                self.protected(outcome)
+        else:
+            assert self.protected(outcome) == outcome
+
+    @rule(move=st.sampled_from(list(SET)))
+    def somebody_says_so(self, move: str) -> None:
+        self.model.enter(SET[move], self.clock.monotonic())
+        getattr(self.breaker, move)()
+
+    @invariant()
+    def both_agree(self) -> None:
+        model, stats = self.model, self.breaker.get_stats()
+        window = model.window(self.clock.monotonic())
+        windowed = stats["window_calls"] is not None
+        assert stats["state"] == model.state
+        assert stats["success_count"] == model.successes
+        assert stats["times_opened"] == model.opened
+        assert [each.new.value for each in self.breaker.transitions] == model.moves[-100:]
+        if windowed:
+            assert stats["window_calls"] == len(window)
+            assert stats["failure_count"] == sum(each.failed for each in window)
+            assert stats["window_slow_calls"] == sum(each.slow for each in window)
+        else:
+            assert stats["failure_count"] == model.streak
+
+
+TestBreakerMachine = BreakerMachine.TestCase
+TestBreakerMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

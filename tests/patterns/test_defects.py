@@ -1,0 +1,81 @@
+"""Defects of other libraries, and of the first draft of this one, that concern several patterns.
+
+Those of one pattern are tested beside it, by the same names.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from pytest_resilience import BulkheadConfig
+from pytest_resilience import BulkheadRejectedError
+from pytest_resilience import CircuitBreaker
+from pytest_resilience import CircuitBreakerConfig
+from pytest_resilience import CircuitBreakerError
+from pytest_resilience import DegradationManager
+from pytest_resilience import ManualClock
+from pytest_resilience import RetryBudget
+from pytest_resilience import RetryConfig
+from pytest_resilience import RetryHandler
+from pytest_resilience.patterns import RateLimitBulkhead
+from pytest_resilience.patterns import SemaphoreBulkhead
+
+
+def broken() -> None:
+    raise OSError
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="time zones cannot be set on this system")
+def test_p5_time_zones_change_nothing(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=1, timeout=60.0))
+        with pytest.raises(OSError):
+            breaker.call(broken)
+        with pytest.raises(CircuitBreakerError) as caught:
+            breaker.call(int)
+        assert caught.value.retry_after == pytest.approx(60, abs=30)
+    time.tzset()
+
+
+def test_seed_defect_wall_clock() -> None:
+    """Somebody sets the machine's clock; nothing here notices."""
+    clock = ManualClock(epoch=1_000_000.0)
+    breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=1, timeout=60.0), clock=clock)
+    limit = RateLimitBulkhead(BulkheadConfig(max_concurrent=1, window_size=60.0), clock=clock)
+    limit.acquire()
+    with pytest.raises(OSError):
+        breaker.call(broken)
+    clock._offset += 86_400
+    with pytest.raises(CircuitBreakerError) as refused:
+        breaker.call(int)
+    with pytest.raises(BulkheadRejectedError) as rejected:
+        limit.acquire()
+    assert refused.value.retry_after == rejected.value.retry_after == 60.0
+
+
+def test_p15_nothing_runs_in_the_background() -> None:
+    before = threading.enumerate()
+    limit, places = RateLimitBulkhead(), SemaphoreBulkhead()
+    retry = RetryHandler(RetryConfig(budget=RetryBudget()))
+    for guard in (limit, places, retry, CircuitBreaker()):
+        assert guard(int)() == 0
+    assert DegradationManager().get_service_status()["overall_status"] == "healthy"
+    assert threading.enumerate() == before
+
+
+def test_the_patterns_need_neither_pytest_nor_http_libraries() -> None:
+    code = "import sys, pytest_resilience.patterns as p; p.CircuitBreaker; print(*sys.modules)"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    loaded = {name.partition(".")[0] for name in shown.stdout.split()}
+    assert "pytest_resilience" in loaded
+    assert not loaded & {"pytest", "_pytest", "pluggy", "requests", "responses", "psutil"}
