@@ -4,6 +4,7 @@ How the package is laid out, and what may import what (downwards only):
 
     plugin                    pytest, and only there
     report, assertions        events and states, read and judged
+    hazards                   experiments in this process, with every seam there is
     seams, stress             where operations are intercepted; pressure
     chaos                     decides which operation meets which fault
     patterns                  protects code: breaker, retry, bulkhead, degradation

@@ -19,9 +19,11 @@ PACKAGE = "pytest_resilience"
 
 GROUND = frozenset({"errors", "events", "clock", "seeds"})
 BELOW = {
-    "plugin": frozenset({"report", "assertions", "patterns", "seams", "stress", "chaos"}) | GROUND,
-    "report": frozenset({"seams", "stress", "chaos"}) | GROUND,
-    "assertions": frozenset({"seams", "stress", "chaos", "patterns"}) | GROUND,
+    "plugin": frozenset({"hazards", "report", "assertions", "patterns", "chaos"}) | GROUND,
+    "report": frozenset({"chaos"}) | GROUND,
+    "toolkit_actions": frozenset({"hazards", "chaos"}) | GROUND,
+    "hazards": frozenset({"seams", "stress", "chaos"}) | GROUND,
+    "assertions": frozenset({"chaos", "patterns"}) | GROUND,
     "seams": frozenset({"chaos"}) | GROUND,
     "stress": frozenset({"chaos"}) | GROUND,
     "chaos": GROUND,

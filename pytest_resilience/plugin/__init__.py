@@ -22,12 +22,12 @@ from pytest_resilience.plugin import options
 if TYPE_CHECKING:
     from pytest_resilience.assertions.readings import Reader
     from pytest_resilience.clock import ManualClock
+    from pytest_resilience.hazards import ChaosMonkey
     from pytest_resilience.patterns.bulkhead_manager import BulkheadManager
     from pytest_resilience.patterns.degradation import DegradationManager
     from pytest_resilience.plugin.factories import BreakerFactory
     from pytest_resilience.plugin.factories import RetryFactory
     from pytest_resilience.plugin.fixture import Chaos
-    from pytest_resilience.seams.hazards import ChaosMonkey
 
 
 class Hooks:

@@ -14,11 +14,11 @@ from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.clock import Clock
+from pytest_resilience.hazards import ChaosMonkey
+from pytest_resilience.hazards import Hazard
 from pytest_resilience.plugin.requested import Requested
 from pytest_resilience.plugin.scope import ChaosScope
 from pytest_resilience.report.record import ExperimentRecord
-from pytest_resilience.seams.hazards import ChaosMonkey
-from pytest_resilience.seams.hazards import Hazard
 from pytest_resilience.seeds import derive
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
+from pytest_resilience.hazards import new_engine
 from pytest_resilience.plugin.clocks import clock_of
 from pytest_resilience.plugin.fixture import Chaos
 from pytest_resilience.plugin.locate import mark_location
@@ -27,14 +27,11 @@ from pytest_resilience.plugin.summary import RECORD
 from pytest_resilience.plugin.summary import ChaosSummary
 from pytest_resilience.plugin.xdist import hand_over
 from pytest_resilience.report.terminal import timeline
-from pytest_resilience.seams.points import PointSeam
-from pytest_resilience.seams.services import ServiceSeam
-from pytest_resilience.seams.sockets import SocketSeam
 
 
 if TYPE_CHECKING:
+    from pytest_resilience.hazards import ChaosMonkey
     from pytest_resilience.plugin.monkey import SessionMonkeys
-    from pytest_resilience.seams.hazards import ChaosMonkey
 
 
 __all__ = ["ChaosSession", "session_of"]
@@ -63,10 +60,7 @@ class ChaosSession:
         self._config = config
         self._settings = settings
         self._monkeys: SessionMonkeys | None = None
-        self._engine = Engine(
-            lambda engine: [SocketSeam(engine), ServiceSeam(engine), PointSeam(engine)],
-            services=settings.services,
-        )
+        self._engine = new_engine(services=settings.services)
 
     def check(self, items: list[pytest.Item]) -> None:
         """Read the markers of all items. Raises `pytest.UsageError` naming each bad one."""

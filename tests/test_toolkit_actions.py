@@ -19,13 +19,13 @@ import pytest
 
 from pytest_resilience import DuplicateNameError
 from pytest_resilience import UnknownNameError
+from pytest_resilience import toolkit_actions
 from pytest_resilience.chaos.steady_state import Verdict
 from pytest_resilience.chaos.toolkit import ToolkitExperiment
-from pytest_resilience.seams import toolkit_actions
-from pytest_resilience.seams.hazards import of_this_process
+from pytest_resilience.hazards import of_this_process
 
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 EXPERIMENT = ROOT / "examples" / "chaos-toolkit.json"
 PATIENCE = 60  # seconds
 

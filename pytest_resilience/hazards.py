@@ -6,6 +6,7 @@ import functools
 
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.engine import Seam
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.monkey import Monkey
 from pytest_resilience.chaos.running import Starter
@@ -17,7 +18,16 @@ from pytest_resilience.seams.services import ServiceSeam
 from pytest_resilience.seams.sockets import SocketSeam
 
 
-__all__ = ["ChaosMonkey", "Hazard", "Hazards", "of_this_process"]
+__all__ = ["ChaosMonkey", "Hazard", "Hazards", "new_engine", "of_this_process"]
+
+
+def new_engine(*, services: Services | None = None, clock: Clock = SYSTEM_CLOCK) -> Engine:
+    """An engine with every seam there is."""
+    return Engine(_seams, services=services, clock=clock)
+
+
+def _seams(engine: Engine) -> list[Seam]:
+    return [SocketSeam(engine), ServiceSeam(engine), PointSeam(engine)]
 
 
 class Hazard:
@@ -44,11 +54,7 @@ class Hazards:
     """
 
     def __init__(self, *, services: Services | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.engine = Engine(
-            lambda engine: [SocketSeam(engine), ServiceSeam(engine), PointSeam(engine)],
-            services=services,
-            clock=clock,
-        )
+        self.engine = new_engine(services=services, clock=clock)
 
     def start(self, experiment: ChaosExperiment, *, seed: int) -> Hazard:
         """Start an experiment for certain; its `probability` is for those who draw."""

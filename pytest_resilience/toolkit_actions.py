@@ -5,7 +5,7 @@ They are plain functions for providers of type `python`, whoever calls them: `ch
 over, or the process ends.
 
     {"type": "action", "name": "slow down", "provider": {"type": "python",
-     "module": "pytest_resilience.seams.toolkit_actions", "func": "start_experiment",
+     "module": "pytest_resilience.toolkit_actions", "func": "start_experiment",
      "arguments": {"chaos_type": "network_latency", "delay": "200ms"}}}
 """
 
@@ -20,8 +20,8 @@ from pytest_resilience.chaos.catalog import chaos_type as parse_type
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import UnknownNameError
-from pytest_resilience.seams.hazards import Hazard
-from pytest_resilience.seams.hazards import of_this_process
+from pytest_resilience.hazards import Hazard
+from pytest_resilience.hazards import of_this_process
 
 
 __all__ = [

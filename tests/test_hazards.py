@@ -25,9 +25,9 @@ from pytest_resilience.chaos.monkey_events import ExperimentStarted
 from pytest_resilience.chaos.monkey_events import MonkeyStopped
 from pytest_resilience.chaos.schedule import FixedSequence
 from pytest_resilience.chaos.steady_state import Verdict
-from pytest_resilience.seams.hazards import ChaosMonkey
-from pytest_resilience.seams.hazards import Hazards
-from pytest_resilience.seams.hazards import of_this_process
+from pytest_resilience.hazards import ChaosMonkey
+from pytest_resilience.hazards import Hazards
+from pytest_resilience.hazards import of_this_process
 
 
 PATIENCE = 30  # seconds
@@ -103,7 +103,7 @@ import sys, threading
 import requests
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.monkey_events import ExperimentStarted
-from pytest_resilience.seams.hazards import ChaosMonkey
+from pytest_resilience.hazards import ChaosMonkey
 
 started = threading.Event()
 monkey = ChaosMonkey(seed=7)
