@@ -23,6 +23,7 @@ __all__ = [
     "ServiceFailureError",
     "ShutdownError",
     "TimeLimitExceededError",
+    "UnavailableError",
     "UnknownNameError",
 ]
 
@@ -89,6 +90,13 @@ class DuplicateNameError(ResilienceError, ValueError):
 
 class ShutdownError(ResilienceError, RuntimeError):
     """Something was used after it had been shut down."""
+
+
+class UnavailableError(ResilienceError, RuntimeError):
+    """This machine cannot do what was asked: a program, a right or a system call is missing.
+
+    In a test under pytest it becomes a skip with this reason.
+    """
 
 
 class NeverFiredError(ResilienceError):

@@ -16,18 +16,23 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.seams.points import PointSeam
 from pytest_resilience.seams.services import ServiceSeam
 from pytest_resilience.seams.sockets import SocketSeam
+from pytest_resilience.stress.caps import DEFAULT_CAPS
+from pytest_resilience.stress.caps import Caps
+from pytest_resilience.stress.seam import StressSeam
 
 
 __all__ = ["ChaosMonkey", "Hazard", "Hazards", "new_engine", "of_this_process"]
 
 
-def new_engine(*, services: Services | None = None, clock: Clock = SYSTEM_CLOCK) -> Engine:
-    """An engine with every seam there is."""
-    return Engine(_seams, services=services, clock=clock)
+def new_engine(
+    *, services: Services | None = None, caps: Caps = DEFAULT_CAPS, clock: Clock = SYSTEM_CLOCK
+) -> Engine:
+    """An engine with every seam there is; `caps` says how much pressure is allowed."""
+    return Engine(_seams, services=services, approve=caps.approve, clock=clock)
 
 
 def _seams(engine: Engine) -> list[Seam]:
-    return [SocketSeam(engine), ServiceSeam(engine), PointSeam(engine)]
+    return [SocketSeam(engine), ServiceSeam(engine), PointSeam(engine), StressSeam(engine)]
 
 
 class Hazard:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.pressure import PressureReading
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.seeds import Stream
 
@@ -45,6 +46,7 @@ class Activation:
         hits: operations it hit.
         delay: seconds by which it held callers up, all together.
         stopped: whether it was ended before its time.
+        pressure: what came of a pressure, once it is off.
         paused: whether it has no effect for now; its time goes on.
     """
 
@@ -61,6 +63,7 @@ class Activation:
         self.delay = 0.0
         self.stopped = False
         self.paused = False
+        self.pressure: PressureReading | None = None
         self._stream = Stream(seed)
         self._lock = threading.Lock()
         self._seen: dict[str, None] = {}
@@ -86,6 +89,12 @@ class Activation:
             hit = self.experiment.trigger.hits(number, now - self.started_at, self._stream)
             self.hits += hit
         return tuple(Hit(self, fault, number) for fault in faults) if hit else ()
+
+    def pressed(self) -> None:
+        """Count a fault that answers to no operation."""
+        with self._lock:
+            self.matched += 1
+            self.hits += 1
 
     def saw(self, operation: Operation) -> None:
         """Remember that the code did this, which the experiment was not aimed at."""

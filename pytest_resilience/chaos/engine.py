@@ -35,7 +35,7 @@ class Seam(Protocol):
     kinds: frozenset[str]
 
     def install(self) -> None:
-        """Begin to intercept."""
+        """Begin to intercept; called again whenever the active experiments have changed."""
 
     def refresh(self) -> None:
         """The set of active experiments has changed."""
@@ -118,12 +118,16 @@ class Engine:
         seams: Callable[[Engine], Sequence[Seam]],
         *,
         services: Services | None = None,
+        approve: Callable[[ChaosExperiment], None] = lambda _: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """`seams` makes the seams for this engine; it is called once."""
+        """`seams` makes the seams for this engine; it is called once. `approve` raises
+        ConfigurationError for an experiment that is not to be started.
+        """
         self.clock = clock
         self.services = services or Services()
         self.listeners = Listeners()
+        self._approve = approve
         self._seams = tuple(seams(self))
         # Replaced, never changed in place: operations read it without a lock.
         self._active: tuple[Activation, ...] = ()
@@ -134,15 +138,22 @@ class Engine:
         """The experiments that run now, oldest first."""
         return self._active
 
+    def check(self, experiment: ChaosExperiment) -> ChaosExperiment:
+        """The experiment with its services. Raises ConfigurationError if it cannot be started."""
+        bound = experiment.bind(self.services)
+        self._approve(bound)
+        return bound
+
     def start(
         self, experiment: ChaosExperiment, *, seed: int, must_fire: bool = True
     ) -> Activation:
         """Let an experiment run until `stop`, or its duration is over.
 
-        Raises ConfigurationError for one that names a service which is not known.
+        Raises ConfigurationError as `check` does, and UnavailableError where this machine
+        cannot do it.
         """
         activation = Activation(
-            experiment.bind(self.services),
+            self.check(experiment),
             seed=seed,
             started_at=self.clock.monotonic(),
             must_fire=must_fire,
@@ -184,6 +195,22 @@ class Engine:
         """Note an operation that concerns no experiment, for those that never fire."""
         for activation in self._active:
             activation.saw(operation)
+
+    def press(self, activation: Activation, fault: Fault, kind: str) -> None:
+        """Count and tell of a fault that answers to no operation."""
+        activation.pressed()
+        self.listeners.emit(
+            FaultInjected(
+                at=self.clock.monotonic(),
+                source=activation.experiment.name,
+                kind=kind,
+                target="this machine",
+                fault=str(fault),
+                number=activation.matched,
+                delay=0.0,
+                place="",
+            )
+        )
 
     def ask(self, operation: Operation) -> Effect | None:
         """What happens to `operation`; None if nothing does."""

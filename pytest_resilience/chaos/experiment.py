@@ -16,6 +16,7 @@ from pytest_resilience.chaos.catalog import recipe_of
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.pressure import Pressure
 from pytest_resilience.chaos.quantities import seconds
 from pytest_resilience.chaos.quantities import share
 from pytest_resilience.chaos.recipe import Recipe
@@ -146,6 +147,8 @@ class ChaosExperiment:
 
     def __str__(self) -> str:
         faults = " + ".join(map(str, self.faults))
+        if all(isinstance(fault, Pressure) for fault in self.faults):
+            return f"{self.name}: {faults}"
         return f"{self.name}: {faults}, {self.trigger}, target {self.aim}"
 
 

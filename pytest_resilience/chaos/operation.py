@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 
-__all__ = ["CALL", "CONNECT", "EXECUTE", "HANDSHAKE", "RECEIVE", "RESOLVE", "SEND", "Operation"]
+__all__ = [
+    "CALL", "CONNECT", "EXECUTE", "HANDSHAKE", "RECEIVE", "RESOLVE", "SEND", "Operation",
+]  # fmt: skip
 
 RESOLVE: Final = "network.resolve"
 CONNECT: Final = "network.connect"

@@ -5,14 +5,28 @@ from __future__ import annotations
 import math
 import re
 
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["count", "format_seconds", "interval", "seconds", "share"]
+__all__ = [
+    "Amount",
+    "amount",
+    "count",
+    "format_bytes",
+    "format_seconds",
+    "interval",
+    "seconds",
+    "share",
+    "switch",
+]
 
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_BYTES = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3}
+_BYTES |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _QUANTITY = re.compile(
     r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?nan|[+-]?inf)\s*(\S*)", re.IGNORECASE
 )
@@ -56,6 +70,47 @@ def share(name: str, value: Any) -> float:
     return part
 
 
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """So many bytes, or a share (0 to 1) of however many there are."""
+
+    bytes: int | None = None
+    share: float | None = None
+
+    def of(self, whole: int) -> int:
+        """In bytes, where `whole` is what there is."""
+        return self.bytes if self.bytes is not None else int(whole * (self.share or 0.0))
+
+    def __str__(self) -> str:
+        return (
+            f"{(self.share or 0.0) * 100:.3g}%" if self.bytes is None else format_bytes(self.bytes)
+        )
+
+
+def amount(name: str, value: Any) -> Amount:
+    """Bytes: a whole number, a text with a unit such as '64MiB', or a share such as '10%'."""
+    if isinstance(value, Amount):
+        return value
+    allowed = f"give bytes, a text with {', '.join(_BYTES)}, or a share such as '10%'"
+    number, unit = _split(name, value, allowed)
+    if unit == "%":
+        return Amount(share=share(name, value))
+    if unit and unit not in _BYTES:
+        raise ConfigurationError(f"{name}={value!r}: {unit!r} is no unit of bytes; {allowed}")
+    size = number * _BYTES[unit or "B"]
+    if not 0 <= size < math.inf or size != size // 1:
+        raise ConfigurationError(f"{name}={value!r}: a size is a whole number, 0 or more")
+    return Amount(bytes=int(size))
+
+
+def switch(name: str, value: Any) -> bool:
+    """True or False, or a text that says so."""
+    found = _SWITCH.get(str(value).lower()) if isinstance(value, (bool, str)) else None
+    if found is None:
+        raise ConfigurationError(f"{name}={value!r}: give true or false")
+    return found
+
+
 def count(name: str, value: Any) -> int:
     """A whole number of at least 1."""
     number, unit = _split(name, value, "give a whole number of at least 1")
@@ -82,3 +137,13 @@ def format_seconds(value: float) -> str:
     if 0 < value < 1:
         return f"{value * 1e3:.4g}ms"
     return f"{value:.6g}s"
+
+
+def format_bytes(value: float) -> str:
+    """A size for people: '512 B', '1.5 GiB'."""
+    size = float(value)
+    for unit in ("B", "KiB", "MiB"):
+        if abs(size) < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} GiB"

@@ -31,9 +31,7 @@ def listing() -> str:
 
 
 def _type(kind: ChaosType) -> list[str]:
-    recipe = RECIPES.get(kind)
-    if recipe is None:
-        return [f"{kind.value}: cannot be injected by this version"]
+    recipe = RECIPES[kind]
     return [f"{kind.value}: {recipe.summary}", *map(_parameter, recipe.parameters)]
 
 
