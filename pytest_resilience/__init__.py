@@ -22,9 +22,32 @@ from typing import Any
 
 
 if TYPE_CHECKING:
+    from pytest_resilience.chaos.conditions import BreakerOpens as BreakerOpens
+    from pytest_resilience.chaos.conditions import ErrorBudget as ErrorBudget
+    from pytest_resilience.chaos.conditions import When as When
     from pytest_resilience.chaos.engine import FaultInjected as FaultInjected
     from pytest_resilience.chaos.experiment import ChaosExperiment as ChaosExperiment
     from pytest_resilience.chaos.experiment import ChaosType as ChaosType
+    from pytest_resilience.chaos.monkey_events import ExperimentEnded as ExperimentEnded
+    from pytest_resilience.chaos.monkey_events import ExperimentFailed as ExperimentFailed
+    from pytest_resilience.chaos.monkey_events import ExperimentHeldBack as ExperimentHeldBack
+    from pytest_resilience.chaos.monkey_events import ExperimentStarted as ExperimentStarted
+    from pytest_resilience.chaos.monkey_events import MonkeyStarted as MonkeyStarted
+    from pytest_resilience.chaos.monkey_events import MonkeyStopped as MonkeyStopped
+    from pytest_resilience.chaos.monkey_events import SteadyStateRead as SteadyStateRead
+    from pytest_resilience.chaos.pressure import PressureReading as PressureReading
+    from pytest_resilience.chaos.schedule import ByChance as ByChance
+    from pytest_resilience.chaos.schedule import Daily as Daily
+    from pytest_resilience.chaos.schedule import FixedSequence as FixedSequence
+    from pytest_resilience.chaos.schedule import Windows as Windows
+    from pytest_resilience.chaos.service import Service as Service
+    from pytest_resilience.chaos.service import Services as Services
+    from pytest_resilience.chaos.steady_state import Probe as Probe
+    from pytest_resilience.chaos.steady_state import Verdict as Verdict
+    from pytest_resilience.chaos.tolerance import Matches as Matches
+    from pytest_resilience.chaos.tolerance import OneOf as OneOf
+    from pytest_resilience.chaos.tolerance import Within as Within
+    from pytest_resilience.chaos.toolkit import ToolkitExperiment as ToolkitExperiment
     from pytest_resilience.clock import Clock as Clock
     from pytest_resilience.clock import ManualClock as ManualClock
     from pytest_resilience.clock import SystemClock as SystemClock
@@ -37,9 +60,13 @@ if TYPE_CHECKING:
     from pytest_resilience.errors import RetryExhaustedError as RetryExhaustedError
     from pytest_resilience.errors import ServiceFailureError as ServiceFailureError
     from pytest_resilience.errors import ShutdownError as ShutdownError
+    from pytest_resilience.errors import SteadyStateError as SteadyStateError
     from pytest_resilience.errors import TimeLimitExceededError as TimeLimitExceededError
+    from pytest_resilience.errors import UnavailableError as UnavailableError
     from pytest_resilience.errors import UnknownNameError as UnknownNameError
     from pytest_resilience.events import Event as Event
+    from pytest_resilience.hazards import Caps as Caps
+    from pytest_resilience.hazards import ChaosMonkey as ChaosMonkey
     from pytest_resilience.patterns.breaker import CircuitBreaker as CircuitBreaker
     from pytest_resilience.patterns.breaker_config import (
         CircuitBreakerConfig as CircuitBreakerConfig,
@@ -70,12 +97,16 @@ if TYPE_CHECKING:
 
 
 _HOMES = {
+    "BreakerOpens": "chaos.conditions",
     "BulkheadConfig": "patterns.bulkhead_config",
     "BulkheadManager": "patterns.bulkhead_manager",
     "BulkheadRejectedError": "errors",
     "BulkheadType": "patterns.bulkhead_config",
+    "ByChance": "chaos.schedule",
+    "Caps": "hazards",
     "Chaos": "plugin.fixture",
     "ChaosExperiment": "chaos.experiment",
+    "ChaosMonkey": "hazards",
     "ChaosType": "chaos.experiment",
     "CircuitBreaker": "patterns.breaker",
     "CircuitBreakerConfig": "patterns.breaker_config",
@@ -84,17 +115,30 @@ _HOMES = {
     "CircuitState": "patterns.breaker_events",
     "Clock": "clock",
     "ConfigurationError": "errors",
+    "Daily": "chaos.schedule",
     "DatabaseSimulator": "seams.points",
     "DegradationManager": "patterns.degradation",
     "DuplicateNameError": "errors",
+    "ErrorBudget": "chaos.conditions",
     "Event": "events",
+    "ExperimentEnded": "chaos.monkey_events",
+    "ExperimentFailed": "chaos.monkey_events",
+    "ExperimentHeldBack": "chaos.monkey_events",
+    "ExperimentStarted": "chaos.monkey_events",
     "FaultInjected": "chaos.engine",
     "FeatureFlag": "patterns.degradation_config",
+    "FixedSequence": "chaos.schedule",
     "ManualClock": "clock",
+    "Matches": "chaos.tolerance",
+    "MonkeyStarted": "chaos.monkey_events",
+    "MonkeyStopped": "chaos.monkey_events",
     "NOTHING": "patterns.degradation_config",
     "NetworkSimulator": "seams.points",
     "NeverFiredError": "errors",
+    "OneOf": "chaos.tolerance",
     "Pipeline": "patterns.pipeline",
+    "PressureReading": "chaos.pressure",
+    "Probe": "chaos.steady_state",
     "RateLimitBulkhead": "patterns.rate_limit",
     "ResilienceError": "errors",
     "RetryBudget": "patterns.budget",
@@ -102,15 +146,25 @@ _HOMES = {
     "RetryExhaustedError": "errors",
     "RetryHandler": "patterns.retry",
     "SemaphoreBulkhead": "patterns.semaphore_bulkhead",
+    "Service": "chaos.service",
     "ServiceFailureError": "errors",
     "ServiceFailureSimulator": "seams.points",
     "ServiceLevel": "patterns.degradation_config",
+    "Services": "chaos.service",
     "ShutdownError": "errors",
+    "SteadyStateError": "errors",
+    "SteadyStateRead": "chaos.monkey_events",
     "SystemClock": "clock",
     "ThreadPoolBulkhead": "patterns.thread_pool_bulkhead",
     "TimeLimitExceededError": "errors",
     "TimeLimiter": "patterns.timelimit",
+    "ToolkitExperiment": "chaos.toolkit",
+    "UnavailableError": "errors",
     "UnknownNameError": "errors",
+    "Verdict": "chaos.steady_state",
+    "When": "chaos.conditions",
+    "Windows": "chaos.schedule",
+    "Within": "chaos.tolerance",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605  # one list, checked against the block above by a test

@@ -22,6 +22,7 @@ __all__ = [
     "RetryExhaustedError",
     "ServiceFailureError",
     "ShutdownError",
+    "SteadyStateError",
     "TimeLimitExceededError",
     "UnavailableError",
     "UnknownNameError",
@@ -97,6 +98,19 @@ class UnavailableError(ResilienceError, RuntimeError):
 
     In a test under pytest it becomes a skip with this reason.
     """
+
+
+class SteadyStateError(ResilienceError):
+    """A system was not in its steady state before the chaos, so nothing was started.
+
+    Attributes:
+        missed: what each probe that was not content says, by its name.
+    """
+
+    def __init__(self, missed: dict[str, str]) -> None:
+        self.missed = missed
+        told = "; ".join(missed.values())
+        super().__init__(f"the system is not in its steady state, so no chaos was started: {told}")
 
 
 class NeverFiredError(ResilienceError):

@@ -21,7 +21,15 @@ from pytest_resilience.stress.caps import Caps
 from pytest_resilience.stress.seam import StressSeam
 
 
-__all__ = ["ChaosMonkey", "Hazard", "Hazards", "new_engine", "of_this_process"]
+__all__ = [
+    "DEFAULT_CAPS",
+    "Caps",
+    "ChaosMonkey",
+    "Hazard",
+    "Hazards",
+    "new_engine",
+    "of_this_process",
+]
 
 
 def new_engine(
@@ -58,8 +66,14 @@ class Hazards:
         engine: which decides; its listeners are told of every fault.
     """
 
-    def __init__(self, *, services: Services | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.engine = new_engine(services=services, clock=clock)
+    def __init__(
+        self,
+        *,
+        services: Services | None = None,
+        caps: Caps = DEFAULT_CAPS,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.engine = new_engine(services=services, caps=caps, clock=clock)
 
     def start(self, experiment: ChaosExperiment, *, seed: int) -> Hazard:
         """Start an experiment for certain; its `probability` is for those who draw."""

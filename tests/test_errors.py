@@ -15,7 +15,9 @@ from pytest_resilience.errors import ResilienceError
 from pytest_resilience.errors import RetryExhaustedError
 from pytest_resilience.errors import ServiceFailureError
 from pytest_resilience.errors import ShutdownError
+from pytest_resilience.errors import SteadyStateError
 from pytest_resilience.errors import TimeLimitExceededError
+from pytest_resilience.errors import UnavailableError
 from pytest_resilience.errors import UnknownNameError
 
 
@@ -44,6 +46,13 @@ EXAMPLES: list[tuple[ResilienceError, str, dict[str, object], type[BaseException
         ValueError,
     ),
     (ShutdownError("closed"), "closed", {}, RuntimeError),
+    (UnavailableError("no stress-ng"), "no stress-ng", {}, RuntimeError),
+    (
+        SteadyStateError({"queue": "queue is 7, not 0..5"}),
+        "the system is not in its steady state, so no chaos was started: queue is 7, not 0..5",
+        {"missed": {"queue": "queue is 7, not 0..5"}},
+        ResilienceError,
+    ),
     (
         NeverFiredError("lag", target="api.*", seen=("network.connect b:1",), advice="Aim."),
         f"chaos experiment 'lag' (target api.*) {NEVER_FIRED}:\n    network.connect b:1\n  Aim.",

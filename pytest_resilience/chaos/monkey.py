@@ -26,12 +26,12 @@ from pytest_resilience.chaos.running import Starter
 from pytest_resilience.chaos.schedule import ByChance
 from pytest_resilience.chaos.schedule import Schedule
 from pytest_resilience.chaos.steady_state import Probe
-from pytest_resilience.chaos.steady_state import SteadyStateError
 from pytest_resilience.chaos.steady_state import Verdict
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
+from pytest_resilience.errors import SteadyStateError
 from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.events import describe

@@ -15,11 +15,11 @@ from typing import Any
 from pytest_resilience.chaos.tolerance import tolerates
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
-from pytest_resilience.errors import ResilienceError
+from pytest_resilience.errors import SteadyStateError
 from pytest_resilience.events import describe
 
 
-__all__ = ["Probe", "Reading", "SteadyState", "SteadyStateError", "Verdict"]
+__all__ = ["Probe", "Reading", "SteadyState", "Verdict"]
 
 
 class Verdict(Enum):
@@ -34,19 +34,6 @@ class Verdict(Enum):
     FAILED = "failed"
     ABORTED = "aborted"
     PASSED = "passed"
-
-
-class SteadyStateError(ResilienceError):
-    """A system was not in its steady state before the chaos, so nothing was started.
-
-    Attributes:
-        missed: what each probe that was not content says, by its name.
-    """
-
-    def __init__(self, missed: dict[str, str]) -> None:
-        self.missed = missed
-        told = "; ".join(missed.values())
-        super().__init__(f"the system is not in its steady state, so no chaos was started: {told}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

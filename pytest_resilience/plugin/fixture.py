@@ -52,6 +52,36 @@ class Chaos:
         """Statements take longer, e.g. `delay="200ms"`."""
         return self.inject(ChaosType.DATABASE_SLOWDOWN, must_fire=must_fire, **parameters)
 
+    def cpu_stress(
+        self, *, must_fire: bool = True, **parameters: Any
+    ) -> AbstractContextManager[Activation]:
+        """Processes compute, e.g. `load=0.8, cores=2`; what came of it is in `.pressure`."""
+        return self.inject(ChaosType.CPU_STRESS, must_fire=must_fire, **parameters)
+
+    def memory_stress(
+        self, *, must_fire: bool = True, **parameters: Any
+    ) -> AbstractContextManager[Activation]:
+        """A process holds memory, e.g. `size="512MiB"`; with `mode="fail"` there is no more."""
+        return self.inject(ChaosType.MEMORY_STRESS, must_fire=must_fire, **parameters)
+
+    def disk_stress(
+        self, *, must_fire: bool = True, **parameters: Any
+    ) -> AbstractContextManager[Activation]:
+        """A process writes and reads, e.g. `size="64MiB"`; with `fill=True` the disk is full."""
+        return self.inject(ChaosType.DISK_STRESS, must_fire=must_fire, **parameters)
+
+    def fd_exhaustion(
+        self, *, must_fire: bool = True, **parameters: Any
+    ) -> AbstractContextManager[Activation]:
+        """No file or socket can be opened, but for `leave=` of them."""
+        return self.inject(ChaosType.FD_EXHAUSTION, must_fire=must_fire, **parameters)
+
+    def thread_exhaustion(
+        self, *, must_fire: bool = True, **parameters: Any
+    ) -> AbstractContextManager[Activation]:
+        """No thread can be started."""
+        return self.inject(ChaosType.THREAD_EXHAUSTION, must_fire=must_fire, **parameters)
+
     def service(self, name: str, *places: str) -> None:
         """Make a service known for the rest of this test.
 

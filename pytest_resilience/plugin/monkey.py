@@ -84,6 +84,8 @@ class SessionMonkeys:
         self._hazards = [each for each in self._hazards if not each.activation.stopped]
         for hazard in self._hazards:
             hazard.activation.paused = paused
+        if self._hazards:
+            self._engine.settle()  # pressures are put on and taken off
 
     def records(self, events: Iterator[FaultInjected]) -> list[ExperimentRecord]:
         """What they did to one test, of whose faults these are all."""

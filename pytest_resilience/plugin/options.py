@@ -55,6 +55,12 @@ FLAGS = {
     },
 }
 
+_CAPS = {
+    "chaos_max_cpu": "share of the CPUs that this process may use (default 100%)",
+    "chaos_max_memory": "memory, or share of what is available to this process (default 50%)",
+    "chaos_max_disk": "bytes on a disk, or share of what is free there (default 10%)",
+}
+
 SESSION = "resilience-chaos"
 """The name under which the session is registered with pytest."""
 
@@ -78,6 +84,8 @@ def add_options(parser: pytest.Parser, config: pytest.Config) -> bool:
         "'payment = payments.internal:443 | shop.clients:Payment.charge'.",
         type="linelist",
     )
+    for name, meaning in _CAPS.items():
+        parser.addini(name, f"The most that experiments may ask for: {meaning}.", default="")
     config.stash[NAMES] = names
     return any(name != f"--{flag}" for flag, name in names.items())
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+import pytest
+
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.service import Service
+from pytest_resilience.errors import UnavailableError
 from pytest_resilience.events import Event
 from pytest_resilience.plugin.requested import Requested
 from pytest_resilience.report.record import ChaosRecord
@@ -80,8 +83,8 @@ class ChaosScope:
         self._services.append(service)
 
     def check(self, requested: Requested) -> None:
-        """Raise ConfigurationError for an experiment with services that it cannot fail."""
-        requested.experiment.bind(self._engine.services)
+        """Raise ConfigurationError for an experiment that cannot be started."""
+        self._engine.check(requested.experiment)
 
     def _next_seed(self, name: str) -> int:
         """A seed of its own for each experiment of a test, by name and order."""
@@ -89,9 +92,12 @@ class ChaosScope:
         return derive(self._seed, name, self._asked[name])
 
     def _start(self, requested: Requested, seed: int) -> Activation:
-        activation = self._engine.start(
-            requested.experiment, seed=seed, must_fire=requested.must_fire
-        )
+        try:
+            activation = self._engine.start(
+                requested.experiment, seed=seed, must_fire=requested.must_fire
+            )
+        except UnavailableError as error:
+            pytest.skip(f"chaos experiment {requested.experiment.name!r}: {error}")
         self.started.append((requested, activation))
         return activation
 
@@ -131,6 +137,7 @@ class ChaosScope:
                 matched=activation.matched,
                 hits=activation.hits,
                 delay=activation.delay,
+                pressure="" if activation.pressure is None else str(activation.pressure),
             )
             for requested, activation in self.started
         ]

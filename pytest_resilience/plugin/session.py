@@ -60,7 +60,7 @@ class ChaosSession:
         self._config = config
         self._settings = settings
         self._monkeys: SessionMonkeys | None = None
-        self._engine = new_engine(services=settings.services)
+        self._engine = new_engine(services=settings.services, caps=settings.caps)
 
     def check(self, items: list[pytest.Item]) -> None:
         """Read the markers of all items. Raises `pytest.UsageError` naming each bad one."""
@@ -73,7 +73,7 @@ class ChaosSession:
             for node, mark in _chaos_marks(item):
                 try:
                     requested.append(from_mark(mark, self._settings.defaults))
-                    requested[-1].experiment.bind(self._engine.services)
+                    self._engine.check(requested[-1].experiment)
                 except ConfigurationError as error:
                     problems[f"{mark_location(node, mark)}: {error}"] = None
             exempt = item.get_closest_marker("no_chaos") is not None

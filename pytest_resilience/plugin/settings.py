@@ -19,6 +19,8 @@ from pytest_resilience.chaos.service import Services
 from pytest_resilience.chaos.spec import parse_spec
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
+from pytest_resilience.hazards import DEFAULT_CAPS
+from pytest_resilience.hazards import Caps
 from pytest_resilience.plugin import options
 from pytest_resilience.plugin.profiles import find_profile
 from pytest_resilience.plugin.profiles import requested_of
@@ -48,6 +50,7 @@ class Settings:
         profiles: with the experiments that the tests that they select are put under.
         monkeys: those whose experiments come and go by chance.
         services: those of the ini option `chaos_services` and of the profiles.
+        caps: how much pressure experiments may ask for.
         arguments: the flags that repeat all this, without the seed.
     """
 
@@ -58,6 +61,7 @@ class Settings:
     profiles: tuple[tuple[Profile, tuple[Requested, ...]], ...] = ()
     monkeys: tuple[Profile, ...] = ()
     services: Services = field(default_factory=Services)
+    caps: Caps = DEFAULT_CAPS
     arguments: tuple[str, ...] = ()
     seed_option: str = "--chaos-seed"
 
@@ -96,8 +100,15 @@ def _read(config: pytest.Config) -> Settings:
         )
         specs = options.given(config, "chaos")
         services = _services(config, [*profiles, *monkeys])
+        caps = Caps.parse(
+            memory=config.getini("chaos_max_memory"),
+            disk=config.getini("chaos_max_disk"),
+            cpu=config.getini("chaos_max_cpu"),
+        )
         requests = [requested_of(each, defaults, services) for each in profiles]
-        experiments = tuple(_experiment(spec, names["chaos"], defaults, services) for spec in specs)
+        experiments = tuple(
+            _experiment(spec, names["chaos"], defaults, services, caps) for spec in specs
+        )
     except (ConfigurationError, DuplicateNameError) as error:
         raise pytest.UsageError(str(error)) from None
     arguments = [f"{names['chaos']}={spec}" for spec in specs]
@@ -115,6 +126,7 @@ def _read(config: pytest.Config) -> Settings:
         ),
         monkeys=tuple(monkeys),
         services=services,
+        caps=caps,
         arguments=tuple(arguments),
         seed_option=names["chaos-seed"],
     )
@@ -149,11 +161,13 @@ def _single(
     return parsed[0] if parsed else None
 
 
-def _experiment(spec: str, option: str, defaults: Defaults, services: Services) -> Requested:
+def _experiment(
+    spec: str, option: str, defaults: Defaults, services: Services, caps: Caps
+) -> Requested:
     try:
         kind, parameters = parse_spec(spec)
         requested = from_parameters(kind, parameters, defaults, origin="flag")
-        requested.experiment.bind(services)
+        caps.approve(requested.experiment.bind(services))
     except ConfigurationError as error:
         raise ConfigurationError(f"{option}={spec}: {error}") from None
     return requested

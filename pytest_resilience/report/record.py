@@ -21,6 +21,7 @@ class ExperimentRecord:
         matched: operations it was aimed at.
         hits: operations it hit.
         delay: seconds by which it held callers up.
+        pressure: what was asked of a pressure and what came of it, in words.
     """
 
     what: str
@@ -29,6 +30,7 @@ class ExperimentRecord:
     matched: int = 0
     hits: int = 0
     delay: float = 0.0
+    pressure: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

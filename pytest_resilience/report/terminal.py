@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from dataclasses import field
 
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.quantities import format_seconds
@@ -34,6 +35,7 @@ class _Tally:
     matched: int = 0
     hits: int = 0
     delay: float = 0.0
+    pressures: list[str] = field(default_factory=list)
 
 
 def summary(records: Iterable[ChaosRecord]) -> list[str]:
@@ -47,6 +49,7 @@ def summary(records: Iterable[ChaosRecord]) -> list[str]:
             tally.matched += row.matched
             tally.hits += row.hits
             tally.delay += row.delay
+            tally.pressures += [row.pressure] if row.pressure else []
     return [_line(what, origin, tally) for (what, origin), tally in tallies.items()]
 
 
@@ -54,7 +57,10 @@ def _line(what: str, origin: str, tally: _Tally) -> str:
     parts = [f"{tally.tests} test{'' if tally.tests == 1 else 's'}"]
     if tally.idle:
         parts.append(f"not started in {tally.idle} (chance)")
-    if tally.matched or not tally.tests:
+    if tally.pressures:
+        more = len(tally.pressures) - 1
+        parts.append(tally.pressures[-1] + (f" (the last of {more + 1})" if more else ""))
+    elif tally.matched or not tally.tests:
         parts.append(f"matched {tally.matched}")
         parts.append(f"hit {tally.hits}")
     else:

@@ -94,9 +94,10 @@ class _Running:
             self._timer.daemon = True
             self._timer.start()
         try:
-            for press in self._presses:
-                press.start()
-                self._on.append(press)
+            with self._lock:  # the timer's end comes after the beginning, however short it is
+                for press in self._presses:
+                    press.start()
+                    self._on.append(press)
         except BaseException:
             self.stop()
             raise

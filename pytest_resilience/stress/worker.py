@@ -49,10 +49,9 @@ class Worker:
         self._unread = b""
 
     def wait(self) -> None:
-        """Wait until it is at work. Raises UnavailableError if it cannot be."""
+        """Wait until it is at work. Raises UnavailableError if it cannot be; then close it."""
         message = self._message(_PATIENCE)
         if "ready" not in message:
-            self.close()
             reason = message.get("error", "it ended, or did not begin in time")
             raise UnavailableError(f"a stress worker could not begin: {reason}")
         self.ready = message
@@ -75,7 +74,7 @@ class Worker:
         return message
 
     def close(self) -> dict[str, Any]:
-        """End it: what it said at last; empty if it had to be killed, or had ended before."""
+        """End it, once: what it said at last; empty if it had to be killed, or had ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()

@@ -19,11 +19,11 @@ from pytest_resilience.chaos.monkey_events import SteadyStateRead
 from pytest_resilience.chaos.steady_state import Probe
 from pytest_resilience.chaos.steady_state import Reading
 from pytest_resilience.chaos.steady_state import SteadyState
-from pytest_resilience.chaos.steady_state import SteadyStateError
 from pytest_resilience.chaos.steady_state import Verdict
 from pytest_resilience.chaos.tolerance import Matches
 from pytest_resilience.chaos.tolerance import OneOf
 from pytest_resilience.chaos.tolerance import Within
+from pytest_resilience.errors import SteadyStateError
 
 
 PATIENCE = 30  # seconds of real time
