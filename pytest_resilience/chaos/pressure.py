@@ -41,7 +41,8 @@ class PressureReading:
         asked, achieved: in `unit`.
         unit: "CPUs", "bytes", "free descriptors" or "threads".
         seconds: how long it was on.
-        others: share of the machine's CPUs that neither it nor this process used.
+        others: share of the machine's CPUs that others than it and this process used; None
+            where CPUs have nothing to do with it.
         load_before: runnable processes per CPU in the minute before; above 1 the machine was
             busy already.
         detail: what else there is to say.
@@ -51,7 +52,7 @@ class PressureReading:
     achieved: float
     unit: str
     seconds: float = 0.0
-    others: float = 0.0
+    others: float | None = None
     load_before: float = 0.0
     detail: str = ""
 
@@ -60,7 +61,11 @@ class PressureReading:
             text = f"asked {format_bytes(self.asked)}, got {format_bytes(self.achieved)}"
         else:
             text = f"asked {self.asked:.3g} {self.unit}, got {self.achieved:.3g}"
-        return f"{text}; others used {self.others:.0%} of the machine"
+        if self.detail:
+            text = f"{text}, {self.detail}"
+        return (
+            text if self.others is None else f"{text}; others used {self.others:.0%} of the machine"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,6 +78,7 @@ def test_a_core_is_loaded_by_a_process_of_its_own(hazards: Hazards) -> None:
     assert (reading.asked, reading.unit) == (1.0, "CPUs")
     assert reading.achieved > 0
     assert reading.seconds > 0
+    assert reading.others is not None
     assert 0 <= reading.others <= 1
 
 
