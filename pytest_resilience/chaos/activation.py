@@ -65,6 +65,7 @@ class Activation:
         self.paused = False
         self.pressure: PressureReading | None = None
         self._stream = Stream(seed)
+        self._delays = Stream.at(seed, "delays")
         self._lock = threading.Lock()
         self._seen: dict[str, None] = {}
 
@@ -88,7 +89,10 @@ class Activation:
             number = self.matched
             hit = self.experiment.trigger.hits(number, now - self.started_at, self._stream)
             self.hits += hit
-        return tuple(Hit(self, fault, number) for fault in faults) if hit else ()
+        if not hit:
+            return ()
+        share = self._delays.draw(number)
+        return tuple(Hit(self, fault.drawn(share), number) for fault in faults)
 
     def pressed(self) -> None:
         """Count a fault that answers to no operation."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
+from pytest_resilience.chaos.database import DATABASE_FAILURE
 from pytest_resilience.chaos.database import DATABASE_SLOWDOWN
 from pytest_resilience.chaos.network import NETWORK_FAILURE
 from pytest_resilience.chaos.network import NETWORK_LATENCY
@@ -36,6 +37,7 @@ class ChaosType(Enum):
     DISK_STRESS = "disk_stress"
     SERVICE_FAILURE = "service_failure"
     DATABASE_SLOWDOWN = "database_slowdown"
+    DATABASE_FAILURE = "database_failure"
     FD_EXHAUSTION = "fd_exhaustion"
     THREAD_EXHAUSTION = "thread_exhaustion"
 
@@ -45,6 +47,7 @@ RECIPES: dict[ChaosType, Recipe] = {
     ChaosType.NETWORK_FAILURE: NETWORK_FAILURE,
     ChaosType.SERVICE_FAILURE: SERVICE_FAILURE,
     ChaosType.DATABASE_SLOWDOWN: DATABASE_SLOWDOWN,
+    ChaosType.DATABASE_FAILURE: DATABASE_FAILURE,
     ChaosType.CPU_STRESS: CPU_STRESS,
     ChaosType.MEMORY_STRESS: MEMORY_STRESS,
     ChaosType.DISK_STRESS: DISK_STRESS,

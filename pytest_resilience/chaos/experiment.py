@@ -128,15 +128,23 @@ class ChaosExperiment:
         hosts = tuple(host for service in self.services for host in service.hosts)
         return tuple(dict(self.parameters).get("target", hosts))
 
+    @cached_property
+    def _filters(self) -> tuple[Any, ...]:
+        """The parameters that say of an operation whether it is meant."""
+        return tuple(value for _, value in self.parameters if hasattr(value, "admits"))
+
     @property
     def aim(self) -> str:
         """The targets, for people."""
         if self.target_services:
             return " | ".join(map(str, self.services or self.target_services))
-        return " | ".join(map(str, self.targets)) or "any"
+        aims = [" | ".join(map(str, self.targets)), *map(str, self._filters)]
+        return ", ".join(filter(None, aims)) or "any"
 
     def aims_at(self, operation: Operation) -> bool:
-        """Whether the operation's target is meant, whatever its kind."""
+        """Whether the operation is meant, whatever its kind."""
+        if not all(each.admits(operation) for each in self._filters):
+            return False
         if operation.kind == CALL:
             return operation.target in self.target_services
         if self.target_services and not self.targets:

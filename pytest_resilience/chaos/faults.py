@@ -9,23 +9,24 @@ from __future__ import annotations
 import math
 
 from dataclasses import dataclass
+from dataclasses import replace
 from http import HTTPStatus
 from typing import ClassVar
 
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CONNECT
-from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.quantities import format_seconds
+from pytest_resilience.chaos.spread import Spread
 from pytest_resilience.errors import ServiceFailureError
 
 
 __all__ = [
+    "Delay",
     "Fault",
     "Latency",
-    "QueryDelay",
     "Refusal",
     "Reset",
     "ResolutionFailure",
@@ -45,23 +46,51 @@ class Fault:
         delay: how long, in seconds; infinite where the answer never comes.
     """
 
-    kinds: ClassVar[frozenset[str]]
     waits: ClassVar[bool] = False
     delay: float = 0.0
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        raise NotImplementedError
+
+    def drawn(self, share: float) -> Fault:  # noqa: ARG002  # those that differ use it
+        """The fault as it happens once: `share` is uniform in [0, 1)."""
+        return self
 
     def __str__(self) -> str:
         return type(self).__name__.lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Latency(Fault):
+class Delay(Fault):
+    """Base of those that make callers wait for a while.
+
+    Attributes:
+        spread: how delays differ; None where all are the same.
+    """
+
+    waits: ClassVar[bool] = True
+    spread: Spread | None = None
+
+    def drawn(self, share: float) -> Fault:
+        if self.spread is None:
+            return self
+        return replace(self, delay=self.spread.at(share), spread=None)
+
+    @property
+    def length(self) -> str:
+        """For people."""
+        return f"{format_seconds(self.delay)}{self.spread or ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency(Delay):
     """The peer is `delay` seconds further away, there and back."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, HANDSHAKE, RECEIVE})
-    waits: ClassVar[bool] = True
 
     def __str__(self) -> str:
-        return f"latency {format_seconds(self.delay)}"
+        return f"latency {self.length}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,17 +124,6 @@ class ResolutionFailure(Fault):
 
     def __str__(self) -> str:
         return "name resolution failure"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueryDelay(Fault):
-    """A statement takes `delay` seconds longer."""
-
-    kinds: ClassVar[frozenset[str]] = frozenset({EXECUTE})
-    waits: ClassVar[bool] = True
-
-    def __str__(self) -> str:
-        return f"slowdown {format_seconds(self.delay)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

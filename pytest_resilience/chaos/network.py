@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_resilience.chaos import quantities
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.faults import Latency
 from pytest_resilience.chaos.faults import Refusal
@@ -15,7 +14,9 @@ from pytest_resilience.chaos.faults import Silence
 from pytest_resilience.chaos.recipe import TARGETED
 from pytest_resilience.chaos.recipe import Parameter
 from pytest_resilience.chaos.recipe import Recipe
+from pytest_resilience.chaos.recipe import delayed
 from pytest_resilience.chaos.recipe import one_of
+from pytest_resilience.chaos.recipe import spread_of
 from pytest_resilience.chaos.recipe import triggered
 
 
@@ -32,7 +33,8 @@ _MODES: dict[str, Fault] = {
 
 
 def _latency(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
-    return (Latency(delay=given.get("delay", intensity * MOST_LATENCY)),)
+    delay = given.get("delay", intensity * MOST_LATENCY)
+    return (Latency(delay=delay, spread=spread_of(given, delay)),)
 
 
 def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
@@ -42,10 +44,7 @@ def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
 NETWORK_LATENCY = Recipe(
     summary="the peer is further away: connecting and every answer take longer",
     parameters=(
-        Parameter(
-            name="delay", unit="seconds, or us, ms, s, m, h", parse=quantities.seconds,
-            default=f"intensity x {MOST_LATENCY:g}s", help="added to each round trip",
-        ),
+        *delayed(f"intensity x {MOST_LATENCY:g}s", "added to each round trip"),
         *TARGETED,
         *triggered(rate="1"),
     ),

@@ -7,7 +7,8 @@ from typing import Final
 
 
 __all__ = [
-    "CALL", "CONNECT", "EXECUTE", "HANDSHAKE", "RECEIVE", "RESOLVE", "SEND", "Operation",
+    "CALL", "CHECK_OUT", "COMMIT", "CONNECT", "EXECUTE", "FETCH", "HANDSHAKE",
+    "OPEN_CONNECTION", "RECEIVE", "RESOLVE", "SEND", "Operation",
 ]  # fmt: skip
 
 RESOLVE: Final = "network.resolve"
@@ -15,6 +16,10 @@ CONNECT: Final = "network.connect"
 CALL: Final = "service.call"
 EXECUTE: Final = "database.execute"
 HANDSHAKE: Final = "network.handshake"  # of TLS: a round trip within one call
+OPEN_CONNECTION: Final = "database.connect"
+CHECK_OUT: Final = "database.checkout"  # of a connection from a pool
+COMMIT: Final = "database.commit"
+FETCH: Final = "database.fetch"
 SEND: Final = "network.send"
 RECEIVE: Final = "network.receive"
 
@@ -28,7 +33,9 @@ class Operation:
         target: whom it concerns, as shown to people: `host:port`, with a host name
             where one is known and the address otherwise; a service's name.
         names: every `host:port` it is known by; `port` is empty where there is none. Of a
-            call, the service's name alone.
+            call, the service's name alone; of a database, what it is called there.
+        statement: the SQL text, of a database.
+        position: the statement's number within its transaction, from 1.
         blocking: whether the caller can be made to wait here. A non-blocking socket
             belongs to an event loop, which a wait would stop altogether.
     """
@@ -37,3 +44,5 @@ class Operation:
     target: str
     names: tuple[str, ...]
     blocking: bool = True
+    statement: str = ""
+    position: int = 1

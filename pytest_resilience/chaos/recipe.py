@@ -13,11 +13,16 @@ from typing import Any
 from pytest_resilience.chaos import quantities
 from pytest_resilience.chaos import triggers
 from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.spread import DISTRIBUTIONS
+from pytest_resilience.chaos.spread import Spread
+from pytest_resilience.chaos.spread import make_spread
 from pytest_resilience.chaos.target import parse_targets
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["TARGETED", "Parameter", "Recipe", "nearest", "one_of", "triggered"]
+__all__ = [
+    "TARGETED", "Parameter", "Recipe", "delayed", "nearest", "one_of", "spread_of", "triggered",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +138,31 @@ def triggered(rate: str) -> tuple[Parameter, ...]:
             help="only in this window since the experiment began",
         ),
     )  # fmt: skip
+
+
+def delayed(default: str, what: str) -> tuple[Parameter, ...]:
+    """The parameters of a delay; `default` and `what` it does are of `delay` itself."""
+    unit = "seconds, or us, ms, s, m, h"
+    return (
+        Parameter(name="delay", unit=unit, default=default, parse=quantities.seconds, help=what),
+        Parameter(
+            name="jitter", unit=unit, default="none", parse=quantities.seconds,
+            help="delays differ by so much (uniform), or have this standard deviation (normal)",
+        ),
+        Parameter(
+            name="distribution", unit=", ".join(DISTRIBUTIONS), default="uniform, with jitter",
+            parse=one_of(DISTRIBUTIONS), help="how delays differ",
+        ),
+        Parameter(
+            name="p99", unit=unit, default="none", parse=quantities.seconds,
+            help="99th percentile, where delay is the median (lognormal) or the least (pareto)",
+        ),
+    )  # fmt: skip
+
+
+def spread_of(given: Mapping[str, Any], delay: float) -> Spread | None:
+    """How the delays differ that these parameters ask for. Raises ConfigurationError."""
+    return make_spread(delay, given.get("jitter"), given.get("distribution"), given.get("p99"))
 
 
 def one_of(allowed: Iterable[str]) -> Callable[[str, Any], str]:

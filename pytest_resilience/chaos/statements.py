@@ -1,0 +1,69 @@
+"""SQL statements, as far as aiming at some of them needs it."""
+
+from __future__ import annotations
+
+import re
+
+from dataclasses import dataclass
+from functools import cached_property
+from functools import lru_cache
+from typing import Any
+
+from pytest_resilience.errors import ConfigurationError
+
+
+__all__ = ["StatementPattern", "ends_transaction", "parse_statements", "plain_text"]
+
+_COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_QUOTED = re.compile(r"[\"`\[]([^\W\d]\w*)[\"`\]]")
+_COMMIT = re.compile(r"(?:commit|end)\b(?!.*\bto\b)", re.DOTALL)
+
+
+@lru_cache(maxsize=4096)
+def plain_text(statement: str) -> str:
+    """A statement in lower case, without comments, quoted names and needless space."""
+    text = _QUOTED.sub(r"\1", _COMMENTS.sub(" ", statement))
+    return " ".join(text.lower().split()).rstrip("; ")
+
+
+def ends_transaction(statement: str) -> bool:
+    """Whether it is a COMMIT, in so many words."""
+    return _COMMIT.match(plain_text(statement)) is not None
+
+
+@dataclass(frozen=True)
+class StatementPattern:
+    """The statements that a text such as `SELECT … FROM orders*` stands for.
+
+    `*` and `…` stand for anything, `?` for one character. Case, quotes around names, comments
+    and white space do not matter. The whole statement must match, but for a text without any
+    of these signs, which stands for how a statement begins: `UPDATE accounts`.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not plain_text(self.text):
+            raise ConfigurationError(f"match={self.text!r}: there is no such statement")
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        text = plain_text(self.text.replace("…", "*"))
+        if not re.search(r"[*?]", text):
+            text += "*" if not text[-1].isalnum() else "\0"
+        parts = {"*": ".*", "?": ".", "\0": r"\b.*"}
+        return re.compile("".join(parts.get(sign, re.escape(sign)) for sign in text), re.DOTALL)
+
+    def matches(self, statement: str) -> bool:
+        """Whether a statement is meant."""
+        return self._pattern.fullmatch(plain_text(statement)) is not None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_statements(name: str, value: Any) -> tuple[StatementPattern, ...]:
+    """One pattern, or several in one text between `|`. Raises ConfigurationError."""
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(f"{name}={value!r}: give a text such as 'UPDATE orders*'")
+    return tuple(StatementPattern(each.strip()) for each in value.split("|"))
