@@ -32,7 +32,7 @@ BELOW = {
 
 HEAVY = frozenset({"asyncio", "psutil", "requests", "responses", "sqlite3", "ssl"})
 # Modules about nothing else, which are themselves imported only by those who need them.
-ABOUT: dict[str, frozenset[str]] = {}
+ABOUT: dict[str, frozenset[str]] = {"seams.sqlite": frozenset({"sqlite3"})}
 
 CLIENTS = frozenset({"requests", "responses", "psutil"})
 PYTEST = frozenset({"pytest", "_pytest"})

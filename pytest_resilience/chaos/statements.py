@@ -12,11 +12,19 @@ from typing import Any
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["StatementPattern", "ends_transaction", "parse_statements", "plain_text"]
+__all__ = ["StatementPattern", "control_word", "parse_statements", "plain_text"]
 
 _COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _QUOTED = re.compile(r"[\"`\[]([^\W\d]\w*)[\"`\]]")
-_COMMIT = re.compile(r"(?:commit|end)\b(?!.*\bto\b)", re.DOTALL)
+_CONTROL = {
+    "begin": "begin",
+    "commit": "commit",
+    "end": "commit",
+    "rollback": "rollback",
+    "abort": "rollback",
+    "savepoint": "savepoint",
+    "release": "savepoint",
+}
 
 
 @lru_cache(maxsize=4096)
@@ -24,11 +32,6 @@ def plain_text(statement: str) -> str:
     """A statement in lower case, without comments, quoted names and needless space."""
     text = _QUOTED.sub(r"\1", _COMMENTS.sub(" ", statement))
     return " ".join(text.lower().split()).rstrip("; ")
-
-
-def ends_transaction(statement: str) -> bool:
-    """Whether it is a COMMIT, in so many words."""
-    return _COMMIT.match(plain_text(statement)) is not None
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,14 @@ def parse_statements(name: str, value: Any) -> tuple[StatementPattern, ...]:
     if not isinstance(value, str) or not value.strip():
         raise ConfigurationError(f"{name}={value!r}: give a text such as 'UPDATE orders*'")
     return tuple(StatementPattern(each.strip()) for each in value.split("|"))
+
+
+def control_word(statement: str) -> str:
+    """How it controls transactions: "begin", "commit", "rollback", "savepoint", or ""."""
+    text = plain_text(statement)
+    first, _, rest = text.partition(" ")
+    if first == "start" and rest.startswith("transaction"):
+        return "begin"
+    if first == "rollback" and re.search(r"\bto\b", rest):
+        return "savepoint"
+    return _CONTROL.get(first, "")

@@ -1,0 +1,69 @@
+"""The database seam: the drivers that there are, where their users meet them."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from collections.abc import Callable
+from typing import Protocol
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.seams.gate import DATABASE_KINDS
+from pytest_resilience.seams.gate import Gate
+from pytest_resilience.seams.patching import Patches
+
+
+__all__ = ["DatabaseSeam"]
+
+
+class Driver(Protocol):
+    """One library."""
+
+    def apply(self, patches: Patches) -> None:
+        """Replace what its users call."""
+
+
+class DatabaseSeam:
+    """Intercepts what clients do with databases. See `chaos.engine.Seam`.
+
+    Drivers that are installed are loaded when the first experiment needs them: what is not
+    replaced before it is used is not reached.
+    """
+
+    kinds = DATABASE_KINDS
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._patches = Patches()
+        self._gate: Gate | None = None
+
+    def install(self) -> None:
+        if self._gate is None:
+            self._gate = Gate(self._engine)
+            for driver in _drivers(self._gate):
+                driver.apply(self._patches)
+
+    def refresh(self) -> None:
+        if self._gate is not None:
+            self._gate.refresh()
+
+    def remove(self) -> None:
+        if self._gate is not None:
+            # Connections outlive it; nothing is active, so the gate only lets pass.
+            self._gate.refresh()
+            self._gate = None
+        if self._patches:
+            self._patches.restore()
+
+
+def _sqlite(gate: Gate) -> Driver:
+    from pytest_resilience.seams.sqlite import SqliteDriver
+
+    return SqliteDriver(gate)
+
+
+_DRIVERS: dict[str, Callable[[Gate], Driver]] = {"sqlite3": _sqlite}
+
+
+def _drivers(gate: Gate) -> list[Driver]:
+    return [make(gate) for name, make in _DRIVERS.items() if importlib.util.find_spec(name)]
