@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from collections.abc import Callable
 from typing import Protocol
 
@@ -62,8 +60,23 @@ def _sqlite(gate: Gate) -> Driver:
     return SqliteDriver(gate)
 
 
-_DRIVERS: dict[str, Callable[[Gate], Driver]] = {"sqlite3": _sqlite}
+def _psycopg(gate: Gate) -> Driver:
+    from pytest_resilience.seams.psycopg3 import PsycopgDriver
+
+    return PsycopgDriver(gate)
+
+
+_DRIVERS: dict[str, Callable[[Gate], Driver]] = {"sqlite3": _sqlite, "psycopg": _psycopg}
 
 
 def _drivers(gate: Gate) -> list[Driver]:
-    return [make(gate) for name, make in _DRIVERS.items() if importlib.util.find_spec(name)]
+    """Those of the libraries that are installed and can be loaded."""
+    return [make(gate) for name, make in _DRIVERS.items() if _loads(name)]
+
+
+def _loads(name: str) -> bool:
+    try:
+        __import__(name)
+    except Exception:  # not installed, or broken: then nobody can use it either
+        return False
+    return True
