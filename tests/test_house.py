@@ -32,7 +32,10 @@ BELOW = {
 
 HEAVY = frozenset({"asyncio", "psutil", "requests", "responses", "sqlite3", "ssl"})
 # Modules about nothing else, which are themselves imported only by those who need them.
-ABOUT: dict[str, frozenset[str]] = {"seams.sqlite": frozenset({"sqlite3"})}
+ABOUT: dict[str, frozenset[str]] = {
+    "seams.psycopg2_driver": frozenset({"psycopg2"}),
+    "seams.sqlite": frozenset({"sqlite3"}),
+}
 
 CLIENTS = frozenset({"requests", "responses", "psutil"})
 PYTEST = frozenset({"pytest", "_pytest"})
@@ -154,9 +157,8 @@ def _foreign(found: list[Import]) -> Iterator[str]:
             yield f"{each}, and only plugin/ may"
         if name in CLIENTS and by in {"", "chaos", "patterns", *GROUND}:
             yield f"{each}, and it has to work without"
-        if each.moment == "import" and name not in sys.stdlib_module_names | FOREIGN.get(
-            by, frozenset()
-        ):
+        expected = FOREIGN.get(by, frozenset()) | ABOUT.get(each.by, frozenset())
+        if each.moment == "import" and name not in sys.stdlib_module_names | expected:
             yield f"{each}, which may be missing, before it is needed"
 
 

@@ -66,7 +66,45 @@ def _psycopg(gate: Gate) -> Driver:
     return PsycopgDriver(gate)
 
 
-_DRIVERS: dict[str, Callable[[Gate], Driver]] = {"sqlite3": _sqlite, "psycopg": _psycopg}
+def _psycopg2(gate: Gate) -> Driver:
+    from pytest_resilience.seams.psycopg2_driver import Psycopg2Driver
+
+    return Psycopg2Driver(gate)
+
+
+def _asyncpg(gate: Gate) -> Driver:
+    from pytest_resilience.seams.asyncpg_driver import AsyncpgDriver
+
+    return AsyncpgDriver(gate)
+
+
+def _redis(gate: Gate) -> Driver:
+    from pytest_resilience.seams.redis_driver import RedisDriver
+
+    return RedisDriver(gate)
+
+
+def _sqlalchemy(gate: Gate) -> Driver:
+    from pytest_resilience.seams.pools import SqlalchemyPools
+
+    return SqlalchemyPools(gate)
+
+
+def _psycopg_pool(gate: Gate) -> Driver:
+    from pytest_resilience.seams.pools import PsycopgPools
+
+    return PsycopgPools(gate)
+
+
+_DRIVERS: dict[str, Callable[[Gate], Driver]] = {
+    "sqlite3": _sqlite,
+    "psycopg": _psycopg,
+    "psycopg_pool": _psycopg_pool,
+    "psycopg2": _psycopg2,
+    "asyncpg": _asyncpg,
+    "redis": _redis,
+    "sqlalchemy": _sqlalchemy,
+}
 
 
 def _drivers(gate: Gate) -> list[Driver]:

