@@ -1,0 +1,183 @@
+"""A cell: what one experiment made of one test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pytest_resilience.report.fields import Fields
+
+
+__all__ = ["Cell", "Moment", "MomentKind", "Verdict"]
+
+
+class Verdict(StrEnum):
+    """What came of a cell, from the best to the worst.
+
+    The worst are the two that prove nothing: no baseline excuses them.
+    """
+
+    NOT_RUN = "not_run"
+    SURVIVED = "survived"
+    DEGRADED = "degraded"
+    LEAK = "leak"
+    FAILED = "failed"
+    HANG = "hang"
+    NEVER_FIRED = "never_fired"
+    INVALID = "invalid"
+
+    @property
+    def good(self) -> bool:
+        """Whether the system held."""
+        return self in _GOOD
+
+    @property
+    def bad(self) -> bool:
+        """Whether the system broke."""
+        return self in _BAD
+
+    @property
+    def proves_nothing(self) -> bool:
+        """Whether the experiment was to be run, and tells nothing of the system."""
+        return self in _VOID
+
+    @property
+    def letter(self) -> str:
+        """One character for it, where there is no room for more."""
+        return _LETTERS[self]
+
+    @property
+    def words(self) -> str:
+        """The name, for people."""
+        return self.value.replace("_", " ")
+
+    @property
+    def severity(self) -> int:
+        """How bad, to compare by: 0 is the best."""
+        return _SEVERITY[self]
+
+
+_GOOD = frozenset({Verdict.SURVIVED, Verdict.DEGRADED})
+_BAD = frozenset({Verdict.LEAK, Verdict.FAILED, Verdict.HANG})
+_VOID = frozenset({Verdict.NEVER_FIRED, Verdict.INVALID})
+_SEVERITY = {verdict: number for number, verdict in enumerate(Verdict)}
+_LETTERS = {verdict: verdict.value[0].upper() for verdict in Verdict} | {Verdict.NOT_RUN: "-"}
+
+
+class MomentKind(StrEnum):
+    """What kind of thing happened."""
+
+    OPERATION = "operation"
+    FAULT = "fault"
+    BREAKER = "breaker"
+    RETRY = "retry"
+    LOG = "log"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """One line of a cell's timeline.
+
+    Attributes:
+        at: seconds since the test began.
+        kind: what kind of thing happened.
+        source: the operation, experiment, breaker or retry that it happened to.
+        text: what happened.
+    """
+
+    at: float
+    kind: MomentKind
+    source: str
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Built-in types only."""
+        return {"at": self.at, "kind": self.kind.value, "source": self.source, "text": self.text}
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> Moment:
+        """What `to_json` gave. Raises MisfitError."""
+        fields.only(_MOMENT_KEYS)
+        kind = fields.text("kind")
+        if kind not in set(MomentKind):
+            raise fields.misfit("kind", f"give one of {', '.join(MomentKind)}")
+        return cls(
+            at=fields.number("at"),
+            kind=MomentKind(kind),
+            source=fields.text("source"),
+            text=fields.text("text"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One test under one experiment.
+
+    Attributes:
+        test: pytest's id of the test.
+        experiment: the experiment's name.
+        what: the experiment in words, with its physical parameters.
+        weight: how much it counts in the score; above 0.
+        verdict: what came of it.
+        reason: why it is not good, in the words of the error; "" if there is nothing to say.
+        repeat: the command line that runs this cell again.
+        duration: seconds.
+        timeline: what happened, in order.
+        flaky: whether several runs of it disagreed.
+    """
+
+    test: str
+    experiment: str
+    verdict: Verdict
+    what: str = ""
+    weight: float = 1.0
+    reason: str = ""
+    repeat: str = ""
+    duration: float = 0.0
+    timeline: tuple[Moment, ...] = ()
+    flaky: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes it this cell and no other: its test and its experiment."""
+        return self.test, self.experiment
+
+    def to_json(self) -> dict[str, Any]:
+        """Built-in types only."""
+        return {
+            "test": self.test,
+            "experiment": self.experiment,
+            "what": self.what,
+            "weight": self.weight,
+            "verdict": self.verdict.value,
+            "flaky": self.flaky,
+            "reason": self.reason,
+            "repeat": self.repeat,
+            "duration": self.duration,
+            "timeline": [moment.to_json() for moment in self.timeline],
+        }
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> Cell:
+        """What `to_json` gave. Raises MisfitError."""
+        fields.only(_CELL_KEYS)
+        verdict = fields.text("verdict")
+        if verdict not in set(Verdict):
+            raise fields.misfit("verdict", f"give one of {', '.join(Verdict)}")
+        return cls(
+            test=fields.text("test"),
+            experiment=fields.text("experiment"),
+            what=fields.text("what"),
+            weight=fields.number("weight", above=0),
+            verdict=Verdict(verdict),
+            flaky=fields.flag("flaky"),
+            reason=fields.text("reason"),
+            repeat=fields.text("repeat"),
+            duration=fields.number("duration"),
+            timeline=tuple(map(Moment.from_json, fields.rows("timeline"))),
+        )
+
+
+_MOMENT_KEYS = frozenset(Moment.__dataclass_fields__)
+_CELL_KEYS = frozenset(Cell.__dataclass_fields__)

@@ -1,0 +1,153 @@
+"""Reports as GitHub-flavoured Markdown, fit for the summary of a CI step."""
+
+from __future__ import annotations
+
+import re
+
+from collections import Counter
+from collections.abc import Iterable
+from collections.abc import Iterator
+
+from pytest_resilience.report.cell import Cell
+from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.document import Report
+from pytest_resilience.report.gate import GateResult
+from pytest_resilience.report.score import Score
+
+
+__all__ = ["markdown_text"]
+
+_MOST = 800_000  # bytes of rows: GitHub drops a step's summary of more than 1 MiB altogether
+_LONGEST = 500  # characters of a reason
+# Entities, not backslashes: they hold inside <code> too, and nothing in them is markup.
+_ESCAPED = {ord(char): f"&#{ord(char)};" for char in "&<>|`*_[]\\~@$:#\"'"}
+
+
+def markdown_text(report: Report, gate: GateResult | None = None) -> str:
+    """The document: the verdict, what is bad, the experiments, all else folded away."""
+    lines = ["## Resilience", "", *_verdict(report, gate), ""]
+    room = _MOST
+    looked_at = [cell for cell in report.cells if cell.verdict.bad or cell.verdict.proves_nothing]
+    if looked_at:
+        rows = _fitting(map(_full_row, sorted(looked_at, key=_worst_first)), room)
+        room -= sum(map(len, rows))
+        lines += _table("verdict", "test", "experiment", "reason", "repeat", rows=rows)
+        lines += _left_out(len(looked_at) - len(rows))
+    lines += _table("experiment", "weight", *_columns(), "score", rows=_experiments(report))
+    others = [cell for cell in report.cells if cell.verdict.good or _unrun(cell)]
+    if others:
+        rows = _fitting(map(_short_row, sorted(others, key=_worst_first)), room)
+        lines += [f"<details><summary>{len(others)} other cells</summary>", ""]
+        lines += _table("verdict", "test", "experiment", rows=rows)
+        lines += [*_left_out(len(others) - len(rows)), "</details>", ""]
+    return "\n".join([*lines, _conditions(report)]) + "\n"
+
+
+def _verdict(report: Report, gate: GateResult | None) -> Iterator[str]:
+    score = report.score
+    if gate is None:
+        yield f"**{score}**"
+    else:
+        asked = "" if gate.threshold is None else f", {gate.threshold:g} asked"
+        yield f"**{'✅ passed' if gate.passed else '❌ failed'}: {score}**{asked}"
+        for problem in gate.problems:
+            if problem.cell is None:
+                yield f"- {_plain(problem.what)}"
+        if gate.waived:
+            yield f"- {len(gate.waived)} bad cells are in the baseline"
+        for note in gate.notes[:20]:
+            yield f"- {_plain(note)}"
+    if gate is None and not report.complete:
+        yield f"- the run did not come to its end: {_plain(report.interrupted)}"
+    if score.coverage is not None:
+        yield f"- coverage {score.coverage:g} %: {score.tried} of {score.planned} cells were tried"
+
+
+def _worst_first(cell: Cell) -> int:
+    return -cell.verdict.severity
+
+
+def _unrun(cell: Cell) -> bool:
+    return cell.verdict is Verdict.NOT_RUN
+
+
+def _full_row(cell: Cell) -> str:
+    return _row(
+        _words(cell), _code(cell.test), _plain(cell.experiment), _plain(cell.reason[:_LONGEST]),
+        _code(cell.repeat),
+    )  # fmt: skip
+
+
+def _short_row(cell: Cell) -> str:
+    return _row(_words(cell), _code(cell.test), _plain(cell.experiment))
+
+
+def _words(cell: Cell) -> str:
+    return cell.verdict.words + (" (flaky)" if cell.flaky else "")
+
+
+def _columns() -> list[str]:
+    return [verdict.words for verdict in Verdict]
+
+
+def _experiments(report: Report) -> Iterator[str]:
+    by_name: dict[str, list[Cell]] = {}
+    for cell in report.cells:
+        by_name.setdefault(cell.experiment, []).append(cell)
+    for name, cells in by_name.items():
+        counts = Counter(cell.verdict for cell in cells)
+        what = f"<br>{_plain(cells[0].what)}" if cells[0].what not in {"", name} else ""
+        numbers = [str(counts[verdict] or "") for verdict in Verdict]
+        yield _row(_plain(name) + what, f"{cells[0].weight:g}", *numbers, str(Score.of(cells)))
+
+
+def _table(*columns: str, rows: Iterable[str]) -> list[str]:
+    return [_row(*columns), _row(*["---"] * len(columns)), *rows, ""]
+
+
+def _row(*values: str) -> str:
+    return f"| {' | '.join(values)} |"
+
+
+def _fitting(rows: Iterable[str], room: int) -> list[str]:
+    found = []
+    for row in rows:
+        room -= len(row.encode(errors="replace"))
+        if room < 0:
+            break
+        found.append(row)
+    return found
+
+
+def _left_out(number: int) -> list[str]:
+    return [f"… and {number} more: see the HTML or JSON report", ""] if number else []
+
+
+def _plain(text: str) -> str:
+    lines = text.translate(_ESCAPED).splitlines()
+    return "<br>".join(line for line in lines if line.strip())
+
+
+def _code(text: str) -> str:
+    line = " ".join(text.splitlines())
+    if not line.strip() or "\\|" in line:  # no escape of a pipe survives a backslash before it
+        return f"<code>{line.translate(_ESCAPED)}</code>" if line else ""
+    longest = max(map(len, re.findall("`+", line)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " if longest else ""
+    inner = line.replace("|", r"\|")
+    return f"{fence}{pad}{inner}{pad}{fence}"
+
+
+def _conditions(report: Report) -> str:
+    parts = {
+        "profile": ", ".join(report.profiles),
+        "seed": "" if report.seed is None else str(report.seed),
+        "started": report.started_at,
+        "Python": report.python,
+        "pytest": report.pytest,
+        "pytest-resilience": report.plugin,
+        "configuration": report.configuration,
+    }
+    words = ", ".join(f"{name} {_plain(text)}" for name, text in parts.items() if text)
+    return f"<sub>{words}</sub>"

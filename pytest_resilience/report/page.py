@@ -1,0 +1,127 @@
+"""Reports as one HTML page that asks nobody for anything: a heat map drawn from compact data."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+
+from collections import Counter
+from importlib.resources import files
+from typing import Any
+
+from pytest_resilience.report.cell import Cell
+from pytest_resilience.report.cell import Moment
+from pytest_resilience.report.cell import MomentKind
+from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.document import Report
+from pytest_resilience.report.gate import GateResult
+
+
+__all__ = ["page_text"]
+
+_MOMENTS = 160_000  # in each half of a page: more makes it slow to open
+_FEWEST, _MOST = 10, 200  # of one cell: its end is what failed it
+_LONGEST = 4000  # characters of one text
+_KINDS = {kind: number for number, kind in enumerate(MomentKind)}
+_VERDICTS = {verdict: number for number, verdict in enumerate(Verdict)}
+
+
+def page_text(report: Report, gate: GateResult | None = None) -> str:
+    """The page. Raises ImportError without Jinja2."""
+    import jinja2
+
+    from markupsafe import Markup
+
+    script, style = _resource("page.js"), _resource("page.css")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_resource("page.html")).render(
+        report=report,
+        score=report.score,
+        gate=gate,
+        script=Markup(script),  # noqa: S704  # ours, word for word
+        style=Markup(style),  # noqa: S704  # as above
+        script_hash=_csp_hash(script),
+        style_hash=_csp_hash(style),
+        data=Markup(_json_in_html(_data(report))),  # noqa: S704  # escaped by its own rules
+    )
+
+
+def _resource(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _csp_hash(source: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+
+
+def _json_in_html(data: Any) -> str:
+    """JSON that can end no script element; being ASCII, it ends no line of one either."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
+
+
+class _Table(dict[str, int]):
+    """Texts by number, each once."""
+
+    def __missing__(self, text: str) -> int:
+        self[text] = number = len(self)
+        return number
+
+
+def _data(report: Report) -> dict[str, Any]:
+    """What the script draws from; its reading of it is at the top of page.js."""
+    tests, texts = _Table(), _Table()
+    experiments: dict[str, Cell] = {}
+    for cell in report.cells:
+        experiments.setdefault(cell.experiment, cell)
+    columns = {name: number for number, name in enumerate(experiments)}
+    caps = _caps(report.cells)
+    rows = [
+        [
+            tests[cell.test],
+            columns[cell.experiment],
+            _VERDICTS[cell.verdict],
+            int(cell.flaky),
+            round(cell.duration * 1000),
+            texts[_cut(cell.reason)],
+            # Most command lines differ in nothing but the test.
+            texts[cell.repeat.replace(cell.test, "\0") if cell.test else cell.repeat],
+            max(0, len(cell.timeline) - caps[cell.verdict.good]),
+            _moments(cell.timeline[-caps[cell.verdict.good] :], texts),
+        ]
+        for cell in report.cells
+    ]
+    return {
+        "verdicts": [[each.value, each.words, each.letter] for each in Verdict],
+        "kinds": list(MomentKind),
+        "tests": list(tests),
+        "experiments": [[each.experiment, each.what, each.weight] for each in experiments.values()],
+        "texts": list(texts),
+        "cells": rows,
+    }
+
+
+def _caps(cells: tuple[Cell, ...]) -> dict[bool, int]:
+    """How many moments of a cell are shown, by whether it is good."""
+    counts = Counter(cell.verdict.good for cell in cells)
+    return {
+        good: max(_FEWEST, min(_MOST, _MOMENTS // (counts[good] or 1))) for good in (True, False)
+    }
+
+
+def _moments(moments: tuple[Moment, ...], texts: _Table) -> list[int]:
+    """Four numbers each: milliseconds since the one before, kind, source, text."""
+    flat = []
+    before = 0
+    for moment in moments:
+        at = round(moment.at * 1000)
+        flat += [at - before, _KINDS[moment.kind], texts[moment.source], texts[_cut(moment.text)]]
+        before = at
+    return flat
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

@@ -1,0 +1,72 @@
+"""The score: which share of what was tried the system held."""
+
+from __future__ import annotations
+
+import math
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from pytest_resilience.report.cell import Cell
+from pytest_resilience.report.cell import Verdict
+
+
+__all__ = ["Score"]
+
+_NOT_TRIED = frozenset({Verdict.NOT_RUN, Verdict.INVALID})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What the cells of a run add up to.
+
+    Attributes:
+        good: the weights of the cells that held, added.
+        bad: the weights of those that broke, added.
+        tried: cells in which the experiment ran.
+        planned: all cells.
+    """
+
+    good: Fraction
+    bad: Fraction
+    tried: int
+    planned: int
+
+    @classmethod
+    def of(cls, cells: Iterable[Cell]) -> Score:
+        """Of these cells; each counts as much as its experiment weighs."""
+        counts = Counter((cell.verdict, cell.weight) for cell in cells)
+        good = bad = Fraction(0)
+        for (verdict, weight), number in counts.items():
+            # By way of repr: 0.1 is a tenth, as it was written, and sums do not depend on order.
+            share = Fraction(repr(float(weight))) * number
+            good += share if verdict.good else 0
+            bad += share if verdict.bad else 0
+        tried = sum(n for (verdict, _), n in counts.items() if verdict not in _NOT_TRIED)
+        return cls(good=good, bad=bad, tried=tried, planned=counts.total())
+
+    @property
+    def percent(self) -> float | None:
+        """Good of good and bad, 0 to 100, rounded down to a tenth.
+
+        100 only if nothing broke; None if nothing held and nothing broke.
+        """
+        return _percent(self.good, self.good + self.bad)
+
+    @property
+    def coverage(self) -> float | None:
+        """Tried of planned, 0 to 100, rounded down to a tenth; None if nothing was planned."""
+        return _percent(Fraction(self.tried), Fraction(self.planned))
+
+    def reaches(self, threshold: float) -> bool:
+        """Whether `percent`, the figure that is shown, is as high; no score reaches nothing."""
+        return self.percent is not None and self.percent >= threshold
+
+    def __str__(self) -> str:
+        return "no score" if self.percent is None else f"{self.percent:g} %"
+
+
+def _percent(part: Fraction, whole: Fraction) -> float | None:
+    return math.floor(1000 * part / whole) / 10 if whole else None
