@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_resilience.chaos.database import DATABASE_FAILURE
 from pytest_resilience.chaos.database import DATABASE_SLOWDOWN
+from pytest_resilience.chaos.disk import DISK_FAILURE
 from pytest_resilience.chaos.network import NETWORK_FAILURE
 from pytest_resilience.chaos.network import NETWORK_LATENCY
 from pytest_resilience.chaos.recipe import Recipe
@@ -35,6 +36,7 @@ class ChaosType(Enum):
     CPU_STRESS = "cpu_stress"
     MEMORY_STRESS = "memory_stress"
     DISK_STRESS = "disk_stress"
+    DISK_FAILURE = "disk_failure"
     SERVICE_FAILURE = "service_failure"
     DATABASE_SLOWDOWN = "database_slowdown"
     DATABASE_FAILURE = "database_failure"
@@ -51,6 +53,7 @@ RECIPES: dict[ChaosType, Recipe] = {
     ChaosType.CPU_STRESS: CPU_STRESS,
     ChaosType.MEMORY_STRESS: MEMORY_STRESS,
     ChaosType.DISK_STRESS: DISK_STRESS,
+    ChaosType.DISK_FAILURE: DISK_FAILURE,
     ChaosType.FD_EXHAUSTION: FD_EXHAUSTION,
     ChaosType.THREAD_EXHAUSTION: THREAD_EXHAUSTION,
 }

@@ -7,8 +7,9 @@ from typing import Final
 
 
 __all__ = [
-    "CALL", "CHECK_OUT", "COMMIT", "CONNECT", "EXECUTE", "FETCH", "HANDSHAKE",
-    "OPEN_CONNECTION", "RECEIVE", "RESOLVE", "SEND", "Operation",
+    "CALL", "CHECK_OUT", "COMMIT", "CONNECT", "CREATE", "EXECUTE", "FETCH", "HANDSHAKE", "MAKE",
+    "OPEN", "OPEN_CONNECTION", "OPEN_TO_WRITE", "READ", "RECEIVE", "REMOVE", "RENAME", "RESIZE",
+    "RESOLVE", "SEND", "SYNC", "WRITE", "Operation",
 ]  # fmt: skip
 
 RESOLVE: Final = "network.resolve"
@@ -22,6 +23,16 @@ COMMIT: Final = "database.commit"
 FETCH: Final = "database.fetch"
 SEND: Final = "network.send"
 RECEIVE: Final = "network.receive"
+OPEN: Final = "file.open"  # one that is there, or is not and will not be, to read it
+OPEN_TO_WRITE: Final = "file.open_to_write"  # one that is there
+CREATE: Final = "file.create"  # by opening it
+READ: Final = "file.read"
+WRITE: Final = "file.write"
+RESIZE: Final = "file.resize"  # truncating, allocating
+SYNC: Final = "file.sync"
+RENAME: Final = "file.rename"
+MAKE: Final = "file.make"  # a folder or a link
+REMOVE: Final = "file.remove"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +44,8 @@ class Operation:
         target: whom it concerns, as shown to people: `host:port`, with a host name
             where one is known and the address otherwise; a service's name.
         names: every `host:port` it is known by; `port` is empty where there is none. Of a
-            call, the service's name alone; of a database, what it is called there.
+            call, the service's name alone; of a database, what it is called there; of a file,
+            the absolute path as it was given, and with all links resolved.
         statement: the SQL text, of a database.
         position: the statement's number within its transaction, from 1.
         blocking: whether the caller can be made to wait here. A non-blocking socket

@@ -70,6 +70,12 @@ class Chaos:
         """A process writes and reads, e.g. `size="64MiB"`; with `fill=True` the disk is full."""
         return self.inject(ChaosType.DISK_STRESS, must_fire=must_fire, **parameters)
 
+    def disk_failure(
+        self, *, must_fire: bool = True, **parameters: Any
+    ) -> AbstractContextManager[Activation]:
+        """Files fail, e.g. `mode="disk_full", path="data/**"`; `at=` says at which step."""
+        return self.inject(ChaosType.DISK_FAILURE, must_fire=must_fire, **parameters)
+
     def fd_exhaustion(
         self, *, must_fire: bool = True, **parameters: Any
     ) -> AbstractContextManager[Activation]:
