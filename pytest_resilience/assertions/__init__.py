@@ -16,6 +16,7 @@ from pytest_resilience.assertions.circuit import assert_circuit_transitions
 from pytest_resilience.assertions.circuit import assert_fails_fast
 from pytest_resilience.assertions.degradation import assert_degraded
 from pytest_resilience.assertions.degradation import assert_fallback_used
+from pytest_resilience.assertions.files import assert_file_intact
 from pytest_resilience.assertions.partial_writes import assert_no_partial_write
 from pytest_resilience.assertions.readers import add_reader
 from pytest_resilience.assertions.readings import CircuitReading
@@ -41,6 +42,7 @@ __all__ = [
     "assert_degraded",
     "assert_fails_fast",
     "assert_fallback_used",
+    "assert_file_intact",
     "assert_isolated",
     "assert_no_partial_write",
     "assert_rate_limited",
