@@ -111,11 +111,13 @@ class FileCalls:
         """Of `os.copy_file_range`."""
 
         @functools.wraps(original)
-        def copy(src: Any, dst: Any, count: int, offset_src: Any = None, *more: Any) -> Any:
+        def copy(
+            src: Any, dst: Any, count: int, offset_src: Any = None, offset_dst: Any = None
+        ) -> Any:
             __tracebackhide__ = True
             if self._files.open_as(dst) is not None:
                 count = self._taken(dst, _available(src, offset_src, count))
-            return original(src, dst, count, offset_src, *more)
+            return original(src, dst, count, offset_src, offset_dst)
 
         return copy
 
@@ -232,9 +234,9 @@ class FileCalls:
         """Of `os.chdir` and `os.fchdir`, after which a relative path is another one."""
 
         @functools.wraps(original)
-        def go(path: Any) -> None:
+        def go(*args: Any, **kwargs: Any) -> None:
             try:
-                original(path)
+                original(*args, **kwargs)
             finally:
                 self._files.forget()
 
