@@ -19,13 +19,14 @@ PACKAGE = "pytest_resilience"
 
 GROUND = frozenset({"errors", "events", "clock", "seeds"})
 BELOW = {
-    "plugin": frozenset({"hazards", "report", "assertions", "patterns", "chaos"}) | GROUND,
+    "plugin": frozenset({"hazards", "report", "assertions", "patterns", "proxy", "chaos"}) | GROUND,
     "report": frozenset({"chaos"}) | GROUND,
     "toolkit_actions": frozenset({"hazards", "chaos"}) | GROUND,
     "hazards": frozenset({"seams", "stress", "chaos"}) | GROUND,
     "assertions": frozenset({"chaos", "patterns"}) | GROUND,
     "seams": frozenset({"chaos"}) | GROUND,
     "stress": frozenset({"chaos"}) | GROUND,
+    "proxy": frozenset({"chaos"}) | GROUND,
     "chaos": GROUND,
     "patterns": GROUND,
 } | dict.fromkeys(GROUND, GROUND)
@@ -33,6 +34,7 @@ BELOW = {
 HEAVY = frozenset({"asyncio", "psutil", "requests", "responses", "sqlite3", "ssl"})
 # Modules about nothing else, which are themselves imported only by those who need them.
 ABOUT: dict[str, frozenset[str]] = {
+    "seams.detours": frozenset({"asyncio"}),
     "seams.psycopg2_driver": frozenset({"psycopg2"}),
     "seams.sqlite": frozenset({"sqlite3"}),
 }

@@ -18,6 +18,7 @@ from pytest_resilience.seeds import Stream
 __all__ = ["Activation", "Hit"]
 
 _MOST_SEEN = 8  # lines of "what the code did instead" that anybody reads
+_POLLED = " (a non-blocking socket, and no transport of asyncio)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Activation:
     def saw(self, operation: Operation) -> None:
         """Remember that the code did this, which the experiment was not aimed at."""
         if len(self._seen) < _MOST_SEEN:
-            remark = "" if operation.blocking else " (a non-blocking socket, as in asyncio)"
+            remark = "" if operation.blocking else _POLLED
             self._seen[f"{operation.kind} {operation.target}{remark}"] = None
 
     def delayed(self, seconds: float) -> None:
@@ -118,12 +119,12 @@ class Activation:
             self.experiment.name,
             target=self.experiment.aim,
             seen=seen,
-            advice=self._advice(any(line.endswith("asyncio)") for line in seen)),
+            advice=self._advice(any(line.endswith(_POLLED) for line in seen)),
         )
 
     def _advice(self, non_blocking: bool) -> str:
         if non_blocking:
-            return "This fault makes callers wait, which it can only do on blocking sockets."
+            return "This fault makes callers wait, which it can on blocking sockets and in asyncio."
         kinds = ", ".join(sorted(self.kinds))
         return (
             f"It hits {kinds}. Correct the target or the fault, or say must_fire=False if "

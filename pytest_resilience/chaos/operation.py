@@ -49,7 +49,8 @@ class Operation:
         statement: the SQL text, of a database.
         position: the statement's number within its transaction, from 1.
         blocking: whether the caller can be made to wait here. A non-blocking socket
-            belongs to an event loop, which a wait would stop altogether.
+            belongs to an event loop, which a wait would stop altogether; a transport of
+            asyncio can be made to deliver later.
     """
 
     kind: str

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import io
 import socket
 
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from typing import Any
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults import Reset
-from pytest_resilience.chaos.faults import StatusAnswer
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
@@ -28,10 +26,12 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.links import Links
+from pytest_resilience.seams.loops import Loops
 from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.names import addresses_in
 from pytest_resilience.seams.names import is_literal
 from pytest_resilience.seams.patching import Patches
+from pytest_resilience.seams.patching import python_socket_class
 
 
 if TYPE_CHECKING:
@@ -54,21 +54,24 @@ class Interception:
     only pass on.
     """
 
-    def __init__(self, engine: Engine, names: Names) -> None:
+    def __init__(self, engine: Engine, names: Names, patches: Patches) -> None:
         self.links = Links(engine, names)
         self._engine = engine
         self._names = names
+        self._patches = patches
+        self._loops = Loops(engine, self.links, patches)
         self._retired = False
 
     def retire(self) -> None:
         self._retired = True
+        self._loops.retire()
         self.links.forget()
 
-    def apply(self, patches: Patches) -> None:
+    def apply(self) -> None:
         """Replace what clients call."""
         import ssl  # most clients have it loaded; it may not come after us unseen
 
-        plain = _python_socket_class()
+        plain, patches = python_socket_class(), self._patches
         for name in _RESOLVING:
             patches.replace(socket, name, self._resolving)
         for name in _RECEIVING:
@@ -83,6 +86,7 @@ class Interception:
         patches.replace(plain, "connect", self._connecting)
         patches.replace(plain, "connect_ex", self._connecting_ex)
         patches.replace(plain, "accept", self._accepting)
+        self._loops.watch()
 
     def _receiving(self, original: Callable[..., Any]) -> Callable[..., Any]:
         passing = self.links.passing
@@ -113,19 +117,7 @@ class Interception:
         if answer is not None:
             socket_effects.await_answer(sock, link, answer)
             link.answer = None
-            return self._answer(sock, link, answer, proceed)
-        return proceed()
-
-    def _answer(
-        self, sock: socket.socket, link: Link, answer: Effect, proceed: functools.partial[Any]
-    ) -> Any:
-        """What is received instead of the answer, if it is another."""
-        __tracebackhide__ = True
-        fault = answer.failure
-        if isinstance(fault, StatusAnswer):
-            link.script = io.BytesIO(fault.message)
-            return socket_effects.serve(link.script, proceed)
-        socket_effects.fail(sock, fault)
+            return socket_effects.receive_instead(sock, link, answer, proceed)
         return proceed()
 
     def _receive_at_once(
@@ -133,20 +125,39 @@ class Interception:
     ) -> Any:
         """A non-blocking receive: only one that finds something is an answer."""
         __tracebackhide__ = True
-        result = proceed()
-        if link.receiving:
-            return result
-        self._turn(link, blocking=False)
-        answer, link.answer = link.answer, None
+        try:
+            result = proceed()
+        except (BlockingIOError, InterruptedError):
+            raise
+        except OSError:  # bad news take as long as good ones
+            self._hear(sock, link)
+            raise
+        answer = self._hear(sock, link)
         if answer is None or answer.failure is None:
             return result
-        return self._answer(sock, link, answer, proceed)
+        return socket_effects.receive_instead(sock, link, answer, proceed)
+
+    def _hear(self, sock: socket.socket, link: Link) -> Effect | None:
+        """Something has been received: what happens to it, which asyncio is told of later?"""
+        detour = self._loops.detour(sock)
+        leaving = detour is not None and detour.is_taking_leave
+        if link.receiving or leaving:
+            answer, held = None, link.again
+            link.again = None
+        else:
+            fresh = link.fresh
+            self._turn(link, blocking=detour is not None)
+            answer = held = link.answer
+            link.answer = None
+            # In TLS 1.3 a server's tickets may come before its answer, and look the same.
+            link.again = answer if fresh else None
+        if detour is not None and held is not None and held.delay:
+            detour.hold(held)
+        return answer
 
     def _turn(self, link: Link, *, blocking: bool) -> None:
         """The client turns from sending to receiving: the start of a round trip."""
-        link.receiving = True
-        link.due = None
-        link.answer = self._engine.ask(link.operation(RECEIVE, blocking=blocking))
+        link.answer = self._engine.ask(link.operation(link.turn(), blocking=blocking))
 
     def _sending(self, original: Callable[..., Any]) -> Callable[..., Any]:
         passing = self.links.passing
@@ -160,7 +171,7 @@ class Interception:
 
         return send
 
-    def _send(self, sock: socket.socket, proceed: Callable[[], Any]) -> Any:
+    def _send(self, sock: socket.socket, proceed: functools.partial[Any]) -> Any:
         __tracebackhide__ = True
         link = None if self._retired else self.links.of(sock, SEND)
         if link is None or link.calm:
@@ -169,9 +180,9 @@ class Interception:
             link.script = None
             socket_effects.fail(sock, Reset())
         result = proceed()
-        link.receiving = False
-        link.answer = None
-        link.sent_at = self._engine.clock.monotonic()
+        link.spoke(
+            proceed.args[1] if len(proceed.args) > 1 else b"", self._engine.clock.monotonic()
+        )
         return result
 
     def _connecting(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -200,7 +211,10 @@ class Interception:
         if link is None:
             return proceed()
         effect = None
-        if not link.calm:
+        if id(sock) in self._loops.decided:
+            decided = self._loops.decided[id(sock)]
+            socket_effects.fail(sock, None if decided is None else decided.failure)
+        elif not link.calm:
             self._resolve(address[0], address[1])
             blocking = sock.gettimeout() != 0
             effect = self._engine.ask(link.operation(CONNECT, blocking=blocking))
@@ -276,8 +290,3 @@ class Interception:
         operation = Operation(kind=RESOLVE, target=names[0], names=names)
         if self._engine.ask(operation) is not None:
             raise socket_effects.name_resolution_failure()
-
-
-def _python_socket_class() -> Any:
-    """The standard library's own class, even where a tool has put a subclass in its place."""
-    return next(cls for cls in socket.socket.__mro__ if cls.__module__ == "socket")

@@ -12,8 +12,13 @@ from typing import Any
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import HANDSHAKE
+from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.seams.names import Names
+from pytest_resilience.seams.tls_records import asks_something
+from pytest_resilience.seams.tls_records import beginning
+from pytest_resilience.seams.tls_records import is_hello
 
 
 __all__ = ["Link", "Links"]
@@ -35,11 +40,15 @@ class Link:
         answer: what happens to the answer that is awaited now.
         due: monotonic seconds before which that answer is not there.
         script: what is received instead of what the peer sends, from now to the end.
+        tls: whether TLS is made above the socket, so that what is sent are its records.
+        shaking: whether what is awaited is the answer to a TLS hello.
+        fresh: whether nothing was received on it since it has shaken hands.
+        again: what happens to more of the answer that is received now.
     """
 
     __slots__ = (
-        "answer", "calm", "client", "due", "ends", "names", "owner", "receiving", "script",
-        "sent_at", "stale",
+        "again", "answer", "calm", "client", "due", "ends", "fresh", "names", "owner",
+        "receiving", "script", "sent_at", "shaking", "stale", "tls",
     )  # fmt: skip
 
     def __init__(self, owner: socket.socket, names: tuple[str, ...], *, client: bool) -> None:
@@ -54,6 +63,29 @@ class Link:
         self.answer: Effect | None = None
         self.due: float | None = None
         self.script: io.BytesIO | None = None
+        self.tls = False
+        self.shaking = False
+        self.fresh = False
+        self.again: Effect | None = None
+
+    def spoke(self, message: Any, now: float) -> None:
+        """`message` was sent: now it is the peer's turn, unless there is nothing to answer."""
+        self.sent_at = now
+        begun = beginning(message)
+        if is_hello(begun):
+            self.tls = self.shaking = True
+        elif self.tls and not asks_something(begun):
+            return
+        self.receiving = False
+        self.answer = self.again = None
+
+    def turn(self) -> str:
+        """It is the peer's turn, who says something: what kind of an answer?"""
+        self.receiving = True
+        self.due = None
+        kind = HANDSHAKE if self.shaking else RECEIVE
+        self.fresh, self.shaking = self.shaking, False
+        return kind
 
     def operation(self, kind: str, *, blocking: bool = True) -> Operation:
         """The operation `kind` on this connection."""

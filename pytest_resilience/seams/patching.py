@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+
 from collections.abc import Callable
 from typing import Any
 
 
-__all__ = ["Patches"]
+__all__ = ["Patches", "python_socket_class"]
 
 _ABSENT = object()
 
@@ -50,3 +52,8 @@ class Patches:
             else:
                 setattr(owner, name, found)
         self._applied = kept[::-1]
+
+
+def python_socket_class() -> Any:
+    """The standard library's own class, even where a tool has put a subclass in its place."""
+    return next(cls for cls in socket.socket.__mro__ if cls.__module__ == "socket")

@@ -19,12 +19,20 @@ from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.faults import Refusal
 from pytest_resilience.chaos.faults import Reset
+from pytest_resilience.chaos.faults import StatusAnswer
 from pytest_resilience.seams import wrecks
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.waiting import wait
 
 
-__all__ = ["await_answer", "fail", "hold_before", "name_resolution_failure", "serve"]
+__all__ = [
+    "await_answer",
+    "fail",
+    "hold_before",
+    "name_resolution_failure",
+    "receive_instead",
+    "serve",
+]
 
 # Unlike epoll, poll needs no descriptor of its own: there may be none left to have.
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
@@ -83,6 +91,19 @@ def fail(sock: socket.socket, fault: Fault | None) -> None:
         except OSError:  # no descriptor to be had; or closed meanwhile, as will be noticed
             if sock.fileno() >= 0:
                 raise _os_error(errno.ECONNRESET) from None
+
+
+def receive_instead(
+    sock: socket.socket, link: Link, effect: Effect, receive: functools.partial[Any]
+) -> Any:
+    """What is received once the wait is over: the answer, or what `effect` says instead."""
+    __tracebackhide__ = True
+    fault = effect.failure
+    if isinstance(fault, StatusAnswer):
+        link.script = io.BytesIO(fault.message)
+        return serve(link.script, receive)
+    fail(sock, fault)
+    return receive()
 
 
 def serve(script: io.BytesIO, receive: functools.partial[Any]) -> Any:

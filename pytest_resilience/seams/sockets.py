@@ -1,9 +1,11 @@
-"""The socket seam: every blocking client written in Python ends in the methods of sockets.
+"""The socket seam: every client written in Python ends in the methods of sockets.
 
 requests, urllib3, httpx, http.client and redis-py bring their own ways of connecting, but
 all of them call methods of the class `socket.socket` (or `ssl.SSLSocket` on TLS), and
-`socket.getaddrinfo` for names. Sockets that a server of this process accepted, sockets
-that are no TCP, and connections that no experiment is aimed at pass straight through.
+`socket.getaddrinfo` for names. httpx, aiohttp, redis-py and asyncpg under asyncio do too,
+where what takes time is left to the loop (see `loops` and `detours`). Sockets that a server
+of this process accepted, sockets that are no TCP, and connections that no experiment is
+aimed at pass straight through.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ class SocketSeam:
 
     def install(self) -> None:
         if self._interception is None:
-            self._interception = Interception(self._engine, self._names)
-            self._interception.apply(self._patches)
+            self._interception = Interception(self._engine, self._names, self._patches)
+            self._interception.apply()
 
     def refresh(self) -> None:
         if self._interception is not None:

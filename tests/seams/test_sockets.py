@@ -327,8 +327,8 @@ def test_non_blocking_sockets_are_never_made_to_wait(
             client.recv(10)
     assert events == []
     error = str(latency.never_fired())
-    assert "(a non-blocking socket, as in asyncio)" in error
-    assert "This fault makes callers wait, which it can only do on blocking sockets." in error
+    assert "(a non-blocking socket, and no transport of asyncio)" in error
+    assert "This fault makes callers wait, which it can on blocking sockets and in" in error
 
 
 def test_non_blocking_sockets_are_reset_when_the_answer_is_there(inject: Inject) -> None:

@@ -1,0 +1,112 @@
+"""What the interception of sockets has to do with asyncio: connecting, which a loop awaits.
+
+Receiving is held up elsewhere (see `detours`): a transport is found by the socket that it
+reads. Event loops written in C, as uvloop, call no method of a Python socket and are not
+reached, and neither are sockets without a transport (`loop.sock_recv`).
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import socket
+import sys
+import threading
+
+from collections.abc import Callable
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING
+from typing import Any
+
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.seams.links import Links
+from pytest_resilience.seams.loop_waiting import pause
+from pytest_resilience.seams.patching import Patches
+
+
+if TYPE_CHECKING:
+    from pytest_resilience.seams.detours import Detour
+
+
+__all__ = ["Loops"]
+
+
+class Loops:
+    """The loops of asyncio, once there are any.
+
+    Attributes:
+        decided: what happens to connects that a loop has begun, by the `id` of the socket.
+    """
+
+    def __init__(self, engine: Engine, links: Links, patches: Patches) -> None:
+        self.decided: dict[int, Effect | None] = {}
+        self._engine = engine
+        self._links = links
+        self._patches = patches
+        self._reached = False
+        self._retired = False
+        self._lock = threading.Lock()
+
+    def watch(self) -> None:
+        """Reach asyncio now, or when it makes its first loop.
+
+        Each of its loops begins with a pair of sockets to be woken by. So nobody has to
+        load asyncio who does not use it.
+        """
+        self._patches.replace(socket, "socketpair", self._pairing)
+        self._reach()
+
+    def retire(self) -> None:
+        with self._lock:  # or another thread's first loop comes in between
+            self._retired = True
+
+    def detour(self, sock: socket.socket) -> Detour | None:
+        """For what a non-blocking `sock` receives, if asyncio reads it."""
+        if not self._reached:
+            return None
+        from pytest_resilience.seams.detours import detour_of
+
+        return detour_of(sock)
+
+    def _pairing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def socketpair(*args: Any, **kwargs: Any) -> Any:
+            self._reach()
+            return original(*args, **kwargs)
+
+        return socketpair
+
+    def _reach(self) -> None:
+        asyncio_loops = sys.modules.get("asyncio.selector_events")
+        with self._lock:
+            if self._reached or self._retired or asyncio_loops is None:
+                return
+            self._reached = True
+            self._patches.replace(
+                asyncio_loops.BaseSelectorEventLoop, "sock_connect", self._connecting
+            )
+
+    def _connecting(
+        self, original: Callable[..., Coroutine[Any, Any, None]]
+    ) -> Callable[..., Coroutine[Any, Any, None]]:
+        @functools.wraps(original)
+        async def sock_connect(loop: Any, sock: socket.socket, address: Any) -> None:
+            __tracebackhide__ = True
+            link = None if self._retired else self._links.opened(sock, address)
+            if link is None or link.calm:
+                await original(loop, sock, address)
+                return
+            effect = self._engine.ask(link.operation(CONNECT))
+            if effect is not None and effect.delay:
+                await pause(loop, effect)
+                if effect.delay == float("inf"):
+                    raise TimeoutError(errno.ETIMEDOUT, f"Connect call failed {address}")
+            self.decided[id(sock)] = effect
+            try:
+                await original(loop, sock, address)
+            finally:
+                self.decided.pop(id(sock), None)
+
+        return sock_connect

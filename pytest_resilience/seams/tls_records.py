@@ -1,0 +1,66 @@
+"""What a client's TLS records are about, as far as their outside tells.
+
+Where TLS is made above the socket, as asyncio and anyio do, a connection that has been
+opened says more than requests: a handshake of one or two round trips, and goodbyes. The
+first is one operation of its own and the last is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+__all__ = ["asks_something", "beginning", "is_hello"]
+
+_CHANGE_CIPHER, _HANDSHAKE, _APPLICATION = 20, 22, 23
+_CLIENT_HELLO = 1
+_HEADER = 5  # bytes: type, version in two, length in two
+# A Finished message in TLS 1.3: 4 bytes of header, a hash of 32 or 48, 1 of type, 16 of tag.
+_FINISHED = (53, 69)
+_ENOUGH = 16 << 10  # bytes: more than anybody's handshake
+
+
+def beginning(message: Any) -> bytes:
+    """Of what was given to one of a socket's sending methods; empty for a file."""
+    if isinstance(message, (list, tuple)):  # sendmsg
+        return b"".join(map(beginning, message))[:_ENOUGH]
+    try:
+        with memoryview(message) as view, view.cast("B") as octets:
+            return bytes(octets[:_ENOUGH])
+    except TypeError:
+        return b""
+
+
+def is_hello(data: bytes) -> bool:
+    """Whether `data` begins a handshake."""
+    return (
+        len(data) > _HEADER
+        and data[0] == _HANDSHAKE
+        and data[1] == 3
+        and data[_HEADER] == _CLIENT_HELLO
+    )
+
+
+def asks_something(data: bytes) -> bool:
+    """Whether `data`, sent after a hello, has something in it that the peer will answer.
+
+    What ends a handshake may go out together with the first request. In TLS 1.3 it is
+    dressed as application data, but follows a change of cipher that means nothing else.
+    """
+    types = list(_records(data))
+    if not types or types[0][0] == _APPLICATION:
+        return True
+    if [kind for kind, _ in types[:2]] != [_CHANGE_CIPHER, _APPLICATION]:
+        return any(kind == _APPLICATION for kind, _ in types)
+    lengths = [length for _, length in types[1:]]
+    return any(length in _FINISHED for length in lengths[:-1])
+
+
+def _records(data: bytes) -> Iterator[tuple[int, int]]:
+    """Type and length of each record; none where `data` begins in the middle of one."""
+    at = 0
+    while len(data) >= at + _HEADER and data[at] in range(20, 24) and data[at + 1] == 3:
+        length = int.from_bytes(data[at + 3 : at + _HEADER], "big")
+        yield data[at], length
+        at += _HEADER + length
