@@ -7,6 +7,7 @@ pays for this file and `options` alone. No assertion stands here: PYTEST_DONT_RE
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from pytest_resilience.plugin.factories import BreakerFactory
     from pytest_resilience.plugin.factories import RetryFactory
     from pytest_resilience.plugin.fixture import Chaos
+    from pytest_resilience.plugin.postgres_chaos import PostgresChaos
+    from pytest_resilience.plugin.sqlite_chaos import SqliteChaos
 
 
 class Hooks:
@@ -108,6 +111,24 @@ def chaos_monkey(request: pytest.FixtureRequest) -> Iterator[ChaosMonkey]:
     """A monkey for one test: register experiments with it and start it; it ends with the test."""
     with _session(request.config).monkey(request) as monkey:
         yield monkey
+
+
+@pytest.fixture
+def sqlite_chaos() -> Iterator[SqliteChaos]:
+    """Makes SQLite itself fail: `with sqlite_chaos.locked(path): ...`; undone with the test."""
+    from pytest_resilience.plugin.sqlite_chaos import SqliteChaos
+
+    with SqliteChaos() as chaos:
+        yield chaos
+
+
+@pytest.fixture
+def postgres_chaos() -> Iterator[Callable[[str], PostgresChaos]]:
+    """Makes a PostgreSQL server itself fail: `postgres_chaos(url).terminate(pid)`."""
+    from pytest_resilience.plugin import postgres_chaos
+
+    with postgres_chaos.servers() as of:
+        yield of
 
 
 @pytest.fixture

@@ -1,0 +1,139 @@
+"""A PostgreSQL server in trouble for real: what the fixture `postgres_chaos` gives a test."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+
+__all__ = ["PostgresChaos", "servers"]
+
+_NEVER = "1h"  # until the rival itself looks for a deadlock: the client is to be the victim
+_PATIENCE = 30.0  # seconds for the rival to end
+
+
+class PostgresChaos:
+    """Brings a server into each state, and out of it when a block ends. Needs psycopg.
+
+    What concerns sessions that begin from now on is set for the database; most of it a
+    superuser or the database's owner can do.
+    """
+
+    def __init__(self, url: str) -> None:
+        """`url`: as psycopg takes it."""
+        import psycopg
+
+        self._url = url
+        self._connection = psycopg.connect(url, autocommit=True)
+
+    def close(self) -> None:
+        """Let go of the server."""
+        self._connection.close()
+
+    def terminate(self, pid: int) -> None:
+        """End the session of this backend (`pg_backend_pid()`); returns when it is gone."""
+        self._connection.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
+
+    @contextlib.contextmanager
+    def statement_timeout(self, timeout: str = "10ms") -> Iterator[None]:
+        """Statements of new sessions are cancelled after it: SQLSTATE 57014."""
+        with self._setting("statement_timeout", timeout):
+            yield
+
+    @contextlib.contextmanager
+    def read_only(self) -> Iterator[None]:
+        """New sessions cannot write: SQLSTATE 25006."""
+        with self._setting("default_transaction_read_only", "on"):
+            yield
+
+    @contextlib.contextmanager
+    def _setting(self, name: str, value: str) -> Iterator[None]:
+        from psycopg import sql
+
+        alter = sql.SQL("ALTER DATABASE {} ").format(sql.Identifier(self._connection.info.dbname))
+        setting = sql.Identifier(name)
+        self._connection.execute(alter + sql.SQL("SET {} = {}").format(setting, sql.Literal(value)))
+        try:
+            yield
+        finally:
+            self._connection.execute(alter + sql.SQL("RESET {}").format(setting))
+
+    @contextlib.contextmanager
+    def locked(self, statement: str) -> Iterator[None]:
+        """Another session has done `statement`, and holds its locks, until the block ends."""
+        import psycopg
+
+        with psycopg.connect(self._url) as rival:
+            rival.execute(statement)
+            yield
+            rival.rollback()
+
+    @contextlib.contextmanager
+    def deadlock(self, first: str, second: str) -> Iterator[None]:
+        """A rival has done `first`, and wants to do `second` as soon as the block begins.
+
+        When the client holds what `second` needs and asks for what `first` holds, the client is
+        the victim, after its own `deadlock_timeout`: SQLSTATE 40P01.
+        """
+        import psycopg
+
+        with psycopg.connect(self._url) as rival:
+            rival.execute("SELECT set_config('deadlock_timeout', %s, true)", (_NEVER,))
+            rival.execute(first)
+
+            def go_on() -> None:
+                with contextlib.suppress(psycopg.Error):
+                    rival.execute(second)
+
+            thread = threading.Thread(target=go_on, daemon=True)
+            thread.start()
+            self._until_waiting(rival.info.backend_pid)
+            try:
+                yield
+            finally:
+                rival.cancel_safe()
+                thread.join(_PATIENCE)
+                rival.rollback()
+
+    def _until_waiting(self, pid: int) -> None:
+        """Return when the rival waits for a lock, as `pg_locks` says."""
+        waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = %s AND NOT granted)"
+        while not _first(self._connection.execute(waiting, (pid,))):
+            pass
+
+    @contextlib.contextmanager
+    def exhausted(self) -> Iterator[int]:
+        """The server takes no connection more (SQLSTATE 53300); gives how many that took."""
+        import psycopg
+
+        with contextlib.ExitStack() as stack:
+            taken = 0
+            while True:
+                try:
+                    connection = psycopg.connect(self._url)
+                except psycopg.OperationalError:
+                    break
+                stack.callback(connection.close)
+                taken += 1
+            yield taken
+
+
+def _first(cursor: Any) -> Any:
+    return cursor.fetchone()[0]
+
+
+@contextlib.contextmanager
+def servers() -> Iterator[Callable[[str], PostgresChaos]]:
+    """A maker of them; closes them all at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def of(url: str) -> PostgresChaos:
+            chaos = PostgresChaos(url)
+            stack.callback(chaos.close)
+            return chaos
+
+        yield of
