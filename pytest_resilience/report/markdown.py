@@ -30,7 +30,7 @@ def markdown_text(report: Report, gate: GateResult | None = None) -> str:
     looked_at = [cell for cell in report.cells if cell.verdict.bad or cell.verdict.proves_nothing]
     if looked_at:
         rows = _fitting(map(_full_row, sorted(looked_at, key=_worst_first)), room)
-        room -= sum(map(len, rows))
+        room -= sum(map(_size, rows))
         lines += _table("verdict", "test", "experiment", "reason", "repeat", rows=rows)
         lines += _left_out(len(looked_at) - len(rows))
     lines += _table("experiment", "weight", *_columns(), "score", rows=_experiments(report))
@@ -112,11 +112,15 @@ def _row(*values: str) -> str:
 def _fitting(rows: Iterable[str], room: int) -> list[str]:
     found = []
     for row in rows:
-        room -= len(row.encode(errors="replace"))
+        room -= _size(row)
         if room < 0:
             break
         found.append(row)
     return found
+
+
+def _size(row: str) -> int:
+    return len(row.encode(errors="backslashreplace")) + 1  # the end of the line
 
 
 def _left_out(number: int) -> list[str]:

@@ -23,6 +23,7 @@ __all__ = ["page_text"]
 _MOMENTS = 160_000  # in each half of a page: more makes it slow to open
 _FEWEST, _MOST = 10, 200  # of one cell: its end is what failed it
 _LONGEST = 4000  # characters of one text
+_AGES = 1e9  # seconds
 _KINDS = {kind: number for number, kind in enumerate(MomentKind)}
 _VERDICTS = {verdict: number for number, verdict in enumerate(Verdict)}
 
@@ -85,7 +86,7 @@ def _data(report: Report) -> dict[str, Any]:
             columns[cell.experiment],
             _VERDICTS[cell.verdict],
             int(cell.flaky),
-            round(cell.duration * 1000),
+            _milliseconds(cell.duration),
             texts[_cut(cell.reason)],
             # Most command lines differ in nothing but the test.
             texts[cell.repeat.replace(cell.test, "\0") if cell.test else cell.repeat],
@@ -117,10 +118,15 @@ def _moments(moments: tuple[Moment, ...], texts: _Table) -> list[int]:
     flat = []
     before = 0
     for moment in moments:
-        at = round(moment.at * 1000)
+        at = _milliseconds(moment.at)
         flat += [at - before, _KINDS[moment.kind], texts[moment.source], texts[_cut(moment.text)]]
         before = at
     return flat
+
+
+def _milliseconds(seconds: float) -> int:
+    # A file may claim anything; a script counts exactly up to 2**53 only.
+    return round(min(max(seconds, -_AGES), _AGES) * 1000)
 
 
 def _cut(text: str) -> str:
