@@ -49,8 +49,14 @@ class Chaos:
     def database_slowdown(
         self, *, must_fire: bool = True, **parameters: Any
     ) -> AbstractContextManager[Activation]:
-        """Statements take longer, e.g. `delay="200ms"`."""
+        """A database answers late, e.g. `delay="200ms", at="commit", match="UPDATE*"`."""
         return self.inject(ChaosType.DATABASE_SLOWDOWN, must_fire=must_fire, **parameters)
+
+    def database_failure(
+        self, *, must_fire: bool = True, **parameters: Any
+    ) -> AbstractContextManager[Activation]:
+        """A database fails, e.g. `mode="deadlock", match="UPDATE*"` or `after="commit"`."""
+        return self.inject(ChaosType.DATABASE_FAILURE, must_fire=must_fire, **parameters)
 
     def cpu_stress(
         self, *, must_fire: bool = True, **parameters: Any

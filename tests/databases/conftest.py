@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.hazards import Hazards
 from tests.databases.orders import SCHEMA
+from tests.databases.server import server
 
 
 Chaos = Callable[..., Activation]
@@ -39,15 +39,9 @@ def chaos_on_databases() -> Iterator[Chaos]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL server on a socket of its own; it ends with the run."""
-    pgserver = pytest.importorskip("pgserver", reason="there is no PostgreSQL for this Python")
-    with tempfile.TemporaryDirectory(prefix="pg") as folder:
-        # The server runs as somebody else where tests run as root.
-        Path(folder).chmod(0o755)
-        server = pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
-        try:
-            yield server.get_uri()
-        finally:
-            server.cleanup()
+    pytest.importorskip("pgserver", reason="there is no PostgreSQL for this Python")
+    with server() as (url, _):
+        yield url
 
 
 @dataclass(frozen=True)
