@@ -1,0 +1,92 @@
+"""Where a proxy listens, and where it leads: `host:port`, in every way it is written."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_resilience.errors import ConfigurationError
+
+
+__all__ = ["Address", "Endpoint", "loopback", "parse_address", "resolve"]
+
+_HIGHEST_PORT = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host, by name or address, and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What the kernel is told to reach an address: its family and its form of it."""
+
+    family: int
+    sockaddr: tuple[Any, ...]
+
+
+def parse_address(what: str, value: Any) -> Address:
+    """`what` (for messages) from "host:port", "[v6]:port", a pair or an Address.
+
+    Raises ConfigurationError for anything else. Port 0 stands for any free one.
+    """
+    if isinstance(value, Address):
+        return value
+    allowed = "give 'host:port' or (host, port)"
+    if isinstance(value, str):
+        host, colon, number = value.strip().rpartition(":")
+        bare = host.startswith("[") and host.endswith("]")
+        if not colon or (":" in host and not bare):
+            raise ConfigurationError(f"{what}={value!r} has no port; {allowed}")
+        pair: Any = (host[1:-1] if bare else host, number)
+    else:
+        pair = value
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
+        raise ConfigurationError(f"{what}={value!r} is no address; {allowed}")
+    return Address(pair[0], _port(what, value, pair[1]))
+
+
+def _port(what: str, value: Any, port: Any) -> int:
+    digits = str(port)
+    number = int(digits) if digits.isascii() and digits.isdigit() else -1
+    if isinstance(port, bool) or not 0 <= number <= _HIGHEST_PORT:
+        raise ConfigurationError(f"{what}={value!r}: a port is a number up to {_HIGHEST_PORT}")
+    return number
+
+
+def resolve(what: str, address: Address) -> tuple[Endpoint, ...]:
+    """Where to connect, the preferred one first. Raises ConfigurationError."""
+    if not address.host or not address.port:
+        raise ConfigurationError(f"{what}={str(address)!r} needs a host and a port to connect to")
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"{what}={str(address)!r} cannot be resolved: {error}") from error
+    return tuple(Endpoint(family, sockaddr) for family, *_, sockaddr in found)
+
+
+def loopback(address: Address) -> Endpoint:
+    """Where to listen. Raises ConfigurationError for what other machines could reach."""
+    host = "127.0.0.1" if address.host.lower() == "localhost" else address.host
+    try:
+        parsed = ipaddress.ip_address(host)
+    except ValueError:
+        parsed = None
+    if parsed is None or not parsed.is_loopback:
+        raise ConfigurationError(
+            f"listen={str(address)!r} is not loopback, and a proxy listens nowhere else; "
+            f"give '127.0.0.1:{address.port}' or '[::1]:{address.port}'"
+        )
+    family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
+    return Endpoint(family, (host, address.port))

@@ -1,0 +1,267 @@
+"""What Toxiproxy's HTTP API means: requests on a set of proxies, and what each is answered.
+
+Paths, fields, status codes and error texts are the protocol's.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import DuplicateNameError
+from pytest_resilience.errors import ShutdownError
+from pytest_resilience.errors import UnknownNameError
+from pytest_resilience.proxy.addresses import parse_address
+from pytest_resilience.proxy.documents import PROXY_FIELDS
+from pytest_resilience.proxy.documents import TOXIC_FIELDS
+from pytest_resilience.proxy.documents import RefusedError
+from pytest_resilience.proxy.documents import check_names
+from pytest_resilience.proxy.documents import enabled_in
+from pytest_resilience.proxy.documents import fields
+from pytest_resilience.proxy.documents import read
+from pytest_resilience.proxy.documents import same_address
+from pytest_resilience.proxy.documents import shown
+from pytest_resilience.proxy.documents import shown_toxic
+from pytest_resilience.proxy.proxy import ChaosProxy
+from pytest_resilience.proxy.toxics import DOWNSTREAM
+from pytest_resilience.proxy.toxics import KINDS
+from pytest_resilience.proxy.toxics import STREAMS
+from pytest_resilience.proxy.toxics import Toxic
+from pytest_resilience.seeds import derive
+from pytest_resilience.seeds import new_seed
+
+
+__all__ = ["API_VERSION", "Requests", "Response"]
+
+API_VERSION = "2.12.0"  # of Toxiproxy, whose API this is: clients decide by it what they may ask
+_ANYWHERE = "127.0.0.1:0"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A status, and what is sent as JSON; None: nothing."""
+
+    status: int
+    content: Any = None
+
+
+class Requests:
+    """The proxies that are controlled, and what is asked of them; one request at a time.
+
+    Attributes:
+        proxies: by name.
+    """
+
+    def __init__(self, proxies: Iterable[ChaosProxy], *, seed: int | None) -> None:
+        self.proxies: dict[str, ChaosProxy] = {}
+        self._seed = new_seed() if seed is None else seed
+        self._made: set[ChaosProxy] = set()
+        self._lock = threading.Lock()
+        for proxy in proxies:
+            if proxy.name in self.proxies:
+                raise DuplicateNameError("proxy", proxy.name)
+            self.proxies[proxy.name] = proxy
+
+    def close(self) -> None:
+        """End the proxies that were made by requests."""
+        with self._lock:
+            for proxy in self._made:
+                proxy.close()
+            self._made.clear()
+
+    def meet(self, method: str, path: Sequence[str], body: bytes) -> Response:
+        """Do what is asked."""
+        try:
+            with self._lock:
+                return self._route(method, path)(body)
+        except RefusedError as error:
+            return _error(error.status, str(error))
+        except ConfigurationError as error:
+            return _error(400, f"bad request body: {error}")
+        except ShutdownError as error:
+            return _error(500, str(error))
+
+    def _route(self, method: str, path: Sequence[str]) -> Callable[[bytes], Response]:
+        methods: dict[str, Callable[[bytes], Response]]
+        match path:
+            case ["version"]:
+                methods = {"GET": self._version}
+            case ["reset"]:
+                methods = {"POST": self._reset}
+            case ["populate"]:
+                methods = {"POST": self._populate}
+            case ["proxies"]:
+                methods = {"GET": self._index, "POST": self._create}
+            case ["proxies", name]:
+                methods = self._of_a_proxy(name)
+            case ["proxies", name, "toxics"]:
+                methods = self._of_toxics(name)
+            case ["proxies", name, "toxics", toxic]:
+                methods = self._of_a_toxic(name, toxic)
+            case _:
+                raise RefusedError(404, "404 page not found")
+        if method not in methods:
+            raise RefusedError(405, f"{method} is not allowed here; {', '.join(methods)} is")
+        return methods[method]
+
+    def _of_a_proxy(self, name: str) -> dict[str, Callable[[bytes], Response]]:
+        def update(body: bytes) -> Response:
+            return self._update(self._find(name), body)
+
+        return {
+            "GET": lambda _: Response(200, shown(self._find(name))),
+            "POST": update,
+            "PATCH": update,
+            "DELETE": lambda _: self._delete(name),
+        }
+
+    def _of_toxics(self, name: str) -> dict[str, Callable[[bytes], Response]]:
+        return {
+            "GET": lambda _: Response(200, shown(self._find(name))["toxics"]),
+            "POST": lambda body: _add(self._find(name), body),
+        }
+
+    def _of_a_toxic(self, name: str, toxic: str) -> dict[str, Callable[[bytes], Response]]:
+        def change(body: bytes) -> Response:
+            return _change(self._find(name), toxic, body)
+
+        def remove(_body: bytes) -> Response:
+            proxy = self._find(name)
+            proxy.remove(_toxic(proxy, toxic).name)
+            return Response(204)
+
+        return {
+            "GET": lambda _: Response(200, shown_toxic(_toxic(self._find(name), toxic))),
+            "POST": change,
+            "PATCH": change,
+            "DELETE": remove,
+        }
+
+    def _find(self, name: str) -> ChaosProxy:
+        if name not in self.proxies:
+            raise RefusedError(404, "proxy not found")
+        return self.proxies[name]
+
+    def _version(self, _body: bytes) -> Response:
+        return Response(200, {"version": API_VERSION, "server": "pytest-resilience"})
+
+    def _reset(self, _body: bytes) -> Response:
+        for proxy in self.proxies.values():
+            proxy.reset()
+        return Response(204)
+
+    def _index(self, _body: bytes) -> Response:
+        return Response(200, {name: shown(proxy) for name, proxy in self.proxies.items()})
+
+    def _create(self, body: bytes) -> Response:
+        given = fields(read(body), PROXY_FIELDS)
+        proxy = self._make(given, "")
+        return Response(201, shown(proxy))
+
+    def _make(self, given: Mapping[str, Any], where: str) -> ChaosProxy:
+        name = check_names(given, where)
+        if name in self.proxies:
+            raise RefusedError(409, "proxy already exists")
+        proxy = ChaosProxy(
+            given["upstream"],
+            given.get("listen") or _ANYWHERE,
+            name=name,
+            enabled=enabled_in(given, default=True),
+            seed=derive(self._seed, "proxy", name),
+        )
+        self.proxies[name] = proxy
+        self._made.add(proxy)
+        return proxy
+
+    def _delete(self, name: str) -> Response:
+        proxy = self._find(name)
+        proxy.close()
+        self._made.discard(proxy)
+        del self.proxies[name]
+        return Response(204)
+
+    def _update(self, proxy: ChaosProxy, body: bytes) -> Response:
+        given = fields(read(body), PROXY_FIELDS)
+        enabled = enabled_in(given, default=proxy.enabled)
+        upstream, listen = given.get("upstream"), given.get("listen")
+        if not same_address(upstream, proxy.upstream) or not same_address(listen, proxy.listen):
+            proxy.move(upstream=upstream or None, listen=listen or None)
+        if enabled != proxy.enabled:
+            (proxy.enable if enabled else proxy.disable)()
+        return Response(200, shown(proxy))
+
+    def _populate(self, body: bytes) -> Response:
+        wanted = read(body)
+        if not isinstance(wanted, list):
+            raise ConfigurationError("give a list of proxies")
+        given = [fields(each, PROXY_FIELDS) for each in wanted]
+        names = [check_names(each, f" at proxy {number}") for number, each in enumerate(given, 1)]
+        for each in given:  # all of them first: half a population would be none
+            parse_address("upstream", each["upstream"])
+            parse_address("listen", each.get("listen") or _ANYWHERE)
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigurationError(f"duplicate proxy name {name!r}")
+        there = [self._settle(each) for each in given]
+        return Response(201, {"proxies": [shown(proxy) for proxy in there]})
+
+    def _settle(self, given: Mapping[str, Any]) -> ChaosProxy:
+        """The proxy of that name; one that leads or listens elsewhere is replaced."""
+        proxy = self.proxies.get(given["name"])
+        if proxy is not None:
+            if same_address(given["upstream"], proxy.upstream) and same_address(
+                given.get("listen"), proxy.listen
+            ):
+                if enabled_in(given, default=True) != proxy.enabled:
+                    (proxy.disable if proxy.enabled else proxy.enable)()
+                return proxy
+            self._delete(proxy.name)
+        return self._make(given, "")
+
+
+def _error(status: int, text: str) -> Response:
+    return Response(status, {"error": text, "status": status})
+
+
+def _add(proxy: ChaosProxy, body: bytes) -> Response:
+    given = fields(read(body), TOXIC_FIELDS)
+    if given.get("type") not in KINDS:
+        raise RefusedError(400, "invalid toxic type")
+    stream = given.get("stream") or DOWNSTREAM
+    if stream not in STREAMS:
+        raise RefusedError(400, "stream was invalid, can be either upstream or downstream")
+    toxic = Toxic.make(
+        given["type"],
+        given.get("attributes") or {},
+        name=given.get("name") or None,
+        stream=stream,
+        toxicity=given.get("toxicity", 1.0),
+    )
+    try:
+        proxy.apply(toxic)
+    except DuplicateNameError as error:
+        raise RefusedError(409, "toxic already exists") from error
+    return Response(200, shown_toxic(toxic))
+
+
+def _change(proxy: ChaosProxy, name: str, body: bytes) -> Response:
+    old = _toxic(proxy, name)
+    given = fields(read(body), TOXIC_FIELDS)
+    attributes = given.get("attributes") or {}
+    changed = old.changed(attributes, given.get("toxicity"))  # raises before anything is done
+    proxy.update(name, toxicity=changed.toxicity, **changed.attributes)
+    return Response(200, shown_toxic(changed))
+
+
+def _toxic(proxy: ChaosProxy, name: str) -> Toxic:
+    try:
+        return proxy.toxic(name)
+    except UnknownNameError as error:
+        raise RefusedError(404, "toxic not found") from error

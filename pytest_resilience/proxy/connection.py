@@ -1,0 +1,195 @@
+"""One proxied connection: two sides, and between them two directions with their toxics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.proxy.flow import Flow
+from pytest_resilience.proxy.gate import Gate
+from pytest_resilience.proxy.loop import Loop
+from pytest_resilience.proxy.side import Side
+from pytest_resilience.proxy.toxics import DOWNSTREAM
+from pytest_resilience.proxy.toxics import UPSTREAM
+from pytest_resilience.proxy.toxics import Toxic
+
+
+__all__ = ["Attempt", "Connection", "Setting"]
+
+
+class Attempt(Protocol):
+    """A connect to the server that is under way."""
+
+    def cancel(self) -> None:
+        """Give it up; harmless when it is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What all connections of a proxy share.
+
+    Attributes:
+        loop: who serves them.
+        engine: who is asked about experiments.
+        names: every `host:port` the server is known by, the best first.
+        seed: decides all chance.
+        closed: told when one has ended.
+    """
+
+    loop: Loop
+    engine: Engine
+    names: tuple[str, ...]
+    seed: int
+    closed: Callable[[Connection], None]
+
+
+class Connection:
+    """A client's connection through a proxy. Lives in the proxy's loop.
+
+    Attributes:
+        number: among all of its proxy, from 1.
+        answer: the number of the server's answer that flows now, or is awaited, from 1.
+        gate: experiments at work.
+        attempt: the connect to the server, while it is under way.
+        is_open: whether it has not ended.
+    """
+
+    def __init__(self, number: int, setting: Setting) -> None:
+        self.number = number
+        self.answer = 0
+        self.gate = Gate(setting.engine, setting.loop, setting.names, self)
+        self.attempt: Attempt | None = None
+        self.is_open = True
+        self._setting = setting
+        self._awaiting = False
+        self._lost = False
+        self._client: Side | None = None
+        self._up = Flow(self, setting.loop, UPSTREAM, setting.seed)
+        self._down = Flow(self, setting.loop, DOWNSTREAM, setting.seed)
+
+    def greet(self, client: Side) -> None:
+        """The client has connected; nothing is read from it before `begin`."""
+        self._client = self._up.source = self._down.target = client
+
+    def begin(self, server: Side, toxics: Sequence[Toxic]) -> None:
+        """The server is connected too."""
+        self.attempt = None
+        self._up.target = self._down.source = server
+        self.arrange(toxics)
+
+    def arrange(self, toxics: Sequence[Toxic]) -> None:
+        """Let these toxics happen to it, and no others."""
+        for flow in (self._up, self._down):
+            if self.is_open and flow.target is not None and flow.source is not None:
+                flow.arrange(toxics)
+        self.gate.following = self._down.first
+
+    def arrived(self, side: Side, data: memoryview) -> None:
+        """Bytes have come from one side."""
+        if side is self._client:
+            self._request(data)
+        else:
+            self._answer(data)
+
+    def _request(self, data: memoryview) -> None:
+        new, self._awaiting = not self._awaiting, True
+        self.answer += new
+        self._up.take(data)
+        if new and self._setting.engine.active:
+            self.gate.requested()
+
+    def _answer(self, data: memoryview) -> None:
+        if not self.answer:
+            self.answer = 1  # the server speaks first
+        if self.gate.idle:
+            self._awaiting = False
+            self._down.take(data)
+        else:
+            self.gate.take(bytes(data))
+            self._down.flowed()
+
+    def answered(self) -> None:
+        """An answer passes."""
+        self._awaiting = False
+
+    def flowed(self) -> None:
+        """An answer that was held has gone."""
+        self._down.flowed()
+
+    def ended(self, side: Side) -> None:
+        """One side sends no more."""
+        if side is self._client:
+            self._up.finish()
+        else:
+            self._down.ended = True
+            self.gate.finish()
+
+    def broken(self, side: Side) -> None:
+        """One side is gone: the other learns it the same way, after what was on its way."""
+        flow, back = self._from(side)
+        if flow.broken or not self.is_open:
+            return
+        flow.broken = True
+        side.reset()
+        back.end()
+        if not flow.ended:
+            self.ended(side)
+        elif flow.target is not None and flow.target.is_finished:
+            self.reset()
+
+    def drained(self, side: Side) -> None:
+        """There is room again on one side."""
+        _, flow = self._from(side)
+        flow.flowed()
+
+    def finished(self, side: Side) -> None:
+        """One side has been given everything."""
+        other, flow = self._from(side)
+        if flow.broken:
+            self.reset()
+        elif flow.ending or (other.target is not None and other.target.is_finished):
+            self.close()
+        else:
+            side.shut()
+
+    def _from(self, side: Side) -> tuple[Flow, Flow]:
+        """The direction that comes from a side, and the other one, which goes to it."""
+        return (self._up, self._down) if side is self._client else (self._down, self._up)
+
+    def lose(self, *, reset: bool) -> None:
+        """Drop the client, with or without RST, and let the server have what was sent."""
+        if self._lost or not self.is_open or self._client is None:
+            return
+        self._lost = True
+        self._down.end()
+        self._down.stop()
+        if reset:
+            self._client.reset()
+        else:
+            self._client.close()
+        self._up.end()
+        self._up.finish()
+
+    def reset(self) -> None:
+        """Tear both sides down with RST, whatever is still under way."""
+        for side in self._end():
+            side.reset()
+
+    def close(self) -> None:
+        """Close both sides now."""
+        for side in self._end():
+            side.close()
+
+    def _end(self) -> list[Side]:
+        if not self.is_open:
+            return []
+        self.is_open = False
+        if self.attempt is not None:
+            self.attempt.cancel()
+        for flow in (self._up, self._down):
+            flow.stop()
+        self._setting.closed(self)
+        return [side for side in (self._client, self._up.target) if side is not None]

@@ -1,0 +1,125 @@
+"""Experiments around one proxy: started, counted, ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from contextlib import contextmanager
+from contextlib import suppress
+from typing import Any
+from typing import Protocol
+
+from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.catalog import chaos_type
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.experiment import ChaosType
+from pytest_resilience.chaos.faults import Refusal
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.triggers import Always
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import ShutdownError
+from pytest_resilience.proxy.gate import approve
+from pytest_resilience.proxy.loop import Loop
+from pytest_resilience.seeds import derive
+
+
+__all__ = ["Experiments"]
+
+
+class _Barrier(Protocol):
+    """What can refuse everybody."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every `host:port` that the server is known by."""
+
+    def bar(self, reason: object) -> None:
+        """Refuse new clients for a reason."""
+
+    def unbar(self, reason: object) -> None:
+        """That reason is over."""
+
+
+class Experiments:
+    """Starts and ends the experiments of one proxy."""
+
+    def __init__(self, engine: Engine, barrier: _Barrier, loop: Loop, seed: int) -> None:
+        self._engine = engine
+        self._barrier = barrier
+        self._loop = loop
+        self._seed = seed
+        self._asked: dict[str, int] = {}
+
+    def inject(
+        self,
+        experiment: ChaosExperiment | ChaosType | str,
+        parameters: Mapping[str, Any],
+        *,
+        must_fire: bool,
+    ) -> AbstractContextManager[Activation]:
+        """See `ChaosProxy.inject`."""
+        chosen = _experiment(experiment, parameters)
+        approve(chosen)
+        self._engine.check(chosen)
+        return self._running(chosen, must_fire)
+
+    @contextmanager
+    def _running(self, experiment: ChaosExperiment, must_fire: bool) -> Iterator[Activation]:
+        if not experiment.enabled:
+            yield Activation(experiment, seed=0, started_at=0.0, must_fire=False)
+            return
+        number = self._asked[experiment.name] = self._asked.get(experiment.name, 0) + 1
+        seed = derive(self._seed, "experiment", experiment.name, number)
+        activation = self._engine.start(experiment, seed=seed, must_fire=must_fire)
+        try:
+            self._bar(activation)
+            yield activation
+        finally:
+            self._engine.stop(activation)
+            with suppress(ShutdownError):  # the proxy was closed meanwhile
+                self._loop.call(lambda: self._barrier.unbar(activation))
+        if must_fire and not activation.matched:
+            raise activation.never_fired()
+
+    def _bar(self, activation: Activation) -> None:
+        """Let the kernel refuse, where an experiment refuses everybody for its whole time.
+
+        A refusal of some can only be a connection that is accepted and reset: who is next
+        is not known before. Here nobody can tell who was refused, so that is one hit.
+        """
+        experiment = activation.experiment
+        refusal = next((each for each in experiment.faults if isinstance(each, Refusal)), None)
+        names = self._barrier.names
+        operation = Operation(kind=CONNECT, target=names[0], names=names)
+        if refusal is None or experiment.trigger != Always() or not experiment.aims_at(operation):
+            return
+
+        def bar() -> None:
+            self._barrier.bar(activation)
+            self._loop.hold(
+                activation.ends_at,
+                lambda: activation.left(self._loop.clock.monotonic()),
+                lambda: self._barrier.unbar(activation),
+            )
+
+        self._loop.call(bar)
+        self._engine.press(activation, refusal, CONNECT)
+
+
+def _experiment(
+    given: ChaosExperiment | ChaosType | str, parameters: Mapping[str, Any]
+) -> ChaosExperiment:
+    if isinstance(given, ChaosExperiment):
+        if parameters:
+            raise ConfigurationError(
+                f"experiment {given.name!r} has its own parameters; leave out "
+                + ", ".join(sorted(parameters))
+            )
+        return given
+    kind = chaos_type(given)
+    return ChaosExperiment(
+        **{"name": kind.value, "probability": 1.0, **parameters}, chaos_type=kind
+    )

@@ -1,0 +1,178 @@
+"""Waits for sockets and for moments, in a thread of its own."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+import select
+import selectors
+import threading
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from typing import TypeVar
+
+from pytest_resilience.clock import Clock
+from pytest_resilience.errors import ShutdownError
+
+
+__all__ = ["Loop", "Timer"]
+
+_logger = logging.getLogger("pytest_resilience.proxy")
+_Result = TypeVar("_Result")
+
+_SLICE = (
+    0.05  # seconds: how soon a moment is noticed on a clock that does not run with the kernel's
+)
+_SETSIZE = 1024  # descriptors that select(2) can take
+
+
+class Timer:
+    """Something that is to happen at a moment."""
+
+    __slots__ = ("action",)
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self.action: Callable[[], None] | None = action
+
+    def cancel(self) -> None:
+        """Let it not happen; harmless when it has."""
+        self.action = None
+
+
+class _Call:
+    """Something another thread wants done here."""
+
+    def __init__(self, action: Callable[[], Any]) -> None:
+        self.action = action
+        self.done = threading.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.result = self.action()
+        except BaseException as error:  # whoever asked for it gets it
+            self.error = error
+        self.done.set()
+
+
+class Loop:
+    """One thread that serves sockets. Everything but `call` and `close` is for that thread."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self.clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._waker, self._wake_end = os.pipe()
+        for descriptor in (self._waker, self._wake_end):
+            os.set_blocking(descriptor, False)
+        self._selector.register(self._waker, selectors.EVENT_READ, self._drain)
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._number = itertools.count()
+        self._calls: deque[_Call] = deque()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def call(self, action: Callable[[], _Result]) -> _Result:
+        """Do something in the loop's thread, and give what it returns or raises.
+
+        Raises ShutdownError once the loop is closed.
+        """
+        if threading.current_thread() is self._thread:
+            return action()
+        call = _Call(action)
+        with self._lock:
+            if self._closed:
+                raise ShutdownError("the proxy is closed; make a new one")
+            self._calls.append(call)
+            os.write(self._wake_end, b".")
+        call.done.wait()
+        if call.error is not None:
+            raise call.error
+        result: _Result = call.result
+        return result
+
+    def close(self, goodbye: Callable[[], None]) -> None:
+        """Do `goodbye` in the loop's thread and end it; harmless when it has ended."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._calls.append(_Call(goodbye))
+            os.write(self._wake_end, b".")
+        self._thread.join()
+
+    def watch(self, source: Any, events: int, ready: Callable[[int], None]) -> None:
+        """Call `ready(events)` whenever `source` is; no events: no more."""
+        known = self._selector.get_map().get(source.fileno())
+        if known is None:
+            if events:
+                self._selector.register(source, events, ready)
+        elif not events:
+            self._selector.unregister(source)
+        elif (known.events, known.data) != (events, ready):
+            self._selector.modify(source, events, ready)
+
+    def at(self, due: float, action: Callable[[], None]) -> Timer:
+        """Call `action` at `due`, in monotonic seconds, never before."""
+        timer = Timer(action)
+        heapq.heappush(self._timers, (due, next(self._number), timer))
+        return timer
+
+    def hold(self, due: float, left: Callable[[], float], action: Callable[[], None]) -> None:
+        """Call `action` at `due`, or soon after nothing is `left()`, whichever is first."""
+
+        def look() -> None:
+            now = self.clock.monotonic()
+            if now >= due or left() <= 0:
+                action()
+            else:
+                self.at(min(due, now + _SLICE), look)
+
+        look()
+
+    def _run(self) -> None:
+        while True:
+            for key, events in self._ready():
+                self._guarded(key.data, events)
+            self._ring()
+            while self._calls:
+                self._calls.popleft().run()
+            if self._closed and not self._calls:
+                break
+        self._selector.close()
+        os.close(self._waker)
+        os.close(self._wake_end)
+
+    def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:
+        if not self._timers:
+            return self._selector.select()
+        rest = min(self._timers[0][0] - self.clock.monotonic(), _SLICE)
+        if rest > 0:
+            number = getattr(self._selector, "fileno", lambda: _SETSIZE)()
+            if number >= _SETSIZE:
+                return self._selector.select(rest)
+            # epoll counts in milliseconds, select in microseconds.
+            select.select([number], [], [], rest)
+        return self._selector.select(0)
+
+    def _ring(self) -> None:
+        now = self.clock.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            _, _, timer = heapq.heappop(self._timers)
+            if timer.action is not None:
+                self._guarded(timer.action)
+
+    def _drain(self, _events: int) -> None:
+        os.read(self._waker, 4096)
+
+    def _guarded(self, action: Callable[..., None], *given: int) -> None:
+        try:
+            action(*given)
+        except Exception:  # one connection's trouble is not the others'
+            _logger.exception("a connection was given up")

@@ -1,0 +1,280 @@
+"""A TCP proxy on loopback that harms what passes through it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from contextlib import contextmanager
+from typing import Any
+from typing import Self
+
+from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.experiment import ChaosType
+from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import Clock
+from pytest_resilience.errors import DuplicateNameError
+from pytest_resilience.errors import ShutdownError
+from pytest_resilience.errors import UnknownNameError
+from pytest_resilience.proxy import dsn as dsns
+from pytest_resilience.proxy.addresses import Address
+from pytest_resilience.proxy.addresses import loopback
+from pytest_resilience.proxy.addresses import parse_address
+from pytest_resilience.proxy.addresses import resolve
+from pytest_resilience.proxy.experiments import Experiments
+from pytest_resilience.proxy.loop import Loop
+from pytest_resilience.proxy.switchboard import Switchboard
+from pytest_resilience.proxy.toxics import DOWNSTREAM
+from pytest_resilience.proxy.toxics import Toxic
+from pytest_resilience.seeds import new_seed
+
+
+__all__ = ["ChaosProxy"]
+
+
+class ChaosProxy:
+    """Leads clients to `upstream`, from a port on loopback, in a thread of its own.
+
+    A context manager. Safe to use from any threads.
+
+        with ChaosProxy("127.0.0.1:5432") as proxy:
+            connection = psycopg.connect(proxy.dsn("postgresql://app@localhost/app"))
+            with proxy.inject("network_latency", delay="200ms"):
+                ...
+
+    Attributes:
+        name: what it is called, for people and for clients of its control.
+        seed: decides all chance in it.
+        engine: is asked about each connect and each answer; its listeners are told of faults.
+    """
+
+    def __init__(
+        self,
+        upstream: str | tuple[str, int],
+        listen: str | tuple[str, int] = ("127.0.0.1", 0),
+        *,
+        name: str = "",
+        enabled: bool = True,
+        clock: Clock = SYSTEM_CLOCK,
+        seed: int | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        """`upstream` and `listen` are "host:port" or a pair; port 0 to listen is any free one.
+
+        Raises ConfigurationError for an address that is none, cannot be resolved, is not
+        loopback (to listen), or is taken. The server need not be there yet.
+        """
+        server = parse_address("upstream", upstream)
+        address = parse_address("listen", listen)
+        endpoints, endpoint = resolve("upstream", server), loopback(address)
+        self.name = name or str(server)
+        self.seed = new_seed() if seed is None else seed
+        self.engine = engine or Engine(lambda _: (), clock=clock)
+        self._toxics: tuple[Toxic, ...] = ()
+        self._lock = threading.RLock()
+        self._loop = Loop(f"proxy to {server}", clock)
+        try:
+            self._board = self._loop.call(
+                lambda: Switchboard(
+                    server, endpoints, endpoint, loop=self._loop, engine=self.engine, seed=self.seed
+                )
+            )
+        except BaseException:
+            self._loop.close(lambda: None)
+            raise
+        try:
+            if enabled:
+                self.enable()
+        except BaseException:
+            self.close()
+            raise
+        self._experiments = Experiments(self.engine, self._board, self._loop, self.seed)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where clients connect to: host and port."""
+        return self.host, self.port
+
+    @property
+    def host(self) -> str:
+        return self._board.address.host
+
+    @property
+    def port(self) -> int:
+        return self._board.address.port
+
+    @property
+    def listen(self) -> str:
+        """Where clients connect to, as `host:port`."""
+        return str(self._board.address)
+
+    @property
+    def upstream(self) -> str:
+        """Where it leads to, as `host:port`."""
+        return str(self._board.upstream)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it lets clients in."""
+        return self._board.enabled
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._board.open)
+
+    @property
+    def accepted(self) -> int:
+        """Connections there have been."""
+        return self._board.accepted
+
+    @property
+    def unreachable(self) -> OSError | None:
+        """Why the last connect to the server failed; None if it did not."""
+        return self._board.unreachable
+
+    @property
+    def toxics(self) -> tuple[Toxic, ...]:
+        """What is wrong with it, in the order in which it happens."""
+        return self._toxics
+
+    def toxic(self, name: str) -> Toxic:
+        """One of the toxics. Raises UnknownNameError."""
+        for each in self._toxics:
+            if each.name == name:
+                return each
+        raise UnknownNameError("toxic", name, tuple(each.name for each in self._toxics))
+
+    def add(
+        self,
+        kind: str,
+        *,
+        stream: str = DOWNSTREAM,
+        toxicity: float = 1.0,
+        name: str | None = None,
+        **attributes: Any,
+    ) -> Toxic:
+        """Let something be wrong, e.g. `add("latency", latency=100, jitter=20)`.
+
+        Times are milliseconds (of `slicer` microseconds), or texts such as "1s". It happens
+        to a share `toxicity` of the connections, open and new ones. Raises UnknownNameError,
+        ConfigurationError, or DuplicateNameError for a name that is taken.
+        """
+        return self.apply(Toxic.make(kind, attributes, name=name, stream=stream, toxicity=toxicity))
+
+    def apply(self, toxic: Toxic) -> Toxic:
+        """Add a toxic that has been made. Raises DuplicateNameError."""
+        with self._lock:
+            if any(each.name == toxic.name for each in self._toxics):
+                raise DuplicateNameError("toxic", toxic.name)
+            self._arrange((*self._toxics, toxic))
+        return toxic
+
+    def update(self, name: str, *, toxicity: float | None = None, **attributes: Any) -> Toxic:
+        """Change a toxic; what is not given stays. Raises as `add`, and UnknownNameError."""
+        with self._lock:
+            old = self.toxic(name)
+            new = old.changed(attributes, toxicity)
+            self._arrange(tuple(new if each is old else each for each in self._toxics))
+        return new
+
+    def remove(self, name: str) -> None:
+        """Take a toxic away; what it holds goes on at once. Raises UnknownNameError."""
+        with self._lock:
+            gone = self.toxic(name)
+            self._arrange(tuple(each for each in self._toxics if each is not gone))
+
+    @contextmanager
+    def having(self, kind: str, **parameters: Any) -> Iterator[Toxic]:
+        """A toxic for the length of a `with`; see `add`."""
+        toxic = self.add(kind, **parameters)
+        try:
+            yield toxic
+        finally:
+            with contextlib.suppress(UnknownNameError, ShutdownError):  # others took it away
+                self.remove(toxic.name)
+
+    def enable(self) -> None:
+        """Let clients in."""
+        self._loop.call(lambda: self._board.enable(enabled=True))
+
+    def disable(self) -> None:
+        """Cut all connections, and refuse new ones."""
+        self._loop.call(lambda: self._board.enable(enabled=False))
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """Disabled for the length of a `with`."""
+        self.disable()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ShutdownError):
+                self.enable()
+
+    def reset(self) -> None:
+        """As it was made: enabled, and with no toxics."""
+        with self._lock:
+            self._arrange(())
+            self.enable()
+
+    def move(
+        self,
+        *,
+        upstream: str | tuple[str, int] | None = None,
+        listen: str | tuple[str, int] | None = None,
+    ) -> None:
+        """Lead elsewhere, or listen elsewhere: cuts all connections. Raises ConfigurationError."""
+        server = self._board.upstream if upstream is None else parse_address("upstream", upstream)
+        address = self._board.address if listen is None else parse_address("listen", listen)
+        endpoints, endpoint = resolve("upstream", server), loopback(address)
+        self._loop.call(lambda: self._board.move(server, endpoints, endpoint))
+
+    def inject(
+        self,
+        experiment: ChaosExperiment | ChaosType | str,
+        *,
+        must_fire: bool = True,
+        **parameters: Any,
+    ) -> AbstractContextManager[Activation]:
+        """Run an experiment, or a type with its parameters, for the length of a `with`.
+
+        Its operations are the connects and answers of this proxy. Raises ConfigurationError
+        at once for what makes no sense or cannot happen here, and NeverFiredError when the
+        `with` ends and nothing matched, unless told otherwise by `must_fire`.
+        """
+        return self._experiments.inject(experiment, parameters, must_fire=must_fire)
+
+    def dsn(self, dsn: str) -> str:
+        """A URL, libpq connection string or `host:port` that leads here instead."""
+        return dsns.redirect(dsn, Address(self.host, self.port))
+
+    def environment(self) -> dict[str, str]:
+        """The variables that lead libpq, and subprocesses that use it, here."""
+        return dsns.libpq_variables(Address(self.host, self.port))
+
+    def in_environment(self) -> AbstractContextManager[None]:
+        """Have `environment()` in this process for the length of a `with`."""
+        return dsns.variables_set(self.environment())
+
+    def close(self) -> None:
+        """End it with all its connections, at once; harmless when it has ended."""
+        self._loop.close(self._board.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _arrange(self, toxics: tuple[Toxic, ...]) -> None:
+        self._loop.call(lambda: self._board.arrange(toxics))
+        self._toxics = toxics
+
+    def __repr__(self) -> str:
+        state = "enabled" if self.enabled else "disabled"
+        return f"<ChaosProxy {self.name!r} {self.listen} -> {self.upstream} {state}>"
