@@ -52,7 +52,7 @@ class Fields:
                 allowed = ", ".join(sorted(known))
                 raise MisfitError((*self.path, key), f"unknown key; allowed: {allowed}")
 
-    def _get(self, key: str, kind: type[T], words: str) -> T:
+    def _get(self, key: str, kind: type[T] | tuple[type[T], ...], words: str) -> T:
         if key not in self._data:
             raise MisfitError((*self.path, key), f"missing; give {words}")
         value = self._data[key]
@@ -83,7 +83,7 @@ class Fields:
     def number(self, key: str, *, above: float = -math.inf) -> float:
         """A finite number above `above`."""
         bound = "" if above == -math.inf else f" above {above:g}"
-        value: float = self._get(key, (int, float), f"a finite number{bound}")  # type: ignore[arg-type]
+        value: float = self._get(key, (int, float), f"a finite number{bound}")
         try:
             fits = math.isfinite(value) and value > above
         except OverflowError:  # a whole number of more than 308 digits

@@ -1,10 +1,10 @@
 "use strict";
 (() => {
-  // cells: [test, experiment, verdict, flaky, milliseconds, reason, repeat, hidden, moments], the
+  // cells: [test, experiment, verdict, flags, milliseconds, reason, repeat, hidden, moments], the
   // first three as indexes, reason and repeat as indexes of texts; in `repeat`, NUL stands for the
-  // test. moments, flat: [milliseconds since the one before, kind, source, text, …].
+  // test. flags: 1 flaky, 2 in the baseline. moments, flat: [milliseconds since the one before, kind, source, text, …].
   const data = JSON.parse(document.getElementById("data").textContent);
-  const [TEST, EXPERIMENT, VERDICT, FLAKY, DURATION, REASON, REPEAT, HIDDEN, MOMENTS] =
+  const [TEST, EXPERIMENT, VERDICT, FLAGS, DURATION, REASON, REPEAT, HIDDEN, MOMENTS] =
     [0, 1, 2, 3, 4, 5, 6, 7, 8];
   const byId = (id) => document.getElementById(id);
   // Text goes in as text, never as markup.
@@ -50,12 +50,17 @@
     if (first) first.tabIndex = 0;
   }
 
+  function remarks(cell) {
+    return (cell[FLAGS] & 1 ? ", flaky" : "") + (cell[FLAGS] & 2 ? ", in the baseline" : "");
+  }
+
   function square(cell) {
     if (!cell) return element("td");
     const [name, words, letter] = data.verdicts[cell[VERDICT]];
-    const made = element("td", letter, name + (cell[FLAKY] ? " flaky" : ""));
+    const names = [name, ...(cell[FLAGS] & 1 ? ["flaky"] : []), ...(cell[FLAGS] & 2 ? ["known"] : [])];
+    const made = element("td", letter, names.join(" "));
     made.tabIndex = -1;
-    made.setAttribute("aria-label", words + (cell[FLAKY] ? ", flaky" : ""));
+    made.setAttribute("aria-label", words + remarks(cell));
     return made;
   }
 
@@ -103,7 +108,7 @@
     const [experiment, what, weight] = data.experiments[cell[EXPERIMENT]];
     const [name, words] = data.verdicts[cell[VERDICT]];
     byId("cell-test").textContent = test;
-    byId("cell-verdict").textContent = words + (cell[FLAKY] ? " (flaky)" : "");
+    byId("cell-verdict").textContent = words + remarks(cell);
     byId("cell-verdict").className = "badge " + name;
     const told = [experiment, what === experiment ? "" : what, "weight " + weight];
     byId("cell-experiment").textContent =

@@ -46,7 +46,7 @@ def page_text(report: Report, gate: GateResult | None = None) -> str:
         style=Markup(style),  # noqa: S704  # as above
         script_hash=_csp_hash(script),
         style_hash=_csp_hash(style),
-        data=Markup(_json_in_html(_data(report))),  # noqa: S704  # escaped by its own rules
+        data=Markup(_json_in_html(_data(report, gate))),  # noqa: S704  # escaped by its own rules
     )
 
 
@@ -72,8 +72,9 @@ class _Table(dict[str, int]):
         return number
 
 
-def _data(report: Report) -> dict[str, Any]:
+def _data(report: Report, gate: GateResult | None) -> dict[str, Any]:
     """What the script draws from; its reading of it is at the top of page.js."""
+    waived = {cell.key for cell in gate.waived} if gate else set()
     tests, texts = _Table(), _Table()
     experiments: dict[str, Cell] = {}
     for cell in report.cells:
@@ -85,7 +86,7 @@ def _data(report: Report) -> dict[str, Any]:
             tests[cell.test],
             columns[cell.experiment],
             _VERDICTS[cell.verdict],
-            int(cell.flaky),
+            cell.flaky + 2 * (cell.key in waived),
             _milliseconds(cell.duration),
             texts[_cut(cell.reason)],
             # Most command lines differ in nothing but the test.

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import Moment
 from pytest_resilience.report.cell import MomentKind
@@ -90,7 +91,6 @@ class Page:
         self.path = path
         self.show(DESK)
         self.prefer("light")
-        self._log: Any = driver.get_log  # which has no types
         for log in ("browser", "performance"):
             self._log(log)  # what an earlier test left there
         driver.get(path.as_uri())
@@ -114,6 +114,10 @@ class Page:
     def tests(self) -> list[str]:
         return [text for text in self.texts("#map tbody th") if text]
 
+    def _log(self, name: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.driver.get_log(name)  # type: ignore[no-untyped-call]
+        return found
+
     def ask(self, expression: str) -> Any:
         return self.driver.execute_script(f"return {expression}")
 
@@ -129,6 +133,7 @@ class Page:
             each["message"]["params"]["request"]["url"]
             for each in messages
             if each["message"]["method"] == "Network.requestWillBeSent"
+            and each["message"]["params"]["documentURL"] == self.path.as_uri()
         }
 
 
@@ -157,7 +162,7 @@ def test_it_opens_with_every_cell_and_asks_nobody(page: Page) -> None:
 def test_a_click_opens_a_cell_with_its_timeline(page: Page) -> None:
     page.one("td.failed").click()
     assert page.one("#cell-test").text == "tests/test_shop.py::test_pays"
-    assert page.one("#cell-verdict").text == "failed (flaky)"
+    assert page.one("#cell-verdict").text == "failed, flaky"
     assert page.one("#cell-experiment").text == (
         "gone · connection refused on pay:443 · weight 1 · 1.800 s"
     )
@@ -188,7 +193,7 @@ def test_the_repeat_line_can_be_copied_or_is_selected(page: Page) -> None:
 def test_keys_are_enough(page: Page) -> None:
     page.driver.execute_script("document.querySelector('td').focus()")
     page.press(Keys.ARROW_RIGHT, Keys.ENTER)
-    assert page.one("#cell-verdict").text == "failed (flaky)"
+    assert page.one("#cell-verdict").text == "failed, flaky"
     page.press(Keys.ESCAPE)
     assert not page.one("#cell").is_displayed()
     page.press(Keys.ARROW_DOWN)  # from where it was
@@ -245,6 +250,17 @@ def test_keys_go_over_what_the_filter_hides(page: Page) -> None:
     page.press(Keys.ARROW_DOWN)
     page.press(Keys.ENTER)
     assert page.one("#cell-test").text == "tests/test_many.py::test_30"
+
+
+def test_cells_of_the_baseline_say_so(chromium: webdriver.Chrome, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    known = report(cell("failed"))
+    gate = judge(known, threshold=None, baseline=baseline_of(known), today=TODAY)
+    write_report(path, known, gate)
+    page = Page(chromium, path)
+    assert page.one("td.known").get_attribute("aria-label") == "failed, in the baseline"
+    page.one("td.known").click()
+    assert page.one("#cell-verdict").text == "failed, in the baseline"
 
 
 def test_light_and_dark(page: Page) -> None:

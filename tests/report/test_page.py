@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import settings
 
+from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.cell import Moment
 from pytest_resilience.report.cell import MomentKind
 from pytest_resilience.report.document import Report
@@ -61,7 +62,7 @@ def tags(page: str) -> list[str]:
 def told(data: Any) -> list[tuple[Any, ...]]:
     """The cells as page.js reads them."""
     texts, found = data["texts"], []
-    for test, column, verdict, flaky, ms, reason, repeat, hidden, flat in data["cells"]:
+    for test, column, verdict, flags, ms, reason, repeat, hidden, flat in data["cells"]:
         name = data["tests"][test]
         at, moments = 0, []
         for start in range(0, len(flat), 4):
@@ -70,7 +71,7 @@ def told(data: Any) -> list[tuple[Any, ...]]:
             moments.append((at, data["kinds"][kind], texts[source], texts[text]))
         found.append(
             (
-                *(name, data["experiments"][column][0], data["verdicts"][verdict][0], bool(flaky)),
+                *(name, data["experiments"][column][0], data["verdicts"][verdict][0], flags),
                 *(ms, texts[reason], texts[repeat].replace("\0", name), hidden, moments),
             )
         )
@@ -83,7 +84,13 @@ def test_the_page_holds_every_cell_and_lets_no_text_become_markup(found: Report)
     page = page_text(found)
     assert told(embedded(page)) == [
         (
-            *(each.test, each.experiment, each.verdict, each.flaky, milliseconds(each.duration)),
+            *(
+                each.test,
+                each.experiment,
+                each.verdict,
+                int(each.flaky),
+                milliseconds(each.duration),
+            ),
             *(each.reason, repeat(each.repeat, each.test), 0),
             [(milliseconds(m.at), m.kind, m.source, m.text) for m in each.timeline],
         )
@@ -207,3 +214,20 @@ def test_each_text_is_kept_once() -> None:
         for number in range(50)
     ]
     assert embedded(page_text(report(*same)))["texts"] == ["same", "pytest \0 --chaos-seed 1"]
+
+
+def test_cells_of_the_baseline_are_marked() -> None:
+    found = report(cell("failed", "a"), cell("failed", "b", flaky=True), cell("survived", "c"))
+    gate = judge(found, threshold=None, baseline=baseline_of(found), today=TODAY)
+    assert [each[3] for each in told(embedded(page_text(found, gate)))] == [2, 3, 0]
+    page = page_text(report(cell("survived", "a")), gate=None)
+    assert "in the baseline</li>" not in page
+    assert "<li>2 bad cells are in the baseline</li>" in page_text(found, gate)
+
+
+def test_what_no_longer_breaks_is_told() -> None:
+    before = baseline_of(report(cell("failed", "<a>")))
+    now = report(cell("survived", "<a>"))
+    page = page_text(now, judge(now, threshold=None, baseline=before, today=TODAY))
+    note = "survived, take it out of the baseline: failed  slow  &lt;a&gt;"
+    assert f"<li>{note}</li>" in page
