@@ -17,6 +17,7 @@ from pytest_resilience.seeds import Stream
 
 __all__ = ["Activation", "Hit"]
 
+_LONGEST = 80  # signs of a statement
 _MOST_SEEN = 8  # lines of "what the code did instead" that anybody reads
 _POLLED = " (a non-blocking socket, and no transport of asyncio)"
 
@@ -105,7 +106,8 @@ class Activation:
         """Remember that the code did this, which the experiment was not aimed at."""
         if len(self._seen) < _MOST_SEEN:
             remark = "" if operation.blocking else _POLLED
-            self._seen[f"{operation.kind} {operation.target}{remark}"] = None
+            text = f" {operation.statement}"[:_LONGEST].rstrip()
+            self._seen[f"{operation.kind} {operation.target}{text}{remark}"] = None
 
     def delayed(self, seconds: float) -> None:
         """Add to `delay`."""
@@ -126,8 +128,11 @@ class Activation:
         if non_blocking:
             return "This fault makes callers wait, which it can on blocking sockets and in asyncio."
         kinds = ", ".join(sorted(self.kinds))
+        early = ""
+        if any(kind.startswith("database.") for kind in self.kinds):
+            early = "Of sqlite3 and psycopg2, connections that were open before are not reached. "
         return (
-            f"It hits {kinds}. Correct the target or the fault, or say must_fire=False if "
+            f"It hits {kinds}. {early}Correct the target or the fault, or say must_fire=False if "
             "firing is not what you test."
         )
 

@@ -36,10 +36,10 @@ class ChaosType(Enum):
     CPU_STRESS = "cpu_stress"
     MEMORY_STRESS = "memory_stress"
     DISK_STRESS = "disk_stress"
-    DISK_FAILURE = "disk_failure"
     SERVICE_FAILURE = "service_failure"
     DATABASE_SLOWDOWN = "database_slowdown"
     DATABASE_FAILURE = "database_failure"
+    DISK_FAILURE = "disk_failure"
     FD_EXHAUSTION = "fd_exhaustion"
     THREAD_EXHAUSTION = "thread_exhaustion"
 

@@ -16,6 +16,7 @@ __all__ = ["StatementPattern", "control_word", "parse_statements", "plain_text"]
 
 _COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _QUOTED = re.compile(r"[\"`\[]([^\W\d]\w*)[\"`\]]")
+_WILD = {"*": ".*", "?": "."}
 _CONTROL = {
     "begin": "begin",
     "commit": "commit",
@@ -52,10 +53,10 @@ class StatementPattern:
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         text = plain_text(self.text.replace("…", "*"))
-        if not re.search(r"[*?]", text):
-            text += "*" if not text[-1].isalnum() else "\0"
-        parts = {"*": ".*", "?": ".", "\0": r"\b.*"}
-        return re.compile("".join(parts.get(sign, re.escape(sign)) for sign in text), re.DOTALL)
+        pattern = "".join(_WILD.get(sign) or re.escape(sign) for sign in text)
+        if not _WILD.keys() & set(text):
+            pattern += r"\b.*" if text[-1].isalnum() else ".*"
+        return re.compile(pattern, re.DOTALL)
 
     def matches(self, statement: str) -> bool:
         """Whether a statement is meant."""

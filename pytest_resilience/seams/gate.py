@@ -27,6 +27,7 @@ __all__ = [
 ]  # fmt: skip
 
 DATABASE_KINDS = frozenset({OPEN_CONNECTION, CHECK_OUT, EXECUTE, COMMIT, FETCH})
+_MORE = frozenset({"position", "database"})  # parameters that look at more than the text
 _MOST_PASSING = 10_000  # statements whose texts are remembered
 
 
@@ -69,7 +70,7 @@ class Gate:
         kinds = frozenset().union(*(each.kinds for each in active))
         self.commits = COMMIT in kinds
         self.fetches = FETCH in kinds
-        self._counts = any("position" in dict(each.experiment.parameters) for each in active)
+        self._counts = any(_MORE & dict(each.experiment.parameters).keys() for each in active)
         self.passing.clear()
 
     def opening(self, names: tuple[str, ...]) -> Effect | None:
@@ -86,6 +87,7 @@ class Gate:
         if control == "commit":
             return self.committing(session) if in_transaction else None
         if control:
+            session.position = session.position if control == "savepoint" else 0
             return None
         session.position = session.position + 1 if in_transaction else 1
         session.statement = statement
