@@ -14,6 +14,7 @@ from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.operation import CREATE
 from pytest_resilience.chaos.operation import MAKE
 from pytest_resilience.chaos.operation import OPEN
+from pytest_resilience.chaos.operation import OPEN_IN_VAIN
 from pytest_resilience.chaos.operation import OPEN_TO_WRITE
 from pytest_resilience.chaos.operation import READ
 from pytest_resilience.chaos.operation import REMOVE
@@ -36,9 +37,11 @@ __all__ = ["DISK_FAILURE", "DiskDelay", "DiskError", "ShortWrite", "TornWrite"]
 
 MOST_DELAY = 2.0  # seconds at intensity 1
 
-_OPENING = frozenset({OPEN, OPEN_TO_WRITE, CREATE})
+# What the number of open files is the limit of, even where the file cannot be had.
+_TAKING = frozenset({OPEN, OPEN_IN_VAIN, OPEN_TO_WRITE, CREATE})
+_OPENING = _TAKING - {OPEN_IN_VAIN}
 _STEPS = {
-    "open": _OPENING,
+    "open": _TAKING,
     "read": frozenset({READ}),
     "write": frozenset({WRITE}),
     "resize": frozenset({RESIZE}),
@@ -47,7 +50,7 @@ _STEPS = {
     "make": frozenset({MAKE}),
     "remove": frozenset({REMOVE}),
 }
-_ALL = frozenset[str]().union(*_STEPS.values())
+_ALL = frozenset[str]().union(*_STEPS.values()) - {OPEN_IN_VAIN}
 _CHANGES = frozenset({OPEN_TO_WRITE, CREATE, RESIZE, RENAME, MAKE, REMOVE})
 _SPACE = frozenset({CREATE, WRITE, RESIZE, SYNC, RENAME, MAKE})
 
@@ -77,7 +80,7 @@ _MODES = {
     "permission_denied": _Mode(
         usual=_OPENING | _CHANGES, possible=_OPENING | _CHANGES, code=errno.EACCES
     ),
-    "too_many_open_files": _Mode(usual=_OPENING, possible=_OPENING, code=errno.EMFILE),
+    "too_many_open_files": _Mode(usual=_TAKING, possible=_TAKING, code=errno.EMFILE),
     "failed_fsync": _Mode(usual=frozenset({SYNC}), possible=frozenset({SYNC}), code=errno.EIO),
     "failed_rename": _Mode(usual=frozenset({RENAME}), possible=frozenset({RENAME}), code=errno.EIO),
     _SHORT: _Mode(usual=_WRITING, possible=_WRITING),
@@ -178,7 +181,7 @@ class TornWrite(Fault):
 
 def _named(kinds: frozenset[str]) -> str:
     """Kinds of operation, for people."""
-    return "/".join(sorted(kind.removeprefix("file.") for kind in kinds))
+    return "/".join(step for step, those in _STEPS.items() if those & kinds)
 
 
 def _part(size: int | None) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from pytest_resilience.chaos.operation import Operation
@@ -40,50 +40,35 @@ class PathPattern:
         whole = os.path.expanduser(self.text)
         if not os.path.isabs(whole):
             whole = os.path.join(os.getcwd(), whole)
-        base, rest = _split(os.path.normpath(whole))
-        # Links in front of the first sign are those of the place; behind it they are matched.
-        bases = dict.fromkeys((base, os.path.realpath(base)))
-        return any(_compiled(each, rest).fullmatch(path) for each in bases)
+        glob = os.path.normpath(whole).split(os.sep)
+        parts = path.split(os.sep)
+        return _matches(parts, glob) or _matches(parts, _resolved(glob))
 
     def __str__(self) -> str:
         return self.text
 
 
-@lru_cache(maxsize=256)
-def _split(glob: str) -> tuple[str, tuple[str, ...]]:
-    """The folder, or file, in front of the first sign, and the parts from there on."""
-    parts = glob.split("/")
-    plain = next((at for at, part in enumerate(parts) if _SIGNS.search(part)), len(parts))
-    return "/".join(parts[:plain]) or "/", tuple(parts[plain:])
+def _resolved(glob: list[str]) -> list[str]:
+    """With the links resolved in front of the first sign: from there on they are matched."""
+    plain = next((at for at, part in enumerate(glob) if _SIGNS.search(part)), len(glob))
+    base = os.path.realpath(os.sep.join(glob[:plain]) or os.sep)
+    return [*base.rstrip(os.sep).split(os.sep), *glob[plain:]]
 
 
-@lru_cache(maxsize=256)
-def _compiled(base: str, rest: tuple[str, ...]) -> re.Pattern[str]:
-    text = re.escape(base.rstrip("/"))
-    for part in rest[:-1]:
-        text += "(?:/[^/]+)*" if part == "**" else f"/{_expression(part)}"
-    if rest:
-        text += "(?:/[^/]+)+" if rest[-1] == "**" else f"/{_expression(rest[-1])}"
-    if not rest or not _SIGNS.search(rest[-1]):
-        text += "(?:/.*)?"
-    return re.compile(text, re.DOTALL)
+def _matches(parts: list[str], glob: list[str]) -> bool:
+    if _SIGNS.search(glob[-1]):
+        return _follows(parts, glob)
+    return any(_follows(parts[:end], glob) for end in range(len(glob), len(parts) + 1))
 
 
-def _expression(part: str) -> str:
-    """One name's."""
-    signs = {"*": "[^/]*", "?": "[^/]"}
-    found = re.findall(r"\[!?\]?[^\]]*\]|.", part, re.DOTALL)
-    text = "".join(
-        signs.get(each) or (_one_of(each) if each[1:] else re.escape(each)) for each in found
-    )
-    return f"(?=[^/]){text}"
-
-
-def _one_of(brackets: str) -> str:
-    inner = brackets[1:-1].replace("\\", r"\\")
-    if inner.startswith("!"):
-        return f"(?!/)[^{inner[1:]}]"
-    return f"(?!/)[{inner}]" if not inner.startswith("^") else f"(?!/)[\\{inner}]"
+def _follows(parts: list[str], glob: list[str]) -> bool:
+    """Whether each part of a path is what the glob has at its place."""
+    if not glob:
+        return not parts
+    if glob[0] == "**":
+        least = 1 if len(glob) == 1 else 0  # at the end: what is below, not the folder itself
+        return any(_follows(parts[at:], glob[1:]) for at in range(least, len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], glob[0]) and _follows(parts[1:], glob[1:])
 
 
 @dataclass(frozen=True, slots=True)

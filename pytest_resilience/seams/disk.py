@@ -22,6 +22,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CREATE
 from pytest_resilience.chaos.operation import MAKE
 from pytest_resilience.chaos.operation import OPEN
+from pytest_resilience.chaos.operation import OPEN_IN_VAIN
 from pytest_resilience.chaos.operation import OPEN_TO_WRITE
 from pytest_resilience.chaos.operation import READ
 from pytest_resilience.chaos.operation import RESIZE
@@ -35,7 +36,7 @@ from pytest_resilience.seams.patching import Patches
 
 __all__ = ["DiskSeam"]
 
-_OPENING = frozenset({OPEN, OPEN_TO_WRITE, CREATE})
+_OPENING = frozenset({OPEN, OPEN_IN_VAIN, OPEN_TO_WRITE, CREATE})
 # Where `os` says of its functions what they can do: shutil.rmtree relies on it.
 _ABILITIES = (
     os.supports_dir_fd, os.supports_effective_ids, os.supports_fd, os.supports_follow_symlinks

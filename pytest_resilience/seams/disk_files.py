@@ -24,6 +24,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CREATE
 from pytest_resilience.chaos.operation import MAKE
 from pytest_resilience.chaos.operation import OPEN
+from pytest_resilience.chaos.operation import OPEN_IN_VAIN
 from pytest_resilience.chaos.operation import OPEN_TO_WRITE
 from pytest_resilience.chaos.operation import READ
 from pytest_resilience.chaos.operation import REMOVE
@@ -38,7 +39,7 @@ from pytest_resilience.seams.waiting import wait
 __all__ = ["FILE_KINDS", "AimedFiles", "Names", "error_of"]
 
 FILE_KINDS = frozenset(
-    {OPEN, OPEN_TO_WRITE, CREATE, READ, WRITE, RESIZE, SYNC, RENAME, MAKE, REMOVE}
+    {OPEN, OPEN_IN_VAIN, OPEN_TO_WRITE, CREATE, READ, WRITE, RESIZE, SYNC, RENAME, MAKE, REMOVE}
 )
 
 Names = tuple[str, ...]

@@ -20,6 +20,7 @@ from pytest_resilience.chaos.disk import TornWrite
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.operation import CREATE
 from pytest_resilience.chaos.operation import OPEN
+from pytest_resilience.chaos.operation import OPEN_IN_VAIN
 from pytest_resilience.chaos.operation import OPEN_TO_WRITE
 from pytest_resilience.chaos.operation import READ
 from pytest_resilience.chaos.operation import RESIZE
@@ -110,14 +111,13 @@ class RawFile(io.FileIO):
 
 def opening_kind(file: Any, flags: int, folder: int | None = None) -> str:
     """What opening a file with these flags is."""
-    if not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
-        return OPEN
     try:
         os.stat(file, dir_fd=folder)
     except OSError:
-        return CREATE if flags & os.O_CREAT else OPEN
-    # That it is there already is what such an opener is told, on a healthy disk or not.
-    return OPEN if flags & os.O_EXCL else OPEN_TO_WRITE
+        return CREATE if flags & os.O_CREAT else OPEN_IN_VAIN
+    if flags & os.O_EXCL:
+        return OPEN_IN_VAIN
+    return OPEN_TO_WRITE if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC) else OPEN
 
 
 def make_stream(  # noqa: PLR0917  # the order is that of open
