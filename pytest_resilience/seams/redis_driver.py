@@ -91,7 +91,11 @@ class RedisDriver:
         return self._gate.executing(_session(client), text, False)
 
     def _asked_to_send(self, pipeline: Any) -> Effect | None:
-        if not pipeline.is_transaction:
+        # Which one it is depends on whether it is awaited.
+        whole = (
+            pipeline.is_transaction if hasattr(pipeline, "is_transaction") else pipeline.transaction
+        )
+        if not (whole or pipeline.explicit_transaction):
             return self._asked(pipeline, "PIPELINE")
         return self._gate.committing(_session(pipeline)) if self._gate.commits else None
 
