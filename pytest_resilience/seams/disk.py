@@ -62,14 +62,15 @@ class DiskSeam:
         needed = frozenset().union(*(each.kinds for each in self._engine.active))
         if not needed.isdisjoint(_OPENING | {READ, WRITE, RESIZE}) and "open" not in self._replaced:
             self._replaced.add("open")
+            make = _once(self._calls.open)
             for owner in (builtins, io):
-                self._replace(owner, "open", self._calls.open)
+                self._replace(owner, "open", make)
         for kinds, names, make in _functions(self._calls):
             if not kinds or kinds & needed:
                 for name in names:
                     if hasattr(os, name) and f"os.{name}" not in self._replaced:
                         self._replaced.add(f"os.{name}")
-                        self._replace(os, name, make)
+                        self._replace(os, name, _once(make))
 
     def refresh(self) -> None:
         if self._files is not None:
@@ -88,13 +89,22 @@ class DiskSeam:
 
     def _replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         original = getattr(owner, name)
-        # A function of Python's would become a method where a class takes it as an attribute.
-        self._patches.replace(owner, name, lambda found: staticmethod(make(found)))
+        self._patches.replace(owner, name, make)
         for abilities in _ABILITIES:
             if original in abilities:
                 ours = getattr(owner, name)
                 abilities.add(ours)
                 self._able.append((abilities, ours))
+
+
+def _once(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Make one thing of what is one thing under two names.
+
+    A function of Python's would become a method where a class takes it as an attribute; a
+    built-in one does not, nor does a static method.
+    """
+    made: dict[int, Any] = {}
+    return lambda found: made.setdefault(id(found), staticmethod(make(found)))
 
 
 def _functions(
@@ -106,7 +116,7 @@ def _functions(
     """
     always = frozenset[str]()
     return (
-        (_OPENING, ("open",), calls.open_descriptor),
+        (_OPENING | {WRITE}, ("open",), calls.open_descriptor),
         (frozenset({WRITE}), ("write", "pwrite"), calls.write),
         (frozenset({WRITE}), ("writev", "pwritev"), calls.write_several),
         (frozenset({WRITE}), ("sendfile",), calls.send),
