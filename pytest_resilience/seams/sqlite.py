@@ -107,21 +107,32 @@ class _Guarded:
     chaos_session: Session
 
 
+_new_cursor: Callable[..., Any] = sqlite3.Connection.cursor
+_execute: Callable[..., Any] = sqlite3.Cursor.execute
+
+
 class _Connection(_Guarded, sqlite3.Connection):
+    chaos_cursor: type[sqlite3.Cursor]  # of the class: what its own methods use
+
     def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
         return super().cursor(_cursor_class(self.chaos_gate, factory))
 
+    # As in C, these do not go by way of `cursor`, which a derived class may have changed.
+
     def execute(self, sql: str, *args: Any) -> Any:
         __tracebackhide__ = True
-        return self.cursor().execute(sql, *args)
+        cursor = _new_cursor(self, self.chaos_cursor)
+        if sql in self.chaos_gate.passing:
+            return _execute(cursor, sql, *args)
+        return cursor.execute(sql, *args)
 
     def executemany(self, sql: str, *args: Any) -> Any:
         __tracebackhide__ = True
-        return self.cursor().executemany(sql, *args)
+        return _new_cursor(self, self.chaos_cursor).executemany(sql, *args)
 
     def executescript(self, sql: str) -> Any:
         __tracebackhide__ = True
-        return self.cursor().executescript(sql)
+        return _new_cursor(self, self.chaos_cursor).executescript(sql)
 
     def commit(self) -> None:
         __tracebackhide__ = True
@@ -199,7 +210,9 @@ class _Cursor(_Guarded, sqlite3.Cursor):
 
 @functools.lru_cache(maxsize=256)
 def _connection_class(gate: Gate, base: type[sqlite3.Connection]) -> type[sqlite3.Connection]:
-    return _derived(_Connection, sqlite3.Connection, gate, base)
+    found = _derived(_Connection, sqlite3.Connection, gate, base)
+    found.chaos_cursor = _cursor_class(gate, sqlite3.Cursor)  # type: ignore[attr-defined]
+    return found
 
 
 @functools.lru_cache(maxsize=256)
