@@ -46,8 +46,11 @@ class FileCalls:
         @functools.wraps(original)
         def opened(file: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            if type(file) is str and files.verdicts.get(file) is False and "opener" not in kwargs:
-                return original(file, *args, **kwargs)
+            # A path that is remembered as nobody's concern costs a look, and nothing else.
+            if hasattr(file, "__fspath__") or isinstance(file, str):
+                path = os.fspath(file)
+                if files.verdicts.get(path) is False and not kwargs.get("opener"):
+                    return original(path, *args, **kwargs)
             return make_stream(files, original, file, *args, **kwargs)
 
         return opened
