@@ -102,6 +102,10 @@ class Detour(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._protocol.resume_writing()
 
+    def __getattr__(self, name: str) -> Any:
+        """What is asked of a transport's protocol, which this is for a while."""
+        return getattr(self._protocol, name)
+
     def _pass(self, name: str, step: Callable[[], object]) -> None:
         if self._held:
             self._held[-1].steps.append((name, step))
@@ -138,9 +142,7 @@ class Detour(asyncio.Protocol):
         if self._held[0].effect.delay == _ENDLESS:
             self._give_up()
             return
-        first = self._held.popleft()
-        first.book()
-        self._play(first)
+        self._play(self._held.popleft())
         if self._held:
             self._await_first()
         else:
@@ -187,13 +189,11 @@ class Detour(asyncio.Protocol):
     def _forget(self) -> None:
         if self._wait is not None:
             self._wait.cancel()
-        for answer in self._held:
-            answer.book()
         self._held.clear()
 
     def _step_aside(self) -> None:
         self._size = 0
-        if self._transport.get_protocol() is self:
+        if self._transport.get_protocol() is self and self._error is None:
             self._transport.set_protocol(self._protocol)
         if self._paused:
             self._paused = False
@@ -203,16 +203,12 @@ class Detour(asyncio.Protocol):
 class _Answer:
     """What the peer says in one turn, and when it may be heard."""
 
-    __slots__ = ("due", "effect", "since", "steps")
+    __slots__ = ("due", "effect", "steps")
 
     def __init__(self, effect: Effect, now: float) -> None:
         self.effect = effect
-        self.since = now
         self.due = now + effect.delay
         self.steps: list[tuple[str, Callable[[], object]]] = []
-
-    def book(self) -> None:
-        self.effect.waited(self.effect.clock.monotonic() - self.since)
 
 
 def detour_of(sock: socket.socket) -> Detour | None:

@@ -29,10 +29,10 @@ class Wait:
     Time passes with the clock or with the loop, whichever is faster: a clock that stands
     still holds nobody up for ever, and in a loop whose time is virtual no real time is
     taken. The last millisecond is spent in turns with everything else that the loop has
-    to do, for no timer of a loop is that exact.
+    to do, for no timer of a loop is that exact. What is waited is booked as it passes.
     """
 
-    __slots__ = ("_effect", "_handle", "_last", "_loop", "_seconds", "_since", "_then")
+    __slots__ = ("_booked", "_effect", "_handle", "_last", "_loop", "_seconds", "_since", "_then")
 
     def __init__(
         self,
@@ -46,18 +46,28 @@ class Wait:
         self._seconds = seconds
         self._then = then
         self._since = (effect.clock.monotonic(), loop.time())
+        self._booked = effect.clock.monotonic()
         self._last = -math.inf
         self._handle: asyncio.Handle = loop.call_soon(self._look)
 
     def cancel(self) -> None:
         """Never call, if it has not."""
-        self._handle.cancel()
+        if not self._handle.cancelled():
+            self._handle.cancel()
+            self._book()
+
+    def _book(self) -> None:
+        now = self._effect.clock.monotonic()
+        self._effect.waited(now - self._booked)
+        self._booked = now
 
     def _look(self) -> None:
         now = self._loop.time()
         passed = max(self._effect.clock.monotonic() - self._since[0], now - self._since[1])
         rest = min(self._seconds - passed, self._effect.left())
+        self._book()
         if rest <= 0:
+            self._handle.cancel()
             self._then()
         elif rest > _FINE:
             self._handle = self._loop.call_later(min(rest - _FINE, _SLICE), self._look)
@@ -69,9 +79,8 @@ class Wait:
 
 
 async def pause(loop: asyncio.AbstractEventLoop, effect: Effect) -> None:
-    """Suspend the task for the delay of `effect`, and book it. Can be cancelled."""
+    """Suspend the task for the delay of `effect`. Can be cancelled."""
     over: asyncio.Future[None] = loop.create_future()
-    started = effect.clock.monotonic()
 
     def end() -> None:
         if not over.done():  # cancelled just now
@@ -82,4 +91,3 @@ async def pause(loop: asyncio.AbstractEventLoop, effect: Effect) -> None:
         await over
     finally:
         wait.cancel()
-        effect.waited(effect.clock.monotonic() - started)

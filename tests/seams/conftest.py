@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import Event
@@ -22,6 +25,28 @@ from pytest_resilience.seams.sockets import SocketSeam
 
 
 Handler = Callable[[socket.socket], None]
+
+HOST = "127.0.0.1"
+
+
+class Trust:
+    """An authority, and what servers and clients need to make use of it."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = trustme.CA()
+        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(HOST, "localhost").configure_cert(self.server)
+        self.client = ssl.create_default_context()
+        authority.configure_trust(self.client)
+        self.file = str(folder / "authority.pem")
+        authority.cert_pem.write_to_path(self.file)
+
+    def over_tls(self, handler: Handler) -> Handler:
+        def handle(connection: socket.socket) -> None:
+            with self.server.wrap_socket(connection, server_side=True) as wrapped:
+                handler(wrapped)
+
+        return handle
 
 
 def serve(handler: Handler) -> contextlib.AbstractContextManager[int]:
@@ -94,6 +119,11 @@ def outcome(action: Callable[[], object]) -> str:
         return repr(action())
     except OSError as error:
         return f"{type(error).__name__} {error.errno}"
+
+
+@pytest.fixture(scope="module")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    return Trust(tmp_path_factory.mktemp("trust"))
 
 
 @pytest.fixture

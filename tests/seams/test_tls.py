@@ -10,7 +10,6 @@ import threading
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +18,6 @@ import redis
 import redis.backoff
 import redis.retry
 import requests
-import trustme
 import urllib3
 
 from pytest_resilience import FaultInjected
@@ -28,7 +26,9 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.clock import ManualClock
 from pytest_resilience.seams.sockets import SocketSeam
+from tests.seams.conftest import HOST
 from tests.seams.conftest import Handler
+from tests.seams.conftest import Trust
 from tests.seams.conftest import met
 from tests.seams.conftest import outcome
 from tests.seams.conftest import reset
@@ -39,32 +39,6 @@ from tests.seams.conftest import silent
 Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
 
 TIMEOUT = 0.2
-HOST = "127.0.0.1"
-
-
-class Trust:
-    """An authority, and what servers and clients need to make use of it."""
-
-    def __init__(self, folder: Path) -> None:
-        authority = trustme.CA()
-        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(HOST, "localhost").configure_cert(self.server)
-        self.client = ssl.create_default_context()
-        authority.configure_trust(self.client)
-        self.file = str(folder / "authority.pem")
-        authority.cert_pem.write_to_path(self.file)
-
-    def over_tls(self, handler: Handler) -> Handler:
-        def handle(connection: socket.socket) -> None:
-            with self.server.wrap_socket(connection, server_side=True) as wrapped:
-                handler(wrapped)
-
-        return handle
-
-
-@pytest.fixture(scope="module")
-def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
-    return Trust(tmp_path_factory.mktemp("trust"))
 
 
 def answer(connection: socket.socket) -> None:
