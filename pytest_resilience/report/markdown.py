@@ -134,7 +134,7 @@ def _plain(text: str) -> str:
 
 def _code(text: str) -> str:
     line = " ".join(text.splitlines())
-    if not line.strip() or "\\|" in line:  # no escape of a pipe survives a backslash before it
+    if not line.strip():
         return f"<code>{line.translate(_ESCAPED)}</code>" if line else ""
     longest = max(map(len, re.findall("`+", line)), default=0)
     fence = "`" * (longest + 1)

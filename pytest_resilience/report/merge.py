@@ -51,10 +51,10 @@ def combine(cells: Iterable[Cell]) -> tuple[Cell, ...]:
 
 
 def _worst(runs: list[Cell]) -> Cell:
+    worst = max(runs, key=lambda cell: cell.verdict.severity)
     # One that was not run tells nothing, so it disagrees with nobody.
-    told = [cell for cell in runs if cell.verdict is not Verdict.NOT_RUN]
-    worst = max(told or runs, key=lambda cell: cell.verdict.severity)
-    flaky = any(cell.flaky for cell in runs) or len({cell.verdict for cell in told}) > 1
+    told = {cell.verdict for cell in runs} - {Verdict.NOT_RUN}
+    flaky = any(cell.flaky for cell in runs) or len(told) > 1
     return dataclasses.replace(worst, flaky=flaky)
 
 

@@ -32,7 +32,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 
-HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
+HOSTILE = (
+    "</script x><script>window.hacked = 1</script><!--<script>"
+    "<img src=x onerror='window.hacked = 1'>"
+)
 PHONE = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
 DESK = {"width": 1200, "height": 800, "deviceScaleFactor": 1, "mobile": False}
 
@@ -182,6 +185,31 @@ def test_a_click_opens_a_cell_with_its_timeline(page: Page) -> None:
     assert page.one("#cell-repeat code").text == f"pytest '{HOSTILE}'"
     assert page.one("#cell-hidden").text == "nothing was recorded"
     assert page.all("#cell-timeline li") == []
+
+
+def test_no_text_does_anything(chromium: webdriver.Chrome, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    hostile = cell(
+        "failed", HOSTILE, HOSTILE, what=f"{HOSTILE}!", reason=HOSTILE, repeat=HOSTILE,
+        timeline=(Moment(at=0, kind=MomentKind.LOG, source=HOSTILE, text=HOSTILE),),
+    )  # fmt: skip
+    strange = report(
+        hostile, interrupted=HOSTILE, profiles=(HOSTILE,), configuration=HOSTILE, plugin=HOSTILE,
+    )  # fmt: skip
+    write_report(path, strange, judge(strange, threshold=1, baseline=None, today=TODAY))
+    page = Page(chromium, path)
+    page.one("td").click()
+    assert page.one("#cell-test").text == HOSTILE
+    assert page.one("#cell-experiment").text == f"{HOSTILE} · {HOSTILE}! · weight 1 · 0.000 s"
+    assert page.one("#cell-reason").text == HOSTILE
+    assert page.one("#cell-repeat code").text == HOSTILE
+    assert page.one("#cell-timeline p").text == f"{HOSTILE}: {HOSTILE}"
+    assert page.texts("#map thead th span") == [HOSTILE]
+    # The policy would keep them from running; they must not even be there.
+    assert page.all("img") == []
+    assert len(page.all("script")) == 2
+    assert page.ask("window.hacked") is None
+    assert page.errors() == []
 
 
 def test_the_repeat_line_can_be_copied_or_is_selected(page: Page) -> None:

@@ -23,7 +23,10 @@ from tests.report.conftest import report
 from tests.report.conftest import reports
 
 
-HOSTILE = "</script><script>alert(1)</script><!--<img src=x onerror=alert(1)>&\u2028\u2029\"'"
+HOSTILE = (
+    "</script <!--<script></script><script>alert(1)</script>"
+    "<!--<img src=x onerror=alert(1)>&\u2028\u2029\"'"
+)
 
 
 class Elements(html.parser.HTMLParser):

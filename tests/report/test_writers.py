@@ -126,6 +126,15 @@ def test_a_report_is_never_half_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_who_reads_a_report_meanwhile_reads_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_report(path, FOUND)
+    with path.open(encoding="utf-8") as reader:
+        write_report(path, report())
+        assert reader.read() == json_text(FOUND)
+    assert read_report(path) == report()
+
+
 def test_a_link_stays_a_link_and_others_may_read(tmp_path: Path) -> None:
     real, link = tmp_path / "real.json", tmp_path / "link.json"
     real.touch()
