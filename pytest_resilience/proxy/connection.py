@@ -52,6 +52,8 @@ class Connection:
     Attributes:
         number: among all of its proxy, from 1.
         answer: the number of the server's answer that flows now, or is awaited, from 1.
+        answered: whether any of that answer has passed: what the client sends next is a
+            new request.
         gate: experiments at work.
         attempt: the connect to the server, while it is under way.
         is_open: whether it has not ended.
@@ -60,11 +62,11 @@ class Connection:
     def __init__(self, number: int, setting: Setting) -> None:
         self.number = number
         self.answer = 0
+        self.answered = False
         self.gate = Gate(setting.engine, setting.loop, setting.names, self)
         self.attempt: Attempt | None = None
         self.is_open = True
         self._setting = setting
-        self._awaiting = False
         self._lost = False
         self._client: Side | None = None
         self._up = Flow(self, setting.loop, UPSTREAM, setting.seed)
@@ -95,8 +97,10 @@ class Connection:
             self._answer(data)
 
     def _request(self, data: memoryview) -> None:
-        new, self._awaiting = not self._awaiting, True
-        self.answer += new
+        new = self.answered or not self.answer
+        if new:
+            self.answer += 1
+            self.answered = False
         self._up.take(data)
         if new and self._setting.engine.active:
             self.gate.requested()
@@ -105,15 +109,11 @@ class Connection:
         if not self.answer:
             self.answer = 1  # the server speaks first
         if self.gate.idle:
-            self._awaiting = False
+            self.answered = True
             self._down.take(data)
         else:
             self.gate.take(bytes(data))
             self._down.flowed()
-
-    def answered(self) -> None:
-        """An answer passes."""
-        self._awaiting = False
 
     def flowed(self) -> None:
         """An answer that was held has gone."""

@@ -63,10 +63,13 @@ class ControlServer:
                 "another port, or port 0 for any that is free"
             ) from error
         self.address: tuple[str, int] = self._server.socket.getsockname()[:2]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, name="proxy control", daemon=True
-        )
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name="proxy control", daemon=True)
         self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._closed:
+            self._server.handle_request()
 
     @property
     def url(self) -> str:
@@ -80,10 +83,10 @@ class ControlServer:
 
     def close(self) -> None:
         """End it, and the proxies that clients made; harmless when it has ended."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
+        self._closed = True
         self._server.hang_up()
+        self._thread.join()
+        self._server.hang_up()  # and on whom it let in meanwhile
         self._server.server_close()
         self._requests.close()
 
@@ -123,8 +126,8 @@ class _Server(ThreadingHTTPServer):
         """A client that leaves early is no news."""
 
     def hang_up(self) -> None:
-        """Wake whoever waits for a client that says nothing."""
-        for client in list(self._clients):
+        """Wake whoever waits for clients to come, or to say something."""
+        for client in (self.socket, *self._clients):
             with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
 

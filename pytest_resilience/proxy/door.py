@@ -85,6 +85,11 @@ class Door:
         self._open = False
         self._sock.close()
 
+    def settle(self) -> None:
+        """Admit everybody who waits."""
+        if self._open:
+            self._ready(selectors.EVENT_READ)
+
     def _listen(self) -> None:
         if self._open:
             self._loop.watch(self._sock, selectors.EVENT_READ, self._ready)

@@ -36,6 +36,9 @@ class _Barrier(Protocol):
     def names(self) -> tuple[str, ...]:
         """Every `host:port` that the server is known by."""
 
+    def settle(self) -> None:
+        """Take in those who have connected already."""
+
     def bar(self, reason: object) -> None:
         """Refuse new clients for a reason."""
 
@@ -73,6 +76,7 @@ class Experiments:
             return
         number = self._asked[experiment.name] = self._asked.get(experiment.name, 0) + 1
         seed = derive(self._seed, "experiment", experiment.name, number)
+        self._loop.call(self._barrier.settle)
         activation = self._engine.start(experiment, seed=seed, must_fire=must_fire)
         try:
             self._bar(activation)

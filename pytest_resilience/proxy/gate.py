@@ -37,13 +37,18 @@ def approve(experiment: ChaosExperiment) -> None:
 
 
 class Turn(Protocol):
-    """What a gate does to its connection."""
+    """A connection, as its gate sees it.
+
+    Attributes:
+        answer: the number of the answer that is awaited or flows, from 1.
+        answered: whether any of it has passed.
+    """
+
+    answer: int
+    answered: bool
 
     def lose(self, *, reset: bool) -> None:
         """Drop the client, and let the server have what was sent."""
-
-    def answered(self) -> None:
-        """The client is given an answer: what it sends next is a new request."""
 
     def flowed(self) -> None:
         """Something that was held has been passed on."""
@@ -66,13 +71,13 @@ class Gate:
         self._turn = turn
         self._queue: list[bytes] = []  # no bytes: the end
         self._holding = False
-        self._asked = False
+        self._asked = 0  # for which answer
         self._effect: Effect | None = None
 
     @property
     def idle(self) -> bool:
         """Whether everything may pass without being shown to it."""
-        return not (self._engine.active or self._holding or self._asked)
+        return not (self._engine.active or self._holding or self._effect)
 
     def opening(self, dial: Callable[[], None], refuse: Callable[[], None]) -> None:
         """A client has connected: `dial` the server when it may be, or `refuse`."""
@@ -85,15 +90,16 @@ class Gate:
 
     def requested(self) -> None:
         """The first bytes of a request have been passed on to the server."""
-        self._effect, self._asked = self._ask(RECEIVE), True
+        self._effect, self._asked = self._ask(RECEIVE), self._turn.answer
         effect = self._effect
         if effect is not None and effect.failure is not None:
             self._wait(effect, effect.delay, lambda: self._fail(effect))
 
     def take(self, data: bytes) -> None:
         """Bytes from the server."""
-        if not self._holding and not self._asked:  # it speaks first, unasked
-            self._effect, self._asked = self._ask(RECEIVE), True
+        # It speaks first, or the experiments have begun since the request.
+        if not self._turn.answered and self._asked != self._turn.answer:
+            self._effect, self._asked = self._ask(RECEIVE), self._turn.answer
         self._meet(data)
 
     def finish(self) -> None:
@@ -117,11 +123,11 @@ class Gate:
         self.held += len(data)
 
     def _pass(self, data: bytes) -> None:
-        self._asked, self._effect = False, None
+        self._effect = None
         if self.following is None:
             return
         if data:
-            self._turn.answered()
+            self._turn.answered = True
             self.following.take(data)
         else:
             self.following.finish()

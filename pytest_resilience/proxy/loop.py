@@ -143,11 +143,12 @@ class Loop:
             self._ring()
             while self._calls:
                 self._calls.popleft().run()
-            if self._closed and not self._calls:
-                break
-        self._selector.close()
-        os.close(self._waker)
-        os.close(self._wake_end)
+            with self._lock:  # whoever has asked for something has also rung the bell
+                if self._closed and not self._calls:
+                    self._selector.close()
+                    os.close(self._waker)
+                    os.close(self._wake_end)
+                    return
 
     def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:
         if not self._timers:

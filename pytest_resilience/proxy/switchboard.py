@@ -93,6 +93,10 @@ class Switchboard:
             self._door_is(open_=False)
             self._cut()
 
+    def settle(self) -> None:
+        """Take in those who have connected already: what begins now is not for their connect."""
+        self._door.settle()
+
     def bar(self, reason: object) -> None:
         """Refuse new clients for a reason; those there are stay."""
         self._barred.add(reason)

@@ -1,0 +1,307 @@
+"""Toxiproxy's HTTP API, spoken without anybody's client."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from pytest_resilience import ConfigurationError
+from pytest_resilience import DuplicateNameError
+from pytest_resilience.proxy import ChaosProxy
+from pytest_resilience.proxy import ControlServer
+from tests.proxy.conftest import Serve
+from tests.proxy.conftest import ask
+from tests.proxy.conftest import echo
+
+
+@pytest.fixture
+def control() -> Iterator[ControlServer]:
+    with ControlServer(listen=("127.0.0.1", 0), seed=1) as control:
+        yield control
+
+
+@pytest.fixture
+def upstream(serve: Serve) -> str:
+    return f"127.0.0.1:{serve(echo)}"
+
+
+def call(control: ControlServer, line: str, body: Any = None) -> tuple[int, Any]:
+    """The status and the JSON that `"POST /proxies"` is answered."""
+    method, path = line.split()
+    answer = requests.request(method, control.url + path, json=body, timeout=10)
+    assert answer.headers["Content-Type"] == "application/json"
+    return answer.status_code, answer.json() if answer.content else None
+
+
+def works(proxy: dict[str, Any]) -> bool:
+    host, port = proxy["listen"].split(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            return ask(client) == b"ping"
+    except OSError:
+        return False
+
+
+def test_the_life_of_a_proxy(control: ControlServer, upstream: str) -> None:
+    assert call(control, "GET /proxies") == (200, {})
+    status, made = call(control, "POST /proxies", {"name": "shop", "upstream": upstream})
+    assert status == 201
+    port = control.proxies["shop"].port
+    assert made == {
+        "name": "shop", "listen": f"127.0.0.1:{port}", "upstream": upstream, "enabled": True,
+        "toxics": [],
+    }  # fmt: skip
+    assert call(control, "GET /proxies/shop") == (200, made)
+    assert call(control, "GET /proxies") == (200, {"shop": made})
+    assert works(made)
+    for method, enabled in (("POST", False), ("PATCH", True)):
+        status, changed = call(control, f"{method} /proxies/shop", {"enabled": enabled})
+        assert (status, changed) == (200, made | {"enabled": enabled})
+        assert works(made) is enabled
+    assert call(control, "DELETE /proxies/shop") == (204, None)
+    assert not works(made)
+    assert call(control, "GET /proxies/shop") == NO_PROXY
+
+
+NO_PROXY = (404, {"error": "proxy not found", "status": 404})
+NO_TOXIC = (404, {"error": "toxic not found", "status": 404})
+
+
+def test_the_life_of_a_toxic(control: ControlServer, upstream: str) -> None:
+    call(control, "POST /proxies", {"name": "shop", "upstream": upstream})
+    status, made = call(
+        control,
+        "POST /proxies/shop/toxics",
+        {"type": "latency", "attributes": {"latency": 1000, "jitter": 5}},
+    )
+    assert (status, made) == (
+        200,
+        {
+            "name": "latency_downstream", "type": "latency", "stream": "downstream",
+            "toxicity": 1.0, "attributes": {"latency": 1000, "jitter": 5},
+        },
+    )  # fmt: skip
+    path = "/proxies/shop/toxics/latency_downstream"
+    assert call(control, f"GET {path}") == (200, made)
+    assert call(control, "GET /proxies/shop/toxics") == (200, [made])
+    assert call(control, "GET /proxies/shop")[1]["toxics"] == [made]
+    changed = made | {"attributes": {"latency": 7, "jitter": 5}}
+    assert call(control, f"POST {path}", {"attributes": {"latency": 7}}) == (200, changed)
+    changed["toxicity"] = 0.5
+    assert call(control, f"PATCH {path}", {"toxicity": 0.5}) == (200, changed)
+    (toxic,) = control.proxies["shop"].toxics
+    assert (toxic.toxicity, toxic.attributes) == (0.5, {"latency": 7, "jitter": 5})
+    assert call(control, f"DELETE {path}") == (204, None)
+    assert call(control, f"DELETE {path}") == NO_TOXIC
+    assert control.proxies["shop"].toxics == ()
+
+
+def test_reset_is_for_all(control: ControlServer, upstream: str) -> None:
+    for name in ("a", "b"):
+        call(control, "POST /proxies", {"name": name, "upstream": upstream})
+        call(control, f"POST /proxies/{name}/toxics", {"type": "timeout"})
+        call(control, f"POST /proxies/{name}", {"enabled": False})
+    assert call(control, "POST /reset") == (204, None)
+    for shown in call(control, "GET /proxies")[1].values():
+        assert shown["enabled"]
+        assert shown["toxics"] == []
+        assert works(shown)
+
+
+def test_populate_makes_and_replaces(control: ControlServer, upstream: str) -> None:
+    wanted = [{"name": "a", "upstream": upstream}, {"name": "b", "upstream": upstream}]
+    status, made = call(control, "POST /populate", wanted)
+    assert status == 201
+    assert [proxy["name"] for proxy in made["proxies"]] == ["a", "b"]
+    first = dict(control.proxies)
+    wanted[1]["upstream"] = "127.0.0.1:1"
+    status, again = call(control, "POST /populate", wanted)
+    assert again["proxies"][0] == made["proxies"][0]
+    assert again["proxies"][1]["upstream"] == "127.0.0.1:1"
+    assert control.proxies["a"] is first["a"]
+    assert control.proxies["b"] is not first["b"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error"),
+    [
+        ([{"upstream": "127.0.0.1:1"}], "missing required field: name at proxy 1"),
+        (
+            [{"name": "a", "upstream": "127.0.0.1:1"}, {"name": "b"}],
+            "missing required field: upstream at proxy 2",
+        ),
+        (
+            [{"name": "a", "upstream": "127.0.0.1:1"}] * 2,
+            "bad request body: duplicate proxy name 'a'",
+        ),
+        ({}, "bad request body: give a list of proxies"),
+        (
+            [{"name": "a", "upstream": "127.0.0.1:1"}, {"name": "b", "upstream": "nowhere"}],
+            "bad request body: upstream='nowhere' has no port; give 'host:port' or (host, port)",
+        ),
+    ],
+)
+def test_half_a_population_is_none(control: ControlServer, wanted: Any, error: str) -> None:
+    assert call(control, "POST /populate", wanted) == (400, {"error": error, "status": 400})
+    assert control.proxies == {}
+
+
+def test_moving_a_proxy(control: ControlServer, upstream: str) -> None:
+    call(control, "POST /proxies", {"name": "a", "upstream": "127.0.0.1:1"})
+    status, moved = call(control, "POST /proxies/a", {"upstream": upstream})
+    assert (status, moved["upstream"]) == (200, upstream)
+    assert works(moved)
+    status, same = call(control, "POST /proxies/a", moved)
+    assert same == moved
+
+
+@pytest.mark.parametrize(
+    ("line", "body", "expected"),
+    [
+        ("POST /proxies", {"upstream": "a:1"}, "400 missing required field: name"),
+        ("POST /proxies", {"name": "x"}, "400 missing required field: upstream"),
+        ("POST /proxies", {"name": "shop", "upstream": "a:1"}, "409 proxy already exists"),
+        ("POST /proxies", [], "400 bad request body: [] is no object"),
+        (
+            "POST /proxies", {"name": "x", "upstream": "127.0.0.1:1", "listen": "0.0.0.0:0"},
+            ("400 bad request body: listen='0.0.0.0:0' is not loopback, and a proxy listens "
+            "nowhere else; give '127.0.0.1:0' or '[::1]:0'"),
+        ),
+        (
+            "POST /proxies", {"name": "x", "upstream": "127.0.0.1:1", "enabled": "yes"},
+            "400 bad request body: enabled='yes': give true or false",
+        ),
+        (
+            "POST /proxies", {"name": "x", "upstreem": "127.0.0.1:1"},
+            "400 bad request body: unknown field 'upstreem' (did you mean 'upstream'?)",
+        ),
+        ("POST /proxies/none", {}, "404 proxy not found"),
+        ("DELETE /proxies/none", None, "404 proxy not found"),
+        ("GET /proxies/none/toxics", None, "404 proxy not found"),
+        ("POST /proxies/none/toxics", {}, "404 proxy not found"),
+        ("GET /proxies/shop/toxics/none", None, "404 toxic not found"),
+        ("POST /proxies/shop/toxics/none", {}, "404 toxic not found"),
+        ("POST /proxies/shop/toxics", {"type": "lag"}, "400 invalid toxic type"),
+        (
+            "POST /proxies/shop/toxics", {"type": "latency", "stream": "up"},
+            "400 stream was invalid, can be either upstream or downstream",
+        ),
+        ("POST /proxies/shop/toxics", {"type": "timeout"}, "409 toxic already exists"),
+        (
+            "POST /proxies/shop/toxics", {"type": "latency", "attributes": {"latency": -1}},
+            "400 bad request body: latency=-1: a duration is finite and not negative",
+        ),
+        (
+            "POST /proxies/shop/toxics", {"type": "latency", "attributes": {"x": 1}},
+            "400 bad request body: latency has no attribute 'x'; it has: latency, jitter",
+        ),
+        (
+            "PATCH /proxies/shop/toxics/timeout_downstream", {"attributes": {"timeout": -1}},
+            "400 bad request body: timeout=-1: a duration is finite and not negative",
+        ),
+        ("GET /elsewhere", None, "404 404 page not found"),
+        ("DELETE /proxies", None, "405 DELETE is not allowed here; GET, POST is"),
+        ("GET /reset", None, "405 GET is not allowed here; POST is"),
+        ("PUT /version", None, "405 PUT is not allowed here; GET is"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done(
+    control: ControlServer, upstream: str, line: str, body: Any, expected: str
+) -> None:
+    call(control, "POST /proxies", {"name": "shop", "upstream": upstream})
+    call(control, "POST /proxies/shop/toxics", {"type": "timeout"})
+    before = call(control, "GET /proxies")
+    status, answer = call(control, line, body)
+    assert f"{status} {answer['error']}" == expected
+    assert answer["status"] == status
+    assert call(control, "GET /proxies") == before
+
+
+def test_bodies_that_are_no_json(control: ControlServer) -> None:
+    for body, error in ((b"", "bad request body: EOF"), (b"{", "bad request body: Expecting")):
+        answer = requests.post(f"{control.url}/proxies", data=body, timeout=10)
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith(error)
+
+
+def test_web_pages_are_kept_out(control: ControlServer) -> None:
+    headers = {"User-Agent": "Mozilla/5.0"}
+    answer = requests.post(f"{control.url}/reset", headers=headers, timeout=10)
+    assert (answer.status_code, answer.json()["error"]) == (403, "User agent not allowed")
+
+
+def test_bodies_without_end_are_not_read(control: ControlServer) -> None:
+    with socket.create_connection(control.address, timeout=10) as client:
+        client.sendall(b"POST /proxies HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.0 413 ")
+
+
+def test_proxies_made_here_can_be_controlled(proxy: ChaosProxy) -> None:
+    with ControlServer([proxy], ("127.0.0.1", 0)) as control:
+        assert call(control, f"POST /proxies/{proxy.name}", {"enabled": False})[0] == 200
+        assert not proxy.enabled
+        proxy.enable()
+        assert call(control, f"GET /proxies/{proxy.name}")[1]["enabled"]
+    assert proxy.enabled  # it is not the control's to end
+
+
+def test_two_of_one_name(proxy: ChaosProxy) -> None:
+    with pytest.raises(DuplicateNameError):
+        ControlServer([proxy, proxy], ("127.0.0.1", 0))
+
+
+def test_it_ends_with_all_it_made(upstream: str) -> None:
+    threads = threading.active_count()
+    control = ControlServer(listen=("127.0.0.1", 0))
+    _, made = call(control, "POST /proxies", {"name": "shop", "upstream": upstream})
+    with socket.create_connection(control.address) as mute:  # it says nothing, and is waited for
+        control.close()
+        control.close()
+        with contextlib.suppress(ConnectionResetError):  # if it was not let in yet
+            assert mute.recv(1) == b""
+    assert not works(made)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(control.address)
+    assert threading.active_count() <= threads
+
+
+def test_it_is_off_unless_asked_for(proxy: ChaosProxy) -> None:
+    import psutil
+
+    listening = {
+        each.laddr.port
+        for each in psutil.Process().net_connections("tcp")
+        if each.status == psutil.CONN_LISTEN
+    }
+    assert proxy.port in listening
+    assert 8474 not in listening
+    assert not [thread for thread in threading.enumerate() if thread.name == "proxy control"]
+
+
+def test_it_listens_on_loopback_only() -> None:
+    with pytest.raises(ConfigurationError, match="is not loopback"):
+        ControlServer(listen="0.0.0.0:8474")
+
+
+def test_a_port_that_is_taken(control: ControlServer) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ControlServer(listen=control.address)
+    assert str(caught.value) == (
+        f"the control cannot listen on 127.0.0.1:{control.address[1]}: Address already in use; "
+        "give another port, or port 0 for any that is free"
+    )
+
+
+def test_it_listens_on_six_too() -> None:
+    with ControlServer(listen="[::1]:0") as control:
+        assert control.url.startswith("http://[::1]:")
+        version = call(control, "GET /version")[1]
+    assert json.dumps(version) == '{"version": "2.12.0", "server": "pytest-resilience"}'

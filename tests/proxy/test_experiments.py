@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import errno
+import math
+import socket
+import time
+
+from collections.abc import Callable
+
+import pytest
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import ConfigurationError
+from pytest_resilience import Event
+from pytest_resilience import FaultInjected
+from pytest_resilience import NeverFiredError
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.proxy import ChaosProxy
+from tests.proxy.conftest import Serve
+from tests.proxy.conftest import ask
+from tests.proxy.conftest import read_all
+from tests.proxy.conftest import receive
+from tests.proxy.conftest import until
+
+
+Connect = Callable[[], socket.socket]
+
+
+def test_latency_is_added_to_connecting_and_to_each_answer(
+    proxy: ChaosProxy, connect: Connect
+) -> None:
+    with proxy.inject("network_latency", delay="20ms") as latency:
+        started = time.monotonic()
+        client = connect()
+        assert ask(client) == b"ping"
+        assert time.monotonic() - started >= 0.04
+        assert ask(client) == b"ping"
+    assert (latency.matched, latency.hits) == (3, 3)
+    assert latency.delay >= 0.06
+    assert ask(client) == b"ping"
+    assert latency.matched == 3
+
+
+def test_an_answer_in_pieces_is_one_answer(serve: Serve) -> None:
+    def pieces(connection: socket.socket) -> None:
+        while connection.recv(100):
+            for piece in (b"a", b"b", b"c"):
+                connection.sendall(piece)
+
+    with (
+        ChaosProxy(("127.0.0.1", serve(pieces))) as proxy,
+        socket.create_connection(proxy.address, timeout=10) as client,
+    ):
+        client.sendall(b"x")
+        assert receive(client, 3) == b"abc"
+        with proxy.inject("network_latency", delay="10ms") as latency:
+            client.sendall(b"x")
+            assert receive(client, 3) == b"abc"
+        assert latency.matched == 1
+
+
+def test_a_server_that_speaks_first_is_late_too(serve: Serve) -> None:
+    with (
+        ChaosProxy(("127.0.0.1", serve(lambda each: each.sendall(b"welcome")))) as proxy,
+        proxy.inject("network_latency", delay="10ms") as latency,
+        socket.create_connection(proxy.address, timeout=10) as client,
+    ):
+        assert read_all(client) == b"welcome"
+    assert latency.matched == 2
+
+
+def test_triggers_choose_among_the_answers(proxy: ChaosProxy, connect: Connect) -> None:
+    client = connect()
+    assert ask(client) == b"ping"
+    with proxy.inject("network_failure", mode="reset", rate=1, nth=3) as failure:
+        assert ask(client) == b"ping"
+        assert ask(client) == b"ping"
+        client.sendall(b"ping")
+        with pytest.raises(ConnectionResetError) as caught:
+            client.recv(1)
+        assert caught.value.errno == errno.ECONNRESET
+    assert (failure.matched, failure.hits) == (3, 1)
+
+
+def test_a_reset_is_met_after_the_server_got_the_request(serve: Serve) -> None:
+    done: list[bytes] = []
+
+    def work(connection: socket.socket) -> None:
+        while request := connection.recv(100):
+            done.append(request)
+
+    with (
+        ChaosProxy(("127.0.0.1", serve(work))) as proxy,
+        socket.create_connection(proxy.address, timeout=10) as client,
+        proxy.inject("network_failure", mode="reset", rate=1),
+    ):
+        client.sendall(b"order")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        until(lambda: done == [b"order"])
+        until(lambda: proxy.connections == 0)
+
+
+def test_silence_ends_with_the_experiment(proxy: ChaosProxy, connect: Connect) -> None:
+    client = connect()
+    assert ask(client) == b"ping"
+    with proxy.inject("network_failure", mode="timeout", rate=1) as silence:
+        client.sendall(b"ping")
+        client.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+    client.settimeout(10)
+    assert receive(client, 4) == b"ping"
+    assert (silence.matched, silence.hits) == (1, 1)
+    assert 0.05 <= silence.delay < math.inf
+
+
+def test_silence_holds_a_new_connection_up(proxy: ChaosProxy, connect: Connect) -> None:
+    with proxy.inject("network_failure", mode="timeout", rate=1, first=1):
+        client = connect()
+        client.sendall(b"ping")
+        client.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+    client.settimeout(10)
+    assert receive(client, 4) == b"ping"
+
+
+def test_refusing_everybody_is_the_kernels_refusal(proxy: ChaosProxy, connect: Connect) -> None:
+    client = connect()
+    assert ask(client) == b"ping"
+    with proxy.inject("network_failure", mode="refuse", rate=1) as failure:
+        with pytest.raises(ConnectionRefusedError) as caught:
+            connect()
+        assert ask(client) == b"ping"  # a refusal happens to connects alone
+    assert caught.value.errno == errno.ECONNREFUSED
+    assert (failure.matched, failure.hits) == (1, 1)
+    assert ask(connect()) == b"ping"
+
+
+def test_a_refusal_ends_with_its_duration(proxy: ChaosProxy, connect: Connect) -> None:
+    def works() -> bool:
+        try:
+            return ask(connect()) == b"ping"
+        except ConnectionRefusedError:
+            return False
+
+    with proxy.inject("network_failure", mode="refuse", rate=1, duration=0.05):
+        assert not works()
+        until(works)
+
+
+def test_refusing_some_is_a_reset_that_counts(proxy: ChaosProxy, connect: Connect) -> None:
+    with proxy.inject("network_failure", mode="refuse", rate=1, first=1) as failure:
+        with pytest.raises(ConnectionResetError):
+            connect().recv(1)
+        assert ask(connect()) == b"ping"
+    assert (failure.matched, failure.hits) == (2, 1)
+
+
+def test_who_is_hit_repeats_with_the_seed(proxy: ChaosProxy, serve: Serve) -> None:
+    upstream = proxy.upstream
+
+    def delayed(seed: int) -> list[int]:
+        numbers: list[int] = []
+        with (
+            ChaosProxy(upstream, seed=seed) as seeded,
+            socket.create_connection(seeded.address, timeout=10) as client,
+        ):
+            seeded.engine.listeners.add(
+                lambda event: (
+                    numbers.append(event.number) if isinstance(event, FaultInjected) else None
+                )
+            )
+            with seeded.inject("network_latency", delay="1us", rate=0.5):
+                for _ in range(20):
+                    assert ask(client) == b"ping"
+        return numbers
+
+    assert delayed(1) == delayed(1) != delayed(2)
+
+
+def test_faults_are_events(proxy: ChaosProxy, connect: Connect) -> None:
+    events: list[Event] = []
+    proxy.engine.listeners.add(events.append)
+    client = connect()
+    assert ask(client) == b"ping"
+    with proxy.inject("network_latency", delay="1ms", name="far away"):
+        assert ask(client) == b"ping"
+    (event,) = events
+    assert isinstance(event, FaultInjected)
+    assert (event.source, event.kind, event.target) == (
+        "far away", "network.receive", proxy.upstream,
+    )  # fmt: skip
+    assert (event.fault, event.number, event.delay) == ("latency 1ms", 1, 0.001)
+
+
+def test_one_that_never_fires_is_an_error(proxy: ChaosProxy, connect: Connect) -> None:
+    with (
+        pytest.raises(NeverFiredError, match=r"never fired") as caught,
+        proxy.inject("network_latency", delay="1ms", target="elsewhere:1"),
+    ):
+        assert ask(connect()) == b"ping"
+    assert caught.value.seen == (
+        f"network.connect {proxy.upstream}", f"network.receive {proxy.upstream}",
+    )  # fmt: skip
+    with proxy.inject("network_latency", must_fire=False):
+        pass
+
+
+def test_the_error_in_its_body_is_not_hidden(proxy: ChaosProxy) -> None:
+    with pytest.raises(ZeroDivisionError), proxy.inject("network_latency"):
+        _ = 1 / 0
+
+
+def test_it_is_aimed_at_the_server_or_at_the_proxy(proxy: ChaosProxy, connect: Connect) -> None:
+    client = connect()
+    for target in (proxy.upstream, proxy.listen, "127.0.0.1"):
+        with proxy.inject("network_latency", delay="1ms", target=target) as latency:
+            assert ask(client) == b"ping"
+        assert latency.hits == 1
+
+
+def test_an_experiment_of_its_own(proxy: ChaosProxy, connect: Connect) -> None:
+    experiment = ChaosExperiment("far", "network_latency", delay="5ms")
+    client = connect()
+    with proxy.inject(experiment) as first:
+        assert ask(client) == b"ping"
+    assert (first.experiment, first.hits) == (experiment, 1)
+    with pytest.raises(ConfigurationError) as caught:
+        proxy.inject(experiment, delay="6ms")
+    assert str(caught.value) == "experiment 'far' has its own parameters; leave out delay"
+    off = ChaosExperiment("off", "network_latency", delay="5ms", enabled=False)
+    with proxy.inject(off) as none:
+        assert ask(client) == b"ping"
+    assert none.matched == 0
+
+
+def test_what_a_proxy_cannot_do_is_refused_at_once(proxy: ChaosProxy) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        proxy.inject("network_failure", mode="dns")
+    assert str(caught.value) == (
+        "experiment 'network_failure': name resolution failure cannot happen in a proxy, which "
+        "sees connections and bytes; it can do network_latency, and network_failure with mode "
+        "'refuse', 'reset' or 'timeout'"
+    )
+    with pytest.raises(ConfigurationError, match="cannot happen in a proxy"):
+        proxy.inject("cpu_stress")
+
+
+def test_experiments_and_toxics_add_up(proxy: ChaosProxy, connect: Connect) -> None:
+    client = connect()
+    assert ask(client) == b"ping"
+    with (
+        proxy.having("latency", latency=10),
+        proxy.inject("network_latency", delay="10ms"),
+        proxy.inject("network_latency", delay="10ms", name="another"),
+    ):
+        started = time.monotonic()
+        assert ask(client) == b"ping"
+        assert time.monotonic() - started >= 0.03
+
+
+def test_an_engine_can_be_shared(serve: Serve, proxy: ChaosProxy) -> None:
+    """One experiment then reaches every proxy that asks it."""
+    engine = Engine(lambda _: ())
+    with (
+        ChaosProxy(proxy.upstream, engine=engine) as first,
+        ChaosProxy(proxy.upstream, engine=engine) as second,
+    ):
+        clients = [socket.create_connection(each.address, timeout=10) for each in (first, second)]
+        assert [ask(client) for client in clients] == [b"ping"] * 2
+        activation = engine.start(ChaosExperiment("x", "network_latency", delay="1ms"), seed=1)
+        assert [ask(client) for client in clients] == [b"ping"] * 2
+        engine.stop(activation)
+        for client in clients:
+            client.close()
+    assert activation.hits == 2
