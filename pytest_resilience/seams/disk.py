@@ -82,7 +82,7 @@ class DiskSeam:
             self._files = None
         if self._patches:
             self._patches.restore()
-            self._replaced.clear()
+        self._replaced.clear()
         while self._able:
             abilities, ours = self._able.pop()
             abilities.discard(ours)

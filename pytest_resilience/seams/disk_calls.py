@@ -22,6 +22,7 @@ from pytest_resilience.chaos.operation import SYNC
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.seams.disk_files import AimedFiles
 from pytest_resilience.seams.disk_streams import Tear
+from pytest_resilience.seams.disk_streams import as_bytes
 from pytest_resilience.seams.disk_streams import make_stream
 from pytest_resilience.seams.disk_streams import opening_kind
 
@@ -77,9 +78,9 @@ class FileCalls:
         @functools.wraps(original)
         def write(fd: Any, data: Any, *offset: Any) -> Any:
             __tracebackhide__ = True
-            if self._files.open_as(fd) is None:
+            view = as_bytes(data)
+            if view is None or self._files.open_as(fd) is None:
                 return original(fd, data, *offset)
-            view = memoryview(data).cast("B")
             return original(fd, view[: self._taken(fd, view.nbytes)], *offset)
 
         return write
@@ -90,9 +91,10 @@ class FileCalls:
         @functools.wraps(original)
         def write(fd: Any, buffers: Sequence[Any], *more: Any) -> Any:
             __tracebackhide__ = True
-            if self._files.open_as(fd) is None:
+            views = [as_bytes(each) for each in buffers]
+            if None in views or self._files.open_as(fd) is None:
                 return original(fd, buffers, *more)
-            data = b"".join(buffers)
+            data = b"".join(filter(None, views))
             taken = self._taken(fd, len(data))
             return original(fd, buffers if taken == len(data) else [data[:taken]], *more)
 

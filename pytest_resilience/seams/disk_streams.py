@@ -30,7 +30,7 @@ from pytest_resilience.seams.disk_files import Names
 from pytest_resilience.seams.disk_files import error_of
 
 
-__all__ = ["RawFile", "Tear", "make_stream", "opening_kind"]
+__all__ = ["RawFile", "Tear", "as_bytes", "make_stream", "opening_kind"]
 
 _MOST_BLOCK = 8 * 2**20  # of a buffer, since Python 3.14
 
@@ -79,9 +79,9 @@ class RawFile(io.FileIO):
 
     def write(self, data: Any, /) -> int:
         __tracebackhide__ = True
-        view = memoryview(data).cast("B")
-        if self.closed or not self.writable() or not view.nbytes:
-            return super().write(view)
+        view = as_bytes(data)
+        if not view or self.closed or not self.writable():
+            return super().write(data)
         self._tear.check()
         taken = self._tear.taken(self._ask(WRITE), view.nbytes)
         return super().write(view[:taken])
@@ -107,6 +107,14 @@ class RawFile(io.FileIO):
         __tracebackhide__ = True
         self._ask(READ)
         return super().readinto(buffer)
+
+
+def as_bytes(data: Any) -> memoryview | None:
+    """What a write is given, where it can be written; None otherwise."""
+    try:
+        return memoryview(data).cast("B")
+    except (TypeError, ValueError):  # a text; not contiguous
+        return None
 
 
 def opening_kind(file: Any, flags: int, folder: int | None = None) -> str:

@@ -19,6 +19,11 @@ from typing import Any
 
 import pytest
 
+from hypothesis import HealthCheck
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import Event
 from pytest_resilience import FaultInjected
@@ -367,6 +372,66 @@ def test_what_is_no_path_is_told_by_the_functions_themselves(inject: Inject) -> 
             os.fsync("file")  # type: ignore[arg-type]
 
 
+def test_what_cannot_be_written_is_told_by_the_functions_themselves(
+    tmp_path: Path, inject: Inject
+) -> None:
+    def complaints() -> list[str]:
+        found = []
+        with open(tmp_path / "file", "wb", 0) as file:
+            bad: list[Callable[[], int]] = [
+                lambda: file.write("text"),  # type: ignore[arg-type]
+                lambda: file.write(memoryview(b"abcd")[::2]),
+                lambda: os.write(file.fileno(), "text"),  # type: ignore[arg-type]
+                lambda: os.writev(file.fileno(), ["text"]),  # type: ignore[list-item]
+            ]
+            for write in bad:
+                with pytest.raises((TypeError, BufferError)) as caught:
+                    write()
+                found.append(f"{caught.type.__name__}: {caught.value}")
+        with pytest.raises(ValueError, match="closed"):
+            file.write(b"x")
+        with open(tmp_path / "file", "rb", 0) as file, pytest.raises(OSError, match="writ"):
+            file.write(b"x")
+        return found
+
+    plain = complaints()
+    with inject(path=tmp_path) as full:
+        assert complaints() == plain
+    assert full.matched == 0
+
+
+@given(
+    chunks=st.lists(st.binary(max_size=40), max_size=10),
+    size=st.integers(0, 50),
+    buffering=st.sampled_from([-1, 0, 2, 16]),
+    nth=st.integers(1, 8),
+)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_what_reaches_a_file_is_a_beginning_of_what_was_written(
+    tmp_path: Path, inject: Inject, *, chunks: list[bytes], size: int, buffering: int, nth: int
+) -> None:
+    path, whole = tmp_path / "file", b"".join(chunks)
+
+    def write() -> None:
+        with open(path, "wb", buffering) as file:
+            for chunk in chunks:
+                rest = chunk
+                while rest:
+                    rest = rest[file.write(rest) :]
+
+    with inject(path=path, mode="short_write", bytes_written=size, every=nth):
+        write()
+    assert path.read_bytes() == whole
+    tearing = inject(path=path, mode="torn_write", bytes_written=size, nth=nth)
+    with tearing as torn, contextlib.suppress(OSError):
+        write()
+    content = path.read_bytes()
+    assert whole.startswith(content)
+    assert torn.hits or content == whole
+
+
 def test_descriptors_that_were_open_before(tmp_path: Path, inject: Inject) -> None:
     path = tmp_path / "file"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
@@ -564,8 +629,9 @@ def test_a_file_opened_under_one_experiment_can_be_hit_by_the_next(
 
 
 def test_a_tool_that_replaced_open_meanwhile_keeps_its_own(
-    tmp_path: Path, inject: Inject, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, inject: Inject, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = open
     calls = []
     with inject(path=tmp_path, mode="ENOSPC"):
         below = open
@@ -580,6 +646,9 @@ def test_a_tool_that_replaced_open_meanwhile_keeps_its_own(
     by_open(tmp_path / "file")
     assert len(calls) == 2
     assert open is recording
+    monkeypatch.undo()
+    engine.settle()
+    assert open is before
 
 
 def test_functions_do_not_become_methods(tmp_path: Path, inject: Inject) -> None:
