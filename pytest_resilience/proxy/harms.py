@@ -123,6 +123,9 @@ class _Timeout(_Waiting):
         self.stop()
         self.start()
 
+    def finish(self) -> None:
+        """Lost too: nobody is told that the other side has gone."""
+
     def leave(self) -> None:
         self._around.close()  # what was dropped is missing: nothing can go on
 

@@ -27,6 +27,7 @@ _Result = TypeVar("_Result")
 _SLICE = (
     0.05  # seconds: how soon a moment is noticed on a clock that does not run with the kernel's
 )
+_PATIENCE = 1.0  # seconds between looks at whether the thread that is to answer is alive
 _SETSIZE = 1024  # descriptors that select(2) can take
 
 
@@ -91,7 +92,9 @@ class Loop:
                 raise ShutdownError("the proxy is closed; make a new one")
             self._calls.append(call)
             os.write(self._wake_end, b".")
-        call.done.wait()
+        while not call.done.wait(_PATIENCE):
+            if not self._thread.is_alive():
+                raise ShutdownError("the proxy's thread has died; see what was logged")
         if call.error is not None:
             raise call.error
         result: _Result = call.result
@@ -109,14 +112,15 @@ class Loop:
 
     def watch(self, source: Any, events: int, ready: Callable[[int], None]) -> None:
         """Call `ready(events)` whenever `source` is; no events: no more."""
-        known = self._selector.get_map().get(source.fileno())
+        number = source if isinstance(source, int) else source.fileno()
+        known = self._selector.get_map().get(number)
         if known is None:
             if events:
-                self._selector.register(source, events, ready)
+                self._selector.register(number, events, ready)
         elif not events:
-            self._selector.unregister(source)
+            self._selector.unregister(number)
         elif (known.events, known.data) != (events, ready):
-            self._selector.modify(source, events, ready)
+            self._selector.modify(number, events, ready)
 
     def at(self, due: float, action: Callable[[], None]) -> Timer:
         """Call `action` at `due`, in monotonic seconds, never before."""
@@ -139,7 +143,8 @@ class Loop:
     def _run(self) -> None:
         while True:
             for key, events in self._ready():
-                self._guarded(key.data, events)
+                if not self._guarded(key.data, events):
+                    self.watch(key.fileobj, 0, key.data)  # else it would fail for ever
             self._ring()
             while self._calls:
                 self._calls.popleft().run()
@@ -172,8 +177,10 @@ class Loop:
     def _drain(self, _events: int) -> None:
         os.read(self._waker, 4096)
 
-    def _guarded(self, action: Callable[..., None], *given: int) -> None:
+    def _guarded(self, action: Callable[..., None], *given: int) -> bool:
         try:
             action(*given)
         except Exception:  # one connection's trouble is not the others'
             _logger.exception("a connection was given up")
+            return False
+        return True

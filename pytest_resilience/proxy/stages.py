@@ -107,9 +107,10 @@ class Stage:
 
     def _cut(self) -> None:
         """End the connection here; what has been passed on still arrives."""
-        self._around.end()
-        self.following.finish()
-        self.following = _NOWHERE
+        if self.following is not _NOWHERE:
+            self._around.end()
+            self.following.finish()
+            self.following = _NOWHERE
 
     def _now(self) -> float:
         return self._around.loop.clock.monotonic()

