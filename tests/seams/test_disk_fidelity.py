@@ -134,20 +134,19 @@ def test_too_many_open_files(folder: Path, inject: Inject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "at", "mount"),
+    ("mode", "at", "fill"),
     [
-        ("EROFS", None, "mount -o remount,ro tmpfs"),
+        ("EROFS", None, "mount -o remount,ro {path}"),
         ("ENOSPC", "open|make", "for at in 1 2 3 4 5 6 7 8 9; do mkdir {path}/filler$at; done"),
     ],
 )
-def test_file_systems(folder: Path, inject: Inject, mode: str, at: str | None, mount: str) -> None:
+def test_file_systems(folder: Path, inject: Inject, mode: str, at: str | None, fill: str) -> None:
+    options = ["-o", "size=64k,nr_inodes=8"]
     prepare = (
-        f"import os, subprocess; run = lambda text: subprocess.run(text, shell=True, check=False, "
-        f"stderr=-3)\n"
-        "subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64k,nr_inodes=8', 'tmpfs', path], "
-        "check=True)\n"
+        f"import subprocess\nmount = ['mount', '-t', 'tmpfs', *{options}, 'tmpfs', path]\n"
+        "if subprocess.run(mount).returncode: raise SystemExit('no right to mount')\n"
         "os.mkdir(path + '/inner'); open(path + '/there', 'w').write('content')\n"
-        f"run({mount.format(path=folder).replace(' tmpfs', f' {folder}')!r})"
+        f"subprocess.run({fill.format(path=folder)!r}, shell=True, check=False, stderr=-3)"
     )
     real = really("access", folder, prepare, "unshare", "-m")
     with inject(path=folder, mode=mode, **({} if at is None else {"at": at})):
