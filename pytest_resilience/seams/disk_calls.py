@@ -48,7 +48,7 @@ class FileCalls:
         def opened(file: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
             # A path that is remembered as nobody's concern costs a look, and nothing else.
-            if hasattr(file, "__fspath__") or isinstance(file, str):
+            if isinstance(file, str) or hasattr(file, "__fspath__"):
                 path = os.fspath(file)
                 if files.verdicts.get(path) is False and not kwargs.get("opener"):
                     return original(path, *args, **kwargs)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 from functools import lru_cache
 from types import FrameType
@@ -64,6 +65,7 @@ class AimedFiles:
         self.verdicts: dict[str, bool] = {}
         self._engine = engine
         self._retired = False
+        self._asking: set[int] = set()
 
     def forget(self) -> None:
         """What paths mean has changed: other experiments, links, or another current folder."""
@@ -133,18 +135,27 @@ class AimedFiles:
         see to; None if that is nothing.
         """
         __tracebackhide__ = True
+        thread = threading.get_ident()
+        # A thread that asks already writes for a listener, or for a file that is forgotten and
+        # flushed by the garbage collector: asking again could wait for itself without an end.
+        if thread in self._asking or _of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as above
+            return None
+        self._asking.add(thread)
+        try:
+            effect = self._meet(Operation(kind=kind, target=names[0], names=names))
+        finally:
+            self._asking.discard(thread)
+        if effect is not None and isinstance(effect.failure, DiskError):
+            raise error_of(effect.failure.code, *given)
+        return effect
+
+    def _meet(self, operation: Operation) -> Effect | None:
         began = self._engine.clock.monotonic()
-        if _of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as above
-            return None
-        effect = self._engine.ask(Operation(kind=kind, target=names[0], names=names))
-        if effect is None:
-            return None
-        if effect.delay:
+        effect = self._engine.ask(operation)
+        if effect is not None and effect.delay:
             # What it took to find that out is part of the delay: it is as much as 0.4 ms.
             spent = effect.clock.monotonic() - began
             effect.waited(spent + wait(effect.clock, effect.delay - spent, effect.left))
-        if isinstance(effect.failure, DiskError):
-            raise error_of(effect.failure.code, *given)
         return effect
 
 

@@ -751,6 +751,41 @@ def test_our_own_patterns_and_raises_stand_between(tmp_path: Path, inject: Injec
         pytest.raises(OSError, path.write_text, "x")  # noqa: RUF061  # it is what calls here
 
 
+def test_what_a_listener_writes_is_not_hit(tmp_path: Path, inject: Inject, engine: Engine) -> None:
+    log = tmp_path / "faults.log"
+
+    def note(event: Event) -> None:
+        with log.open("a") as file:
+            file.write(f"{event.source}\n")
+
+    engine.listeners.add(note)
+    with inject(path=tmp_path) as full:
+        for _ in range(2):
+            with fails(errno.ENOSPC), open(tmp_path / "file", "wb", 0) as file:
+                file.write(b"x")
+    assert full.hits == 2
+    assert log.read_text() == "disk\ndisk\n"
+
+
+def test_a_file_that_is_forgotten_in_the_middle_of_a_decision(
+    tmp_path: Path, inject: Inject, engine: Engine
+) -> None:
+    with inject(path=tmp_path, rate=0.5) as activation:
+        forgotten = [open(tmp_path / "forgotten", "wb")]  # noqa: SIM115  # that is the point
+        forgotten[0].write(b"x")
+
+        class Stream:  # as when garbage is collected while the lock is held
+            def draw(self, _number: int) -> float:
+                forgotten[0].flush()
+                return 0.0
+
+        vars(activation)["_stream"] = Stream()
+        with fails(errno.ENOSPC), open(tmp_path / "file", "wb", 0) as file:
+            file.write(b"x")
+        forgotten[0].close()
+    assert (tmp_path / "forgotten").read_bytes() == b"x"
+
+
 def test_what_a_thread_does_is_hit(tmp_path: Path, inject: Inject) -> None:
     with inject(path=tmp_path, mode="short_write") as short:
         thread = threading.Thread(target=(tmp_path / "file").write_text, args=("abcdefgh",))
