@@ -108,6 +108,12 @@ class ChaosExperiment:
         vars(bound).pop("targets", None)  # of the unbound one
         return bound
 
+    def certain(self) -> ChaosExperiment:
+        """This experiment, started whenever it is asked for."""
+        sure = copy(self)
+        object.__setattr__(sure, "probability", 1.0)
+        return sure
+
     @property
     def recipe(self) -> Recipe:
         return recipe_of(self.chaos_type)

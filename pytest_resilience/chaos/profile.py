@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from pytest_resilience.chaos import quantities
@@ -14,7 +16,7 @@ from pytest_resilience.chaos.service import Service
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["Profile", "ProfileExperiment"]
+__all__ = ["Profile", "ProfileExperiment", "gate_of"]
 
 _HIGHEST_GATE = 100
 _KEYS = (
@@ -54,6 +56,11 @@ class ProfileExperiment:
         experiment.make()
         return experiment
 
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return str(self.parameters["name"])
+
     def make(self) -> ChaosExperiment:
         """The experiment as a monkey takes it. Raises ConfigurationError."""
         parameters = dict(self.parameters)
@@ -90,6 +97,11 @@ class Profile:
     interval: float = 30.0
     max_active: int | None = None
 
+    def only(self, names: Collection[str]) -> Profile:
+        """With the experiments of these names alone; with all if there are no names."""
+        chosen = tuple(each for each in self.experiments if not names or each.name in names)
+        return replace(self, experiments=chosen)
+
     @classmethod
     def parse(cls, name: str, table: Any) -> Profile:
         """From its table. Raises ConfigurationError naming profile and key."""
@@ -121,7 +133,7 @@ class Profile:
             seed=optional("seed", _seed),
             intensity=optional("intensity", quantities.share),
             probability=optional("probability", quantities.share),
-            gate=optional("gate", _gate),
+            gate=optional("gate", gate_of),
             interval=optional("interval", quantities.seconds) or 30.0,
             max_active=optional("max_active", quantities.count),
         )
@@ -166,7 +178,8 @@ def _seed(key: str, value: Any) -> int:
     return value
 
 
-def _gate(key: str, value: Any) -> float:
+def gate_of(key: str, value: Any) -> float:
+    """The least score that passes, 0 to 100. Raises ConfigurationError."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(f"{key}={value!r}: give a number from 0 to {_HIGHEST_GATE}")
     if not 0 <= value <= _HIGHEST_GATE:

@@ -60,6 +60,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "chaos experiment; stackable. See pytest --chaos-list for types and parameters.",
     )
     config.addinivalue_line("markers", "no_chaos: never put chaos around the test.")
+    config.addinivalue_line(
+        "markers",
+        "resilience(allowed=[], deadline=60): in the matrix, the exceptions that mean degraded and "
+        "not failed, and the seconds after which the test hangs.",
+    )
     if any(options.given(config, flag) for flag in options.FLAGS):
         _session(config)
     if config.pluginmanager.hasplugin("xdist"):
@@ -71,9 +76,10 @@ def pytest_load_initial_conftests(
     early_config: pytest.Config, parser: pytest.Parser, args: list[str]
 ) -> None:
     """Add the options now, when every installed plugin has added its own."""
-    if options.add_options(parser, early_config):
+    options.add_settings(parser)
+    if options.wanted(args) and options.add_options(parser, early_config):
         _register_occasional(early_config, "MovedOptions")
-    if any("chaos" in arg for arg in args):
+    if options.typed(args):
         # Until now the values of our options were taken for files to collect.
         known = parser.parse_known_args(args, namespace=copy(early_config.option))
         early_config.known_args_namespace.file_or_dir = known.file_or_dir

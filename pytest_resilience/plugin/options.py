@@ -7,7 +7,7 @@ import pytest
 from pytest_resilience.plugin.pytest_private import taken_options
 
 
-__all__ = ["FLAGS", "NAMES", "SESSION", "add_options", "given"]
+__all__ = ["FLAGS", "NAMES", "SESSION", "add_options", "add_settings", "given", "typed", "wanted"]
 
 PREFIX = "resilience"
 
@@ -29,6 +29,16 @@ FLAGS = {
         "action": "append",
         "metavar": "PROFILE",
         "help": "Start and end the experiments of a profile by chance while tests run.",
+    },
+    "chaos-matrix": {
+        "action": "store_true",
+        "help": "Run each test that a profile selects once calm and once under each of its "
+        "experiments, and tell what survived.",
+    },
+    "chaos-experiment": {
+        "action": "append",
+        "metavar": "NAME",
+        "help": "Of the profiles' experiments take this one only. Repeatable.",
     },
     "chaos-seed": {
         "action": "append",
@@ -53,8 +63,32 @@ FLAGS = {
         "action": "store_true",
         "help": "Show every chaos type with its parameters, units and defaults, then exit.",
     },
+    "resilience-report": {
+        "action": "append",
+        "metavar": "PATH",
+        "help": "Write what the matrix found to a file, by its suffix: .json, .md or .html. "
+        "Repeatable.",
+    },
+    "resilience-gate": {
+        "action": "append",
+        "metavar": "SCORE",
+        "help": "Fail the run if the matrix scores less, 0 to 100, or finds what is in no "
+        "baseline.",
+    },
+    "resilience-baseline": {
+        "action": "append",
+        "metavar": "FILE",
+        "help": "The cells that are known to break, and until when that is accepted.",
+    },
+    "resilience-shard": {
+        "action": "append",
+        "metavar": "I/N",
+        "help": "Run the I-th of N parts of the tests; their reports can be merged.",
+    },
 }
 
+_LONG = f"--{PREFIX}"
+_HELP = frozenset({"-h", "--help"})
 _CAPS = {
     "chaos_max_cpu": "share of the CPUs that this process may use (default 100%)",
     "chaos_max_memory": "memory, or share of what is available to this process (default 50%)",
@@ -68,16 +102,18 @@ NAMES = pytest.StashKey[dict[str, str]]()
 """Flag name -> the option to type for it in this run."""
 
 
-def add_options(parser: pytest.Parser, config: pytest.Config) -> bool:
-    """Add every flag, by its short name where nobody else has taken that; whether one has."""
-    taken = taken_options(parser)
-    group = parser.getgroup(PREFIX, "chaos and resilience")
-    names = {}
-    for flag, settings in FLAGS.items():
-        short, long = f"--{flag}", f"--{PREFIX}-{flag}"
-        free = [short, long] if short not in taken else [long]
-        names[flag] = free[0]
-        group.addoption(*free, dest=_dest(flag), default=None, **settings)
+def typed(args: list[str]) -> bool:
+    """Whether one of our flags may be among these arguments."""
+    return any("chaos" in arg or arg.startswith(_LONG) for arg in args)
+
+
+def wanted(args: list[str]) -> bool:
+    """Whether somebody asks for one of our flags, or what flags there are."""
+    return typed(args) or not _HELP.isdisjoint(args)
+
+
+def add_settings(parser: pytest.Parser) -> None:
+    """Add what can be said in the ini file."""
     parser.addini(
         "chaos_services",
         "Services that experiments can fail, a line each: "
@@ -86,6 +122,23 @@ def add_options(parser: pytest.Parser, config: pytest.Config) -> bool:
     )
     for name, meaning in _CAPS.items():
         parser.addini(name, f"The most that experiments may ask for: {meaning}.", default="")
+
+
+def add_options(parser: pytest.Parser, config: pytest.Config) -> bool:
+    """Add every flag, by its short name where nobody else has taken that; whether one has.
+
+    They are added only where they are `wanted`: each is read again and again by every run.
+    """
+    taken = taken_options(parser)
+    group = parser.getgroup(PREFIX, "chaos and resilience")
+    names = {}
+    for flag, settings in FLAGS.items():
+        short, long = f"--{flag}", f"--{PREFIX}-{flag}"
+        if flag.startswith(PREFIX):
+            long = short
+        free = [short, long] if short not in taken else [long]
+        names[flag] = free[0]
+        group.addoption(*free, dest=_dest(flag), default=None, **settings)
     config.stash[NAMES] = names
     return any(name != f"--{flag}" for flag, name in names.items())
 

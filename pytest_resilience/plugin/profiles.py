@@ -7,6 +7,7 @@ import os
 import tomllib
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from typing import Any
 
 import pytest
@@ -22,7 +23,11 @@ from pytest_resilience.plugin.requested import Requested
 from pytest_resilience.plugin.requested import from_parameters
 
 
-__all__ = ["find_profile", "requested_of", "selects"]
+if TYPE_CHECKING:
+    from pytest_resilience.plugin.settings import Settings
+
+
+__all__ = ["find_profile", "requested_of", "selected", "selects"]
 
 
 def find_profile(config: pytest.Config, text: str) -> Profile:
@@ -55,6 +60,16 @@ def requested_of(profile: Profile, defaults: Defaults, services: Services) -> tu
         found.append(from_parameters(each.kind, each.parameters, defaults, origin="profile"))
         found[-1].experiment.bind(services)
     return tuple(found)
+
+
+def selected(settings: Settings, item: pytest.Item) -> list[Requested]:
+    """The experiments of all profiles that select a test."""
+    return [
+        requested
+        for profile, experiments in settings.profiles
+        if selects(profile, item)
+        for requested in experiments
+    ]
 
 
 def selects(profile: Profile, item: pytest.Item) -> bool:

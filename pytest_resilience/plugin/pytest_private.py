@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 
-__all__ = ["check_markers", "has_markers", "taken_options"]
+__all__ = [
+    "check_markers",
+    "forget_run",
+    "has_markers",
+    "run_protocol",
+    "taken_options",
+    "tear_down_until",
+]
 
 
 def taken_options(parser: pytest.Parser) -> set[str]:
@@ -18,6 +25,25 @@ def taken_options(parser: pytest.Parser) -> set[str]:
     """
     groups = [*parser._groups, parser._anonymous]  # noqa: SLF001
     return {name for group in groups for option in group.options for name in option.names()}
+
+
+def run_protocol(item: pytest.Item, keep: Any) -> list[pytest.TestReport]:
+    """Run a test without telling anybody; `keep`: the node whose fixtures stay."""
+    from _pytest.runner import runtestprotocol
+
+    return runtestprotocol(item, log=False, nextitem=keep)
+
+
+def tear_down_until(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Finish the fixtures that the next test does not need."""
+    item.session._setupstate.teardown_exact(nextitem)  # noqa: SLF001
+
+
+def forget_run(item: pytest.Item) -> None:
+    """Take off an item what its last run has left there."""
+    item._report_sections.clear()  # noqa: SLF001
+    for name in ("_instance", "_obj"):  # else methods share one `self`
+        vars(item).pop(name, None)
 
 
 def check_markers(expression: str) -> None:

@@ -16,7 +16,7 @@ from pytest_resilience.errors import ConfigurationError
 
 __all__ = ["Defaults", "Origin", "Requested", "from_mark", "from_parameters"]
 
-Origin = Literal["marker", "fixture", "flag", "profile", "monkey"]
+Origin = Literal["marker", "fixture", "flag", "profile", "matrix", "monkey"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -17,7 +19,7 @@ from pytest_resilience.plugin.clocks import clock_of
 from pytest_resilience.plugin.fixture import Chaos
 from pytest_resilience.plugin.locate import mark_location
 from pytest_resilience.plugin.options import SESSION
-from pytest_resilience.plugin.profiles import selects
+from pytest_resilience.plugin.profiles import selected
 from pytest_resilience.plugin.requested import Requested
 from pytest_resilience.plugin.requested import from_mark
 from pytest_resilience.plugin.scope import ChaosScope
@@ -38,6 +40,7 @@ __all__ = ["ChaosSession", "session_of"]
 
 _SCOPE = pytest.StashKey[ChaosScope]()
 _REQUESTED = pytest.StashKey[tuple[Requested, ...]]()
+_LAST = pytest.StashKey[ChaosScope]()
 
 
 def session_of(config: pytest.Config) -> ChaosSession:
@@ -49,6 +52,10 @@ def session_of(config: pytest.Config) -> ChaosSession:
         config.pluginmanager.register(session, SESSION)
         if not hasattr(config, "workerinput"):  # a worker of xdist has no terminal
             ChaosSummary.register(config, settings)
+        if settings.matrix:
+            from pytest_resilience.plugin import matrix
+
+            matrix.register(config, session, settings)
     assert isinstance(session, ChaosSession)
     return session
 
@@ -67,9 +74,8 @@ class ChaosSession:
         problems: dict[str, None] = {}
         for item in items:
             requested = [*self._settings.experiments]
-            for profile, experiments in self._settings.profiles:
-                if selects(profile, item):
-                    requested += experiments
+            if not self._settings.matrix:
+                requested += selected(self._settings, item)
             for node, mark in _chaos_marks(item):
                 try:
                     requested.append(from_mark(mark, self._settings.defaults))
@@ -82,6 +88,14 @@ class ChaosSession:
             hand_over(self._config, items, list(problems))
         elif problems:
             raise pytest.UsageError("\n".join(problems))
+
+    def running(self, item: pytest.Item, requested: Requested) -> AbstractContextManager[None]:
+        """Put every run of `item` in the block under one experiment more."""
+        return _under(item, requested)
+
+    def last(self, item: pytest.Item) -> ChaosScope | None:
+        """What was chaotic about the last run of `item`."""
+        return item.stash.get(_LAST, None)
 
     def fixture(self, item: pytest.Item) -> Chaos:
         """What the `chaos` fixture of `item` is."""
@@ -176,6 +190,7 @@ class ChaosSession:
             if record.experiments:
                 vars(report)[RECORD] = record.to_json()
             del item.stash[_SCOPE]  # a re-run of the item starts afresh
+            item.stash[_LAST] = scope
         return report
 
     def pytest_unconfigure(self) -> None:
@@ -183,6 +198,16 @@ class ChaosSession:
         for activation in self._engine.active:
             self._engine.stop(activation)
         self._engine.settle()
+
+
+@contextmanager
+def _under(item: pytest.Item, requested: Requested) -> Iterator[None]:
+    usual = item.stash.get(_REQUESTED, ())
+    item.stash[_REQUESTED] = (*usual, requested)
+    try:
+        yield
+    finally:
+        item.stash[_REQUESTED] = usual
 
 
 def _chaos_marks(item: pytest.Item) -> list[tuple[Any, pytest.Mark]]:

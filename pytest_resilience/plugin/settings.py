@@ -8,12 +8,14 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from pytest_resilience.chaos import quantities
 from pytest_resilience.chaos.profile import Profile
+from pytest_resilience.chaos.profile import gate_of
 from pytest_resilience.chaos.service import Service
 from pytest_resilience.chaos.service import Services
 from pytest_resilience.chaos.spec import parse_spec
@@ -50,6 +52,11 @@ class Settings:
         profiles: with the experiments that the tests that they select are put under.
         monkeys: those whose experiments come and go by chance.
         services: those of the ini option `chaos_services` and of the profiles.
+        matrix: whether tests run once calm and once per experiment.
+        gate: the least score that passes; None for no gate.
+        baseline: where the cells are that are known to break.
+        reports: where to write reports.
+        shard: which part of the tests to run: index from 1, and how many there are.
         caps: how much pressure experiments may ask for.
         arguments: the flags that repeat all this, without the seed.
     """
@@ -61,13 +68,21 @@ class Settings:
     profiles: tuple[tuple[Profile, tuple[Requested, ...]], ...] = ()
     monkeys: tuple[Profile, ...] = ()
     services: Services = field(default_factory=Services)
+    matrix: bool = False
+    gate: float | None = None
+    baseline: Path | None = None
+    reports: tuple[Path, ...] = ()
+    shard: tuple[int, int] = (1, 1)
     caps: Caps = DEFAULT_CAPS
     arguments: tuple[str, ...] = ()
     seed_option: str = "--chaos-seed"
+    experiment_option: str = "--chaos-experiment"
 
-    def repeat(self, nodeid: str) -> str:
-        """The command that gives one test the same faults again."""
+    def repeat(self, nodeid: str, experiment: str | None = None) -> str:
+        """The command that gives one test the same faults again; `experiment`: that one alone."""
         words = ["pytest", nodeid, f"{self.seed_option}={self.seed}", *self.arguments]
+        if experiment is not None:
+            words.append(f"{self.experiment_option}={experiment}")
         return shlex.join(words)
 
 
@@ -105,7 +120,22 @@ def _read(config: pytest.Config) -> Settings:
             disk=config.getini("chaos_max_disk"),
             cpu=config.getini("chaos_max_cpu"),
         )
+        only = options.given(config, "chaos-experiment")
+        profiles = [each.only(only) for each in profiles]
+        _check_names(only, profiles, names["chaos-experiment"])
         requests = [requested_of(each, defaults, services) for each in profiles]
+        matrix = bool(options.given(config, "chaos-matrix"))
+        if matrix and not profiles:
+            raise ConfigurationError(
+                f"{names['chaos-matrix']} needs {names['chaos-profile']}: a profile says which "
+                "experiments there are"
+            )
+        gate = _first(
+            _single(config, "resilience-gate", names, _score),
+            max((each.gate for each in profiles if each.gate is not None), default=None),
+        )
+        baseline = _single(config, "resilience-baseline", names, lambda _, value: Path(value))
+        shard = _single(config, "resilience-shard", names, _part)
         experiments = tuple(
             _experiment(spec, names["chaos"], defaults, services, caps) for spec in specs
         )
@@ -117,6 +147,11 @@ def _read(config: pytest.Config) -> Settings:
     for flag in ("chaos-intensity", "chaos-probability"):
         arguments += [f"{names[flag]}={value}" for value in options.given(config, flag)[-1:]]
     return Settings(
+        matrix=matrix,
+        gate=gate,
+        baseline=baseline,
+        reports=tuple(map(Path, options.given(config, "resilience-report"))),
+        shard=shard or (1, 1),
         seed=_seed_of(config) if seed is None else seed,
         calm=bool(options.given(config, "no-chaos")),
         defaults=defaults,
@@ -129,12 +164,32 @@ def _read(config: pytest.Config) -> Settings:
         caps=caps,
         arguments=tuple(arguments),
         seed_option=names["chaos-seed"],
+        experiment_option=names["chaos-experiment"],
     )
 
 
 def _first(*values: _Value | None) -> _Value | None:
     """The first that is given: who comes earlier overrules."""
     return next((value for value in values if value is not None), None)
+
+
+def _check_names(only: Iterable[str], profiles: list[Profile], option: str) -> None:
+    known = [each.name for profile in profiles for each in profile.experiments]
+    for name in only:
+        if name not in known:
+            names = ", ".join(map(repr, known)) or "none"
+            raise ConfigurationError(f"{option}={name}: the profiles have {names}")
+
+
+def _score(name: str, value: str) -> float:
+    return gate_of(name, float(value) if value.replace(".", "", 1).isdigit() else value)
+
+
+def _part(name: str, value: str) -> tuple[int, int]:
+    index, slash, count = value.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise ConfigurationError(f"{name}={value}: give a part such as 1/3")
+    return int(index), int(count)
 
 
 def _services(config: pytest.Config, profiles: Iterable[Profile]) -> Services:

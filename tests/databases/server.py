@@ -23,7 +23,7 @@ def server() -> Iterator[tuple[str, int]]:
         # The server runs as somebody else where tests run as root.
         Path(folder).chmod(0o755)
         data = Path(folder) / "data"
-        running = pgserver.get_server(data, cleanup_mode="delete")
+        running = pgserver.get_server(data, cleanup_mode="delete")  # type: ignore[attr-defined]
         pid = int((data / "postmaster.pid").read_text().split()[0])
         guard = subprocess.Popen(["sh", "-c", _GUARD, str(pid)], stdin=subprocess.PIPE)
         try:

@@ -1,0 +1,42 @@
+"""A time limit on a test: what hangs is ended, and known to have hung."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+__all__ = ["DeadlineError", "deadline"]
+
+
+class DeadlineError(BaseException):
+    """The test took too long. Not an Exception: code that survives anything would catch it."""
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[bool]:
+    """Raise DeadlineError in the block after so many seconds; gives whether that can be done.
+
+    It is done by SIGALRM, so in the main thread alone, where it reaches blocking calls too. A
+    timer that somebody else has set goes on afterwards.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(
+        signal, "setitimer"
+    ):
+        yield False
+        return
+
+    def expired(_number: int, _frame: FrameType | None) -> None:
+        raise DeadlineError(f"it was still running after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, expired)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield True
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.signal(signal.SIGALRM, before)

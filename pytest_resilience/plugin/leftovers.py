@@ -1,0 +1,75 @@
+"""What a run leaves behind in its process: threads, sockets, files."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+
+from collections import Counter
+from dataclasses import dataclass
+
+
+__all__ = ["Leftovers", "Snapshot"]
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """How much more there is than there was, by kind."""
+
+    threads: int = 0
+    sockets: int = 0
+    files: int = 0
+
+    def beyond(self, usual: Leftovers) -> str:
+        """What is more than another run left, in words; "" if nothing is."""
+        found = []
+        for name in self.__slots__:
+            more = getattr(self, name) - max(0, getattr(usual, name))
+            if more > 0:
+                found.append(f"{more} {name if more > 1 else name[:-1]}")
+        return ", ".join(found)
+
+
+class Snapshot:
+    """What there was before a run."""
+
+    def __init__(self) -> None:
+        self._threads = set(threading.enumerate())
+        self._open = _descriptors()
+
+    def leftovers(self, usual: Leftovers | None = None) -> Leftovers:
+        """What has come and not gone; looked at twice if it is more than `usual`."""
+        found = self._compare()
+        if found.beyond(usual or Leftovers()):
+            gc.collect()  # what only a cycle keeps open is closed
+            for thread in set(threading.enumerate()) - self._threads:
+                if thread is not threading.current_thread():
+                    thread.join(0.05)  # one that is just ending
+            found = self._compare()
+        return found
+
+    def _compare(self) -> Leftovers:
+        now = _descriptors()
+        kinds = Counter(kind for number, kind in now.items() if self._open.get(number) != kind)
+        sockets = sum(count for kind, count in kinds.items() if kind.startswith("socket:"))
+        return Leftovers(
+            threads=len(set(threading.enumerate()) - self._threads),
+            sockets=sockets,
+            files=kinds.total() - sockets,
+        )
+
+
+def _descriptors() -> dict[int, str]:
+    """What is open, by number; empty where that cannot be known."""
+    found = {}
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return {}
+    for name in names:
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:  # the one that it took to look
+            continue
+    return found

@@ -1,0 +1,208 @@
+"""The matrix: each test once calm, then once under each experiment, in one session."""
+
+from __future__ import annotations
+
+import time
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.plugin.deadline import DeadlineError
+from pytest_resilience.plugin.deadline import deadline
+from pytest_resilience.plugin.expectation import Expectation
+from pytest_resilience.plugin.leftovers import Leftovers
+from pytest_resilience.plugin.leftovers import Snapshot
+from pytest_resilience.plugin.plan import Planned
+from pytest_resilience.plugin.plan import in_shard
+from pytest_resilience.plugin.plan import plan_of
+from pytest_resilience.plugin.rerun import finish
+from pytest_resilience.plugin.rerun import run_once
+from pytest_resilience.plugin.results import CELLS
+from pytest_resilience.plugin.results import PLAN
+from pytest_resilience.plugin.results import Results
+from pytest_resilience.plugin.session import ChaosSession
+from pytest_resilience.plugin.settings import Settings
+from pytest_resilience.plugin.timeline import Timeline
+from pytest_resilience.report.cell import Cell
+from pytest_resilience.report.cell import Verdict
+
+
+__all__ = ["Matrix", "register"]
+
+_EXPECTED = pytest.StashKey[Expectation]()
+_LIMIT = pytest.StashKey[float]()
+_RAISED = pytest.StashKey[dict[str, BaseException]]()
+
+
+def register(config: pytest.Config, session: ChaosSession, settings: Settings) -> None:
+    """Let this process run the matrix; where the terminal is, collect what all have found."""
+    results = None
+    if not hasattr(config, "workerinput"):
+        results = Results.register(config, settings)
+    config.pluginmanager.register(Matrix(session, settings, results), "resilience-matrix")
+
+
+class Matrix:
+    """Takes the place of pytest's own protocol for the tests that profiles select.
+
+    Plugins that do so too, to run a test again when it fails, do not see these tests.
+    """
+
+    def __init__(self, session: ChaosSession, settings: Settings, results: Results | None) -> None:
+        """`results`: of this process; None in a worker of xdist, which sends what it finds."""
+        self._session = session
+        self._settings = settings
+        self._results = results
+        self._plan: dict[str, list[Planned]] = {}
+        self._unsent: list[list[Any]] = []
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_collection_modifyitems(
+        self, items: list[pytest.Item]
+    ) -> Generator[None, object, object]:
+        """Read what the tests expect. Raises `pytest.UsageError` naming each bad marker."""
+        result = yield
+        self._take_part(items)
+        problems = []
+        for item in items:
+            try:
+                item.stash[_EXPECTED] = Expectation.of(item)
+            except ConfigurationError as error:
+                problems.append(f"{item.nodeid}: {error}")
+        if problems:
+            raise pytest.UsageError("\n".join(problems))
+        return result
+
+    def _take_part(self, items: list[pytest.Item]) -> None:
+        """Leave to other machines what is theirs."""
+        others = [item for item in items if not in_shard(item.nodeid, self._settings.shard)]
+        if others:
+            items[:] = [item for item in items if in_shard(item.nodeid, self._settings.shard)]
+            others[0].config.hook.pytest_deselected(items=others)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Plan the cells, so that those which are never run are known to be missing."""
+        self._plan = plan_of(session.items, self._settings)
+        if self._results is not None:
+            self._results.planned(self._all_planned())
+        else:
+            self._unsent = [cell.to_json() for cell in self._all_planned()]  # type: ignore[misc]
+
+    def _all_planned(self) -> list[Cell]:
+        return [planned.cell for cells in self._plan.values() for planned in cells]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Any:
+        """Run the matrix of one test."""
+        planned = self._plan.get(item.nodeid)
+        if not planned:
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        before = Snapshot()
+        reports = run_once(item, brief=False)
+        usual = before.leftovers()
+        problem = _why_not(reports)
+        cells: list[Cell] = []
+        try:
+            for each in planned:
+                cells.append(
+                    each.ended(Verdict.INVALID, problem)
+                    if problem
+                    else self._run(item, each, usual)
+                )
+                if self._results is not None:
+                    self._results.add(cells[-1])
+            end = finish(item, nextitem)
+        except BaseException:
+            finish(item, None)
+            raise
+        vars(reports[-1])[CELLS] = [cell.to_json() for cell in cells]
+        if self._unsent:
+            vars(reports[-1])[PLAN], self._unsent = self._unsent, []
+        for report in [*reports, *([end] if end is not None else [])]:
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def _run(self, item: pytest.Item, planned: Planned, usual: Leftovers) -> Cell:
+        expected = item.stash[_EXPECTED]
+        item.stash[_LIMIT] = expected.deadline
+        raised: dict[str, BaseException] = {}
+        item.stash[_RAISED] = raised
+        before, began = Snapshot(), time.perf_counter()
+        timeline = Timeline()
+        try:
+            with self._session.running(item, planned.requested), timeline:
+                reports = run_once(item, brief=True)
+        finally:
+            del item.stash[_LIMIT]
+        scope = self._session.last(item)
+        verdict, reason = _verdict(reports, raised, expected)
+        if scope is not None and verdict in (Verdict.SURVIVED, Verdict.FAILED):
+            activation = next(
+                each for requested, each in scope.started if requested is planned.requested
+            )
+            if not activation.hits and verdict is Verdict.SURVIVED:
+                verdict, reason = Verdict.NEVER_FIRED, str(activation.never_fired())
+                if activation.matched:
+                    reason = f"it matched {activation.matched} operations and hit none"
+            elif not activation.hits:
+                verdict = Verdict.INVALID
+                reason = f"it failed although nothing was injected: {reason}"
+        raised.clear()  # tracebacks keep what their frames held
+        left = before.leftovers(usual).beyond(usual)
+        if left and verdict in (Verdict.SURVIVED, Verdict.DEGRADED):
+            verdict, reason = Verdict.LEAK, f"it left {left} behind"
+        moments = timeline.moments(scope.timeline() if scope is not None else [])
+        return planned.ended(
+            verdict, reason, duration=time.perf_counter() - began, timeline=moments
+        )
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """End what hangs under chaos."""
+        limit = item.stash.get(_LIMIT, None)
+        if limit is None:
+            return (yield)
+        with deadline(limit):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[Any]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Keep the exception: a report has its text alone."""
+        if _LIMIT in item.stash and call.excinfo is not None:
+            item.stash[_RAISED][call.when] = call.excinfo.value
+        return (yield)
+
+
+def _why_not(reports: list[pytest.TestReport]) -> str:
+    """Why a test cannot be put under chaos, by its calm run; "" if it can."""
+    for report in reports:
+        if report.failed:
+            return f"the calm run failed in {report.when}"
+        if report.skipped or hasattr(report, "wasxfail"):
+            return "the calm run was skipped, or failed as expected"
+    return ""
+
+
+def _verdict(
+    reports: list[pytest.TestReport], raised: dict[str, BaseException], expected: Expectation
+) -> tuple[Verdict, str]:
+    bad = next((report for report in reports if report.failed), None)
+    if bad is None:
+        skipped = any(report.skipped for report in reports)
+        return (Verdict.NOT_RUN, "it was skipped") if skipped else (Verdict.SURVIVED, "")
+    error = raised.get(bad.when or "")
+    if error is None:
+        return Verdict.FAILED, f"it failed in {bad.when}"
+    if isinstance(error, DeadlineError):
+        return Verdict.HANG, str(error)
+    reason = f"{type(error).__name__}: {error}".strip()
+    if bad.when == "call" and expected.allowed and isinstance(error, expected.allowed):
+        return Verdict.DEGRADED, reason
+    return Verdict.FAILED, reason if bad.when == "call" else f"in {bad.when}: {reason}"

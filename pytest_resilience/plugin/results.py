@@ -1,0 +1,205 @@
+"""What the matrix has found, where the terminal is: progress, verdict, reports."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import time
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.plugin.plan import configuration_of
+from pytest_resilience.plugin.settings import Settings
+from pytest_resilience.report.baseline import Baseline
+from pytest_resilience.report.baseline import read_baseline
+from pytest_resilience.report.cell import Cell
+from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.document import Report
+from pytest_resilience.report.document import Shard
+from pytest_resilience.report.fields import Fields
+from pytest_resilience.report.gate import GateResult
+from pytest_resilience.report.gate import judge
+from pytest_resilience.report.merge import combine
+from pytest_resilience.report.writers import append_summary
+from pytest_resilience.report.writers import check_writable
+from pytest_resilience.report.writers import write_reports
+
+
+__all__ = ["CELLS", "GATE_FAILED", "PLAN", "Results"]
+
+CELLS = "resilience_cells"
+"""The attribute of a report under which the cells of a test travel."""
+
+PLAN = "resilience_plan"
+"""The attribute of a worker's first report under which its plan travels."""
+
+GATE_FAILED = 6
+"""The exit status of a run whose tests passed and whose gate did not."""
+
+_NAME = "resilience-results"
+_SUMMARY = "GITHUB_STEP_SUMMARY"
+
+
+class Results:
+    """Collects cells, from here or from xdist's workers, and judges them in the end."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        """Raises `pytest.UsageError` for what could not be written or compared in the end."""
+        self._config = config
+        self._settings = settings
+        self._cells: dict[tuple[str, str], Cell] = {}
+        self._ended: list[Cell] = []
+        self._began = time.monotonic()
+        self._started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._interrupted = ""
+        self._outcome: tuple[Report, GateResult] | None = None
+        self._failures: list[str] = []
+        self._configuration = configuration_of(profile for profile, _ in settings.profiles)
+        try:
+            for path in settings.reports:
+                check_writable(path)
+            self._baseline = self._read_baseline(settings.baseline)
+        except ConfigurationError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    @classmethod
+    def register(cls, config: pytest.Config, settings: Settings) -> Results:
+        """Register one with pytest, once."""
+        found = config.pluginmanager.get_plugin(_NAME)
+        if found is None:
+            found = cls(config, settings)
+            config.pluginmanager.register(found, _NAME)
+        assert isinstance(found, cls)
+        return found
+
+    def _read_baseline(self, path: Path | None) -> Baseline | None:
+        if path is None:
+            return None
+        baseline = read_baseline(path)
+        baseline.check(self._report())
+        return baseline
+
+    def planned(self, cells: list[Cell]) -> None:
+        """These are to be run, here or elsewhere."""
+        for cell in cells:
+            self._cells.setdefault(cell.key, cell)
+
+    def add(self, cell: Cell) -> None:
+        """A cell has been run."""
+        self._ended.append(cell)
+        self._progress(cell)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take over what a worker has found; what was found here is known already."""
+        found = vars(report)
+        self.planned([Cell.from_json(Fields(each)) for each in found.get(PLAN, ())])
+        if getattr(report, "node", None) is not None:
+            for each in found.get(CELLS, ()):
+                self.add(Cell.from_json(Fields(each)))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """A worker that crashed takes cells along."""
+        if error:
+            self._interrupted = f"worker {node.gateway.id} crashed"
+
+    def _progress(self, cell: Cell) -> None:
+        """One line that is written over on a terminal; elsewhere a line for each bad cell."""
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is None or self._config.option.verbose < 0:
+            return
+        bad = [each for each in self._ended if not each.verdict.good]
+        if terminal.isatty:
+            done, whole = len(self._ended), max(len(self._cells), len(self._ended))
+            left = (time.monotonic() - self._began) / done * (whole - done)
+            text = f"matrix {done}/{whole}, {len(bad)} not good, {left:.0f} s left"
+            terminal.rewrite(text, erase=True)
+        elif cell in bad[-1:]:
+            terminal.ensure_newline()
+            terminal.write_line(f"{cell.verdict.words}: {cell.test} under {cell.experiment!r}")
+
+    def _report(self) -> Report:
+        index, count = self._settings.shard
+        return Report(
+            cells=combine([*self._ended, *self._missing()]),
+            configuration=self._configuration,
+            profiles=tuple(profile.name for profile, _ in self._settings.profiles),
+            seed=self._settings.seed,
+            started_at=self._started_at,
+            python=platform.python_version(),
+            pytest=pytest.__version__,
+            plugin=metadata.version("pytest-resilience"),
+            interrupted=self._interrupted,
+            shard=Shard(index=index, count=count),
+        )
+
+    def _missing(self) -> list[Cell]:
+        ended = {cell.key for cell in self._ended}
+        return [cell for key, cell in self._cells.items() if key not in ended]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self) -> None:
+        """The report is written all the same."""
+        self._interrupted = "it was interrupted"
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Judge, and write the reports; also when the run was interrupted."""
+        stopped = session.shouldstop or session.shouldfail
+        if stopped and not self._interrupted:
+            self._interrupted = str(stopped)
+        report = self._report()
+        gate = judge(
+            report,
+            threshold=self._settings.gate,
+            baseline=self._baseline,
+            today=datetime.datetime.now(datetime.UTC).date(),
+        )
+        self._outcome = report, gate
+        self._failures = write_reports(self._settings.reports, report, gate)
+        if os.environ.get(_SUMMARY):
+            try:
+                append_summary(Path(os.environ[_SUMMARY]), report, gate)
+            except OSError as error:
+                self._failures.append(f"{_SUMMARY} was not written: {error}")
+        judged = self._settings.gate is not None or self._baseline is not None
+        wrong = self._failures or (judged and not gate.passed)
+        if wrong and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = GATE_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say what survived, and what stands in the way."""
+        if self._outcome is None:
+            return
+        report, gate = self._outcome
+        terminalreporter.section("resilience matrix")
+        for line in _counts(report):
+            terminalreporter.line(line)
+        for problem in gate.problems:
+            terminalreporter.line(str(problem))
+        for note in gate.notes:
+            terminalreporter.line(f"note: {note}")
+        if self._settings.gate is None and self._baseline is None:
+            terminalreporter.line(f"score {gate.score}; there is no gate, so this fails no run")
+        else:
+            terminalreporter.line(str(gate), red=not gate.passed, green=gate.passed)
+        for path in self._settings.reports:
+            terminalreporter.line(f"report: {path}")
+        for failure in self._failures:
+            terminalreporter.line(f"ERROR: {failure}", red=True)
+
+
+def _counts(report: Report) -> list[str]:
+    """A line per experiment: how many cells of each verdict."""
+    lines = []
+    for name in dict.fromkeys(cell.experiment for cell in report.cells):
+        verdicts = [cell.verdict for cell in report.cells if cell.experiment == name]
+        told = [f"{verdicts.count(each)} {each.words}" for each in Verdict if each in verdicts]
+        lines.append(f"{name}: {', '.join(told)}")
+    return lines

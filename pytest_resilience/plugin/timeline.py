@@ -1,0 +1,71 @@
+"""What happened in one run, from the faults and from what the patterns log."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from types import TracebackType
+from typing import Self
+
+from pytest_resilience.chaos.engine import FaultInjected
+from pytest_resilience.report.cell import Moment
+from pytest_resilience.report.cell import MomentKind
+
+
+__all__ = ["Timeline"]
+
+_MOST = 500  # entries of one run; the first tell what led to the rest
+_KINDS = {"breaker": MomentKind.BREAKER, "retry": MomentKind.RETRY}
+_root = logging.getLogger("pytest_resilience")
+
+
+class Timeline(logging.Handler):
+    """Listens while its block runs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._records: list[tuple[float, logging.LogRecord]] = []
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        self._usual = _root.level
+        _root.setLevel(logging.INFO)
+        _root.addHandler(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _root.removeHandler(self)
+        _root.setLevel(self._usual)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if len(self._records) < _MOST:
+            self._records.append((time.monotonic() - self._began, record))
+
+    def moments(self, faults: list[tuple[float, FaultInjected]]) -> tuple[Moment, ...]:
+        """All that was heard, and the faults with the seconds since the run began."""
+        found = [
+            Moment(
+                at=at,
+                kind=_KINDS.get(record.name.rpartition(".")[2], MomentKind.LOG),
+                source=record.name.rpartition(".")[2],
+                text=record.getMessage(),
+            )
+            for at, record in self._records
+        ]
+        found += [
+            Moment(
+                at=at,
+                kind=MomentKind.FAULT,
+                source=event.source,
+                text=f"{event.fault} on {event.kind} {event.target}"
+                + (f" at {event.place}" if event.place else ""),
+            )
+            for at, event in faults[:_MOST]
+        ]
+        return tuple(sorted(found, key=lambda moment: moment.at))
