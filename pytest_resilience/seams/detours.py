@@ -50,18 +50,18 @@ class Detour(asyncio.Protocol):
         state = getattr(self._protocol, "_state", None)
         return isinstance(self._protocol, SSLProtocol) and state in _LEAVING
 
-    def hold(self, effect: Effect) -> None:
-        """What comes from now on is held back for the delay of `effect`."""
-        now = effect.clock.monotonic()
+    def hold(self, effect: Effect, arrived: float) -> None:
+        """What has `arrived`, and comes from now on, is held back for the delay of `effect`."""
+        due = arrived + effect.delay
         if self._transport.get_protocol() is not self:
             self._protocol = self._transport.get_protocol()
             self._transport.set_protocol(self)
         if self._held and self._held[-1].effect is effect:
-            self._held[-1].due = now + effect.delay
+            self._held[-1].due = due
             if len(self._held) == 1:
                 self._await_first()
             return
-        self._held.append(_Answer(effect, now))
+        self._held.append(_Answer(effect, due))
         if effect.delay == _ENDLESS:
             self._transport.pause_reading()  # nothing comes any more, not even bad news
         if len(self._held) == 1:
@@ -205,18 +205,14 @@ class _Answer:
 
     __slots__ = ("due", "effect", "steps")
 
-    def __init__(self, effect: Effect, now: float) -> None:
+    def __init__(self, effect: Effect, due: float) -> None:
         self.effect = effect
-        self.due = now + effect.delay
+        self.due = due
         self.steps: list[tuple[str, Callable[[], object]]] = []
 
 
-def detour_of(sock: socket.socket) -> Detour | None:
-    """For what `sock` receives, if it belongs to a transport of the loop that runs here."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+def detour_of(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Detour | None:
+    """For what `sock` receives, if it belongs to a transport of `loop`."""
     # asyncio's own note of which transport has which descriptor; loops in C have none.
     transports = getattr(loop, "_transports", {})
     transport = transports.get(sock.fileno())

@@ -125,19 +125,20 @@ class Interception:
     ) -> Any:
         """A non-blocking receive: only one that finds something is an answer."""
         __tracebackhide__ = True
+        arrived = max(self._loops.pass_began(), link.sent_at)
         try:
             result = proceed()
         except (BlockingIOError, InterruptedError):
             raise
         except OSError:  # bad news take as long as good ones
-            self._hear(sock, link)
+            self._hear(sock, link, arrived)
             raise
-        answer = self._hear(sock, link)
+        answer = self._hear(sock, link, arrived)
         if answer is None or answer.failure is None:
             return result
         return socket_effects.receive_instead(sock, link, answer, proceed)
 
-    def _hear(self, sock: socket.socket, link: Link) -> Effect | None:
+    def _hear(self, sock: socket.socket, link: Link, arrived: float) -> Effect | None:
         """Something has been received: what happens to it, which asyncio is told of later?"""
         detour = self._loops.detour(sock)
         leaving = detour is not None and detour.is_taking_leave
@@ -152,7 +153,7 @@ class Interception:
             # In TLS 1.3 a server's tickets may come before its answer, and look the same.
             link.again = answer if fresh else None
         if detour is not None and held is not None and held.delay:
-            detour.hold(held)
+            detour.hold(held, arrived)
         return answer
 
     def _turn(self, link: Link, *, blocking: bool) -> None:

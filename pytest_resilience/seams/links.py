@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import socket
 import threading
 import weakref
 
+from collections.abc import Iterator
 from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
@@ -107,6 +110,9 @@ class Links:
     def __init__(self, engine: Engine, names: Names) -> None:
         self.passing: dict[int, weakref.ref[socket.socket]] = {}
         self._by_descriptor: dict[int, Link] = {}
+        # Connections accepted from now on are seen: only those of listeners that are there
+        # already have to be told by their port.
+        self._listening: frozenset[int] | None = None
         self._engine = engine
         self._names = names
         # Between a decision that a socket may pass and its note nothing may start.
@@ -178,7 +184,9 @@ class Links:
             known.owner, known.stale = weakref.ref(sock), True
             return known
         own, peer = ends
-        client = not _listens_at(own[1])
+        if self._listening is None:
+            self._listening = _listening_ports()
+        client = own[1] not in self._listening
         return self._keep(sock, Link(sock, self._names.of(*peer[:2]), client=client))
 
     def _keep(self, sock: socket.socket, link: Link) -> Link:
@@ -187,7 +195,7 @@ class Links:
         return link
 
 
-def _is_tcp(sock: socket.socket) -> bool:
+def _is_tcp(sock: socket.SocketType) -> bool:
     try:
         kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
     except OSError:  # closed
@@ -202,14 +210,24 @@ def _ends(sock: socket.socket) -> tuple[Any, Any] | None:
         return None
 
 
-def _listens_at(port: int) -> bool:
-    """Whether this process listens at `port`: then a socket bound to it was accepted.
+def _listening_ports() -> frozenset[int]:
+    """Where this process listens.
 
-    The only way to tell for a connection that is older than the experiment.
+    Asked of the descriptors themselves, and of nobody who would have to be imported: an
+    event loop may be waiting.
     """
-    import psutil  # 13 ms, paid only by tests that bring open connections along
+    ports = set()
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError), _borrowed(int(name)) as sock:  # OSError: no socket
+            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and _is_tcp(sock):
+                ports.add(sock.getsockname()[1])
+    return frozenset(ports)
 
-    connections = psutil.Process().net_connections(kind="tcp")
-    return any(
-        each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in connections
-    )
+
+@contextlib.contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.SocketType]:
+    sock = socket.SocketType(fileno=descriptor)
+    try:
+        yield sock
+    finally:
+        sock.detach()

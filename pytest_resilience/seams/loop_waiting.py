@@ -65,11 +65,11 @@ class Wait:
         now = self._loop.time()
         passed = max(self._effect.clock.monotonic() - self._since[0], now - self._since[1])
         rest = min(self._seconds - passed, self._effect.left())
-        self._book()
         if rest <= 0:
-            self._handle.cancel()
+            self.cancel()
             self._then()
         elif rest > _FINE:
+            self._book()
             self._handle = self._loop.call_later(min(rest - _FINE, _SLICE), self._look)
         elif now > self._last:
             self._handle = self._loop.call_soon(self._look)

@@ -12,6 +12,7 @@ import functools
 import socket
 import sys
 import threading
+import weakref
 
 from collections.abc import Callable
 from collections.abc import Coroutine
@@ -27,6 +28,8 @@ from pytest_resilience.seams.patching import Patches
 
 
 if TYPE_CHECKING:
+    import asyncio
+
     from pytest_resilience.seams.detours import Detour
 
 
@@ -45,6 +48,7 @@ class Loops:
         self._engine = engine
         self._links = links
         self._patches = patches
+        self._passes: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
         self._reached = False
         self._retired = False
         self._lock = threading.Lock()
@@ -64,11 +68,36 @@ class Loops:
 
     def detour(self, sock: socket.socket) -> Detour | None:
         """For what a non-blocking `sock` receives, if asyncio reads it."""
-        if not self._reached:
+        loop = self._running() if self._reached else None
+        if loop is None:
             return None
         from pytest_resilience.seams.detours import detour_of
 
-        return detour_of(sock)
+        return detour_of(loop, sock)
+
+    def pass_began(self) -> float:
+        """Monotonic seconds at which the loop here began to read what it reads now.
+
+        Whatever a loop finds readable was there before that, however long it takes to be
+        read. It counts from the first time that this is asked in a pass.
+        """
+        now = self._engine.clock.monotonic()
+        loop = self._running() if self._reached else None
+        if loop is None:
+            return now
+        began = self._passes.setdefault(loop, now)
+        if began is now:
+            loop.call_soon(self._passes.pop, loop, None)
+        return began
+
+    @staticmethod
+    def _running() -> asyncio.AbstractEventLoop | None:
+        import asyncio
+
+        try:
+            return asyncio.get_running_loop()
+        except RuntimeError:
+            return None
 
     def _pairing(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
