@@ -78,8 +78,8 @@ class FileCalls:
         @functools.wraps(original)
         def write(fd: Any, data: Any, *offset: Any) -> Any:
             __tracebackhide__ = True
-            view = as_bytes(data)
-            if view is None or self._files.open_as(fd) is None:
+            view = None if self._files.open_as(fd) is None else as_bytes(data)
+            if view is None:
                 return original(fd, data, *offset)
             return original(fd, view[: self._taken(fd, view.nbytes)], *offset)
 
@@ -91,8 +91,10 @@ class FileCalls:
         @functools.wraps(original)
         def write(fd: Any, buffers: Sequence[Any], *more: Any) -> Any:
             __tracebackhide__ = True
+            if self._files.open_as(fd) is None:
+                return original(fd, buffers, *more)
             views = [as_bytes(each) for each in buffers]
-            if None in views or self._files.open_as(fd) is None:
+            if None in views:
                 return original(fd, buffers, *more)
             data = b"".join(filter(None, views))
             taken = self._taken(fd, len(data))
