@@ -115,13 +115,21 @@ class _Waiting(Stage):
 class _Timeout(_Waiting):
     """Nothing gets through; once quiet for so long, the connection is closed."""
 
+    _due = math.inf
+
     def start(self) -> None:
         if self._told["timeout"]:
-            self._timer = self._around.loop.at(self._after(), self._around.close)
+            self._due = self._after()
+            self._timer = self._around.loop.at(self._due, self._look)
 
     def take(self, data: bytes) -> None:  # noqa: ARG002  # it is lost
-        self.stop()
-        self.start()
+        self._due = self._after()
+
+    def _look(self) -> None:
+        if self._now() >= self._due:
+            self._around.close()
+        else:  # there was data meanwhile
+            self._timer = self._around.loop.at(self._due, self._look)
 
     def finish(self) -> None:
         """Lost too: nobody is told that the other side has gone."""

@@ -156,6 +156,8 @@ class Loop:
                     return
 
     def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:
+        while self._timers and self._timers[0][2].action is None:  # cancelled
+            heapq.heappop(self._timers)
         if not self._timers:
             return self._selector.select()
         rest = min(self._timers[0][0] - self.clock.monotonic(), _SLICE)

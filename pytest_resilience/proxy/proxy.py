@@ -243,9 +243,14 @@ class ChaosProxy:
     ) -> AbstractContextManager[Activation]:
         """Run an experiment, or a type with its parameters, for the length of a `with`.
 
-        Its operations are the connects and answers of this proxy. Raises ConfigurationError
-        at once for what makes no sense or cannot happen here, and NeverFiredError when the
-        `with` ends and nothing matched, unless told otherwise by `must_fire`.
+        Its operations are the connects and answers of this proxy. The kernel accepts a client
+        before anybody can decide about it: so a connect that is delayed, or lost in silence,
+        is felt by the first answer, and a refusal of some clients is a reset. A refusal of all
+        is a real one; nobody hears of those it meets, so it counts as one hit.
+
+        Raises ConfigurationError at once for what makes no sense or cannot happen here, and
+        NeverFiredError when the `with` ends and nothing matched, unless told otherwise by
+        `must_fire`.
         """
         return self._experiments.inject(experiment, parameters, must_fire=must_fire)
 

@@ -179,9 +179,8 @@ def test_reset_peer_is_a_real_reset_for_both(serve: Serve) -> None:
 
 def test_reset_peer_after_a_time(proxy: ChaosProxy, connect: Connect) -> None:
     proxy.add("reset_peer", timeout=30, stream="upstream")
-    client = connect()
     with lasting(0.02), pytest.raises(ConnectionResetError):
-        client.recv(1)
+        connect().recv(1)
 
 
 def test_slicer_cuts_into_small_pieces(serve: Serve) -> None:

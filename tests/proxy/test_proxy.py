@@ -206,11 +206,12 @@ def test_a_server_that_is_down_is_told_of(caplog: pytest.LogCaptureFixture) -> N
         port = gone.getsockname()[1]
     with ChaosProxy(("127.0.0.1", port), name="orders") as proxy:
         assert proxy.unreachable is None
-        with caplog.at_level(logging.WARNING, "pytest_resilience.proxy"):
-            client = socket.create_connection(proxy.address, timeout=10)
-            with pytest.raises(ConnectionResetError):
-                client.recv(1)
-            client.close()
+        with (
+            caplog.at_level(logging.WARNING, "pytest_resilience.proxy"),
+            pytest.raises(ConnectionResetError),
+            socket.create_connection(proxy.address, timeout=10) as client,
+        ):
+            client.recv(1)
         until(lambda: bool(caplog.messages))
         assert isinstance(proxy.unreachable, ConnectionRefusedError)
         assert caplog.messages == [
