@@ -126,7 +126,7 @@ class NeverFiredError(ResilienceError):
         self.experiment = experiment
         self.target = target
         self.seen = seen
-        did = "".join(f"\n    {line}" for line in seen) or " nothing on the network"
+        did = "".join(f"\n    {line}" for line in seen) or " nothing that a fault could hit"
         super().__init__(
             f"chaos experiment {experiment!r} (target {target}) never fired: no operation "
             f"matched it, so this test proves nothing.\n  The code did:{did}\n  {advice}"

@@ -23,6 +23,8 @@ from pytest_resilience.errors import UnknownNameError
 
 NEVER_FIRED = "never fired: no operation matched it, so this test proves nothing.\n  The code did"
 
+NOTHING = "nothing that a fault could hit"
+
 # Each as it is raised: what it is told, its text, its attributes, what else it is caught as.
 EXAMPLES: list[tuple[ResilienceError, str, dict[str, object], type[BaseException]]] = [
     (ResilienceError("broken"), "broken", {}, Exception),
@@ -61,7 +63,7 @@ EXAMPLES: list[tuple[ResilienceError, str, dict[str, object], type[BaseException
     ),
     (
         NeverFiredError("lag", target="any", seen=(), advice="Aim."),
-        f"chaos experiment 'lag' (target any) {NEVER_FIRED}: nothing on the network\n  Aim.",
+        f"chaos experiment 'lag' (target any) {NEVER_FIRED}: {NOTHING}\n  Aim.",
         {"experiment": "lag", "target": "any", "seen": ()},
         ResilienceError,
     ),

@@ -21,6 +21,7 @@ GROUND = frozenset({"errors", "events", "clock", "seeds"})
 BELOW = {
     "plugin": frozenset({"hazards", "report", "assertions", "patterns", "proxy", "chaos"}) | GROUND,
     "report": frozenset({"chaos"}) | GROUND,
+    "__main__": frozenset({"report"}) | GROUND,
     "toolkit_actions": frozenset({"hazards", "chaos"}) | GROUND,
     "hazards": frozenset({"seams", "stress", "chaos"}) | GROUND,
     "assertions": frozenset({"chaos", "patterns"}) | GROUND,
@@ -34,6 +35,7 @@ BELOW = {
 HEAVY = frozenset({"asyncio", "psutil", "requests", "responses", "sqlite3", "ssl"})
 # Modules about nothing else, which are themselves imported only by those who need them.
 ABOUT: dict[str, frozenset[str]] = {
+    "plugin.sqlite_chaos": frozenset({"sqlite3"}),
     "seams.detours": frozenset({"asyncio"}),
     "seams.psycopg2_driver": frozenset({"psycopg2"}),
     "seams.sqlite": frozenset({"sqlite3"}),

@@ -56,7 +56,14 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: dict[str, bytes]) -
     shipped = {name for name in wheel if name.startswith("pytest_resilience/")}
     package = ROOT / "pytest_resilience"
     sources = {path.relative_to(ROOT).as_posix() for path in package.rglob("*.py")}
-    assert shipped == sources | {"pytest_resilience/py.typed"}
+    assert shipped == sources | {
+        "pytest_resilience/chaos/profile.schema.json",
+        "pytest_resilience/py.typed",
+        "pytest_resilience/report/page.css",
+        "pytest_resilience/report/page.html",
+        "pytest_resilience/report/page.js",
+        "pytest_resilience/report/report.schema.json",
+    }
     assert f"{stem}/licenses/LICENSE" in wheel
 
 
@@ -94,7 +101,7 @@ def test_what_users_get_installed_along(metadata: email.message.Message) -> None
     assert sorted(required) == ["pluggy", "psutil", "pytest", "requests", "responses"]
     assert "pytest>=8.4" in metadata.get_all("Requires-Dist", [])
     assert metadata["Requires-Python"] == ">=3.11"
-    assert metadata.get_all("Provides-Extra") == ["test"]
+    assert metadata.get_all("Provides-Extra") == ["report", "test"]
 
 
 def test_what_the_index_is_told(metadata: email.message.Message) -> None:

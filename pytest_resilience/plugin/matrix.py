@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 
 from collections.abc import Generator
+from contextlib import AbstractContextManager
 from typing import Any
+from typing import Protocol
 
 import pytest
 
+from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin.deadline import DeadlineError
 from pytest_resilience.plugin.deadline import deadline
@@ -18,16 +21,18 @@ from pytest_resilience.plugin.leftovers import Snapshot
 from pytest_resilience.plugin.plan import Planned
 from pytest_resilience.plugin.plan import in_shard
 from pytest_resilience.plugin.plan import plan_of
+from pytest_resilience.plugin.requested import Requested
 from pytest_resilience.plugin.rerun import finish
 from pytest_resilience.plugin.rerun import run_once
 from pytest_resilience.plugin.results import CELLS
 from pytest_resilience.plugin.results import PLAN
 from pytest_resilience.plugin.results import Results
-from pytest_resilience.plugin.session import ChaosSession
+from pytest_resilience.plugin.scope import ChaosScope
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.timeline import Timeline
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.junit import junit_properties
 
 
 __all__ = ["Matrix", "register"]
@@ -37,7 +42,17 @@ _LIMIT = pytest.StashKey[float]()
 _RAISED = pytest.StashKey[dict[str, BaseException]]()
 
 
-def register(config: pytest.Config, session: ChaosSession, settings: Settings) -> None:
+class Runs(Protocol):
+    """What knows which experiments a test is run under: the chaos session."""
+
+    def running(self, item: pytest.Item, requested: Requested) -> AbstractContextManager[None]:
+        """Put every run of `item` in the block under one experiment more."""
+
+    def last(self, item: pytest.Item) -> ChaosScope | None:
+        """What was chaotic about the last run of `item`."""
+
+
+def register(config: pytest.Config, session: Runs, settings: Settings) -> None:
     """Let this process run the matrix; where the terminal is, collect what all have found."""
     results = None
     if not hasattr(config, "workerinput"):
@@ -51,7 +66,7 @@ class Matrix:
     Plugins that do so too, to run a test again when it fails, do not see these tests.
     """
 
-    def __init__(self, session: ChaosSession, settings: Settings, results: Results | None) -> None:
+    def __init__(self, session: Runs, settings: Settings, results: Results | None) -> None:
         """`results`: of this process; None in a worker of xdist, which sends what it finds."""
         self._session = session
         self._settings = settings
@@ -120,6 +135,7 @@ class Matrix:
             finish(item, None)
             raise
         vars(reports[-1])[CELLS] = [cell.to_json() for cell in cells]
+        reports[-1].user_properties += [pair for cell in cells for pair in junit_properties(cell)]
         if self._unsent:
             vars(reports[-1])[PLAN], self._unsent = self._unsent, []
         for report in [*reports, *([end] if end is not None else [])]:
@@ -146,9 +162,7 @@ class Matrix:
                 each for requested, each in scope.started if requested is planned.requested
             )
             if not activation.hits and verdict is Verdict.SURVIVED:
-                verdict, reason = Verdict.NEVER_FIRED, str(activation.never_fired())
-                if activation.matched:
-                    reason = f"it matched {activation.matched} operations and hit none"
+                verdict, reason = Verdict.NEVER_FIRED, _why_never(activation)
             elif not activation.hits:
                 verdict = Verdict.INVALID
                 reason = f"it failed although nothing was injected: {reason}"
@@ -178,6 +192,13 @@ class Matrix:
         if _LIMIT in item.stash and call.excinfo is not None:
             item.stash[_RAISED][call.when] = call.excinfo.value
         return (yield)
+
+
+def _why_never(activation: Activation) -> str:
+    if activation.matched:
+        return f"it matched {activation.matched} operations and hit none"
+    did = "; ".join(activation.never_fired().seen) or "nothing that a fault could hit"
+    return f"no operation matched {activation.experiment.aim}; the code did: {did}"
 
 
 def _why_not(reports: list[pytest.TestReport]) -> str:

@@ -19,9 +19,10 @@ class Listing:
         """Answer --chaos-list."""
         if not options.given(config, "chaos-list"):
             return None
+        from pytest_resilience.plugin.profiles import all_profiles
         from pytest_resilience.report.listing import listing
 
-        print(listing())  # noqa: T201  # it is the whole output of this run
+        print(listing(all_profiles(config)))  # noqa: T201  # it is the whole output of this run
         return 0
 
 

@@ -7,7 +7,6 @@ import os
 import tomllib
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 from typing import Any
 
 import pytest
@@ -23,11 +22,7 @@ from pytest_resilience.plugin.requested import Requested
 from pytest_resilience.plugin.requested import from_parameters
 
 
-if TYPE_CHECKING:
-    from pytest_resilience.plugin.settings import Settings
-
-
-__all__ = ["find_profile", "requested_of", "selected", "selects"]
+__all__ = ["all_profiles", "find_profile", "requested_of", "selects"]
 
 
 def find_profile(config: pytest.Config, text: str) -> Profile:
@@ -51,6 +46,18 @@ def find_profile(config: pytest.Config, text: str) -> Profile:
         raise ConfigurationError(f"{path}: {error}") from None
 
 
+def all_profiles(config: pytest.Config) -> list[Profile]:
+    """Those of `pyproject.toml` that make sense; none if there is no such file."""
+    path = config.rootpath / "pyproject.toml"
+    try:
+        document = _table(_table(_read(path), "tool"), "pytest_resilience")
+        return [Profile.parse(name, table) for name, table in _table(document, "profiles").items()]
+    except ConfigurationError as error:
+        if not path.exists():
+            return []
+        raise pytest.UsageError(f"{path}: {error}") from None
+
+
 def requested_of(profile: Profile, defaults: Defaults, services: Services) -> tuple[Requested, ...]:
     """The experiments of a profile for a test that it selects. Raises ConfigurationError."""
     if profile.markers:
@@ -60,16 +67,6 @@ def requested_of(profile: Profile, defaults: Defaults, services: Services) -> tu
         found.append(from_parameters(each.kind, each.parameters, defaults, origin="profile"))
         found[-1].experiment.bind(services)
     return tuple(found)
-
-
-def selected(settings: Settings, item: pytest.Item) -> list[Requested]:
-    """The experiments of all profiles that select a test."""
-    return [
-        requested
-        for profile, experiments in settings.profiles
-        if selects(profile, item)
-        for requested in experiments
-    ]
 
 
 def selects(profile: Profile, item: pytest.Item) -> bool:

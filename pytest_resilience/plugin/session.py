@@ -19,7 +19,7 @@ from pytest_resilience.plugin.clocks import clock_of
 from pytest_resilience.plugin.fixture import Chaos
 from pytest_resilience.plugin.locate import mark_location
 from pytest_resilience.plugin.options import SESSION
-from pytest_resilience.plugin.profiles import selected
+from pytest_resilience.plugin.profiles import selects
 from pytest_resilience.plugin.requested import Requested
 from pytest_resilience.plugin.requested import from_mark
 from pytest_resilience.plugin.scope import ChaosScope
@@ -75,7 +75,7 @@ class ChaosSession:
         for item in items:
             requested = [*self._settings.experiments]
             if not self._settings.matrix:
-                requested += selected(self._settings, item)
+                requested += _selected(self._settings, item)
             for node, mark in _chaos_marks(item):
                 try:
                     requested.append(from_mark(mark, self._settings.defaults))
@@ -208,6 +208,16 @@ def _under(item: pytest.Item, requested: Requested) -> Iterator[None]:
         yield
     finally:
         item.stash[_REQUESTED] = usual
+
+
+def _selected(settings: Settings, item: pytest.Item) -> list[Requested]:
+    """The experiments of all profiles that select a test."""
+    return [
+        requested
+        for profile, experiments in settings.profiles
+        if selects(profile, item)
+        for requested in experiments
+    ]
 
 
 def _chaos_marks(item: pytest.Item) -> list[tuple[Any, pytest.Mark]]:

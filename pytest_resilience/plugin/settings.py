@@ -121,8 +121,8 @@ def _read(config: pytest.Config) -> Settings:
             cpu=config.getini("chaos_max_cpu"),
         )
         only = options.given(config, "chaos-experiment")
-        profiles = [each.only(only) for each in profiles]
         _check_names(only, profiles, names["chaos-experiment"])
+        profiles = [each.only(only) for each in profiles]
         requests = [requested_of(each, defaults, services) for each in profiles]
         matrix = bool(options.given(config, "chaos-matrix"))
         if matrix and not profiles:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pytest_resilience.chaos.catalog import RECIPES
 from pytest_resilience.chaos.catalog import ChaosType
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.recipe import Parameter
 
 
@@ -20,13 +23,19 @@ _COMMON = (
 )
 
 
-def listing() -> str:
-    """Every type with its parameters, units and defaults."""
+def listing(profiles: Iterable[Profile] = ()) -> str:
+    """Every type with its parameters, units and defaults; then the profiles there are."""
     lines = ["Chaos types and what each can be told (name, unit, default):"]
     for kind in ChaosType:
         lines += ["", *_type(kind)]
     lines += ["", "every type"]
     lines += [_row(*row) for row in _COMMON]
+    for profile in profiles:
+        lines += [
+            "",
+            f"profile {profile.name}",
+            *(f"  {each.make()}" for each in profile.experiments),
+        ]
     return "\n".join(lines)
 
 

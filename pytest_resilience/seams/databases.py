@@ -38,8 +38,7 @@ class DatabaseSeam:
     def install(self) -> None:
         if self._gate is None:
             self._gate = Gate(self._engine)
-            for driver in _drivers(self._gate):
-                driver.apply(self._patches)
+            _drivers(self._gate, self._patches)
 
     def refresh(self) -> None:
         if self._gate is not None:
@@ -61,6 +60,8 @@ def _sqlite(gate: Gate) -> Driver:
 
 
 def _psycopg(gate: Gate) -> Driver:
+    import psycopg  # noqa: F401  # whether it is there
+
     from pytest_resilience.seams.psycopg3 import PsycopgDriver
 
     return PsycopgDriver(gate)
@@ -73,48 +74,47 @@ def _psycopg2(gate: Gate) -> Driver:
 
 
 def _asyncpg(gate: Gate) -> Driver:
+    import asyncpg  # noqa: F401  # whether it is there
+
     from pytest_resilience.seams.asyncpg_driver import AsyncpgDriver
 
     return AsyncpgDriver(gate)
 
 
 def _redis(gate: Gate) -> Driver:
+    import redis  # noqa: F401  # whether it is there
+
     from pytest_resilience.seams.redis_driver import RedisDriver
 
     return RedisDriver(gate)
 
 
 def _sqlalchemy(gate: Gate) -> Driver:
+    import sqlalchemy  # noqa: F401  # whether it is there
+
     from pytest_resilience.seams.pools import SqlalchemyPools
 
     return SqlalchemyPools(gate)
 
 
 def _psycopg_pool(gate: Gate) -> Driver:
+    import psycopg_pool  # noqa: F401  # whether it is there
+
     from pytest_resilience.seams.pools import PsycopgPools
 
     return PsycopgPools(gate)
 
 
-_DRIVERS: dict[str, Callable[[Gate], Driver]] = {
-    "sqlite3": _sqlite,
-    "psycopg": _psycopg,
-    "psycopg_pool": _psycopg_pool,
-    "psycopg2": _psycopg2,
-    "asyncpg": _asyncpg,
-    "redis": _redis,
-    "sqlalchemy": _sqlalchemy,
-}
+_MAKERS: tuple[Callable[[Gate], Driver], ...] = (
+    _sqlite, _psycopg, _psycopg_pool, _psycopg2, _asyncpg, _redis, _sqlalchemy,
+)  # fmt: skip
 
 
-def _drivers(gate: Gate) -> list[Driver]:
-    """Those of the libraries that are installed and can be loaded."""
-    return [make(gate) for name, make in _DRIVERS.items() if _loads(name)]
-
-
-def _loads(name: str) -> bool:
-    try:
-        __import__(name)
-    except Exception:  # not installed, or broken: then nobody can use it either
-        return False
-    return True
+def _drivers(gate: Gate, patches: Patches) -> None:
+    """Apply those of the libraries that are installed and can be loaded."""
+    for make in _MAKERS:
+        try:
+            driver = make(gate)
+        except ImportError:  # not installed, or broken: then nobody can use it either
+            continue
+        driver.apply(patches)

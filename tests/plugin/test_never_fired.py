@@ -35,7 +35,7 @@ def test_a_test_without_any_operation_is_told_so(suite: pytest.Pytester) -> None
     """)
     result = suite.runpytest()
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["  The code did: nothing on the network"])
+    result.stdout.fnmatch_lines(["  The code did: nothing that a fault could hit"])
 
 
 def test_a_fixture_that_matched_nothing_is_an_error(suite: pytest.Pytester) -> None:

@@ -1,0 +1,111 @@
+"""The JSON Schema of a profile says what the reader of profiles takes.
+
+`UPDATE_DOCS=1` writes it anew, from the chaos types there are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import pytest_resilience
+
+from pytest_resilience import ConfigurationError
+from pytest_resilience.chaos.catalog import RECIPES
+from pytest_resilience.chaos.profile import Profile
+
+
+FILE = Path(pytest_resilience.__file__).parent / "chaos" / "profile.schema.json"
+VALUE = {"type": ["string", "number", "boolean"]}
+TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+SHARE = {"type": ["number", "string"]}
+
+
+def expected() -> dict[str, Any]:
+    common = {
+        "name": {"type": "string", "minLength": 1},
+        "weight": {"type": "number", "exclusiveMinimum": 0},
+        "enabled": {"type": "boolean"},
+        "intensity": SHARE,
+        "probability": SHARE,
+        "duration": SHARE,
+        "target_services": TEXTS,
+    }
+    kinds = [
+        {
+            "properties": {
+                "chaos_type": {"const": kind.value},
+                **common,
+                **{each.name: VALUE | {"description": each.help} for each in recipe.parameters},
+            },
+            "required": ["chaos_type"],
+            "additionalProperties": False,
+        }
+        for kind, recipe in RECIPES.items()
+    ]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A profile of pytest-resilience",
+        "type": "object",
+        "properties": {
+            "experiments": {"type": "array", "items": {"type": "object", "oneOf": kinds}},
+            "services": {"type": "object", "additionalProperties": TEXTS},
+            "markers": {"type": "string"},
+            "paths": TEXTS,
+            "seed": {"type": "integer", "minimum": 0},
+            "gate": {"type": "number", "minimum": 0, "maximum": 100},
+            "intensity": SHARE,
+            "probability": SHARE,
+            "interval": SHARE,
+            "max_active": {"type": "integer", "minimum": 1},
+        },
+        "additionalProperties": False,
+    }
+
+
+def test_it_is_up_to_date() -> None:
+    if os.environ.get("UPDATE_DOCS"):
+        FILE.write_text(json.dumps(expected(), indent=1) + "\n", encoding="utf-8")
+    assert json.loads(FILE.read_text(encoding="utf-8")) == expected()
+    jsonschema.Draft202012Validator.check_schema(expected())
+
+
+GOOD: list[dict[str, Any]] = [
+    {},
+    {"gate": 95, "seed": 3, "markers": "slow", "paths": ["a*"], "services": {"x": "h:1"}},
+    {"experiments": [{"chaos_type": "network_latency", "delay": "300ms", "weight": 2}]},
+    {"experiments": [{"name": "x", "chaos_type": "database_failure", "after": "commit"}]},
+    {"experiments": [{"chaos_type": "service_failure", "target_services": ["x"]}]},
+]
+BAD: list[dict[str, Any]] = [
+    {"gates": 95},
+    {"gate": 101},
+    {"seed": -1},
+    {"experiments": {"chaos_type": "network_latency"}},
+    {"experiments": [{"delay": "300ms"}]},
+    {"experiments": [{"chaos_type": "network_latencies"}]},
+    {"experiments": [{"chaos_type": "network_latency", "mode": "refuse"}]},
+    {"experiments": [{"chaos_type": "network_latency", "weight": 0}]},
+    {"services": {"x": 3}},
+    {"markers": 3},
+]
+
+
+@pytest.mark.parametrize("table", GOOD, ids=repr)
+def test_both_take_it(table: dict[str, Any]) -> None:
+    jsonschema.validate(table, expected())
+    Profile.parse("x", table)
+
+
+@pytest.mark.parametrize("table", BAD, ids=repr)
+def test_both_refuse_it(table: dict[str, Any]) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(table, expected())
+    with pytest.raises((ConfigurationError, TypeError)):
+        Profile.parse("x", table)
