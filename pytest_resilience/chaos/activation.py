@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.faults import StatusAnswer
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.pressure import PressureReading
 from pytest_resilience.errors import NeverFiredError
@@ -19,6 +20,7 @@ __all__ = ["Activation", "Hit"]
 
 _LONGEST = 80  # signs of a statement
 _MOST_SEEN = 8  # lines of "what the code did instead" that anybody reads
+_SEALED = " (encrypted above the socket)"
 _POLLED = " (a non-blocking socket, and no transport of asyncio)"
 
 
@@ -83,6 +85,8 @@ class Activation:
         faults = [each for each in self.experiment.faults if operation.kind in each.kinds]
         if not operation.blocking:
             faults = [fault for fault in faults if not fault.waits]
+        if operation.sealed:
+            faults = [fault for fault in faults if not isinstance(fault, StatusAnswer)]
         if not faults or not self.experiment.aims_at(operation):
             self.saw(operation)
             return ()
@@ -105,7 +109,7 @@ class Activation:
     def saw(self, operation: Operation) -> None:
         """Remember that the code did this, which the experiment was not aimed at."""
         if len(self._seen) < _MOST_SEEN:
-            remark = "" if operation.blocking else _POLLED
+            remark = _SEALED if operation.sealed else "" if operation.blocking else _POLLED
             text = f" {operation.statement}"[:_LONGEST].rstrip()
             self._seen[f"{operation.kind} {operation.target}{text}{remark}"] = None
 
@@ -121,11 +125,13 @@ class Activation:
             self.experiment.name,
             target=self.experiment.aim,
             seen=seen,
-            advice=self._advice(any(line.endswith(_POLLED) for line in seen)),
+            advice=self._advice(seen),
         )
 
-    def _advice(self, non_blocking: bool) -> str:
-        if non_blocking:
+    def _advice(self, seen: tuple[str, ...]) -> str:
+        if any(line.endswith(_SEALED) for line in seen):
+            return "No answer can be made up where TLS lies above the socket, as in asyncio."
+        if any(line.endswith(_POLLED) for line in seen):
             return "This fault makes callers wait, which it can on blocking sockets and in asyncio."
         kinds = ", ".join(sorted(self.kinds))
         early = ""

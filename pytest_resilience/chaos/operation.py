@@ -52,11 +52,14 @@ class Operation:
         blocking: whether the caller can be made to wait here. A non-blocking socket
             belongs to an event loop, which a wait would stop altogether; a transport of
             asyncio can be made to deliver later.
+        sealed: whether what is received here is encrypted, so that nobody but the peer can
+            make an answer: where TLS is made above the socket.
     """
 
     kind: str
     target: str
     names: tuple[str, ...]
     blocking: bool = True
+    sealed: bool = False
     statement: str = ""
     position: int = 1

@@ -92,7 +92,13 @@ class Link:
 
     def operation(self, kind: str, *, blocking: bool = True) -> Operation:
         """The operation `kind` on this connection."""
-        return Operation(kind=kind, target=self.names[0], names=self.names, blocking=blocking)
+        return Operation(
+            kind=kind,
+            target=self.names[0],
+            names=self.names,
+            blocking=blocking,
+            sealed=self.tls and kind == RECEIVE,
+        )
 
 
 class Links:

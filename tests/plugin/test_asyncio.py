@@ -62,4 +62,4 @@ def test_an_async_client_aimed_at_by_name(suite: pytest.Pytester) -> None:
             with chaos.network_latency(delay=0.001, target=target, name=target):
                 asyncio.run(main())
     """)
-    suite.runpytest_subprocess().assert_outcomes(passed=2, errors=1)
+    suite.runpytest_subprocess().assert_outcomes(passed=3, errors=1)

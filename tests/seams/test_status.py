@@ -22,6 +22,7 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.service import Service
+from tests.seams.conftest import Trust
 from tests.seams.conftest import outcome
 from tests.seams.conftest import serve
 
@@ -135,6 +136,22 @@ def test_asyncio(port: int, outage: Activation) -> None:
 
     assert asyncio.run(main()) == [503, 200]
     assert outage.hits == 1
+
+
+def test_asyncio_over_tls_is_told_of(trust: Trust, outage: Activation) -> None:
+    """Only the peer could say it there; the request goes through, and is not counted."""
+
+    async def main(port: int) -> int:
+        async with httpx.AsyncClient(trust_env=False, verify=trust.client) as client:
+            return (await client.get(f"https://{HOST}:{port}/")).status_code
+
+    with serve(trust.over_tls(answer)) as port:
+        assert asyncio.run(main(port)) == 200
+        seen = f"network.receive {HOST}:{port} (encrypted above the socket)"
+    assert outage.matched == 0
+    error = str(outage.never_fired())
+    assert seen in error
+    assert "No answer can be made up where TLS lies above the socket, as in asyncio." in error
 
 
 Receive = Callable[[socket.socket, int], bytes]
