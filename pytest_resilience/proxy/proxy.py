@@ -80,17 +80,17 @@ class ChaosProxy:
         try:
             self._board = self._loop.call(
                 lambda: Switchboard(
-                    server, endpoints, endpoint, loop=self._loop, engine=self.engine, seed=self.seed
+                    server,
+                    endpoints,
+                    endpoint,
+                    enabled=enabled,
+                    loop=self._loop,
+                    engine=self.engine,
+                    seed=self.seed,
                 )
             )
         except BaseException:
             self._loop.close(lambda: None)
-            raise
-        try:
-            if enabled:
-                self.enable()
-        except BaseException:
-            self.close()
             raise
         self._experiments = Experiments(self.engine, self._board, self._loop, self.seed)
 

@@ -43,6 +43,7 @@ class Switchboard:
         endpoints: Sequence[Endpoint],
         listen: Endpoint,
         *,
+        enabled: bool,
         loop: Loop,
         engine: Engine,
         seed: int,
@@ -62,6 +63,12 @@ class Switchboard:
         self._buffer = bytearray(_PIECE)
         self._door = Door(listen, loop, self._admit)
         self._setting = self._make_setting()
+        if enabled:
+            try:
+                self.enable(enabled=True)
+            except BaseException:
+                self._door.close()
+                raise
 
     @property
     def address(self) -> Address:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 import socket
 import threading
 import time
@@ -12,6 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+
+from hypothesis import HealthCheck
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from pytest_resilience import ManualClock
 from pytest_resilience.proxy import ChaosProxy
@@ -357,6 +363,57 @@ def test_toxics_happen_in_their_order(serve: Serve) -> None:
     limit, half = "limit_data:bytes=6", "truncate:share=0.5"
     assert seen(limit, half) == b"123"
     assert seen(half, limit) == b"12345"
+
+
+HARMLESS = [
+    f"{line},stream={stream},name={line.split(':')[0]}_{stream}_{number}"
+    for number in range(2)
+    for stream in ("upstream", "downstream")
+    for line in (
+        "latency:latency=2,jitter=2",
+        "bandwidth:rate=5000",
+        "slicer:average_size=5000,size_variation=4000,delay=100",
+        "slow_close:delay=2",
+        "limit_data:bytes=1000000",
+        "corrupt:share=0",
+    )
+]
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    lines=st.lists(st.sampled_from(HARMLESS), max_size=4, unique=True),
+    size=st.integers(1, 50_000),
+    late=st.booleans(),
+)
+def test_what_is_only_slowed_arrives_whole(
+    proxy: ChaosProxy, lines: list[str], size: int, late: bool
+) -> None:
+    """In any combination, whether the toxics are there before or come and go meanwhile."""
+    sent = random.Random(size).randbytes(size)
+    proxy.reset()
+    toxics = [parse_toxic(line) for line in lines]
+    with socket.create_connection(proxy.address, timeout=20) as client:
+        if not late:
+            for toxic in toxics:
+                proxy.apply(toxic)
+        sender = threading.Thread(target=send_all, args=(client, sent))
+        sender.start()
+        if late:
+            for toxic in toxics:
+                proxy.apply(toxic)
+            for toxic in toxics:
+                proxy.remove(toxic.name)
+        assert read_all(client) == sent
+        sender.join(20)
+
+
+def send_all(client: socket.socket, data: bytes) -> None:
+    """Send, and say that this was all."""
+    client.sendall(data)
+    client.shutdown(socket.SHUT_WR)
 
 
 def test_many_connections_at_once(proxy: ChaosProxy, connect: Connect) -> None:
