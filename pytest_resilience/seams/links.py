@@ -232,8 +232,10 @@ def _listening_ports() -> frozenset[int]:
 
 @contextlib.contextmanager
 def _borrowed(descriptor: int) -> Iterator[socket.SocketType]:
+    blocking = os.get_blocking(descriptor)
     sock = socket.SocketType(fileno=descriptor)
     try:
+        os.set_blocking(descriptor, blocking)  # where there is a default timeout, it no longer is
         yield sock
     finally:
         sock.detach()

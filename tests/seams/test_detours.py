@@ -283,8 +283,11 @@ def test_more_than_fits_waits_in_the_kernel(
 
 
 def test_writing_is_paused_and_resumed_as_ever(inject: Inject) -> None:
+    paused = threading.Event()
+
     def answer_once(connection: socket.socket) -> None:
         connection.sendall(connection.recv(100))
+        assert paused.wait(PATIENCE)
         silent(connection)
 
     class Writer(Plain):
@@ -301,6 +304,8 @@ def test_writing_is_paused_and_resumed_as_ever(inject: Inject) -> None:
                 await until(lambda: latency.matched)
                 transport.set_write_buffer_limits(0)
                 transport.write(bytes(16 << 20))
+                assert protocol.told == ["pause"]
+                paused.set()
                 await until(lambda: protocol.told == ["pause", "resume"])
 
     with serve(answer_once) as port:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.seams import links as links_module
 from pytest_resilience.seams.links import Links
 from pytest_resilience.seams.names import Names
 
@@ -137,3 +139,21 @@ def test_the_new_owner_of_a_connection_is_looked_at(
         assert link is not None
         assert link.owner() is new
         assert id(new) in links.passing
+
+
+@pytest.mark.parametrize("default", [None, 5.0])
+def test_asking_who_listens_changes_nothing(listener: socket.socket, default: float | None) -> None:
+    one, other = socket.socketpair()
+    previous = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(default)
+    try:
+        ports = links_module._listening_ports()
+    finally:
+        socket.setdefaulttimeout(previous)
+    assert listener.getsockname()[1] in ports
+    with one, other:
+        assert os.get_blocking(one.fileno())
+        one.sendall(b"x")
+        assert other.recv(1) == b"x"
+    with socket.create_connection(listener.getsockname()) as client:
+        assert client.getsockname()[1] not in links_module._listening_ports()
