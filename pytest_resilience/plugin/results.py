@@ -39,7 +39,7 @@ CELLS = "resilience_cells"
 PLAN = "resilience_plan"
 """The attribute of a worker's first report under which its plan travels."""
 
-GATE_FAILED = 6
+GATE_FAILED = 10
 """The exit status of a run whose tests passed and whose gate did not."""
 
 _NAME = "resilience-results"
