@@ -13,6 +13,9 @@ from types import FrameType
 __all__ = ["DeadlineError", "deadline"]
 
 
+_AGAIN = 0.5  # seconds
+
+
 class DeadlineError(BaseException):
     """The test took too long. Not an Exception: code that survives anything would catch it."""
 
@@ -30,13 +33,18 @@ def deadline(seconds: float) -> Iterator[bool]:
         yield False
         return
 
+    inside = True
+
     def expired(_number: int, _frame: FrameType | None) -> None:
-        raise DeadlineError(f"it was still running after {seconds:g} s")
+        if inside:
+            raise DeadlineError(f"it was still running after {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, expired)
-    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Again and again: raised in a destructor or a callback it would reach nobody.
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
     try:
         yield True
     finally:
+        inside = False
         signal.setitimer(signal.ITIMER_REAL, left)
         signal.signal(signal.SIGALRM, before)
