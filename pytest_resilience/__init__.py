@@ -5,7 +5,7 @@ How the package is laid out, and what may import what (downwards only):
     plugin                    pytest, and only there
     report, assertions        events and states, read and judged
     hazards                   experiments in this process, with every seam there is
-    seams, stress             where operations are intercepted; pressure
+    seams, stress, proxy      where operations are intercepted; pressure; between both ends
     chaos                     decides which operation meets which fault
     patterns                  protects code: breaker, retry, bulkhead, degradation
     errors, events, clock, seeds
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from pytest_resilience.events import Event as Event
     from pytest_resilience.hazards import Caps as Caps
     from pytest_resilience.hazards import ChaosMonkey as ChaosMonkey
+    from pytest_resilience.hazards import NewChaosType as NewChaosType
     from pytest_resilience.patterns.breaker import CircuitBreaker as CircuitBreaker
     from pytest_resilience.patterns.breaker_config import (
         CircuitBreakerConfig as CircuitBreakerConfig,
@@ -91,6 +92,8 @@ if TYPE_CHECKING:
     )
     from pytest_resilience.patterns.timelimit import TimeLimiter as TimeLimiter
     from pytest_resilience.plugin.fixture import Chaos as Chaos
+    from pytest_resilience.proxy.proxy import ChaosProxy as ChaosProxy
+    from pytest_resilience.report.cell import Cell as Cell
     from pytest_resilience.seams.points import DatabaseSimulator as DatabaseSimulator
     from pytest_resilience.seams.points import NetworkSimulator as NetworkSimulator
     from pytest_resilience.seams.points import ServiceFailureSimulator as ServiceFailureSimulator
@@ -104,9 +107,11 @@ _HOMES = {
     "BulkheadType": "patterns.bulkhead_config",
     "ByChance": "chaos.schedule",
     "Caps": "hazards",
+    "Cell": "report.cell",
     "Chaos": "plugin.fixture",
     "ChaosExperiment": "chaos.experiment",
     "ChaosMonkey": "hazards",
+    "ChaosProxy": "proxy.proxy",
     "ChaosType": "chaos.experiment",
     "CircuitBreaker": "patterns.breaker",
     "CircuitBreakerConfig": "patterns.breaker_config",
@@ -135,6 +140,7 @@ _HOMES = {
     "NOTHING": "patterns.degradation_config",
     "NetworkSimulator": "seams.points",
     "NeverFiredError": "errors",
+    "NewChaosType": "hazards",
     "OneOf": "chaos.tolerance",
     "Pipeline": "patterns.pipeline",
     "PressureReading": "chaos.pressure",

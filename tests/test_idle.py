@@ -14,6 +14,7 @@ HEAVY = {"asyncio", "psutil", "requests", "responses", "sqlite3", "ssl"}
 IDLE = {
     "pytest_resilience",
     "pytest_resilience.plugin",
+    "pytest_resilience.plugin.newhooks",
     "pytest_resilience.plugin.options",
     "pytest_resilience.plugin.pytest_private",
 }

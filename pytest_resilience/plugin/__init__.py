@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Generator
-from collections.abc import Iterable
 from collections.abc import Iterator
 from copy import copy
 from typing import TYPE_CHECKING
@@ -17,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.plugin import newhooks
 from pytest_resilience.plugin import options
 
 
 if TYPE_CHECKING:
-    from pytest_resilience.assertions.readings import Reader
     from pytest_resilience.clock import ManualClock
     from pytest_resilience.hazards import ChaosMonkey
     from pytest_resilience.patterns.bulkhead_manager import BulkheadManager
@@ -31,24 +30,15 @@ if TYPE_CHECKING:
     from pytest_resilience.plugin.fixture import Chaos
     from pytest_resilience.plugin.postgres_chaos import PostgresChaos
     from pytest_resilience.plugin.sqlite_chaos import SqliteChaos
+    from pytest_resilience.proxy.proxy import ChaosProxy
 
 
-class Hooks:
-    """What other plugins and conftest files can tell this one."""
-
-    @pytest.hookspec
-    def pytest_resilience_adapters(self) -> Iterable[Reader]:  # type: ignore[empty-body]
-        """Give the readers with which assertions read breakers and retries of your own.
-
-        A reader is a function of one object. It returns a `CircuitReading` or a `RetryReading`
-        from `pytest_resilience.assertions`, or None for what it does not know, and changes
-        nothing. It is asked before our own.
-        """
+_FIXTURES = frozenset({"chaos", "chaos_monkey", "chaos_proxy"})
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     """Make our hooks known."""
-    pluginmanager.add_hookspecs(Hooks)
+    pluginmanager.add_hookspecs(newhooks)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -138,6 +128,13 @@ def postgres_chaos() -> Iterator[Callable[[str], PostgresChaos]]:
 
 
 @pytest.fixture
+def chaos_proxy(request: pytest.FixtureRequest) -> Iterator[Callable[..., ChaosProxy]]:
+    """Makes TCP proxies for what no seam reaches: `chaos_proxy("127.0.0.1:5432")`."""
+    with _session(request.config).proxies(request.node) as make:
+        yield make
+
+
+@pytest.fixture
 def manual_clock() -> ManualClock:
     """A clock that sleeping moves, for every pattern that the other fixtures make."""
     from pytest_resilience.clock import ManualClock
@@ -186,7 +183,7 @@ def _asks_for_chaos(item: pytest.Item) -> bool:
     # Keywords first: they are cheap, but hold the names of files and functions too.
     marked = "chaos" in item.keywords and item.get_closest_marker("chaos") is not None
     names = getattr(item, "fixturenames", ())
-    return marked or "chaos" in names or "chaos_monkey" in names
+    return marked or not _FIXTURES.isdisjoint(names)
 
 
 def _session(config: pytest.Config) -> Any:

@@ -128,6 +128,8 @@ class Matrix:
                     if problem
                     else self._run(item, each, usual)
                 )
+                told = item.ihook.pytest_resilience_verdict(item=item, cell=cells[-1])
+                cells[-1] = cells[-1] if told is None else told
                 if self._results is not None:
                     self._results.add(cells[-1])
             end = finish(item, nextitem)

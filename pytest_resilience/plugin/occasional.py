@@ -20,8 +20,10 @@ class Listing:
         if not options.given(config, "chaos-list"):
             return None
         from pytest_resilience.plugin.profiles import all_profiles
+        from pytest_resilience.plugin.settings import settings_of
         from pytest_resilience.report.listing import listing
 
+        settings_of(config)  # with the types that others have given
         print(listing(all_profiles(config)))  # noqa: T201  # it is the whole output of this run
         return 0
 

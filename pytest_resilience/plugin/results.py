@@ -191,6 +191,8 @@ class Results:
             terminalreporter.line(str(gate), red=not gate.passed, green=gate.passed)
         for path in self._settings.reports:
             terminalreporter.line(f"report: {path}")
+        for text in self._config.hook.pytest_resilience_report_section(report=report):
+            terminalreporter.line(text)
         for failure in self._failures:
             terminalreporter.line(f"ERROR: {failure}", red=True)
 

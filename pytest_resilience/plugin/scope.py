@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence
 
 import pytest
@@ -33,6 +34,7 @@ class ChaosScope:
         idle: those whose chance did not come up.
         events: what was injected, in order.
         outcome: of the call phase, once known.
+        tell: who is told of each fault, by `nodeid` and `event`.
     """
 
     def __init__(self, engine: Engine, nodeid: str, seed: int, *, calm: bool = False) -> None:
@@ -41,6 +43,7 @@ class ChaosScope:
         self.idle: list[Requested] = []
         self.events: deque[FaultInjected] = deque(maxlen=_MOST_EVENTS)
         self.outcome = ""
+        self.tell: Callable[..., object] | None = None
         self._engine = engine
         self._calm = calm
         self._nodeid = nodeid
@@ -48,11 +51,14 @@ class ChaosScope:
         self._asked: dict[str, int] = {}
         self._services: list[Service] = []
         self._began = engine.clock.monotonic()
-        self._forget = engine.listeners.add(self._note)
+        self._forget = engine.listeners.add(self.note)
 
-    def _note(self, event: Event) -> None:
+    def note(self, event: Event) -> None:
+        """Count a fault among those of this test."""
         if isinstance(event, FaultInjected):
             self.events.append(event)
+            if self.tell is not None:
+                self.tell(nodeid=self._nodeid, event=event)
 
     def roll(self, requested: Requested) -> None:
         """Start an experiment if it is enabled and its probability comes up."""

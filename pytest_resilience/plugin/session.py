@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ from pytest_resilience.plugin.requested import Requested
 from pytest_resilience.plugin.requested import from_mark
 from pytest_resilience.plugin.scope import ChaosScope
 from pytest_resilience.plugin.settings import Settings
+from pytest_resilience.plugin.settings import others_of
 from pytest_resilience.plugin.settings import settings_of
 from pytest_resilience.plugin.summary import RECORD
 from pytest_resilience.plugin.summary import ChaosSummary
@@ -34,6 +36,7 @@ from pytest_resilience.report.terminal import timeline
 if TYPE_CHECKING:
     from pytest_resilience.hazards import ChaosMonkey
     from pytest_resilience.plugin.monkey import SessionMonkeys
+    from pytest_resilience.proxy.proxy import ChaosProxy
 
 
 __all__ = ["ChaosSession", "session_of"]
@@ -67,7 +70,9 @@ class ChaosSession:
         self._config = config
         self._settings = settings
         self._monkeys: SessionMonkeys | None = None
-        self._engine = new_engine(services=settings.services, caps=settings.caps)
+        self._engine = new_engine(
+            services=settings.services, caps=settings.caps, others=others_of(config)
+        )
 
     def check(self, items: list[pytest.Item]) -> None:
         """Read the markers of all items. Raises `pytest.UsageError` naming each bad one."""
@@ -109,12 +114,20 @@ class ChaosSession:
         manual = clock is not SYSTEM_CLOCK
         return monkey_of_a_test(self._engine, self._scope(request.node), clock, manual=manual)
 
+    def proxies(self, item: pytest.Item) -> AbstractContextManager[Callable[..., ChaosProxy]]:
+        """What the `chaos_proxy` fixture of a test is."""
+        from pytest_resilience.plugin.proxies import proxies_of_a_test
+
+        return proxies_of_a_test(self._scope(item))
+
     def _scope(self, item: pytest.Item) -> ChaosScope:
         scope = item.stash.get(_SCOPE, None)
         if scope is None:
             scope = item.stash[_SCOPE] = ChaosScope(
                 self._engine, item.nodeid, self._settings.seed, calm=self._settings.calm
             )
+            if item.config.hook.pytest_resilience_fault_injected.get_hookimpls():
+                scope.tell = item.config.hook.pytest_resilience_fault_injected
         return scope
 
     def _roll(self, item: pytest.Item, *, include_setup: bool) -> None:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import pytest
 
 from pytest_resilience.chaos import quantities
+from pytest_resilience.chaos.catalog import add_type
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.profile import gate_of
 from pytest_resilience.chaos.service import Service
@@ -23,6 +24,7 @@ from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.hazards import DEFAULT_CAPS
 from pytest_resilience.hazards import Caps
+from pytest_resilience.hazards import NewChaosType
 from pytest_resilience.plugin import options
 from pytest_resilience.plugin.profiles import find_profile
 from pytest_resilience.plugin.profiles import requested_of
@@ -37,6 +39,7 @@ __all__ = ["SEED_KEY", "Settings", "settings_of"]
 SEED_KEY = "resilience_seed"  # in an xdist worker's input
 
 _Value = TypeVar("_Value")
+_OTHERS = pytest.StashKey[tuple[NewChaosType, ...]]()
 _SETTINGS = pytest.StashKey["Settings"]()
 
 
@@ -97,6 +100,7 @@ def settings_of(config: pytest.Config) -> Settings:
 def _read(config: pytest.Config) -> Settings:
     names = config.stash.get(options.NAMES, {flag: f"--{flag}" for flag in options.FLAGS})
     try:
+        others_of(config)  # so that flags and profiles can name them
         profiles = [find_profile(config, name) for name in options.given(config, "chaos-profile")]
         monkeys = [find_profile(config, name) for name in options.given(config, "chaos-monkey")]
         defaults = Defaults(
@@ -166,6 +170,17 @@ def _read(config: pytest.Config) -> Settings:
         seed_option=names["chaos-seed"],
         experiment_option=names["chaos-experiment"],
     )
+
+
+def others_of(config: pytest.Config) -> tuple[NewChaosType, ...]:
+    """The chaos types that others have given; known until the run ends."""
+    found = config.stash.get(_OTHERS, None)
+    if found is None:
+        given = config.hook.pytest_resilience_chaos_types()
+        found = config.stash[_OTHERS] = tuple(each for types in given for each in types)
+        for each in found:
+            config.add_cleanup(add_type(each.name, each.recipe))
+    return found
 
 
 def _first(*values: _Value | None) -> _Value | None:

@@ -1,0 +1,74 @@
+"""What other plugins and conftest files can tell this one, and be told by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pytest
+
+
+if TYPE_CHECKING:
+    from pytest_resilience.assertions.readings import Reader
+    from pytest_resilience.chaos.engine import FaultInjected
+    from pytest_resilience.hazards import NewChaosType
+    from pytest_resilience.report.cell import Cell
+    from pytest_resilience.report.document import Report
+
+
+@pytest.hookspec
+def pytest_resilience_adapters() -> Iterable[Reader]:  # type: ignore[empty-body]
+    """Give the readers with which assertions read breakers and retries of your own.
+
+    A reader is a function of one object. It returns a `CircuitReading` or a `RetryReading`
+    from `pytest_resilience.assertions`, or None for what it does not know, and changes
+    nothing. It is asked before our own.
+
+    Example:
+        >>> def pytest_resilience_adapters():
+        ...     return [read_fuse]
+    """
+
+
+@pytest.hookspec
+def pytest_resilience_chaos_types() -> Iterable[NewChaosType]:  # type: ignore[empty-body]
+    """Give chaos types of your own: a name, what it can be told, and where it happens.
+
+    They are asked for once, when the first chaos of a run is asked for; flags are read before
+    any conftest.py but that of the root.
+
+    Example:
+        >>> def pytest_resilience_chaos_types():
+        ...     return [NewChaosType("late_mail", LATE_MAIL, MailSeam)]
+    """
+
+
+@pytest.hookspec
+def pytest_resilience_fault_injected(nodeid: str, event: FaultInjected) -> None:
+    """A fault has happened to a test; called in the thread that it happened to.
+
+    Example:
+        >>> def pytest_resilience_fault_injected(nodeid, event):
+        ...     print(f"{nodeid}: {event.fault} on {event.target}")
+    """
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_resilience_verdict(item: pytest.Item, cell: Cell) -> Cell | None:
+    """Look at a cell of the matrix; give another in its place, or None to leave it.
+
+    Example:
+        >>> def pytest_resilience_verdict(item, cell):
+        ...     if "504" in cell.reason:
+        ...         return dataclasses.replace(cell, verdict=Verdict.DEGRADED)
+    """
+
+
+@pytest.hookspec
+def pytest_resilience_report_section(report: Report) -> str | None:
+    """Give a text of your own for the terminal's summary of the matrix, and the CI's.
+
+    Example:
+        >>> def pytest_resilience_report_section(report):
+        ...     return f"dashboard: https://chaos.example.com/{report.configuration}"
+    """

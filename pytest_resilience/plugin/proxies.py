@@ -1,0 +1,36 @@
+"""The proxies of a test, closed when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack
+from contextlib import contextmanager
+from typing import Any
+
+from pytest_resilience.plugin.scope import ChaosScope
+from pytest_resilience.proxy.proxy import ChaosProxy
+
+
+__all__ = ["proxies_of_a_test"]
+
+
+@contextmanager
+def proxies_of_a_test(scope: ChaosScope) -> Iterator[Callable[..., ChaosProxy]]:
+    """A maker of proxies whose chance is the test's, and whose faults are among its events.
+
+    Each has an engine of its own: with the session's a client in this process would be hit
+    twice, at its socket and on the way.
+    """
+    with ExitStack() as stack:
+        made = 0
+
+        def make(upstream: Any, **options: Any) -> ChaosProxy:
+            nonlocal made
+            made += 1
+            seed = options.pop("seed", scope.seed_of(f"proxy {made}"))
+            proxy = stack.enter_context(ChaosProxy(upstream, seed=seed, **options))
+            stack.callback(proxy.engine.listeners.add(scope.note))
+            return proxy
+
+        yield make
