@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import functools
 
+from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import Seam
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.monkey import Monkey
+from pytest_resilience.chaos.recipe import Recipe
 from pytest_resilience.chaos.running import Starter
 from pytest_resilience.chaos.service import Services
 from pytest_resilience.clock import SYSTEM_CLOCK
@@ -29,16 +34,40 @@ __all__ = [
     "ChaosMonkey",
     "Hazard",
     "Hazards",
+    "NewChaosType",
     "new_engine",
     "of_this_process",
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class NewChaosType:
+    """A chaos type that somebody else has made.
+
+    Attributes:
+        name: as it is written in markers, flags and profiles.
+        recipe: what it can be told, and which faults that makes.
+        seam: makes, for an engine, what lets those faults happen.
+    """
+
+    name: str
+    recipe: Recipe
+    seam: Callable[[Engine], Seam]
+
+
 def new_engine(
-    *, services: Services | None = None, caps: Caps = DEFAULT_CAPS, clock: Clock = SYSTEM_CLOCK
+    *,
+    services: Services | None = None,
+    caps: Caps = DEFAULT_CAPS,
+    others: Iterable[NewChaosType] = (),
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Engine:
     """An engine with every seam there is; `caps` says how much pressure is allowed."""
-    return Engine(_seams, services=services, approve=caps.approve, clock=clock)
+
+    def seams(engine: Engine) -> list[Seam]:
+        return [*_seams(engine), *(each.seam(engine) for each in others)]
+
+    return Engine(seams, services=services, approve=caps.approve, clock=clock)
 
 
 def _seams(engine: Engine) -> list[Seam]:

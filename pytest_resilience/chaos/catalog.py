@@ -6,6 +6,10 @@ type's own physical parameters, each of which can always be given instead.
 
 from __future__ import annotations
 
+import functools
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -23,9 +27,10 @@ from pytest_resilience.chaos.stress import FD_EXHAUSTION
 from pytest_resilience.chaos.stress import MEMORY_STRESS
 from pytest_resilience.chaos.stress import THREAD_EXHAUSTION
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import DuplicateNameError
 
 
-__all__ = ["RECIPES", "ChaosType", "chaos_type", "recipe_of"]
+__all__ = ["RECIPES", "ChaosType", "Kind", "OwnType", "add_type", "chaos_type", "recipe_of"]
 
 
 class ChaosType(Enum):
@@ -44,7 +49,16 @@ class ChaosType(Enum):
     THREAD_EXHAUSTION = "thread_exhaustion"
 
 
-RECIPES: dict[ChaosType, Recipe] = {
+@dataclass(frozen=True, slots=True)
+class OwnType:
+    """A kind of trouble that somebody else has added."""
+
+    value: str
+
+
+Kind = ChaosType | OwnType
+
+RECIPES: dict[Kind, Recipe] = {
     ChaosType.NETWORK_LATENCY: NETWORK_LATENCY,
     ChaosType.NETWORK_FAILURE: NETWORK_FAILURE,
     ChaosType.SERVICE_FAILURE: SERVICE_FAILURE,
@@ -59,17 +73,30 @@ RECIPES: dict[ChaosType, Recipe] = {
 }
 
 
-def chaos_type(value: Any) -> ChaosType:
+def add_type(name: str, recipe: Recipe) -> Callable[[], None]:
+    """Make a type of somebody else's known; what is given makes it unknown again.
+
+    Raises DuplicateNameError if there is one of that name.
+    """
+    kind = OwnType(name)
+    if name in (each.value for each in RECIPES):
+        raise DuplicateNameError("chaos type", name)
+    RECIPES[kind] = recipe
+    return functools.partial(RECIPES.pop, kind, None)  # type: ignore[return-value]
+
+
+def chaos_type(value: Any) -> Kind:
     """The type meant by a `ChaosType` or its name. Raises ConfigurationError."""
-    if isinstance(value, ChaosType):
+    if isinstance(value, (ChaosType, OwnType)):
         return value
-    names = [each.value for each in ChaosType]
-    if isinstance(value, str) and value.strip().lower() in names:
-        return ChaosType(value.strip().lower())
+    known = {each.value: each for each in RECIPES}
+    names = list(known)
+    if isinstance(value, str) and value.strip().lower() in known:
+        return known[value.strip().lower()]
     guess = nearest(value, names) if isinstance(value, str) else ""
     raise ConfigurationError(f"unknown chaos type {value!r}{guess}; known: {', '.join(names)}")
 
 
-def recipe_of(kind: ChaosType) -> Recipe:
+def recipe_of(kind: Kind) -> Recipe:
     """Its recipe."""
     return RECIPES[kind]

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from pytest_resilience.chaos.catalog import ChaosType
+from pytest_resilience.chaos.catalog import Kind
 from pytest_resilience.chaos.catalog import chaos_type as parse_type
 from pytest_resilience.chaos.catalog import recipe_of
 from pytest_resilience.chaos.faults import Fault
@@ -52,7 +53,7 @@ class ChaosExperiment:
     """
 
     name: str
-    chaos_type: ChaosType
+    chaos_type: Kind
     probability: float
     duration: float
     intensity: float
@@ -64,7 +65,7 @@ class ChaosExperiment:
     def __init__(  # noqa: PLR0917  # the order is the public one
         self,
         name: str,
-        chaos_type: ChaosType | str,
+        chaos_type: Kind | str,
         probability: float | str = 0.1,
         duration: float | str = 60.0,
         intensity: float | str = 0.5,
@@ -172,7 +173,7 @@ def _name(value: Any) -> str:
     return value
 
 
-def _services(kind: ChaosType, names: Sequence[Any] | str | None) -> tuple[str, ...]:
+def _services(kind: Kind, names: Sequence[Any] | str | None) -> tuple[str, ...]:
     given = names.split("|") if isinstance(names, str) else names or ()
     fails_services = kind is ChaosType.SERVICE_FAILURE
     if given and not fails_services:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from pytest_resilience.chaos.catalog import RECIPES
 from pytest_resilience.chaos.catalog import ChaosType
+from pytest_resilience.chaos.catalog import Kind
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.recipe import Parameter
@@ -26,7 +27,7 @@ _COMMON = (
 def listing(profiles: Iterable[Profile] = ()) -> str:
     """Every type with its parameters, units and defaults; then the profiles there are."""
     lines = ["Chaos types and what each can be told (name, unit, default):"]
-    for kind in ChaosType:
+    for kind in RECIPES:
         lines += ["", *_type(kind)]
     lines += ["", "every type"]
     lines += [_row(*row) for row in _COMMON]
@@ -39,7 +40,7 @@ def listing(profiles: Iterable[Profile] = ()) -> str:
     return "\n".join(lines)
 
 
-def _type(kind: ChaosType) -> list[str]:
+def _type(kind: Kind) -> list[str]:
     recipe = RECIPES[kind]
     return [f"{kind.value}: {recipe.summary}", *map(_parameter, recipe.parameters)]
 
