@@ -59,11 +59,12 @@ def has_markers(item: pytest.Item, expression: str) -> bool:
 
 
 def _compiled(expression: str) -> Any:
-    from _pytest.mark.expression import Expression
+    from _pytest.mark import expression as marks
 
     from pytest_resilience.errors import ConfigurationError
 
     try:
-        return Expression.compile(expression)
-    except SyntaxError as error:  # whose class is private, and another one in pytest 8
-        raise ConfigurationError(f"markers={expression!r}: {error.msg}") from None
+        return marks.Expression.compile(expression)
+    except (SyntaxError, getattr(marks, "ParseError", SyntaxError)) as error:  # of pytest 9, 8
+        what = getattr(error, "msg", error)
+        raise ConfigurationError(f"markers={expression!r}: {what}") from None
