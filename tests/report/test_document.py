@@ -153,7 +153,7 @@ def test_a_key_that_is_missing_is_named_by_the_line_of_its_object(tmp_path: Path
     ("raw", "text"),
     [
         (b"", "a.json:1: no JSON: Expecting value at column 1"),
-        (b'{\n"format": 1,\n}', "a.json:3: no JSON: "),
+        (b'{\n"format": 1,\n!}', "a.json:3: no JSON: "),
         (b"[]", "a.json:1: the document: [] is no object"),
         (b"\xff", "a.json cannot be read: 'utf-8' codec"),
         (b'{"format": NaN}', "a.json cannot be read: NaN is no JSON"),
