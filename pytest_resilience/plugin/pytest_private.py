@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ __all__ = [
     "forget_run",
     "has_markers",
     "run_protocol",
+    "subtests_forgotten",
     "taken_options",
     "tear_down_until",
 ]
@@ -31,7 +34,43 @@ def run_protocol(item: pytest.Item, keep: Any) -> list[pytest.TestReport]:
     """Run a test without telling anybody; `keep`: the node whose fixtures stay."""
     from _pytest.runner import runtestprotocol
 
-    return runtestprotocol(item, log=False, nextitem=keep)
+    with _overhearing(item.config) as told:
+        setup, *rest = runtestprotocol(item, log=False, nextitem=keep)
+    return [setup, *told, *rest]
+
+
+@contextmanager
+def _overhearing(config: pytest.Config) -> Iterator[list[pytest.TestReport]]:
+    """Keep reports to oneself: subtests tell theirs whatever the protocol is told."""
+    told: list[pytest.TestReport] = []
+    hooks = vars(config.hook)
+    usual = hooks["pytest_runtest_logreport"]
+
+    def keep(report: pytest.TestReport) -> None:
+        told.append(report)
+
+    hooks["pytest_runtest_logreport"] = keep
+    try:
+        yield told
+    finally:
+        hooks["pytest_runtest_logreport"] = usual
+
+
+@contextmanager
+def subtests_forgotten(config: pytest.Config) -> Iterator[None]:
+    """Let no subtest that fails in the block count when the test's outcome is told."""
+    try:
+        from _pytest.subtests import failed_subtests_key
+    except ImportError:  # pytest 8 has none of its own
+        yield
+        return
+    counts: dict[str, int] = config.stash.get(failed_subtests_key, {})
+    before = dict(counts)
+    try:
+        yield
+    finally:
+        counts.clear()
+        counts.update(before)
 
 
 def tear_down_until(item: pytest.Item, nextitem: pytest.Item | None) -> None:

@@ -49,10 +49,12 @@ def _as_new(item: pytest.Item) -> Iterator[None]:
 
 @contextmanager
 def _brief(config: pytest.Config, brief: bool) -> Iterator[None]:
-    usual = config.option.tbstyle
-    if brief:
-        config.option.tbstyle = "no"
-    try:
+    if not brief:
         yield
+        return
+    usual, config.option.tbstyle = config.option.tbstyle, "no"
+    try:
+        with pytest_private.subtests_forgotten(config):
+            yield
     finally:
         config.option.tbstyle = usual

@@ -1,0 +1,359 @@
+"""The matrix together with other plugins, and with tests of every kind."""
+
+from __future__ import annotations
+
+import json
+
+from collections import Counter
+
+import pytest
+
+
+SHOP = """
+def stock():
+    return 3
+"""
+
+PROFILE = """
+[tool.pytest_resilience.profiles.ci]
+seed = 1
+
+[tool.pytest_resilience.profiles.ci.services]
+stock = "shop:stock"
+
+[[tool.pytest_resilience.profiles.ci.experiments]]
+name = "no stock"
+chaos_type = "service_failure"
+target_services = ["stock"]
+rate = 1
+
+[[tool.pytest_resilience.profiles.ci.experiments]]
+name = "late"
+chaos_type = "service_failure"
+target_services = ["stock"]
+exception = "TimeoutError"
+rate = 1
+"""
+
+
+@pytest.fixture
+def shop(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makepyprojecttoml(PROFILE)
+    pytester.makepyfile(shop=SHOP)
+    pytester.syspathinsert()
+    return pytester
+
+
+def run(shop: pytest.Pytester, *arguments: str, subprocess: bool = False) -> pytest.RunResult:
+    flags = ("--chaos-matrix", "--chaos-profile=ci", "--resilience-report=out.json")
+    start = shop.runpytest_subprocess if subprocess else shop.runpytest
+    return start(*flags, *arguments)
+
+
+def counts(shop: pytest.Pytester) -> Counter[str]:
+    cells = json.loads((shop.path / "out.json").read_text())["cells"]
+    return Counter(cell["verdict"] for cell in cells)
+
+
+CAREFUL = """
+import shop
+
+def careful():
+    try:
+        return shop.stock()
+    except Exception:
+        return 0
+"""
+
+
+def test_fixtures_of_functions_are_fresh_and_others_are_kept(shop: pytest.Pytester) -> None:
+    shop.makepyfile(careful=CAREFUL)
+    shop.makepyfile("""
+        import logging
+        import pytest
+        from careful import careful
+
+        made = []
+
+        @pytest.fixture(scope="module")
+        def module():
+            made.append("module")
+            yield
+            made.append("module ended")
+
+        @pytest.fixture(scope="class", params=[1, 2])
+        def klass(request):
+            made.append(f"class {request.param}")
+
+        @pytest.fixture
+        def function():
+            made.append("function")
+
+        @pytest.mark.usefixtures("module", "klass", "function")
+        class TestKinds:
+            @pytest.mark.parametrize("number", [1, 2])
+            def test_it(self, number, tmp_path, monkeypatch, capsys, caplog):
+                assert not hasattr(self, "seen")
+                self.seen = True
+                assert list(tmp_path.iterdir()) == []
+                (tmp_path / "file").touch()
+                print("out")
+                assert capsys.readouterr().out == "out\\n"
+                assert caplog.records == []
+                logging.getLogger("x").warning("hm")
+                careful()
+
+        def test_how_often():
+            assert made.count("module") == 1
+            assert made.count("function") == 3 * 4
+            assert [each for each in made if each.startswith("class")] == ["class 1", "class 2"]
+            assert made[-1] == "module ended" or "module ended" not in made
+            careful()
+    """)
+    result = run(shop)
+    result.assert_outcomes(passed=5)
+    assert counts(shop) == {"survived": 10}
+
+
+def test_unittest(shop: pytest.Pytester) -> None:
+    shop.makepyfile(careful=CAREFUL)
+    shop.makepyfile("""
+        import unittest
+        from careful import careful
+        import shop
+
+        class TestShop(unittest.TestCase):
+            set_up = 0
+
+            @classmethod
+            def setUpClass(cls):
+                cls.set_up += 1
+
+            def setUp(self):
+                self.fresh = []
+
+            def test_careful(self):
+                assert self.set_up == 1
+                self.fresh.append(careful())
+                assert len(self.fresh) == 1
+
+            def test_naive(self):
+                self.assertEqual(shop.stock(), 3)
+
+            def test_parts(self):
+                for number in range(2):
+                    with self.subTest(number=number):
+                        careful()
+    """)
+    result = run(shop)
+    result.assert_outcomes(passed=3)
+    assert counts(shop) == {"survived": 4, "failed": 2}
+
+
+def test_doctests(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_doc='''
+        """
+        >>> import shop
+        >>> shop.stock()
+        3
+        """
+    '''
+    )
+    result = run(shop, "--doctest-modules", "test_doc.py")
+    result.assert_outcomes(passed=1)
+    assert counts(shop) == {"failed": 2}
+
+
+NAIVE = """
+    import shop
+
+    def test_naive():
+        assert shop.stock() == 3
+
+    def test_wary():
+        try:
+            shop.stock()
+        except Exception:
+            pass
+"""
+
+
+def test_timeouts_and_deadlines(shop: pytest.Pytester) -> None:
+    pytest.importorskip("pytest_timeout")
+    shop.makepyfile("""
+        import time
+        import pytest
+        import shop
+
+        @pytest.mark.resilience(deadline=0.05)
+        def test_hangs():
+            try:
+                shop.stock()
+            except Exception:
+                time.sleep(60)
+    """)
+    result = run(shop, "-p", "pytest_timeout", "--timeout=30")
+    result.assert_outcomes(passed=1)
+    assert counts(shop) == {"hang": 2}
+
+
+@pytest.mark.parametrize(
+    ("module", "plugin", "arguments"),
+    [
+        ("pytest_randomly", "pytest_randomly", []),
+        ("pytest_rerunfailures", "pytest_rerunfailures", ["--reruns=2"]),
+        ("pytest_cov", "pytest_cov", ["--cov=shop", "--cov-report="]),
+        ("xdist", "xdist", ["-n2"]),
+    ],
+)
+def test_other_plugins(
+    shop: pytest.Pytester, module: str, plugin: str, arguments: list[str]
+) -> None:
+    pytest.importorskip(module)
+    shop.makepyfile(NAIVE)
+    result = run(shop, "-p", plugin, *arguments, subprocess=True)
+    result.assert_outcomes(passed=2)
+    assert counts(shop) == {"survived": 2, "failed": 2}
+
+
+def test_asyncio(shop: pytest.Pytester) -> None:
+    pytest.importorskip("pytest_asyncio")
+    shop.makepyfile("""
+        import asyncio
+        import shop
+
+        loops = []
+
+        async def test_wary():
+            loop = asyncio.get_running_loop()
+            assert loop not in loops
+            loops.append(loop)
+            try:
+                shop.stock()
+            except Exception:
+                await asyncio.sleep(0)
+    """)
+    result = run(
+        shop, "-p", "pytest_asyncio.plugin", "--asyncio-mode=auto", "-W", "ignore", subprocess=True
+    )
+    result.assert_outcomes(passed=1)
+    assert counts(shop) == {"survived": 2}
+
+
+def test_anyio(shop: pytest.Pytester) -> None:
+    pytest.importorskip("anyio")
+    shop.makepyfile("""
+        import pytest
+        import shop
+
+        @pytest.fixture
+        def anyio_backend():
+            return "asyncio"
+
+        @pytest.mark.anyio
+        async def test_naive():
+            assert shop.stock() == 3
+    """)
+    result = run(shop, "-p", "anyio", subprocess=True)
+    result.assert_outcomes(passed=1)
+    assert counts(shop) == {"failed": 2}
+
+
+def test_hypothesis(shop: pytest.Pytester) -> None:
+    shop.makepyfile("""
+        from hypothesis import given, settings, strategies as st
+        import shop
+
+        @settings(max_examples=5, database=None)
+        @given(st.integers())
+        def test_wary(number):
+            try:
+                shop.stock()
+            except Exception:
+                pass
+    """)
+    result = run(shop, subprocess=True)
+    result.assert_outcomes(passed=1)
+    assert counts(shop) == {"survived": 2}
+
+
+def test_subtests_of_inner_runs_are_not_counted(shop: pytest.Pytester) -> None:
+    if not hasattr(pytest, "Subtests"):
+        pytest.skip("this pytest has no subtests")
+    shop.makepyfile("""
+        import shop
+
+        def test_parts(subtests):
+            for number in range(3):
+                with subtests.test(number=number):
+                    assert shop.stock() == 3
+    """)
+    result = run(shop)
+    assert result.ret == 0
+    assert counts(shop)["failed"] == 2
+
+
+def test_the_first_failure_ends_the_run_and_the_report_says_so(shop: pytest.Pytester) -> None:
+    shop.makepyfile("""
+        import shop
+
+        def test_broken():
+            assert 0
+
+        def test_later():
+            shop.stock()
+    """)
+    result = run(shop, "-x")
+    result.assert_outcomes(failed=1)
+    assert counts(shop) == {"invalid": 2, "not_run": 2}
+    document = json.loads((shop.path / "out.json").read_text())
+    assert not document["complete"]
+    assert document["interrupted"]
+
+
+def test_an_interrupt_loses_no_report(shop: pytest.Pytester) -> None:
+    shop.makepyfile("""
+        import shop
+
+        def test_wary():
+            try:
+                shop.stock()
+            except TimeoutError:
+                raise KeyboardInterrupt
+            except Exception:
+                pass
+    """)
+    result = run(shop, subprocess=True)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert counts(shop) == {"survived": 1, "not_run": 1}
+    assert json.loads((shop.path / "out.json").read_text())["interrupted"] == "it was interrupted"
+
+
+def test_a_worker_that_crashes_leaves_its_cells_not_run(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_a="""
+            import shop
+
+            def test_wary():
+                try:
+                    shop.stock()
+                except Exception:
+                    pass
+        """,
+        test_b="""
+            import os
+            import shop
+
+            def test_crashes():
+                try:
+                    shop.stock()
+                except Exception:
+                    os._exit(3)
+        """,
+    )
+    result = run(shop, "-p", "xdist", "-n1", "--max-worker-restart=0", subprocess=True)
+    assert result.ret != 0
+    assert counts(shop) == {"survived": 2, "not_run": 2}
+    document = json.loads((shop.path / "out.json").read_text())
+    assert "gw0 crashed" in document["interrupted"]
