@@ -64,7 +64,7 @@ def subtests_forgotten(config: pytest.Config) -> Iterator[None]:
     except ImportError:  # pytest 8 has none of its own
         yield
         return
-    counts: dict[str, int] = config.stash.get(failed_subtests_key, {})
+    counts: dict[Any, int] = config.stash[failed_subtests_key]
     before = dict(counts)
     try:
         yield
