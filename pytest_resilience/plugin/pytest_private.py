@@ -20,6 +20,9 @@ __all__ = [
 ]
 
 
+_LOGREPORT = "pytest_runtest_logreport"
+
+
 def taken_options(parser: pytest.Parser) -> set[str]:
     """Every option string registered so far.
 
@@ -43,17 +46,23 @@ def run_protocol(item: pytest.Item, keep: Any) -> list[pytest.TestReport]:
 def _overhearing(config: pytest.Config) -> Iterator[list[pytest.TestReport]]:
     """Keep reports to oneself: subtests tell theirs whatever the protocol is told."""
     told: list[pytest.TestReport] = []
-    hooks = vars(config.hook)
-    usual = hooks["pytest_runtest_logreport"]
 
     def keep(report: pytest.TestReport) -> None:
         told.append(report)
 
-    hooks["pytest_runtest_logreport"] = keep
+    # pytest 8 has a proxy before the hooks, which remembers those that it was asked for.
+    places = [vars(config.pluginmanager.hook), vars(config.hook)]
+    usual = [place.get(_LOGREPORT) for place in places]
+    for place in places:
+        place[_LOGREPORT] = keep
     try:
         yield told
     finally:
-        hooks["pytest_runtest_logreport"] = usual
+        for place, found in zip(places, usual, strict=True):
+            if found is None:
+                place.pop(_LOGREPORT, None)
+            else:
+                place[_LOGREPORT] = found
 
 
 @contextmanager
@@ -64,7 +73,7 @@ def subtests_forgotten(config: pytest.Config) -> Iterator[None]:
     except ImportError:  # pytest 8 has none of its own
         yield
         return
-    counts: dict[Any, int] = config.stash[failed_subtests_key]
+    counts: Any = config.stash[failed_subtests_key]
     before = dict(counts)
     try:
         yield
