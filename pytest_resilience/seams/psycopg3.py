@@ -16,12 +16,15 @@ from pytest_resilience.chaos.database import DatabaseFailure
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.seams import postgres
 from pytest_resilience.seams.gate import Gate
-from pytest_resilience.seams.gate import Session
 from pytest_resilience.seams.gate import hold_up
 from pytest_resilience.seams.gate import hold_up_async
 from pytest_resilience.seams.gate import pass_through
-from pytest_resilience.seams.gate import pass_through_async
 from pytest_resilience.seams.patching import Patches
+from pytest_resilience.seams.psycopg3_async import AsyncDoors
+from pytest_resilience.seams.psycopg3_sessions import asked
+from pytest_resilience.seams.psycopg3_sessions import asked_to_commit
+from pytest_resilience.seams.psycopg3_sessions import outermost
+from pytest_resilience.seams.psycopg3_sessions import session_of
 
 
 __all__ = ["PsycopgDriver"]
@@ -48,8 +51,8 @@ class PsycopgDriver:
             lambda found: staticmethod(self._connecting_async(found)),
         )
         sync, later = (
-            _Doors(self._gate, psycopg.Cursor),
-            _AsyncDoors(self._gate, psycopg.AsyncCursor),
+            Doors(self._gate, psycopg.Cursor),
+            AsyncDoors(self._gate, psycopg.AsyncCursor),
         )
         for doors, cursors, connection, transaction in (
             (sync, (psycopg.Cursor, psycopg.ServerCursor), psycopg.Connection, psycopg.Transaction),
@@ -117,7 +120,7 @@ def _refused(failure: DatabaseFailure, parts: dict[str, Any]) -> Exception:
     return psycopg.OperationalError(f"connection failed: {text}")
 
 
-class _Doors:
+class Doors:
     """The wrappers of blocking cursors, connections and transactions."""
 
     def __init__(self, gate: Gate, cursor: Any) -> None:
@@ -129,7 +132,7 @@ class _Doors:
         def execute(cursor: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
             proceed = functools.partial(original, cursor, query, *args, **kwargs)
-            effect = _asked(self._gate, cursor, query)
+            effect = asked(self._gate, cursor, query)
             if effect is None:
                 return proceed()
             return pass_through(effect, proceed, functools.partial(self._fail, cursor, False))
@@ -143,7 +146,7 @@ class _Doors:
             proceed = functools.partial(original, cursor, *args, **kwargs)
             if not self._gate.fetches:
                 return proceed()
-            effect = self._gate.fetching(_session(cursor.connection))
+            effect = self._gate.fetching(session_of(cursor.connection))
             return pass_through(effect, proceed, functools.partial(self._fail, cursor, False))
 
         return fetch
@@ -152,7 +155,7 @@ class _Doors:
         @functools.wraps(original)
         def commit(connection: Any) -> Any:
             __tracebackhide__ = True
-            effect = _asked_to_commit(self._gate, connection)
+            effect = asked_to_commit(self._gate, connection)
             fail = functools.partial(self._fail, connection.cursor(), True)
             return pass_through(effect, functools.partial(original, connection), fail)
 
@@ -165,10 +168,10 @@ class _Doors:
         def leave(transaction: Any, kind: Any, error: Any, traceback: Any) -> Any:
             __tracebackhide__ = True
             proceed = functools.partial(original, transaction, kind, error, traceback)
-            if kind is not None or transaction.force_rollback or not _outermost(transaction):
+            if kind is not None or transaction.force_rollback or not outermost(transaction):
                 return proceed()
             connection = transaction.connection
-            effect = _asked_to_commit(self._gate, connection)
+            effect = asked_to_commit(self._gate, connection)
 
             def fail(failure: DatabaseFailure) -> BaseException | None:
                 found = self._fail(connection.cursor(), True, failure)
@@ -206,130 +209,3 @@ class _Doors:
         except psycopg.Error as error:
             return error
         return None
-
-
-class _AsyncDoors:
-    """As `_Doors`, of those that are awaited."""
-
-    def __init__(self, gate: Gate, cursor: Any) -> None:
-        self._gate = gate
-        self._execute = cursor.execute
-
-    def executing(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        async def execute(cursor: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            proceed = functools.partial(original, cursor, query, *args, **kwargs)
-            effect = _asked(self._gate, cursor, query)
-            if effect is None:
-                return await proceed()
-            fail = functools.partial(self._fail, cursor, False)
-            return await pass_through_async(effect, proceed, fail)
-
-        return execute
-
-    def fetching(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        async def fetch(cursor: Any, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            proceed = functools.partial(original, cursor, *args, **kwargs)
-            if not self._gate.fetches:
-                return await proceed()
-            effect = self._gate.fetching(_session(cursor.connection))
-            fail = functools.partial(self._fail, cursor, False)
-            return await pass_through_async(effect, proceed, fail)
-
-        return fetch
-
-    def committing(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        async def commit(connection: Any) -> Any:
-            __tracebackhide__ = True
-            effect = _asked_to_commit(self._gate, connection)
-            fail = functools.partial(self._fail, connection.cursor(), True)
-            return await pass_through_async(effect, functools.partial(original, connection), fail)
-
-        return commit
-
-    def leaving(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """The end of a block of a transaction."""
-
-        @functools.wraps(original)
-        async def leave(transaction: Any, kind: Any, error: Any, traceback: Any) -> Any:
-            __tracebackhide__ = True
-            proceed = functools.partial(original, transaction, kind, error, traceback)
-            if kind is not None or transaction.force_rollback or not _outermost(transaction):
-                return await proceed()
-            connection = transaction.connection
-            effect = _asked_to_commit(self._gate, connection)
-
-            async def fail(failure: DatabaseFailure) -> BaseException | None:
-                found = await self._fail(connection.cursor(), True, failure)
-                if found is not None and failure.moment != AFTER:
-                    await original(transaction, type(found), found, None)
-                return found
-
-            return await pass_through_async(effect, proceed, fail)
-
-        return leave
-
-    async def _fail(
-        self, cursor: Any, committing: bool, failure: DatabaseFailure
-    ) -> BaseException | None:
-        connection = cursor.connection
-        if failure.condition == LOST:
-            postgres.cut(connection.fileno(), failure.moment)
-            later = failure.moment == AFTER
-            return await self._error(connection, "SELECT 1") if later else None
-        statement = postgres.raising(failure.condition)
-        if not committing:
-            return await self._error(connection, statement)
-        await self._execute(connection.cursor(), "ROLLBACK")
-        error = await self._error(connection, statement)
-        await self._execute(connection.cursor(), "ROLLBACK")
-        return error
-
-    async def _error(self, connection: Any, statement: str) -> BaseException | None:
-        import psycopg
-
-        try:
-            await self._execute(connection.cursor(), statement)
-        except psycopg.Error as error:
-            return error
-        return None
-
-
-def _outermost(transaction: Any) -> bool:
-    """Whether its end is a COMMIT, and not that of a savepoint."""
-    return bool(getattr(transaction, "_outer_transaction", True))
-
-
-def _session(connection: Any) -> Session:
-    found = vars(connection).get("chaos_session")
-    if found is None:
-        info = connection.info
-        names = (info.dbname, f"{info.host}:{info.port}", info.host)
-        found = connection.chaos_session = Session(names)
-    assert isinstance(found, Session)
-    return found
-
-
-def _in_transaction(connection: Any) -> bool:
-    return bool(connection.info.transaction_status)  # 0 is IDLE
-
-
-def _asked(gate: Gate, cursor: Any, query: Any) -> Effect | None:
-    text = query
-    if isinstance(query, bytes):
-        text = query.decode(errors="replace")
-    elif not isinstance(query, str):
-        text = query.as_string(cursor.connection)
-    if text in gate.passing or cursor.connection.closed:
-        return None
-    return gate.executing(_session(cursor.connection), text, _in_transaction(cursor.connection))
-
-
-def _asked_to_commit(gate: Gate, connection: Any) -> Effect | None:
-    wanted = gate.commits and not connection.closed and _in_transaction(connection)
-    assert isinstance(wanted, bool)
-    return gate.committing(_session(connection)) if wanted else None
