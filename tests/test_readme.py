@@ -46,3 +46,14 @@ def test_every_flag_is_there(pytester: pytest.Pytester) -> None:
     assert len(flags) == 10
     for flag in flags:
         assert f"{flag}," in shown or f"{flag} " in shown or f"{flag}=" in shown
+
+
+def test_the_files_for_ci_use_flags_that_there_are(pytester: pytest.Pytester) -> None:
+    files = blocks("yaml")
+    assert len(files) == 2
+    shown = pytester.runpytest("-p", "xdist", "--help").stdout.str()
+    for source in files:
+        [command] = re.findall(r"pytest -n .*", source)
+        for flag in re.findall(r"--[a-z]+(?:-[a-z]+)*", command):
+            assert re.search(rf"{flag}[ =,]", shown), flag
+        assert "pytest-resilience[report]" in source

@@ -357,3 +357,36 @@ def test_a_worker_that_crashes_leaves_its_cells_not_run(shop: pytest.Pytester) -
     assert counts(shop) == {"survived": 2, "not_run": 2}
     document = json.loads((shop.path / "out.json").read_text())
     assert "gw0 crashed" in document["interrupted"]
+
+
+def test_a_mocked_transport_is_never_taken_for_one_that_survived(shop: pytest.Pytester) -> None:
+    pytest.importorskip("pytest_httpx")
+    with (shop.path / "pyproject.toml").open("a") as file:
+        file.write("""
+[[tool.pytest_resilience.profiles.ci.experiments]]
+name = "refused"
+chaos_type = "network_failure"
+rate = 1
+""")
+    shop.makepyfile("""
+        import httpx
+
+        def test_mocked(httpx_mock):
+            httpx_mock.add_response(text="ok")
+            assert httpx.get("http://shop.example/").text == "ok"
+    """)
+    result = run(shop, "--chaos-experiment=refused", "-p", "pytest_httpx", subprocess=True)
+    result.assert_outcomes(passed=1)
+    assert counts(shop) == {"never_fired": 1}
+
+
+def test_a_terminal_gets_one_line_that_is_written_over(shop: pytest.Pytester) -> None:
+    shop.makepyfile(NAIVE)
+    shop.makeconftest("""
+        def pytest_collection_finish(session):
+            session.config.pluginmanager.get_plugin("terminalreporter").isatty = True
+    """)
+    result = run(shop, "-p", "no:randomly")
+    shown = result.stdout.str()
+    assert "matrix 1/4, 1 not good, " in shown
+    assert "matrix 4/4, 2 not good, 0 s left" in shown
