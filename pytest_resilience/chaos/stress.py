@@ -197,7 +197,7 @@ FD_EXHAUSTION = Recipe(
     parameters=(
         Parameter(
             name="leave", unit="count, from 0", parse=_whole,
-            default="(1 - intensity) x free", help="how many it still can",
+            default="(1 - intensity) x free, 4096 at most", help="how many it still can",
         ),
     ),
     faults=_descriptors,
