@@ -7,9 +7,9 @@ import threading
 
 from dataclasses import dataclass
 
+from pytest_resilience.chaos.answers import MadeUpAnswer
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
-from pytest_resilience.chaos.faults import StatusAnswer
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.pressure import PressureReading
 from pytest_resilience.errors import NeverFiredError
@@ -86,7 +86,7 @@ class Activation:
         if not operation.blocking:
             faults = [fault for fault in faults if not fault.waits]
         if operation.sealed:
-            faults = [fault for fault in faults if not isinstance(fault, StatusAnswer)]
+            faults = [fault for fault in faults if not isinstance(fault, MadeUpAnswer)]
         if not faults or not self.experiment.aims_at(operation):
             self.saw(operation)
             return ()

@@ -216,7 +216,7 @@ DATABASE_SLOWDOWN = Recipe(
         *triggered(rate="1"),
     ),
     faults=_slowdown,
-    rate=lambda _intensity: 1.0,
+    rate=lambda _given, _intensity: 1.0,
 )  # fmt: skip
 
 DATABASE_FAILURE = Recipe(
@@ -233,5 +233,5 @@ DATABASE_FAILURE = Recipe(
         *triggered(rate="intensity"),
     ),
     faults=_failure,
-    rate=lambda intensity: intensity,
+    rate=lambda _given, intensity: intensity,
 )  # fmt: skip

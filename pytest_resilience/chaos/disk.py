@@ -23,9 +23,11 @@ from pytest_resilience.chaos.operation import RESIZE
 from pytest_resilience.chaos.operation import SYNC
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.paths import parse_paths
+from pytest_resilience.chaos.recipe import DELAYS
 from pytest_resilience.chaos.recipe import Parameter
 from pytest_resilience.chaos.recipe import Recipe
 from pytest_resilience.chaos.recipe import delayed
+from pytest_resilience.chaos.recipe import mode_of
 from pytest_resilience.chaos.recipe import nearest
 from pytest_resilience.chaos.recipe import one_of
 from pytest_resilience.chaos.recipe import spread_of
@@ -212,15 +214,6 @@ def _size(name: str, value: Any) -> int:
     return size
 
 
-def _implied(given: Mapping[str, Any]) -> str:
-    """The mode, which some parameters have only one of."""
-    if "mode" in given:
-        return str(given["mode"])
-    if "bytes_written" in given:
-        return _TORN
-    return _SLOW if any(name in given for name in _OF_DELAYS) else "disk_full"
-
-
 def _kinds(mode: str, steps: tuple[str, ...] | None) -> frozenset[str]:
     """Those that a mode happens to at some steps. Raises ConfigurationError for others."""
     known = _MODES[mode]
@@ -234,14 +227,7 @@ def _kinds(mode: str, steps: tuple[str, ...] | None) -> frozenset[str]:
 
 
 def _faults(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
-    mode = _implied(given)
-    for name in _OF_DELAYS & given.keys():
-        if mode != _SLOW:
-            raise ConfigurationError(f"mode={mode!r}: {name} is for mode={_SLOW!r}")
-    if "bytes_written" in given and mode not in (_SHORT, _TORN):
-        raise ConfigurationError(
-            f"mode={mode!r}: bytes_written is for mode={_SHORT!r} and mode={_TORN!r}"
-        )
+    mode = mode_of(given, _MEANT_FOR, otherwise="disk_full")
     kinds, size = _kinds(mode, given.get("at")), given.get("bytes_written")
     if mode == _SLOW:
         delay = given.get("delay", intensity * MOST_DELAY)
@@ -254,7 +240,7 @@ def _faults(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
 
 
 _DELAYS = delayed(f"intensity x {MOST_DELAY:g}s", "what each slow operation takes longer")
-_OF_DELAYS = frozenset(parameter.name for parameter in _DELAYS)
+_MEANT_FOR = {"bytes_written": (_TORN, _SHORT), **dict.fromkeys(DELAYS, (_SLOW,))}
 
 DISK_FAILURE = Recipe(
     summary="files cannot be opened, written, synced or renamed, with the system's own error",
@@ -279,5 +265,5 @@ DISK_FAILURE = Recipe(
         *triggered(rate="intensity"),
     ),
     faults=_faults,
-    rate=lambda intensity: intensity,
+    rate=lambda _given, intensity: intensity,
 )  # fmt: skip

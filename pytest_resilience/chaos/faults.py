@@ -6,11 +6,8 @@ happen; nothing here does anything.
 
 from __future__ import annotations
 
-import math
-
 from dataclasses import dataclass
 from dataclasses import replace
-from http import HTTPStatus
 from typing import ClassVar
 
 from pytest_resilience.chaos.operation import CALL
@@ -18,6 +15,7 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.quantities import format_seconds
 from pytest_resilience.chaos.spread import Spread
 from pytest_resilience.errors import ServiceFailureError
@@ -27,12 +25,14 @@ __all__ = [
     "Delay",
     "Fault",
     "Latency",
+    "LostAnswer",
+    "Partition",
     "Refusal",
     "Reset",
     "ResolutionFailure",
     "ServiceError",
     "Silence",
-    "StatusAnswer",
+    "SlowResolution",
 ]
 
 
@@ -43,10 +43,12 @@ class Fault:
     Attributes:
         kinds: the kinds of operation it can happen to.
         waits: whether the caller is made to wait, which only a blocking one can.
+        heals: whether what it holds up goes on as if nothing had been, when it has ended.
         delay: how long, in seconds; infinite where the answer never comes.
     """
 
     waits: ClassVar[bool] = False
+    heals: ClassVar[bool] = False
     delay: float = 0.0
 
     @property
@@ -117,47 +119,48 @@ class Reset(Fault):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LostAnswer(Fault):
+    """The peer has done what it was asked, and the connection is reset before its answer."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
+
+    def __str__(self) -> str:
+        return "lost answer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition(Fault):
+    """Nothing gets through, either way, for as long as the experiment runs; then all of it."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, HANDSHAKE, SEND, RECEIVE})
+    waits: ClassVar[bool] = True
+    heals: ClassVar[bool] = True
+    delay: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResolutionFailure(Fault):
-    """The name server cannot be reached (EAI_AGAIN)."""
+    """The name server cannot be reached (EAI_AGAIN), or knows of no such name (EAI_NONAME).
+
+    Attributes:
+        known: whether the name may exist, for all that anybody knows.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({RESOLVE})
+    known: bool = True
+
+    def __str__(self) -> str:
+        return "name resolution failure" if self.known else "unknown host"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowResolution(Delay):
+    """The name server takes `delay` seconds longer."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({RESOLVE})
 
     def __str__(self) -> str:
-        return "name resolution failure"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatusAnswer(Fault):
-    """The service answers, in HTTP/1.1, that it cannot serve, and closes the connection.
-
-    Attributes:
-        status: the HTTP status, 400 to 599.
-        retry_after: seconds for a `Retry-After` header, which has whole ones; None for none.
-    """
-
-    kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
-    status: int
-    retry_after: float | None = None
-
-    @property
-    def message(self) -> bytes:
-        """What is received, from the status line to the end of the body."""
-        reason = next((each.phrase for each in HTTPStatus if each == self.status), "Failure")
-        after = self.retry_after
-        lines = [
-            f"HTTP/1.1 {self.status} {reason}",
-            "Content-Type: text/plain",
-            f"Content-Length: {len(reason)}",
-            "Connection: close",
-            *([] if after is None else [f"Retry-After: {math.ceil(after)}"]),
-        ]
-        return "\r\n".join([*lines, "", reason]).encode("ascii")
-
-    def __str__(self) -> str:
-        after = self.retry_after
-        return f"status {self.status}" + (
-            "" if after is None else f", Retry-After {math.ceil(after)}"
-        )
+        return f"slow name resolution {self.length}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,67 +2,156 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_resilience.chaos import quantities
+from pytest_resilience.chaos.answers import Bandwidth
+from pytest_resilience.chaos.answers import Corruption
+from pytest_resilience.chaos.answers import Dribble
+from pytest_resilience.chaos.answers import MalformedJson
+from pytest_resilience.chaos.answers import SlowClose
+from pytest_resilience.chaos.answers import Truncation
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.faults import Latency
+from pytest_resilience.chaos.faults import LostAnswer
+from pytest_resilience.chaos.faults import Partition
 from pytest_resilience.chaos.faults import Refusal
 from pytest_resilience.chaos.faults import Reset
 from pytest_resilience.chaos.faults import ResolutionFailure
 from pytest_resilience.chaos.faults import Silence
+from pytest_resilience.chaos.faults import SlowResolution
+from pytest_resilience.chaos.recipe import DELAYS
 from pytest_resilience.chaos.recipe import TARGETED
 from pytest_resilience.chaos.recipe import Parameter
 from pytest_resilience.chaos.recipe import Recipe
 from pytest_resilience.chaos.recipe import delayed
+from pytest_resilience.chaos.recipe import mode_of
 from pytest_resilience.chaos.recipe import one_of
 from pytest_resilience.chaos.recipe import spread_of
 from pytest_resilience.chaos.recipe import triggered
+from pytest_resilience.chaos.status import ANSWERED
+from pytest_resilience.chaos.status import status_answer
+from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = ["NETWORK_FAILURE", "NETWORK_LATENCY"]
 
 MOST_LATENCY = 2.0  # seconds at intensity 1
+MOST_PAUSE = 0.02  # seconds at intensity 1
+MOST_BANDWIDTH = 100_000  # bytes a second at intensity 0
+LEAST_BANDWIDTH = 1_000  # and at 1
+TRUNCATED_TO = 0.5
+CORRUPTED = 0.01
 
-_MODES: dict[str, Fault] = {
-    "refuse": Refusal(),
-    "reset": Reset(),
-    "timeout": Silence(),
-    "dns": ResolutionFailure(),
+_WAITS: dict[str, Callable[..., Fault]] = {
+    "round_trip": Latency,
+    "slow_close": SlowClose,
+    "slow_dns": SlowResolution,
+}
+_SLOW_MODES = (*_WAITS, "bandwidth", "dribble")
+_SLOW_MEANT_FOR: dict[str, tuple[str, ...]] = {
+    "bandwidth": ("bandwidth",),
+    "piece": ("dribble",),
+    **dict.fromkeys(DELAYS, tuple(_WAITS)),
+    "delay": (*_WAITS, "dribble"),
+}
+
+_FAILURES: dict[str, Callable[[Mapping[str, Any]], Fault]] = {
+    "refuse": lambda _: Refusal(),
+    "reset": lambda _: Reset(),
+    "timeout": lambda _: Silence(),
+    "dns": lambda _: ResolutionFailure(),
+    "dns_not_found": lambda _: ResolutionFailure(known=False),
+    "partition": lambda _: Partition(),
+    "lose_answer": lambda _: LostAnswer(),
+    "truncate": lambda given: Truncation(share=given.get("share", TRUNCATED_TO)),
+    "corrupt": lambda given: Corruption(share=given.get("share", CORRUPTED)),
+    "status": status_answer,
+    "malformed_json": lambda given: MalformedJson(body=given.get("body")),
+}
+_FAILURES_MEANT_FOR: dict[str, tuple[str, ...]] = {
+    **{each.name: ("status",) for each in ANSWERED},
+    "body": ("status", "malformed_json"),
+    "share": ("truncate", "corrupt"),
 }
 
 
+def _bandwidth(name: str, value: Any) -> int:
+    rate = quantities.amount(name, value).bytes
+    if not rate:
+        raise ConfigurationError(f"{name}={value!r}: give bytes a second, such as '64kB'")
+    return rate
+
+
 def _latency(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
+    mode = mode_of(given, _SLOW_MEANT_FOR, otherwise="round_trip")
+    if mode == "bandwidth":
+        usual = max(LEAST_BANDWIDTH, MOST_BANDWIDTH * (1 - intensity))
+        return (Bandwidth(rate=given.get("bandwidth", usual)),)
+    if mode == "dribble":
+        pause = given.get("delay", intensity * MOST_PAUSE)
+        return (Dribble(piece=given.get("piece", 1), pause=pause),)
     delay = given.get("delay", intensity * MOST_LATENCY)
-    return (Latency(delay=delay, spread=spread_of(given, delay)),)
+    return (_WAITS[mode](delay=delay, spread=spread_of(given, delay)),)
 
 
 def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
-    return (_MODES[given.get("mode", "refuse")],)
+    return (_FAILURES[mode_of(given, _FAILURES_MEANT_FOR, otherwise="refuse")](given),)
+
+
+def _failure_rate(given: Mapping[str, Any], intensity: float) -> float:
+    return 1.0 if given.get("mode") == "partition" else intensity  # half a wall is none
 
 
 NETWORK_LATENCY = Recipe(
     summary="the peer is further away: connecting and every answer take longer",
     parameters=(
-        *delayed(f"intensity x {MOST_LATENCY:g}s", "added to each round trip"),
+        Parameter(
+            name="mode", unit=", ".join(_SLOW_MODES), default="round_trip",
+            parse=one_of(_SLOW_MODES),
+            help="each round trip takes longer, or the end of a connection, or name resolution; "
+            "or answers come over a thin line, or in little pieces",
+        ),
+        *delayed(
+            f"intensity x {MOST_LATENCY:g}s (dribble: x {MOST_PAUSE * 1e3:g}ms)",
+            "added to each round trip, close or resolution; between two pieces",
+        ),
+        Parameter(
+            name="bandwidth", unit="bytes a second, or kB, MiB, …",
+            default=f"(1 - intensity) x {MOST_BANDWIDTH // 1000}kB", parse=_bandwidth,
+            help="what the line carries (bandwidth)",
+        ),
+        Parameter(
+            name="piece", unit="bytes", default="1", parse=quantities.count,
+            help="how much comes at a time (dribble)",
+        ),
         *TARGETED,
         *triggered(rate="1"),
     ),
     faults=_latency,
-    rate=lambda _intensity: 1.0,
+    rate=lambda _given, _intensity: 1.0,
 )  # fmt: skip
 
 NETWORK_FAILURE = Recipe(
-    summary="the peer cannot be reached, or goes away",
+    summary="the peer cannot be reached, or goes away, or what it says is damaged",
     parameters=(
         Parameter(
-            name="mode", unit=", ".join(_MODES), default="refuse", parse=one_of(_MODES),
+            name="mode", unit=", ".join(_FAILURES), default="refuse", parse=one_of(_FAILURES),
             help="connection refused, reset while an answer is awaited, silence until a "
-            "timeout, or name resolution failure",
+            "timeout, name resolution that fails, nothing gets through either way, the answer "
+            "lost once it is given, cut off, damaged, an HTTP error, or no JSON",
         ),
+        Parameter(
+            name="share", unit="0..1 or %", parse=quantities.share,
+            default=f"{TRUNCATED_TO:.0%} (truncate), {CORRUPTED:.0%} (corrupt)",
+            help="of the answer's bytes: that arrive, or are damaged",
+        ),
+        *ANSWERED,
         *TARGETED,
-        *triggered(rate="intensity"),
+        *triggered(rate="intensity; partition: 1"),
     ),
     faults=_failure,
-    rate=lambda intensity: intensity,
+    rate=_failure_rate,
 )  # fmt: skip

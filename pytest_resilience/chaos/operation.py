@@ -7,9 +7,9 @@ from typing import Final
 
 
 __all__ = [
-    "CALL", "CHECK_OUT", "COMMIT", "CONNECT", "CREATE", "EXECUTE", "FETCH", "HANDSHAKE", "MAKE",
-    "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE", "READ", "RECEIVE", "REMOVE",
-    "RENAME", "RESIZE", "RESOLVE", "SEND", "SYNC", "WRITE", "Operation",
+    "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE", "EXECUTE", "FETCH", "HANDSHAKE",
+    "MAKE", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE", "READ", "RECEIVE",
+    "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND", "SYNC", "WRITE", "Operation",
 ]  # fmt: skip
 
 RESOLVE: Final = "network.resolve"
@@ -23,6 +23,7 @@ COMMIT: Final = "database.commit"
 FETCH: Final = "database.fetch"
 SEND: Final = "network.send"
 RECEIVE: Final = "network.receive"
+CLOSE: Final = "network.close"  # the peer says that it sends no more
 OPEN: Final = "file.open"  # one that is there, to read it
 OPEN_IN_VAIN: Final = "file.open_in_vain"  # one that is not there, or must not be and is
 OPEN_TO_WRITE: Final = "file.open_to_write"  # one that is there

@@ -21,7 +21,8 @@ from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = [
-    "TARGETED", "Parameter", "Recipe", "delayed", "nearest", "one_of", "spread_of", "triggered",
+    "DELAYS", "TARGETED", "Parameter", "Recipe", "delayed", "mode_of", "nearest", "one_of",
+    "spread_of", "triggered",
 ]  # fmt: skip
 
 
@@ -52,13 +53,14 @@ class Recipe:
         summary: what it does, in one phrase.
         parameters: what it can be told.
         faults: `(given parameters, intensity) -> faults`.
-        rate: `intensity -> share of the matching operations hit` when no rate is given.
+        rate: `(given parameters, intensity) -> share of the matching operations hit` when no
+            rate is given.
     """
 
     summary: str
     parameters: tuple[Parameter, ...]
     faults: Callable[[Mapping[str, Any], float], tuple[Fault, ...]]
-    rate: Callable[[float], float]
+    rate: Callable[[Mapping[str, Any], float], float]
 
     def parse(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters given, checked. Raises ConfigurationError for the first bad one."""
@@ -75,7 +77,7 @@ class Recipe:
 
     def trigger(self, given: Mapping[str, Any], intensity: float) -> triggers.Trigger:
         """Which operations are hit, from parsed parameters."""
-        rate = given.get("rate", self.rate(intensity))
+        rate = given.get("rate", self.rate(given, intensity))
         chosen: list[triggers.Trigger] = [] if rate == 1 else [triggers.Rate(rate)]
         chosen += [make(given[name]) for name, make in _COUNTED.items() if name in given]
         if "between" in given:
@@ -140,6 +142,9 @@ def triggered(rate: str) -> tuple[Parameter, ...]:
     )  # fmt: skip
 
 
+DELAYS = ("delay", "jitter", "distribution", "p99")  # the names of what is in `delayed`
+
+
 def delayed(default: str, what: str) -> tuple[Parameter, ...]:
     """The parameters of a delay; `default` and `what` it does are of `delay` itself."""
     unit = "seconds, or us, ms, s, m, h"
@@ -178,3 +183,20 @@ def one_of(allowed: Iterable[str]) -> Callable[[str, Any], str]:
         return value
 
     return parse
+
+
+def mode_of(
+    given: Mapping[str, Any], meant_for: Mapping[str, tuple[str, ...]], *, otherwise: str
+) -> str:
+    """The mode that is given, or meant by what else is; `otherwise` where nothing tells.
+
+    `meant_for` has the modes that a parameter makes sense for, the one that it means first.
+    Raises ConfigurationError for a parameter of another mode.
+    """
+    concerned = {name: modes for name, modes in meant_for.items() if name in given}
+    mode = str(given.get("mode") or next((modes[0] for modes in concerned.values()), otherwise))
+    for name, modes in concerned.items():
+        if mode not in modes:
+            allowed = " or ".join(map(repr, modes))
+            raise ConfigurationError(f"mode={mode!r}: {name} is for mode={allowed}")
+    return mode

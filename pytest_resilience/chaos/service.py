@@ -15,18 +15,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_resilience.chaos import quantities
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.faults import Refusal
 from pytest_resilience.chaos.faults import Reset
 from pytest_resilience.chaos.faults import ServiceError
 from pytest_resilience.chaos.faults import Silence
-from pytest_resilience.chaos.faults import StatusAnswer
 from pytest_resilience.chaos.recipe import Parameter
 from pytest_resilience.chaos.recipe import Recipe
+from pytest_resilience.chaos.recipe import mode_of
 from pytest_resilience.chaos.recipe import nearest
 from pytest_resilience.chaos.recipe import one_of
 from pytest_resilience.chaos.recipe import triggered
+from pytest_resilience.chaos.status import ANSWERED
+from pytest_resilience.chaos.status import status_answer
 from pytest_resilience.chaos.target import Target
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
@@ -37,7 +38,7 @@ __all__ = ["SERVICE_FAILURE", "Service", "Services"]
 
 _CALLABLE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 _MODES = ("error", "refuse", "reset", "timeout", "status")
-_LEAST_STATUS, _MOST_STATUS = 400, 599
+_MEANT_FOR = {**{each.name: ("status",) for each in ANSWERED}, "exception": ("error",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,29 +143,15 @@ def _exception(name: str, value: Any) -> type[Exception]:
     return found
 
 
-def _status(name: str, value: Any) -> int:
-    status = quantities.count(name, value)
-    if not _LEAST_STATUS <= status <= _MOST_STATUS:
-        raise ConfigurationError(f"{name}={value!r}: a failure is {_LEAST_STATUS}..{_MOST_STATUS}")
-    return status
-
-
 def _faults(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
     """Without a mode, each kind of place fails in its own way."""
-    answered = "status" in given or "retry_after" in given
-    mode = given.get("mode") or ("status" if answered else "error" if "exception" in given else "")
-    if answered and mode != "status":
-        raise ConfigurationError(f"mode={mode!r}: status and retry_after are for mode='status'")
-    if "exception" in given and mode != "error":
-        raise ConfigurationError(f"mode={mode!r}: exception is for mode='error'")
+    mode = mode_of(given, _MEANT_FOR, otherwise="")
     error = ServiceError(exception=given.get("exception", ServiceFailureError))
     wire: dict[str, Fault] = {
         "refuse": Refusal(),
         "reset": Reset(),
         "timeout": Silence(),
-        "status": StatusAnswer(
-            status=given.get("status", 503), retry_after=given.get("retry_after")
-        ),
+        "status": status_answer(given),
     }
     if not mode:
         return (error, wire["refuse"])
@@ -183,16 +170,9 @@ SERVICE_FAILURE = Recipe(
             name="exception", unit="type, or module:Name", default="ServiceFailureError",
             parse=_exception, help="what callables raise",
         ),
-        Parameter(
-            name="status", unit="400..599", default="503", parse=_status,
-            help="what HTTP clients are answered",
-        ),
-        Parameter(
-            name="retry_after", unit="seconds, or us, ms, s, m, h", default="none",
-            parse=quantities.seconds, help="a Retry-After header with that answer",
-        ),
+        *ANSWERED,
         *triggered(rate="intensity"),
     ),
     faults=_faults,
-    rate=lambda intensity: intensity,
+    rate=lambda _given, intensity: intensity,
 )  # fmt: skip

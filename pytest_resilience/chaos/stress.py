@@ -115,7 +115,7 @@ _PATH = Parameter(
 )  # fmt: skip
 
 
-def _always(_intensity: float) -> float:
+def _always(_given: Mapping[str, Any], _intensity: float) -> float:
     return 1.0
 
 

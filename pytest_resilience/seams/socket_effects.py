@@ -15,11 +15,11 @@ import socket
 
 from typing import Any
 
+from pytest_resilience.chaos.answers import MadeUpAnswer
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.faults import Refusal
 from pytest_resilience.chaos.faults import Reset
-from pytest_resilience.chaos.faults import StatusAnswer
 from pytest_resilience.seams import wrecks
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.waiting import wait
@@ -99,7 +99,7 @@ def receive_instead(
     """What is received once the wait is over: the answer, or what `effect` says instead."""
     __tracebackhide__ = True
     fault = effect.failure
-    if isinstance(fault, StatusAnswer):
+    if isinstance(fault, MadeUpAnswer):
         link.script = io.BytesIO(fault.message)
         return serve(link.script, receive)
     fail(sock, fault)

@@ -131,7 +131,7 @@ def test_a_read_only_disk_can_be_read() -> None:
         ({"mode": "EIO", "delay": 1}, "mode='io_error': delay is for mode='slow_write'"),
         (
             {"mode": "EIO", "bytes_written": 1},
-            "mode='io_error': bytes_written is for mode='short_write' and mode='torn_write'",
+            "mode='io_error': bytes_written is for mode='torn_write' or 'short_write'",
         ),
         ({"bytes_written": "10%"}, "bytes_written='10%': give bytes"),
         ({"bytes_written": -1}, "bytes_written=-1"),

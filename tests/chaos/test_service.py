@@ -142,7 +142,7 @@ def test_what_is_answered() -> None:
     [
         (["inventory"], {"mode": "refuse"}, "cannot fail like this: refusal happens to hosts"),
         (["payment"], {"mode": "error"}, "ServiceFailureError happens to callables"),
-        (["both"], {"mode": "refuse", "status": 500}, "are for mode='status'"),
+        (["both"], {"mode": "refuse", "status": 500}, "status is for mode='status'"),
         (["both"], {"mode": "reset", "exception": "KeyError"}, "exception is for mode='error'"),
         (["both"], {"exception": "Kaboom"}, "there is none; write 'TimeoutError'"),
         (["both"], {"exception": "no.such:Thing"}, "there is none"),

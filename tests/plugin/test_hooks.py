@@ -40,7 +40,7 @@ LOST_MAIL = Recipe(
     summary="letters do not arrive",
     parameters=triggered(rate="1"),
     faults=lambda given, intensity: (LostMail(),),
-    rate=lambda intensity: 1.0,
+    rate=lambda given, intensity: 1.0,
 )
 
 def pytest_resilience_chaos_types():
