@@ -87,6 +87,8 @@ class Activation:
             faults = [fault for fault in faults if not fault.waits]
         if operation.sealed:
             faults = [fault for fault in faults if not isinstance(fault, MadeUpAnswer)]
+        if operation.empty:
+            faults = [fault for fault in faults if not fault.bytewise]
         if not faults or not self.experiment.aims_at(operation):
             self.saw(operation)
             return ()

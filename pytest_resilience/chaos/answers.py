@@ -50,6 +50,8 @@ class Pace(Fault):
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
     waits: ClassVar[bool] = True
+    answered: ClassVar[bool] = True
+    bytewise: ClassVar[bool] = True
 
     @property
     def piece(self) -> int:
@@ -100,6 +102,8 @@ class Alteration(Fault):
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
+    answered: ClassVar[bool] = True
+    bytewise: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.activation import Hit
+from pytest_resilience.chaos.answers import Pace
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.operation import Operation
@@ -86,6 +87,16 @@ class Effect:
     def failure(self) -> Fault | None:
         """How it fails after the wait: the oldest experiment's say."""
         return next((hit.fault for hit in self.hits if not hit.fault.waits), None)
+
+    @property
+    def pace(self) -> Pace | None:
+        """How fast an answer comes: the oldest experiment's say."""
+        return next((hit.fault for hit in self.hits if isinstance(hit.fault, Pace)), None)
+
+    @property
+    def heals(self) -> bool:
+        """Whether what waits goes on when the experiments have ended."""
+        return all(hit.fault.heals for hit in self.hits if hit.fault.delay == float("inf"))
 
     def left(self) -> float:
         """Seconds until every experiment behind it has ended, so that nothing waits any more."""
@@ -186,6 +197,10 @@ class Engine:
                 seam.refresh()
             else:
                 seam.remove()
+
+    def has(self, kind: str) -> bool:
+        """Whether an active experiment has anything to do with operations of a kind."""
+        return any(kind in activation.kinds for activation in self._active)
 
     def concerns(self, operation: Operation) -> bool:
         """Whether an active experiment is aimed at the operation's target."""

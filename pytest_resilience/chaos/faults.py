@@ -44,11 +44,15 @@ class Fault:
         kinds: the kinds of operation it can happen to.
         waits: whether the caller is made to wait, which only a blocking one can.
         heals: whether what it holds up goes on as if nothing had been, when it has ended.
+        answered: whether the peer's answer must be there before it happens.
+        bytewise: whether it happens to the bytes of an answer, which must be seen for that.
         delay: how long, in seconds; infinite where the answer never comes.
     """
 
     waits: ClassVar[bool] = False
     heals: ClassVar[bool] = False
+    answered: ClassVar[bool] = False
+    bytewise: ClassVar[bool] = False
     delay: float = 0.0
 
     @property
@@ -123,6 +127,7 @@ class LostAnswer(Fault):
     """The peer has done what it was asked, and the connection is reset before its answer."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
+    answered: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return "lost answer"

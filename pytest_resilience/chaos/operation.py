@@ -48,6 +48,7 @@ class Operation:
         names: every `host:port` it is known by; `port` is empty where there is none. Of a
             call, the service's name alone; of a database, what it is called there; of a file,
             the absolute path as it was given, and with all links resolved.
+        empty: whether no bytes of it are seen to which something could happen.
         statement: the SQL text, of a database.
         position: the statement's number within its transaction, from 1.
         blocking: whether the caller can be made to wait here. A non-blocking socket
@@ -62,5 +63,6 @@ class Operation:
     names: tuple[str, ...]
     blocking: bool = True
     sealed: bool = False
+    empty: bool = False
     statement: str = ""
     position: int = 1

@@ -91,8 +91,8 @@ def test_it_cannot_be_changed_and_travels() -> None:
         ({"duration": 0}, "duration=0: an experiment lasts longer than nothing"),
         ({"duration": "soon"}, "duration='soon' is no quantity"),
         ({"enabled": "yes"}, "enabled='yes': give True or False"),
-        ({"dely": 1}, "unknown parameter 'dely' (did you mean 'delay'?); allowed: between, "),
-        ({"mode": "refuse"}, "unknown parameter 'mode'"),
+        ({"dely": 1}, "unknown parameter 'dely' (did you mean 'delay'?); allowed: bandwidth, "),
+        ({"status": 503}, "unknown parameter 'status'"),
         (
             {"chaos_type": "network_failure", "mode": "reste"},
             "mode='reste' (did you mean 'reset'?): give one of 'refuse', 'reset', 'timeout', 'dns'",

@@ -90,7 +90,7 @@ BAD: list[dict[str, Any]] = [
     {"experiments": {"chaos_type": "network_latency"}},
     {"experiments": [{"delay": "300ms"}]},
     {"experiments": [{"chaos_type": "network_latencies"}]},
-    {"experiments": [{"chaos_type": "network_latency", "mode": "refuse"}]},
+    {"experiments": [{"chaos_type": "network_latency", "status": 503}]},
     {"experiments": [{"chaos_type": "network_latency", "weight": 0}]},
     {"services": {"x": 3}},
     {"markers": 3},

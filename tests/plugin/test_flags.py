@@ -79,12 +79,12 @@ def test_chaos_list_shows_types_parameters_units_and_defaults(pytester: pytest.P
     result.stdout.fnmatch_lines(
         [
             "network_latency: *",
-            "  delay * seconds* default intensity x 2s *",
+            "  delay * seconds* default intensity x 2s (dribble: x 20ms) *",
             "  target * default every client connection *",
             "  rate * 0..1 or % * default 1 *",
             "network_failure: *",
-            "  mode * refuse, reset, timeout, dns * default refuse *",
-            "  rate * default intensity *",
+            "  mode * refuse, reset, timeout, dns, * default refuse *",
+            "  rate * default intensity; partition: 1 *",
             "cpu_stress*",
             "every type",
             "  duration * default 60s *",

@@ -29,8 +29,8 @@ from tests.seams.conftest import serve
 
 HOST = "127.0.0.1"
 MESSAGE = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 19\r\n"
-    b"Connection: close\r\nRetry-After: 7\r\n\r\nService Unavailable"
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Retry-After: 7\r\nContent-Length: 19\r\nConnection: close\r\n\r\nService Unavailable"
 )
 
 
