@@ -20,6 +20,7 @@ from pytest_resilience.chaos.answers import Truncation
 
 __all__ = ["Altered", "altered", "gap"]
 
+_NEVER = 2**62
 _HTTP = b"HTTP/"
 _END_OF_HEAD = b"\r\n\r\n"
 _MOST_HEAD = 64 << 10  # bytes; what goes on for longer is not HTTP
@@ -54,8 +55,8 @@ def gap(chance: random.Random, share: float) -> int:
     Drawn from the geometric distribution.
     """
     if share in (0, 1):
-        return 0 if share else 2**62
-    return int(math.log(1 - chance.random()) / math.log(1 - share))
+        return 0 if share else _NEVER
+    return int(min(_NEVER, math.log1p(-chance.random()) / math.log1p(-share)))
 
 
 class _Head:

@@ -202,6 +202,12 @@ class Engine:
         """Whether an active experiment has anything to do with operations of a kind."""
         return any(kind in activation.kinds for activation in self._active)
 
+    @property
+    def paced(self) -> bool:
+        """Whether an active experiment lets answers come in pieces."""
+        faults = (fault for each in self._active for fault in each.experiment.faults)
+        return any(isinstance(fault, Pace) for fault in faults)
+
     def concerns(self, operation: Operation) -> bool:
         """Whether an active experiment is aimed at the operation's target."""
         return any(activation.experiment.aims_at(operation) for activation in self._active)

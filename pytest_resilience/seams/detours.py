@@ -6,7 +6,6 @@ import asyncio
 import errno
 import functools
 import os
-import socket
 
 from asyncio.sslproto import SSLProtocol
 from asyncio.sslproto import SSLProtocolState
@@ -63,16 +62,15 @@ class Detour(asyncio.Protocol):
             return
         self._held.append(_Answer(effect, due))
         if effect.delay == _ENDLESS:
-            self._transport.pause_reading()  # nothing comes any more, not even bad news
+            self._pause()  # nothing comes any more, not even bad news
         if len(self._held) == 1:
             self._await_first()
 
     def data_received(self, data: bytes) -> None:
         if self._held:
             self._size += len(data)
-            if self._size > _MOST_HELD and not self._paused:
-                self._paused = True
-                self._transport.pause_reading()
+            if self._size > _MOST_HELD:
+                self._pause()
         self._pass("data_received", functools.partial(self._give, data))
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -105,6 +103,11 @@ class Detour(asyncio.Protocol):
     def __getattr__(self, name: str) -> Any:
         """What is asked of a transport's protocol, which this is for a while."""
         return getattr(self._protocol, name)
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
 
     def _pass(self, name: str, step: Callable[[], object]) -> None:
         if self._held:
@@ -139,7 +142,8 @@ class Detour(asyncio.Protocol):
         current: object = self._transport.get_protocol()
         if current not in (self, None):
             self._protocol = current  # TLS has begun meanwhile
-        if self._held[0].effect.delay == _ENDLESS:
+        first = self._held[0].effect
+        if first.delay == _ENDLESS and not first.heals:
             self._give_up()
             return
         self._play(self._held.popleft())
@@ -211,12 +215,7 @@ class _Answer:
         self.steps: list[tuple[str, Callable[[], object]]] = []
 
 
-def detour_of(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Detour | None:
-    """For what `sock` receives, if it belongs to a transport of `loop`."""
-    # asyncio's own note of which transport has which descriptor; loops in C have none.
-    transports = getattr(loop, "_transports", {})
-    transport = transports.get(sock.fileno())
-    if transport is None or transport.is_closing():
-        return None
+def detour_of(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> Detour:
+    """For what `transport` receives from now on."""
     protocol = transport.get_protocol()
     return protocol if isinstance(protocol, Detour) else Detour(loop, transport)

@@ -16,7 +16,7 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.faults import Reset
+from pytest_resilience.chaos.faults import ResolutionFailure
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
@@ -24,7 +24,6 @@ from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.seams import socket_effects
-from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.links import Links
 from pytest_resilience.seams.loops import Loops
 from pytest_resilience.seams.names import Names
@@ -32,6 +31,8 @@ from pytest_resilience.seams.names import addresses_in
 from pytest_resilience.seams.names import is_literal
 from pytest_resilience.seams.patching import Patches
 from pytest_resilience.seams.patching import python_socket_class
+from pytest_resilience.seams.receiving import Receiving
+from pytest_resilience.seams.sending import Sending
 
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Interception:
         self._names = names
         self._patches = patches
         self._loops = Loops(engine, self.links, patches)
+        self._speaking = Sending(engine, self._loops)
+        self._hearing = Receiving(engine, self._loops, self._speaking)
         self._retired = False
 
     def retire(self) -> None:
@@ -105,60 +108,7 @@ class Interception:
         link = None if self._retired else self.links.of(sock, RECEIVE)
         if link is None or link.calm:
             return proceed()
-        if link.script is not None:
-            return socket_effects.serve(link.script, proceed)
-        if sock.gettimeout() == 0:
-            return self._receive_at_once(sock, link, proceed)
-        if not link.receiving:
-            self._turn(link, blocking=True)
-        elif link.answer is not None and not link.answer.left():
-            link.answer = None  # held back by what has ended since
-        answer = link.answer
-        if answer is not None:
-            socket_effects.await_answer(sock, link, answer)
-            link.answer = None
-            return socket_effects.receive_instead(sock, link, answer, proceed)
-        return proceed()
-
-    def _receive_at_once(
-        self, sock: socket.socket, link: Link, proceed: functools.partial[Any]
-    ) -> Any:
-        """A non-blocking receive: only one that finds something is an answer."""
-        __tracebackhide__ = True
-        arrived = max(self._loops.pass_began(), link.sent_at)
-        try:
-            result = proceed()
-        except (BlockingIOError, InterruptedError):
-            raise
-        except OSError:  # bad news take as long as good ones
-            self._hear(sock, link, arrived)
-            raise
-        answer = self._hear(sock, link, arrived)
-        if answer is None or answer.failure is None:
-            return result
-        return socket_effects.receive_instead(sock, link, answer, proceed)
-
-    def _hear(self, sock: socket.socket, link: Link, arrived: float) -> Effect | None:
-        """Something has been received: what happens to it, which asyncio is told of later?"""
-        detour = self._loops.detour(sock)
-        leaving = detour is not None and detour.is_taking_leave
-        if link.receiving or leaving:
-            answer, held = None, link.again
-            link.again = None
-        else:
-            fresh = link.fresh
-            self._turn(link, blocking=detour is not None)
-            answer = held = link.answer
-            link.answer = None
-            # In TLS 1.3 a server's tickets may come before its answer, and look the same.
-            link.again = answer if fresh else None
-        if detour is not None and held is not None and held.delay:
-            detour.hold(held, arrived)
-        return answer
-
-    def _turn(self, link: Link, *, blocking: bool) -> None:
-        """The client turns from sending to receiving: the start of a round trip."""
-        link.answer = self._engine.ask(link.operation(link.turn(), blocking=blocking))
+        return self._hearing.receive(sock, link, proceed)
 
     def _sending(self, original: Callable[..., Any]) -> Callable[..., Any]:
         passing = self.links.passing
@@ -177,14 +127,7 @@ class Interception:
         link = None if self._retired else self.links.of(sock, SEND)
         if link is None or link.calm:
             return proceed()
-        if link.script is not None:  # it said that it would close
-            link.script = None
-            socket_effects.fail(sock, Reset())
-        result = proceed()
-        link.spoke(
-            proceed.args[1] if len(proceed.args) > 1 else b"", self._engine.clock.monotonic()
-        )
-        return result
+        return self._speaking.send(sock, link, proceed)
 
     def _connecting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -289,5 +232,9 @@ class Interception:
             return  # nobody has to be asked
         names = self._names.of(host, port)
         operation = Operation(kind=RESOLVE, target=names[0], names=names)
-        if self._engine.ask(operation) is not None:
-            raise socket_effects.name_resolution_failure()
+        effect = self._engine.ask(operation)
+        if effect is None:
+            return
+        socket_effects.hold_a_call(effect)
+        if isinstance(effect.failure, ResolutionFailure):
+            raise socket_effects.name_resolution_failure(effect.failure)

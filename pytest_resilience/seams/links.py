@@ -9,6 +9,8 @@ import socket
 import threading
 import weakref
 
+from collections import deque
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +20,8 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.seams.courses import Course
+from pytest_resilience.seams.courses import Parcel
 from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.tls_records import asks_something
 from pytest_resilience.seams.tls_records import beginning
@@ -47,11 +51,17 @@ class Link:
         shaking: whether what is awaited is the answer to a TLS hello.
         fresh: whether nothing was received on it since it has shaken hands.
         again: what happens to more of the answer that is received now.
+        course: how that answer is heard, where it matters how.
+        parcel: what has been received of it and is not there yet.
+        ended: whether the end of what the peer sends has been received.
+        cut: what keeps anything from being sent, since the last try.
+        unsent: what could not be sent, with what sends it.
     """
 
     __slots__ = (
-        "again", "answer", "calm", "client", "due", "ends", "fresh", "names", "owner",
-        "receiving", "script", "sent_at", "shaking", "stale", "tls",
+        "again", "answer", "calm", "client", "course", "cut", "due", "ended", "ends", "fresh",
+        "names", "owner", "parcel", "receiving", "script", "sent_at", "shaking", "stale", "tls",
+        "unsent",
     )  # fmt: skip
 
     def __init__(self, owner: socket.socket, names: tuple[str, ...], *, client: bool) -> None:
@@ -70,6 +80,11 @@ class Link:
         self.shaking = False
         self.fresh = False
         self.again: Effect | None = None
+        self.course: Course | None = None
+        self.parcel: Parcel | None = None
+        self.ended = False
+        self.cut: Effect | None = None
+        self.unsent: deque[tuple[Callable[..., int | None], bytes]] = deque()
 
     def spoke(self, message: Any, now: float) -> None:
         """`message` was sent: now it is the peer's turn, unless there is nothing to answer."""
@@ -80,7 +95,7 @@ class Link:
         elif self.tls and not asks_something(begun):
             return
         self.receiving = False
-        self.answer = self.again = None
+        self.answer = self.again = self.course = None
 
     def turn(self) -> str:
         """It is the peer's turn, who says something: what kind of an answer?"""

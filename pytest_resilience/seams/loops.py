@@ -23,6 +23,7 @@ from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.seams.links import Links
+from pytest_resilience.seams.loop_waiting import Wait
 from pytest_resilience.seams.loop_waiting import pause
 from pytest_resilience.seams.patching import Patches
 
@@ -71,9 +72,34 @@ class Loops:
         loop = self._running() if self._reached else None
         if loop is None:
             return None
+        transport = _transport_of(loop, sock)
+        if transport is None:
+            return None
         from pytest_resilience.seams.detours import detour_of
 
-        return detour_of(loop, sock)
+        return detour_of(loop, transport)
+
+    def pause_reading(self, sock: socket.socket, effect: Effect, seconds: float) -> bool:
+        """Let the transport that reads `sock` wait; False if there is none."""
+        loop = self._running() if self._reached else None
+        transport = None if loop is None else _transport_of(loop, sock)
+        if loop is None or transport is None:
+            return False
+        transport.pause_reading()
+        Wait(loop, effect, seconds, transport.resume_reading)
+        return True
+
+    def after(self, effect: Effect, then: Callable[[], None]) -> None:
+        """Call `then` when the experiments behind `effect` have ended, if a loop runs here."""
+        loop = self._running() if self._reached else None
+        if loop is not None:
+            Wait(loop, effect, float("inf"), then)
+
+    def later(self, seconds: float, then: Callable[[], None]) -> None:
+        """Call `then` in so many seconds, if a loop runs here."""
+        loop = self._running() if self._reached else None
+        if loop is not None:
+            loop.call_later(seconds, then)
 
     def pass_began(self) -> float:
         """Monotonic seconds at which the loop here began to read what it reads now.
@@ -130,7 +156,7 @@ class Loops:
             effect = self._engine.ask(link.operation(CONNECT))
             if effect is not None and effect.delay:
                 await pause(loop, effect)
-                if effect.delay == float("inf"):
+                if effect.delay == float("inf") and not effect.heals:
                     raise TimeoutError(errno.ETIMEDOUT, f"Connect call failed {address}")
             self.decided[id(sock)] = effect
             try:
@@ -139,3 +165,10 @@ class Loops:
                 self.decided.pop(id(sock), None)
 
         return sock_connect
+
+
+def _transport_of(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Any:
+    """What reads `sock` for `loop`, unless it is closing; None if nothing does."""
+    # asyncio's own note of which transport has which descriptor; loops in C have none.
+    transport = getattr(loop, "_transports", {}).get(sock.fileno())
+    return None if transport is None or transport.is_closing() else transport

@@ -16,6 +16,7 @@ from typing import TypeVar
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.faults import LostAnswer
 from pytest_resilience.chaos.faults import Refusal
 from pytest_resilience.chaos.faults import Reset
 from pytest_resilience.chaos.faults import ResolutionFailure
@@ -81,7 +82,10 @@ class NetworkSimulator:
             name = target if ":" in target else f"{target}:"
             _meet(RESOLVE, target, name, blocking=False)
             _meet(CONNECT, target, name, blocking=False)
-            _meet(RECEIVE, target, name)
+            lost = _meet(RECEIVE, target, name)
+            if lost is not None:
+                func(*args, **kwargs)
+                raise _error(lost, target)
         return func(*args, **kwargs)
 
 
@@ -114,34 +118,43 @@ class DatabaseSimulator:
         return func(*args, **kwargs)
 
 
-def _meet(kind: str, target: str, name: str, *, blocking: bool = True) -> None:
-    """Let happen what happens to an operation; `blocking`: whether a wait may."""
+def _meet(kind: str, target: str, name: str, *, blocking: bool = True) -> Fault | None:
+    """Let happen what happens to an operation; `blocking`: whether a wait may.
+
+    Returns what will happen to its answer.
+    """
     __tracebackhide__ = True
-    operation = Operation(kind=kind, target=target, names=(name,), blocking=blocking)
+    operation = Operation(
+        kind=kind, target=target, names=(name,), blocking=blocking, empty=kind == RECEIVE
+    )
+    lost = None
     for engine in _engines:
         effect = engine.ask(operation)
         if effect is not None:
-            _apply(effect, target)
+            lost = lost or _apply(effect, target)
+    return lost
 
 
-def _apply(effect: Effect, target: str) -> None:
+def _apply(effect: Effect, target: str) -> Fault | None:
     __tracebackhide__ = True
     if effect.delay:
         effect.waited(wait(effect.clock, effect.delay, effect.left))
-    if effect.delay == float("inf"):
+    if effect.delay == float("inf") and not effect.heals:
         raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-    if effect.failure is not None:
-        raise _error(effect.failure, target)
+    failure = effect.failure
+    if failure is None or failure.answered:
+        return failure
+    raise _error(failure, target)
 
 
 def _error(fault: Fault, target: str) -> Exception:
     if isinstance(fault, ServiceError):
         return fault.make(target)
     if isinstance(fault, ResolutionFailure):
-        return socket_effects.name_resolution_failure()
+        return socket_effects.name_resolution_failure(fault)
     if isinstance(fault, Refusal):
         return ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-    if isinstance(fault, Reset):
+    if isinstance(fault, (Reset, LostAnswer)):
         return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
     # An answer with a status has no form without a protocol; it is a failure all the same.
     return ConnectionError(f"{target} failed: {fault}")

@@ -6,32 +6,34 @@ be arranged (see `wrecks`), and otherwise made the way the interpreter makes it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import functools
-import io
 import os
 import selectors
 import socket
+import sys
 
-from typing import Any
-
-from pytest_resilience.chaos.answers import MadeUpAnswer
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.faults import LostAnswer
 from pytest_resilience.chaos.faults import Refusal
 from pytest_resilience.chaos.faults import Reset
+from pytest_resilience.chaos.faults import ResolutionFailure
 from pytest_resilience.seams import wrecks
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.waiting import wait
 
 
 __all__ = [
+    "available",
     "await_answer",
     "fail",
+    "hear_no_more",
+    "hold_a_call",
     "hold_before",
+    "hold_until",
     "name_resolution_failure",
-    "receive_instead",
-    "serve",
+    "readable",
 ]
 
 # Unlike epoll, poll needs no descriptor of its own: there may be none left to have.
@@ -65,10 +67,11 @@ def await_answer(sock: socket.socket, link: Link, effect: Effect) -> None:
     clock, limit = effect.clock, sock.gettimeout()
     started = clock.monotonic()
     if link.due is None:
-        lost = effect.delay == float("inf") or effect.failure is not None
-        if lost or _readable(sock, 0):
+        failure = effect.failure
+        lost = failure is not None and not failure.answered
+        if lost or effect.delay == float("inf") or readable(sock, 0):
             link.due = link.sent_at + effect.delay
-        elif _readable(sock, limit):
+        elif readable(sock, limit):
             link.due = clock.monotonic() + effect.delay
         else:
             raise TimeoutError(_timed_out(sock))
@@ -85,7 +88,7 @@ def fail(sock: socket.socket, fault: Fault | None) -> None:
     if isinstance(fault, Refusal):
         wrecks.refuse(sock)
         raise _os_error(errno.ECONNREFUSED)
-    if isinstance(fault, Reset):
+    if isinstance(fault, (Reset, LostAnswer)):
         try:
             wrecks.tear_down(sock)
         except OSError:  # no descriptor to be had; or closed meanwhile, as will be noticed
@@ -93,36 +96,32 @@ def fail(sock: socket.socket, fault: Fault | None) -> None:
                 raise _os_error(errno.ECONNRESET) from None
 
 
-def receive_instead(
-    sock: socket.socket, link: Link, effect: Effect, receive: functools.partial[Any]
-) -> Any:
-    """What is received once the wait is over: the answer, or what `effect` says instead."""
+def hold_until(sock: socket.socket, due: float, effect: Effect) -> None:
+    """Hold a receive up until `due`, in monotonic seconds, or the socket's timeout."""
     __tracebackhide__ = True
-    fault = effect.failure
-    if isinstance(fault, MadeUpAnswer):
-        link.script = io.BytesIO(fault.message)
-        return serve(link.script, receive)
-    fail(sock, fault)
-    return receive()
+    rest = due - effect.clock.monotonic()
+    if rest > 0:
+        _hold(effect, rest, sock.gettimeout(), _timed_out(sock))
 
 
-def serve(script: io.BytesIO, receive: functools.partial[Any]) -> Any:
-    """Give what is left of `script` to a receive, in its way; at the end, the end of file."""
-    _, *given = receive.args
-    name = receive.func.__name__
-    if name == "recv_into":
-        buffer, size = memoryview(given[0]).cast("B"), (*given[1:], 0)[0]
-        return script.readinto(buffer[: size or len(buffer)])
-    if name == "read" and len(given) > 1:
-        return script.readinto(given[1])
-    if name in ("recv", "read"):
-        return script.read(given[0] if given else 1024)
-    raise _os_error(errno.ECONNRESET)  # no client that speaks HTTP receives like this
+def hold_a_call(effect: Effect) -> None:
+    """Hold up a call that has no timeout of its own."""
+    __tracebackhide__ = True
+    if effect.delay:
+        _hold(effect, effect.delay, None, "")
 
 
-def name_resolution_failure() -> socket.gaierror:
-    """What `getaddrinfo` raises when no name server answers."""
-    return socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+def hear_no_more(sock: socket.socket) -> None:
+    """Let the end of the stream be all that is still received; pollers are told at once."""
+    with contextlib.suppress(OSError):  # the peer was faster
+        socket.SocketType.shutdown(sock, socket.SHUT_RD)
+
+
+def name_resolution_failure(fault: ResolutionFailure) -> socket.gaierror:
+    """What `getaddrinfo` raises when no name server answers, or none knows the name."""
+    if fault.known:
+        return socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    return socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
 def _timed_out(sock: socket.socket) -> str:
@@ -138,7 +137,7 @@ def _hold(effect: Effect, delay: float, limit: float | None, timed_out: str) -> 
     effect.waited(taken)
     if too_long and effect.left() > 0:
         raise TimeoutError(timed_out)
-    if delay == float("inf") and limit is None:
+    if delay == float("inf") and limit is None and not effect.heals:
         error = _os_error(errno.ETIMEDOUT)
         error.add_note(
             "No timeout is set on this socket: the peer's silence would have lasted until the "
@@ -152,7 +151,7 @@ def _os_error(code: int) -> OSError:
     return OSError(code, os.strerror(code))
 
 
-def _readable(sock: socket.socket, timeout: float | None) -> bool:
+def readable(sock: socket.socket, timeout: float | None) -> bool:
     """Whether there is something to receive, or comes within `timeout` seconds."""
     pending = getattr(sock, "pending", None)  # TLS: decrypted already, invisible to the kernel
     if pending is not None and pending():
@@ -160,3 +159,16 @@ def _readable(sock: socket.socket, timeout: float | None) -> bool:
     with _Selector() as selector:
         selector.register(sock, selectors.EVENT_READ)
         return bool(selector.select(timeout))
+
+
+def available(sock: socket.socket) -> int:
+    """How many bytes the kernel has for a receive."""
+    import fcntl  # not on every system
+    import termios
+
+    found = bytearray(4)
+    try:
+        fcntl.ioctl(sock.fileno(), termios.FIONREAD, found)
+    except (OSError, ValueError):  # closed
+        return 0
+    return int.from_bytes(found, sys.byteorder)

@@ -310,11 +310,3 @@ def test_writing_is_paused_and_resumed_as_ever(inject: Inject) -> None:
 
     with serve(answer_once) as port:
         run(story(port))
-
-
-def test_a_socket_without_a_transport_has_none() -> None:
-    async def story() -> object:
-        with socket.socket() as sock:
-            return detours.detour_of(asyncio.get_running_loop(), sock)
-
-    assert asyncio.run(story()) is None

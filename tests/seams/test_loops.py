@@ -9,6 +9,10 @@ import sys
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.seams.links import Links
+from pytest_resilience.seams.loops import Loops
+from pytest_resilience.seams.names import Names
+from pytest_resilience.seams.patching import Patches
 from pytest_resilience.seams.sockets import SocketSeam
 
 
@@ -78,3 +82,18 @@ def test_a_wrapper_that_outlives_its_experiments_passes_on(echo_port: int) -> No
     for each in kept_pair():
         each.close()
     assert activation.matched == 0
+
+
+def test_a_socket_without_a_transport_has_no_detour(engine: Engine) -> None:
+    patches = Patches()
+    loops = Loops(engine, Links(engine, Names()), patches)
+
+    async def story() -> object:
+        with socket.socket() as sock:
+            return loops.detour(sock)
+
+    loops.watch()
+    try:
+        assert asyncio.run(story()) is None
+    finally:
+        patches.restore()

@@ -190,5 +190,5 @@ def test_bit_by_bit_and_then_the_end(receive: Receive, port: int, outage: Activa
 def test_receives_that_no_http_client_makes_are_reset(port: int, outage: Activation) -> None:
     with socket.create_connection((HOST, port), timeout=5) as client:
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        assert outcome(lambda: client.recvmsg(100)) == "ConnectionResetError 104"
+        assert outcome(lambda: client.recvmsg_into([bytearray(100)])) == "ConnectionResetError 104"
     assert outage.hits == 1

@@ -1,0 +1,74 @@
+"""How an answer is heard, from its first byte to its last: in pieces, altered, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_resilience.chaos.alteration import altered
+from pytest_resilience.chaos.answers import Alteration
+from pytest_resilience.chaos.engine import Effect
+
+
+__all__ = ["Course", "Parcel"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Bytes that have been received and are not there yet.
+
+    Attributes:
+        data: none for the end of the stream.
+        due: monotonic seconds.
+        effect: what holds them up.
+    """
+
+    data: bytes
+    due: float
+    effect: Effect
+
+
+class Course:
+    """One answer while it is heard.
+
+    Attributes:
+        effect: what happens to it.
+        ended: whether no more of it will be heard.
+        idle: whether all that the peer has said of it so far has been heard.
+    """
+
+    def __init__(self, effect: Effect, began: float) -> None:
+        """`began`: monotonic seconds of its first byte."""
+        self.effect = effect
+        self.ended = False
+        self.idle = False
+        failure = effect.failure
+        self._altered = altered(failure) if isinstance(failure, Alteration) else None
+        self._free = began  # when the line has carried all that it was given
+        self._due: float | None = None
+
+    @property
+    def piece(self) -> int | None:
+        """How many bytes come at a time, at most; None for all there are."""
+        pace = self.effect.pace
+        return None if pace is None or not self.effect.left() else pace.piece
+
+    def expect(self, size: int, *, idle: bool) -> float:
+        """When the next piece, of `size` bytes, is there, in monotonic seconds.
+
+        `idle`: whether it has only just been put on the line.
+        """
+        if self._due is None:
+            began = max(self._free, self.effect.clock.monotonic()) if idle else self._free
+            pace = self.effect.pace
+            self._due = began if pace is None else began + pace.seconds(size)
+        return self._due
+
+    def take(self, data: bytes) -> bytes:
+        """What is heard of the next `data`, none for the end of the stream."""
+        if self._due is not None:
+            self._free, self._due = self._due, None
+        if self._altered is None or not self.effect.left():
+            return data
+        heard = self._altered.alter(data)
+        self.ended = self._altered.ended
+        return heard

@@ -1,0 +1,78 @@
+"""One call of a method of a socket that receives, taken apart."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import socket
+
+from typing import Any
+
+
+__all__ = ["Receipt"]
+
+# What each method is given, in order. The two that are missing fill several buffers, or
+# one and an address: nobody reads a stream like that.
+_GIVEN = {
+    "recv": ("size", "flags"),
+    "recv_into": ("buffer", "size", "flags"),
+    "read": ("size", "buffer"),
+    "recvfrom": ("size", "flags"),
+    "recvmsg": ("size", "space", "flags"),
+}
+_BY_KEYWORD = {"bufsize": "size", "buflen": "size", "len": "size", "nbytes": "size"}
+_OTHERWISE: dict[str, Any] = {"size": None, "buffer": None, "flags": 0, "space": 0}
+_USUAL_SIZE = 1024
+_MORE: dict[str, tuple[Any, ...]] = {"recvfrom": (None,), "recvmsg": ([], 0, None)}
+
+
+class Receipt:
+    """Who calls wants `size` bytes at most, as its method gives them.
+
+    Attributes:
+        size: in bytes.
+        peeks: whether what is received stays where it is.
+    """
+
+    def __init__(self, call: functools.partial[Any]) -> None:
+        """`call` is the real method with the socket and everything that it was given.
+
+        Raises ConnectionResetError for a method that does not read a stream.
+        """
+        self._call = call
+        self._sock, *given = call.args
+        self._name = call.func.__name__
+        if self._name not in _GIVEN:
+            raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        named = {_BY_KEYWORD.get(name, name): value for name, value in call.keywords.items()}
+        self._given = {**_OTHERWISE, **dict(zip(_GIVEN[self._name], given, strict=False)), **named}
+        buffer = self._given["buffer"]
+        self._view = None if buffer is None else memoryview(buffer).cast("B")
+        self.size: int = self._given["size"] or (
+            _USUAL_SIZE if self._view is None else len(self._view)
+        )
+        self.peeks = bool(self._given["flags"] & socket.MSG_PEEK)
+
+    def fetch(self, most: int | None = None) -> bytes:
+        """Receive for real, `most` bytes at most. Raises what the real method raises."""
+        __tracebackhide__ = True
+        size = self.size if most is None else min(self.size, most)
+        view = None if self._view is None else self._view[:size]
+        given = {**self._given, "size": size, "buffer": view}
+        found = self._call.func(self._sock, *(given[name] for name in _GIVEN[self._name]))
+        return self.content(found)
+
+    def content(self, result: Any) -> bytes:
+        """The bytes in what the real method has returned."""
+        if self._view is not None:
+            return bytes(self._view[:result])
+        return bytes(result[0] if isinstance(result, tuple) else result)
+
+    def deliver(self, data: bytes) -> Any:
+        """What the method returns when `data`, no more than `size`, is received."""
+        if self._view is not None:
+            self._view[: len(data)] = data
+            return len(data)
+        more = _MORE.get(self._name)
+        return data if more is None else (data, *more)

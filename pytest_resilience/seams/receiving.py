@@ -1,0 +1,202 @@
+"""What happens to what clients receive."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import io
+import os
+import socket
+
+from typing import Any
+
+from pytest_resilience.chaos.answers import Alteration
+from pytest_resilience.chaos.answers import MadeUpAnswer
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.seams import socket_effects
+from pytest_resilience.seams.courses import Course
+from pytest_resilience.seams.courses import Parcel
+from pytest_resilience.seams.links import Link
+from pytest_resilience.seams.loops import Loops
+from pytest_resilience.seams.receipt import Receipt
+from pytest_resilience.seams.sending import Sending
+
+
+__all__ = ["Receiving"]
+
+
+class Receiving:
+    """Lets clients receive what, and when, the experiments leave them."""
+
+    def __init__(self, engine: Engine, loops: Loops, sending: Sending) -> None:
+        self._engine = engine
+        self._loops = loops
+        self._sending = sending
+
+    def receive(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
+        """`call`, one of the socket's receiving methods with what it was given."""
+        __tracebackhide__ = True
+        if link.parcel is not None:
+            return self._unpack(sock, link, link.parcel, Receipt(call))
+        if link.script is not None:
+            receipt = Receipt(call)
+            return receipt.deliver(link.script.read(receipt.size))
+        if sock.gettimeout() == 0:
+            return self._receive_at_once(sock, link, call)
+        if not link.receiving:
+            self._turn(link, blocking=True)
+        elif link.answer is not None and not link.answer.left():
+            link.answer = None  # held back by what has ended since
+        answer = link.answer
+        if answer is not None:
+            socket_effects.await_answer(sock, link, answer)
+            link.answer = None
+            self._begin(sock, link, answer)
+        if link.unsent:
+            self._sending.catch_up(sock, link)
+        return self._proceed(sock, link, call)
+
+    def _turn(self, link: Link, *, blocking: bool) -> None:
+        """The client turns from sending to receiving: the start of a round trip."""
+        link.answer = self._engine.ask(link.operation(link.turn(), blocking=blocking))
+        if link.unsent and (link.answer is None or link.answer.delay < float("inf")):
+            link.answer = link.cut  # what nobody was told nobody answers
+
+    def _begin(self, sock: socket.socket, link: Link, answer: Effect) -> None:
+        """The wait for an answer is over: what is heard from here on?"""
+        __tracebackhide__ = True
+        fault = answer.failure
+        if isinstance(fault, MadeUpAnswer):
+            link.script = io.BytesIO(fault.message)
+        elif isinstance(fault, Alteration) or answer.pace is not None:
+            link.course = Course(answer, self._engine.clock.monotonic())
+        else:
+            socket_effects.fail(sock, fault)
+
+    def _proceed(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
+        """Receive, on a blocking socket that nothing holds up."""
+        __tracebackhide__ = True
+        if link.course is None and link.script is None and not self._engine.has(CLOSE):
+            return call()
+        receipt = Receipt(call)
+        if link.script is not None:
+            return receipt.deliver(link.script.read(receipt.size))
+        if receipt.peeks:
+            return call()
+        course = link.course
+        if course is None:
+            data = receipt.fetch()
+            return receipt.deliver(data) if data else self._close(sock, link, receipt)
+        idle = course.piece is not None and not socket_effects.readable(sock, 0)
+        data = receipt.fetch(course.piece)
+        if not data:
+            return self._close(sock, link, receipt)
+        due = course.expect(len(data), idle=idle)
+        heard = course.take(data)
+        if course.ended:
+            link.script = io.BytesIO()
+        return self._unpack(sock, link, Parcel(heard, due, course.effect), receipt)
+
+    def _close(self, sock: socket.socket, link: Link, receipt: Receipt) -> Any:
+        """The end of what the peer sends has been received."""
+        __tracebackhide__ = True
+        effect = None if link.ended or not receipt.size else self._engine.ask(link.operation(CLOSE))
+        link.ended = link.ended or bool(receipt.size)
+        if effect is None:
+            return receipt.deliver(b"")
+        due = self._engine.clock.monotonic() + effect.delay
+        return self._unpack(sock, link, Parcel(b"", due, effect), receipt)
+
+    def _unpack(self, sock: socket.socket, link: Link, parcel: Parcel, receipt: Receipt) -> Any:
+        """Deliver a parcel when it is there; keep what was not asked for."""
+        __tracebackhide__ = True
+        link.parcel = parcel
+        socket_effects.hold_until(sock, parcel.due, parcel.effect)
+        data, rest = parcel.data[: receipt.size], parcel.data[receipt.size :]
+        link.parcel = Parcel(rest, parcel.due, parcel.effect) if rest else None
+        return receipt.deliver(data)
+
+    def _receive_at_once(
+        self, sock: socket.socket, link: Link, call: functools.partial[Any]
+    ) -> Any:
+        """A non-blocking receive: only one that finds something is an answer."""
+        __tracebackhide__ = True
+        arrived = max(self._loops.pass_began(), link.sent_at)
+        if self._engine.paced and not link.receiving and socket_effects.available(sock):
+            self._hear(sock, link, arrived)  # before it is read: it may not be there yet
+        if link.course is not None:
+            return self._follow(sock, link, link.course, Receipt(call))
+        try:
+            result = call()
+        except (BlockingIOError, InterruptedError):
+            raise
+        except OSError:  # bad news take as long as good ones
+            self._hear(sock, link, arrived)
+            raise
+        answer = self._hear(sock, link, arrived)
+        if self._engine.has(CLOSE):
+            receipt = Receipt(call)
+            self._hear_the_end(sock, link, receipt, receipt.content(result))
+        if answer is None or answer.failure is None:
+            return result
+        self._begin(sock, link, answer)
+        receipt = Receipt(call)
+        if link.course is not None:
+            return self._alter(sock, link, link.course, receipt, receipt.content(result))
+        return call() if link.script is None else receipt.deliver(link.script.read(receipt.size))
+
+    def _hear(self, sock: socket.socket, link: Link, arrived: float) -> Effect | None:
+        """Something has been received: what happens to it, which asyncio is told of later?"""
+        detour = self._loops.detour(sock)
+        leaving = detour is not None and detour.is_taking_leave
+        if link.receiving or leaving:
+            answer, held = None, link.again
+            link.again = None
+        else:
+            fresh = link.fresh
+            self._turn(link, blocking=detour is not None)
+            answer = held = link.answer
+            link.answer = None
+            # In TLS 1.3 a server's tickets may come before its answer, and look the same.
+            link.again = answer if fresh else None
+        if answer is not None and answer.pace is not None:
+            link.course = Course(answer, arrived + answer.delay)
+        elif detour is not None and held is not None and held.delay:
+            detour.hold(held, arrived)
+        return answer
+
+    def _follow(self, sock: socket.socket, link: Link, course: Course, receipt: Receipt) -> Any:
+        """Receive more of an answer, at once or, from asyncio, when its time has come."""
+        __tracebackhide__ = True
+        piece = course.piece
+        if piece is not None:
+            size = min(piece, receipt.size, socket_effects.available(sock))
+            if size:
+                rest = course.expect(size, idle=course.idle) - self._engine.clock.monotonic()
+                if rest > 0 and self._loops.pause_reading(sock, course.effect, rest):
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        data = receipt.fetch(piece)
+        course.idle = not socket_effects.available(sock)
+        self._hear_the_end(sock, link, receipt, data)
+        return self._alter(sock, link, course, receipt, data)
+
+    def _alter(
+        self, sock: socket.socket, link: Link, course: Course, receipt: Receipt, data: bytes
+    ) -> Any:
+        heard = course.take(data)
+        if course.ended:
+            link.script = io.BytesIO()
+            socket_effects.hear_no_more(sock)
+        return receipt.deliver(heard)
+
+    def _hear_the_end(self, sock: socket.socket, link: Link, receipt: Receipt, data: bytes) -> None:
+        """If it is the end that has been received: when is asyncio told of it?"""
+        if data or link.ended or not receipt.size or not self._engine.has(CLOSE):
+            return
+        link.ended = True
+        detour = self._loops.detour(sock)
+        effect = self._engine.ask(link.operation(CLOSE, blocking=detour is not None))
+        if detour is not None and effect is not None and effect.delay:
+            detour.hold(effect, self._engine.clock.monotonic())
