@@ -107,7 +107,8 @@ class Effect:
         """Book a wait on the experiments that caused it, in proportion."""
         delays = {hit.activation: hit.fault.delay for hit in self.hits if hit.fault.delay}
         endless = {each: 1.0 for each, delay in delays.items() if delay == float("inf")}
-        shares = endless or delays
+        paced = {hit.activation: 1.0 for hit in self.hits if isinstance(hit.fault, Pace)}
+        shares = endless or delays or paced
         whole = sum(shares.values())
         for activation, part in shares.items():
             activation.delayed(seconds * part / whole)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import socket
+import threading
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -108,7 +109,14 @@ class Interception:
         link = None if self._retired else self.links.of(sock, RECEIVE)
         if link is None or link.calm:
             return proceed()
-        return self._hearing.receive(sock, link, proceed)
+        me = threading.get_ident()
+        if link.heard_by == me:
+            return proceed()
+        link.heard_by = me
+        try:
+            return self._hearing.receive(sock, link, proceed)
+        finally:
+            link.heard_by = None
 
     def _sending(self, original: Callable[..., Any]) -> Callable[..., Any]:
         passing = self.links.passing
@@ -127,7 +135,14 @@ class Interception:
         link = None if self._retired else self.links.of(sock, SEND)
         if link is None or link.calm:
             return proceed()
-        return self._speaking.send(sock, link, proceed)
+        me = threading.get_ident()
+        if link.told_by == me:
+            return proceed()
+        link.told_by = me
+        try:
+            return self._speaking.send(sock, link, proceed)
+        finally:
+            link.told_by = None
 
     def _connecting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)

@@ -56,12 +56,14 @@ class Link:
         ended: whether the end of what the peer sends has been received.
         cut: what keeps anything from being sent, since the last try.
         unsent: what could not be sent, with what sends it.
+        heard_by, told_by: the thread that is in one of the socket's methods, which may be made
+            of others of them.
     """
 
     __slots__ = (
         "again", "answer", "calm", "client", "course", "cut", "due", "ended", "ends", "fresh",
-        "names", "owner", "parcel", "receiving", "script", "sent_at", "shaking", "stale", "tls",
-        "unsent",
+        "heard_by", "names", "owner", "parcel", "receiving", "script", "sent_at", "shaking",
+        "stale", "tls", "told_by", "unsent",
     )  # fmt: skip
 
     def __init__(self, owner: socket.socket, names: tuple[str, ...], *, client: bool) -> None:
@@ -84,6 +86,8 @@ class Link:
         self.parcel: Parcel | None = None
         self.ended = False
         self.cut: Effect | None = None
+        self.heard_by: int | None = None
+        self.told_by: int | None = None
         self.unsent: deque[tuple[Callable[..., int | None], bytes]] = deque()
 
     def spoke(self, message: Any, now: float) -> None:

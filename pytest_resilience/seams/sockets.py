@@ -11,6 +11,7 @@ aimed at pass straight through.
 from __future__ import annotations
 
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
@@ -27,7 +28,7 @@ __all__ = ["SocketSeam"]
 class SocketSeam:
     """Intercepts what clients do with sockets. See `chaos.engine.Seam`."""
 
-    kinds = frozenset({RESOLVE, CONNECT, HANDSHAKE, SEND, RECEIVE})
+    kinds = frozenset({RESOLVE, CONNECT, HANDSHAKE, SEND, RECEIVE, CLOSE})
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
