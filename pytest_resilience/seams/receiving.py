@@ -124,8 +124,8 @@ class Receiving:
         """A non-blocking receive: only one that finds something is an answer."""
         __tracebackhide__ = True
         arrived = max(self._loops.pass_began(), link.sent_at)
-        if self._engine.paced and not link.receiving and socket_effects.available(sock):
-            self._hear(sock, link, arrived)  # before it is read: it may not be there yet
+        early = self._engine.paced and not link.receiving and bool(socket_effects.available(sock))
+        answer = self._hear(sock, link, arrived) if early else None
         if link.course is not None:
             return self._follow(sock, link, link.course, Receipt(call))
         try:
@@ -135,7 +135,8 @@ class Receiving:
         except OSError:  # bad news take as long as good ones
             self._hear(sock, link, arrived)
             raise
-        answer = self._hear(sock, link, arrived)
+        if not early:
+            answer = self._hear(sock, link, arrived)
         if self._engine.has(CLOSE):
             receipt = Receipt(call)
             self._hear_the_end(sock, link, receipt, receipt.content(result))
