@@ -57,19 +57,25 @@ class Interception:
     """
 
     def __init__(self, engine: Engine, names: Names, patches: Patches) -> None:
-        self.links = Links(engine, names)
+        self._links = Links(engine, names)
         self._engine = engine
         self._names = names
         self._patches = patches
-        self._loops = Loops(engine, self.links, patches)
-        self._speaking = Sending(engine, self._loops)
-        self._hearing = Receiving(engine, self._loops, self._speaking)
+        self._loops = Loops(engine, self._links, patches)
+        self._speaking = Sending(engine, self._links, self._loops)
+        self._hearing = Receiving(engine, self._loops)
         self._retired = False
+
+    def refresh(self) -> None:
+        """The active experiments have changed."""
+        self._speaking.flush_all()
+        self._links.refresh()
 
     def retire(self) -> None:
         self._retired = True
+        self._speaking.flush_all()
         self._loops.retire()
-        self.links.forget()
+        self._links.forget()
 
     def apply(self) -> None:
         """Replace what clients call."""
@@ -93,7 +99,7 @@ class Interception:
         self._loops.watch()
 
     def _receiving(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        passing = self.links.passing
+        passing = self._links.passing
 
         @functools.wraps(original)
         def receive(sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
@@ -106,7 +112,7 @@ class Interception:
 
     def _receive(self, sock: socket.socket, proceed: functools.partial[Any]) -> Any:
         __tracebackhide__ = True
-        link = None if self._retired else self.links.of(sock, RECEIVE)
+        link = None if self._retired else self._links.of(sock, RECEIVE)
         if link is None or link.calm:
             return proceed()
         me = threading.get_ident()
@@ -119,7 +125,7 @@ class Interception:
             link.heard_by = None
 
     def _sending(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        passing = self.links.passing
+        passing = self._links.passing
 
         @functools.wraps(original)
         def send(sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
@@ -132,7 +138,7 @@ class Interception:
 
     def _send(self, sock: socket.socket, proceed: functools.partial[Any]) -> Any:
         __tracebackhide__ = True
-        link = None if self._retired else self.links.of(sock, SEND)
+        link = None if self._retired else self._links.of(sock, SEND)
         if link is None or link.calm:
             return proceed()
         me = threading.get_ident()
@@ -166,7 +172,7 @@ class Interception:
 
     def _connect(self, sock: socket.socket, address: Any, proceed: Callable[[], Any]) -> Any:
         __tracebackhide__ = True
-        link = None if self._retired else self.links.opened(sock, address)
+        link = None if self._retired else self._links.opened(sock, address)
         if link is None:
             return proceed()
         effect = None
@@ -180,7 +186,7 @@ class Interception:
         try:
             return self._attempt(sock, effect, "timed out", proceed)
         finally:
-            self.links.connected(link, sock)
+            self._links.connected(link, sock)
 
     def _shaking_hands(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -193,7 +199,7 @@ class Interception:
     def _shake_hands(self, sock: ssl.SSLSocket, proceed: Callable[[], Any]) -> Any:
         """A round trip that happens within one call. What is there to receive comes after it."""
         __tracebackhide__ = True
-        link = None if self._retired else self.links.of(sock, RECEIVE)
+        link = None if self._retired else self._links.of(sock, RECEIVE)
         if link is None or link.calm or sock.gettimeout() == 0:
             return proceed()
         effect = self._engine.ask(link.operation(HANDSHAKE))
@@ -222,7 +228,7 @@ class Interception:
         def accept(sock: socket.socket) -> Any:
             accepted = original(sock)
             if not self._retired:
-                self.links.accepted(accepted[0])
+                self._links.accepted(accepted[0])
             return accepted
 
         return accept

@@ -9,8 +9,6 @@ import socket
 import threading
 import weakref
 
-from collections import deque
-from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +18,7 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.seams.backlog import Backlog
 from pytest_resilience.seams.courses import Course
 from pytest_resilience.seams.courses import Parcel
 from pytest_resilience.seams.names import Names
@@ -55,15 +54,15 @@ class Link:
         parcel: what has been received of it and is not there yet.
         ended: whether the end of what the peer sends has been received.
         cut: what keeps anything from being sent, since the last try.
-        unsent: what could not be sent, with what sends it.
+        backlog: what could not be sent.
         heard_by, told_by: the thread that is in one of the socket's methods, which may be made
             of others of them.
     """
 
     __slots__ = (
-        "again", "answer", "calm", "client", "course", "cut", "due", "ended", "ends", "fresh",
-        "heard_by", "names", "owner", "parcel", "receiving", "script", "sent_at", "shaking",
-        "stale", "tls", "told_by", "unsent",
+        "again", "answer", "backlog", "calm", "client", "course", "cut", "due", "ended", "ends",
+        "fresh", "heard_by", "names", "owner", "parcel", "receiving", "script", "sent_at",
+        "shaking", "stale", "tls", "told_by",
     )  # fmt: skip
 
     def __init__(self, owner: socket.socket, names: tuple[str, ...], *, client: bool) -> None:
@@ -88,7 +87,7 @@ class Link:
         self.cut: Effect | None = None
         self.heard_by: int | None = None
         self.told_by: int | None = None
-        self.unsent: deque[tuple[Callable[..., int | None], bytes]] = deque()
+        self.backlog = Backlog()
 
     def spoke(self, message: Any, now: float) -> None:
         """`message` was sent: now it is the peer's turn, unless there is nothing to answer."""
@@ -172,11 +171,15 @@ class Links:
             self._look(sock, link, kind)
         return link
 
+    def all(self) -> list[Link]:
+        """Every connection that is known, open or not."""
+        return list(self._by_descriptor.values())
+
     def refresh(self) -> None:
         """The active experiments have changed."""
         with self._lock:
             self.passing.clear()
-            for link in list(self._by_descriptor.values()):
+            for link in self.all():
                 link.stale = True
 
     def forget(self) -> None:

@@ -21,7 +21,6 @@ from pytest_resilience.seams.courses import Parcel
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.loops import Loops
 from pytest_resilience.seams.receipt import Receipt
-from pytest_resilience.seams.sending import Sending
 
 
 __all__ = ["Receiving"]
@@ -30,10 +29,9 @@ __all__ = ["Receiving"]
 class Receiving:
     """Lets clients receive what, and when, the experiments leave them."""
 
-    def __init__(self, engine: Engine, loops: Loops, sending: Sending) -> None:
+    def __init__(self, engine: Engine, loops: Loops) -> None:
         self._engine = engine
         self._loops = loops
-        self._sending = sending
 
     def receive(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
         """`call`, one of the socket's receiving methods with what it was given."""
@@ -54,14 +52,13 @@ class Receiving:
             socket_effects.await_answer(sock, link, answer)
             link.answer = None
             self._begin(sock, link, answer)
-        if link.unsent:
-            self._sending.catch_up(sock, link)
+        link.backlog.flush(sock)
         return self._proceed(sock, link, call)
 
     def _turn(self, link: Link, *, blocking: bool) -> None:
         """The client turns from sending to receiving: the start of a round trip."""
         link.answer = self._engine.ask(link.operation(link.turn(), blocking=blocking))
-        if link.unsent and (link.answer is None or link.answer.delay < float("inf")):
+        if link.backlog and (link.answer is None or link.answer.delay < float("inf")):
             link.answer = link.cut  # what nobody was told nobody answers
 
     def _begin(self, sock: socket.socket, link: Link, answer: Effect) -> None:

@@ -43,7 +43,7 @@ class SocketSeam:
 
     def refresh(self) -> None:
         if self._interception is not None:
-            self._interception.links.refresh()
+            self._interception.refresh()
 
     def remove(self) -> None:
         if self._interception is not None:
