@@ -132,7 +132,7 @@ class Activation:
 
     def _advice(self, seen: tuple[str, ...]) -> str:
         if any(line.endswith(_SEALED) for line in seen):
-            return "No answer can be made up where TLS lies above the socket, as in asyncio."
+            return "Answers over TLS of asyncio are sealed where it was open before the experiment."
         if any(line.endswith(_POLLED) for line in seen):
             return "This fault makes callers wait, which it can on blocking sockets and in asyncio."
         kinds = ", ".join(sorted(self.kinds))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pytest_resilience.chaos.alteration import Altered
 from pytest_resilience.chaos.alteration import altered
 from pytest_resilience.chaos.answers import Alteration
 from pytest_resilience.chaos.engine import Effect
@@ -36,13 +37,17 @@ class Course:
         idle: whether all that the peer has said of it so far has been heard.
     """
 
-    def __init__(self, effect: Effect, began: float) -> None:
-        """`began`: monotonic seconds of its first byte."""
+    def __init__(self, effect: Effect, began: float, *, sealed: bool = False) -> None:
+        """`began`: monotonic seconds of its first byte. `sealed`: its bytes are encrypted, and
+        are altered elsewhere.
+        """
         self.effect = effect
         self.ended = False
         self.idle = False
         failure = effect.failure
-        self._altered = altered(failure) if isinstance(failure, Alteration) else None
+        self._altered: Altered | None = None
+        if isinstance(failure, Alteration) and not sealed:
+            self._altered = altered(failure)
         self._free = began  # when the line has carried all that it was given
         self._due: float | None = None
 

@@ -34,6 +34,7 @@ from pytest_resilience.seams.patching import Patches
 from pytest_resilience.seams.patching import python_socket_class
 from pytest_resilience.seams.receiving import Receiving
 from pytest_resilience.seams.sending import Sending
+from pytest_resilience.seams.tls_objects import TlsObjects
 
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class Interception:
         self._names = names
         self._patches = patches
         self._loops = Loops(engine, self._links, patches)
-        self._speaking = Sending(engine, self._links, self._loops)
+        self._tls_objects = TlsObjects(patches)
+        self._speaking = Sending(engine, self._links, self._loops, self._tls_objects)
         self._hearing = Receiving(engine, self._loops)
         self._retired = False
 
@@ -75,6 +77,7 @@ class Interception:
         self._retired = True
         self._speaking.flush_all()
         self._loops.retire()
+        self._tls_objects.retire()
         self._links.forget()
 
     def apply(self) -> None:
@@ -97,6 +100,7 @@ class Interception:
         patches.replace(plain, "connect_ex", self._connecting_ex)
         patches.replace(plain, "accept", self._accepting)
         self._loops.watch()
+        self._tls_objects.watch()
 
     def _receiving(self, original: Callable[..., Any]) -> Callable[..., Any]:
         passing = self._links.passing

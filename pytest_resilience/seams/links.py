@@ -21,10 +21,11 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.seams.backlog import Backlog
 from pytest_resilience.seams.courses import Course
 from pytest_resilience.seams.courses import Parcel
+from pytest_resilience.seams.decrypted import Decrypted
 from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.tls_records import asks_something
-from pytest_resilience.seams.tls_records import beginning
 from pytest_resilience.seams.tls_records import is_hello
+from pytest_resilience.seams.tls_records import is_sealed
 
 
 __all__ = ["Link", "Links"]
@@ -47,6 +48,8 @@ class Link:
         due: monotonic seconds before which that answer is not there.
         script: what is received instead of what the peer sends, from now to the end.
         tls: whether TLS is made above the socket, so that what is sent are its records.
+        unsealed: whether that TLS is known, so that something can be done above it.
+        decrypted: what is heard above TLS of the answer that is received now.
         shaking: whether what is awaited is the answer to a TLS hello.
         fresh: whether nothing was received on it since it has shaken hands.
         again: what happens to more of the answer that is received now.
@@ -60,9 +63,9 @@ class Link:
     """
 
     __slots__ = (
-        "again", "answer", "backlog", "calm", "client", "course", "cut", "due", "ended", "ends",
-        "fresh", "heard_by", "names", "owner", "parcel", "receiving", "script", "sent_at",
-        "shaking", "stale", "tls", "told_by",
+        "again", "answer", "backlog", "calm", "client", "course", "cut", "decrypted", "due",
+        "ended", "ends", "fresh", "heard_by", "names", "owner", "parcel", "receiving", "script",
+        "sent_at", "shaking", "stale", "tls", "told_by", "unsealed",
     )  # fmt: skip
 
     def __init__(self, owner: socket.socket, names: tuple[str, ...], *, client: bool) -> None:
@@ -78,6 +81,8 @@ class Link:
         self.due: float | None = None
         self.script: io.BytesIO | None = None
         self.tls = False
+        self.unsealed = False
+        self.decrypted: Decrypted | None = None
         self.shaking = False
         self.fresh = False
         self.again: Effect | None = None
@@ -89,16 +94,17 @@ class Link:
         self.told_by: int | None = None
         self.backlog = Backlog()
 
-    def spoke(self, message: Any, now: float) -> None:
+    def spoke(self, message: bytes, now: float) -> None:
         """`message` was sent: now it is the peer's turn, unless there is nothing to answer."""
         self.sent_at = now
-        begun = beginning(message)
-        if is_hello(begun):
+        if is_hello(message):
             self.tls = self.shaking = True
-        elif self.tls and not asks_something(begun):
+        elif not self.tls:
+            self.tls = is_sealed(message)  # it was open before anybody looked
+        elif not asks_something(message):
             return
         self.receiving = False
-        self.answer = self.again = self.course = None
+        self.answer = self.again = self.course = self.decrypted = None
 
     def turn(self) -> str:
         """It is the peer's turn, who says something: what kind of an answer?"""
@@ -115,7 +121,7 @@ class Link:
             target=self.names[0],
             names=self.names,
             blocking=blocking,
-            sealed=self.tls and kind == RECEIVE,
+            sealed=self.tls and not self.unsealed and kind == RECEIVE,
         )
 
 

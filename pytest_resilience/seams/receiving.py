@@ -18,6 +18,7 @@ from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.courses import Course
 from pytest_resilience.seams.courses import Parcel
+from pytest_resilience.seams.decrypted import Decrypted
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.loops import Loops
 from pytest_resilience.seams.receipt import Receipt
@@ -39,8 +40,7 @@ class Receiving:
         if link.parcel is not None:
             return self._unpack(sock, link, link.parcel, Receipt(call))
         if link.script is not None:
-            receipt = Receipt(call)
-            return receipt.deliver(link.script.read(receipt.size))
+            return self._recite(link.script, call)
         if sock.gettimeout() == 0:
             return self._receive_at_once(sock, link, call)
         if not link.receiving:
@@ -51,9 +51,15 @@ class Receiving:
         if answer is not None:
             socket_effects.await_answer(sock, link, answer)
             link.answer = None
-            self._begin(sock, link, answer)
+            self._begin(sock, link, answer, self._engine.clock.monotonic())
         link.backlog.flush(sock)
         return self._proceed(sock, link, call)
+
+    @staticmethod
+    def _recite(script: io.BytesIO, call: functools.partial[Any]) -> Any:
+        """Receive what is left of a script; after that, the end."""
+        receipt = Receipt(call)
+        return receipt.deliver(script.read(receipt.size))
 
     def _turn(self, link: Link, *, blocking: bool) -> None:
         """The client turns from sending to receiving: the start of a round trip."""
@@ -61,25 +67,29 @@ class Receiving:
         if link.backlog and (link.answer is None or link.answer.delay < float("inf")):
             link.answer = link.cut  # what nobody was told nobody answers
 
-    def _begin(self, sock: socket.socket, link: Link, answer: Effect) -> None:
-        """The wait for an answer is over: what is heard from here on?"""
+    def _begin(self, sock: socket.socket, link: Link, answer: Effect, began: float) -> None:
+        """The wait for an answer is over: what is heard of it, whose first byte `began`?"""
         __tracebackhide__ = True
         fault = answer.failure
-        if isinstance(fault, MadeUpAnswer):
+        above = isinstance(fault, (Alteration, MadeUpAnswer)) and link.unsealed
+        if above:
+            link.decrypted = Decrypted(answer)
+        elif isinstance(fault, MadeUpAnswer):
             link.script = io.BytesIO(fault.message)
-        elif isinstance(fault, Alteration) or answer.pace is not None:
-            link.course = Course(answer, self._engine.clock.monotonic())
-        else:
+        elif fault is not None and not fault.bytewise:
             socket_effects.fail(sock, fault)
+            return
+        if answer.pace is not None or (isinstance(fault, Alteration) and not above):
+            link.course = Course(answer, began, sealed=above)
 
     def _proceed(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
         """Receive, on a blocking socket that nothing holds up."""
         __tracebackhide__ = True
         if link.course is None and link.script is None and not self._engine.has(CLOSE):
             return call()
-        receipt = Receipt(call)
         if link.script is not None:
-            return receipt.deliver(link.script.read(receipt.size))
+            return self._recite(link.script, call)
+        receipt = Receipt(call)
         if receipt.peeks:
             return call()
         course = link.course
@@ -123,6 +133,11 @@ class Receiving:
         arrived = max(self._loops.pass_began(), link.sent_at)
         early = self._engine.paced and not link.receiving and bool(socket_effects.available(sock))
         answer = self._hear(sock, link, arrived) if early else None
+        if answer is not None and answer.pace is not None:
+            self._begin(sock, link, answer, arrived + answer.delay)
+            answer = None
+        if link.script is not None:
+            return self._recite(link.script, call)
         if link.course is not None:
             return self._follow(sock, link, link.course, Receipt(call))
         try:
@@ -139,11 +154,13 @@ class Receiving:
             self._hear_the_end(sock, link, receipt, receipt.content(result))
         if answer is None or answer.failure is None:
             return result
-        self._begin(sock, link, answer)
-        receipt = Receipt(call)
+        self._begin(sock, link, answer, arrived)
+        if link.script is not None:
+            return self._recite(link.script, call)
         if link.course is not None:
+            receipt = Receipt(call)
             return self._alter(sock, link, link.course, receipt, receipt.content(result))
-        return call() if link.script is None else receipt.deliver(link.script.read(receipt.size))
+        return call() if link.decrypted is None else result
 
     def _hear(self, sock: socket.socket, link: Link, arrived: float) -> Effect | None:
         """Something has been received: what happens to it, which asyncio is told of later?"""
@@ -159,9 +176,8 @@ class Receiving:
             link.answer = None
             # In TLS 1.3 a server's tickets may come before its answer, and look the same.
             link.again = answer if fresh else None
-        if answer is not None and answer.pace is not None:
-            link.course = Course(answer, arrived + answer.delay)
-        elif detour is not None and held is not None and held.delay:
+        paced = held is not None and held.pace is not None
+        if detour is not None and held is not None and held.delay and not paced:
             detour.hold(held, arrived)
         return answer
 

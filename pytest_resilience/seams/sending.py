@@ -15,6 +15,8 @@ from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.links import Links
 from pytest_resilience.seams.loops import Loops
+from pytest_resilience.seams.tls_objects import TlsObjects
+from pytest_resilience.seams.tls_records import beginning
 
 
 __all__ = ["Sending"]
@@ -25,7 +27,8 @@ _SOON = 0.01  # seconds until a full socket is tried again
 class Sending:
     """Lets clients send, and keeps what cannot get through until it can."""
 
-    def __init__(self, engine: Engine, links: Links, loops: Loops) -> None:
+    def __init__(self, engine: Engine, links: Links, loops: Loops, tls_objects: TlsObjects) -> None:
+        self._tls_objects = tls_objects
         self._engine = engine
         self._links = links
         self._loops = loops
@@ -41,7 +44,10 @@ class Sending:
         else:
             link.backlog.flush(sock)
             result = call()
-        link.spoke(call.args[1] if len(call.args) > 1 else b"", self._engine.clock.monotonic())
+        message = beginning(call.args[1] if len(call.args) > 1 else b"")
+        link.spoke(message, self._engine.clock.monotonic())
+        if link.shaking and not link.unsealed:
+            self._tls_objects.said_hello(link, message)
         return result
 
     def _is_cut(self, sock: socket.socket, link: Link) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 
-__all__ = ["asks_something", "beginning", "is_hello"]
+__all__ = ["asks_something", "beginning", "client_random", "is_hello", "is_sealed"]
 
 _CHANGE_CIPHER, _HANDSHAKE, _APPLICATION = 20, 22, 23
 _CLIENT_HELLO = 1
@@ -40,6 +40,17 @@ def is_hello(data: bytes) -> bool:
         and data[1] == 3
         and data[_HEADER] == _CLIENT_HELLO
     )
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether `data` is, by all appearances, what a TLS connection that is open sends."""
+    return any(kind == _APPLICATION and length for kind, length in [*_records(data)][:1])
+
+
+def client_random(hello: bytes) -> bytes:
+    """What is in no other hello: 32 bytes after the type and length, and the version."""
+    start = _HEADER + 6
+    return hello[start : start + 32]
 
 
 def asks_something(data: bytes) -> bool:

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from pytest_resilience.seams.tls_records import asks_something
 from pytest_resilience.seams.tls_records import beginning
+from pytest_resilience.seams.tls_records import client_random
 from pytest_resilience.seams.tls_records import is_hello
+from pytest_resilience.seams.tls_records import is_sealed
 
 
 class Talk:
@@ -81,6 +83,10 @@ def test_shaking_hands_asks_nothing_after_the_hello(
     request = talk.says(b"GET / HTTP/1.1\r\n\r\n")
     assert asks_something(request)
     assert not is_hello(request)
+    assert is_sealed(talk.says(b"GET / HTTP/1.1\r\n\r\n"))
+    assert client_random(hello) in hello
+    assert len(client_random(hello)) == 32
+    assert client_random(hello) != client_random(Talk(version).flights()[0])
     assert asks_something(others[-1] + request)  # as one who does not wait sends it
 
 
@@ -100,6 +106,7 @@ def test_whatever_is_sent_is_looked_at(data: bytes) -> None:
 def test_other_protocols_are_no_hello() -> None:
     for data in (b"", b"\x16", b"GET / HTTP/1.1", b"*1\r\n", b"\x16\x03\x01\x00\x05\x02"):
         assert not is_hello(data)
+        assert not is_sealed(data)
 
 
 def test_the_beginning_of_all_that_can_be_sent(tmp_path: Path) -> None:
