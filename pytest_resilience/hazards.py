@@ -20,6 +20,7 @@ from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.seams.databases import DatabaseSeam
 from pytest_resilience.seams.disk import DiskSeam
+from pytest_resilience.seams.mocked import MockedSeam
 from pytest_resilience.seams.points import PointSeam
 from pytest_resilience.seams.services import ServiceSeam
 from pytest_resilience.seams.sockets import SocketSeam
@@ -72,8 +73,8 @@ def new_engine(
 
 def _seams(engine: Engine) -> list[Seam]:
     return [
-        SocketSeam(engine), ServiceSeam(engine), DatabaseSeam(engine), DiskSeam(engine),
-        PointSeam(engine), StressSeam(engine),
+        SocketSeam(engine), MockedSeam(engine), ServiceSeam(engine), DatabaseSeam(engine),
+        DiskSeam(engine), PointSeam(engine), StressSeam(engine),
     ]  # fmt: skip
 
 

@@ -1,0 +1,62 @@
+"""The seam for mocked HTTP: there is no socket below a mock, so the fault goes in above it.
+
+A mocking library is reached when it is there, if it was loaded before or is while an
+experiment runs. It is reached in what its mocks call when they are asked, and not in what
+they replace: so it does not matter which was first, the mock or the experiment, and a mock
+that has been stopped is not asked.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.seams import mocked_httpx
+from pytest_resilience.seams import mocked_requests
+from pytest_resilience.seams.arrivals import Arrivals
+from pytest_resilience.seams.patching import Patches
+
+
+__all__ = ["MockedSeam"]
+
+# The module of each that holds what is reached.
+_MOCKS = {
+    "responses": mocked_requests.mock_with_responses,
+    "requests_mock.adapter": mocked_requests.mock_with_requests_mock,
+    "respx.router": mocked_httpx.mock_with_respx,
+    "pytest_httpx._httpx_mock": mocked_httpx.mock_with_pytest_httpx,
+}
+
+
+class MockedSeam:
+    """Intercepts what clients ask of mocks. See `chaos.engine.Seam`."""
+
+    kinds = frozenset({RESOLVE, CONNECT, RECEIVE})
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._patches = Patches()
+        self._arrivals: Arrivals | None = None
+
+    def install(self) -> None:
+        if self._arrivals is None:
+            self._arrivals = Arrivals(
+                {
+                    name: functools.partial(reach, self._engine, self._patches)
+                    for name, reach in _MOCKS.items()
+                }
+            )
+            self._arrivals.watch()
+
+    def refresh(self) -> None:
+        """Nothing to do: each call asks whom the active experiments are aimed at."""
+
+    def remove(self) -> None:
+        if self._arrivals is not None:
+            self._arrivals.forget()
+            self._arrivals = None
+        if self._patches:
+            self._patches.restore()

@@ -1,0 +1,123 @@
+"""Whom a mocked call would have been made to, and what happens on the way there.
+
+A mock has no connections. Each call, and each retry of one, counts as a connection of its
+own: a name that is resolved, unless it is an address; a connect; an answer. So the nth
+call is the nth of each, whatever a pool would have made of it. TLS is not shaken hands
+for, and nobody sees how a connection is closed.
+"""
+
+from __future__ import annotations
+
+import os
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pytest_resilience.chaos.answers import Alteration
+from pytest_resilience.chaos.answers import MadeUpAnswer
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.seams.names import Names
+from pytest_resilience.seams.names import is_literal
+
+
+__all__ = ["GetThrough", "Peer", "Reply", "os_error", "wants_reply"]
+
+_PORTS = {"http": 80, "https": 443}
+
+
+class GetThrough(BaseException):  # no client may catch it
+    """Nothing happens to this call: it is the mock's to answer.
+
+    Attributes:
+        error: what the mock has raised, if it was asked.
+    """
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a mock has answered.
+
+    Attributes:
+        status: of HTTP.
+        reason: the phrase after it.
+        headers: names and values, in order.
+        body: as it would be sent, before anything is decoded.
+    """
+
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    @classmethod
+    def of(cls, status: int, reason: str, headers: Iterable[tuple[str, str]], body: bytes) -> Reply:
+        """The reply a server sends: the body in one piece, whose length it names."""
+        kept = [
+            each for each in headers if each[0].lower() not in {"transfer-encoding", "connection"}
+        ]
+        if not any(name.lower() == "content-length" for name, _ in kept):
+            kept.append(("Content-Length", str(len(body))))
+        return cls(status=status, reason=reason, headers=tuple(kept), body=body)
+
+    @property
+    def head(self) -> bytes:
+        """In HTTP/1.1, up to where the body begins."""
+        lines = [f"HTTP/1.1 {self.status} {self.reason}"]
+        lines += [f"{name}: {value}" for name, value in self.headers]
+        return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1", "replace")
+
+
+class Peer:
+    """A host that is mocked.
+
+    Attributes:
+        clock: on which those who wait for it wait.
+        tls: whether it would be spoken to over TLS.
+    """
+
+    def __init__(self, engine: Engine, scheme: str, host: str, port: int | None) -> None:
+        self.clock = engine.clock
+        self.tls = scheme == "https"
+        self._engine = engine
+        self._resolved = is_literal(host)
+        self._spoken = scheme in _PORTS
+        self._names = Names().of(host, port or _PORTS.get(scheme))
+
+    def concerns(self) -> bool:
+        """Whether an active experiment is aimed at it; notes that it was called if not."""
+        operation = self._operation(CONNECT)
+        if self._spoken and self._engine.concerns(operation):
+            return True
+        if self._spoken:
+            self._engine.saw(operation)
+        return False
+
+    def ask(self, kind: str) -> Effect | None:
+        """What happens to an operation `kind`; None if nothing does."""
+        if kind == RESOLVE and self._resolved:
+            return None  # nobody has to be asked
+        return self._engine.ask(self._operation(kind))
+
+    def _operation(self, kind: str) -> Operation:
+        return Operation(kind=kind, target=self._names[0], names=self._names)
+
+
+def wants_reply(effect: Effect) -> bool:
+    """Whether the mock has to answer, for something to happen to that answer."""
+    failure = effect.failure
+    if isinstance(failure, MadeUpAnswer):
+        return False
+    return isinstance(failure, Alteration) or effect.pace is not None
+
+
+def os_error(code: int) -> OSError:
+    """As the system raises it."""
+    return OSError(code, os.strerror(code))

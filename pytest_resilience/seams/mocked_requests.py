@@ -1,0 +1,254 @@
+"""requests, where its adapters are mocked: by responses, or by requests-mock.
+
+A call that an experiment is aimed at goes through requests' own adapter and urllib3, with
+a `Wire` for a socket. So they make their exceptions themselves, the retries of an adapter
+are tried as in production, and an answer that is made up is read as every other. What gets
+through goes to the mock as it is. A call that the mock lets pass to the network is met at
+its socket, and one that it has no answer for is its own affair: neither is touched here.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import types
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from typing import Any
+from urllib.parse import urlsplit
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.seams.mocked_peers import GetThrough
+from pytest_resilience.seams.mocked_peers import Peer
+from pytest_resilience.seams.mocked_peers import Reply
+from pytest_resilience.seams.mocked_wires import Wire
+from pytest_resilience.seams.patching import Patches
+
+
+if TYPE_CHECKING:
+    import requests
+    import urllib3
+
+    from requests.adapters import HTTPAdapter
+
+
+__all__ = ["mock_with_requests_mock", "mock_with_responses"]
+
+_STAGED = "_pytest_resilience_staged"
+
+
+def mock_with_responses(engine: Engine, patches: Patches) -> None:
+    """Reach what responses mocks."""
+    import responses
+
+    def over(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def on_request(mock: Any, adapter: Any, request: Any, **options: Any) -> Any:
+            __tracebackhide__ = True
+            if hasattr(adapter, _STAGED):
+                return mock._real_send(adapter, request, **options)  # noqa: SLF001  # what it replaced
+            peer = _peer(engine, request)
+            if not peer.concerns() or not _answered_by_responses(mock, request, options):
+                return original(mock, adapter, request, **options)
+            from urllib3.util.retry import Retry
+
+            retries = options.pop("retries", None) or adapter.max_retries
+            reply = functools.partial(
+                original, mock, adapter, request, retries=Retry(0), **options
+            )  # the client has retries of its own, which see the reply
+            stage = Stage(peer, request, reply, adapter=adapter, retries=retries)
+            response = stage.send(options)
+            if response is not None:
+                return response
+            return original(mock, adapter, request, retries=stage.retries, **options)
+
+        return on_request
+
+    patches.replace(responses.RequestsMock, "_on_request", over)
+
+
+def mock_with_requests_mock(engine: Engine, patches: Patches) -> None:
+    """Reach what requests-mock mocks."""
+    from requests_mock.adapter import Adapter
+
+    def over(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def send(mock: Any, request: Any, **options: Any) -> Any:
+            __tracebackhide__ = True
+            peer = _peer(engine, request)
+            if not peer.concerns() or not _answered_by_requests_mock(mock, request, options):
+                return original(mock, request, **options)
+            stage = Stage(peer, request, functools.partial(original, mock, request, **options))
+            response = stage.send(options)
+            return original(mock, request, **options) if response is None else response
+
+        return send
+
+    patches.replace(Adapter, "send", over)
+
+
+class Stage:
+    """requests' own way to send one request, with nobody at the other end.
+
+    Attributes:
+        retries: those that are left.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        request: requests.PreparedRequest,
+        reply: Callable[[], requests.Response],
+        *,
+        adapter: HTTPAdapter | None = None,
+        retries: Any = 0,
+    ) -> None:
+        """`adapter` is the user's own, where there is one."""
+        self.retries = retries
+        self._peer = peer
+        self._request = request
+        self._reply = reply
+        self._adapter = adapter
+
+    def send(self, options: dict[str, Any]) -> requests.Response | None:
+        """Send the request with these options of `HTTPAdapter.send`.
+
+        None if it is for the mock to answer. Raises what a client meets, or the mock raised.
+        """
+        __tracebackhide__ = True
+        from requests import RequestException
+
+        unread = self._request.copy()
+        unread.body = None  # the mock reads it
+        try:
+            response = self._staged().send(unread, **options)
+        except RequestException as error:
+            error.request = self._request
+            raise
+        except GetThrough as through:
+            mocks = through.error
+        else:
+            response.request = self._request
+            return response
+        if mocks is not None:
+            raise mocks  # as it is: no cause, no context of ours
+        return None
+
+    def _staged(self) -> HTTPAdapter:
+        from requests.adapters import HTTPAdapter
+
+        staged = HTTPAdapter(max_retries=self.retries)
+        pool = self._pool()
+        setattr(staged, _STAGED, True)
+        vars(staged).update(
+            get_connection_with_tls_context=lambda *_, **__: pool,
+            get_connection=lambda *_, **__: pool,  # its name in older versions
+            cert_verify=lambda *_, **__: None,
+        )
+        if self._adapter is not None:
+            vars(staged)["build_response"] = self._adapter.build_response
+        return staged
+
+    def _pool(self) -> urllib3.HTTPConnectionPool:
+        from urllib3.connectionpool import connection_from_url
+
+        pool = connection_from_url(str(self._request.url))
+        pool.ConnectionCls = functools.partial(self._connection, pool.ConnectionCls)
+        urlopen = pool.urlopen
+
+        @functools.wraps(urlopen)
+        def noting(
+            method: str, url: str, body: Any = None, headers: Any = None, retries: Any = None,
+            *args: Any, **kwargs: Any,
+        ) -> Any:  # fmt: skip
+            __tracebackhide__ = True
+            self.retries = retries  # it calls itself for each retry
+            return urlopen(method, url, body, headers, retries, *args, **kwargs)
+
+        pool.urlopen = noting
+        return pool
+
+    def _connection(self, kind: Any, *args: Any, **kwargs: Any) -> Any:
+        """One of the client's connections, which leads nowhere."""
+        from urllib3.connection import HTTPConnection
+
+        connection = kind(*args, **kwargs)
+        vars(connection).update(
+            _new_conn=functools.partial(_connect, connection, self._wire()),
+            connect=functools.partial(HTTPConnection.connect, connection),
+            is_verified=True,  # in TLS: there is nobody whose certificate to check
+        )
+        return connection
+
+    def _wire(self) -> Wire:
+        return Wire(self._peer, lambda: _reply_in(self._reply()))
+
+
+def _connect(connection: Any, wire: Wire) -> Any:
+    """urllib3's own way to connect, which makes its exceptions, with `wire` for a socket."""
+    __tracebackhide__ = True
+    from urllib3.connection import HTTPConnection
+
+    def create_connection(_address: object, timeout: Any, **_options: object) -> Wire:
+        wire.connect(timeout if isinstance(timeout, (int, float)) else None)
+        return wire
+
+    original = HTTPConnection._new_conn  # noqa: SLF001  # where it translates what a socket raises
+    # Its own names but one: to replace that one in its module would be seen by all threads.
+    names = {
+        **original.__globals__,
+        "connection": types.SimpleNamespace(create_connection=create_connection),
+    }
+    return types.FunctionType(original.__code__, names, original.__name__)(connection)
+
+
+def _reply_in(response: requests.Response) -> Reply:
+    """What the mock has answered, which it and its user can still read afterwards."""
+    from urllib3 import HTTPResponse
+
+    raw: Any = response.raw
+    body = raw.read(decode_content=False)
+    response.raw = HTTPResponse(
+        body=io.BytesIO(body),
+        headers=raw.headers,
+        status=response.status_code,
+        reason=response.reason,
+        preload_content=False,
+    )
+    return Reply.of(response.status_code, response.reason or "", raw.headers.items(), body)
+
+
+def _peer(engine: Engine, request: requests.PreparedRequest) -> Peer:
+    parts = urlsplit(str(request.url))
+    return Peer(engine, parts.scheme, parts.hostname or "", parts.port)
+
+
+# What follows looks inside the mocks, for none of them tells without answering.
+
+
+def _answered_by_responses(mock: Any, request: Any, options: dict[str, Any]) -> bool:
+    """Whether it has an answer of its own, looked for on a twin: a find can use it up."""
+    request.params = mock._parse_request_params(request.path_url)  # noqa: SLF001
+    request.req_kwargs = {name: value for name, value in options.items() if name != "retries"}
+    if hasattr(mock, "_read_filelike_body"):
+        request.body = mock._read_filelike_body(request.body)  # noqa: SLF001
+    twin = copy.copy(mock._registry)  # noqa: SLF001
+    vars(twin)["_responses"] = list(mock.registered())
+    match, _ = twin.find(request)
+    return match is not None and not match.passthrough
+
+
+def _answered_by_requests_mock(mock: Any, request: Any, options: dict[str, Any]) -> bool:
+    from requests_mock.adapter import _Matcher
+    from requests_mock.request import _RequestObjectProxy
+
+    case = mock._case_sensitive  # noqa: SLF001
+    seen = _RequestObjectProxy(request, case_sensitive=case, **options)
+    for matcher in reversed(mock._matchers):  # noqa: SLF001
+        if not isinstance(matcher, _Matcher):
+            return True  # a function, which may only be asked once
+        if matcher._match(seen):  # noqa: SLF001
+            return not matcher._real_http  # noqa: SLF001
+    return False

@@ -1,0 +1,188 @@
+"""What a mocked httpx.AsyncClient takes for the network. The other half of `mocked_wires`.
+
+Nothing blocks: a wait suspends the task, in asyncio and in trio.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+from typing import Any
+
+from pytest_resilience.chaos.answers import MadeUpAnswer
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.faults import LostAnswer
+from pytest_resilience.chaos.faults import Refusal
+from pytest_resilience.chaos.faults import Reset
+from pytest_resilience.chaos.faults import ResolutionFailure
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.seams import socket_effects
+from pytest_resilience.seams.courses import Course
+from pytest_resilience.seams.loop_waiting import Wait
+from pytest_resilience.seams.mocked_httpcore import translated
+from pytest_resilience.seams.mocked_peers import GetThrough
+from pytest_resilience.seams.mocked_peers import Peer
+from pytest_resilience.seams.mocked_peers import Reply
+from pytest_resilience.seams.mocked_peers import os_error
+from pytest_resilience.seams.mocked_peers import wants_reply
+
+
+__all__ = ["AsyncNetwork"]
+
+_SLICE = 0.05  # seconds: how soon it is noticed that an experiment is over
+
+
+class AsyncNetwork:
+    """A network of one peer: what `httpcore.AsyncNetworkBackend` describes."""
+
+    def __init__(self, peer: Peer, reply: Callable[[], Awaitable[Reply]]) -> None:
+        """`reply` asks the mock; what it raises is the mock's own business."""
+        self._peer = peer
+        self._reply = reply
+
+    async def connect_tcp(self, *, timeout: float | None = None, **_where: Any) -> AsyncWire:  # noqa: ASYNC109
+        """Resolve and connect. Raises what httpcore does of what anyio raises."""
+        __tracebackhide__ = True
+        import anyio
+        import httpcore
+
+        with translated(httpcore.ConnectTimeout, httpcore.ConnectError), anyio.fail_after(timeout):
+            await self._resolve()
+            await self._connect()
+        return AsyncWire(self._peer, self._reply)
+
+    async def sleep(self, seconds: float) -> None:
+        """Between two tries of the client's own."""
+        import anyio
+
+        await anyio.sleep(seconds)
+
+    async def _resolve(self) -> None:
+        effect = self._peer.ask(RESOLVE)
+        if effect is not None:
+            await _hold(effect, effect.delay)
+            if isinstance(effect.failure, ResolutionFailure):
+                raise socket_effects.name_resolution_failure(effect.failure)
+
+    async def _connect(self) -> None:
+        effect = self._peer.ask(CONNECT)
+        if effect is None:
+            return
+        await _hold(effect, effect.delay)
+        if isinstance(effect.failure, Refusal):
+            # anyio tries all addresses of a host, and words what it met at each.
+            raise OSError("All connection attempts failed") from os_error(errno.ECONNREFUSED)
+
+
+class AsyncWire:
+    """A connection to a mocked peer: what `httpcore.AsyncNetworkStream` describes."""
+
+    def __init__(self, peer: Peer, reply: Callable[[], Awaitable[Reply]]) -> None:
+        self._peer = peer
+        self._ask_mock = reply
+        self._said: io.BytesIO | None = None
+        self._body = io.BytesIO()
+        self._course: Course | None = None
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        """The next bytes of the answer. Raises GetThrough if it is for the mock to give."""
+        __tracebackhide__ = True
+        import anyio
+        import httpcore
+
+        kinds = (OSError, anyio.BrokenResourceError)
+        with translated(httpcore.ReadTimeout, httpcore.ReadError, kinds), anyio.fail_after(timeout):
+            if self._said is None:
+                self._said = io.BytesIO(await self._hear())
+            said = self._said.read(max_bytes)
+            return said or await self._receive(max_bytes)
+
+    async def write(self, *_what: Any, **_options: Any) -> None:
+        """Take what nobody reads: the mock is asked with the request itself."""
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+    async def start_tls(self, *_args: Any, **_options: Any) -> AsyncWire:
+        """There is nobody to shake hands with."""
+        return self
+
+    def get_extra_info(self, info: str) -> None:
+        """There is nothing more to tell."""
+
+    async def _hear(self) -> bytes:
+        """The answer as far as it comes at once: all of one made up, the head of another."""
+        effect = self._peer.ask(RECEIVE)
+        if effect is None:
+            raise GetThrough
+        await _hold(effect, effect.delay)
+        fault = effect.failure
+        if isinstance(fault, MadeUpAnswer):
+            return fault.message
+        if isinstance(fault, LostAnswer):
+            await self._reply()
+        if isinstance(fault, (Reset, LostAnswer)):
+            import anyio
+
+            raise anyio.BrokenResourceError from os_error(errno.ECONNRESET)
+        if not wants_reply(effect):
+            raise GetThrough
+        reply = await self._reply()
+        self._body = io.BytesIO(reply.body)
+        self._course = Course(effect, self._peer.clock.monotonic())
+        return self._course.take(reply.head)
+
+    async def _receive(self, size: int) -> bytes:
+        """More of the body, when it is there."""
+        course = self._course
+        if course is None or course.ended:
+            return b""
+        data = self._body.read(size if course.piece is None else min(size, course.piece))
+        if not data:
+            return b""
+        due = course.expect(len(data), idle=False)
+        await _hold(course.effect, due - self._peer.clock.monotonic())
+        return course.take(data)
+
+    async def _reply(self) -> Reply:
+        try:
+            return await self._ask_mock()
+        except Exception as error:
+            raise GetThrough(error) from None
+
+
+async def _hold(effect: Effect, seconds: float) -> None:
+    """Suspend the task for so long; whoever waits is cancelled at its timeout."""
+    if seconds <= 0:
+        return
+    import asyncio
+
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        await _hold_in_trio(effect, seconds)
+    else:
+        over: asyncio.Future[None] = loop.create_future()
+        waiting = Wait(loop, effect, seconds, lambda: over.done() or over.set_result(None))
+        try:
+            await over
+        finally:
+            waiting.cancel()
+    if seconds == float("inf") and not effect.heals:
+        raise os_error(errno.ETIMEDOUT)
+
+
+async def _hold_in_trio(effect: Effect, seconds: float) -> None:
+    import anyio
+
+    began = effect.clock.monotonic()
+    try:
+        while (rest := min(began + seconds - effect.clock.monotonic(), effect.left())) > 0:  # noqa: ASYNC110
+            await anyio.sleep(min(rest, _SLICE))  # nobody says when an experiment ends
+    finally:
+        effect.waited(effect.clock.monotonic() - began)
