@@ -14,8 +14,10 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
-from pytest_resilience.seams import mocked_httpx
-from pytest_resilience.seams import mocked_requests
+from pytest_resilience.seams import mocked_by_pytest_httpx
+from pytest_resilience.seams import mocked_by_requests_mock
+from pytest_resilience.seams import mocked_by_responses
+from pytest_resilience.seams import mocked_by_respx
 from pytest_resilience.seams.arrivals import Arrivals
 from pytest_resilience.seams.patching import Patches
 
@@ -24,10 +26,10 @@ __all__ = ["MockedSeam"]
 
 # The module of each that holds what is reached.
 _MOCKS = {
-    "responses": mocked_requests.mock_with_responses,
-    "requests_mock.adapter": mocked_requests.mock_with_requests_mock,
-    "respx.router": mocked_httpx.mock_with_respx,
-    "pytest_httpx._httpx_mock": mocked_httpx.mock_with_pytest_httpx,
+    "responses": mocked_by_responses.reach,
+    "requests_mock.adapter": mocked_by_requests_mock.reach,
+    "respx.router": mocked_by_respx.reach,
+    "pytest_httpx._httpx_mock": mocked_by_pytest_httpx.reach,
 }
 
 

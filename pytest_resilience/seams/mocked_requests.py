@@ -1,4 +1,4 @@
-"""requests, where its adapters are mocked: by responses, or by requests-mock.
+"""requests, where its adapters are mocked: its own way to send, with nobody at the other end.
 
 A call that an experiment is aimed at goes through requests' own adapter and urllib3, with
 a `Wire` for a socket. So they make their exceptions themselves, the retries of an adapter
@@ -9,7 +9,6 @@ its socket, and one that it has no answer for is its own affair: neither is touc
 
 from __future__ import annotations
 
-import copy
 import functools
 import io
 import types
@@ -24,7 +23,6 @@ from pytest_resilience.seams.mocked_peers import GetThrough
 from pytest_resilience.seams.mocked_peers import Peer
 from pytest_resilience.seams.mocked_peers import Reply
 from pytest_resilience.seams.mocked_wires import Wire
-from pytest_resilience.seams.patching import Patches
 
 
 if TYPE_CHECKING:
@@ -34,59 +32,9 @@ if TYPE_CHECKING:
     from requests.adapters import HTTPAdapter
 
 
-__all__ = ["mock_with_requests_mock", "mock_with_responses"]
+__all__ = ["STAGED", "Stage", "peer_of"]
 
-_STAGED = "_pytest_resilience_staged"
-
-
-def mock_with_responses(engine: Engine, patches: Patches) -> None:
-    """Reach what responses mocks."""
-    import responses
-
-    def over(original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def on_request(mock: Any, adapter: Any, request: Any, **options: Any) -> Any:
-            __tracebackhide__ = True
-            if hasattr(adapter, _STAGED):
-                return mock._real_send(adapter, request, **options)  # noqa: SLF001  # what it replaced
-            peer = _peer(engine, request)
-            if not peer.concerns() or not _answered_by_responses(mock, request, options):
-                return original(mock, adapter, request, **options)
-            from urllib3.util.retry import Retry
-
-            retries = options.pop("retries", None) or adapter.max_retries
-            reply = functools.partial(
-                original, mock, adapter, request, retries=Retry(0), **options
-            )  # the client has retries of its own, which see the reply
-            stage = Stage(peer, request, reply, adapter=adapter, retries=retries)
-            response = stage.send(options)
-            if response is not None:
-                return response
-            return original(mock, adapter, request, retries=stage.retries, **options)
-
-        return on_request
-
-    patches.replace(responses.RequestsMock, "_on_request", over)
-
-
-def mock_with_requests_mock(engine: Engine, patches: Patches) -> None:
-    """Reach what requests-mock mocks."""
-    from requests_mock.adapter import Adapter
-
-    def over(original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def send(mock: Any, request: Any, **options: Any) -> Any:
-            __tracebackhide__ = True
-            peer = _peer(engine, request)
-            if not peer.concerns() or not _answered_by_requests_mock(mock, request, options):
-                return original(mock, request, **options)
-            stage = Stage(peer, request, functools.partial(original, mock, request, **options))
-            response = stage.send(options)
-            return original(mock, request, **options) if response is None else response
-
-        return send
-
-    patches.replace(Adapter, "send", over)
+STAGED = "_pytest_resilience_staged"
 
 
 class Stage:
@@ -141,7 +89,7 @@ class Stage:
 
         staged = HTTPAdapter(max_retries=self.retries)
         pool = self._pool()
-        setattr(staged, _STAGED, True)
+        setattr(staged, STAGED, True)
         vars(staged).update(
             get_connection_with_tls_context=lambda *_, **__: pool,
             get_connection=lambda *_, **__: pool,  # its name in older versions
@@ -220,35 +168,7 @@ def _reply_in(response: requests.Response) -> Reply:
     return Reply.of(response.status_code, response.reason or "", raw.headers.items(), body)
 
 
-def _peer(engine: Engine, request: requests.PreparedRequest) -> Peer:
+def peer_of(engine: Engine, request: requests.PreparedRequest) -> Peer:
+    """Whom a request is for."""
     parts = urlsplit(str(request.url))
     return Peer(engine, parts.scheme, parts.hostname or "", parts.port)
-
-
-# What follows looks inside the mocks, for none of them tells without answering.
-
-
-def _answered_by_responses(mock: Any, request: Any, options: dict[str, Any]) -> bool:
-    """Whether it has an answer of its own, looked for on a twin: a find can use it up."""
-    request.params = mock._parse_request_params(request.path_url)  # noqa: SLF001
-    request.req_kwargs = {name: value for name, value in options.items() if name != "retries"}
-    if hasattr(mock, "_read_filelike_body"):
-        request.body = mock._read_filelike_body(request.body)  # noqa: SLF001
-    twin = copy.copy(mock._registry)  # noqa: SLF001
-    vars(twin)["_responses"] = list(mock.registered())
-    match, _ = twin.find(request)
-    return match is not None and not match.passthrough
-
-
-def _answered_by_requests_mock(mock: Any, request: Any, options: dict[str, Any]) -> bool:
-    from requests_mock.adapter import _Matcher
-    from requests_mock.request import _RequestObjectProxy
-
-    case = mock._case_sensitive  # noqa: SLF001
-    seen = _RequestObjectProxy(request, case_sensitive=case, **options)
-    for matcher in reversed(mock._matchers):  # noqa: SLF001
-        if not isinstance(matcher, _Matcher):
-            return True  # a function, which may only be asked once
-        if matcher._match(seen):  # noqa: SLF001
-            return not matcher._real_http  # noqa: SLF001
-    return False

@@ -1,0 +1,54 @@
+"""requests-mock: the adapter that stands for all others, mounted or put in place by a mocker.
+
+Its mockers let one thread in at a time, so calls of several threads are held up in turn; and
+no adapter of the user's takes part, nor the retries of one.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from collections.abc import Callable
+from typing import Any
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.seams.mocked_requests import Stage
+from pytest_resilience.seams.mocked_requests import peer_of
+from pytest_resilience.seams.patching import Patches
+
+
+__all__ = ["reach"]
+
+
+def reach(engine: Engine, patches: Patches) -> None:
+    """Reach what requests-mock mocks."""
+    from requests_mock.adapter import Adapter
+
+    def over(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def send(mock: Any, request: Any, **options: Any) -> Any:
+            __tracebackhide__ = True
+            peer = peer_of(engine, request)
+            if not peer.concerns() or not _answered_by_requests_mock(mock, request, options):
+                return original(mock, request, **options)
+            stage = Stage(peer, request, functools.partial(original, mock, request, **options))
+            response = stage.send(options)
+            return original(mock, request, **options) if response is None else response
+
+        return send
+
+    patches.replace(Adapter, "send", over)
+
+
+def _answered_by_requests_mock(mock: Any, request: Any, options: dict[str, Any]) -> bool:
+    from requests_mock.adapter import _Matcher
+    from requests_mock.request import _RequestObjectProxy
+
+    case = mock._case_sensitive  # noqa: SLF001
+    seen = _RequestObjectProxy(request, case_sensitive=case, **options)
+    for matcher in reversed(mock._matchers):  # noqa: SLF001
+        if not isinstance(matcher, _Matcher):
+            return True  # a function, which may only be asked once
+        if matcher._match(seen):  # noqa: SLF001
+            return not matcher._real_http  # noqa: SLF001
+    return False

@@ -1,0 +1,123 @@
+"""respx: its routers, whichever of its mockers asks them, and as handlers of a transport."""
+
+from __future__ import annotations
+
+import functools
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+from typing import Any
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.seams.mocked_httpx import STAGED
+from pytest_resilience.seams.mocked_httpx import peer_of
+from pytest_resilience.seams.mocked_httpx import retries_of
+from pytest_resilience.seams.mocked_httpx import send
+from pytest_resilience.seams.mocked_httpx import send_async
+from pytest_resilience.seams.patching import Patches
+
+
+if TYPE_CHECKING:
+    import httpx
+
+
+__all__ = ["reach"]
+
+_RETRIES: ContextVar[int] = ContextVar("retries of the transport that respx stands for", default=0)
+
+
+def reach(engine: Engine, patches: Patches) -> None:
+    """Reach what respx mocks, by whichever of its mockers, and its routers as handlers."""
+    from respx.mocks import AbstractRequestMocker
+    from respx.router import Router
+
+    patches.replace(AbstractRequestMocker, "_send_sync_request", _around_respx)
+    patches.replace(AbstractRequestMocker, "_send_async_request", _around_respx_async)
+    patches.replace(Router, "resolve", functools.partial(_over_respx, engine))
+    patches.replace(Router, "aresolve", functools.partial(_over_respx_async, engine))
+
+
+def _over_respx(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def resolve(router: Any, request: httpx.Request) -> Any:
+        __tracebackhide__ = True
+        peer = peer_of(engine, request)
+        response = None
+        if peer.concerns() and _answered_by_respx(router, request):
+            response = send(
+                peer,
+                request,
+                lambda: original(router, request).response,
+                retries=_RETRIES.get(),
+            )
+        return original(router, request) if response is None else _resolved(response)
+
+    return resolve
+
+
+def _over_respx_async(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def aresolve(router: Any, request: httpx.Request) -> Any:
+        __tracebackhide__ = True
+        peer = peer_of(engine, request)
+        response = None
+        if peer.concerns() and _answered_by_respx(router, request):
+
+            async def reply() -> Any:
+                return (await original(router, request)).response
+
+            response = await send_async(peer, request, reply, retries=_RETRIES.get())
+        return await original(router, request) if response is None else _resolved(response)
+
+    return aresolve
+
+
+def _around_respx(original: Any) -> Any:
+    """Past the mock goes what comes from here: it lies around httpcore's classes too."""
+
+    def sending(cls: Any, seen: Any, /, *, target_spec: Any, instance: Any, **given: Any) -> Any:
+        __tracebackhide__ = True
+        if STAGED in seen.extensions:
+            return target_spec(instance, **given)
+        token = _RETRIES.set(retries_of(instance))
+        try:
+            return original.__func__(cls, seen, target_spec=target_spec, instance=instance, **given)
+        finally:
+            _RETRIES.reset(token)
+
+    return classmethod(sending)
+
+
+def _around_respx_async(original: Any) -> Any:
+    async def sending(
+        cls: Any, seen: Any, /, *, target_spec: Any, instance: Any, **given: Any
+    ) -> Any:
+        __tracebackhide__ = True
+        if STAGED in seen.extensions:
+            return await target_spec(instance, **given)
+        token = _RETRIES.set(retries_of(instance))
+        try:
+            return await original.__func__(
+                cls, seen, target_spec=target_spec, instance=instance, **given
+            )
+        finally:
+            _RETRIES.reset(token)
+
+    return classmethod(sending)
+
+
+def _resolved(response: httpx.Response) -> Any:
+    from respx.models import ResolvedRoute
+
+    resolved = ResolvedRoute()
+    resolved.response = response
+    return resolved
+
+
+def _answered_by_respx(router: Any, request: httpx.Request) -> bool:
+    """Whether the router has an answer of its own."""
+    for route in router.routes:
+        if route.pattern is None or route.pattern.match(request):
+            return not route.is_pass_through
+    return not router._assert_all_mocked  # noqa: SLF001  # if not, it answers whatever comes
