@@ -75,11 +75,19 @@ async def with_httpx(port: int, tls: ssl.SSLContext | None) -> tuple[int, bytes]
 
 
 async def with_aiohttp(port: int, tls: ssl.SSLContext | None) -> tuple[int, bytes]:
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(f"{'https' if tls else 'http'}://{HOST}:{port}/", ssl=tls or False) as reply,
-    ):
-        return reply.status, await reply.read()
+    url = f"{'https' if tls else 'http'}://{HOST}:{port}/"
+    try:
+        async with aiohttp.ClientSession() as session, session.get(url, ssl=tls or False) as reply:
+            return reply.status, await reply.read()
+    finally:
+        await everything_closed()
+
+
+async def everything_closed() -> None:
+    """aiohttp closes TLS in the background, and does not say when that is done."""
+    transports = asyncio.get_running_loop()._transports  # type: ignore[attr-defined]
+    while any(each._sock is not None for each in list(transports.values())):  # noqa: ASYNC110
+        await asyncio.sleep(0)
 
 
 Client = Callable[[int, ssl.SSLContext | None], Awaitable[tuple[int, bytes]]]
