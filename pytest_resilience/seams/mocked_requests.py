@@ -124,7 +124,7 @@ class Stage:
 
         connection = kind(*args, **kwargs)
         vars(connection).update(
-            _new_conn=functools.partial(_connect, connection, self._wire()),
+            _new_conn=functools.partial(_connect, connection, self._wire),
             connect=functools.partial(HTTPConnection.connect, connection),
             is_verified=True,  # in TLS: there is nobody whose certificate to check
         )
@@ -134,12 +134,13 @@ class Stage:
         return Wire(self._peer, lambda: _reply_in(self._reply()))
 
 
-def _connect(connection: Any, wire: Wire) -> Any:
-    """urllib3's own way to connect, which makes its exceptions, with `wire` for a socket."""
+def _connect(connection: Any, new_wire: Callable[[], Wire]) -> Any:
+    """urllib3's own way to connect, which makes its exceptions, with a wire for a socket."""
     __tracebackhide__ = True
     from urllib3.connection import HTTPConnection
 
     def create_connection(_address: object, timeout: Any, **_options: object) -> Wire:
+        wire = new_wire()
         wire.connect(timeout if isinstance(timeout, (int, float)) else None)
         return wire
 

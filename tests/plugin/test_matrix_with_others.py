@@ -359,8 +359,10 @@ def test_a_worker_that_crashes_leaves_its_cells_not_run(shop: pytest.Pytester) -
     assert "gw0 crashed" in document["interrupted"]
 
 
-def test_a_mocked_transport_is_never_taken_for_one_that_survived(shop: pytest.Pytester) -> None:
-    pytest.importorskip("pytest_httpx")
+@pytest.mark.parametrize(("careful", "verdict"), [(True, "survived"), (False, "failed")])
+def test_calls_of_a_mocked_transport_are_cells_like_others(
+    careful: bool, verdict: str, shop: pytest.Pytester
+) -> None:
     with (shop.path / "pyproject.toml").open("a") as file:
         file.write("""
 [[tool.pytest_resilience.profiles.ci.experiments]]
@@ -368,16 +370,24 @@ name = "refused"
 chaos_type = "network_failure"
 rate = 1
 """)
-    shop.makepyfile("""
+    shop.makepyfile(f"""
         import httpx
 
+        def greeting():
+            try:
+                return httpx.get("http://shop.example/").text
+            except httpx.ConnectError:
+                if not {careful}:
+                    raise
+                return "ok"
+
         def test_mocked(httpx_mock):
-            httpx_mock.add_response(text="ok")
-            assert httpx.get("http://shop.example/").text == "ok"
+            httpx_mock.add_response(text="ok", is_optional=True)
+            assert greeting() == "ok"
     """)
     result = run(shop, "--chaos-experiment=refused", "-p", "pytest_httpx", subprocess=True)
     result.assert_outcomes(passed=1)
-    assert counts(shop) == {"never_fired": 1}
+    assert counts(shop) == {verdict: 1}
 
 
 def test_a_terminal_gets_one_line_that_is_written_over(shop: pytest.Pytester) -> None:

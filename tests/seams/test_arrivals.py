@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import importlib
+import sys
+
+from pathlib import Path
+
+import pytest
+
+from pytest_resilience.seams.arrivals import Arrivals
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """On the path of modules, and what was loaded from it is forgotten afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    (tmp_path / "guest.py").write_text("def name():\n    return 'guest'\n", encoding="utf-8")
+    (tmp_path / "party").mkdir()
+    (tmp_path / "party" / "__init__.py").write_text("from party import host\n", encoding="utf-8")
+    (tmp_path / "party" / "host.py").write_text("name = 'host'\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_a_module_that_is_there_has_arrived(folder: Path) -> None:
+    import guest  # type: ignore[import-not-found]  # noqa: F401  # it is made here
+
+    heard: list[str] = []
+    arrivals = Arrivals({"guest": lambda: heard.append("guest")})
+    arrivals.watch()
+    arrivals.forget()
+    assert heard == ["guest"]
+
+
+def test_a_module_that_comes_is_whole_when_it_is_told(folder: Path) -> None:
+    heard: list[str] = []
+    arrivals = Arrivals({"guest": lambda: heard.append(sys.modules["guest"].name())})
+    arrivals.watch()
+    assert heard == []
+    assert "guest" not in sys.modules  # nobody has loaded it for that
+    import guest
+
+    assert heard == ["guest"]
+    assert guest.__spec__.origin == str(folder / "guest.py")
+    arrivals.forget()
+
+
+def test_modules_within_a_package_are_told_too(folder: Path) -> None:
+    heard: list[str] = []
+    arrivals = Arrivals({"party.host": lambda: heard.append("host")})
+    arrivals.watch()
+    import party  # type: ignore[import-not-found]
+
+    arrivals.forget()
+    assert heard == ["host"]
+    assert party.host.name == "host"
+
+
+def test_each_is_told_once_and_none_after_the_end(folder: Path) -> None:
+    heard: list[str] = []
+    arrivals = Arrivals({"guest": lambda: heard.append("guest"), "party": lambda: heard.append("")})
+    arrivals.watch()
+    import guest
+
+    importlib.reload(guest)
+    arrivals.forget()
+    import party  # noqa: F401  # too late
+
+    assert heard == ["guest"]
+
+
+def test_two_who_wait_for_the_same_are_both_told(folder: Path) -> None:
+    heard: list[int] = []
+    waiting = [
+        Arrivals({"guest": lambda: heard.append(1)}),
+        Arrivals({"guest": lambda: heard.append(2)}),
+    ]
+    for each in waiting:
+        each.watch()
+    import guest  # noqa: F401  # what they wait for
+
+    for each in waiting:
+        each.forget()
+        each.forget()
+    assert sorted(heard) == [1, 2]
+    assert not any(isinstance(each, Arrivals) for each in sys.meta_path)
+
+
+def test_a_module_that_is_not_there_never_comes(folder: Path) -> None:
+    arrivals = Arrivals({"nobody_at_all": pytest.fail})
+    arrivals.watch()
+    with pytest.raises(ModuleNotFoundError):
+        import nobody_at_all  # type: ignore[import-not-found]  # noqa: F401
+    arrivals.forget()
