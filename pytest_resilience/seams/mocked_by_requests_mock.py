@@ -49,6 +49,7 @@ def _answered_by_requests_mock(mock: Any, request: Any, options: dict[str, Any])
     for matcher in reversed(mock._matchers):  # noqa: SLF001
         if not isinstance(matcher, _Matcher):
             return True  # a function, which may only be asked once
-        if matcher._match(seen):  # noqa: SLF001
-            return not matcher._real_http  # noqa: SLF001
+        registered: Any = matcher  # its stubs leave out what is asked here
+        if registered._match(seen):  # noqa: SLF001
+            return not registered._real_http  # noqa: SLF001
     return False

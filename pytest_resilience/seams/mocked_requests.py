@@ -103,7 +103,6 @@ class Stage:
         from urllib3.connectionpool import connection_from_url
 
         pool = connection_from_url(str(self._request.url))
-        pool.ConnectionCls = functools.partial(self._connection, pool.ConnectionCls)
         urlopen = pool.urlopen
 
         @functools.wraps(urlopen)
@@ -115,7 +114,8 @@ class Stage:
             self.retries = retries  # it calls itself for each retry
             return urlopen(method, url, body, headers, retries, *args, **kwargs)
 
-        pool.urlopen = noting
+        connection = functools.partial(self._connection, pool.ConnectionCls)
+        vars(pool).update(ConnectionCls=connection, urlopen=noting)
         return pool
 
     def _connection(self, kind: Any, *args: Any, **kwargs: Any) -> Any:

@@ -6,10 +6,12 @@ Nothing blocks: a wait suspends the task, in asyncio and in trio.
 from __future__ import annotations
 
 import errno
+import functools
 import io
 
 from collections.abc import Awaitable
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.chaos.answers import MadeUpAnswer
@@ -30,6 +32,10 @@ from pytest_resilience.seams.mocked_peers import Peer
 from pytest_resilience.seams.mocked_peers import Reply
 from pytest_resilience.seams.mocked_peers import os_error
 from pytest_resilience.seams.mocked_peers import wants_reply
+
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 __all__ = ["AsyncNetwork"]
@@ -168,13 +174,18 @@ async def _hold(effect: Effect, seconds: float) -> None:
         await _hold_in_trio(effect, seconds)
     else:
         over: asyncio.Future[None] = loop.create_future()
-        waiting = Wait(loop, effect, seconds, lambda: over.done() or over.set_result(None))
+        waiting = Wait(loop, effect, seconds, functools.partial(_end, over))
         try:
             await over
         finally:
             waiting.cancel()
     if seconds == float("inf") and not effect.heals:
         raise os_error(errno.ETIMEDOUT)
+
+
+def _end(over: asyncio.Future[None]) -> None:
+    if not over.done():  # by being cancelled
+        over.set_result(None)
 
 
 async def _hold_in_trio(effect: Effect, seconds: float) -> None:

@@ -13,6 +13,8 @@ import selectors
 import socket
 import sys
 
+from typing import Protocol
+
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.faults import LostAnswer
@@ -25,6 +27,7 @@ from pytest_resilience.seams.waiting import wait
 
 
 __all__ = [
+    "Receiver",
     "available",
     "await_answer",
     "fail",
@@ -38,6 +41,16 @@ __all__ = [
 
 # Unlike epoll, poll needs no descriptor of its own: there may be none left to have.
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+
+class Receiver(Protocol):
+    """What something is received from: a socket, or what takes the place of one.
+
+    One that speaks TLS has a method `pending` as well.
+    """
+
+    def gettimeout(self) -> float | None:
+        """In seconds; None for no limit."""
 
 
 def hold_before(sock: socket.socket, effect: Effect, timed_out: str) -> float | None:
@@ -96,7 +109,7 @@ def fail(sock: socket.socket, fault: Fault | None) -> None:
                 raise _os_error(errno.ECONNRESET) from None
 
 
-def hold_until(sock: socket.socket, due: float, effect: Effect) -> None:
+def hold_until(sock: Receiver, due: float, effect: Effect) -> None:
     """Hold a receive up until `due`, in monotonic seconds, or the socket's timeout."""
     __tracebackhide__ = True
     rest = due - effect.clock.monotonic()
@@ -124,7 +137,7 @@ def name_resolution_failure(fault: ResolutionFailure) -> socket.gaierror:
     return socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
-def _timed_out(sock: socket.socket) -> str:
+def _timed_out(sock: Receiver) -> str:
     """What a receive says when the socket's own timeout is over."""
     return "The read operation timed out" if hasattr(sock, "pending") else "timed out"
 
