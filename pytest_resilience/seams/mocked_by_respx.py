@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 from typing import Any
@@ -31,9 +33,12 @@ def reach(engine: Engine, patches: Patches) -> None:
     """Reach what respx mocks, by whichever of its mockers, and its routers as handlers."""
     from respx.mocks import AbstractRequestMocker
     from respx.router import Router
+    from respx.transports import TryTransport
 
-    patches.replace(AbstractRequestMocker, "_send_sync_request", _around_respx)
-    patches.replace(AbstractRequestMocker, "_send_async_request", _around_respx_async)
+    patches.replace(AbstractRequestMocker, "_send_sync_request", _around_mocker)
+    patches.replace(AbstractRequestMocker, "_send_async_request", _around_mocker_async)
+    patches.replace(TryTransport, "handle_request", _around_transports)
+    patches.replace(TryTransport, "handle_async_request", _around_transports_async)
     patches.replace(Router, "resolve", functools.partial(_over_respx, engine))
     patches.replace(Router, "aresolve", functools.partial(_over_respx_async, engine))
 
@@ -73,38 +78,63 @@ def _over_respx_async(engine: Engine, original: Callable[..., Any]) -> Callable[
     return aresolve
 
 
-def _around_respx(original: Any) -> Any:
+def _around_mocker(original: Any) -> Any:
     """Past the mock goes what comes from here: it lies around httpcore's classes too."""
 
     def sending(cls: Any, seen: Any, /, *, target_spec: Any, instance: Any, **given: Any) -> Any:
         __tracebackhide__ = True
         if STAGED in seen.extensions:
             return target_spec(instance, **given)
-        token = _RETRIES.set(retries_of(instance))
-        try:
+        with _standing_for(instance):
             return original.__func__(cls, seen, target_spec=target_spec, instance=instance, **given)
-        finally:
-            _RETRIES.reset(token)
 
     return classmethod(sending)
 
 
-def _around_respx_async(original: Any) -> Any:
+def _around_mocker_async(original: Any) -> Any:
     async def sending(
         cls: Any, seen: Any, /, *, target_spec: Any, instance: Any, **given: Any
     ) -> Any:
         __tracebackhide__ = True
         if STAGED in seen.extensions:
             return await target_spec(instance, **given)
-        token = _RETRIES.set(retries_of(instance))
-        try:
+        with _standing_for(instance):
             return await original.__func__(
                 cls, seen, target_spec=target_spec, instance=instance, **given
             )
-        finally:
-            _RETRIES.reset(token)
 
     return classmethod(sending)
+
+
+def _around_transports(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The mocker above httpcore tries a transport that asks a router, then the user's own."""
+
+    @functools.wraps(original)
+    def handle_request(tried: Any, request: httpx.Request) -> Any:
+        __tracebackhide__ = True
+        with _standing_for(tried.transports[-1]):
+            return original(tried, request)
+
+    return handle_request
+
+
+def _around_transports_async(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def handle_async_request(tried: Any, request: httpx.Request) -> Any:
+        __tracebackhide__ = True
+        with _standing_for(tried.transports[-1]):
+            return await original(tried, request)
+
+    return handle_async_request
+
+
+@contextlib.contextmanager
+def _standing_for(transport: Any) -> Iterator[None]:
+    token = _RETRIES.set(retries_of(transport))
+    try:
+        yield
+    finally:
+        _RETRIES.reset(token)
 
 
 def _resolved(response: httpx.Response) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -37,7 +36,7 @@ class Network:
 
     def sleep(self, seconds: float) -> None:
         """Between two tries of the client's own."""
-        time.sleep(seconds)
+        self._peer.clock.sleep(seconds)
 
 
 class Stream:
