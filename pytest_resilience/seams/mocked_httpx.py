@@ -38,7 +38,8 @@ def peer_of(engine: Engine, request: httpx.Request) -> Peer:
 
 def retries_of(pool: Any) -> int:
     """How often the user's transport, or its pool, tries to connect again."""
-    found: int = getattr(getattr(pool, "_pool", pool), "_retries", 0)
+    inner = getattr(pool, "_pool", None)  # of a transport; older pools have a list of that name
+    found: int = getattr(pool, "_retries", getattr(inner, "_retries", 0))
     return found
 
 
