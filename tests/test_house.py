@@ -35,6 +35,7 @@ BELOW = {
 HEAVY = frozenset({"asyncio", "psutil", "requests", "responses", "sqlite3", "ssl"})
 # Modules about nothing else, which are themselves imported only by those who need them.
 ABOUT: dict[str, frozenset[str]] = {
+    "plugin.replies": frozenset({"responses"}),
     "plugin.sqlite_chaos": frozenset({"sqlite3"}),
     "seams.detours": frozenset({"asyncio"}),
     "seams.psycopg2_driver": frozenset({"psycopg2"}),

@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from typing import Protocol
 
 from pytest_resilience.chaos.catalog import ChaosType
 from pytest_resilience.chaos.catalog import Kind
@@ -28,7 +29,14 @@ from pytest_resilience.chaos.triggers import Trigger
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["ChaosExperiment", "ChaosType"]
+__all__ = ["ChaosExperiment", "ChaosType", "Filter"]
+
+
+class Filter(Protocol):
+    """Says of operations whether they are meant; as a text, which ones."""
+
+    def admits(self, operation: Operation) -> bool:
+        """Whether this one is."""
 
 
 @dataclass(frozen=True, init=False)
@@ -114,6 +122,13 @@ class ChaosExperiment:
         sure = copy(self)
         object.__setattr__(sure, "probability", 1.0)
         return sure
+
+    def narrowed(self, name: str, only: Filter) -> ChaosExperiment:
+        """This experiment, aimed at those alone of its targets that `only` admits."""
+        narrow = copy(self)
+        object.__setattr__(narrow, "parameters", (*self.parameters, (name, only)))
+        vars(narrow).pop("_filters", None)
+        return narrow
 
     @property
     def recipe(self) -> Recipe:

@@ -49,6 +49,7 @@ class Operation:
             call, the service's name alone; of a database, what it is called there; of a file,
             the absolute path as it was given, and with all links resolved.
         empty: whether no bytes of it are seen to which something could happen.
+        answer: the object of a mock that answers it, where that is known.
         statement: the SQL text, of a database.
         position: the statement's number within its transaction, from 1.
         blocking: whether the caller can be made to wait here. A non-blocking socket
@@ -64,5 +65,6 @@ class Operation:
     blocking: bool = True
     sealed: bool = False
     empty: bool = False
+    answer: object = None
     statement: str = ""
     position: int = 1

@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from pytest_resilience.plugin.factories import RetryFactory
     from pytest_resilience.plugin.fixture import Chaos
     from pytest_resilience.plugin.postgres_chaos import PostgresChaos
+    from pytest_resilience.plugin.replies import ChaosResponses
     from pytest_resilience.plugin.sqlite_chaos import SqliteChaos
     from pytest_resilience.proxy.proxy import ChaosProxy
 
 
-_FIXTURES = frozenset({"chaos", "chaos_monkey", "chaos_proxy"})
+_FIXTURES = frozenset({"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses"})
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -132,6 +133,14 @@ def chaos_proxy(request: pytest.FixtureRequest) -> Iterator[Callable[..., ChaosP
     """Makes TCP proxies for what no seam reaches: `chaos_proxy("127.0.0.1:5432")`."""
     with _session(request.config).proxies(request.node) as make:
         yield make
+
+
+@pytest.fixture
+def chaos_responses(request: pytest.FixtureRequest) -> Iterator[ChaosResponses]:
+    """A started `responses.RequestsMock` whose replies take faults: `get(url, chaos="...")`."""
+    mock: ChaosResponses = _session(request.config).replies(request.node)
+    with mock:
+        yield mock
 
 
 @pytest.fixture

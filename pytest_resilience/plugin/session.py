@@ -36,6 +36,7 @@ from pytest_resilience.report.terminal import timeline
 if TYPE_CHECKING:
     from pytest_resilience.hazards import ChaosMonkey
     from pytest_resilience.plugin.monkey import SessionMonkeys
+    from pytest_resilience.plugin.replies import ChaosResponses
     from pytest_resilience.proxy.proxy import ChaosProxy
 
 
@@ -119,6 +120,12 @@ class ChaosSession:
         from pytest_resilience.plugin.proxies import proxies_of_a_test
 
         return proxies_of_a_test(self._scope(item))
+
+    def replies(self, item: pytest.Item) -> ChaosResponses:
+        """What the `chaos_responses` fixture of a test is, not yet started."""
+        from pytest_resilience.plugin.replies import ChaosResponses
+
+        return ChaosResponses(self._scope(item), self._settings.defaults)
 
     def _scope(self, item: pytest.Item) -> ChaosScope:
         scope = item.stash.get(_SCOPE, None)

@@ -14,6 +14,8 @@ from typing import Any
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.seams.mocked_requests import Stage
 from pytest_resilience.seams.mocked_requests import peer_of
+from pytest_resilience.seams.mocked_verdicts import Verdicts
+from pytest_resilience.seams.mocked_verdicts import ask_once
 from pytest_resilience.seams.patching import Patches
 
 
@@ -23,24 +25,42 @@ __all__ = ["reach"]
 def reach(engine: Engine, patches: Patches) -> None:
     """Reach what requests-mock mocks."""
     from requests_mock.adapter import Adapter
+    from requests_mock.adapter import _Matcher
 
     def over(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def send(mock: Any, request: Any, **options: Any) -> Any:
             __tracebackhide__ = True
             peer = peer_of(engine, request)
-            if not peer.concerns() or not _answered_by_requests_mock(mock, request, options):
-                return original(mock, request, **options)
-            stage = Stage(peer, request, functools.partial(original, mock, request, **options))
-            response = stage.send(options)
-            return original(mock, request, **options) if response is None else response
+            verdicts = Verdicts()
+            with verdicts.heard():
+                if not peer.concerns() or not _answered(verdicts, mock, request, options):
+                    return original(mock, request, **options)
+                reply = functools.partial(original, mock, request, **options)
+                response = Stage(lambda: peer, request, reply).send(options)
+                return reply() if response is None else response
 
         return send
 
     patches.replace(Adapter, "send", over)
+    patches.replace(_Matcher, "_match_additional", _asking_once)
 
 
-def _answered_by_requests_mock(mock: Any, request: Any, options: dict[str, Any]) -> bool:
+def _asking_once(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def match_additional(matcher: Any, request: Any) -> Any:
+        return ask_once(matcher, functools.partial(original, matcher, request))
+
+    return match_additional
+
+
+def _answered(verdicts: Verdicts, mock: Any, request: Any, options: dict[str, Any]) -> bool:
+    with verdicts.looking():
+        return _finds(mock, request, options)
+
+
+def _finds(mock: Any, request: Any, options: dict[str, Any]) -> bool:
+    """Whether the mock has an answer of its own."""
     from requests_mock.adapter import _Matcher
     from requests_mock.request import _RequestObjectProxy
 

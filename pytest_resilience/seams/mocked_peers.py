@@ -83,13 +83,22 @@ class Peer:
         tls: whether it would be spoken to over TLS.
     """
 
-    def __init__(self, engine: Engine, scheme: str, host: str, port: int | None) -> None:
+    def __init__(
+        self, engine: Engine, scheme: str, host: str, port: int | None, answer: object = None
+    ) -> None:
+        """`answer` is the mock's own object that answers; None where it is not known."""
         self.clock = engine.clock
+        self._answer = answer
         self.tls = scheme == "https"
         self._engine = engine
         self._resolved = is_literal(host)
         self._spoken = scheme in _PORTS
         self._names = Names().of(host, port or _PORTS.get(scheme))
+
+    @classmethod
+    def nobody(cls, engine: Engine) -> Peer:
+        """Where nothing happens, and nothing is noted."""
+        return cls(engine, "", "", None)
 
     def concerns(self) -> bool:
         """Whether an active experiment is aimed at it; notes that it was called if not."""
@@ -102,12 +111,13 @@ class Peer:
 
     def ask(self, kind: str) -> Effect | None:
         """What happens to an operation `kind`; None if nothing does."""
-        if kind == RESOLVE and self._resolved:
-            return None  # nobody has to be asked
+        if not self._spoken or (kind == RESOLVE and self._resolved):
+            return None  # nobody is called, or nobody has to be asked for an address
         return self._engine.ask(self._operation(kind))
 
     def _operation(self, kind: str) -> Operation:
-        return Operation(kind=kind, target=self._names[0], names=self._names)
+        names = self._names
+        return Operation(kind=kind, target=names[0], names=names, answer=self._answer)
 
 
 def wants_reply(effect: Effect) -> bool:

@@ -46,16 +46,16 @@ class Stage:
 
     def __init__(
         self,
-        peer: Peer,
+        whom: Callable[[], Peer],
         request: requests.PreparedRequest,
         reply: Callable[[], requests.Response],
         *,
         adapter: HTTPAdapter | None = None,
         retries: Any = 0,
     ) -> None:
-        """`adapter` is the user's own, where there is one."""
+        """`whom` it is for is asked at each try; `adapter` is the user's own, if there is one."""
         self.retries = retries
-        self._peer = peer
+        self._whom = whom
         self._request = request
         self._reply = reply
         self._adapter = adapter
@@ -131,7 +131,7 @@ class Stage:
         return connection
 
     def _wire(self) -> Wire:
-        return Wire(self._peer, lambda: _reply_in(self._reply()))
+        return Wire(self._whom(), lambda: _reply_in(self._reply()))
 
 
 def _connect(connection: Any, new_wire: Callable[[], Wire]) -> Any:
@@ -169,7 +169,7 @@ def _reply_in(response: requests.Response) -> Reply:
     return Reply.of(response.status_code, response.reason or "", raw.headers.items(), body)
 
 
-def peer_of(engine: Engine, request: requests.PreparedRequest) -> Peer:
-    """Whom a request is for."""
+def peer_of(engine: Engine, request: requests.PreparedRequest, answer: object = None) -> Peer:
+    """Whom a request is for, and which object of the mock answers it, if that is known."""
     parts = urlsplit(str(request.url))
-    return Peer(engine, parts.scheme, parts.hostname or "", parts.port)
+    return Peer(engine, parts.scheme, parts.hostname or "", parts.port, answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import re
@@ -450,15 +451,22 @@ def test_a_mock_may_start_before_or_during_and_stop_before_the_end(
 
 def test_everything_is_put_back(inject: Inject) -> None:
     from requests_mock.adapter import Adapter
+    from requests_mock.adapter import _Matcher
 
-    places = [(responses.RequestsMock, "_on_request"), (Adapter, "send"), (HTTPAdapter, "send")]
+    places: list[tuple[type, str]] = [
+        (responses.RequestsMock, "_on_request"),
+        (responses.BaseResponse, "_req_attr_matches"),
+        (Adapter, "send"),
+        (_Matcher, "_match_additional"),
+        (HTTPAdapter, "send"),
+    ]
 
     def found() -> list[object]:
         return [vars(owner)[name] for owner, name in places]
 
     before = found()
     with inject("network_failure", rate=1):
-        assert found()[:2] != before[:2]
+        assert not set(map(id, found()[:4])) & set(map(id, before))
         with inject("network_latency", delay="1s"), responses.RequestsMock():
             pass
     assert found() == before
@@ -498,6 +506,63 @@ def test_a_mounted_adapter_of_requests_mock_is_reached(inject: Inject) -> None:
             session.get(URL)
         assert session.get("mock://nowhere").text == "nowhere"  # no protocol that has a network
     assert failure.matched == 1
+
+
+FAULTS: list[tuple[str, dict[str, Any]]] = [
+    ("network_latency", {"delay": "1s"}),
+    ("network_latency", {"bandwidth": "1MB"}),
+    ("network_failure", {"rate": 1}),
+    ("network_failure", {"mode": "status", "rate": 1}),
+    ("network_failure", {"mode": "lose_answer", "rate": 1}),
+    ("network_failure", {"rate": 1, "target": "other.example.com"}),
+]
+
+
+@both
+@pytest.mark.parametrize(("type_", "fault"), FAULTS, ids=str)
+def test_what_the_user_lets_choose_an_answer_is_asked_only_once(
+    kind: str, type_: str, fault: dict[str, Any], inject: Inject
+) -> None:
+    asked: list[str] = []
+
+    def for_responses(request: Any) -> tuple[bool, str]:
+        asked.append(request.url)
+        return True, ""
+
+    def for_requests_mock(request: Any) -> bool:
+        asked.append(request.url)
+        return True
+
+    with inject(type_, **fault), contextlib.suppress(requests.ConnectionError):
+        if kind == "responses":
+            with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
+                mock.get(URL, match=[for_responses])
+                requests.get(URL)
+        else:
+            with requests_mock.Mocker() as other:
+                other.get(URL, additional_matcher=for_requests_mock)
+                requests.get(URL)
+    assert asked == [URL]
+
+
+def test_each_try_that_gets_to_the_mock_is_asked_about(
+    mock: responses.RequestsMock, session: requests.Session, inject: Inject
+) -> None:
+    asked: list[bool] = []
+
+    def matches(request: Any) -> tuple[bool, str]:
+        asked.append(len(asked) < 2)
+        return asked[-1], "enough"
+
+    mock.get(URL, match=[matches], body="here")
+    with inject("network_failure", rate=1, first=2):
+        assert session.get(URL).text == "here"
+    assert asked == [True]
+    with inject("network_failure", mode="lose_answer", rate=1) as failure:
+        with pytest.raises(requests.ConnectionError, match="enough"):
+            session.get(URL)  # the second try finds nothing that answers
+        assert (failure.matched, failure.hits) == (1, 1)
+    assert asked == [True, True, False]
 
 
 def test_a_matcher_of_the_users_is_asked_only_once(inject: Inject) -> None:
