@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pytest_resilience.chaos.answers import MadeUpAnswer
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.pressure import PressureReading
 from pytest_resilience.errors import NeverFiredError
@@ -20,8 +21,8 @@ __all__ = ["Activation", "Hit"]
 
 _LONGEST = 80  # signs of a statement
 _MOST_SEEN = 8  # lines of "what the code did instead" that anybody reads
-_SEALED = " (encrypted above the socket)"
-_POLLED = " (a non-blocking socket, and no transport of asyncio)"
+_SEALED = "encrypted above the socket"
+_POLLED = "a non-blocking socket, and no transport of asyncio"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,9 @@ class Activation:
         self._delays = Stream.at(seed, "delays")
         self._lock = threading.Lock()
         self._seen: dict[str, None] = {}
+        self._remarks: set[str] = set()
+        self._cure = ""
+        self._certain = False  # whether that is about what it was aimed at
 
     def left(self, now: float) -> float:
         """Seconds until it ends; 0 when it has, by its duration or by being stopped.
@@ -89,6 +93,8 @@ class Activation:
             faults = [fault for fault in faults if not isinstance(fault, MadeUpAnswer)]
         if operation.empty:
             faults = [fault for fault in faults if not fault.bytewise]
+        if operation.underway:
+            faults = [fault for fault in faults if fault.heals]
         if not faults or not self.experiment.aims_at(operation):
             self.saw(operation)
             return ()
@@ -110,10 +116,37 @@ class Activation:
 
     def saw(self, operation: Operation) -> None:
         """Remember that the code did this, which the experiment was not aimed at."""
+        if operation.advice:
+            if not self._on_the_wire:
+                return  # what is out of the network's reach is not out of a database's
+            self._take_advice(operation)
         if len(self._seen) < _MOST_SEEN:
-            remark = _SEALED if operation.sealed else "" if operation.blocking else _POLLED
+            remark = self._remark(operation)
+            self._remarks.add(remark)
             text = f" {operation.statement}"[:_LONGEST].rstrip()
-            self._seen[f"{operation.kind} {operation.target}{text}{remark}"] = None
+            more = f" ({remark})" if remark else ""
+            self._seen[f"{operation.kind} {operation.target}{text}{more}"] = None
+
+    @property
+    def _on_the_wire(self) -> bool:
+        return any(kind.startswith("network.") and kind != RESOLVE for kind in self.kinds)
+
+    def _take_advice(self, operation: Operation) -> None:
+        """Keep what to do about it, if it may have been meant; what was for certain wins."""
+        certain = bool(operation.names)
+        if certain and not self.experiment.aims_at(operation):
+            return
+        if not self._cure or (certain and not self._certain):
+            self._cure, self._certain = operation.advice, certain
+
+    def _remark(self, operation: Operation) -> str:
+        if operation.remark:
+            return operation.remark
+        if operation.sealed and any(
+            isinstance(each, MadeUpAnswer) for each in self.experiment.faults
+        ):
+            return _SEALED
+        return "" if operation.blocking else _POLLED
 
     def delayed(self, seconds: float) -> None:
         """Add to `delay`."""
@@ -122,19 +155,26 @@ class Activation:
 
     def never_fired(self) -> NeverFiredError:
         """The error to raise when it matched nothing."""
-        seen = tuple(self._seen)
         return NeverFiredError(
             self.experiment.name,
             target=self.experiment.aim,
-            seen=seen,
-            advice=self._advice(seen),
+            seen=tuple(self._seen),
+            advice=self._advice(),
         )
 
-    def _advice(self, seen: tuple[str, ...]) -> str:
-        if any(line.endswith(_SEALED) for line in seen):
-            return "Answers over TLS of asyncio are sealed where it was open before the experiment."
-        if any(line.endswith(_POLLED) for line in seen):
+    def _advice(self) -> str:
+        if self._cure and self._certain:
+            return self._cure
+        if _SEALED in self._remarks:
+            return (
+                "Answers over TLS are sealed: to a proxy always, in asyncio where it was open "
+                "before the experiment."
+            )
+        if _POLLED in self._remarks:
             return "This fault makes callers wait, which it can on blocking sockets and in asyncio."
+        return self._cure or self._correction()
+
+    def _correction(self) -> str:
         kinds = ", ".join(sorted(self.kinds))
         early = ""
         if any(kind.startswith("database.") for kind in self.kinds):

@@ -7,9 +7,9 @@ from typing import Final
 
 
 __all__ = [
-    "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE", "EXECUTE", "FETCH", "HANDSHAKE",
-    "MAKE", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE", "READ", "RECEIVE",
-    "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND", "SYNC", "WRITE", "Operation",
+    "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE", "END", "EXECUTE", "FETCH",
+    "HANDSHAKE", "MAKE", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE", "READ",
+    "RECEIVE", "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND", "SYNC", "WRITE", "Operation",
 ]  # fmt: skip
 
 RESOLVE: Final = "network.resolve"
@@ -24,6 +24,7 @@ FETCH: Final = "database.fetch"
 SEND: Final = "network.send"
 RECEIVE: Final = "network.receive"
 CLOSE: Final = "network.close"  # the peer says that it sends no more
+END: Final = "network.end"  # the client says so
 OPEN: Final = "file.open"  # one that is there, to read it
 OPEN_IN_VAIN: Final = "file.open_in_vain"  # one that is not there, or must not be and is
 OPEN_TO_WRITE: Final = "file.open_to_write"  # one that is there
@@ -57,6 +58,10 @@ class Operation:
             asyncio can be made to deliver later.
         sealed: whether what is received here is encrypted, so that nobody but the peer can
             make an answer: where TLS is made above the socket.
+        underway: whether it is more of a message that has begun, to which only what lets
+            nothing through can happen.
+        remark: what people are to know of it.
+        advice: what to do if it was meant; where this is given, no fault can happen to it.
     """
 
     kind: str
@@ -65,6 +70,9 @@ class Operation:
     blocking: bool = True
     sealed: bool = False
     empty: bool = False
+    underway: bool = False
+    remark: str = ""
+    advice: str = ""
     answer: object = None
     statement: str = ""
     position: int = 1

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pytest_resilience.chaos.answers import MadeUpAnswer
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.proxy.flow import Flow
 from pytest_resilience.proxy.gate import Gate
 from pytest_resilience.proxy.loop import Loop
@@ -54,7 +56,7 @@ class Connection:
         answer: the number of the server's answer that flows now, or is awaited, from 1.
         answered: whether any of that answer has passed: what the client sends next is a
             new request.
-        gate: experiments at work.
+        gate: asks about experiments.
         attempt: the connect to the server, while it is under way.
         is_open: whether it has not ended.
     """
@@ -63,11 +65,13 @@ class Connection:
         self.number = number
         self.answer = 0
         self.answered = False
-        self.gate = Gate(setting.engine, setting.loop, setting.names, self)
+        self.gate = Gate(setting.engine, setting.loop, setting.names)
         self.attempt: Attempt | None = None
         self.is_open = True
         self._setting = setting
+        self._asked = 0  # about which answer
         self._lost = False
+        self._spoken_for = False  # whether the server is not heard any more
         self._client: Side | None = None
         self._up = Flow(self, setting.loop, UPSTREAM, setting.seed)
         self._down = Flow(self, setting.loop, DOWNSTREAM, setting.seed)
@@ -87,7 +91,6 @@ class Connection:
         for flow in (self._up, self._down):
             if self.is_open and flow.target is not None and flow.source is not None:
                 flow.arrange(toxics)
-        self.gate.following = self._down.first
 
     def arrived(self, side: Side, data: memoryview) -> None:
         """Bytes have come from one side."""
@@ -101,36 +104,61 @@ class Connection:
         if new:
             self.answer += 1
             self.answered = False
-        self._up.take(data)
-        if new and self._setting.engine.active:
-            self.gate.requested()
+            self.gate.look(data)
+        if self._up.open:
+            self._up.take(data)
+            return
+        if new:
+            self._up.lane.begin()
+        self._up.lane.take(bytes(data))
+        self._up.flowed()
 
     def _answer(self, data: memoryview) -> None:
         if not self.answer:
             self.answer = 1  # the server speaks first
-        if self.gate.idle:
+        if self._down.open:
             self.answered = True
             self._down.take(data)
-        else:
-            self.gate.take(bytes(data))
-            self._down.flowed()
-
-    def flowed(self) -> None:
-        """An answer that was held has gone."""
+            return
+        if not self.answered:
+            self._await_answer()  # unless experiments have begun since the request
+        self._down.lane.take(bytes(data))
         self._down.flowed()
+
+    def _await_answer(self) -> None:
+        if self._asked != self.answer and not self.gate.quiet:
+            self._asked = self.answer
+            self._down.lane.begin()
+
+    def passed(self, stream: str) -> None:
+        """Bytes of a message have been passed on."""
+        if stream == DOWNSTREAM:
+            self.answered = True
+        elif not self.answered and not self._spoken_for:
+            self._await_answer()
+
+    def fail(self, stream: str, fault: Fault) -> None:
+        """A request or an answer fails."""
+        if stream == UPSTREAM:
+            self.reset()
+        elif isinstance(fault, MadeUpAnswer):
+            self._spoken_for = True
+            self._down.say(fault.message)
+        else:
+            self.lose(reset=True)
 
     def ended(self, side: Side) -> None:
         """One side sends no more."""
-        if side is self._client:
-            self._up.finish()
-        else:
-            self._down.ended = True
-            self.gate.finish()
+        flow, _ = self._from(side)
+        flow.finish()
 
     def broken(self, side: Side) -> None:
         """One side is gone: the other learns it the same way, after what was on its way."""
         flow, back = self._from(side)
         if flow.broken or not self.is_open:
+            return
+        if self._spoken_for and side is not self._client:
+            self.close()
             return
         flow.broken = True
         side.reset()

@@ -18,10 +18,11 @@ from pytest_resilience.chaos.experiment import ChaosType
 from pytest_resilience.chaos.faults import Refusal
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.spec import parse_spec
 from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import ShutdownError
-from pytest_resilience.proxy.gate import approve
+from pytest_resilience.proxy.directions import directed
 from pytest_resilience.proxy.loop import Loop
 from pytest_resilience.seeds import derive
 
@@ -61,11 +62,16 @@ class Experiments:
         experiment: ChaosExperiment | ChaosType | str,
         parameters: Mapping[str, Any],
         *,
+        stream: str | None,
         must_fire: bool,
     ) -> AbstractContextManager[Activation]:
         """See `ChaosProxy.inject`."""
-        chosen = _experiment(experiment, parameters)
-        approve(chosen)
+        given = dict(parameters)
+        if isinstance(experiment, str) and ":" in experiment:
+            experiment, spec = parse_spec(experiment)
+            given = spec | given
+            stream = stream or given.pop("stream", None)
+        chosen = directed(_experiment(experiment, given), stream)
         self._engine.check(chosen)
         return self._running(chosen, must_fire)
 

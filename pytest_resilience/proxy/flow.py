@@ -1,17 +1,26 @@
-"""One direction of a connection: from one side, through the toxics, to the other."""
+"""One direction of a connection: from one side, past experiments and toxics, to the other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.operation import END
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.proxy.gate import Gate
 from pytest_resilience.proxy.harms import make_stage
+from pytest_resilience.proxy.lane import Lane
+from pytest_resilience.proxy.lane import Way
 from pytest_resilience.proxy.loop import Loop
 from pytest_resilience.proxy.side import Side
 from pytest_resilience.proxy.stages import Sink
 from pytest_resilience.proxy.stages import Stage
 from pytest_resilience.proxy.toxics import DOWNSTREAM
+from pytest_resilience.proxy.toxics import UPSTREAM
 from pytest_resilience.proxy.toxics import Toxic
 from pytest_resilience.seeds import Stream
 
@@ -20,6 +29,7 @@ __all__ = ["Flow", "Whole"]
 
 _MOST_HELD = 4 * 2**20  # bytes that toxics hold back before the sender is held up
 _MOST_BACKLOG = 2**18  # bytes that wait for a slow reader before the sender is
+_WAYS = {UPSTREAM: Way(SEND, END), DOWNSTREAM: Way(RECEIVE, CLOSE)}
 
 
 class Whole(Protocol):
@@ -39,12 +49,19 @@ class Whole(Protocol):
     def lose(self, *, reset: bool) -> None:
         """Drop the client, and let the server have what was sent."""
 
+    def passed(self, stream: str) -> None:
+        """Bytes of a message have been passed on."""
+
+    def fail(self, stream: str, fault: Fault) -> None:
+        """A message fails."""
+
 
 class Flow:
-    """See the module. It is what surrounds its stages, too.
+    """See the module. It is what surrounds its stages and its lane, too.
 
     Attributes:
         loop: who serves it.
+        lane: experiments at work.
         source, target: its sides, once they are connected.
         first: what data from the source goes into.
         ended: whether the source sends no more.
@@ -54,6 +71,7 @@ class Flow:
 
     def __init__(self, whole: Whole, loop: Loop, stream: str, seed: int) -> None:
         self.loop = loop
+        self.lane = Lane(_WAYS[stream], self, loop)
         self.source: Side | None = None
         self.target: Side | None = None
         self.first: Sink | None = None
@@ -83,8 +101,39 @@ class Flow:
         if self.source is not None:
             self.source.read(wanted=False)
 
+    @property
+    def open(self) -> bool:
+        """Whether no experiment can have to do with what comes next."""
+        return self._whole.gate.quiet and self.lane.idle
+
+    def ask(self, kind: str, *, underway: bool = False) -> Effect | None:
+        return self._whole.gate.ask(kind, underway=underway)
+
+    def concerns(self, kind: str, *, underway: bool = False) -> bool:
+        return self._whole.gate.concerns(kind, underway=underway)
+
+    def passed(self) -> None:
+        self._whole.passed(self._stream)
+
+    def fail(self, fault: Fault) -> None:
+        self._whole.fail(self._stream, fault)
+
+    def cut(self) -> None:
+        self.end()
+        if self.first is not None:
+            self.first.finish()
+
+    def say(self, message: bytes) -> None:
+        """Pass this on in the source's place, whatever it says from now on."""
+        self.lane.stop()
+        self.ended = True
+        if self.first is not None and self.source is not None:
+            self.source.read(wanted=True)
+            self.first.take(message)
+            self.first.finish()
+
     def take(self, data: memoryview) -> None:
-        """Bytes from the source."""
+        """Bytes from the source, while it is `open`."""
         if self.target is None or self.first is None:
             return
         if self._stages:
@@ -97,16 +146,16 @@ class Flow:
     def finish(self) -> None:
         """The source sends no more."""
         self.ended = True
-        if self.first is not None:
+        if not self.open:
+            self.lane.finish()
+        elif self.first is not None:
             self.first.finish()
 
     def flowed(self) -> None:
         """Read on if there is room for more, else hold the sender up."""
         if self.source is None or self.target is None or self.ending or self.ended:
             return
-        held = sum(stage.held for _, stage in self._stages.values())
-        if self._stream == DOWNSTREAM:
-            held += self._whole.gate.held
+        held = self.lane.held + sum(stage.held for _, stage in self._stages.values())
         self.source.read(wanted=held < _MOST_HELD and self.target.backlog < _MOST_BACKLOG)
 
     def arrange(self, toxics: Sequence[Toxic]) -> None:
@@ -151,9 +200,10 @@ class Flow:
             assert following is not None
             stage.following = following
             following = stage
-        self.first = following
+        self.first = self.lane.following = following
 
     def stop(self) -> None:
         """Forget what was to happen."""
+        self.lane.stop()
         for _, stage in self._stages.values():
             stage.stop()

@@ -238,21 +238,35 @@ class ChaosProxy:
         self,
         experiment: ChaosExperiment | ChaosType | str,
         *,
+        stream: str | None = None,
         must_fire: bool = True,
         **parameters: Any,
     ) -> AbstractContextManager[Activation]:
         """Run an experiment, or a type with its parameters, for the length of a `with`.
 
-        Its operations are the connects and answers of this proxy. The kernel accepts a client
-        before anybody can decide about it: so a connect that is delayed, or lost in silence,
-        is felt by the first answer, and a refusal of some clients is a reset. A refusal of all
-        is a real one; nobody hears of those it meets, so it counts as one hit.
+            proxy.inject("network_latency", delay="100ms", jitter="20ms")
+            proxy.inject("network_failure", mode="corrupt", rate=0.1, stream="upstream")
+            proxy.inject("network_latency:mode=bandwidth,bandwidth=64kB,stream=both")
+
+        Every fault of the network can be had but those of names. Its operations are this
+        proxy's connects and, with `stream` "downstream", which is the default, the server's
+        answers. With "upstream" they are the requests instead, which are late, thin, cut off
+        or damaged on their way to the server, or, by "reset" and "timeout", never get there;
+        with "both" they are requests and answers, each on its own. A partition is both ways
+        unless told otherwise: what is sent meanwhile arrives when it is over. What is about
+        answers (lose_answer, status, malformed_json) or connecting (refuse) has no stream.
+
+        The kernel accepts a client before anybody can decide about it: so a connect that is
+        delayed, or lost in silence, is felt by the first answer, and a refusal of some clients
+        is a reset. A refusal of all is a real one; nobody hears of those it meets, so it counts
+        as one hit. An answer in the server's place is plain HTTP/1; the server gets the request
+        all the same. Over TLS nobody can give it, and what is damaged is what is encrypted.
 
         Raises ConfigurationError at once for what makes no sense or cannot happen here, and
         NeverFiredError when the `with` ends and nothing matched, unless told otherwise by
         `must_fire`.
         """
-        return self._experiments.inject(experiment, parameters, must_fire=must_fire)
+        return self._experiments.inject(experiment, parameters, stream=stream, must_fire=must_fire)
 
     def dsn(self, dsn: str) -> str:
         """A URL, libpq connection string or `host:port` that leads here instead."""

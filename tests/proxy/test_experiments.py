@@ -241,8 +241,8 @@ def test_what_a_proxy_cannot_do_is_refused_at_once(proxy: ChaosProxy) -> None:
         proxy.inject("network_failure", mode="dns")
     assert str(caught.value) == (
         "experiment 'network_failure': name resolution failure cannot happen in a proxy, which "
-        "sees connections and bytes; it can do network_latency, and network_failure with mode "
-        "'refuse', 'reset' or 'timeout'"
+        "sees connections and bytes; it can do what network_latency, network_failure and "
+        "service_failure do to these, but not to names"
     )
     with pytest.raises(ConfigurationError, match="cannot happen in a proxy"):
         proxy.inject("cpu_stress")

@@ -1,0 +1,535 @@
+"""Each fault of the network, in each direction that it can have."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import socket
+import ssl
+import time
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+import trustme
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import ConfigurationError
+from pytest_resilience import Event
+from pytest_resilience import FaultInjected
+from pytest_resilience import NeverFiredError
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.service import Service
+from pytest_resilience.chaos.service import Services
+from pytest_resilience.proxy import ChaosProxy
+from tests.proxy.conftest import Serve
+from tests.proxy.conftest import ask
+from tests.proxy.conftest import read_all
+from tests.proxy.conftest import receive
+from tests.proxy.conftest import until
+
+
+Dial = Callable[[], socket.socket]
+
+
+class Listener:
+    """A server that notes when what reaches it; it answers with `answer`, or the same."""
+
+    def __init__(self, answer: bytes = b"") -> None:
+        self.received: queue.Queue[tuple[float, bytes]] = queue.Queue()
+        self.answer = answer
+
+    def __call__(self, connection: socket.socket) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := connection.recv(65536):
+                self.received.put((time.monotonic(), data))
+                connection.sendall(self.answer or data)
+        self.received.put((time.monotonic(), b""))
+
+    def next(self) -> bytes:
+        return self.next_timed()[1]
+
+    def next_timed(self) -> tuple[float, bytes]:
+        return self.received.get(timeout=10)
+
+    def rest(self) -> bytes:
+        """All up to the end."""
+        return b"".join(iter(self.next, b""))
+
+
+BODY = b'{"name": "tea", "price": 4}'
+HTTP = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture
+def proxy(serve: Serve, listener: Listener) -> Iterator[ChaosProxy]:
+    with ChaosProxy(("127.0.0.1", serve(listener)), seed=1) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def dial(proxy: ChaosProxy) -> Iterator[Dial]:
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(socket.create_connection(proxy.address, timeout=10))
+
+
+@pytest.fixture
+def client(dial: Dial, listener: Listener) -> socket.socket:
+    """A connection that has been used already."""
+    client = dial()
+    assert ask(client, b"hello") == b"hello"
+    assert listener.next() == b"hello"
+    return client
+
+
+# --- late ---
+
+
+def test_requests_are_late(proxy: ChaosProxy, client: socket.socket, listener: Listener) -> None:
+    with proxy.inject("network_latency", delay="30ms", stream="upstream") as latency:
+        started = time.monotonic()
+        client.sendall(b"ping")
+        arrived, data = listener.next_timed()
+        assert (data, arrived - started >= 0.03) == (b"ping", True)
+        assert receive(client, 4) == b"ping"
+    assert (latency.matched, latency.hits) == (1, 1)
+    assert latency.delay >= 0.03
+
+
+def test_answers_are_late_and_requests_are_not(
+    proxy: ChaosProxy, client: socket.socket, listener: Listener
+) -> None:
+    with proxy.inject("network_latency", delay="500ms", stream="downstream") as latency:
+        client.sendall(b"ping")
+        assert listener.next() == b"ping"
+        assert not latency.delay
+        assert receive(client, 4) == b"ping"
+    assert latency.delay >= 0.5
+
+
+def test_both_are_late_each_on_its_own(proxy: ChaosProxy, client: socket.socket) -> None:
+    events: list[Event] = []
+    proxy.engine.listeners.add(events.append)
+    with proxy.inject("network_latency", delay="20ms", stream="both", name="far") as latency:
+        started = time.monotonic()
+        assert ask(client) == b"ping"
+        assert time.monotonic() - started >= 0.04
+    assert (latency.matched, latency.hits) == (2, 2)
+    kinds = [each.kind for each in events if isinstance(each, FaultInjected)]
+    assert kinds == ["network.send", "network.receive"]
+
+
+def test_a_request_in_pieces_is_one_request(proxy: ChaosProxy, client: socket.socket) -> None:
+    with proxy.inject("network_latency", delay="300ms", stream="upstream") as latency:
+        for _ in range(3):
+            client.sendall(b"ping")
+        assert receive(client, 12) == b"ping" * 3
+    assert latency.matched == 1
+
+
+@pytest.mark.parametrize("stream", ["downstream", "upstream"])
+def test_delays_differ_as_they_are_told(
+    proxy: ChaosProxy, client: socket.socket, stream: str
+) -> None:
+    delays: list[float] = []
+    proxy.engine.listeners.add(
+        lambda event: delays.append(event.delay) if isinstance(event, FaultInjected) else None
+    )
+    with proxy.inject(
+        "network_latency", delay="3ms", jitter="2ms", distribution="uniform", stream=stream
+    ):
+        for _ in range(12):
+            assert ask(client) == b"ping"
+    assert len(set(delays)) == 12
+    assert all(0.001 <= each <= 0.005 for each in delays)
+
+
+@pytest.mark.parametrize("stream", ["downstream", "upstream"])
+def test_the_end_comes_late(proxy: ChaosProxy, listener: Listener, dial: Dial, stream: str) -> None:
+    client = dial()
+    assert ask(client) == b"ping"
+    listener.next()
+    with proxy.inject("network_latency", mode="slow_close", delay="40ms", stream=stream) as slow:
+        started = time.monotonic()
+        client.shutdown(socket.SHUT_WR)
+        arrived, data = listener.next_timed()
+        assert data == b""
+        assert read_all(client) == b""
+        heard = time.monotonic()
+    late = arrived if stream == "upstream" else heard
+    assert late - started >= 0.04
+    assert (slow.matched, slow.hits) == (1, 1)
+
+
+# --- thin ---
+
+
+@pytest.mark.parametrize("stream", ["downstream", "upstream"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"mode": "bandwidth", "bandwidth": "50kB"},
+        {"mode": "dribble", "piece": 100, "delay": "2ms"},
+    ],
+    ids=["bandwidth", "dribble"],
+)
+def test_a_thin_line(
+    proxy: ChaosProxy, client: socket.socket, stream: str, parameters: dict[str, Any]
+) -> None:
+    message = bytes(range(250)) * 10
+    with proxy.inject("network_latency", stream=stream, **parameters) as thin:
+        started = time.monotonic()
+        assert ask(client, message) == message
+        assert time.monotonic() - started >= 0.049
+    assert (thin.matched, thin.hits) == (1, 1)
+    assert thin.delay >= 0.03
+
+
+def test_what_is_left_of_a_thin_line_comes_at_once_when_it_is_over(
+    proxy: ChaosProxy, client: socket.socket
+) -> None:
+    with proxy.inject("network_latency", mode="dribble", delay="60s"):
+        client.sendall(b"ping")
+        client.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+    client.settimeout(10)
+    assert receive(client, 4) == b"ping"
+    assert ask(client) == b"ping"
+
+
+# --- cut off, damaged ---
+
+
+def test_half_of_an_answer(serve: Serve) -> None:
+    with ChaosProxy(("127.0.0.1", serve(Listener(HTTP)))) as proxy:
+        with (
+            socket.create_connection(proxy.address, timeout=10) as client,
+            proxy.inject("network_failure", mode="truncate", rate=1) as cut,
+        ):
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert read_all(client) == HTTP[: -len(BODY)] + BODY[: len(BODY) // 2]
+        assert (cut.matched, cut.hits) == (1, 1)
+        with (
+            proxy.inject("network_failure", mode="truncate", rate=1),
+            pytest.raises(requests.exceptions.ChunkedEncodingError),
+        ):
+            requests.get(f"http://{proxy.listen}/", timeout=10)
+        assert requests.get(f"http://{proxy.listen}/", timeout=10).content == BODY
+
+
+def test_half_of_a_request(proxy: ChaosProxy, client: socket.socket, listener: Listener) -> None:
+    with proxy.inject("network_failure", mode="truncate", rate=1, stream="upstream") as cut:
+        client.sendall(b"ping")
+        assert listener.rest() == b"pi"
+        assert read_all(client) in (b"", b"pi")  # what the server still says is lost or not
+    assert (cut.matched, cut.hits) == (1, 1)
+
+
+@pytest.mark.parametrize(("stream", "at_the_server"), [("downstream", True), ("upstream", False)])
+def test_damaged_bytes(
+    proxy: ChaosProxy,
+    client: socket.socket,
+    listener: Listener,
+    stream: str,
+    at_the_server: bool,
+) -> None:
+    message = bytes(1000)
+    with proxy.inject(
+        "network_failure", mode="corrupt", share=0.05, rate=1, stream=stream
+    ) as damage:
+        answer = ask(client, message)
+    got = listener.next()
+    assert (got == message) is at_the_server
+    assert len(answer) == len(message)
+    assert 1 <= sum(byte != 0 for byte in answer) <= 200
+    assert (damage.matched, damage.hits) == (1, 1)
+    assert ask(client, message) == message
+
+
+def test_the_head_of_an_answer_is_not_damaged(serve: Serve) -> None:
+    with (
+        ChaosProxy(("127.0.0.1", serve(Listener(HTTP)))) as proxy,
+        proxy.inject("network_failure", mode="corrupt", share=1, rate=1),
+    ):
+        answer = requests.get(f"http://{proxy.listen}/", timeout=10)
+    assert answer.status_code == 200
+    assert len(answer.content) == len(BODY)
+    assert not set(zip(answer.content, BODY, strict=True)) & set(zip(BODY, BODY, strict=True))
+
+
+# --- lost ---
+
+
+def test_an_answer_is_lost_after_the_server_has_given_it(
+    proxy: ChaosProxy, client: socket.socket, listener: Listener
+) -> None:
+    with proxy.inject("network_failure", mode="lose_answer", rate=1) as lost:
+        client.sendall(b"order")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    assert listener.rest() == b"order"
+    assert (lost.matched, lost.hits) == (1, 1)
+
+
+def test_a_request_that_is_reset_never_arrives(
+    proxy: ChaosProxy, client: socket.socket, listener: Listener
+) -> None:
+    with proxy.inject("network_failure", mode="reset", rate=1, stream="upstream") as lost:
+        client.sendall(b"order")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    assert listener.rest() == b""
+    assert (lost.matched, lost.hits) == (1, 1)
+    until(lambda: proxy.connections == 0)
+
+
+def test_a_request_that_meets_silence_is_not_there_until_it_is_over(
+    proxy: ChaosProxy, client: socket.socket, listener: Listener
+) -> None:
+    with proxy.inject("network_failure", mode="timeout", rate=1, stream="upstream") as silence:
+        client.sendall(b"order")
+        client.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        assert listener.received.empty()
+    client.settimeout(10)
+    assert receive(client, 5) == b"order"
+    assert (silence.matched, silence.hits) == (1, 1)
+
+
+# --- in the server's place ---
+
+
+def test_a_status_in_the_servers_place(serve: Serve) -> None:
+    listener = Listener(HTTP)
+    with ChaosProxy(("127.0.0.1", serve(listener))) as proxy, requests.Session() as session:
+        assert session.get(f"http://{proxy.listen}/", timeout=10).content == BODY
+        with proxy.inject(
+            "network_failure", mode="status", status=429, retry_after=2, body="busy", rate=1
+        ) as busy:
+            answer = session.post(f"http://{proxy.listen}/", data=bytes(2**20), timeout=10)
+        assert (answer.status_code, answer.text) == (429, "busy")
+        assert answer.headers["Retry-After"] == "2"
+        assert (busy.matched, busy.hits) == (1, 1)
+        assert session.get(f"http://{proxy.listen}/", timeout=10).content == BODY
+        until(lambda: proxy.connections == 1)
+
+
+def test_no_json_in_the_servers_place(serve: Serve) -> None:
+    with (
+        ChaosProxy(("127.0.0.1", serve(Listener(HTTP)))) as proxy,
+        proxy.inject("network_failure", mode="malformed_json", rate=1),
+    ):
+        answer = requests.get(f"http://{proxy.listen}/", timeout=10)
+        assert answer.ok
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(answer.text)
+
+
+def test_the_server_hears_the_request_all_the_same(
+    proxy: ChaosProxy, client: socket.socket, listener: Listener
+) -> None:
+    with proxy.inject("network_failure", mode="status", rate=1):
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert read_all(client).startswith(b"HTTP/1.1 503 ")
+        client.sendall(b"more")
+        client.close()
+        assert listener.rest() == b"GET / HTTP/1.1\r\n\r\nmore"
+    until(lambda: proxy.connections == 0)
+
+
+def test_nobody_answers_for_another_over_tls(serve: Serve) -> None:
+    authority = trustme.CA()
+    theirs, ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    authority.issue_cert("tea.example").configure_cert(theirs)
+    authority.configure_trust(ours)
+
+    def handle(connection: socket.socket) -> None:
+        with theirs.wrap_socket(connection, server_side=True) as wrapped:
+            Listener()(wrapped)
+
+    with (
+        ChaosProxy(("127.0.0.1", serve(handle))) as proxy,
+        socket.create_connection(proxy.address, timeout=10) as plain,
+        pytest.raises(NeverFiredError) as caught,
+        proxy.inject("network_failure", mode="status", rate=1),
+        ours.wrap_socket(plain, server_hostname="tea.example") as client,
+    ):
+        assert ask(client) == b"ping"
+    assert str(caught.value).endswith(
+        f"network.receive {proxy.upstream} (encrypted above the socket)\n  Answers over TLS are "
+        "sealed: to a proxy always, in asyncio where it was open before the experiment."
+    )
+
+
+# --- partition ---
+
+
+def test_a_partition_is_both_ways_and_heals_in_order(
+    proxy: ChaosProxy, client: socket.socket, listener: Listener, dial: Dial
+) -> None:
+    with proxy.inject("network_failure", mode="partition") as wall:
+        for part in (b"one,", b"two,", b"three"):
+            client.sendall(part)
+        new = dial()
+        new.sendall(b"new")
+        for each in (client, new):
+            each.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                each.recv(1)
+            each.settimeout(10)
+        assert listener.received.empty()
+    assert receive(client, 13) == b"one,two,three"
+    assert receive(new, 3) == b"new"
+    assert wall.hits == wall.matched >= 2
+
+
+def push(serve: Serve) -> tuple[int, queue.Queue[socket.socket]]:
+    """A server that speaks when it likes: its port, and its connections."""
+    there: queue.Queue[socket.socket] = queue.Queue()
+
+    def handle(connection: socket.socket) -> None:
+        there.put(connection)
+        while connection.recv(100):
+            pass
+
+    return serve(handle), there
+
+
+def test_a_partition_holds_back_what_is_no_answer_and_the_end_of_it(serve: Serve) -> None:
+    port, there = push(serve)
+    with (
+        ChaosProxy(("127.0.0.1", port)) as proxy,
+        socket.create_connection(proxy.address, timeout=10) as client,
+    ):
+        server = there.get(timeout=10)
+        server.sendall(b"news")
+        assert receive(client, 4) == b"news"
+        with proxy.inject("network_failure", mode="partition") as wall:
+            server.sendall(b"more")
+            until(lambda: bool(wall.hits))
+            server.sendall(b" news")
+            server.shutdown(socket.SHUT_WR)
+            client.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+        client.settimeout(10)
+        assert read_all(client) == b"more news"
+    assert wall.hits == 1
+
+
+@pytest.mark.parametrize("stream", ["upstream", "downstream"])
+def test_a_partition_of_one_direction(
+    proxy: ChaosProxy, client: socket.socket, listener: Listener, stream: str
+) -> None:
+    with proxy.inject("network_failure", mode="partition", stream=stream) as wall:
+        client.sendall(b"order")
+        client.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        if stream == "downstream":
+            assert listener.next() == b"order"
+        assert listener.received.empty()
+    client.settimeout(10)
+    assert receive(client, 5) == b"order"
+    assert wall.hits == 1
+
+
+# --- together, and in text ---
+
+
+def test_latency_and_a_thin_line_and_damage_add_up(
+    proxy: ChaosProxy, client: socket.socket
+) -> None:
+    message = bytes(1000)
+    with (
+        proxy.inject("network_latency", delay="20ms") as latency,
+        proxy.inject("network_latency", mode="bandwidth", bandwidth="50kB", name="thin") as thin,
+        proxy.inject("network_failure", mode="corrupt", share=1, rate=1) as damage,
+    ):
+        started = time.monotonic()
+        answer = ask(client, message)
+        assert time.monotonic() - started >= 0.04
+    assert 0 not in answer
+    assert (latency.hits, thin.hits, damage.hits) == (1, 1, 1)
+
+
+def test_an_experiment_in_one_line(proxy: ChaosProxy, client: socket.socket) -> None:
+    with proxy.inject("network_latency:delay=1ms,stream=both") as latency:
+        assert ask(client) == b"ping"
+    assert latency.hits == 2
+    experiment = ChaosExperiment("far", "network_latency", delay="1ms")
+    with proxy.inject(experiment, stream="upstream") as latency:
+        assert ask(client) == b"ping"
+    assert latency.hits == 1
+    assert latency.experiment == experiment
+
+
+def test_a_service_where_it_is_reached(serve: Serve) -> None:
+    """What its callables would raise is not the wire's business."""
+    port = serve(Listener(HTTP))
+    services = Services([Service.at("tea", [f"127.0.0.1:{port}", "shop:tea"])])
+    engine = Engine(lambda _: (), services=services)
+    with ChaosProxy(("127.0.0.1", port), engine=engine) as proxy:
+        with (
+            proxy.inject("service_failure", target_services=["tea"], rate=1) as refusal,
+            pytest.raises(requests.ConnectionError),
+        ):
+            requests.get(f"http://{proxy.listen}/", timeout=10)
+        with proxy.inject("service_failure", target_services="tea", status=500, rate=1):
+            assert requests.get(f"http://{proxy.listen}/", timeout=10).status_code == 500
+    assert refusal.hits == 1
+
+
+def test_one_that_hits_no_request_is_told_what_there_was(
+    proxy: ChaosProxy, client: socket.socket
+) -> None:
+    with (
+        pytest.raises(NeverFiredError) as caught,
+        proxy.inject("network_latency", delay=1, target="elsewhere:1", stream="upstream"),
+    ):
+        assert ask(client) == b"ping"
+    assert f"network.send {proxy.upstream}" in caught.value.seen
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (
+            {"mode": "refuse", "stream": "upstream"},
+            (
+                "experiment 'network_failure': refusal happens to connecting; leave out "
+                "stream='upstream'"
+            ),
+        ),
+        (
+            {"mode": "lose_answer", "stream": "both"},
+            "experiment 'network_failure': lost answer happens to answers; leave out stream='both'",
+        ),
+        (
+            {"mode": "status", "stream": "upstream"},
+            (
+                "experiment 'network_failure': status 503 happens to answers; leave out "
+                "stream='upstream'"
+            ),
+        ),
+        (
+            {"mode": "reset", "stream": "upsteam"},
+            "stream='upsteam' (did you mean 'upstream'?): give 'upstream', 'downstream' or 'both'",
+        ),
+    ],
+)
+def test_what_has_no_such_direction(proxy: ChaosProxy, given: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        proxy.inject("network_failure", **given)
+    assert str(caught.value) == text
