@@ -59,6 +59,7 @@ class Stage:
         self._request = request
         self._reply = reply
         self._adapter = adapter
+        self._answer: requests.Response | None = None
 
     def send(self, options: dict[str, Any]) -> requests.Response | None:
         """Send the request with these options of `HTTPAdapter.send`.
@@ -79,6 +80,9 @@ class Stage:
             mocks = through.error
         else:
             response.request = self._request
+            if self._answer is not None:  # has what its user or the mock has added to it
+                response.cookies.update(self._answer.cookies)
+                vars(response).update(vars(self._answer) | vars(response))
             return response
         if mocks is not None:
             raise mocks  # as it is: no cause, no context of ours
@@ -131,7 +135,11 @@ class Stage:
         return connection
 
     def _wire(self) -> Wire:
-        return Wire(self._whom(), lambda: _reply_in(self._reply()))
+        return Wire(self._whom(), self._ask)
+
+    def _ask(self) -> Reply:
+        self._answer = self._reply()
+        return _reply_in(self._answer)
 
 
 def _connect(connection: Any, new_wire: Callable[[], Wire]) -> Any:

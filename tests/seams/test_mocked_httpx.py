@@ -647,3 +647,18 @@ def test_redirects_hooks_and_a_second_request_to_authenticate(
     ):
         assert request("GET", f"{URL}/1").status_code == 503
     assert (failure.hits, mock.calls) == (1, 4)
+
+
+def test_a_mock_that_calls_what_is_mocked(mock: Mock, call: Caller, inject: Inject) -> None:
+    def forward(request: httpx.Request) -> httpx.Response:
+        with httpx.Client(transport=mock.transport(awaited=False), verify=False) as client:
+            return httpx.Response(200, json=client.get(SAFE).json())
+
+    mock.answer(f"{URL}/1", forward)
+    with inject("network_failure", mode="lose_answer", rate=1, target="*:443") as inner:
+        with pytest.raises(httpx.ReadError):
+            call(f"{URL}/1")
+        assert inner.hits == 1
+    with inject("network_latency", mode="dribble", piece=9, delay="1ms") as latency:
+        assert call(f"{URL}/1").json() == {"paid": True}
+    assert latency.hits == 2

@@ -10,6 +10,7 @@ import socket
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -595,3 +596,86 @@ def test_what_has_no_meaning_for_a_mock_is_never_hit(
     with inject("network_latency", mode="slow_close", delay="1s") as slow:
         assert requests.get(SAFE).ok
     assert slow.matched == 0
+
+
+SLOW = pytest.mark.parametrize("slow", [{"delay": "1ms"}, {"bandwidth": "10MB"}], ids=str)
+
+
+@SLOW
+def test_redirects_hooks_and_cookies(
+    slow: dict[str, str], mock: responses.RequestsMock, inject: Inject
+) -> None:
+    """Each request of the session is a call of its own."""
+    heard: list[int] = []
+    elsewhere = "http://other.example.com/"
+    mock.get(URL, status=302, headers={"Location": elsewhere, "Set-Cookie": "jar=full"})
+    mock.get(elsewhere, status=307, headers={"Location": SAFE})
+    mock.get(SAFE, body="here")
+    with requests.Session() as session, inject("network_latency", **slow) as latency:
+        session.hooks["response"].append(lambda found, **_: heard.append(found.status_code))
+        found = session.get(URL)
+        assert session.cookies["jar"] == "full"
+    assert (found.text, [each.status_code for each in found.history]) == ("here", [302, 307])
+    assert heard == [302, 307, 200]
+    assert latency.matched == (6 if "delay" in slow else 3)
+    assert [each.request.url for each in mock.calls] == [URL, elsewhere, SAFE]
+
+
+@SLOW
+def test_what_is_added_to_an_answer_stays(slow: dict[str, str], inject: Inject) -> None:
+    def mark(found: Any) -> Any:
+        found.seen_by = "callback"
+        return found
+
+    with inject("network_latency", **slow):
+        with responses.RequestsMock(response_callback=mark) as mock:
+            mock.get(URL, body="here")
+            found: Any = requests.get(URL)
+            assert (found.text, found.seen_by) == ("here", "callback")
+            assert mock.assert_call_count(URL, 1)
+        with requests_mock.Mocker() as other:
+            other.get(URL, text="here", cookies={"jar": "full"})
+            found = requests.get(URL)
+            assert (found.text, found.cookies["jar"]) == ("here", "full")
+
+
+@SLOW
+def test_bodies_that_are_streamed_both_ways(
+    slow: dict[str, str], mock: responses.RequestsMock, inject: Inject
+) -> None:
+    def echo(request: Any) -> tuple[int, dict[str, str], bytes]:
+        return 200, {}, b"".join(request.body)
+
+    mock.add_callback("POST", URL, callback=echo)
+    with inject("network_latency", **slow):
+        found = requests.post(URL, data=iter([b"a\nb", b"c\n"]), stream=True)
+        assert list(found.iter_lines(chunk_size=1)) == [b"a", b"bc"]
+        with requests.post(URL, data=iter([b"abcd"]), stream=True) as partly:
+            assert partly.raw.read(2) == b"ab"
+
+
+@SLOW
+def test_an_adapter_that_passes_options_by_position(
+    slow: dict[str, str], mock: responses.RequestsMock, inject: Inject
+) -> None:
+    class Positional(HTTPAdapter):
+        def send(self, request: Any, *args: Any, **options: Any) -> Any:
+            order = ("stream", "timeout", "verify", "cert", "proxies")
+            return super().send(request, *(options[name] for name in order))
+
+    mock.get(URL, body="here")
+    with requests.Session() as session, inject("network_latency", **slow) as latency:
+        session.mount("http://", Positional())
+        assert session.get(URL, timeout=3).text == "here"
+        assert HTTPAdapter().send(requests.Request("GET", URL).prepare()).text == "here"
+    assert latency.hits
+
+
+@both
+def test_calls_of_many_threads(kind: str, inject: Inject) -> None:
+    mock = mock_of(kind)
+    with inject("network_latency", delay="1ms") as latency, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: requests.get(URL).json(), range(20)))
+    mock.stop()
+    assert found == [{"paid": True}] * 20
+    assert latency.hits == 40
