@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 
@@ -49,24 +50,39 @@ class Arrivals:
             return None
         self._asking.name = name  # another one of us may ask all finders in turn
         try:
-            found = (each.find_spec(name, path, target) for each in sys.meta_path if each != self)
+            others = [each for each in sys.meta_path if each is not self]
+            finding = [each.find_spec for each in others if hasattr(each, "find_spec")]
+            found = (find(name, path, target) for find in finding)
             spec = next((each for each in found if each is not None), None)
         finally:
             self._asking.name = None
-        if spec is not None and spec.loader is not None:
-            self._listen(name, spec.loader)
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            told: Any = _Told(spec.loader, functools.partial(self._arrived, name))
+            spec.loader = told
         return spec
-
-    def _listen(self, name: str, loader: Any) -> None:
-        execute = loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            self._arrived(name)
-
-        loader.exec_module = exec_module  # of this one module's loader, not of its class
 
     def _arrived(self, name: str) -> None:
         then = self._awaited.pop(name, None)
         if then is not None:
             then()
+
+
+class _Told:
+    """The loader of one module, which tells when it has executed it.
+
+    A loader can be shared by many modules, so nothing is changed about it.
+    """
+
+    def __init__(self, loader: Any, then: Callable[[], None]) -> None:
+        self._loader = loader
+        self._then = then
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader  # as if nobody had asked to be told
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        self._then()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 import importlib
+import importlib.abc
+import importlib.util
 import sys
 
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -43,6 +49,66 @@ def test_a_module_that_comes_is_whole_when_it_is_told(folder: Path) -> None:
     assert heard == ["guest"]
     assert guest.__spec__.origin == str(folder / "guest.py")
     arrivals.forget()
+
+
+class Shared(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """One that finds and loads every module that is awaited here, as pytest's rewriting does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
+        file = self.folder / f"{name}.py"
+        return spec_from_file_location(name, file, loader=self) if file.exists() else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__file__ is not None
+        exec(Path(module.__file__).read_text(), vars(module))
+
+
+def test_a_loader_of_several_modules_is_left_as_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "outer.py").write_text("import guest\nname = 'outer'\n", encoding="utf-8")
+    shared = Shared(folder)
+    monkeypatch.setattr(sys, "meta_path", [shared, *sys.meta_path])
+    before = dict(vars(shared))
+    heard: list[str] = []
+    arrivals = Arrivals({"outer": lambda: heard.append(sys.modules["outer"].name)})
+    arrivals.watch()
+    import outer  # type: ignore[import-not-found]
+
+    arrivals.forget()
+    assert heard == ["outer"]
+    assert vars(shared) == before
+    assert outer.__spec__.loader is outer.__loader__ is shared
+
+
+def test_one_that_cannot_be_executed_has_not_arrived(folder: Path) -> None:
+    (folder / "broken.py").write_text("raise OSError\n", encoding="utf-8")
+    heard: list[str] = []
+    arrivals = Arrivals({"broken": lambda: heard.append("broken")})
+    arrivals.watch()
+    with pytest.raises(OSError):
+        import broken  # type: ignore[import-not-found]
+    assert heard == []
+    (folder / "broken.py").write_text("mended = True\n", encoding="utf-8")
+    importlib.invalidate_caches()
+    import broken  # now it can
+
+    arrivals.forget()
+    assert heard == ["broken"]
+    assert broken.mended
+
+
+def test_who_only_asks_where_a_module_is_hears_of_its_loader(folder: Path) -> None:
+    arrivals = Arrivals({"guest": lambda: pytest.fail("nobody has loaded it")})
+    arrivals.watch()
+    spec = importlib.util.find_spec("guest")
+    arrivals.forget()
+    assert spec is not None
+    loader: Any = spec.loader
+    assert loader.get_filename("guest") == str(folder / "guest.py")
 
 
 def test_modules_within_a_package_are_told_too(folder: Path) -> None:
