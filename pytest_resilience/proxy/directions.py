@@ -94,7 +94,7 @@ def _turn(fault: Fault, stream: str | None) -> Fault:
 def _made(fault: Fault, kinds: frozenset[str]) -> Fault:
     told = {each.name: getattr(fault, each.name) for each in dataclasses.fields(fault)}
     base: type[Any] = type(fault)
-    made: Fault = _type(base, kinds)(**told)
+    made: Fault = _type(base, kinds)(**told)  # type: ignore[arg-type]  # types are hashable
     return made
 
 

@@ -19,6 +19,7 @@ from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.seams.interception import Interception
 from pytest_resilience.seams.names import Names
+from pytest_resilience.seams.out_of_reach import OutOfReach
 from pytest_resilience.seams.patching import Patches
 
 
@@ -35,11 +36,14 @@ class SocketSeam:
         self._names = Names()
         self._patches = Patches()
         self._interception: Interception | None = None
+        self._out_of_reach: OutOfReach | None = None
 
     def install(self) -> None:
         if self._interception is None:
             self._interception = Interception(self._engine, self._names, self._patches)
             self._interception.apply()
+            self._out_of_reach = OutOfReach(self._engine, self._names, self._patches)
+            self._out_of_reach.watch()
 
     def refresh(self) -> None:
         if self._interception is not None:
@@ -49,5 +53,8 @@ class SocketSeam:
         if self._interception is not None:
             self._interception.retire()
             self._interception = None
+        if self._out_of_reach is not None:
+            self._out_of_reach.retire()
+            self._out_of_reach = None
         if self._patches:
             self._patches.restore()

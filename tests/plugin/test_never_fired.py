@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 
@@ -109,3 +111,28 @@ def test_several_that_never_fired_are_all_named(suite: pytest.Pytester) -> None:
     result = suite.runpytest()
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines_random(["*'one' * never fired*", "*'two' * never fired*"])
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_connection_made_in_c_is_told_of_the_proxy(suite: pytest.Pytester, driver: str) -> None:
+    if importlib.util.find_spec(driver) is None:
+        pytest.skip(f"{driver} is not installed")
+    suite.makepyfile(f"""
+        import {driver}
+        import pytest
+
+        @pytest.mark.chaos("network_latency", delay="1ms")
+        def test_far_away():
+            with pytest.raises({driver}.OperationalError):  # nobody is there
+                {driver}.connect("postgresql://app@127.0.0.1:9/app?connect_timeout=5")
+    """)
+    result = suite.runpytest_subprocess()  # a driver in C cannot be loaded twice
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*'network_latency' (target any) never fired: no operation matched it, *",
+            "  The code did:",
+            f"    network.connect 127.0.0.1:9 (by {driver} through libpq, which is C)",
+            f"  {driver} connected to 127.0.0.1:9 *: proxy = chaos_proxy('127.0.0.1:9'); *",
+        ]
+    )

@@ -6,19 +6,16 @@ import contextlib
 import os
 import socket
 import subprocess
-import threading
 import time
 
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import parse_qs
-from urllib.parse import urlsplit
 
 import pytest
 
 from pytest_resilience.proxy import ChaosProxy
-from tests.databases.server import server
 from tests.proxy.conftest import until
+from tests.proxy.postgres import listening
 
 
 # --- Redis ---
@@ -99,47 +96,8 @@ def test_redis_has_done_what_its_client_does_not_know(cache: ChaosProxy) -> None
 def postgres() -> Iterator[tuple[int, str]]:
     """The port and the name of the user of a real server."""
     pytest.importorskip("pgserver", reason="there is no PostgreSQL for this Python")
-    with server() as (url, _):
-        folder = parse_qs(urlsplit(url).query)["host"][0]
-        with leading_to(f"{folder}/.s.PGSQL.5432") as port:
-            yield port, urlsplit(url).username or "postgres"
-
-
-@contextlib.contextmanager
-def leading_to(path: str) -> Iterator[int]:
-    """A port for a server that listens on a socket of the file system."""
-
-    def pump(source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-        with contextlib.suppress(OSError):
-            target.shutdown(socket.SHUT_RDWR)
-
-    def accept(listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                there = socket.socket(socket.AF_UNIX)
-                there.connect(path)
-                for ends in ((client, there), (there, client)):
-                    opened.extend(ends)
-                    threads.append(threading.Thread(target=pump, args=ends, daemon=True))
-                    threads[-1].start()
-
-    opened: list[socket.socket] = []
-    threads: list[threading.Thread] = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threads.append(threading.Thread(target=accept, args=(listener,), daemon=True))
-        threads[0].start()
-        yield int(listener.getsockname()[1])
-        listener.shutdown(socket.SHUT_RDWR)
-    for each in opened:
-        with contextlib.suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
-        each.close()
-    for thread in threads:
-        thread.join(10)
+    with listening() as there:
+        yield there
 
 
 @pytest.fixture
