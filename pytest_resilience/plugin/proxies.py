@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from contextlib import contextmanager
 from typing import Any
 
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.plugin.scope import ChaosScope
 from pytest_resilience.proxy.proxy import ChaosProxy
 
@@ -28,8 +30,13 @@ def proxies_of_a_test(scope: ChaosScope) -> Iterator[Callable[..., ChaosProxy]]:
         def make(upstream: Any, **options: Any) -> ChaosProxy:
             nonlocal made
             made += 1
-            seed = options.pop("seed", scope.seed_of(f"proxy {made}"))
-            proxy = stack.enter_context(ChaosProxy(upstream, seed=seed, **options))
+            clock = options.get("clock", SYSTEM_CLOCK)
+            given = {
+                "seed": scope.seed_of(f"proxy {made}"),
+                "engine": Engine(lambda _: (), services=scope.services, clock=clock),
+                **options,
+            }
+            proxy = stack.enter_context(ChaosProxy(upstream, **given))
             stack.callback(proxy.engine.listeners.add(scope.note))
             return proxy
 

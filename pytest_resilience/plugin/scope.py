@@ -12,6 +12,7 @@ from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.service import Service
+from pytest_resilience.chaos.service import Services
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.events import Event
 from pytest_resilience.plugin.requested import Requested
@@ -78,6 +79,11 @@ class ChaosScope:
         if seed is None:
             seed = self._next_seed(requested.experiment.name)
         return self._start(requested, seed)
+
+    @property
+    def services(self) -> Services:
+        """What experiments of this test can name."""
+        return self._engine.services
 
     def seed_of(self, name: str) -> int:
         """The seed, in this test, of something that draws for itself."""

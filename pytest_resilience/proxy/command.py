@@ -8,9 +8,13 @@ import signal
 import sys
 import threading
 
+from collections.abc import Iterator
 from collections.abc import Sequence
 from types import FrameType
 
+from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.spec import format_spec
+from pytest_resilience.chaos.spec import parse_spec
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.proxy.control import PORT
 from pytest_resilience.proxy.control import ControlServer
@@ -20,6 +24,8 @@ from pytest_resilience.proxy.toxics import parse_toxic
 
 
 __all__ = ["main"]
+
+_FOR_EVER = "1000000h"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,6 +43,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="TYPE:NAME=VALUE,...",
         help="what is wrong; also stream=upstream, toxicity=0.5, name=...; may be repeated",
+    )
+    parser.add_argument(
+        "--experiment",
+        action="append",
+        default=[],
+        metavar="TYPE:NAME=VALUE,...",
+        help="a fault of the network, as pytest's --chaos takes it, e.g. "
+        "network_failure:mode=reset,rate=0.1; also stream=upstream; may be repeated",
     )
     parser.add_argument("--seed", type=int, help="repeat the chance of another run")
     parser.add_argument(
@@ -71,24 +85,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.ExitStack() as running:
             for number in (signal.SIGINT, signal.SIGTERM):
                 running.callback(signal.signal, number, signal.signal(number, stop))
-            for line in _start(options, running):
-                print(line, flush=True)  # noqa: T201  # it is what the command is for
+            activations = running.enter_context(_running(options))
             stopped.wait()
+        for each in activations:
+            print(f"{each.experiment}: matched {each.matched}, hit {each.hits}")  # noqa: T201
     except ResilienceError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     return 0
 
 
-def _start(options: argparse.Namespace, running: contextlib.ExitStack) -> list[str]:
-    """Start what was asked for; what there is to say about it."""
+@contextlib.contextmanager
+def _running(options: argparse.Namespace) -> Iterator[list[Activation]]:
+    """What was asked for, started and told; the experiments in it."""
     toxics = [parse_toxic(text) for text in options.toxic]
-    proxy = running.enter_context(ChaosProxy(options.upstream, options.listen, seed=options.seed))
-    for toxic in toxics:
-        proxy.apply(toxic)
-    lines = [f"{proxy.listen} -> {proxy.upstream} (seed {proxy.seed})"]
-    lines += [f"  {toxic}" for toxic in proxy.toxics]
-    if options.control is not None:
-        control = running.enter_context(ControlServer([proxy], options.control))
-        lines.append(f"control: {control.url}")
-    return lines
+    with contextlib.ExitStack() as running:
+        proxy = running.enter_context(
+            ChaosProxy(options.upstream, options.listen, seed=options.seed)
+        )
+        for toxic in toxics:
+            proxy.apply(toxic)
+        activations = [
+            running.enter_context(proxy.inject(_endless(text), must_fire=False))
+            for text in options.experiment
+        ]
+        _tell(f"{proxy.listen} -> {proxy.upstream} (seed {proxy.seed})")
+        for each in (*proxy.toxics, *(each.experiment for each in activations)):
+            _tell(f"  {each}")
+        if options.control is not None:
+            control = running.enter_context(ControlServer([proxy], options.control))
+            _tell(f"control: {control.url}")
+        yield activations
+
+
+def _endless(text: str) -> str:
+    """An experiment that says no duration lasts as long as the command."""
+    kind, given = parse_spec(text)
+    return format_spec(kind, {"duration": _FOR_EVER, **given})
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)  # noqa: T201  # it is what the command is for

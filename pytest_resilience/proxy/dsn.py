@@ -5,21 +5,26 @@ from __future__ import annotations
 import os
 import re
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from contextlib import contextmanager
-from urllib.parse import parse_qsl
-from urllib.parse import urlencode
-from urllib.parse import urlsplit
-from urllib.parse import urlunsplit
+from urllib.parse import unquote_plus
 
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import Address
 
 
-__all__ = ["libpq_variables", "redirect", "variables_set"]
+__all__ = ["libpq_variables", "redirect", "redirected_variables", "variables_set"]
 
 _WHERE = ("host", "hostaddr", "port")  # as libpq calls them, in a string and in a URL's query
+# What else than its host says in a URL where it leads to, by what its scheme begins with.
+_WHERE_IN_QUERY = {"postgres": _WHERE, "mysql": ("unix_socket",), "mariadb": ("unix_socket",)}
+_URL = re.compile(
+    r"(?P<scheme>[A-Za-z][\w.+\-]*)://(?P<who>[^/?#]*@)?(?P<where>[^/?#@]*)"
+    r"(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?P<rest>.*)",
+    re.DOTALL,
+)
 _SETTING = re.compile(
     r"\s*(?P<name>\w+)\s*=\s*(?P<value>'(?:\\.|[^'\\])*'|(?:\\.|[^\s'\\])*)(?=\s|$)", re.DOTALL
 )
@@ -49,18 +54,30 @@ def _unknown(dsn: object) -> ConfigurationError:
 
 
 def _url(dsn: str, address: Address) -> str:
-    parts = urlsplit(dsn)
-    postgres = parts.scheme.partition("+")[0] in ("postgresql", "postgres")
-    if not parts.netloc and not postgres:  # libpq fills in a host that is missing
+    # Not urllib's functions: they take offence at a bracket in a password, and tidy up.
+    parts = _URL.fullmatch(dsn.strip())
+    if parts is None:
         raise _unknown(dsn)
-    user, at, _ = parts.netloc.rpartition("@")
-    query = parts.query
-    if postgres and query:
-        pairs = parse_qsl(query, keep_blank_values=True)
-        if any(name in _WHERE for name, _ in pairs):
-            query = urlencode([pair for pair in pairs if pair[0] not in _WHERE])
-    replaced = parts._replace(netloc=f"{user}{at}{address}", query=query)
-    return urlunsplit(replaced)
+    scheme = parts["scheme"].lower()
+    if scheme.endswith("+srv"):
+        raise ConfigurationError(
+            f"dsn={dsn!r} is looked up in the name service, hosts and ports; give one with the "
+            f"host, such as '{scheme.removesuffix('+srv')}://host:port/...'"
+        )
+    if not parts["where"] and not scheme.startswith("postgres"):  # libpq fills it in
+        raise _unknown(dsn)
+    query = parts["query"] or ""
+    for beginning, names in _WHERE_IN_QUERY.items():
+        if scheme.startswith(beginning):
+            query = _without(query, names)
+    return f"{parts['scheme']}://{parts['who'] or ''}{address}{parts['path']}{query}{parts['rest']}"
+
+
+def _without(query: str, names: tuple[str, ...]) -> str:
+    """A URL's query without some of its fields; all else stays to the letter."""
+    fields = query.removeprefix("?").split("&")
+    kept = [each for each in fields if unquote_plus(each.partition("=")[0]) not in names]
+    return query if len(kept) == len(fields) else "?" * bool(kept) + "&".join(kept)
 
 
 def _connection_string(dsn: str, address: Address) -> str:
@@ -84,6 +101,20 @@ def _connection_string(dsn: str, address: Address) -> str:
 def libpq_variables(address: Address) -> dict[str, str]:
     """What libpq reads where a program does not say where to connect to."""
     return {"PGHOST": address.host, "PGHOSTADDR": address.host, "PGPORT": str(address.port)}
+
+
+def redirected_variables(names: Iterable[str], address: Address) -> dict[str, str]:
+    """Variables of the environment that hold DSNs, leading to `address` instead.
+
+    Raises ConfigurationError for one that is not set, or holds none.
+    """
+    for name in names:
+        if not os.environ.get(name):
+            raise ConfigurationError(
+                f"{name} is not set in the environment; leave it out, or set it to the DSN that is "
+                "to lead to the proxy"
+            )
+    return {name: redirect(os.environ[name], address) for name in names}
 
 
 @contextmanager

@@ -43,8 +43,7 @@ class ChaosProxy:
 
         with ChaosProxy("127.0.0.1:5432") as proxy:
             connection = psycopg.connect(proxy.dsn("postgresql://app@localhost/app"))
-            with proxy.inject("network_latency", delay="200ms"):
-                ...
+            with proxy.inject("network_latency", delay="200ms"): ...
 
     Attributes:
         name: what it is called, for people and for clients of its control.
@@ -245,8 +244,7 @@ class ChaosProxy:
         """Run an experiment, or a type with its parameters, for the length of a `with`.
 
             proxy.inject("network_latency", delay="100ms", jitter="20ms")
-            proxy.inject("network_failure", mode="corrupt", rate=0.1, stream="upstream")
-            proxy.inject("network_latency:mode=bandwidth,bandwidth=64kB,stream=both")
+            proxy.inject("network_failure:mode=corrupt,rate=0.1,stream=upstream")
 
         Every fault of the network can be had but those of names. Its operations are this
         proxy's connects and, with `stream` "downstream", which is the default, the server's
@@ -262,9 +260,8 @@ class ChaosProxy:
         as one hit. An answer in the server's place is plain HTTP/1; the server gets the request
         all the same. Over TLS nobody can give it, and what is damaged is what is encrypted.
 
-        Raises ConfigurationError at once for what makes no sense or cannot happen here, and
-        NeverFiredError when the `with` ends and nothing matched, unless told otherwise by
-        `must_fire`.
+        Raises ConfigurationError at once for what cannot happen here, and NeverFiredError when
+        the `with` ends and nothing matched, unless `must_fire` is False.
         """
         return self._experiments.inject(experiment, parameters, stream=stream, must_fire=must_fire)
 
@@ -272,13 +269,17 @@ class ChaosProxy:
         """A URL, libpq connection string or `host:port` that leads here instead."""
         return dsns.redirect(dsn, Address(self.host, self.port))
 
-    def environment(self) -> dict[str, str]:
-        """The variables that lead libpq, and subprocesses that use it, here."""
-        return dsns.libpq_variables(Address(self.host, self.port))
+    def environment(self, *names: str) -> dict[str, str]:
+        """Variables that lead subprocesses here: those of libpq, or the DSNs in those named.
 
-    def in_environment(self) -> AbstractContextManager[None]:
-        """Have `environment()` in this process for the length of a `with`."""
-        return dsns.variables_set(self.environment())
+        subprocess.run([...], env={**os.environ, **proxy.environment("DATABASE_URL")})
+        """
+        here = Address(self.host, self.port)
+        return dsns.redirected_variables(names, here) if names else dsns.libpq_variables(here)
+
+    def in_environment(self, *names: str) -> AbstractContextManager[None]:
+        """Have `environment(...)` in this process for the length of a `with`."""
+        return dsns.variables_set(self.environment(*names))
 
     def close(self) -> None:
         """End it with all its connections, at once; harmless when it has ended."""

@@ -18,6 +18,7 @@ from pytest_resilience.proxy.toxics import KINDS
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask
 from tests.proxy.conftest import echo
+from tests.proxy.conftest import read_all
 from tests.proxy.conftest import receive
 
 
@@ -55,6 +56,26 @@ def test_it_runs_until_it_is_told_to_stop(serve: Serve, number: int) -> None:
             client.sendall(b"ping")
             assert receive(client, 4) in (b"pi", b"")
         process.send_signal(number)
+        assert process.wait(30) == 0
+
+
+def test_experiments_run_as_long_as_it_does(serve: Serve) -> None:
+    upstream = f"127.0.0.1:{serve(echo)}"
+    late = "network_latency:delay=5ms,stream=both,name=far"
+    status = 'network_failure:mode=status,rate=1,nth=2,body="sorry, no"'
+    arguments = ("--experiment", late, "--experiment", status)
+    with running("127.0.0.1:0", upstream, *arguments) as process:
+        listen = line_of(process).partition(" ")[0]
+        assert line_of(process) == "  far: latency 5ms, always, target any"
+        assert line_of(process) == "  network_failure: status 503, number 2, target any"
+        host, port = listen.split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            assert ask(client) == b"ping"
+            client.sendall(b"ping")
+            assert b"sorry, no" in read_all(client)
+        process.send_signal(signal.SIGINT)
+        assert line_of(process) == "far: latency 5ms, always, target any: matched 4, hit 4"
+        assert line_of(process).endswith(": matched 2, hit 1")
         assert process.wait(30) == 0
 
 
@@ -99,6 +120,10 @@ def test_help_tells_all_types() -> None:
         (
             ["127.0.0.1:0", "127.0.0.1:1", "--toxic", "refuse", "--toxic", "refuse"],
             "error: a toxic named 'refuse_downstream' exists already",
+        ),
+        (
+            ["127.0.0.1:0", "127.0.0.1:1", "--experiment", "network_failure:mode=dns"],
+            "error: experiment 'network_failure': name resolution failure cannot happen in a",
         ),
         (
             ["127.0.0.1:0", "127.0.0.1:1", "--control", "0.0.0.0:1"],
