@@ -138,8 +138,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _meet(self) -> None:
         # Web pages can send requests to loopback; none of them is to change a proxy.
-        if self.headers.get("User-Agent", "").startswith("Mozilla/"):
+        browser = self.headers.get("User-Agent", "").startswith("Mozilla/")
+        if browser or "Origin" in self.headers:
             self._answer(Response(403, {"error": "User agent not allowed", "status": 403}))
+            return
+        if "Transfer-Encoding" in self.headers:
+            self._answer(Response(411, {"error": "a Content-Length is needed", "status": 411}))
             return
         size = self.headers.get("Content-Length", "0")
         if not size.isdigit() or int(size) > _MOST:

@@ -232,10 +232,15 @@ def test_bodies_that_are_no_json(control: ControlServer) -> None:
         assert answer.json()["error"].startswith(error)
 
 
-def test_web_pages_are_kept_out(control: ControlServer) -> None:
-    headers = {"User-Agent": "Mozilla/5.0"}
+@pytest.mark.parametrize("headers", [{"User-Agent": "Mozilla/5.0"}, {"Origin": "http://a.b"}])
+def test_web_pages_are_kept_out(control: ControlServer, headers: dict[str, str]) -> None:
     answer = requests.post(f"{control.url}/reset", headers=headers, timeout=10)
     assert (answer.status_code, answer.json()["error"]) == (403, "User agent not allowed")
+
+
+def test_bodies_of_unknown_length_are_not_read(control: ControlServer) -> None:
+    answer = requests.post(f"{control.url}/proxies", data=iter([b"{}"]), timeout=10)
+    assert (answer.status_code, answer.json()["error"]) == (411, "a Content-Length is needed")
 
 
 def test_bodies_without_end_are_not_read(control: ControlServer) -> None:

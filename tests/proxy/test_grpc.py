@@ -1,0 +1,190 @@
+"""gRPC, which is C all the way down: a real server, and a client that is led through the proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
+
+import pytest
+
+from pytest_resilience.proxy import ChaosProxy
+from tests.proxy.conftest import until
+
+
+grpc: Any = pytest.importorskip("grpc")
+
+Call = Callable[..., bytes]
+
+# Its own reconnecting would wait longer after each failure.
+IMPATIENT = [
+    ("grpc.initial_reconnect_backoff_ms", 20),
+    ("grpc.min_reconnect_backoff_ms", 20),
+    ("grpc.max_reconnect_backoff_ms", 50),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """Of a server that answers with what it is asked, or with it four times in a stream."""
+    methods = {
+        "Say": grpc.unary_unary_rpc_method_handler(lambda request, _: request),
+        "Repeat": grpc.unary_stream_rpc_method_handler(lambda request, _: iter([request] * 4)),
+    }
+    server = grpc.server(futures.ThreadPoolExecutor(8))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Echo", methods),))
+    number = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield number
+    server.stop(None).wait()
+
+
+@pytest.fixture
+def proxy(port: int) -> Iterator[ChaosProxy]:
+    with ChaosProxy(("127.0.0.1", port), seed=1) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def call(proxy: ChaosProxy) -> Iterator[Call]:
+    """Calls the server through the proxy; `timeout` in seconds."""
+    with grpc.insecure_channel(proxy.listen, options=IMPATIENT) as channel:
+        say = channel.unary_unary("/Echo/Say")
+
+        def run(request: bytes = b"hello", timeout: float = 20) -> bytes:
+            answer: bytes = say(request, timeout=timeout)
+            return answer
+
+        yield run
+
+
+def code(call: Call, **given: Any) -> Any:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(**given)
+    return caught.value.code()
+
+
+def recovers(call: Call) -> bool:
+    """Whether calls work again, when the channel has noticed."""
+
+    def works() -> bool:
+        with contextlib.suppress(grpc.RpcError):
+            return call() == b"hello"
+        return False
+
+    until(works)
+    return True
+
+
+@pytest.mark.parametrize("stream", ["downstream", "upstream"])
+def test_latency(proxy: ChaosProxy, call: Call, stream: str) -> None:
+    assert call() == b"hello"
+    with proxy.inject("network_latency", delay="50ms", stream=stream) as latency:
+        started = time.monotonic()
+        assert call() == b"hello"
+        assert time.monotonic() - started >= 0.05
+    assert latency.hits >= 1
+
+
+@pytest.mark.parametrize("stream", ["downstream", "upstream"])
+def test_latency_beyond_the_deadline(proxy: ChaosProxy, call: Call, stream: str) -> None:
+    assert call() == b"hello"
+    with proxy.inject("network_latency", delay="60s", stream=stream):
+        assert code(call, timeout=0.2) is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert recovers(call)
+
+
+@pytest.mark.parametrize("mode", ["timeout", "partition"])
+def test_silence(proxy: ChaosProxy, call: Call, mode: str) -> None:
+    assert call() == b"hello"
+    with proxy.inject("network_failure", mode=mode, rate=1) as silence:
+        assert code(call, timeout=0.2) is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert silence.hits >= 1
+    assert recovers(call)
+
+
+@pytest.mark.parametrize("stream", ["downstream", "upstream"])
+def test_a_reset(proxy: ChaosProxy, call: Call, stream: str) -> None:
+    assert call() == b"hello"
+    with proxy.inject("network_failure", mode="reset", rate=1, stream=stream) as reset:
+        assert code(call) is grpc.StatusCode.UNAVAILABLE
+    assert reset.hits >= 1
+    assert recovers(call)
+
+
+def test_a_lost_answer(proxy: ChaosProxy, call: Call) -> None:
+    assert call() == b"hello"
+    with proxy.inject("network_failure", mode="lose_answer", rate=1):
+        assert code(call) is grpc.StatusCode.UNAVAILABLE
+    assert recovers(call)
+
+
+def test_a_refusal(proxy: ChaosProxy, call: Call) -> None:
+    with proxy.inject("network_failure", mode="refuse", rate=1):
+        assert code(call) is grpc.StatusCode.UNAVAILABLE
+    assert recovers(call)
+
+
+def test_half_an_answer(proxy: ChaosProxy, call: Call) -> None:
+    assert call() == b"hello"
+    with proxy.inject("network_failure", mode="truncate", rate=1) as cut:
+        assert code(call) is grpc.StatusCode.UNAVAILABLE
+    assert cut.hits >= 1
+    assert recovers(call)
+
+
+def test_damaged_frames(proxy: ChaosProxy, call: Call) -> None:
+    assert call() == b"hello"
+    with proxy.inject("network_failure", mode="corrupt", share=1, rate=1):
+        assert code(call, timeout=5) in (
+            grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN,
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+        )  # fmt: skip
+    assert recovers(call)
+
+
+def test_a_thin_line(proxy: ChaosProxy, call: Call) -> None:
+    message = bytes(20_000)
+    assert call() == b"hello"
+    with proxy.inject("network_latency", mode="bandwidth", bandwidth="200kB") as thin:
+        started = time.monotonic()
+        assert call(message) == message
+        assert time.monotonic() - started >= 0.08
+    assert thin.hits >= 1
+
+
+def test_a_proxy_that_is_down(proxy: ChaosProxy, call: Call) -> None:
+    assert call() == b"hello"
+    with proxy.down():
+        assert code(call) is grpc.StatusCode.UNAVAILABLE
+    assert recovers(call)
+
+
+def test_a_stream_of_answers_is_cut(proxy: ChaosProxy) -> None:
+    with grpc.insecure_channel(proxy.listen, options=IMPATIENT) as channel:
+        repeat = channel.unary_stream("/Echo/Repeat")
+        assert len(list(repeat(bytes(1000), timeout=20))) == 4
+        with proxy.having("limit_data", bytes=1500), pytest.raises(grpc.RpcError) as caught:
+            list(repeat(bytes(1000), timeout=20))
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_under_asyncio(proxy: ChaosProxy) -> None:
+    async def run() -> Any:
+        async with grpc.aio.insecure_channel(proxy.listen, options=IMPATIENT) as channel:
+            say = channel.unary_unary("/Echo/Say")
+            assert await say(b"hello", timeout=20) == b"hello"
+            with (
+                proxy.inject("network_failure", mode="reset", rate=1),
+                pytest.raises(grpc.aio.AioRpcError) as caught,
+            ):
+                await say(b"hello", timeout=20)
+            return caught.value.code()
+
+    assert asyncio.run(run()) is grpc.StatusCode.UNAVAILABLE
