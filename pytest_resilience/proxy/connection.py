@@ -211,6 +211,12 @@ class Connection:
         for side in self._end():
             side.close()
 
+    def abandon(self) -> None:
+        """In a forked process: close its copies of the sockets."""
+        for side in (self._client, self._up.target):
+            if side is not None:
+                side.sock.close()
+
     def _end(self) -> list[Side]:
         if not self.is_open:
             return []

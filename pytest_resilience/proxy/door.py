@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import selectors
@@ -82,6 +83,14 @@ class Door:
     def close(self) -> None:
         """Give the port back."""
         self._loop.watch(self._sock, 0, self._ready)
+        if self._open:
+            with contextlib.suppress(OSError):  # some systems do not know it of a listener
+                self._sock.shutdown(socket.SHUT_RDWR)  # of a forked process's copy as well
+        self._open = False
+        self._sock.close()
+
+    def abandon(self) -> None:
+        """In a forked process: close its copy of the port."""
         self._open = False
         self._sock.close()
 

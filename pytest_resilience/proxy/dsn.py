@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from contextlib import contextmanager
 from urllib.parse import unquote_plus
 
@@ -15,7 +16,7 @@ from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import Address
 
 
-__all__ = ["libpq_variables", "redirect", "redirected_variables", "variables_set"]
+__all__ = ["Leading", "redirect"]
 
 _WHERE = ("host", "hostaddr", "port")  # as libpq calls them, in a string and in a URL's query
 # What else than its host says in a URL where it leads to, by what its scheme begins with.
@@ -98,12 +99,12 @@ def _connection_string(dsn: str, address: Address) -> str:
     return " ".join([*kept, f"host={name}", f"hostaddr={address.host}", f"port={address.port}"])
 
 
-def libpq_variables(address: Address) -> dict[str, str]:
+def _libpq_variables(address: Address) -> dict[str, str]:
     """What libpq reads where a program does not say where to connect to."""
     return {"PGHOST": address.host, "PGHOSTADDR": address.host, "PGPORT": str(address.port)}
 
 
-def redirected_variables(names: Iterable[str], address: Address) -> dict[str, str]:
+def _redirected_variables(names: Iterable[str], address: Address) -> dict[str, str]:
     """Variables of the environment that hold DSNs, leading to `address` instead.
 
     Raises ConfigurationError for one that is not set, or holds none.
@@ -118,7 +119,7 @@ def redirected_variables(names: Iterable[str], address: Address) -> dict[str, st
 
 
 @contextmanager
-def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
+def _variables_set(variables: Mapping[str, str]) -> Iterator[None]:
     """Have these in `os.environ` for a while; then what was there before."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
@@ -130,3 +131,32 @@ def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+class Leading:
+    """Something that clients can be led to.
+
+    Attributes:
+        host, port: where.
+    """
+
+    host: str
+    port: int
+
+    def dsn(self, dsn: str) -> str:
+        """A URL, libpq connection string or `host:port` that leads here instead."""
+        return redirect(dsn, Address(self.host, self.port))
+
+    def environment(self, *names: str) -> dict[str, str]:
+        """Variables that lead subprocesses here: those of libpq, or those named, with DSNs.
+
+            subprocess.run(command, env={**os.environ, **proxy.environment("DATABASE_URL")})
+
+        Raises ConfigurationError for a name that is not set, or to something else.
+        """
+        here = Address(self.host, self.port)
+        return _redirected_variables(names, here) if names else _libpq_variables(here)
+
+    def in_environment(self, *names: str) -> AbstractContextManager[None]:
+        """Have `environment(...)` in this process for the length of a `with`."""
+        return _variables_set(self.environment(*names))

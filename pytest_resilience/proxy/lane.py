@@ -65,16 +65,16 @@ class _Message:
 
     Attributes:
         effect: what.
-        due: monotonic seconds of its first byte; None before it has arrived.
+        since: monotonic seconds of its first byte; None before it has arrived.
         begun: whether the wait for it is over.
         altered: what becomes of its bytes, if they do not stay.
     """
 
-    __slots__ = ("altered", "begun", "due", "effect", "free")
+    __slots__ = ("altered", "begun", "effect", "free", "since")
 
     def __init__(self, effect: Effect) -> None:
         self.effect = effect
-        self.due: float | None = None
+        self.since: float | None = None
         self.begun = False
         self.altered: Altered | None = None
         self.free = -math.inf  # when the line has carried what it was given of it
@@ -125,8 +125,8 @@ class Lane:
         if effect.delay == math.inf and effect.heals:
             self._cut = effect
         if effect.failure is not None and not effect.failure.answered:
-            message.due = self._now() + effect.delay
-            self._wait(effect, message.due, lambda: self._begin(message))
+            message.since = self._now()
+            self._await(message)
 
     def take(self, data: bytes) -> None:
         """Bytes from the source; never none."""
@@ -151,8 +151,8 @@ class Lane:
         if self._stopped:
             return
         now = self._now()
-        if message is not None and message.due is None:
-            message.due = now + message.effect.delay
+        if message is not None and message.since is None:
+            message.since = now
         self._look_whether_cut(now)
         self._queue.append(_Piece(message, data, now))
         self.held += len(data)
@@ -167,7 +167,7 @@ class Lane:
             self._cut = self._road.ask(self._way.message, underway=True)
         if self._cut is not None:
             wall = _Message(self._cut)
-            wall.due = math.inf
+            wall.since = now
             self._queue.append(_Piece(wall, None, now))
 
     def _pump(self) -> None:
@@ -184,9 +184,11 @@ class Lane:
                 self._pass_some(piece, piece.message, piece.data)
 
     def _await(self, message: _Message) -> None:
-        due = math.inf if message.due is None else message.due
-        if due > self._now():
-            self._wait(message.effect, due, lambda: self._begin(message))
+        now = self._now()
+        since = now if message.since is None else message.since
+        due = since + message.effect.delay
+        if due > now:
+            self._wait(message.effect, since, due, lambda: self._begin(message))
         else:
             self._begin(message)
 
@@ -208,8 +210,9 @@ class Lane:
         assert pace is not None
         size = min(pace.piece, len(data))
         due = max(message.free, piece.arrived) + pace.seconds(size)
-        if due > self._now():
-            self._wait(message.effect, due, lambda: None)
+        now = self._now()
+        if due > now:
+            self._wait(message.effect, now, due, lambda: None)
             return
         message.free = due
         rest = memoryview(data)
@@ -239,18 +242,15 @@ class Lane:
             self.stop()
             self._road.cut()
 
-    def _wait(self, effect: Effect, due: float, then: Callable[[], None]) -> None:
+    def _wait(self, effect: Effect, since: float, due: float, then: Callable[[], None]) -> None:
         """Do `then`, and go on, at `due` or as soon as the experiments behind it have ended."""
-        started = self._now()
         self._waiting = True
 
         def over() -> None:
             self._waiting = False
             if self._stopped:
                 return
-            waited = self._now() - started
-            if waited:
-                effect.waited(waited)
+            effect.waited(self._now() - since)
             then()
             self._pump()
             self._road.flowed()

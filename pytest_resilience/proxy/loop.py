@@ -108,7 +108,22 @@ class Loop:
             self._closed = True
             self._calls.append(_Call(goodbye))
             os.write(self._wake_end, b".")
-        self._thread.join()
+        if threading.current_thread() is not self._thread:  # which may be where it is collected
+            self._thread.join()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended, or is about to."""
+        return self._closed
+
+    def abandon(self) -> None:
+        """In a forked process, where it does not run: be closed, and close its descriptors."""
+        self._lock = threading.Lock()  # the thread that may have held it is not here
+        self._closed = True
+        self._calls.clear()
+        self._selector.close()
+        os.close(self._waker)
+        os.close(self._wake_end)
 
     def watch(self, source: Any, events: int, ready: Callable[[int], None]) -> None:
         """Call `ready(events)` whenever `source` is; no events: no more."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
+import warnings
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -20,11 +22,10 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnknownNameError
-from pytest_resilience.proxy import dsn as dsns
-from pytest_resilience.proxy.addresses import Address
 from pytest_resilience.proxy.addresses import loopback
 from pytest_resilience.proxy.addresses import parse_address
 from pytest_resilience.proxy.addresses import resolve
+from pytest_resilience.proxy.dsn import Leading
 from pytest_resilience.proxy.experiments import Experiments
 from pytest_resilience.proxy.loop import Loop
 from pytest_resilience.proxy.switchboard import Switchboard
@@ -36,7 +37,7 @@ from pytest_resilience.seeds import new_seed
 __all__ = ["ChaosProxy"]
 
 
-class ChaosProxy:
+class ChaosProxy(Leading):
     """Leads clients to `upstream`, from a port on loopback, in a thread of its own.
 
     A context manager. Safe to use from any threads.
@@ -99,11 +100,11 @@ class ChaosProxy:
         return self.host, self.port
 
     @property
-    def host(self) -> str:
+    def host(self) -> str:  # type: ignore[override]  # it is only read
         return self._board.address.host
 
     @property
-    def port(self) -> int:
+    def port(self) -> int:  # type: ignore[override]  # as above
         return self._board.address.port
 
     @property
@@ -265,22 +266,6 @@ class ChaosProxy:
         """
         return self._experiments.inject(experiment, parameters, stream=stream, must_fire=must_fire)
 
-    def dsn(self, dsn: str) -> str:
-        """A URL, libpq connection string or `host:port` that leads here instead."""
-        return dsns.redirect(dsn, Address(self.host, self.port))
-
-    def environment(self, *names: str) -> dict[str, str]:
-        """Variables that lead subprocesses here: those of libpq, or the DSNs in those named.
-
-        subprocess.run([...], env={**os.environ, **proxy.environment("DATABASE_URL")})
-        """
-        here = Address(self.host, self.port)
-        return dsns.redirected_variables(names, here) if names else dsns.libpq_variables(here)
-
-    def in_environment(self, *names: str) -> AbstractContextManager[None]:
-        """Have `environment(...)` in this process for the length of a `with`."""
-        return dsns.variables_set(self.environment(*names))
-
     def close(self) -> None:
         """End it with all its connections, at once; harmless when it has ended."""
         self._loop.close(self._board.close)
@@ -290,6 +275,13 @@ class ChaosProxy:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        # Not made, when its constructor has raised; and when Python ends, its thread does.
+        loop = vars(self).get("_loop")
+        if loop is not None and not loop.closed and not sys.is_finalizing():
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
 
     def _arrange(self, toxics: tuple[Toxic, ...]) -> None:
         self._loop.call(lambda: self._board.arrange(toxics))

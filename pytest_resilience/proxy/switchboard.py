@@ -14,6 +14,7 @@ from pytest_resilience.proxy.connection import Connection
 from pytest_resilience.proxy.connection import Setting
 from pytest_resilience.proxy.dial import Dial
 from pytest_resilience.proxy.door import Door
+from pytest_resilience.proxy.forks import remember
 from pytest_resilience.proxy.loop import Loop
 from pytest_resilience.proxy.side import Side
 from pytest_resilience.proxy.toxics import Toxic
@@ -63,6 +64,7 @@ class Switchboard:
         self._buffer = bytearray(_PIECE)
         self._door = Door(listen, loop, self._admit)
         self._setting = self._make_setting()
+        remember(self)
         if enabled:
             try:
                 self.enable(enabled=True)
@@ -144,6 +146,16 @@ class Switchboard:
         self.enabled = False
         self._door.close()
         self._cut()
+
+    def abandon(self) -> None:
+        """In a forked process: let go of everything, which stays the parent's."""
+        if self._loop.closed:  # so its descriptors are somebody else's by now
+            return
+        self._loop.abandon()
+        self._door.abandon()
+        for connection in list(self.open.values()):
+            connection.abandon()
+        self.open.clear()
 
     def _forget(self, connection: Connection) -> None:
         self.open.pop(connection.number, None)

@@ -74,7 +74,7 @@ def test_experiments_run_as_long_as_it_does(serve: Serve) -> None:
             client.sendall(b"ping")
             assert b"sorry, no" in read_all(client)
         process.send_signal(signal.SIGINT)
-        assert line_of(process) == "far: latency 5ms, always, target any: matched 4, hit 4"
+        assert line_of(process) == "far: latency 5ms, always, target any: matched 5, hit 5"
         assert line_of(process).endswith(": matched 2, hit 1")
         assert process.wait(30) == 0
 
