@@ -148,3 +148,53 @@ def test_a_task_that_pauses_can_be_cancelled() -> None:
             await task
 
     asyncio.run(story())
+
+
+def test_many_end_in_the_order_of_their_moments() -> None:
+    asked = effect(1, ManualClock())
+    ended: list[int] = []
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+        for tens in (3, 1, 4, 2, 0):
+            Wait(loop, asked, tens * 10, lambda tens=tens: ended.append(tens))  # type: ignore[misc]
+        given_up = Wait(loop, asked, 5, lambda: ended.append(99))
+        Wait(loop, asked, 45, lambda: over.set_result(None))
+        given_up.cancel()
+        await over
+
+    loop = Virtual()
+    try:
+        loop.run_until_complete(story())
+    finally:
+        loop.close()
+    assert ended == [0, 1, 2, 3, 4]
+
+
+def test_one_that_ends_may_begin_another_or_fail() -> None:
+    asked = effect(1, ManualClock())
+    failures: list[str] = []
+
+    def fail() -> None:
+        raise ValueError("the user's own")
+
+    async def story() -> float:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, what: failures.append(str(what["exception"])))
+        over = loop.create_future()
+
+        def begin_another() -> None:
+            Wait(loop, asked, 0, lambda: over.set_result(None))
+
+        Wait(loop, asked, 10, fail)
+        Wait(loop, asked, 10, begin_another)
+        await over
+        return loop.time()
+
+    loop = Virtual()
+    try:
+        assert loop.run_until_complete(story()) == pytest.approx(10)
+    finally:
+        loop.close()
+    assert failures == ["the user's own"]
