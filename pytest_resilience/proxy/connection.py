@@ -69,7 +69,6 @@ class Connection:
         self.attempt: Attempt | None = None
         self.is_open = True
         self._setting = setting
-        self._asked = 0  # about which answer
         self._lost = False
         self._spoken_for = False  # whether the server is not heard any more
         self._client: Side | None = None
@@ -108,8 +107,7 @@ class Connection:
         if self._up.open:
             self._up.take(data)
             return
-        if new:
-            self._up.lane.begin()
+        self._up.meet(self.answer)
         self._up.lane.take(bytes(data))
         self._up.flowed()
 
@@ -121,21 +119,16 @@ class Connection:
             self._down.take(data)
             return
         if not self.answered:
-            self._await_answer()  # unless experiments have begun since the request
+            self._down.meet(self.answer)  # if experiments have begun since the request
         self._down.lane.take(bytes(data))
         self._down.flowed()
-
-    def _await_answer(self) -> None:
-        if self._asked != self.answer and not self.gate.quiet:
-            self._asked = self.answer
-            self._down.lane.begin()
 
     def passed(self, stream: str) -> None:
         """Bytes of a message have been passed on."""
         if stream == DOWNSTREAM:
             self.answered = True
         elif not self.answered and not self._spoken_for:
-            self._await_answer()
+            self._down.meet(self.answer)
 
     def fail(self, stream: str, fault: Fault) -> None:
         """A request or an answer fails."""

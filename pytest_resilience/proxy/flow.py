@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.operation import CLOSE
@@ -81,6 +82,7 @@ class Flow:
         self._whole = whole
         self._stream = stream
         self._seed = seed
+        self._asked: tuple[int, tuple[Activation, ...]] = (0, ())
         self._stages: dict[str, tuple[Toxic, Stage]] = {}
 
     @property
@@ -105,6 +107,17 @@ class Flow:
     def open(self) -> bool:
         """Whether no experiment can have to do with what comes next."""
         return self._whole.gate.quiet and self.lane.idle
+
+    def meet(self, turn: int) -> None:
+        """The message of a turn comes, or more of it: ask about each once.
+
+        Once more where other experiments run since: not all that is sent is answered, so
+        what began long ago may be another message.
+        """
+        asked = (turn, self._whole.gate.active)
+        if asked[1] and asked != self._asked and (turn != self._asked[0] or self.lane.spared):
+            self._asked = asked
+            self.lane.begin()
 
     def ask(self, kind: str, *, underway: bool = False) -> Effect | None:
         return self._whole.gate.ask(kind, underway=underway)

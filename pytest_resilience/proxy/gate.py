@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
@@ -35,6 +36,11 @@ class Gate:
     def quiet(self) -> bool:
         """Whether no experiment runs."""
         return not self._engine.active
+
+    @property
+    def active(self) -> tuple[Activation, ...]:
+        """The experiments that run."""
+        return self._engine.active
 
     def look(self, request: memoryview) -> None:
         """Notice TLS where it begins."""

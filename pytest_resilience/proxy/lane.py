@@ -112,9 +112,12 @@ class Lane:
     @property
     def idle(self) -> bool:
         """Whether bytes can pass without being shown to it, when no experiment is active."""
-        if self._message is not None and not self._message.effect.left() and not self._queue:
-            self._message = None
-        return not self._queue and self._message is None and not self._stopped
+        return not self._queue and self.spared and not self._stopped
+
+    @property
+    def spared(self) -> bool:
+        """Whether no experiment that runs has to do with the message that comes now."""
+        return self._message is None or not self._message.effect.left()
 
     def begin(self) -> None:
         """What comes from now on is another message; it may fail before anything of it comes."""
@@ -178,17 +181,24 @@ class Lane:
                 self._pass_all(piece)
             elif not piece.message.begun:
                 self._await(piece.message)
+            elif piece.arrived + piece.message.effect.delay > self._now():
+                self._wait(piece.message.effect, piece.arrived + piece.message.effect.delay)
             elif piece.message.effect.pace is None or not piece.data:
                 self._pass_all(piece)
             else:
                 self._pass_some(piece, piece.message, piece.data)
 
     def _await(self, message: _Message) -> None:
-        now = self._now()
-        since = now if message.since is None else message.since
+        """Begin a message when it is due; that wait is what its experiments have caused."""
+        since = self._now() if message.since is None else message.since
+
+        def over() -> None:
+            message.effect.waited(self._now() - since)
+            self._begin(message)
+
         due = since + message.effect.delay
-        if due > now:
-            self._wait(message.effect, since, due, lambda: self._begin(message))
+        if due > self._now():
+            self._wait(message.effect, due, over)
         else:
             self._begin(message)
 
@@ -209,10 +219,11 @@ class Lane:
         pace = message.effect.pace
         assert pace is not None
         size = min(pace.piece, len(data))
-        due = max(message.free, piece.arrived) + pace.seconds(size)
+        due = max(message.free, piece.arrived + message.effect.delay) + pace.seconds(size)
         now = self._now()
         if due > now:
-            self._wait(message.effect, now, due, lambda: None)
+            waited = message.effect.waited
+            self._wait(message.effect, due, lambda: waited(self._now() - now))
             return
         message.free = due
         rest = memoryview(data)
@@ -242,18 +253,16 @@ class Lane:
             self.stop()
             self._road.cut()
 
-    def _wait(self, effect: Effect, since: float, due: float, then: Callable[[], None]) -> None:
+    def _wait(self, effect: Effect, due: float, then: Callable[[], None] = lambda: None) -> None:
         """Do `then`, and go on, at `due` or as soon as the experiments behind it have ended."""
         self._waiting = True
 
         def over() -> None:
             self._waiting = False
-            if self._stopped:
-                return
-            effect.waited(self._now() - since)
-            then()
-            self._pump()
-            self._road.flowed()
+            if not self._stopped:
+                then()
+                self._pump()
+                self._road.flowed()
 
         self._loop.hold(due, effect.left, over)
 

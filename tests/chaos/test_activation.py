@@ -95,3 +95,51 @@ def test_what_does_not_wait_hits_non_blocking_sockets(mode: str) -> None:
     for kind in running.kinds:
         asked = Operation(kind=kind, target="a:1", names=("a:1",), blocking=False)
         assert running.decide(asked, 100.0)
+
+
+def noted(*names: str, advice: str = "use the proxy") -> Operation:
+    target = names[0] if names else "program"
+    return Operation(kind=CONNECT, target=target, names=names, remark="in C", advice=advice)
+
+
+def test_what_is_out_of_reach_brings_its_own_advice() -> None:
+    running = activation(target="db:1")
+    running.saw(noted("api:443"))
+    assert "Correct the target" in str(running.never_fired())
+    running.saw(noted("db:1"))
+    error = running.never_fired()
+    assert error.seen == ("network.connect api:443 (in C)", "network.connect db:1 (in C)")
+    assert str(error).endswith("\n  use the proxy")
+
+
+def test_what_was_meant_for_certain_has_the_better_advice() -> None:
+    running = activation()
+    running.saw(noted(advice="perhaps this"))
+    assert str(running.never_fired()).endswith("\n  perhaps this")
+    running.saw(noted("db:1", advice="this"))
+    running.saw(noted("db:2", advice="not this"))
+    running.saw(noted(advice="perhaps that"))
+    assert str(running.never_fired()).endswith("\n  this")
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [("network_failure", {"mode": "dns"}), ("database_failure", {}), ("disk_failure", {})],
+)
+def test_what_is_not_about_the_wire_gets_no_advice_on_it(kind: str, given: dict[str, Any]) -> None:
+    running = activation(kind, **given)
+    running.saw(noted("db:1"))
+    assert "use the proxy" not in str(running.never_fired())
+    assert running.never_fired().seen == ()
+
+
+def test_more_of_a_message_is_only_held_back_by_what_lets_nothing_through() -> None:
+    more = Operation(kind=CONNECT, target="a:1", names=("a:1",), underway=True)
+    for kind, given, hit in (
+        ("network_latency", {}, False),
+        ("network_failure", {"mode": "timeout", "rate": 1}, False),
+        ("network_failure", {"mode": "partition"}, True),
+    ):
+        running = activation(kind, **given)
+        assert bool(running.decide(more, 100.0)) is hit
+        assert running.matched == hit

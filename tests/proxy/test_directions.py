@@ -7,6 +7,7 @@ import json
 import queue
 import socket
 import ssl
+import threading
 import time
 
 from collections.abc import Callable
@@ -134,6 +135,53 @@ def test_a_request_in_pieces_is_one_request(proxy: ChaosProxy, client: socket.so
             client.sendall(b"ping")
         assert receive(client, 12) == b"ping" * 3
     assert latency.matched == 1
+
+
+@pytest.mark.parametrize("stream", ["downstream", "upstream"])
+def test_what_needs_no_answer_does_not_hide_what_comes_after(serve: Serve, stream: str) -> None:
+    """Such as the acknowledgements of HTTP/2: each experiment finds what is sent in its time."""
+
+    def answer(connection: socket.socket) -> None:
+        while data := connection.recv(100):
+            if data.endswith(b"?"):
+                connection.sendall(b"!")
+
+    with (
+        ChaosProxy(("127.0.0.1", serve(answer))) as proxy,
+        socket.create_connection(proxy.address, timeout=10) as client,
+    ):
+        client.sendall(b"noted")
+        for _ in range(2):
+            with proxy.inject("network_latency", delay="20ms", stream=stream) as latency:
+                started = time.monotonic()
+                client.sendall(b"well?")
+                assert receive(client, 1) == b"!"
+                assert time.monotonic() - started >= 0.02
+                client.sendall(b"noted")
+            assert latency.hits >= 1
+
+
+def test_more_of_a_late_message_is_late_too(serve: Serve) -> None:
+    both = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(b"a")
+        both.wait(10)
+        connection.sendall(b"b")
+
+    with (
+        ChaosProxy(("127.0.0.1", serve(answer))) as proxy,
+        socket.create_connection(proxy.address, timeout=10) as client,
+        proxy.inject("network_latency", delay="30ms") as latency,
+    ):
+        client.sendall(b"x")
+        assert client.recv(1) == b"a"
+        started = time.monotonic()
+        both.set()
+        assert client.recv(1) == b"b"
+        assert time.monotonic() - started >= 0.03
+    assert latency.hits == 1
 
 
 @pytest.mark.parametrize("stream", ["downstream", "upstream"])

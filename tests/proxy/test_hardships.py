@@ -86,11 +86,12 @@ def test_a_client_that_has_said_everything_gets_its_answer(serve: Serve, stream:
 
 
 def test_clients_that_leave_while_they_are_held(proxy: ChaosProxy, connect: Connect) -> None:
-    with proxy.inject("network_failure", mode="partition"):
+    with proxy.inject("network_failure", mode="partition") as wall:
         for _ in range(20):
             client = connect()
             client.sendall(b"ping")
             client.close()
+        until(lambda: wall.hits >= 20)
     until(lambda: not proxy.connections)
 
 
