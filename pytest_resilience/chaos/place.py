@@ -36,14 +36,23 @@ def caller() -> str:
     while frame is not None:
         code = frame.f_code
         if not _foreign(code.co_filename):
-            return f"{_short(code.co_filename)}:{frame.f_lineno} in {code.co_name}"
+            name = _short(code.co_filename, _folder())
+            return f"{name}:{frame.f_lineno} in {code.co_name}"
         frame = frame.f_back
     return ""
 
 
-def _short(filename: str) -> str:
+def _folder() -> str:
     try:
-        relative = os.path.relpath(filename)
+        return os.getcwd()
+    except FileNotFoundError:  # the test has removed it
+        return os.sep
+
+
+@lru_cache(maxsize=4096)
+def _short(filename: str, folder: str) -> str:
+    try:
+        relative = os.path.relpath(filename, folder)
     except ValueError:  # another drive on Windows
         return filename
     return filename if relative.startswith(os.pardir) else relative

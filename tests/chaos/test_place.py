@@ -45,3 +45,12 @@ def test_a_file_outside_is_named_in_full(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert ask().startswith(f"{__file__}:")
+
+
+def test_a_folder_that_is_gone_keeps_nobody_from_telling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert ask().endswith(" in ask")
