@@ -40,7 +40,7 @@ class Receiving:
         if link.parcel is not None:
             return self._unpack(sock, link, link.parcel, Receipt(call))
         if link.script is not None:
-            return self._recite(link.script, call)
+            return self._recite(sock, link, link.script, call)
         if sock.gettimeout() == 0:
             return self._receive_at_once(sock, link, call)
         if not link.receiving:
@@ -56,10 +56,19 @@ class Receiving:
         return self._proceed(sock, link, call)
 
     @staticmethod
-    def _recite(script: io.BytesIO, call: functools.partial[Any]) -> Any:
+    def _recite(
+        sock: socket.socket, link: Link, script: io.BytesIO, call: functools.partial[Any]
+    ) -> Any:
         """Receive what is left of a script; after that, the end."""
         receipt = Receipt(call)
-        return receipt.deliver(script.read(receipt.size))
+        data = script.read(receipt.size)
+        if not data and receipt.size and not link.ended:
+            link.ended = True
+            if sock.gettimeout() != 0:  # asyncio closes it, and has it registered until then
+                socket_effects.end(sock)
+                while receipt.fetch():  # TLS may have more, and has to see the end as well
+                    pass
+        return receipt.deliver(data)
 
     def _turn(self, link: Link, *, blocking: bool) -> None:
         """The client turns from sending to receiving: the start of a round trip."""
@@ -88,7 +97,7 @@ class Receiving:
         if link.course is None and link.script is None and not self._engine.has(CLOSE):
             return call()
         if link.script is not None:
-            return self._recite(link.script, call)
+            return self._recite(sock, link, link.script, call)
         receipt = Receipt(call)
         if receipt.peeks:
             return call()
@@ -104,6 +113,7 @@ class Receiving:
         heard = course.take(data)
         if course.ended:
             link.script = io.BytesIO()
+            socket_effects.hear_no_more(sock)
         return self._unpack(sock, link, Parcel(heard, due, course.effect), receipt)
 
     def _close(self, sock: socket.socket, link: Link, receipt: Receipt) -> Any:
@@ -137,7 +147,7 @@ class Receiving:
             self._begin(sock, link, answer, arrived + answer.delay)
             answer = None
         if link.script is not None:
-            return self._recite(link.script, call)
+            return self._recite(sock, link, link.script, call)
         if link.course is not None:
             return self._follow(sock, link, link.course, Receipt(call))
         try:
@@ -156,7 +166,7 @@ class Receiving:
             return result
         self._begin(sock, link, answer, arrived)
         if link.script is not None:
-            return self._recite(link.script, call)
+            return self._recite(sock, link, link.script, call)
         if link.course is not None:
             receipt = Receipt(call)
             return self._alter(sock, link, link.course, receipt, receipt.content(result))

@@ -36,7 +36,7 @@ class Sending:
     def send(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
         """`call`, one of the socket's sending methods with what it was given."""
         __tracebackhide__ = True
-        if link.script is not None:  # it said that it would close
+        if link.script is not None and not link.ended:  # it said that it would close
             link.script = None
             socket_effects.fail(sock, Reset())
         if self._is_cut(sock, link):

@@ -30,6 +30,7 @@ __all__ = [
     "Receiver",
     "available",
     "await_answer",
+    "end",
     "fail",
     "hear_no_more",
     "hold_a_call",
@@ -122,6 +123,14 @@ def hold_a_call(effect: Effect) -> None:
     __tracebackhide__ = True
     if effect.delay:
         _hold(effect, effect.delay, None, "")
+
+
+def end(sock: socket.socket) -> None:
+    """Let the peer of `sock` have closed the connection, in good order."""
+    try:
+        wrecks.end(sock)
+    except OSError:  # no descriptor to be had, or closed meanwhile
+        hear_no_more(sock)
 
 
 def hear_no_more(sock: socket.socket) -> None:

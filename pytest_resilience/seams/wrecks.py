@@ -13,7 +13,7 @@ import select
 import socket
 
 
-__all__ = ["refuse", "tear_down"]
+__all__ = ["end", "refuse", "tear_down"]
 
 _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
@@ -42,7 +42,19 @@ def tear_down(sock: socket.socket) -> None:
 
     Raises OSError if there is no descriptor left to do it with.
     """
-    with contextlib.closing(_torn_down()) as wreck:
+    _replace(sock, accepted=False)
+
+
+def end(sock: socket.socket) -> None:
+    """Make `sock` a connection that its peer has just closed, in good order.
+
+    Raises OSError if there is no descriptor left to do it with.
+    """
+    _replace(sock, accepted=True)
+
+
+def _replace(sock: socket.socket, *, accepted: bool) -> None:
+    with contextlib.closing(_wreck(accepted=accepted)) as wreck:
         with contextlib.suppress(OSError):  # the peer was faster
             _Socket.shutdown(sock, socket.SHUT_RDWR)  # wakes other threads that wait on it
         number = sock.fileno()
@@ -50,13 +62,17 @@ def tear_down(sock: socket.socket) -> None:
         os.dup2(wreck.fileno(), number, inheritable=os.get_inheritable(number))
 
 
-def _torn_down() -> socket.SocketType:
+def _wreck(*, accepted: bool) -> socket.SocketType:
+    """The client's end of a connection whose other end is gone."""
     wreck = _Socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         with contextlib.closing(_Socket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
             listener.bind((_LOOPBACK[socket.AF_INET], 0))
             listener.listen(1)
             wreck.connect(listener.getsockname())
+            if accepted:
+                # What `socket.socket` accepts by; this class has no other.
+                os.close(listener._accept()[0])  # type: ignore[attr-defined]  # noqa: SLF001
         # Closing a listener resets what it has not accepted.
         told = select.poll()
         told.register(wreck.fileno(), select.POLLIN)
