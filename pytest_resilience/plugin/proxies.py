@@ -34,6 +34,7 @@ def proxies_of_a_test(scope: ChaosScope) -> Iterator[Callable[..., ChaosProxy]]:
             given = {
                 "seed": scope.seed_of(f"proxy {made}"),
                 "engine": Engine(lambda _: (), services=scope.services, clock=clock),
+                "calm": scope.calm,
                 **options,
             }
             proxy = stack.enter_context(ChaosProxy(upstream, **given))

@@ -81,6 +81,11 @@ class ChaosScope:
         return self._start(requested, seed)
 
     @property
+    def calm(self) -> bool:
+        """Whether nothing takes effect."""
+        return self._calm
+
+    @property
     def services(self) -> Services:
         """What experiments of this test can name."""
         return self._engine.services

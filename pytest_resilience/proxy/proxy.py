@@ -62,8 +62,11 @@ class ChaosProxy(Leading):
         clock: Clock = SYSTEM_CLOCK,
         seed: int | None = None,
         engine: Engine | None = None,
+        calm: bool = False,
     ) -> None:
         """`upstream` and `listen` are "host:port" or a pair; port 0 to listen is any free one.
+
+        Of one that is `calm` no experiment starts.
 
         Raises ConfigurationError for an address that is none, cannot be resolved, is not
         loopback (to listen), or is taken. The server need not be there yet.
@@ -92,7 +95,7 @@ class ChaosProxy(Leading):
         except BaseException:
             self._loop.close(lambda: None)
             raise
-        self._experiments = Experiments(self.engine, self._board, self._loop, self.seed)
+        self._experiments = Experiments(self.engine, self._board, self._loop, self.seed, calm=calm)
 
     @property
     def address(self) -> tuple[str, int]:

@@ -50,6 +50,19 @@ def test_services_of_the_test_can_be_named(suite: pytest.Pytester) -> None:
     suite.runpytest().assert_outcomes(passed=1)
 
 
+def test_a_calm_run_starts_no_experiment(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import requests
+
+        def test_refused(chaos_proxy, url):
+            proxy = chaos_proxy(url.removeprefix("http://").rstrip("/"))
+            with proxy.inject("network_failure", mode="refuse", rate=1):
+                assert requests.get(f"http://{proxy.listen}/", timeout=5).text == "ok"
+    """)
+    suite.runpytest("--no-chaos").assert_outcomes(passed=1)
+    suite.runpytest().assert_outcomes(failed=1)
+
+
 def test_one_that_never_fires_fails_where_it_ends(suite: pytest.Pytester) -> None:
     suite.makepyfile("""
         def test_nothing(chaos_proxy):
