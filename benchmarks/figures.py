@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import statistics
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
-__all__ = ["Figure", "pin", "show"]
+__all__ = ["Figure", "lateness", "pin", "show"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,24 @@ class Figure:
             return f"{self.what:<64} {value:>12}"
         verdict = "MISSED" if self.missed else "ok"
         return f"{self.what:<64} {value:>12}   target {self.target:g} {self.unit}: {verdict}"
+
+
+def lateness(
+    who: str, asked: float, took: Sequence[float], real: Sequence[float], *, target: float
+) -> list[Figure]:
+    """How far requests that were to take `asked` ms are off, all in ms.
+
+    `real` is of a server that really takes as long: who has waited finds the caches cold, the
+    client and the server too, so even those are late.
+    """
+    what = f"{who}: asked {asked} ms"
+    late, less = statistics.median(took) - asked, max(0.0, asked - min(took))
+    usual = statistics.median(real) - asked
+    return [
+        Figure(what=f"{what}, median later by", value=late, target=target, unit="ms"),
+        Figure(what="  a server that really takes it, median", value=usual, target=None, unit="ms"),
+        Figure(what="  earliest before its time", value=less, target=0.0, unit="ms"),
+    ]
 
 
 def show(figures: list[Figure]) -> int:

@@ -26,6 +26,7 @@ import aiohttp
 import httpx
 
 from figures import Figure
+from figures import lateness
 from figures import pin
 from figures import show
 
@@ -137,15 +138,7 @@ async def asked_figures(port: int) -> list[Figure]:
                 real += [await milliseconds(really) for _ in range(times // 4)]
                 with latency(asked / 1e3):
                     took += [await milliseconds(ask) for _ in range(times // 4)]
-            usual, median, least = *map(statistics.median, (real, took)), asked - min(took)
-            what = f"streams: asked {asked} ms"
-            figures += [
-                Figure(what=f"{what}, median", value=median, target=None, unit="ms"),
-                Figure(
-                    what=f"{what}: more than really", value=median - usual, target=0.5, unit="ms"
-                ),
-                Figure(what=f"{what}, fastest of {times}: less", value=least, target=0, unit="ms"),
-            ]
+            figures += lateness("streams", asked, took, real, target=0.5)
     return figures
 
 
@@ -222,7 +215,7 @@ async def heart_figures(port: int) -> list[Figure]:
     return figures
 
 
-async def measure(port: int) -> list[Figure]:
+async def all_figures(port: int) -> list[Figure]:
     return [
         *await asked_figures(port),
         *await client_figures(port),
@@ -231,12 +224,16 @@ async def measure(port: int) -> list[Figure]:
     ]
 
 
+def measure() -> list[Figure]:
+    with server() as port:
+        return asyncio.run(all_figures(port))
+
+
 def main() -> int:
     pin()
     heard: list[Event] = []
     engine.listeners.add(heard.append)  # somebody listens in a test too, so events are made
-    with server() as port:
-        return show(asyncio.run(measure(port)))
+    return show(measure())
 
 
 if __name__ == "__main__":

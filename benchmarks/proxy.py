@@ -142,8 +142,7 @@ def delays(proxy: ChaosProxy) -> list[Figure]:
     return figures
 
 
-def main() -> int:
-    pin()
+def measure() -> list[Figure]:
     with process("-c", SERVER) as line:
         server = int(line)
         alone = ["-m", "pytest_resilience.proxy", "127.0.0.1:0", f"127.0.0.1:{server}"]
@@ -153,7 +152,12 @@ def main() -> int:
         with ChaosProxy(("127.0.0.1", server)) as proxy:
             figures += costs(server, proxy.port, "in this process")
             figures += delays(proxy)
-    return show(figures)
+    return figures
+
+
+def main() -> int:
+    pin()
+    return show(measure())
 
 
 if __name__ == "__main__":

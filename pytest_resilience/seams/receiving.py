@@ -43,13 +43,14 @@ class Receiving:
             return self._recite(sock, link, link.script, call)
         if sock.gettimeout() == 0:
             return self._receive_at_once(sock, link, call)
+        asked_at = self._engine.clock.monotonic()
         if not link.receiving:
             self._turn(link, blocking=True)
         elif link.answer is not None and not link.answer.left():
             link.answer = None  # held back by what has ended since
         answer = link.answer
         if answer is not None:
-            socket_effects.await_answer(sock, link, answer)
+            socket_effects.await_answer(sock, link, answer, asked_at)
             link.answer = None
             self._begin(sock, link, answer, self._engine.clock.monotonic())
         link.backlog.flush(sock)

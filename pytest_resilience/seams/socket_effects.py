@@ -70,12 +70,14 @@ def hold_before(sock: socket.socket, effect: Effect, timed_out: str) -> float | 
     return left
 
 
-def await_answer(sock: socket.socket, link: Link, effect: Effect) -> None:
+def await_answer(sock: socket.socket, link: Link, effect: Effect, asked_at: float) -> None:
     """Hold the answer on `link` back until it may arrive, or the socket's timeout.
 
     The delay comes on top of what the peer takes: an answer that is not there yet is
     delayed from its arrival on, one that is there from the last send on, which is the
-    latest it can have left. Where it is lost anyway, nobody waits for it to arrive.
+    latest it can have left. What it took to decide, since the client has asked for the
+    answer at `asked_at` in monotonic seconds, is not the peer's doing. Where the answer is
+    lost anyway, nobody waits for it to arrive.
     """
     __tracebackhide__ = True
     clock, limit = effect.clock, sock.gettimeout()
@@ -86,11 +88,12 @@ def await_answer(sock: socket.socket, link: Link, effect: Effect) -> None:
         if lost or effect.delay == float("inf") or readable(sock, 0):
             link.due = link.sent_at + effect.delay
         elif readable(sock, limit):
-            link.due = clock.monotonic() + effect.delay
+            link.due = clock.monotonic() + effect.delay - (started - asked_at)
         else:
             raise TimeoutError(_timed_out(sock))
-    rest = None if limit is None else max(0.0, limit - (clock.monotonic() - started))
-    _hold(effect, max(0.0, link.due - clock.monotonic()), rest, _timed_out(sock))
+    now = clock.monotonic()
+    rest = None if limit is None else max(0.0, limit - (now - started))
+    _hold(effect, max(0.0, link.due - now), rest, _timed_out(sock))
 
 
 def fail(sock: socket.socket, fault: Fault | None) -> None:
