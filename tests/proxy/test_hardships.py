@@ -115,10 +115,12 @@ def test_a_server_that_comes_back(serve: Serve) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with ChaosProxy(("127.0.0.1", port)) as proxy:
-        with socket.create_connection(proxy.address, timeout=10) as client:
-            with pytest.raises(ConnectionResetError):
-                client.recv(1)
-            until(lambda: isinstance(proxy.unreachable, OSError))
+        with (
+            pytest.raises(ConnectionResetError),  # while connecting, if that takes longer
+            socket.create_connection(proxy.address, timeout=10) as client,
+        ):
+            client.recv(1)
+        until(lambda: isinstance(proxy.unreachable, OSError))
         with socket.create_server(("127.0.0.1", port)) as listener:
 
             def answer() -> None:
