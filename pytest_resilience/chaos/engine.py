@@ -106,7 +106,8 @@ class Effect:
     def waited(self, seconds: float) -> None:
         """Book a wait on the experiments that caused it, in proportion."""
         if len(self.hits) == 1:
-            self.hits[0].activation.delayed(seconds)
+            if self.hits[0].fault.waits:
+                self.hits[0].activation.delayed(seconds)
             return
         delays = {hit.activation: hit.fault.delay for hit in self.hits if hit.fault.delay}
         endless = {each: 1.0 for each, delay in delays.items() if delay == float("inf")}
