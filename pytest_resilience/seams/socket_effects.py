@@ -91,6 +91,9 @@ def await_answer(sock: socket.socket, link: Link, effect: Effect, asked_at: floa
             link.due = clock.monotonic() + effect.delay - (started - asked_at)
         else:
             raise TimeoutError(_timed_out(sock))
+        if 0 < effect.delay < float("inf"):  # of which some has passed while that was found out
+            now = clock.monotonic()
+            effect.waited(min(now - asked_at, effect.delay - (link.due - now)))
     now = clock.monotonic()
     rest = None if limit is None else max(0.0, limit - (now - started))
     _hold(effect, max(0.0, link.due - now), rest, _timed_out(sock))

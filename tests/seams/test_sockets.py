@@ -61,7 +61,7 @@ def test_latency_is_paid_by_connect_and_by_each_turn(
                 assert ask(client) == b"hello"
             assert time.monotonic() - started >= 0.06
     assert kinds(events) == ["connect", "receive", "receive", "receive"]
-    assert latency.delay >= 0.08
+    assert latency.delay >= 0.079  # where a client has lost time itself it is held up for less
 
 
 def test_many_sends_or_receives_in_a_row_are_one_turn(
