@@ -12,7 +12,6 @@ import functools
 import socket
 import sys
 import threading
-import weakref
 
 from collections.abc import Callable
 from collections.abc import Coroutine
@@ -23,6 +22,7 @@ from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.seams.links import Links
+from pytest_resilience.seams.loop_passes import Passes
 from pytest_resilience.seams.loop_waiting import Wait
 from pytest_resilience.seams.loop_waiting import pause
 from pytest_resilience.seams.patching import Patches
@@ -49,7 +49,7 @@ class Loops:
         self._engine = engine
         self._links = links
         self._patches = patches
-        self._passes: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
+        self._passes = Passes()
         self._reached = False
         self._retired = False
         self._lock = threading.Lock()
@@ -101,20 +101,17 @@ class Loops:
         if loop is not None:
             loop.call_later(seconds, then)
 
-    def pass_began(self) -> float:
-        """Monotonic seconds at which the loop here began to read what it reads now.
+    def spoke(self, now: float) -> None:
+        """Something is sent on a non-blocking socket, at `now` in monotonic seconds."""
+        loop = self._running() if self._reached else None
+        if loop is not None:
+            self._passes.spoke(loop, now)
 
-        Whatever a loop finds readable was there before that, however long it takes to be
-        read. It counts from the first time that this is asked in a pass.
-        """
+    def arrival(self, sent_at: float) -> float:
+        """Monotonic seconds at which what is read now, after a send at `sent_at`, has arrived."""
         now = self._engine.clock.monotonic()
         loop = self._running() if self._reached else None
-        if loop is None:
-            return now
-        began = self._passes.setdefault(loop, now)
-        if began is now:
-            loop.call_soon(self._passes.pop, loop, None)
-        return began
+        return max(now, sent_at) if loop is None else self._passes.arrival(loop, sent_at, now)
 
     @staticmethod
     def _running() -> asyncio.AbstractEventLoop | None:

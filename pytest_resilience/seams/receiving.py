@@ -141,7 +141,7 @@ class Receiving:
     ) -> Any:
         """A non-blocking receive: only one that finds something is an answer."""
         __tracebackhide__ = True
-        arrived = max(self._loops.pass_began(), link.sent_at)
+        arrived = self._loops.arrival(link.sent_at)
         early = self._engine.paced and not link.receiving and bool(socket_effects.available(sock))
         answer = self._hear(sock, link, arrived) if early else None
         if answer is not None and answer.pace is not None:

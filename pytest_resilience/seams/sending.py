@@ -45,7 +45,10 @@ class Sending:
             link.backlog.flush(sock)
             result = call()
         message = beginning(call.args[1] if len(call.args) > 1 else b"")
-        link.spoke(message, self._engine.clock.monotonic())
+        now = self._engine.clock.monotonic()
+        link.spoke(message, now)
+        if sock.gettimeout() == 0:
+            self._loops.spoke(now)
         if link.shaking and not link.unsealed:
             self._tls_objects.said_hello(link, message)
         return result
