@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from pytest_resilience import ChaosExperiment
+from pytest_resilience import Event
+from pytest_resilience import FaultInjected
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.hazards import Hazards
 from tests.databases.server import server
@@ -54,9 +56,26 @@ def _nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def inject() -> Inject:
+def hazards() -> Hazards:
+    return Hazards()
+
+
+@pytest.fixture
+def kinds(hazards: Hazards) -> list[str]:
+    """What faults have happened to, in order."""
+    heard: list[str] = []
+
+    def note(event: Event) -> None:
+        assert isinstance(event, FaultInjected)
+        heard.append(event.kind.removeprefix("network."))
+
+    hazards.engine.listeners.add(note)
+    return heard
+
+
+@pytest.fixture
+def inject(hazards: Hazards) -> Inject:
     """`with inject("network_latency", target=…, delay=…) as activation:`."""
-    hazards = Hazards()
 
     @contextlib.contextmanager
     def running(kind: str, **parameters: Any) -> Iterator[Activation]:

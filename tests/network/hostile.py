@@ -19,6 +19,7 @@ from collections.abc import Iterator
 # What a place does with a request.
 GOOD = "good"
 RESET = "reset"  # it is read, and the connection is torn down with RST
+RESET_ONCE = "reset once"  # and then all is well
 LOSE = "lose"  # the same, once the answer is there
 SILENT = "silent"
 HALF = "half"  # half of the answer, and an end in good order
@@ -53,6 +54,13 @@ class Place:
             self._holder.close()
             shut.get(mood, self._open)()
         self.mood = mood
+
+    def take_mood(self) -> str:
+        """What is done with the request that was just read."""
+        mood = self.mood
+        if mood == RESET_ONCE:
+            self.mood = GOOD
+        return mood
 
     def watch(self, connection: socket.socket) -> None:
         """Whoever waits on it is woken when the place is closed."""
@@ -144,10 +152,10 @@ def in_http(answers: Answers) -> Handler:
     def handle(connection: socket.socket, place: Place) -> None:
         while read_request(connection):
             place.requests += 1
-            mood = place.mood
+            mood = place.take_mood()
             answer = answers.get(mood, answers[GOOD])
             lasting = b"Content-Length" in answer
-            if mood in {RESET, LOSE}:
+            if mood in {RESET, RESET_ONCE, LOSE}:
                 will_reset(connection)
                 break
             if mood != SILENT or not lasting:
@@ -219,10 +227,11 @@ def relay(upstream: tuple[str, int] | str) -> Handler:
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
                 place.requests += 1
-                if place.mood == RESET:
+                mood = place.take_mood()
+                if mood in {RESET, RESET_ONCE}:
                     will_reset(client)
                     client.close()  # before `answer` can say goodbye
-                elif place.mood == SILENT:
+                elif mood == SILENT:
                     swallow(client)
                 else:
                     server.sendall(data)
@@ -262,19 +271,22 @@ _GREETING = _packet(
 
 
 def in_mysql(connection: socket.socket, place: Place) -> None:
-    """Greets, lets everybody in, and says yes to everything."""
+    """Greets, lets everybody in, and says yes to everything.
+
+    It resets those who have introduced themselves: before, they may still be connecting.
+    """
     place.requests += 1
-    if place.mood == RESET:
-        will_reset(connection)
-    elif place.mood == SILENT:
+    mood = place.mood
+    if mood == SILENT:
         swallow(connection)
-    elif place.mood == HALF:
-        connection.sendall(_GREETING[: len(_GREETING) // 2])
+    connection.sendall(_GREETING[: len(_GREETING) // 2] if mood == HALF else _GREETING)
+    if mood == HALF:
         say_goodbye(connection)
-    else:
-        connection.sendall(_GREETING)
-        while data := connection.recv(65536):
-            connection.sendall(_packet(data[3] + 1, _OK))
+    while data := connection.recv(65536):
+        if mood == RESET:
+            will_reset(connection)
+            return
+        connection.sendall(_packet(data[3] + 1, _OK))
 
 
 def free_port() -> int:

@@ -141,7 +141,8 @@ OF_OTHERS = {
 }
 OF_MYSQL = {
     "refused": REFUSED,
-    "reset": RESET,
+    # After the greeting, which is the first answer: the server speaks first.
+    "reset": Event(mood=hostile.RESET, parameters={"mode": "reset"}, before=1),
     "not connected": NOT_CONNECTED,
     "no answer": SILENT,
     "half an answer": HALF,
