@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 
 from collections.abc import Iterator
@@ -31,3 +32,4 @@ def redis_server() -> Iterator[tuple[int, str]]:
         yield port, server.socket_file
     finally:
         server.shutdown(nosave=True)
+        shutil.rmtree(server.redis_dir, ignore_errors=True)
