@@ -43,6 +43,7 @@ class Link:
         stale: whether the active experiments have changed since `calm` was decided.
         calm: whether no active experiment is aimed at it.
         receiving: whose turn it is: True from the first receive after a send on.
+        asked: whether anything was sent since it was the peer's turn.
         sent_at: monotonic seconds of the last send.
         answer: what happens to the answer that is awaited now.
         due: monotonic seconds before which that answer is not there.
@@ -63,9 +64,9 @@ class Link:
     """
 
     __slots__ = (
-        "again", "answer", "backlog", "calm", "client", "course", "cut", "decrypted", "due",
-        "ended", "ends", "fresh", "heard_by", "names", "owner", "parcel", "receiving", "script",
-        "sent_at", "shaking", "stale", "tls", "told_by", "unsealed",
+        "again", "answer", "asked", "backlog", "calm", "client", "course", "cut", "decrypted",
+        "due", "ended", "ends", "fresh", "heard_by", "names", "owner", "parcel", "receiving",
+        "script", "sent_at", "shaking", "stale", "tls", "told_by", "unsealed",
     )  # fmt: skip
 
     def __init__(self, owner: socket.socket, names: tuple[str, ...], *, client: bool) -> None:
@@ -76,6 +77,7 @@ class Link:
         self.stale = True
         self.calm = False
         self.receiving = False
+        self.asked = False
         self.sent_at = 0.0
         self.answer: Effect | None = None
         self.due: float | None = None
@@ -104,11 +106,13 @@ class Link:
         elif not asks_something(message):
             return
         self.receiving = False
+        self.asked = True
         self.answer = self.again = self.course = self.decrypted = None
 
     def turn(self) -> str:
         """It is the peer's turn, who says something: what kind of an answer?"""
         self.receiving = True
+        self.asked = False
         self.due = None
         kind = HANDSHAKE if self.shaking else RECEIVE
         self.fresh, self.shaking = self.shaking, False

@@ -44,7 +44,8 @@ class Receiving:
         if sock.gettimeout() == 0:
             return self._receive_at_once(sock, link, call)
         asked_at = self._engine.clock.monotonic()
-        if not link.receiving:
+        expected, asked = not link.receiving, link.asked
+        if expected:
             self._turn(link, blocking=True)
         elif link.answer is not None and not link.answer.left():
             link.answer = None  # held back by what has ended since
@@ -54,7 +55,40 @@ class Receiving:
             link.answer = None
             self._begin(sock, link, answer, self._engine.clock.monotonic())
         link.backlog.flush(sock)
-        return self._proceed(sock, link, call)
+        result = self._proceed(sock, link, call)
+        if link.receiving or (expected and asked):
+            return result
+        if expected:  # it waited before anybody had asked: this is the answer to who then did
+            link.receiving = True
+            return result
+        return self._hear_late(sock, link, call, result)
+
+    def _hear_late(
+        self, sock: socket.socket, link: Link, call: functools.partial[Any], result: Any
+    ) -> Any:
+        """Another thread has sent while this one waited: what has come is the answer to that."""
+        __tracebackhide__ = True
+        arrived = self._engine.clock.monotonic()
+        self._turn(link, blocking=True)
+        answer, link.answer = link.answer, None
+        if answer is None or link.parcel is not None:
+            return result
+        receipt = Receipt(call)
+        if receipt.peeks:
+            return result
+        data, due = receipt.content(result), arrived + answer.delay
+        comes = answer.failure is None and (answer.delay < float("inf") or answer.heals)
+        if comes and answer.pace is None:
+            return self._unpack(sock, link, Parcel(data, due, answer), receipt)
+        socket_effects.hold_until(sock, due, answer)
+        self._begin(sock, link, answer, due)
+        if link.script is not None:
+            return self._recite(sock, link, link.script, call)
+        if link.course is not None:
+            due = link.course.expect(len(data), idle=False)
+            heard = self._take(sock, link, link.course, data)
+            return self._unpack(sock, link, Parcel(heard, due, answer), receipt)
+        return result if answer.failure is None else call()
 
     @staticmethod
     def _recite(
@@ -111,10 +145,7 @@ class Receiving:
         if not data:
             return self._close(sock, link, receipt)
         due = course.expect(len(data), idle=idle)
-        heard = course.take(data)
-        if course.ended:
-            link.script = io.BytesIO()
-            socket_effects.hear_no_more(sock)
+        heard = self._take(sock, link, course, data)
         return self._unpack(sock, link, Parcel(heard, due, course.effect), receipt)
 
     def _close(self, sock: socket.socket, link: Link, receipt: Receipt) -> Any:
@@ -170,7 +201,7 @@ class Receiving:
             return self._recite(sock, link, link.script, call)
         if link.course is not None:
             receipt = Receipt(call)
-            return self._alter(sock, link, link.course, receipt, receipt.content(result))
+            return receipt.deliver(self._take(sock, link, link.course, receipt.content(result)))
         return call() if link.decrypted is None else result
 
     def _hear(self, sock: socket.socket, link: Link, arrived: float) -> Effect | None:
@@ -205,16 +236,16 @@ class Receiving:
         data = receipt.fetch(piece)
         course.idle = not socket_effects.available(sock)
         self._hear_the_end(sock, link, receipt, data)
-        return self._alter(sock, link, course, receipt, data)
+        return receipt.deliver(self._take(sock, link, course, data))
 
-    def _alter(
-        self, sock: socket.socket, link: Link, course: Course, receipt: Receipt, data: bytes
-    ) -> Any:
+    @staticmethod
+    def _take(sock: socket.socket, link: Link, course: Course, data: bytes) -> bytes:
+        """What is heard of the next `data` of an answer."""
         heard = course.take(data)
         if course.ended:
             link.script = io.BytesIO()
             socket_effects.hear_no_more(sock)
-        return receipt.deliver(heard)
+        return heard
 
     def _hear_the_end(self, sock: socket.socket, link: Link, receipt: Receipt, data: bytes) -> None:
         """If it is the end that has been received: when is asyncio told of it?"""

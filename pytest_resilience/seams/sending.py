@@ -39,19 +39,30 @@ class Sending:
         if link.script is not None and not link.ended:  # it said that it would close
             link.script = None
             socket_effects.fail(sock, Reset())
-        if self._is_cut(sock, link):
-            result = link.backlog.keep(call)
-        else:
-            link.backlog.flush(sock)
-            result = call()
         message = beginning(call.args[1] if len(call.args) > 1 else b"")
-        now = self._engine.clock.monotonic()
-        link.spoke(message, now)
-        if sock.gettimeout() == 0:
-            self._loops.spoke(now)
+        at_once = sock.gettimeout() == 0
+        before = link.receiving
+        if not at_once:  # another thread may hear the answer before this one is back
+            link.spoke(message, self._engine.clock.monotonic())
+        try:
+            result = self._say(sock, link, call)
+        except OSError:
+            link.receiving = before  # there is nothing new to be answered
+            raise
+        link.sent_at = self._engine.clock.monotonic()
+        if at_once:
+            link.spoke(message, link.sent_at)
+            self._loops.spoke(link.sent_at)
         if link.shaking and not link.unsealed:
             self._tls_objects.said_hello(link, message)
         return result
+
+    def _say(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
+        __tracebackhide__ = True
+        if self._is_cut(sock, link):
+            return link.backlog.keep(call)
+        link.backlog.flush(sock)
+        return call()
 
     def _is_cut(self, sock: socket.socket, link: Link) -> bool:
         """Whether nothing gets through; once that is so, it stays so for a while."""
