@@ -100,6 +100,25 @@ def reset(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+@contextlib.contextmanager
+def closed_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    yield port
+
+
+@contextlib.contextmanager
+def full_backlog() -> Iterator[int]:
+    """A port whose queue of connections is full: Linux drops what comes on top."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+
+
 def met(action: Callable[[], object]) -> list[tuple[str, int | None]]:
     """The exception an action raises and all behind it, each with its errno."""
     with pytest.raises(Exception) as caught:

@@ -9,7 +9,6 @@ import http.client
 import socket
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -25,7 +24,9 @@ from requests.adapters import HTTPAdapter
 
 from pytest_resilience.seams import wrecks
 from tests.seams.conftest import Handler
+from tests.seams.conftest import closed_port
 from tests.seams.conftest import echo
+from tests.seams.conftest import full_backlog
 from tests.seams.conftest import met
 from tests.seams.conftest import outcome
 from tests.seams.conftest import reset
@@ -73,25 +74,6 @@ def with_a_socket(host: str, port: int) -> None:
 
 
 CLIENTS = [with_requests, with_urllib3, with_httpx, with_http_client, with_redis, with_a_socket]
-
-
-@contextlib.contextmanager
-def closed_port() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    yield port
-
-
-@contextlib.contextmanager
-def full_backlog() -> Iterator[int]:
-    """A port whose queue of connections is full: Linux drops what comes on top."""
-    with contextlib.ExitStack() as stack:
-        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):
-            client = stack.enter_context(socket.socket())
-            client.setblocking(False)
-            client.connect_ex(server.getsockname())
-        yield server.getsockname()[1]
 
 
 REAL: dict[str, tuple[str, Callable[[], AbstractContextManager[int]]]] = {

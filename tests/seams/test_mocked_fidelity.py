@@ -24,6 +24,8 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.seams.mocked import MockedSeam
 from pytest_resilience.seams.sockets import SocketSeam
 from tests.seams.conftest import Handler
+from tests.seams.conftest import closed_port
+from tests.seams.conftest import full_backlog
 from tests.seams.conftest import met
 from tests.seams.conftest import reset
 from tests.seams.conftest import serve
@@ -113,25 +115,6 @@ def answer(*parts: bytes) -> Handler:
 def head(status: str, **headers: str) -> bytes:
     lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
     return f"HTTP/1.1 {status}\r\n{''.join(lines)}Connection: close\r\n\r\n".encode()
-
-
-@contextlib.contextmanager
-def closed_port() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    yield port
-
-
-@contextlib.contextmanager
-def full_backlog() -> Iterator[int]:
-    """A port whose queue of connections is full: Linux drops what comes on top."""
-    with contextlib.ExitStack() as stack:
-        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):
-            client = stack.enter_context(socket.socket())
-            client.setblocking(False)
-            client.connect_ex(server.getsockname())
-        yield server.getsockname()[1]
 
 
 def cut_off() -> AbstractContextManager[int]:
