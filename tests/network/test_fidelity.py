@@ -186,9 +186,9 @@ def cases(*clients: Client, events: dict[str, Event] | None = None) -> pytest.Ma
     )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _leaves_nothing() -> Iterator[None]:
-    """What a client has not closed is complained about where it was left."""
+    """What a client has not closed is complained about here, and not in somebody else's tests."""
     yield
     gc.collect()
 
