@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager
 
 import pytest
 
+from pytest_resilience.proxy import ChaosProxy
+from tests.network.clients import BEHIND_PROXY
 from tests.network.clients import HTTP
 from tests.network.clients import OTHERS
 from tests.network.clients import Peer
@@ -91,3 +93,28 @@ def test_a_service_by_its_host(name: str, lead_to: Lead, inject: Inject) -> None
             assert "ConnectionRefusedError ECONNREFUSED" in outcome(ask)
         assert failure.hits >= 1
         assert ask() == "ok"
+
+
+def test_grpc_is_late_and_gives_up_behind_a_proxy(lead_to: Lead) -> None:
+    import grpc
+
+    client = next(each for each in BEHIND_PROXY if each.name == "grpc")
+    with (
+        lead_to(client.speaks) as place,
+        ChaosProxy(("127.0.0.1", place.port)) as proxy,
+    ):
+        with client.opened(Peer(port=proxy.port)) as ask:
+            assert ask() == "ok"
+            with proxy.inject("network_latency", delay=DELAY) as latency:
+                started = time.monotonic()
+                assert ask() == "ok"
+                assert time.monotonic() - started >= DELAY * 0.99
+            assert latency.hits >= 1
+        with client.opened(Peer(port=proxy.port, timeout=0.5)) as ask:
+            assert ask() == "ok"
+            with (
+                proxy.inject("network_latency", delay=60),
+                pytest.raises(grpc.RpcError) as caught,
+            ):
+                ask()
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
