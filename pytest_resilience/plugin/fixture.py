@@ -37,13 +37,20 @@ class Chaos:
     def network_latency(
         self, *, must_fire: bool = True, **parameters: Any
     ) -> AbstractContextManager[Activation]:
-        """Connecting and every answer take longer, e.g. `delay="200ms", target="api.*"`."""
+        """Connecting and every answer take longer, e.g. `delay="200ms", target="api.*"`.
+
+        Or, by `mode=`, answers come over a thin line or in little pieces, or ends or names late.
+        """
         return self.inject(ChaosType.NETWORK_LATENCY, must_fire=must_fire, **parameters)
 
     def network_failure(
         self, *, must_fire: bool = True, **parameters: Any
     ) -> AbstractContextManager[Activation]:
-        """The peer cannot be reached: `mode=` "refuse", "reset", "timeout" or "dns"."""
+        """The peer cannot be reached, or what it says is damaged, e.g. `mode="reset", rate=1`.
+
+        By `mode=` "refuse", "reset", "timeout", "dns", "dns_not_found", "partition",
+        "lose_answer", "truncate", "corrupt", "status" or "malformed_json".
+        """
         return self.inject(ChaosType.NETWORK_FAILURE, must_fire=must_fire, **parameters)
 
     def database_slowdown(
