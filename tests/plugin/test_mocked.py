@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from pathlib import Path
+
 import pytest
 
 
@@ -400,3 +404,13 @@ def test_what_makes_no_sense_fails_at_its_line(
     result = run(mocked)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([f">*chaos={chaos})", f"E*ConfigurationError: {why}"])
+
+
+def test_the_example_of_the_readme(mocked: pytest.Pytester) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("### Mocked HTTP")[2].partition("###")[0]
+    [example] = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    mocked.makepyfile(example)
+    run(mocked).assert_outcomes(passed=1)
+    result = run(mocked, "--no-chaos")  # the fault is what it passes by
+    result.assert_outcomes(failed=1)
