@@ -176,7 +176,10 @@ class Links:
         """The link of a connected socket about to do `kind`; None if it is no TCP connection."""
         link = self._by_descriptor.get(sock.fileno())
         if link is None or link.owner() is not sock:
-            link = self._adopt(sock, link)
+            with self._lock:  # a reader and a sender may be the first at the same time
+                link = self._by_descriptor.get(sock.fileno())
+                if link is None or link.owner() is not sock:
+                    link = self._adopt(sock, link)
         if link is not None and link.stale:
             self._look(sock, link, kind)
         return link

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import socket
+import threading
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -157,3 +160,24 @@ def test_asking_who_listens_changes_nothing(listener: socket.socket, default: fl
         assert other.recv(1) == b"x"
     with socket.create_connection(listener.getsockname()) as client:
         assert client.getsockname()[1] not in links_module._listening_ports()
+
+
+def test_two_threads_that_are_first_at_the_same_time_see_one_connection(
+    engine: Engine, links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.start(aimed_at(HERE), seed=1)
+    together = threading.Barrier(2)
+
+    def listening() -> frozenset[int]:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.2)  # as long as it takes the other one to come in, if it can
+        return frozenset()
+
+    monkeypatch.setattr(links_module, "_listening_ports", listening)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        closing(socket.create_connection(listener.getsockname())) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        first, second = pool.map(lambda kind: links.of(client, kind), (SEND, RECEIVE))
+    assert first is second is not None
