@@ -10,20 +10,18 @@ from pytest_resilience.chaos.answers import Alteration
 from pytest_resilience.chaos.engine import Effect
 
 
-__all__ = ["Course", "Parcel"]
+__all__ = ["Course", "Ending"]
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
-    """Bytes that have been received and are not there yet.
+class Ending:
+    """The end of what a peer sends, which has come and is not there yet.
 
     Attributes:
-        data: none for the end of the stream.
         due: monotonic seconds.
-        effect: what holds them up.
+        effect: what holds it up.
     """
 
-    data: bytes
     due: float
     effect: Effect
 
@@ -34,6 +32,7 @@ class Course:
     Attributes:
         effect: what happens to it.
         ended: whether no more of it will be heard.
+        ready: bytes of a piece that are there, and have not been taken.
         idle: whether all that the peer has said of it so far has been heard.
     """
 
@@ -43,6 +42,7 @@ class Course:
         """
         self.effect = effect
         self.ended = False
+        self.ready = 0
         self.idle = False
         failure = effect.failure
         self._altered: Altered | None = None

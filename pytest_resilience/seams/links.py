@@ -20,7 +20,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.seams.backlog import Backlog
 from pytest_resilience.seams.courses import Course
-from pytest_resilience.seams.courses import Parcel
+from pytest_resilience.seams.courses import Ending
 from pytest_resilience.seams.decrypted import Decrypted
 from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.tls_records import asks_something
@@ -55,7 +55,7 @@ class Link:
         fresh: whether nothing was received on it since it has shaken hands.
         again: what happens to more of the answer that is received now.
         course: how that answer is heard, where it matters how.
-        parcel: what has been received of it and is not there yet.
+        ending: the end of what the peer sends, as long as it is not there yet.
         ended: whether the end of what the peer sends has been received.
         cut: what keeps anything from being sent, since the last try.
         backlog: what could not be sent.
@@ -65,7 +65,7 @@ class Link:
 
     __slots__ = (
         "again", "answer", "asked", "backlog", "calm", "client", "course", "cut", "decrypted",
-        "due", "ended", "ends", "fresh", "heard_by", "names", "owner", "parcel", "receiving",
+        "due", "ended", "ending", "ends", "fresh", "heard_by", "names", "owner", "receiving",
         "script", "sent_at", "shaking", "stale", "tls", "told_by", "unsealed",
     )  # fmt: skip
 
@@ -89,7 +89,7 @@ class Link:
         self.fresh = False
         self.again: Effect | None = None
         self.course: Course | None = None
-        self.parcel: Parcel | None = None
+        self.ending: Ending | None = None
         self.ended = False
         self.cut: Effect | None = None
         self.heard_by: int | None = None
@@ -232,6 +232,7 @@ class Links:
 
     def _keep(self, sock: socket.socket, link: Link) -> Link:
         link.ends = _ends(sock)
+        link.sent_at = self._engine.clock.monotonic()  # at the latest
         self._by_descriptor[sock.fileno()] = link
         return link
 

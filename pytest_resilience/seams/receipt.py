@@ -10,7 +10,7 @@ import socket
 from typing import Any
 
 
-__all__ = ["Receipt"]
+__all__ = ["Receipt", "flags_of"]
 
 # What each method is given, in order. The two that are missing fill several buffers, or
 # one and an address: nobody reads a stream like that.
@@ -27,12 +27,22 @@ _USUAL_SIZE = 1024
 _MORE: dict[str, tuple[Any, ...]] = {"recvfrom": (None,), "recvmsg": ([], 0, None)}
 
 
+def flags_of(call: functools.partial[Any]) -> int:
+    """The `MSG_…` flags that one of a socket's receiving methods is given; 0 for none."""
+    if len(call.args) <= 2 and not call.keywords:  # the socket and a size
+        return 0
+    names = _GIVEN.get(call.func.__name__, ())
+    given = dict(zip(names, call.args[1:], strict=False)) | call.keywords
+    return int(given.get("flags", 0))
+
+
 class Receipt:
     """Who calls wants `size` bytes at most, as its method gives them.
 
     Attributes:
         size: in bytes.
         peeks: whether what is received stays where it is.
+        wants_all: whether no less will do.
     """
 
     def __init__(self, call: functools.partial[Any]) -> None:
@@ -49,10 +59,13 @@ class Receipt:
         self._given = {**_OTHERWISE, **dict(zip(_GIVEN[self._name], given, strict=False)), **named}
         buffer = self._given["buffer"]
         self._view = None if buffer is None else memoryview(buffer).cast("B")
-        self.size: int = self._given["size"] or (
-            _USUAL_SIZE if self._view is None else len(self._view)
-        )
+        size = self._given["size"]
+        if self._view is not None:
+            self.size: int = size or len(self._view)
+        else:
+            self.size = _USUAL_SIZE if size is None else size
         self.peeks = bool(self._given["flags"] & socket.MSG_PEEK)
+        self.wants_all = bool(self._given["flags"] & socket.MSG_WAITALL)
 
     def fetch(self, most: int | None = None) -> bytes:
         """Receive for real, `most` bytes at most. Raises what the real method raises."""

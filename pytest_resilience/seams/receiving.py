@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import io
@@ -17,14 +18,17 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.courses import Course
-from pytest_resilience.seams.courses import Parcel
+from pytest_resilience.seams.courses import Ending
 from pytest_resilience.seams.decrypted import Decrypted
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.loops import Loops
 from pytest_resilience.seams.receipt import Receipt
+from pytest_resilience.seams.receipt import flags_of
 
 
 __all__ = ["Receiving"]
+
+_AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)  # not on every system
 
 
 class Receiving:
@@ -37,12 +41,16 @@ class Receiving:
     def receive(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
         """`call`, one of the socket's receiving methods with what it was given."""
         __tracebackhide__ = True
-        if link.parcel is not None:
-            return self._unpack(sock, link, link.parcel, Receipt(call))
+        if link.ending is not None:
+            return self._end(sock, link, link.ending, Receipt(call))
         if link.script is not None:
             return self._recite(sock, link, link.script, call)
-        if sock.gettimeout() == 0:
-            return self._receive_at_once(sock, link, call)
+        flags = flags_of(call)
+        if sock.gettimeout() == 0 or flags & _AT_ONCE:
+            peeks = flags & socket.MSG_PEEK  # who looks whether anybody is there still
+            return call() if peeks else self._receive_at_once(sock, link, call)
+        if link.receiving and link.answer is None:
+            socket_effects.await_more(sock)  # of this answer; or another thread asks meanwhile
         asked_at = self._engine.clock.monotonic()
         expected, asked = not link.receiving, link.asked
         if expected:
@@ -56,38 +64,33 @@ class Receiving:
             self._begin(sock, link, answer, self._engine.clock.monotonic())
         link.backlog.flush(sock)
         result = self._proceed(sock, link, call)
-        if link.receiving or (expected and asked):
-            return result
-        if expected:  # it waited before anybody had asked: this is the answer to who then did
+        if expected and not asked:  # whoever may have asked meanwhile: this is the answer
             link.receiving = True
-            return result
-        return self._hear_late(sock, link, call, result)
+        return result if expected or link.receiving else self._hear_late(sock, link, call, result)
 
     def _hear_late(
         self, sock: socket.socket, link: Link, call: functools.partial[Any], result: Any
     ) -> Any:
-        """Another thread has sent while this one waited: what has come is the answer to that."""
+        """Another thread has asked while TLS waited for this within its own receive.
+
+        It cannot be put back: so it is late even where the socket's timeout is shorter.
+        """
         __tracebackhide__ = True
         arrived = self._engine.clock.monotonic()
         self._turn(link, blocking=True)
         answer, link.answer = link.answer, None
-        if answer is None or link.parcel is not None:
+        if answer is None or flags_of(call) & socket.MSG_PEEK:
             return result
-        receipt = Receipt(call)
-        if receipt.peeks:
-            return result
-        data, due = receipt.content(result), arrived + answer.delay
-        comes = answer.failure is None and (answer.delay < float("inf") or answer.heals)
-        if comes and answer.pace is None:
-            return self._unpack(sock, link, Parcel(data, due, answer), receipt)
-        socket_effects.hold_until(sock, due, answer)
-        self._begin(sock, link, answer, due)
+        if answer.failure is None and (answer.delay < float("inf") or answer.heals):
+            socket_effects.hold_a_call(answer)
+        else:
+            socket_effects.hold_until(sock, arrived + answer.delay, answer)
+        self._begin(sock, link, answer, arrived + answer.delay)
         if link.script is not None:
             return self._recite(sock, link, link.script, call)
         if link.course is not None:
-            due = link.course.expect(len(data), idle=False)
-            heard = self._take(sock, link, link.course, data)
-            return self._unpack(sock, link, Parcel(heard, due, answer), receipt)
+            receipt = Receipt(call)
+            return receipt.deliver(self._take(sock, link, link.course, receipt.content(result)))
         return result if answer.failure is None else call()
 
     @staticmethod
@@ -134,38 +137,67 @@ class Receiving:
         if link.script is not None:
             return self._recite(sock, link, link.script, call)
         receipt = Receipt(call)
-        if receipt.peeks:
+        if receipt.peeks or not receipt.size:
             return call()
+        data = self._next(sock, link, receipt)
+        if not data and not (link.course is not None and link.course.ended):
+            return self._close(sock, link, receipt)
+        while receipt.wants_all and data and len(data) < receipt.size:
+            with contextlib.suppress(TimeoutError):  # what is there is better than nothing
+                more = self._next(sock, link, receipt, receipt.size - len(data))
+                data += more
+                if more:
+                    continue
+            break
+        return receipt.deliver(data)
+
+    def _next(
+        self, sock: socket.socket, link: Link, receipt: Receipt, most: int | None = None
+    ) -> bytes:
+        """What comes next, when it is there: nothing is taken before, which might be lost."""
+        __tracebackhide__ = True
         course = link.course
         if course is None:
-            data = receipt.fetch()
-            return receipt.deliver(data) if data else self._close(sock, link, receipt)
-        idle = course.piece is not None and not socket_effects.readable(sock, 0)
-        data = receipt.fetch(course.piece)
-        if not data:
-            return self._close(sock, link, receipt)
-        due = course.expect(len(data), idle=idle)
-        heard = self._take(sock, link, course, data)
-        return self._unpack(sock, link, Parcel(heard, due, course.effect), receipt)
+            return receipt.fetch(most)
+        if course.ended:
+            return b""
+        if course.piece is not None:
+            if not course.ready:
+                self._await_piece(sock, course, course.piece)
+            most = min(receipt.size if most is None else most, course.ready or 1)
+        data = receipt.fetch(most)
+        course.ready = max(0, course.ready - len(data))
+        return self._take(sock, link, course, data) if data else b""
+
+    @staticmethod
+    def _await_piece(sock: socket.socket, course: Course, piece: int) -> None:
+        __tracebackhide__ = True
+        idle = not socket_effects.readable(sock, 0)
+        socket_effects.await_more(sock)
+        size = min(piece, socket_effects.available(sock))
+        if size:  # or it is the end
+            socket_effects.hold_until(sock, course.expect(size, idle=idle), course.effect)
+            course.ready = size
 
     def _close(self, sock: socket.socket, link: Link, receipt: Receipt) -> Any:
         """The end of what the peer sends has been received."""
         __tracebackhide__ = True
-        effect = None if link.ended or not receipt.size else self._engine.ask(link.operation(CLOSE))
-        link.ended = link.ended or bool(receipt.size)
+        effect = None if link.ended else self._engine.ask(link.operation(CLOSE))
+        link.ended = True
         if effect is None:
             return receipt.deliver(b"")
         due = self._engine.clock.monotonic() + effect.delay
-        return self._unpack(sock, link, Parcel(b"", due, effect), receipt)
+        return self._end(sock, link, Ending(due, effect), receipt)
 
-    def _unpack(self, sock: socket.socket, link: Link, parcel: Parcel, receipt: Receipt) -> Any:
-        """Deliver a parcel when it is there; keep what was not asked for."""
+    def _end(self, sock: socket.socket, link: Link, ending: Ending, receipt: Receipt) -> Any:
+        """Tell of the end when it is there."""
         __tracebackhide__ = True
-        link.parcel = parcel
-        socket_effects.hold_until(sock, parcel.due, parcel.effect)
-        data, rest = parcel.data[: receipt.size], parcel.data[receipt.size :]
-        link.parcel = Parcel(rest, parcel.due, parcel.effect) if rest else None
-        return receipt.deliver(data)
+        link.ending = ending
+        if sock.gettimeout() == 0 and ending.due > self._engine.clock.monotonic():
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        socket_effects.hold_until(sock, ending.due, ending.effect)
+        link.ending = None
+        return receipt.deliver(b"")
 
     def _receive_at_once(
         self, sock: socket.socket, link: Link, call: functools.partial[Any]

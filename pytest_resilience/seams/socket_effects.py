@@ -30,6 +30,7 @@ __all__ = [
     "Receiver",
     "available",
     "await_answer",
+    "await_more",
     "end",
     "fail",
     "hear_no_more",
@@ -97,6 +98,13 @@ def await_answer(sock: socket.socket, link: Link, effect: Effect, asked_at: floa
     now = clock.monotonic()
     rest = None if limit is None else max(0.0, limit - (now - started))
     _hold(effect, max(0.0, link.due - now), rest, _timed_out(sock))
+
+
+def await_more(sock: socket.socket) -> None:
+    """Wait until there is something to receive, and take nothing; or the socket's timeout."""
+    __tracebackhide__ = True
+    if not available(sock) and not readable(sock, sock.gettimeout()):
+        raise TimeoutError(_timed_out(sock))
 
 
 def fail(sock: socket.socket, fault: Fault | None) -> None:
@@ -190,10 +198,13 @@ def readable(sock: socket.socket, timeout: float | None) -> bool:
 
 
 def available(sock: socket.socket) -> int:
-    """How many bytes the kernel has for a receive."""
+    """How many bytes there are for a receive, decrypted or else as the kernel has them."""
     import fcntl  # not on every system
     import termios
 
+    pending = getattr(sock, "pending", None)
+    if pending is not None and (decrypted := pending()):
+        return int(decrypted)
     found = bytearray(4)
     try:
         fcntl.ioctl(sock.fileno(), termios.FIONREAD, found)

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import queue
+import select
 import socket
 import ssl
 
@@ -383,3 +384,38 @@ def test_tls_itself_is_asked_for_no_more_than_a_piece(trust: Trust, inject: Inje
         assert buffer[:3] == b"def"
         assert client.recv_into(buffer) == 2
         assert buffer[:2] == b"gh"
+
+
+def test_what_was_late_when_the_experiment_ended_is_there_afterwards(
+    echo_port: int, inject_by_hand: Inject
+) -> None:
+    with connected(echo_port, 1.5) as client:
+        with inject_by_hand("network_latency", piece=4, delay=2):
+            client.sendall(b"abcdefgh")
+            with pytest.raises(TimeoutError):
+                client.recv(100)
+        client.settimeout(10)
+        assert client.recv(8, socket.MSG_WAITALL) == b"abcdefgh"
+
+
+def test_what_is_late_can_be_waited_for_in_other_ways(
+    echo_port: int, inject_by_hand: Inject
+) -> None:
+    with inject_by_hand("network_latency", piece=4, delay=2), connected(echo_port, 1.5) as client:
+        client.sendall(b"abcdefgh")
+        with pytest.raises(TimeoutError):
+            client.recv(100)
+        assert select.select([client], [], [], 10)[0] == [client]
+        assert client.recv(1, socket.MSG_PEEK) == b"a"
+        assert client.recv(0) == b""
+        client.settimeout(10)
+        assert client.recv(8, socket.MSG_WAITALL) == b"abcdefgh"
+
+
+def test_who_looks_without_waiting_is_not_made_to_wait(
+    silent_port: int, inject_by_hand: Inject
+) -> None:
+    with inject_by_hand("network_latency", delay=1), connected(silent_port, None) as client:
+        for flags in (socket.MSG_DONTWAIT, socket.MSG_DONTWAIT | socket.MSG_PEEK):
+            with pytest.raises(BlockingIOError):
+                client.recv(1, flags)
