@@ -105,9 +105,14 @@ class Detour(asyncio.Protocol):
         return getattr(self._protocol, name)
 
     def _pause(self) -> None:
-        if not self._paused:
+        if not self._paused and self._transport.is_reading():  # else somebody else has paused it
             self._paused = True
             self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
 
     def _pass(self, name: str, step: Callable[[], object]) -> None:
         if self._held:
@@ -146,8 +151,11 @@ class Detour(asyncio.Protocol):
         if first.delay == _ENDLESS and not first.heals:
             self._give_up()
             return
+        self._resume()  # before the protocol hears so much that it asks for a pause of its own
         self._play(self._held.popleft())
         if self._held:
+            if self._held[0].effect.delay == _ENDLESS:
+                self._pause()
             self._await_first()
         else:
             self._step_aside()
@@ -199,9 +207,7 @@ class Detour(asyncio.Protocol):
         self._size = 0
         if self._transport.get_protocol() is self and self._error is None:
             self._transport.set_protocol(self._protocol)
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
+        self._resume()
 
 
 class _Answer:

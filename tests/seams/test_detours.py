@@ -310,3 +310,32 @@ def test_writing_is_paused_and_resumed_as_ever(inject: Inject) -> None:
 
     with serve(answer_once) as port:
         run(story(port))
+
+
+def test_a_protocol_that_wants_no_more_for_now_is_heard(
+    inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was held back is more than a slow reader takes at a time, and yet more is to come."""
+    monkeypatch.setattr(detours, "_MOST_HELD", 1 << 16)
+    content = bytes(range(256)) * (1 << 14)
+
+    def pour(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(content)
+
+    async def read(port: int) -> tuple[int, bytes]:
+        reader, writer = await asyncio.open_connection(HOST, port, limit=1000)
+        writer.write(b"go")
+        got = await reader.readexactly(1)
+        for _ in range(100):
+            await asyncio.sleep(0.001)  # it would go on reading meanwhile
+        held = len(reader._buffer)  # type: ignore[attr-defined]
+        got += await reader.readexactly(len(content) - 1)
+        writer.close()
+        await writer.wait_closed()
+        return held, got
+
+    with serve(pour) as port, inject("network_latency", delay=DELAY):
+        held, got = run(read(port))
+    assert got == content
+    assert held < len(content) // 4
