@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
@@ -148,6 +149,7 @@ class Links:
         # already have to be told by their port.
         self._listening: frozenset[int] | None = None
         self._engine = engine
+        self._known: tuple[Activation, ...] = ()
         self._names = names
         # Between a decision that a socket may pass and its note nothing may start.
         # Re-entrant: a destructor that says goodbye on its socket can run anywhere.
@@ -189,11 +191,17 @@ class Links:
         return list(self._by_descriptor.values())
 
     def refresh(self) -> None:
-        """The active experiments have changed."""
+        """The active experiments have changed: to one that is new, more of an answer is one."""
         with self._lock:
             self.passing.clear()
+            known, self._known = self._known, self._engine.active
+            new = [each for each in self._known if each not in known]
             for link in self.all():
                 link.stale = True
+                heard = link.client and link.receiving and link.answer is None
+                operation = link.operation(RECEIVE) if heard and new else None
+                if operation and any(each.experiment.aims_at(operation) for each in new):
+                    link.receiving = False
 
     def forget(self) -> None:
         """Every connection: nothing is intercepted any more."""

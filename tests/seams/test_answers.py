@@ -419,3 +419,29 @@ def test_who_looks_without_waiting_is_not_made_to_wait(
         for flags in (socket.MSG_DONTWAIT, socket.MSG_DONTWAIT | socket.MSG_PEEK):
             with pytest.raises(BlockingIOError):
                 client.recv(1, flags)
+
+
+@pytest.mark.parametrize("mode", ["reset", "timeout", "truncate"])
+def test_one_that_begins_in_the_middle_of_an_answer_hits_the_rest_of_it(
+    mode: str, inject: Inject
+) -> None:
+    """Also where another one had begun before, and was done with that answer."""
+    go_on: queue.Queue[bytes] = queue.Queue()
+
+    def in_two(connection: socket.socket) -> None:
+        connection.recv(100)
+        for _ in range(2):
+            connection.sendall(go_on.get(timeout=10))
+
+    with (
+        serve(in_two) as port,
+        inject("network_latency", delay="1ms", name="before"),
+        connected(port, 0.5) as client,
+    ):
+        client.sendall(b"go")
+        go_on.put(b"one")
+        assert client.recv(100) == b"one"
+        with inject("network_failure", mode=mode, rate=1) as failure:
+            go_on.put(b"two")
+            assert outcome(lambda: client.recv(100)) != repr(b"two")
+        assert failure.hits == 1
