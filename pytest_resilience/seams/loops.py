@@ -95,6 +95,27 @@ class Loops:
         if loop is not None:
             Wait(loop, effect, float("inf"), then)
 
+    def hold_writing(self, sock: socket.socket, effect: Effect) -> None:
+        """Have asyncio try no more to write to `sock` until the experiments have ended.
+
+        The kernel would take it, so it would be tried again at once, and all the time.
+        """
+        loop: Any = self._running() if self._reached else None
+        transport = None if loop is None else _transport_of(loop, sock)
+        if transport is None:
+            return
+
+        def go_on() -> None:
+            if sock.fileno() >= 0 and transport.get_write_buffer_size():
+                loop._add_writer(sock.fileno(), transport._write_ready)  # noqa: SLF001  # as it does
+
+        def stop() -> None:
+            if sock.fileno() >= 0:
+                loop._remove_writer(sock.fileno())  # noqa: SLF001  # transports have nothing for it
+
+        loop.call_soon(stop)
+        Wait(loop, effect, float("inf"), go_on)
+
     def later(self, seconds: float, then: Callable[[], None]) -> None:
         """Call `then` in so many seconds, if a loop runs here."""
         loop = self._running() if self._reached else None

@@ -36,6 +36,7 @@ __all__ = [
     "hear_no_more",
     "hold_a_call",
     "hold_before",
+    "hold_sending",
     "hold_until",
     "name_resolution_failure",
     "readable",
@@ -130,6 +131,13 @@ def hold_until(sock: Receiver, due: float, effect: Effect) -> None:
     rest = due - effect.clock.monotonic()
     if rest > 0:
         _hold(effect, rest, sock.gettimeout(), _timed_out(sock))
+
+
+def hold_sending(sock: socket.socket, effect: Effect) -> None:
+    """Hold a send up until the experiments have ended, or the socket's timeout."""
+    __tracebackhide__ = True
+    timed_out = "The write operation timed out" if hasattr(sock, "pending") else "timed out"
+    _hold(effect, float("inf"), sock.gettimeout(), timed_out)
 
 
 def hold_a_call(effect: Effect) -> None:

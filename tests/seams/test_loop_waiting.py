@@ -90,8 +90,8 @@ def test_a_clock_that_is_moved_ends_it() -> None:
 
 
 def test_it_ends_with_the_experiment() -> None:
-    asked = effect(math.inf, duration=0.02)
     started = time.monotonic()
+    asked = effect(math.inf, duration=0.02)
     asyncio.run(_pause(asked))
     assert time.monotonic() - started >= 0.02
 

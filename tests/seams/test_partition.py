@@ -276,11 +276,103 @@ def test_a_client_of_asyncio_times_out(from_nth: int, listener: Listener, inject
             await client.get(f"http://{HOST}:{port}/")
 
     expected = httpx.ConnectTimeout if from_nth == 1 else httpx.ReadTimeout
-    with (
-        serve(listener) as port,
-        inject("network_failure", from_nth=from_nth, **PARTITION) as wall,
-        pytest.raises(expected),
-    ):
-        run(story(port))
+    with serve(listener) as port:
+        with inject("network_failure", from_nth=from_nth, **PARTITION) as wall:
+            with pytest.raises(expected):
+                run(story(port))
+            assert listener.received.empty()
+        if from_nth == 2:  # who asked has gone, and what was asked arrives all the same
+            assert listener.next().startswith(b"GET / ")
     assert wall.hits >= 1
-    assert listener.received.empty()
+
+
+class Everything:
+    """A server that reads to the end, and tells what there was."""
+
+    def __init__(self) -> None:
+        self.content: queue.Queue[bytes] = queue.Queue()
+
+    def __call__(self, connection: socket.socket) -> None:
+        content = bytearray()
+        while data := connection.recv(1 << 20):
+            content += data
+        self.content.put(bytes(content))
+
+
+def test_what_was_closed_meanwhile_arrives_and_then_its_end(engine: Engine) -> None:
+    server = Everything()
+    with serve(server) as port, contextlib.ExitStack() as stack:
+        closed, shut = (
+            stack.enter_context(socket.create_connection((HOST, port), timeout=10))
+            for _ in range(2)
+        )
+        wall = start(engine)
+        for each in (closed, shut):
+            each.sendall(b"last words")
+        closed.close()
+        shut.shutdown(socket.SHUT_WR)
+        with pytest.raises(queue.Empty):
+            server.content.get(timeout=0.05)
+        engine.stop(wall)
+        assert [server.content.get(timeout=10) for _ in range(2)] == [b"last words"] * 2
+
+
+def test_it_is_over_for_those_who_do_nothing_more(engine: Engine) -> None:
+    server = Everything()
+    with serve(server) as port:
+        start(engine, duration="50ms", from_nth=2)
+        with socket.create_connection((HOST, port), timeout=10) as plain:
+            plain.sendall(b"fire and forget")
+            plain.shutdown(socket.SHUT_WR)
+            assert server.content.get(timeout=10) == b"fire and forget"
+
+
+def test_no_more_is_taken_than_a_kernel_has_room_for(engine: Engine) -> None:
+    server = Everything()
+    content = bytes(range(256)) * (1 << 14)
+    with serve(server) as port, socket.create_connection((HOST, port), timeout=0.1) as plain:
+        wall = start(engine)
+        sent = plain.send(content)
+        assert 0 < sent < len(content)
+        with pytest.raises(TimeoutError, match="timed out"):
+            plain.sendall(content)
+        plain.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            plain.send(b"x")
+        plain.settimeout(10)
+        sending, _ = in_the_background(lambda: plain.sendall(content[sent:]))
+        engine.stop(wall)
+        sending.join(10)
+        plain.shutdown(socket.SHUT_WR)
+        assert server.content.get(timeout=10) == content
+
+
+def test_a_stream_of_asyncio_is_held_up_and_keeps_its_order(engine: Engine) -> None:
+    server = Everything()
+    content = bytes(range(256)) * (1 << 14)
+
+    async def story(port: int) -> None:
+        _, writer = await asyncio.open_connection(HOST, port)
+        wall = start(engine)
+        writer.write(content)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(writer.drain(), 0.1)
+        engine.stop(wall)
+        writer.write(b"the end")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    with serve(server) as port:
+        run(story(port))
+        assert server.content.get(timeout=10) == content + b"the end"
+
+
+def test_nobody_waits_any_more_when_it_is_over(engine: Engine, listener: Listener) -> None:
+    with serve(listener) as port, socket.create_connection((HOST, port), timeout=10) as plain:
+        wall = start(engine)
+        plain.sendall(b"x")
+        assert any("partition" in each.name for each in threading.enumerate())
+        engine.stop(wall)
+        assert not any("partition" in each.name for each in threading.enumerate())
+        assert plain.recv(10) == b"x"
