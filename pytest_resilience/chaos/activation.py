@@ -23,6 +23,7 @@ _LONGEST = 80  # signs of a statement
 _MOST_SEEN = 8  # lines of "what the code did instead" that anybody reads
 _SEALED = "encrypted above the socket"
 _POLLED = "a non-blocking socket, and no transport of asyncio"
+_FRAMED = "HTTP/2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,10 @@ class Activation:
             faults = [fault for fault in faults if not isinstance(fault, MadeUpAnswer)]
         if operation.empty:
             faults = [fault for fault in faults if not fault.bytewise]
+        if operation.interim or operation.framed:
+            faults = [fault for fault in faults if not fault.answered]
+        if operation.framed:
+            faults = [fault for fault in faults if not isinstance(fault, MadeUpAnswer)]
         if operation.underway:
             faults = [fault for fault in faults if fault.heals]
         if not faults or not self.experiment.aims_at(operation):
@@ -113,6 +118,12 @@ class Activation:
         with self._lock:
             self.matched += 1
             self.hits += 1
+
+    def spared(self) -> None:
+        """Do not count the operation that was hit last: it had nothing to be hit in."""
+        with self._lock:
+            self.matched -= 1
+            self.hits -= 1
 
     def saw(self, operation: Operation) -> None:
         """Remember that the code did this, which the experiment was not aimed at."""
@@ -146,6 +157,8 @@ class Activation:
             isinstance(each, MadeUpAnswer) for each in self.experiment.faults
         ):
             return _SEALED
+        if operation.framed:
+            return _FRAMED
         return "" if operation.blocking else _POLLED
 
     def delayed(self, seconds: float) -> None:
@@ -169,6 +182,10 @@ class Activation:
             return (
                 "Answers over TLS are sealed: to a proxy always, in asyncio where it was open "
                 "before the experiment."
+            )
+        if _FRAMED in self._remarks:
+            return (
+                "What HTTP/2 answers is not told apart: use HTTP/1.1, or a fault of the connection."
             )
         if _POLLED in self._remarks:
             return "This fault makes callers wait, which it can on blocking sockets and in asyncio."

@@ -24,6 +24,7 @@ _NEVER = 2**62
 _HTTP = b"HTTP/"
 _END_OF_HEAD = b"\r\n\r\n"
 _MOST_HEAD = 64 << 10  # bytes; what goes on for longer is not HTTP
+_BODILESS = (b"204", b"304")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 
 
@@ -32,9 +33,14 @@ class Altered(Protocol):
 
     Attributes:
         ended: whether no more of it will be heard, whatever the peer still says.
+        spared: whether it has turned out to have nothing that could be altered.
     """
 
     ended: bool
+
+    @property
+    def spared(self) -> bool:
+        """See above."""
 
     def alter(self, data: bytes) -> bytes:
         """What is heard of the next `data` of the answer."""
@@ -64,10 +70,12 @@ class _Head:
 
     Attributes:
         length: of the body in bytes, once the head is known; None where it does not say.
+        bodiless: whether no body follows it.
     """
 
     def __init__(self) -> None:
         self.length: int | None = None
+        self.bodiless = False
         self._seen = b""
         self._over = False
 
@@ -84,14 +92,24 @@ class _Head:
         if end < 0:
             self._over = len(self._seen) > _MOST_HEAD
             return len(data)
+        size = end + len(_END_OF_HEAD) - before
+        status = self._seen[:end].partition(b" ")[2][:3]
+        if status.startswith(b"1"):  # one before the answer itself
+            self._seen = b""
+            return size + self.within(data[size:])
         self._over = True
         found = _LENGTH.search(self._seen, 0, end)
         self.length = None if found is None else int(found[1])
-        return end + len(_END_OF_HEAD) - before
+        self.bodiless = status in _BODILESS or self.length == 0
+        return size
 
 
 class _Truncated:
     ended = False
+
+    @property
+    def spared(self) -> bool:
+        return self._head.bodiless
 
     def __init__(self, fault: Truncation) -> None:
         self._share = fault.share
@@ -105,7 +123,7 @@ class _Truncated:
         body = data[start:]
         if self._allowed is None:
             whole = len(body) if self._head.length is None else self._head.length
-            if not whole and self._head.length is None:
+            if not whole:
                 return data
             self._allowed = max(0, min(whole - 1, int(whole * self._share)))
         kept = body[: self._allowed]
@@ -116,6 +134,10 @@ class _Truncated:
 
 class _Corrupted:
     ended = False
+
+    @property
+    def spared(self) -> bool:
+        return self._head.bodiless
 
     def __init__(self, fault: Corruption) -> None:
         self._share = fault.share

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.activation import Hit
+from pytest_resilience.chaos.answers import Alteration
 from pytest_resilience.chaos.answers import Pace
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
@@ -97,6 +98,12 @@ class Effect:
     def heals(self) -> bool:
         """Whether what waits goes on when the experiments have ended."""
         return all(hit.fault.heals for hit in self.hits if hit.fault.delay == float("inf"))
+
+    def spare(self) -> None:
+        """Take back what was to alter an answer: there is nothing in it."""
+        for hit in self.hits:
+            if isinstance(hit.fault, Alteration):
+                hit.activation.spared()
 
     def left(self) -> float:
         """Seconds until every experiment behind it has ended, so that nothing waits any more."""

@@ -58,6 +58,8 @@ class Operation:
             asyncio can be made to deliver later.
         sealed: whether what is received here is encrypted, so that nobody but the peer can
             make an answer: where TLS is made above the socket.
+        interim: whether it is only the word to go on (100 Continue), and no answer yet.
+        framed: whether it is a part of many answers that come together, as in HTTP/2.
         underway: whether it is more of a message that has begun, to which only what lets
             nothing through can happen.
         remark: what people are to know of it.
@@ -70,6 +72,8 @@ class Operation:
     blocking: bool = True
     sealed: bool = False
     empty: bool = False
+    interim: bool = False
+    framed: bool = False
     underway: bool = False
     remark: str = ""
     advice: str = ""

@@ -246,6 +246,9 @@ class Lane:
             return
         change = None if message is None or not message.effect.left() else message.altered
         heard = data if change is None else change.alter(data)
+        if message is not None and change is not None and change.spared:
+            message.altered = None
+            message.effect.spare()
         if heard:
             self.following.take(heard)
             self._road.passed()

@@ -76,4 +76,7 @@ class Course:
             return data
         heard = self._altered.alter(data)
         self.ended = self._altered.ended
+        if self._altered.spared:
+            self._altered = None
+            self.effect.spare()
         return heard

@@ -24,6 +24,10 @@ from pytest_resilience.seams.courses import Course
 from pytest_resilience.seams.courses import Ending
 from pytest_resilience.seams.decrypted import Decrypted
 from pytest_resilience.seams.names import Names
+from pytest_resilience.seams.requests_sent import BODILESS
+from pytest_resilience.seams.requests_sent import EXPECTANT
+from pytest_resilience.seams.requests_sent import FRAMED
+from pytest_resilience.seams.requests_sent import kind_of
 from pytest_resilience.seams.tls_records import asks_something
 from pytest_resilience.seams.tls_records import is_hello
 from pytest_resilience.seams.tls_records import is_sealed
@@ -60,6 +64,7 @@ class Link:
         ended: whether the end of what the peer sends has been received.
         cut: what keeps anything from being sent, since the last try.
         backlog: what could not be sent.
+        request: what kind of one was sent last, as far as that matters.
         heard_by, told_by: the thread that is in one of the socket's methods, which may be made
             of others of them.
     """
@@ -67,7 +72,7 @@ class Link:
     __slots__ = (
         "again", "answer", "asked", "backlog", "calm", "client", "course", "cut", "decrypted",
         "due", "ended", "ending", "ends", "fresh", "heard_by", "names", "owner", "receiving",
-        "script", "sent_at", "shaking", "stale", "tls", "told_by", "unsealed",
+        "request", "script", "sent_at", "shaking", "stale", "tls", "told_by", "unsealed",
     )  # fmt: skip
 
     def __init__(self, owner: socket.socket, names: tuple[str, ...], *, client: bool) -> None:
@@ -93,6 +98,7 @@ class Link:
         self.ending: Ending | None = None
         self.ended = False
         self.cut: Effect | None = None
+        self.request = ""
         self.heard_by: int | None = None
         self.told_by: int | None = None
         self.backlog = Backlog()
@@ -106,6 +112,7 @@ class Link:
             self.tls = is_sealed(message)  # it was open before anybody looked
         elif not asks_something(message):
             return
+        self.request = self.request if self.request == FRAMED else kind_of(message)
         self.receiving = False
         self.asked = True
         self.answer = self.again = self.course = self.decrypted = None
@@ -127,6 +134,9 @@ class Link:
             names=self.names,
             blocking=blocking,
             sealed=self.tls and not self.unsealed and kind == RECEIVE,
+            empty=self.request == BODILESS and kind == RECEIVE,
+            interim=self.request == EXPECTANT and kind == RECEIVE,
+            framed=self.request == FRAMED and kind == RECEIVE,
         )
 
 

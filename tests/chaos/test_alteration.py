@@ -58,9 +58,21 @@ def test_what_is_cut_off_has_ended_as_soon_as_it_is() -> None:
     assert (answer.alter(b"cd"), answer.ended) == (b"", True)
 
 
-def test_of_no_body_nothing_is_left_out() -> None:
-    answer = altered(Truncation(share=0.5))
-    assert (answer.alter(HEAD % 0), answer.ended) == (HEAD % 0, True)
+@pytest.mark.parametrize("fault", [Truncation(share=0.5), Corruption(share=1)], ids=str)
+@pytest.mark.parametrize("status", ["200 OK", "204 No Content", "304 Not Modified"])
+def test_an_answer_without_a_body_is_spared(status: str, fault: Alteration) -> None:
+    head = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
+    answer = altered(fault)
+    assert (answer.alter(head[:20]), answer.spared) == (head[:20], False)
+    assert (answer.alter(head[20:]), answer.spared, answer.ended) == (head[20:], True, False)
+
+
+@pytest.mark.parametrize("fault", [Truncation(share=0), Corruption(share=1)], ids=str)
+def test_the_word_to_go_on_is_not_the_answer(fault: Alteration) -> None:
+    heads = b"HTTP/1.1 100 Continue\r\n\r\n" + HEAD % 2
+    heard = altered(fault).alter(heads + b"ab")
+    assert heard.startswith(heads)
+    assert heard != heads + b"ab"
 
 
 def test_what_only_looks_like_a_head_for_ever_is_none() -> None:
