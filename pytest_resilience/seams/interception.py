@@ -63,7 +63,7 @@ class Interception:
         self._engine = engine
         self._names = names
         self._patches = patches
-        self._loops = Loops(engine, self._links, patches)
+        self._loops = Loops(engine, self._links, names, patches)
         self._tls_objects = TlsObjects(patches)
         self._walls = Walls(engine, self._links, self._loops)
         self._speaking = Sending(engine, self._walls, self._loops, self._tls_objects)

@@ -25,6 +25,8 @@ from pytest_resilience.seams.links import Links
 from pytest_resilience.seams.loop_passes import Passes
 from pytest_resilience.seams.loop_waiting import Wait
 from pytest_resilience.seams.loop_waiting import pause
+from pytest_resilience.seams.names import Names
+from pytest_resilience.seams.names import addresses_in
 from pytest_resilience.seams.patching import Patches
 
 
@@ -44,10 +46,11 @@ class Loops:
         decided: what happens to connects that a loop has begun, by the `id` of the socket.
     """
 
-    def __init__(self, engine: Engine, links: Links, patches: Patches) -> None:
+    def __init__(self, engine: Engine, links: Links, names: Names, patches: Patches) -> None:
         self.decided: dict[int, Effect | None] = {}
         self._engine = engine
         self._links = links
+        self._names = names
         self._patches = patches
         self._passes = Passes()
         self._reached = False
@@ -160,6 +163,23 @@ class Loops:
             self._patches.replace(
                 asyncio_loops.BaseSelectorEventLoop, "sock_connect", self._connecting
             )
+            self._patches.replace(
+                asyncio_loops.base_events.BaseEventLoop, "getaddrinfo", self._resolving
+            )
+
+    def _resolving(
+        self, original: Callable[..., Coroutine[Any, Any, Any]]
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:
+        @functools.wraps(original)
+        async def getaddrinfo(loop: Any, host: Any, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            found = await original(loop, host, *args, **kwargs)  # which another thread has asked
+            if not self._retired:
+                for address in addresses_in(found):
+                    self._names.learn(host, address)
+            return found
+
+        return getaddrinfo
 
     def _connecting(
         self, original: Callable[..., Coroutine[Any, Any, None]]

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import ipaddress
-import threading
+import itertools
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 
 __all__ = ["Names", "addresses_in", "is_literal"]
 
 _MOST = 4096  # remembered addresses; the oldest go first
+_MOST_ASKED = 64  # of one thread or task
+
+# By whom (a `Names`) and address: what this thread or task has asked for last.
+_asked: ContextVar[Mapping[tuple[int, str], str]] = ContextVar("hosts asked for", default={})  # noqa: B039  # never changed in place
+_numbers = itertools.count()
 
 
 def is_literal(host: object) -> bool:
@@ -35,25 +42,32 @@ def addresses_in(found: Any) -> list[str]:
 class Names:
     """Remembers which host names were resolved to which addresses.
 
-    Several names can share an address. The one that the current thread resolved last is
-    the one it is about to connect to; only another thread gets all of them.
+    Several names can share an address. The one that the current thread, or task of asyncio,
+    resolved last is the one it is about to connect to; only another one gets all of them.
     """
 
     def __init__(self) -> None:
         self._hosts: OrderedDict[str, tuple[str, ...]] = OrderedDict()
-        self._latest = threading.local()
+        self._number = next(_numbers)
 
     def learn(self, host: object, address: str) -> None:
         """`host` was resolved to `address`."""
         name = host.decode("ascii", "replace") if isinstance(host, bytes) else host
         if not isinstance(name, str) or is_literal(name):
-            vars(self._latest)[address] = address  # this time nobody asked by name
+            self.ask(address, address)  # this time nobody asked by name
             return
         others = tuple(each for each in self._hosts.pop(address, ()) if each != name)
         self._hosts[address] = (*others[-7:], name)
         while len(self._hosts) > _MOST:
             self._hosts.popitem(last=False)
-        vars(self._latest)[address] = name
+        self.ask(name, address)
+
+    def ask(self, name: str, address: str) -> None:
+        """This thread or task has asked for `name`, which has this address."""
+        before = {key: each for key, each in _asked.get().items() if key[1] != address}
+        while len(before) >= _MOST_ASKED:
+            del before[next(iter(before))]
+        _asked.set({**before, (self._number, address): name})
 
     def of(self, host: object, port: object) -> tuple[str, ...]:
         """Every `host:port` by which a host name or address is known, the best first."""
@@ -62,7 +76,7 @@ class Names:
         return tuple(dict.fromkeys(_join(each, suffix) for each in (*self._known(name), name)))
 
     def _known(self, host: str) -> tuple[str, ...]:
-        mine = vars(self._latest).get(host)
+        mine = _asked.get().get((self._number, host))
         if mine is not None and mine != host:
             return (mine,)
         hosts = self._hosts.get(host, ())

@@ -557,3 +557,25 @@ def test_on_a_clock_that_stands_still(echo_port: int) -> None:
     finally:
         engine.stop(activation)
     assert activation.matched == 2
+
+
+def test_a_name_is_not_taken_for_another_one_of_the_same_address(
+    inject: Inject, echo_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _, *args, **kw: resolve(HOST, *args, **kw))
+
+    async def connect(name: str) -> str:
+        try:
+            _, writer = await asyncio.open_connection(name, echo_port)
+        except ConnectionRefusedError:
+            return "refused"
+        writer.close()
+        await writer.wait_closed()
+        return "open"
+
+    async def story() -> list[str]:
+        return [await connect(f"{name}.internal") for name in "aba"]
+
+    with inject("network_failure", rate=1, target="a.internal:*"):
+        assert asyncio.run(story()) == ["refused", "open", "refused"]

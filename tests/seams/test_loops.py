@@ -86,7 +86,8 @@ def test_a_wrapper_that_outlives_its_experiments_passes_on(echo_port: int) -> No
 
 def test_a_socket_without_a_transport_has_no_detour(engine: Engine) -> None:
     patches = Patches()
-    loops = Loops(engine, Links(engine, Names()), patches)
+    names = Names()
+    loops = Loops(engine, Links(engine, names), names, patches)
 
     async def story() -> object:
         with socket.socket() as sock:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
@@ -64,6 +65,33 @@ def test_another_thread_gets_every_name() -> None:
     thread.join()
     assert names.of("10.0.0.1", 80) == ("one.example:80", "10.0.0.1:80")
     assert seen == [("two.example:80", "one.example:80", "10.0.0.1:80")]
+
+
+def test_tasks_that_run_side_by_side_have_each_asked_for_their_own() -> None:
+    names = Names()
+
+    async def ask(name: str) -> tuple[str, ...]:
+        names.learn(name, "10.0.0.1")
+        await asyncio.sleep(0)
+        return names.of("10.0.0.1", 80)
+
+    async def both() -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return await asyncio.gather(ask("one.example"), ask("two.example"))
+
+    one, two = asyncio.run(both())
+    assert (one[0], two[0]) == ("one.example:80", "two.example:80")
+    assert "two.example:80" not in one
+
+
+def test_what_was_asked_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_resilience.seams.names._MOST_ASKED", 2)
+    names = Names()
+    for number in range(4):
+        names.learn(f"{number}.example", f"10.0.0.{number}")
+        names.learn("other.example", f"10.0.0.{number}")
+        names.ask(f"{number}.example", f"10.0.0.{number}")
+    assert names.of("10.0.0.3", 80) == ("3.example:80", "10.0.0.3:80")
+    assert names.of("10.0.0.0", 80) == ("0.example:80", "other.example:80", "10.0.0.0:80")
 
 
 def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
