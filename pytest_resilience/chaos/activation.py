@@ -184,9 +184,7 @@ class Activation:
                 "before the experiment."
             )
         if _FRAMED in self._remarks:
-            return (
-                "What HTTP/2 answers is not told apart: use HTTP/1.1, or a fault of the connection."
-            )
+            return "Answers in HTTP/2 are not told apart: use HTTP/1.1, or a fault of connections."
         if _POLLED in self._remarks:
             return "This fault makes callers wait, which it can on blocking sockets and in asyncio."
         return self._cure or self._correction()

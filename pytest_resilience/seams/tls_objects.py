@@ -16,6 +16,7 @@ from typing import Any
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.patching import Patches
 from pytest_resilience.seams.receipt import Receipt
+from pytest_resilience.seams.requests_sent import FRAMED
 from pytest_resilience.seams.tls_records import client_random
 from pytest_resilience.seams.tls_records import is_hello
 
@@ -70,13 +71,16 @@ class TlsObjects:
 
     def _shaking_hands(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def do_handshake(made: Any) -> Any:
+        def do_handshake(made: Any) -> None:
             try:
-                return original(made)
+                original(made)
             finally:
                 outgoing = self._outgoing.pop(made, None)
                 if outgoing is not None:
                     self._note(made, outgoing)
+            link = self._links.get(made)
+            if link is not None and made.selected_alpn_protocol() == "h2":
+                link.request = FRAMED
 
         return do_handshake
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
+import ssl
 import threading
 
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 import requests
+import trustme
 
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.seams.requests_sent import BODILESS
@@ -23,6 +26,8 @@ from tests.seams.conftest import serve
 
 Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 PUT = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-Continue\r\n\r\n"
 
 
@@ -95,3 +100,42 @@ def test_what_has_no_body_is_no_hit(mode: str, inject: Inject) -> None:
         assert content(session, port) != b"content"
         assert (failure.matched, failure.hits) == (1, 1)
         assert content(session, port) == b"content"
+
+
+@pytest.mark.parametrize("way", ["blocking", "asyncio"])
+def test_in_http_2_no_answer_is_taken_for_another(way: str, inject: Inject) -> None:
+    """What comes first is about the connection, and no answer to anything."""
+
+    def settings(connection: socket.socket) -> None:
+        with both.wrap_socket(connection, server_side=True) as wrapped:
+            wrapped.recv(1000)
+            wrapped.sendall(SETTINGS)
+            wrapped.recv(1000)
+
+    async def awaited(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection(HOST, port, ssl=mine)
+        writer.write(PREFACE)
+        data = await reader.readexactly(len(SETTINGS))
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return data
+
+    def blocking(port: int) -> bytes:
+        with (
+            socket.create_connection((HOST, port), timeout=10) as plain,
+            mine.wrap_socket(plain, server_hostname=HOST) as client,
+        ):
+            client.sendall(PREFACE)
+            return client.recv(1000)
+
+    authority = trustme.CA()
+    both, mine = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert(HOST).configure_cert(both)
+    authority.configure_trust(mine)
+    for context in (both, mine):
+        context.set_alpn_protocols(["h2"])
+    with serve(settings) as port, inject("network_failure", mode="lose_answer", rate=1) as lost:
+        heard = blocking(port) if way == "blocking" else asyncio.run(awaited(port))
+    assert (heard, lost.matched) == (SETTINGS, 0)
+    assert "Answers in HTTP/2 are not told apart" in str(lost.never_fired())
