@@ -136,7 +136,7 @@ def add_options(parser: pytest.Parser, config: pytest.Config) -> bool:
         short, long = f"--{flag}", f"--{PREFIX}-{flag}"
         if flag.startswith(PREFIX):
             long = short
-        free = [short, long] if short not in taken else [long]
+        free = [short, long] if short != long and short not in taken else [long]
         names[flag] = free[0]
         group.addoption(*free, dest=_dest(flag), default=None, **settings)
     config.stash[NAMES] = names

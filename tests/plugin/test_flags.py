@@ -178,6 +178,12 @@ def test_long_names_always_work(suite: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["chaos: seed 3"])
 
 
+def test_help_names_each_flag_once(suite: pytest.Pytester) -> None:
+    shown = re.findall(r"^  (--resilience-\w+=.*)$", suite.runpytest("--help").stdout.str(), re.M)
+    assert len(shown) == 4
+    assert not [line for line in shown if "," in line]
+
+
 def test_quiet_when_nothing_is_on(suite: pytest.Pytester) -> None:
     suite.makepyfile("def test_chaos(): pass")
     result = suite.runpytest("-v")
