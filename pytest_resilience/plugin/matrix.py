@@ -198,7 +198,8 @@ class Matrix:
 
 def _why_never(activation: Activation) -> str:
     if activation.matched:
-        return f"it matched {activation.matched} operations and hit none"
+        operations = "operation" if activation.matched == 1 else "operations"
+        return f"it matched {activation.matched} {operations} and hit none"
     did = "; ".join(activation.never_fired().seen) or "nothing that a fault could hit"
     return f"no operation matched {activation.experiment.aim}; the code did: {did}"
 

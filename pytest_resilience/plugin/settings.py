@@ -6,6 +6,7 @@ import shlex
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
@@ -61,7 +62,8 @@ class Settings:
         reports: where to write reports.
         shard: which part of the tests to run: index from 1, and how many there are.
         caps: how much pressure experiments may ask for.
-        arguments: the flags that repeat all this, without the seed.
+        only: the experiments of the profiles that were chosen; empty where all are meant.
+        arguments: the flags that repeat all this, without the seed and what was chosen.
     """
 
     seed: int
@@ -77,16 +79,25 @@ class Settings:
     reports: tuple[Path, ...] = ()
     shard: tuple[int, int] = (1, 1)
     caps: Caps = DEFAULT_CAPS
+    only: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
-    seed_option: str = "--chaos-seed"
-    experiment_option: str = "--chaos-experiment"
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def repeat(self, nodeid: str, experiment: str | None = None) -> str:
-        """The command that gives one test the same faults again; `experiment`: that one alone."""
-        words = ["pytest", nodeid, f"{self.seed_option}={self.seed}", *self.arguments]
-        if experiment is not None:
-            words.append(f"{self.experiment_option}={experiment}")
+        """The command that gives one test the same faults again; `experiment`: that one alone.
+
+        Without `experiment`, a test of the matrix begins with its calm run again.
+        """
+        words = ["pytest", nodeid, f"{self._name('chaos-seed')}={self.seed}", *self.arguments]
+        chosen = self.only if experiment is None else (experiment,)
+        words += [f"{self._name('chaos-experiment')}={name}" for name in chosen]
+        if self.matrix and experiment is None:
+            words.append(self._name("chaos-matrix"))
         return shlex.join(words)
+
+    def _name(self, flag: str) -> str:
+        """The option to type for a flag; another plugin may have taken the short one."""
+        return self.names.get(flag, f"--{flag}")
 
 
 def settings_of(config: pytest.Config) -> Settings:
@@ -166,9 +177,9 @@ def _read(config: pytest.Config) -> Settings:
         monkeys=tuple(monkeys),
         services=services,
         caps=caps,
+        only=tuple(only),
         arguments=tuple(arguments),
-        seed_option=names["chaos-seed"],
-        experiment_option=names["chaos-experiment"],
+        names=names,
     )
 
 

@@ -147,7 +147,27 @@ def test_a_cell_can_be_repeated_alone(shop: pytest.Pytester) -> None:
         "test_shop.py::test_fails", "--chaos-profile=ci", "--chaos-experiment=refused"
     )
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*Connection refused*", "refused: refusal*hit 1"])
+    line = "repeat: pytest test_shop.py::test_fails --chaos-seed=3 --chaos-profile=ci "
+    result.stdout.fnmatch_lines(
+        ["*Connection refused*", "refused: refusal*hit 1", f"{line}--chaos-experiment=refused"]
+    )
+
+
+def test_a_calm_run_that_failed_is_repeated_calm(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_own="""
+        import pytest
+        import requests
+
+        @pytest.mark.chaos("network_failure", rate=1)
+        def test_fails_by_its_own_chaos(url):
+            requests.get(url, timeout=5)
+    """
+    )
+    result = shop.runpytest("test_own.py", "--chaos-profile=ci", "--chaos-matrix")
+    result.assert_outcomes(failed=1)
+    line = "repeat: pytest test_own.py::test_fails_by_its_own_chaos --chaos-seed=3 "
+    result.stdout.fnmatch_lines([f"{line}--chaos-profile=ci --chaos-matrix"])
 
 
 GOOD = ("-k", "degrades or survives")
