@@ -3,6 +3,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import sysconfig
 
 from pathlib import Path
 
@@ -34,6 +35,16 @@ def ask_from_here() -> str:
     namespace = {"caller": caller}
     exec(compile("found = caller()", "<generated>", "exec"), namespace)
     return str(namespace["found"])
+
+
+def test_the_program_that_was_started_is_nobodys_place() -> None:
+    """The loop of asyncio hears an answer with nothing of the user's below it but `bin/pytest`."""
+    script = f"{sysconfig.get_path('scripts')}/pytest"
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        console = compile("found = caller()", script, "exec")
+        namespace = {"caller": caller}
+        pool.submit(exec, console, namespace).result()
+    assert namespace["found"] == ""  # type: ignore[comparison-overlap]
 
 
 def test_a_thread_of_a_library_alone_has_no_place() -> None:
