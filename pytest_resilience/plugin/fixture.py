@@ -137,6 +137,7 @@ class Chaos:
             experiment, parameters, self._defaults, origin="fixture", must_fire=must_fire
         )
         self._scope.check(requested)
+        self._scope.await_start(requested)
         return self._running(requested)
 
     @contextmanager

@@ -13,6 +13,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.service import Service
 from pytest_resilience.chaos.service import Services
+from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.events import Event
 from pytest_resilience.plugin.requested import Requested
@@ -50,6 +51,7 @@ class ChaosScope:
         self._nodeid = nodeid
         self._seed = derive(seed, nodeid)
         self._asked: dict[str, int] = {}
+        self._waiting: list[Requested] = []
         self._services: list[Service] = []
         self._began = engine.clock.monotonic()
         self._forget = engine.listeners.add(self.note)
@@ -72,8 +74,13 @@ class ChaosScope:
         else:
             self._start(requested, seed)
 
+    def await_start(self, requested: Requested) -> None:
+        """Expect `start`: an experiment that is asked for and forgotten proves nothing."""
+        self._waiting.append(requested)
+
     def start(self, requested: Requested, *, seed: int | None = None) -> Activation:
         """Start an experiment for certain; in a calm run, or disabled, it does nothing."""
+        self._waiting = [each for each in self._waiting if each is not requested]
         if self._calm or not requested.experiment.enabled:
             return Activation(requested.experiment, seed=0, started_at=0.0, must_fire=False)
         if seed is None:
@@ -138,11 +145,16 @@ class ChaosScope:
 
     def raise_never_fired(self) -> None:
         """Raise `NeverFiredError` if one that had to fire matched nothing; it names them all."""
-        silent = [each for _, each in self.started if each.must_fire and not each.matched]
-        if silent:
-            errors = [each.never_fired() for each in silent]
+        errors = self.never_fired()
+        if errors:
             errors[0].args = ("\n".join(map(str, errors)),)
             raise errors[0]
+
+    def never_fired(self) -> list[NeverFiredError]:
+        """An error for each experiment that had to fire and matched nothing."""
+        silent = [each for _, each in self.started if each.must_fire and not each.matched]
+        forgotten = [each for each in self._waiting if each.must_fire and not self._calm]
+        return [*(each.never_fired() for each in silent), *map(_never_entered, forgotten)]
 
     def record(self, monkeys: Sequence[ExperimentRecord] = ()) -> ChaosRecord:
         """What is reported of this test; `monkeys`: what those of the whole run did to it."""
@@ -167,3 +179,13 @@ class ChaosScope:
     def timeline(self) -> list[tuple[float, FaultInjected]]:
         """Each fault with the seconds since the test began."""
         return [(event.at - self._began, event) for event in self.events]
+
+
+def _never_entered(requested: Requested) -> NeverFiredError:
+    experiment = requested.experiment
+    return NeverFiredError(
+        experiment.name,
+        target=experiment.aim,
+        seen=("ask the fixture for it, and never enter what it was given",),
+        advice="Write `with` before it, around what it is to happen to.",
+    )

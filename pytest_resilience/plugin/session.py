@@ -202,8 +202,11 @@ class ChaosSession:
         if call.when == "call":
             excused = report.passed or hasattr(report, "wasxfail")
             scope.outcome = "passed" if excused else report.outcome
-        if report.failed and scope.events:
-            report.sections.append(("chaos", timeline(scope.timeline())))
+        if report.failed:
+            told = [timeline(scope.timeline())] if scope.events else []
+            if call.when == "call":  # what it failed by may be that nothing was injected
+                told += map(str, scope.never_fired())
+            report.sections += [("chaos", "\n".join(told))] * bool(told)
         if call.when == "teardown":
             monkeys = [] if self._monkeys is None else self._monkeys.records(iter(scope.events))
             record = scope.record(monkeys)

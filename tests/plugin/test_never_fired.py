@@ -49,6 +49,45 @@ def test_a_fixture_that_matched_nothing_is_an_error(suite: pytest.Pytester) -> N
     suite.runpytest().assert_outcomes(passed=1, errors=1)
 
 
+def test_a_context_that_nobody_entered_is_an_error(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        def test_forgotten(chaos):
+            chaos.network_latency(delay=1)
+            chaos.network_latency(delay=1, must_fire=False)
+    """)
+    result = suite.runpytest()
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "    ask the fixture for it, and never enter what it was given",
+            "  Write `with` before it, around what it is to happen to.",
+        ]
+    )
+    suite.runpytest("--no-chaos").assert_outcomes(passed=1)
+
+
+def test_a_failed_test_is_told_what_never_fired(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        def test_retries(url, chaos):
+            with chaos.network_failure(mode="reset", target="payments.internal"):
+                with pytest.raises(requests.ConnectionError):
+                    requests.get(url, timeout=5)
+    """)
+    result = suite.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*Failed: DID NOT RAISE*",
+            "*- chaos -*",
+            "chaos experiment 'network_failure' (target payments.internal) never fired: *",
+            "    network.connect 127.0.0.1:*",
+        ]
+    )
+
+
 @pytest.mark.parametrize("decorators", ["@pytest.mark.xfail(strict=True)", "@pytest.mark.xfail"])
 def test_xfail_is_no_excuse(suite: pytest.Pytester, decorators: str) -> None:
     """It failed as expected, but not for the expected reason."""
