@@ -179,7 +179,9 @@ def test_long_names_always_work(suite: pytest.Pytester) -> None:
 
 
 def test_help_names_each_flag_once(suite: pytest.Pytester) -> None:
-    shown = re.findall(r"^  (--resilience-\w+=.*)$", suite.runpytest("--help").stdout.str(), re.M)
+    shown = re.findall(
+        r"^  (--resilience-\w+=.*)$", suite.runpytest("--help").stdout.str(), re.MULTILINE
+    )
     assert len(shown) == 4
     assert not [line for line in shown if "," in line]
 
