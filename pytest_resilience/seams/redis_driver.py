@@ -117,7 +117,11 @@ def _fail(failure: DatabaseFailure) -> Exception:
     try:
         answer = _ANSWERS[failure.condition]
     except KeyError:
-        raise ConfigurationError(f"redis knows no {failure.condition!r} of a command") from None
+        known = ", ".join(map(repr, _ANSWERS))
+        raise ConfigurationError(
+            f"redis knows no {failure.condition!r} of a command; give one of {known}, or for lost "
+            "and refused connections network_failure"
+        ) from None
     error: Exception = BaseParser.parse_error(answer)  # type: ignore[no-untyped-call]
     return error
 
