@@ -53,8 +53,8 @@ class Recipe:
         summary: what it does, in one phrase.
         parameters: what it can be told.
         faults: `(given parameters, intensity) -> faults`.
-        rate: `(given parameters, intensity) -> share of the matching operations hit` when no
-            rate is given.
+        rate: `(given parameters, intensity) -> share of the matching operations hit` when
+            neither a rate is given nor which of them are meant.
     """
 
     summary: str
@@ -77,7 +77,9 @@ class Recipe:
 
     def trigger(self, given: Mapping[str, Any], intensity: float) -> triggers.Trigger:
         """Which operations are hit, from parsed parameters."""
-        rate = given.get("rate", self.rate(given, intensity))
+        # Who says which ones are meant, means them for certain.
+        usual = 1.0 if _CHOOSING & given.keys() else self.rate(given, intensity)
+        rate = given.get("rate", usual)
         chosen: list[triggers.Trigger] = [] if rate == 1 else [triggers.Rate(rate)]
         chosen += [make(given[name]) for name, make in _COUNTED.items() if name in given]
         if "between" in given:
@@ -99,6 +101,7 @@ _COUNTED: dict[str, Callable[[int], triggers.Trigger]] = {
     "from_nth": triggers.From,
     "every": triggers.Every,
 }
+_CHOOSING = frozenset({*_COUNTED, "between"})
 
 TARGETED = (
     Parameter(
@@ -112,12 +115,12 @@ TARGETED = (
 
 
 def triggered(rate: str) -> tuple[Parameter, ...]:
-    """The parameters that choose among the matching operations; `rate` is the default."""
+    """The parameters that choose among the matching operations; `rate` is its default."""
     number = "operation number, from 1"
     return (
         Parameter(
             name="rate", unit="0..1 or %", default=rate, parse=quantities.share,
-            help="share of the matching operations hit",
+            help="share of the matching operations hit; 1 where one of the next five chooses them",
         ),
         Parameter(
             name="nth", unit=number, default="any", parse=quantities.count,
