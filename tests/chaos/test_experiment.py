@@ -74,7 +74,7 @@ def test_triggers_combine() -> None:
 
 @pytest.mark.parametrize("choice", ["nth", "first", "from_nth", "every", "between"])
 def test_the_operations_that_are_chosen_are_hit_for_certain(choice: str) -> None:
-    chosen = {choice: "0s..5s" if choice == "between" else 3}
+    chosen: dict[str, Any] = {choice: "0s..5s" if choice == "between" else 3}
     certain = ChaosExperiment("x", "network_failure", intensity=0.3, **chosen)
     assert "rate" not in str(certain.trigger)
     by_chance = ChaosExperiment("x", "network_failure", rate=0.3, **chosen)
