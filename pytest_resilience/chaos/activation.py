@@ -22,7 +22,7 @@ __all__ = ["Activation", "Hit"]
 _LONGEST = 80  # signs of a statement
 _MOST_SEEN = 8  # lines of "what the code did instead" that anybody reads
 _SEALED = "encrypted above the socket"
-_POLLED = "a non-blocking socket, and no transport of asyncio"
+_POLLED = "begun without blocking, in no loop of asyncio or trio"
 _FRAMED = "HTTP/2"
 
 
@@ -186,7 +186,9 @@ class Activation:
         if _FRAMED in self._remarks:
             return "Answers in HTTP/2 are not told apart: use HTTP/1.1, or a fault of connections."
         if _POLLED in self._remarks:
-            return "This fault makes callers wait, which it can on blocking sockets and in asyncio."
+            return (
+                "This fault makes callers wait, and nobody waits for what begins without blocking."
+            )
         return self._cure or self._correction()
 
     def _correction(self) -> str:

@@ -17,9 +17,14 @@ _MOST = 1 << 18  # bytes: what a kernel takes, more or less, of what nobody ackn
 
 
 class Backlog:
-    """The messages of one connection, in order. Any thread may send them on."""
+    """The messages of one connection, in order. Any thread may send them on.
+
+    Attributes:
+        watched: whether a thread has to see when they can be: no loop does.
+    """
 
     def __init__(self) -> None:
+        self.watched = False
         self._messages: deque[tuple[Callable[..., int | None], bytes]] = deque()
         self._room = _MOST
         self._lock = threading.Lock()

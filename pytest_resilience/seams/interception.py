@@ -17,22 +17,20 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.faults import ResolutionFailure
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
-from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
-from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.seams import socket_effects
+from pytest_resilience.seams.dialing import Dialing
 from pytest_resilience.seams.links import Links
 from pytest_resilience.seams.loops import Loops
 from pytest_resilience.seams.names import Names
-from pytest_resilience.seams.names import addresses_in
-from pytest_resilience.seams.names import is_literal
 from pytest_resilience.seams.patching import Patches
 from pytest_resilience.seams.patching import python_socket_class
+from pytest_resilience.seams.readiness import Readiness
 from pytest_resilience.seams.receiving import Receiving
+from pytest_resilience.seams.resolving import Resolving
 from pytest_resilience.seams.sending import Sending
 from pytest_resilience.seams.tls_objects import TlsObjects
 from pytest_resilience.seams.walls import Walls
@@ -48,7 +46,6 @@ _RECEIVING = ("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recv
 _SENDING = ("send", "sendall", "sendmsg", "sendto", "sendfile")
 _TLS_RECEIVING = ("recv", "recv_into", "read")
 _TLS_SENDING = ("send", "sendall", "write")
-_RESOLVING = ("getaddrinfo", "gethostbyname", "gethostbyname_ex")
 
 
 class Interception:
@@ -61,24 +58,30 @@ class Interception:
     def __init__(self, engine: Engine, names: Names, patches: Patches) -> None:
         self._links = Links(engine, names)
         self._engine = engine
-        self._names = names
         self._patches = patches
-        self._loops = Loops(engine, self._links, names, patches)
+        self._resolving = Resolving(engine, names)
+        self._dialing = Dialing(engine, self._links)
+        self._loops = Loops(engine, self._dialing, names, patches)
         self._tls_objects = TlsObjects(patches)
         self._walls = Walls(engine, self._links, self._loops)
         self._speaking = Sending(engine, self._walls, self._loops, self._tls_objects)
-        self._hearing = Receiving(engine, self._loops)
+        self._readiness = Readiness(engine.clock)
+        self._hearing = Receiving(engine, self._loops, self._readiness)
         self._retired = False
 
     def refresh(self) -> None:
         """The active experiments have changed."""
         self._walls.flush_all()
+        self._readiness.look()
         self._links.refresh()
 
     def retire(self) -> None:
         self._retired = True
         self._walls.retire()
+        self._readiness.retire()
         self._loops.retire()
+        self._dialing.retire()
+        self._resolving.retire()
         self._tls_objects.retire()
         self._links.forget()
 
@@ -87,8 +90,7 @@ class Interception:
         import ssl  # most clients have it loaded; it may not come after us unseen
 
         plain, patches = python_socket_class(), self._patches
-        for name in _RESOLVING:
-            patches.replace(socket, name, self._resolving)
+        self._resolving.watch(patches)
         for name in _RECEIVING:
             patches.replace(plain, name, self._receiving)
         for name in _SENDING:
@@ -184,11 +186,11 @@ class Interception:
         if link is None:
             return proceed()
         effect = None
-        if id(sock) in self._loops.decided:
-            decided = self._loops.decided[id(sock)]
+        if id(sock) in self._dialing.decided:
+            decided = self._dialing.decided[id(sock)]
             socket_effects.fail(sock, None if decided is None else decided.failure)
         elif not link.calm:
-            self._resolve(address[0], address[1])
+            self._resolving.resolve(address[0], address[1])
             blocking = sock.gettimeout() != 0
             effect = self._engine.ask(link.operation(CONNECT, blocking=blocking))
         try:
@@ -260,30 +262,3 @@ class Interception:
             original(sock, *args, **kwargs)
 
         return _real_close
-
-    def _resolving(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def resolve(host: Any, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            if self._retired:
-                return original(host, *args, **kwargs)
-            self._resolve(host, args[0] if args else kwargs.get("port"))
-            found = original(host, *args, **kwargs)
-            for address in addresses_in(found):
-                self._names.learn(host, address)
-            return found
-
-        return resolve
-
-    def _resolve(self, host: Any, port: Any) -> None:
-        __tracebackhide__ = True
-        if host is None or is_literal(host):
-            return  # nobody has to be asked
-        names = self._names.of(host, port)
-        operation = Operation(kind=RESOLVE, target=names[0], names=names)
-        effect = self._engine.ask(operation)
-        if effect is None:
-            return
-        socket_effects.hold_a_call(effect)
-        if isinstance(effect.failure, ResolutionFailure):
-            raise socket_effects.name_resolution_failure(effect.failure)

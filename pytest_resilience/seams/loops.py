@@ -1,13 +1,12 @@
 """What the interception of sockets has to do with asyncio: connecting, which a loop awaits.
 
 Receiving is held up elsewhere (see `detours`): a transport is found by the socket that it
-reads. Event loops written in C, as uvloop, call no method of a Python socket and are not
-reached, and neither are sockets without a transport (`loop.sock_recv`).
+reads, and one without (`loop.sock_recv`) is polled (see `readiness`). Event loops written in
+C, as uvloop, call no method of a Python socket and are not reached.
 """
 
 from __future__ import annotations
 
-import errno
 import functools
 import socket
 import sys
@@ -20,14 +19,14 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.operation import CONNECT
-from pytest_resilience.seams.links import Links
+from pytest_resilience.seams.dialing import Dialing
 from pytest_resilience.seams.loop_passes import Passes
 from pytest_resilience.seams.loop_waiting import Wait
 from pytest_resilience.seams.loop_waiting import pause
 from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.names import addresses_in
 from pytest_resilience.seams.patching import Patches
+from pytest_resilience.seams.trio_sockets import TrioSockets
 
 
 if TYPE_CHECKING:
@@ -40,35 +39,38 @@ __all__ = ["Loops"]
 
 
 class Loops:
-    """The loops of asyncio, once there are any.
+    """The loops of asyncio, once there are any."""
 
-    Attributes:
-        decided: what happens to connects that a loop has begun, by the `id` of the socket.
-    """
-
-    def __init__(self, engine: Engine, links: Links, names: Names, patches: Patches) -> None:
-        self.decided: dict[int, Effect | None] = {}
+    def __init__(self, engine: Engine, dialing: Dialing, names: Names, patches: Patches) -> None:
         self._engine = engine
-        self._links = links
+        self._dialing = dialing
         self._names = names
         self._patches = patches
+        self._trio = TrioSockets(dialing, patches)
         self._passes = Passes()
         self._reached = False
         self._retired = False
         self._lock = threading.Lock()
 
     def watch(self) -> None:
-        """Reach asyncio now, or when it makes its first loop.
+        """Reach asyncio and trio now, or when they make their first loop.
 
-        Each of its loops begins with a pair of sockets to be woken by. So nobody has to
-        load asyncio who does not use it.
+        Each of their loops begins with a pair of sockets to be woken by. So nobody has to
+        load them who does not use them.
         """
         self._patches.replace(socket, "socketpair", self._pairing)
         self._reach()
+        self._trio.reach()
 
     def retire(self) -> None:
+        self._trio.retire()
         with self._lock:  # or another thread's first loop comes in between
             self._retired = True
+
+    def reads(self, sock: socket.socket) -> bool:
+        """Whether a transport of the loop that runs here reads a non-blocking `sock`."""
+        loop = self._running() if self._reached else None
+        return loop is not None and _transport_of(loop, sock) is not None
 
     def detour(self, sock: socket.socket) -> Detour | None:
         """For what a non-blocking `sock` receives, if asyncio reads it."""
@@ -150,6 +152,7 @@ class Loops:
         @functools.wraps(original)
         def socketpair(*args: Any, **kwargs: Any) -> Any:
             self._reach()
+            self._trio.reach()
             return original(*args, **kwargs)
 
         return socketpair
@@ -187,20 +190,13 @@ class Loops:
         @functools.wraps(original)
         async def sock_connect(loop: Any, sock: socket.socket, address: Any) -> None:
             __tracebackhide__ = True
-            link = None if self._retired else self._links.opened(sock, address)
-            if link is None or link.calm:
-                await original(loop, sock, address)
-                return
-            effect = self._engine.ask(link.operation(CONNECT))
-            if effect is not None and effect.delay:
-                await pause(loop, effect)
-                if effect.delay == float("inf") and not effect.heals:
-                    raise TimeoutError(errno.ETIMEDOUT, f"Connect call failed {address}")
-            self.decided[id(sock)] = effect
-            try:
-                await original(loop, sock, address)
-            finally:
-                self.decided.pop(id(sock), None)
+            await self._dialing.connect(
+                sock,
+                address,
+                pause=functools.partial(pause, loop),
+                proceed=functools.partial(original, loop, sock, address),
+                failed=f"Connect call failed {address}",
+            )
 
         return sock_connect
 

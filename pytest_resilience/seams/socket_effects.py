@@ -39,7 +39,9 @@ __all__ = [
     "hold_sending",
     "hold_until",
     "name_resolution_failure",
+    "nothing_yet",
     "readable",
+    "silenced",
 ]
 
 # Unlike epoll, poll needs no descriptor of its own: there may be none left to have.
@@ -182,13 +184,29 @@ def _hold(effect: Effect, delay: float, limit: float | None, timed_out: str) -> 
     if too_long and effect.left() > 0:
         raise TimeoutError(timed_out)
     if delay == float("inf") and limit is None and not effect.heals:
-        error = _os_error(errno.ETIMEDOUT)
-        error.add_note(
-            "No timeout is set on this socket: the peer's silence would have lasted until the "
-            "kernel gave up, here it ended with the experiment."
-        )
-        raise error
+        raise silenced()
     return taken
+
+
+def silenced() -> OSError:
+    """What a receive without a timeout raises when the kernel gives up on a peer."""
+    error = _os_error(errno.ETIMEDOUT)
+    error.add_note(
+        "No timeout is set on this socket: the peer's silence would have lasted until the "
+        "kernel gave up, here it ended with the experiment."
+    )
+    return error
+
+
+def nothing_yet(sock: Receiver) -> OSError:
+    """What a non-blocking receive raises when there is nothing to receive yet."""
+    if hasattr(sock, "pending"):
+        import ssl  # whoever has such a socket has loaded it
+
+        return ssl.SSLWantReadError(
+            ssl.SSL_ERROR_WANT_READ, "The operation did not complete (read)"
+        )
+    return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 def _os_error(code: int) -> OSError:

@@ -52,8 +52,10 @@ class Walls:
         link.cut = self._engine.ask(link.operation(SEND)) if self._engine.has(SEND) else None
         if link.cut is None:
             return False
-        if sock.gettimeout() == 0:  # nobody blocks here who would notice when it is over
+        if self._loops.reads(sock):  # nobody blocks here who would notice when it is over
             self._loops.after(link.cut, lambda: self._flush_soon(sock, link))
+        else:
+            link.backlog.watched = True
         return True
 
     def keep(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
@@ -65,7 +67,7 @@ class Walls:
         kept = link.backlog.keep(send, data)
         if not cut.left():  # since it was looked at
             link.backlog.flush(sock)
-        elif sock.gettimeout() != 0:
+        elif link.backlog.watched:
             self._watch()
         whole = call.func.__name__ in ("sendall", "sendfile")
         if kept < len(data) and (whole or not kept):
@@ -162,4 +164,4 @@ class Walls:
     def _is_for_the_watcher(self, link: Link) -> bool:
         """Not for a loop, nor where TLS is in use by the thread that has sent."""
         sock = link.owner()
-        return sock is not None and self._holds(sock, link) and sock.gettimeout() != 0
+        return sock is not None and link.backlog.watched and self._holds(sock, link)

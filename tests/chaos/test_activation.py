@@ -84,8 +84,8 @@ def test_what_was_done_instead_is_told() -> None:
     assert "\n  The code did:\n    network.connect api:443\n  It hits" in str(running.never_fired())
     running.decide(operation("db:1", blocking=False), 100.0)
     assert str(running.never_fired()).endswith(
-        "\n    network.connect db:1 (a non-blocking socket, and no transport of asyncio)"
-        "\n  This fault makes callers wait, which it can on blocking sockets and in asyncio."
+        "\n    network.connect db:1 (begun without blocking, in no loop of asyncio or trio)"
+        "\n  This fault makes callers wait, and nobody waits for what begins without blocking."
     )
 
 

@@ -115,7 +115,7 @@ def test_only_what_it_is_aimed_at_counts(engine: Engine) -> None:
     assert activation.never_fired().seen == (
         "network.connect db:5432",
         "network.send api:443",
-        "network.receive api:443 (a non-blocking socket, and no transport of asyncio)",
+        "network.receive api:443 (begun without blocking, in no loop of asyncio or trio)",
     )
 
 

@@ -320,21 +320,3 @@ def test_a_name_is_found_late_while_the_loop_goes_on(inject: Inject) -> None:
     assert slow.hits == 1
     assert slow.delay >= 0.05
     assert turns > 10
-
-
-def test_what_is_read_without_a_transport_is_altered_and_not_slowed(inject: Inject) -> None:
-    async def story(port: int) -> bytes:
-        loop = asyncio.get_running_loop()
-        with socket.socket() as sock:
-            sock.setblocking(False)
-            await loop.sock_connect(sock, (HOST, port))
-            await loop.sock_sendall(sock, b"abcdefgh")
-            return await loop.sock_recv(sock, 100) + await loop.sock_recv(sock, 100)
-
-    with (
-        serve(echo) as port,
-        inject("network_failure", mode="truncate", rate=1) as cut,
-        inject("network_latency", mode="dribble", delay=1) as slow,
-    ):
-        assert run(story(port)) == b"abcd"
-    assert (cut.hits, slow.hits) == (1, 0)

@@ -524,23 +524,6 @@ def test_a_peer_that_speaks_first(inject: Inject, events: list[FaultInjected]) -
     assert kinds(events) == ["connect", "receive"]
 
 
-def test_sockets_without_a_transport_are_told_of(echo_port: int, inject: Inject) -> None:
-    """Connecting is late; receiving is not, and is not counted as if it were."""
-
-    async def story() -> None:
-        loop = asyncio.get_running_loop()
-        with socket.socket() as client:
-            client.setblocking(False)
-            await loop.sock_connect(client, (HOST, echo_port))
-            await loop.sock_sendall(client, b"hello")
-            assert await loop.sock_recv(client, 100) == b"hello"
-
-    with inject("network_latency", delay=0.001) as latency:
-        run(story())
-    assert latency.matched == 1
-    assert f"receive {HOST}:{echo_port} (a non-blocking socket" in str(latency.never_fired())
-
-
 def test_on_a_clock_that_stands_still(echo_port: int) -> None:
     engine = Engine(lambda engine: [SocketSeam(engine)], clock=ManualClock())
     activation = engine.start(ChaosExperiment("far", "network_latency", delay=0.02), seed=1)

@@ -9,6 +9,7 @@ import sys
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.seams.dialing import Dialing
 from pytest_resilience.seams.links import Links
 from pytest_resilience.seams.loops import Loops
 from pytest_resilience.seams.names import Names
@@ -87,7 +88,7 @@ def test_a_wrapper_that_outlives_its_experiments_passes_on(echo_port: int) -> No
 def test_a_socket_without_a_transport_has_no_detour(engine: Engine) -> None:
     patches = Patches()
     names = Names()
-    loops = Loops(engine, Links(engine, names), names, patches)
+    loops = Loops(engine, Dialing(engine, Links(engine, names)), names, patches)
 
     async def story() -> object:
         with socket.socket() as sock:

@@ -1,0 +1,69 @@
+"""What is heard of an answer, once it is there: the same however a socket is read."""
+
+from __future__ import annotations
+
+import functools
+import io
+import socket
+
+from typing import Any
+
+from pytest_resilience.chaos.answers import Alteration
+from pytest_resilience.chaos.answers import MadeUpAnswer
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.seams import socket_effects
+from pytest_resilience.seams.courses import Course
+from pytest_resilience.seams.decrypted import Decrypted
+from pytest_resilience.seams.links import Link
+from pytest_resilience.seams.receipt import Receipt
+
+
+__all__ = ["begin", "recite", "take", "turn"]
+
+
+def turn(engine: Engine, link: Link, *, blocking: bool = True) -> None:
+    """The client turns from sending to receiving: the start of a round trip."""
+    link.answer = engine.ask(link.operation(link.turn(), blocking=blocking))
+    if link.backlog and (link.answer is None or link.answer.delay < float("inf")):
+        link.answer = link.cut  # what nobody was told nobody answers
+
+
+def begin(sock: socket.socket, link: Link, answer: Effect, began: float) -> None:
+    """The wait for an answer is over: what is heard of it, whose first byte `began`?"""
+    __tracebackhide__ = True
+    fault = answer.failure
+    above = isinstance(fault, (Alteration, MadeUpAnswer)) and link.unsealed
+    if above:
+        link.decrypted = Decrypted(answer)
+    elif isinstance(fault, MadeUpAnswer):
+        link.script = io.BytesIO(fault.message)
+    elif fault is not None and not fault.bytewise:
+        socket_effects.fail(sock, fault)
+        return
+    if answer.pace is not None or (isinstance(fault, Alteration) and not above):
+        link.course = Course(answer, began, sealed=above)
+
+
+def take(sock: socket.socket, link: Link, course: Course, data: bytes) -> bytes:
+    """What is heard of the next `data` of an answer."""
+    heard = course.take(data)
+    if course.ended:
+        link.script = io.BytesIO()
+        socket_effects.hear_no_more(sock)
+    return heard
+
+
+def recite(
+    sock: socket.socket, link: Link, script: io.BytesIO, call: functools.partial[Any]
+) -> Any:
+    """Receive what is left of a script; after that, the end."""
+    receipt = Receipt(call)
+    data = script.read(receipt.size)
+    if not data and receipt.size and not link.ended:
+        link.ended = True
+        if sock.gettimeout() != 0:  # a loop closes it, and has it registered until then
+            socket_effects.end(sock)
+            while receipt.fetch():  # TLS may have more, and has to see the end as well
+                pass
+    return receipt.deliver(data)

@@ -1,0 +1,74 @@
+"""What happens to names that are resolved."""
+
+from __future__ import annotations
+
+import functools
+import socket
+
+from collections.abc import Callable
+from typing import Any
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults import ResolutionFailure
+from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.seams import socket_effects
+from pytest_resilience.seams.names import Names
+from pytest_resilience.seams.names import addresses_in
+from pytest_resilience.seams.names import is_literal
+from pytest_resilience.seams.patching import Patches
+
+
+__all__ = ["Resolving"]
+
+_RESOLVING = ("getaddrinfo", "gethostbyname", "gethostbyname_ex")
+
+
+class Resolving:
+    """Lets names be found, or not, and remembers what was found."""
+
+    def __init__(self, engine: Engine, names: Names) -> None:
+        self._engine = engine
+        self._names = names
+        self._retired = False
+
+    def watch(self, patches: Patches) -> None:
+        for name in _RESOLVING:
+            patches.replace(socket, name, self._resolving)
+
+    def retire(self) -> None:
+        self._retired = True
+
+    def resolve(self, host: Any, port: Any) -> None:
+        """A name server is about to be asked for `host`, unless that is an address."""
+        __tracebackhide__ = True
+        if host is None or is_literal(host):
+            return
+        names = self._names.of(host, port)
+        effect = self._engine.ask(Operation(kind=RESOLVE, target=names[0], names=names))
+        if effect is None:
+            return
+        socket_effects.hold_a_call(effect)
+        if isinstance(effect.failure, ResolutionFailure):
+            raise socket_effects.name_resolution_failure(effect.failure)
+
+    def _resolving(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def resolve(host: Any, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            if self._retired:
+                return original(host, *args, **kwargs)
+            if not _takes_addresses_only(args, kwargs):
+                self.resolve(host, args[0] if args else kwargs.get("port"))
+            found = original(host, *args, **kwargs)
+            for address in addresses_in(found):
+                self._names.learn(host, address)
+            return found
+
+        return resolve
+
+
+def _takes_addresses_only(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether `getaddrinfo`, given these after the host, asks nobody: as loops find out first."""
+    flags = args[4] if len(args) > 4 else kwargs.get("flags", 0)  # its place
+    return bool(flags & socket.AI_NUMERICHOST)

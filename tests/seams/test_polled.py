@@ -1,0 +1,361 @@
+"""Programs that poll their sockets by themselves: nothing is there before its time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import selectors
+import socket
+import ssl
+import threading
+import time
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.clock import ManualClock
+from pytest_resilience.seams import readiness
+from pytest_resilience.seams.sockets import SocketSeam
+from tests.seams.conftest import HOST
+from tests.seams.conftest import Trust
+from tests.seams.conftest import echo
+from tests.seams.conftest import serve
+
+
+Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+
+DELAY = 0.05  # seconds
+LONG = 60
+PATIENCE = 10
+MANY = b"x" * 1000
+
+
+class Polling:
+    """A client that waits for nothing but its selector.
+
+    Attributes:
+        looks: how often it was told that there is something.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.looks = 0
+
+    def send(self, message: bytes) -> None:
+        self._when(selectors.EVENT_WRITE, lambda: self.sock.sendall(message))
+
+    def receive(self, patience: float = PATIENCE) -> bytes:
+        """What comes next. Raises TimeoutError."""
+        return bytes(self._when(selectors.EVENT_READ, lambda: self.sock.recv(100), patience))
+
+    def receive_all(self, size: int) -> bytes:
+        received = b""
+        while len(received) < size:
+            received += self.receive()
+        return received
+
+    def _when(self, event: int, action: Callable[[], Any], patience: float = PATIENCE) -> Any:
+        deadline = time.monotonic() + patience
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.sock, event)
+            while selector.select(max(0, deadline - time.monotonic())):
+                self.looks += 1
+                with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError):
+                    return action()
+                if time.monotonic() > deadline:
+                    break
+        raise TimeoutError
+
+
+@contextlib.contextmanager
+def polling(port: int, trust: Trust | None = None) -> Iterator[Polling]:
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.create_connection((HOST, port), PATIENCE))
+        if trust is not None:
+            sock = stack.enter_context(trust.client.wrap_socket(sock, server_hostname=HOST))
+        sock.setblocking(False)
+        yield Polling(sock)
+
+
+@pytest.fixture(params=["plain", "TLS"])
+def client(request: pytest.FixtureRequest, trust: Trust) -> Iterator[Polling]:
+    sealed = request.param == "TLS"
+    with (
+        serve(trust.over_tls(echo) if sealed else echo) as port,
+        polling(port, trust if sealed else None) as opened,
+    ):
+        yield opened
+
+
+@pytest.fixture
+def plain(echo_port: int) -> Iterator[Polling]:
+    with polling(echo_port) as opened:
+        yield opened
+
+
+def seconds(action: Callable[[], object]) -> float:
+    started = time.monotonic()
+    action()
+    return time.monotonic() - started
+
+
+def test_an_answer_is_late(client: Polling, inject: Inject) -> None:
+    def ask() -> None:
+        client.send(b"hello")
+        assert client.receive() == b"hello"
+
+    with inject("network_latency", delay=DELAY) as latency:
+        for _ in range(3):
+            assert seconds(ask) >= DELAY
+    assert (latency.matched, latency.hits) == (3, 3)
+    assert latency.delay == pytest.approx(3 * DELAY, abs=0.01)
+    assert seconds(ask) < PATIENCE
+
+
+def test_who_polls_is_not_told_in_vain(plain: Polling, inject: Inject) -> None:
+    """Once that there was something, which nobody could know before it was looked at."""
+    with inject("network_latency", delay=DELAY):
+        plain.send(b"hello")
+        before = plain.looks
+        assert plain.receive() == b"hello"
+    assert plain.looks - before == 2
+
+
+def test_without_a_mark_it_is_looked_at_again_and_again(
+    plain: Polling, inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "_MARK", None)
+    with inject("network_latency", delay=DELAY):
+        plain.send(b"hello")
+        assert seconds(plain.receive) >= DELAY * 0.9
+    assert plain.looks > 2
+
+
+def test_the_mark_is_put_back(plain: Polling, inject: Inject) -> None:
+    def mark() -> int:
+        return plain.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+
+    plain.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 3)
+    with inject("network_latency", delay=LONG):
+        plain.send(b"hello")
+        with pytest.raises(TimeoutError):
+            plain.receive(DELAY)
+        assert mark() > 3
+    assert mark() == 3
+    assert plain.receive() == b"hello"
+
+
+def test_an_answer_comes_on_top_of_what_the_peer_takes(inject: Inject) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def late(connection: socket.socket) -> None:
+        connection.recv(100)
+        asked.set()
+        answer.wait(PATIENCE)
+        connection.sendall(b"late")
+
+    with serve(late) as port, polling(port) as client, inject("network_latency", delay=DELAY):
+        client.send(b"hello")
+        assert asked.wait(PATIENCE)
+        with pytest.raises(BlockingIOError):
+            client.sock.recv(100)
+        sent = time.monotonic()
+        answer.set()
+        assert client.receive() == b"late"
+        assert time.monotonic() - sent >= DELAY
+
+
+def test_nothing_comes_in_silence(client: Polling, inject: Inject) -> None:
+    with inject("network_failure", mode="timeout", rate=1) as failure:
+        client.send(b"hello")
+        with pytest.raises(TimeoutError):
+            client.receive(DELAY)
+    assert failure.hits == 1
+    assert client.receive() == b"hello"
+
+
+def test_silence_ends_for_who_waits(plain: Polling, inject: Inject) -> None:
+    """The selector itself wakes up when the experiment is over."""
+    with inject("network_failure", mode="timeout", rate=1, duration=DELAY):
+        plain.send(b"hello")
+        with pytest.raises(OSError, match="timed out") as caught:
+            plain.receive()
+    assert caught.value.errno == errno.ETIMEDOUT
+
+
+def test_a_partition_heals(plain: Polling, inject: Inject) -> None:
+    with inject("network_failure", mode="partition", duration=DELAY) as partition:
+        plain.send(b"hello")
+        assert plain.receive() == b"hello"
+    assert partition.hits
+
+
+def test_a_reset_is_late_too(client: Polling, inject: Inject) -> None:
+    def ask() -> None:
+        with contextlib.suppress(OSError):  # in TLS, some versions of Python see but an end
+            assert client.receive() == b""
+
+    with (
+        inject("network_latency", delay=DELAY),
+        inject("network_failure", mode="reset", rate=1) as failure,
+    ):
+        client.send(b"hello")
+        assert seconds(ask) >= DELAY
+    assert failure.hits == 1
+
+
+@pytest.mark.parametrize(
+    "pace",
+    [{"mode": "dribble", "piece": 250, "delay": 0.01}, {"mode": "bandwidth", "bandwidth": "25kB"}],
+)
+def test_an_answer_comes_in_pieces(plain: Polling, inject: Inject, pace: dict[str, Any]) -> None:
+    with inject("network_latency", **pace) as slow:
+        plain.send(MANY)
+        took = seconds(lambda: plain.receive_all(len(MANY)))
+    assert took >= 0.03
+    assert slow.hits == 1
+
+
+def test_the_end_is_late(inject: Inject) -> None:
+    def answer(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(b"hello")
+
+    with serve(answer) as port, polling(port) as client:
+        with inject("network_latency", mode="slow_close", delay=DELAY) as latency:
+            client.send(b"hello")
+            assert client.receive() == b"hello"
+            assert seconds(client.receive) >= DELAY * 0.9
+            assert client.receive() == b""
+        assert latency.hits == 1
+
+
+def test_an_answer_and_the_end_with_it_are_late(inject: Inject) -> None:
+    """The end of a stream is told of below any mark."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(b"hello")
+
+    with serve(answer) as port, polling(port) as client, inject("network_latency", delay=DELAY):
+        client.send(b"hello")
+        assert seconds(client.receive) >= DELAY * 0.9
+        assert client.receive() == b""
+
+
+@pytest.mark.parametrize(
+    ("parameters", "heard"),
+    [
+        ({"mode": "truncate"}, b"abcd"),
+        ({"mode": "corrupt", "share": 1.0}, None),
+    ],
+)
+def test_an_answer_is_altered(
+    plain: Polling, inject: Inject, parameters: dict[str, Any], heard: bytes | None
+) -> None:
+    with inject("network_failure", rate=1, **parameters) as failure:
+        plain.send(b"abcdefgh")
+        received = plain.receive()
+    assert received == heard if heard else received != b"abcdefgh"
+    assert failure.hits == 1
+
+
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
+def test_a_call_that_must_not_block(echo_port: int, inject: Inject, timeout: float | None) -> None:
+    """On a socket that does."""
+    with (
+        socket.create_connection((HOST, echo_port), PATIENCE) as sock,
+        inject("network_latency", delay=DELAY) as latency,
+    ):
+        sock.settimeout(timeout)
+        started = time.monotonic()
+        sock.sendall(b"hello")
+        received = b""
+        while not received:
+            with contextlib.suppress(BlockingIOError):
+                received = sock.recv(100, socket.MSG_DONTWAIT)
+        assert received == b"hello"
+        assert time.monotonic() - started >= DELAY * 0.99
+    assert latency.hits == 1
+
+
+def test_who_looks_whether_anybody_is_there_is_told(plain: Polling, inject: Inject) -> None:
+    with inject("network_latency", delay=LONG) as latency, pytest.raises(BlockingIOError):
+        plain.sock.recv(1, socket.MSG_PEEK)
+    assert latency.matched == 0
+
+
+def test_sockets_of_asyncio_without_a_transport(echo_port: int, inject: Inject) -> None:
+    async def story() -> float:
+        loop = asyncio.get_running_loop()
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, (HOST, echo_port))
+            started = loop.time()
+            await loop.sock_sendall(sock, b"hello")
+            assert await loop.sock_recv(sock, 100) == b"hello"
+            return loop.time() - started
+
+    with inject("network_latency", delay=DELAY) as latency:
+        assert asyncio.run(story()) >= DELAY
+    assert latency.hits == 2
+
+
+def test_a_clock_that_stands_still_holds_nobody_up(echo_port: int) -> None:
+    engine = Engine(lambda engine: [SocketSeam(engine)], clock=ManualClock())
+    latency = engine.start(ChaosExperiment("slow", "network_latency", delay=DELAY), seed=1)
+    with polling(echo_port) as client:
+        client.send(b"hello")
+        assert seconds(client.receive) >= DELAY * 0.9
+    engine.stop(latency)
+
+
+def test_a_clock_that_leaps_leads_the_way(echo_port: int) -> None:
+    clock = ManualClock()
+    engine = Engine(lambda engine: [SocketSeam(engine)], clock=clock)
+    with polling(echo_port) as client:
+        latency = engine.start(ChaosExperiment("slow", "network_latency", delay=LONG), seed=1)
+        client.send(b"hello")
+        with pytest.raises(TimeoutError):
+            client.receive(DELAY)
+        clock.advance(LONG)
+        assert client.receive() == b"hello"
+        engine.stop(latency)
+    assert latency.delay == LONG
+
+
+def test_many_wait_at_once(echo_port: int, inject: Inject) -> None:
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+        for _ in range(50):
+            client = stack.enter_context(polling(echo_port))
+            selector.register(client.sock, selectors.EVENT_READ, client)
+        clients = [key.data for key in selector.get_map().values()]
+        with inject("network_latency", delay=DELAY) as latency:
+            started = time.monotonic()
+            for client in clients:
+                client.send(b"hello")
+            while selector.get_map():
+                for key, _ in selector.select(PATIENCE):
+                    with contextlib.suppress(BlockingIOError):
+                        assert key.data.sock.recv(100) == b"hello"
+                        selector.unregister(key.fileobj)
+            took = time.monotonic() - started
+        assert latency.hits == 50
+        assert DELAY <= took < 50 * DELAY  # not one after the other
+        assert latency.delay >= 50 * DELAY * 0.99
+
+
+def test_closed_meanwhile(plain: Polling, inject: Inject) -> None:
+    with inject("network_latency", delay=LONG):
+        plain.send(b"hello")
+        with pytest.raises(TimeoutError):
+            plain.receive(DELAY)
+        plain.sock.close()
+    assert not [each for each in threading.enumerate() if "readiness" in each.name]
