@@ -106,9 +106,13 @@ class Effect:
                 hit.activation.spared()
 
     def left(self) -> float:
-        """Seconds until every experiment behind it has ended, so that nothing waits any more."""
+        """Seconds until every experiment behind it has ended, so that nothing waits any more.
+
+        Silence ends when those that ask for it do, whatever else is late.
+        """
         now = self.clock.monotonic()
-        return max(hit.activation.left(now) for hit in self.hits)
+        endless = [hit for hit in self.hits if hit.fault.delay == float("inf")]
+        return max(hit.activation.left(now) for hit in endless or self.hits)
 
     def waited(self, seconds: float) -> None:
         """Book a wait on the experiments that caused it, in proportion."""

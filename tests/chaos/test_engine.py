@@ -103,6 +103,19 @@ def test_experiments_end_by_themselves(engine: Engine, clock: ManualClock) -> No
     assert activation.matched == 1
 
 
+@pytest.mark.parametrize("mode", ["timeout", "partition"])
+def test_silence_ends_with_its_own_experiment(
+    engine: Engine, clock: ManualClock, mode: str
+) -> None:
+    engine.start(LATENCY, seed=1)
+    silent = ChaosExperiment("silent", "network_failure", mode=mode, rate=1, duration=10)
+    engine.start(silent, seed=1)
+    effect = ask(engine)
+    assert effect.left() == pytest.approx(10)
+    clock.advance(10.1)
+    assert effect.left() == 0
+
+
 def test_only_what_it_is_aimed_at_counts(engine: Engine) -> None:
     aimed = ChaosExperiment("aimed", "network_latency", delay=1, target="api:443")
     activation = engine.start(aimed, seed=1)
