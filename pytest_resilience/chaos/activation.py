@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pytest_resilience.chaos.answers import MadeUpAnswer
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.pressure import PressureReading
@@ -193,13 +194,22 @@ class Activation:
 
     def _correction(self) -> str:
         kinds = ", ".join(sorted(self.kinds))
-        early = ""
-        if any(kind.startswith("database.") for kind in self.kinds):
-            early = "Of sqlite3 and psycopg2, connections that were open before are not reached. "
         return (
-            f"It hits {kinds}. {early}Correct the target or the fault, or say must_fire=False if "
-            "firing is not what you test."
+            f"It hits {kinds}. {self._likely}Correct the target or the fault, or say "
+            "must_fire=False if firing is not what you test."
         )
+
+    @property
+    def _likely(self) -> str:
+        """Why it was so, as far as what the code did tells."""
+        did = {line.partition(" ")[0] for line in self._seen}
+        if any(kind.startswith("database.") for kind in self.kinds):
+            return "Of sqlite3 and psycopg2, connections that were open before are not reached. "
+        if did and self.kinds == {RESOLVE} and RESOLVE not in did:
+            return "Where an address is given, no name is resolved. "
+        if did and self.kinds == {CONNECT} and CONNECT not in did:
+            return "A connection that was open before is not made again. "
+        return ""
 
     def __repr__(self) -> str:
         until = "inf" if math.isinf(self.ends_at) else f"{self.ends_at:.3f}"

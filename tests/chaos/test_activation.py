@@ -12,6 +12,7 @@ import pytest
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 
 
@@ -87,6 +88,20 @@ def test_what_was_done_instead_is_told() -> None:
         "\n    network.connect db:1 (begun without blocking, in no loop of asyncio or trio)"
         "\n  This fault makes callers wait, and nobody waits for what begins without blocking."
     )
+
+
+@pytest.mark.parametrize(
+    ("mode", "did", "likely"),
+    [
+        ("dns", CONNECT, "Where an address is given, no name is resolved."),
+        ("refuse", RECEIVE, "A connection that was open before is not made again."),
+    ],
+)
+def test_what_was_not_done_at_all_is_told_why(mode: str, did: str, likely: str) -> None:
+    running = activation("network_failure", mode=mode)
+    assert likely not in str(running.never_fired())
+    running.decide(Operation(kind=did, target="a:1", names=("a:1",)), 100.0)
+    assert likely in str(running.never_fired())
 
 
 @pytest.mark.parametrize("mode", ["refuse", "reset"])
