@@ -19,6 +19,7 @@ from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.pressure import Pressure
+from pytest_resilience.chaos.quantities import format_seconds
 from pytest_resilience.chaos.quantities import seconds
 from pytest_resilience.chaos.quantities import share
 from pytest_resilience.chaos.recipe import Recipe
@@ -92,7 +93,17 @@ class ChaosExperiment:
         self._set("target_services", _services(kind, target_services))
         self._set("parameters", tuple(parsed.items()))
         self._set("services", ())
-        _ = self.faults  # raises for parameters that contradict each other
+        _ = self.faults, self.trigger  # raise for parameters that contradict each other
+        self._check_window()
+
+    def _check_window(self) -> None:
+        window = dict(self.parameters).get("between")
+        if window is not None and not window[0] < self.duration:
+            start, end = map(format_seconds, window)
+            raise ConfigurationError(
+                f"between={start}..{end} begins when the experiment is over; make its duration, "
+                f"which is {format_seconds(self.duration)}, longer"
+            )
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)  # frozen for everybody else

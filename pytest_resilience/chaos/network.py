@@ -58,6 +58,21 @@ _SLOW_MEANT_FOR: dict[str, tuple[str, ...]] = {
     "delay": (*_WAITS, "dribble"),
 }
 
+
+def _truncation(given: Mapping[str, Any]) -> Truncation:
+    share = given.get("share", TRUNCATED_TO)
+    if share == 1:
+        raise ConfigurationError(f"share={share:g}: all of the answer would arrive; give less")
+    return Truncation(share=share)
+
+
+def _corruption(given: Mapping[str, Any]) -> Corruption:
+    share = given.get("share", CORRUPTED)
+    if share == 0:
+        raise ConfigurationError(f"share={share:g}: nothing would be damaged; give more")
+    return Corruption(share=share)
+
+
 _FAILURES: dict[str, Callable[[Mapping[str, Any]], Fault]] = {
     "refuse": lambda _: Refusal(),
     "reset": lambda _: Reset(),
@@ -66,8 +81,8 @@ _FAILURES: dict[str, Callable[[Mapping[str, Any]], Fault]] = {
     "dns_not_found": lambda _: ResolutionFailure(known=False),
     "partition": lambda _: Partition(),
     "lose_answer": lambda _: LostAnswer(),
-    "truncate": lambda given: Truncation(share=given.get("share", TRUNCATED_TO)),
-    "corrupt": lambda given: Corruption(share=given.get("share", CORRUPTED)),
+    "truncate": _truncation,
+    "corrupt": _corruption,
     "status": status_answer,
     "malformed_json": lambda given: MalformedJson(body=given.get("body")),
 }

@@ -124,7 +124,10 @@ def interval(name: str, value: Any) -> tuple[float, float]:
     ends = value.split("..") if isinstance(value, str) else value
     if not isinstance(ends, (tuple, list)) or len(ends) != 2:
         raise ConfigurationError(f"{name}={value!r}: give a start and an end, such as '1s..3s'")
-    start, end = seconds(name, ends[0]), seconds(name, ends[1])
+    try:
+        start, end = seconds("start", ends[0]), seconds("end", ends[1])
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name}={value!r}: {error}") from None
     if not start < end:
         raise ConfigurationError(f"{name}={value!r}: the end must come after the start")
     return start, end

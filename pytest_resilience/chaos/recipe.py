@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -76,7 +77,11 @@ class Recipe:
         return parsed
 
     def trigger(self, given: Mapping[str, Any], intensity: float) -> triggers.Trigger:
-        """Which operations are hit, from parsed parameters."""
+        """Which operations are hit, from parsed parameters.
+
+        Raises ConfigurationError for parameters that no operation can fulfil together.
+        """
+        _check_numbers(given)
         # Who says which ones are meant, means them for certain.
         usual = 1.0 if _CHOOSING & given.keys() else self.rate(given, intensity)
         rate = given.get("rate", usual)
@@ -102,6 +107,16 @@ _COUNTED: dict[str, Callable[[int], triggers.Trigger]] = {
     "every": triggers.Every,
 }
 _CHOOSING = frozenset({*_COUNTED, "between"})
+
+
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    least = max(given.get("nth", 1), given.get("from_nth", 1))
+    most = min(given.get("nth", math.inf), given.get("first", math.inf))
+    step = given.get("every", 1)
+    if -(-least // step) * step > most:  # the least multiple of it
+        said = ", ".join(f"{name}={given[name]}" for name in _COUNTED if name in given)
+        raise ConfigurationError(f"{said}: no operation has a number that fits all; leave one out")
+
 
 TARGETED = (
     Parameter(

@@ -17,9 +17,15 @@ _LEAST_STATUS, _MOST_STATUS = 400, 599
 
 
 def parse_body(name: str, value: Any) -> str:
-    """A text. Raises ConfigurationError."""
+    """A text that can be sent. Raises ConfigurationError."""
     if not isinstance(value, str):
         raise ConfigurationError(f"{name}={value!r}: give the text of the body")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # bytes of a command line that are no UTF-8, for one
+        raise ConfigurationError(
+            f"{name}={value!r}: {value[error.start]!r} is no text; give what UTF-8 can encode"
+        ) from None
     return value
 
 

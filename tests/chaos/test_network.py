@@ -71,6 +71,16 @@ def test_what_fails(given: dict[str, Any], fault: str) -> None:
         ("network_failure", {"mode": "refuse", "status": 500}, "status is for mode='status'"),
         ("network_failure", {"status": 200}, "a failure is 400..599"),
         ("network_failure", {"mode": "status", "body": 5}, "body=5: give the text of the body"),
+        ("network_failure", {"status": 500, "body": "\udcff"}, "'\\udcff' is no text"),
+        ("network_failure", {"mode": "truncate", "share": 1}, "share=1: all of the answer"),
+        ("network_failure", {"mode": "corrupt", "share": "0%"}, "share=0: nothing would"),
+        ("network_failure", {"nth": 3, "first": 2}, "nth=3, first=2: no operation has"),
+        ("network_failure", {"nth": 2, "from_nth": 3}, "nth=2, from_nth=3: no operation"),
+        ("network_failure", {"nth": 3, "every": 2}, "nth=3, every=2: no operation has"),
+        ("network_failure", {"first": 2, "from_nth": 3}, "first=2, from_nth=3: no operation"),
+        ("network_failure", {"first": 5, "from_nth": 4, "every": 3}, "no operation has a number"),
+        ("network_latency", {"between": "70s..80s"}, "between=70s..80s begins when"),
+        ("network_latency", {"between": "1s..2s", "duration": 1}, "duration, which is 1s, longer"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(kind: str, given: dict[str, Any], message: str) -> None:

@@ -132,7 +132,8 @@ def test_intervals() -> None:
         ((1, 2, 3), "give a start and an end"),
         (5, "give a start and an end"),
         ("3s..1s", "the end must come after the start"),
-        ("1s..x", "is no quantity"),
+        ("1s..x", "between='1s..x': end='x' is no quantity"),
+        ((-1, 2), "between=(-1, 2): start=-1: a duration is finite and not negative"),
     ],
 )
 def test_no_interval(value: Any, why: str) -> None:
