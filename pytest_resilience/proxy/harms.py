@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_resilience.proxy.loop import Timer
 from pytest_resilience.proxy.stages import Line
+from pytest_resilience.proxy.stages import Pieces
 from pytest_resilience.proxy.stages import Sink
 from pytest_resilience.proxy.stages import Stage
 from pytest_resilience.proxy.stages import Surroundings
@@ -29,55 +30,36 @@ class _Latency(Line):
         self.put(self._now() + max(0.0, self._told["latency"] + jitter) * _MS, data)
 
 
-class _Bandwidth(Line):
+class _Bandwidth(Pieces):
     """So many bytes a second: each piece is there when its last byte is."""
 
-    _free = -math.inf  # the moment at which the line has carried all it was given
+    def _rate(self) -> float:
+        return float(self._told["rate"]) * 1000  # bytes a second
 
-    def take(self, data: bytes) -> None:
-        rate = self._told["rate"] * 1000  # bytes a second
-        if not rate:
-            self.put(math.inf, data)
-            return
-        bite = max(1, int(rate * _BITE))
-        self._free = max(self._free, self._now())
-        for start in range(0, len(data), bite):
-            piece = data[start : start + bite]
-            self._free += len(piece) / rate
-            self.put(self._free, piece)
+    def _piece(self) -> int:
+        return max(1, int(self._rate() * _BITE))
 
-    def change(self, told: Mapping[str, Any]) -> None:
-        super().change(told)
-        held = b"".join(data for _, data in self._queue)
-        ended = bool(self._queue) and not self._queue[-1][1]
-        self.stop()
-        self._queue.clear()
-        self.held, self._free = 0, self._now()
-        if held:
-            self.take(held)
-        if ended:
-            self.finish()
+    def _due(self, free: float, size: int) -> float:
+        rate = self._rate()
+        return free + size / rate if rate else math.inf
+
+    def _free_after(self, due: float) -> float:
+        return due
 
 
-class _Slicer(Line):
+class _Slicer(Pieces):
     """Data comes in small pieces, with a pause after each."""
 
-    _free = -math.inf
-
-    def take(self, data: bytes) -> None:
-        pause = self._told["delay"] * 1e-6
-        start = 0
-        self._free = max(self._free, self._now())
-        while start < len(data):
-            size = self._size()
-            self.put(self._free, data[start : start + size])
-            start += size
-            self._free += pause
-
-    def _size(self) -> int:
+    def _piece(self) -> int:
         variation = self._told["size_variation"]
         drawn = self._told["average_size"] + self._chance.randint(-variation, variation)
         return max(1, int(drawn))
+
+    def _due(self, free: float, size: int) -> float:  # noqa: ARG002  # the pause is all
+        return free
+
+    def _free_after(self, due: float) -> float:
+        return due + float(self._told["delay"]) * 1e-6
 
 
 class _SlowClose(Line):

@@ -18,7 +18,9 @@ from pytest_resilience.proxy.loop import Loop
 from pytest_resilience.proxy.loop import Timer
 
 
-__all__ = ["Line", "Sink", "Stage", "Surroundings"]
+__all__ = ["Line", "Pieces", "Sink", "Stage", "Surroundings"]
+
+_AT_ONCE = 256  # pieces passed on in a row, so that nobody else has to wait for long
 
 
 class Sink(Protocol):
@@ -176,3 +178,97 @@ class Line(Stage):
             self.following.take(data)
         else:
             self.following.finish()
+
+
+class Pieces(Stage):
+    """Base of those that cut data up. It is cut when it is due: little pieces take no room."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._queue: deque[tuple[float, memoryview]] = deque()  # with when it came; none: the end
+        self._free = -math.inf  # when what has been passed on lets more pass
+        self._size = 0  # of the next piece, once it is known
+        self._timer: Timer | None = None
+
+    def take(self, data: bytes) -> None:
+        self._arrive(data)
+
+    def finish(self) -> None:
+        self._arrive(b"")
+
+    def change(self, told: Mapping[str, Any]) -> None:
+        super().change(told)
+        self._wake()
+        self._free, self._size = self._now(), 0
+        self._pump()
+
+    def leave(self) -> None:
+        self._wake()
+        while self._queue:
+            self._pass(len(self._queue[0][1]))
+
+    def stop(self) -> None:
+        self._wake()
+        self._queue.clear()
+        self.held = 0
+
+    def _piece(self) -> int:
+        """How many bytes the next piece has, if there are as many; at least one."""
+        raise NotImplementedError
+
+    def _due(self, free: float, size: int) -> float:
+        """When a piece is, if it can come from `free` on."""
+        raise NotImplementedError
+
+    def _free_after(self, due: float) -> float:
+        """When the next piece can come, after one at `due`."""
+        raise NotImplementedError
+
+    def _arrive(self, data: bytes) -> None:
+        self._queue.append((self._now(), memoryview(data)))
+        self.held += len(data)
+        if self._timer is None:
+            self._pump()
+
+    def _pump(self) -> None:
+        """Pass on what is due."""
+        now = self._now()
+        for _ in range(_AT_ONCE):
+            if not self._queue:
+                return
+            came, data = self._queue[0]
+            if data:
+                self._size = self._size or min(self._piece(), len(data))
+                due = self._due(max(came, self._free), self._size)
+                if due > now:
+                    self._wait(due)
+                    return
+                self._free = self._free_after(due)
+            self._pass(self._size)
+        self._wait(now)
+
+    def _pass(self, size: int) -> None:
+        """Pass on so many bytes of the first data, or the end."""
+        came, data = self._queue.popleft()
+        self._size = 0
+        self.held -= size
+        if data[size:]:
+            self._queue.appendleft((came, data[size:]))
+        if data:
+            self.following.take(bytes(data[:size]))
+        else:
+            self.following.finish()
+
+    def _wait(self, due: float) -> None:
+        if due < math.inf:
+            self._timer = self._around.loop.at(due, self._go_on)
+
+    def _go_on(self) -> None:
+        self._timer = None
+        self._pump()
+        self._around.flowed()
+
+    def _wake(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -163,6 +163,25 @@ def test_the_slicers_pieces_and_pauses() -> None:
     )
 
 
+def test_little_pieces_are_cut_when_they_are_due_and_let_others_have_their_turn() -> None:
+    """Cut at once, a megabyte was a million objects, and nobody else was served meanwhile."""
+    made, told, target = stage("slicer", average_size=1)
+    made.take(bytes(10_000))
+    assert 0 < len(target.pieces) < 1000
+    made.finish()
+    told.run(0)
+    assert target.whole == bytes(10_000)
+    assert target.pieces[-1] == (0, b"")
+
+
+def test_pauses_that_end_are_over_at_once() -> None:
+    made, told, target = stage("slicer", average_size=1, delay="1h")
+    made.take(b"ab")
+    made.change({"average_size": 1, "size_variation": 0, "delay": 0})
+    told.run(0)
+    assert target.pieces == [(0, b"a"), (0, b"b")]
+
+
 def test_slow_close_delays_nothing_but_the_end() -> None:
     made, told, target = stage("slow_close", delay=100)
     made.take(b"a")
