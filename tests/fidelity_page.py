@@ -48,9 +48,10 @@ COLUMNS = ("event", "injected", "for real", "difference")
 
 # In which order they stand here.
 TITLES = (
-    "requests", "urllib3", "httpx", "httpx, async", "aiohttp", "http.client", "urllib.request",
-    "boto3", "redis", "redis.asyncio", "asyncpg", "psycopg", "psycopg, async", "psycopg2",
-    "pymysql", "websockets.sync", "websockets.asyncio", "grpc", "sqlite3", "PostgreSQL",
+    "requests", "urllib3", "httpx", "httpx, async", "httpx, async on trio", "aiohttp",
+    "http.client", "urllib.request", "boto3", "redis", "redis.asyncio", "asyncpg", "psycopg",
+    "psycopg, async", "psycopg2", "pymysql", "websockets.sync", "websockets.asyncio", "grpc",
+    "sqlite3", "PostgreSQL",
 )  # fmt: skip
 
 

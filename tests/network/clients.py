@@ -267,6 +267,27 @@ async def with_httpx_async(peer: Peer) -> AsyncIterator[AsyncAsk]:
         yield ask
 
 
+# --- HTTP, trio ---
+
+
+@contextlib.contextmanager
+def with_httpx_on_trio(peer: Peer) -> Iterator[Ask]:
+    import httpx
+
+    from anyio.from_thread import start_blocking_portal
+
+    verify = peer.tls.client if peer.tls else False
+    with start_blocking_portal("trio") as portal:
+        client = httpx.AsyncClient(timeout=peer.timeout, verify=verify)
+
+        async def get() -> str:
+            (await client.get(peer.url)).raise_for_status().json()
+            return "ok"
+
+        with portal.wrap_async_context_manager(client):
+            yield lambda: portal.call(get)
+
+
 # --- Redis ---
 
 
@@ -516,6 +537,11 @@ HTTP = (
     Client(name="boto3", libraries=("boto3", "botocore", "urllib3"), opened=with_boto3),
     of_asyncio("httpx, async", ("httpx", "httpcore", "anyio"), with_httpx_async),
     of_asyncio("aiohttp", ("aiohttp",), with_aiohttp),
+    Client(
+        name="httpx, async on trio",
+        libraries=("httpx", "httpcore", "trio"),
+        opened=with_httpx_on_trio,
+    ),
 )
 OTHERS = (
     Client(name="redis", libraries=("redis",), opened=with_redis, speaks="redis"),
