@@ -38,8 +38,12 @@ class Dial:
     def start(self) -> None:
         """Try the next endpoint."""
         endpoint = self._endpoints.pop(0)
-        # Below `socket.socket`: what seams and other tools patch is not for this traffic.
-        sock = socket.SocketType(endpoint.family, socket.SOCK_STREAM)
+        try:
+            # Below `socket.socket`: what seams and other tools patch is not for this traffic.
+            sock = socket.SocketType(endpoint.family, socket.SOCK_STREAM)
+        except OSError as error:  # no descriptor is left; the next client may find one
+            self._failed(error)
+            return
         sock.setblocking(False)
         code = sock.connect_ex(endpoint.sockaddr)
         self._sock = sock

@@ -6,6 +6,8 @@ import contextlib
 import gc
 import random
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -133,6 +135,40 @@ def test_a_server_that_comes_back(serve: Serve) -> None:
                 assert ask(client) == b"ping"
             assert proxy.unreachable is None
         thread.join(10)
+
+
+WITHOUT_DESCRIPTORS = """
+import resource, socket
+from pytest_resilience.proxy import ChaosProxy
+
+with socket.create_server(("127.0.0.1", 0)) as server, ChaosProxy(server.getsockname()) as proxy:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as client:
+        client.settimeout(10)
+        last = client.fileno() + 1  # for the client's end in the proxy; none to go on with
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, hard))
+        client.connect(proxy.address)
+        try:
+            client.recv(1)
+        except ConnectionResetError:
+            print(proxy.unreachable.strerror)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with socket.create_connection(proxy.address, timeout=10) as client:
+        server.accept()[0].sendall(b"x")
+        print(client.recv(1))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not limit them")
+def test_a_client_for_whom_no_descriptor_is_left_is_not_the_last() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_DESCRIPTORS],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines() == ["Too many open files", "b'x'"]
 
 
 def test_one_that_nobody_closes_says_so_and_ends(proxy: ChaosProxy) -> None:
