@@ -59,6 +59,7 @@ class Connection:
         gate: asks about experiments.
         attempt: the connect to the server, while it is under way.
         is_open: whether it has not ended.
+        deserted: whether the client sends no more: most likely it has given up.
     """
 
     def __init__(self, number: int, setting: Setting) -> None:
@@ -68,6 +69,7 @@ class Connection:
         self.gate = Gate(setting.engine, setting.loop, setting.names)
         self.attempt: Attempt | None = None
         self.is_open = True
+        self.deserted = False
         self._setting = setting
         self._lost = False
         self._spoken_for = False  # whether the server is not heard any more
@@ -143,6 +145,9 @@ class Connection:
     def ended(self, side: Side) -> None:
         """One side sends no more."""
         flow, _ = self._from(side)
+        if side is self._client:
+            self.deserted = True
+            self._down.desert()
         flow.finish()
 
     def broken(self, side: Side) -> None:

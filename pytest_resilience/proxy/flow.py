@@ -40,6 +40,7 @@ class Whole(Protocol):
     answer: int
     gate: Gate
     is_open: bool
+    deserted: bool
 
     def reset(self) -> None:
         """Tear both sides down with RST."""
@@ -88,6 +89,10 @@ class Flow:
     @property
     def answer(self) -> int:
         return self._whole.answer
+
+    @property
+    def deserted(self) -> bool:
+        return self._whole.deserted
 
     def reset(self) -> None:
         self._whole.reset()
@@ -214,6 +219,11 @@ class Flow:
             stage.following = following
             following = stage
         self.first = self.lane.following = following
+
+    def desert(self) -> None:
+        """The client sends no more."""
+        for _, stage in list(self._stages.values()):
+            stage.desert()
 
     def stop(self) -> None:
         """Forget what was to happen."""

@@ -98,6 +98,7 @@ class _Timeout(_Waiting):
     """Nothing gets through; once quiet for so long, the connection is closed."""
 
     _due = math.inf
+    _ended = False
 
     def start(self) -> None:
         if self._told["timeout"]:
@@ -114,7 +115,14 @@ class _Timeout(_Waiting):
             self._timer = self._around.loop.at(self._due, self._look)
 
     def finish(self) -> None:
-        """Lost too: nobody is told that the other side has gone."""
+        """Lost too: a client that waits is not told that the server has gone."""
+        self._ended = True
+        if self._around.deserted:
+            self.following.finish()
+
+    def desert(self) -> None:
+        if self._ended:
+            self.following.finish()
 
     def leave(self) -> None:
         self._around.close()  # what was dropped is missing: nothing can go on
@@ -123,14 +131,23 @@ class _Timeout(_Waiting):
 class _ResetPeer(_Waiting):
     """RST to both sides, at once or after a time."""
 
+    _lost = False
+
     def start(self) -> None:
         self._timer = self._around.loop.at(self._after(), self._around.reset)
 
-    def take(self, data: bytes) -> None:
+    def take(self, data: bytes) -> None:  # noqa: ARG002  # it is lost
         """Lose it: who is reset does not get the answer first."""
+        self._lost = True
 
     def finish(self) -> None:
         """Lose it too: an orderly end would be none."""
+        self._lost = True
+
+    def leave(self) -> None:
+        super().leave()
+        if self._lost:
+            self._around.reset()  # what is missing would not be noticed
 
 
 class _LimitData(Stage):

@@ -42,6 +42,10 @@ class Surroundings(Protocol):
     def answer(self) -> int:
         """The number of the answer that flows now, from 1."""
 
+    @property
+    def deserted(self) -> bool:
+        """Whether the client sends no more: most likely it has given up."""
+
     def reset(self) -> None:
         """Tear both sides down with RST, whatever is still under way."""
 
@@ -97,6 +101,9 @@ class Stage:
 
     def leave(self) -> None:
         """The toxic has been removed: whatever is held goes on at once."""
+
+    def desert(self) -> None:
+        """The client sends no more; see `Surroundings.deserted`."""
 
     def stop(self) -> None:
         """The connection is gone."""

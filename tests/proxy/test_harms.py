@@ -162,6 +162,35 @@ def test_timeout_without_end_lasts_until_it_is_removed(proxy: ChaosProxy, connec
     assert read_all(client) == b""  # what was dropped is missing: nothing can go on
 
 
+@pytest.mark.parametrize("stream", ["upstream", "downstream"])
+def test_clients_that_give_up_in_silence_leave_nothing(
+    proxy: ChaosProxy, connect: Connect, stream: str
+) -> None:
+    with proxy.having("timeout", stream=stream):
+        for _ in range(5):
+            with connect() as client:
+                client.sendall(b"lost")
+        until(lambda: proxy.connections == 0 and proxy.accepted == 5)
+
+
+def test_a_client_that_gives_up_after_its_server_has_gone_leaves_nothing(serve: Serve) -> None:
+    gone = threading.Event()
+
+    def answer_and_go(connection: socket.socket) -> None:
+        connection.sendall(connection.recv(9))
+        connection.shutdown(socket.SHUT_WR)
+        gone.set()
+        read_all(connection)
+
+    with ChaosProxy(("127.0.0.1", serve(answer_and_go))) as proxy, proxy.having("timeout"):
+        with socket.create_connection(proxy.address, timeout=0.05) as client:
+            client.sendall(b"ping")
+            assert gone.wait(10)
+            with pytest.raises(TimeoutError):  # and not the end
+                client.recv(1)
+        until(lambda: proxy.connections == 0)
+
+
 def test_reset_peer_is_a_real_reset_for_both(serve: Serve) -> None:
     seen: list[int | None] = []
 

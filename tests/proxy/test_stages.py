@@ -25,6 +25,7 @@ class Told:
         self.clock = ManualClock()
         self.loop = self
         self.answer = 1
+        self.deserted = False
         self.happened: list[Any] = []
         self._timers: list[tuple[float, int, Timer]] = []
 
@@ -219,6 +220,22 @@ def test_reset_peer_waits_for_its_time_alone() -> None:
     told.run(1)
     assert told.happened == [(pytest.approx(0.1), "reset")]
     assert target.pieces == []
+
+
+@pytest.mark.parametrize("lost", [b"data", b""])
+def test_a_reset_that_is_taken_back_comes_at_once_where_something_is_missing(lost: bytes) -> None:
+    made, told, target = stage("reset_peer", timeout=100)
+    (made.take(lost) if lost else made.finish())
+    made.leave()
+    assert told.happened == [(0, "reset")]
+    assert target.pieces == []
+
+
+def test_a_reset_that_is_taken_back_does_not_come_where_nothing_is_missing() -> None:
+    made, told, _ = stage("reset_peer", timeout=100)
+    made.leave()
+    told.run(1)
+    assert told.happened == []
 
 
 @pytest.mark.parametrize("kind", ["timeout", "reset_peer"])
