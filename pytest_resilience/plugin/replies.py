@@ -66,7 +66,8 @@ class ChaosResponses(responses.RequestsMock):
         self, *args: Any, chaos: Any = None, must_fire: bool = True, **kwargs: Any
     ) -> responses.BaseResponse:
         requested = self._requested(chaos, must_fire=must_fire)
-        return self._under(requested, super().add_callback(*args, **kwargs))
+        super().add_callback(*args, **kwargs)
+        return self._under(requested, self.registered()[-1])  # older versions return nothing
 
     def replace(
         self, *args: Any, chaos: Any = None, must_fire: bool = True, **kwargs: Any
