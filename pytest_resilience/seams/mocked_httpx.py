@@ -141,11 +141,17 @@ def _context(peer: Peer) -> ssl.SSLContext | None:
 
 def _reply_in(response: httpx.Response) -> Reply:
     """What the mock has answered, which it and its user can still read afterwards."""
-    return _reply_of(response, b"".join(response.stream))  # type: ignore[arg-type]
+    stream: Any = response.stream
+    body = b"".join(stream)
+    stream.close()  # as a client does that has read it
+    return _reply_of(response, body)
 
 
 async def _reply_in_async(response: httpx.Response) -> Reply:
-    return _reply_of(response, b"".join([part async for part in response.stream]))  # type: ignore[union-attr]
+    stream: Any = response.stream
+    body = b"".join([part async for part in stream])
+    await stream.aclose()
+    return _reply_of(response, body)
 
 
 def _reply_of(response: httpx.Response, body: bytes) -> Reply:

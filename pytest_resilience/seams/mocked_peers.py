@@ -20,6 +20,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.seams.courses import Course
 from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.names import is_literal
 
@@ -59,11 +60,11 @@ class Reply:
 
     @classmethod
     def of(cls, status: int, reason: str, headers: Iterable[tuple[str, str]], body: bytes) -> Reply:
-        """The reply a server sends: the body in one piece, whose length it names."""
+        """The reply a server sends: the body in one piece, whose length it names, if any."""
         kept = [
             each for each in headers if each[0].lower() not in {"transfer-encoding", "connection"}
         ]
-        if not any(name.lower() == "content-length" for name, _ in kept):
+        if body and not any(name.lower() == "content-length" for name, _ in kept):
             kept.append(("Content-Length", str(len(body))))
         return cls(status=status, reason=reason, headers=tuple(kept), body=body)
 
@@ -73,6 +74,12 @@ class Reply:
         lines = [f"HTTP/1.1 {self.status} {self.reason}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
         return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1", "replace")
+
+    def heard_under(self, effect: Effect, began: float) -> Course:
+        """How it is heard, from `began` on, in monotonic seconds."""
+        if not self.body:  # whatever length is named, as in an answer to HEAD
+            effect.spare()
+        return Course(effect, began, sealed=not self.body)
 
 
 class Peer:

@@ -105,7 +105,7 @@ class Wire:
             raise GetThrough
         reply = self._reply()
         self._body = io.BytesIO(reply.body)
-        self._course = Course(effect, self._peer.clock.monotonic())
+        self._course = reply.heard_under(effect, self._peer.clock.monotonic())
         return self._course.take(reply.head)
 
     def _receive(self, size: int) -> bytes:

@@ -146,7 +146,7 @@ class AsyncWire:
             raise GetThrough
         reply = await self._reply()
         self._body = io.BytesIO(reply.body)
-        self._course = Course(effect, self._peer.clock.monotonic())
+        self._course = reply.heard_under(effect, self._peer.clock.monotonic())
         return self._course.take(reply.head)
 
     async def _receive(self, size: int) -> bytes:

@@ -256,6 +256,14 @@ def test_a_dribbled_body_arrives_piece_by_piece(mock: Mock, call: Caller, inject
 class Parts(httpx.SyncByteStream, httpx.AsyncByteStream):
     """A body that a mock makes while it is read."""
 
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+    async def aclose(self) -> None:
+        self.closed = True
+
     def __iter__(self) -> Iterator[bytes]:
         yield from (b"ab", b"cd")
 
@@ -268,10 +276,28 @@ class Parts(httpx.SyncByteStream, httpx.AsyncByteStream):
 def test_a_mock_that_streams(
     slow: dict[str, str], mock: Mock, call: Caller, inject: Inject
 ) -> None:
-    mock.answer(f"{URL}/1", lambda _: httpx.Response(200, stream=Parts()))
+    body = Parts()
+    mock.answer(f"{URL}/1", lambda _: httpx.Response(200, stream=body))
     with inject("network_latency", **slow) as latency:
         assert b"".join(parts_of(call, f"{URL}/1")) == b"abcd"
     assert latency.hits
+    assert body.closed
+
+
+@pytest.mark.parametrize("mode", ["truncate", "corrupt"])
+def test_nothing_is_altered_where_there_is_no_body(
+    mode: str, mock: Mock, call: Caller, inject: Inject
+) -> None:
+    mock.answer(f"{URL}/1", lambda _: httpx.Response(200, headers={"Content-Length": "15"}))
+    mock.answer(f"{URL}/2", lambda _: httpx.Response(204))
+    mock.answer(f"{URL}/3", lambda _: httpx.Response(200, content=b"whole"))
+    with inject("network_failure", mode=mode, rate=1) as failure:
+        assert call(f"{URL}/1", method="HEAD").headers["Content-Length"] == "15"
+        assert "Content-Length" not in call(f"{URL}/2").headers
+        assert (failure.matched, failure.hits) == (0, 0)
+        with contextlib.suppress(httpx.RemoteProtocolError):
+            assert call(f"{URL}/3").content != b"whole"
+        assert failure.hits == 1
 
 
 def test_a_corrupted_body_is_what_the_client_decodes(

@@ -263,6 +263,22 @@ def test_half_a_body_is_noticed(
     assert answer.json() == {"orders": [1, 2, 3]}
 
 
+@both
+@pytest.mark.parametrize("mode", ["truncate", "corrupt"])
+def test_nothing_is_altered_where_there_is_no_body(kind: str, mode: str, inject: Inject) -> None:
+    mock = mock_of(kind)
+    mock.head(URL, headers={"Content-Length": "15"})
+    mock.delete(URL, status_code=204) if kind == "requests-mock" else mock.delete(URL, status=204)
+    with inject("network_failure", mode=mode, rate=1) as failure:
+        assert requests.head(URL).headers["Content-Length"] == "15"
+        assert "Content-Length" not in requests.delete(URL).headers
+        assert (failure.matched, failure.hits) == (0, 0)
+        with contextlib.suppress(requests.exceptions.ChunkedEncodingError):
+            assert requests.get(URL).content != b'{"paid": true}'
+        assert failure.hits == 1
+    mock.stop()
+
+
 def test_a_corrupted_body_is_what_the_client_decodes(
     mock: responses.RequestsMock, inject: Inject
 ) -> None:
