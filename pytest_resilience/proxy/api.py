@@ -18,10 +18,13 @@ from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnknownNameError
+from pytest_resilience.proxy.addresses import loopback
 from pytest_resilience.proxy.addresses import parse_address
+from pytest_resilience.proxy.addresses import resolve
 from pytest_resilience.proxy.documents import PROXY_FIELDS
 from pytest_resilience.proxy.documents import TOXIC_FIELDS
 from pytest_resilience.proxy.documents import RefusedError
+from pytest_resilience.proxy.documents import as_go_reads
 from pytest_resilience.proxy.documents import check_names
 from pytest_resilience.proxy.documents import enabled_in
 from pytest_resilience.proxy.documents import fields
@@ -189,12 +192,9 @@ class Requests:
 
     def _update(self, proxy: ChaosProxy, body: bytes) -> Response:
         given = fields(read(body), PROXY_FIELDS)
-        enabled = enabled_in(given, default=proxy.enabled)
-        upstream, listen = given.get("upstream"), given.get("listen")
-        if not same_address(upstream, proxy.upstream) or not same_address(listen, proxy.listen):
-            proxy.move(upstream=upstream or None, listen=listen or None)
-        if enabled != proxy.enabled:
-            (proxy.enable if enabled else proxy.disable)()
+        enabled_in(given, default=proxy.enabled)  # raises before anything is done
+        _lead(proxy, given)
+        _enable(proxy, given, default=proxy.enabled)
         return Response(200, shown(proxy))
 
     def _populate(self, body: bytes) -> Response:
@@ -204,8 +204,8 @@ class Requests:
         given = [fields(each, PROXY_FIELDS) for each in wanted]
         names = [check_names(each, f" at proxy {number}") for number, each in enumerate(given, 1)]
         for each in given:  # all of them first: half a population would be none
-            parse_address("upstream", each["upstream"])
-            parse_address("listen", each.get("listen") or _ANYWHERE)
+            resolve("upstream", parse_address("upstream", each["upstream"]))
+            loopback(parse_address("listen", each.get("listen") or _ANYWHERE))
         for name in names:
             if names.count(name) > 1:
                 raise ConfigurationError(f"duplicate proxy name {name!r}")
@@ -213,17 +213,30 @@ class Requests:
         return Response(201, {"proxies": [shown(proxy) for proxy in there]})
 
     def _settle(self, given: Mapping[str, Any]) -> ChaosProxy:
-        """The proxy of that name; one that leads or listens elsewhere is replaced."""
+        """The proxy of that name; one that leads or listens elsewhere is as new afterwards."""
         proxy = self.proxies.get(given["name"])
-        if proxy is not None:
-            if same_address(given["upstream"], proxy.upstream) and same_address(
-                given.get("listen"), proxy.listen
-            ):
-                if enabled_in(given, default=True) != proxy.enabled:
-                    (proxy.disable if proxy.enabled else proxy.enable)()
-                return proxy
-            self._delete(proxy.name)
-        return self._make(given, "")
+        if proxy is None:
+            return self._make(given, "")
+        if _lead(proxy, given):
+            for toxic in proxy.toxics:
+                proxy.remove(toxic.name)
+        _enable(proxy, given, default=True)
+        return proxy
+
+
+def _lead(proxy: ChaosProxy, given: Mapping[str, Any]) -> bool:
+    """Lead and listen where it is told to; whether that is elsewhere."""
+    upstream, listen = given.get("upstream"), given.get("listen")
+    if same_address(upstream, proxy.upstream) and same_address(listen, proxy.listen):
+        return False
+    proxy.move(upstream=upstream or None, listen=listen or None)
+    return True
+
+
+def _enable(proxy: ChaosProxy, given: Mapping[str, Any], *, default: bool) -> None:
+    enabled = enabled_in(given, default=default)
+    if enabled != proxy.enabled:
+        (proxy.enable if enabled else proxy.disable)()
 
 
 def _error(status: int, text: str) -> Response:
@@ -232,14 +245,14 @@ def _error(status: int, text: str) -> Response:
 
 def _add(proxy: ChaosProxy, body: bytes) -> Response:
     given = fields(read(body), TOXIC_FIELDS)
-    if given.get("type") not in KINDS:
+    kind, stream = given.get("type"), str(given.get("stream") or DOWNSTREAM).lower()
+    if not isinstance(kind, str) or kind not in KINDS:
         raise RefusedError(400, "invalid toxic type")
-    stream = given.get("stream") or DOWNSTREAM
     if stream not in STREAMS:
         raise RefusedError(400, "stream was invalid, can be either upstream or downstream")
     toxic = Toxic.make(
-        given["type"],
-        given.get("attributes") or {},
+        kind,
+        _attributes(given),
         name=given.get("name") or None,
         stream=stream,
         toxicity=given.get("toxicity", 1.0),
@@ -251,11 +264,17 @@ def _add(proxy: ChaosProxy, body: bytes) -> Response:
     return Response(200, shown_toxic(toxic))
 
 
+def _attributes(given: Mapping[str, Any]) -> Any:
+    attributes = given.get("attributes", {})
+    return as_go_reads(attributes) if isinstance(attributes, dict) else attributes
+
+
 def _change(proxy: ChaosProxy, name: str, body: bytes) -> Response:
     old = _toxic(proxy, name)
     given = fields(read(body), TOXIC_FIELDS)
-    attributes = given.get("attributes") or {}
-    changed = old.changed(attributes, given.get("toxicity"))  # raises before anything is done
+    changed = old.changed(
+        _attributes(given), given.get("toxicity")
+    )  # raises before anything is done
     proxy.update(name, toxicity=changed.toxicity, **changed.attributes)
     return Response(200, shown_toxic(changed))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import socket
+import sys
 import threading
 
 from collections.abc import Iterable
@@ -25,9 +27,11 @@ from pytest_resilience.proxy.proxy import ChaosProxy
 
 __all__ = ["ControlServer"]
 
+_logger = logging.getLogger("pytest_resilience.proxy")
 PORT = 8474  # where Toxiproxy's clients look for it
 _PATIENCE = 15.0  # seconds for a request to arrive, once connected
 _MOST = 2**20  # bytes of a request's body
+_LINE = 2**10  # bytes of a line within it
 
 
 class ControlServer:
@@ -122,8 +126,9 @@ class _Server(ThreadingHTTPServer):
         self._clients.discard(request)
         super().shutdown_request(request)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that leaves early is no news."""
+    def handle_error(self, *_: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # a client that leaves early is no news
+            _logger.error("a request was given up", exc_info=True)
 
     def hang_up(self) -> None:
         """Wake whoever waits for clients to come, or to say something."""
@@ -142,16 +147,36 @@ class _Handler(BaseHTTPRequestHandler):
         if browser or "Origin" in self.headers:
             self._answer(Response(403, {"error": "User agent not allowed", "status": 403}))
             return
-        if "Transfer-Encoding" in self.headers:
-            self._answer(Response(411, {"error": "a Content-Length is needed", "status": 411}))
-            return
-        size = self.headers.get("Content-Length", "0")
-        if not size.isdigit() or int(size) > _MOST:
+        body = self._body()
+        if body is None:
             self._answer(Response(413, {"error": "request body too large", "status": 413}))
             return
-        body = self.rfile.read(int(size))
         path = [unquote(step) for step in urlsplit(self.path).path.strip("/").split("/")]
         self._answer(self.server.requests.meet(self.command, path, body))
+
+    def _body(self) -> bytes | None:
+        """What was sent with the request; None if that is too much, or has no end."""
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            size = self.headers.get("Content-Length", "0")
+            fits = size.isdecimal() and int(size) <= _MOST
+            return self.rfile.read(int(size)) if fits else None
+        body = b""
+        while chunk := self._chunk(_MOST - len(body)):
+            body += chunk
+        return None if chunk is None else body
+
+    def _chunk(self, room: int) -> bytes | None:
+        """The next piece of a body that tells no size before; None if there is no room for it."""
+        try:
+            size = int(self.rfile.readline(_LINE).partition(b";")[0], 16)
+        except ValueError:
+            return None
+        if not 0 <= size <= room:
+            return None
+        chunk = self.rfile.read(size)
+        while self.rfile.readline(_LINE).strip():
+            pass  # headers, behind the last one; behind the others is the end of the line
+        return chunk
 
     do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = do_HEAD = _meet  # noqa: N815  # its names
 

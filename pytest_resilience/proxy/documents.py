@@ -18,6 +18,7 @@ __all__ = [
     "PROXY_FIELDS",
     "TOXIC_FIELDS",
     "RefusedError",
+    "as_go_reads",
     "check_names",
     "enabled_in",
     "fields",
@@ -49,6 +50,8 @@ def read(body: bytes) -> Any:
         return json.loads(body)
     except ValueError as error:
         raise ConfigurationError(str(error) if body else "EOF") from error
+    except RecursionError as error:
+        raise ConfigurationError("it is nested too deeply") from error
 
 
 def fields(given: Any, known: tuple[str, ...]) -> dict[str, Any]:
@@ -58,10 +61,18 @@ def fields(given: Any, known: tuple[str, ...]) -> dict[str, Any]:
     """
     if not isinstance(given, dict):
         raise ConfigurationError(f"{given!r} is no object")
-    for name in given:
+    told = as_go_reads(given)
+    for name in told:
         if name not in known and nearest(name, known):
             raise ConfigurationError(f"unknown field {name!r}{nearest(name, known)}")
-    return given
+    return told
+
+
+def as_go_reads(given: Mapping[str, Any]) -> dict[str, Any]:
+    """An object without what is null, its names in small letters: Go minds neither, and
+    there are clients that send `"Name"` and `"toxicity": null`.
+    """
+    return {name.lower(): value for name, value in given.items() if value is not None}
 
 
 def check_names(given: Mapping[str, Any], where: str) -> str:
@@ -76,9 +87,7 @@ def check_names(given: Mapping[str, Any], where: str) -> str:
 
 def enabled_in(given: Mapping[str, Any], *, default: bool) -> bool:
     """Whether a proxy is to be enabled."""
-    enabled = given.get("enabled")
-    if enabled is None:
-        return default
+    enabled = given.get("enabled", default)
     if not isinstance(enabled, bool):
         raise ConfigurationError(f"enabled={enabled!r}: give true or false")
     return enabled

@@ -72,7 +72,7 @@ def _amount(name: str, value: Any) -> Value:
     allowed = "give a number, 0 or more"
     try:
         number = float(value) if isinstance(value, (str, int, float)) else -1.0
-    except ValueError:
+    except (ValueError, OverflowError):
         number = -1.0
     if isinstance(value, bool) or not 0 <= number < float("inf"):
         raise ConfigurationError(f"{name}={value!r}: {allowed}")

@@ -121,13 +121,28 @@ def test_populate_makes_and_replaces(control: ControlServer, upstream: str) -> N
     status, made = call(control, "POST /populate", wanted)
     assert status == 201
     assert [proxy["name"] for proxy in made["proxies"]] == ["a", "b"]
-    first = dict(control.proxies)
+    for name in "ab":
+        control.proxies[name].add("latency")
     wanted[1]["upstream"] = "127.0.0.1:1"
     status, again = call(control, "POST /populate", wanted)
-    assert again["proxies"][0] == made["proxies"][0]
+    assert [len(proxy["toxics"]) for proxy in again["proxies"]] == [1, 0]  # one is as new
+    assert again["proxies"][0] | {"toxics": []} == made["proxies"][0]
     assert again["proxies"][1]["upstream"] == "127.0.0.1:1"
-    assert control.proxies["a"] is first["a"]
-    assert control.proxies["b"] is not first["b"]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"upstream": "nowhere.invalid:1"}, {"listen": "9.9.9.9:1"}, {"listen": "taken"}]
+)
+def test_a_proxy_that_cannot_be_replaced_stays(
+    control: ControlServer, upstream: str, changed: dict[str, str]
+) -> None:
+    kept = {"name": "kept", "upstream": upstream}
+    call(control, "POST /proxies", kept)
+    before = call(control, "GET /proxies")
+    changed = {name: upstream if how == "taken" else how for name, how in changed.items()}
+    wanted = [{"name": "new", "upstream": upstream}] * ("9.9" in str(changed)) + [kept | changed]
+    assert call(control, "POST /populate", wanted)[0] == 400
+    assert call(control, "GET /proxies") == before
 
 
 @pytest.mark.parametrize(
@@ -194,6 +209,11 @@ def test_moving_a_proxy(control: ControlServer, upstream: str) -> None:
             "POST /proxies/shop/toxics", {"type": "latency", "stream": "up"},
             "400 stream was invalid, can be either upstream or downstream",
         ),
+        ("POST /proxies/shop/toxics", {"type": ["latency"]}, "400 invalid toxic type"),
+        (
+            "POST /proxies/shop/toxics", {"type": "bandwidth", "attributes": {"rate": 10**400}},
+            f"400 bad request body: rate={10**400}: give a number, 0 or more",
+        ),
         ("POST /proxies/shop/toxics", {"type": "timeout"}, "409 toxic already exists"),
         (
             "POST /proxies/shop/toxics", {"type": "latency", "attributes": {"latency": -1}},
@@ -226,7 +246,11 @@ def test_what_cannot_be_done(
 
 
 def test_bodies_that_are_no_json(control: ControlServer) -> None:
-    for body, error in ((b"", "bad request body: EOF"), (b"{", "bad request body: Expecting")):
+    for body, error in (
+        (b"", "bad request body: EOF"),
+        (b"{", "bad request body: Expecting"),
+        (b"[" * 100_000, "bad request body: it is nested too deeply"),
+    ):
         answer = requests.post(f"{control.url}/proxies", data=body, timeout=10)
         assert answer.status_code == 400
         assert answer.json()["error"].startswith(error)
@@ -238,9 +262,39 @@ def test_web_pages_are_kept_out(control: ControlServer, headers: dict[str, str])
     assert (answer.status_code, answer.json()["error"]) == (403, "User agent not allowed")
 
 
-def test_bodies_of_unknown_length_are_not_read(control: ControlServer) -> None:
-    answer = requests.post(f"{control.url}/proxies", data=iter([b"{}"]), timeout=10)
-    assert (answer.status_code, answer.json()["error"]) == (411, "a Content-Length is needed")
+def test_bodies_that_come_in_pieces(control: ControlServer, upstream: str) -> None:
+    """As .NET's clients send them."""
+    pieces = iter([b'{"name": "x", ', f'"upstream": "{upstream}"'.encode(), b"}"])
+    answer = requests.post(f"{control.url}/proxies", data=pieces, timeout=10)
+    assert (answer.status_code, answer.json()["name"]) == (201, "x")
+
+
+@pytest.mark.parametrize("body", [b"100001\r\n", b"-1\r\n", b"much\r\n"])
+def test_pieces_without_end_are_not_read(control: ControlServer, body: bytes) -> None:
+    with socket.create_connection(control.address, timeout=10) as client:
+        client.sendall(b"POST /proxies HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+        assert client.recv(100).startswith(b"HTTP/1.0 413 ")
+
+
+def test_names_and_nulls_are_read_as_go_reads_them(control: ControlServer, upstream: str) -> None:
+    """There are clients that send them so."""
+    shop = {"Name": "shop", "Upstream": upstream, "Listen": None, "Enabled": None}
+    assert call(control, "POST /proxies", shop)[0] == 201
+    toxic = {
+        "Type": "latency", "Name": "slow", "Stream": "Upstream", "Toxicity": None,
+        "Attributes": {"Latency": 7, "Jitter": None},
+    }  # fmt: skip
+    status, made = call(control, "POST /proxies/shop/toxics", toxic)
+    assert (status, made) == (
+        200,
+        {
+            "type": "latency", "name": "slow", "stream": "upstream", "toxicity": 1.0,
+            "attributes": {"latency": 7, "jitter": 0},
+        },
+    )  # fmt: skip
+    change = {"Toxicity": None, "Attributes": {"Jitter": 3, "latency": None}}
+    status, changed = call(control, "PATCH /proxies/shop/toxics/slow", change)
+    assert (status, changed["attributes"]) == (200, {"latency": 7, "jitter": 3})
 
 
 def test_bodies_without_end_are_not_read(control: ControlServer) -> None:
