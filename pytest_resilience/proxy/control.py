@@ -127,8 +127,9 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, *_: Any) -> None:
-        if not isinstance(sys.exception(), OSError):  # a client that leaves early is no news
-            _logger.error("a request was given up", exc_info=True)
+        error = sys.exception()
+        if not isinstance(error, OSError):  # a client that leaves early is no news
+            _logger.error("a request was given up", exc_info=error)
 
     def hang_up(self) -> None:
         """Wake whoever waits for clients to come, or to say something."""
