@@ -39,6 +39,8 @@ __all__ = ["SEED_KEY", "Settings", "settings_of"]
 
 SEED_KEY = "resilience_seed"  # in an xdist worker's input
 
+_OF_THE_MATRIX = ("resilience-gate", "resilience-baseline", "resilience-report", "resilience-shard")
+
 _Value = TypeVar("_Value")
 _OTHERS = pytest.StashKey[tuple[NewChaosType, ...]]()
 _SETTINGS = pytest.StashKey["Settings"]()
@@ -145,6 +147,8 @@ def _read(config: pytest.Config) -> Settings:
                 f"{names['chaos-matrix']} needs {names['chaos-profile']}: a profile says which "
                 "experiments there are"
             )
+        if not matrix:
+            _check_unused(config, names)
         gate = _first(
             _single(config, "resilience-gate", names, _score),
             max((each.gate for each in profiles if each.gate is not None), default=None),
@@ -231,15 +235,28 @@ def _single(
 ) -> _Value | None:
     """The value of a flag that can have one only; what is typed overrules `addopts`."""
     values = options.given(config, flag)
-    forms = (f"--{flag}", f"--{options.PREFIX}-{flag}")
-    typed = [str(arg).partition("=")[0] for arg in config.invocation_params.args]
-    times = sum(map(typed.count, forms))
+    times = _times_typed(config, flag)
     parsed = [parse(names[flag], value) for value in values[-times:]]
     if len(set(parsed)) > 1:
         raise ConfigurationError(
             f"{names[flag]} is given more than once, as {', '.join(values[-times:])}; keep one"
         )
     return parsed[0] if parsed else None
+
+
+def _times_typed(config: pytest.Config, flag: str) -> int:
+    """How often a flag stands on the command line itself, by whichever name."""
+    forms = {f"--{flag}", f"--{options.PREFIX}-{flag}"}
+    return sum(str(arg).partition("=")[0] in forms for arg in config.invocation_params.args)
+
+
+def _check_unused(config: pytest.Config, names: Mapping[str, str]) -> None:
+    """Refuse what only the matrix heeds; `addopts` may have it for the runs that are one."""
+    for flag in _OF_THE_MATRIX:
+        if _times_typed(config, flag):
+            raise ConfigurationError(
+                f"{names[flag]} needs {names['chaos-matrix']}: without it there is nothing to judge"
+            )
 
 
 def _experiment(

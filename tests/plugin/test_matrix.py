@@ -250,6 +250,8 @@ def test_under_xdist_it_is_the_same(shop: pytest.Pytester) -> None:
     ("arguments", "message"),
     [
         (["--chaos-matrix"], "--chaos-matrix needs --chaos-profile: a profile says which *"),
+        (["--chaos-profile=ci", "--resilience-gate", "95"], "--resilience-gate needs --chaos-mat*"),
+        (["--resilience-report=a.json"], "--resilience-report needs --chaos-matrix: without it *"),
         (
             ["--chaos-profile=ci", "--chaos-experiment=x"],
             "--chaos-experiment=x: the profiles have *",
@@ -277,6 +279,11 @@ def test_what_makes_no_sense_is_refused_before_a_test_runs(
     result = shop.runpytest(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {message}"])
+
+
+def test_a_plain_run_may_have_in_addopts_what_the_matrix_heeds(shop: pytest.Pytester) -> None:
+    shop.makeini("[pytest]\naddopts = --resilience-report=out.json --resilience-gate=95")
+    shop.runpytest("-k", "survives").assert_outcomes(passed=1, deselected=8)
 
 
 def test_bad_expectations_are_refused(shop: pytest.Pytester) -> None:
