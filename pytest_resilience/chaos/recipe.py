@@ -26,6 +26,9 @@ __all__ = [
     "spread_of", "triggered",
 ]  # fmt: skip
 
+# What an experiment itself takes: here only to be named to who has misspelt one.
+_OF_ALL_TYPES = ("duration", "enabled", "intensity", "name", "probability")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
@@ -69,9 +72,10 @@ class Recipe:
         parsed = {}
         for name, value in given.items():
             if name not in known:
-                allowed = ", ".join(sorted(known))
+                allowed = sorted({*known, *_OF_ALL_TYPES})
                 raise ConfigurationError(
-                    f"unknown parameter {name!r}{nearest(name, known)}; allowed: {allowed}"
+                    f"unknown parameter {name!r}{nearest(name, allowed)}; "
+                    f"allowed: {', '.join(allowed)}"
                 )
             parsed[name] = known[name].parse(name, value)
         return parsed
