@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
+
 from collections.abc import Iterable
 
 from pytest_resilience.chaos.catalog import RECIPES
@@ -14,6 +17,8 @@ from pytest_resilience.chaos.recipe import Parameter
 
 __all__ = ["listing"]
 
+_NAMES = 14  # columns for the names of parameters
+_LEAST = 79  # columns of a line, however narrow the terminal is
 _USUAL = ChaosExperiment("usual", ChaosType.NETWORK_LATENCY)
 
 _COMMON = (
@@ -26,7 +31,7 @@ _COMMON = (
 
 def listing(profiles: Iterable[Profile] = ()) -> str:
     """Every type with its parameters, units and defaults; then the profiles there are."""
-    lines = ["Chaos types and what each can be told (name, unit, default):"]
+    lines = ["Chaos types and what each can be told (name, unit; default - meaning):"]
     for kind in RECIPES:
         lines += ["", *_type(kind)]
     lines += ["", "every type"]
@@ -50,4 +55,12 @@ def _parameter(parameter: Parameter) -> str:
 
 
 def _row(name: str, unit: str, default: str, meaning: str) -> str:
-    return f"  {name:<12} {unit:<44} default {default:<26} {meaning}"
+    """In one line where there is room for it, else below each other, beside the name."""
+    return textwrap.fill(
+        f"{name:<{_NAMES}}{unit}; default {default} - {meaning}",
+        width=max(_LEAST, shutil.get_terminal_size().columns - 1),
+        initial_indent="  ",
+        subsequent_indent=" " * (_NAMES + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

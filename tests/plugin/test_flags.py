@@ -72,24 +72,31 @@ def test_no_chaos_calms_markers_and_flags(suite: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["chaos: none, this is a calm run"])
 
 
-def test_chaos_list_shows_types_parameters_units_and_defaults(pytester: pytest.Pytester) -> None:
+def test_chaos_list_shows_types_parameters_units_and_defaults(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
     pytester.makepyfile("raise AssertionError('not collected')")
     result = pytester.runpytest("--chaos-list")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
             "network_latency: *",
-            "  delay * seconds* default intensity x 2s (dribble: x 20ms) *",
-            "  target * default every client connection *",
-            "  rate * 0..1 or % * default 1 *",
+            "  delay * seconds, *; default intensity x 2s (dribble: x 20ms) - added to *",
+            "  target * host, host:port, *; default every client connection - whose *",
+            "  rate * 0..1 or %; default 1 - share *",
             "network_failure: *",
-            "  mode * refuse, reset, timeout, dns, * default refuse *",
-            "  rate * default intensity; partition: 1 *",
+            "  mode * refuse, reset, timeout, dns, *; default refuse - *",
+            "  rate * default intensity; partition: 1 - *",
             "cpu_stress*",
             "every type",
-            "  duration * default 60s *",
+            "  duration * default 60s - ends by itself *",
         ]
     )
+    monkeypatch.setenv("COLUMNS", "40")  # as narrow as no line is
+    narrow = pytester.runpytest("--chaos-list").outlines
+    assert max(len(line) for line in narrow if line.startswith("  ")) == 79
+    assert " ".join(map(str.strip, narrow)) == " ".join(map(str.strip, result.outlines))
 
 
 def test_chance_repeats_with_the_seed(suite: pytest.Pytester) -> None:
