@@ -10,6 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from pytest_resilience.seams.patching import KernelSocket
+from pytest_resilience.seams.patching import kernel_socket
+
 
 __all__ = ["Backlog", "message_of"]
 
@@ -74,8 +77,12 @@ def message_of(call: functools.partial[Any]) -> tuple[Callable[..., int | None],
     if name == "sendmsg":
         return functools.partial(_send_one, send), b"".join(map(bytes, given))
     if name == "sendfile":
-        return socket.SocketType.send, _content(given, *more, **call.keywords)
+        return _send_plain, _content(given, *more, **call.keywords)
     return send, bytes(given)
+
+
+def _send_plain(sock: Any, data: bytes) -> int:
+    return KernelSocket.send(kernel_socket(sock), data)
 
 
 def _send_one(sendmsg: Callable[..., int], sock: socket.socket, data: bytes) -> int:

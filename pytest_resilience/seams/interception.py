@@ -27,7 +27,7 @@ from pytest_resilience.seams.links import Links
 from pytest_resilience.seams.loops import Loops
 from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.patching import Patches
-from pytest_resilience.seams.patching import python_socket_class
+from pytest_resilience.seams.patching import socket_classes
 from pytest_resilience.seams.readiness import Readiness
 from pytest_resilience.seams.receiving import Receiving
 from pytest_resilience.seams.resolving import Resolving
@@ -89,24 +89,30 @@ class Interception:
         """Replace what clients call."""
         import ssl  # most clients have it loaded; it may not come after us unseen
 
-        plain, patches = python_socket_class(), self._patches
+        patches = self._patches
         self._resolving.watch(patches)
-        for name in _RECEIVING:
-            patches.replace(plain, name, self._receiving)
-        for name in _SENDING:
-            patches.replace(plain, name, self._sending)
+        for plain in socket_classes():
+            self._apply_to(plain)
         for name in _TLS_RECEIVING:
             patches.replace(ssl.SSLSocket, name, self._receiving)
         for name in _TLS_SENDING:
             patches.replace(ssl.SSLSocket, name, self._sending)
         patches.replace(ssl.SSLSocket, "do_handshake", self._shaking_hands)
+        self._loops.watch()
+        self._tls_objects.watch()
+
+    def _apply_to(self, plain: Any) -> None:
+        """Replace the methods of a class of sockets without TLS."""
+        patches = self._patches
+        for name in _RECEIVING:
+            patches.replace(plain, name, self._receiving)
+        for name in _SENDING:
+            patches.replace(plain, name, self._sending)
         patches.replace(plain, "connect", self._connecting)
         patches.replace(plain, "connect_ex", self._connecting_ex)
         patches.replace(plain, "accept", self._accepting)
         patches.replace(plain, "shutdown", self._shutting)
         patches.replace(plain, "_real_close", self._closing)
-        self._loops.watch()
-        self._tls_objects.watch()
 
     def _receiving(self, original: Callable[..., Any]) -> Callable[..., Any]:
         passing = self._links.passing

@@ -24,6 +24,7 @@ from pytest_resilience.seams.courses import Course
 from pytest_resilience.seams.courses import Ending
 from pytest_resilience.seams.decrypted import Decrypted
 from pytest_resilience.seams.names import Names
+from pytest_resilience.seams.patching import KernelSocket
 from pytest_resilience.seams.requests_sent import BODILESS
 from pytest_resilience.seams.requests_sent import EXPECTANT
 from pytest_resilience.seams.requests_sent import FRAMED
@@ -292,7 +293,7 @@ def _listening_ports() -> frozenset[int]:
 @contextlib.contextmanager
 def _borrowed(descriptor: int) -> Iterator[socket.SocketType]:
     blocking = os.get_blocking(descriptor)
-    sock = socket.SocketType(fileno=descriptor)
+    sock = KernelSocket(fileno=descriptor)
     try:
         os.set_blocking(descriptor, blocking)  # where there is a default timeout, it no longer is
         yield sock

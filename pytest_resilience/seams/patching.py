@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import socket
+import _socket
+import sys
 
 from collections.abc import Callable
 from typing import Any
 
 
-__all__ = ["Patches", "python_socket_class"]
+__all__ = [
+    "KernelSocket",
+    "Patches",
+    "another",
+    "kernel_socket",
+    "python_socket_class",
+    "socket_classes",
+]
+
+# What is below `socket.socket`: never replaced, neither by us nor by other tools.
+KernelSocket = _socket.socket
 
 _ABSENT = object()
 
@@ -55,5 +66,22 @@ class Patches:
 
 
 def python_socket_class() -> Any:
-    """The standard library's own class, even where a tool has put a subclass in its place."""
-    return next(cls for cls in socket.socket.__mro__ if cls.__module__ == "socket")
+    """The standard library's own class, even where a tool has put another in its place."""
+    return next(cls for cls in KernelSocket.__subclasses__() if cls.__module__ == "socket")
+
+
+def socket_classes() -> list[Any]:
+    """Every class whose methods clients call, without TLS."""
+    green = getattr(sys.modules.get("gevent._socket3"), "socket", None)
+    return [python_socket_class(), *([] if green is None else [green])]
+
+
+def another(sock: Any, descriptor: int) -> KernelSocket:
+    """A socket of the same making, to which the same methods can be applied."""
+    made = KernelSocket if isinstance(sock, KernelSocket) else type(sock)
+    return made(fileno=descriptor)
+
+
+def kernel_socket(sock: Any) -> KernelSocket:
+    """What is below `sock`, which is that itself unless a tool has made it anew (gevent)."""
+    return sock if isinstance(sock, KernelSocket) else sock._sock  # noqa: SLF001  # gevent's word

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
-import selectors
+import select
 import socket
 import sys
 
@@ -23,6 +24,8 @@ from pytest_resilience.chaos.faults import Reset
 from pytest_resilience.chaos.faults import ResolutionFailure
 from pytest_resilience.seams import wrecks
 from pytest_resilience.seams.links import Link
+from pytest_resilience.seams.patching import KernelSocket
+from pytest_resilience.seams.patching import kernel_socket
 from pytest_resilience.seams.waiting import wait
 
 
@@ -43,9 +46,6 @@ __all__ = [
     "readable",
     "silenced",
 ]
-
-# Unlike epoll, poll needs no descriptor of its own: there may be none left to have.
-_Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
 class Receiver(Protocol):
@@ -160,7 +160,7 @@ def end(sock: socket.socket) -> None:
 def hear_no_more(sock: socket.socket) -> None:
     """Let the end of the stream be all that is still received; pollers are told at once."""
     with contextlib.suppress(OSError):  # the peer was faster
-        socket.SocketType.shutdown(sock, socket.SHUT_RD)
+        KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_RD)
 
 
 def name_resolution_failure(fault: ResolutionFailure) -> socket.gaierror:
@@ -218,9 +218,11 @@ def readable(sock: socket.socket, timeout: float | None) -> bool:
     pending = getattr(sock, "pending", None)  # TLS: decrypted already, invisible to the kernel
     if pending is not None and pending():
         return True
-    with _Selector() as selector:
-        selector.register(sock, selectors.EVENT_READ)
-        return bool(selector.select(timeout))
+    if not hasattr(select, "poll"):
+        return bool(select.select([sock], [], [], timeout)[0])
+    poll = select.poll()  # needs no descriptor, of which there may be none left
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
 
 
 def available(sock: socket.socket) -> int:

@@ -25,6 +25,8 @@ from pytest_resilience.seams.backlog import message_of
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.links import Links
 from pytest_resilience.seams.loops import Loops
+from pytest_resilience.seams.patching import KernelSocket
+from pytest_resilience.seams.patching import another
 
 
 __all__ = ["Walls"]
@@ -40,7 +42,7 @@ class Walls:
         self._engine = engine
         self._links = links
         self._loops = loops
-        self._closed: list[tuple[socket.SocketType, Backlog, Effect]] = []
+        self._closed: list[tuple[KernelSocket, Backlog, Effect]] = []
         self._lock = threading.Lock()
         self._watcher: threading.Thread | None = None
         self._over = threading.Event()
@@ -93,7 +95,7 @@ class Walls:
         if not self._holds(sock, link) or link.cut is None:
             return
         with contextlib.suppress(OSError):  # no descriptor to be had
-            left = socket.SocketType(fileno=os.dup(sock.fileno()))
+            left = another(sock, os.dup(sock.fileno()))
             left.settimeout(_PATIENCE)
             with self._lock:
                 self._closed.append((left, link.backlog, link.cut))

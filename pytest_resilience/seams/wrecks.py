@@ -12,13 +12,13 @@ import os
 import select
 import socket
 
+from pytest_resilience.seams.patching import KernelSocket
+from pytest_resilience.seams.patching import kernel_socket
+
 
 __all__ = ["end", "refuse", "tear_down"]
 
 _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
-
-# What is below `socket.socket`: never replaced, neither by us nor by other tools.
-_Socket = socket.SocketType
 
 
 def refuse(sock: socket.socket) -> None:
@@ -27,12 +27,15 @@ def refuse(sock: socket.socket) -> None:
     Returns only where this cannot be done, as with a socket bound to an outside address.
     """
     __tracebackhide__ = True
-    with contextlib.closing(_Socket(sock.family, socket.SOCK_STREAM)) as holder:
+    with contextlib.closing(KernelSocket(sock.family, socket.SOCK_STREAM)) as holder:
         try:
             holder.bind((_LOOPBACK[sock.family], 0))  # held, so that nobody listens there
-            _Socket.connect(sock, holder.getsockname())
-        except (ConnectionRefusedError, BlockingIOError):  # the latter: it will be
+            KernelSocket.connect(kernel_socket(sock), holder.getsockname())
+        except ConnectionRefusedError:
             raise
+        except BlockingIOError:  # it will be
+            if sock.gettimeout() == 0:
+                raise
         except OSError:
             return
 
@@ -56,17 +59,19 @@ def end(sock: socket.socket) -> None:
 def _replace(sock: socket.socket, *, accepted: bool) -> None:
     with contextlib.closing(_wreck(accepted=accepted)) as wreck:
         with contextlib.suppress(OSError):  # the peer was faster
-            _Socket.shutdown(sock, socket.SHUT_RDWR)  # wakes other threads that wait on it
+            KernelSocket.shutdown(
+                kernel_socket(sock), socket.SHUT_RDWR
+            )  # wakes other threads that wait on it
         number = sock.fileno()
         os.set_blocking(wreck.fileno(), os.get_blocking(number))
         os.dup2(wreck.fileno(), number, inheritable=os.get_inheritable(number))
 
 
-def _wreck(*, accepted: bool) -> socket.SocketType:
+def _wreck(*, accepted: bool) -> KernelSocket:
     """The client's end of a connection whose other end is gone."""
-    wreck = _Socket(socket.AF_INET, socket.SOCK_STREAM)
+    wreck = KernelSocket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        with contextlib.closing(_Socket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
+        with contextlib.closing(KernelSocket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
             listener.bind((_LOOPBACK[socket.AF_INET], 0))
             listener.listen(1)
             wreck.connect(listener.getsockname())

@@ -195,10 +195,10 @@ def test_a_socket_bound_to_where_loopback_cannot_be_reached_is_refused_too(injec
 def test_a_connection_is_reset_though_no_descriptor_is_left(
     silent_port: int, inject: Inject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none_left(*args: Any) -> None:
+    def none_left(**_: Any) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(wrecks, "_Socket", none_left)
+    monkeypatch.setattr(wrecks, "_wreck", none_left)
     with (
         inject("network_failure", mode="reset", rate=1),
         socket.create_connection(("127.0.0.1", silent_port)) as client,

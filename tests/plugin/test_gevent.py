@@ -1,0 +1,130 @@
+"""A suite under gevent, which has put sockets of its own in the place of Python's."""
+
+from __future__ import annotations
+
+import pytest
+
+
+CONFTEST = """
+from gevent import monkey
+
+monkey.patch_all()
+
+import ssl
+import time
+
+import gevent
+import pytest
+import trustme
+
+from gevent.server import StreamServer
+
+ANSWER = b"HTTP/1.1 200 OK\\r\\nContent-Length: 1000\\r\\n\\r\\n" + b"x" * 1000
+
+
+def answer(sock, _):
+    try:
+        while sock.recv(65536):
+            sock.sendall(ANSWER)
+    except OSError:  # what clients are made to do
+        pass
+
+
+@pytest.fixture(params=["http", "https"])
+def url(request, tmp_path, monkeypatch):
+    options = {}
+    if request.param == "https":
+        authority = trustme.CA()
+        options["ssl_context"] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(options["ssl_context"])
+        authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "authority.pem"))
+    server = StreamServer(("127.0.0.1", 0), answer, **options)
+    server.start()
+    yield f"{request.param}://localhost:{server.server_port}/"
+    server.stop()
+
+
+@pytest.fixture
+def heart():
+    beats = []
+
+    def beat():
+        while True:
+            due = time.monotonic() + 0.005
+            gevent.sleep(0.005)
+            beats.append(time.monotonic() - due)
+
+    greenlet = gevent.spawn(beat)
+    yield beats
+    greenlet.kill()
+"""
+
+TESTS = """
+import time
+
+import gevent
+import pytest
+import requests
+
+
+def test_late_and_nobody_else_is(url, chaos, heart):
+    def once():
+        heart.clear()
+        started = time.monotonic()
+        with chaos.network_latency(delay=0.1):
+            assert requests.get(url, timeout=5).text == "x" * 1000
+        assert time.monotonic() - started >= 0.2  # to connect, and to be answered
+        gevent.sleep(0.02)
+        return max(heart)
+
+    assert any(once() < 0.05 for _ in range(5))
+
+
+def test_at_once(url, chaos):
+    with chaos.network_latency(delay=0.1) as latency:
+        started = time.monotonic()
+        jobs = [gevent.spawn(requests.get, url, timeout=5) for _ in range(10)]
+        assert [job.get().status_code for job in jobs] == [200] * 10
+        assert time.monotonic() - started < 1  # not one after the other
+    assert latency.hits == (30 if url.startswith("https") else 20)
+
+
+@pytest.mark.parametrize(
+    ("mode", "error"),
+    [
+        ("refuse", requests.ConnectionError),
+        ("reset", requests.ConnectionError),
+        ("lose_answer", requests.ConnectionError),
+        ("timeout", requests.ConnectTimeout),
+        ("partition", requests.ConnectTimeout),
+        ("truncate", requests.exceptions.ChunkedEncodingError),
+        ("dns", requests.ConnectionError),
+    ],
+)
+def test_failures(url, chaos, mode, error):
+    with chaos.network_failure(mode=mode, rate=1), pytest.raises(error):
+        requests.get(url, timeout=0.2)
+    assert requests.get(url, timeout=5).status_code == 200
+
+
+def test_what_was_sent_in_a_partition_comes_when_it_heals(url, chaos):
+    with requests.Session() as session:
+        session.get(url, timeout=5)
+        with chaos.network_failure(mode="partition", duration="200ms") as partition:
+            assert session.get(url, timeout=5).status_code == 200
+        with chaos.network_failure(mode="partition"), pytest.raises(requests.ReadTimeout):
+            session.get(url, timeout=0.1)  # and closes
+    assert partition.hits
+
+
+def test_answers_that_nobody_gave(url, chaos):
+    with chaos.network_failure(mode="status", status=503, rate=1):
+        assert requests.get(url, timeout=5).status_code == 503
+"""
+
+
+def test_its_sockets_are_reached_and_its_hub_goes_on(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(TESTS)
+    pytester.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=2 * 11)
