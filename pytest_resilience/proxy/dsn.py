@@ -21,13 +21,15 @@ __all__ = ["Leading", "redirect"]
 _WHERE = ("host", "hostaddr", "port")  # as libpq calls them, in a string and in a URL's query
 # What else than its host says in a URL where it leads to, by what its scheme begins with.
 _WHERE_IN_QUERY = {"postgres": _WHERE, "mysql": ("unix_socket",), "mariadb": ("unix_socket",)}
-_URL = re.compile(
-    r"(?P<scheme>[A-Za-z][\w.+\-]*)://(?P<who>[^/?#]*@)?(?P<where>[^/?#@]*)"
-    r"(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?P<rest>.*)",
-    re.DOTALL,
-)
+_SCHEME = r"(?P<scheme>[A-Za-z][\w.+\-]*)://"
+_REST = r"(?P<where>[^/?#@]*)(?P<path>(?:/[^?#]*)?)(?P<query>\?[^#]*)?(?P<rest>.*)"
+_URL = re.compile(_SCHEME + r"(?P<who>[^/?#]*@)?" + _REST, re.DOTALL)
+# As SQLAlchemy reads it, where a password can be anything but "@".
+_LOOSE_URL = re.compile(_SCHEME + r"(?P<who>[^:/?#@]*:[^@]*@)" + _REST, re.DOTALL)
+_HOSTS = re.compile(r"(\[[^\]]*\]|[^:,]*)(:\d*)?(,(\[[^\]]*\]|[^:,]*)(:\d*)?)*")
+_PASSWORD = re.compile(r"(://[^:/?#@]*:).*@", re.DOTALL)
 _SETTING = re.compile(
-    r"\s*(?P<name>\w+)\s*=\s*(?P<value>'(?:\\.|[^'\\])*'|(?:\\.|[^\s'\\])*)(?=\s|$)", re.DOTALL
+    r"\s*(?P<name>[a-z_]+)\s*=\s*(?P<value>'(?:\\.|[^'\\])*'|(?:\\.|[^\s'\\])*)(?=\s|$)", re.DOTALL
 )
 _PLAIN = re.compile(r"(?:\[[0-9a-fA-F:.%]+\]|[\w.\-]+):\d+")
 
@@ -47,22 +49,29 @@ def redirect(dsn: str, address: Address) -> str:
     return _connection_string(dsn, address)
 
 
-def _unknown(dsn: object) -> ConfigurationError:
+def _named(dsn: str) -> str:
+    """It, for a message: these end up in logs, where a password should not."""
+    return "dsn=" + repr(_PASSWORD.sub(r"\1***@", dsn))
+
+
+def _unknown(dsn: str) -> ConfigurationError:
     return ConfigurationError(
-        f"dsn={dsn!r} has no host to replace; give a URL with a host, a libpq string such as "
+        f"{_named(dsn)} has no host to replace; give a URL with a host, a libpq string such as "
         "'host=db port=5432 dbname=app', or 'host:port'"
     )
 
 
 def _url(dsn: str, address: Address) -> str:
     # Not urllib's functions: they take offence at a bracket in a password, and tidy up.
-    parts = _URL.fullmatch(dsn.strip())
+    parts, loose = _URL.fullmatch(dsn.strip()), _LOOSE_URL.fullmatch(dsn.strip())
+    if parts and loose and ("+" in parts["scheme"] or not _HOSTS.fullmatch(parts["where"])):
+        parts = loose
     if parts is None:
         raise _unknown(dsn)
     scheme = parts["scheme"].lower()
     if scheme.endswith("+srv"):
         raise ConfigurationError(
-            f"dsn={dsn!r} is looked up in the name service, hosts and ports; give one with the "
+            f"{_named(dsn)} is looked up in the name service, hosts and ports; give one with the "
             f"host, such as '{scheme.removesuffix('+srv')}://host:port/...'"
         )
     if not parts["where"] and not scheme.startswith("postgres"):  # libpq fills it in
@@ -115,7 +124,13 @@ def _redirected_variables(names: Iterable[str], address: Address) -> dict[str, s
                 f"{name} is not set in the environment; leave it out, or set it to the DSN that is "
                 "to lead to the proxy"
             )
-    return {name: redirect(os.environ[name], address) for name in names}
+    led = {}
+    for name in names:
+        try:
+            led[name] = redirect(os.environ[name], address)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{name} in the environment: {error}") from error
+    return led
 
 
 @contextmanager

@@ -38,6 +38,13 @@ HERE = Address("127.0.0.1", 7)
             "amqp://u:p@127.0.0.1:7/%2Fshop?heartbeat=1",
         ),
         ("mongodb://u:p@a:1,b:2,c/app?replicaSet=r", "mongodb://u:p@127.0.0.1:7/app?replicaSet=r"),
+        ("postgresql://u:p/w@db:5432/app", "postgresql://u:p/w@127.0.0.1:7/app"),
+        (
+            "postgresql+psycopg2://u:1/?#@db/app?a=1",
+            "postgresql+psycopg2://u:1/?#@127.0.0.1:7/app?a=1",
+        ),
+        ("postgresql+psycopg2://u:p@1@db/app", "postgresql+psycopg2://u:p@1@127.0.0.1:7/app"),
+        ("http://api:80/v1/a@b", "http://127.0.0.1:7/v1/a@b"),
         ("redis://:p[w@cache/0?", "redis://:p[w@127.0.0.1:7/0?"),
         ("db:5432", "127.0.0.1:7"),
         ("[::1]:5432", "127.0.0.1:7"),
@@ -107,14 +114,16 @@ def test_nothing_else_of_a_libpq_string_changes(fields: dict[str, str], host: st
 
 def test_what_the_name_service_says_cannot_be_led_elsewhere() -> None:
     with pytest.raises(ConfigurationError) as caught:
-        redirect("mongodb+srv://u@cluster.example/app", HERE)
+        redirect("mongodb+srv://u:secret@cluster.example/app", HERE)
     assert str(caught.value) == (
-        "dsn='mongodb+srv://u@cluster.example/app' is looked up in the name service, hosts and "
+        "dsn='mongodb+srv://u:***@cluster.example/app' is looked up in the name service, hosts and "
         "ports; give one with the host, such as 'mongodb://host:port/...'"
     )
 
 
-@pytest.mark.parametrize("dsn", ["", "  ", "db", "sqlite:///app.db", "host=db 'x'", "http://"])
+@pytest.mark.parametrize(
+    "dsn", ["", "  ", "db", "sqlite:///app.db", "host=db 'x'", "http://", "Server=db;Database=app"]
+)
 def test_texts_without_a_host(dsn: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         redirect(dsn, HERE)
@@ -164,4 +173,10 @@ def test_variables_with_dsns(proxy: ChaosProxy, monkeypatch: pytest.MonkeyPatch)
     assert str(caught.value) == (
         "REDIS_URL is not set in the environment; leave it out, or set it to the DSN that is to "
         "lead to the proxy"
+    )
+    monkeypatch.setenv("REDIS_URL", "unix://app:secret@/run/redis.sock")
+    with pytest.raises(ConfigurationError) as caught:
+        proxy.environment("REDIS_URL")
+    assert str(caught.value).startswith(
+        "REDIS_URL in the environment: dsn='unix://app:***@/run/redis.sock' has no host to replace"
     )
