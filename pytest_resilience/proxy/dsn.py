@@ -22,7 +22,7 @@ _WHERE = ("host", "hostaddr", "port")  # as libpq calls them, in a string and in
 # What else than its host says in a URL where it leads to, by what its scheme begins with.
 _WHERE_IN_QUERY = {"postgres": _WHERE, "mysql": ("unix_socket",), "mariadb": ("unix_socket",)}
 _SCHEME = r"(?P<scheme>[A-Za-z][\w.+\-]*)://"
-_REST = r"(?P<where>[^/?#@]*)(?P<path>(?:/[^?#]*)?)(?P<query>\?[^#]*)?(?P<rest>.*)"
+_REST = r"(?P<where>[^/?#@]*)(?P<path>(?:/[^?#]*)?)(?P<query>\?[^#]*)?(?P<rest>(?:#.*)?)"
 _URL = re.compile(_SCHEME + r"(?P<who>[^/?#]*@)?" + _REST, re.DOTALL)
 # As SQLAlchemy reads it, where a password can be anything but "@".
 _LOOSE_URL = re.compile(_SCHEME + r"(?P<who>[^:/?#@]*:[^@]*@)" + _REST, re.DOTALL)
