@@ -170,7 +170,7 @@ class Interception:
         @functools.wraps(original)
         def connect(sock: socket.socket, address: Any) -> Any:
             __tracebackhide__ = True
-            return self._connect(sock, address, lambda: original(sock, address))
+            return self._connect(sock, address, functools.partial(original, sock, address))
 
         return connect
 

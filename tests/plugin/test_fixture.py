@@ -110,3 +110,29 @@ def test_a_calm_run_gives_contexts_that_do_nothing(suite: pytest.Pytester) -> No
             assert failure.hits == chaos.hits == 0
     """)
     suite.runpytest("--no-chaos").assert_outcomes(passed=1)
+
+
+def test_a_traceback_shows_nothing_of_ours(suite: pytest.Pytester) -> None:
+    """Neither of what is injected nor of what really fails while something is."""
+    suite.makepyfile("""
+        import pytest
+        import socket
+
+        @pytest.fixture
+        def nobody():
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                address = server.getsockname()
+            return address
+
+        def test_real(chaos, nobody):
+            with chaos.network_latency(delay="1ms"):
+                socket.create_connection(nobody)
+
+        def test_injected(chaos, nobody):
+            with chaos.network_failure(rate=1):
+                socket.create_connection(nobody)
+    """)
+    result = suite.runpytest()
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["E *ConnectionRefusedError: *"])
+    result.stdout.no_fnmatch_line("*pytest_resilience/*")
