@@ -72,6 +72,11 @@ _MYSQLDB = _Driver(
 )
 _GRPC = _Driver(name="grpc", way="in C", use="grpc.insecure_channel(proxy.listen)")
 _GRPC_AIO = _Driver(name="grpc.aio", way="in C", use="grpc.aio.insecure_channel(proxy.listen)")
+_UVLOOP = _Driver(
+    name="uvloop",
+    way="in C, where asyncio's own loop would be reached",
+    use="connect to proxy.listen",
+)
 
 
 class OutOfReach:
@@ -89,6 +94,7 @@ class OutOfReach:
                 "grpc._channel": lambda: self._grpc("grpc._channel", _GRPC),
                 "grpc.aio._channel": lambda: self._grpc("grpc.aio._channel", _GRPC_AIO),
                 "subprocess": self._subprocess,
+                "uvloop": self._uvloop,
             }
         )
 
@@ -153,6 +159,15 @@ class OutOfReach:
 
         self._observe(sys.modules[module].Channel, "__init__", opening)
 
+    def _uvloop(self) -> None:
+        def connecting(
+            _loop: Any, _protocol: Any, host: Any = None, port: Any = None, **given: Any
+        ) -> None:
+            if given.get("sock") is None:  # else it is a socket that is seen here
+                self._connecting(_UVLOOP, str(host), str(port))
+
+        self._observe(sys.modules["uvloop"].Loop, "create_connection", connecting)
+
     def _subprocess(self) -> None:
         def starting(_process: Any, args: Any, *_: Any, **__: Any) -> None:
             if caller():  # else it is no business of any test
@@ -215,7 +230,7 @@ class OutOfReach:
 
     def _observe(self, owner: Any, name: str, note: Callable[..., None]) -> None:
         """Have `note` told what `owner.name` is given, if this version has it."""
-        there = vars(owner).get(name)
+        there = vars(owner).get(name, getattr(owner, name, None))
         if there is None:
             return
 

@@ -240,6 +240,30 @@ def test_grpc_under_asyncio(lost: Callable[..., NeverFiredError], service: int) 
     assert "grpc.aio.insecure_channel(proxy.listen)" in str(error)
 
 
+# --- a loop in C ---
+
+
+def test_uvloop(lost: Callable[..., NeverFiredError]) -> None:
+    import httpx
+    import uvloop
+
+    async def ask(port: int) -> None:
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"http://127.0.0.1:{port}/")).text == "yes"
+
+    def answer(connection: Any) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes")
+
+    with serve(answer) as port:
+        error = lost(lambda: uvloop.run(ask(port)), target=f"127.0.0.1:{port}")
+    assert (
+        f"uvloop connected to 127.0.0.1:{port} in C, where asyncio's own loop would be reached: "
+        "lead it through a proxy"
+    ) in str(error)
+    assert f"chaos_proxy('127.0.0.1:{port}'); connect to proxy.listen; then" in str(error)
+
+
 # --- MySQL ---
 
 
