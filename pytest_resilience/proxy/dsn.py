@@ -64,7 +64,7 @@ def _unknown(dsn: str) -> ConfigurationError:
 def _url(dsn: str, address: Address) -> str:
     # Not urllib's functions: they take offence at a bracket in a password, and tidy up.
     parts, loose = _URL.fullmatch(dsn.strip()), _LOOSE_URL.fullmatch(dsn.strip())
-    if parts and loose and ("+" in parts["scheme"] or not _HOSTS.fullmatch(parts["where"])):
+    if parts and loose and not _HOSTS.fullmatch(parts["where"]):
         parts = loose
     if parts is None:
         raise _unknown(dsn)

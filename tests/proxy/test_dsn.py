@@ -40,8 +40,8 @@ HERE = Address("127.0.0.1", 7)
         ("mongodb://u:p@a:1,b:2,c/app?replicaSet=r", "mongodb://u:p@127.0.0.1:7/app?replicaSet=r"),
         ("postgresql://u:p/w@db:5432/app", "postgresql://u:p/w@127.0.0.1:7/app"),
         (
-            "postgresql+psycopg2://u:1/?#@db/app?a=1",
-            "postgresql+psycopg2://u:1/?#@127.0.0.1:7/app?a=1",
+            "postgresql+psycopg2://u:p/?#@db/app?a=1",
+            "postgresql+psycopg2://u:p/?#@127.0.0.1:7/app?a=1",
         ),
         ("postgresql+psycopg2://u:p@1@db/app", "postgresql+psycopg2://u:p@1@127.0.0.1:7/app"),
         ("http://api:80/v1/a@b", "http://127.0.0.1:7/v1/a@b"),
