@@ -31,7 +31,17 @@ __all__ = ["Experiments"]
 
 
 class _Barrier(Protocol):
-    """What can refuse everybody."""
+    """What can refuse everybody.
+
+    Attributes:
+        accepted: how many clients there have been.
+    """
+
+    accepted: int
+
+    @property
+    def address(self) -> object:
+        """Where clients connect to, as a text `host:port`."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,7 +106,20 @@ class Experiments:
             with suppress(ShutdownError):  # the proxy was closed meanwhile
                 self._loop.call(lambda: self._barrier.unbar(activation))
         if must_fire and not activation.matched:
+            if not self._barrier.accepted:
+                activation.saw(self._nobody())
             raise activation.never_fired()
+
+    def _nobody(self) -> Operation:
+        here = str(self._barrier.address)
+        return Operation(
+            kind=CONNECT,
+            target=here,
+            names=(),
+            remark="nobody, so far",
+            advice=f"No client has come to the proxy: lead it to {here}, by proxy.dsn(...), "
+            "proxy.environment(...) or proxy.listen.",
+        )
 
     def _bar(self, activation: Activation) -> None:
         """Let the kernel refuse, where an experiment refuses everybody for its whole time.

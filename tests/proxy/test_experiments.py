@@ -208,6 +208,16 @@ def test_one_that_never_fires_is_an_error(proxy: ChaosProxy, connect: Connect) -
         pass
 
 
+def test_a_proxy_that_nobody_was_led_to_says_so(proxy: ChaosProxy) -> None:
+    with pytest.raises(NeverFiredError) as caught, proxy.inject("network_failure", rate=0.5):
+        pass
+    assert caught.value.seen == (f"network.connect {proxy.listen} (nobody, so far)",)
+    assert str(caught.value).endswith(
+        f"\n  No client has come to the proxy: lead it to {proxy.listen}, by proxy.dsn(...), "
+        "proxy.environment(...) or proxy.listen."
+    )
+
+
 def test_the_error_in_its_body_is_not_hidden(proxy: ChaosProxy) -> None:
     with pytest.raises(ZeroDivisionError), proxy.inject("network_latency"):
         _ = 1 / 0
