@@ -1,14 +1,16 @@
 """requests-mock: the adapter that stands for all others, mounted or put in place by a mocker.
 
-Its mockers let one thread in at a time, so calls of several threads are held up in turn; and
-no adapter of the user's takes part, nor the retries of one.
+Its mockers let one thread in at a time, but for those that wait for a fault. No adapter of the
+user's takes part, nor the retries of one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
@@ -37,13 +39,33 @@ def reach(engine: Engine, patches: Patches) -> None:
                 if not peer.concerns() or not _answered(verdicts, mock, request, options):
                     return original(mock, request, **options)
                 reply = functools.partial(original, mock, request, **options)
-                response = Stage(lambda: peer, request, reply).send(options)
+                stage = Stage(lambda: peer, request, reply, waiting=_letting_others_in)
+                response = stage.send(options)
                 return reply() if response is None else response
 
         return send
 
     patches.replace(Adapter, "send", over)
     patches.replace(_Matcher, "_match_additional", _asking_once)
+
+
+@contextlib.contextmanager
+def _letting_others_in() -> Iterator[None]:
+    """Without the mockers' lock: they would wait in turn, and raise after ten seconds of it.
+
+    It guards how an adapter is chosen, which is done when one waits, and what the mock answers.
+    """
+    from requests_mock import mocker
+
+    lock: Any = vars(mocker)["_send_lock"]
+    if not lock._is_owned():  # noqa: SLF001  # an adapter that is mounted, or a body that is streamed
+        yield
+        return
+    depth = lock._release_save()  # noqa: SLF001  # of redirects; the way of threading.Condition
+    try:
+        yield
+    finally:
+        lock._acquire_restore(depth)  # noqa: SLF001
 
 
 def _asking_once(original: Callable[..., Any]) -> Callable[..., Any]:

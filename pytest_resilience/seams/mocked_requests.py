@@ -9,11 +9,13 @@ its socket, and one that it has no answer for is its own affair: neither is touc
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import types
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 from typing import Any
 from urllib.parse import urlsplit
@@ -52,13 +54,17 @@ class Stage:
         *,
         adapter: HTTPAdapter | None = None,
         retries: Any = 0,
+        waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
-        """`whom` it is for is asked at each try; `adapter` is the user's own, if there is one."""
+        """`whom` it is for is asked at each try; `adapter` is the user's own, if there is one;
+        `waiting` is entered for the length of each wait.
+        """
         self.retries = retries
         self._whom = whom
         self._request = request
         self._reply = reply
         self._adapter = adapter
+        self._waiting = waiting
         self._answer: requests.Response | None = None
 
     def send(self, options: dict[str, Any]) -> requests.Response | None:
@@ -135,7 +141,7 @@ class Stage:
         return connection
 
     def _wire(self) -> Wire:
-        return Wire(self._whom(), self._ask)
+        return Wire(self._whom(), self._ask, self._waiting)
 
     def _ask(self) -> Reply:
         self._answer = self._reply()

@@ -6,10 +6,12 @@ of those of a real one. Where nothing happens, it lets the call through to the m
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from pytest_resilience.chaos.answers import MadeUpAnswer
@@ -36,10 +38,18 @@ __all__ = ["Wire"]
 class Wire:
     """A connection to a mocked peer, for one request and its answer."""
 
-    def __init__(self, peer: Peer, reply: Callable[[], Reply]) -> None:
-        """`reply` asks the mock; what it raises is the mock's own business."""
+    def __init__(
+        self,
+        peer: Peer,
+        reply: Callable[[], Reply],
+        waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        """`reply` asks the mock; what it raises is the mock's own business. `waiting` is
+        entered for the length of each wait.
+        """
         self._peer = peer
         self._ask_mock = reply
+        self._waiting = waiting
         self._timeout: float | None = None
         self._said: io.BytesIO | None = None
         self._course: Course | None = None
@@ -50,7 +60,8 @@ class Wire:
         self._timeout = timeout
         effect = self._peer.ask(RESOLVE)
         if effect is not None:
-            socket_effects.hold_a_call(effect)
+            with self._waiting():
+                socket_effects.hold_a_call(effect)
             if isinstance(effect.failure, ResolutionFailure):
                 raise socket_effects.name_resolution_failure(effect.failure)
         effect = self._peer.ask(CONNECT)
@@ -118,7 +129,7 @@ class Wire:
         if not data:
             return b""
         due = course.expect(len(data), idle=False)
-        socket_effects.hold_until(self, due, course.effect)
+        self._hold_until(due, course.effect)
         return course.take(data)
 
     def _reply(self) -> Reply:
@@ -130,7 +141,11 @@ class Wire:
     def _hold(self, effect: Effect, delay: float) -> None:
         __tracebackhide__ = True
         if delay:
-            due = self._peer.clock.monotonic() + delay
+            self._hold_until(self._peer.clock.monotonic() + delay, effect)
+
+    def _hold_until(self, due: float, effect: Effect) -> None:
+        __tracebackhide__ = True
+        with self._waiting():
             socket_effects.hold_until(self, due, effect)
 
 

@@ -7,6 +7,7 @@ import gzip
 import io
 import re
 import socket
+import threading
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -695,3 +696,50 @@ def test_calls_of_many_threads(kind: str, inject: Inject) -> None:
     mock.stop()
     assert found == [{"paid": True}] * 20
     assert latency.hits == 40
+
+
+class Meeting:
+    """A clock on which threads wait for each other before the first of them has waited."""
+
+    def __init__(self, threads: int) -> None:
+        self.together = threading.Barrier(threads)
+        self._clock = ManualClock()
+        self._met = threading.local()
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def time(self) -> float:
+        return self._clock.time()
+
+    def sleep(self, seconds: float) -> None:
+        if not hasattr(self._met, "others"):
+            self._met.others = True
+            with contextlib.suppress(threading.BrokenBarrierError):
+                self.together.wait(10)
+        self._clock.sleep(seconds)
+
+    async def asleep(self, seconds: float) -> None:
+        await self._clock.asleep(seconds)
+
+
+@both
+@pytest.mark.parametrize("slow", [{"delay": "1s"}, {"bandwidth": "1kB"}, {"mode": "slow_dns"}])
+@pytest.mark.parametrize("redirects", [0, 2])
+def test_threads_wait_at_the_same_time(kind: str, slow: dict[str, Any], redirects: int) -> None:
+    """By one session, and after redirects as well."""
+    mock = mock_of(kind)
+    status = "status" if kind == "responses" else "status_code"
+    for number in range(redirects):
+        there = f"{URL}/{number}" if number else URL
+        mock.get(f"{URL}/{number + 1}", headers={"Location": there}, **{status: 302})
+    clock = Meeting(3)
+    engine = Engine(lambda engine: [MockedSeam(engine)], clock=clock)
+    latency = engine.start(ChaosExperiment("slow", "network_latency", **slow), seed=1)
+    url = f"{URL}/{redirects}" if redirects else URL
+    with requests.Session() as session, ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: session.get(url).json(), range(3)))
+    engine.stop(latency)
+    mock.stop()
+    assert found == [{"paid": True}] * 3
+    assert not clock.together.broken
