@@ -3,9 +3,9 @@
 requests, urllib3, httpx, http.client and redis-py bring their own ways of connecting, but
 all of them call methods of the class `socket.socket` (or `ssl.SSLSocket` on TLS), and
 `socket.getaddrinfo` for names. httpx, aiohttp, redis-py and asyncpg under asyncio do too,
-where what takes time is left to the loop (see `loops` and `detours`). Sockets that a server
-of this process accepted, sockets that are no TCP, and connections that no experiment is
-aimed at pass straight through.
+where what takes time is left to the loop (see `loops` and `detours`), and so do programs that
+poll, as trio (see `readiness`). Sockets that a server of this process accepted, sockets that
+are no TCP, and connections that no experiment is aimed at pass straight through.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.seams.interception import Interception
 from pytest_resilience.seams.names import Names
+from pytest_resilience.seams.names_elsewhere import NamesElsewhere
 from pytest_resilience.seams.out_of_reach import OutOfReach
 from pytest_resilience.seams.patching import Patches
 
@@ -36,14 +37,18 @@ class SocketSeam:
         self._names = Names()
         self._patches = Patches()
         self._interception: Interception | None = None
-        self._out_of_reach: OutOfReach | None = None
+        self._beside: tuple[NamesElsewhere, OutOfReach] | None = None
 
     def install(self) -> None:
         if self._interception is None:
             self._interception = Interception(self._engine, self._names, self._patches)
             self._interception.apply()
-            self._out_of_reach = OutOfReach(self._engine, self._names, self._patches)
-            self._out_of_reach.watch()
+            self._beside = (
+                NamesElsewhere(self._names, self._patches),
+                OutOfReach(self._engine, self._names, self._patches),
+            )
+            for each in self._beside:
+                each.watch()
 
     def refresh(self) -> None:
         if self._interception is not None:
@@ -53,8 +58,9 @@ class SocketSeam:
         if self._interception is not None:
             self._interception.retire()
             self._interception = None
-        if self._out_of_reach is not None:
-            self._out_of_reach.retire()
-            self._out_of_reach = None
+        if self._beside is not None:
+            for each in self._beside:
+                each.retire()
+            self._beside = None
         if self._patches:
             self._patches.restore()

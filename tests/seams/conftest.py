@@ -100,6 +100,18 @@ def reset(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
+def all_names_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name is one of this machine."""
+    resolve = socket.getaddrinfo
+
+    def found(host: Any, *args: Any, **kwargs: Any) -> Any:
+        flags = args[4] if len(args) > 4 else kwargs.get("flags", 0)
+        there = host if flags & socket.AI_NUMERICHOST else HOST
+        return resolve(there, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+
+
 @contextlib.contextmanager
 def closed_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as server:

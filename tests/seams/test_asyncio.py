@@ -32,6 +32,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.seams.sockets import SocketSeam
 from tests.seams.conftest import HOST
 from tests.seams.conftest import Trust
+from tests.seams.conftest import all_names_are_ours
 from tests.seams.conftest import serve
 
 
@@ -545,8 +546,7 @@ def test_on_a_clock_that_stands_still(echo_port: int) -> None:
 def test_a_name_is_not_taken_for_another_one_of_the_same_address(
     inject: Inject, echo_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resolve = socket.getaddrinfo
-    monkeypatch.setattr(socket, "getaddrinfo", lambda _, *args, **kw: resolve(HOST, *args, **kw))
+    all_names_are_ours(monkeypatch)
 
     async def connect(name: str) -> str:
         try:
@@ -562,3 +562,30 @@ def test_a_name_is_not_taken_for_another_one_of_the_same_address(
 
     with inject("network_failure", rate=1, target="a.internal:*"):
         assert asyncio.run(story()) == ["refused", "open", "refused"]
+
+
+def test_aiohttp_has_asked_for_its_own_names(
+    inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it has it done by another task, and remembers the answer."""
+    all_names_are_ours(monkeypatch)
+
+    async def ask(session: aiohttp.ClientSession, name: str, port: int) -> str:
+        try:
+            async with session.get(f"http://{name}.internal:{port}/") as reply:
+                return await reply.text()
+        except aiohttp.ClientConnectorError:
+            return "refused"
+
+    async def story(port: int) -> list[str]:
+        unshared = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(connector=unshared) as session:
+            one_by_one = [await ask(session, name, port) for name in "aba"]
+            at_once = await asyncio.gather(*(ask(session, name, port) for name in "bab"))
+            return [*one_by_one, *at_once]
+
+    with (
+        serve(answer) as port,
+        inject("network_failure", mode="refuse", rate=1, target="a.internal:*"),
+    ):
+        assert asyncio.run(story(port)) == ["refused", "ok", "refused", "ok", "refused", "ok"]

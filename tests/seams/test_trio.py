@@ -22,6 +22,7 @@ import trio.testing
 from pytest_resilience.chaos.activation import Activation
 from tests.seams.conftest import HOST
 from tests.seams.conftest import Trust
+from tests.seams.conftest import all_names_are_ours
 from tests.seams.conftest import closed_port
 from tests.seams.conftest import serve
 
@@ -88,6 +89,33 @@ def test_names_take_their_time_elsewhere(echo_port: int, inject: Inject) -> None
     assert latency.matched == 3
     assert all(took >= DELAY for took, _ in runs)
     assert any(worst < DELAY / 2 for _, worst in runs)
+
+
+def test_names_that_share_an_address_are_told_apart(
+    echo_port: int, inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_names_are_ours(monkeypatch)
+
+    async def connect(name: str, found: dict[str, str]) -> None:
+        try:
+            async with await trio.open_tcp_stream(f"{name}.internal", echo_port):
+                found[name] = "open"
+        except OSError:
+            found[name] = "refused"
+
+    async def story() -> dict[str, str]:
+        found: dict[str, str] = {}
+        for name in "aba":
+            await connect(name, found)
+        async with trio.open_nursery() as nursery:
+            for name in "cadaeaf":
+                nursery.start_soon(connect, name, found)
+        return found
+
+    with inject("network_failure", mode="refuse", rate=1, target="a.internal:*"):
+        found = trio.run(story)
+    assert found.pop("a") == "refused"
+    assert set(found.values()) == {"open"}
 
 
 @pytest.mark.parametrize("sealed", [False, True], ids=["plain", "TLS"])

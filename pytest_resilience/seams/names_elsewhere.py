@@ -1,0 +1,79 @@
+"""Names that are resolved elsewhere than where the connection is made that they are for.
+
+aiohttp has it done in a task of its own and trio in a thread, and both may have the answer
+already. So whoever is given it is noted to have asked: names that share an address are
+told apart by that.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+from typing import Any
+
+from pytest_resilience.seams.arrivals import Arrivals
+from pytest_resilience.seams.names import Names
+from pytest_resilience.seams.names import addresses_in
+from pytest_resilience.seams.patching import Patches
+
+
+__all__ = ["NamesElsewhere"]
+
+Resolve = Callable[..., Awaitable[Any]]
+
+
+class NamesElsewhere:
+    """Watches from an install of the socket seam to its remove."""
+
+    def __init__(self, names: Names, patches: Patches) -> None:
+        self._names = names
+        self._patches = patches
+        self._arrivals = Arrivals(
+            {
+                "aiohttp.connector": self._aiohttp,
+                "trio._highlevel_open_tcp_stream": self._trio,
+            }
+        )
+
+    def watch(self) -> None:
+        """Begin."""
+        self._arrivals.watch()
+
+    def retire(self) -> None:
+        """Await no more modules; what is replaced is put back with the rest of the seam."""
+        self._arrivals.forget()
+
+    def _aiohttp(self) -> None:
+        connector = sys.modules["aiohttp.connector"].TCPConnector
+        if hasattr(connector, "_resolve_host"):
+            self._patches.replace(connector, "_resolve_host", self._asking_aiohttp)
+
+    def _trio(self) -> None:
+        module = sys.modules["trio._highlevel_open_tcp_stream"]
+        if hasattr(module, "getaddrinfo"):
+            self._patches.replace(module, "getaddrinfo", self._asking_trio)
+
+    def _asking_aiohttp(self, original: Resolve) -> Resolve:
+        @functools.wraps(original)
+        async def _resolve_host(connector: Any, host: str, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            found = await original(connector, host, *args, **kwargs)
+            for each in found:
+                self._names.learn(host, each["host"])
+            return found
+
+        return _resolve_host
+
+    def _asking_trio(self, original: Resolve) -> Resolve:
+        @functools.wraps(original)
+        async def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            found = await original(host, *args, **kwargs)
+            for address in addresses_in(found):
+                self._names.learn(host, address)
+            return found
+
+        return getaddrinfo
