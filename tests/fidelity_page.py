@@ -25,8 +25,9 @@ HEAD = f"""\
 # What is injected, and what really happens
 
 Each row is found by a test that brings about the same event twice: injected by an experiment, and
-for real, by a hostile server on loopback or by the engine itself. Where the two differ, the last
-column says why.
+for real, by a hostile server on loopback or by the engine itself. What is written in C (psycopg,
+psycopg2, grpc) is harmed by the proxy of `chaos_proxy`, all else in its own process. Where the two
+differ, the last column says why.
 
 Clients of the network: which exception they raise, and by which it was caused (`←`), with its
 errno or code; then what the next request of the same client meets, on the connection that it keeps
