@@ -14,7 +14,7 @@ from typing import Any
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["Target", "parse_targets"]
+__all__ = ["Target", "as_shown", "parse_targets"]
 
 _HIGHEST_PORT = 65535
 _HOST = re.compile(r"\[[0-9a-fA-F:.*?%]+\]|[\w.*?\-\[\]!]+")
@@ -59,7 +59,7 @@ class Target:
     def _patterns(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
         host, port = self._parts
         if host.startswith("[") and ":" in host:  # a v6 address, not a character class
-            host = _as_shown(host[1:-1])
+            host = as_shown(host[1:-1])
         return re.compile(fnmatch.translate(host)), re.compile(fnmatch.translate(port))
 
     def matches(self, name: str) -> bool:
@@ -75,8 +75,8 @@ class Target:
         return self.text
 
 
-def _as_shown(address: str) -> str:
-    """An IPv6 address the way the system shows it; a pattern as it is."""
+def as_shown(address: str) -> str:
+    """An IPv6 address the way the system shows it; anything else as it is."""
     try:
         return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, address))
     except OSError:

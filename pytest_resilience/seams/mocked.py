@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
@@ -36,7 +37,8 @@ _MOCKS = {
 class MockedSeam:
     """Intercepts what clients ask of mocks. See `chaos.engine.Seam`."""
 
-    kinds = frozenset({RESOLVE, CONNECT, RECEIVE})
+    # The end of a connection is not seen, but who asks for it is told what is.
+    kinds = frozenset({RESOLVE, CONNECT, RECEIVE, CLOSE})
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -41,7 +41,7 @@ def _over_httpx_mock(engine: Engine, original: Callable[..., Any]) -> Callable[.
         peer = peer_of(engine, request)
         ask = functools.partial(original, mock, transport, request)
         response = None
-        if peer.concerns() and _answered_by_httpx_mock(mock, transport, request):
+        if peer.concerns(functools.partial(_answered_by_httpx_mock, mock, transport, request)):
             response = send(peer, request, ask, retries=retries_of(transport))
         return ask() if response is None else response
 
@@ -56,7 +56,7 @@ def _over_httpx_mock_async(engine: Engine, original: Callable[..., Any]) -> Call
         peer = peer_of(engine, request)
         ask = functools.partial(original, mock, transport, request)
         response = None
-        if peer.concerns() and _answered_by_httpx_mock(mock, transport, request):
+        if peer.concerns(functools.partial(_answered_by_httpx_mock, mock, transport, request)):
             response = await send_async(peer, request, ask, retries=retries_of(transport))
         return await ask() if response is None else response
 

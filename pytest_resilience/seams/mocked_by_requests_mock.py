@@ -36,7 +36,8 @@ def reach(engine: Engine, patches: Patches) -> None:
             peer = peer_of(engine, request)
             verdicts = Verdicts()
             with verdicts.heard():
-                if not peer.concerns() or not _answered(verdicts, mock, request, options):
+                answered = functools.partial(_answered, verdicts, mock, request, options)
+                if not peer.concerns(answered):
                     return original(mock, request, **options)
                 reply = functools.partial(original, mock, request, **options)
                 stage = Stage(lambda: peer, request, reply, waiting=_letting_others_in)

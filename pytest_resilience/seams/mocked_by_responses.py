@@ -69,6 +69,8 @@ def _whom(engine: Engine, verdicts: Verdicts, mock: Any, request: Any, options: 
     """Whom a request is for, as the mock would answer it now; nobody if it would not."""
     with verdicts.looking():
         match = _match(mock, request, options)
+    if match is None:
+        peer_of(engine, request).unanswered()
     if match is None or match.passthrough:
         return Peer.nobody(engine)
     return peer_of(engine, request, match)

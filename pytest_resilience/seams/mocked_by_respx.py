@@ -49,7 +49,7 @@ def _over_respx(engine: Engine, original: Callable[..., Any]) -> Callable[..., A
         __tracebackhide__ = True
         peer = peer_of(engine, request)
         response = None
-        if peer.concerns() and _answered_by_respx(router, request):
+        if peer.concerns(functools.partial(_answered_by_respx, router, request)):
             response = send(
                 peer,
                 request,
@@ -67,7 +67,7 @@ def _over_respx_async(engine: Engine, original: Callable[..., Any]) -> Callable[
         __tracebackhide__ = True
         peer = peer_of(engine, request)
         response = None
-        if peer.concerns() and _answered_by_respx(router, request):
+        if peer.concerns(functools.partial(_answered_by_respx, router, request)):
 
             async def reply() -> Any:
                 return (await original(router, request)).response

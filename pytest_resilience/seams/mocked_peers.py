@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
+from dataclasses import replace
 
 from pytest_resilience.chaos.answers import Alteration
 from pytest_resilience.chaos.answers import MadeUpAnswer
@@ -20,6 +22,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.target import as_shown
 from pytest_resilience.seams.courses import Course
 from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.names import is_literal
@@ -98,6 +101,7 @@ class Peer:
         self._answer = answer
         self.tls = scheme == "https"
         self._engine = engine
+        host = as_shown(host)
         self._resolved = is_literal(host)
         self._spoken = scheme in _PORTS
         self._names = Names().of(host, port or _PORTS.get(scheme))
@@ -107,14 +111,27 @@ class Peer:
         """Where nothing happens, and nothing is noted."""
         return cls(engine, "", "", None)
 
-    def concerns(self) -> bool:
-        """Whether an active experiment is aimed at it; notes that it was called if not."""
+    def concerns(self, answered: Callable[[], bool] = lambda: True) -> bool:
+        """Whether an active experiment is aimed at it, and the mock has `answered`.
+
+        Notes that it was called if not.
+        """
         operation = self._operation(CONNECT)
-        if self._spoken and self._engine.concerns(operation):
-            return True
+        if not self._spoken or not self._engine.concerns(operation):
+            self._note(operation)
+            return False
+        if not answered():
+            self.unanswered()
+            return False
+        return True
+
+    def unanswered(self) -> None:
+        """Note that it was called, and that the mock has no answer."""
+        self._note(replace(self._operation(CONNECT), remark="the mock has no answer"))
+
+    def _note(self, operation: Operation) -> None:
         if self._spoken:
             self._engine.saw(operation)
-        return False
 
     def ask(self, kind: str) -> Effect | None:
         """What happens to an operation `kind`; None if nothing does."""

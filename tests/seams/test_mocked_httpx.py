@@ -337,6 +337,7 @@ def test_what_a_mock_has_no_answer_for_is_its_own_affair(
     ):
         call("http://api.example.com/unknown")
     assert failure.matched == 0
+    assert "(the mock has no answer)" in str(failure.never_fired())
 
 
 @pytest.mark.parametrize("fault", [{"mode": "lose_answer"}, {"mode": "truncate"}, {"nth": 9}])

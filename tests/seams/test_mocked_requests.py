@@ -124,6 +124,7 @@ def test_each_call_is_a_connection_of_its_own(
 def test_an_address_is_not_resolved(mock: responses.RequestsMock, inject: Inject) -> None:
     mock.get("http://192.0.2.7/", body="here")
     mock.get("http://[2001:db8::7]:8080/", body="there")
+    mock.get("http://[2001:db8:0::7]:8080/", body="there")
     with inject("network_failure", mode="dns", rate=1) as dns:
         assert requests.get("http://192.0.2.7/").text == "here"
         assert requests.get("http://[2001:db8::7]:8080/").text == "there"
@@ -132,7 +133,9 @@ def test_an_address_is_not_resolved(mock: responses.RequestsMock, inject: Inject
         with pytest.raises(requests.ConnectionError):
             requests.get("http://[2001:db8::7]:8080/")
         assert requests.get("http://192.0.2.7/").text == "here"
-    assert refuse.hits == 1
+        with pytest.raises(requests.ConnectionError):
+            requests.get("http://[2001:db8:0::7]:8080/")
+    assert refuse.hits == 2
 
 
 @both
@@ -318,8 +321,11 @@ def test_what_a_mock_has_no_answer_for_is_its_own_affair(mode: str, inject: Inje
                 requests.get(URL)
             mock.reset()
         with requests_mock.Mocker(), pytest.raises(requests_mock.NoMockAddress):
-            requests.get(URL)
+            requests.get("http://192.0.2.7/")
     assert failure.matched == 0
+    said = str(failure.never_fired())
+    assert "network.connect api.example.com:80 (the mock has no answer)" in said
+    assert "network.connect 192.0.2.7:80 (the mock has no answer)" in said
 
 
 @pytest.mark.parametrize("mode", ["lose_answer", "truncate", "corrupt"])
@@ -613,6 +619,7 @@ def test_what_has_no_meaning_for_a_mock_is_never_hit(
     with inject("network_latency", mode="slow_close", delay="1s") as slow:
         assert requests.get(SAFE).ok
     assert slow.matched == 0
+    assert "network.receive api.example.com:443" in str(slow.never_fired())
 
 
 SLOW = pytest.mark.parametrize("slow", [{"delay": "1ms"}, {"bandwidth": "10MB"}], ids=str)
