@@ -105,6 +105,7 @@ class Connection:
         if new:
             self.answer += 1
             self.answered = False
+        if new or self.gate.unasked:
             self.gate.look(data)
         if self._up.open:
             self._up.take(data)

@@ -26,7 +26,7 @@ _AT_ONCE = 64  # accepts in a row, so that nobody else has to wait for long
 
 class Door:
     """A port on loopback. Shut, it stays bound: connecting gives ECONNREFUSED, and nobody
-    else can have it.
+    else is given it who asks for any port.
 
     Attributes:
         address: where it is, with the real port.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.answers import MadeUpAnswer
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
@@ -16,21 +17,30 @@ from pytest_resilience.proxy.loop import Loop
 __all__ = ["Gate"]
 
 _HELLO = b"\x16\x03"  # how what TLS shakes hands with begins
+_SPEAKS_FIRST = "before any request"
+_PREFACE = b"PRI * HTTP/2"  # how HTTP/2 begins
 
 
 class Gate:
     """See the module.
 
     Attributes:
-        sealed: whether what passes is encrypted.
+        sealed: whether nobody but the server can answer: what passes is encrypted, or HTTP/2,
+            or nobody has asked yet.
     """
 
     def __init__(self, engine: Engine, loop: Loop, names: tuple[str, ...]) -> None:
         """`names`: every `host:port` the server is known by, the best first."""
-        self.sealed = False
+        self.sealed = True
+        self._remark = _SPEAKS_FIRST
         self._engine = engine
         self._loop = loop
         self._names = names
+
+    @property
+    def unasked(self) -> bool:
+        """Whether nobody has asked the server for anything yet."""
+        return self._remark == _SPEAKS_FIRST
 
     @property
     def quiet(self) -> bool:
@@ -43,9 +53,13 @@ class Gate:
         return self._engine.active
 
     def look(self, request: memoryview) -> None:
-        """Notice TLS where it begins."""
+        """Notice TLS, and HTTP/2, where it begins."""
         if request[:2] == _HELLO:
-            self.sealed = True
+            self.sealed, self._remark = True, ""
+        elif request[: len(_PREFACE)] == _PREFACE:
+            self.sealed, self._remark = True, "HTTP/2"
+        elif self.unasked:
+            self.sealed, self._remark = False, ""
 
     def concerns(self, kind: str, *, underway: bool = False) -> bool:
         """Whether to ask about operations of a kind. See `Operation` for `underway`."""
@@ -66,8 +80,17 @@ class Gate:
                 target=self._names[0],
                 names=self._names,
                 sealed=self.sealed and kind == RECEIVE,
+                remark=self._remark if kind == RECEIVE and self._speaks_for_server else "",
                 underway=underway,
             )
+        )
+
+    @property
+    def _speaks_for_server(self) -> bool:
+        return any(
+            isinstance(fault, MadeUpAnswer)
+            for activation in self._engine.active
+            for fault in activation.experiment.faults
         )
 
     def opening(self, dial: Callable[[], None], refuse: Callable[[], None]) -> None:

@@ -262,7 +262,8 @@ class ChaosProxy(Leading):
         delayed, or lost in silence, is felt by the first answer, and a refusal of some clients
         is a reset. A refusal of all is a real one; nobody hears of those it meets, so it counts
         as one hit. An answer in the server's place is plain HTTP/1; the server gets the request
-        all the same. Over TLS nobody can give it, and what is damaged is what is encrypted.
+        all the same. Over TLS and HTTP/2 nobody can give it, and what is damaged in TLS is
+        what is encrypted.
 
         Raises ConfigurationError at once for what cannot happen here, and NeverFiredError when
         the `with` ends and nothing matched, unless `must_fire` is False.

@@ -420,6 +420,21 @@ def test_nobody_answers_for_another_over_tls(serve: Serve) -> None:
     )
 
 
+def test_nobody_answers_who_has_not_been_asked(serve: Serve) -> None:
+    def greet(connection: socket.socket) -> None:
+        connection.sendall(b"220 tea.example")
+        read_all(connection)
+
+    with (
+        ChaosProxy(("127.0.0.1", serve(greet))) as proxy,
+        pytest.raises(NeverFiredError) as caught,
+        proxy.inject("network_failure", mode="status", rate=1),
+        socket.create_connection(proxy.address, timeout=10) as client,
+    ):
+        assert client.recv(100) == b"220 tea.example"
+    assert f"network.receive {proxy.upstream} (before any request)\n" in str(caught.value)
+
+
 # --- partition ---
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience import NeverFiredError
 from pytest_resilience.proxy import ChaosProxy
 from tests.proxy.conftest import until
 
@@ -129,6 +130,18 @@ def test_a_refusal(proxy: ChaosProxy, call: Call) -> None:
     with proxy.inject("network_failure", mode="refuse", rate=1):
         assert code(call) is grpc.StatusCode.UNAVAILABLE
     assert recovers(call)
+
+
+def test_nobody_answers_for_another_in_http_2(proxy: ChaosProxy, call: Call) -> None:
+    with (
+        pytest.raises(NeverFiredError) as caught,
+        proxy.inject("network_failure", mode="status", rate=1),
+    ):
+        assert call() == b"hello"
+    assert str(caught.value).endswith(
+        f"network.receive {proxy.upstream} (HTTP/2)\n  Answers in HTTP/2 are not told apart: use "
+        "HTTP/1.1, or a fault of connections."
+    )
 
 
 def test_half_an_answer(proxy: ChaosProxy, call: Call) -> None:
