@@ -58,6 +58,8 @@ def from_parameters(
     Who asks for a type by name wants it to happen, so its probability is 1, unlike that of
     a `ChaosExperiment`, which may be one of many of a monkey.
     """
+    _check_switch("must_fire", must_fire)
+    _check_switch("include_setup", include_setup)
     if isinstance(kind, ChaosExperiment):
         if parameters:
             raise ConfigurationError(
@@ -89,14 +91,11 @@ def from_mark(mark: pytest.Mark, defaults: Defaults) -> Requested:
         )
     parameters = dict(mark.kwargs)
     switches = {
-        name: _switch(name, parameters.pop(name))
-        for name in ("must_fire", "include_setup")
-        if name in parameters
+        name: parameters.pop(name) for name in ("must_fire", "include_setup") if name in parameters
     }
     return from_parameters(mark.args[0], parameters, defaults, origin="marker", **switches)
 
 
-def _switch(name: str, value: Any) -> bool:
+def _check_switch(name: str, value: Any) -> None:
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name}={value!r}: give True or False")
-    return value

@@ -70,7 +70,11 @@ def test_nonsense_is_refused_before_anything_starts(suite: pytest.Pytester) -> N
 
         from pytest_resilience import ChaosExperiment, ConfigurationError
 
-        def test_refused(chaos):
+        def test_refused(chaos, chaos_responses):
+            with pytest.raises(ConfigurationError, match="must_fire='no': give True or False"):
+                chaos.network_latency(must_fire="no")
+            with pytest.raises(ConfigurationError, match="must_fire=0: give True or False"):
+                chaos_responses.get("http://x.test/", chaos="network_latency", must_fire=0)
             with pytest.raises(ConfigurationError, match="did you mean 'delay'"):
                 chaos.network_latency(dely=1)
             with pytest.raises(ConfigurationError, match="has its own"):
