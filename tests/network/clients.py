@@ -100,10 +100,17 @@ async def _entered(client: AbstractAsyncContextManager[AsyncAsk]) -> AsyncAsk:
 async def everything_closed() -> None:
     """Some close in the background, and do not say when that is done."""
     transports = getattr(asyncio.get_running_loop(), "_transports", {})
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(5):
-            while any(each._sock is not None for each in list(transports.values())):  # noqa: ASYNC110
-                await asyncio.sleep(0)
+
+    def left() -> list[Any]:
+        return [each for each in list(transports.values()) if each._sock is not None]
+
+    for patience in (1, 5):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while left():  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+        for each in left():  # TLS would wait for an answer for long
+            each.abort()
 
 
 def told(status: int, retry_after: str | None) -> str:
@@ -302,6 +309,8 @@ def with_redis(peer: Peer) -> Iterator[Ask]:
         peer.port,
         socket_timeout=peer.timeout,
         socket_connect_timeout=peer.timeout,
+        ssl=peer.tls is not None,
+        ssl_ca_certs=peer.tls.file if peer.tls else None,
         retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
     ) as client:
 
@@ -322,6 +331,8 @@ async def with_redis_async(peer: Peer) -> AsyncIterator[AsyncAsk]:
         port=peer.port,
         socket_timeout=peer.timeout,
         socket_connect_timeout=peer.timeout,
+        ssl=peer.tls is not None,
+        ssl_ca_certs=peer.tls.file if peer.tls else None,
         retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0),
     ) as client:
 
@@ -349,7 +360,7 @@ async def with_asyncpg(peer: Peer) -> AsyncIterator[AsyncAsk]:
                 port=peer.port,
                 user=peer.user,
                 database="postgres",
-                ssl=False,
+                ssl=peer.tls.client if peer.tls else False,
                 timeout=peer.timeout,
                 command_timeout=peer.timeout,
             )

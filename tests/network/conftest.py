@@ -30,6 +30,7 @@ from tests.network.hostile import in_mysql
 from tests.network.hostile import over_tls
 from tests.network.hostile import place
 from tests.network.hostile import relay
+from tests.network.tls_front import tls_front
 from tests.redis_server import redis_server
 from tests.seams.conftest import Trust
 
@@ -110,14 +111,38 @@ def postgres() -> Iterator[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
+def redis_tls_port(redis_port: int, trust: Trust) -> Iterator[int]:
+    with tls_front(("127.0.0.1", redis_port), trust.server) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def postgres_tls_port(postgres: tuple[str, str], trust: Trust) -> Iterator[int]:
+    with tls_front(postgres[0], trust.server, asked=True) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
 def websocket_port() -> Iterator[int]:
+    with websocket_server() as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def websocket_tls_port(trust: Trust) -> Iterator[int]:
+    with websocket_server(trust) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def websocket_server(trust: Trust | None = None) -> Iterator[int]:
     serve: Any = pytest.importorskip("websockets.sync.server").serve
 
     def echo(connection: Any) -> None:
         for message in connection:
             connection.send(message)
 
-    with serve(echo, "127.0.0.1", 0) as running:
+    with serve(echo, "127.0.0.1", 0, ssl=trust.server if trust else None) as running:
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
         yield running.socket.getsockname()[1]
@@ -150,9 +175,10 @@ def lead_to(request: pytest.FixtureRequest) -> Callable[..., AbstractContextMana
             return over_tls(handler, trust.server) if trust else handler
         if speaks == "mysql":
             return in_mysql
-        if speaks == "postgres":
+        if speaks == "postgres" and not trust:
             return relay(request.getfixturevalue("postgres")[0])
-        return relay(("127.0.0.1", request.getfixturevalue(f"{speaks}_port")))
+        server = f"{speaks}_tls_port" if trust else f"{speaks}_port"
+        return relay(("127.0.0.1", request.getfixturevalue(server)))
 
     def led(
         speaks: str, answers: dict[str, bytes] | None = None, tls: Trust | None = None

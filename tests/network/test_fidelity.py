@@ -149,6 +149,14 @@ OF_MYSQL = {
 }
 
 
+# What can happen to records that are shaken hands on already.
+OF_OTHERS_SEALED = {
+    "reset, TLS": KEPT_RESET,
+    "answer lost, TLS": KEPT_LOST,
+    "no answer, TLS": KEPT_SILENT,
+}
+
+
 # Whose connection outlives the silence that a request has met: injected silence ends with the
 # experiment, and the connection with it, as when a kernel gives up. Really it goes on.
 KEEPS_WAITING = ("asyncpg", "websockets.sync", "websockets.asyncio", "grpc")
@@ -160,7 +168,7 @@ def events_of(client: Client) -> dict[str, Event]:
     if client.speaks == "mysql":
         return OF_MYSQL | NAMES
     if client not in BEHIND_PROXY:
-        return OF_OTHERS | NAMES
+        return OF_OTHERS | OF_OTHERS_SEALED | NAMES
     # libpq has a timeout for connecting only, of two seconds at least: one driver is enough.
     without = {"psycopg": {"no answer"}, "grpc": set()}.get(
         client.name, {"no answer", "not connected"}
@@ -259,12 +267,12 @@ def peer_of(place: Place, event: Event, tls: Trust | None) -> Peer:
     return Peer(port=place.port, timeout=TIMEOUT if event.waits else PATIENT, tls=tls)
 
 
-@cases(*HTTP, *OTHERS, events=OF_HTTP | SEALED | OF_OTHERS | OF_MYSQL)
+@cases(*HTTP, *OTHERS, events=OF_HTTP | SEALED | OF_OTHERS | OF_OTHERS_SEALED | OF_MYSQL)
 def test_it_is_what_really_happens(
     client: Client, name: str, lead_to: Lead, trust: Trust, inject: Inject
 ) -> None:
     event = events_of(client)[name]
-    tls = trust if name in SEALED else None
+    tls = trust if name.endswith(", TLS") else None
     with lead_to(client.speaks, event.answers, tls) as place:
         peer = peer_of(place, event, tls)
         real = story(client, peer, event, treated(place, event.mood))

@@ -91,7 +91,7 @@ def test_a_heart_beats(client: Client, lead_to: Lead, inject: Inject) -> None:
 
 
 @pytest.mark.parametrize(
-    "client", [client for client in CLIENTS if client.speaks == "http"], ids=str
+    "client", [client for client in CLIENTS if client not in BEHIND_PROXY], ids=str
 )
 def test_a_heart_beats_above_tls(
     client: Client, lead_to: Lead, trust: Trust, inject: Inject
