@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from collections.abc import Iterable
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -201,6 +202,8 @@ def _name(value: Any) -> str:
 
 def _services(kind: Kind, names: Sequence[Any] | str | None) -> tuple[str, ...]:
     given = names.split("|") if isinstance(names, str) else names or ()
+    if not isinstance(given, Iterable):
+        raise ConfigurationError(f"target_services={names!r}: give the names of services")
     fails_services = kind is ChaosType.SERVICE_FAILURE
     if given and not fails_services:
         raise ConfigurationError(f"target_services={names!r}: {kind.value} is aimed with target=")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_resilience.chaos import quantities
+from pytest_resilience.chaos.catalog import chaos_type
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.recipe import nearest
 from pytest_resilience.chaos.service import Service
@@ -51,7 +52,7 @@ class ProfileExperiment:
         weight = given.pop("weight", 1)
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0:
             raise ConfigurationError(f"weight={weight!r}: give a number above 0")
-        given.setdefault("name", kind)
+        given.setdefault("name", chaos_type(kind).value)
         experiment = cls(kind=kind, parameters=given, weight=float(weight))
         experiment.make()
         return experiment
@@ -134,7 +135,7 @@ class Profile:
             intensity=optional("intensity", quantities.share),
             probability=optional("probability", quantities.share),
             gate=optional("gate", gate_of),
-            interval=optional("interval", quantities.seconds) or 30.0,
+            interval=optional("interval", _interval) or 30.0,
             max_active=optional("max_active", quantities.count),
         )
 
@@ -169,7 +170,16 @@ def _text(key: str, value: Any) -> str:
 
 def _texts(key: str, value: Any) -> tuple[str, ...]:
     """One text, or a list of them."""
+    if not isinstance(value, Sequence):
+        raise ConfigurationError(f"{key}={value!r}: give a text, or a list of them")
     return tuple(_text(key, each) for each in ([value] if isinstance(value, str) else value))
+
+
+def _interval(key: str, value: Any) -> float:
+    interval = quantities.seconds(key, value)
+    if not interval:
+        raise ConfigurationError(f"{key}={value!r}: give more than nothing")
+    return interval
 
 
 def _seed(key: str, value: Any) -> int:
