@@ -21,6 +21,7 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.dialing import Dialing
 from pytest_resilience.seams.links import Links
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Interception"]
 
+_Handle = Callable[[socket.socket, functools.partial[Any]], Any]
+
+_NOTHING = object()
 _RECEIVING = ("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into")
 _SENDING = ("send", "sendall", "sendmsg", "sendto", "sendfile")
 _TLS_RECEIVING = ("recv", "recv_into", "read")
@@ -115,16 +119,29 @@ class Interception:
         patches.replace(plain, "_real_close", self._closing)
 
     def _receiving(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        return self._passing(original, self._receive)
+
+    def _sending(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        return self._passing(original, self._send)
+
+    def _passing(self, original: Callable[..., Any], otherwise: _Handle) -> Callable[..., Any]:
+        """What calls `otherwise` unless the socket may pass; all that chaos costs one that may.
+
+        Nearly everybody gives one argument, and packing it in a tuple takes longer than this.
+        """
         passing = self._links.passing
 
         @functools.wraps(original)
-        def receive(sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
+        def call(sock: socket.socket, given: Any = _NOTHING, /, *more: Any, **named: Any) -> Any:
             __tracebackhide__ = True
-            if id(sock) in passing and not kwargs:
-                return original(sock, *args)
-            return self._receive(sock, functools.partial(original, sock, *args, **kwargs))
+            if not more and not named and id(sock) in passing and given is not _NOTHING:
+                return original(sock, given)
+            args = (sock,) if given is _NOTHING else (sock, given, *more)
+            if id(sock) in passing:
+                return original(*args, **named)
+            return otherwise(sock, functools.partial(original, *args, **named))
 
-        return receive
+        return call
 
     def _receive(self, sock: socket.socket, proceed: functools.partial[Any]) -> Any:
         __tracebackhide__ = True
@@ -139,18 +156,6 @@ class Interception:
             return self._hearing.receive(sock, link, proceed)
         finally:
             link.heard_by = None
-
-    def _sending(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        passing = self._links.passing
-
-        @functools.wraps(original)
-        def send(sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            if id(sock) in passing and not kwargs:
-                return original(sock, *args)
-            return self._send(sock, functools.partial(original, sock, *args, **kwargs))
-
-        return send
 
     def _send(self, sock: socket.socket, proceed: functools.partial[Any]) -> Any:
         __tracebackhide__ = True
@@ -190,6 +195,7 @@ class Interception:
         __tracebackhide__ = True
         link = None if self._retired else self._links.opened(sock, address)
         if link is None:
+            self._note(address)
             return proceed()
         effect = None
         if id(sock) in self._dialing.decided:
@@ -203,6 +209,15 @@ class Interception:
             return self._attempt(sock, effect, "timed out", proceed)
         finally:
             self._links.connected(link, sock)
+
+    def _note(self, address: Any) -> None:
+        """Let those that never fire tell of a connect that nothing can happen to."""
+        if isinstance(address, tuple):
+            where, remark = ":".join(map(str, address[:2])), "no TCP"
+        else:
+            where, remark = str(address), "a socket of the file system"
+        if not self._retired:
+            self._engine.saw(Operation(kind=CONNECT, target=where, names=(), remark=remark))
 
     def _shaking_hands(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)

@@ -77,7 +77,7 @@ def test_libpq(
     port, user = postgres
     error = lost(lambda: connect(driver, form.format(port=port, user=user)))
     seen = f"network.connect 127.0.0.1:{port} (by {driver} through libpq, which is C)"
-    assert error.seen == (seen,)
+    assert error.seen[0] == seen  # the server of this test is led on to a socket of its own
     assert str(error).endswith(f"\n  {cure(driver, port)}")
 
 
@@ -165,7 +165,7 @@ def test_an_aim_elsewhere_gets_no_such_advice(
     port, user = postgres
     dsn = f"host=127.0.0.1 port={port} user={user} dbname=postgres"
     error = lost(lambda: connect("psycopg2", dsn), target="payments:443")
-    assert len(error.seen) == 1
+    assert sum("through libpq" in each for each in error.seen) == 1
     assert "Correct the target" in str(error)
     assert "chaos_proxy" not in str(error)
 

@@ -359,7 +359,13 @@ def test_datagrams_and_unix_sockets_are_no_connections(inject: Inject, tmp_path:
         socket.socket(type=socket.SOCK_DGRAM) as sender,
     ):
         sender.connect(("127.0.0.1", 9))
+        with socket.socket(socket.AF_UNIX) as local, pytest.raises(FileNotFoundError):
+            local.connect(str(tmp_path / "nobody"))
     assert failure.matched == 0
+    assert failure.never_fired().seen == (
+        "network.connect 127.0.0.1:9 (no TCP)",
+        f"network.connect {tmp_path}/nobody (a socket of the file system)",
+    )
 
 
 def test_every_way_to_send_and_receive(echo_port: int, inject: Inject, tmp_path: Path) -> None:
