@@ -121,8 +121,7 @@ class Connection:
             self.answered = True
             self._down.take(data)
             return
-        if not self.answered:
-            self._down.meet(self.answer)  # if experiments have begun since the request
+        self._down.meet(self.answer)  # if experiments have begun since the request
         self._down.lane.take(bytes(data))
         self._down.flowed()
 

@@ -38,6 +38,7 @@ class Whole(Protocol):
 
     number: int
     answer: int
+    answered: bool
     gate: Gate
     is_open: bool
     deserted: bool
@@ -116,16 +117,17 @@ class Flow:
     def meet(self, turn: int) -> None:
         """The message of a turn comes, or more of it: ask about each once.
 
-        Once more where other experiments run since: not all that is sent is answered, so
-        what began long ago may be another message.
+        Once more where one has begun since that may be about it: not all that is sent is
+        answered, and there are answers that go on for ever.
         """
-        asked = (turn, self._whole.gate.active)
-        if asked[1] and asked != self._asked and (turn != self._asked[0] or self.lane.spared):
-            self._asked = asked
-            self.lane.begin()
+        gate, (known, asked) = self._whole.gate, self._asked
+        if gate.active and (turn, gate.active) != self._asked:
+            self._asked = (turn, gate.active)
+            if turn != known or gate.news(asked):
+                self.lane.begin()
 
     def ask(self, kind: str, *, underway: bool = False) -> Effect | None:
-        return self._whole.gate.ask(kind, underway=underway)
+        return self._whole.gate.ask(kind, underway=underway, begun=self._whole.answered)
 
     def concerns(self, kind: str, *, underway: bool = False) -> bool:
         return self._whole.gate.concerns(kind, underway=underway)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence
 
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.answers import MadeUpAnswer
@@ -72,17 +73,24 @@ class Gate:
         # Of answers those are told, too, that are about something else and never fire.
         return self._engine.has(kind) or (kind == RECEIVE and bool(self._engine.active))
 
-    def ask(self, kind: str, *, underway: bool = False) -> Effect | None:
-        """What happens to an operation."""
-        return self._engine.ask(
-            Operation(
-                kind=kind,
-                target=self._names[0],
-                names=self._names,
-                sealed=self.sealed and kind == RECEIVE,
-                remark=self._remark if kind == RECEIVE and self._speaks_for_server else "",
-                underway=underway,
-            )
+    def news(self, known: Sequence[Activation]) -> bool:
+        """Whether an experiment runs that is not known, and is about this connection."""
+        new = [each for each in self._engine.active if each not in known]
+        return bool(new) and any(each.experiment.aims_at(self._operation(RECEIVE)) for each in new)
+
+    def ask(self, kind: str, *, underway: bool = False, begun: bool = False) -> Effect | None:
+        """What happens to an operation; `begun`: to the rest of one, if it is an answer."""
+        return self._engine.ask(self._operation(kind, underway=underway, begun=begun))
+
+    def _operation(self, kind: str, *, underway: bool = False, begun: bool = False) -> Operation:
+        remark = "more of an answer" if begun and not self._remark else self._remark
+        return Operation(
+            kind=kind,
+            target=self._names[0],
+            names=self._names,
+            sealed=(self.sealed or begun) and kind == RECEIVE,
+            remark=remark if kind == RECEIVE and self._speaks_for_server else "",
+            underway=underway,
         )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import queue
 import socket
@@ -418,6 +419,99 @@ def test_nobody_answers_for_another_over_tls(serve: Serve) -> None:
         f"network.receive {proxy.upstream} (encrypted above the socket)\n  Answers over TLS are "
         "sealed: to a proxy always, in asyncio where it was open before the experiment."
     )
+
+
+class Publisher:
+    """Sends what nobody asks for, once it has been asked."""
+
+    def __init__(self) -> None:
+        self.more = threading.Event()
+
+    def __call__(self, connection: socket.socket) -> None:
+        connection.sendall(connection.recv(9))
+        assert self.more.wait(10)
+        connection.sendall(b"news")
+        read_all(connection)
+
+    def publish(self, client: socket.socket) -> bytes:
+        """What a client hears of it."""
+        self.more.set()
+        return receive(client, 4)
+
+
+@pytest.fixture
+def publisher() -> Publisher:
+    return Publisher()
+
+
+@pytest.fixture
+def subscriber(serve: Serve, publisher: Publisher) -> Iterator[tuple[ChaosProxy, socket.socket]]:
+    with (
+        ChaosProxy(("127.0.0.1", serve(publisher)), seed=1) as proxy,
+        socket.create_connection(proxy.address, timeout=10) as client,
+    ):
+        assert ask(client) == b"ping"
+        yield proxy, client
+        publisher.more.set()
+
+
+@pytest.mark.parametrize(
+    ("given", "heard"),
+    [
+        ({"mode": "reset"}, errno.ECONNRESET),
+        ({"mode": "lose_answer"}, errno.ECONNRESET),
+        ({"mode": "truncate"}, b"ne"),
+        ({"mode": "timeout"}, None),
+    ],
+    ids=lambda each: str(each.get("mode")) if isinstance(each, dict) else "",
+)
+def test_what_begins_in_the_middle_of_an_answer_hits_the_rest_of_it(
+    subscriber: tuple[ChaosProxy, socket.socket],
+    publisher: Publisher,
+    given: dict[str, Any],
+    heard: bytes | int | None,
+) -> None:
+    proxy, client = subscriber
+    with proxy.inject("network_failure", rate=1, **given) as fault:
+        publisher.more.set()
+        until(lambda: fault.hits == 1)
+        if isinstance(heard, bytes):
+            assert read_all(client) == heard
+        elif heard is None:
+            client.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+        else:
+            with pytest.raises(OSError, match="reset") as caught:
+                client.recv(1)
+            assert caught.value.errno == heard
+
+
+def test_no_status_in_the_middle_of_an_answer(
+    subscriber: tuple[ChaosProxy, socket.socket], publisher: Publisher
+) -> None:
+    proxy, client = subscriber
+    with (
+        pytest.raises(NeverFiredError) as caught,
+        proxy.inject("network_failure", mode="status", rate=1),
+    ):
+        assert publisher.publish(client) == b"news"
+    assert f"network.receive {proxy.upstream} (more of an answer)\n" in str(caught.value)
+
+
+def test_an_experiment_about_others_has_nobody_asked_again(
+    serve: Serve, publisher: Publisher
+) -> None:
+    with (
+        ChaosProxy(("127.0.0.1", serve(publisher))) as proxy,
+        proxy.inject("network_latency", delay="1ms", rate=1) as latency,
+        socket.create_connection(proxy.address, timeout=10) as client,
+    ):
+        assert ask(client) == b"ping"
+        before = latency.matched
+        with proxy.inject("network_failure", mode="reset", target="x:1", must_fire=False):
+            assert publisher.publish(client) == b"news"
+        assert latency.matched == before
 
 
 def test_nobody_answers_who_has_not_been_asked(serve: Serve) -> None:
