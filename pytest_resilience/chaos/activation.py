@@ -18,7 +18,7 @@ from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.seeds import Stream
 
 
-__all__ = ["Activation", "Hit"]
+__all__ = ["Activation", "Hit", "never_entered"]
 
 _LONGEST = 80  # signs of a statement
 _MOST_SEEN = 8  # lines of "what the code did instead" that anybody reads
@@ -217,3 +217,13 @@ class Activation:
             f"<Activation {self.experiment.name!r} matched={self.matched} hits={self.hits} "
             f"until={until}>"
         )
+
+
+def never_entered(experiment: ChaosExperiment) -> NeverFiredError:
+    """The error for a context that somebody asked for, and left at that."""
+    return NeverFiredError(
+        experiment.name,
+        target=experiment.aim,
+        seen=("ask for it, and never enter what it was given",),
+        advice="Write `with` before it, around what it is to happen to.",
+    )

@@ -38,6 +38,7 @@ def proxies_of_a_test(scope: ChaosScope) -> Iterator[Callable[..., ChaosProxy]]:
                 **options,
             }
             proxy = stack.enter_context(ChaosProxy(upstream, **given))
+            scope.include(proxy.forgotten)
             stack.callback(proxy.engine.listeners.add(scope.note))
             return proxy
 

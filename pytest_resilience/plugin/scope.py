@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.activation import never_entered
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.service import Service
@@ -52,6 +53,7 @@ class ChaosScope:
         self._seed = derive(seed, nodeid)
         self._asked: dict[str, int] = {}
         self._waiting: list[Requested] = []
+        self._others: list[Callable[[], list[NeverFiredError]]] = []
         self._services: list[Service] = []
         self._began = engine.clock.monotonic()
         self._forget = engine.listeners.add(self.note)
@@ -154,7 +156,15 @@ class ChaosScope:
         """An error for each experiment that had to fire and matched nothing."""
         silent = [each for _, each in self.started if each.must_fire and not each.matched]
         forgotten = [each for each in self._waiting if each.must_fire and not self._calm]
-        return [*(each.never_fired() for each in silent), *map(_never_entered, forgotten)]
+        return [
+            *(each.never_fired() for each in silent),
+            *(never_entered(each.experiment) for each in forgotten),
+            *(error for other in self._others for error in other()),
+        ]
+
+    def include(self, never_fired: Callable[[], list[NeverFiredError]]) -> None:
+        """Ask somebody else as well which experiments of this test never fired."""
+        self._others.append(never_fired)
 
     def record(self, monkeys: Sequence[ExperimentRecord] = ()) -> ChaosRecord:
         """What is reported of this test; `monkeys`: what those of the whole run did to it."""
@@ -179,13 +189,3 @@ class ChaosScope:
     def timeline(self) -> list[tuple[float, FaultInjected]]:
         """Each fault with the seconds since the test began."""
         return [(event.at - self._began, event) for event in self.events]
-
-
-def _never_entered(requested: Requested) -> NeverFiredError:
-    experiment = requested.experiment
-    return NeverFiredError(
-        experiment.name,
-        target=experiment.aim,
-        seen=("ask the fixture for it, and never enter what it was given",),
-        advice="Write `with` before it, around what it is to happen to.",
-    )

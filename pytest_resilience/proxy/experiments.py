@@ -11,6 +11,7 @@ from typing import Any
 from typing import Protocol
 
 from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.activation import never_entered
 from pytest_resilience.chaos.catalog import chaos_type
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
@@ -21,6 +22,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.spec import parse_spec
 from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.proxy.directions import directed
 from pytest_resilience.proxy.loop import Loop
@@ -70,6 +72,7 @@ class Experiments:
         self._loop = loop
         self._seed = seed
         self._asked: dict[str, int] = {}
+        self._waiting: list[ChaosExperiment] = []
 
     def inject(
         self,
@@ -87,10 +90,17 @@ class Experiments:
             stream = stream or given.pop("stream", None)
         chosen = directed(_experiment(experiment, given), stream)
         self._engine.check(chosen)
+        if must_fire and not self._calm:
+            self._waiting.append(chosen)
         return self._running(chosen, must_fire)
+
+    def forgotten(self) -> list[NeverFiredError]:
+        """An error for each that was asked for and had to fire, and that nobody entered."""
+        return list(map(never_entered, self._waiting))
 
     @contextmanager
     def _running(self, experiment: ChaosExperiment, must_fire: bool) -> Iterator[Activation]:
+        self._waiting = [each for each in self._waiting if each is not experiment]
         if self._calm or not experiment.enabled:
             yield Activation(experiment, seed=0, started_at=0.0, must_fire=False)
             return

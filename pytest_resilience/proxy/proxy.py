@@ -50,6 +50,7 @@ class ChaosProxy(Leading):
         name: what it is called, for people and for clients of its control.
         seed: decides all chance in it.
         engine: is asked about each connect and each answer; its listeners are told of faults.
+        forgotten: gives an error for each `inject` that had to fire and that no `with` entered.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class ChaosProxy(Leading):
             self._loop.close(lambda: None)
             raise
         self._experiments = Experiments(self.engine, self._board, self._loop, self.seed, calm=calm)
+        self.forgotten = self._experiments.forgotten
 
     @property
     def address(self) -> tuple[str, int]:

@@ -59,10 +59,25 @@ def test_a_context_that_nobody_entered_is_an_error(suite: pytest.Pytester) -> No
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(
         [
-            "    ask the fixture for it, and never enter what it was given",
+            "    ask for it, and never enter what it was given",
             "  Write `with` before it, around what it is to happen to.",
         ]
     )
+    suite.runpytest("--no-chaos").assert_outcomes(passed=1)
+
+
+def test_a_proxys_context_that_nobody_entered_is_an_error(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        def test_forgotten(chaos_proxy, url):
+            proxy = chaos_proxy(url.split("/")[2])
+            proxy.inject("network_failure", mode="reset")
+            proxy.inject("network_failure", mode="reset", must_fire=False)
+            with proxy.inject("network_failure", mode="refuse", rate=1):
+                pass
+    """)
+    result = suite.runpytest()
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["    ask for it, and never enter what it was given"])
     suite.runpytest("--no-chaos").assert_outcomes(passed=1)
 
 
