@@ -45,6 +45,8 @@ def parse_address(what: str, value: Any) -> Address:
         return value
     allowed = "give 'host:port' or (host, port)"
     if isinstance(value, str):
+        if "://" in value:
+            raise ConfigurationError(f"{what}={value!r} is a URL; {allowed}")
         host, colon, number = value.strip().rpartition(":")
         bare = host.startswith("[") and host.endswith("]")
         if not colon or (":" in host and not bare):

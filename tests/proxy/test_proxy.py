@@ -252,6 +252,7 @@ def test_it_listens_nowhere_else(listen: str) -> None:
     [
         ("localhost", "upstream='localhost' has no port; give 'host:port' or (host, port)"),
         ("::1", "upstream='::1' has no port; give 'host:port' or (host, port)"),
+        ("http://a:1", "upstream='http://a:1' is a URL; give 'host:port' or (host, port)"),
         (("localhost",), "upstream=('localhost',) is no address; give 'host:port' or (host, port)"),
         ("localhost:x", "upstream='localhost:x': a port is a number up to 65535"),
         (("localhost", 65536), "upstream=('localhost', 65536): a port is a number up to 65535"),
