@@ -193,14 +193,17 @@ class Interception:
 
     def _connect(self, sock: socket.socket, address: Any, proceed: Callable[[], Any]) -> Any:
         __tracebackhide__ = True
+        decided = id(sock) in self._dialing.decided
+        if sock.gettimeout() == 0 and not decided and self._links.is_dialing(sock):
+            return proceed()  # who polls may ask again how far it is
         link = None if self._retired else self._links.opened(sock, address)
         if link is None:
             self._note(address)
             return proceed()
         effect = None
-        if id(sock) in self._dialing.decided:
-            decided = self._dialing.decided[id(sock)]
-            socket_effects.fail(sock, None if decided is None else decided.failure)
+        if decided:
+            known = self._dialing.decided[id(sock)]
+            socket_effects.fail(sock, None if known is None else known.failure)
         elif not link.calm:
             self._resolving.resolve(address[0], address[1])
             blocking = sock.gettimeout() != 0

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import socket
 import threading
 import weakref
 
-from collections.abc import Iterator
 from typing import Any
 
 from pytest_resilience.chaos.activation import Activation
@@ -23,8 +20,10 @@ from pytest_resilience.seams.backlog import Backlog
 from pytest_resilience.seams.courses import Course
 from pytest_resilience.seams.courses import Ending
 from pytest_resilience.seams.decrypted import Decrypted
+from pytest_resilience.seams.descriptors import ends_of
+from pytest_resilience.seams.descriptors import is_tcp
+from pytest_resilience.seams.descriptors import listening_ports
 from pytest_resilience.seams.names import Names
-from pytest_resilience.seams.patching import KernelSocket
 from pytest_resilience.seams.requests_sent import BODILESS
 from pytest_resilience.seams.requests_sent import EXPECTANT
 from pytest_resilience.seams.requests_sent import FRAMED
@@ -168,7 +167,7 @@ class Links:
 
     def opened(self, sock: socket.socket, address: Any) -> Link | None:
         """A connect to `address` is about to be tried; None if it is no TCP connection."""
-        if not _is_tcp(sock) or not isinstance(address, tuple):
+        if not is_tcp(sock) or not isinstance(address, tuple):
             return None
         self.passing.pop(id(sock), None)  # what it tried before may have been another peer
         link = Link(sock, self._names.of(*address[:2]), client=True)
@@ -176,9 +175,14 @@ class Links:
         self._look(sock, link, CONNECT)
         return link
 
+    def is_dialing(self, sock: socket.socket) -> bool:
+        """Whether a connect has been tried that has not, or not yet, succeeded."""
+        link = self.known(sock)
+        return link is not None and link.client and link.ends is None
+
     def connected(self, link: Link, sock: socket.socket) -> None:
         """That connect has succeeded, or is under way."""
-        link.ends = _ends(sock)
+        link.ends = ends_of(sock)
         link.sent_at = self._engine.clock.monotonic()
 
     def accepted(self, sock: socket.socket) -> None:
@@ -239,10 +243,10 @@ class Links:
         self.passing[key] = weakref.ref(sock, lambda _: self.passing.pop(key, None))
 
     def _adopt(self, sock: socket.socket, known: Link | None) -> Link | None:
-        if not _is_tcp(sock):
+        if not is_tcp(sock):
             self._let_pass(sock)
             return None
-        ends = _ends(sock)
+        ends = ends_of(sock)
         if ends is None:
             return None
         if known is not None and known.ends == ends:
@@ -250,52 +254,12 @@ class Links:
             return known
         own, peer = ends
         if self._listening is None:
-            self._listening = _listening_ports()
+            self._listening = listening_ports()
         client = own[1] not in self._listening
         return self._keep(sock, Link(sock, self._names.of(*peer[:2]), client=client))
 
     def _keep(self, sock: socket.socket, link: Link) -> Link:
-        link.ends = _ends(sock)
+        link.ends = ends_of(sock)
         link.sent_at = self._engine.clock.monotonic()  # at the latest
         self._by_descriptor[sock.fileno()] = link
         return link
-
-
-def _is_tcp(sock: socket.SocketType) -> bool:
-    try:
-        kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
-    except OSError:  # closed
-        return False
-    return kind == socket.SOCK_STREAM and sock.family in (socket.AF_INET, socket.AF_INET6)
-
-
-def _ends(sock: socket.socket) -> tuple[Any, Any] | None:
-    try:
-        return sock.getsockname(), sock.getpeername()
-    except OSError:  # closed, or not connected yet
-        return None
-
-
-def _listening_ports() -> frozenset[int]:
-    """Where this process listens.
-
-    Asked of the descriptors themselves, and of nobody who would have to be imported: an
-    event loop may be waiting.
-    """
-    ports = set()
-    for name in os.listdir("/dev/fd"):
-        with contextlib.suppress(OSError), _borrowed(int(name)) as sock:  # OSError: no socket
-            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and _is_tcp(sock):
-                ports.add(sock.getsockname()[1])
-    return frozenset(ports)
-
-
-@contextlib.contextmanager
-def _borrowed(descriptor: int) -> Iterator[socket.SocketType]:
-    blocking = os.get_blocking(descriptor)
-    sock = KernelSocket(fileno=descriptor)
-    try:
-        os.set_blocking(descriptor, blocking)  # where there is a default timeout, it no longer is
-        yield sock
-    finally:
-        sock.detach()

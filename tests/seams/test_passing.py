@@ -150,7 +150,7 @@ def test_asking_who_listens_changes_nothing(listener: socket.socket, default: fl
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(default)
     try:
-        ports = links_module._listening_ports()
+        ports = links_module.listening_ports()
     finally:
         socket.setdefaulttimeout(previous)
     assert listener.getsockname()[1] in ports
@@ -159,7 +159,7 @@ def test_asking_who_listens_changes_nothing(listener: socket.socket, default: fl
         one.sendall(b"x")
         assert other.recv(1) == b"x"
     with socket.create_connection(listener.getsockname()) as client:
-        assert client.getsockname()[1] not in links_module._listening_ports()
+        assert client.getsockname()[1] not in links_module.listening_ports()
 
 
 def test_two_threads_that_are_first_at_the_same_time_see_one_connection(
@@ -173,7 +173,7 @@ def test_two_threads_that_are_first_at_the_same_time_see_one_connection(
             together.wait(0.2)  # as long as it takes the other one to come in, if it can
         return frozenset()
 
-    monkeypatch.setattr(links_module, "_listening_ports", listening)
+    monkeypatch.setattr(links_module, "listening_ports", listening)
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         closing(socket.create_connection(listener.getsockname())) as client,

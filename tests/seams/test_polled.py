@@ -286,6 +286,19 @@ def test_a_call_that_must_not_block(echo_port: int, inject: Inject, timeout: flo
     assert latency.hits == 1
 
 
+@pytest.mark.parametrize("mode", ["refuse", "reset"])
+def test_who_asks_how_far_a_connect_is_begins_no_other(
+    echo_port: int, inject: Inject, mode: str
+) -> None:
+    with socket.socket() as sock, inject("network_failure", mode=mode, rate=1) as failure:
+        sock.setblocking(False)
+        met, deadline = 0, time.monotonic() + PATIENCE
+        while met not in {errno.EISCONN, errno.ECONNREFUSED} and time.monotonic() < deadline:
+            met = sock.connect_ex((HOST, echo_port)) or errno.EISCONN
+        assert met == (errno.ECONNREFUSED if mode == "refuse" else errno.EISCONN)
+    assert failure.matched == (mode == "refuse")
+
+
 def test_who_looks_whether_anybody_is_there_is_told(plain: Polling, inject: Inject) -> None:
     with inject("network_latency", delay=LONG) as latency, pytest.raises(BlockingIOError):
         plain.sock.recv(1, socket.MSG_PEEK)

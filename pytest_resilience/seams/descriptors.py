@@ -1,0 +1,57 @@
+"""What the system knows of sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+from collections.abc import Iterator
+from typing import Any
+
+from pytest_resilience.seams.patching import KernelSocket
+
+
+__all__ = ["ends_of", "is_tcp", "listening_ports"]
+
+
+def is_tcp(sock: socket.SocketType) -> bool:
+    """Whether it is one of TCP, connected or not."""
+    try:
+        kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+    except OSError:  # closed
+        return False
+    return kind == socket.SOCK_STREAM and sock.family in (socket.AF_INET, socket.AF_INET6)
+
+
+def ends_of(sock: socket.socket) -> tuple[Any, Any] | None:
+    """Its own address and its peer's; None if it has none."""
+    try:
+        return sock.getsockname(), sock.getpeername()
+    except OSError:  # closed, or not connected yet
+        return None
+
+
+def listening_ports() -> frozenset[int]:
+    """Where this process listens.
+
+    Asked of the descriptors themselves, and of nobody who would have to be imported: an
+    event loop may be waiting.
+    """
+    ports = set()
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError), _borrowed(int(name)) as sock:  # OSError: no socket
+            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and is_tcp(sock):
+                ports.add(sock.getsockname()[1])
+    return frozenset(ports)
+
+
+@contextlib.contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.SocketType]:
+    blocking = os.get_blocking(descriptor)
+    sock = KernelSocket(fileno=descriptor)
+    try:
+        os.set_blocking(descriptor, blocking)  # where there is a default timeout, it no longer is
+        yield sock
+    finally:
+        sock.detach()
