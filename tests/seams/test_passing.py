@@ -18,6 +18,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.seams import descriptors
 from pytest_resilience.seams import links as links_module
 from pytest_resilience.seams.links import Links
 from pytest_resilience.seams.names import Names
@@ -150,7 +151,7 @@ def test_asking_who_listens_changes_nothing(listener: socket.socket, default: fl
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(default)
     try:
-        ports = links_module.listening_ports()
+        ports = descriptors.listening_ports()
     finally:
         socket.setdefaulttimeout(previous)
     assert listener.getsockname()[1] in ports
@@ -159,7 +160,7 @@ def test_asking_who_listens_changes_nothing(listener: socket.socket, default: fl
         one.sendall(b"x")
         assert other.recv(1) == b"x"
     with socket.create_connection(listener.getsockname()) as client:
-        assert client.getsockname()[1] not in links_module.listening_ports()
+        assert client.getsockname()[1] not in descriptors.listening_ports()
 
 
 def test_two_threads_that_are_first_at_the_same_time_see_one_connection(
