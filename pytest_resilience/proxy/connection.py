@@ -101,7 +101,7 @@ class Connection:
             self._answer(data)
 
     def _request(self, data: memoryview) -> None:
-        new = self.answered or not self.answer
+        new = self.answered or not self.answer or self.gate.interim
         if new:
             self.answer += 1
             self.answered = False
@@ -115,6 +115,8 @@ class Connection:
         self._up.flowed()
 
     def _answer(self, data: memoryview) -> None:
+        if self._spoken_for:
+            return
         if not self.answer:
             self.answer = 1  # the server speaks first
         if self._down.open:

@@ -19,6 +19,8 @@ __all__ = ["Gate"]
 
 _HELLO = b"\x16\x03"  # how what TLS shakes hands with begins
 _SPEAKS_FIRST = "before any request"
+_END_OF_HEAD = b"\r\n\r\n"
+_EXPECTATION = b"\r\nexpect: 100-continue\r\n"
 _PREFACE = b"PRI * HTTP/2"  # how HTTP/2 begins
 
 
@@ -28,11 +30,13 @@ class Gate:
     Attributes:
         sealed: whether nobody but the server can answer: what passes is encrypted, or HTTP/2,
             or nobody has asked yet.
+        interim: whether what was asked is only to be told to go on (100 Continue).
     """
 
     def __init__(self, engine: Engine, loop: Loop, names: tuple[str, ...]) -> None:
         """`names`: every `host:port` the server is known by, the best first."""
         self.sealed = True
+        self.interim = False
         self._remark = _SPEAKS_FIRST
         self._engine = engine
         self._loop = loop
@@ -54,7 +58,9 @@ class Gate:
         return self._engine.active
 
     def look(self, request: memoryview) -> None:
-        """Notice TLS, and HTTP/2, where it begins."""
+        """Notice TLS, and HTTP/2, where it begins, and a head that comes before its body."""
+        end = request[-len(_END_OF_HEAD) :] == _END_OF_HEAD
+        self.interim = end and _EXPECTATION in bytes(request).lower()
         if request[:2] == _HELLO:
             self.sealed, self._remark = True, ""
         elif request[: len(_PREFACE)] == _PREFACE:
@@ -90,6 +96,7 @@ class Gate:
             names=self._names,
             sealed=(self.sealed or begun) and kind == RECEIVE,
             remark=remark if kind == RECEIVE and self._speaks_for_server else "",
+            interim=self.interim and kind == RECEIVE,
             underway=underway,
         )
 

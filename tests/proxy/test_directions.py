@@ -397,6 +397,18 @@ def test_the_server_hears_the_request_all_the_same(
     until(lambda: proxy.connections == 0)
 
 
+def test_a_status_instead_of_the_word_to_go_on_is_the_only_one(
+    proxy: ChaosProxy, client: socket.socket, listener: Listener
+) -> None:
+    with proxy.inject("network_failure", mode="status", rate=1) as status:
+        client.sendall(b"PUT / HTTP/1.1\r\nExpect: 100-continue\r\n\r\n")
+        client.sendall(b"body")  # of a client that does not wait for it
+        assert read_all(client).startswith(b"HTTP/1.1 503 ")
+        client.close()
+        assert listener.rest().endswith(b"body")
+    assert (status.matched, status.hits) == (1, 1)
+
+
 def test_nobody_answers_for_another_over_tls(serve: Serve) -> None:
     authority = trustme.CA()
     theirs, ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
@@ -419,6 +431,29 @@ def test_nobody_answers_for_another_over_tls(serve: Serve) -> None:
         f"network.receive {proxy.upstream} (encrypted above the socket)\n  Answers over TLS are "
         "sealed: to a proxy always, in asyncio where it was open before the experiment."
     )
+
+
+def test_the_word_to_go_on_is_no_answer_yet(serve: Serve) -> None:
+    """Lost with it, a request would never have arrived."""
+    done: list[bytes] = []
+
+    def handle(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        done.append(connection.recv(4))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with (
+        ChaosProxy(("127.0.0.1", serve(handle))) as proxy,
+        proxy.inject("network_failure", mode="lose_answer", nth=1) as lost,
+        socket.create_connection(proxy.address, timeout=10) as client,
+    ):
+        client.sendall(b"PUT / HTTP/1.1\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+        assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"body")
+        with pytest.raises(ConnectionResetError):
+            client.recv(100)
+        assert (done, lost.matched) == ([b"body"], 1)
 
 
 class Publisher:
