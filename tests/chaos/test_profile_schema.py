@@ -22,7 +22,7 @@ from pytest_resilience.chaos.profile import Profile
 
 
 FILE = Path(pytest_resilience.__file__).parent / "chaos" / "profile.schema.json"
-VALUE = {"type": ["string", "number", "boolean"]}
+VALUE = {"type": ["string", "number", "boolean", "array"]}
 TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 SHARE = {"type": ["number", "string"]}
 
@@ -80,6 +80,7 @@ GOOD: list[dict[str, Any]] = [
     {},
     {"gate": 95, "seed": 3, "markers": "slow", "paths": ["a*"], "services": {"x": "h:1"}},
     {"experiments": [{"chaos_type": "network_latency", "delay": "300ms", "weight": 2}]},
+    {"experiments": [{"chaos_type": "network_failure", "target": ["a:1"], "between": [1, 2]}]},
     {"experiments": [{"name": "x", "chaos_type": "database_failure", "after": "commit"}]},
     {"experiments": [{"chaos_type": "service_failure", "target_services": ["x"]}]},
 ]
