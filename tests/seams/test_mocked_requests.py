@@ -394,7 +394,8 @@ def test_a_body_is_left_for_the_mock_to_read(mock: responses.RequestsMock, injec
         mock.put(URL)
         assert requests.put(URL, data=io.BytesIO(b"from a file")).ok
     assert latency.hits == 4
-    assert mock.calls[1].request.body == b"from a file"
+    sent: Any = mock.calls[1].request.body
+    assert (sent.read() if hasattr(sent, "read") else sent) == b"from a file"  # as in older ones
 
 
 def test_the_request_is_the_callers_own(mock: responses.RequestsMock, inject: Inject) -> None:
@@ -407,7 +408,7 @@ def test_the_request_is_the_callers_own(mock: responses.RequestsMock, inject: In
         requests.post(URL, data="tea")
     assert caught.value.request is not None
     assert caught.value.request.body == "tea"  # type: ignore[union-attr]
-    assert re.search(r"HTTPConnection\(host='api.example.com', port=80\)", str(caught.value))
+    assert re.search(r"HTTPConnection(Pool)?\(host='api.example.com', port=80\)", str(caught.value))
 
 
 class Hosts(HTTPAdapter):
