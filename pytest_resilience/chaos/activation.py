@@ -25,6 +25,7 @@ _MOST_SEEN = 8  # lines of "what the code did instead" that anybody reads
 _SEALED = "encrypted above the socket"
 _POLLED = "begun without blocking, in no loop of asyncio or trio"
 _FRAMED = "HTTP/2"
+_UNKNOWN = "which knows but"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class Activation:
             faults = [fault for fault in faults if not isinstance(fault, MadeUpAnswer)]
         if operation.underway:
             faults = [fault for fault in faults if fault.heals]
+        faults = [fault for fault in faults if fault.can_happen_to(operation)]
         if not faults or not self.experiment.aims_at(operation):
             self.saw(operation)
             return ()
@@ -160,6 +162,9 @@ class Activation:
             return _SEALED
         if operation.framed:
             return _FRAMED
+        if not all(fault.can_happen_to(operation) for fault in self.experiment.faults):
+            known = ", ".join(map(repr, sorted(operation.conditions or ())))
+            return f"{_UNKNOWN} {known}"
         return "" if operation.blocking else _POLLED
 
     def delayed(self, seconds: float) -> None:
@@ -202,6 +207,8 @@ class Activation:
     @property
     def _likely(self) -> str:
         """Why it was so, as far as what the code did tells."""
+        if any(remark.startswith(_UNKNOWN) for remark in self._remarks):
+            return "Connections of redis are lost and refused by network_failure. "
         did = {line.partition(" ")[0] for line in self._seen}
         if any(kind.startswith("database.") for kind in self.kinds):
             return "Of sqlite3 and psycopg2, connections that were open before are not reached. "

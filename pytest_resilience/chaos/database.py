@@ -89,6 +89,9 @@ class DatabaseFailure(Fault):
     def kinds(self) -> frozenset[str]:
         return frozenset({self.at})
 
+    def can_happen_to(self, operation: Operation) -> bool:
+        return operation.conditions is None or self.condition in operation.conditions
+
     def __str__(self) -> str:
         what = "connection lost" if self.condition == LOST else self.condition.replace("_", " ")
         return f"{what} {self.moment} {self.at.removeprefix('database.')}"

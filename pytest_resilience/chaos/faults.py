@@ -16,6 +16,7 @@ from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.quantities import format_seconds
 from pytest_resilience.chaos.spread import Spread
 from pytest_resilience.errors import ServiceFailureError
@@ -58,6 +59,10 @@ class Fault:
     @property
     def kinds(self) -> frozenset[str]:
         raise NotImplementedError
+
+    def can_happen_to(self, operation: Operation) -> bool:  # noqa: ARG002  # some use it
+        """Whether there is such a thing where `operation` is done."""
+        return True
 
     def drawn(self, share: float) -> Fault:  # noqa: ARG002  # those that differ use it
         """The fault as it happens once: `share` is uniform in [0, 1)."""

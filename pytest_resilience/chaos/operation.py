@@ -56,6 +56,7 @@ class Operation:
         blocking: whether the caller can be made to wait here. A non-blocking socket
             belongs to an event loop, which a wait would stop altogether; a transport of
             asyncio can be made to deliver later.
+        conditions: what a database can be made to say here; None for anything.
         sealed: whether what is received here is encrypted, so that nobody but the peer can
             make an answer: where TLS is made above the socket.
         interim: whether it is only the word to go on (100 Continue), and no answer yet.
@@ -70,6 +71,7 @@ class Operation:
     target: str
     names: tuple[str, ...]
     blocking: bool = True
+    conditions: frozenset[str] | None = None
     sealed: bool = False
     empty: bool = False
     interim: bool = False

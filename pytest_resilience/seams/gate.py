@@ -38,12 +38,14 @@ class Session:
         names: what its database is called, the best name first.
         position: how many statements of its transaction there were.
         statement: the last one.
+        conditions: what its database can be made to say; None for anything.
     """
 
-    __slots__ = ("names", "position", "statement")
+    __slots__ = ("conditions", "names", "position", "statement")
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, names: tuple[str, ...], conditions: frozenset[str] | None = None) -> None:
         self.names = names
+        self.conditions = conditions
         self.position = 0
         self.statement = ""
 
@@ -91,7 +93,7 @@ class Gate:
             return None
         session.position = session.position + 1 if in_transaction else 1
         session.statement = statement
-        operation = _operation(EXECUTE, session.names, statement, session.position)
+        operation = _operation_of(session, EXECUTE, statement, session.position)
         if self._counts or self.fetches or self._concerns(operation):
             return self._engine.ask(operation)
         self._pass(operation)
@@ -112,20 +114,25 @@ class Gate:
     def committing(self, session: Session) -> Effect | None:
         """What happens to a COMMIT, however it is said."""
         session.position = 0
-        return self._engine.ask(_operation(COMMIT, session.names, "COMMIT"))
+        return self._engine.ask(_operation_of(session, COMMIT, "COMMIT"))
 
     def fetching(self, session: Session) -> Effect | None:
         """What happens to a fetch of what the last statement found."""
-        return self._engine.ask(
-            _operation(FETCH, session.names, session.statement, session.position)
-        )
+        return self._engine.ask(_operation_of(session, FETCH, session.statement, session.position))
 
 
-def _operation(
-    kind: str, names: tuple[str, ...], statement: str = "", position: int = 1
-) -> Operation:
+def _operation(kind: str, names: tuple[str, ...]) -> Operation:
+    return Operation(kind=kind, target=names[0], names=names, position=1)
+
+
+def _operation_of(session: Session, kind: str, statement: str, position: int = 1) -> Operation:
     return Operation(
-        kind=kind, target=names[0], names=names, statement=statement, position=position
+        kind=kind,
+        target=session.names[0],
+        names=session.names,
+        statement=statement,
+        position=position,
+        conditions=session.conditions,
     )
 
 

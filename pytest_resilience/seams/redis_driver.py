@@ -13,7 +13,6 @@ from typing import Any
 
 from pytest_resilience.chaos.database import DatabaseFailure
 from pytest_resilience.chaos.engine import Effect
-from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.seams.gate import Gate
 from pytest_resilience.seams.gate import Session
 from pytest_resilience.seams.gate import pass_through
@@ -108,20 +107,14 @@ def _text(args: tuple[Any, ...]) -> str:
 def _session(client: Any) -> Session:
     settings = client.connection_pool.connection_kwargs
     host = str(settings.get("path") or settings.get("host") or "localhost")
-    return Session((str(settings.get("db", 0)), f"{host}:{settings.get('port', 6379)}", host))
+    names = (str(settings.get("db", 0)), f"{host}:{settings.get('port', 6379)}", host)
+    return Session(names, frozenset(_ANSWERS))
 
 
 def _fail(failure: DatabaseFailure) -> Exception:
     from redis._parsers import BaseParser
 
-    try:
-        answer = _ANSWERS[failure.condition]
-    except KeyError:
-        known = ", ".join(map(repr, _ANSWERS))
-        raise ConfigurationError(
-            f"redis knows no {failure.condition!r} of a command; give one of {known}, or for lost "
-            "and refused connections network_failure"
-        ) from None
+    answer = _ANSWERS[failure.condition]
     error: Exception = BaseParser.parse_error(answer)  # type: ignore[no-untyped-call]
     return error
 
