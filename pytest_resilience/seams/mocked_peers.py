@@ -139,6 +139,11 @@ class Peer:
             return None  # nobody is called, or nobody has to be asked for an address
         return self._engine.ask(self._operation(kind))
 
+    @property
+    def name(self) -> str:
+        """`host:port`."""
+        return self._names[0]
+
     def _operation(self, kind: str) -> Operation:
         names = self._names
         return Operation(kind=kind, target=names[0], names=names, answer=self._answer)

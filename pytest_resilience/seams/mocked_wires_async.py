@@ -84,8 +84,13 @@ class AsyncNetwork:
             if isinstance(effect.failure, Refusal):
                 raise os_error(errno.ECONNREFUSED)
         except OSError as error:
-            # anyio tries all addresses of a host, and words what it met at each.
-            raise OSError("All connection attempts failed") from error
+            # All addresses of a host are tried, and what was met at each is worded.
+            name = self._peer.name
+            raise OSError(
+                f"all attempts to connect to {name} failed"
+                if _in_trio()
+                else "All connection attempts failed"
+            ) from error
 
 
 class AsyncWire:
@@ -139,7 +144,8 @@ class AsyncWire:
             if isinstance(fault, (Reset, LostAnswer)):
                 raise os_error(errno.ECONNRESET)
         except OSError as error:
-            raise anyio.BrokenResourceError from error
+            said = (f"socket connection broken: {error}",) if _in_trio() else ()
+            raise anyio.BrokenResourceError(*said) from error
         if isinstance(fault, MadeUpAnswer):
             return fault.message
         if not wants_reply(effect):
@@ -172,13 +178,12 @@ async def _hold(effect: Effect, seconds: float) -> None:
     """Suspend the task for so long; whoever waits is cancelled at its timeout."""
     if seconds <= 0:
         return
-    import asyncio
-
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
+    if _in_trio():
         await _hold_in_trio(effect, seconds)
     else:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
         over: asyncio.Future[None] = loop.create_future()
         waiting = Wait(loop, effect, seconds, functools.partial(_end, over))
         try:
@@ -187,6 +192,17 @@ async def _hold(effect: Effect, seconds: float) -> None:
             waiting.cancel()
     if seconds == float("inf") and not effect.heals:
         raise os_error(errno.ETIMEDOUT)
+
+
+def _in_trio() -> bool:
+    """Whether this is a task of trio, and not of asyncio."""
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _end(over: asyncio.Future[None]) -> None:

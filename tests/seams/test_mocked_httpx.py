@@ -27,6 +27,8 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.clock import ManualClock
 from pytest_resilience.seams.mocked import MockedSeam
 from pytest_resilience.seams.sockets import SocketSeam
+from tests.seams.conftest import closed_port
+from tests.seams.conftest import reset
 from tests.seams.conftest import serve
 from tests.seams.mocked_httpx import KINDS
 from tests.seams.mocked_httpx import URL
@@ -625,6 +627,30 @@ def test_in_trio(
         trio.run(main)
     assert activation.hits
     assert mock.calls == (error is None)
+
+
+@awaited_alone
+@pytest.mark.parametrize(
+    ("mode", "really"), [("refuse", closed_port), ("reset", lambda: serve(reset))]
+)
+def test_trio_says_what_it_says_of_a_server(mode: str, really: Any, inject: Inject) -> None:
+    trio = pytest.importorskip("trio")
+
+    def said(url: str) -> str:
+        async def main() -> None:
+            async with httpx.AsyncClient(trust_env=False) as client:
+                await client.get(url)
+
+        with pytest.raises(httpx.TransportError) as caught:
+            trio.run(main)
+        return str(caught.value)
+
+    with really() as port:
+        url = f"http://127.0.0.1:{port}/"
+        real = said(url)
+    with respx.mock(assert_all_called=False) as mock, inject("network_failure", mode=mode, rate=1):
+        mock.get(url)
+        assert said(url) == real
 
 
 @awaited_alone
