@@ -92,7 +92,7 @@ class Activation:
         faults = [each for each in self.experiment.faults if operation.kind in each.kinds]
         if not operation.blocking:
             faults = [fault for fault in faults if not fault.waits]
-        if operation.sealed:
+        if operation.sealed or operation.begun:
             faults = [fault for fault in faults if not isinstance(fault, MadeUpAnswer)]
         if operation.empty:
             faults = [fault for fault in faults if not fault.bytewise]
@@ -156,10 +156,11 @@ class Activation:
     def _remark(self, operation: Operation) -> str:
         if operation.remark:
             return operation.remark
-        if operation.sealed and any(
-            isinstance(each, MadeUpAnswer) for each in self.experiment.faults
-        ):
+        makes_up = any(isinstance(each, MadeUpAnswer) for each in self.experiment.faults)
+        if operation.sealed and makes_up:
             return _SEALED
+        if operation.begun and makes_up:
+            return "more of an answer"
         if operation.framed:
             return _FRAMED
         if not all(fault.can_happen_to(operation) for fault in self.experiment.faults):

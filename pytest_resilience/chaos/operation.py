@@ -59,6 +59,7 @@ class Operation:
         conditions: what a database can be made to say here; None for anything.
         sealed: whether what is received here is encrypted, so that nobody but the peer can
             make an answer: where TLS is made above the socket.
+        begun: whether it is the rest of an answer, which nobody can begin anew.
         interim: whether it is only the word to go on (100 Continue), and no answer yet.
         framed: whether it is a part of many answers that come together, as in HTTP/2.
         underway: whether it is more of a message that has begun, to which only what lets
@@ -74,6 +75,7 @@ class Operation:
     conditions: frozenset[str] | None = None
     sealed: bool = False
     empty: bool = False
+    begun: bool = False
     interim: bool = False
     framed: bool = False
     underway: bool = False

@@ -89,13 +89,13 @@ class Gate:
         return self._engine.ask(self._operation(kind, underway=underway, begun=begun))
 
     def _operation(self, kind: str, *, underway: bool = False, begun: bool = False) -> Operation:
-        remark = "more of an answer" if begun and not self._remark else self._remark
         return Operation(
             kind=kind,
             target=self._names[0],
             names=self._names,
-            sealed=(self.sealed or begun) and kind == RECEIVE,
-            remark=remark if kind == RECEIVE and self._speaks_for_server else "",
+            sealed=self.sealed and kind == RECEIVE,
+            begun=begun and kind == RECEIVE,
+            remark=self._remark if kind == RECEIVE and self._speaks_for_server else "",
             interim=self.interim and kind == RECEIVE,
             underway=underway,
         )

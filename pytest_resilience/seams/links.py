@@ -48,6 +48,7 @@ class Link:
         stale: whether the active experiments have changed since `calm` was decided.
         calm: whether no active experiment is aimed at it.
         receiving: whose turn it is: True from the first receive after a send on.
+        midway: whether its turn began before somebody began to be interested in it.
         asked: whether anything was sent since it was the peer's turn.
         sent_at: monotonic seconds of the last send.
         answer: what happens to the answer that is awaited now.
@@ -71,8 +72,9 @@ class Link:
 
     __slots__ = (
         "again", "answer", "asked", "backlog", "calm", "client", "course", "cut", "decrypted",
-        "due", "ended", "ending", "ends", "fresh", "heard_by", "names", "owner", "receiving",
-        "request", "script", "sent_at", "shaking", "stale", "tls", "told_by", "unsealed",
+        "due", "ended", "ending", "ends", "fresh", "heard_by", "midway", "names", "owner",
+        "receiving", "request", "script", "sent_at", "shaking", "stale", "tls", "told_by",
+        "unsealed",
     )  # fmt: skip
 
     def __init__(self, owner: socket.socket, names: tuple[str, ...], *, client: bool) -> None:
@@ -83,6 +85,7 @@ class Link:
         self.stale = True
         self.calm = False
         self.receiving = False
+        self.midway = False
         self.asked = False
         self.sent_at = 0.0
         self.answer: Effect | None = None
@@ -113,7 +116,7 @@ class Link:
         elif not asks_something(message):
             return
         self.request = self.request if self.request == FRAMED else kind_of(message)
-        self.receiving = False
+        self.receiving = self.midway = False
         self.asked = True
         self.answer = self.again = self.course = self.decrypted = None
 
@@ -134,6 +137,7 @@ class Link:
             names=self.names,
             blocking=blocking,
             sealed=self.tls and not self.unsealed and kind == RECEIVE,
+            begun=self.midway and kind == RECEIVE,
             empty=self.request == BODILESS and kind == RECEIVE,
             interim=self.request == EXPECTANT and kind == RECEIVE,
             framed=self.request == FRAMED and kind == RECEIVE,
@@ -221,7 +225,7 @@ class Links:
                 heard = link.client and link.receiving and link.answer is None
                 operation = link.operation(RECEIVE) if heard and new else None
                 if operation and any(each.experiment.aims_at(operation) for each in new):
-                    link.receiving = False
+                    link.receiving, link.midway = False, True
 
     def forget(self) -> None:
         """Every connection: nothing is intercepted any more."""

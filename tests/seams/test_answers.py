@@ -9,6 +9,7 @@ import queue
 import select
 import socket
 import ssl
+import threading
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -445,3 +446,27 @@ def test_one_that_begins_in_the_middle_of_an_answer_hits_the_rest_of_it(
             go_on.put(b"two")
             assert outcome(lambda: client.recv(100)) != repr(b"two")
         assert failure.hits == 1
+
+
+@pytest.mark.parametrize("mode", ["status", "malformed_json"])
+def test_no_answer_is_made_up_in_the_middle_of_one(mode: str, inject: Inject) -> None:
+    go_on = threading.Event()
+
+    def in_two(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(b"one")
+        go_on.wait(10)
+        connection.sendall(b"two")
+
+    with (
+        serve(in_two) as port,
+        inject("network_latency", delay="1ms", name="before"),
+        connected(port, 5) as client,
+    ):
+        client.sendall(b"go")
+        assert client.recv(100) == b"one"
+        with inject("network_failure", mode=mode, rate=1) as failure:
+            go_on.set()
+            assert client.recv(100) == b"two"
+        assert failure.matched == 0
+    assert f"{port} (more of an answer)" in str(failure.never_fired())
