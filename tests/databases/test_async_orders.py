@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import uuid
 
 from collections.abc import Awaitable
@@ -86,6 +87,15 @@ def with_psycopg(url: str, _: Path) -> Driver:
 def with_aiosqlite(_: str, tmp_path: Path) -> Driver:
     import aiosqlite
 
+    async def connect() -> Any:
+        before = set(threading.enumerate())
+        try:
+            return await aiosqlite.connect(tmp_path / "shop.db", timeout=0)
+        except aiosqlite.Error:
+            for thread in set(threading.enumerate()) - before:  # it still has to tell the loop
+                await asyncio.to_thread(thread.join, 5)
+            raise
+
     @contextlib.asynccontextmanager
     async def transaction(connection: Any) -> Any:
         try:
@@ -96,7 +106,7 @@ def with_aiosqlite(_: str, tmp_path: Path) -> Driver:
             raise
 
     return Driver(
-        connect=lambda: aiosqlite.connect(tmp_path / "shop.db", timeout=0),
+        connect=connect,
         run=lambda connection, sql, values: connection.execute(sql, values),
         rows=lambda connection, sql: connection.execute_fetchall(sql),
         transaction=transaction,
