@@ -118,18 +118,22 @@ class NeverFiredError(ResilienceError):
 
     Attributes:
         experiment: its name.
+        fault: what it would have done.
         target: what it was aimed at.
         seen: what the code did instead, one line each.
     """
 
-    def __init__(self, experiment: str, *, target: str, seen: tuple[str, ...], advice: str) -> None:
+    def __init__(
+        self, experiment: str, *, fault: str, target: str, seen: tuple[str, ...], advice: str
+    ) -> None:
         self.experiment = experiment
+        self.fault = fault
         self.target = target
         self.seen = seen
         did = "".join(f"\n    {line}" for line in seen) or " nothing that a fault could hit"
         super().__init__(
-            f"chaos experiment {experiment!r} (target {target}) never fired: no operation "
-            f"matched it, so this test proves nothing.\n  The code did:{did}\n  {advice}"
+            f"chaos experiment {experiment!r} ({fault}, target {target}) never fired: no "
+            f"operation matched it, so this test proves nothing.\n  The code did:{did}\n  {advice}"
         )
 
 

@@ -56,15 +56,25 @@ EXAMPLES: list[tuple[ResilienceError, str, dict[str, object], type[BaseException
         ResilienceError,
     ),
     (
-        NeverFiredError("lag", target="api.*", seen=("network.connect b:1",), advice="Aim."),
-        f"chaos experiment 'lag' (target api.*) {NEVER_FIRED}:\n    network.connect b:1\n  Aim.",
-        {"experiment": "lag", "target": "api.*", "seen": ("network.connect b:1",)},
+        NeverFiredError(
+            "lag", fault="reset", target="api.*", seen=("network.connect b:1",), advice="Aim."
+        ),
+        (
+            f"chaos experiment 'lag' (reset, target api.*) {NEVER_FIRED}:\n"
+            "    network.connect b:1\n  Aim."
+        ),
+        {
+            "experiment": "lag",
+            "fault": "reset",
+            "target": "api.*",
+            "seen": ("network.connect b:1",),
+        },
         ResilienceError,
     ),
     (
-        NeverFiredError("lag", target="any", seen=(), advice="Aim."),
-        f"chaos experiment 'lag' (target any) {NEVER_FIRED}: {NOTHING}\n  Aim.",
-        {"experiment": "lag", "target": "any", "seen": ()},
+        NeverFiredError("lag", fault="reset", target="any", seen=(), advice="Aim."),
+        f"chaos experiment 'lag' (reset, target any) {NEVER_FIRED}: {NOTHING}\n  Aim.",
+        {"experiment": "lag", "fault": "reset", "target": "any", "seen": ()},
         ResilienceError,
     ),
     (

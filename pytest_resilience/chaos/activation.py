@@ -177,6 +177,7 @@ class Activation:
         """The error to raise when it matched nothing."""
         return NeverFiredError(
             self.experiment.name,
+            fault=self.experiment.deed,
             target=self.experiment.aim,
             seen=tuple(self._seen),
             advice=self._advice(),
@@ -231,6 +232,7 @@ def never_entered(experiment: ChaosExperiment) -> NeverFiredError:
     """The error for a context that somebody asked for, and left at that."""
     return NeverFiredError(
         experiment.name,
+        fault=experiment.deed,
         target=experiment.aim,
         seen=("ask for it, and never enter what it was given",),
         advice="Write `with` before it, around what it is to happen to.",

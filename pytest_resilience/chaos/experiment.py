@@ -187,11 +187,15 @@ class ChaosExperiment:
             target.matches(name) for target in self.targets for name in operation.names
         )
 
+    @property
+    def deed(self) -> str:
+        """The faults, for people."""
+        return " + ".join(map(str, self.faults))
+
     def __str__(self) -> str:
-        faults = " + ".join(map(str, self.faults))
         if all(isinstance(fault, Pressure) for fault in self.faults):
-            return f"{self.name}: {faults}"
-        return f"{self.name}: {faults}, {self.trigger}, target {self.aim}"
+            return f"{self.name}: {self.deed}"
+        return f"{self.name}: {self.deed}, {self.trigger}, target {self.aim}"
 
 
 def _name(value: Any) -> str:

@@ -73,8 +73,8 @@ def test_threads_lose_neither_counts_nor_seconds() -> None:
 
 def test_what_was_done_instead_is_told() -> None:
     assert str(activation(target="db:1").never_fired()) == (
-        "chaos experiment 'x' (target db:1) never fired: no operation matched it, so this "
-        "test proves nothing.\n"
+        "chaos experiment 'x' (latency 1s, target db:1) never fired: no operation matched it, "
+        "so this test proves nothing.\n"
         "  The code did: nothing that a fault could hit\n"
         "  It hits network.connect, network.handshake, network.receive. Correct the target or the "
         "fault, or say must_fire=False if firing is not what you test."

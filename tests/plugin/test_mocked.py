@@ -375,7 +375,7 @@ def test_a_reply_with_a_fault_of_its_own(mocked: pytest.Pytester) -> None:
     """)
     result = run(mocked)
     result.assert_outcomes(passed=10, errors=1)
-    result.stdout.fnmatch_lines("*(target GET http://api.example.com/orders) never fired*")
+    result.stdout.fnmatch_lines("*(*, target GET http://api.example.com/orders) never fired*")
     run(mocked, "--no-chaos", "-k", "never_asked").assert_outcomes(passed=1, deselected=9)
 
 

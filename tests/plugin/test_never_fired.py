@@ -19,7 +19,7 @@ def test_a_marker_that_matched_nothing_is_an_error(suite: pytest.Pytester) -> No
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            "*'network_failure' (target payments.internal:443) never fired: no operation *",
+            "*'network_failure' (*target payments.internal:443) never fired: no operation *",
             "  The code did:",
             "    network.connect 127.0.0.1:*",
             "  It hits network.handshake, network.receive. Correct the target or the fault, or *",
@@ -97,7 +97,7 @@ def test_a_failed_test_is_told_what_never_fired(suite: pytest.Pytester) -> None:
         [
             "*Failed: DID NOT RAISE*",
             "*- chaos -*",
-            "chaos experiment 'network_failure' (target payments.internal) never fired: *",
+            "chaos experiment 'network_failure' (*target payments.internal) never fired: *",
             "    network.connect 127.0.0.1:*",
         ]
     )
@@ -184,7 +184,7 @@ def test_a_connection_made_in_c_is_told_of_the_proxy(suite: pytest.Pytester, dri
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(
         [
-            "*'network_latency' (target any) never fired: no operation matched it, *",
+            "*'network_latency' (*target any) never fired: no operation matched it, *",
             "  The code did:",
             f"    network.connect 127.0.0.1:9 (by {driver} through libpq, which is C)",
             f"  {driver} connected to 127.0.0.1:9 *: proxy = chaos_proxy('127.0.0.1:9'); *",
