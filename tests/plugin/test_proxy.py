@@ -71,7 +71,7 @@ def test_one_that_never_fires_fails_where_it_ends(suite: pytest.Pytester) -> Non
     """)
     result = suite.runpytest()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["chaos experiment 'network_latency' (*, target any) never fired: *"])
+    result.stdout.fnmatch_lines("chaos experiment 'network_latency' (*, target any) never fired: *")
 
 
 def test_proxies_of_workers_do_not_meet(suite: pytest.Pytester) -> None:
