@@ -23,6 +23,7 @@ class Backlog:
     """The messages of one connection, in order. Any thread may send them on.
 
     Attributes:
+        alone: held by who uses the socket for it, or must not be disturbed there.
         watched: whether a thread has to see when they can be: no loop does.
     """
 
@@ -30,7 +31,7 @@ class Backlog:
         self.watched = False
         self._messages: deque[tuple[Callable[..., int | None], bytes]] = deque()
         self._room = _MOST
-        self._lock = threading.Lock()
+        self.alone = threading.RLock()
         self._flushed_by: int | None = None
 
     def __bool__(self) -> bool:
@@ -50,7 +51,7 @@ class Backlog:
         me = threading.get_ident()
         if not self._messages or self._flushed_by == me:  # what sends may be made of other ways
             return
-        with self._lock:
+        with self.alone:
             self._flushed_by = me
             try:
                 self._send_on(sock)

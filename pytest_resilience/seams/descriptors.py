@@ -12,10 +12,10 @@ from typing import Any
 from pytest_resilience.seams.patching import KernelSocket
 
 
-__all__ = ["ends_of", "is_tcp", "listening_ports"]
+__all__ = ["borrowed", "ends_of", "is_tcp", "listening_ports"]
 
 
-def is_tcp(sock: socket.SocketType) -> bool:
+def is_tcp(sock: KernelSocket) -> bool:
     """Whether it is one of TCP, connected or not."""
     try:
         kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
@@ -24,7 +24,7 @@ def is_tcp(sock: socket.SocketType) -> bool:
     return kind == socket.SOCK_STREAM and sock.family in (socket.AF_INET, socket.AF_INET6)
 
 
-def ends_of(sock: socket.socket) -> tuple[Any, Any] | None:
+def ends_of(sock: KernelSocket) -> tuple[Any, Any] | None:
     """Its own address and its peer's; None if it has none."""
     try:
         return sock.getsockname(), sock.getpeername()
@@ -40,14 +40,15 @@ def listening_ports() -> frozenset[int]:
     """
     ports = set()
     for name in os.listdir("/dev/fd"):
-        with contextlib.suppress(OSError), _borrowed(int(name)) as sock:  # OSError: no socket
+        with contextlib.suppress(OSError), borrowed(int(name)) as sock:  # OSError: no socket
             if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and is_tcp(sock):
                 ports.add(sock.getsockname()[1])
     return frozenset(ports)
 
 
 @contextlib.contextmanager
-def _borrowed(descriptor: int) -> Iterator[socket.SocketType]:
+def borrowed(descriptor: int) -> Iterator[KernelSocket]:
+    """A socket object for a while. Raises OSError if it is no socket."""
     blocking = os.get_blocking(descriptor)
     sock = KernelSocket(fileno=descriptor)
     try:

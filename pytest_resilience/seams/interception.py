@@ -28,12 +28,14 @@ from pytest_resilience.seams.links import Links
 from pytest_resilience.seams.loops import Loops
 from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.patching import Patches
+from pytest_resilience.seams.patching import accepting_classes
 from pytest_resilience.seams.patching import socket_classes
 from pytest_resilience.seams.readiness import Readiness
 from pytest_resilience.seams.receiving import Receiving
 from pytest_resilience.seams.resolving import Resolving
 from pytest_resilience.seams.sending import Sending
 from pytest_resilience.seams.tls_objects import TlsObjects
+from pytest_resilience.seams.tls_records import may_bring_tickets
 from pytest_resilience.seams.walls import Walls
 
 
@@ -71,6 +73,8 @@ class Interception:
         self._speaking = Sending(engine, self._walls, self._loops, self._tls_objects)
         self._readiness = Readiness(engine.clock)
         self._hearing = Receiving(engine, self._loops, self._readiness)
+        self._receiving = functools.partial(self._passing, self._receive)
+        self._sending = functools.partial(self._passing, self._send)
         self._retired = False
 
     def refresh(self) -> None:
@@ -97,6 +101,8 @@ class Interception:
         self._resolving.watch(patches)
         for plain in socket_classes():
             self._apply_to(plain)
+        for each in accepting_classes():
+            patches.replace(each, "_accept", self._accepting)  # of which `accept` is made
         for name in _TLS_RECEIVING:
             patches.replace(ssl.SSLSocket, name, self._receiving)
         for name in _TLS_SENDING:
@@ -114,17 +120,11 @@ class Interception:
             patches.replace(plain, name, self._sending)
         patches.replace(plain, "connect", self._connecting)
         patches.replace(plain, "connect_ex", self._connecting_ex)
-        patches.replace(plain, "accept", self._accepting)
+        patches.replace(plain, "detach", self._detaching)
         patches.replace(plain, "shutdown", self._shutting)
         patches.replace(plain, "_real_close", self._closing)
 
-    def _receiving(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        return self._passing(original, self._receive)
-
-    def _sending(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        return self._passing(original, self._send)
-
-    def _passing(self, original: Callable[..., Any], otherwise: _Handle) -> Callable[..., Any]:
+    def _passing(self, otherwise: _Handle, original: Callable[..., Any]) -> Callable[..., Any]:
         """What calls `otherwise` unless the socket may pass; all that chaos costs one that may.
 
         Nearly everybody gives one argument, and packing it in a tuple takes longer than this.
@@ -238,7 +238,9 @@ class Interception:
             return proceed()
         effect = self._engine.ask(link.operation(HANDSHAKE))
         link.receiving = True
-        return self._attempt(sock, effect, "The handshake operation timed out", proceed)
+        done = self._attempt(sock, effect, "The handshake operation timed out", proceed)
+        link.unsure = may_bring_tickets(sock)
+        return done
 
     def _attempt(
         self, sock: socket.socket, effect: Effect | None, timed_out: str, proceed: Callable[[], Any]
@@ -259,13 +261,23 @@ class Interception:
 
     def _accepting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def accept(sock: socket.socket) -> Any:
+        def _accept(sock: socket.socket) -> Any:
             accepted = original(sock)
             if not self._retired:
                 self._links.accepted(accepted[0])
             return accepted
 
-        return accept
+        return _accept
+
+    def _detaching(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def detach(sock: socket.socket) -> Any:
+            link = None if self._retired else self._links.known(sock)
+            if link is not None:
+                self._readiness.release(link)
+            return original(sock)
+
+        return detach
 
     def _shutting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)

@@ -7,6 +7,7 @@ import socket
 import threading
 import weakref
 
+from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.chaos.activation import Activation
@@ -20,6 +21,7 @@ from pytest_resilience.seams.backlog import Backlog
 from pytest_resilience.seams.courses import Course
 from pytest_resilience.seams.courses import Ending
 from pytest_resilience.seams.decrypted import Decrypted
+from pytest_resilience.seams.descriptors import borrowed
 from pytest_resilience.seams.descriptors import ends_of
 from pytest_resilience.seams.descriptors import is_tcp
 from pytest_resilience.seams.descriptors import listening_ports
@@ -31,9 +33,14 @@ from pytest_resilience.seams.requests_sent import kind_of
 from pytest_resilience.seams.tls_records import asks_something
 from pytest_resilience.seams.tls_records import is_hello
 from pytest_resilience.seams.tls_records import is_sealed
+from pytest_resilience.seams.tls_records import may_bring_tickets
 
 
 __all__ = ["Link", "Links"]
+
+
+def _nobody() -> None:
+    """The owner of what no socket object was seen on yet."""
 
 
 class Link:
@@ -49,6 +56,8 @@ class Link:
         calm: whether no active experiment is aimed at it.
         receiving: whose turn it is: True from the first receive after a send on.
         midway: whether its turn began before somebody began to be interested in it.
+        before: bytes that had come before more was asked, and may still be heard.
+        shaded: whether what has come after those came while they were held back.
         asked: whether anything was sent since it was the peer's turn.
         sent_at: monotonic seconds of the last send.
         answer: what happens to the answer that is awaited now.
@@ -57,6 +66,8 @@ class Link:
         tls: whether TLS is made above the socket, so that what is sent are its records.
         unsealed: whether that TLS is known, so that something can be done above it.
         decrypted: what is heard above TLS of the answer that is received now.
+        unsure: whether something of TLS's own may come before the answer.
+        unread: what was received to be sure, and has not been heard.
         shaking: whether what is awaited is the answer to a TLS hello.
         fresh: whether nothing was received on it since it has shaken hands.
         again: what happens to more of the answer that is received now.
@@ -71,14 +82,17 @@ class Link:
     """
 
     __slots__ = (
-        "again", "answer", "asked", "backlog", "calm", "client", "course", "cut", "decrypted",
-        "due", "ended", "ending", "ends", "fresh", "heard_by", "midway", "names", "owner",
-        "receiving", "request", "script", "sent_at", "shaking", "stale", "tls", "told_by",
-        "unsealed",
+        "again", "answer", "asked", "backlog", "before", "calm", "client", "course", "cut",
+        "decrypted", "due", "ended", "ending", "ends", "fresh", "heard_by", "midway", "names",
+        "owner", "receiving", "request", "script", "sent_at", "shaded", "shaking", "stale", "tls",
+        "told_by", "unread", "unsealed", "unsure",
     )  # fmt: skip
 
-    def __init__(self, owner: socket.socket, names: tuple[str, ...], *, client: bool) -> None:
-        self.owner = weakref.ref(owner)
+    def __init__(
+        self, owner: socket.socket | None, names: tuple[str, ...], *, client: bool
+    ) -> None:
+        self.owner: Callable[[], socket.socket | None]
+        self.owner = _nobody if owner is None else weakref.ref(owner)
         self.ends: tuple[Any, Any] | None = None
         self.names = names
         self.client = client
@@ -86,6 +100,8 @@ class Link:
         self.calm = False
         self.receiving = False
         self.midway = False
+        self.before = 0
+        self.shaded = False
         self.asked = False
         self.sent_at = 0.0
         self.answer: Effect | None = None
@@ -94,6 +110,8 @@ class Link:
         self.tls = False
         self.unsealed = False
         self.decrypted: Decrypted | None = None
+        self.unsure = False
+        self.unread = b""
         self.shaking = False
         self.fresh = False
         self.again: Effect | None = None
@@ -189,9 +207,12 @@ class Links:
         link.ends = ends_of(sock)
         link.sent_at = self._engine.clock.monotonic()
 
-    def accepted(self, sock: socket.socket) -> None:
-        """A server of this process has accepted `sock`: it is never touched."""
-        self._keep(sock, Link(sock, (), client=False))
+    def accepted(self, descriptor: int) -> None:
+        """A server of this process has accepted a connection: it is never touched."""
+        link = Link(None, (), client=False)
+        with borrowed(descriptor) as sock:
+            link.ends = ends_of(sock)
+        self._by_descriptor[descriptor] = link
 
     def of(self, sock: socket.socket, kind: str) -> Link | None:
         """The link of a connected socket about to do `kind`; None if it is no TCP connection."""
@@ -264,6 +285,7 @@ class Links:
 
     def _keep(self, sock: socket.socket, link: Link) -> Link:
         link.ends = ends_of(sock)
+        link.unsure = may_bring_tickets(sock)
         link.sent_at = self._engine.clock.monotonic()  # at the latest
         self._by_descriptor[sock.fileno()] = link
         return link

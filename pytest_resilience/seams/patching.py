@@ -76,6 +76,12 @@ def socket_classes() -> list[Any]:
     return [python_socket_class(), *([] if green is None else [green])]
 
 
+def accepting_classes() -> list[Any]:
+    """Every class by which servers accept: those of gevent do by what is below its sockets."""
+    below = getattr(sys.modules.get("gevent._socket3"), "_wrefsocket", None)
+    return [python_socket_class(), *([] if below is None else [below])]
+
+
 def another(sock: Any, descriptor: int) -> KernelSocket:
     """A socket of the same making, to which the same methods can be applied."""
     made = KernelSocket if isinstance(sock, KernelSocket) else type(sock)

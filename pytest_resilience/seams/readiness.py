@@ -14,6 +14,8 @@ import socket
 import threading
 import weakref
 
+from collections.abc import Callable
+
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
@@ -22,6 +24,8 @@ from pytest_resilience.seams.links import Link
 
 
 __all__ = ["Readiness"]
+
+Then = Callable[[], None]
 
 _SLICE = 0.05  # seconds: how soon it is noticed that an experiment is over
 _PATIENCE = 1.0  # seconds for the thread to end
@@ -38,25 +42,52 @@ class Readiness:
         self._changed = threading.Condition()
         self._watcher: threading.Thread | None = None
 
-    def hold(self, sock: socket.socket, link: Link, effect: Effect, due: float) -> None:
-        """Until `due`, in monotonic seconds, there is nothing to receive.
+    def hold(  # whom, for what, until when, and then
+        self, sock: socket.socket, link: Link, effect: Effect, due: float, then: Then
+    ) -> None:
+        """There is nothing to receive until `due`, in monotonic seconds, or `effect` is over.
 
-        Before that, and while the experiments of `effect` last, raises what a non-blocking
-        receive raises then. Afterwards returns, or raises what ends a silence.
+        Raises what a non-blocking receive raises then; `then` is called when it is over and
+        the program has come again. When it is over already, that is now.
         """
         __tracebackhide__ = True
-        if getattr(sock, "pending", int)():  # TLS has it: no poll would tell of it later
+        in_hand = getattr(sock, "pending", int)()  # in TLS: no poll would tell of it later
+        now = self._clock.monotonic()
+        if in_hand or due <= now or not effect.left():
+            then()
             return
         with self._changed:
-            wait = self._waits.get(link)
-            if wait is None and due > self._clock.monotonic() and effect.left():
-                wait = self._waits[link] = _Wait(sock, effect, self._clock.monotonic(), due)
-                self._watch()
-            if wait is not None and not wait.look(self._clock.monotonic()):
+            self._waits[link] = _Wait(sock, effect, now, due, then)
+            self._watch()
+        raise socket_effects.nothing_yet(sock)
+
+    def ask(self, sock: socket.socket, link: Link) -> bool:
+        """Whether something was held that is over now.
+
+        While it is not, raises what a non-blocking receive raises; after a silence, what ends it.
+        """
+        __tracebackhide__ = True
+        if link not in self._waits:
+            return False
+        with self._changed:
+            wait = self._waits[link]
+            if not wait.look(self._clock.monotonic()):
                 raise socket_effects.nothing_yet(sock)
-            self._waits.pop(link, None)
-        if due == float("inf") and not effect.heals:
+            del self._waits[link]
+        if wait.due == float("inf") and not wait.effect.heals:
             raise socket_effects.silenced()
+        wait.then()
+        return True
+
+    def release(self, link: Link) -> None:
+        """Whoever uses the socket from now on polls no more, or uses another object for it."""
+        if link not in self._waits:
+            return
+        with self._changed:
+            wait = self._waits.pop(link)
+            wait.end(self._clock.monotonic())
+        if link.receiving and link.ending is None and link.course is None:
+            link.answer, link.due = wait.effect, wait.due
 
     def look(self) -> None:
         """The active experiments have changed."""
@@ -75,7 +106,7 @@ class Readiness:
             watcher.join(_PATIENCE)
 
     def _watch(self) -> None:
-        if self._watcher is None:
+        if self._watcher is None or not self._watcher.is_alive():  # it was, before a fork
             self._watcher = threading.Thread(
                 target=self._end_in_time, name="pytest-resilience readiness", daemon=True
             )
@@ -86,6 +117,7 @@ class Readiness:
         with self._changed:
             while True:
                 now = self._clock.monotonic()
+                self._waits = {link: wait for link, wait in self._waits.items() if not wait.gone}
                 waits = [wait for wait in self._waits.values() if not wait.look(now)]
                 if not waits:
                     self._watcher = None
@@ -95,17 +127,20 @@ class Readiness:
 
 
 class _Wait:
-    """One socket that is not ready yet.
+    """One socket that is not ready yet, and what follows when it is.
 
     Time passes with the clock or with the machine, whichever is faster: one that stands
     still holds nobody up for ever.
     """
 
-    def __init__(self, sock: socket.socket, effect: Effect, now: float, due: float) -> None:
+    def __init__(  # as given to `hold`
+        self, sock: socket.socket, effect: Effect, now: float, due: float, then: Then
+    ) -> None:
+        self.effect = effect
+        self.due = due
+        self.then = then
         self._sock = weakref.ref(sock)
-        self._effect = effect
         self._began = now
-        self._due = due
         self._machine_due = SYSTEM_CLOCK.monotonic() + due - now
         self._over = False
         self._mark: int | None = None
@@ -122,18 +157,22 @@ class _Wait:
 
     def look(self, now: float) -> bool:
         """Whether it is over, `now` in monotonic seconds."""
-        sock = self._sock()
-        gone = sock is None or sock.fileno() < 0
-        if gone or now >= self._due or self.rest <= 0 or not self._effect.left():
+        if self.gone or now >= self.due or self.rest <= 0 or not self.effect.left():
             self.end(now)
         return self._over
+
+    @property
+    def gone(self) -> bool:
+        """Whether the socket is closed, or nobody's any more."""
+        sock = self._sock()
+        return sock is None or sock.fileno() < 0
 
     def end(self, now: float) -> None:
         """Let the socket be ready when it is."""
         if self._over:
             return
         self._over = True
-        self._effect.waited(max(0.0, min(now, self._due) - self._began))
+        self.effect.waited(max(0.0, min(now, self.due) - self._began))
         sock = self._sock()
         if sock is not None and self._mark is not None:
             with contextlib.suppress(OSError):  # closed

@@ -11,6 +11,7 @@ import socket
 
 from typing import Any
 
+from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.seams import hearing
@@ -35,27 +36,77 @@ class ReceivingPolled:
     def receive(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
         """`call`, one of the socket's receiving methods with what it was given."""
         __tracebackhide__ = True
-        if link.ending is not None:
-            return self._end(sock, link, link.ending, Receipt(call))
+        if not hasattr(sock, "pending"):
+            return self._receive(sock, link, call)
+        with link.backlog.alone:  # TLS bears no two at once, and the backlog may be sent on
+            return self._receive(sock, link, call)
+
+    def _receive(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
+        __tracebackhide__ = True
         if sock.fileno() < 0:
             return call()  # which says so
-        if link.answer is None and not socket_effects.readable(sock, 0):
+        if not self._readiness.ask(sock, link):
+            self._look(sock, link)
+        if link.script is not None:
+            return hearing.recite(sock, link, link.script, call)
+        if link.ending is not None:
+            link.ending = None
+            return Receipt(call).deliver(b"")
+        if link.before:
+            return self._hear_before(sock, link, Receipt(call))
+        if link.course is None and not self._engine.has(CLOSE):
+            result = call()
+        else:
+            result = self._proceed(sock, link, link.course, Receipt(call))
+        link.again = None
+        return result
+
+    def _look(self, sock: socket.socket, link: Link) -> None:
+        """Nothing is held: what is there, and what happens to it?"""
+        __tracebackhide__ = True
+        if link.ending is not None:
+            self._hold_the_end(sock, link, link.ending)
+            return
+        if link.before:
+            return
+        if not socket_effects.readable(sock, 0):
             raise socket_effects.nothing_yet(sock)
+        since = link.sent_at if link.shaded else self._engine.clock.monotonic()
         silent = hasattr(sock, "pending") and not link.asked  # what comes in TLS is no answer
         if not link.receiving and not silent:
+            link.course = link.decrypted = None
+            link.shaded = False
             hearing.turn(self._engine, link)
             if link.answer is not None:
-                link.due = self._engine.clock.monotonic() + link.answer.delay
-        if link.answer is not None and link.due is not None:
-            answer, due = link.answer, link.due
-            self._readiness.hold(sock, link, answer, due)
-            link.answer = None
-            hearing.begin(sock, link, answer, due)
-            if link.script is not None:
-                return hearing.recite(sock, link, link.script, call)
-        if link.course is None and not self._engine.has(CLOSE):
-            return call()
-        return self._proceed(sock, link, link.course, Receipt(call))
+                link.due = since + link.answer.delay
+        elif link.again is not None:  # all that had come was TLS's own
+            link.answer, link.due = link.again, since + link.again.delay
+        answer, link.answer = link.answer, None
+        if answer is not None and link.due is not None:
+            size = 0 if hasattr(sock, "pending") else socket_effects.available(sock)
+            then = functools.partial(self._begin, sock, link, answer, link.due, size)
+            self._readiness.hold(sock, link, answer, link.due, then)
+
+    @staticmethod
+    def _begin(  # as `hearing.begin`, of so many bytes
+        sock: socket.socket, link: Link, answer: Effect, began: float, size: int
+    ) -> None:
+        """An answer of which `size` bytes were there when it was held back may be heard."""
+        __tracebackhide__ = True
+        if not link.receiving and size:  # more was asked meanwhile, and may be answered
+            link.before = size
+            link.shaded = socket_effects.available(sock) > size
+        hearing.begin(sock, link, answer, began)
+        if hasattr(sock, "pending") and link.course is None and link.script is None:
+            link.again = answer
+
+    def _hear_before(self, sock: socket.socket, link: Link, receipt: Receipt) -> Any:
+        """Receive what had come before more was asked, and nothing else."""
+        __tracebackhide__ = True
+        data = receipt.fetch(link.before)
+        link.before = max(0, link.before - len(data)) if data else 0
+        course = link.course
+        return receipt.deliver(data if course is None else hearing.take(sock, link, course, data))
 
     def _proceed(
         self, sock: socket.socket, link: Link, course: Course | None, receipt: Receipt
@@ -66,6 +117,8 @@ class ReceivingPolled:
         else:
             data = receipt.fetch(self._await_piece(sock, link, course, receipt.size))
             course.ready = max(0, course.ready - len(data))
+            if hasattr(sock, "pending"):
+                course.ready = sock.pending()
             course.idle = not socket_effects.available(sock)
         if not data and receipt.size:
             return self._close(sock, link, receipt)
@@ -79,27 +132,27 @@ class ReceivingPolled:
         piece = course.piece
         if piece is None:
             return None
+        sealed = hasattr(sock, "pending")  # TLS gives nothing of a record before it has it all
         if not course.ready:
-            size = min(piece, socket_effects.available(sock))
+            there = socket_effects.available(sock)
+            size = there if sealed else min(piece, there)
             if size:  # or it is the end
                 due = course.expect(size, idle=course.idle)
-                self._readiness.hold(sock, link, course.effect, due)
-                course.ready = size
-        return min(most, course.ready or 1)
+                then = functools.partial(setattr, course, "ready", size)
+                self._readiness.hold(sock, link, course.effect, due, then)
+        return None if sealed else min(most, course.ready or 1)
 
     def _close(self, sock: socket.socket, link: Link, receipt: Receipt) -> Any:
         """The end of what the peer sends has been received."""
         __tracebackhide__ = True
         effect = None if link.ended else self._engine.ask(link.operation(CLOSE))
         link.ended = True
-        if effect is None:
-            return receipt.deliver(b"")
-        link.ending = Ending(self._engine.clock.monotonic() + effect.delay, effect)
-        return self._end(sock, link, link.ending, receipt)
-
-    def _end(self, sock: socket.socket, link: Link, ending: Ending, receipt: Receipt) -> Any:
-        """Tell of the end when it is there."""
-        __tracebackhide__ = True
-        self._readiness.hold(sock, link, ending.effect, ending.due)
-        link.ending = None
+        if effect is not None:
+            link.ending = Ending(self._engine.clock.monotonic() + effect.delay, effect)
+            self._hold_the_end(sock, link, link.ending)
+            link.ending = None
         return receipt.deliver(b"")
+
+    def _hold_the_end(self, sock: socket.socket, link: Link, ending: Ending) -> None:
+        __tracebackhide__ = True
+        self._readiness.hold(sock, link, ending.effect, ending.due, lambda: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import socket
+import sys
 
 from collections.abc import Callable
 from typing import Any
@@ -33,8 +34,10 @@ class Resolving:
         self._retired = False
 
     def watch(self, patches: Patches) -> None:
-        for name in _RESOLVING:
-            patches.replace(socket, name, self._resolving)
+        green = sys.modules.get("gevent.socket")
+        for module in (socket, *([] if green is None else [green])):
+            for name in _RESOLVING:
+                patches.replace(module, name, self._resolving)
 
     def retire(self) -> None:
         self._retired = True

@@ -42,6 +42,7 @@ __all__ = [
     "hold_sending",
     "hold_until",
     "name_resolution_failure",
+    "no_room",
     "nothing_yet",
     "readable",
     "silenced",
@@ -99,7 +100,7 @@ def await_answer(sock: socket.socket, link: Link, effect: Effect, asked_at: floa
             now = clock.monotonic()
             effect.waited(min(now - asked_at, effect.delay - (link.due - now)))
     now = clock.monotonic()
-    rest = None if limit is None else max(0.0, limit - (now - started))
+    rest = None if limit is None else max(0.0, limit - (now - asked_at))
     _hold(effect, max(0.0, link.due - now), rest, _timed_out(sock))
 
 
@@ -196,6 +197,17 @@ def silenced() -> OSError:
         "kernel gave up, here it ended with the experiment."
     )
     return error
+
+
+def no_room(sock: Receiver) -> OSError:
+    """What a non-blocking send raises when the kernel takes no more."""
+    if hasattr(sock, "pending"):
+        import ssl  # whoever has such a socket has loaded it
+
+        return ssl.SSLWantWriteError(
+            ssl.SSL_ERROR_WANT_WRITE, "The operation did not complete (write)"
+        )
+    return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 def nothing_yet(sock: Receiver) -> OSError:

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 
-__all__ = ["asks_something", "beginning", "client_random", "is_hello", "is_sealed"]
+__all__ = [
+    "asks_something", "beginning", "client_random", "is_hello", "is_sealed", "may_bring_tickets",
+]  # fmt: skip
 
 _CHANGE_CIPHER, _HANDSHAKE, _APPLICATION = 20, 22, 23
 _CLIENT_HELLO = 1
@@ -75,3 +77,9 @@ def _records(data: bytes) -> Iterator[tuple[int, int]]:
         length = int.from_bytes(data[at + 3 : at + _HEADER], "big")
         yield data[at], length
         at += _HEADER + length
+
+
+def may_bring_tickets(sock: Any) -> bool:
+    """Whether `sock` speaks TLS 1.3, whose servers send tickets before their first answer."""
+    version = getattr(sock, "version", None)
+    return version is not None and version() == "TLSv1.3"

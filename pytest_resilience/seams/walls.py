@@ -7,7 +7,6 @@ closed meanwhile is still delivered. Only where TLS is made within a socket, tha
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import os
 import socket
@@ -75,7 +74,7 @@ class Walls:
         if kept < len(data) and (whole or not kept):
             if sock.gettimeout() == 0:
                 self._loops.hold_writing(sock, cut)
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                raise socket_effects.no_room(sock)
             socket_effects.hold_sending(sock, cut)
             link.backlog.flush(sock)
             while kept < len(data):
@@ -144,7 +143,7 @@ class Walls:
     def _watch(self) -> None:
         """Have a thread see when it is over, where nobody else would."""
         with self._lock:
-            if self._watcher is None:
+            if self._watcher is None or not self._watcher.is_alive():  # it was, before a fork
                 self._watcher = threading.Thread(
                     target=self._wait_for_the_end, name="pytest-resilience partition", daemon=True
                 )
@@ -164,6 +163,8 @@ class Walls:
                     return
 
     def _is_for_the_watcher(self, link: Link) -> bool:
-        """Not for a loop, nor where TLS is in use by the thread that has sent."""
+        """Not for a loop, nor where TLS may be in use for long by the thread that has sent."""
         sock = link.owner()
-        return sock is not None and link.backlog.watched and self._holds(sock, link)
+        if sock is None or not link.backlog.watched:
+            return False
+        return self._holds(sock, link) or (bool(link.backlog) and sock.gettimeout() == 0)

@@ -82,7 +82,7 @@ def test_what_a_server_accepted_passes_whatever_is_active(
 ) -> None:
     engine.start(aimed_at(HERE), seed=1)
     with connect(links, listener), listener.accept()[0] as accepted:
-        links.accepted(accepted)
+        links.accepted(accepted.fileno())
         for _ in range(2):
             link = links.of(accepted, RECEIVE)
             assert link is not None
