@@ -87,8 +87,8 @@ class Dribble(Pace):
     piece: int = 1
     pause: float
 
-    def seconds(self, size: int) -> float:  # noqa: ARG002  # all pieces take the same time
-        return self.pause
+    def seconds(self, size: int) -> float:
+        return self.pause * max(1, math.ceil(size / self.piece))
 
     def __str__(self) -> str:
         return f"dribble {self.piece} B every {format_seconds(self.pause)}"

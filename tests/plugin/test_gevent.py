@@ -61,11 +61,14 @@ def heart():
 """
 
 TESTS = """
+import socket
 import time
 
 import gevent
 import pytest
 import requests
+
+from gevent.server import StreamServer
 
 
 def test_late_and_nobody_else_is(url, chaos, heart):
@@ -118,6 +121,28 @@ def test_what_was_sent_in_a_partition_comes_when_it_heals(url, chaos):
     assert partition.hits
 
 
+def test_names_where_gevent_itself_resolves_them(url, chaos):
+    host, port = url.rstrip("/").rpartition("//")[2].split(":")
+    with chaos.network_failure(mode="dns", rate=1), pytest.raises(socket.gaierror):
+        socket.create_connection((host, int(port)))
+
+
+def test_a_server_that_begins_meanwhile_is_left_alone(chaos):
+    def echo(sock, _):
+        while data := sock.recv(100):
+            sock.sendall(data)
+
+    servers = [StreamServer(("127.0.0.1", 0), echo) for _ in range(2)]
+    with chaos.network_latency(delay=0.01) as latency:
+        for server in servers:
+            server.start()
+            with socket.create_connection(server.address) as client:
+                client.sendall(b"hello")
+                assert client.recv(100) == b"hello"
+            server.stop()
+    assert latency.hits == 4
+
+
 def test_answers_that_nobody_gave(url, chaos):
     with chaos.network_failure(mode="status", status=503, rate=1):
         assert requests.get(url, timeout=5).status_code == 503
@@ -127,4 +152,4 @@ def test_answers_that_nobody_gave(url, chaos):
 def test_its_sockets_are_reached_and_its_hub_goes_on(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TESTS)
-    pytester.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=2 * 11)
+    pytester.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=2 * 12 + 1)

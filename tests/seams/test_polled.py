@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import selectors
 import socket
 import ssl
@@ -53,7 +54,7 @@ class Polling:
 
     def receive(self, patience: float = PATIENCE) -> bytes:
         """What comes next. Raises TimeoutError."""
-        return bytes(self._when(selectors.EVENT_READ, lambda: self.sock.recv(100), patience))
+        return bytes(self._when(selectors.EVENT_READ, lambda: self.sock.recv(65536), patience))
 
     def receive_all(self, size: int) -> bytes:
         received = b""
@@ -172,6 +173,97 @@ def test_an_answer_comes_on_top_of_what_the_peer_takes(inject: Inject) -> None:
         assert time.monotonic() - sent >= DELAY
 
 
+def test_what_is_asked_meanwhile_has_its_own_time(inject: Inject) -> None:
+    """What came before is heard when it is time, and nothing of what came later with it."""
+    go_on = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        for last in (False, True):
+            message = connection.recv(100)
+            if last:
+                go_on.wait(PATIENCE)
+            connection.sendall(message)
+
+    for waits in (False, True):  # for the second answer, or has it while the first is held
+        go_on.clear()
+        with serve(answer) as port, polling(port) as client:
+            with inject("network_latency", delay=DELAY) as latency:
+                began = time.monotonic()
+                client.send(b"one")
+                with pytest.raises(TimeoutError):
+                    client.receive(DELAY / 5)
+                asked = time.monotonic()
+                client.send(b"two")
+                if not waits:
+                    go_on.set()
+                assert client.receive() == b"one"
+                assert time.monotonic() - began >= DELAY
+                if waits:
+                    asked = time.monotonic()
+                    go_on.set()
+                assert client.receive() == b"two"
+                assert time.monotonic() - asked >= DELAY
+            assert latency.hits == 2
+
+
+def test_tickets_are_no_answer(trust: Trust, inject: Inject) -> None:
+    """In TLS 1.3 a server gives them before its first answer, which comes later here."""
+    go_on = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        message = connection.recv(100)
+        go_on.wait(PATIENCE)
+        connection.sendall(message)
+
+    with (
+        serve(trust.over_tls(answer)) as port,
+        polling(port, trust) as client,
+        inject("network_latency", delay=DELAY) as latency,
+    ):
+        client.send(b"hello")
+        with pytest.raises(TimeoutError):
+            client.receive(2 * DELAY)
+        came = time.monotonic()
+        go_on.set()
+        assert client.receive() == b"hello"
+        assert time.monotonic() - came >= DELAY
+        assert latency.hits == 1
+
+
+def test_who_waits_by_blocking_after_all_waits_no_longer(plain: Polling, inject: Inject) -> None:
+    with inject("network_latency", delay=DELAY):
+        started = time.monotonic()
+        plain.send(b"hello")
+        with pytest.raises(TimeoutError):
+            plain.receive(DELAY / 5)
+        plain.sock.settimeout(None)
+        assert plain.sock.recv(65536) == b"hello"  # and does not wait for so many bytes
+        assert time.monotonic() - started >= DELAY * 0.99
+
+
+def test_detached_meanwhile(plain: Polling, inject: Inject) -> None:
+    with inject("network_latency", delay=LONG):
+        plain.send(b"hello")
+        with pytest.raises(TimeoutError):
+            plain.receive(DELAY)
+        with socket.socket(fileno=plain.sock.detach()) as sock:
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+
+
+def test_a_child_waits_by_itself(echo_port: int, inject: Inject) -> None:
+    with inject("network_latency", delay=DELAY), polling(echo_port) as client:
+        client.send(b"hello")
+        with pytest.raises(TimeoutError):
+            client.receive(DELAY / 5)
+        child = os.fork()
+        if not child:
+            with polling(echo_port) as mine:
+                mine.send(b"hello")
+                os._exit(0 if mine.receive() == b"hello" else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert client.receive() == b"hello"
+
+
 def test_nothing_comes_in_silence(client: Polling, inject: Inject) -> None:
     with inject("network_failure", mode="timeout", rate=1) as failure:
         client.send(b"hello")
@@ -190,11 +282,23 @@ def test_silence_ends_for_who_waits(plain: Polling, inject: Inject) -> None:
     assert caught.value.errno == errno.ETIMEDOUT
 
 
-def test_a_partition_heals(plain: Polling, inject: Inject) -> None:
+def test_a_partition_heals(client: Polling, inject: Inject) -> None:
     with inject("network_failure", mode="partition", duration=DELAY) as partition:
-        plain.send(b"hello")
-        assert plain.receive() == b"hello"
+        client.send(b"hello")
+        assert client.receive() == b"hello"
     assert partition.hits
+
+
+def test_a_partition_takes_no_more_than_it_has_room_for(client: Polling, inject: Inject) -> None:
+    """And says so as the kernel would, or TLS above it."""
+    full = ssl.SSLWantWriteError if hasattr(client.sock, "pending") else BlockingIOError
+
+    def send_much() -> None:
+        for _ in range(100):
+            client.sock.send(b"x" * 65536)
+
+    with inject("network_failure", mode="partition"), pytest.raises(full):
+        send_much()
 
 
 def test_a_reset_is_late_too(client: Polling, inject: Inject) -> None:
@@ -215,10 +319,10 @@ def test_a_reset_is_late_too(client: Polling, inject: Inject) -> None:
     "pace",
     [{"mode": "dribble", "piece": 250, "delay": 0.01}, {"mode": "bandwidth", "bandwidth": "25kB"}],
 )
-def test_an_answer_comes_in_pieces(plain: Polling, inject: Inject, pace: dict[str, Any]) -> None:
+def test_an_answer_comes_in_pieces(client: Polling, inject: Inject, pace: dict[str, Any]) -> None:
     with inject("network_latency", **pace) as slow:
-        plain.send(MANY)
-        took = seconds(lambda: plain.receive_all(len(MANY)))
+        client.send(MANY)
+        took = seconds(lambda: client.receive_all(len(MANY)))
     assert took >= 0.03
     assert slow.hits == 1
 

@@ -7,6 +7,7 @@ import http.client
 import socket
 import ssl
 import threading
+import time
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -244,3 +245,89 @@ def test_servers_in_the_same_process_are_left_alone(
             thread.join(10)
     assert latency.matched == 4 * 3
     assert {event.target for event in events} == {f"{HOST}:{tls_port}"}
+
+
+@contextlib.contextmanager
+def answered_late(trust: Trust, go_on: threading.Event) -> Iterator[ssl.SSLSocket]:
+    """A client that has shaken hands with a server that answers when it is told to."""
+
+    def answer(connection: socket.socket) -> None:
+        while message := connection.recv(100):
+            go_on.wait(10)
+            connection.sendall(message)
+
+    with (
+        serve(trust.over_tls(answer)) as port,
+        socket.create_connection((HOST, port), 10) as sock,
+        trust.client.wrap_socket(sock, server_hostname=HOST) as client,
+    ):
+        yield client
+
+
+def test_tickets_are_no_answer(trust: Trust, inject: Inject) -> None:
+    """In TLS 1.3 a server gives them before its first answer, which the delay comes on top of."""
+    go_on = threading.Event()
+
+    def answer_takes_longer(client: ssl.SSLSocket) -> bool:
+        came = 0.0
+
+        def later() -> None:
+            nonlocal came
+            came = time.monotonic()
+            go_on.set()
+
+        go_on.clear()
+        client.sendall(b"hello")
+        timer = threading.Timer(0.15, later)
+        timer.start()
+        assert client.recv(100) == b"hello"
+        timer.join()
+        return time.monotonic() - came >= 0.1
+
+    with answered_late(trust, go_on) as client, inject("network_latency", delay=0.1) as latency:
+        assert answer_takes_longer(client)
+    assert latency.hits == 1
+    with inject("network_latency", delay=0.1) as latency, answered_late(trust, go_on) as client:
+        assert answer_takes_longer(client)
+    assert latency.hits == 3
+
+
+def test_what_was_received_to_know_it_is_not_lost(trust: Trust, inject: Inject) -> None:
+    """The socket's timeout is over before it may be heard."""
+    go_on = threading.Event()
+    go_on.set()
+    with answered_late(trust, go_on) as client:
+        client.settimeout(0.1)
+        with inject("network_latency", delay=0.25):
+            client.sendall(b"hello")
+            with pytest.raises(TimeoutError, match="The read operation timed out"):
+                client.recv(100)
+            with pytest.raises(TimeoutError):
+                client.recv(100)
+            client.settimeout(10)
+            assert client.recv(2) == b"he"
+            assert client.recv(100) == b"llo"
+
+
+@pytest.mark.parametrize(
+    ("mode", "heard"),
+    [("truncate", "b'abcd'"), ("lose_answer", ""), ("reset", ""), ("status", "b'HTTP/1.1 503")],
+)
+def test_the_first_answer_above_tickets_fails_as_the_others(
+    trust: Trust, inject: Inject, mode: str, heard: str
+) -> None:
+    go_on = threading.Event()
+    go_on.set()
+
+    def found(client: ssl.SSLSocket) -> str:
+        with inject("network_failure", mode=mode, rate=1):
+            client.sendall(b"abcdefgh")
+            return outcome(lambda: client.recv(100))
+
+    with answered_late(trust, go_on) as client:
+        first = found(client)
+    with answered_late(trust, go_on) as client:
+        client.sendall(b"calm")
+        assert client.recv(100) == b"calm"
+        assert first == found(client)
+    assert first.startswith(heard)
