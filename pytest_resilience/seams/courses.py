@@ -32,7 +32,7 @@ class Course:
     Attributes:
         effect: what happens to it.
         ended: whether no more of it will be heard.
-        ready: bytes of a piece that are there, and have not been taken.
+        ready: bytes of a piece that are there, and have not been taken; in TLS of records.
         idle: whether all that the peer has said of it so far has been heard.
     """
 
@@ -68,10 +68,22 @@ class Course:
             self._due = began if pace is None else began + pace.seconds(size)
         return self._due
 
-    def take(self, data: bytes) -> bytes:
-        """What is heard of the next `data`, none for the end of the stream."""
+    def expect_more(self, size: int, *, idle: bool) -> float:
+        """When `size` bytes are there that come on top of all that was expected before."""
+        if self._due is None:
+            return self.expect(size, idle=idle)
+        pace = self.effect.pace
+        self._due += 0.0 if pace is None else pace.seconds(size)
+        return self._due
+
+    def carry(self) -> None:
+        """What was expected is there."""
         if self._due is not None:
             self._free, self._due = self._due, None
+
+    def take(self, data: bytes) -> bytes:
+        """What is heard of the next `data`, none for the end of the stream."""
+        self.carry()
         if self._altered is None or not self.effect.left():
             return data
         heard = self._altered.alter(data)

@@ -70,7 +70,9 @@ class Readiness:
         if link not in self._waits:
             return False
         with self._changed:
-            wait = self._waits[link]
+            wait = self._waits.get(link)
+            if wait is None:  # its socket was another one, and has just gone
+                return False
             if not wait.look(self._clock.monotonic()):
                 raise socket_effects.nothing_yet(sock)
             del self._waits[link]
@@ -84,7 +86,9 @@ class Readiness:
         if link not in self._waits:
             return
         with self._changed:
-            wait = self._waits.pop(link)
+            wait = self._waits.pop(link, None)
+            if wait is None:
+                return
             wait.end(self._clock.monotonic())
         if link.receiving and link.ending is None and link.course is None:
             link.answer, link.due = wait.effect, wait.due
@@ -117,8 +121,9 @@ class Readiness:
         with self._changed:
             while True:
                 now = self._clock.monotonic()
-                self._waits = {link: wait for link, wait in self._waits.items() if not wait.gone}
                 waits = [wait for wait in self._waits.values() if not wait.look(now)]
+                # Each is over, with what it took: nobody comes for it.
+                self._waits = {link: wait for link, wait in self._waits.items() if not wait.gone}
                 if not waits:
                     self._watcher = None
                     return

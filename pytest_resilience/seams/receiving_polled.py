@@ -21,6 +21,7 @@ from pytest_resilience.seams.courses import Ending
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.readiness import Readiness
 from pytest_resilience.seams.receipt import Receipt
+from pytest_resilience.seams.tls_records import RECORD
 
 
 __all__ = ["ReceivingPolled"]
@@ -114,11 +115,11 @@ class ReceivingPolled:
         __tracebackhide__ = True
         if course is None:
             data = receipt.fetch()
+        elif hasattr(sock, "pending"):
+            data = self._fetch_decrypted(sock, link, course, receipt)
         else:
             data = receipt.fetch(self._await_piece(sock, link, course, receipt.size))
             course.ready = max(0, course.ready - len(data))
-            if hasattr(sock, "pending"):
-                course.ready = sock.pending()
             course.idle = not socket_effects.available(sock)
         if not data and receipt.size:
             return self._close(sock, link, receipt)
@@ -132,15 +133,31 @@ class ReceivingPolled:
         piece = course.piece
         if piece is None:
             return None
-        sealed = hasattr(sock, "pending")  # TLS gives nothing of a record before it has it all
         if not course.ready:
-            there = socket_effects.available(sock)
-            size = there if sealed else min(piece, there)
+            size = min(piece, socket_effects.available(sock))
             if size:  # or it is the end
                 due = course.expect(size, idle=course.idle)
                 then = functools.partial(setattr, course, "ready", size)
                 self._readiness.hold(sock, link, course.effect, due, then)
-        return None if sealed else min(most, course.ready or 1)
+        return min(most, course.ready or 1)
+
+    def _fetch_decrypted(self, sock: Any, link: Link, course: Course, receipt: Receipt) -> bytes:
+        """TLS gives nothing of a record before the line has carried it all."""
+        __tracebackhide__ = True
+        there = 0 if sock.pending() else min(RECORD, socket_effects.available(sock))
+        if course.piece is not None and there > course.ready:
+            due = course.expect_more(there - course.ready, idle=course.idle)
+            then = functools.partial(setattr, course, "ready", there)
+            self._readiness.hold(sock, link, course.effect, due, then)
+        try:
+            data = receipt.fetch()
+        except OSError:  # what has come is nothing to be heard, or not all of a record
+            course.carry()
+            course.ready, course.idle = 0, True
+            raise
+        course.idle = not socket_effects.available(sock)
+        course.ready = 0 if course.idle else max(0, course.ready - len(data))
+        return data
 
     def _close(self, sock: socket.socket, link: Link, receipt: Receipt) -> Any:
         """The end of what the peer sends has been received."""

@@ -12,9 +12,11 @@ from typing import Any
 
 
 __all__ = [
-    "asks_something", "beginning", "client_random", "is_hello", "is_sealed", "may_bring_tickets",
+    "RECORD", "asks_something", "beginning", "client_random", "is_hello", "is_sealed",
+    "may_bring_tickets",
 ]  # fmt: skip
 
+RECORD = (16 << 10) + 256 + 5  # bytes: the longest there is, in TLS 1.3
 _CHANGE_CIPHER, _HANDSHAKE, _APPLICATION = 20, 22, 23
 _CLIENT_HELLO = 1
 _HEADER = 5  # bytes: type, version in two, length in two

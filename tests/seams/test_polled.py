@@ -327,6 +327,40 @@ def test_an_answer_comes_in_pieces(client: Polling, inject: Inject, pace: dict[s
     assert slow.hits == 1
 
 
+def test_records_of_tls_are_carried_once(trust: Trust, inject: Inject) -> None:
+    """However many are there while the first is on its way."""
+
+    def answer(connection: socket.socket) -> None:
+        while connection.recv(100):
+            connection.sendall(100 * MANY)
+
+    with (
+        serve(trust.over_tls(answer)) as port,
+        polling(port, trust) as client,
+        inject("network_latency", mode="bandwidth", bandwidth="1MB") as slow,
+    ):
+        client.send(b"hello")
+        assert seconds(lambda: client.receive_all(100_000)) >= 0.1
+    assert 0 < slow.delay <= 0.12  # all of it, and what is around the bytes
+
+
+@pytest.mark.parametrize("size", [10, 1000])
+def test_a_record_that_comes_later_is_carried_too(trust: Trust, inject: Inject, size: int) -> None:
+    """The tickets of TLS 1.3 come first, and it comes while these are on their way."""
+
+    def answer(connection: socket.socket) -> None:
+        while connection.recv(100):
+            connection.sendall(size * b"x")
+
+    with (
+        serve(trust.over_tls(answer)) as port,
+        polling(port, trust) as client,
+        inject("network_latency", mode="bandwidth", bandwidth="10kB"),
+    ):
+        client.send(b"hello")
+        assert seconds(lambda: client.receive_all(size)) >= size / 10_000
+
+
 def test_the_end_is_late(inject: Inject) -> None:
     def answer(connection: socket.socket) -> None:
         connection.recv(100)
@@ -470,9 +504,13 @@ def test_many_wait_at_once(echo_port: int, inject: Inject) -> None:
 
 
 def test_closed_meanwhile(plain: Polling, inject: Inject) -> None:
-    with inject("network_latency", delay=LONG):
+    with inject("network_latency", delay=LONG) as latency:
         plain.send(b"hello")
         with pytest.raises(TimeoutError):
             plain.receive(DELAY)
         plain.sock.close()
+        for each in threading.enumerate():
+            if "readiness" in each.name:
+                each.join(PATIENCE)
+        assert latency.delay >= DELAY * 0.9
     assert not [each for each in threading.enumerate() if "readiness" in each.name]
