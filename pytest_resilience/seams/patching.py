@@ -12,7 +12,9 @@ from typing import Any
 __all__ = [
     "KernelSocket",
     "Patches",
+    "accepting_classes",
     "another",
+    "green_module",
     "kernel_socket",
     "python_socket_class",
     "socket_classes",
@@ -72,8 +74,20 @@ def python_socket_class() -> Any:
 
 def socket_classes() -> list[Any]:
     """Every class whose methods clients call, without TLS."""
-    green = getattr(sys.modules.get("gevent._socket3"), "socket", None)
+    green = getattr(green_module("gevent._socket3"), "socket", None)
     return [python_socket_class(), *([] if green is None else [green])]
+
+
+def green_module(name: str) -> Any:
+    """A module of gevent, where gevent has put all that waits in the place of Python's; or None.
+
+    Elsewhere nobody can be held up in a greenlet without stopping all of them, so that
+    what gevent does there passes untouched.
+    """
+    is_patched = getattr(sys.modules.get("gevent.monkey"), "is_module_patched", None)
+    if is_patched is None or not all(map(is_patched, ("socket", "select", "time"))):
+        return None
+    return sys.modules.get(name)
 
 
 def accepting_classes() -> list[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import socket
-import sys
 
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.names import addresses_in
 from pytest_resilience.seams.names import is_literal
 from pytest_resilience.seams.patching import Patches
+from pytest_resilience.seams.patching import green_module
 
 
 __all__ = ["Resolving"]
@@ -34,7 +34,7 @@ class Resolving:
         self._retired = False
 
     def watch(self, patches: Patches) -> None:
-        green = sys.modules.get("gevent.socket")
+        green = green_module("gevent.socket")
         for module in (socket, *([] if green is None else [green])):
             for name in _RESOLVING:
                 patches.replace(module, name, self._resolving)

@@ -153,3 +153,33 @@ def test_its_sockets_are_reached_and_its_hub_goes_on(pytester: pytest.Pytester) 
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TESTS)
     pytester.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=2 * 12 + 1)
+
+
+UNPATCHED = """
+import gevent
+import pytest
+
+from gevent import socket
+from gevent.server import StreamServer
+
+
+def echo(sock, _):
+    while data := sock.recv(100):
+        sock.sendall(data)
+
+
+def test_of_its_own(chaos):
+    server = StreamServer(("127.0.0.1", 0), echo)
+    server.start()
+    with chaos.network_latency(delay=60, must_fire=False) as latency, gevent.Timeout(10):
+        with socket.create_connection(server.address) as client:
+            client.sendall(b"hello")
+            assert client.recv(100) == b"hello"
+    server.stop()
+    assert latency.hits == 0
+"""
+
+
+def test_a_hub_that_cannot_wait_elsewhere_is_not_stopped(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(UNPATCHED)
+    pytester.runpytest_subprocess(timeout=60).assert_outcomes(passed=1)
