@@ -89,20 +89,11 @@ class Activation:
 
     def decide(self, operation: Operation, now: float) -> tuple[Hit, ...]:
         """What happens to `operation`; counts it if it was meant."""
-        faults = [each for each in self.experiment.faults if operation.kind in each.kinds]
-        if not operation.blocking:
-            faults = [fault for fault in faults if not fault.waits]
-        if operation.sealed or operation.begun:
-            faults = [fault for fault in faults if not isinstance(fault, MadeUpAnswer)]
-        if operation.empty:
-            faults = [fault for fault in faults if not fault.bytewise]
-        if operation.interim or operation.framed:
-            faults = [fault for fault in faults if not fault.answered]
-        if operation.framed:
-            faults = [fault for fault in faults if not isinstance(fault, MadeUpAnswer)]
-        if operation.underway:
-            faults = [fault for fault in faults if fault.heals]
-        faults = [fault for fault in faults if fault.can_happen_to(operation)]
+        faults = [
+            fault
+            for fault in self.experiment.faults
+            if operation.kind in fault.kinds and fault.can_happen_to(operation)
+        ]
         if not faults or not self.experiment.aims_at(operation):
             self.saw(operation)
             return ()
@@ -163,8 +154,9 @@ class Activation:
             return "more of an answer"
         if operation.framed:
             return _FRAMED
-        if not all(fault.can_happen_to(operation) for fault in self.experiment.faults):
-            known = ", ".join(map(repr, sorted(operation.conditions or ())))
+        possible = (fault.can_happen_to(operation) for fault in self.experiment.faults)
+        if operation.conditions is not None and not all(possible):
+            known = ", ".join(map(repr, sorted(operation.conditions)))
             return f"{_UNKNOWN} {known}"
         return "" if operation.blocking else _POLLED
 

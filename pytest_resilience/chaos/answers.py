@@ -16,6 +16,7 @@ from pytest_resilience.chaos.faults import Delay
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.quantities import format_bytes
 from pytest_resilience.chaos.quantities import format_seconds
 
@@ -144,6 +145,10 @@ class MadeUpAnswer(Fault):
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
     body: str | None = None
+
+    def can_happen_to(self, operation: Operation) -> bool:
+        elsewhere = operation.sealed or operation.begun or operation.framed
+        return not elsewhere and Fault.can_happen_to(self, operation)
 
     @property
     def message(self) -> bytes:

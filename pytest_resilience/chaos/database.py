@@ -90,7 +90,8 @@ class DatabaseFailure(Fault):
         return frozenset({self.at})
 
     def can_happen_to(self, operation: Operation) -> bool:
-        return operation.conditions is None or self.condition in operation.conditions
+        known = operation.conditions is None or self.condition in operation.conditions
+        return known and Fault.can_happen_to(self, operation)
 
     def __str__(self) -> str:
         what = "connection lost" if self.condition == LOST else self.condition.replace("_", " ")

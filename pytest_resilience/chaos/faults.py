@@ -60,9 +60,14 @@ class Fault:
     def kinds(self) -> frozenset[str]:
         raise NotImplementedError
 
-    def can_happen_to(self, operation: Operation) -> bool:  # noqa: ARG002  # some use it
+    def can_happen_to(self, operation: Operation) -> bool:
         """Whether there is such a thing where `operation` is done."""
-        return True
+        return (
+            (operation.blocking or not self.waits)
+            and not (operation.empty and self.bytewise)
+            and not ((operation.interim or operation.framed) and self.answered)
+            and (self.heals or not operation.underway)
+        )
 
     def drawn(self, share: float) -> Fault:  # noqa: ARG002  # those that differ use it
         """The fault as it happens once: `share` is uniform in [0, 1)."""
