@@ -24,7 +24,6 @@ from pytest_resilience.seams.loop_passes import Passes
 from pytest_resilience.seams.loop_waiting import Wait
 from pytest_resilience.seams.loop_waiting import pause
 from pytest_resilience.seams.names import Names
-from pytest_resilience.seams.names import addresses_in
 from pytest_resilience.seams.patching import Patches
 from pytest_resilience.seams.trio_sockets import TrioSockets
 
@@ -178,8 +177,7 @@ class Loops:
             __tracebackhide__ = True
             found = await original(loop, host, *args, **kwargs)  # which another thread has asked
             if not self._retired:
-                for address in addresses_in(found):
-                    self._names.learn(host, address)
+                self._names.learn_all(host, found)
             return found
 
         return getaddrinfo

@@ -62,6 +62,11 @@ class Names:
             self._hosts.popitem(last=False)
         self.ask(name, address)
 
+    def learn_all(self, host: object, found: Any) -> None:
+        """`host` was resolved to what one of the resolving functions has `found`."""
+        for address in addresses_in(found):
+            self.learn(host, address)
+
     def ask(self, name: str, address: str) -> None:
         """This thread or task has asked for `name`, which has this address."""
         before = {key: each for key, each in _asked.get().items() if key[1] != address}

@@ -16,7 +16,6 @@ from typing import Any
 
 from pytest_resilience.seams.arrivals import Arrivals
 from pytest_resilience.seams.names import Names
-from pytest_resilience.seams.names import addresses_in
 from pytest_resilience.seams.patching import Patches
 
 
@@ -72,8 +71,7 @@ class NamesElsewhere:
         async def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
             found = await original(host, *args, **kwargs)
-            for address in addresses_in(found):
-                self._names.learn(host, address)
+            self._names.learn_all(host, found)
             return found
 
         return getaddrinfo

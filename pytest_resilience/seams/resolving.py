@@ -14,7 +14,6 @@ from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.names import Names
-from pytest_resilience.seams.names import addresses_in
 from pytest_resilience.seams.names import is_literal
 from pytest_resilience.seams.patching import Patches
 from pytest_resilience.seams.patching import green_module
@@ -64,8 +63,7 @@ class Resolving:
             if not _takes_addresses_only(args, kwargs):
                 self.resolve(host, args[0] if args else kwargs.get("port"))
             found = original(host, *args, **kwargs)
-            for address in addresses_in(found):
-                self._names.learn(host, address)
+            self._names.learn_all(host, found)
             return found
 
         return resolve
