@@ -228,6 +228,14 @@ class Engine:
         """Whether an active experiment is aimed at the operation's target."""
         return any(activation.experiment.aims_at(operation) for activation in self._active)
 
+    def news(self, known: Sequence[Activation], operation: Operation) -> bool:
+        """Whether an experiment that is not `known` is aimed at the operation's target."""
+        return any(
+            activation.experiment.aims_at(operation)
+            for activation in self._active
+            if activation not in known
+        )
+
     def saw(self, operation: Operation) -> None:
         """Note an operation that concerns no experiment, for those that never fire."""
         for activation in self._active:

@@ -81,8 +81,7 @@ class Gate:
 
     def news(self, known: Sequence[Activation]) -> bool:
         """Whether an experiment runs that is not known, and is about this connection."""
-        new = [each for each in self._engine.active if each not in known]
-        return bool(new) and any(each.experiment.aims_at(self._operation(RECEIVE)) for each in new)
+        return self._engine.news(known, self._operation(RECEIVE))
 
     def ask(self, kind: str, *, underway: bool = False, begun: bool = False) -> Effect | None:
         """What happens to an operation; `begun`: to the rest of one, if it is an answer."""

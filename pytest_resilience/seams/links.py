@@ -240,12 +240,10 @@ class Links:
         with self._lock:
             self.passing.clear()
             known, self._known = self._known, self._engine.active
-            new = [each for each in self._known if each not in known]
             for link in self.all():
                 link.stale = True
                 heard = link.client and link.receiving and link.answer is None
-                operation = link.operation(RECEIVE) if heard and new else None
-                if operation and any(each.experiment.aims_at(operation) for each in new):
+                if heard and self._engine.news(known, link.operation(RECEIVE)):
                     link.receiving, link.midway = False, True
 
     def forget(self) -> None:
