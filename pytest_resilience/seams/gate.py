@@ -122,7 +122,7 @@ class Gate:
 
 
 def _operation(kind: str, names: tuple[str, ...]) -> Operation:
-    return Operation(kind=kind, target=names[0], names=names, position=1)
+    return Operation(kind=kind, target=names[0], names=names)
 
 
 def _operation_of(session: Session, kind: str, statement: str, position: int = 1) -> Operation:

@@ -12,6 +12,7 @@ from pytest_resilience.chaos.answers import Alteration
 from pytest_resilience.chaos.answers import MadeUpAnswer
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.courses import Course
 from pytest_resilience.seams.decrypted import Decrypted
@@ -19,7 +20,7 @@ from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.receipt import Receipt
 
 
-__all__ = ["begin", "recite", "take", "turn"]
+__all__ = ["begin", "end", "instead", "recite", "take", "turn"]
 
 
 def turn(engine: Engine, link: Link, *, blocking: bool = True) -> None:
@@ -45,13 +46,37 @@ def begin(sock: socket.socket, link: Link, answer: Effect, began: float) -> None
         link.course = Course(answer, began, sealed=above)
 
 
-def take(sock: socket.socket, link: Link, course: Course, data: bytes) -> bytes:
+def take(sock: socket.socket, link: Link, data: bytes) -> bytes:
     """What is heard of the next `data` of an answer."""
+    course = link.course
+    if course is None:
+        return data
     heard = course.take(data)
     if course.ended:
         link.script = io.BytesIO()
         socket_effects.hear_no_more(sock)
     return heard
+
+
+def instead(
+    sock: socket.socket, link: Link, answer: Effect, call: functools.partial[Any], result: Any
+) -> Any:
+    """What is heard where `call` has received `result` before `answer` began with it."""
+    __tracebackhide__ = True
+    if link.script is not None:
+        return recite(sock, link, link.script, call)
+    if link.course is not None:
+        receipt = Receipt(call)
+        return receipt.deliver(take(sock, link, receipt.content(result)))
+    return result if answer.failure is None or link.decrypted is not None else call()
+
+
+def end(engine: Engine, link: Link, *, blocking: bool = True) -> Effect | None:
+    """The end of what the peer sends has been received: what happens to it, the first time?"""
+    if link.ended:
+        return None
+    link.ended = True
+    return engine.ask(link.operation(CLOSE, blocking=blocking))
 
 
 def recite(

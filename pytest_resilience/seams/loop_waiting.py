@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.seams.waiting import SLICE
 
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Wait", "pause"]
 
-_SLICE = 0.05  # seconds: how soon it is noticed that an experiment is over
 _FINE = 0.002  # seconds: selectors count in whole milliseconds, round up, and wake up late
 _INSTANT = 1e-9  # seconds: less than that is lost when times are added up
 
@@ -117,7 +117,7 @@ class _Schedule:
             self._last = now
 
     def _end_due(self, now: float) -> None:
-        if now - self._swept > _SLICE - _INSTANT:
+        if now - self._swept > SLICE - _INSTANT:
             self._swept = now
             for _, _, wait in sorted(self._waits):
                 if not wait.cancelled and wait.look():
@@ -133,7 +133,7 @@ class _Schedule:
             return None
         rest = self._waits[0][0] - now
         if rest > _FINE + _INSTANT:
-            slept = max(0.0, self._swept + _SLICE - now)
+            slept = max(0.0, self._swept + SLICE - now)
             return loop.call_later(min(rest - _FINE, slept), self._look)
         if now > self._last:
             return loop.call_soon(self._look)

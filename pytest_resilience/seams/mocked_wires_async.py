@@ -32,6 +32,7 @@ from pytest_resilience.seams.mocked_peers import Peer
 from pytest_resilience.seams.mocked_peers import Reply
 from pytest_resilience.seams.mocked_peers import os_error
 from pytest_resilience.seams.mocked_peers import wants_reply
+from pytest_resilience.seams.waiting import SLICE
 
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 
 __all__ = ["AsyncNetwork"]
-
-_SLICE = 0.05  # seconds: how soon it is noticed that an experiment is over
 
 
 class AsyncNetwork:
@@ -222,6 +221,6 @@ async def _hold_in_trio(effect: Effect, seconds: float) -> None:
             rest = min(seconds - passed, effect.left())
             if rest <= 0:
                 break
-            await anyio.sleep(min(rest, _SLICE))
+            await anyio.sleep(min(rest, SLICE))
     finally:
         effect.waited(clock.monotonic() - began)

@@ -21,13 +21,13 @@ from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.links import Link
+from pytest_resilience.seams.waiting import SLICE
 
 
 __all__ = ["Readiness"]
 
 Then = Callable[[], None]
 
-_SLICE = 0.05  # seconds: how soon it is noticed that an experiment is over
 _PATIENCE = 1.0  # seconds for the thread to end
 _HIGH = 1 << 20  # bytes: more than comes while nobody reads
 _MARK = getattr(socket, "SO_RCVLOWAT", None)
@@ -128,7 +128,7 @@ class Readiness:
                     self._watcher = None
                     return
                 rest = min(wait.rest for wait in waits)
-                self._changed.wait(min(max(rest, 0.0), _SLICE))
+                self._changed.wait(min(max(rest, 0.0), SLICE))
 
 
 class _Wait:

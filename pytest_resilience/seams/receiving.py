@@ -100,8 +100,7 @@ class Receiving:
         if link.script is not None:
             return hearing.recite(sock, link, link.script, call)
         data, link.unread = link.unread[: receipt.size], link.unread[receipt.size :]
-        course = link.course
-        return receipt.deliver(data if course is None else hearing.take(sock, link, course, data))
+        return receipt.deliver(hearing.take(sock, link, data))
 
     def _hear_late(
         self, sock: socket.socket, link: Link, call: functools.partial[Any], result: Any
@@ -121,12 +120,7 @@ class Receiving:
         else:
             socket_effects.hold_until(sock, arrived + answer.delay, answer)
         hearing.begin(sock, link, answer, arrived + answer.delay)
-        if link.script is not None:
-            return hearing.recite(sock, link, link.script, call)
-        if link.course is not None:
-            receipt = Receipt(call)
-            return receipt.deliver(hearing.take(sock, link, link.course, receipt.content(result)))
-        return result if answer.failure is None else call()
+        return hearing.instead(sock, link, answer, call, result)
 
     def _proceed(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
         """Receive, on a blocking socket that nothing holds up."""
@@ -166,7 +160,7 @@ class Receiving:
             most = min(receipt.size if most is None else most, course.ready or 1)
         data = receipt.fetch(most)
         course.ready = max(0, course.ready - len(data))
-        return hearing.take(sock, link, course, data) if data else b""
+        return hearing.take(sock, link, data) if data else b""
 
     @staticmethod
     def _await_piece(sock: socket.socket, course: Course, piece: int) -> None:
@@ -181,8 +175,7 @@ class Receiving:
     def _close(self, sock: socket.socket, link: Link, receipt: Receipt) -> Any:
         """The end of what the peer sends has been received."""
         __tracebackhide__ = True
-        effect = None if link.ended else self._engine.ask(link.operation(CLOSE))
-        link.ended = True
+        effect = hearing.end(self._engine, link)
         if effect is None:
             return receipt.deliver(b"")
         due = self._engine.clock.monotonic() + effect.delay

@@ -61,12 +61,7 @@ class ReceivingInLoops:
         if answer is None or answer.failure is None:
             return result
         hearing.begin(sock, link, answer, arrived)
-        if link.script is not None:
-            return hearing.recite(sock, link, link.script, call)
-        if link.course is not None:
-            receipt = Receipt(call)
-            return receipt.deliver(hearing.take(sock, link, link.course, receipt.content(result)))
-        return call() if link.decrypted is None else result
+        return hearing.instead(sock, link, answer, call, result)
 
     def _hear(self, sock: socket.socket, link: Link, arrived: float) -> Effect | None:
         """Something has been received: what happens to it, which asyncio is told of later?"""
@@ -100,14 +95,13 @@ class ReceivingInLoops:
         data = receipt.fetch(piece)
         course.idle = not socket_effects.available(sock)
         self._hear_the_end(sock, link, receipt, data)
-        return receipt.deliver(hearing.take(sock, link, course, data))
+        return receipt.deliver(hearing.take(sock, link, data))
 
     def _hear_the_end(self, sock: socket.socket, link: Link, receipt: Receipt, data: bytes) -> None:
         """If it is the end that has been received: when is asyncio told of it?"""
         if data or link.ended or not receipt.size or not self._engine.has(CLOSE):
             return
-        link.ended = True
         detour = self._loops.detour(sock)
-        effect = self._engine.ask(link.operation(CLOSE, blocking=detour is not None))
+        effect = hearing.end(self._engine, link, blocking=detour is not None)
         if detour is not None and effect is not None and effect.delay:
             detour.hold(effect, self._engine.clock.monotonic())

@@ -37,7 +37,7 @@ class ReceivingPolled:
     def receive(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
         """`call`, one of the socket's receiving methods with what it was given."""
         __tracebackhide__ = True
-        if not hasattr(sock, "pending"):
+        if not socket_effects.speaks_tls(sock):
             return self._receive(sock, link, call)
         with link.backlog.alone:  # TLS bears no two at once, and the backlog may be sent on
             return self._receive(sock, link, call)
@@ -58,7 +58,7 @@ class ReceivingPolled:
         if link.course is None and not self._engine.has(CLOSE):
             result = call()
         else:
-            result = self._proceed(sock, link, link.course, Receipt(call))
+            result = self._proceed(sock, link, Receipt(call))
         link.again = None
         return result
 
@@ -73,7 +73,9 @@ class ReceivingPolled:
         if not socket_effects.readable(sock, 0):
             raise socket_effects.nothing_yet(sock)
         since = link.sent_at if link.shaded else self._engine.clock.monotonic()
-        silent = hasattr(sock, "pending") and not link.asked  # what comes in TLS is no answer
+        silent = (
+            socket_effects.speaks_tls(sock) and not link.asked
+        )  # what comes in TLS is no answer
         if not link.receiving and not silent:
             link.course = link.decrypted = None
             link.shaded = False
@@ -84,7 +86,7 @@ class ReceivingPolled:
             link.answer, link.due = link.again, since + link.again.delay
         answer, link.answer = link.answer, None
         if answer is not None and link.due is not None:
-            size = 0 if hasattr(sock, "pending") else socket_effects.available(sock)
+            size = 0 if socket_effects.speaks_tls(sock) else socket_effects.available(sock)
             then = functools.partial(self._begin, sock, link, answer, link.due, size)
             self._readiness.hold(sock, link, answer, link.due, then)
 
@@ -98,7 +100,7 @@ class ReceivingPolled:
             link.before = size
             link.shaded = socket_effects.available(sock) > size
         hearing.begin(sock, link, answer, began)
-        if hasattr(sock, "pending") and link.course is None and link.script is None:
+        if socket_effects.speaks_tls(sock) and link.course is None and link.script is None:
             link.again = answer
 
     def _hear_before(self, sock: socket.socket, link: Link, receipt: Receipt) -> Any:
@@ -106,16 +108,14 @@ class ReceivingPolled:
         __tracebackhide__ = True
         data = receipt.fetch(link.before)
         link.before = max(0, link.before - len(data)) if data else 0
-        course = link.course
-        return receipt.deliver(data if course is None else hearing.take(sock, link, course, data))
+        return receipt.deliver(hearing.take(sock, link, data))
 
-    def _proceed(
-        self, sock: socket.socket, link: Link, course: Course | None, receipt: Receipt
-    ) -> Any:
+    def _proceed(self, sock: socket.socket, link: Link, receipt: Receipt) -> Any:
         __tracebackhide__ = True
+        course = link.course
         if course is None:
             data = receipt.fetch()
-        elif hasattr(sock, "pending"):
+        elif socket_effects.speaks_tls(sock):
             data = self._fetch_decrypted(sock, link, course, receipt)
         else:
             data = receipt.fetch(self._await_piece(sock, link, course, receipt.size))
@@ -123,7 +123,7 @@ class ReceivingPolled:
             course.idle = not socket_effects.available(sock)
         if not data and receipt.size:
             return self._close(sock, link, receipt)
-        return receipt.deliver(data if course is None else hearing.take(sock, link, course, data))
+        return receipt.deliver(hearing.take(sock, link, data))
 
     def _await_piece(
         self, sock: socket.socket, link: Link, course: Course, most: int
@@ -162,8 +162,7 @@ class ReceivingPolled:
     def _close(self, sock: socket.socket, link: Link, receipt: Receipt) -> Any:
         """The end of what the peer sends has been received."""
         __tracebackhide__ = True
-        effect = None if link.ended else self._engine.ask(link.operation(CLOSE))
-        link.ended = True
+        effect = hearing.end(self._engine, link)
         if effect is not None:
             link.ending = Ending(self._engine.clock.monotonic() + effect.delay, effect)
             self._hold_the_end(sock, link, link.ending)

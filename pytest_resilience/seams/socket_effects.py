@@ -46,6 +46,7 @@ __all__ = [
     "nothing_yet",
     "readable",
     "silenced",
+    "speaks_tls",
 ]
 
 
@@ -139,7 +140,7 @@ def hold_until(sock: Receiver, due: float, effect: Effect) -> None:
 def hold_sending(sock: socket.socket, effect: Effect) -> None:
     """Hold a send up until the experiments have ended, or the socket's timeout."""
     __tracebackhide__ = True
-    timed_out = "The write operation timed out" if hasattr(sock, "pending") else "timed out"
+    timed_out = "The write operation timed out" if speaks_tls(sock) else "timed out"
     _hold(effect, float("inf"), sock.gettimeout(), timed_out)
 
 
@@ -173,7 +174,7 @@ def name_resolution_failure(fault: ResolutionFailure) -> socket.gaierror:
 
 def _timed_out(sock: Receiver) -> str:
     """What a receive says when the socket's own timeout is over."""
-    return "The read operation timed out" if hasattr(sock, "pending") else "timed out"
+    return "The read operation timed out" if speaks_tls(sock) else "timed out"
 
 
 def _hold(effect: Effect, delay: float, limit: float | None, timed_out: str) -> float:
@@ -201,24 +202,28 @@ def silenced() -> OSError:
 
 def no_room(sock: Receiver) -> OSError:
     """What a non-blocking send raises when the kernel takes no more."""
-    if hasattr(sock, "pending"):
-        import ssl  # whoever has such a socket has loaded it
-
-        return ssl.SSLWantWriteError(
-            ssl.SSL_ERROR_WANT_WRITE, "The operation did not complete (write)"
-        )
-    return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return _would_block(sock, "SSLWantWriteError", "SSL_ERROR_WANT_WRITE", "write")
 
 
 def nothing_yet(sock: Receiver) -> OSError:
     """What a non-blocking receive raises when there is nothing to receive yet."""
-    if hasattr(sock, "pending"):
-        import ssl  # whoever has such a socket has loaded it
+    return _would_block(sock, "SSLWantReadError", "SSL_ERROR_WANT_READ", "read")
 
-        return ssl.SSLWantReadError(
-            ssl.SSL_ERROR_WANT_READ, "The operation did not complete (read)"
-        )
-    return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+def _would_block(sock: Receiver, error: str, code: str, deed: str) -> OSError:
+    if not speaks_tls(sock):
+        return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    import ssl  # whoever has such a socket has loaded it
+
+    made: OSError = getattr(ssl, error)(
+        getattr(ssl, code), f"The operation did not complete ({deed})"
+    )
+    return made
+
+
+def speaks_tls(sock: object) -> bool:
+    """Whether TLS is made within the socket itself."""
+    return hasattr(sock, "pending")
 
 
 def _os_error(code: int) -> OSError:

@@ -20,11 +20,10 @@ from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.seams.dialing import Dialing
 from pytest_resilience.seams.patching import Patches
 from pytest_resilience.seams.patching import python_socket_class
+from pytest_resilience.seams.waiting import SLICE
 
 
 __all__ = ["TrioSockets"]
-
-_SLICE = 0.05  # seconds: how soon it is noticed that an experiment is over
 
 
 class TrioSockets:
@@ -91,6 +90,6 @@ async def _pause(effect: Effect) -> None:
             rest = min(effect.delay - passed, due - trio.current_time())
             if rest <= 0:
                 break
-            await trio.sleep(min(rest, _SLICE))
+            await trio.sleep(min(rest, SLICE))
     finally:
         effect.waited(effect.clock.monotonic() - began)

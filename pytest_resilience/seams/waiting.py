@@ -8,9 +8,9 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.clock import SystemClock
 
 
-__all__ = ["wait", "wait_async"]
+__all__ = ["SLICE", "wait", "wait_async"]
 
-_SLICE = 0.05  # seconds: how soon a waiting thread notices that its experiment is over
+SLICE = 0.05  # seconds: how soon whoever waits notices that its experiment is over
 _FINE = 0.0005  # seconds by which the machine may wake up late
 _FINEST = 0.0001  # seconds: even to sleep not at all takes the machine that long
 _MOST_NAPS, _MOST_LOOKS = 20, 5_000  # on a clock that may stand still
@@ -27,7 +27,7 @@ def wait(clock: Clock, seconds: float, left: Callable[[], float]) -> float:
     rest = min(seconds, left())
     exact = isinstance(clock, SystemClock)
     while rest > 0 and left() > 0:
-        step = min(rest, _SLICE)
+        step = min(rest, SLICE)
         if exact and step == rest:
             _sleep_exactly(clock, started + seconds, rest)
         else:
@@ -54,7 +54,7 @@ async def wait_async(clock: Clock, seconds: float, left: Callable[[], float]) ->
     started = clock.monotonic()
     rest = min(seconds, left())
     while rest > 0 and left() > 0:
-        step = min(rest, _SLICE)
+        step = min(rest, SLICE)
         await clock.asleep(step)
         rest = min(rest - step, started + seconds - clock.monotonic())
     return clock.monotonic() - started

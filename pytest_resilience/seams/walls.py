@@ -103,7 +103,7 @@ class Walls:
 
     @staticmethod
     def _holds(sock: socket.socket, link: Link) -> bool:
-        in_tls = hasattr(sock, "pending")
+        in_tls = socket_effects.speaks_tls(sock)
         return bool(link.backlog) and link.cut is not None and not in_tls
 
     def flush_all(self) -> None:
