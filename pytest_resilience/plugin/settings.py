@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import shlex
 
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from pytest_resilience.chaos import quantities
 from pytest_resilience.chaos.catalog import add_type
 from pytest_resilience.chaos.profile import Profile
-from pytest_resilience.chaos.profile import gate_of
 from pytest_resilience.chaos.service import Service
 from pytest_resilience.chaos.service import Services
 from pytest_resilience.chaos.spec import parse_spec
@@ -27,6 +24,12 @@ from pytest_resilience.hazards import DEFAULT_CAPS
 from pytest_resilience.hazards import Caps
 from pytest_resilience.hazards import NewChaosType
 from pytest_resilience.plugin import options
+from pytest_resilience.plugin.flags import first
+from pytest_resilience.plugin.flags import part
+from pytest_resilience.plugin.flags import score
+from pytest_resilience.plugin.flags import seed_number
+from pytest_resilience.plugin.flags import single
+from pytest_resilience.plugin.flags import times_typed
 from pytest_resilience.plugin.profiles import find_profile
 from pytest_resilience.plugin.profiles import requested_of
 from pytest_resilience.plugin.requested import Defaults
@@ -41,7 +44,6 @@ SEED_KEY = "resilience_seed"  # in an xdist worker's input
 
 _OF_THE_MATRIX = ("resilience-gate", "resilience-baseline", "resilience-report", "resilience-shard")
 
-_Value = TypeVar("_Value")
 _OTHERS = pytest.StashKey[tuple[NewChaosType, ...]]()
 _SETTINGS = pytest.StashKey["Settings"]()
 
@@ -114,77 +116,95 @@ def _read(config: pytest.Config) -> Settings:
     names = config.stash.get(options.NAMES, {flag: f"--{flag}" for flag in options.FLAGS})
     try:
         others_of(config)  # so that flags and profiles can name them
-        profiles = [find_profile(config, name) for name in options.given(config, "chaos-profile")]
-        monkeys = [find_profile(config, name) for name in options.given(config, "chaos-monkey")]
-        defaults = Defaults(
-            intensity=_first(
-                _single(config, "chaos-intensity", names, quantities.share),
-                *(each.intensity for each in reversed(profiles)),
-            ),
-            probability=_first(
-                _single(config, "chaos-probability", names, quantities.share),
-                *(each.probability for each in reversed(profiles)),
-            ),
-        )
-        seed = _first(
-            _single(config, "chaos-seed", names, _seed),
-            *(each.seed for each in reversed([*profiles, *monkeys])),
-        )
-        specs = options.given(config, "chaos")
-        services = _services(config, [*profiles, *monkeys])
-        caps = Caps.parse(
-            memory=config.getini("chaos_max_memory"),
-            disk=config.getini("chaos_max_disk"),
-            cpu=config.getini("chaos_max_cpu"),
-        )
-        only = options.given(config, "chaos-experiment")
-        _check_names(only, profiles, names["chaos-experiment"])
-        profiles = [each.only(only) for each in profiles]
-        requests = [requested_of(each, defaults, services) for each in profiles]
-        matrix = bool(options.given(config, "chaos-matrix"))
-        if matrix and not profiles:
-            raise ConfigurationError(
-                f"{names['chaos-matrix']} needs {names['chaos-profile']}: a profile says which "
-                "experiments there are"
-            )
-        if not matrix:
-            _check_unused(config, names)
-        gate = _first(
-            _single(config, "resilience-gate", names, _score),
-            max((each.gate for each in profiles if each.gate is not None), default=None),
-        )
-        baseline = _single(config, "resilience-baseline", names, lambda _, value: Path(value))
-        shard = _single(config, "resilience-shard", names, _part)
-        experiments = tuple(
-            _experiment(spec, names["chaos"], defaults, services, caps) for spec in specs
-        )
+        return _checked(config, names)
     except (ConfigurationError, DuplicateNameError) as error:
         raise pytest.UsageError(str(error)) from None
-    arguments = [f"{names['chaos']}={spec}" for spec in specs]
-    for flag in ("chaos-profile", "chaos-monkey"):
-        arguments += [f"{names[flag]}={value}" for value in options.given(config, flag)]
-    for flag in ("chaos-intensity", "chaos-probability"):
-        arguments += [f"{names[flag]}={value}" for value in options.given(config, flag)[-1:]]
+
+
+def _checked(config: pytest.Config, names: dict[str, str]) -> Settings:
+    """Raises ConfigurationError or DuplicateNameError; where several could be, for the first."""
+    profiles = [find_profile(config, name) for name in options.given(config, "chaos-profile")]
+    monkeys = [find_profile(config, name) for name in options.given(config, "chaos-monkey")]
+    defaults = _defaults(config, names, profiles)
+    seed = first(
+        single(config, "chaos-seed", names, seed_number),
+        *(each.seed for each in reversed([*profiles, *monkeys])),
+    )
+    services = _services(config, [*profiles, *monkeys])
+    caps = _caps(config)
+    only = options.given(config, "chaos-experiment")
+    _check_names(only, profiles, names["chaos-experiment"])
+    profiles = [each.only(only) for each in profiles]
+    requests = [requested_of(each, defaults, services) for each in profiles]
+    matrix = _matrix(config, names, profiles)
     return Settings(
         matrix=matrix,
-        gate=gate,
-        baseline=baseline,
+        gate=first(
+            single(config, "resilience-gate", names, score),
+            max((each.gate for each in profiles if each.gate is not None), default=None),
+        ),
+        baseline=single(config, "resilience-baseline", names, lambda _, value: Path(value)),
         reports=tuple(map(Path, options.given(config, "resilience-report"))),
-        shard=shard or (1, 1),
+        shard=single(config, "resilience-shard", names, part) or (1, 1),
         seed=_seed_of(config) if seed is None else seed,
         calm=bool(options.given(config, "no-chaos")),
         defaults=defaults,
-        experiments=experiments,
-        profiles=tuple(
-            (each, requested) for each, requested in zip(profiles, requests, strict=True)
+        experiments=tuple(
+            _experiment(spec, names["chaos"], defaults, services, caps)
+            for spec in options.given(config, "chaos")
         ),
+        profiles=tuple(zip(profiles, requests, strict=True)),
         monkeys=tuple(monkeys),
         services=services,
         caps=caps,
         only=tuple(only),
-        arguments=tuple(arguments),
+        arguments=_arguments(config, names),
         names=names,
     )
+
+
+def _defaults(config: pytest.Config, names: dict[str, str], profiles: list[Profile]) -> Defaults:
+    return Defaults(
+        intensity=first(
+            single(config, "chaos-intensity", names, quantities.share),
+            *(each.intensity for each in reversed(profiles)),
+        ),
+        probability=first(
+            single(config, "chaos-probability", names, quantities.share),
+            *(each.probability for each in reversed(profiles)),
+        ),
+    )
+
+
+def _caps(config: pytest.Config) -> Caps:
+    return Caps.parse(
+        memory=config.getini("chaos_max_memory"),
+        disk=config.getini("chaos_max_disk"),
+        cpu=config.getini("chaos_max_cpu"),
+    )
+
+
+def _matrix(config: pytest.Config, names: dict[str, str], profiles: list[Profile]) -> bool:
+    """Whether this run is one of the matrix."""
+    if not options.given(config, "chaos-matrix"):
+        _check_unused(config, names)
+        return False
+    if not profiles:
+        raise ConfigurationError(
+            f"{names['chaos-matrix']} needs {names['chaos-profile']}: a profile says which "
+            "experiments there are"
+        )
+    return True
+
+
+def _arguments(config: pytest.Config, names: dict[str, str]) -> tuple[str, ...]:
+    """What has to be typed again for the same experiments."""
+    said = [f"{names['chaos']}={spec}" for spec in options.given(config, "chaos")]
+    for flag in ("chaos-profile", "chaos-monkey"):
+        said += [f"{names[flag]}={value}" for value in options.given(config, flag)]
+    for flag in ("chaos-intensity", "chaos-probability"):
+        said += [f"{names[flag]}={value}" for value in options.given(config, flag)[-1:]]
+    return tuple(said)
 
 
 def others_of(config: pytest.Config) -> tuple[NewChaosType, ...]:
@@ -198,28 +218,12 @@ def others_of(config: pytest.Config) -> tuple[NewChaosType, ...]:
     return found
 
 
-def _first(*values: _Value | None) -> _Value | None:
-    """The first that is given: who comes earlier overrules."""
-    return next((value for value in values if value is not None), None)
-
-
 def _check_names(only: Iterable[str], profiles: list[Profile], option: str) -> None:
     known = [each.name for profile in profiles for each in profile.experiments]
     for name in only:
         if name not in known:
             names = ", ".join(map(repr, known)) or "none"
             raise ConfigurationError(f"{option}={name}: the profiles have {names}")
-
-
-def _score(name: str, value: str) -> float:
-    return gate_of(name, float(value) if value.replace(".", "", 1).isdigit() else value)
-
-
-def _part(name: str, value: str) -> tuple[int, int]:
-    index, slash, count = value.partition("/")
-    if not (slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
-        raise ConfigurationError(f"{name}={value}: give a part such as 1/3")
-    return int(index), int(count)
 
 
 def _services(config: pytest.Config, profiles: Iterable[Profile]) -> Services:
@@ -230,30 +234,10 @@ def _services(config: pytest.Config, profiles: Iterable[Profile]) -> Services:
     return Services(found)
 
 
-def _single(
-    config: pytest.Config, flag: str, names: dict[str, str], parse: Callable[[str, str], _Value]
-) -> _Value | None:
-    """The value of a flag that can have one only; what is typed overrules `addopts`."""
-    values = options.given(config, flag)
-    times = _times_typed(config, flag)
-    parsed = [parse(names[flag], value) for value in values[-times:]]
-    if len(set(parsed)) > 1:
-        raise ConfigurationError(
-            f"{names[flag]} is given more than once, as {', '.join(values[-times:])}; keep one"
-        )
-    return parsed[0] if parsed else None
-
-
-def _times_typed(config: pytest.Config, flag: str) -> int:
-    """How often a flag stands on the command line itself, by whichever name."""
-    forms = {f"--{flag}", f"--{options.PREFIX}-{flag}"}
-    return sum(str(arg).partition("=")[0] in forms for arg in config.invocation_params.args)
-
-
 def _check_unused(config: pytest.Config, names: Mapping[str, str]) -> None:
     """Refuse what only the matrix heeds; `addopts` may have it for the runs that are one."""
     for flag in _OF_THE_MATRIX:
-        if _times_typed(config, flag):
+        if times_typed(config, flag):
             raise ConfigurationError(
                 f"{names[flag]} needs {names['chaos-matrix']}: without it there is nothing to judge"
             )
@@ -275,9 +259,3 @@ def _seed_of(config: pytest.Config) -> int:
     """The seed that the controller of xdist sent, or a new one."""
     worker = getattr(config, "workerinput", {})
     return int(worker[SEED_KEY]) if SEED_KEY in worker else new_seed()
-
-
-def _seed(name: str, value: str) -> int:
-    if not value.isascii() or not value.isdecimal():
-        raise ConfigurationError(f"{name}={value!r}: give a whole number, 0 or more")
-    return int(value)

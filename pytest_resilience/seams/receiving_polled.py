@@ -73,10 +73,8 @@ class ReceivingPolled:
         if not socket_effects.readable(sock, 0):
             raise socket_effects.nothing_yet(sock)
         since = link.sent_at if link.shaded else self._engine.clock.monotonic()
-        silent = (
-            socket_effects.speaks_tls(sock) and not link.asked
-        )  # what comes in TLS is no answer
-        if not link.receiving and not silent:
+        # Unasked, what comes in TLS is no answer.
+        if not link.receiving and (link.asked or not socket_effects.speaks_tls(sock)):
             link.course = link.decrypted = None
             link.shaded = False
             hearing.turn(self._engine, link)
