@@ -17,6 +17,7 @@ from pytest_resilience import ShutdownError
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.proxy import ChaosProxy
+from pytest_resilience.seams.descriptors import listening_ports
 from pytest_resilience.seams.sockets import SocketSeam
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask
@@ -315,3 +316,11 @@ def test_it_works_without_pytest() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_nothing_controls_it_unless_asked_for(serve: Serve) -> None:
+    """Its own port is all that it opens."""
+    upstream = serve(echo)
+    before = listening_ports()
+    with ChaosProxy(("127.0.0.1", upstream)) as proxy:
+        assert listening_ports() - before == {proxy.port}
