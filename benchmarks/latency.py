@@ -1,6 +1,7 @@
 """Whether a fault takes as long as asked, and what chaos costs beside it.
 
-`python benchmarks/latency.py`, with the `test` extra installed; takes two minutes. Each
+`python benchmarks/latency.py`, with the `test` extra installed; takes two minutes. What it
+costs a test to which it does nothing is in `unmatched`. Each
 figure stands beside its counterpart from the same run, in turns on one core.
 
 A client that has waited 50 ms finds the caches cold and is slower from then on, whoever made
@@ -13,19 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
-import os
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import redis
@@ -44,7 +41,6 @@ from pytest_resilience.seams.sockets import SocketSeam
 DELAY = 0.05  # seconds
 REQUESTS = 200
 BLOCKS = 4
-TESTS = 400  # of each kind
 CALLS = 2_000
 
 # In a process of its own, so that it does not compete with the client for the interpreter.
@@ -68,40 +64,6 @@ listener = socket.create_server(("127.0.0.1", 0))
 print(listener.getsockname()[1], flush=True)
 while True:
     threading.Thread(target=serve, args=[listener.accept()[0]], daemon=True).start()
-"""
-
-SUITE = """
-import pytest
-
-@pytest.mark.parametrize("number", range({tests}))
-class TestCost:
-    def test_unmarked(self, number):
-        pass
-
-    @pytest.mark.chaos("network_latency", must_fire=False)
-    def test_marked(self, number):
-        pass
-"""
-
-TIMING = """
-import json, pathlib, time
-import pytest
-
-seconds = {"test_unmarked": [], "test_marked": []}
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item):
-    began = time.perf_counter()
-    result = yield
-    seconds[item.originalname].append(time.perf_counter() - began)
-    return result
-
-def pytest_collection_modifyitems(items):
-    # In turns, whatever order the class and its parameters would give.
-    items.sort(key=lambda item: item.callspec.params["number"])
-
-def pytest_unconfigure():
-    pathlib.Path("seconds.json").write_text(json.dumps(seconds))
 """
 
 
@@ -182,30 +144,6 @@ def compared(name: str, calm: float, really: float, asked: float) -> Iterator[Fi
     yield Figure(what=f"{name}: asked {delay:g} ms", value=asked, target=target, unit="ms")
 
 
-def test_figures() -> Iterator[Figure]:
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory)
-        (path / "conftest.py").write_text(TIMING)
-        (path / "test_cost.py").write_text(SUITE.format(tests=TESTS))
-        subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "resilience"],
-            cwd=path,
-            env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-            check=True,
-            capture_output=True,
-        )
-        seconds = json.loads((path / "seconds.json").read_text())
-    unmarked = statistics.median(seconds["test_unmarked"]) * 1e3
-    marked = statistics.median(seconds["test_marked"]) * 1e3
-    yield Figure(what="a test, unmarked", value=unmarked, target=None, unit="ms")
-    yield Figure(
-        what="a test marked with chaos, without operation: more",
-        value=marked - unmarked,
-        target=0.5,
-        unit="ms",
-    )
-
-
 def seam_figures() -> Iterator[Figure]:
     """Calls of zero bytes go the whole way through Python, and the network stays out of it."""
     engine = Engine(lambda engine: [SocketSeam(engine)])
@@ -240,7 +178,7 @@ def microseconds_a_call(call: Callable[[object], object], argument: object) -> f
 
 def main() -> int:
     pin()
-    return show([*seam_figures(), *test_figures(), *delay_figures()])
+    return show([*seam_figures(), *delay_figures()])
 
 
 if __name__ == "__main__":

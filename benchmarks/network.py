@@ -1,8 +1,9 @@
 """Whether network chaos takes as long as asked, and what it costs whom it is not aimed at.
 
-`python benchmarks/network.py`, with the `test` extra installed; takes two minutes. All that is
+`python benchmarks/network.py`, with the `test` extra installed; takes four minutes. All that is
 promised of the network in one place: blocking clients here, those of asyncio from
-`network_async`, the proxy from `proxy`, calls that no experiment is aimed at from `latency`.
+`network_async`, the proxy from `proxy`, what no experiment is aimed at from `latency` and
+`unmatched`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 import latency
 import network_async
 import proxy
+import unmatched
 
 from figures import Figure
 from figures import lateness
@@ -55,7 +57,8 @@ def main() -> int:
     figures = [*latency.seam_figures()]
     with network_async.server() as port:
         figures += blocking_figures(port)
-    return show([*figures, *network_async.measure(), *proxy.measure()])
+    rest = (network_async, proxy, unmatched)
+    return show([*figures, *(figure for each in rest for figure in each.measure())])
 
 
 if __name__ == "__main__":

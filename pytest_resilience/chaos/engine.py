@@ -207,8 +207,9 @@ class Engine:
 
     def _activate(self, active: tuple[Activation, ...]) -> None:
         self._active = active
+        needed = frozenset[str]().union(*(activation.kinds for activation in active))
         for seam in self._seams:
-            if any(activation.kinds & seam.kinds for activation in active):
+            if not needed.isdisjoint(seam.kinds):
                 seam.install()
                 seam.refresh()
             else:

@@ -18,18 +18,20 @@ __all__ = ["Arrivals"]
 
 
 class Arrivals:
-    """Calls what is meant for a module, once, when it is loaded or if it has been.
+    """Calls what is meant for a module, once a watch, when it is loaded or if it has been.
 
     While some are missing it is a finder of modules, which finds what the others find.
     """
 
     def __init__(self, then: Mapping[str, Callable[[], None]]) -> None:
         """`then` is called after the module that it is meant for was executed."""
-        self._awaited = dict(then)
+        self._then = then
+        self._awaited: dict[str, Callable[[], None]] = {}
         self._asking = threading.local()
 
     def watch(self) -> None:
         """Begin."""
+        self._awaited.update(self._then)
         # Before looking: a module that another thread loads just now must not be missed.
         sys.meta_path.insert(0, self)
         for name in list(self._awaited):

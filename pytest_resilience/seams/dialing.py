@@ -31,6 +31,9 @@ class Dialing:
         self._links = links
         self._retired = False
 
+    def watch(self) -> None:
+        self._retired = False
+
     def retire(self) -> None:
         self._retired = True
 

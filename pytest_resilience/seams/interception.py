@@ -55,10 +55,10 @@ _TLS_SENDING = ("send", "sendall", "write")
 
 
 class Interception:
-    """From an install of the socket seam to its remove.
+    """From an install of the socket seam to its remove, and maybe from the next one on again.
 
-    Its wrappers can outlive it where another tool has kept hold of them; retired, they
-    only pass on.
+    Its wrappers can be called in between, where somebody has kept hold of them; retired,
+    they only pass on.
     """
 
     def __init__(self, engine: Engine, names: Names, patches: Patches) -> None:
@@ -97,6 +97,7 @@ class Interception:
         """Replace what clients call."""
         import ssl  # most clients have it loaded; it may not come after us unseen
 
+        self._retired = False
         patches = self._patches
         self._resolving.watch(patches)
         for plain in socket_classes():
@@ -108,6 +109,7 @@ class Interception:
         for name in _TLS_SENDING:
             patches.replace(ssl.SSLSocket, name, self._sending)
         patches.replace(ssl.SSLSocket, "do_handshake", self._shaking_hands)
+        self._dialing.watch()
         self._loops.watch()
         self._tls_objects.watch()
 

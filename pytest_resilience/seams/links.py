@@ -251,6 +251,7 @@ class Links:
         with self._lock:
             self.passing.clear()
             self._by_descriptor.clear()
+            self._listening, self._known = None, ()
 
     def _look(self, sock: socket.socket, link: Link, kind: str) -> None:
         with self._lock:

@@ -57,9 +57,10 @@ class Loops:
         Each of their loops begins with a pair of sockets to be woken by. So nobody has to
         load them who does not use them.
         """
+        self._reached = self._retired = False
         self._patches.replace(socket, "socketpair", self._pairing)
         self._reach()
-        self._trio.reach()
+        self._trio.watch()
 
     def retire(self) -> None:
         self._trio.retire()

@@ -41,26 +41,26 @@ class MockedSeam:
     kinds = frozenset({RESOLVE, CONNECT, RECEIVE, CLOSE})
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
         self._patches = Patches()
-        self._arrivals: Arrivals | None = None
+        self._arrivals = Arrivals(
+            {
+                name: functools.partial(reach, engine, self._patches)
+                for name, reach in _MOCKS.items()
+            }
+        )
+        self._installed = False
 
     def install(self) -> None:
-        if self._arrivals is None:
-            self._arrivals = Arrivals(
-                {
-                    name: functools.partial(reach, self._engine, self._patches)
-                    for name, reach in _MOCKS.items()
-                }
-            )
+        if not self._installed:
+            self._installed = True
             self._arrivals.watch()
 
     def refresh(self) -> None:
         """Nothing to do: each call asks whom the active experiments are aimed at."""
 
     def remove(self) -> None:
-        if self._arrivals is not None:
+        if self._installed:
+            self._installed = False
             self._arrivals.forget()
-            self._arrivals = None
         if self._patches:
             self._patches.restore()

@@ -86,6 +86,7 @@ class OutOfReach:
         self._engine = engine
         self._names = names
         self._patches = patches
+        self._makers: dict[tuple[Any, str], Callable[[Any], Any]] = {}
         self._arrivals = Arrivals(
             {
                 "psycopg": self._psycopg,
@@ -246,7 +247,8 @@ class OutOfReach:
 
             return classmethod(observed) if isinstance(there, classmethod) else observed
 
-        self._patches.replace(owner, name, make)
+        # The first for each is as good as any, and so is what it has made.
+        self._patches.replace(owner, name, self._makers.setdefault((owner, name), make))
 
 
 def _led(through: str) -> str:

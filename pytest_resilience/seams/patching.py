@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import _socket
+import functools
 import sys
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -33,10 +35,14 @@ class Patches:
     tool may have replaced it before. Where another tool replaced it *after*, taking
     ours out would take theirs out too, so it stays until they are gone; `restore` can be
     called again for that.
+
+    To make a replacement takes longer than to put it in place, so each is kept and used
+    again as long as the same `make` replaces the same thing.
     """
 
     def __init__(self) -> None:
         self._applied: list[tuple[Any, str, object, object]] = []
+        self._made: dict[tuple[int, str], _Made] = {}
 
     def __bool__(self) -> bool:
         return bool(self._applied)
@@ -44,7 +50,12 @@ class Patches:
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         """Put `make(what is there)` at `owner.name`."""
         found = vars(owner).get(name, _ABSENT)  # _ABSENT: inherited, e.g. from a C type
-        ours = make(getattr(owner, name))
+        original = getattr(owner, name)
+        known = self._made.get((id(owner), name))
+        if known is None or known.original is not original or not _alike(known.make, make):
+            known = _Made(owner, original, make, make(original))
+            self._made[id(owner), name] = known
+        ours = known.ours
         # Noted first: an interrupt between the two lines must not lose it.
         self._applied.append((owner, name, found, ours))
         setattr(owner, name, ours)
@@ -65,6 +76,22 @@ class Patches:
             else:
                 setattr(owner, name, found)
         self._applied = kept[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What `make` has made of an `owner`'s `original`. The owner is kept: its id is its own."""
+
+    owner: Any
+    original: object
+    make: Callable[[Any], Any]
+    ours: Any
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, functools.partial) and isinstance(other, functools.partial):
+        return (one.func, one.args, one.keywords) == (other.func, other.args, other.keywords)
+    return bool(one == other)
 
 
 def python_socket_class() -> Any:

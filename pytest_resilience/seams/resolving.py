@@ -33,6 +33,7 @@ class Resolving:
         self._retired = False
 
     def watch(self, patches: Patches) -> None:
+        self._retired = False
         green = green_module("gevent.socket")
         for module in (socket, *([] if green is None else [green])):
             for name in _RESOLVING:

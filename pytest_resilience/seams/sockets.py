@@ -36,31 +36,38 @@ class SocketSeam:
         self._engine = engine
         self._names = Names()
         self._patches = Patches()
+        self._installed = False
+        # Made by the first install, and used again by the next: most tests need the same.
         self._interception: Interception | None = None
-        self._beside: tuple[NamesElsewhere, OutOfReach] | None = None
+        self._beside: tuple[NamesElsewhere | OutOfReach, ...] = ()
 
     def install(self) -> None:
+        if self._installed:
+            return
+        self._installed = True
         if self._interception is None:
             self._interception = Interception(self._engine, self._names, self._patches)
-            self._interception.apply()
             self._beside = (
                 NamesElsewhere(self._names, self._patches),
                 OutOfReach(self._engine, self._names, self._patches),
             )
-            for each in self._beside:
-                each.watch()
+        self._interception.apply()
+        for each in self._beside:
+            each.watch()
 
     def refresh(self) -> None:
         if self._interception is not None:
             self._interception.refresh()
 
     def remove(self) -> None:
-        if self._interception is not None:
+        if self._installed and self._interception is not None:
+            self._installed = False
             self._interception.retire()
-            self._interception = None
-        if self._beside is not None:
             for each in self._beside:
                 each.retire()
-            self._beside = None
         if self._patches:
             self._patches.restore()
+            if self._patches:
+                # Some of it is stuck below another tool's, and may only pass on from now on:
+                # the next install puts its own on top.
+                self._interception = None

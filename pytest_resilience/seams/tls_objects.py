@@ -42,12 +42,16 @@ class TlsObjects:
     def watch(self) -> None:
         import ssl  # most clients have it loaded; it may not come after us unseen
 
+        self._retired = False
         self._patches.replace(ssl.SSLContext, "wrap_bio", self._wrapping)
         self._patches.replace(ssl.SSLObject, "do_handshake", self._shaking_hands)
         self._patches.replace(ssl.SSLObject, "read", self._reading)
 
     def retire(self) -> None:
         self._retired = True
+        self._outgoing.clear()
+        self._made.clear()
+        self._links.clear()
 
     def said_hello(self, link: Link, hello: bytes) -> None:
         """`hello` has been sent on `link`: whose was it?"""

@@ -36,6 +36,11 @@ class TrioSockets:
         self._retired = False
         self._lock = threading.Lock()
 
+    def watch(self) -> None:
+        """Reach trio now, if it is loaded."""
+        self._reached = self._retired = False
+        self.reach()
+
     def reach(self) -> None:
         """Reach trio, if it is loaded."""
         module = sys.modules.get("trio._socket")

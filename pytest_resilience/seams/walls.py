@@ -44,7 +44,7 @@ class Walls:
         self._closed: list[tuple[KernelSocket, Backlog, Effect]] = []
         self._lock = threading.Lock()
         self._watcher: threading.Thread | None = None
-        self._over = threading.Event()
+        self._over = threading.Event()  # of its own for each watcher
 
     def is_before(self, sock: socket.socket, link: Link) -> bool:
         """Whether nothing gets through; once that is so, it stays so for a while."""
@@ -116,9 +116,9 @@ class Walls:
 
     def retire(self) -> None:
         """Keep nothing any more."""
+        watcher, self._watcher = self._watcher, None
         self._over.set()
         self.flush_all()
-        watcher = self._watcher
         if watcher is not None and watcher is not threading.current_thread():
             watcher.join(_PATIENCE)
 
@@ -144,13 +144,17 @@ class Walls:
         """Have a thread see when it is over, where nobody else would."""
         with self._lock:
             if self._watcher is None or not self._watcher.is_alive():  # it was, before a fork
+                self._over = threading.Event()
                 self._watcher = threading.Thread(
-                    target=self._wait_for_the_end, name="pytest-resilience partition", daemon=True
+                    target=self._wait_for_the_end,
+                    args=[self._over],
+                    name="pytest-resilience partition",
+                    daemon=True,
                 )
                 self._watcher.start()
 
-    def _wait_for_the_end(self) -> None:
-        while not self._over.wait(_SOON):
+    def _wait_for_the_end(self, over: threading.Event) -> None:
+        while not over.wait(_SOON):
             held = [link for link in self._links.all() if self._is_for_the_watcher(link)]
             for link in held:
                 sock = link.owner()
@@ -159,7 +163,8 @@ class Walls:
             self._flush_closed()
             with self._lock:
                 if not (held or self._closed):
-                    self._watcher = None
+                    if self._over is over:
+                        self._watcher = None
                     return
 
     def _is_for_the_watcher(self, link: Link) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import socket
 import ssl
 
@@ -108,6 +109,50 @@ def test_nothing_is_patched_before_the_first_and_after_the_last(engine: Engine) 
     assert touched() != before
     engine.stop(second)
     engine.stop(second)  # once more does no harm
+    assert touched() == before
+
+
+def test_what_is_replaced_again_is_replaced_by_the_same(engine: Engine) -> None:
+    before = touched()
+    found = []
+    for _ in range(2):
+        activation = engine.start(ChaosExperiment("x", "network_latency"), seed=1)
+        found.append(touched())
+        engine.stop(activation)
+        assert touched() == before
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("make", [str.upper, functools.partial(operator.concat, "to ")])
+def test_a_replacement_stands_for_what_it_was_made_of(make: Any) -> None:
+    class Owner:
+        text = "a"
+
+    patches = Patches()
+    for text in ("a", "b"):
+        Owner.text = text
+        patches.replace(Owner, "text", make)
+        patches.restore()
+        patches.replace(Owner, "text", str.title)  # nor for another one
+        assert Owner.text == text.title()
+        patches.restore()
+        assert Owner.text == text
+
+
+def test_a_wrapper_below_another_tool_s_does_not_act_a_second_time(
+    engine: Engine, echo_port: int
+) -> None:
+    before = touched()
+    first = engine.start(ChaosExperiment("x", "network_latency", delay=0), seed=1)
+    theirs = Foreign("connect")
+    engine.stop(first)  # which it cannot take out
+    second = engine.start(ChaosExperiment("x", "network_latency", delay=0), seed=1)
+    with socket.socket() as client:
+        client.connect(("127.0.0.1", echo_port))
+    assert second.matched == 1
+    engine.stop(second)
+    theirs.undo()
+    engine.settle()
     assert touched() == before
 
 
