@@ -11,11 +11,12 @@ from typing import Protocol
 
 import pytest
 
-from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.errors import ConfigurationError
-from pytest_resilience.plugin.deadline import DeadlineError
 from pytest_resilience.plugin.deadline import deadline
 from pytest_resilience.plugin.expectation import Expectation
+from pytest_resilience.plugin.judgement import Judgement
+from pytest_resilience.plugin.judgement import of_calm_run
+from pytest_resilience.plugin.judgement import of_cell
 from pytest_resilience.plugin.leftovers import Leftovers
 from pytest_resilience.plugin.leftovers import Snapshot
 from pytest_resilience.plugin.plan import Planned
@@ -37,6 +38,8 @@ from pytest_resilience.report.junit import junit_properties
 
 __all__ = ["Matrix", "register"]
 
+_RUNNING_NOTHING = ("collectonly", "setuponly", "setupplan")
+
 _EXPECTED = pytest.StashKey[Expectation]()
 _LIMIT = pytest.StashKey[float]()
 _RAISED = pytest.StashKey[dict[str, BaseException]]()
@@ -53,7 +56,12 @@ class Runs(Protocol):
 
 
 def register(config: pytest.Config, session: Runs, settings: Settings) -> None:
-    """Let this process run the matrix; where the terminal is, collect what all have found."""
+    """Let this process run the matrix; where the terminal is, collect what all have found.
+
+    A run that runs no tests, as with --collect-only, is none.
+    """
+    if any(config.getoption(option, False) for option in _RUNNING_NOTHING):
+        return
     results = None
     if not hasattr(config, "workerinput"):
         results = Results.register(config, settings)
@@ -119,19 +127,9 @@ class Matrix:
         before = Snapshot()
         reports = run_once(item, brief=False)
         usual = before.leftovers()
-        problem = _why_not(reports)
-        cells: list[Cell] = []
+        spared = of_calm_run(reports)
         try:
-            for each in planned:
-                cells.append(
-                    each.ended(Verdict.INVALID, problem)
-                    if problem
-                    else self._run(item, each, usual)
-                )
-                told = item.ihook.pytest_resilience_verdict(item=item, cell=cells[-1])
-                cells[-1] = cells[-1] if told is None else told
-                if self._results is not None:
-                    self._results.add(cells[-1])
+            cells = [self._ended(item, each, spared, usual) for each in planned]
             end = finish(item, nextitem)
         except BaseException:
             finish(item, None)
@@ -144,6 +142,18 @@ class Matrix:
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
+
+    def _ended(
+        self, item: pytest.Item, planned: Planned, spared: Judgement | None, usual: Leftovers
+    ) -> Cell:
+        """What came of a cell; where it is `spared`, without running it."""
+        spared = spared or planned.spared
+        cell = planned.ended(*spared) if spared else self._run(item, planned, usual)
+        told = item.ihook.pytest_resilience_verdict(item=item, cell=cell)
+        cell = cell if told is None else told
+        if self._results is not None:
+            self._results.add(cell)
+        return cell
 
     def _run(self, item: pytest.Item, planned: Planned, usual: Leftovers) -> Cell:
         expected = item.stash[_EXPECTED]
@@ -158,19 +168,12 @@ class Matrix:
         finally:
             del item.stash[_LIMIT]
         scope = self._session.last(item)
-        verdict, reason = _verdict(reports, raised, expected)
-        if scope is not None and verdict in (Verdict.SURVIVED, Verdict.FAILED):
-            activation = next(
-                each for requested, each in scope.started if requested is planned.requested
-            )
-            if not activation.hits and verdict is Verdict.SURVIVED:
-                verdict, reason = Verdict.NEVER_FIRED, _why_never(activation)
-            elif not activation.hits:
-                verdict = Verdict.INVALID
-                reason = f"it failed although nothing was injected: {reason}"
+        started = [] if scope is None else scope.started
+        activation = next((each for asked, each in started if asked is planned.requested), None)
+        verdict, reason = of_cell(reports, raised, expected, activation)
         raised.clear()  # tracebacks keep what their frames held
         left = before.leftovers(usual).beyond(usual)
-        if left and verdict in (Verdict.SURVIVED, Verdict.DEGRADED):
+        if left and verdict.good:
             verdict, reason = Verdict.LEAK, f"it left {left} behind"
         moments = timeline.moments(scope.timeline() if scope is not None else [])
         return planned.ended(
@@ -194,39 +197,3 @@ class Matrix:
         if _LIMIT in item.stash and call.excinfo is not None:
             item.stash[_RAISED][call.when] = call.excinfo.value
         return (yield)
-
-
-def _why_never(activation: Activation) -> str:
-    if activation.matched:
-        operations = "operation" if activation.matched == 1 else "operations"
-        return f"it matched {activation.matched} {operations} and hit none"
-    did = "; ".join(activation.never_fired().seen) or "nothing that a fault could hit"
-    return f"no operation matched {activation.experiment.aim}; the code did: {did}"
-
-
-def _why_not(reports: list[pytest.TestReport]) -> str:
-    """Why a test cannot be put under chaos, by its calm run; "" if it can."""
-    for report in reports:
-        if report.failed:
-            return f"the calm run failed in {report.when}"
-        if report.skipped or hasattr(report, "wasxfail"):
-            return "the calm run was skipped, or failed as expected"
-    return ""
-
-
-def _verdict(
-    reports: list[pytest.TestReport], raised: dict[str, BaseException], expected: Expectation
-) -> tuple[Verdict, str]:
-    bad = next((report for report in reports if report.failed), None)
-    if bad is None:
-        skipped = any(report.skipped for report in reports)
-        return (Verdict.NOT_RUN, "it was skipped") if skipped else (Verdict.SURVIVED, "")
-    error = raised.get(bad.when or "")
-    if error is None:
-        return Verdict.FAILED, f"it failed in {bad.when}"
-    if isinstance(error, DeadlineError):
-        return Verdict.HANG, str(error)
-    reason = f"{type(error).__name__}: {error}".strip()
-    if bad.when == "call" and expected.allowed and isinstance(error, expected.allowed):
-        return Verdict.DEGRADED, reason
-    return Verdict.FAILED, reason if bad.when == "call" else f"in {bad.when}: {reason}"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience.chaos.profile import Profile
+from pytest_resilience.plugin.judgement import Judgement
 from pytest_resilience.plugin.profiles import selects
 from pytest_resilience.plugin.requested import Requested
 from pytest_resilience.plugin.settings import Settings
@@ -35,6 +36,13 @@ class Planned:
 
     requested: Requested
     cell: Cell
+
+    @property
+    def spared(self) -> Judgement | None:
+        """The verdict of what is not to be run at all; None for what is."""
+        if self.requested.experiment.enabled:
+            return None
+        return Verdict.NOT_RUN, "the experiment is disabled: enabled = false"
 
     def ended(
         self,

@@ -126,8 +126,9 @@ class Results:
 
     def _report(self) -> Report:
         index, count = self._settings.shard
+        missing = self._missing()
         return Report(
-            cells=combine([*self._ended, *self._missing()]),
+            cells=combine([*self._ended, *missing]),
             configuration=self._configuration,
             profiles=tuple(profile.name for profile, _ in self._settings.profiles),
             seed=self._settings.seed,
@@ -135,7 +136,7 @@ class Results:
             python=platform.python_version(),
             pytest=pytest.__version__,
             plugin=metadata.version("pytest-resilience"),
-            interrupted=self._interrupted,
+            interrupted=self._interrupted or _left_over(missing),
             shard=Shard(index=index, count=count),
         )
 
@@ -195,6 +196,14 @@ class Results:
             terminalreporter.line(text)
         for failure in self._failures:
             terminalreporter.line(f"ERROR: {failure}", red=True)
+
+
+def _left_over(missing: list[Cell]) -> str:
+    """Why a run that nobody has stopped has not come to its end; "" if it has."""
+    if not missing:
+        return ""
+    number = "1 planned cell was" if len(missing) == 1 else f"{len(missing)} planned cells were"
+    return f"{number} never run, {missing[0].test} under {missing[0].experiment!r} first"
 
 
 def _counts(report: Report) -> list[str]:

@@ -136,7 +136,8 @@ def _checked(config: pytest.Config, names: dict[str, str]) -> Settings:
     _check_names(only, profiles, names["chaos-experiment"])
     profiles = [each.only(only) for each in profiles]
     requests = [requested_of(each, defaults, services) for each in profiles]
-    matrix = _matrix(config, names, profiles)
+    calm = bool(options.given(config, "no-chaos"))
+    matrix = _matrix(config, names, profiles, calm=calm)
     return Settings(
         matrix=matrix,
         gate=first(
@@ -147,7 +148,7 @@ def _checked(config: pytest.Config, names: dict[str, str]) -> Settings:
         reports=tuple(map(Path, options.given(config, "resilience-report"))),
         shard=single(config, "resilience-shard", names, part) or (1, 1),
         seed=_seed_of(config) if seed is None else seed,
-        calm=bool(options.given(config, "no-chaos")),
+        calm=calm,
         defaults=defaults,
         experiments=tuple(
             _experiment(spec, names["chaos"], defaults, services, caps)
@@ -184,10 +185,15 @@ def _caps(config: pytest.Config) -> Caps:
     )
 
 
-def _matrix(config: pytest.Config, names: dict[str, str], profiles: list[Profile]) -> bool:
-    """Whether this run is one of the matrix."""
+def _matrix(
+    config: pytest.Config, names: dict[str, str], profiles: list[Profile], *, calm: bool
+) -> bool:
+    """Whether this run is one of the matrix: a calm one is not, whatever else is said."""
+    if calm:
+        _check_unused(config, names, f"cannot be with {names['no-chaos']}: in a calm run")
+        return False
     if not options.given(config, "chaos-matrix"):
-        _check_unused(config, names)
+        _check_unused(config, names, f"needs {names['chaos-matrix']}: without it")
         return False
     if not profiles:
         raise ConfigurationError(
@@ -234,13 +240,11 @@ def _services(config: pytest.Config, profiles: Iterable[Profile]) -> Services:
     return Services(found)
 
 
-def _check_unused(config: pytest.Config, names: Mapping[str, str]) -> None:
+def _check_unused(config: pytest.Config, names: Mapping[str, str], why: str) -> None:
     """Refuse what only the matrix heeds; `addopts` may have it for the runs that are one."""
     for flag in _OF_THE_MATRIX:
         if times_typed(config, flag):
-            raise ConfigurationError(
-                f"{names[flag]} needs {names['chaos-matrix']}: without it there is nothing to judge"
-            )
+            raise ConfigurationError(f"{names[flag]} {why} there is nothing to judge")
 
 
 def _experiment(

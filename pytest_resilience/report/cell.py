@@ -15,7 +15,7 @@ __all__ = ["Cell", "Moment", "MomentKind", "Verdict"]
 class Verdict(StrEnum):
     """What came of a cell, from the best to the worst.
 
-    The worst are the two that prove nothing: no baseline excuses them.
+    The worst are those that prove nothing: no baseline excuses them.
     """
 
     NOT_RUN = "not_run"
@@ -25,6 +25,7 @@ class Verdict(StrEnum):
     FAILED = "failed"
     HANG = "hang"
     NEVER_FIRED = "never_fired"
+    NOT_STARTED = "not_started"
     INVALID = "invalid"
 
     @property
@@ -41,6 +42,11 @@ class Verdict(StrEnum):
     def proves_nothing(self) -> bool:
         """Whether the experiment was to be run, and tells nothing of the system."""
         return self in _VOID
+
+    @property
+    def fails(self) -> bool:
+        """Whether a run with such a cell fails, unless a baseline accepts it."""
+        return self.bad or self.proves_nothing
 
     @property
     def letter(self) -> str:
@@ -60,9 +66,12 @@ class Verdict(StrEnum):
 
 _GOOD = frozenset({Verdict.SURVIVED, Verdict.DEGRADED})
 _BAD = frozenset({Verdict.LEAK, Verdict.FAILED, Verdict.HANG})
-_VOID = frozenset({Verdict.NEVER_FIRED, Verdict.INVALID})
+_VOID = frozenset({Verdict.NEVER_FIRED, Verdict.NOT_STARTED, Verdict.INVALID})
 _SEVERITY = {verdict: number for number, verdict in enumerate(Verdict)}
-_LETTERS = {verdict: verdict.value[0].upper() for verdict in Verdict} | {Verdict.NOT_RUN: "-"}
+_LETTERS = {verdict: verdict.value[0].upper() for verdict in Verdict} | {
+    Verdict.NOT_RUN: "-",
+    Verdict.NOT_STARTED: "!",
+}
 
 
 class MomentKind(StrEnum):

@@ -27,18 +27,18 @@ def markdown_text(report: Report, gate: GateResult | None = None) -> str:
     """The document: the verdict, what is bad, the experiments, all else folded away."""
     lines = ["## Resilience", "", *_verdict(report, gate), ""]
     room = _MOST
-    looked_at = [cell for cell in report.cells if cell.verdict.bad or cell.verdict.proves_nothing]
+    looked_at = [cell for cell in report.cells if cell.verdict.fails]
     if looked_at:
         rows = _fitting(map(_full_row, sorted(looked_at, key=_worst_first)), room)
         room -= sum(map(_size, rows))
         lines += _table("verdict", "test", "experiment", "reason", "repeat", rows=rows)
         lines += _left_out(len(looked_at) - len(rows))
-    lines += _table("experiment", "weight", *_columns(), "score", rows=_experiments(report))
-    others = [cell for cell in report.cells if cell.verdict.good or _unrun(cell)]
+    lines += _experiments(report)
+    others = [cell for cell in report.cells if not cell.verdict.fails]
     if others:
         rows = _fitting(map(_short_row, sorted(others, key=_worst_first)), room)
         lines += [f"<details><summary>{len(others)} other cells</summary>", ""]
-        lines += _table("verdict", "test", "experiment", rows=rows)
+        lines += _table("verdict", "test", "experiment", "reason", rows=rows)
         lines += [*_left_out(len(others) - len(rows)), "</details>", ""]
     return "\n".join([*lines, _conditions(report)]) + "\n"
 
@@ -67,10 +67,6 @@ def _worst_first(cell: Cell) -> int:
     return -cell.verdict.severity
 
 
-def _unrun(cell: Cell) -> bool:
-    return cell.verdict is Verdict.NOT_RUN
-
-
 def _full_row(cell: Cell) -> str:
     return _row(
         _words(cell), _code(cell.test), _plain(cell.experiment), _plain(cell.reason[:_LONGEST]),
@@ -79,25 +75,31 @@ def _full_row(cell: Cell) -> str:
 
 
 def _short_row(cell: Cell) -> str:
-    return _row(_words(cell), _code(cell.test), _plain(cell.experiment))
+    reason = _plain(cell.reason[:_LONGEST])
+    return _row(_words(cell), _code(cell.test), _plain(cell.experiment), reason)
 
 
 def _words(cell: Cell) -> str:
     return cell.verdict.words + (" (flaky)" if cell.flaky else "")
 
 
-def _columns() -> list[str]:
-    return [verdict.words for verdict in Verdict]
+def _experiments(report: Report) -> list[str]:
+    """A table: how many cells of each verdict that there is."""
+    counts = Counter(cell.verdict for cell in report.cells)
+    verdicts = [verdict for verdict in Verdict if counts[verdict]]
+    words = [verdict.words for verdict in verdicts]
+    rows = _rows(report, verdicts)
+    return _table("experiment", "weight", *words, "score", rows=rows)
 
 
-def _experiments(report: Report) -> Iterator[str]:
+def _rows(report: Report, verdicts: list[Verdict]) -> Iterator[str]:
     by_name: dict[str, list[Cell]] = {}
     for cell in report.cells:
         by_name.setdefault(cell.experiment, []).append(cell)
     for name, cells in by_name.items():
         counts = Counter(cell.verdict for cell in cells)
         what = f"<br>{_plain(cells[0].what)}" if cells[0].what not in {"", name} else ""
-        numbers = [str(counts[verdict] or "") for verdict in Verdict]
+        numbers = [str(counts[verdict] or "") for verdict in verdicts]
         yield _row(_plain(name) + what, f"{cells[0].weight:g}", *numbers, str(Score.of(cells)))
 
 

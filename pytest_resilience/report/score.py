@@ -15,7 +15,7 @@ from pytest_resilience.report.cell import Verdict
 
 __all__ = ["Score"]
 
-_NOT_TRIED = frozenset({Verdict.NOT_RUN, Verdict.INVALID})
+_NOT_TRIED = frozenset({Verdict.NOT_RUN, Verdict.NOT_STARTED, Verdict.INVALID})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,7 +93,7 @@ EXPECTED = {
     "test_leaks": ("leak", "survived"),
     "test_elsewhere": ("never_fired", "never_fired"),
     "test_broken": ("invalid", "invalid"),
-    "test_skipped": ("invalid", "invalid"),
+    "test_skipped": ("not_run", "not_run"),
 }
 
 
@@ -133,11 +133,11 @@ def test_every_verdict(shop: pytest.Pytester) -> None:
         "--chaos-experiment=refused"
     )
     assert failed["timeline"][0]["kind"] == "fault"
-    assert "was skipped" in cells["test_shop.py::test_skipped", "slow"]["reason"]
+    assert "is skipped" in cells["test_shop.py::test_skipped", "slow"]["reason"]
     assert cells["test_shop.py::test_leaks", "refused"]["reason"] == "it left 1 socket behind"
     result.stdout.fnmatch_lines([
-        "refused: 1 survived, 1 degraded, 1 leak, 1 failed, 1 hang, 1 never fired, 2 invalid",
-        "slow: 5 survived, 1 never fired, 2 invalid",
+        "refused: 1 not run, 1 survived, 1 degraded, 1 leak, 1 failed, 1 hang, 1 never fired, *",
+        "slow: 1 not run, 5 survived, 1 never fired, 1 invalid",
         "score 60 %; there is no gate, so this fails no run",
     ])  # fmt: skip
 
@@ -253,6 +253,10 @@ def test_under_xdist_it_is_the_same(shop: pytest.Pytester) -> None:
         (["--chaos-profile=ci", "--resilience-gate", "95"], "--resilience-gate needs --chaos-mat*"),
         (["--resilience-report=a.json"], "--resilience-report needs --chaos-matrix: without it *"),
         (
+            ["--chaos-matrix", "--chaos-profile=ci", "--no-chaos", "--resilience-gate=1"],
+            "--resilience-gate cannot be with --no-chaos: in a calm run there is nothing to judge",
+        ),
+        (
             ["--chaos-profile=ci", "--chaos-experiment=x"],
             "--chaos-experiment=x: the profiles have *",
         ),
@@ -284,6 +288,17 @@ def test_what_makes_no_sense_is_refused_before_a_test_runs(
 def test_a_plain_run_may_have_in_addopts_what_the_matrix_heeds(shop: pytest.Pytester) -> None:
     shop.makeini("[pytest]\naddopts = --resilience-report=out.json --resilience-gate=95")
     shop.runpytest("-k", "survives").assert_outcomes(passed=1, deselected=8)
+
+
+@pytest.mark.parametrize("flag", ["--collect-only", "--setup-plan", "--setup-only", "--no-chaos"])
+def test_a_run_without_tests_or_chaos_has_nothing_to_judge(
+    shop: pytest.Pytester, flag: str
+) -> None:
+    shop.makeini("[pytest]\naddopts = --resilience-report=out.json --resilience-gate=95")
+    result = matrix(shop, "-k", "survives", flag)
+    assert result.ret == 0
+    result.stdout.no_fnmatch_line("*resilience matrix*")
+    assert not (shop.path / "out.json").exists()
 
 
 def test_bad_expectations_are_refused(shop: pytest.Pytester) -> None:

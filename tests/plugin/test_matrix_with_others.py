@@ -359,6 +359,26 @@ def test_a_worker_that_crashes_leaves_its_cells_not_run(shop: pytest.Pytester) -
     assert "gw0 crashed" in document["interrupted"]
 
 
+def test_planned_cells_that_a_worker_never_ran_leave_the_run_incomplete(
+    shop: pytest.Pytester,
+) -> None:
+    shop.makepyfile(NAIVE)
+    shop.makeconftest("""
+        def pytest_resilience_verdict(item, cell):
+            if item.name == "test_wary":
+                raise RuntimeError("an internal error")
+    """)
+    result = run(shop, "-p", "xdist", "-p", "no:randomly", "-n1", subprocess=True)
+    document = json.loads((shop.path / "out.json").read_text())
+    assert counts(shop) == {"failed": 2, "not_run": 2}
+    assert document["interrupted"] == (
+        "2 planned cells were never run, "
+        "test_planned_cells_that_a_worker_never_ran_leave_the_run_incomplete.py::test_wary under "
+        "'no stock' first"
+    )
+    result.stdout.fnmatch_lines(["the run did not come to its end: 2 planned cells were never *"])
+
+
 @pytest.mark.parametrize(("careful", "verdict"), [(True, "survived"), (False, "failed")])
 def test_calls_of_a_mocked_transport_are_cells_like_others(
     careful: bool, verdict: str, shop: pytest.Pytester

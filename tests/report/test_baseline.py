@@ -185,7 +185,7 @@ def test_a_new_baseline_lists_what_breaks_and_keeps_what_is_waived() -> None:
     before = Baseline(configuration="decaf", known=(waived, too_mild, gone))
     now = report(
         cell("survived", "d"), cell("failed", "b"), cell("hang", "c"), cell("leak", "a"),
-        cell("never_fired", "e"), cell("invalid", "f"),
+        cell("never_fired", "e"), cell("invalid", "f"), cell("not_started", "g"),
     )  # fmt: skip
     found = baseline_of(now, before)
     assert found.configuration == "c0ffee"

@@ -31,13 +31,14 @@ def test_each_verdict_is_of_one_sort_at_most() -> None:
     }
     assert {verdict for verdict, sort in sorts.items() if sort == (False, False, True)} == {
         "never_fired",
+        "not_started",
         "invalid",
     }
     assert sorts[Verdict.NOT_RUN] == (False, False, False)
 
 
 def test_every_verdict_has_a_letter_of_its_own() -> None:
-    assert "".join(verdict.letter for verdict in Verdict) == "-SDLFHNI"
+    assert "".join(verdict.letter for verdict in Verdict) == "-SDLFHN!I"
     assert Verdict.NEVER_FIRED.words == "never fired"
 
 

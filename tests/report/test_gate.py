@@ -66,7 +66,9 @@ def test_a_score_below_what_is_asked_fails() -> None:
     assert gate(shown, 50, baseline_of(shown)).passed
 
 
-@pytest.mark.parametrize("verdict", ["failed", "hang", "leak", "never_fired", "invalid"])
+@pytest.mark.parametrize(
+    "verdict", ["failed", "hang", "leak", "never_fired", "not_started", "invalid"]
+)
 def test_each_cell_that_does_not_hold_fails(verdict: str) -> None:
     found = gate(report(cell("survived", "a"), cell(verdict)))
     assert whats(found) == [f"{verdict.replace('_', ' ')}: t.py::t under 'slow'"]
@@ -124,7 +126,7 @@ def test_the_baseline_excuses_nothing_worse_than_it_says(
     )
 
 
-@pytest.mark.parametrize("verdict", ["never_fired", "invalid"])
+@pytest.mark.parametrize("verdict", ["never_fired", "not_started", "invalid"])
 def test_the_baseline_excuses_nothing_that_proves_nothing(verdict: str) -> None:
     found = gate(report(cell(verdict), cell("survived", "b")), 0, known("hang"))
     assert whats(found) == [f"{verdict.replace('_', ' ')}: t.py::t under 'slow'"]

@@ -117,5 +117,15 @@ def test_what_is_no_whole_run_is_refused(named: list[tuple[str, Report]], text: 
 
 def test_verdicts_have_their_order() -> None:
     assert sorted(Verdict, key=lambda each: each.severity) == [
-        *("not_run", "survived", "degraded", "leak", "failed", "hang", "never_fired", "invalid")
+        *(
+            "not_run",
+            "survived",
+            "degraded",
+            "leak",
+            "failed",
+            "hang",
+            "never_fired",
+            "not_started",
+            "invalid",
+        )
     ]

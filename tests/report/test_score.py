@@ -25,7 +25,7 @@ def score(*verdicts: str) -> Score:
     ("verdicts", "percent", "shown"),
     [
         ([], None, "no score"),
-        (["never_fired", "invalid", "not_run"], None, "no score"),
+        (["never_fired", "not_started", "invalid", "not_run"], None, "no score"),
         (["survived"], 100.0, "100 %"),
         (["survived", "degraded", "never_fired", "invalid", "not_run"], 100.0, "100 %"),
         (["failed"], 0.0, "0 %"),
@@ -63,9 +63,11 @@ def test_what_is_judged_is_the_figure_that_is_shown() -> None:
 
 
 def test_coverage_stands_apart() -> None:
-    found = score("survived", "not_run", "invalid", "never_fired", "failed", "degraded")
+    found = score(
+        *("survived", "not_run", "not_started", "invalid", "never_fired", "failed", "degraded")
+    )
     assert found.percent == 66.6
-    assert (found.tried, found.planned, found.coverage) == (4, 6, 66.6)
+    assert (found.tried, found.planned, found.coverage) == (4, 7, 57.1)
     assert score().coverage is None
 
 
