@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,11 +41,15 @@ def deadline(seconds: float) -> Iterator[bool]:
             raise DeadlineError(f"it was still running after {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, expired)
+    began = time.monotonic()
     # Again and again: raised in a destructor or a callback it would reach nobody.
-    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
     try:
         yield True
     finally:
         inside = False
-        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if left:  # at its time, or at once if that is over
+            rest = left - (time.monotonic() - began)
+            signal.setitimer(signal.ITIMER_REAL, max(rest, 1e-6), interval)

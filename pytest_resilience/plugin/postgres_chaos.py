@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
+
+from pytest_resilience.chaos.shared_setting import SharedSetting
 
 
 __all__ = ["PostgresChaos", "servers"]
@@ -29,6 +32,7 @@ class PostgresChaos:
 
         self._url = url
         self._connection = psycopg.connect(url, autocommit=True)
+        self._settings: dict[str, SharedSetting[str | None]] = {}
 
     def close(self) -> None:
         """Let go of the server."""
@@ -52,15 +56,35 @@ class PostgresChaos:
 
     @contextlib.contextmanager
     def _setting(self, name: str, value: str) -> Iterator[None]:
+        """Have a setting of the database for a while, also while another block has it."""
+        if name not in self._settings:
+            self._settings[name] = SharedSetting(
+                functools.partial(self._read, name), functools.partial(self._write, name)
+            )
+        let_go = self._settings[name].hold(value)
+        try:
+            yield
+        finally:
+            let_go()
+
+    def _read(self, name: str) -> str | None:
+        """What the database has set for its sessions; None where it leaves that to the server."""
+        found = self._connection.execute(
+            "SELECT unnest(setconfig) FROM pg_db_role_setting JOIN pg_database ON setdatabase = "
+            "pg_database.oid WHERE datname = current_database() AND setrole = 0"
+        )
+        return dict(row[0].split("=", 1) for row in found).get(name)
+
+    def _write(self, name: str, value: str | None) -> None:
         from psycopg import sql
 
         alter = sql.SQL("ALTER DATABASE {} ").format(sql.Identifier(self._connection.info.dbname))
         setting = sql.Identifier(name)
-        self._connection.execute(alter + sql.SQL("SET {} = {}").format(setting, sql.Literal(value)))
-        try:
-            yield
-        finally:
-            self._connection.execute(alter + sql.SQL("RESET {}").format(setting))
+        if value is None:
+            change = sql.SQL("RESET {}").format(setting)
+        else:
+            change = sql.SQL("SET {} = {}").format(setting, sql.Literal(value))
+        self._connection.execute(alter + change)
 
     @contextlib.contextmanager
     def locked(self, statement: str) -> Iterator[None]:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pytest_resilience.chaos.shared_setting import SharedSetting
+
 
 __all__ = ["SqliteChaos"]
 
-_PAGES = 2**30  # more than any database has
+_strictest: dict[str, Callable[[int, list[int]], int]] = {
+    "max_page_count": lambda found, wanted: min(found, *wanted),
+    "query_only": lambda _, wanted: max(wanted),
+}
 
 
 class SqliteChaos:
@@ -21,6 +27,8 @@ class SqliteChaos:
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
+        # Each keeps its connection, so that no other one can have its id.
+        self._pragmas: dict[tuple[int, str], SharedSetting[int]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -48,11 +56,8 @@ class SqliteChaos:
     def full(self, connection: sqlite3.Connection, *, more: int = 0) -> Iterator[None]:
         """The database may grow by `more` pages only: SQLITE_FULL."""
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
-        connection.execute(f"PRAGMA max_page_count = {pages + more}")
-        try:
+        with self._pragma(connection, "max_page_count", pages + more):
             yield
-        finally:
-            connection.execute(f"PRAGMA max_page_count = {_PAGES}")
 
     @contextlib.contextmanager
     def interrupted(self, connection: sqlite3.Connection, *, after: int = 1) -> Iterator[None]:
@@ -66,8 +71,22 @@ class SqliteChaos:
     @contextlib.contextmanager
     def read_only(self, connection: sqlite3.Connection) -> Iterator[None]:
         """Nothing can be written on this connection: SQLITE_READONLY."""
-        connection.execute("PRAGMA query_only = 1")
+        with self._pragma(connection, "query_only", 1):
+            yield
+
+    @contextlib.contextmanager
+    def _pragma(self, connection: sqlite3.Connection, name: str, value: int) -> Iterator[None]:
+        """Have a setting of a connection for a while, also while another block has it."""
+        key = (id(connection), name)
+        setting = self._pragmas.get(key)
+        if setting is None:
+            setting = self._pragmas[key] = SharedSetting(
+                lambda: int(connection.execute(f"PRAGMA {name}").fetchone()[0]),
+                lambda wanted: connection.execute(f"PRAGMA {name} = {wanted}"),
+                _strictest[name],
+            )
+        let_go = setting.hold(value)
         try:
             yield
         finally:
-            connection.execute("PRAGMA query_only = 0")
+            let_go()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 
@@ -9,9 +10,11 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from contextlib import contextmanager
 from urllib.parse import unquote_plus
 
+from pytest_resilience.chaos.shared_setting import SharedSetting
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import Address
 
@@ -133,19 +136,26 @@ def _redirected_variables(names: Iterable[str], address: Address) -> dict[str, s
     return led
 
 
+@functools.cache
+def _variable(name: str) -> SharedSetting[str | None]:
+    """A variable of this process's environment; None where it is not set."""
+
+    def write(value: str | None) -> None:
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+    return SharedSetting(lambda: os.environ.get(name), write)
+
+
 @contextmanager
 def _variables_set(variables: Mapping[str, str]) -> Iterator[None]:
     """Have these in `os.environ` for a while; then what was there before."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
+    with ExitStack() as stack:
+        for name, value in variables.items():
+            stack.callback(_variable(name).hold(value))
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 class Leading:

@@ -27,6 +27,17 @@ KernelSocket = _socket.socket
 
 _ABSENT = object()
 
+# Replacements that were to be taken out while another lay on top of them, by id, with what
+# each had found.
+_buried: dict[int, tuple[object, object]] = {}
+
+
+def _uncovered(found: object) -> object:
+    """What is below `found`, and below whatever is there only because it was covered."""
+    while _buried.get(id(found), (None,))[0] is found:
+        found = _buried.pop(id(found))[1]
+    return found
+
 
 class Patches:
     """Attributes replaced for a while.
@@ -34,7 +45,8 @@ class Patches:
     What is put back is what was found, not what is believed to be the true one: another
     tool may have replaced it before. Where another tool replaced it *after*, taking
     ours out would take theirs out too, so it stays until they are gone; `restore` can be
-    called again for that.
+    called again for that. What lies on top may be of another `Patches`: that one takes both
+    out when it is restored.
 
     To make a replacement takes longer than to put it in place, so each is kept and used
     again as long as the same `make` replaces the same thing.
@@ -42,6 +54,7 @@ class Patches:
 
     def __init__(self) -> None:
         self._applied: list[tuple[Any, str, object, object]] = []
+        self._covered: set[int] = set()  # of those, by id, on which another's lay last time
         self._made: dict[tuple[int, str], _Made] = {}
 
     def __bool__(self) -> bool:
@@ -69,12 +82,20 @@ class Patches:
         for owner, name, found, ours in reversed(self._applied):
             current = vars(owner).get(name, _ABSENT)
             if current is not ours:
-                if current is not found:
+                taken_out = id(ours) in self._covered and id(ours) not in _buried
+                if current is not found and not taken_out:
                     kept.append((owner, name, found, ours))
-            elif found is _ABSENT:
+                    _buried[id(ours)] = (ours, found)
+                else:
+                    _buried.pop(id(ours), None)
+                continue
+            _buried.pop(id(ours), None)
+            below = _uncovered(found)
+            if below is _ABSENT:
                 delattr(owner, name)
             else:
-                setattr(owner, name, found)
+                setattr(owner, name, below)
+        self._covered = {id(ours) for _, _, _, ours in kept}
         self._applied = kept[::-1]
 
 

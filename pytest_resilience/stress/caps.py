@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 
@@ -17,6 +18,7 @@ from pytest_resilience.chaos.pressure import MemoryLoad
 from pytest_resilience.chaos.quantities import Amount
 from pytest_resilience.chaos.quantities import amount
 from pytest_resilience.chaos.quantities import format_bytes
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.chaos.stress import LEAST_FLOOR
 from pytest_resilience.chaos.stress import MOST_DISK
 from pytest_resilience.chaos.stress import MOST_MEMORY
@@ -67,8 +69,9 @@ class Caps:
 
     def approve(self, experiment: ChaosExperiment) -> None:
         """Raise ConfigurationError for an experiment that asks for more."""
-        for fault in experiment.faults:
-            self._approve(fault)
+        with limits_lifted():  # what there is is read from files
+            for fault in experiment.faults:
+                self._approve(fault)
 
     def _approve(self, fault: Fault) -> None:
         if isinstance(fault, (CpuLoad, GilLoad)):
@@ -90,6 +93,13 @@ class Caps:
             raise ConfigurationError(
                 f"{fault}: {cores * load:.3g} CPUs are more than the {most:.3g} of {there:g} that "
                 f"chaos_max_cpu = {self.cpu} allows"
+            )
+        # Each costs memory and a place in the scheduler's queue, however little it computes.
+        if cores > max(1, math.ceil(most)):
+            what = "processes" if isinstance(fault, CpuLoad) else "threads"
+            raise ConfigurationError(
+                f"{fault}: {cores} {what} are more than the {max(1, math.ceil(most))} that "
+                f"chaos_max_cpu = {self.cpu} of {there:g} CPUs allows; ask for fewer cores"
             )
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import threading
 import time
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from pytest_resilience.chaos.pressure import DescriptorLimit
 from pytest_resilience.chaos.pressure import GilLoad
 from pytest_resilience.chaos.pressure import MemoryLimit
 from pytest_resilience.chaos.pressure import PressureReading
 from pytest_resilience.chaos.pressure import ThreadLimit
+from pytest_resilience.chaos.shared_setting import SharedSetting
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.stress import caps
 from pytest_resilience.stress.gauge import Gauge
@@ -37,11 +45,12 @@ class GilPress:
         self._running: list[threading.Thread] = []
 
     def start(self) -> None:
-        self._gauge = Gauge()
-        for _ in range(self._threads if self._load else 0):
-            thread = threading.Thread(target=self._run, daemon=True, name="GIL load")
-            thread.start()
-            self._running.append(thread)
+        with limits_lifted():
+            self._gauge = Gauge()
+            for _ in range(self._threads if self._load else 0):
+                thread = threading.Thread(target=self._run, daemon=True, name="GIL load")
+                thread.start()
+                self._running.append(thread)
 
     def _run(self) -> None:
         before = time.thread_time()
@@ -53,48 +62,44 @@ class GilPress:
         self._ended.set()
         for thread in self._running:
             thread.join()
+        with limits_lifted():
+            others = self._gauge.others(0.0)
         return PressureReading(
             asked=self._threads * self._load,
             achieved=sum(self._used) / max(seconds, 1e-9),
             unit="CPUs in threads",
             seconds=seconds,
-            others=self._gauge.others(0.0),
+            others=others,
             load_before=self._gauge.load_before,
         )
 
 
-class _ResourceLimit:
-    """A soft resource limit, lowered and put back."""
+Limits = tuple[int, int]  # soft and hard, as `resource` has them
 
-    def __init__(self, name: str) -> None:
-        try:
-            import resource
 
-            self._which = getattr(resource, name)
-        except (ImportError, AttributeError):
-            raise UnavailableError(f"this system has no resource limit {name}") from None
-        self._before: tuple[int, int] | None = None
-
-    def lower(self, soft: int) -> None:
+@functools.cache
+def _resource_limit(
+    name: str,
+    lift: Callable[[SharedSetting[Limits]], AbstractContextManager[None]] = SharedSetting.as_found,
+) -> SharedSetting[Limits]:
+    """A resource limit of this process. Raises UnavailableError where there is none."""
+    try:
         import resource
 
-        before = resource.getrlimit(self._which)
-        limited = min(soft, *(each for each in before if each != resource.RLIM_INFINITY), soft)
-        resource.setrlimit(self._which, (limited, before[1]))
-        self._before = before
+        which = getattr(resource, name)
+    except (ImportError, AttributeError):
+        raise UnavailableError(f"this system has no resource limit {name}") from None
 
-    def restore(self) -> None:
-        import resource
+    def lowest(found: Limits, wanted: list[Limits]) -> Limits:
+        soft = [each for each in (found[0], found[1]) if each != resource.RLIM_INFINITY]
+        return min([*soft, *(each for each, _ in wanted)]), found[1]
 
-        if self._before is not None:
-            resource.setrlimit(self._which, self._before)
-            self._before = None
-
-    @property
-    def soft(self) -> int:
-        import resource
-
-        return resource.getrlimit(self._which)[0]
+    return SharedSetting(
+        lambda: resource.getrlimit(which),
+        lambda limits: resource.setrlimit(which, limits),
+        lowest,
+        lift=lift,
+    )
 
 
 class DescriptorPress:
@@ -105,29 +110,62 @@ class DescriptorPress:
     """
 
     def __init__(self, fault: DescriptorLimit) -> None:
-        self._limit = _ResourceLimit("RLIMIT_NOFILE")
+        self._limit = _resource_limit("RLIMIT_NOFILE", _with_as_many_left)
         self._leave = fault.leave
         self._intensity = fault.intensity
+        self._let_go: Callable[[], None] | None = None
 
     def start(self) -> None:
         self._began = time.monotonic()
-        if self._leave is None:
-            free = self._limit.soft - len(os.listdir(_OPEN))
-            self._leave = int(min(free, _MOST_LEFT) * (1 - self._intensity))
-            if not self._intensity:
-                return  # nothing
-        number = _number_after(self._leave)
+        if self._leave is None and not self._intensity:
+            self._leave = 0
+            return  # nothing
+        with limits_lifted():
+            soft = self._limit.read()[0]
+            if self._leave is None:
+                free = soft - len(os.listdir(_OPEN))
+                self._leave = int(min(free, _MOST_LEFT) * (1 - self._intensity))
+            number = _number_after(self._leave)
         if number is not None:
-            self._limit.lower(number)
+            self._let_go = self._limit.hold((number, 0))
 
     def stop(self) -> PressureReading:
-        self._limit.restore()
+        if self._let_go is not None:
+            self._let_go()
         return PressureReading(
             asked=self._leave or 0,
             achieved=self._leave or 0,
             unit="free descriptors",
             seconds=time.monotonic() - self._began,
         )
+
+
+@contextlib.contextmanager
+def _with_as_many_left(limit: SharedSetting[Limits]) -> Iterator[None]:
+    """Lift the limit on descriptors; after that, as many can be had as before.
+
+    What was opened meanwhile took the lowest numbers, which the limit had left to others.
+    """
+    before = limit.read()[0]
+    left = _count_left()
+    with limit.as_found():
+        yield
+        number = _number_after(left)
+        if number is not None:
+            limit.change(lambda wanted: (wanted[0] + number - before, wanted[1]))
+
+
+def _count_left() -> int:
+    """How many descriptors can still be had: found by trying, as below."""
+    tried: list[int] = []
+    try:
+        while True:
+            tried.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return len(tried)
+    finally:
+        for each in tried:
+            os.close(each)
 
 
 def _number_after(leave: int) -> int | None:
@@ -151,17 +189,21 @@ class MemoryLimitPress:
     """Lets this process have only so many bytes of address space more (RLIMIT_AS)."""
 
     def __init__(self, fault: MemoryLimit) -> None:
-        self._limit = _ResourceLimit("RLIMIT_AS")
+        self._limit = _resource_limit("RLIMIT_AS")
         self._headroom = fault.headroom
         self._on = fault.intensity > 0
+        self._let_go: Callable[[], None] | None = None
 
     def start(self) -> None:
         self._began = time.monotonic()
         if self._on:
-            self._limit.lower(_address_space() + self._headroom)
+            with limits_lifted():
+                used = _address_space()
+            self._let_go = self._limit.hold((used + self._headroom, 0))
 
     def stop(self) -> PressureReading:
-        self._limit.restore()
+        if self._let_go is not None:
+            self._let_go()
         return PressureReading(
             asked=self._headroom,
             achieved=self._headroom if self._on else 0,
@@ -180,6 +222,12 @@ def _address_space() -> int:
         raise UnavailableError("memory cannot be limited without /proc") from None
 
 
+@functools.cache
+def _stack_size() -> SharedSetting[int]:
+    """The size of the stacks of threads that start from now on, in bytes; 0 for the usual."""
+    return SharedSetting(threading.stack_size, threading.stack_size, lift=SharedSetting.as_found)
+
+
 class ThreadPress:
     """Lets no thread of Python's start, by asking a stack for it that cannot be had.
 
@@ -189,18 +237,16 @@ class ThreadPress:
 
     def __init__(self, fault: ThreadLimit) -> None:
         self._on = fault.intensity > 0
-        self._before: int | None = None
+        self._let_go: Callable[[], None] | None = None
 
     def start(self) -> None:
         self._began = time.monotonic()
-        self._left = threading.active_count()
         if self._on:
-            self._before = threading.stack_size(_IMPOSSIBLE_STACK)
+            self._let_go = _stack_size().hold(_IMPOSSIBLE_STACK)
 
     def stop(self) -> PressureReading:
-        if self._before is not None:
-            threading.stack_size(self._before)
-            self._before = None
+        if self._let_go is not None:
+            self._let_go()
         return PressureReading(
             asked=0, achieved=0, unit="more threads", seconds=time.monotonic() - self._began
         )

@@ -14,6 +14,7 @@ from pytest_resilience.chaos.pressure import DiskLoad
 from pytest_resilience.chaos.pressure import MemoryLoad
 from pytest_resilience.chaos.pressure import PressureReading
 from pytest_resilience.chaos.quantities import Amount
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.stress import caps
 from pytest_resilience.stress import machine
@@ -50,6 +51,10 @@ class WorkerPress:
         self._workers: list[Worker] = []
 
     def start(self) -> None:
+        with limits_lifted():  # a worker would inherit them
+            self._start()
+
+    def _start(self) -> None:
         self._gauge = Gauge()
         try:
             for job, settings in self._jobs:
@@ -64,6 +69,10 @@ class WorkerPress:
         self._gauge = Gauge()
 
     def stop(self) -> PressureReading:
+        with limits_lifted():  # what it measures is read from files
+            return self._stop()
+
+    def _stop(self) -> PressureReading:
         try:
             seconds = self._gauge.seconds
             used = self._cpu_seconds() - self._used

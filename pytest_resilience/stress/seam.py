@@ -18,6 +18,7 @@ from pytest_resilience.chaos.pressure import GilLoad
 from pytest_resilience.chaos.pressure import MemoryLimit
 from pytest_resilience.chaos.pressure import MemoryLoad
 from pytest_resilience.chaos.pressure import ThreadLimit
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.stress.limits import DescriptorPress
 from pytest_resilience.stress.limits import GilPress
 from pytest_resilience.stress.limits import MemoryLimitPress
@@ -65,7 +66,9 @@ class StressSeam:
 
     def _begin(self, activation: Activation) -> None:
         faults = [fault for fault in activation.experiment.faults if fault.kinds & self.kinds]
-        running = _Running(activation, [_press(fault) for fault in faults])
+        with limits_lifted():  # what there is is read from files
+            presses = [_press(fault) for fault in faults]
+        running = _Running(activation, presses)
         running.start(activation.left(self._engine.clock.monotonic()))
         self._running[activation] = running
         for fault in faults:
@@ -89,10 +92,10 @@ class _Running:
     def start(self, seconds: float) -> None:
         """Put them on, for `seconds` at most."""
         if seconds < threading.TIMEOUT_MAX:
-            # Before anything is on: afterwards there may be no threads to be had.
             self._timer = threading.Timer(seconds, self.stop)
             self._timer.daemon = True
-            self._timer.start()
+            with limits_lifted():  # another experiment may leave no threads to be had
+                self._timer.start()
         try:
             with self._lock:  # the timer's end comes after the beginning, however short it is
                 for press in self._presses:

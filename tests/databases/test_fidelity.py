@@ -280,3 +280,52 @@ def test_nothing_of_it_stays(table: str, postgres_chaos: Callable[[str], Postgre
     with psycopg.connect(table) as connection:
         connection.execute(UPDATE)
     assert threading.active_count() < 20
+
+
+def test_what_a_database_had_set_before_is_set_again(
+    table: str, postgres_chaos: Callable[[str], PostgresChaos]
+) -> None:
+    import psycopg
+
+    def timeout() -> object:
+        with psycopg.connect(table) as connection:
+            row = connection.execute("SHOW statement_timeout").fetchone()
+            assert row is not None
+            return row[0]
+
+    with psycopg.connect(table, autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {admin.info.dbname} SET statement_timeout = '77s'")
+        try:
+            chaos = postgres_chaos(table)
+            first, second = chaos.statement_timeout("11s"), chaos.statement_timeout("22s")
+            first.__enter__()
+            second.__enter__()
+            first.__exit__(None, None, None)
+            assert timeout() == "22s"
+            second.__exit__(None, None, None)
+            assert timeout() == "77s"
+        finally:
+            admin.execute(f"ALTER DATABASE {admin.info.dbname} RESET statement_timeout")
+
+
+def test_what_a_connection_had_set_before_is_set_again(
+    shop: Path, sqlite_chaos: SqliteChaos
+) -> None:
+    with contextlib.closing(sqlite3.connect(shop)) as connection:
+
+        def settings() -> list[int]:
+            names = ("max_page_count", "query_only")
+            return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+        connection.execute("PRAGMA max_page_count = 1000")
+        with sqlite_chaos.read_only(connection):
+            first = sqlite_chaos.full(connection, more=5)
+            second = sqlite_chaos.full(connection)
+            first.__enter__()
+            second.__enter__()
+            first.__exit__(None, None, None)
+            with pytest.raises(sqlite3.Error), sqlite_chaos.read_only(connection):
+                connection.execute(SMALL)
+            assert settings()[1] == 1
+            second.__exit__(None, None, None)
+        assert settings() == [1000, 0]

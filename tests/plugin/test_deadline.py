@@ -56,6 +56,22 @@ def test_a_timer_of_somebody_else_goes_on() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
+def test_a_timer_of_somebody_else_is_not_set_back() -> None:
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 3600, 1800)
+        began = time.monotonic()
+        with deadline(60):
+            while time.monotonic() - began < 0.01:
+                pass
+        left, interval = signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert left <= 3600 - 0.01
+    assert interval == 1800
+
+
 def test_in_another_thread_it_cannot_be_done() -> None:
     found: list[bool] = []
 

@@ -180,3 +180,17 @@ def test_variables_with_dsns(proxy: ChaosProxy, monkeypatch: pytest.MonkeyPatch)
     assert str(caught.value).startswith(
         "REDIS_URL in the environment: dsn='unix://app:***@/run/redis.sock' has no host to replace"
     )
+
+
+def test_blocks_that_overlap_end_in_any_order(
+    proxy: ChaosProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CACHE", "redis://cache/0")
+    with ChaosProxy("127.0.0.1:1") as other:
+        first, second = proxy.in_environment("CACHE"), other.in_environment("CACHE")
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert os.environ["CACHE"] == f"redis://{other.listen}/0"
+        second.__exit__(None, None, None)
+    assert os.environ["CACHE"] == "redis://cache/0"

@@ -200,3 +200,36 @@ def test_the_class_that_another_tool_put_in_place_is_left_alone(
         client.connect(("127.0.0.1", echo_port))
     engine.stop(activation)
     assert dict(vars(Guarded)) == found
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from(["replace", "restore", "foreign"])),
+        max_size=20,
+    )
+)
+def test_several_that_replace_the_same_end_in_any_order(steps: list[tuple[int, str]]) -> None:
+    class Owner:
+        def name(self) -> str:
+            return "as it was"
+
+    found = Owner.name
+    every = [Patches() for _ in range(3)]
+    foreign: list[tuple[Any, Any]] = []
+    for which, step in steps:
+        if step == "replace" and not every[which]:
+            every[which].replace(Owner, "name", functools.partial)
+        elif step == "restore":
+            every[which].restore()
+        elif step == "foreign" and not foreign:
+            theirs = functools.partial(Owner.name)
+            foreign.append((Owner.name, theirs))
+            setattr(Owner, "name", theirs)  # noqa: B010  # as other tools do
+    for each in every:
+        each.restore()
+    if foreign:
+        setattr(Owner, "name", foreign[0][0])  # noqa: B010
+    for each in (*every, *every):  # as every engine does whenever it settles
+        each.restore()
+    assert Owner.name is found
+    assert not any(every)

@@ -35,6 +35,14 @@ def a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("cpu_stress", {"cores": 8, "gil": True, "load": 1}, "8 CPUs are more than"),
         (
+            "cpu_stress",
+            {"cores": 200},
+            "200 processes are more than the 4 that chaos_max_cpu = 100% of 4 CPUs allows",
+        ),
+        ("cpu_stress", {"cores": 10_000, "load": 0}, "10000 processes are more than the 4"),
+        ("cpu_stress", {"cores": 5, "load": 0.1, "engine": "stress-ng"}, "5 processes are more"),
+        ("cpu_stress", {"cores": 5, "load": 0.1, "gil": True}, "5 threads are more than the 4"),
+        (
             "memory_stress",
             {"size": "501MiB"},
             r"memory load 501 MiB: 501 MiB is over the cap of 500 MiB \(chaos_max_memory = 50%\)",
