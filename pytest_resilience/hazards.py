@@ -62,13 +62,17 @@ def new_engine(
     caps: Caps = DEFAULT_CAPS,
     others: Iterable[NewChaosType] = (),
     clock: Clock = SYSTEM_CLOCK,
+    folder: str = "",
 ) -> Engine:
-    """An engine with every seam there is; `caps` says how much pressure is allowed."""
+    """An engine with every seam there is; `caps` says how much pressure is allowed.
+
+    Places in files below `folder` are told without it.
+    """
 
     def seams(engine: Engine) -> list[Seam]:
         return [*_seams(engine), *(each.seam(engine) for each in others)]
 
-    return Engine(seams, services=services, approve=caps.approve, clock=clock)
+    return Engine(seams, services=services, approve=caps.approve, clock=clock, folder=folder)
 
 
 def _seams(engine: Engine) -> list[Seam]:

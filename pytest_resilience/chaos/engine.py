@@ -147,11 +147,14 @@ class Engine:
         services: Services | None = None,
         approve: Callable[[ChaosExperiment], None] = lambda _: None,
         clock: Clock = SYSTEM_CLOCK,
+        folder: str = "",
     ) -> None:
         """`seams` makes the seams for this engine; it is called once. `approve` raises
-        ConfigurationError for an experiment that is not to be started.
+        ConfigurationError for an experiment that is not to be started. Places in files below
+        `folder` are told without it.
         """
         self.clock = clock
+        self._folder = folder
         self.services = services or Services()
         self.listeners = Listeners()
         self._approve = approve
@@ -258,6 +261,13 @@ class Engine:
             )
         )
 
+    def place(self, through: tuple[object, ...] = ()) -> str:
+        """Where in the user's code this is called from; see `chaos.place`."""
+        try:
+            return caller(self._folder, through)
+        except Exception:  # it goes through the objects of many libraries
+            return ""
+
     def ask(self, operation: Operation) -> Effect | None:
         """What happens to `operation`; None if nothing does."""
         now = self.clock.monotonic()
@@ -270,7 +280,7 @@ class Engine:
         if not hits:
             return None
         if self.listeners:
-            place = caller()
+            place = self.place(operation.through) or operation.place
             for hit in hits:
                 self.listeners.emit(
                     FaultInjected(

@@ -53,6 +53,8 @@ class Operation:
         answer: the object of a mock that answers it, where that is known.
         statement: the SQL text, of a database.
         position: the statement's number within its transaction, from 1.
+        place: where in the user's code, if that will not be known any more when it happens.
+        through: objects of an event loop that may lead to the task that waits for it.
         blocking: whether the caller can be made to wait here. A non-blocking socket
             belongs to an event loop, which a wait would stop altogether; a transport of
             asyncio can be made to deliver later.
@@ -84,3 +86,5 @@ class Operation:
     answer: object = None
     statement: str = ""
     position: int = 1
+    place: str = ""
+    through: tuple[object, ...] = ()

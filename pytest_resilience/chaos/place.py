@@ -1,58 +1,228 @@
-"""Where in the user's code an operation came from."""
+"""Where in the user's code an operation came from.
+
+Mostly that is on the stack. But what an event loop delivers it delivers in a callback, and
+what it leaves to a thread is done there: then it is where the task is suspended that waits
+for it. Such a task is found through the objects that lead to it, and only by looking at
+what is in memory: nothing here asks the file system, for an event loop may be waiting.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import sys
 import sysconfig
+import weakref
 
+from collections import deque
+from collections.abc import Iterator
+from collections.abc import Sequence
+from contextvars import Context
 from functools import lru_cache
+from types import BuiltinFunctionType
+from types import CodeType
+from types import CoroutineType
 from types import FrameType
+from types import FunctionType
+from types import GeneratorType
+from types import ModuleType
+from typing import Any
 
 
-__all__ = ["caller"]
+__all__ = ["caller", "task_here"]
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARIES = tuple(
     {
         path + os.sep
-        for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")  # where pytest is
+        for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")
         if (path := sysconfig.get_path(name))
     }
 )
+_SHARED = ("site-packages", "dist-packages")
+_RUNNERS = tuple(f"{os.sep}{name}{os.sep}" for name in ("_pytest", "pluggy"))
+# The functions by which loops give control to whatever they run, and threads to one job.
+_LOOP, _WORKER = "a loop", "a thread"
+_CONTROL = {
+    "_run": (os.path.join("asyncio", "events.py"), _LOOP),
+    "unrolled_run": (os.path.join("trio", "_core", "_run.py"), _LOOP),
+    "run": (os.path.join("concurrent", "futures", "thread.py"), _WORKER),
+    "_handle_job": (os.path.join("trio", "_core", "_thread_cache.py"), _WORKER),
+}
+_MOST_LOOKED_AT = 300  # objects, on the way to a task
+_LEADING_NOWHERE = frozenset({bool, bytearray, bytes, float, int, str, type(None)})
+_LEADING_ASTRAY = (  # to everything there is
+    BaseException, CodeType, Context, CoroutineType, FrameType, GeneratorType, ModuleType, type,
+)  # fmt: skip
+
+
+_roles: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+
+
+def caller(folder: str = "", through: tuple[object, ...] = ()) -> str:
+    """`file:line in function` of the nearest frame that is no library's; '' if none is.
+
+    `folder` is left out of the names of files in it. `through` are objects of an event loop
+    that may lead to the task that is behind it. Takes 1 to 100 µs, so only for what is
+    recorded.
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # inspect's way is 100 times slower
+    while frame is not None and not _is_runner(frame.f_code.co_filename):
+        if not _foreign(frame.f_code.co_filename):
+            return _shown(frame, folder)
+        if place := _in_control(frame, folder, through):
+            return place
+        frame = frame.f_back
+    return _of_greenlet(folder)
+
+
+def _in_control(frame: FrameType, folder: str, through: tuple[object, ...]) -> str:
+    """Where the user waits, if this is what gives control to something nobody has called."""
+    role = _control(frame.f_code)
+    if role == _LOOP:
+        return _of_tasks(through, folder) or _of_tasks((_current_task(),), folder)
+    if role == _WORKER:
+        return _of_tasks(tuple(frame.f_locals.values()), folder)  # the job, and it is not for long
+    return ""
+
+
+def task_here() -> Any:
+    """The task of an event loop that does this, or waits for the one that does; or None.
+
+    The nearest in which something is the user's.
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # as above
+    current = _current_task()
+    while frame is not None and _control(frame.f_code) != _LOOP:
+        if not _foreign(frame.f_code.co_filename):
+            return current
+        frame = frame.f_back
+    return next((task for task in _tasks_behind(current) if _frames(task)), current)
 
 
 @lru_cache(maxsize=4096)
 def _foreign(filename: str) -> bool:
-    return filename.startswith((*_LIBRARIES, _HERE, "<")) or "site-packages" in filename
-
-
-def caller() -> str:
-    """`file:line in function` of the nearest frame that is no library's; '' if none is.
-
-    Walks the stack: 1 to 100 µs, so only for what is recorded.
-    """
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # inspect's way is 100 times slower
-    while frame is not None:
-        code = frame.f_code
-        if not _foreign(code.co_filename):
-            name = _short(code.co_filename, _folder())
-            return f"{name}:{frame.f_lineno} in {code.co_name}"
-        frame = frame.f_back
-    return ""
-
-
-def _folder() -> str:
-    try:
-        return os.getcwd()
-    except FileNotFoundError:  # the test has removed it
-        return os.sep
+    return (
+        filename.startswith((*_LIBRARIES, _HERE, "<"))
+        or any(each in filename for each in _SHARED)
+        or not os.path.splitext(filename)[1]  # a program that was started, such as bin/pytest
+    )
 
 
 @lru_cache(maxsize=4096)
-def _short(filename: str, folder: str) -> str:
-    try:
-        relative = os.path.relpath(filename, folder)
-    except ValueError:  # another drive on Windows
-        return filename
-    return filename if relative.startswith(os.pardir) else relative
+def _is_runner(filename: str) -> bool:
+    """Whether who has called it runs tests, and does nothing that is under test."""
+    return any(each in filename for each in _RUNNERS)
+
+
+def _control(code: CodeType) -> str:
+    end, role = _CONTROL.get(code.co_name, ("", ""))
+    return role if code.co_filename.endswith(end) else ""
+
+
+def _shown(frame: Any, folder: str) -> str:
+    code = frame.f_code
+    name = code.co_filename
+    if folder:
+        name = name.removeprefix(folder.rstrip(os.sep) + os.sep)
+    return f"{name}:{frame.f_lineno} in {code.co_name}"
+
+
+def _current_task() -> object:
+    """The task that runs here, of asyncio or trio."""
+    for module, name in (("asyncio", "current_task"), ("trio.lowlevel", "current_task")):
+        with contextlib.suppress(Exception):  # no loop of theirs runs here
+            task: object = getattr(sys.modules[module], name)()
+            return task
+    return None
+
+
+def _of_tasks(through: tuple[object, ...], folder: str) -> str:
+    """Where the first task is suspended that one of these leads to, in code of the user's."""
+    found = (_frames(task) for each in through for task in _tasks_behind(each))
+    frames: list[FrameType] = next(filter(None, found), [])
+    return _shown(frames[-1], folder) if frames else ""
+
+
+def _tasks_behind(start: object) -> Iterator[Any]:
+    """The tasks that wait for something, the nearest first; `start` may be one itself.
+
+    Whoever waits has left word with what it waits for: so what an object refers to leads
+    there. In trio a task waits for those that it has started.
+    """
+    seen = set[int]()
+    queue = deque([start])
+    while queue and len(seen) < _MOST_LOOKED_AT:
+        found: Any = queue.popleft()
+        kind = type(found)
+        if kind in _LEADING_NOWHERE or id(found) in seen:
+            continue
+        seen.add(id(found))
+        role = _roles.get(kind)
+        if role is None:
+            role = _roles[kind] = _role(kind)
+        if role == "trio":
+            yield found
+            nursery = found.parent_nursery
+            queue.append(None if nursery is None else nursery.parent_task)
+        elif role != "astray":
+            if role == "task":
+                yield found
+            queue.extend(_referents(found))
+
+
+def _role(kind: type) -> str:
+    """What to do with objects of a type, on the way to a task."""
+
+    def known(module: str, name: str) -> Any:
+        return getattr(sys.modules.get(module), name, ())
+
+    if issubclass(kind, known("asyncio", "Task")):
+        return "task"
+    if issubclass(kind, known("trio.lowlevel", "Task")):
+        return "trio"
+    astray = issubclass(kind, (*_LEADING_ASTRAY, known("asyncio", "AbstractEventLoop")))
+    return "astray" if astray else ""
+
+
+def _referents(found: Any) -> Sequence[Any]:
+    """What an object refers to, without asking it."""
+    kind = type(found)
+    if kind is FunctionType:  # its globals would be everything
+        return found.__closure__ or ()
+    if kind is BuiltinFunctionType:
+        return (found.__self__,)
+    if kind is weakref.ref:
+        return (found(),)
+    return gc.get_referents(found)
+
+
+def _frames(task: Any) -> list[FrameType]:
+    """Those of a suspended task that are of the user's code, the innermost last."""
+    with contextlib.suppress(Exception):  # there are tasks of many makes
+        return [each for each in _suspended(task) if not _foreign(each.f_code.co_filename)]
+    return []
+
+
+def _suspended(task: Any) -> Iterator[FrameType]:
+    """The frames of a task, down to what it is suspended in."""
+    coroutine = task.coro if hasattr(task, "coro") else task.get_coro()
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if not isinstance(frame, FrameType):
+            return
+        yield frame
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+
+
+def _of_greenlet(folder: str) -> str:
+    """Where the greenlet that runs here was started, if it has no code of the user's itself."""
+    gevent = sys.modules.get("gevent")
+    current = getattr(gevent, "getcurrent", None)
+    frame = None if current is None else getattr(current(), "spawning_stack", None)
+    while frame is not None and not _is_runner(frame.f_code.co_filename):
+        if not _foreign(frame.f_code.co_filename):
+            return _shown(frame, folder)
+        frame = frame.f_back
+    return ""

@@ -72,7 +72,10 @@ class ChaosSession:
         self._settings = settings
         self._monkeys: SessionMonkeys | None = None
         self._engine = new_engine(
-            services=settings.services, caps=settings.caps, others=others_of(config)
+            services=settings.services,
+            caps=settings.caps,
+            others=others_of(config),
+            folder=str(config.invocation_params.dir),
         )
 
     def check(self, items: list[pytest.Item]) -> None:

@@ -44,6 +44,11 @@ class Detour(asyncio.Protocol):
         self._error: Exception | None = None
 
     @property
+    def protocol(self) -> object:
+        """Who is told of what comes in, in the end."""
+        return self._protocol
+
+    @property
     def is_taking_leave(self) -> bool:
         """Whether TLS is being closed, so that what still comes is no answer to anybody."""
         state = getattr(self._protocol, "_state", None)

@@ -23,9 +23,11 @@ from pytest_resilience.seams.receipt import Receipt
 __all__ = ["begin", "end", "instead", "recite", "take", "turn"]
 
 
-def turn(engine: Engine, link: Link, *, blocking: bool = True) -> None:
+def turn(
+    engine: Engine, link: Link, *, blocking: bool = True, through: object = None
+) -> None:  # as `Link.operation`
     """The client turns from sending to receiving: the start of a round trip."""
-    link.answer = engine.ask(link.operation(link.turn(), blocking=blocking))
+    link.answer = engine.ask(link.operation(link.turn(), blocking=blocking, through=through))
     if link.backlog and (link.answer is None or link.answer.delay < float("inf")):
         link.answer = link.cut  # what nobody was told nobody answers
 
@@ -71,12 +73,14 @@ def instead(
     return result if answer.failure is None or link.decrypted is not None else call()
 
 
-def end(engine: Engine, link: Link, *, blocking: bool = True) -> Effect | None:
+def end(
+    engine: Engine, link: Link, *, blocking: bool = True, through: object = None
+) -> Effect | None:
     """The end of what the peer sends has been received: what happens to it, the first time?"""
     if link.ended:
         return None
     link.ended = True
-    return engine.ask(link.operation(CLOSE, blocking=blocking))
+    return engine.ask(link.operation(CLOSE, blocking=blocking, through=through))
 
 
 def recite(

@@ -77,6 +77,7 @@ class Link:
         cut: what keeps anything from being sent, since the last try.
         backlog: what could not be sent.
         request: what kind of one was sent last, as far as that matters.
+        task: of an event loop, that has connected or sent on it last.
         heard_by, told_by: the thread that is in one of the socket's methods, which may be made
             of others of them.
     """
@@ -84,8 +85,8 @@ class Link:
     __slots__ = (
         "again", "answer", "asked", "backlog", "before", "calm", "client", "course", "cut",
         "decrypted", "due", "ended", "ending", "ends", "fresh", "heard_by", "midway", "names",
-        "owner", "receiving", "request", "script", "sent_at", "shaded", "shaking", "stale", "tls",
-        "told_by", "unread", "unsealed", "unsure",
+        "owner", "receiving", "request", "script", "sent_at", "shaded", "shaking", "stale", "task",
+        "tls", "told_by", "unread", "unsealed", "unsure",
     )  # fmt: skip
 
     def __init__(
@@ -120,6 +121,7 @@ class Link:
         self.ended = False
         self.cut: Effect | None = None
         self.request = ""
+        self.task: Callable[[], object] = _nobody
         self.heard_by: int | None = None
         self.told_by: int | None = None
         self.backlog = Backlog()
@@ -147,8 +149,8 @@ class Link:
         self.fresh, self.shaking = self.shaking, False
         return kind
 
-    def operation(self, kind: str, *, blocking: bool = True) -> Operation:
-        """The operation `kind` on this connection."""
+    def operation(self, kind: str, *, blocking: bool = True, through: object = None) -> Operation:
+        """The operation `kind` on this connection; in a loop, `through` what it is delivered."""
         return Operation(
             kind=kind,
             target=self.names[0],
@@ -159,6 +161,7 @@ class Link:
             empty=self.request == BODILESS and kind == RECEIVE,
             interim=self.request == EXPECTANT and kind == RECEIVE,
             framed=self.request == FRAMED and kind == RECEIVE,
+            through=(through, self.task()),
         )
 
 

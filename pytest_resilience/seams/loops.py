@@ -11,6 +11,7 @@ import functools
 import socket
 import sys
 import threading
+import weakref
 
 from collections.abc import Callable
 from collections.abc import Coroutine
@@ -19,6 +20,8 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.place import task_here
 from pytest_resilience.seams.dialing import Dialing
 from pytest_resilience.seams.loop_passes import Passes
 from pytest_resilience.seams.loop_waiting import Wait
@@ -139,6 +142,11 @@ class Loops:
         loop = self._running() if self._reached else None
         return max(now, sent_at) if loop is None else self._passes.arrival(loop, sent_at, now)
 
+    def task(self) -> Callable[[], object] | None:
+        """What gives, as long as it is there, the task that is behind what is done here."""
+        task = task_here() if self._reached else None
+        return None if task is None else weakref.ref(task)
+
     @staticmethod
     def _running() -> asyncio.AbstractEventLoop | None:
         import asyncio
@@ -176,7 +184,10 @@ class Loops:
         @functools.wraps(original)
         async def getaddrinfo(loop: Any, host: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            found = await original(loop, host, *args, **kwargs)  # which another thread has asked
+            place = self._engine.place() if self._engine.has(RESOLVE) else ""
+            port = args[0] if args else kwargs.get("port")
+            with self._names.resolved_elsewhere(host, port, place):
+                found = await original(loop, host, *args, **kwargs)  # which asks another thread
             if not self._retired:
                 self._names.learn_all(host, found)
             return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import itertools
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -49,6 +51,7 @@ class Names:
     def __init__(self) -> None:
         self._hosts: OrderedDict[str, tuple[str, ...]] = OrderedDict()
         self._number = next(_numbers)
+        self._places: dict[tuple[str, str], str] = {}
 
     def learn(self, host: object, address: str) -> None:
         """`host` was resolved to `address`."""
@@ -67,6 +70,20 @@ class Names:
         for address in addresses_in(found):
             self.learn(host, address)
 
+    @contextlib.contextmanager
+    def resolved_elsewhere(self, host: object, port: object, place: str) -> Iterator[None]:
+        """Within, a thread is asked for `host`, for somebody who waits at `place`."""
+        key = (_text(host), _text(port))
+        self._places[key] = place
+        try:
+            yield
+        finally:
+            self._places.pop(key, None)
+
+    def place_of(self, host: object, port: object) -> str:
+        """Where somebody waits for this to be resolved, if they have said so."""
+        return self._places.get((_text(host), _text(port)), "")
+
     def ask(self, name: str, address: str) -> None:
         """This thread or task has asked for `name`, which has this address."""
         before = {key: each for key, each in _asked.get().items() if key[1] != address}
@@ -76,7 +93,7 @@ class Names:
 
     def of(self, host: object, port: object) -> tuple[str, ...]:
         """Every `host:port` by which a host name or address is known, the best first."""
-        name = host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)
+        name = _text(host)
         suffix = "" if port is None else str(port)
         return tuple(dict.fromkeys(_join(each, suffix) for each in (*self._known(name), name)))
 
@@ -90,6 +107,10 @@ class Names:
         if is_literal(host) and ipaddress.ip_address(host.partition("%")[0]).is_loopback:
             return (host, *hosts, "localhost")
         return (host, *hosts)
+
+
+def _text(part: object) -> str:
+    return part.decode("ascii", "replace") if isinstance(part, bytes) else str(part)
 
 
 def _join(host: str, port: str) -> str:

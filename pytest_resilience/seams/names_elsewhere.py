@@ -14,6 +14,8 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 from typing import Any
 
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.seams.arrivals import Arrivals
 from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.patching import Patches
@@ -21,19 +23,23 @@ from pytest_resilience.seams.patching import Patches
 
 __all__ = ["NamesElsewhere"]
 
+_TRIO = "trio._highlevel_open_tcp_stream"  # which has it under a name of its own
+
 Resolve = Callable[..., Awaitable[Any]]
 
 
 class NamesElsewhere:
     """Watches from an install of the socket seam to its remove."""
 
-    def __init__(self, names: Names, patches: Patches) -> None:
+    def __init__(self, engine: Engine, names: Names, patches: Patches) -> None:
+        self._engine = engine
         self._names = names
         self._patches = patches
         self._arrivals = Arrivals(
             {
                 "aiohttp.connector": self._aiohttp,
-                "trio._highlevel_open_tcp_stream": self._trio,
+                "trio.socket": functools.partial(self._trio, "trio.socket"),
+                _TRIO: functools.partial(self._trio, _TRIO),
             }
         )
 
@@ -50,8 +56,8 @@ class NamesElsewhere:
         if hasattr(connector, "_resolve_host"):
             self._patches.replace(connector, "_resolve_host", self._asking_aiohttp)
 
-    def _trio(self) -> None:
-        module = sys.modules["trio._highlevel_open_tcp_stream"]
+    def _trio(self, name: str) -> None:
+        module = sys.modules[name]
         if hasattr(module, "getaddrinfo"):
             self._patches.replace(module, "getaddrinfo", self._asking_trio)
 
@@ -70,7 +76,10 @@ class NamesElsewhere:
         @functools.wraps(original)
         async def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            found = await original(host, *args, **kwargs)
+            place = self._engine.place() if self._engine.has(RESOLVE) else ""
+            port = args[0] if args else kwargs.get("port")
+            with self._names.resolved_elsewhere(host, port, place):
+                found = await original(host, *args, **kwargs)
             self._names.learn_all(host, found)
             return found
 

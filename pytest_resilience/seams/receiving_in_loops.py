@@ -72,7 +72,8 @@ class ReceivingInLoops:
             link.again = None
         else:
             fresh = link.fresh
-            hearing.turn(self._engine, link, blocking=detour is not None)
+            through = None if detour is None else detour.protocol
+            hearing.turn(self._engine, link, blocking=detour is not None, through=through)
             answer = held = link.answer
             link.answer = None
             # In TLS 1.3 a server's tickets may come before its answer, and look the same.
@@ -102,6 +103,7 @@ class ReceivingInLoops:
         if data or link.ended or not receipt.size or not self._engine.has(CLOSE):
             return
         detour = self._loops.detour(sock)
-        effect = hearing.end(self._engine, link, blocking=detour is not None)
+        through = None if detour is None else detour.protocol
+        effect = hearing.end(self._engine, link, blocking=detour is not None, through=through)
         if detour is not None and effect is not None and effect.delay:
             detour.hold(effect, self._engine.clock.monotonic())

@@ -48,7 +48,10 @@ class Resolving:
         if host is None or is_literal(host):
             return
         names = self._names.of(host, port)
-        effect = self._engine.ask(Operation(kind=RESOLVE, target=names[0], names=names))
+        place = self._names.place_of(host, port)
+        effect = self._engine.ask(
+            Operation(kind=RESOLVE, target=names[0], names=names, place=place)
+        )
         if effect is None:
             return
         socket_effects.hold_a_call(effect)

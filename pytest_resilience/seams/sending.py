@@ -49,6 +49,7 @@ class Sending:
         if at_once:
             link.spoke(message, link.sent_at)
             self._loops.spoke(link.sent_at)
+            link.task = self._loops.task() or link.task
         if link.shaking and not link.unsealed:
             self._tls_objects.said_hello(link, message)
         return result

@@ -48,7 +48,7 @@ class SocketSeam:
         if self._interception is None:
             self._interception = Interception(self._engine, self._names, self._patches)
             self._beside = (
-                NamesElsewhere(self._names, self._patches),
+                NamesElsewhere(self._engine, self._names, self._patches),
                 OutOfReach(self._engine, self._names, self._patches),
             )
         self._interception.apply()

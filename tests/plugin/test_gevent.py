@@ -93,6 +93,14 @@ def test_at_once(url, chaos):
     assert latency.hits == (30 if url.startswith("https") else 20)
 
 
+def test_the_place_is_where_a_greenlet_was_started(url, chaos):
+    with chaos.network_latency(delay=0.001):
+        gevent.spawn(requests.get, url, timeout=5).get()
+    assert {event.place.rpartition(" in ")[2] for event in chaos.events} == {
+        "test_the_place_is_where_a_greenlet_was_started"
+    }
+
+
 @pytest.mark.parametrize(
     ("mode", "error"),
     [
@@ -152,7 +160,7 @@ def test_answers_that_nobody_gave(url, chaos):
 def test_its_sockets_are_reached_and_its_hub_goes_on(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TESTS)
-    pytester.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=2 * 12 + 1)
+    pytester.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=2 * 13 + 1)
 
 
 UNPATCHED = """
