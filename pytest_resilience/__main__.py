@@ -16,6 +16,7 @@ from pytest_resilience.report.document import Report
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.json_format import read_report
 from pytest_resilience.report.merge import merge
+from pytest_resilience.report.words import INTRODUCTION
 from pytest_resilience.report.writers import check_writable
 from pytest_resilience.report.writers import write_report
 from pytest_resilience.report.writers import write_text
@@ -86,6 +87,7 @@ def _report(given: argparse.Namespace) -> int:
 def _write(report: Report, path: Path) -> int:
     write_report(path, report)
     _say(f"{path}: {len(report.cells)} cells, score {report.score}")
+    _say(INTRODUCTION)
     return PASSED
 
 
@@ -98,6 +100,7 @@ def _gate(given: argparse.Namespace) -> int:
         baseline=None if given.baseline is None else read_baseline(given.baseline),
         today=datetime.datetime.now(datetime.UTC).date(),
     )
+    _say(INTRODUCTION)
     for problem in result.problems:
         _say(problem)
     for note in result.notes:
@@ -110,7 +113,7 @@ def _baseline(given: argparse.Namespace) -> int:
     earlier = read_baseline(given.output) if given.output.exists() else None
     baseline = baseline_of(read_report(given.report), earlier)
     write_text(given.output, baseline.text())
-    _say(f"{given.output}: {len(baseline.known)} cells")
+    _say(f"{given.output}: {len(baseline.known)} cells, each a test under an experiment")
     return PASSED
 
 

@@ -33,7 +33,6 @@ from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.timeline import Timeline
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import Verdict
-from pytest_resilience.report.junit import junit_properties
 
 
 __all__ = ["Matrix", "register"]
@@ -135,7 +134,6 @@ class Matrix:
             finish(item, None)
             raise
         vars(reports[-1])[CELLS] = [cell.to_json() for cell in cells]
-        reports[-1].user_properties += [pair for cell in cells for pair in junit_properties(cell)]
         if self._unsent:
             vars(reports[-1])[PLAN], self._unsent = self._unsent, []
         for report in [*reports, *([end] if end is not None else [])]:

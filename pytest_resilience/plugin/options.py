@@ -72,8 +72,12 @@ FLAGS = {
     "resilience-gate": {
         "action": "append",
         "metavar": "SCORE",
-        "help": "Fail the run if the matrix scores less, 0 to 100, or finds what is in no "
-        "baseline.",
+        "help": "The least score, 0 to 100, with which the matrix passes. It fails in any case "
+        "where a cell is bad that no baseline accepts, or proves nothing.",
+    },
+    "resilience-report-only": {
+        "action": "store_true",
+        "help": "Tell what the matrix found, and fail no run for it.",
     },
     "resilience-baseline": {
         "action": "append",

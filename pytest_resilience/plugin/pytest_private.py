@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 __all__ = [
     "check_markers",
+    "count_in_last_line",
     "forget_run",
     "has_markers",
     "run_protocol",
@@ -92,6 +94,13 @@ def forget_run(item: pytest.Item) -> None:
     item._report_sections.clear()  # noqa: SLF001
     for name in ("_instance", "_obj"):  # else methods share one `self`
         vars(item).pop(name, None)
+
+
+def count_in_last_line(terminal: Any, what: str, items: Sequence[object], *, failed: bool) -> None:
+    """Have pytest's last line say `2 what`, and be red where the run has failed."""
+    terminal._add_stats(what, items)  # noqa: SLF001  # `stats` alone is seen only at times
+    if failed:
+        terminal._add_stats("failed", [])  # noqa: SLF001  # as above
 
 
 def check_markers(expression: str) -> None:

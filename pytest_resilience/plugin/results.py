@@ -7,13 +7,16 @@ import os
 import platform
 import time
 
+from collections.abc import Generator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.plugin import pytest_private
 from pytest_resilience.plugin.plan import configuration_of
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.report.baseline import Baseline
@@ -25,13 +28,15 @@ from pytest_resilience.report.document import Shard
 from pytest_resilience.report.fields import Fields
 from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.gate import judge
+from pytest_resilience.report.junit import add_suite
 from pytest_resilience.report.merge import combine
+from pytest_resilience.report.words import INTRODUCTION
 from pytest_resilience.report.writers import append_summary
 from pytest_resilience.report.writers import check_writable
 from pytest_resilience.report.writers import write_reports
 
 
-__all__ = ["CELLS", "GATE_FAILED", "PLAN", "Results"]
+__all__ = ["CELLS", "MATRIX_FAILED", "PLAN", "Results"]
 
 CELLS = "resilience_cells"
 """The attribute of a report under which the cells of a test travel."""
@@ -39,8 +44,8 @@ CELLS = "resilience_cells"
 PLAN = "resilience_plan"
 """The attribute of a worker's first report under which its plan travels."""
 
-GATE_FAILED = 10
-"""The exit status of a run whose tests passed and whose gate did not."""
+MATRIX_FAILED = 10
+"""The exit status of a run whose tests passed and whose matrix did not."""
 
 _NAME = "resilience-results"
 _SUMMARY = "GITHUB_STEP_SUMMARY"
@@ -60,6 +65,9 @@ class Results:
         self._interrupted = ""
         self._outcome: tuple[Report, GateResult] | None = None
         self._failures: list[str] = []
+        self._failed = False
+        self._wanting = 0
+        self._junit = _junit_file(config)
         self._configuration = configuration_of(profile for profile, _ in settings.profiles)
         try:
             for path in settings.reports:
@@ -114,13 +122,13 @@ class Results:
         terminal = self._config.pluginmanager.get_plugin("terminalreporter")
         if terminal is None or self._config.option.verbose < 0:
             return
-        bad = [each for each in self._ended if not each.verdict.good]
+        self._wanting += cell.verdict.fails
         if terminal.isatty:
             done, whole = len(self._ended), max(len(self._cells), len(self._ended))
             left = (time.monotonic() - self._began) / done * (whole - done)
-            text = f"matrix {done}/{whole}, {len(bad)} not good, {left:.0f} s left"
+            text = f"matrix {done}/{whole}, {self._wanting} not good, {left:.0f} s left"
             terminal.rewrite(text, erase=True)
-        elif cell in bad[-1:]:
+        elif cell.verdict.fails:
             terminal.ensure_newline()
             terminal.write_line(f"{cell.verdict.words}: {cell.test} under {cell.experiment!r}")
 
@@ -149,8 +157,9 @@ class Results:
         """The report is written all the same."""
         self._interrupted = "it was interrupted"
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    # Innermost: then the JUnit file is there, and the terminal has not summed up.
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """Judge, and write the reports; also when the run was interrupted."""
         stopped = session.shouldstop or session.shouldfail
         if stopped and not self._interrupted:
@@ -169,33 +178,81 @@ class Results:
                 append_summary(Path(os.environ[_SUMMARY]), report, gate)
             except OSError as error:
                 self._failures.append(f"{_SUMMARY} was not written: {error}")
-        judged = self._settings.gate is not None or self._baseline is not None
-        wrong = self._failures or (judged and not gate.passed)
-        if wrong and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = GATE_FAILED
+        result = yield
+        self._add_to_junit(report, gate)
+        self._failed = bool(self._failures) or not (gate.passed or self._settings.report_only)
+        if self._failed and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = MATRIX_FAILED
+        return result
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say what survived, and what stands in the way."""
-        if self._outcome is None:
+    def _add_to_junit(self, report: Report, gate: GateResult) -> None:
+        """Give the cells a suite of their own in the file that pytest has just written."""
+        if self._junit is None or not report.cells:
             return
+        try:
+            add_suite(self._junit, report, gate, prefix=self._config.option.junitprefix)
+        except (OSError, ElementTree.ParseError) as error:
+            self._failures.append(f"{self._junit} did not get the cells: {error}")
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter
+    ) -> Generator[None, object, object]:
+        """Say what survived, and let the last line count the cells, beside the tests.
+
+        That comes after all other plugins, which take for reports what they find counted.
+        """
+        if self._outcome is None:
+            return (yield)
         report, gate = self._outcome
+        result = yield
+        self._tell(terminalreporter, report, gate)
+        if report.cells:
+            pytest_private.count_in_last_line(
+                terminalreporter, _tally(report, gate), report.cells, failed=self._failed
+            )
+        return result
+
+    def _tell(
+        self, terminalreporter: pytest.TerminalReporter, report: Report, gate: GateResult
+    ) -> None:
         terminalreporter.section("resilience matrix")
+        terminalreporter.line(INTRODUCTION)
         for line in _counts(report):
             terminalreporter.line(line)
         for problem in gate.problems:
             terminalreporter.line(str(problem))
         for note in gate.notes:
             terminalreporter.line(f"note: {note}")
-        if self._settings.gate is None and self._baseline is None:
-            terminalreporter.line(f"score {gate.score}; there is no gate, so this fails no run")
-        else:
-            terminalreporter.line(str(gate), red=not gate.passed, green=gate.passed)
+        terminalreporter.line(str(gate), red=not gate.passed, green=gate.passed)
+        if self._settings.report_only:
+            terminalreporter.line("reported only: this fails no run")
         for path in self._settings.reports:
             terminalreporter.line(f"report: {path}")
         for text in self._config.hook.pytest_resilience_report_section(report=report):
             terminalreporter.line(text)
         for failure in self._failures:
             terminalreporter.line(f"ERROR: {failure}", red=True)
+
+
+def _tally(report: Report, gate: GateResult) -> str:
+    """What came of the cells, as it stands behind their number."""
+    verdicts = [cell.verdict for cell in report.cells]
+    counts = {
+        "good": sum(each.good for each in verdicts),
+        "bad": sum(each.bad for each in verdicts) - len(gate.accepted),
+        "accepted": len(gate.accepted),
+        "proving nothing": sum(each.proves_nothing for each in verdicts),
+        "left out": sum(not (each.good or each.fails) for each in verdicts),
+    }
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"cell{'' if len(verdicts) == 1 else 's'} ({told})"
+
+
+def _junit_file(config: pytest.Config) -> Path | None:
+    """Where pytest writes its JUnit file, if it does."""
+    given = config.getoption("xmlpath", None)
+    return Path(os.path.expandvars(given)).expanduser().absolute() if given else None
 
 
 def _left_over(missing: list[Cell]) -> str:

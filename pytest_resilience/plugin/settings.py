@@ -42,7 +42,10 @@ __all__ = ["SEED_KEY", "Settings", "settings_of"]
 
 SEED_KEY = "resilience_seed"  # in an xdist worker's input
 
-_OF_THE_MATRIX = ("resilience-gate", "resilience-baseline", "resilience-report", "resilience-shard")
+_GATE, _REPORT_ONLY = "resilience-gate", "resilience-report-only"
+_OF_THE_MATRIX = (
+    _GATE, _REPORT_ONLY, "resilience-baseline", "resilience-report", "resilience-shard"
+)  # fmt: skip
 
 _OTHERS = pytest.StashKey[tuple[NewChaosType, ...]]()
 _SETTINGS = pytest.StashKey["Settings"]()
@@ -61,7 +64,8 @@ class Settings:
         monkeys: those whose experiments come and go by chance.
         services: those of the ini option `chaos_services` and of the profiles.
         matrix: whether tests run once calm and once per experiment.
-        gate: the least score that passes; None for no gate.
+        gate: the least score that passes; None if any does.
+        report_only: whether what the matrix finds fails no run.
         baseline: where the cells are that are known to break.
         reports: where to write reports.
         shard: which part of the tests to run: index from 1, and how many there are.
@@ -79,6 +83,7 @@ class Settings:
     services: Services = field(default_factory=Services)
     matrix: bool = False
     gate: float | None = None
+    report_only: bool = False
     baseline: Path | None = None
     reports: tuple[Path, ...] = ()
     shard: tuple[int, int] = (1, 1)
@@ -140,6 +145,7 @@ def _checked(config: pytest.Config, names: dict[str, str]) -> Settings:
     matrix = _matrix(config, names, profiles, calm=calm)
     return Settings(
         matrix=matrix,
+        report_only=_report_only(config, names),
         gate=first(
             single(config, "resilience-gate", names, score),
             max((each.gate for each in profiles if each.gate is not None), default=None),
@@ -201,6 +207,18 @@ def _matrix(
             "experiments there are"
         )
     return True
+
+
+def _report_only(config: pytest.Config, names: dict[str, str]) -> bool:
+    """Whether the matrix only reports: of that and a gate, what is typed overrules `addopts`."""
+    if not options.given(config, _REPORT_ONLY):
+        return False
+    gate, only = (bool(times_typed(config, flag)) for flag in (_GATE, _REPORT_ONLY))
+    if options.given(config, _GATE) and gate == only:
+        raise ConfigurationError(
+            f"{names[_GATE]} fails runs and {names[_REPORT_ONLY]} fails none; give one of them"
+        )
+    return only or not gate
 
 
 def _arguments(config: pytest.Config, names: dict[str, str]) -> tuple[str, ...]:

@@ -70,9 +70,12 @@ class Report:
         """What the cells add up to."""
         return Score.of(self.cells)
 
-    def to_json(self) -> dict[str, Any]:
-        """Built-in types only; score and coverage are there for other readers."""
-        score = self.score
+    def to_json(self, score: Score | None = None) -> dict[str, Any]:
+        """Built-in types only; score and coverage are there for other readers.
+
+        `score` is that of the gate, where there was one.
+        """
+        score = score or self.score
         return {
             "format": FORMAT,
             "plugin": self.plugin,

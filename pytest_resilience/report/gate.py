@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,19 +22,17 @@ _Listed = dict[tuple[str, str], KnownCell]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Something that keeps a report from passing.
+    """A cell that keeps a report from passing.
 
     Attributes:
-        what: in one line.
-        cell: the cell it is about; None if it is about the whole run.
+        what: which one, and how it stands with the baseline, in one line.
+        cell: the cell.
     """
 
     what: str
-    cell: Cell | None = None
+    cell: Cell
 
     def __str__(self) -> str:
-        if self.cell is None:
-            return self.what
         lines = [self.what, *self.cell.reason.splitlines()]
         lines += [f"repeat: {self.cell.repeat}"] if self.cell.repeat else []
         return "\n    ".join(lines)
@@ -44,28 +43,35 @@ class GateResult:
     """The verdict on a run.
 
     Attributes:
-        score: of its cells.
+        score: of its cells, without those that are accepted.
         threshold: the least score that passes; None if any does.
-        problems: what keeps it from passing, the whole run first, then the worst cells.
-        waived: bad cells that the baseline lists.
+        reasons: all that keeps it from passing, a line each.
+        problems: the cells that do, the worst first.
+        accepted: bad cells that the baseline lists.
         notes: what is worth knowing and in nobody's way.
     """
 
     score: Score
     threshold: float | None = None
+    reasons: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
-    waived: tuple[Cell, ...] = ()
+    accepted: tuple[Cell, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether nothing stands in the way."""
-        return not self.problems
+        return not self.reasons
 
-    def __str__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """Whether it passed, in one line."""
         bar = "" if self.threshold is None else f", {self.threshold:g} asked"
         cover = "" if self.score.coverage is None else f", coverage {self.score.coverage:g} %"
         return f"resilience gate {'passed' if self.passed else 'FAILED'}: {self.score}{bar}{cover}"
+
+    def __str__(self) -> str:
+        return "\n  - ".join([self.headline, *self.reasons])
 
 
 def judge(
@@ -82,32 +88,51 @@ def judge(
     if baseline is not None:
         baseline.check(report)
     known = baseline.by_key() if baseline is not None else None
-    score = report.score
-    problems = [Problem(what=what) for what in _of_the_run(report, score, threshold)]
-    waived = []
+    problems, accepted = [], []
     for cell in sorted(report.cells, key=lambda cell: -cell.verdict.severity):
         why = _standing(cell, known, today)
         if why is not None:
             title = f"{cell.verdict.words}: {cell.test} under {cell.experiment!r}"
             problems.append(Problem(what=f"{title}{' (flaky)' * cell.flaky}{why}", cell=cell))
         elif cell.verdict.bad:
-            waived.append(cell)
+            accepted.append(cell)
+    score = Score.of(report.cells, {cell.key for cell in accepted})
+    reasons = [*_of_the_run(report, score, threshold, accepted), *_of_the_cells(problems)]
     return GateResult(
         score=score,
         threshold=threshold,
+        reasons=tuple(reasons),
         problems=tuple(problems),
-        waived=tuple(waived),
-        notes=tuple(_notes(report, known or {})),
+        accepted=tuple(accepted),
+        notes=tuple(_notes(report, known or {}, len(accepted))),
     )
 
 
-def _of_the_run(report: Report, score: Score, threshold: float | None) -> Iterator[str]:
+def _of_the_run(
+    report: Report, score: Score, threshold: float | None, accepted: list[Cell]
+) -> Iterator[str]:
     if not report.complete:
         yield f"the run did not come to its end: {report.interrupted}"
     if score.percent is None:
-        yield f"nothing was run: none of {score.planned} planned cells held or broke, so no score"
+        # One part of the tests may be none that could break.
+        if not accepted and report.shard.count == 1:
+            yield (
+                f"nothing was run: none of {score.planned} planned cells held or broke, so no score"
+            )
     elif threshold is not None and not score.reaches(threshold):
         yield f"the score is {score}, below the {threshold:g} asked"
+
+
+def _of_the_cells(problems: list[Problem]) -> Iterator[str]:
+    for void, one, several in (
+        (False, "bad cell that no baseline accepts", "bad cells that no baseline accepts"),
+        (True, "cell proves nothing", "cells prove nothing"),
+    ):
+        verdicts = [each.cell.verdict for each in problems]
+        counts = Counter(each for each in verdicts if each.proves_nothing == void)
+        if counts:
+            told = ", ".join(f"{count} {verdict.words}" for verdict, count in counts.items())
+            yield f"{counts.total()} {one if counts.total() == 1 else several}: {told}"
 
 
 def _standing(cell: Cell, listed: _Listed | None, today: datetime.date) -> str | None:
@@ -126,7 +151,10 @@ def _standing(cell: Cell, listed: _Listed | None, today: datetime.date) -> str |
     return f", waived until {known.until} only: {known.reason}" if known.expired(today) else None
 
 
-def _notes(report: Report, listed: _Listed) -> Iterator[str]:
+def _notes(report: Report, listed: _Listed, accepted: int) -> Iterator[str]:
+    if accepted:
+        cells = "1 bad cell is" if accepted == 1 else f"{accepted} bad cells are"
+        yield f"{cells} accepted by the baseline, and out of the score"
     for cell in report.cells:
         if cell.verdict.good and cell.key in listed:
             yield f"{cell.verdict.words}, take it out of the baseline: {listed[cell.key]}"

@@ -12,6 +12,7 @@ from typing import NoReturn
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.report.document import Report
 from pytest_resilience.report.fields import MisfitError
+from pytest_resilience.report.gate import GateResult
 
 
 __all__ = ["json_text", "read_report", "schema"]
@@ -19,9 +20,9 @@ __all__ = ["json_text", "read_report", "schema"]
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def json_text(report: Report) -> str:
+def json_text(report: Report, gate: GateResult | None = None) -> str:
     """The document, one cell a line, so that two reports can be compared by line; ASCII only."""
-    data = report.to_json()
+    data = report.to_json(gate.score if gate else None)
     cells = [_line(cell) for cell in data.pop("cells")]
     head = "".join(f'  "{key}": {_line(value)},\n' for key, value in data.items())
     rows = ",\n".join(f"    {cell}" for cell in cells)

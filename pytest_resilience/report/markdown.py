@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from collections import Counter
+from collections.abc import Container
 from collections.abc import Iterable
 from collections.abc import Iterator
 
@@ -13,6 +14,8 @@ from pytest_resilience.report.cell import Verdict
 from pytest_resilience.report.document import Report
 from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.score import Score
+from pytest_resilience.report.words import INTRODUCTION
+from pytest_resilience.report.words import MEANINGS
 
 
 __all__ = ["markdown_text"]
@@ -25,7 +28,7 @@ _ESCAPED = {ord(char): f"&#{ord(char)};" for char in "&<>|`*_[]\\~@$:#\"'"}
 
 def markdown_text(report: Report, gate: GateResult | None = None) -> str:
     """The document: the verdict, what is bad, the experiments, all else folded away."""
-    lines = ["## Resilience", "", *_verdict(report, gate), ""]
+    lines = ["## Resilience", "", *_verdict(report, gate), "", INTRODUCTION, ""]
     room = _MOST
     looked_at = [cell for cell in report.cells if cell.verdict.fails]
     if looked_at:
@@ -33,28 +36,26 @@ def markdown_text(report: Report, gate: GateResult | None = None) -> str:
         room -= sum(map(_size, rows))
         lines += _table("verdict", "test", "experiment", "reason", "repeat", rows=rows)
         lines += _left_out(len(looked_at) - len(rows))
-    lines += _experiments(report)
+    accepted = {cell.key for cell in gate.accepted} if gate else set()
+    lines += _experiments(report, accepted)
     others = [cell for cell in report.cells if not cell.verdict.fails]
     if others:
         rows = _fitting(map(_short_row, sorted(others, key=_worst_first)), room)
         lines += [f"<details><summary>{len(others)} other cells</summary>", ""]
         lines += _table("verdict", "test", "experiment", "reason", rows=rows)
         lines += [*_left_out(len(others) - len(rows)), "</details>", ""]
-    return "\n".join([*lines, _conditions(report)]) + "\n"
+    return "\n".join([*lines, *_meanings(report), _conditions(report)]) + "\n"
 
 
 def _verdict(report: Report, gate: GateResult | None) -> Iterator[str]:
-    score = report.score
+    score = gate.score if gate else report.score
     if gate is None:
         yield f"**{score}**"
     else:
         asked = "" if gate.threshold is None else f", {gate.threshold:g} asked"
         yield f"**{'✅ passed' if gate.passed else '❌ failed'}: {score}**{asked}"
-        for problem in gate.problems:
-            if problem.cell is None:
-                yield f"- {_plain(problem.what)}"
-        if gate.waived:
-            yield f"- {len(gate.waived)} bad cells are in the baseline"
+        for reason in gate.reasons:
+            yield f"- {_plain(reason)}"
         for note in gate.notes[:20]:
             yield f"- {_plain(note)}"
     if gate is None and not report.complete:
@@ -83,16 +84,31 @@ def _words(cell: Cell) -> str:
     return cell.verdict.words + (" (flaky)" if cell.flaky else "")
 
 
-def _experiments(report: Report) -> list[str]:
-    """A table: how many cells of each verdict that there is."""
-    counts = Counter(cell.verdict for cell in report.cells)
-    verdicts = [verdict for verdict in Verdict if counts[verdict]]
+def _there(report: Report) -> list[Verdict]:
+    """The verdicts that there are."""
+    found = {cell.verdict for cell in report.cells}
+    return [verdict for verdict in Verdict if verdict in found]
+
+
+def _meanings(report: Report) -> list[str]:
+    rows = [_row(verdict.words, MEANINGS[verdict]) for verdict in _there(report)]
+    if not rows:
+        return []
+    table = _table("verdict", "meaning", rows=rows)
+    return ["<details><summary>What the verdicts mean</summary>", "", *table, "</details>", ""]
+
+
+def _experiments(report: Report, accepted: Container[tuple[str, str]]) -> list[str]:
+    """A table: how many cells of each verdict."""
+    verdicts = _there(report)
     words = [verdict.words for verdict in verdicts]
-    rows = _rows(report, verdicts)
+    rows = _rows(report, verdicts, accepted)
     return _table("experiment", "weight", *words, "score", rows=rows)
 
 
-def _rows(report: Report, verdicts: list[Verdict]) -> Iterator[str]:
+def _rows(
+    report: Report, verdicts: list[Verdict], accepted: Container[tuple[str, str]]
+) -> Iterator[str]:
     by_name: dict[str, list[Cell]] = {}
     for cell in report.cells:
         by_name.setdefault(cell.experiment, []).append(cell)
@@ -100,7 +116,9 @@ def _rows(report: Report, verdicts: list[Verdict]) -> Iterator[str]:
         counts = Counter(cell.verdict for cell in cells)
         what = f"<br>{_plain(cells[0].what)}" if cells[0].what not in {"", name} else ""
         numbers = [str(counts[verdict] or "") for verdict in verdicts]
-        yield _row(_plain(name) + what, f"{cells[0].weight:g}", *numbers, str(Score.of(cells)))
+        yield _row(
+            _plain(name) + what, f"{cells[0].weight:g}", *numbers, str(Score.of(cells, accepted))
+        )
 
 
 def _table(*columns: str, rows: Iterable[str]) -> list[str]:

@@ -71,10 +71,11 @@
     for (const cell of data.cells) counts[cell[VERDICT]] += 1;
     for (let verdict = counts.length - 1; verdict >= 0; verdict -= 1) {
       if (!counts[verdict]) continue;
-      const [name, words, letter] = data.verdicts[verdict];
+      const [name, words, letter, meaning] = data.verdicts[verdict];
       const button = element("button");
       button.type = "button";
       button.dataset.verdict = name;
+      button.title = meaning;
       button.setAttribute("aria-pressed", "false");
       button.append(element("i", letter, name), words + " " + counts[verdict]);
       button.addEventListener("click", () => {
@@ -106,10 +107,11 @@
   function open(cell) {
     const test = data.tests[cell[TEST]];
     const [experiment, what, weight] = data.experiments[cell[EXPERIMENT]];
-    const [name, words] = data.verdicts[cell[VERDICT]];
+    const [name, words, , meaning] = data.verdicts[cell[VERDICT]];
     byId("cell-test").textContent = test;
     byId("cell-verdict").textContent = words + remarks(cell);
     byId("cell-verdict").className = "badge " + name;
+    byId("cell-meaning").textContent = meaning;
     const told = [experiment, what === experiment ? "" : what, "weight " + weight];
     byId("cell-experiment").textContent =
       [...told, seconds(cell[DURATION])].filter(Boolean).join(" · ");

@@ -16,6 +16,8 @@ from pytest_resilience.report.cell import MomentKind
 from pytest_resilience.report.cell import Verdict
 from pytest_resilience.report.document import Report
 from pytest_resilience.report.gate import GateResult
+from pytest_resilience.report.words import INTRODUCTION
+from pytest_resilience.report.words import MEANINGS
 
 
 __all__ = ["page_text"]
@@ -40,7 +42,8 @@ def page_text(report: Report, gate: GateResult | None = None) -> str:
     )
     return environment.from_string(_resource("page.html")).render(
         report=report,
-        score=report.score,
+        score=gate.score if gate else report.score,
+        introduction=INTRODUCTION,
         gate=gate,
         script=Markup(script),  # noqa: S704  # ours, word for word
         style=Markup(style),  # noqa: S704  # as above
@@ -74,7 +77,7 @@ class _Table(dict[str, int]):
 
 def _data(report: Report, gate: GateResult | None) -> dict[str, Any]:
     """What the script draws from; its reading of it is at the top of page.js."""
-    waived = {cell.key for cell in gate.waived} if gate else set()
+    accepted = {cell.key for cell in gate.accepted} if gate else set()
     tests, texts = _Table(), _Table()
     experiments: dict[str, Cell] = {}
     for cell in report.cells:
@@ -86,7 +89,7 @@ def _data(report: Report, gate: GateResult | None) -> dict[str, Any]:
             tests[cell.test],
             columns[cell.experiment],
             _VERDICTS[cell.verdict],
-            cell.flaky + 2 * (cell.key in waived),
+            cell.flaky + 2 * (cell.key in accepted),
             _milliseconds(cell.duration),
             texts[_cut(cell.reason)],
             # Most command lines differ in nothing but the test.
@@ -97,7 +100,7 @@ def _data(report: Report, gate: GateResult | None) -> dict[str, Any]:
         for cell in report.cells
     ]
     return {
-        "verdicts": [[each.value, each.words, each.letter] for each in Verdict],
+        "verdicts": [[each.value, each.words, each.letter, MEANINGS[each]] for each in Verdict],
         "kinds": list(MomentKind),
         "tests": list(tests),
         "experiments": [[each.experiment, each.what, each.weight] for each in experiments.values()],

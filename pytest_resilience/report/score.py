@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from collections import Counter
+from collections.abc import Container
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,7 +25,7 @@ class Score:
 
     Attributes:
         good: the weights of the cells that held, added.
-        bad: the weights of those that broke, added.
+        bad: the weights of those that broke and that no baseline accepts, added.
         tried: cells in which the experiment ran.
         planned: all cells.
     """
@@ -35,16 +36,19 @@ class Score:
     planned: int
 
     @classmethod
-    def of(cls, cells: Iterable[Cell]) -> Score:
-        """Of these cells; each counts as much as its experiment weighs."""
-        counts = Counter((cell.verdict, cell.weight) for cell in cells)
+    def of(cls, cells: Iterable[Cell], accepted: Container[tuple[str, str]] = ()) -> Score:
+        """Of these cells; each counts as much as its experiment weighs.
+
+        Bad ones whose keys are `accepted`, as a baseline does, count for coverage alone.
+        """
+        counts = Counter((cell.verdict, cell.weight, cell.key in accepted) for cell in cells)
         good = bad = Fraction(0)
-        for (verdict, weight), number in counts.items():
+        for (verdict, weight, known), number in counts.items():
             # By way of repr: 0.1 is a tenth, as it was written, and sums do not depend on order.
             share = Fraction(repr(float(weight))) * number
             good += share if verdict.good else 0
-            bad += share if verdict.bad else 0
-        tried = sum(n for (verdict, _), n in counts.items() if verdict not in _NOT_TRIED)
+            bad += share if verdict.bad and not known else 0
+        tried = sum(n for (verdict, *_), n in counts.items() if verdict not in _NOT_TRIED)
         return cls(good=good, bad=bad, tried=tried, planned=counts.total())
 
     @property

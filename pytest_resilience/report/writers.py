@@ -106,10 +106,6 @@ def _writer(path: Path) -> Callable[[Report, GateResult | None], str]:
     return SUFFIXES[path.suffix]
 
 
-def _json(report: Report, _gate: GateResult | None) -> str:
-    return json_text(report)
-
-
 def _html(report: Report, gate: GateResult | None) -> str:
     from pytest_resilience.report.page import page_text
 
@@ -118,6 +114,6 @@ def _html(report: Report, gate: GateResult | None) -> str:
 
 SUFFIXES: dict[str, Callable[[Report, GateResult | None], str]] = {
     ".html": _html,
-    ".json": _json,
+    ".json": json_text,
     ".md": markdown_text,
 }

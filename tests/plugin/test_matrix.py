@@ -138,7 +138,7 @@ def test_every_verdict(shop: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines([
         "refused: 1 not run, 1 survived, 1 degraded, 1 leak, 1 failed, 1 hang, 1 never fired, *",
         "slow: 1 not run, 5 survived, 1 never fired, 1 invalid",
-        "score 60 %; there is no gate, so this fails no run",
+        "resilience gate FAILED: 60 %, coverage 75 %",
     ])  # fmt: skip
 
 
@@ -176,19 +176,23 @@ GOOD = ("-k", "degrades or survives")
 def test_the_gate(shop: pytest.Pytester) -> None:
     passed = matrix(shop, *GOOD, "--resilience-gate=100")
     assert passed.ret == 0
-    passed.stdout.fnmatch_lines(["resilience gate passed: 100 %, 100 asked, coverage 100 %"])
+    passed.stdout.fnmatch_lines([
+        "A cell is one test under one experiment; the calm run of a test, *",
+        "resilience gate passed: 100 %, 100 asked, coverage 100 %",
+    ])  # fmt: skip
     failed = matrix(shop, "-k", "fails or survives", "--resilience-gate=70")
     assert failed.ret == 10
     failed.stdout.fnmatch_lines([
-        "the score is 66.6 %, below the 70 asked",
         "failed: test_shop.py::test_fails under 'refused'",
         "    ConnectionError: *",
         "    repeat: pytest test_shop.py::test_fails --chaos-seed=3 --chaos-profile=ci *",
         "resilience gate FAILED: 66.6 %, 70 asked, coverage 100 %",
+        "  - the score is 66.6 %, below the 70 asked",
+        "  - 1 bad cell that no baseline accepts: 1 failed",
     ])  # fmt: skip
     nothing = matrix(shop, "-k", "exempt", "--resilience-gate=0")
     assert nothing.ret == 10
-    nothing.stdout.fnmatch_lines(["nothing was run: *"])
+    nothing.stdout.fnmatch_lines(["  - nothing was run: *"])
     never = matrix(shop, "-k", "elsewhere or survives", "--resilience-gate=0")
     assert never.ret == 10
     never.stdout.fnmatch_lines(["never fired: test_shop.py::test_elsewhere under 'refused'"])
@@ -198,8 +202,14 @@ def test_a_baseline_lists_what_may_break(shop: pytest.Pytester) -> None:
     chosen = ("-k", "fails or survives")
     matrix(shop, *chosen, "--resilience-report=out.json")
     assert main(["baseline", str(shop.path / "out.json"), "-o", str(shop.path / "known")]) == 0
-    known = matrix(shop, *chosen, "--resilience-baseline=known")
+    known = matrix(shop, *chosen, "--resilience-baseline=known", "--resilience-report=out.json")
     assert known.ret == 0
+    known.stdout.fnmatch_lines([
+        "note: 1 bad cell is accepted by the baseline, and out of the score",
+        "resilience gate passed: 100 %, coverage 100 %",
+        "* 2 passed, 7 deselected, 4 cells (3 good, 1 accepted) in *",
+    ])  # fmt: skip
+    assert json.loads((shop.path / "out.json").read_text())["score"] == 100.0
     new = matrix(shop, "-k", "fails or leaks", "--resilience-baseline=known")
     assert new.ret == 10
     new.stdout.fnmatch_lines(
@@ -218,8 +228,7 @@ def test_reports_of_every_kind(shop: pytest.Pytester, monkeypatch: pytest.Monkey
     assert result.ret == 0
     assert "<!DOCTYPE html>" in (shop.path / "out/report.html").read_text()
     assert "| refused |" in (shop.path / "out/report.md").read_text() + summary.read_text()
-    junit = (shop.path / "junit.xml").read_text()
-    assert '<property name="resilience.verdict" value="degraded"' in junit
+    assert "[chaos: refused]" in (shop.path / "junit.xml").read_text()
 
 
 def test_shards_are_merged(shop: pytest.Pytester, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,7 +251,7 @@ def test_shards_are_merged(shop: pytest.Pytester, capsys: pytest.CaptureFixture[
 def test_under_xdist_it_is_the_same(shop: pytest.Pytester) -> None:
     matrix(shop, "--resilience-report=alone.json")
     result = matrix(shop, "-p", "xdist", "-n", "2", "--resilience-report=workers.json")
-    result.stdout.fnmatch_lines(["score 60 %; there is no gate*"])
+    result.stdout.fnmatch_lines(["resilience gate FAILED: 60 %, coverage 75 %"])
     assert verdicts(shop.path / "workers.json") == verdicts(shop.path / "alone.json")
 
 
@@ -251,6 +260,17 @@ def test_under_xdist_it_is_the_same(shop: pytest.Pytester) -> None:
     [
         (["--chaos-matrix"], "--chaos-matrix needs --chaos-profile: a profile says which *"),
         (["--chaos-profile=ci", "--resilience-gate", "95"], "--resilience-gate needs --chaos-mat*"),
+        (
+            ["--resilience-report-only"],
+            "--resilience-report-only needs --chaos-matrix: without it *",
+        ),
+        (
+            [
+                *("--chaos-matrix", "--chaos-profile=ci"),
+                *("--resilience-gate=90", "--resilience-report-only"),
+            ],
+            "--resilience-gate fails runs and --resilience-report-only fails none; give one of *",
+        ),
         (["--resilience-report=a.json"], "--resilience-report needs --chaos-matrix: without it *"),
         (
             ["--chaos-matrix", "--chaos-profile=ci", "--no-chaos", "--resilience-gate=1"],

@@ -7,8 +7,7 @@ from hypothesis import given
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import Verdict
 from pytest_resilience.report.fields import Fields
-from pytest_resilience.report.junit import junit_properties
-from tests.report.conftest import cell
+from pytest_resilience.report.words import MEANINGS
 from tests.report.conftest import cells
 
 
@@ -42,20 +41,6 @@ def test_every_verdict_has_a_letter_of_its_own() -> None:
     assert Verdict.NEVER_FIRED.words == "never fired"
 
 
-def test_junit_gets_what_there_is_to_say() -> None:
-    broken = cell(
-        "failed", reason="TimeoutError", repeat="pytest t.py::t", weight=2, duration=0.25,
-        what="latency 300ms",
-    )  # fmt: skip
-    assert junit_properties(broken) == [
-        ("resilience.experiment", "slow"),
-        ("resilience.what", "latency 300ms"),
-        ("resilience.verdict", "failed"),
-        ("resilience.reason", "TimeoutError"),
-        ("resilience.repeat", "pytest t.py::t"),
-        ("resilience.weight", "2"),
-        ("resilience.duration", "0.250"),
-    ]
-    held = dict(junit_properties(cell("survived", flaky=True)))
-    assert held["resilience.flaky"] == "true"
-    assert "resilience.reason" not in held
+def test_every_verdict_is_explained() -> None:
+    assert set(MEANINGS) == set(Verdict)
+    assert all(("proves nothing" in MEANINGS[each]) == each.proves_nothing for each in Verdict)

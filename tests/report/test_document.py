@@ -13,15 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_resilience import ConfigurationError
+from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.cell import Moment
 from pytest_resilience.report.cell import MomentKind
 from pytest_resilience.report.cell import Verdict
 from pytest_resilience.report.document import Report
 from pytest_resilience.report.document import fingerprint
 from pytest_resilience.report.fields import MisfitError
+from pytest_resilience.report.gate import judge
 from pytest_resilience.report.json_format import json_text
 from pytest_resilience.report.json_format import read_report
 from pytest_resilience.report.json_format import schema
+from tests.report.conftest import TODAY
 from tests.report.conftest import cell
 from tests.report.conftest import report
 from tests.report.conftest import reports
@@ -57,6 +60,12 @@ def test_the_schema_is_one() -> None:
 def test_other_readers_find_score_and_coverage() -> None:
     data = FULL.to_json()
     assert (data["score"], data["coverage"], data["complete"]) == (50.0, 100.0, True)
+
+
+def test_the_score_is_that_of_the_gate_where_there_is_one() -> None:
+    gate = judge(FULL, threshold=None, baseline=baseline_of(FULL), today=TODAY)
+    data = json.loads(json_text(FULL, gate))
+    assert (data["score"], data["coverage"]) == (100.0, 100.0)
 
 
 def test_a_cell_is_a_line() -> None:

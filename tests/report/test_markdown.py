@@ -17,6 +17,7 @@ from pytest_resilience.report.cell import Verdict
 from pytest_resilience.report.document import Report
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.markdown import markdown_text
+from pytest_resilience.report.words import INTRODUCTION
 from tests.report.conftest import TODAY
 from tests.report.conftest import cell
 from tests.report.conftest import report
@@ -75,7 +76,7 @@ def story(**rest: str) -> Report:
 
 def test_the_worst_comes_first_with_its_repeat_line_and_the_rest_is_folded() -> None:
     page = rendered(markdown_text(story()))
-    bad, experiments, others = page.tables
+    bad, experiments, others, meanings = page.tables
     assert bad == [
         ["verdict", "test", "experiment", "reason", "repeat"],
         ["hang", "d", "slow", "", "pytest d"],
@@ -90,6 +91,7 @@ def test_the_worst_comes_first_with_its_repeat_line_and_the_rest_is_folded() -> 
         ["survived", "b", "gone", ""],
         ["not run", "e", "slow", "the test is skipped"],
     ]
+    assert [row[0] for row in meanings[1:]] == ["not run", "survived", "leak", "hang"]
     assert page.tags <= PLAIN_TAGS
 
 
@@ -98,15 +100,17 @@ def test_it_begins_with_the_verdict_of_the_gate() -> None:
     no_longer = KnownCell(verdict=Verdict.LEAK, experiment="slow", test="a")
     baseline = Baseline(configuration="c0ffee", known=(known, no_longer))
     gate = judge(story(), threshold=95, baseline=baseline, today=TODAY)
-    assert markdown_text(story(), gate).splitlines()[:8] == [
+    assert markdown_text(story(), gate).splitlines()[:10] == [
         "## Resilience",
         "",
-        "**❌ failed: 60 %**, 95 asked",
-        "- the score is 60 %, below the 95 asked",
-        "- 1 bad cells are in the baseline",
+        "**❌ failed: 75 %**, 95 asked",
+        "- the score is 75 %, below the 95 asked",
+        "- 1 bad cell that no baseline accepts&#58; 1 hang",
+        "- 1 bad cell is accepted by the baseline, and out of the score",
         "- survived, take it out of the baseline&#58; leak  slow  a",
         "- coverage 80 %: 4 of 5 cells were tried",
         "",
+        INTRODUCTION,
     ]
     fine = report(cell("survived"))
     gate = judge(fine, threshold=None, baseline=None, today=TODAY)
@@ -140,7 +144,7 @@ def test_no_text_becomes_markup(hostile: str) -> None:
         profiles=(hostile,),
     )
     page = rendered(markdown_text(found))
-    bad, experiments, others = page.tables
+    bad, experiments, others, _ = page.tables
     assert bad[1] == ["failed", hostile, hostile, hostile, hostile]
     assert experiments[1][0] == f"{hostile}\n{hostile}!"
     assert others[1] == ["survived", f"good {hostile}", hostile, hostile]

@@ -17,6 +17,7 @@ from pytest_resilience.report.cell import MomentKind
 from pytest_resilience.report.document import Report
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.page import page_text
+from pytest_resilience.report.words import INTRODUCTION
 from tests.report.conftest import TODAY
 from tests.report.conftest import cell
 from tests.report.conftest import report
@@ -176,8 +177,10 @@ def test_the_head_says_score_gate_and_conditions() -> None:
     page = page_text(found, judge(found, threshold=95, baseline=None, today=TODAY))
     words = " ".join(re.sub(r"<[^>]+>", " ", page.partition("<main>")[0]).split())
     assert (
-        "Resilience 50 % gate failed , 95 asked; 2 of 3 cells tried (66.6 %)"
-        " the run did not come to its end: KeyboardInterrupt the score is 50 %, below the 95 asked"
+        "Resilience 50 % gate failed , 95 asked; coverage 66.6 %: 2 of 3 cells tried"
+        f" {INTRODUCTION} the run did not come to its end: KeyboardInterrupt"
+        " the score is 50 %, below the 95 asked"
+        " 1 bad cell that no baseline accepts: 1 failed"
     ) in words
     for name, value in [("profile", "ci, net"), ("seed", "0"), ("Python", "3.11.7")]:
         assert f"<dt>{name}</dt><dd>{value}</dd>" in page
@@ -224,8 +227,9 @@ def test_cells_of_the_baseline_are_marked() -> None:
     gate = judge(found, threshold=None, baseline=baseline_of(found), today=TODAY)
     assert [each[3] for each in told(embedded(page_text(found, gate)))] == [2, 3, 0]
     page = page_text(report(cell("survived", "a")), gate=None)
-    assert "in the baseline</li>" not in page
-    assert "<li>2 bad cells are in the baseline</li>" in page_text(found, gate)
+    assert "by the baseline" not in page
+    told_so = "<li>2 bad cells are accepted by the baseline, and out of the score</li>"
+    assert told_so in page_text(found, gate)
 
 
 def test_what_no_longer_breaks_is_told() -> None:

@@ -62,6 +62,15 @@ def test_what_is_judged_is_the_figure_that_is_shown() -> None:
     assert not score(*["survived"] * 9994, *["failed"] * 6).reaches(99.92)  # 99.94, shown as 99.9
 
 
+def test_what_is_accepted_counts_for_coverage_alone() -> None:
+    found = [cell("survived", "a"), cell("failed", "b"), cell("hang", "c"), cell("survived", "d")]
+    accepted = {each.key for each in found[1:]}
+    assert Score.of(found, {("b", "slow")}).percent == 66.6
+    assert Score.of(found, accepted).percent == 100.0
+    assert Score.of(found, accepted).coverage == 100.0
+    assert Score.of(found[1:3], accepted).percent is None
+
+
 def test_coverage_stands_apart() -> None:
     found = score(
         *("survived", "not_run", "not_started", "invalid", "never_fired", "failed", "degraded")
