@@ -139,3 +139,6 @@ class ChaosMonkey(Monkey):
 
     def default_start(self) -> Starter:
         return of_this_process().start
+
+    def default_approve(self) -> Callable[[ChaosExperiment], object]:
+        return DEFAULT_CAPS.approve  # services may still become known

@@ -71,6 +71,7 @@ class Monkey:
         self,
         start: Starter | None = None,
         *,
+        approve: Callable[[ChaosExperiment], object] | None = None,
         seed: int | None = None,
         schedule: Schedule | None = None,
         max_active: int | None = None,
@@ -82,14 +83,19 @@ class Monkey:
         clock: Clock = SYSTEM_CLOCK,
         name: str = "chaos monkey",
     ) -> None:
-        """`start` makes an experiment happen; `check_every`: seconds between looks at guards."""
+        """`start` makes an experiment happen, and `approve` raises ConfigurationError for one that
+        it would refuse; `check_every`: seconds between looks at guards.
+        """
         self.seed = new_seed() if seed is None else seed
         self.interval = _positive("interval", interval)
         self.name = name
         self.experiments: dict[str, ChaosExperiment] = {}
         self.listeners = Listeners()
         self.verdict: Verdict | None = None
-        self._start = start or self.default_start()
+        if start is None:
+            start, approve = self.default_start(), approve or self.default_approve()
+        self._start = start
+        self._approve = approve
         self._schedule = schedule or ByChance()
         self._max_active = None if max_active is None else count("max_active", max_active)
         self._check_every = _positive("check_every", check_every)
@@ -108,6 +114,10 @@ class Monkey:
             "pytest_resilience.ChaosMonkey() has its own"
         )
 
+    def default_approve(self) -> Callable[[ChaosExperiment], object] | None:
+        """What raises ConfigurationError for an experiment that `default_start` would refuse."""
+        return None
+
     @property
     def running(self) -> bool:
         """Whether it has been started and has not ended."""
@@ -119,9 +129,14 @@ class Monkey:
         return tuple(self._events)
 
     def register_experiment(self, experiment: ChaosExperiment) -> None:
-        """Add an experiment, also while it runs. Raises DuplicateNameError."""
+        """Add an experiment, also while it runs.
+
+        Raises DuplicateNameError, and ConfigurationError for one that could not be started.
+        """
         if not isinstance(experiment, ChaosExperiment):
             raise ConfigurationError(f"{experiment!r} is no ChaosExperiment")
+        if self._approve is not None:
+            self._approve(experiment)
         with self._lock:
             if experiment.name in self.experiments:
                 raise DuplicateNameError("chaos experiment", experiment.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -27,7 +28,12 @@ __all__ = ["SessionMonkeys", "monkey_of_a_test"]
 
 @contextmanager
 def monkey_of_a_test(
-    engine: Engine, scope: ChaosScope, clock: Clock, *, manual: bool
+    engine: Engine,
+    scope: ChaosScope,
+    clock: Clock,
+    *,
+    approve: Callable[[ChaosExperiment], object],
+    manual: bool,
 ) -> Iterator[ChaosMonkey]:
     """A monkey whose experiments count among those of a test; with a manual clock it ticks
     only when told to.
@@ -38,7 +44,11 @@ def monkey_of_a_test(
         return Hazard(engine, scope.start(requested, seed=seed))
 
     monkey = ChaosMonkey(
-        start, seed=scope.seed_of("chaos_monkey"), background=not manual, clock=clock
+        start,
+        approve=approve,
+        seed=scope.seed_of("chaos_monkey"),
+        background=not manual,
+        clock=clock,
     )
     try:
         yield monkey

@@ -6,14 +6,16 @@ import fnmatch
 import os
 import tomllib
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.recipe import nearest
-from pytest_resilience.chaos.service import Services
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin.pytest_private import check_markers
 from pytest_resilience.plugin.pytest_private import has_markers
@@ -22,7 +24,10 @@ from pytest_resilience.plugin.requested import Requested
 from pytest_resilience.plugin.requested import from_parameters
 
 
-__all__ = ["all_profiles", "find_profile", "requested_of", "selects"]
+__all__ = ["Check", "all_profiles", "check_experiments", "find_profile", "requested_of", "selects"]
+
+Check = Callable[[ChaosExperiment], object]
+"""Raises ConfigurationError for an experiment that cannot be started in this run."""
 
 
 def find_profile(config: pytest.Config, text: str) -> Profile:
@@ -58,15 +63,27 @@ def all_profiles(config: pytest.Config) -> list[Profile]:
         raise pytest.UsageError(f"{path}: {error}") from None
 
 
-def requested_of(profile: Profile, defaults: Defaults, services: Services) -> tuple[Requested, ...]:
+def requested_of(profile: Profile, defaults: Defaults) -> tuple[Requested, ...]:
     """The experiments of a profile for a test that it selects. Raises ConfigurationError."""
     if profile.markers:
         check_markers(profile.markers)
-    found = []
-    for each in profile.experiments:
-        found.append(from_parameters(each.kind, each.parameters, defaults, origin="profile"))
-        found[-1].experiment.bind(services)
-    return tuple(found)
+    return tuple(
+        from_parameters(each.kind, each.parameters, defaults, origin="profile")
+        for each in profile.experiments
+    )
+
+
+def check_experiments(
+    profile: Profile, experiments: Iterable[ChaosExperiment], check: Check
+) -> None:
+    """Raise ConfigurationError naming the first of a profile that `check` raises it for."""
+    for each in experiments:
+        try:
+            check(each)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"profile {profile.name!r}: experiment {each.name!r}: {error}"
+            ) from None
 
 
 def selects(profile: Profile, item: pytest.Item) -> bool:

@@ -116,7 +116,13 @@ class ChaosSession:
 
         clock = clock_of(request)
         manual = clock is not SYSTEM_CLOCK
-        return monkey_of_a_test(self._engine, self._scope(request.node), clock, manual=manual)
+        return monkey_of_a_test(
+            self._engine,
+            self._scope(request.node),
+            clock,
+            approve=self._settings.caps.approve,
+            manual=manual,
+        )
 
     def proxies(self, item: pytest.Item) -> AbstractContextManager[Callable[..., ChaosProxy]]:
         """What the `chaos_proxy` fixture of a test is."""

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_resilience.chaos import quantities
 from pytest_resilience.chaos.catalog import add_type
+from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.service import Service
 from pytest_resilience.chaos.service import Services
@@ -30,6 +31,8 @@ from pytest_resilience.plugin.flags import score
 from pytest_resilience.plugin.flags import seed_number
 from pytest_resilience.plugin.flags import single
 from pytest_resilience.plugin.flags import times_typed
+from pytest_resilience.plugin.profiles import Check
+from pytest_resilience.plugin.profiles import check_experiments
 from pytest_resilience.plugin.profiles import find_profile
 from pytest_resilience.plugin.profiles import requested_of
 from pytest_resilience.plugin.requested import Defaults
@@ -137,19 +140,19 @@ def _checked(config: pytest.Config, names: dict[str, str]) -> Settings:
     )
     services = _services(config, [*profiles, *monkeys])
     caps = _caps(config)
+    check = _check(config, services, caps)
     only = options.given(config, "chaos-experiment")
     _check_names(only, profiles, names["chaos-experiment"])
     profiles = [each.only(only) for each in profiles]
-    requests = [requested_of(each, defaults, services) for each in profiles]
+    requests = [_requests(each, defaults, check) for each in profiles]
+    for profile in monkeys:
+        check_experiments(profile, (each.make() for each in profile.experiments), check)
     calm = bool(options.given(config, "no-chaos"))
     matrix = _matrix(config, names, profiles, calm=calm)
     return Settings(
         matrix=matrix,
         report_only=_report_only(config, names),
-        gate=first(
-            single(config, "resilience-gate", names, score),
-            max((each.gate for each in profiles if each.gate is not None), default=None),
-        ),
+        gate=_gate(config, names, profiles),
         baseline=single(config, "resilience-baseline", names, lambda _, value: Path(value)),
         reports=tuple(map(Path, options.given(config, "resilience-report"))),
         shard=single(config, "resilience-shard", names, part) or (1, 1),
@@ -157,7 +160,7 @@ def _checked(config: pytest.Config, names: dict[str, str]) -> Settings:
         calm=calm,
         defaults=defaults,
         experiments=tuple(
-            _experiment(spec, names["chaos"], defaults, services, caps)
+            _experiment(spec, names["chaos"], defaults, check)
             for spec in options.given(config, "chaos")
         ),
         profiles=tuple(zip(profiles, requests, strict=True)),
@@ -180,6 +183,19 @@ def _defaults(config: pytest.Config, names: dict[str, str], profiles: list[Profi
             single(config, "chaos-probability", names, quantities.share),
             *(each.probability for each in reversed(profiles)),
         ),
+    )
+
+
+def _requests(profile: Profile, defaults: Defaults, check: Check) -> tuple[Requested, ...]:
+    requests = requested_of(profile, defaults)
+    check_experiments(profile, (each.experiment for each in requests), check)
+    return requests
+
+
+def _gate(config: pytest.Config, names: dict[str, str], profiles: list[Profile]) -> float | None:
+    return first(
+        single(config, "resilience-gate", names, score),
+        max((each.gate for each in profiles if each.gate is not None), default=None),
     )
 
 
@@ -265,13 +281,27 @@ def _check_unused(config: pytest.Config, names: Mapping[str, str], why: str) -> 
             raise ConfigurationError(f"{names[flag]} {why} there is nothing to judge")
 
 
-def _experiment(
-    spec: str, option: str, defaults: Defaults, services: Services, caps: Caps
-) -> Requested:
+def _check(config: pytest.Config, services: Services, caps: Caps) -> Check:
+    """What every experiment of the flags has to pass, whoever is to start it.
+
+    Not the caps in a worker of xdist, whose controller has looked already: when the machine
+    has less left by now, the test that starts it is told.
+    """
+    in_worker = hasattr(config, "workerinput")
+
+    def check(experiment: ChaosExperiment) -> None:
+        bound = experiment.bind(services)
+        if not in_worker:
+            caps.approve(bound)
+
+    return check
+
+
+def _experiment(spec: str, option: str, defaults: Defaults, check: Check) -> Requested:
     try:
         kind, parameters = parse_spec(spec)
         requested = from_parameters(kind, parameters, defaults, origin="flag")
-        caps.approve(requested.experiment.bind(services))
+        check(requested.experiment)
     except ConfigurationError as error:
         raise ConfigurationError(f"{option}={spec}: {error}") from None
     return requested

@@ -108,6 +108,114 @@ def test_caps_come_from_the_ini_file(pytester: pytest.Pytester) -> None:
     bad.stderr.fnmatch_lines(["ERROR: chaos_max_disk='some' is no quantity; *"])
 
 
+BIG = """
+[profiles.big]
+services = {shop = "127.0.0.1"}
+experiments = [
+    {name = "small", chaos_type = "memory_stress", size = "1MiB"},
+    {name = "large", PARAMETERS},
+]
+"""
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--chaos-profile=big.toml:big"],
+        ["--chaos-monkey=big.toml:big"],
+        ["--chaos-profile=big.toml:big", "--chaos-matrix"],
+        ["--chaos-profile=big.toml:big", "--chaos-matrix", "--chaos-experiment=large"],
+        ["--chaos-profile=big.toml:big", "--chaos-experiment=large"],
+        ["--chaos-profile=big.toml:big", "--chaos-intensity=0.1", "--no-chaos"],
+        ["--chaos-profile=big.toml:big", "-p", "xdist", "-n", "1"],
+        ["--chaos-monkey=big.toml:big", "-p", "xdist", "-n", "1"],
+        ["--chaos-profile=big.toml:big", "--collect-only"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(
+    ("parameters", "why"),
+    [
+        (
+            'chaos_type = "memory_stress", size = "3MiB"',
+            "memory load 3 MiB: 3 MiB is over the cap of 2 MiB (chaos_max_memory = 2 MiB)*",
+        ),
+        ('chaos_type = "cpu_stress", cores = 200, load = "0.1%"', "*200 processes are more than *"),
+        (
+            'chaos_type = "service_failure", target_services = ["shop", "ghost"]',
+            "*unknown service 'ghost'*",
+        ),
+    ],
+    ids=["memory", "processes", "services"],
+)
+def test_a_profile_is_checked_when_it_is_read_whoever_is_to_start_it(
+    pytester: pytest.Pytester, flags: list[str], parameters: str, why: str
+) -> None:
+    pytester.makeini("[pytest]\nchaos_max_memory = 2MiB")
+    pytester.makefile(".toml", big=BIG.replace("PARAMETERS", parameters))
+    pytester.makepyfile("def test_it(): pass")
+    result = pytester.runpytest(*flags)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: profile 'big': experiment 'large': {why}"])
+
+
+def test_what_was_not_chosen_of_a_profile_need_not_fit(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nchaos_max_memory = 2MiB")
+    large = 'chaos_type = "memory_stress", size = "3MiB"'
+    pytester.makefile(".toml", big=BIG.replace("PARAMETERS", large))
+    pytester.makepyfile("def test_it(): pass")
+    result = pytester.runpytest("--chaos-profile=big.toml:big", "--chaos-experiment=small")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines("small: memory load 1 MiB [[]profile] - 1 test, asked 1 MiB, *")
+
+
+def test_a_worker_of_xdist_tells_the_test_what_has_become_too_much(
+    pytester: pytest.Pytester,
+) -> None:
+    """Its controller has found that it fits, and a moment later it may not."""
+    pytester.makeini("[pytest]\nchaos_max_memory = 2MiB")
+    large = 'chaos_type = "memory_stress", size = "3MiB"'
+    pytester.makefile(".toml", big=BIG.replace("PARAMETERS", large))
+    pytester.makeconftest("""
+        from pytest_resilience.stress.caps import Caps
+
+        def pytest_configure(config):
+            if not hasattr(config, "workerinput"):
+                Caps.approve = lambda *_: None
+    """)
+    pytester.makepyfile("def test_it(): pass")
+    result = pytester.runpytest_subprocess("--chaos-profile=big.toml:big", "-p", "xdist", "-n", "1")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines("*ConfigurationError: memory load 3 MiB: 3 MiB is over the cap *")
+
+
+def test_a_monkey_refuses_what_it_could_never_start(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nchaos_max_memory = 2MiB")
+    pytester.makepyfile("""
+        import pytest
+
+        from pytest_resilience import ChaosExperiment
+        from pytest_resilience import ChaosMonkey
+        from pytest_resilience import ConfigurationError
+
+        def test_its_own(chaos_monkey):
+            chaos_monkey.register_experiment(ChaosExperiment("s", "memory_stress", size="2MiB"))
+            with pytest.raises(ConfigurationError, match="over the cap of 2 MiB"):
+                chaos_monkey.register_experiment(ChaosExperiment("m", "memory_stress", size="3MiB"))
+            assert list(chaos_monkey.experiments) == ["s"]
+
+        def test_without_pytest():
+            with pytest.raises(ConfigurationError, match="10000 processes are more than"):
+                ChaosMonkey().register_experiment(
+                    ChaosExperiment("c", "cpu_stress", cores=10_000, load=0)
+                )
+            ChaosMonkey(start=print).register_experiment(  # who starts it knows what can be
+                ChaosExperiment("c", "cpu_stress", cores=10_000, load=0)
+            )
+    """)
+    pytester.runpytest().assert_outcomes(passed=2)
+
+
 def test_what_the_machine_cannot_do_is_a_skip(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
