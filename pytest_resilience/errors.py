@@ -7,6 +7,7 @@ Faults are not here: an injected fault raises what the real event raises.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from pytest_resilience.events import describe
@@ -140,6 +141,9 @@ class NeverFiredError(ResilienceError):
 class CircuitBreakerError(ResilienceError):
     """A call was refused because the breaker lets none through now.
 
+    A breaker that is open refuses by the thousand, so nothing is made of an error before it is
+    read: `args` are what it was made with, as those of an OSError are.
+
     Attributes:
         name: the breaker's name.
         state: the state that refused, e.g. ``"OPEN"``.
@@ -148,16 +152,28 @@ class CircuitBreakerError(ResilienceError):
     """
 
     def __init__(self, name: str, state: str, retry_after: float | None = None) -> None:
-        if retry_after is not None:
-            when = f"try again in {retry_after:.3g} s"
-        elif state == "HALF_OPEN":
+        super().__init__(name, state, retry_after)
+
+    @cached_property
+    def name(self) -> str:
+        return self.args[0]  # type: ignore[no-any-return]
+
+    @cached_property
+    def state(self) -> str:
+        return self.args[1]  # type: ignore[no-any-return]
+
+    @cached_property
+    def retry_after(self) -> float | None:
+        return self.args[2]  # type: ignore[no-any-return]
+
+    def __str__(self) -> str:
+        if self.retry_after is not None:
+            when = f"try again in {self.retry_after:.3g} s"
+        elif self.state == "HALF_OPEN":
             when = "its probes are under way"
         else:
             when = "nobody can say until when"
-        Exception.__init__(self, f"{name} is {state}: {when}")
-        self.name = name
-        self.state = state
-        self.retry_after = retry_after
+        return f"{self.name} is {self.state}: {when}"
 
 
 class RetryExhaustedError(ResilienceError):

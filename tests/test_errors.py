@@ -5,6 +5,9 @@ import pickle
 
 import pytest
 
+from pytest_resilience import CircuitBreaker
+from pytest_resilience import CircuitBreakerConfig
+from pytest_resilience import ManualClock
 from pytest_resilience import errors
 from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.errors import CircuitBreakerError
@@ -154,6 +157,39 @@ def test_notes_and_the_last_exception_travel_too() -> None:
         assert again.__notes__ == ["on the way to the bank"]
         assert isinstance(again.last_exception, ConnectionResetError)
         assert again.last_exception.errno == 104
+
+
+def test_a_refusal_says_nothing_until_it_is_read() -> None:
+    class Name(str):
+        read = 0
+
+        def __format__(self, spec: str) -> str:
+            Name.read += 1
+            return str(self)
+
+    error = CircuitBreakerError(Name("db"), "OPEN", 1.5)
+    assert Name.read == 0
+    assert error.args == ("db", "OPEN", 1.5)
+    assert f"{error}" == "db is OPEN: try again in 1.5 s"
+    assert Name.read == 1
+    assert CircuitBreakerError(name="db", state="OPEN").args == ("db", "OPEN", None)
+
+
+def test_the_refusals_of_a_breaker_are_as_if_made_by_hand() -> None:
+    breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=1), clock=ManualClock())
+    with pytest.raises(ZeroDivisionError):
+        breaker.call(divmod, 1, 0)
+    with pytest.raises(CircuitBreakerError) as caught:
+        breaker.call(int)
+    error = caught.value
+    by_hand = CircuitBreakerError("circuit breaker", "OPEN", 60.0)
+    error.add_note("at the bank")
+    for each in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (each.name, each.state, each.retry_after) == ("circuit breaker", "OPEN", 60.0)
+        assert (str(each), repr(each), each.args) == (str(by_hand), repr(by_hand), by_hand.args)
+        assert each.__notes__ == ["at the bank"]
+    error.retry_after = 5.0
+    assert str(error) == "circuit breaker is OPEN: try again in 5 s"
 
 
 class RefusedError(CircuitBreakerError):

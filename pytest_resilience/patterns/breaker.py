@@ -15,11 +15,16 @@ from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.events import Listeners
 from pytest_resilience.patterns.breaker_calls import Permit
+from pytest_resilience.patterns.breaker_calls import begin
 from pytest_resilience.patterns.breaker_calls import protect
 from pytest_resilience.patterns.breaker_config import CircuitBreakerConfig
 from pytest_resilience.patterns.breaker_events import CircuitState
 from pytest_resilience.patterns.breaker_events import CircuitTransition
+from pytest_resilience.patterns.calls import CallKind
+from pytest_resilience.patterns.calls import calls_its_first
+from pytest_resilience.patterns.calls import kind_of
 from pytest_resilience.patterns.circuit import Circuit
+from pytest_resilience.patterns.circuit import Ticket
 
 
 __all__ = ["CircuitBreaker"]
@@ -27,9 +32,15 @@ __all__ = ["CircuitBreaker"]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-# One for all breakers: a ContextVar is never collected. Innermost block last.
-_blocks: contextvars.ContextVar[tuple[tuple[object, Permit], ...]] = contextvars.ContextVar(
-    "pytest_resilience_breaker_blocks", default=()
+_PLAIN = CallKind.PLAIN
+
+# A block that was entered and not left: its circuit, its ticket, and the block around it.
+_Block = tuple[Circuit, Ticket, "_Block | None"]
+
+# The innermost block of this thread or task. One variable for all breakers: a ContextVar is
+# never collected.
+_innermost: contextvars.ContextVar[_Block | None] = contextvars.ContextVar(
+    "pytest_resilience_breaker_blocks", default=None
 )
 
 
@@ -83,12 +94,25 @@ class CircuitBreaker:
         """Protect a function of any kind, as a decorator."""
         return protect(self._circuit, func)
 
+    @calls_its_first
     def call(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` if the breaker lets it; await the result of a coroutine function.
 
         Raises CircuitBreakerError when it does not, else whatever `func` raises.
         """
-        return protect(self._circuit, func)(*args, **kwargs)  # type: ignore[no-any-return]
+        circuit = self._circuit
+        kind = kind_of(func, args)
+        if kind is not _PLAIN:
+            return begin(circuit, kind, func, args, kwargs)  # type: ignore[no-any-return]
+        ticket = circuit.lane or circuit.admit()
+        try:
+            result = func(*args, **kwargs)
+        except BaseException as error:
+            circuit.failed(ticket, error)
+            raise
+        if circuit.learns or circuit.lane is not ticket:
+            circuit.returned(ticket, result)
+        return result
 
     def acquire(self) -> Permit:
         """Let a call through that is no function; say on the permit how it ended.
@@ -98,7 +122,9 @@ class CircuitBreaker:
         return Permit(self._circuit)
 
     def __enter__(self) -> Self:
-        _blocks.set((*_blocks.get(), (self, Permit(self._circuit))))
+        circuit = self._circuit
+        ticket = circuit.lane or circuit.admit()
+        _innermost.set((circuit, ticket, _innermost.get()))
         return self
 
     def __exit__(
@@ -107,12 +133,17 @@ class CircuitBreaker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        *outer, (_, permit) = _blocks.get()
-        _blocks.set(tuple(outer))
-        if error is None:
-            permit.returned(None)
+        circuit = self._circuit
+        block = _innermost.get()
+        if block is not None and block[0] is circuit:
+            _, ticket, outer = block
+            _innermost.set(outer)
         else:
-            permit.raised(error)
+            ticket = _leave(circuit)
+        if error is not None:
+            circuit.failed(ticket, error)
+        elif circuit.learns or circuit.lane is not ticket:
+            circuit.succeeded(ticket)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -151,3 +182,21 @@ class CircuitBreaker:
     def __repr__(self) -> str:
         failures = self.get_stats()["failure_count"]
         return f"<CircuitBreaker {self.name!r} {self.state.value} failures={failures}>"
+
+
+def _leave(circuit: Circuit) -> Ticket:
+    """The ticket of a block that is left before those it is around, as in a generator."""
+    inner: list[_Block] = []
+    block = _innermost.get()
+    while block is not None and block[0] is not circuit:
+        inner.append(block)
+        block = block[2]
+    if block is None:
+        # It was entered in another context, as the two halves of a generator are by whoever
+        # runs each in a thread of its own.
+        return circuit.adopt()
+    _, ticket, outer = block
+    for each in reversed(inner):
+        outer = (each[0], each[1], outer)
+    _innermost.set(outer)
+    return ticket

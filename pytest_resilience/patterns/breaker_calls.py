@@ -3,52 +3,40 @@
 from __future__ import annotations
 
 import functools
-import math
 
+from collections.abc import Awaitable
 from collections.abc import Callable
 from typing import Any
 
-from pytest_resilience.errors import CircuitBreakerError
-from pytest_resilience.patterns.breaker_config import Outcome
-from pytest_resilience.patterns.breaker_events import CircuitState
 from pytest_resilience.patterns.calls import CallKind
 from pytest_resilience.patterns.calls import kind_of
 from pytest_resilience.patterns.circuit import Circuit
 
 
-__all__ = ["Permit", "protect"]
-
-_NEVER = math.inf
-_OPEN = CircuitState.OPEN
+__all__ = ["Permit", "begin", "protect"]
 
 
 class Permit:
     """A call that was let through and has not ended; how it ended is said once."""
 
-    __slots__ = ("_circuit", "_generation", "_started")
+    __slots__ = ("_circuit", "_ticket")
 
     def __init__(self, circuit: Circuit) -> None:
         """Raises CircuitBreakerError if the call is not let through."""
         self._circuit: Circuit | None = circuit
-        self._generation = circuit.admit()
-        timed = circuit.config.slow_call_duration is not None
-        self._started = circuit.clock.monotonic() if timed else 0.0
+        self._ticket = circuit.lane or circuit.admit()
 
     def returned(self, result: Any) -> None:
         """It returned."""
-        circuit = self._end()
-        circuit.ended(
-            self._generation, circuit.config.judge_result(result), slow=self._slow(circuit)
-        )
+        self._end().returned(self._ticket, result)
 
     def raised(self, error: BaseException) -> None:
         """It raised."""
-        circuit = self._end()
-        circuit.failed(self._generation, error, slow=self._slow(circuit))
+        self._end().failed(self._ticket, error)
 
     def release(self) -> None:
         """It ended in a way that says nothing."""
-        self._end().ended(self._generation, Outcome.IGNORED)
+        self._end().released(self._ticket)
 
     def _end(self) -> Circuit:
         circuit, self._circuit = self._circuit, None
@@ -56,125 +44,97 @@ class Permit:
             raise RuntimeError("how this call ended was said before; a permit is for one call")
         return circuit
 
-    def _slow(self, circuit: Circuit) -> bool:
-        limit = circuit.config.slow_call_duration
-        return limit is not None and circuit.clock.monotonic() - self._started > limit
-
 
 def protect(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
     """`func` behind `circuit`, of the same kind as before."""
-    kind = kind_of(func)
-    if kind is CallKind.PLAIN:
-        return _quick(circuit, func) if circuit.quick else _plain(circuit, func)
+    return functools.update_wrapper(_FORMS[kind_of(func)](circuit, func), func)
+
+
+def begin(
+    circuit: Circuit,
+    kind: CallKind,
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """What a call of a `func` that is not plain returns: a coroutine, or a generator."""
     if kind is CallKind.COROUTINE:
-        return _quick_coroutine(circuit, func) if circuit.quick else _coroutine(circuit, func)
-    return (
-        _generator(circuit, func) if kind is CallKind.GENERATOR else _async_generator(circuit, func)
-    )
+        return _await(circuit, func, args, kwargs)
+    return _FORMS[kind](circuit, func)(*args, **kwargs)
 
 
-# The quick ones make no object per call and, as long as the circuit is closed and nothing
-# has failed, run three lines around the function; open, they refuse by themselves what
-# `admit` would. They are written out twice because one more call would double what they cost.
+async def _await(
+    circuit: Circuit,
+    func: Callable[..., Awaitable[Any]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    ticket = circuit.lane or circuit.admit()
+    try:
+        result = await func(*args, **kwargs)
+    except BaseException as error:
+        circuit.failed(ticket, error)
+        raise
+    if circuit.learns or circuit.lane is not ticket:
+        circuit.returned(ticket, result)
+    return result
 
 
-def _quick(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
-    admit, failed, succeeded = circuit.admit, circuit.failed, circuit.succeeded
-    monotonic, listeners, name = circuit.clock.monotonic, circuit.listeners, circuit.name
-
-    @functools.wraps(func)
-    def protected(*args: Any, **kwargs: Any) -> Any:
-        generation = circuit.lane
-        if generation is None:
-            left = circuit.reopens_at - monotonic()
-            if left > 0 and circuit.state is _OPEN and not listeners.listened:
-                raise CircuitBreakerError(name, "OPEN", left if left < _NEVER else None)
-            generation = admit()
-        try:
-            result = func(*args, **kwargs)
-        except BaseException as error:
-            failed(generation, error)
-            raise
-        if circuit.learns or circuit.lane != generation:
-            succeeded(generation)
-        return result
-
-    return protected
-
-
-def _quick_coroutine(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
-    admit, failed, succeeded = circuit.admit, circuit.failed, circuit.succeeded
-    monotonic, listeners, name = circuit.clock.monotonic, circuit.listeners, circuit.name
-
-    @functools.wraps(func)
-    async def protected(*args: Any, **kwargs: Any) -> Any:
-        generation = circuit.lane
-        if generation is None:
-            left = circuit.reopens_at - monotonic()
-            if left > 0 and circuit.state is _OPEN and not listeners.listened:
-                raise CircuitBreakerError(name, "OPEN", left if left < _NEVER else None)
-            generation = admit()
-        try:
-            result = await func(*args, **kwargs)
-        except BaseException as error:
-            failed(generation, error)
-            raise
-        if circuit.learns or circuit.lane != generation:
-            succeeded(generation)
-        return result
-
-    return protected
+# The decorators make no object per call and, as long as the circuit is closed and nothing has
+# failed, run three lines around the function.
 
 
 def _plain(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(func)
+    admit = circuit.admit
+
     def protected(*args: Any, **kwargs: Any) -> Any:
-        permit = Permit(circuit)
+        ticket = circuit.lane or admit()
         try:
             result = func(*args, **kwargs)
         except BaseException as error:
-            permit.raised(error)
+            circuit.failed(ticket, error)
             raise
-        permit.returned(result)
+        if circuit.learns or circuit.lane is not ticket:
+            circuit.returned(ticket, result)
         return result
 
     return protected
 
 
 def _coroutine(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(func)
+    admit = circuit.admit
+
     async def protected(*args: Any, **kwargs: Any) -> Any:
-        permit = Permit(circuit)
+        ticket = circuit.lane or admit()
         try:
             result = await func(*args, **kwargs)
         except BaseException as error:
-            permit.raised(error)
+            circuit.failed(ticket, error)
             raise
-        permit.returned(result)
+        if circuit.learns or circuit.lane is not ticket:
+            circuit.returned(ticket, result)
         return result
 
     return protected
 
 
 def _generator(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(func)
     def protected(*args: Any, **kwargs: Any) -> Any:
-        permit = Permit(circuit)
+        ticket = circuit.lane or circuit.admit()
         try:
             result = yield from func(*args, **kwargs)
         except BaseException as error:  # GeneratorExit: whoever iterated has had enough
-            permit.raised(error)
+            circuit.failed(ticket, error)
             raise
-        permit.returned(result)
+        circuit.returned(ticket, result)
         return result
 
     return protected
 
 
 def _async_generator(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(func)
     async def protected(*args: Any, **kwargs: Any) -> Any:
-        permit = Permit(circuit)
+        ticket = circuit.lane or circuit.admit()
         inner = func(*args, **kwargs)
         try:
             step = inner.asend(None)
@@ -190,9 +150,17 @@ def _async_generator(circuit: Circuit, func: Callable[..., Any]) -> Callable[...
                 else:
                     step = inner.asend(sent)
         except StopAsyncIteration:
-            permit.returned(None)
+            circuit.succeeded(ticket)
         except BaseException as error:
-            permit.raised(error)
+            circuit.failed(ticket, error)
             raise
 
     return protected
+
+
+_FORMS: dict[CallKind, Callable[[Circuit, Callable[..., Any]], Callable[..., Any]]] = {
+    CallKind.PLAIN: _plain,
+    CallKind.COROUTINE: _coroutine,
+    CallKind.GENERATOR: _generator,
+    CallKind.ASYNC_GENERATOR: _async_generator,
+}

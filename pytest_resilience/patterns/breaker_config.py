@@ -42,7 +42,7 @@ class CircuitBreakerConfig:
         expected_exception: exceptions that are failures. Others count neither way.
         ignored_exception: exceptions that count neither way even so.
         is_failure: overrules both: whether an exception is a failure.
-        is_failed_result: whether a result is a failure.
+        is_failed_result: whether a result is a failure; a block has none, nor an async generator.
         failure_rate_threshold: share of failures, above 0 up to 1, that opens it.
         window_size: how many of the latest calls are looked at.
         window_seconds: how many of the latest seconds are looked at, to a tenth of them.

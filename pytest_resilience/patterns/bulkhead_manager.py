@@ -11,6 +11,7 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnknownNameError
+from pytest_resilience.patterns.bulkhead import Bulkhead
 from pytest_resilience.patterns.bulkhead_config import BulkheadConfig
 from pytest_resilience.patterns.bulkhead_config import BulkheadType
 from pytest_resilience.patterns.rate_limit import RateLimitBulkhead
@@ -19,8 +20,6 @@ from pytest_resilience.patterns.thread_pool_bulkhead import ThreadPoolBulkhead
 
 
 __all__ = ["Bulkhead", "BulkheadManager"]
-
-Bulkhead = ThreadPoolBulkhead | SemaphoreBulkhead | RateLimitBulkhead
 
 _KINDS: dict[BulkheadType, type[Bulkhead]] = {
     BulkheadType.THREAD_POOL: ThreadPoolBulkhead,

@@ -7,6 +7,7 @@ import math
 import threading
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.clock import Clock
@@ -20,7 +21,11 @@ from pytest_resilience.patterns.breaker_events import CircuitState
 from pytest_resilience.patterns.breaker_events import CircuitTransition
 
 
-__all__ = ["Circuit"]
+__all__ = ["Circuit", "Ticket"]
+
+# What a call that is under way holds: its generation, and when it began (monotonic seconds; 0
+# where that does not matter).
+Ticket = tuple[int, float]
 
 _HISTORY = 100  # transitions that are remembered
 _USUAL_TIMEOUT = 60.0  # seconds, where a function that was to say so cannot
@@ -31,16 +36,24 @@ _NEVER = math.inf
 _CLOSED, _OPEN, _HALF_OPEN, _FORCED_OPEN, _DISABLED, _METRICS_ONLY = CircuitState
 
 
+# Makes the error without `__init__`, which would set the same `args` again, in three times as long.
+_Refusal = CircuitBreakerError
+_refusal = CircuitBreakerError.__new__
+
+
 class Circuit:
     """Decides for one breaker. No lock is held while anything of the user's runs.
 
     Each state has a generation. A call is admitted into the one that is current and counts
     in that one alone: late, its outcome says nothing about the state there is by then.
 
+    All ways in go alike, each written out where it is, because one more call would double what
+    they cost: `lane`, or else `admit()`, is the call's ticket; `failed` is told of what it
+    raises; and if `learns` or `lane` is another by now, `returned` or `succeeded` of its end.
+
     Attributes:
-        quick: whether neither a call's duration nor its result matters.
-        lane: the generation, while closed and `quick`: then a call needs no more than this
-            number to begin, and no lock. Else None.
+        lane: the ticket of every call, while closed, if neither a call's duration nor its
+            result matters: then it needs nothing else to begin, and no lock. Else None.
         streak: failures in a row.
         learns: whether a success would change anything: not if there is no failure to forget
             and any window is full of successes.
@@ -67,17 +80,18 @@ class Circuit:
         self.history: deque[CircuitTransition] = deque(maxlen=_HISTORY)
         self.window = config.new_window()
         self.learns = self.window is not None
-        self.quick = config.slow_call_duration is None and config.is_failed_result is None
+        self._slow_after = config.slow_call_duration
+        self._quick = self._slow_after is None and config.is_failed_result is None
         self._lock = threading.Lock()
         self._generation = 0
         self._under_way = 0  # calls, while half open
         self.reopens_at = _NEVER
         self._asked_at = 0.0  # when the last call was let through half open
-        self.lane = 0 if self.quick else None
+        self.lane: Ticket | None = (0, 0.0) if self._quick else None
         self._monotonic = clock.monotonic
 
-    def admit(self) -> int:
-        """Let a call through: the generation it belongs to. Raises CircuitBreakerError."""
+    def admit(self) -> Ticket:
+        """Let a call through. Raises CircuitBreakerError."""
         generation = self._generation  # before the state: too old is ignored, too new is not
         state = self.state
         if state is _OPEN:
@@ -85,9 +99,9 @@ class Circuit:
             if left > 0:
                 if self.listeners.listened:
                     self._refuse(state)
-                raise CircuitBreakerError(self.name, "OPEN", left if left < _NEVER else None)
+                raise _refusal(_Refusal, self.name, "OPEN", left if left < _NEVER else None)
         elif state is _CLOSED or state is _DISABLED or state is _METRICS_ONLY:
-            return generation
+            return generation, 0.0 if self._slow_after is None else self._monotonic()
         elif state is _FORCED_OPEN:
             self._refuse(state)
             raise CircuitBreakerError(self.name, "FORCED_OPEN")
@@ -99,7 +113,14 @@ class Circuit:
         if not admitted:
             self._refuse(state)
             raise CircuitBreakerError(self.name, state.value)
-        return generation
+        return self._ticket(generation)
+
+    def adopt(self) -> Ticket:
+        """A ticket for a call that was let through, nobody knows when: as if it were just now."""
+        return self._ticket(self._generation)
+
+    def _ticket(self, generation: int) -> Ticket:
+        return generation, 0.0 if self._slow_after is None else self._monotonic()
 
     def refuses(self) -> bool:
         """Whether a call would be refused now. To ask changes nothing."""
@@ -147,33 +168,59 @@ class Circuit:
             at = self._monotonic()
             self.listeners.emit(CircuitRejection(at=at, source=self.name, state=state))
 
-    def succeeded(self, generation: int) -> None:
-        """A call has ended well, where neither duration nor result matters."""
+    def returned(self, ticket: Ticket, result: Any) -> None:
+        """A call has returned."""
+        config = self.config
+        if config.is_failed_result is not None:
+            outcome = self._judge(ticket, config.judge_result, result)
+            if outcome is not Outcome.SUCCESS:
+                self._count(ticket, outcome, self._was_slow(ticket), None)
+                return
+        self.succeeded(ticket)
+
+    def succeeded(self, ticket: Ticket) -> None:
+        """A call has ended well, and has no result to be judged."""
+        slow = self._was_slow(ticket)
+        if not (slow or self.learns) and self.state is _CLOSED and ticket[0] == self._generation:
+            return
         window = self.window
-        if window is not None and self.state is _CLOSED:
+        if window is not None and self._quick and self.state is _CLOSED:
             now = self._monotonic() if window.timed else 0.0
             with self._lock:
-                if generation == self._generation and not window.failures:
+                if ticket[0] == self._generation and not window.failures:
                     window.record(now)
                     self.streak = 0
                     self.learns = not window.settled
                     return
-        self._count(generation, Outcome.SUCCESS, False, None)
+        self._count(ticket, Outcome.SUCCESS, slow, None)
 
-    def ended(self, generation: int, outcome: Outcome, *, slow: bool = False) -> None:
-        """A call has ended without an exception that counts."""
-        self._count(generation, outcome, slow, None)
-
-    def failed(self, generation: int, error: BaseException, *, slow: bool = False) -> None:
+    def failed(self, ticket: Ticket, error: BaseException) -> None:
         """A call has raised."""
-        self._count(generation, self.config.judge_error(error), slow, error)
+        slow = self._was_slow(ticket)
+        self._count(ticket, self._judge(ticket, self.config.judge_error, error), slow, error)
+
+    def released(self, ticket: Ticket) -> None:
+        """A call has ended in a way that says nothing."""
+        self._count(ticket, Outcome.IGNORED, False, None)
+
+    def _was_slow(self, ticket: Ticket) -> bool:
+        limit = self._slow_after
+        return limit is not None and self._monotonic() - ticket[1] > limit
+
+    def _judge(self, ticket: Ticket, judge: Callable[[Any], Outcome], ending: Any) -> Outcome:
+        """Ask the user's function, if there is one; what it raises is raised, and says nothing."""
+        try:
+            return judge(ending)
+        except BaseException:
+            self.released(ticket)
+            raise
 
     def _count(
-        self, generation: int, outcome: Outcome, slow: bool, error: BaseException | None
+        self, ticket: Ticket, outcome: Outcome, slow: bool, error: BaseException | None
     ) -> None:
         now = self._monotonic()
         with self._lock:
-            if generation != self._generation or self.state is _DISABLED:
+            if ticket[0] != self._generation or self.state is _DISABLED:
                 return
             if self.state is _HALF_OPEN:
                 transition = self._count_half_open(outcome, slow, error, now)
@@ -189,6 +236,8 @@ class Circuit:
     def _count_half_open(
         self, outcome: Outcome, slow: bool, error: BaseException | None, now: float
     ) -> CircuitTransition | None:
+        if not self._under_way:
+            return None  # adopted: it was let through before
         self._under_way -= 1
         if outcome is Outcome.IGNORED:
             return None
@@ -246,7 +295,7 @@ class Circuit:
             if self.window is not None:
                 self.window.clear()
             self._attend()
-        self.lane = self._generation if new is _CLOSED and self.quick else None
+        self.lane = (self._generation, 0.0) if new is _CLOSED and self._quick else None
         self.history.append(event)
         return event
 

@@ -32,6 +32,11 @@ from pytest_resilience.patterns.health import HealthCheck
 __all__ = ["DegradationManager"]
 
 _HISTORY = 1000  # events that are remembered
+_COROUTINE = CallKind.COROUTINE
+_FULL, _UNAVAILABLE = ServiceLevel.FULL, ServiceLevel.UNAVAILABLE
+
+# Why a service did not answer: in words, and what is raised if nothing else does.
+_Trouble = tuple[str, Exception]
 _logger = logging.getLogger("pytest_resilience.degradation")
 
 
@@ -110,11 +115,11 @@ class DegradationManager:
         """What is known, and the check that may know better."""
         feature = self._feature(name)
         if not feature.enabled:
-            return ServiceLevel.UNAVAILABLE, None
+            return _UNAVAILABLE, None
         check = self._checks.get(name)
         due = self._retry_at.get(name)
         if check is None and due is not None and self._clock.monotonic() >= due:
-            return ServiceLevel.FULL, None  # to be tried again; how it ends decides
+            return _FULL, None  # to be tried again; how it ends decides
         return self.service_health[name], check
 
     def _feature(self, name: str) -> FeatureFlag:
@@ -137,77 +142,76 @@ class DegradationManager:
         no `fallback_value`) the error of the last thing tried is raised; a service that was
         not tried raises ServiceFailureError.
         """
-        if kind_of(primary_func) is CallKind.COROUTINE:
+        if kind_of(primary_func) is _COROUTINE:
             return self._execute_async(service_name, primary_func, fallback_func, default_value)
         level = self.check_service_health(service_name)
-        reason, error = self._not_tried(service_name, level)
-        if level is ServiceLevel.FULL:
+        if level is _FULL:
             try:
                 result = primary_func()
             except Exception as failure:
-                reason, error = self._failed(service_name, failure), failure
+                trouble = self._failed(service_name, failure)
             else:
-                self._recovered(service_name)
+                if self.service_health[service_name] is not _FULL:
+                    self._recovered(service_name)
                 return result
-        if fallback_func is not None and level is not ServiceLevel.UNAVAILABLE:
+        else:
+            trouble = _not_tried(service_name, level)
+        if fallback_func is not None and level is not _UNAVAILABLE:
             try:
                 result = fallback_func()
             except Exception as failure:
-                reason, error = f"{reason}; its fallback: {describe(failure)}", failure
+                trouble = _fallback_failed(trouble, failure)
             else:
-                self._fell_back(service_name, "fallback", reason)
+                self._fell_back(service_name, "fallback", trouble)
                 return result
-        return self._default(service_name, default_value, reason, error)
+        return self._default(service_name, default_value, trouble)
 
     async def _execute_async(
         self, name: str, primary: Callable[[], Any], fallback: Any, default: Any
     ) -> Any:
         level = await self.check_service_health_async(name)
-        reason, error = self._not_tried(name, level)
-        if level is ServiceLevel.FULL:
+        if level is _FULL:
             try:
                 result = await primary()
             except Exception as failure:
-                reason, error = self._failed(name, failure), failure
+                trouble = self._failed(name, failure)
             else:
-                self._recovered(name)
+                if self.service_health[name] is not _FULL:
+                    self._recovered(name)
                 return result
-        if fallback is not None and level is not ServiceLevel.UNAVAILABLE:
+        else:
+            trouble = _not_tried(name, level)
+        if fallback is not None and level is not _UNAVAILABLE:
             try:
                 result = fallback()
-                if kind_of(fallback) is CallKind.COROUTINE:
+                if kind_of(fallback) is _COROUTINE:
                     result = await result
             except Exception as failure:
-                reason, error = f"{reason}; its fallback: {describe(failure)}", failure
+                trouble = _fallback_failed(trouble, failure)
             else:
-                self._fell_back(name, "fallback", reason)
+                self._fell_back(name, "fallback", trouble)
                 return result
-        return self._default(name, default, reason, error)
+        return self._default(name, default, trouble)
 
-    def _not_tried(self, name: str, level: ServiceLevel) -> tuple[str, Exception]:
-        reason = f"it is {level.value}"
-        return reason, ServiceFailureError(name, f"service {name!r} is {level.value}")
-
-    def _failed(self, name: str, error: Exception) -> str:
+    def _failed(self, name: str, error: Exception) -> _Trouble:
         reason = describe(error)
         with self._lock:
             self._retry_at[name] = self._clock.monotonic() + self._recovery
         self._set(name, ServiceLevel.DEGRADED, f"it failed with {reason}")
-        return reason
+        return reason, error
 
     def _recovered(self, name: str) -> None:
-        if self.service_health[name] is not ServiceLevel.FULL:
-            with self._lock:
-                self._retry_at.pop(name, None)
-            self._set(name, ServiceLevel.FULL, "it was tried again and answered")
+        with self._lock:
+            self._retry_at.pop(name, None)
+        self._set(name, _FULL, "it was tried again and answered")
 
-    def _default(self, name: str, default: Any, reason: str, error: Exception) -> Any:
+    def _default(self, name: str, default: Any, trouble: _Trouble) -> Any:
         used, value = "default", default
         if value is NOTHING:
             used, value = "fallback_value", self.features[name].fallback_value
         if value is NOTHING:
-            raise error
-        self._fell_back(name, used, reason)
+            raise trouble[1]
+        self._fell_back(name, used, trouble)
         return value
 
     def _set(self, name: str, new: ServiceLevel, reason: str) -> ServiceLevel:
@@ -219,11 +223,11 @@ class DegradationManager:
             self._tell(LevelChanged(at=at, source=name, old=old, new=new, reason=reason))
         return new
 
-    def _fell_back(self, name: str, used: str, reason: str) -> None:
+    def _fell_back(self, name: str, used: str, trouble: _Trouble) -> None:
         with self._lock:
             self._fallbacks[name] += 1
         at = self._clock.monotonic()
-        self._tell(FellBack(at=at, source=name, used=used, reason=reason))
+        self._tell(FellBack(at=at, source=name, used=used, reason=trouble[0]))
 
     def _tell(self, event: Event) -> None:
         self._history.append(event)
@@ -253,3 +257,12 @@ class DegradationManager:
         else:
             overall = "partial"
         return {"overall_status": overall, "services": services, "timestamp": self._clock.time()}
+
+
+def _not_tried(name: str, level: ServiceLevel) -> _Trouble:
+    error = ServiceFailureError(name, f"service {name!r} is {level.value}")
+    return f"it is {level.value}", error
+
+
+def _fallback_failed(trouble: _Trouble, error: Exception) -> _Trouble:
+    return f"{trouble[0]}; its fallback: {describe(error)}", error

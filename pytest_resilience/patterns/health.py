@@ -41,6 +41,8 @@ class HealthCheck:
 
     def begin(self) -> bool:
         """Whether the caller has to ask; then it must call `ask` or `ask_async`."""
+        if self._clock.monotonic() < self._until:
+            return False
         with self._lock:
             if self._asking or self._clock.monotonic() < self._until:
                 return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+from collections.abc import Awaitable
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +12,22 @@ from typing import ParamSpec
 from typing import TypeVar
 
 from pytest_resilience.patterns.breaker import CircuitBreaker
+from pytest_resilience.patterns.calls import CallKind
+from pytest_resilience.patterns.calls import calls_its_first
+from pytest_resilience.patterns.calls import kind_of
 from pytest_resilience.patterns.rate_limit import RateLimitBulkhead
 from pytest_resilience.patterns.retry import RetryHandler
+from pytest_resilience.patterns.semaphore_bulkhead import SemaphoreBulkhead
+from pytest_resilience.patterns.thread_pool_bulkhead import ThreadPoolBulkhead
+from pytest_resilience.patterns.timelimit import TimeLimiter
 
 
 __all__ = ["Pipeline", "PipelineOrderWarning", "Step"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+_PLAIN, _COROUTINE = CallKind.PLAIN, CallKind.COROUTINE
 
 # What stands outside what, and why that is hardly meant.
 _WRONG: tuple[tuple[type, type, str], ...] = (
@@ -33,6 +42,15 @@ _WRONG: tuple[tuple[type, type, str], ...] = (
         "the retry's calls after the first are not counted; put the limit inside the retry",
     ),
 )
+
+
+# None of these keeps anything of the function it is put around.
+_OURS = frozenset(
+    {
+        CircuitBreaker, RateLimitBulkhead, RetryHandler, SemaphoreBulkhead, ThreadPoolBulkhead,
+        TimeLimiter,
+    }
+)  # fmt: skip
 
 
 class PipelineOrderWarning(UserWarning):
@@ -76,20 +94,31 @@ class Pipeline:
             if not callable(pattern):
                 raise TypeError(f"{pattern!r} cannot be put around a function")
         self.patterns = patterns
+        # Put around these once, they are ready for every function that is given to them.
+        ours = _OURS.issuperset(map(type, patterns))
+        self._call = self._around(_call) if ours else None
+        self._await = self._around(_await) if ours else None
         for number, outer in enumerate(patterns):
             for inner in patterns[number + 1 :]:
                 _warn(outer, inner)
 
     def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
         """Put all patterns around a function, as a decorator."""
-        protected: Callable[..., Any] = func
-        for pattern in reversed(self.patterns):
-            protected = pattern(protected)
-        return protected
+        return self._around(func)
 
+    def _around(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        for pattern in reversed(self.patterns):
+            func = pattern(func)
+        return func
+
+    @calls_its_first
     def call(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` through all patterns; await the result of a coroutine function."""
-        return self(func)(*args, **kwargs)
+        kind = kind_of(func, args)
+        ready = self._call if kind is _PLAIN else self._await if kind is _COROUTINE else None
+        if ready is None:  # what somebody else's decorator makes of it depends on the function
+            return self(func)(*args, **kwargs)
+        return ready(func, *args, **kwargs)  # type: ignore[no-any-return]
 
     def describe(self) -> tuple[Step, ...]:
         """What it is made of, outermost first, for a test to compare."""
@@ -108,3 +137,13 @@ def _warn(outer: object, inner: object) -> None:
         if isinstance(outer, outside) and isinstance(inner, inside):
             message = f"{outside.__name__} outside {inside.__name__}: {why}"
             warnings.warn(message, PipelineOrderWarning, stacklevel=3)
+
+
+@calls_its_first
+def _call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return func(*args, **kwargs)
+
+
+@calls_its_first
+async def _await(func: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+    return await func(*args, **kwargs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import threading
 
 from collections import deque
 from collections.abc import Callable
@@ -14,11 +13,11 @@ from typing import TypeVar
 
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
-from pytest_resilience.errors import BulkheadRejectedError
-from pytest_resilience.events import Listeners
+from pytest_resilience.patterns.bulkhead import Bulkhead
 from pytest_resilience.patterns.bulkhead_config import BulkheadConfig
-from pytest_resilience.patterns.bulkhead_events import BulkheadRejection
-from pytest_resilience.patterns.bulkhead_events import Rejections
+from pytest_resilience.patterns.calls import CallKind
+from pytest_resilience.patterns.calls import calls_its_first
+from pytest_resilience.patterns.calls import kind_of
 
 
 __all__ = ["RateLimitBulkhead"]
@@ -26,8 +25,10 @@ __all__ = ["RateLimitBulkhead"]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
+_COROUTINE = CallKind.COROUTINE
 
-class RateLimitBulkhead:
+
+class RateLimitBulkhead(Bulkhead):
     """Lets at most `max_concurrent` calls begin in any `window_size` seconds.
 
     The window slides with every call: each is remembered until it is older than the window,
@@ -35,13 +36,8 @@ class RateLimitBulkhead:
     With `burst`, no more than that many begin in the stretch that is their share of the
     window, `window_size * burst / max_concurrent`. Each call costs O(1), amortised.
 
-    A call that is admitted runs in the caller; a coroutine function's result is awaited
-    there. Safe among threads and tasks, which share one limit.
-
-    Attributes:
-        config: as given.
-        name: what errors and events call it.
-        listeners: told of every `BulkheadRejection`.
+    A call that is admitted runs in the caller; a coroutine function's begins when it is
+    awaited. Safe among threads and tasks, which share one limit.
     """
 
     def __init__(
@@ -51,28 +47,16 @@ class RateLimitBulkhead:
         name: str = "rate limit",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.config = config or BulkheadConfig()
-        self.name = name
-        self.listeners = Listeners()
-        self._rejections = Rejections(name, self.listeners)
-        self._limit = self.config.max_concurrent
+        super().__init__(config, name, clock)
         self._window = self.config.window_size
         self._burst = self.config.burst
         share = (self._burst or self._limit) / self._limit
         self._burst_window = self._window * share
-        self._monotonic = clock.monotonic
         self._begun: deque[float] = deque()
-        self._lock = threading.Lock()
         # Taken without the lock, one a call, until there is none; a burst leaves none to take.
         self._issued = self._limit if self._burst is None else 0
         self._permits = itertools.repeat(True, self._issued)
-        self._rejected = 0
         self._forgotten = 0  # calls that have begun and are older than the window
-
-    @property
-    def rejections(self) -> tuple[BulkheadRejection, ...]:
-        """The latest rejections, at most 100, oldest first."""
-        return self._rejections.recent
 
     def acquire(self) -> None:
         """Count a call that begins now. Raises BulkheadRejectedError with `retry_after`."""
@@ -86,7 +70,15 @@ class RateLimitBulkhead:
                 return
             self._rejected += 1
             in_use, free_at = self._in_use(), self._free_at(now)
-        raise self._reject(in_use, max(0.0, free_at - now), now)
+            retry_after = max(0.0, free_at - now)
+        raise self._reject(
+            f"has let {in_use} of {self._limit} calls begin in the last {self._window:g} s; "
+            f"try again in {retry_after:.3g} s",
+            in_use=in_use,
+            capacity=self._limit,
+            at=now,
+            retry_after=retry_after,
+        )
 
     def _renew_permits(self, now: float) -> bool:
         """Issue a permit for each place that has become free; False if there is none."""
@@ -126,24 +118,37 @@ class RateLimitBulkhead:
             free = max(free, begun[-self._burst] + self._burst_window)
         return free
 
-    def _reject(self, in_use: int, retry_after: float, now: float) -> BulkheadRejectedError:
-        return self._rejections.reject(
-            f"has let {in_use} of {self._limit} calls begin in the last {self._window:g} s; "
-            f"try again in {retry_after:.3g} s",
-            at=now,
-            in_use=in_use,
-            capacity=self._limit,
-            retry_after=retry_after,
-        )
-
+    @calls_its_first
     def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """Call `func` if the limit allows. Raises BulkheadRejectedError if it does not."""
-        self.acquire()
+        """Call `func` if the limit allows; await the result of a coroutine function.
+
+        Raises BulkheadRejectedError if it does not.
+        """
+        if kind_of(func, args) is _COROUTINE:
+            return self._await(func, args, kwargs)  # type: ignore[return-value]
+        if next(self._permits, False):
+            self._begun.append(self._monotonic())
+        else:
+            self.acquire()
         return func(*args, **kwargs)
 
+    async def _await(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        self.acquire()
+        return await func(*args, **kwargs)
+
     def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
-        """Limit a function of any kind, as a decorator."""
+        """Limit a function of any kind, as a decorator; a coroutine function stays one."""
         acquire, append, monotonic = self.acquire, self._begun.append, self._monotonic
+        if kind_of(func) is _COROUTINE:
+
+            @functools.wraps(func)
+            async def awaited(*args: Any, **kwargs: Any) -> Any:
+                acquire()
+                return await func(*args, **kwargs)  # type: ignore[misc]
+
+            return awaited  # type: ignore[return-value]
 
         # `acquire`, written out for when a permit is left: one call less.
         @functools.wraps(func)

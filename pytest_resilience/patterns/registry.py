@@ -50,7 +50,10 @@ class CircuitBreakerRegistry:
 
     def get_or_create(self, name: str) -> CircuitBreaker:
         """The breaker of that name, made with the default configuration if need be."""
-        with self._lock:
+        known = self._breakers.get(name)
+        if known is not None:
+            return known
+        with self._lock:  # and look again: another thread may have been here
             return self._breakers.get(name) or self._add(name, None)
 
     def _add(self, name: str, config: CircuitBreakerConfig | None) -> CircuitBreaker:

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from collections.abc import Callable
 from collections.abc import Iterator
+from types import AsyncGeneratorType
+from types import CoroutineType
+from types import GeneratorType
 from typing import ParamSpec
 from typing import TypeVar
 
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
+from pytest_resilience.patterns.calls import calls_its_first
 from pytest_resilience.patterns.delays import Uniform
 from pytest_resilience.patterns.retry_blocks import AsyncAttempts
 from pytest_resilience.patterns.retry_blocks import Attempt
-from pytest_resilience.patterns.retry_blocks import Attempts
-from pytest_resilience.patterns.retry_calls import execute
+from pytest_resilience.patterns.retry_blocks import attempts
+from pytest_resilience.patterns.retry_calls import go_on
+from pytest_resilience.patterns.retry_calls import repeat
 from pytest_resilience.patterns.retry_calls import retrying
 from pytest_resilience.patterns.retry_config import RetryConfig
 from pytest_resilience.patterns.retry_events import RetryEvent
@@ -26,6 +31,9 @@ __all__ = ["RetryHandler"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+# What may not be handed on as it is. To look at what comes takes less than to look at `func`.
+_UNFINISHED = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 
 
 class RetryHandler:
@@ -77,24 +85,37 @@ class RetryHandler:
         """
         return retrying(self._around, func)
 
+    @calls_its_first
     def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` until it succeeds; await the result of a coroutine function.
 
         Raises RetryExhaustedError, from the last error, when it has been tried enough, and
         what is not to be tried again as it is.
         """
-        return execute(self._around, func, args, kwargs)  # type: ignore[no-any-return]
+        around = self._around
+        started = around.begin() if around.begins else None
+        try:
+            result = func(*args, **kwargs)
+        except Exception as error:
+            series = Series(around, started)
+            if not series.raised(error):
+                raise
+        else:
+            if around.config.retry_on_result is None and type(result) not in _UNFINISHED:
+                return result
+            return go_on(around, started, func, args, kwargs, result=result)  # type: ignore[no-any-return]
+        return repeat(series, func, args, kwargs)  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[Attempt]:
         """Attempts for a block: `for attempt in handler: with attempt: …`."""
-        return Attempts(self._begin())
+        return attempts(self._around, self._begin())
 
     def __aiter__(self) -> AsyncIterator[Attempt]:
         """Attempts for a block: `async for attempt in handler: with attempt: …`."""
-        return AsyncAttempts(self._begin())
+        return AsyncAttempts(self._around, self._begin())
 
-    def _begin(self) -> Series:
-        return Series(self._around, self._around.begin() if self._around.begins else None)
+    def _begin(self) -> float | None:
+        return self._around.begin() if self._around.begins else None
 
     def __repr__(self) -> str:
         return f"<RetryHandler {self.name!r} max_attempts={self.config.max_attempts}>"

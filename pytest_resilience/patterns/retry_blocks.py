@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 from typing import TypeVar
 
 from pytest_resilience.patterns.retry_series import Series
+from pytest_resilience.patterns.retry_series import Surroundings
 
 
-__all__ = ["AsyncAttempts", "Attempt", "Attempts"]
+__all__ = ["AsyncAttempts", "Attempt", "attempts"]
 
 _R = TypeVar("_R")
 
@@ -22,14 +24,19 @@ class Attempt:
         delay: seconds to wait for the next; None if none follows, or before it is known.
     """
 
-    __slots__ = ("_entered", "_result", "_series", "delay", "number")
+    # What most attempts never set stands here: to make one is most of what a block costs.
+    delay: float | None = None
+    _entered = False
+    _result: tuple[object] | None = None
 
-    def __init__(self, series: Series, number: int) -> None:
+    def __init__(
+        self, around: Surroundings, started: float | None, number: int, series: Series | None
+    ) -> None:
+        """`series`: None for a first attempt, which leaves no trace if it succeeds."""
         self.number = number
-        self.delay: float | None = None
+        self._around = around
+        self._started = started
         self._series = series
-        self._entered = False
-        self._result: tuple[object] | None = None
 
     @property
     def entered(self) -> bool:
@@ -54,6 +61,10 @@ class Attempt:
         traceback: TracebackType | None,
     ) -> bool:
         series = self._series
+        if series is None:
+            if error is None and self._result is None:
+                return False
+            series = self._series = Series(self._around, self._started)
         again = False
         if error is not None:
             again = series.raised(error)
@@ -64,53 +75,46 @@ class Attempt:
         self.delay = series.delay
         return again
 
-
-class _Attempts:
-    """The attempts at one block, but for the waits between them."""
-
-    __slots__ = ("_last", "_series")
-
-    def __init__(self, series: Series) -> None:
-        self._series = series
-        self._last: Attempt | None = None
-
-    def _another(self) -> bool:
-        last = self._last
-        if last is not None and not last.entered:
-            raise RuntimeError(f"attempt {last.number} was not used; put `with attempt:` around it")
-        return last is None or last.delay is not None
-
-    def _begin(self) -> Attempt:
-        number = 1 if self._last is None else self._last.number + 1
-        self._last = Attempt(self._series, number)
-        return self._last
+    def next_after(self) -> Series | None:
+        """What is waited by before the next attempt; None if none follows."""
+        if not self._entered:
+            raise RuntimeError(f"attempt {self.number} was not used; put `with attempt:` around it")
+        return None if self.delay is None else self._series
 
 
-class Attempts(_Attempts):
+def attempts(around: Surroundings, started: float | None) -> Iterator[Attempt]:
     """The attempts at one block, with waits that block the thread."""
-
-    __slots__ = ()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Attempt:
-        if not self._another():
-            raise StopIteration
-        self._series.pause()
-        return self._begin()
+    attempt = Attempt(around, started, 1, None)
+    yield attempt
+    while (series := attempt.next_after()) is not None:
+        series.pause()
+        attempt = Attempt(around, started, attempt.number + 1, series)
+        yield attempt
 
 
-class AsyncAttempts(_Attempts):
-    """The attempts at one block, with waits that suspend the task."""
+class AsyncAttempts:
+    """The attempts at one block, with waits that suspend the task.
 
-    __slots__ = ()
+    No generator as `attempts` is: a loop that is left early would leave it to be closed.
+    """
+
+    __slots__ = ("_around", "_last", "_started")
+
+    def __init__(self, around: Surroundings, started: float | None) -> None:
+        self._around = around
+        self._started = started
+        self._last: Attempt | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Attempt:
-        if not self._another():
-            raise StopAsyncIteration
-        await self._series.apause()
-        return self._begin()
+        last, series, number = self._last, None, 1
+        if last is not None:
+            series = last.next_after()
+            if series is None:
+                raise StopAsyncIteration
+            await series.apause()
+            number = last.number + 1
+        self._last = Attempt(self._around, self._started, number, series)
+        return self._last

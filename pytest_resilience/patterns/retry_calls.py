@@ -17,7 +17,7 @@ from pytest_resilience.patterns.retry_series import Series
 from pytest_resilience.patterns.retry_series import Surroundings
 
 
-__all__ = ["execute", "retrying"]
+__all__ = ["go_on", "repeat", "retrying"]
 
 
 def retrying(around: Surroundings, func: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,20 +29,8 @@ def retrying(around: Surroundings, func: Callable[..., Any]) -> Callable[..., An
     return wrap(around, func)
 
 
-def execute(
-    around: Surroundings, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Call `func`, again if need be."""
-    result = _repeat(Series(around, around.begin() if around.begins else None), func, args, kwargs)
-    # What tells functions apart takes longer than most calls: only asked if it may matter.
-    # Nothing in a generator has run by now.
-    if isinstance(result, (GeneratorType, AsyncGeneratorType)):
-        _kind_of(func)
-    return result
-
-
-def _kind_of(func: Callable[..., Any]) -> CallKind:
-    kind = kind_of(func)
+def _kind_of(func: Callable[..., Any], args: tuple[Any, ...] = ()) -> CallKind:
+    kind = kind_of(func, args)
     if kind in (CallKind.GENERATOR, CallKind.ASYNC_GENERATOR):
         raise TypeError(
             f"{func!r} is a {kind.value} function; what it has yielded before it fails cannot "
@@ -51,8 +39,8 @@ def _kind_of(func: Callable[..., Any]) -> CallKind:
     return kind
 
 
-# A first attempt that succeeds makes no object and reads no clock: that is why these two do
-# not begin as the others go on.
+# A first attempt that succeeds makes no object and reads no clock: that is why it is written
+# out before `repeat` in each of these, and in `RetryHandler.execute`.
 
 
 def _calling(around: Surroundings, func: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,14 +56,10 @@ def _calling(around: Surroundings, func: Callable[..., Any]) -> Callable[..., An
             if not series.raised(error):
                 raise
         else:
-            if type(result) is CoroutineType:
-                return _repeat_async(Series(around, started), func, args, kwargs, result)
-            if unwanted is None:
+            if unwanted is None and type(result) is not CoroutineType:
                 return result
-            series = Series(around, started)
-            if series.returned(result):
-                return result
-        return _repeat(series, func, args, kwargs)
+            return go_on(around, started, func, args, kwargs, result=result)
+        return repeat(series, func, args, kwargs)
 
     return retried
 
@@ -103,9 +87,28 @@ def _awaiting(around: Surroundings, func: Callable[..., Any]) -> Callable[..., A
     return retried
 
 
-def _repeat(
+def go_on(
+    around: Surroundings,
+    started: float | None,
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    result: Any,
+) -> Any:
+    """What becomes of a first attempt's result that may not be the end of it."""
+    if type(result) is CoroutineType:
+        return _await_first(around, started, func, args, kwargs, under_way=result)
+    if isinstance(result, (GeneratorType, AsyncGeneratorType)):
+        _kind_of(func, args)  # nothing in a generator has run by now
+    series = Series(around, started)
+    return result if series.returned(result) else repeat(series, func, args, kwargs)
+
+
+def repeat(
     series: Series, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
+    """Wait and call `func`, until it succeeds or is to be tried no more."""
     while True:
         series.pause()
         try:
@@ -121,6 +124,30 @@ def _repeat(
                 return result
 
 
+async def _await_first(
+    around: Surroundings,
+    started: float | None,
+    func: Callable[..., Awaitable[Any]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    under_way: Awaitable[Any],
+) -> Any:
+    try:
+        result = await under_way
+    except Exception as error:
+        series = Series(around, started)
+        if not series.raised(error):
+            raise
+    else:
+        if around.config.retry_on_result is None:
+            return result
+        series = Series(around, started)
+        if series.returned(result):
+            return result
+    return await _repeat_async(series, func, args, kwargs)
+
+
 async def _repeat_async(
     series: Series,
     func: Callable[..., Awaitable[Any]],
@@ -128,7 +155,7 @@ async def _repeat_async(
     kwargs: dict[str, Any],
     under_way: Awaitable[Any] | None = None,
 ) -> Any:
-    """Await `under_way`, which `func` has returned already, and go on as `_repeat` does."""
+    """Await `under_way`, which `func` has returned already, and go on as `repeat` does."""
     while True:
         await series.apause()
         try:

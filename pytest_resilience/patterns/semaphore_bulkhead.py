@@ -18,11 +18,10 @@ from typing import TypeVar
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import BulkheadRejectedError
-from pytest_resilience.events import Listeners
+from pytest_resilience.patterns.bulkhead import Bulkhead
 from pytest_resilience.patterns.bulkhead_config import BulkheadConfig
-from pytest_resilience.patterns.bulkhead_events import BulkheadRejection
-from pytest_resilience.patterns.bulkhead_events import Rejections
 from pytest_resilience.patterns.calls import CallKind
+from pytest_resilience.patterns.calls import calls_its_first
 from pytest_resilience.patterns.calls import kind_of
 
 
@@ -31,21 +30,18 @@ __all__ = ["SemaphoreBulkhead"]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
+_PLAIN, _COROUTINE = CallKind.PLAIN, CallKind.COROUTINE
+
 # How often it has been used: only who holds it counts.
 _Place = list[int]
 
 
-class SemaphoreBulkhead:
+class SemaphoreBulkhead(Bulkhead):
     """Lets at most `max_concurrent` calls run at once; threads and tasks share the places.
 
     A caller that finds none free waits up to `max_wait` seconds, in the order of arrival
     whatever it is, thread or task; tasks wait without blocking their loop. That wait is of
     real time: it ends when another caller leaves, not when a clock says so.
-
-    Attributes:
-        config: as given.
-        name: what errors and events call it.
-        listeners: told of every `BulkheadRejection`.
     """
 
     def __init__(
@@ -55,15 +51,9 @@ class SemaphoreBulkhead:
         name: str = "semaphore",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.config = config or BulkheadConfig()
-        self.name = name
-        self.listeners = Listeners()
-        self._rejections = Rejections(name, self.listeners)
-        self._clock = clock
-        self._limit = self.config.max_concurrent
+        super().__init__(config, name, clock)
         # Seconds; None for ever.
         self._patience = None if self.config.max_wait == math.inf else self.config.max_wait
-        self._lock = threading.Lock()
         # Made when first needed. They are taken and given back without the lock, in one step
         # of the interpreter; who joins the line, or finds one there, looks again under it.
         self._places: list[_Place] = []
@@ -71,20 +61,14 @@ class SemaphoreBulkhead:
         self._line: deque[_Waiting] = deque()
         # By `acquire`, whose caller does not know which.
         self._taken: deque[_Place] = deque()
-        self._rejected = 0
-
-    @property
-    def rejections(self) -> tuple[BulkheadRejection, ...]:
-        """The latest rejections, at most 100, oldest first."""
-        return self._rejections.recent
 
     def acquire(self) -> None:
         """Take a place, waiting for it if need be. Raises BulkheadRejectedError."""
-        self._taken.append(self._take())
+        self._taken.append(self._take_free() or self._take())
 
     async def acquire_async(self) -> None:
         """Take a place without blocking the loop. Raises BulkheadRejectedError."""
-        self._taken.append(await self._take_async())
+        self._taken.append(self._take_free() or await self._take_async())
 
     def release(self) -> None:
         """Give a place back; who has waited longest has it next. RuntimeError if none is taken."""
@@ -94,10 +78,23 @@ class SemaphoreBulkhead:
             raise RuntimeError(f"{self.name}: no place is taken that could be released") from None
         self._give(place)
 
+    def _take_free(self) -> _Place | None:
+        """A place, if there is one that nobody waits for."""
+        if self._line or not self._free:
+            return None
+        try:
+            place = self._free.pop()
+        except IndexError:  # another thread has had it
+            return None
+        place[0] += 1
+        return place
+
     def _take(self) -> _Place:
+        if self._patience == 0:
+            return self._take_now()
         event = threading.Event()
         waiting = self._join_line(event.set)
-        if waiting.place is None and self._patience != 0:
+        if waiting.place is None:
             try:
                 event.wait(self._patience)
             except BaseException:
@@ -106,12 +103,14 @@ class SemaphoreBulkhead:
         return self._leave_line(waiting)
 
     async def _take_async(self) -> _Place:
+        if self._patience == 0:
+            return self._take_now()
         import asyncio
 
         loop = asyncio.get_running_loop()
         told = asyncio.Event()
         waiting = self._join_line(lambda: _tell(loop, told))
-        if waiting.place is None and self._patience != 0:
+        if waiting.place is None:
             try:
                 async with asyncio.timeout(self._patience):
                     await told.wait()
@@ -121,6 +120,17 @@ class SemaphoreBulkhead:
                 self._give_up(waiting)
                 raise
         return self._leave_line(waiting)
+
+    def _take_now(self) -> _Place:
+        """A place, without waiting: then there is no line. Raises BulkheadRejectedError."""
+        with self._lock:
+            place = self._free_place()
+            if place is None:
+                self._rejected += 1
+        if place is None:
+            raise self._full()
+        place[0] += 1
+        return place
 
     def _join_line(self, tell: Callable[[], Any]) -> _Waiting:
         waiting = _Waiting(tell)
@@ -164,11 +174,13 @@ class SemaphoreBulkhead:
             waiting.tell()
 
     def _free_place(self) -> _Place | None:
-        try:
-            return self._free.pop()
-        except IndexError:
-            if len(self._places) == self._limit:
-                return None
+        if self._free:
+            try:
+                return self._free.pop()
+            except IndexError:  # as above
+                pass
+        if len(self._places) == self._limit:
+            return None
         place = [0]
         self._places.append(place)
         return place
@@ -178,55 +190,72 @@ class SemaphoreBulkhead:
 
     def _full(self) -> BulkheadRejectedError:
         active = self._active()
-        return self._rejections.reject(
+        return self._reject(
             f"is full: {active} of {self._limit} places are taken; try again when a call has ended",
-            at=self._clock.monotonic(),
             in_use=active,
             capacity=self._limit,
         )
 
+    @calls_its_first
     def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """Call `func` in a place of its own; await the result of a coroutine function."""
-        return self(func)(*args, **kwargs)
+        """Call `func` in a place of its own; await the result of a coroutine function.
+
+        Raises TypeError for a generator function.
+        """
+        kind = kind_of(func, args)
+        if kind is not _PLAIN:
+            _check(func, kind)
+            return self._await(func, args, kwargs)  # type: ignore[return-value]
+        place = self._take_free() or self._take()
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self._free.append(place)
+            if self._line:
+                self._serve()
+
+    async def _await(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        place = self._take_free() or await self._take_async()
+        try:
+            return await func(*args, **kwargs)
+        finally:
+            self._free.append(place)
+            if self._line:
+                self._serve()
 
     def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
         """Limit a function, as a decorator. Raises TypeError for a generator function."""
         kind = kind_of(func)
-        if kind is CallKind.COROUTINE:
-            return self._awaiting(func)
-        if kind is not CallKind.PLAIN:
-            raise TypeError(f"{func!r} is a {kind.value} function; limit what consumes it")
+        if kind is not _PLAIN:
+            _check(func, kind)
+
+            @functools.wraps(func)
+            async def awaited(*args: Any, **kwargs: Any) -> Any:
+                return await self._await(func, args, kwargs)
+
+            return awaited  # type: ignore[return-value]
         take, give, serve, line = self._take, self._free.append, self._serve, self._line
         take_free = self._free.pop
 
         @functools.wraps(func)
         def limited(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            # `_take` and `_give`, written out for when nobody waits: two calls less.
+            # `_take_free` and `_give`, written out for when nobody waits: two calls less.
             try:
-                if line:
-                    place = take()
-                else:
-                    place = take_free()
-                    place[0] += 1
+                place = None if line else take_free()
             except IndexError:
+                place = None
+            if place is None:
                 place = take()
+            else:
+                place[0] += 1
             try:
                 return func(*args, **kwargs)
             finally:
                 give(place)
                 if line:
                     serve()
-
-        return limited
-
-    def _awaiting(self, func: Callable[_P, Any]) -> Callable[_P, Any]:
-        @functools.wraps(func)
-        async def limited(*args: _P.args, **kwargs: _P.kwargs) -> Any:
-            place = await self._take_async()
-            try:
-                return await func(*args, **kwargs)
-            finally:
-                self._give(place)
 
         return limited
 
@@ -265,6 +294,11 @@ class SemaphoreBulkhead:
             "total_rejected": self._rejected,
             "available_permits": self._limit - active,
         }
+
+
+def _check(func: Callable[..., Any], kind: CallKind) -> None:
+    if kind is not _COROUTINE:
+        raise TypeError(f"{func!r} is a {kind.value} function; limit what consumes it")
 
 
 class _Waiting:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import threading
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,11 +17,10 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import TimeLimitExceededError
-from pytest_resilience.events import Listeners
+from pytest_resilience.patterns.bulkhead import Bulkhead
 from pytest_resilience.patterns.bulkhead_config import BulkheadConfig
-from pytest_resilience.patterns.bulkhead_events import BulkheadRejection
-from pytest_resilience.patterns.bulkhead_events import Rejections
 from pytest_resilience.patterns.calls import CallKind
+from pytest_resilience.patterns.calls import innermost
 from pytest_resilience.patterns.calls import kind_of
 
 
@@ -31,18 +29,15 @@ __all__ = ["ThreadPoolBulkhead"]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
+_PLAIN = CallKind.PLAIN
 
-class ThreadPoolBulkhead:
+
+class ThreadPoolBulkhead(Bulkhead):
     """Runs at most `max_concurrent` calls in a pool, while `queue_size` more may wait.
 
     A caller waits `timeout` seconds of real time for its result. What has not begun by then
     never will; what runs cannot be stopped, and keeps its place until it really ends, as
     `get_stats` shows. Calls see the context variables of their callers.
-
-    Attributes:
-        config: as given.
-        name: what errors and events call it.
-        listeners: told of every `BulkheadRejection`.
     """
 
     def __init__(
@@ -52,37 +47,26 @@ class ThreadPoolBulkhead:
         name: str = "thread pool",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.config = config or BulkheadConfig()
-        self.name = name
-        self.listeners = Listeners()
-        self._rejections = Rejections(name, self.listeners)
-        self._clock = clock
-        self._executor = ThreadPoolExecutor(self.config.max_concurrent, thread_name_prefix=name)
-        self._lock = threading.Lock()
+        super().__init__(config, name, clock)
+        self._executor = ThreadPoolExecutor(self._limit, thread_name_prefix=name)
         self._admitted = 0  # running and waiting
         self._active = 0
         self._completed = 0
-        self._rejected = 0
         self._timed_out = 0
         self._closed = False
-
-    @property
-    def rejections(self) -> tuple[BulkheadRejection, ...]:
-        """The latest rejections, at most 100, oldest first."""
-        return self._rejections.recent
 
     def submit(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> Future[_R]:
         """Run `func` in the pool. Raises BulkheadRejectedError or ShutdownError.
 
         Raises TypeError for anything but a plain function: coroutines belong to their loop.
         """
-        kind = kind_of(func)
-        if kind is not CallKind.PLAIN:
+        kind = kind_of(func, args)
+        if kind is not _PLAIN:
             raise TypeError(
-                f"{func!r} is a {kind.value} function, which a thread cannot run; use a "
-                "SemaphoreBulkhead"
+                f"{innermost(func, args)!r} is a {kind.value} function, which a thread cannot "
+                "run; use a SemaphoreBulkhead"
             )
-        room = self.config.max_concurrent + self.config.queue_size
+        room = self._limit + self.config.queue_size
         with self._lock:
             if self._closed:
                 raise ShutdownError(f"{self.name} has been shut down; make a new bulkhead")
@@ -119,10 +103,9 @@ class ThreadPoolBulkhead:
             self._admitted -= 1
 
     def _full(self, in_use: int, room: int) -> BulkheadRejectedError:
-        return self._rejections.reject(
-            f"is full: {self.config.max_concurrent} calls run and {self.config.queue_size} wait; "
+        return self._reject(
+            f"is full: {self._limit} calls run and {self.config.queue_size} wait; "
             "try again when one has ended",
-            at=self._clock.monotonic(),
             in_use=in_use,
             capacity=room,
         )
@@ -180,13 +163,13 @@ class ThreadPoolBulkhead:
         """The counts now; a call that timed out is active until it really ends."""
         with self._lock:
             return {
-                "max_concurrent": self.config.max_concurrent,
+                "max_concurrent": self._limit,
                 "active_tasks": self._active,
                 "queued_tasks": self._admitted - self._active,
                 "completed_tasks": self._completed,
                 "rejected_tasks": self._rejected,
                 "timed_out_tasks": self._timed_out,
-                "utilization": self._active / self.config.max_concurrent,
+                "utilization": self._active / self._limit,
             }
 
     def shutdown(self, *, wait: bool = True) -> None:

@@ -25,6 +25,8 @@ from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.patterns import fields
 from pytest_resilience.patterns.calls import CallKind
+from pytest_resilience.patterns.calls import calls_its_first
+from pytest_resilience.patterns.calls import innermost
 from pytest_resilience.patterns.calls import kind_of
 
 
@@ -36,6 +38,8 @@ __all__ = ["OverdueCall", "TimeLimitExceeded", "TimeLimiter"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+_PLAIN, _COROUTINE = CallKind.PLAIN, CallKind.COROUTINE
 
 _logger = logging.getLogger("pytest_resilience.timelimit")
 
@@ -125,11 +129,11 @@ class TimeLimiter:
 
         Raises TypeError for a generator function: who iterates takes the time.
         """
-        if self._kind_of(func) is CallKind.COROUTINE:
+        if self._kind_of(func) is _COROUTINE:
 
             @functools.wraps(func)
             async def limited(*args: Any, **kwargs: Any) -> Any:
-                return await self._await(func(*args, **kwargs), _name(func))  # type: ignore[arg-type]
+                return await self._await(func(*args, **kwargs), _name(func, args))  # type: ignore[arg-type]
         else:
 
             @functools.wraps(func)
@@ -138,13 +142,14 @@ class TimeLimiter:
 
         return limited  # type: ignore[return-value]
 
+    @calls_its_first
     def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func`; await the result of a coroutine function.
 
         Raises TimeLimitExceededError, a TimeoutError, when it takes too long.
         """
-        if self._kind_of(func) is CallKind.COROUTINE:
-            return self._await(func(*args, **kwargs), _name(func))  # type: ignore[return-value,arg-type]
+        if self._kind_of(func, args) is _COROUTINE:
+            return self._await(func(*args, **kwargs), _name(func, args))  # type: ignore[return-value,arg-type]
         return self._run(func, args, kwargs)  # type: ignore[no-any-return]
 
     async def __aenter__(self) -> Self:
@@ -170,9 +175,9 @@ class TimeLimiter:
         if error is None:
             self._measure("block", started)
 
-    def _kind_of(self, func: Callable[..., Any]) -> CallKind:
-        kind = kind_of(func)
-        if kind in (CallKind.GENERATOR, CallKind.ASYNC_GENERATOR):
+    def _kind_of(self, func: Callable[..., Any], args: tuple[Any, ...] = ()) -> CallKind:
+        kind = kind_of(func, args)
+        if kind is not _PLAIN and kind is not _COROUTINE:
             raise TypeError(
                 f"{func!r} is a {kind.value} function, whose time is taken by who iterates: put "
                 "the limit around what consumes it"
@@ -201,7 +206,7 @@ class TimeLimiter:
         from concurrent.futures import Future
 
         future: Future[Any] = Future()
-        name, started = _name(func), self._clock.monotonic()
+        name, started = _name(func, args), self._clock.monotonic()
         thread = threading.Thread(
             target=contextvars.copy_context().run,
             args=(_work, future, func, args, kwargs),
@@ -271,5 +276,6 @@ def _work(
         future.set_result(result)
 
 
-def _name(func: Callable[..., Any]) -> str:
+def _name(func: Callable[..., Any], args: tuple[Any, ...] = ()) -> str:
+    func = innermost(func, args)
     return getattr(func, "__qualname__", None) or repr(func)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 
 from collections.abc import AsyncIterator
+from collections.abc import Callable
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -234,6 +239,113 @@ def test_blocks_of_tasks_do_not_mix(clock: ManualClock) -> None:
 
     asyncio.run(story())
     assert moves(breaker) == ["OPEN"]
+
+
+def test_blocks_that_end_in_another_order_than_they_began(clock: ManualClock) -> None:
+    """As those in two generators do, which whoever iterates takes turns with."""
+    good, bad = make(clock, failure_threshold=1), make(clock, failure_threshold=1)
+
+    def block(breaker: CircuitBreaker, fails: bool) -> Iterator[None]:
+        with breaker:
+            yield
+            if fails:
+                broken()
+
+    first, second, third = block(bad, True), block(bad, False), block(good, False)
+    for each in (first, second, third):
+        next(each)
+    with pytest.raises(ConnectionError):
+        next(first)
+    assert (moves(bad), moves(good)) == (["OPEN"], [])
+    for each in (second, third):
+        with pytest.raises(StopIteration):
+            next(each)
+    assert (moves(bad), moves(good)) == (["OPEN"], [])
+    good.reset()
+    with pytest.raises(ConnectionError), good:
+        broken()  # nothing of the others is left around it
+    assert moves(good) == ["CLOSED", "OPEN"]
+
+
+def test_a_block_that_is_left_in_another_context_counts(clock: ManualClock) -> None:
+    """Frameworks run the two halves of a dependency each in a thread and context of its own."""
+    breaker = make(clock, failure_threshold=2, success_threshold=1, timeout=10.0)
+
+    @contextlib.contextmanager
+    def dependency() -> Iterator[None]:
+        with breaker:
+            yield
+
+    def elsewhere(half: Callable[..., Any], *arguments: Any) -> None:
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(contextvars.copy_context().run, half, *arguments).result()
+
+    def request(*error: Any) -> None:
+        block = dependency()
+        elsewhere(block.__enter__)
+        elsewhere(block.__exit__, *error)
+
+    for _ in range(2):
+        request(ConnectionError, ConnectionError(), None)
+    assert moves(breaker) == ["OPEN"]
+    clock.advance(10)
+    request(None, None, None)
+    assert moves(breaker) == ["OPEN", "HALF_OPEN", "CLOSED"]
+
+
+def test_a_block_left_in_another_context_is_no_probe_where_none_is_under_way(
+    clock: ManualClock,
+) -> None:
+    breaker = make(clock, failure_threshold=1, success_threshold=2, timeout=10.0)
+    contextvars.copy_context().run(breaker.__enter__)
+    run(breaker, "f")
+    clock.advance(10)
+    run(breaker, "s")
+    breaker.__exit__(None, None, None)
+    assert breaker.get_stats()["success_count"] == 1
+    assert breaker.state.value == "HALF_OPEN"
+
+
+def test_a_block_has_no_result_to_be_judged(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=1, is_failed_result=lambda answer: answer.status > 499)
+    with breaker:
+        pass
+
+    @breaker
+    async def rows() -> AsyncIterator[int]:
+        yield 1
+
+    async def story() -> None:
+        async with breaker:
+            pass
+        assert [row async for row in rows()] == [1]
+
+    asyncio.run(story())
+    assert moves(breaker) == []
+
+
+@pytest.mark.parametrize("predicate", ["is_failure", "is_failed_result"])
+def test_a_predicate_that_raises_takes_no_probe_along(clock: ManualClock, predicate: str) -> None:
+    answers: list[bool] = []
+
+    def judge(ending: Any) -> bool:
+        return answers.pop()
+
+    breaker = make(
+        clock, failure_threshold=1, success_threshold=1, timeout=10.0, **{predicate: judge}
+    )
+    call = partial(breaker.call, int) if predicate == "is_failed_result" else partial(
+        breaker.call, broken
+    )  # fmt: skip
+    answers.append(True)
+    with contextlib.suppress(ConnectionError):
+        call()
+    assert moves(breaker) == ["OPEN"]
+    clock.advance(10)
+    for _ in range(3):
+        with pytest.raises(IndexError):
+            call()
+    assert breaker.state.value == "HALF_OPEN"
 
 
 def test_generators_are_protected_while_they_are_iterated(clock: ManualClock) -> None:

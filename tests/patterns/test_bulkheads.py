@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_resilience import BulkheadRejectedError
+from pytest_resilience import CircuitBreaker
+from pytest_resilience import CircuitBreakerConfig
 from pytest_resilience import ConfigurationError
 from pytest_resilience import DuplicateNameError
 from pytest_resilience import Event
@@ -306,6 +308,27 @@ def test_a_rate_limit_says_exactly_when_to_come_back() -> None:
     }
 
 
+def test_a_coroutine_function_stays_one_behind_a_rate_limit() -> None:
+    bulkhead, ran = rate(1, ManualClock()), list[str]()
+    breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=1))
+
+    @breaker
+    @bulkhead
+    async def fetch() -> None:
+        ran.append("fetch")
+        raise ConnectionError
+
+    calls = [fetch(), fetch()]
+    assert bulkhead.get_stats()["total_requests"] == 0  # nothing has begun yet
+    with pytest.raises(ConnectionError):
+        asyncio.run(calls[0])
+    assert breaker.state.value == "OPEN"
+    breaker.reset()
+    with pytest.raises(BulkheadRejectedError):
+        asyncio.run(calls[1])
+    assert ran == ["fetch"]
+
+
 def test_a_burst_leaves_the_rest_of_the_window_to_others() -> None:
     clock = ManualClock()
     bulkhead = rate(10, clock, window_size=10.0, burst=2)
@@ -350,6 +373,31 @@ def test_a_rate_limit_under_threads() -> None:
     with ThreadPoolExecutor(32) as threads:
         assert sum(threads.map(caller, range(32))) == 1000
     assert bulkhead.get_stats()["rejected_requests"] == 2200
+
+
+@pytest.mark.parametrize("listened", [False, True])
+@pytest.mark.parametrize("kind", BulkheadType)
+def test_all_remember_and_tell_of_their_rejections(kind: BulkheadType, listened: bool) -> None:
+    clock, gate = ManualClock(), Gate()
+    config = BulkheadConfig(max_concurrent=1, queue_size=0, bulkhead_type=kind, window_size=30.0)
+    manager = BulkheadManager(clock=clock)
+    bulkhead, heard = manager.create_bulkhead("mail", config), list[Event]()
+    if listened:
+        bulkhead.listeners.add(heard.append)
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(bulkhead.execute, gate)
+        gate.wait_for(1)
+        for _ in range(101):
+            clock.advance(0.125)
+            with pytest.raises(BulkheadRejectedError, match=r"^mail "):
+                bulkhead.execute(int)
+        gate.leave.set()
+    manager.shutdown_all()
+    assert [each.at for each in bulkhead.rejections] == [0.125 * n for n in range(2, 102)]
+    first = bulkhead.rejections[0]
+    back = 29.75 if kind is BulkheadType.RATE_LIMIT else None
+    assert (first.source, first.in_use, first.capacity, first.retry_after) == ("mail", 1, 1, back)
+    assert tuple(heard[1:]) == (bulkhead.rejections if listened else ())
 
 
 def test_a_manager_makes_finds_and_shuts_down() -> None:

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import warnings
 
 from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import partial
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -16,6 +22,8 @@ from pytest_resilience import RetryConfig
 from pytest_resilience import RetryExhaustedError
 from pytest_resilience import RetryHandler
 from pytest_resilience import SemaphoreBulkhead
+from pytest_resilience import ThreadPoolBulkhead
+from pytest_resilience import TimeLimiter
 from pytest_resilience.patterns.pipeline import Pipeline
 from pytest_resilience.patterns.pipeline import PipelineOrderWarning
 from pytest_resilience.patterns.pipeline import Step
@@ -70,6 +78,102 @@ def test_patterns_work_together_for_sync_and_async() -> None:
     with pytest.raises(RetryExhaustedError):
         asyncio.run(pipeline(broken_later)())
     assert breaker.transitions[0].new.value == "OPEN"
+
+
+class Trace:
+    """Patterns of every kind, in any order, around calls that fail and do not."""
+
+    def __init__(self, order: Sequence[str]) -> None:
+        clock = ManualClock()
+        made: dict[str, Any] = {
+            "breaker": CircuitBreaker(CircuitBreakerConfig(failure_threshold=3), clock=clock),
+            "limit": RateLimitBulkhead(BulkheadConfig(max_concurrent=4), clock=clock),
+            "places": SemaphoreBulkhead(clock=clock),
+            "retry": RetryHandler(RetryConfig(max_attempts=2, jitter=False), clock=clock),
+            "time": TimeLimiter(0.5, clock=clock),
+            "pool": ThreadPoolBulkhead(clock=clock),
+        }
+        self.shutdown = made["pool"].shutdown
+        self.heard: list[Any] = []
+        for name in order:
+            made[name].listeners.add(self.heard.append)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PipelineOrderWarning)
+            self.pipeline = Pipeline(*map(made.get, order))  # type: ignore[arg-type]
+
+        def answer(outcome: Any, *, late: float) -> Any:
+            clock.advance(late)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        async def answer_later(outcome: Any, *, late: float) -> Any:
+            await asyncio.sleep(0)
+            return answer(outcome, late=late)
+
+        self.answer, self.answer_later = answer, answer_later
+
+    def call(self, call: Callable[[], Any], is_async: bool) -> None:
+        try:
+            result = asyncio.run(call()) if is_async else call()
+        except Exception as error:
+            result = (type(error), str(error))
+        self.heard.append(result)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    "order",
+    [*permutations(["breaker", "retry", "time"]), *permutations(["limit", "places", "time"]),
+     ("retry", "breaker", "limit", "places", "time"), ("breaker", "pool"), ("pool", "places"), ()],
+)  # fmt: skip
+def test_a_call_does_what_the_decorator_does(order: Sequence[str], is_async: bool) -> None:
+    decorated, called = Trace(order), Trace(order)
+    for outcome, late in [(1, 0.0), (OSError("gone"), 0.0), (2, 1.0), *[(OSError("no"), 0.0)] * 3]:
+        for trace, form in [(decorated, "decorator"), (called, "call")]:
+            answer: Any = trace.answer_later if is_async else trace.answer
+            pipeline = trace.pipeline
+            func = pipeline(answer) if form == "decorator" else partial(pipeline.call, answer)
+            trace.call(partial(func, outcome, late=late), is_async)
+    for trace in (decorated, called):
+        trace.shutdown()
+    shown, expected = (re.sub("0x[0-9a-f]+", "", repr(each.heard)) for each in (called, decorated))
+    assert shown == expected
+    if "time" in order and "pool" not in order:
+        assert f"<locals>.answer{'_later' * is_async} took longer than 0.5 s" in shown
+
+
+def test_a_pipeline_is_a_call_among_others() -> None:
+    breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=1))
+
+    async def broken() -> None:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        asyncio.run(breaker.call(Pipeline(SemaphoreBulkhead()).call, broken))
+    assert breaker.state.value == "OPEN"
+
+
+def test_somebody_elses_decorator_is_given_the_function_itself() -> None:
+    seen: list[str] = []
+
+    def noted(func: Callable[..., Any]) -> Callable[..., Any]:
+        seen.append(func.__name__)
+        return func
+
+    pipeline = Pipeline(CircuitBreaker(), noted)
+    assert pipeline.call(max, 1, 2) == 2
+    assert pipeline.call(min, 1, 2) == 1
+    assert seen == ["max", "min"]
+
+
+def test_generators_go_through_what_takes_them() -> None:
+    def rows(count: int) -> Iterator[int]:
+        yield from range(count)
+
+    assert list(Pipeline(CircuitBreaker(), RateLimitBulkhead()).call(rows, 3)) == [0, 1, 2]
+    with pytest.raises(TypeError, match=r"rows at .* is a generator function"):
+        Pipeline(CircuitBreaker(), SemaphoreBulkhead()).call(rows, 3)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import threading
+
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
+from pytest_resilience import CircuitBreaker
 from pytest_resilience import CircuitBreakerConfig
 from pytest_resilience import CircuitBreakerRegistry
 from pytest_resilience import DuplicateNameError
@@ -20,6 +25,18 @@ def test_breakers_by_name_with_defaults() -> None:
     assert registry.get_all_stats()["stock"]["state"] == "CLOSED"
     registry.remove("stock")
     assert "stock" not in registry.names
+
+
+def test_all_who_ask_at_once_are_given_the_same_breaker() -> None:
+    registry, together = CircuitBreakerRegistry(), threading.Barrier(8, timeout=30)
+
+    def ask(_: int) -> list[CircuitBreaker]:
+        together.wait()
+        return [registry.get_or_create(str(number)) for number in range(200)]
+
+    with ThreadPoolExecutor(8) as threads:
+        first, *others = threads.map(ask, range(8))
+    assert all(each == first for each in others)
 
 
 def test_a_name_is_given_once() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import random
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field
 from typing import Any
@@ -26,12 +27,12 @@ from pytest_resilience import RetryBudget
 from pytest_resilience import RetryConfig
 from pytest_resilience import RetryExhaustedError
 from pytest_resilience import RetryHandler
+from pytest_resilience.patterns import Attempt
 from pytest_resilience.patterns import RetryAborted
 from pytest_resilience.patterns import RetryGaveUp
 from pytest_resilience.patterns import RetryScheduled
 from pytest_resilience.patterns import RetrySucceeded
 from pytest_resilience.patterns.delays import JITTERS
-from pytest_resilience.patterns.retry_blocks import Attempts
 
 
 class BusyError(Exception):
@@ -94,7 +95,7 @@ class Call:
         told: the kinds of event that must have been recorded.
     """
 
-    attempts: Attempts
+    attempts: Iterator[Attempt]
     started: float
     previous: float
     made: int = 0
@@ -141,7 +142,6 @@ class RetryMachine(RuleBasedStateMachine):
         self.fill()
         self.tokens = min(self.capacity, self.tokens + self.ratio)
         attempts = iter(self.handler)
-        assert isinstance(attempts, Attempts)
         now = self.clock.monotonic()
         self.calls.append(Call(attempts, started=now, previous=self.config.base_delay))
 

@@ -69,14 +69,14 @@ class Eras:
         self._lock = threading.Lock()
 
     def entered(self, permit: Permit) -> None:
-        era = permit._generation
+        era, _ = permit._ticket
         with self._lock:
             self._inside[era] += 1
             self.most[era] = max(self.most[era], self._inside[era])
 
     def left(self, permit: Permit) -> None:
         with self._lock:
-            self._inside[permit._generation] -= 1
+            self._inside[permit._ticket[0]] -= 1
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3])
