@@ -64,7 +64,7 @@ def check(config: ConfigFile, *, saved: bool) -> None:
 @pytest.mark.parametrize("failure", FAILURES, ids=str)
 def test_a_disk_that_fails_for_good(path: Path, chaos: Chaos, failure: dict[str, Any]) -> None:
     config = ConfigFile(path)
-    with chaos.disk_failure(path=path.parent, rate=1, **failure):
+    with chaos.disk_failure(path=path.parent, **failure):
         saved = attempt(config)
     check(config, saved=saved)
     config.save(NEW)  # and when the disk is well again
@@ -76,9 +76,7 @@ def test_each_operation_in_turn(path: Path, chaos: Chaos, failure: dict[str, Any
     for number in itertools.count(1):
         path.write_text(json.dumps(OLD))
         config = ConfigFile(path)
-        with chaos.disk_failure(
-            path=path.parent, rate=1, nth=number, must_fire=False, **failure
-        ) as disk:
+        with chaos.disk_failure(path=path.parent, nth=number, must_fire=False, **failure) as disk:
             saved = attempt(config)
         check(config, saved=saved)
         assert os.listdir(path.parent) == [path.name], "nothing is left beside it"
@@ -87,7 +85,7 @@ def test_each_operation_in_turn(path: Path, chaos: Chaos, failure: dict[str, Any
     assert number > 1
 
 
-@pytest.mark.chaos("disk_failure", path="/**/settings.json", mode="EIO", at="read|open", rate=1)
+@pytest.mark.chaos("disk_failure", path="/**/settings.json", mode="EIO", at="read|open")
 def test_settings_that_cannot_be_read_are_not_none(path: Path) -> None:
     with pytest.raises(OSError, match="Input/output error"):
         ConfigFile(path).load()
@@ -106,7 +104,7 @@ def test_hope_is_not_enough(
     path: Path, chaos: Chaos, failure: dict[str, Any], trouble: str
 ) -> None:
     config = HopefulConfigFile(path)
-    with chaos.disk_failure(path=path, rate=1, **failure):
+    with chaos.disk_failure(path=path, **failure):
         saved = attempt(config)
     assert not saved
     with pytest.raises(AssertionError, match=trouble):
@@ -115,7 +113,7 @@ def test_hope_is_not_enough(
 
 def test_haste_is_not_even_told(path: Path, chaos: Chaos) -> None:
     config = HastyConfigFile(path)
-    with chaos.disk_failure(path=path.parent, mode="short_write", rate=1):
+    with chaos.disk_failure(path=path.parent, mode="short_write"):
         saved = attempt(config)
     assert saved
     with pytest.raises(AssertionError, match="but it is torn"):

@@ -25,7 +25,7 @@ def test_on_a_good_day(shop: ECommerceService) -> None:
     assert shop.get_service_status()["overall_status"] == "healthy"
 
 
-@pytest.mark.chaos("network_failure", mode="refuse", rate=1)
+@pytest.mark.chaos("network_failure", mode="refuse")
 def test_nothing_works_and_every_customer_gets_an_answer(shop: ECommerceService) -> None:
     assert shop.get_product_recommendations("7", "tea") == POPULAR
     assert shop.process_payment({"amount": 10}) == {"status": "queued", "position": 1}
@@ -39,12 +39,12 @@ def test_nothing_works_and_every_customer_gets_an_answer(shop: ECommerceService)
 
 def test_stock_that_was_known_is_remembered(shop: ECommerceService, chaos: Chaos) -> None:
     shop.check_inventory("tea")
-    with chaos.network_failure(mode="reset", rate=1):
+    with chaos.network_failure(mode="reset"):
         assert shop.check_inventory("tea")["source"] == "cache"
     assert_fallback_used(shop.degradation_manager, "inventory", used="fallback")
 
 
-@pytest.mark.chaos("network_failure", mode="timeout", rate=1, nth=1)
+@pytest.mark.chaos("network_failure", mode="timeout", nth=1)
 def test_a_payment_whose_answer_is_lost_is_queued_once(shop: ECommerceService) -> None:
     assert shop.process_payment({"amount": 10})["status"] == "queued"
     assert shop.queue == [{"amount": 10}]
@@ -53,7 +53,7 @@ def test_a_payment_whose_answer_is_lost_is_queued_once(shop: ECommerceService) -
 def test_services_are_used_again_when_they_are_back(
     shop: ECommerceService, chaos: Chaos, manual_clock: ManualClock
 ) -> None:
-    with chaos.network_failure(mode="refuse", rate=1) as outage:
+    with chaos.network_failure(mode="refuse") as outage:
         assert shop.search_products("tea") == []
         assert shop.search_products("tea") == []
         assert outage.hits == 1  # while it is degraded nobody asks it

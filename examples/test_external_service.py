@@ -35,7 +35,7 @@ def test_on_a_good_day(client: ExternalServiceClient) -> None:
 def test_an_outage_opens_the_breaker_which_then_fails_fast(
     client: ExternalServiceClient, chaos: Chaos, mode: str
 ) -> None:
-    with chaos.network_failure(mode=mode, rate=1) as outage:
+    with chaos.network_failure(mode=mode) as outage:
         for _ in range(3):
             with pytest.raises(requests.ConnectionError):
                 pay(client)
@@ -47,7 +47,7 @@ def test_an_outage_opens_the_breaker_which_then_fails_fast(
         assert outage.matched == met  # the network was not asked
 
 
-@pytest.mark.chaos("network_failure", rate=1, first=3)
+@pytest.mark.chaos("network_failure", first=3)
 def test_payments_that_fail_leave_users_alone(client: ExternalServiceClient) -> None:
     for _ in range(3):
         with pytest.raises(requests.ConnectionError):
@@ -57,7 +57,7 @@ def test_payments_that_fail_leave_users_alone(client: ExternalServiceClient) -> 
     assert_circuit_closed(client.circuit_breakers["user"])
 
 
-@pytest.mark.chaos("network_failure", rate=1, first=3)
+@pytest.mark.chaos("network_failure", first=3)
 def test_when_the_outage_is_over_it_recovers_by_itself(
     client: ExternalServiceClient, manual_clock: ManualClock
 ) -> None:

@@ -72,7 +72,7 @@ def test_on_a_good_day(resilient_shop: ResilientShop) -> None:
     assert_circuit_closed(resilient_shop.breaker)
 
 
-@pytest.mark.chaos("network_failure", mode="refuse", rate=1)
+@pytest.mark.chaos("network_failure", mode="refuse")
 def test_with_a_breaker_customers_still_see_a_price(resilient_shop: ResilientShop) -> None:
     assert [resilient_shop.price("tea") for _ in range(10)] == [4] * 10
     assert_circuit_open(resilient_shop.breaker)
@@ -83,7 +83,7 @@ def test_with_a_breaker_customers_still_see_a_price(resilient_shop: ResilientSho
     raises=requests.ConnectionError,
     reason="without a breaker and a remembered price the outage reaches the customer",
 )
-@pytest.mark.chaos("network_failure", mode="refuse", rate=1)
+@pytest.mark.chaos("network_failure", mode="refuse")
 def test_without_one_the_outage_reaches_them(shop: Shop) -> None:
     assert shop.price("tea") == 4
 
@@ -110,7 +110,7 @@ def test_clients_meet_the_real_exception(
     shop: Shop, chaos: Chaos, mode: str, error: type[Exception], cause: type[Exception]
 ) -> None:
     shop.url = shop.url.replace("127.0.0.1", "localhost")  # a name, so that it is looked up
-    with chaos.network_failure(mode=mode, rate=1), pytest.raises(error) as caught:
+    with chaos.network_failure(mode=mode), pytest.raises(error) as caught:
         shop.price("tea")
     first: BaseException = caught.value
     while first.__context__ is not None:

@@ -48,7 +48,7 @@ def test_and_the_other_way_round(client: IsolatedServiceClient) -> None:
     assert_isolated(lambda: client.external_api_call("weather"), while_saturated=database)
 
 
-@pytest.mark.chaos("network_failure", mode="reset", rate=1)
+@pytest.mark.chaos("network_failure", mode="reset")
 def test_calls_that_fail_give_their_places_back(client: IsolatedServiceClient) -> None:
     for _ in range(20):
         with pytest.raises(requests.ConnectionError):

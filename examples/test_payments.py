@@ -25,7 +25,7 @@ def payments(tmp_path: Path) -> Payments:
 
 
 def test_charged_once_although_the_answer_was_lost(payments: Payments, chaos: Chaos) -> None:
-    with chaos.database_failure(after="commit", first=1, rate=1) as lost:
+    with chaos.database_failure(after="commit", first=1) as lost:
         payments.charge("order-7", 1200)
     assert lost.hits == 1
     assert payments.balance() == 1200
@@ -36,7 +36,7 @@ def test_whole_or_not_at_all(
     payments: Payments, chaos: Chaos, tmp_path: Path, statement: int
 ) -> None:
     """Each of the statements of a payment fails in turn, and goes on failing."""
-    failing = chaos.database_failure(mode="disk_full", position=statement, rate=1)
+    failing = chaos.database_failure(mode="disk_full", position=statement)
     with failing, pytest.raises(sqlite3.OperationalError):
         payments.charge("order-7", 1200)
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger:

@@ -234,7 +234,7 @@ DATABASE_FAILURE = Recipe(
         _moment(DURING, "fails at this step; lost: the outcome is unknown, it was not done"),
         _moment(AFTER, "lost when this step was done, and the answer did not arrive"),
         *_AIMED,
-        *triggered(rate="intensity"),
+        *triggered(rate="1 in a test; by flag or profile intensity"),
     ),
     faults=_failure,
     rate=lambda _given, intensity: intensity,

@@ -262,7 +262,7 @@ DISK_FAILURE = Recipe(
             parse=_size, help="how much of a short or torn write reaches the file",
         ),
         *_DELAYS,
-        *triggered(rate="intensity"),
+        *triggered(rate="1 in a test; by flag or profile intensity"),
     ),
     faults=_faults,
     rate=lambda _given, intensity: intensity,

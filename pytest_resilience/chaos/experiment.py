@@ -28,10 +28,13 @@ from pytest_resilience.chaos.service import Service
 from pytest_resilience.chaos.service import Services
 from pytest_resilience.chaos.target import Target
 from pytest_resilience.chaos.triggers import Trigger
+from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = ["ChaosExperiment", "ChaosType", "Filter"]
+
+_INTENSITY = 0.5  # of an experiment that names none
 
 
 class Filter(Protocol):
@@ -51,7 +54,8 @@ class ChaosExperiment:
         probability: whether it starts at all, 0 to 1: drawn once per test, or per tick
             of a monkey.
         duration: seconds it lasts at most once started, or a text such as "5s".
-        intensity: 0 to 1; each type translates it into its own physical parameter.
+        intensity: 0 to 1, 0.5 unless it is given; each type translates it into its own
+            physical parameter.
         target_services: names of services, for the type that fails services; one, or
             several in a list or between `|`.
         enabled: a disabled experiment never starts.
@@ -78,7 +82,7 @@ class ChaosExperiment:
         chaos_type: Kind | str,
         probability: float | str = 0.1,
         duration: float | str = 60.0,
-        intensity: float | str = 0.5,
+        intensity: float | str | None = None,
         target_services: Sequence[str] | str | None = None,
         enabled: bool = True,
         **parameters: Any,
@@ -90,7 +94,8 @@ class ChaosExperiment:
         self._set("chaos_type", kind)
         self._set("probability", share("probability", probability))
         self._set("duration", _duration(duration))
-        self._set("intensity", share("intensity", intensity))
+        self._set("intensity", share("intensity", _INTENSITY if intensity is None else intensity))
+        self._set("_share_was_given", intensity is not None or "rate" in parsed)
         self._set("target_services", _services(kind, target_services))
         self._set("parameters", tuple(parsed.items()))
         self._set("services", ())
@@ -133,6 +138,18 @@ class ChaosExperiment:
         """This experiment, started whenever it is asked for."""
         sure = copy(self)
         object.__setattr__(sure, "probability", 1.0)
+        return sure
+
+    def unsparing(self) -> ChaosExperiment:
+        """This experiment, which hits every operation that it matches.
+
+        It stays as it is where `rate` or `intensity` says how many it is to hit.
+        """
+        if vars(self)["_share_was_given"] or not is_left_to_chance(self.trigger):
+            return self
+        sure = copy(self)
+        object.__setattr__(sure, "parameters", (*self.parameters, ("rate", 1.0)))
+        vars(sure).pop("trigger", None)
         return sure
 
     def narrowed(self, name: str, only: Filter) -> ChaosExperiment:

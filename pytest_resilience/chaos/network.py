@@ -165,7 +165,7 @@ NETWORK_FAILURE = Recipe(
         ),
         *ANSWERED,
         *TARGETED,
-        *triggered(rate="intensity; partition: 1"),
+        *triggered(rate="1 in a test; by flag or profile intensity (partition: 1)"),
     ),
     faults=_failure,
     rate=_failure_rate,

@@ -171,7 +171,7 @@ SERVICE_FAILURE = Recipe(
             parse=_exception, help="what callables raise",
         ),
         *ANSWERED,
-        *triggered(rate="intensity"),
+        *triggered(rate="1 in a test; by flag or profile intensity"),
     ),
     faults=_faults,
     rate=lambda _given, intensity: intensity,

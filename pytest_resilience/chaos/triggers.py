@@ -12,7 +12,10 @@ from typing import Protocol
 from pytest_resilience.seeds import Stream
 
 
-__all__ = ["All", "Always", "Between", "Every", "First", "From", "Nth", "Rate", "Trigger"]
+__all__ = [
+    "All", "Always", "Between", "Every", "First", "From", "Nth", "Rate", "Trigger",
+    "is_left_to_chance",
+]  # fmt: skip
 
 
 class Trigger(Protocol):
@@ -122,3 +125,10 @@ class All:
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.triggers))
+
+
+def is_left_to_chance(trigger: Trigger) -> bool:
+    """Whether the seed decides which operations it hits."""
+    if isinstance(trigger, All):
+        return any(map(is_left_to_chance, trigger.triggers))
+    return isinstance(trigger, Rate)

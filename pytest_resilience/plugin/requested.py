@@ -56,7 +56,8 @@ def from_parameters(
     """From a type and what it is told. Raises ConfigurationError.
 
     Who asks for a type by name wants it to happen, so its probability is 1, unlike that of
-    a `ChaosExperiment`, which may be one of many of a monkey.
+    a `ChaosExperiment`, which may be one of many of a monkey. Who asks in a test wants it to
+    happen every time, unless `rate` or `intensity` says how often.
     """
     _check_switch("must_fire", must_fire)
     _check_switch("include_setup", include_setup)
@@ -74,10 +75,11 @@ def from_parameters(
             "probability", 1.0 if defaults.probability is None else defaults.probability
         )
         experiment = ChaosExperiment(given.pop("name", chaos_type(kind).value), kind, **given)
+    in_the_test = origin in ("marker", "fixture")
     return Requested(
-        experiment=experiment,
+        experiment=experiment.unsparing() if in_the_test else experiment,
         origin=origin,
-        must_fire=must_fire and origin in ("marker", "fixture"),
+        must_fire=must_fire and in_the_test,
         include_setup=include_setup,
     )
 

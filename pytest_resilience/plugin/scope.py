@@ -14,6 +14,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.service import Service
 from pytest_resilience.chaos.service import Services
+from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.events import Event
@@ -161,6 +162,23 @@ class ChaosScope:
             *(never_entered(each.experiment) for each in forgotten),
             *(error for other in self._others for error in other()),
         ]
+
+    def spared(self) -> list[str]:
+        """A line for each experiment that chance, and nothing else, kept from hitting more."""
+        lines = [
+            f"{each.experiment.name}: by chance it did not start "
+            f"(probability {each.experiment.probability:g})"
+            for each in self.idle
+            if each.experiment.enabled
+        ]
+        for _, each in self.started:
+            missed = each.matched - each.hits
+            if missed and is_left_to_chance(each.experiment.trigger):
+                lines.append(
+                    f"{each.experiment.name}: by chance it spared {missed} of {each.matched} "
+                    f"operations ({each.experiment.trigger}); rate=1 hits them all"
+                )
+        return lines
 
     def include(self, never_fired: Callable[[], list[NeverFiredError]]) -> None:
         """Ask somebody else as well which experiments of this test never fired."""

@@ -214,7 +214,7 @@ class ChaosSession:
         if report.failed:
             told = [timeline(scope.timeline())] if scope.events else []
             if call.when == "call":  # what it failed by may be that nothing was injected
-                told += map(str, scope.never_fired())
+                told += [*map(str, scope.never_fired()), *scope.spared()]
             report.sections += [("chaos", "\n".join(told))] * bool(told)
         if call.when == "teardown":
             monkeys = [] if self._monkeys is None else self._monkeys.records(iter(scope.events))

@@ -88,7 +88,7 @@ class Experiments:
             experiment, spec = parse_spec(experiment)
             given = spec | given
             stream = stream or given.pop("stream", None)
-        chosen = directed(_experiment(experiment, given), stream)
+        chosen = directed(_experiment(experiment, given).unsparing(), stream)
         self._engine.check(chosen)
         if must_fire and not self._calm:
             self._waiting.append(chosen)

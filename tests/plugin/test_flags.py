@@ -87,7 +87,7 @@ def test_chaos_list_shows_types_parameters_units_and_defaults(
             "  rate * 0..1 or %; default 1 - share *",
             "network_failure: *",
             "  mode * refuse, reset, timeout, dns, *; default refuse - *",
-            "  rate * default intensity; partition: 1 - *",
+            "  rate * default 1 in a test; by flag or profile intensity (partition: 1) - *",
             "cpu_stress*",
             "every type",
             "  duration * default 60s - ends by itself *",
