@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import sys
 
@@ -36,7 +37,7 @@ HEAVY = frozenset({"asyncio", "psutil", "requests", "responses", "sqlite3", "ssl
 # Modules about nothing else, which are themselves imported only by those who need them.
 ABOUT: dict[str, frozenset[str]] = {
     "plugin.replies": frozenset({"responses"}),
-    "plugin.sqlite_chaos": frozenset({"sqlite3"}),
+    "plugin.sqlite": frozenset({"sqlite3"}),
     "seams.detours": frozenset({"asyncio"}),
     "seams.psycopg2_driver": frozenset({"psycopg2"}),
     "seams.sqlite": frozenset({"sqlite3"}),
@@ -78,12 +79,18 @@ def sources(root: Path) -> dict[str, Path]:
     return found
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
+@functools.cache
 def imports(root: Path) -> list[Import]:
     modules = sources(root)
     found = []
     for name, path in modules.items():
         is_package = path.name == "__init__.py"
-        for node, moment in _import_nodes(ast.parse(path.read_bytes()), "import"):
+        for node, moment in _import_nodes(parsed(path)):
             for dotted in _imported(node, name, is_package, modules):
                 head, _, rest = dotted.partition(".")
                 own = head == PACKAGE
@@ -92,19 +99,23 @@ def imports(root: Path) -> list[Import]:
     return found
 
 
-def _import_nodes(node: ast.AST, moment: str) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        yield node, moment
-    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-        moment = "call"
-    elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-        for each in node.body:
-            yield from _import_nodes(each, "typing")
-        for each in node.orelse:
-            yield from _import_nodes(each, moment)
-        return
-    for child in ast.iter_child_nodes(node):
-        yield from _import_nodes(child, moment)
+def _import_nodes(tree: ast.AST) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
+    """All imports, as they stand, each with its moment."""
+    todo: list[tuple[ast.AST, str]] = [(tree, "import")]
+    while todo:
+        node, moment = todo.pop()
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node, moment
+            continue
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            moment = "call"
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            todo += [(each, moment) for each in reversed(node.orelse)]
+            todo += [(each, "typing") for each in reversed(node.body)]
+            continue
+        elif isinstance(node, ast.expr):
+            continue  # no statement is in there
+        todo += [(each, moment) for each in reversed(list(ast.iter_child_nodes(node)))]
 
 
 def _imported(
@@ -139,6 +150,7 @@ def problems(root: Path) -> list[str]:
         *_heavy(found),
         *_cycles(found),
         *_unreadable(root),
+        *_shadows(root),
     ]
 
 
@@ -196,11 +208,41 @@ def _cycles(found: list[Import]) -> Iterator[str]:
 
 def _unreadable(root: Path) -> Iterator[str]:
     for name, path in sources(root).items():
-        for node in ast.walk(ast.parse(path.read_bytes())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and name:
                 called = ast.unparse(node.func).rpartition(".")[2]
                 if called in {"import_module", "__import__"}:
                     yield f"{name}:{node.lineno} imports by {called}, which nobody can check"
+
+
+def _shadows(root: Path) -> Iterator[str]:
+    """Names in a package that hide a module of it until that is imported, and then are hidden."""
+    modules = sources(root)
+    for name, path in modules.items():
+        if path.name != "__init__.py":
+            continue
+        for bound, line in _bound(parsed(path), name, modules):
+            if f"{name}.{bound}".lstrip(".") in modules:
+                yield f"{name or '__init__'}:{line} has the name of a module, {bound}"
+
+
+def _bound(node: ast.AST, package: str, modules: dict[str, Path]) -> Iterator[tuple[str, int]]:
+    """The names that are bound at module level, but for modules bound to their own."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        yield node.name, node.lineno
+    elif isinstance(node, ast.ImportFrom):
+        imported = _imported(node, package, True, modules)
+        for bound in (alias.asname or alias.name for alias in node.names):
+            if ".".join(filter(None, [PACKAGE, package, bound])) not in imported:
+                yield bound, node.lineno
+    elif isinstance(node, ast.Import):
+        for alias in node.names:
+            yield alias.asname or alias.name.partition(".")[0], node.lineno
+    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        yield node.id, node.lineno
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from _bound(child, package, modules)
 
 
 def test_the_house_stands() -> None:
@@ -287,6 +329,20 @@ def house(root: Path, **files: str) -> Path:
         (
             {"chaos__a": "import importlib\nimportlib.import_module('pytest')"},
             ["chaos.a:2 imports by import_module, which nobody can check"],
+        ),
+        (
+            {"plugin____init__": "def thing():\n  pass", "plugin__thing": ""},
+            ["plugin:1 has the name of a module, thing"],
+        ),
+        (
+            {
+                "plugin____init__": "from . import a\nfrom .a import b\nif a:\n  c = 1",
+                **dict.fromkeys(["plugin__a", "plugin__b", "plugin__c"], ""),
+            },
+            [
+                "plugin:2 has the name of a module, b",
+                "plugin:4 has the name of a module, c",
+            ],
         ),
     ],
 )

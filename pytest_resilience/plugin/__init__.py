@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from pytest_resilience.plugin.factories import BreakerFactory
     from pytest_resilience.plugin.factories import RetryFactory
     from pytest_resilience.plugin.fixture import Chaos
-    from pytest_resilience.plugin.postgres_chaos import PostgresChaos
+    from pytest_resilience.plugin.postgres import PostgresChaos
     from pytest_resilience.plugin.replies import ChaosResponses
-    from pytest_resilience.plugin.sqlite_chaos import SqliteChaos
+    from pytest_resilience.plugin.sqlite import SqliteChaos
     from pytest_resilience.proxy.proxy import ChaosProxy
 
 
@@ -113,7 +113,7 @@ def chaos_monkey(request: pytest.FixtureRequest) -> Iterator[ChaosMonkey]:
 @pytest.fixture
 def sqlite_chaos() -> Iterator[SqliteChaos]:
     """Makes SQLite itself fail: `with sqlite_chaos.locked(path): ...`; undone with the test."""
-    from pytest_resilience.plugin.sqlite_chaos import SqliteChaos
+    from pytest_resilience.plugin.sqlite import SqliteChaos
 
     with SqliteChaos() as chaos:
         yield chaos
@@ -122,9 +122,9 @@ def sqlite_chaos() -> Iterator[SqliteChaos]:
 @pytest.fixture
 def postgres_chaos() -> Iterator[Callable[[str], PostgresChaos]]:
     """Makes a PostgreSQL server itself fail: `postgres_chaos(url).terminate(pid)`."""
-    from pytest_resilience.plugin import postgres_chaos
+    from pytest_resilience.plugin.postgres import servers
 
-    with postgres_chaos.servers() as of:
+    with servers() as of:
         yield of
 
 

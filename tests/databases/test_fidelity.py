@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.plugin.postgres_chaos import PostgresChaos
-from pytest_resilience.plugin.sqlite_chaos import SqliteChaos
+from pytest_resilience.plugin.postgres import PostgresChaos
+from pytest_resilience.plugin.sqlite import SqliteChaos
 from tests.databases.conftest import Chaos
 from tests.fidelity_page import Section
 from tests.fidelity_page import assert_complete

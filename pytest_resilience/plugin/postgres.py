@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytest_resilience.chaos.shared_setting import SharedSetting
+from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = ["PostgresChaos", "servers"]
@@ -27,8 +28,15 @@ class PostgresChaos:
     """
 
     def __init__(self, url: str) -> None:
-        """`url`: as psycopg takes it."""
-        import psycopg
+        """`url`: as psycopg takes it. Raises ConfigurationError without psycopg."""
+        __tracebackhide__ = True
+        try:
+            import psycopg
+        except ImportError as error:  # not installed, or without its libpq
+            told = str(error).partition("\n")[0]
+            raise ConfigurationError(
+                f"postgres_chaos needs psycopg 3 ({told}); pip install 'psycopg[binary]'"
+            ) from None
 
         self._url = url
         self._connection = psycopg.connect(url, autocommit=True)
@@ -156,6 +164,7 @@ def servers() -> Iterator[Callable[[str], PostgresChaos]]:
     with contextlib.ExitStack() as stack:
 
         def of(url: str) -> PostgresChaos:
+            __tracebackhide__ = True
             chaos = PostgresChaos(url)
             stack.callback(chaos.close)
             return chaos
