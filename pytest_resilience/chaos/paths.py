@@ -58,7 +58,8 @@ def _resolved(glob: list[str]) -> list[str]:
 def _matches(parts: list[str], glob: list[str]) -> bool:
     if _SIGNS.search(glob[-1]):
         return _follows(parts, glob)
-    return any(_follows(parts[:end], glob) for end in range(len(glob), len(parts) + 1))
+    least = len(glob) - glob.count("**")
+    return any(_follows(parts[:end], glob) for end in range(least, len(parts) + 1))
 
 
 def _follows(parts: list[str], glob: list[str]) -> bool:

@@ -36,6 +36,9 @@ from pytest_resilience.chaos.paths import parse_paths
         ("/data/**/*.json", "/data/a/b/c.json", True),
         ("/data/**/*.json", "/data/a/b/c.txt", False),
         ("/data/**/cache", "/data/a/cache/x/y", True),
+        ("/data/**/cache", "/data/cache", True),
+        ("/data/**/cache", "/data/cache/x", True),
+        ("/**/**/cache", "/cache", True),
         ("/data/**/b/**/d", "/data/a/b/c/d", True),
         ("/data/**/b/**/d", "/data/a/c/d", False),
         ("/data/?.txt", "/data/a.txt", True),
@@ -61,6 +64,14 @@ def test_within_one_name_signs_mean_what_they_mean_everywhere(glob: str, name: s
     assert PathPattern(f"/base/{glob}").matches(f"/base/{name}") is fnmatch.fnmatchcase(name, glob)
 
 
+@given(st.lists(st.sampled_from(["a", "b", "*", "?"]), min_size=1, max_size=4), st.data())
+def test_any_number_of_folders_is_also_none(parts: list[str], data: st.DataObject) -> None:
+    there = "/".join(["", *("a" if part in "*?" else part for part in parts)])
+    assert PathPattern("/".join(["", *parts])).matches(there)
+    at = data.draw(st.integers(0, len(parts) - 1))
+    assert PathPattern("/".join(["", *parts[:at], "**", *parts[at:]])).matches(there)
+
+
 def test_relative_globs_begin_at_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +79,7 @@ def test_relative_globs_begin_at_the_current_folder(
     assert not pattern.matches(f"{tmp_path}/config/a.json")
     monkeypatch.chdir(tmp_path)
     assert pattern.matches(f"{tmp_path}/config/a.json")
+    assert PathPattern("**/a.json").matches(f"{tmp_path}/a.json")
     assert PathPattern("**").matches(f"{tmp_path}/config/a.json")
     assert not PathPattern("**").matches("/elsewhere/config/a.json")
 
