@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import ssl
 import struct
@@ -155,6 +156,13 @@ def outcome(action: Callable[[], object]) -> str:
 @pytest.fixture(scope="module")
 def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
     return Trust(tmp_path_factory.mktemp("trust"))
+
+
+@pytest.fixture(scope="module")
+def little_garbage() -> None:
+    """From here on `gc.collect` looks at what the tests of the module make, and is quick."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
