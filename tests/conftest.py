@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
+
+from pathlib import Path
+
 import pytest
 
 
 pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage be looked for among what tests make, not in all that was loaded for them.
+
+    Each pytest that runs inside a test looks five times before it ends.
+    """
+    # It is loaded in the end anyhow, and then would not see who refers to what is frozen.
+    import hypothesis  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -19,3 +39,17 @@ def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pyte
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p resilience -p no:cacheprovider")
     return pytester
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the wheel and the sdist of this checkout."""
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-d", str(out)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    return out

@@ -6,8 +6,6 @@ import configparser
 import email.message
 import email.parser
 import re
-import subprocess
-import sys
 import tarfile
 import tomllib
 import zipfile
@@ -21,20 +19,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the wheel and the sdist of this checkout."""
-    out = tmp_path_factory.mktemp("dist")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-d", str(out)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    return out
 
 
 @pytest.fixture(scope="session")
