@@ -14,6 +14,7 @@ from typing import Any
 from typing import Self
 
 from pytest_resilience.chaos.conditions import StopCondition
+from pytest_resilience.chaos.contexts import in_thread
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.guard import Guard
 from pytest_resilience.chaos.monkey_events import ExperimentFailed
@@ -298,6 +299,17 @@ class Monkey:
         traceback: TracebackType | None,
     ) -> None:
         self.stop_chaos_monkey()
+
+    async def __aenter__(self) -> Self:
+        return await in_thread(self.__enter__)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await in_thread(self.stop_chaos_monkey)
 
     def __repr__(self) -> str:
         state = "running" if self.running else "stopped"

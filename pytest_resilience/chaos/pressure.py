@@ -17,9 +17,9 @@ from pytest_resilience.chaos.quantities import format_seconds
 
 
 __all__ = [
-    "BUILT_IN", "CPU", "DESCRIPTORS", "DISK", "MEMORY", "PRESSURES", "STRESS_NG", "THREADS",
-    "CpuLoad", "DescriptorLimit", "DiskFill", "DiskLoad", "GilLoad", "MemoryLimit", "MemoryLoad",
-    "Pressure", "PressureReading", "ThreadLimit",
+    "BUILT_IN", "CPU", "DESCRIPTORS", "DISK", "LIMITS", "MEMORY", "PRESSURES", "STRESS_NG",
+    "THREADS", "CpuLoad", "DescriptorLimit", "DiskFill", "DiskLoad", "GilLoad", "MemoryLimit",
+    "MemoryLoad", "Pressure", "PressureReading", "ThreadLimit",
 ]  # fmt: skip
 
 CPU: Final = "stress.cpu"
@@ -181,6 +181,10 @@ class ThreadLimit(Pressure):
 
     def __str__(self) -> str:
         return "threads exhausted"
+
+
+LIMITS = (DescriptorLimit, MemoryLimit, ThreadLimit)
+"""What takes nothing from the machine, but leaves less to this process."""
 
 
 def _share(share: float | None, intensity: float) -> str:

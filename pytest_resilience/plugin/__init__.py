@@ -111,20 +111,20 @@ def chaos_monkey(request: pytest.FixtureRequest) -> Iterator[ChaosMonkey]:
 
 
 @pytest.fixture
-def sqlite_chaos() -> Iterator[SqliteChaos]:
+def sqlite_chaos(request: pytest.FixtureRequest) -> Iterator[SqliteChaos]:
     """Makes SQLite itself fail: `with sqlite_chaos.locked(path): ...`; undone with the test."""
     from pytest_resilience.plugin.sqlite import SqliteChaos
 
-    with SqliteChaos() as chaos:
+    with SqliteChaos(request.node.nodeid) as chaos:
         yield chaos
 
 
 @pytest.fixture
-def postgres_chaos() -> Iterator[Callable[[str], PostgresChaos]]:
+def postgres_chaos(request: pytest.FixtureRequest) -> Iterator[Callable[[str], PostgresChaos]]:
     """Makes a PostgreSQL server itself fail: `postgres_chaos(url).terminate(pid)`."""
     from pytest_resilience.plugin.postgres import servers
 
-    with servers() as of:
+    with servers(request.node.nodeid) as of:
         yield of
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from contextlib import contextmanager
 from typing import Any
 
 from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.contexts import DualContext
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import ChaosType
+from pytest_resilience.chaos.pressure import LIMITS
+from pytest_resilience.chaos.pressure import PRESSURES
 from pytest_resilience.chaos.service import Service
 from pytest_resilience.plugin.requested import Defaults
 from pytest_resilience.plugin.requested import Requested
@@ -24,10 +26,11 @@ __all__ = ["Chaos"]
 class Chaos:
     """Puts faults around parts of a test, and tells what they did.
 
-    Contexts can be nested and can overlap; each ends its own experiment, whatever else
-    runs. What a context gives counts `matched` and `hits` of its experiment alone. An
-    experiment that has matched nothing when the test ends makes the test an error,
-    unless it was started with `must_fire=False`.
+    Contexts are for `with` and `async with`. They can be nested and can overlap; each ends its
+    own experiment, whatever else runs. None starts when the test is over (ShutdownError). What
+    a context gives counts `matched` and `hits` of its experiment alone. An experiment that has
+    matched nothing when the test ends makes the test an error, unless it was started with
+    `must_fire=False`.
     """
 
     def __init__(self, scope: ChaosScope, defaults: Defaults) -> None:
@@ -36,7 +39,7 @@ class Chaos:
 
     def network_latency(
         self, *, must_fire: bool = True, **parameters: Any
-    ) -> AbstractContextManager[Activation]:
+    ) -> DualContext[Activation]:
         """Connecting and every answer take longer, e.g. `delay="200ms", target="api.*"`.
 
         Or, by `mode=`, answers come over a thin line or in little pieces, or ends or names late.
@@ -45,7 +48,7 @@ class Chaos:
 
     def network_failure(
         self, *, must_fire: bool = True, **parameters: Any
-    ) -> AbstractContextManager[Activation]:
+    ) -> DualContext[Activation]:
         """The peer cannot be reached, or what it says is damaged, e.g. `mode="reset", rate=1`.
 
         By `mode=` "refuse", "reset", "timeout", "dns", "dns_not_found", "partition",
@@ -55,49 +58,43 @@ class Chaos:
 
     def database_slowdown(
         self, *, must_fire: bool = True, **parameters: Any
-    ) -> AbstractContextManager[Activation]:
+    ) -> DualContext[Activation]:
         """A database answers late, e.g. `delay="200ms", at="commit", match="UPDATE*"`."""
         return self.inject(ChaosType.DATABASE_SLOWDOWN, must_fire=must_fire, **parameters)
 
     def database_failure(
         self, *, must_fire: bool = True, **parameters: Any
-    ) -> AbstractContextManager[Activation]:
+    ) -> DualContext[Activation]:
         """A database fails, e.g. `mode="deadlock", match="UPDATE*"` or `after="commit"`."""
         return self.inject(ChaosType.DATABASE_FAILURE, must_fire=must_fire, **parameters)
 
-    def cpu_stress(
-        self, *, must_fire: bool = True, **parameters: Any
-    ) -> AbstractContextManager[Activation]:
+    def cpu_stress(self, *, must_fire: bool = True, **parameters: Any) -> DualContext[Activation]:
         """Processes compute, e.g. `load=0.8, cores=2`; what came of it is in `.pressure`."""
         return self.inject(ChaosType.CPU_STRESS, must_fire=must_fire, **parameters)
 
     def memory_stress(
         self, *, must_fire: bool = True, **parameters: Any
-    ) -> AbstractContextManager[Activation]:
+    ) -> DualContext[Activation]:
         """A process holds memory, e.g. `size="512MiB"`; with `mode="fail"` there is no more."""
         return self.inject(ChaosType.MEMORY_STRESS, must_fire=must_fire, **parameters)
 
-    def disk_stress(
-        self, *, must_fire: bool = True, **parameters: Any
-    ) -> AbstractContextManager[Activation]:
+    def disk_stress(self, *, must_fire: bool = True, **parameters: Any) -> DualContext[Activation]:
         """A process writes and reads, e.g. `size="64MiB"`; with `fill=True` the disk is full."""
         return self.inject(ChaosType.DISK_STRESS, must_fire=must_fire, **parameters)
 
-    def disk_failure(
-        self, *, must_fire: bool = True, **parameters: Any
-    ) -> AbstractContextManager[Activation]:
+    def disk_failure(self, *, must_fire: bool = True, **parameters: Any) -> DualContext[Activation]:
         """Files fail, e.g. `mode="disk_full", path="data/**"`; `at=` says at which step."""
         return self.inject(ChaosType.DISK_FAILURE, must_fire=must_fire, **parameters)
 
     def fd_exhaustion(
         self, *, must_fire: bool = True, **parameters: Any
-    ) -> AbstractContextManager[Activation]:
+    ) -> DualContext[Activation]:
         """No file or socket can be opened, but for `leave=` of them."""
         return self.inject(ChaosType.FD_EXHAUSTION, must_fire=must_fire, **parameters)
 
     def thread_exhaustion(
         self, *, must_fire: bool = True, **parameters: Any
-    ) -> AbstractContextManager[Activation]:
+    ) -> DualContext[Activation]:
         """No thread can be started."""
         return self.inject(ChaosType.THREAD_EXHAUSTION, must_fire=must_fire, **parameters)
 
@@ -112,7 +109,7 @@ class Chaos:
 
     def service_failure(
         self, *target_services: str, must_fire: bool = True, **parameters: Any
-    ) -> AbstractContextManager[Activation]:
+    ) -> DualContext[Activation]:
         """Services fail: `mode=` "error", "refuse", "reset", "timeout" or "status"."""
         return self.inject(
             ChaosType.SERVICE_FAILURE,
@@ -127,8 +124,8 @@ class Chaos:
         *,
         must_fire: bool = True,
         **parameters: Any,
-    ) -> AbstractContextManager[Activation]:
-        """Run an experiment, or a type with its parameters, for the length of a `with`.
+    ) -> DualContext[Activation]:
+        """Run an experiment, or a type with its parameters, for a `with` or an `async with`.
 
         It starts for certain: its `probability` is for those who start it by chance.
         Raises ConfigurationError at once for what makes no sense.
@@ -138,7 +135,12 @@ class Chaos:
         )
         self._scope.check(requested)
         self._scope.await_start(requested)
-        return self._running(requested)
+        # Worker processes take their time to start; limits do not, and may leave no thread.
+        slow = any(
+            fault.kinds & PRESSURES and not isinstance(fault, LIMITS)
+            for fault in requested.experiment.faults
+        )
+        return DualContext(self._running(requested), blocks=slow)
 
     @contextmanager
     def _running(self, requested: Requested) -> Iterator[Activation]:

@@ -10,14 +10,19 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
+from pytest_resilience.chaos.contexts import dual_context
 from pytest_resilience.chaos.shared_setting import SharedSetting
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.plugin.scope import over
 
 
 __all__ = ["PostgresChaos", "servers"]
 
 _NEVER = "1h"  # until the rival itself looks for a deadlock: the client is to be the victim
 _PATIENCE = 30.0  # seconds for the rival to end
+
+
+_context = functools.partial(dual_context, blocks=True)
 
 
 class PostgresChaos:
@@ -27,8 +32,11 @@ class PostgresChaos:
     superuser or the database's owner can do.
     """
 
-    def __init__(self, url: str) -> None:
-        """`url`: as psycopg takes it. Raises ConfigurationError without psycopg."""
+    def __init__(self, url: str, owner: str = "") -> None:
+        """`url`: as psycopg takes it; `owner`: the id of the test that it is for.
+
+        Raises ConfigurationError without psycopg.
+        """
         __tracebackhide__ = True
         try:
             import psycopg
@@ -39,8 +47,13 @@ class PostgresChaos:
             ) from None
 
         self._url = url
+        self._owner = owner
         self._connection = psycopg.connect(url, autocommit=True)
         self._settings: dict[str, SharedSetting[str | None]] = {}
+
+    def _check_open(self) -> None:
+        if self._connection.closed:
+            raise over(self._owner)
 
     def close(self) -> None:
         """Let go of the server."""
@@ -48,17 +61,20 @@ class PostgresChaos:
 
     def terminate(self, pid: int) -> None:
         """End the session of this backend (`pg_backend_pid()`); returns when it is gone."""
+        self._check_open()
         self._connection.execute("SELECT pg_terminate_backend(%s, 10000)", (pid,))
 
-    @contextlib.contextmanager
+    @_context
     def statement_timeout(self, timeout: str = "10ms") -> Iterator[None]:
         """Statements of new sessions are cancelled after it: SQLSTATE 57014."""
+        self._check_open()
         with self._setting("statement_timeout", timeout):
             yield
 
-    @contextlib.contextmanager
+    @_context
     def read_only(self) -> Iterator[None]:
         """New sessions cannot write: SQLSTATE 25006."""
+        self._check_open()
         with self._setting("default_transaction_read_only", "on"):
             yield
 
@@ -94,9 +110,10 @@ class PostgresChaos:
             change = sql.SQL("SET {} = {}").format(setting, sql.Literal(value))
         self._connection.execute(alter + change)
 
-    @contextlib.contextmanager
+    @_context
     def locked(self, statement: str) -> Iterator[None]:
         """Another session has done `statement`, and holds its locks, until the block ends."""
+        self._check_open()
         import psycopg
 
         with psycopg.connect(self._url) as rival:
@@ -104,7 +121,7 @@ class PostgresChaos:
             yield
             rival.rollback()
 
-    @contextlib.contextmanager
+    @_context
     def deadlock(self, first: str, second: str) -> Iterator[None]:
         """A rival has done `first`, and wants to do `second` as soon as the block begins.
 
@@ -113,6 +130,7 @@ class PostgresChaos:
         """
         import psycopg
 
+        self._check_open()
         with psycopg.connect(self._url) as rival:
             rival.execute("SELECT set_config('deadlock_timeout', %s, true)", (_NEVER,))
             rival.execute(first)
@@ -137,11 +155,12 @@ class PostgresChaos:
         while not _first(self._connection.execute(waiting, (pid,))):
             pass
 
-    @contextlib.contextmanager
+    @_context
     def exhausted(self) -> Iterator[int]:
         """The server takes no connection more (SQLSTATE 53300); gives how many that took."""
         import psycopg
 
+        self._check_open()
         with contextlib.ExitStack() as stack:
             taken = 0
             while True:
@@ -159,14 +178,20 @@ def _first(cursor: Any) -> Any:
 
 
 @contextlib.contextmanager
-def servers() -> Iterator[Callable[[str], PostgresChaos]]:
-    """A maker of them; closes them all at the end."""
+def servers(owner: str = "") -> Iterator[Callable[[str], PostgresChaos]]:
+    """A maker of them for the test `owner`; closes them all at the end, and makes no more."""
+    over_now = False
     with contextlib.ExitStack() as stack:
 
         def of(url: str) -> PostgresChaos:
             __tracebackhide__ = True
-            chaos = PostgresChaos(url)
+            if over_now:
+                raise over(owner)
+            chaos = PostgresChaos(url, owner)
             stack.callback(chaos.close)
             return chaos
 
-        yield of
+        try:
+            yield of
+        finally:
+            over_now = True

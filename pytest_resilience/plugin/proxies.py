@@ -29,6 +29,7 @@ def proxies_of_a_test(scope: ChaosScope) -> Iterator[Callable[..., ChaosProxy]]:
 
         def make(upstream: Any, **options: Any) -> ChaosProxy:
             nonlocal made
+            scope.check_open()  # nobody would close it
             made += 1
             clock = options.get("clock", SYSTEM_CLOCK)
             given = {

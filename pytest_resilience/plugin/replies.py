@@ -126,10 +126,7 @@ def _read(chaos: Any) -> tuple[Any, dict[str, Any]]:
     kind, given = parse_spec(chaos)
     if chaos_type(kind) not in _TYPES:
         raise _happens_to_no_reply(chaos)
-    parameters: dict[str, Any] = {**given}
-    if not parameters.keys() & {"rate", "intensity"}:
-        parameters["rate"] = 1  # who writes a fault at a reply means that reply
-    return kind, parameters
+    return kind, dict(given)
 
 
 def _happens_to_no_reply(chaos: Any) -> ConfigurationError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from pytest_resilience.chaos.service import Service
 from pytest_resilience.chaos.service import Services
 from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.errors import NeverFiredError
+from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.events import Event
 from pytest_resilience.plugin.requested import Requested
@@ -25,9 +28,17 @@ from pytest_resilience.seeds import Stream
 from pytest_resilience.seeds import derive
 
 
-__all__ = ["ChaosScope"]
+__all__ = ["ChaosScope", "over"]
 
 _MOST_EVENTS = 10_000  # of one test; the oldest go first
+
+
+def over(nodeid: str) -> ShutdownError:
+    """The error for chaos of a test that begins when the test has ended."""
+    return ShutdownError(
+        f"the chaos of {nodeid or 'this test'} is over, and something of it wants to begin: a "
+        "thread or a task has outlived the test; end it there"
+    )
 
 
 class ChaosScope:
@@ -50,6 +61,8 @@ class ChaosScope:
         self.tell: Callable[..., object] | None = None
         self._engine = engine
         self._calm = calm
+        self._closed = False
+        self._lock = threading.RLock()
         self._nodeid = nodeid
         self._seed = derive(seed, nodeid)
         self._asked: dict[str, int] = {}
@@ -68,6 +81,7 @@ class ChaosScope:
 
     def roll(self, requested: Requested) -> None:
         """Start an experiment if it is enabled and its probability comes up."""
+        self.check_open()
         if self._calm:
             return
         experiment = requested.experiment
@@ -79,10 +93,12 @@ class ChaosScope:
 
     def await_start(self, requested: Requested) -> None:
         """Expect `start`: an experiment that is asked for and forgotten proves nothing."""
+        self.check_open()
         self._waiting.append(requested)
 
     def start(self, requested: Requested, *, seed: int | None = None) -> Activation:
         """Start an experiment for certain; in a calm run, or disabled, it does nothing."""
+        self.check_open()
         self._waiting = [each for each in self._waiting if each is not requested]
         if self._calm or not requested.experiment.enabled:
             return Activation(requested.experiment, seed=0, started_at=0.0, must_fire=False)
@@ -106,8 +122,10 @@ class ChaosScope:
 
     def declare(self, service: Service) -> None:
         """Make a service known until the test ends. Raises DuplicateNameError."""
-        self._engine.services.add(service)
-        self._services.append(service)
+        with self._lock:
+            self.check_open()
+            self._engine.services.add(service)
+            self._services.append(service)
 
     def check(self, requested: Requested) -> None:
         """Raise ConfigurationError for an experiment that cannot be started."""
@@ -119,14 +137,21 @@ class ChaosScope:
         return derive(self._seed, name, self._asked[name])
 
     def _start(self, requested: Requested, seed: int) -> Activation:
-        try:
-            activation = self._engine.start(
-                requested.experiment, seed=seed, must_fire=requested.must_fire
-            )
-        except UnavailableError as error:
-            pytest.skip(f"chaos experiment {requested.experiment.name!r}: {error}")
-        self.started.append((requested, activation))
+        with self._lock:  # or it could begin after the end has stopped all
+            self.check_open()
+            try:
+                activation = self._engine.start(
+                    requested.experiment, seed=seed, must_fire=requested.must_fire
+                )
+            except UnavailableError as error:
+                pytest.skip(f"chaos experiment {requested.experiment.name!r}: {error}")
+            self.started.append((requested, activation))
         return activation
+
+    def check_open(self) -> None:
+        """Raise ShutdownError when the test is over: what begins now would hit others."""
+        if self._closed:
+            raise over(self._nodeid)
 
     def stop(self, activation: Activation) -> None:
         """End one experiment."""
@@ -139,7 +164,9 @@ class ChaosScope:
                 self._engine.stop(activation)
 
     def close(self) -> None:
-        """End everything and listen no more."""
+        """End everything, listen no more, and let nothing begin."""
+        with self._lock:
+            self._closed = True
         self.stop_all()
         self._engine.settle()
         while self._services:

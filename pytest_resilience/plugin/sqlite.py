@@ -11,7 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pytest_resilience.chaos.contexts import dual_context
 from pytest_resilience.chaos.shared_setting import SharedSetting
+from pytest_resilience.plugin.scope import over
 
 
 __all__ = ["SqliteChaos"]
@@ -25,7 +27,10 @@ _strictest: dict[str, Callable[[int, list[int]], int]] = {
 class SqliteChaos:
     """Brings the engine itself into each state, and out of it when a block ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: str = "") -> None:
+        """`owner`: the id of the test that it is for."""
+        self._owner = owner
+        self._closed = False
         self._stack = contextlib.ExitStack()
         # Each keeps its connection, so that no other one can have its id.
         self._pragmas: dict[tuple[int, str], SharedSetting[int]] = {}
@@ -39,11 +44,17 @@ class SqliteChaos:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._closed = True
         self._stack.close()
 
-    @contextlib.contextmanager
+    def _check_open(self) -> None:
+        if self._closed:
+            raise over(self._owner)
+
+    @dual_context
     def locked(self, path: str | Path) -> Iterator[sqlite3.Connection]:
         """Another connection holds the lock: SQLITE_BUSY, once the client's timeout is over."""
+        self._check_open()
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as rival:
             self._stack.callback(rival.close)
             rival.execute("BEGIN EXCLUSIVE")
@@ -52,25 +63,28 @@ class SqliteChaos:
             finally:
                 rival.execute("ROLLBACK")
 
-    @contextlib.contextmanager
+    @dual_context
     def full(self, connection: sqlite3.Connection, *, more: int = 0) -> Iterator[None]:
         """The database may grow by `more` pages only: SQLITE_FULL."""
+        self._check_open()
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         with self._pragma(connection, "max_page_count", pages + more):
             yield
 
-    @contextlib.contextmanager
+    @dual_context
     def interrupted(self, connection: sqlite3.Connection, *, after: int = 1) -> Iterator[None]:
         """Each statement is interrupted `after` so many steps of it: SQLITE_INTERRUPT."""
+        self._check_open()
         connection.set_progress_handler(lambda: 1, after)
         try:
             yield
         finally:
             connection.set_progress_handler(None, 0)
 
-    @contextlib.contextmanager
+    @dual_context
     def read_only(self, connection: sqlite3.Connection) -> Iterator[None]:
         """Nothing can be written on this connection: SQLITE_READONLY."""
+        self._check_open()
         with self._pragma(connection, "query_only", 1):
             yield
 

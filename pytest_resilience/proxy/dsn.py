@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from contextlib import ExitStack
-from contextlib import contextmanager
 from urllib.parse import unquote_plus
 
+from pytest_resilience.chaos.contexts import DualContext
+from pytest_resilience.chaos.contexts import dual_context
 from pytest_resilience.chaos.shared_setting import SharedSetting
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import Address
@@ -149,7 +149,7 @@ def _variable(name: str) -> SharedSetting[str | None]:
     return SharedSetting(lambda: os.environ.get(name), write)
 
 
-@contextmanager
+@dual_context
 def _variables_set(variables: Mapping[str, str]) -> Iterator[None]:
     """Have these in `os.environ` for a while; then what was there before."""
     with ExitStack() as stack:
@@ -182,6 +182,6 @@ class Leading:
         here = Address(self.host, self.port)
         return _redirected_variables(names, here) if names else _libpq_variables(here)
 
-    def in_environment(self, *names: str) -> AbstractContextManager[None]:
+    def in_environment(self, *names: str) -> DualContext[None]:
         """Have `environment(...)` in this process for the length of a `with`."""
         return _variables_set(self.environment(*names))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from contextlib import contextmanager
 from contextlib import suppress
 from typing import Any
 from typing import Protocol
@@ -13,6 +11,8 @@ from typing import Protocol
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.activation import never_entered
 from pytest_resilience.chaos.catalog import chaos_type
+from pytest_resilience.chaos.contexts import DualContext
+from pytest_resilience.chaos.contexts import dual_context
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import ChaosType
@@ -81,7 +81,7 @@ class Experiments:
         *,
         stream: str | None,
         must_fire: bool,
-    ) -> AbstractContextManager[Activation]:
+    ) -> DualContext[Activation]:
         """See `ChaosProxy.inject`."""
         given = dict(parameters)
         if isinstance(experiment, str) and ":" in experiment:
@@ -98,7 +98,7 @@ class Experiments:
         """An error for each that was asked for and had to fire, and that nobody entered."""
         return list(map(never_entered, self._waiting))
 
-    @contextmanager
+    @dual_context
     def _running(self, experiment: ChaosExperiment, must_fire: bool) -> Iterator[Activation]:
         self._waiting = [each for each in self._waiting if each is not experiment]
         if self._calm or not experiment.enabled:

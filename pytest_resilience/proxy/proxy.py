@@ -8,12 +8,13 @@ import threading
 import warnings
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from contextlib import contextmanager
 from typing import Any
 from typing import Self
 
 from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.contexts import DualContext
+from pytest_resilience.chaos.contexts import dual_context
+from pytest_resilience.chaos.contexts import in_thread
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import ChaosType
@@ -193,7 +194,7 @@ class ChaosProxy(Leading):
             gone = self.toxic(name)
             self._arrange(tuple(each for each in self._toxics if each is not gone))
 
-    @contextmanager
+    @dual_context
     def having(self, kind: str, **parameters: Any) -> Iterator[Toxic]:
         """A toxic for the length of a `with`; see `add`."""
         toxic = self.add(kind, **parameters)
@@ -211,7 +212,7 @@ class ChaosProxy(Leading):
         """Cut all connections, and refuse new ones."""
         self._loop.call(lambda: self._board.enable(enabled=False))
 
-    @contextmanager
+    @dual_context
     def down(self) -> Iterator[None]:
         """Disabled for the length of a `with`."""
         self.disable()
@@ -246,7 +247,7 @@ class ChaosProxy(Leading):
         stream: str | None = None,
         must_fire: bool = True,
         **parameters: Any,
-    ) -> AbstractContextManager[Activation]:
+    ) -> DualContext[Activation]:
         """Run an experiment, or a type with its parameters, for the length of a `with`.
 
             proxy.inject("network_latency", delay="100ms", jitter="20ms")
@@ -281,6 +282,12 @@ class ChaosProxy(Leading):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await in_thread(self.close)
 
     def __del__(self) -> None:
         # Not made, when its constructor has raised; and when Python ends, its thread does.
