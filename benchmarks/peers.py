@@ -16,9 +16,14 @@ checked out at the tag, as is said where it is missing. The suite of redis needs
 
 Each library has a virtual environment in the cache, with the library from its source and
 a wheel of this checkout. Of their options for pytest only those are left out that run
-tests in parallel, measure coverage or profile. A test that needs the internet fails the
-same in all conditions where there is none. Making the environments takes ten minutes,
-the runs take about an hour on two cores.
+tests in parallel, measure coverage or profile. Making the environments takes ten minutes
+(`--prepare` does no more), the runs take about an hour on two cores.
+
+Tests that need the internet, or find out what an address does that nobody answers, are
+the same in each run only where there is no network but loopback. To be sure of that, once
+the environments are made:
+
+    unshare --net sh -c 'ip link set lo up && python benchmarks/peers.py …'
 """
 
 from __future__ import annotations
@@ -105,6 +110,7 @@ PEERS = (
         version="6.6.1",
         requires=("hypothesis", "pycares<5", "pycurl", "twisted"),
         tests="tornado/test",
+        options=("-p", "no:logging"),  # its tests look at which loggers have handlers
     ),
     Peer(
         name="redis",
@@ -194,7 +200,8 @@ def call(command: list[str], where: Path) -> None:
 
 
 def wheel(directory: Path) -> Path:
-    call([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", str(ROOT)], directory)
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    call([*pip, str(ROOT)], directory)
     [built] = directory.glob("*.whl")
     return built
 
@@ -384,6 +391,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("libraries", nargs="*", metavar="LIBRARY", help=", ".join(names))
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "resilience-peers")
     parser.add_argument("--source", action="append", default=[], metavar="LIBRARY=DIRECTORY")
+    parser.add_argument("--prepare", action="store_true", help="make the environments only")
     parser.add_argument("--repeats", type=int, default=5, help="without, of what differs")
     parser.add_argument("--test-deadline", type=float, default=60, metavar="SECONDS")
     parser.add_argument("--suite-deadline", type=float, default=1800, metavar="SECONDS")
@@ -402,16 +410,19 @@ def compared(given: argparse.Namespace, ours: Path) -> Iterator[Comparison]:
         (cache / peer.name).mkdir(parents=True, exist_ok=True)
         where = source(peer, sources.get(peer.name), cache)
         prepare(peer, where, ours)
-        yield compare(peer, where, given)
+        if not given.prepare:
+            yield compare(peer, where, given)
 
 
 def main() -> None:
     given = arguments()
-    found = []
+    found: list[Comparison] = []
     with tempfile.TemporaryDirectory() as directory:
         for one in compared(given, wheel(Path(directory))):
             print(row(one), file=sys.stderr, flush=True)
             found.append(one)
+    if given.prepare:
+        return
     print(header(), *map(row, found), "", sep="\n")
     print(*(line for one in found for line in notes(one)), sep="\n")
     raise SystemExit(not all(one.same() for one in found))
