@@ -33,23 +33,35 @@ import pytest
 sys.exit(pytest.main())
 """
 
-# Each run of pytest in a process of its own, which has imported nothing but pytest until then.
+# Each run of pytest in a process of its own, which has imported nothing but pytest until then;
+# as many at a time as there are processors.
 FORKS = """
 import json
 import os
 import sys
 import pytest
 
-codes = []
-for folder, args in json.load(sys.stdin):
+jobs = json.load(sys.stdin)
+codes = [0] * len(jobs)
+running = {}
+
+def wait():
+    child, status = os.wait()
+    codes[running.pop(child)] = os.waitstatus_to_exitcode(status)
+
+for number, (folder, args) in enumerate(jobs):
+    if len(running) == len(os.sched_getaffinity(0)):
+        wait()
     child = os.fork()
     if not child:
         os.chdir(folder)
-        for number, name in enumerate(["../out", "../err"], start=1):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
+        for descriptor, name in enumerate(["../out", "../err"], start=1):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), descriptor)
         sys.argv = ["pytest", *args]
         sys.exit(pytest.main())
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    running[child] = number
+while running:
+    wait()
 print(codes)
 """
 
