@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import threading
 
@@ -21,7 +22,8 @@ from pytest_resilience.seeds import Stream
 __all__ = ["Activation", "Hit", "never_entered"]
 
 _LONGEST = 80  # signs of a statement
-_MOST_SEEN = 8  # lines of "what the code did instead" that anybody reads
+_MOST_TOLD = 8  # lines of "what the code did instead" that anybody reads
+_MOST_SEEN = 100  # of which those are told that are nearest to what was meant
 _SEALED = "encrypted above the socket"
 _POLLED = "begun without blocking, in no loop of asyncio or trio"
 _FRAMED = "HTTP/2"
@@ -75,7 +77,7 @@ class Activation:
         self._stream = Stream(seed)
         self._delays = Stream.at(seed, "delays")
         self._lock = threading.Lock()
-        self._seen: dict[str, None] = {}
+        self._seen: dict[str, str] = {}  # lines, and what each was about
         self._remarks: set[str] = set()
         self._cure = ""
         self._certain = False  # whether that is about what it was aimed at
@@ -130,7 +132,8 @@ class Activation:
             self._remarks.add(remark)
             text = f" {operation.statement}"[:_LONGEST].rstrip()
             more = f" ({remark})" if remark else ""
-            self._seen[f"{operation.kind} {operation.target}{text}{more}"] = None
+            line = f"{operation.kind} {operation.target}{text}{more}"
+            self._seen.setdefault(line, f"{operation.target}{text}")
 
     @property
     def _on_the_wire(self) -> bool:
@@ -171,9 +174,20 @@ class Activation:
             self.experiment.name,
             fault=self.experiment.deed,
             target=self.experiment.aim,
-            seen=tuple(self._seen),
+            seen=self._nearest(),
             advice=self._advice(),
         )
+
+    def _nearest(self) -> tuple[str, ...]:
+        """What the code did; if that is much, what is most like what was meant."""
+        meant = self.experiment.aims
+        if not meant or len(self._seen) <= _MOST_TOLD:
+            return tuple(self._seen)[:_MOST_TOLD]
+        likeness = {
+            line: max(_likeness(about, each) for each in meant)
+            for line, about in self._seen.items()
+        }
+        return tuple(sorted(self._seen, key=likeness.__getitem__, reverse=True)[:_MOST_TOLD])
 
     def _advice(self) -> str:
         if self._cure and self._certain:
@@ -204,6 +218,11 @@ class Activation:
         if any(remark.startswith(_UNKNOWN) for remark in self._remarks):
             return "Connections of redis are lost and refused by network_failure. "
         did = {line.partition(" ")[0] for line in self._seen}
+        if any(each.startswith("file.") for each in self.kinds) and self.experiment.is_relative:
+            return (
+                "A relative path begins at the current folder; with **/ in front it begins "
+                "anywhere. "
+            )
         if any(kind.startswith("database.") for kind in self.kinds):
             return "Of sqlite3 and psycopg2, connections that were open before are not reached. "
         if did and self.kinds == {RESOLVE} and RESOLVE not in did:
@@ -218,6 +237,13 @@ class Activation:
             f"<Activation {self.experiment.name!r} matched={self.matched} hits={self.hits} "
             f"until={until}>"
         )
+
+
+def _likeness(one: str, other: str) -> float:
+    """From 0 to 1, of the whole or of what they end with, whichever is more."""
+    ends = one.rpartition("/")[2], other.rpartition("/")[2]
+    pairs = ((one, other), ends)
+    return max(difflib.SequenceMatcher(None, a, b).ratio() for a, b in pairs)
 
 
 def never_entered(experiment: ChaosExperiment) -> NeverFiredError:

@@ -19,6 +19,7 @@ from pytest_resilience.chaos.catalog import recipe_of
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.paths import Paths
 from pytest_resilience.chaos.pressure import Pressure
 from pytest_resilience.chaos.quantities import format_seconds
 from pytest_resilience.chaos.quantities import seconds
@@ -191,6 +192,21 @@ class ChaosExperiment:
             return " | ".join(map(str, self.services or self.target_services))
         aims = [" | ".join(map(str, self.targets)), *map(str, self._filters)]
         return ", ".join(filter(None, aims)) or "any"
+
+    @property
+    def aims(self) -> tuple[str, ...]:
+        """The targets, one by one, as they were written; none if it is aimed at everybody."""
+        paths = dict(self.parameters).get("path")
+        filters = paths.patterns if isinstance(paths, Paths) else self._filters
+        return tuple(map(str, (*self.targets, *self.services, *filters)))
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether it is aimed at files by where they are from the current folder."""
+        paths = dict(self.parameters).get("path")
+        return isinstance(paths, Paths) and any(
+            each.is_of_the_current_folder for each in paths.patterns
+        )
 
     def aims_at(self, operation: Operation) -> bool:
         """Whether the operation is meant, whatever its kind."""

@@ -26,7 +26,7 @@ class PathPattern:
     `*` and `?` stand for signs of one name, `[a-z]` for one of them, and `**` for any number
     of folders. A glob whose last part is a plain name stands for the file or folder of that
     name and for everything below it. A relative glob begins at the folder that is the current
-    one when a file is used; `~` is the user's home.
+    one when a file is used; one that begins with `**` begins anywhere. `~` is the user's home.
     """
 
     text: str
@@ -37,12 +37,20 @@ class PathPattern:
 
     def matches(self, path: str) -> bool:
         """Whether an absolute path is meant, by this name."""
-        whole = os.path.expanduser(self.text)
-        if not os.path.isabs(whole):
-            whole = os.path.join(os.getcwd(), whole)
-        glob = os.path.normpath(whole).split(os.sep)
+        whole = os.path.normpath(os.path.expanduser(self.text))
         parts = path.split(os.sep)
+        if self.text.partition(os.sep)[0] == "**":
+            return _matches(parts, ["", *whole.split(os.sep)])
+        try:
+            glob = os.path.abspath(whole).split(os.sep)
+        except OSError:
+            return False  # the current folder has been removed: nothing is in it
         return _matches(parts, glob) or _matches(parts, _resolved(glob))
+
+    @property
+    def is_of_the_current_folder(self) -> bool:
+        """Whether it depends on the current folder which files are meant."""
+        return not self.text.startswith((os.sep, "~", "**"))
 
     def __str__(self) -> str:
         return self.text

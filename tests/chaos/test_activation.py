@@ -12,6 +12,8 @@ import pytest
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import EXECUTE
+from pytest_resilience.chaos.operation import OPEN
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 
@@ -158,3 +160,36 @@ def test_more_of_a_message_is_only_held_back_by_what_lets_nothing_through() -> N
         running = activation(kind, **given)
         assert bool(running.decide(more, 100.0)) is hit
         assert running.matched == hit
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "did", "about", "nearest"),
+    [
+        ("disk_failure", {"path": "/srv/shop/stock.csv"}, OPEN, "/tmp/{}.log", "/tmp/a/stock.csv"),
+        ("network_failure", {"target": "api.internal:443"}, CONNECT, "h{}:1", "api.internal:8443"),
+        ("database_failure", {"match": "INSERT INTO orders*"}, EXECUTE, "t{}", "orders"),
+    ],
+)
+def test_what_is_most_like_what_was_meant_is_told_first(
+    kind: str, given: dict[str, Any], did: str, about: str, nearest: str
+) -> None:
+    running = Activation(ChaosExperiment("x", kind, **given), seed=1, started_at=0.0)
+    for name in (*(about.format(n) for n in range(30)), nearest):
+        statement = f"UPDATE {name} SET a = 1" if did == EXECUTE else ""
+        target = "shop.db" if did == EXECUTE else name
+        running.saw(Operation(kind=did, target=target, names=(target,), statement=statement))
+    seen = running.never_fired().seen
+    assert nearest in seen[0]
+    assert len(seen) == 8
+
+
+def test_a_relative_path_is_said_to_begin_at_the_current_folder() -> None:
+    def advice(path: str) -> str:
+        experiment = ChaosExperiment("x", "disk_failure", path=path)
+        running = Activation(experiment, seed=1, started_at=0.0)
+        running.saw(Operation(kind=OPEN, target="/tmp/x.csv", names=("/tmp/x.csv",)))
+        return str(running.never_fired())
+
+    assert "with **/ in front it begins anywhere" in advice("data/x.csv")
+    for path in ("/data/x.csv", "**/y.csv", "~/x.csv"):
+        assert "in front" not in advice(path)

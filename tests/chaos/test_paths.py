@@ -80,8 +80,8 @@ def test_relative_globs_begin_at_the_current_folder(
     monkeypatch.chdir(tmp_path)
     assert pattern.matches(f"{tmp_path}/config/a.json")
     assert PathPattern("**/a.json").matches(f"{tmp_path}/a.json")
-    assert PathPattern("**").matches(f"{tmp_path}/config/a.json")
-    assert not PathPattern("**").matches("/elsewhere/config/a.json")
+    assert PathPattern("./**").matches(f"{tmp_path}/config/a.json")
+    assert not PathPattern("./**").matches("/elsewhere/config/a.json")
 
 
 def test_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,3 +121,35 @@ def test_several_globs(value: Any, shown: str) -> None:
 def test_what_is_no_glob(value: Any) -> None:
     with pytest.raises(ConfigurationError, match="path="):
         parse_paths("path", value)
+
+
+@pytest.mark.parametrize(
+    ("glob", "path", "meant"),
+    [
+        ("**/x.csv", "/tmp/a/b/x.csv", True),
+        ("**/x.csv", "/x.csv", True),
+        ("**/x.csv", "/tmp/a/y.csv", False),
+        ("**/data/*.csv", "/tmp/a/data/x.csv", True),
+        ("**/data/*.csv", "/tmp/a/data/b/x.csv", False),
+        ("**/data", "/tmp/a/data/b/x.csv", True),
+        ("**", "/tmp/a", True),
+        ("./**/x.csv", "/tmp/a/x.csv", False),
+        ("data/**/x.csv", "/tmp/data/x.csv", False),
+    ],
+)
+def test_one_that_begins_with_any_folders_begins_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, glob: str, path: str, meant: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert PathPattern(glob).matches(path) == meant
+
+
+def test_where_the_current_folder_is_gone_nothing_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert not PathPattern("x.csv").matches("/tmp/x.csv")
+    assert PathPattern("**/x.csv").matches("/tmp/x.csv")

@@ -218,3 +218,24 @@ def test_nothing_of_the_run_itself_is_hit(
     assert json.loads((cache / "saving" / "number").read_text()) in range(3)
     compiled = {path.name.partition(".")[0] for path in pytester.path.glob("__pycache__/*.pyc")}
     assert compiled >= {"test_own", "late_0", "late_1", "late_2"}
+
+
+def test_a_glob_that_begins_anywhere_reaches_temporary_folders(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+
+        @pytest.mark.chaos("disk_failure", path="**/x.csv", mode="EIO", at="open")
+        def test_below(tmp_path):
+            with pytest.raises(OSError, match="Input/output error"):
+                (tmp_path / "x.csv").write_text("a")
+
+        @pytest.mark.chaos("disk_failure", path="shop/y.csv", mode="EIO")
+        def test_never_fires(tmp_path):
+            for n in range(20):
+                (tmp_path / f"{n}.txt").write_text("a")
+            (tmp_path / "y.csv").write_text("a")
+    """)
+    result = suite.runpytest()
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.re_match_lines([r".*The code did:", r".* /\S+/y\.csv$"], consecutive=True)
+    result.stdout.fnmatch_lines(["*with [*][*]/ in front it begins anywhere*"])
