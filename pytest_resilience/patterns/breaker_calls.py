@@ -135,8 +135,8 @@ def _generator(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]
 def _async_generator(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
     async def protected(*args: Any, **kwargs: Any) -> Any:
         ticket = circuit.lane or circuit.admit()
-        inner = func(*args, **kwargs)
         try:
+            inner = func(*args, **kwargs)
             step = inner.asend(None)
             while True:
                 item = await step

@@ -56,7 +56,8 @@ class Circuit:
             result matters: then it needs nothing else to begin, and no lock. Else None.
         streak: failures in a row.
         learns: whether a success would change anything: not if there is no failure to forget
-            and any window is full of successes.
+            and any window is full of successes. So it does while open, which it is by
+            failures, and half open.
         state: the state now.
         opened: how often it has opened since it was last closed.
         last_failure: monotonic seconds, None if there was none.
@@ -181,7 +182,7 @@ class Circuit:
     def succeeded(self, ticket: Ticket) -> None:
         """A call has ended well, and has no result to be judged."""
         slow = self._was_slow(ticket)
-        if not (slow or self.learns) and self.state is _CLOSED and ticket[0] == self._generation:
+        if not (slow or self.learns):
             return
         window = self.window
         if window is not None and self._quick and self.state is _CLOSED:

@@ -251,17 +251,18 @@ def test_blocks_that_end_in_another_order_than_they_began(clock: ManualClock) ->
             if fails:
                 broken()
 
-    first, second, third = block(bad, True), block(bad, False), block(good, False)
+    first, second, third = block(bad, True), block(bad, False), block(good, True)
     for each in (first, second, third):
         next(each)
     with pytest.raises(ConnectionError):
         next(first)
     assert (moves(bad), moves(good)) == (["OPEN"], [])
-    for each in (second, third):
-        with pytest.raises(StopIteration):
-            next(each)
-    assert (moves(bad), moves(good)) == (["OPEN"], [])
+    with pytest.raises(StopIteration):
+        next(second)
     good.reset()
+    with pytest.raises(ConnectionError):
+        next(third)  # it began before: its block is still known, and too late to count
+    assert (moves(bad), moves(good)) == (["OPEN"], ["CLOSED"])
     with pytest.raises(ConnectionError), good:
         broken()  # nothing of the others is left around it
     assert moves(good) == ["CLOSED", "OPEN"]
@@ -346,6 +347,35 @@ def test_a_predicate_that_raises_takes_no_probe_along(clock: ManualClock, predic
         with pytest.raises(IndexError):
             call()
     assert breaker.state.value == "HALF_OPEN"
+
+
+def test_a_generator_that_cannot_be_called_takes_no_probe_along(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=1, success_threshold=1, timeout=10.0)
+    run(breaker, "f")
+    clock.advance(10)
+
+    @breaker
+    def rows(count: int) -> Iterator[int]:
+        yield count
+
+    @breaker
+    async def later(count: int) -> AsyncIterator[int]:
+        yield count
+
+    first: Any = rows
+    second: Any = later
+
+    async def start() -> None:
+        async for _ in second():
+            pass
+
+    for call in (lambda: list(first()), lambda: asyncio.run(start())):
+        with pytest.raises(TypeError, match="missing 1 required positional argument"):
+            call()
+        assert moves(breaker)[-1] == "OPEN"  # it is a failure like any other, and counted
+        clock.advance(10)
+    assert list(rows(1)) == [1]
+    assert moves(breaker)[-1] == "CLOSED"
 
 
 def test_generators_are_protected_while_they_are_iterated(clock: ManualClock) -> None:
