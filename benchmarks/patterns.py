@@ -1,6 +1,6 @@
 """What each way into the patterns costs, beside nothing and beside the best of others.
 
-`python benchmarks/patterns.py [runs]`, with the `test` extra installed; takes some five
+`python benchmarks/patterns.py [runs]`, with the `test` extra installed; takes some ten
 seconds a run. Everything happens in one process, on one CPU, in turns. Each figure is a ratio: to a
 wrapper that does nothing (`functools.wraps` and a try/except) unless its name says to what.
 It is the median of a run's rounds; the middle one of all runs is shown, with the least and
