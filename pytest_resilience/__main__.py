@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pytest_resilience.chaos.texts import printable
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.baseline import read_baseline
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = given.run(given)
     except (ConfigurationError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201  # as below
+        print(printable(f"error: {error}"), file=sys.stderr)  # noqa: T201  # as below
         return USAGE
     return status
 
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _say(what: object) -> None:
-    print(what)  # noqa: T201  # it is what a command is for
+    print(printable(str(what)))  # noqa: T201  # it is what a command is for
 
 
 def _merge(given: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ GROUND = frozenset({"errors", "events", "clock", "seeds"})
 BELOW = {
     "plugin": frozenset({"hazards", "report", "assertions", "patterns", "proxy", "chaos"}) | GROUND,
     "report": frozenset({"chaos"}) | GROUND,
-    "__main__": frozenset({"report"}) | GROUND,
+    "__main__": frozenset({"report", "chaos"}) | GROUND,
     "toolkit_actions": frozenset({"hazards", "chaos"}) | GROUND,
     "hazards": frozenset({"seams", "stress", "chaos"}) | GROUND,
     "assertions": frozenset({"chaos", "patterns"}) | GROUND,

@@ -22,6 +22,7 @@ from pytest_resilience.seeds import Stream
 __all__ = ["Activation", "Hit", "never_entered"]
 
 _LONGEST = 80  # signs of a statement
+_COMPARED = 200  # signs: comparing takes the square of the length
 _MOST_TOLD = 8  # lines of "what the code did instead" that anybody reads
 _MOST_SEEN = 100  # of which those are told that are nearest to what was meant
 _SEALED = "encrypted above the socket"
@@ -243,7 +244,9 @@ def _likeness(one: str, other: str) -> float:
     """From 0 to 1, of the whole or of what they end with, whichever is more."""
     ends = one.rpartition("/")[2], other.rpartition("/")[2]
     pairs = ((one, other), ends)
-    return max(difflib.SequenceMatcher(None, a, b).ratio() for a, b in pairs)
+    return max(
+        difflib.SequenceMatcher(None, a[-_COMPARED:], b[-_COMPARED:]).ratio() for a, b in pairs
+    )
 
 
 def never_entered(experiment: ChaosExperiment) -> NeverFiredError:

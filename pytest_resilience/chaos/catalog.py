@@ -26,6 +26,7 @@ from pytest_resilience.chaos.stress import DISK_STRESS
 from pytest_resilience.chaos.stress import FD_EXHAUSTION
 from pytest_resilience.chaos.stress import MEMORY_STRESS
 from pytest_resilience.chaos.stress import THREAD_EXHAUSTION
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
 
@@ -94,7 +95,9 @@ def chaos_type(value: Any) -> Kind:
     if isinstance(value, str) and value.strip().lower() in known:
         return known[value.strip().lower()]
     guess = nearest(value, names) if isinstance(value, str) else ""
-    raise ConfigurationError(f"unknown chaos type {value!r}{guess}; known: {', '.join(names)}")
+    raise ConfigurationError(
+        f"unknown chaos type {shortened(value)}{guess}; known: {', '.join(names)}"
+    )
 
 
 def recipe_of(kind: Kind) -> Recipe:

@@ -26,6 +26,7 @@ from pytest_resilience.chaos.recipe import spread_of
 from pytest_resilience.chaos.recipe import triggered
 from pytest_resilience.chaos.statements import StatementPattern
 from pytest_resilience.chaos.statements import parse_statements
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -139,7 +140,9 @@ class _Databases:
 
 def _databases(name: str, value: Any) -> _Databases:
     if not isinstance(value, str) or not all(each.strip() for each in value.split("|")):
-        raise ConfigurationError(f"{name}={value!r}: give a database's name or path, or a glob")
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: give a database's name or path, or a glob"
+        )
     return _Databases(tuple(each.strip() for each in value.split("|")))
 
 
@@ -198,7 +201,7 @@ def _condition(name: str, value: Any) -> str:
     if value not in _CONDITIONS:
         guess = nearest(str(value), _CONDITIONS)
         known = ", ".join(map(repr, _CONDITIONS))
-        raise ConfigurationError(f"{name}={value!r}{guess}: give one of {known}")
+        raise ConfigurationError(f"{name}={shortened(value)}{guess}: give one of {known}")
     return str(value)
 
 

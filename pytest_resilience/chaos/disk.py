@@ -32,6 +32,7 @@ from pytest_resilience.chaos.recipe import nearest
 from pytest_resilience.chaos.recipe import one_of
 from pytest_resilience.chaos.recipe import spread_of
 from pytest_resilience.chaos.recipe import triggered
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -197,7 +198,7 @@ def _mode(name: str, value: Any) -> str:
     if text not in _MODES:
         known = ", ".join(map(repr, [*_MODES, *_BY_CODE]))
         guess = nearest(str(text), [*_MODES, *_BY_CODE])
-        raise ConfigurationError(f"{name}={value!r}{guess}: give one of {known}")
+        raise ConfigurationError(f"{name}={shortened(value)}{guess}: give one of {known}")
     return str(text)
 
 
@@ -210,7 +211,7 @@ def _steps(name: str, value: Any) -> tuple[str, ...]:
 def _size(name: str, value: Any) -> int:
     size = quantities.amount(name, value).bytes
     if size is None:
-        raise ConfigurationError(f"{name}={value!r}: give bytes, as in 12 or '4KiB'")
+        raise ConfigurationError(f"{name}={shortened(value)}: give bytes, as in 12 or '4KiB'")
     return size
 
 

@@ -28,6 +28,8 @@ from pytest_resilience.chaos.recipe import Recipe
 from pytest_resilience.chaos.service import Service
 from pytest_resilience.chaos.service import Services
 from pytest_resilience.chaos.target import Target
+from pytest_resilience.chaos.texts import check_name
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.chaos.triggers import Trigger
 from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.errors import ConfigurationError
@@ -88,7 +90,7 @@ class ChaosExperiment:
         enabled: bool = True,
         **parameters: Any,
     ) -> None:
-        self._set("name", _name(name))
+        self._set("name", check_name("an experiment", name))
         self._set("enabled", _flag("enabled", enabled))
         kind = parse_type(chaos_type)
         parsed = recipe_of(kind).parse(parameters)
@@ -231,30 +233,26 @@ class ChaosExperiment:
         return f"{self.name}: {self.deed}, {self.trigger}, target {self.aim}"
 
 
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigurationError(f"name={value!r}: an experiment needs a name")
-    return value
-
-
 def _services(kind: Kind, names: Sequence[Any] | str | None) -> tuple[str, ...]:
     given = names.split("|") if isinstance(names, str) else names or ()
     if not isinstance(given, Iterable):
-        raise ConfigurationError(f"target_services={names!r}: give the names of services")
+        raise ConfigurationError(f"target_services={shortened(names)}: give the names of services")
     fails_services = kind is ChaosType.SERVICE_FAILURE
     if given and not fails_services:
-        raise ConfigurationError(f"target_services={names!r}: {kind.value} is aimed with target=")
+        raise ConfigurationError(
+            f"target_services={shortened(names)}: {kind.value} is aimed with target="
+        )
     chosen = tuple(each.strip() for each in given if isinstance(each, str) and each.strip())
     if len(chosen) != len(given) or (fails_services and not chosen):
         raise ConfigurationError(
-            f"target_services={names!r}: {kind.value} needs the names of services"
+            f"target_services={shortened(names)}: {kind.value} needs the names of services"
         )
     return chosen
 
 
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{name}={value!r}: give True or False")
+        raise ConfigurationError(f"{name}={shortened(value)}: give True or False")
     return value
 
 
@@ -263,5 +261,7 @@ def _duration(value: Any) -> float:
         return math.inf
     duration = seconds("duration", value)
     if duration == 0:
-        raise ConfigurationError(f"duration={value!r}: an experiment lasts longer than nothing")
+        raise ConfigurationError(
+            f"duration={shortened(value)}: an experiment lasts longer than nothing"
+        )
     return duration

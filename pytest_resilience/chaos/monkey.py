@@ -28,6 +28,7 @@ from pytest_resilience.chaos.schedule import ByChance
 from pytest_resilience.chaos.schedule import Schedule
 from pytest_resilience.chaos.steady_state import Probe
 from pytest_resilience.chaos.steady_state import Verdict
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import ConfigurationError
@@ -320,5 +321,5 @@ class Monkey:
 def _positive(name: str, value: float | str) -> float:
     duration = seconds(name, value)
     if not 0 < duration < math.inf:
-        raise ConfigurationError(f"{name}={value!r}: give more than nothing")
+        raise ConfigurationError(f"{name}={shortened(value)}: give more than nothing")
     return duration

@@ -33,6 +33,7 @@ from pytest_resilience.chaos.recipe import spread_of
 from pytest_resilience.chaos.recipe import triggered
 from pytest_resilience.chaos.status import ANSWERED
 from pytest_resilience.chaos.status import status_answer
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -96,7 +97,7 @@ _FAILURES_MEANT_FOR: dict[str, tuple[str, ...]] = {
 def _bandwidth(name: str, value: Any) -> int:
     rate = quantities.amount(name, value).bytes
     if not rate:
-        raise ConfigurationError(f"{name}={value!r}: give bytes a second, such as '64kB'")
+        raise ConfigurationError(f"{name}={shortened(value)}: give bytes a second, such as '64kB'")
     return rate
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -107,8 +108,12 @@ def parse_paths(name: str, value: Any) -> Paths:
     else:
         several = [value] if isinstance(value, os.PathLike) else value
     if not isinstance(several, Iterable) or isinstance(several, bytes):
-        raise ConfigurationError(f"{name}={value!r}: give a glob of files such as 'data/**'")
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: give a glob of files such as 'data/**'"
+        )
     texts = [os.fspath(each) if isinstance(each, os.PathLike) else each for each in several]
     if not texts or not all(isinstance(each, str) for each in texts):
-        raise ConfigurationError(f"{name}={value!r}: give a glob of files such as 'data/**'")
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: give a glob of files such as 'data/**'"
+        )
     return Paths(tuple(PathPattern(each.strip()) for each in texts))

@@ -14,6 +14,8 @@ from pytest_resilience.chaos.catalog import chaos_type
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.recipe import nearest
 from pytest_resilience.chaos.service import Service
+from pytest_resilience.chaos.texts import check_name
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -44,7 +46,7 @@ class ProfileExperiment:
     def parse(cls, table: Any) -> ProfileExperiment:
         """From its table. Raises ConfigurationError."""
         if not isinstance(table, Mapping):
-            raise ConfigurationError(f"{table!r} is no table")
+            raise ConfigurationError(f"{shortened(table)} is no table")
         given = dict(table)
         kind = given.pop("chaos_type", None)
         if kind is None:
@@ -113,8 +115,9 @@ class Profile:
 
     @classmethod
     def _parse(cls, name: str, table: Any) -> Profile:
+        check_name("a profile", name)
         if not isinstance(table, Mapping):
-            raise ConfigurationError(f"{table!r} is no table")
+            raise ConfigurationError(f"{shortened(table)} is no table")
         for key in table:
             if key not in _KEYS:
                 raise ConfigurationError(
@@ -158,40 +161,44 @@ def _experiments(_key: str, tables: Any) -> tuple[ProfileExperiment, ...]:
 
 def _services(key: str, table: Any) -> tuple[Service, ...]:
     if not isinstance(table, Mapping):
-        raise ConfigurationError(f"{key}={table!r}: write payment = 'payments.internal:443'")
+        raise ConfigurationError(
+            f"{key}={shortened(table)}: write payment = 'payments.internal:443'"
+        )
     return tuple(Service.at(name, _texts(name, places)) for name, places in table.items())
 
 
 def _text(key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise ConfigurationError(f"{key}={value!r}: give a text")
+        raise ConfigurationError(f"{key}={shortened(value)}: give a text")
     return value
 
 
 def _texts(key: str, value: Any) -> tuple[str, ...]:
     """One text, or a list of them."""
     if not isinstance(value, Sequence):
-        raise ConfigurationError(f"{key}={value!r}: give a text, or a list of them")
+        raise ConfigurationError(f"{key}={shortened(value)}: give a text, or a list of them")
     return tuple(_text(key, each) for each in ([value] if isinstance(value, str) else value))
 
 
 def _interval(key: str, value: Any) -> float:
     interval = quantities.seconds(key, value)
     if not interval:
-        raise ConfigurationError(f"{key}={value!r}: give more than nothing")
+        raise ConfigurationError(f"{key}={shortened(value)}: give more than nothing")
     return interval
 
 
 def _seed(key: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigurationError(f"{key}={value!r}: give a whole number, 0 or more")
+        raise ConfigurationError(f"{key}={shortened(value)}: give a whole number, 0 or more")
     return value
 
 
 def gate_of(key: str, value: Any) -> float:
     """The least score that passes, 0 to 100. Raises ConfigurationError."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigurationError(f"{key}={value!r}: give a number from 0 to {_HIGHEST_GATE}")
+        raise ConfigurationError(
+            f"{key}={shortened(value)}: give a number from 0 to {_HIGHEST_GATE}"
+        )
     if not 0 <= value <= _HIGHEST_GATE:
-        raise ConfigurationError(f"{key}={value!r} is outside 0..{_HIGHEST_GATE}")
+        raise ConfigurationError(f"{key}={shortened(value)} is outside 0..{_HIGHEST_GATE}")
     return float(value)

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -34,7 +35,7 @@ _QUANTITY = re.compile(
 
 def _split(name: str, value: Any, allowed: str) -> tuple[float, str]:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ConfigurationError(f"{name}={value!r} is no quantity; {allowed}")
+        raise ConfigurationError(f"{name}={shortened(value)} is no quantity; {allowed}")
     if not isinstance(value, str):
         try:
             return float(value), ""
@@ -42,7 +43,7 @@ def _split(name: str, value: Any, allowed: str) -> tuple[float, str]:
             return math.inf, ""
     found = _QUANTITY.fullmatch(value.strip())
     if found is None:
-        raise ConfigurationError(f"{name}={value!r} is no quantity; {allowed}")
+        raise ConfigurationError(f"{name}={shortened(value)} is no quantity; {allowed}")
     return float(found[1]), found[2]
 
 
@@ -51,10 +52,14 @@ def seconds(name: str, value: Any) -> float:
     allowed = "give seconds, or a text with us, ms, s, m or h, such as '200ms'"
     number, unit = _split(name, value, allowed)
     if unit and unit not in _SECONDS:
-        raise ConfigurationError(f"{name}={value!r}: {unit!r} is no unit of time; {allowed}")
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: {unit!r} is no unit of time; {allowed}"
+        )
     duration = number * _SECONDS[unit or "s"]
     if not 0 <= duration < math.inf:
-        raise ConfigurationError(f"{name}={value!r}: a duration is finite and not negative")
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: a duration is finite and not negative"
+        )
     return duration
 
 
@@ -63,10 +68,12 @@ def share(name: str, value: Any) -> float:
     allowed = "give a number from 0 to 1, or a percentage such as '30%'"
     number, unit = _split(name, value, allowed)
     if unit not in ("", "%"):
-        raise ConfigurationError(f"{name}={value!r}: {unit!r} is no unit of a share; {allowed}")
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: {unit!r} is no unit of a share; {allowed}"
+        )
     part = number / 100 if unit else number
     if not 0 <= part <= 1:
-        raise ConfigurationError(f"{name}={value!r} is outside 0..1; {allowed}")
+        raise ConfigurationError(f"{name}={shortened(value)} is outside 0..1; {allowed}")
     return part
 
 
@@ -96,10 +103,12 @@ def amount(name: str, value: Any) -> Amount:
     if unit == "%":
         return Amount(share=share(name, value))
     if unit and unit not in _BYTES:
-        raise ConfigurationError(f"{name}={value!r}: {unit!r} is no unit of bytes; {allowed}")
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: {unit!r} is no unit of bytes; {allowed}"
+        )
     size = number * _BYTES[unit or "B"]
     if not 0 <= size < math.inf or size != size // 1:
-        raise ConfigurationError(f"{name}={value!r}: a size is a whole number, 0 or more")
+        raise ConfigurationError(f"{name}={shortened(value)}: a size is a whole number, 0 or more")
     return Amount(bytes=int(size))
 
 
@@ -107,7 +116,7 @@ def switch(name: str, value: Any) -> bool:
     """True or False, or a text that says so."""
     found = _SWITCH.get(str(value).lower()) if isinstance(value, (bool, str)) else None
     if found is None:
-        raise ConfigurationError(f"{name}={value!r}: give true or false")
+        raise ConfigurationError(f"{name}={shortened(value)}: give true or false")
     return found
 
 
@@ -115,7 +124,7 @@ def count(name: str, value: Any) -> int:
     """A whole number of at least 1."""
     number, unit = _split(name, value, "give a whole number of at least 1")
     if unit or number < 1 or number != number // 1 or math.isinf(number):
-        raise ConfigurationError(f"{name}={value!r}: give a whole number of at least 1")
+        raise ConfigurationError(f"{name}={shortened(value)}: give a whole number of at least 1")
     return int(number)
 
 
@@ -123,13 +132,15 @@ def interval(name: str, value: Any) -> tuple[float, float]:
     """Two durations: a pair, or a text such as '1s..3s'."""
     ends = value.split("..") if isinstance(value, str) else value
     if not isinstance(ends, (tuple, list)) or len(ends) != 2:
-        raise ConfigurationError(f"{name}={value!r}: give a start and an end, such as '1s..3s'")
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: give a start and an end, such as '1s..3s'"
+        )
     try:
         start, end = seconds("start", ends[0]), seconds("end", ends[1])
     except ConfigurationError as error:
-        raise ConfigurationError(f"{name}={value!r}: {error}") from None
+        raise ConfigurationError(f"{name}={shortened(value)}: {error}") from None
     if not start < end:
-        raise ConfigurationError(f"{name}={value!r}: the end must come after the start")
+        raise ConfigurationError(f"{name}={shortened(value)}: the end must come after the start")
     return start, end
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from pytest_resilience.chaos.spread import DISTRIBUTIONS
 from pytest_resilience.chaos.spread import Spread
 from pytest_resilience.chaos.spread import make_spread
 from pytest_resilience.chaos.target import parse_targets
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -100,9 +102,15 @@ class Recipe:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """' (did you mean …?)' or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    if len(name) > _LONGEST_NAME:  # comparing takes the square of the length
+        return ""
+    short = (each for each in known if len(each) <= _LONGEST_NAME)
+    close = difflib.get_close_matches(name, list(itertools.islice(short, _MOST_NAMES)), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
+
+_LONGEST_NAME = 100
+_MOST_NAMES = 1000
 
 _COUNTED: dict[str, Callable[[int], triggers.Trigger]] = {
     "nth": triggers.Nth,
@@ -200,7 +208,7 @@ def one_of(allowed: Iterable[str]) -> Callable[[str, Any], str]:
         if not isinstance(value, str) or value not in words:
             guess = nearest(str(value), words)
             raise ConfigurationError(
-                f"{name}={value!r}{guess}: give one of {', '.join(map(repr, words))}"
+                f"{name}={shortened(value)}{guess}: give one of {', '.join(map(repr, words))}"
             )
         return value
 

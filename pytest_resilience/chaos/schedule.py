@@ -23,6 +23,7 @@ from typing import Protocol
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.quantities import interval as parse_interval
 from pytest_resilience.chaos.quantities import seconds
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.seeds import Stream
@@ -249,8 +250,9 @@ def _hours(value: Any) -> tuple[time, time]:
         start, end = map(time.fromisoformat, str(value).split(".."))
     except ValueError:
         raise ConfigurationError(
-            f"hours={value!r}: give the first and the last time of day, such as '09:00..17:00'"
+            f"hours={shortened(value)}: give the first and the last time of day, such as "
+            "'09:00..17:00'"
         ) from None
     if not start < end:
-        raise ConfigurationError(f"hours={value!r}: the end must come after the start")
+        raise ConfigurationError(f"hours={shortened(value)}: the end must come after the start")
     return start, end

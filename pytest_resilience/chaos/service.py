@@ -29,6 +29,7 @@ from pytest_resilience.chaos.recipe import triggered
 from pytest_resilience.chaos.status import ANSWERED
 from pytest_resilience.chaos.status import status_answer
 from pytest_resilience.chaos.target import Target
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import ServiceFailureError
@@ -129,16 +130,19 @@ def _exception(name: str, value: Any) -> type[Exception]:
             found = pkgutil.resolve_name(value if ":" in value else f"builtins:{value}")
         except (ImportError, AttributeError, ValueError):
             raise ConfigurationError(
-                f"{name}={value!r}: there is none; write 'TimeoutError' or 'shop.errors:Declined'"
+                f"{name}={shortened(value)}: there is none; write 'TimeoutError' or "
+                "'shop.errors:Declined'"
             ) from None
     if not (isinstance(found, type) and issubclass(found, Exception)):
-        raise ConfigurationError(f"{name}={value!r}: give an exception type or 'module:Name'")
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: give an exception type or 'module:Name'"
+        )
     try:
         ServiceError(exception=found).make("example")
     except Exception as error:
         raise ConfigurationError(
-            f"{name}={value!r} cannot be made from a text alone: {error!r}; give a subclass of it "
-            "that can"
+            f"{name}={shortened(value)} cannot be made from a text alone: {error!r}; give a "
+            "subclass of it that can"
         ) from None
     return found
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -28,7 +29,8 @@ def parse_spec(text: str) -> tuple[str, dict[str, str]]:
     kind = kind.strip()
     if not kind:
         raise ConfigurationError(
-            f"{text!r} names no chaos type; write it as 'network_latency:delay=200ms,rate=0.5'"
+            f"{shortened(text)} names no chaos type; write it as "
+            "'network_latency:delay=200ms,rate=0.5'"
         )
     given: dict[str, str] = {}
     position = 0
@@ -36,12 +38,12 @@ def parse_spec(text: str) -> tuple[str, dict[str, str]]:
         found = _PAIR.match(rest, position)
         if found is None:
             raise ConfigurationError(
-                f"{text!r}: {rest[position:]!r} is not name=value; values with commas need "
-                "double quotes"
+                f"{shortened(text)}: {shortened(rest[position:])} is not name=value; values with "
+                "commas need double quotes"
             )
         name = found["name"]
         if name in given:
-            raise ConfigurationError(f"{text!r}: {name!r} is given twice; keep one")
+            raise ConfigurationError(f"{shortened(text)}: {name!r} is given twice; keep one")
         quoted = found["quoted"]
         given[name] = (
             found["plain"].strip()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from pytest_resilience.chaos.quantities import format_seconds
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -70,10 +71,10 @@ def make_spread(
         return None
     if kind in ("uniform", "normal"):
         if p99 is not None or jitter is None:
-            raise ConfigurationError(f"distribution={kind!r} needs jitter, and no p99")
+            raise ConfigurationError(f"distribution={shortened(kind)} needs jitter, and no p99")
         return Spread(distribution=kind, delay=delay, jitter=jitter)
     if jitter is not None or p99 is None or not p99 > delay > 0:
         raise ConfigurationError(
-            f"distribution={kind!r} needs a delay above 0, a p99 above that, and no jitter"
+            f"distribution={shortened(kind)} needs a delay above 0, a p99 above that, and no jitter"
         )
     return Spread(distribution=kind, delay=delay, p99=p99)

@@ -9,6 +9,7 @@ from functools import cached_property
 from functools import lru_cache
 from typing import Any
 
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -69,7 +70,7 @@ class StatementPattern:
 def parse_statements(name: str, value: Any) -> tuple[StatementPattern, ...]:
     """One pattern, or several in one text between `|`. Raises ConfigurationError."""
     if not isinstance(value, str) or not value.strip():
-        raise ConfigurationError(f"{name}={value!r}: give a text such as 'UPDATE orders*'")
+        raise ConfigurationError(f"{name}={shortened(value)}: give a text such as 'UPDATE orders*'")
     return tuple(StatementPattern(each.strip()) for each in value.split("|"))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from pytest_resilience.chaos import quantities
 from pytest_resilience.chaos.answers import StatusAnswer
 from pytest_resilience.chaos.recipe import Parameter
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -19,12 +20,13 @@ _LEAST_STATUS, _MOST_STATUS = 400, 599
 def parse_body(name: str, value: Any) -> str:
     """A text that can be sent. Raises ConfigurationError."""
     if not isinstance(value, str):
-        raise ConfigurationError(f"{name}={value!r}: give the text of the body")
+        raise ConfigurationError(f"{name}={shortened(value)}: give the text of the body")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # bytes of a command line that are no UTF-8, for one
         raise ConfigurationError(
-            f"{name}={value!r}: {value[error.start]!r} is no text; give what UTF-8 can encode"
+            f"{name}={shortened(value)}: {value[error.start]!r} is no text; give what UTF-8 can "
+            "encode"
         ) from None
     return value
 
@@ -32,7 +34,9 @@ def parse_body(name: str, value: Any) -> str:
 def _status(name: str, value: Any) -> int:
     status = quantities.count(name, value)
     if not _LEAST_STATUS <= status <= _MOST_STATUS:
-        raise ConfigurationError(f"{name}={value!r}: a failure is {_LEAST_STATUS}..{_MOST_STATUS}")
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: a failure is {_LEAST_STATUS}..{_MOST_STATUS}"
+        )
     return status
 
 

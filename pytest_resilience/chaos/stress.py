@@ -21,6 +21,7 @@ from pytest_resilience.chaos.quantities import Amount
 from pytest_resilience.chaos.recipe import Parameter
 from pytest_resilience.chaos.recipe import Recipe
 from pytest_resilience.chaos.recipe import one_of
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -83,14 +84,14 @@ def _refuse(given: Mapping[str, Any], names: tuple[str, ...], mode: str) -> None
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{name}={value!r}: give a text")
+        raise ConfigurationError(f"{name}={shortened(value)}: give a text")
     return value
 
 
 def _bytes(name: str, value: Any) -> Amount:
     found = quantities.amount(name, value)
     if found.bytes is None:
-        raise ConfigurationError(f"{name}={value!r}: give bytes, not a share")
+        raise ConfigurationError(f"{name}={shortened(value)}: give bytes, not a share")
     return found
 
 
@@ -98,7 +99,9 @@ def _floor(name: str, value: Any) -> Amount:
     found = quantities.amount(name, value)
     if found.bytes is not None and found.bytes < LEAST_FLOOR:
         least = quantities.format_bytes(LEAST_FLOOR)
-        raise ConfigurationError(f"{name}={value!r}: no disk is filled up to less than {least}")
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: no disk is filled up to less than {least}"
+        )
     return found
 
 

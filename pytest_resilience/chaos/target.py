@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -89,11 +90,15 @@ def parse_targets(value: Any) -> tuple[Target, ...]:
         return (value,)
     texts: Iterable[Any] = value.split("|") if isinstance(value, str) else value
     if not isinstance(texts, Iterable):
-        raise ConfigurationError(f"target {value!r} is not a text; e.g. 'api.example.com:443'")
+        raise ConfigurationError(
+            f"target {shortened(value)} is not a text; e.g. 'api.example.com:443'"
+        )
     targets = []
     for text in texts:
         if not isinstance(text, (str, Target)):
-            raise ConfigurationError(f"target {text!r} is not a text; e.g. 'api.example.com:443'")
+            raise ConfigurationError(
+                f"target {shortened(text)} is not a text; e.g. 'api.example.com:443'"
+            )
         targets.append(text if isinstance(text, Target) else Target(text.strip()))
     if not targets:
         raise ConfigurationError("target is empty; leave it out for every target")

@@ -11,6 +11,7 @@ from datetime import UTC
 from datetime import datetime
 from typing import Any
 
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.chaos.toolkit_providers import Perform
 from pytest_resilience.chaos.toolkit_providers import provider_of
 from pytest_resilience.chaos.toolkit_tolerance import Judge
@@ -108,5 +109,5 @@ def _pause(where: str, value: Any) -> float:
     if value is None:
         return 0.0
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-        raise ConfigurationError(f"{where}: a pause of {value!r}: give seconds, 0 or more")
+        raise ConfigurationError(f"{where}: a pause of {shortened(value)}: give seconds, 0 or more")
     return float(value)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 from typing import Protocol
 
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.chaos.toolkit_values import Values
 from pytest_resilience.errors import ConfigurationError
 
@@ -47,7 +48,7 @@ def provider_of(where: str, provider: Any, *, extra: tuple[str, ...] = ()) -> Pe
     if kind == "http":
         return _request(where, provider)
     raise ConfigurationError(
-        f"{where}: provider type {kind!r}; give one of 'python', 'process', 'http'"
+        f"{where}: provider type {shortened(kind)}; give one of 'python', 'process', 'http'"
     )
 
 

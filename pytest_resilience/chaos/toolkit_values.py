@@ -11,6 +11,7 @@ from dataclasses import field
 from string import Template
 from typing import Any
 
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -73,7 +74,7 @@ class Values:
 
 def _read(where: str, given: Any) -> dict[str, Any]:
     if not isinstance(given, Mapping):
-        raise ConfigurationError(f"{where}={given!r}: give values by name")
+        raise ConfigurationError(f"{where}={shortened(given)}: give values by name")
     return {name: _value(f"{where}: {name}", value) for name, value in given.items()}
 
 
@@ -93,7 +94,9 @@ def _value(where: str, value: Any) -> Any:
         )
     kind = value.get("env_var_type", "str")
     if kind not in _TYPES:
-        raise ConfigurationError(f"{where}: env_var_type={kind!r}; give one of {', '.join(_TYPES)}")
+        raise ConfigurationError(
+            f"{where}: env_var_type={shortened(kind)}; give one of {', '.join(_TYPES)}"
+        )
     try:
         return _TYPES[kind](os.environ[key])
     except ValueError as error:

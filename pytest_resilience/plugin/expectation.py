@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from pytest_resilience.chaos import quantities
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -51,6 +52,6 @@ def _types(value: object) -> list[type[BaseException]]:
     found: list[type[BaseException]] = []
     for each in value if isinstance(value, (list, tuple)) else [value]:
         if not (isinstance(each, type) and issubclass(each, BaseException)):
-            raise ConfigurationError(f"allowed={value!r}: give exception types in a list")
+            raise ConfigurationError(f"allowed={shortened(value)}: give exception types in a list")
         found.append(each)
     return found

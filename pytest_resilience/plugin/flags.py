@@ -8,6 +8,7 @@ from typing import TypeVar
 import pytest
 
 from pytest_resilience.chaos.profile import gate_of
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin import options
 
@@ -58,5 +59,5 @@ def part(name: str, value: str) -> tuple[int, int]:
 def seed_number(name: str, value: str) -> int:
     """The seed of a run."""
     if not value.isascii() or not value.isdecimal():
-        raise ConfigurationError(f"{name}={value!r}: give a whole number, 0 or more")
+        raise ConfigurationError(f"{name}={shortened(value)}: give a whole number, 0 or more")
     return int(value)

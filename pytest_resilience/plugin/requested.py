@@ -11,6 +11,7 @@ import pytest
 
 from pytest_resilience.chaos.catalog import chaos_type
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -100,4 +101,4 @@ def from_mark(mark: pytest.Mark, defaults: Defaults) -> Requested:
 
 def _check_switch(name: str, value: Any) -> None:
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{name}={value!r}: give True or False")
+        raise ConfigurationError(f"{name}={shortened(value)}: give True or False")

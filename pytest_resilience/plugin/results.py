@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pytest_resilience.chaos.texts import printable
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin import pytest_private
 from pytest_resilience.plugin.plan import configuration_of
@@ -130,7 +131,9 @@ class Results:
             terminal.rewrite(text, erase=True)
         elif cell.verdict.fails:
             terminal.ensure_newline()
-            terminal.write_line(f"{cell.verdict.words}: {cell.test} under {cell.experiment!r}")
+            terminal.write_line(
+                printable(f"{cell.verdict.words}: {cell.test} under {cell.experiment!r}")
+            )
 
     def _report(self) -> Report:
         index, count = self._settings.shard
@@ -219,12 +222,12 @@ class Results:
         terminalreporter.section("resilience matrix")
         terminalreporter.line(INTRODUCTION)
         for line in _counts(report):
-            terminalreporter.line(line)
+            terminalreporter.line(printable(line))
         for problem in gate.problems:
-            terminalreporter.line(str(problem))
+            terminalreporter.line(printable(str(problem)))
         for note in gate.notes:
-            terminalreporter.line(f"note: {note}")
-        terminalreporter.line(str(gate), red=not gate.passed, green=gate.passed)
+            terminalreporter.line(printable(f"note: {note}"))
+        terminalreporter.line(printable(str(gate)), red=not gate.passed, green=gate.passed)
         if self._settings.report_only:
             terminalreporter.line("reported only: this fails no run")
         for path in self._settings.reports:
@@ -232,7 +235,7 @@ class Results:
         for text in self._config.hook.pytest_resilience_report_section(report=report):
             terminalreporter.line(text)
         for failure in self._failures:
-            terminalreporter.line(f"ERROR: {failure}", red=True)
+            terminalreporter.line(printable(f"ERROR: {failure}"), red=True)
 
 
 def _tally(report: Report, gate: GateResult) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.texts import printable
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.report.record import ChaosRecord
 from pytest_resilience.report.terminal import summary
@@ -81,16 +82,16 @@ class ChaosSummary:
         self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
     ) -> None:
         for problem in self._problems:
-            terminalreporter.line(f"ERROR: {problem}", red=True)
+            terminalreporter.line(printable(f"ERROR: {problem}"), red=True)
         if not self._records:
             return
         terminalreporter.section(f"chaos (seed {self._settings.seed})")
         for line in summary(self._records):
-            terminalreporter.line(line)
+            terminalreporter.line(printable(line))
         failed = [each.nodeid for each in self._records if each.nodeid in self._failed]
         for nodeid in dict.fromkeys(failed):
             command = self._settings.repeat(_as_argument(config, nodeid))
-            terminalreporter.line(f"repeat: {command}")
+            terminalreporter.line(printable(f"repeat: {command}"))
 
 
 def _as_argument(config: pytest.Config, nodeid: str) -> str:

@@ -8,12 +8,14 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = ["Address", "Endpoint", "loopback", "parse_address", "resolve"]
 
 _HIGHEST_PORT = 65535
+_DIGITS = 20  # of a port, with zeros in front
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +48,27 @@ def parse_address(what: str, value: Any) -> Address:
     allowed = "give 'host:port' or (host, port)"
     if isinstance(value, str):
         if "://" in value:
-            raise ConfigurationError(f"{what}={value!r} is a URL; {allowed}")
+            raise ConfigurationError(f"{what}={shortened(value)} is a URL; {allowed}")
         host, colon, number = value.strip().rpartition(":")
         bare = host.startswith("[") and host.endswith("]")
         if not colon or (":" in host and not bare):
-            raise ConfigurationError(f"{what}={value!r} has no port; {allowed}")
+            raise ConfigurationError(f"{what}={shortened(value)} has no port; {allowed}")
         pair: Any = (host[1:-1] if bare else host, number)
     else:
         pair = value
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
-        raise ConfigurationError(f"{what}={value!r} is no address; {allowed}")
+        raise ConfigurationError(f"{what}={shortened(value)} is no address; {allowed}")
     return Address(pair[0], _port(what, value, pair[1]))
 
 
 def _port(what: str, value: Any, port: Any) -> int:
-    digits = str(port)
-    number = int(digits) if digits.isascii() and digits.isdigit() else -1
-    if isinstance(port, bool) or not 0 <= number <= _HIGHEST_PORT:
-        raise ConfigurationError(f"{what}={value!r}: a port is a number up to {_HIGHEST_PORT}")
+    number = port if isinstance(port, int) and not isinstance(port, bool) else -1
+    if isinstance(port, str) and port.isascii() and port.isdigit() and len(port) <= _DIGITS:
+        number = int(port)
+    if not 0 <= number <= _HIGHEST_PORT:
+        raise ConfigurationError(
+            f"{what}={shortened(value)}: a port is a number up to {_HIGHEST_PORT}"
+        )
     return number
 
 

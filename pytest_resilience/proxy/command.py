@@ -15,6 +15,7 @@ from types import FrameType
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.spec import format_spec
 from pytest_resilience.chaos.spec import parse_spec
+from pytest_resilience.chaos.texts import printable
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.proxy.control import PORT
 from pytest_resilience.proxy.control import ControlServer
@@ -88,9 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             activations = running.enter_context(_running(options))
             stopped.wait()
         for each in activations:
-            print(f"{each.experiment}: matched {each.matched}, hit {each.hits}")  # noqa: T201
+            _tell(f"{each.experiment}: matched {each.matched}, hit {each.hits}")
     except ResilienceError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        print(printable(f"error: {error}"), file=sys.stderr)  # noqa: T201
         return 2
     return 0
 
@@ -125,4 +126,4 @@ def _endless(text: str) -> str:
 
 
 def _tell(line: str) -> None:
-    print(line, flush=True)  # noqa: T201  # it is what the command is for
+    print(printable(line), flush=True)  # noqa: T201  # it is what the command is for

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import ipaddress
 import json
 import logging
+import re
 import socket
 import sys
 import threading
+import time
 
 from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler
@@ -29,9 +33,12 @@ __all__ = ["ControlServer"]
 
 _logger = logging.getLogger("pytest_resilience.proxy")
 PORT = 8474  # where Toxiproxy's clients look for it
-_PATIENCE = 15.0  # seconds for a request to arrive, once connected
+_PATIENCE = 15.0  # seconds for the whole of a request to arrive, once connected
 _MOST = 2**20  # bytes of a request's body
 _LINE = 2**10  # bytes of a line within it
+_TRAILERS = 100  # lines behind a body in chunks
+_CONNECTIONS = 64  # at once
+_BUSY = b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
 
 
 class ControlServer:
@@ -122,6 +129,15 @@ class _Server(ThreadingHTTPServer):
         self._clients.add(client)
         return client, address
 
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002  # its names
+        """Whether there is room for one more; each takes a thread and a descriptor."""
+        if len(self._clients) <= _CONNECTIONS:
+            return True
+        with contextlib.suppress(OSError):
+            request.setblocking(False)
+            request.send(_BUSY)
+        return False
+
     def shutdown_request(self, request: Any) -> None:
         self._clients.discard(request)
         super().shutdown_request(request)
@@ -138,46 +154,132 @@ class _Server(ThreadingHTTPServer):
                 client.shutdown(socket.SHUT_RDWR)
 
 
+def _is_loopback(host: str | None) -> bool:
+    """Whether a Host header names this machine; clients of HTTP/1.0 send none.
+
+    A web page whose own name resolves to loopback reaches this server, but says its name.
+    """
+    if host is None:
+        return True
+    bare = (
+        host.strip().removeprefix("[").partition("]")[0] if "[" in host else host.partition(":")[0]
+    )
+    try:
+        return bare.lower() == "localhost" or ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        return False
+
+
+class _Incoming(io.RawIOBase):
+    """What a client sends, until a deadline: a client that drips bytes is no more patient."""
+
+    def __init__(self, client: socket.socket, seconds: float) -> None:
+        self._client = client
+        self._ends = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request takes too long")
+        self._client.settimeout(left)
+        try:
+            return self._client.recv_into(buffer)
+        finally:
+            self._client.settimeout(_PATIENCE)
+
+
+class _BadRequestError(Exception):
+    """What a client has sent cannot be understood.
+
+    Attributes:
+        status: of the answer.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        self.status = status
+        super().__init__(text)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = _PATIENCE
 
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(_Incoming(self.connection, _PATIENCE))
+
     def _meet(self) -> None:
-        # Web pages can send requests to loopback; none of them is to change a proxy.
+        try:
+            response = self._respond()
+        except _BadRequestError as error:
+            response = Response(error.status, {"error": str(error), "status": error.status})
+        except (ValueError, RecursionError) as error:  # numbers, URLs and texts of every kind
+            response = Response(400, {"error": f"bad request: {error}", "status": 400})
+        self._answer(response)
+
+    def _respond(self) -> Response:
+        # Web pages can send requests to loopback, also by a name that leads here; none of them
+        # is to change a proxy.
         browser = self.headers.get("User-Agent", "").startswith("Mozilla/")
         if browser or "Origin" in self.headers:
-            self._answer(Response(403, {"error": "User agent not allowed", "status": 403}))
-            return
+            raise _BadRequestError(403, "User agent not allowed")
+        if not _is_loopback(self.headers.get("Host")):
+            raise _BadRequestError(403, "Host not allowed: only loopback is")
         body = self._body()
-        if body is None:
-            self._answer(Response(413, {"error": "request body too large", "status": 413}))
-            return
         path = [unquote(step) for step in urlsplit(self.path).path.strip("/").split("/")]
-        self._answer(self.server.requests.meet(self.command, path, body))
+        return self.server.requests.meet(self.command, path, body)
 
-    def _body(self) -> bytes | None:
-        """What was sent with the request; None if that is too much, or has no end."""
-        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            size = self.headers.get("Content-Length", "0")
-            fits = size.isdecimal() and int(size) <= _MOST
-            return self.rfile.read(int(size)) if fits else None
+    def _body(self) -> bytes:
+        """What was sent with the request. Raises _BadRequestError."""
+        coding = self.headers.get("Transfer-Encoding")
+        sizes = set(self.headers.get_all("Content-Length", []))
+        if coding is not None:
+            if sizes or coding.lower() != "chunked":
+                raise _BadRequestError(400, "bad request body: it is sent in two ways, or unknown")
+            return self._chunks()
+        size = sizes.pop() if sizes else "0"
+        if sizes or not (size.isascii() and size.isdecimal()):
+            raise _BadRequestError(400, "bad request body: Content-Length is no number")
+        if len(size) > len(str(_MOST)) or int(size) > _MOST:
+            raise _BadRequestError(413, "request body too large")
+        return self._read(int(size))
+
+    def _read(self, size: int) -> bytes:
+        data = self.rfile.read(size)
+        if len(data) < size:
+            raise _BadRequestError(400, "bad request body: it is shorter than it says")
+        return data
+
+    def _chunks(self) -> bytes:
+        """A body that tells no size before, and the headers behind it."""
         body = b""
         while chunk := self._chunk(_MOST - len(body)):
             body += chunk
-        return None if chunk is None else body
+        for _ in range(_TRAILERS):
+            if not self._line().strip():
+                return body
+        raise _BadRequestError(400, "bad request body: too many headers behind it")
 
-    def _chunk(self, room: int) -> bytes | None:
-        """The next piece of a body that tells no size before; None if there is no room for it."""
-        try:
-            size = int(self.rfile.readline(_LINE).partition(b";")[0], 16)
-        except ValueError:
-            return None
-        if not 0 <= size <= room:
-            return None
-        chunk = self.rfile.read(size)
-        while self.rfile.readline(_LINE).strip():
-            pass  # headers, behind the last one; behind the others is the end of the line
+    def _chunk(self, room: int) -> bytes:
+        digits = self._line().partition(b";")[0].strip()
+        if not re.fullmatch(rb"[0-9A-Fa-f]+", digits):
+            raise _BadRequestError(400, "bad request body: a chunk has no size")
+        size = int(digits, 16)
+        if size > room:
+            raise _BadRequestError(413, "request body too large")
+        chunk = self._read(size)
+        if size and self._line().strip():
+            raise _BadRequestError(400, "bad request body: a chunk is longer than it says")
         return chunk
+
+    def _line(self) -> bytes:
+        line = self.rfile.readline(_LINE)
+        if not line.endswith(b"\n"):
+            raise _BadRequestError(400, "bad request body: it has no end, or too long a line")
+        return line
 
     do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = do_HEAD = _meet  # noqa: N815  # its names
 

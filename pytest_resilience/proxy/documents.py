@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_resilience.chaos.recipe import nearest
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import parse_address
 from pytest_resilience.proxy.proxy import ChaosProxy
@@ -60,7 +61,7 @@ def fields(given: Any, known: tuple[str, ...]) -> dict[str, Any]:
     Toxiproxy ignores all that it does not know, and clients rely on it.
     """
     if not isinstance(given, dict):
-        raise ConfigurationError(f"{given!r} is no object")
+        raise ConfigurationError(f"{shortened(given)} is no object")
     told = as_go_reads(given)
     for name in told:
         if name not in known and nearest(name, known):

@@ -18,6 +18,7 @@ from pytest_resilience.chaos.contexts import in_thread
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import ChaosType
+from pytest_resilience.chaos.texts import check_name
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import DuplicateNameError
@@ -76,7 +77,7 @@ class ChaosProxy(Leading):
         server = parse_address("upstream", upstream)
         address = parse_address("listen", listen)
         endpoints, endpoint = resolve("upstream", server), loopback(address)
-        self.name = name or str(server)
+        self.name = check_name("a proxy", name) if name else str(server)
         self.seed = new_seed() if seed is None else seed
         self.engine = engine or Engine(lambda _: (), clock=clock)
         self._toxics: tuple[Toxic, ...] = ()

@@ -17,6 +17,8 @@ from pytest_resilience.chaos.quantities import share
 from pytest_resilience.chaos.quantities import switch
 from pytest_resilience.chaos.recipe import nearest
 from pytest_resilience.chaos.spec import parse_spec
+from pytest_resilience.chaos.texts import check_name
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import UnknownNameError
 
@@ -57,14 +59,14 @@ def _whole(name: str, value: Any) -> Value:
     if isinstance(number, float) and number.is_integer():
         number = int(number)
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-        raise ConfigurationError(f"{name}={value!r}: give a whole number, 0 or more")
+        raise ConfigurationError(f"{name}={shortened(value)}: give a whole number, 0 or more")
     return number
 
 
 def _from_one(name: str, value: Any) -> Value:
     number = _whole(name, value)
     if number < 1:
-        raise ConfigurationError(f"{name}={value!r}: give a whole number of at least 1")
+        raise ConfigurationError(f"{name}={shortened(value)}: give a whole number of at least 1")
     return number
 
 
@@ -75,7 +77,7 @@ def _amount(name: str, value: Any) -> Value:
     except (ValueError, OverflowError):
         number = -1.0
     if isinstance(value, bool) or not 0 <= number < float("inf"):
-        raise ConfigurationError(f"{name}={value!r}: {allowed}")
+        raise ConfigurationError(f"{name}={shortened(value)}: {allowed}")
     return _plain(number)
 
 
@@ -165,7 +167,9 @@ class Toxic:
         if kind in _ANSWERS and stream != DOWNSTREAM:
             raise ConfigurationError(f"{kind} happens to answers; leave out stream={stream!r}")
         if name is not None and (not isinstance(name, str) or not name or "/" in name):
-            raise ConfigurationError(f"name={name!r}: give a text without '/', or none")
+            raise ConfigurationError(f"name={shortened(name)}: give a text without '/', or none")
+        if name is not None:
+            check_name("a toxic", name)
         return cls(
             name=name or f"{kind}_{stream}",
             type=kind,
@@ -194,7 +198,9 @@ def _toxicity(value: Any) -> float:
 
 def _attributes(kind: str, known: Mapping[str, Value], given: Any) -> dict[str, Value]:
     if not isinstance(given, Mapping):
-        raise ConfigurationError(f"attributes={given!r}: give a mapping of names to values")
+        raise ConfigurationError(
+            f"attributes={shortened(given)}: give a mapping of names to values"
+        )
     there = KINDS[kind]
     for name in given:
         if name not in there:

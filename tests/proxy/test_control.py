@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 import requests
 
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
 from pytest_resilience import ConfigurationError
 from pytest_resilience import DuplicateNameError
 from pytest_resilience.proxy import ChaosProxy
@@ -212,7 +216,7 @@ def test_moving_a_proxy(control: ControlServer, upstream: str) -> None:
         ("POST /proxies/shop/toxics", {"type": ["latency"]}, "400 invalid toxic type"),
         (
             "POST /proxies/shop/toxics", {"type": "bandwidth", "attributes": {"rate": 10**400}},
-            f"400 bad request body: rate={10**400}: give a number, 0 or more",
+            f"400 bad request body: rate=1{'0' * 99}…{'0' * 100}: give a number, 0 or more",
         ),
         ("POST /proxies/shop/toxics", {"type": "timeout"}, "409 toxic already exists"),
         (
@@ -269,11 +273,161 @@ def test_bodies_that_come_in_pieces(control: ControlServer, upstream: str) -> No
     assert (answer.status_code, answer.json()["name"]) == (201, "x")
 
 
-@pytest.mark.parametrize("body", [b"100001\r\n", b"-1\r\n", b"much\r\n"])
-def test_pieces_without_end_are_not_read(control: ControlServer, body: bytes) -> None:
+def told(control: ControlServer, request: bytes) -> bytes:
+    """The whole answer to a request, after which nothing more is sent."""
     with socket.create_connection(control.address, timeout=10) as client:
-        client.sendall(b"POST /proxies HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
-        assert client.recv(100).startswith(b"HTTP/1.0 413 ")
+        with contextlib.suppress(OSError):  # it may be answered before it is all sent
+            client.sendall(request)
+            client.shutdown(socket.SHUT_WR)
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := client.recv(65536):
+                answer += piece
+        return answer
+
+
+POST = b"POST /proxies HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+HOSTILE = {
+    "no room for a chunk": (CHUNKED + b"100001\r\n", 413),
+    "a negative chunk": (CHUNKED + b"-1\r\n", 400),
+    "a chunk of words": (CHUNKED + b"much\r\n", 400),
+    "a chunk with a sign": (CHUNKED + b"+4\r\nabcd\r\n0\r\n\r\n", 400),
+    "a chunk in underscores": (CHUNKED + b"1_0\r\n", 400),
+    "a chunk of many digits": (CHUNKED + b"f" * 1000 + b"\r\n", 413),
+    "a line without an end": (CHUNKED + b"1" * 5000, 400),
+    "a chunk that is longer": (CHUNKED + b"1\r\nabc\r\n0\r\n\r\n", 400),
+    "a chunk that is shorter": (CHUNKED + b"5\r\nabc", 400),
+    "no last chunk": (CHUNKED + b"1\r\na\r\n", 400),
+    "endless trailers": (CHUNKED + b"0\r\n" + b"a: b\r\n" * 10_000, 400),
+    "trailers without an end": (CHUNKED + b"0\r\na: b\r\n", 400),
+    "a long trailer": (CHUNKED + b"0\r\na: " + b"b" * 5000 + b"\r\n\r\n", 400),
+    "a short body": (POST + b"Content-Length: 100\r\n\r\n{}", 400),
+    "a large body": (POST + b"Content-Length: 1048577\r\n\r\n{}", 413),
+    "a body of many digits": (POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", 413),
+    "a negative body": (POST + b"Content-Length: -1\r\n\r\n", 400),
+    "a body of foreign digits": (POST + "Content-Length: \u0665\r\n\r\n".encode(), 400),
+    "two sizes": (POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400),
+    "a size and chunks": (
+        POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
+    "another coding": (POST + b"Transfer-Encoding: gzip\r\n\r\n", 400),
+    "too many headers": (POST + b"a: b\r\n" * 1000 + b"\r\n", 431),
+    "a URL that is none": (b"GET http://[x/proxies HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+    "a method that is none": (b"BREW /proxies HTTP/1.1\r\nHost: localhost\r\n\r\n", 501),
+}
+BODIES = {
+    "many digits": b'{"name": "x", "upstream": ' + b"1" * 5000 + b"}",
+    "a port of many digits": b'{"name": "x", "upstream": "h:' + b"1" * 5000 + b'"}',
+    "deep": b"[" * 100_000,
+    "no UTF-8": b'{"name": "\xff"}',
+    "half a surrogate": b'{"name": "\\ud800", "upstream": "h:1"}',
+    "a NUL": b'{"name": "\\u0000", "upstream": "h:1"}',
+    "a line end": b'{"name": "a\\n::error::b", "upstream": "h:1"}',
+    "a long name": b'{"name": "' + b"x" * 1000 + b'", "upstream": "h:1"}',
+    "a long field": b'{"' + b"upstrea" * 100_000 + b'": 1}',
+    "no number": b'{"name": "x", "upstream": NaN}',
+    "a pair": b'{"name": "x", "upstream": ["h", 1]}',
+    "an object": b'{"name": {"a": 1}, "upstream": "h:1"}',
+    "a port": b'{"name": "x", "upstream": "h:65536"}',
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_what_is_no_good_request_is_refused_in_words(
+    control: ControlServer, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    request, status = HOSTILE[what]
+    answer = told(control, request)
+    if answer:  # where there is more to come than anybody reads, the answer may be lost
+        assert answer.startswith(b"HTTP/1.0 %d " % status)
+        assert b"Traceback" not in answer
+    assert caplog.text == ""
+    assert call(control, "GET /proxies") == (200, {})
+
+
+@pytest.mark.parametrize("what", BODIES)
+def test_what_is_no_good_body_is_refused_in_words(
+    control: ControlServer, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    body = BODIES[what]
+    answer = told(control, POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    assert answer.startswith(b"HTTP/1.0 400 ")
+    said = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert said["status"] == 400
+    assert caplog.text == ""
+    assert call(control, "GET /proxies") == (200, {})
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    head=st.sampled_from([b"", POST, CHUNKED, POST + b"Content-Length: 9\r\n\r\n"]),
+    rest=st.binary(max_size=200),
+)
+def test_whatever_is_sent_is_answered_or_hung_up_on(head: bytes, rest: bytes) -> None:
+    with ControlServer(listen=("127.0.0.1", 0), seed=1) as control:
+        answer = told(control, head + rest)
+        assert not answer or answer.startswith((b"HTTP/1.0 ", b"<!DOCTYPE")) or b"Error" in answer
+        assert call(control, "GET /proxies")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200), ("LOCALHOST:8474", 200), ("127.0.0.1:1", 200), ("127.9.9.9", 200),
+        ("[::1]:8474", 200), ("rebound.example", 403), ("rebound.example:8474", 403),
+        ("10.0.0.1", 403), ("[fe80::1]", 403), ("127.0.0.1.example", 403), ("", 403),
+    ],
+)  # fmt: skip
+def test_a_name_that_leads_here_is_not_enough(
+    control: ControlServer, host: str, status: int
+) -> None:
+    answer = told(control, f"GET /proxies HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.0 %d " % status)
+
+
+def test_a_client_of_http_1_0_need_not_say_whom_it_means(control: ControlServer) -> None:
+    assert told(control, b"GET /proxies HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200 ")
+
+
+def test_who_drips_bytes_is_given_up_on(
+    control: ControlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_resilience.proxy.control._PATIENCE", 0.2)
+    with socket.create_connection(control.address, timeout=10) as client:
+        client.sendall(POST + b"Content-Length: 1000000\r\n\r\n")
+        client.settimeout(0.02)
+        while True:  # a byte each time that nothing is heard: each is in time, all are not
+            try:
+                heard = client.recv(100)
+            except TimeoutError:
+                with contextlib.suppress(OSError):
+                    client.send(b" ")
+                continue
+            except ConnectionResetError:
+                heard = b""
+            break
+    assert heard == b"" or heard.startswith(b"HTTP/1.0 4")
+    assert call(control, "GET /proxies") == (200, {})
+
+
+def test_connections_are_bounded(control: ControlServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_resilience.proxy.control._CONNECTIONS", 3)
+    with contextlib.ExitStack() as stack:
+        idle = [
+            stack.enter_context(socket.create_connection(control.address, timeout=10))
+            for _ in range(3)
+        ]
+        refused = told(control, b"GET /proxies HTTP/1.0\r\n\r\n")
+        assert not refused or refused.startswith(b"HTTP/1.0 503 ")
+        before = threading.active_count()
+        for _ in range(20):
+            told(control, b"GET /proxies HTTP/1.0\r\n\r\n")
+        assert threading.active_count() <= before
+        for each in idle:
+            each.sendall(b"GET /proxies HTTP/1.0\r\n\r\n")
+            assert each.recv(100).startswith(b"HTTP/1.0 200 ")
 
 
 def test_names_and_nulls_are_read_as_go_reads_them(control: ControlServer, upstream: str) -> None:

@@ -1,0 +1,57 @@
+"""Texts that come from users and from programs, made fit to be shown."""
+
+from __future__ import annotations
+
+import re
+
+from typing import Any
+
+from pytest_resilience.errors import ConfigurationError
+
+
+__all__ = ["check_name", "printable", "shortened"]
+
+_LONGEST = 200  # signs of a value in a message, and of a name
+# A line of a CI log that begins so is a command: of GitHub Actions, and of Azure Pipelines.
+_COMMAND = re.compile(r"(?m)^(\s*)(::|##\[|##vso\[)")
+
+
+def shortened(value: Any) -> str:
+    """`repr(value)` for a message: of bearable length, and whatever the value is."""
+    try:
+        text = repr(value)
+    except Exception:  # an int of more digits than Python writes; an object that cannot say
+        return f"<{type(value).__name__} that cannot be shown>"
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]}…{text[-half:]}"
+
+
+def printable(text: str) -> str:
+    """`text` in lines of a terminal or a log, where it can do nothing but be read.
+
+    What is not printable is written as Python writes it, and what a CI system would take for a
+    command is taken apart.
+    """
+    if not text.isprintable():
+        shown = (each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
+        text = "".join(shown)
+    return _COMMAND.sub(r"\1·\2", text)
+
+
+def check_name(what: str, value: Any) -> str:
+    """`value`, if it is fit for a name that terminals, reports and CI logs show.
+
+    `what` it names is for the message. Raises ConfigurationError.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(f"name={shortened(value)}: {what} needs a name")
+    if len(value) > _LONGEST:
+        raise ConfigurationError(
+            f"name={shortened(value)}: {what} has a name of at most {_LONGEST} characters"
+        )
+    if not value.isprintable() or "::" in value or "##[" in value:
+        raise ConfigurationError(
+            f"name={shortened(value)}: {what} has a name of one line, without control characters, "
+            "'::' and '##[', which CI systems take for commands"
+        )
+    return value
