@@ -1,7 +1,7 @@
 """What each way into the patterns costs, beside nothing and beside the best of others.
 
-`python benchmarks/patterns.py [runs]`, with the `test` extra installed; takes some ten
-seconds a run. Everything happens in one process, on one CPU, in turns. Each figure is a ratio: to a
+`python benchmarks/patterns.py [runs]`, with the `test` extra installed; takes some ten seconds
+a run. Everything happens in one process, on one CPU, in turns. Each figure is a ratio: to a
 wrapper that does nothing (`functools.wraps` and a try/except) unless its name says to what.
 It is the median of a run's rounds; the middle one of all runs is shown, with the least and
 the greatest beside it. The lines that begin with a space are other libraries, for comparison.
@@ -10,7 +10,6 @@ the greatest beside it. The lines that begin with a space are other libraries, f
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import statistics
 import sys
@@ -18,12 +17,7 @@ import threading
 import time
 import warnings
 
-from collections.abc import AsyncIterator
-from collections.abc import Awaitable
-from collections.abc import Callable
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -36,6 +30,21 @@ import stamina
 import tenacity
 
 from figures import pin
+from forms import AsyncFunc
+from forms import Form
+from forms import Func
+from forms import aattempts
+from forms import ablock
+from forms import aform
+from forms import aitems
+from forms import attempts
+from forms import awalk
+from forms import awork
+from forms import block
+from forms import items
+from forms import plain
+from forms import walk
+from forms import work
 from turns import async_ratios
 from turns import ratios
 
@@ -59,120 +68,9 @@ from pytest_resilience.patterns import TimeLimiter
 
 
 RUNS = 5
-ITEMS = 20  # of a generator
 THREADS = 32
 THREAD_CALLS = 20  # of one thread, a millisecond each
 THREAD_ROUNDS = 9
-
-Func = Callable[[int], Any]
-AsyncFunc = Callable[[int], Awaitable[Any]]
-
-
-def work(number: int) -> int:
-    return number
-
-
-async def awork(number: int) -> int:
-    return number
-
-
-def items(number: int) -> Iterator[int]:
-    yield from range(number, ITEMS)
-
-
-async def aitems(number: int) -> AsyncIterator[int]:
-    for each in range(number, ITEMS):
-        yield each
-
-
-def plain(func: Func) -> Func:
-    @functools.wraps(func)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return func(*args, **kwargs)
-        except LookupError:
-            return 0
-
-    return wrapper
-
-
-def aplain(func: AsyncFunc) -> AsyncFunc:
-    @functools.wraps(func)
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return await func(*args, **kwargs)
-        except LookupError:
-            return 0
-
-    return wrapper
-
-
-PLAIN, APLAIN = plain(work), aplain(awork)
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """A way in: a function of one argument, what it is held against, and how often it may cost
-    that at most.
-    """
-
-    call: Any
-    target: float | None = None
-    against: Any = PLAIN
-
-
-def aform(call: AsyncFunc, target: float | None = None, against: AsyncFunc = APLAIN) -> Form:
-    return Form(call, target, against)
-
-
-def block(guard: Any) -> Func:
-    def call(number: int) -> int:
-        with guard:
-            return work(number)
-
-    return call
-
-
-def ablock(guard: Any) -> AsyncFunc:
-    async def call(number: int) -> int:
-        async with guard:
-            return await awork(number)
-
-    return call
-
-
-def attempts(handler: Any) -> Func:
-    def call(number: int) -> int:
-        for attempt in handler:
-            with attempt:
-                work(number)
-        return number
-
-    return call
-
-
-def aattempts(handler: Any) -> AsyncFunc:
-    async def call(number: int) -> int:
-        async for attempt in handler:
-            with attempt:
-                await awork(number)
-        return number
-
-    return call
-
-
-def walk(func: Callable[[int], Iterator[int]]) -> Func:
-    def call(_number: int) -> int:
-        return sum(func(0))
-
-    return call
-
-
-def awalk(func: Callable[[int], AsyncIterator[int]]) -> AsyncFunc:
-    async def call(_number: int) -> int:
-        return sum([each async for each in func(0)])
-
-    return call
 
 
 def breakers() -> dict[str, Form]:
