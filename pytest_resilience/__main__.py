@@ -119,4 +119,6 @@ def _baseline(given: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    # What the terminal cannot show is escaped, as on stderr and by pytest.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     raise SystemExit(main())

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience.plugin import options
+from pytest_resilience.plugin.pytest_private import write_lines
 
 
 __all__ = ["Listing", "MovedOptions", "XdistController", "add_adapters"]
@@ -24,7 +25,7 @@ class Listing:
         from pytest_resilience.report.listing import listing
 
         settings_of(config)  # with the types that others have given
-        print(listing(all_profiles(config)))  # noqa: T201  # it is the whole output of this run
+        write_lines(config, listing(all_profiles(config)))
         return 0
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "subtests_forgotten",
     "taken_options",
     "tear_down_until",
+    "write_lines",
 ]
 
 
@@ -33,6 +34,15 @@ def taken_options(parser: pytest.Parser) -> set[str]:
     """
     groups = [*parser._groups, parser._anonymous]  # noqa: SLF001
     return {name for group in groups for option in group.options for name in option.names()}
+
+
+def write_lines(config: pytest.Config, text: str) -> None:
+    """Print as pytest prints, before it runs: what the terminal cannot show is escaped."""
+    from _pytest.config import create_terminal_writer
+
+    writer = create_terminal_writer(config)
+    for line in text.splitlines():
+        writer.line(line)
 
 
 def run_protocol(item: pytest.Item, keep: Any) -> list[pytest.TestReport]:

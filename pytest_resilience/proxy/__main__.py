@@ -8,4 +8,6 @@ from pytest_resilience.proxy.command import main
 
 
 if __name__ == "__main__":
+    # What the terminal cannot show is escaped, as on stderr.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(main())

@@ -33,14 +33,17 @@ import pytest
 sys.exit(pytest.main())
 """
 
-# Each run of pytest in a process of its own, which has imported nothing but pytest until then;
-# as many at a time as there are processors.
+# Each run of pytest in a process of its own, which has imported nothing but pytest until then, and
+# what is named; as many at a time as there are processors.
 FORKS = """
+import importlib
 import json
 import os
 import sys
 import pytest
 
+for name in sys.argv[1:]:
+    importlib.import_module(name)
 jobs = json.load(sys.stdin)
 codes = [0] * len(jobs)
 running = {}
@@ -103,14 +106,15 @@ class Outside:
         return self.folder / "bin" / "pytest"
 
     def run(
-        self, *args: str | Path, cwd: Path, stdin: str = "", **variables: str
+        self, *args: str | Path, cwd: Path, stdin: str = "", **variables: str | None
     ) -> pytest.RunResult:
-        """Run this environment's Python, with the variables of `variables` and hardly another."""
+        """Run this environment's Python; of `variables`, None stands for one that is not there."""
+        environment = self.environment() | variables
         started = time.perf_counter()
         done = subprocess.run(
             [self.python, *args],
             cwd=cwd,
-            env=self.environment() | variables,
+            env={name: value for name, value in environment.items() if value is not None},
             input=stdin,
             capture_output=True,
             encoding="utf-8",
@@ -124,8 +128,8 @@ class Outside:
         home = self.folder / "home"
         return {"HOME": str(home), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 
-    def forks(self, projects: Mapping[str, Project]) -> dict[str, pytest.RunResult]:
-        """Run pytest on each project, in a process of its own."""
+    def forks(self, projects: Mapping[str, Project], *imported: str) -> dict[str, pytest.RunResult]:
+        """Run pytest on each project, in a process that has `imported` that and nothing else."""
         folders = [self.folder / f"run{next(self.runs)}" / "project" for _ in projects]
         for folder, project in zip(folders, projects.values(), strict=True):
             folder.mkdir(parents=True)
@@ -135,7 +139,7 @@ class Outside:
             for folder, project in zip(folders, projects.values(), strict=True)
         ]
         script = self.folder / "bin" / "forks"
-        done = self.run(script, cwd=self.folder, stdin=json.dumps(jobs))
+        done = self.run(script, *imported, cwd=self.folder, stdin=json.dumps(jobs))
         assert done.ret == 0, done.stderr.str()
         return {
             name: _result(

@@ -148,10 +148,11 @@ def runs(outside: Outside, known: str) -> dict[str, pytest.RunResult]:
     for name, (value, spec, _) in INI.items():
         args = ("--tb=no", "-o", f"{name}={value}", f"--chaos={spec}")
         projects[name] = Project(files=FILES, args=args)
-    helps = {"help": ("--help",), "plain help": ("--help", "-p", "no:resilience")}
-    return outside.forks(
-        projects | {name: Project(files={}, args=args) for name, args in helps.items()}
-    )
+    for name, more in {"help": (), "plain help": ("-p", "no:resilience")}.items():
+        projects[name] = Project(files={}, args=("--help", *more))
+    first = {name: projects.pop(name) for name in FLAGS}
+    # The other spellings are read by the same code: it need not be loaded each time.
+    return outside.forks(first) | outside.forks(projects, "pytest_resilience.plugin.session")
 
 
 @pytest.fixture(scope="module")

@@ -92,15 +92,18 @@ rate = 1
 """
 
 
+def source_of(name: str) -> str:
+    given, body = TYPES[name]
+    return TYPE.format(name=name, given=", " * bool(given) + given, body=body)
+
+
 def project(test: str, *args: str) -> Project:
     files = {"test_it.py": test, "shop.py": SHOP, "pytest.ini": INI, "pyproject.toml": PROFILE}
     return Project(files=files, args=("-W", "error", *args))
 
 
 MARKERS = {
-    "chaos": project(
-        TYPE.format(name="network_latency", given=", delay='1ms'", body="shop.connect()")
-    ),
+    "chaos": project(source_of("network_latency")),
     "no_chaos": project(
         """
         import pytest
@@ -129,10 +132,7 @@ MARKERS = {
 
 @pytest.fixture(scope="module")
 def runs(outside: Outside) -> dict[str, pytest.RunResult]:
-    types = {
-        name: project(TYPE.format(name=name, given=", " * bool(given) + given, body=body))
-        for name, (given, body) in TYPES.items()
-    }
+    types = {name: project(source_of(name)) for name in TYPES}
     asked = {"markers": project("", "--markers"), "types": project("", "--chaos-list")}
     return outside.forks(types | MARKERS | asked)
 
