@@ -30,6 +30,7 @@ from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.patching import Patches
 from pytest_resilience.seams.patching import accepting_classes
 from pytest_resilience.seams.patching import socket_classes
+from pytest_resilience.seams.patching import tls_modules
 from pytest_resilience.seams.readiness import Readiness
 from pytest_resilience.seams.receiving import Receiving
 from pytest_resilience.seams.resolving import Resolving
@@ -95,8 +96,6 @@ class Interception:
 
     def apply(self) -> None:
         """Replace what clients call."""
-        import ssl  # most clients have it loaded; it may not come after us unseen
-
         self._retired = False
         patches = self._patches
         self._resolving.watch(patches)
@@ -104,11 +103,8 @@ class Interception:
             self._apply_to(plain)
         for each in accepting_classes():
             patches.replace(each, "_accept", self._accepting)  # of which `accept` is made
-        for name in _TLS_RECEIVING:
-            patches.replace(ssl.SSLSocket, name, self._receiving)
-        for name in _TLS_SENDING:
-            patches.replace(ssl.SSLSocket, name, self._sending)
-        patches.replace(ssl.SSLSocket, "do_handshake", self._shaking_hands)
+        for tls in tls_modules():
+            self._apply_to_tls(tls.SSLSocket)
         self._dialing.watch()
         self._loops.watch()
         self._tls_objects.watch()
@@ -125,6 +121,15 @@ class Interception:
         patches.replace(plain, "detach", self._detaching)
         patches.replace(plain, "shutdown", self._shutting)
         patches.replace(plain, "_real_close", self._closing)
+
+    def _apply_to_tls(self, tls: Any) -> None:
+        """Replace the methods of a class of sockets with TLS."""
+        patches = self._patches
+        for name in _TLS_RECEIVING:
+            patches.replace(tls, name, self._receiving)
+        for name in _TLS_SENDING:
+            patches.replace(tls, name, self._sending)
+        patches.replace(tls, "do_handshake", self._shaking_hands)
 
     def _passing(self, otherwise: _Handle, original: Callable[..., Any]) -> Callable[..., Any]:
         """What calls `otherwise` unless the socket may pass; all that chaos costs one that may.

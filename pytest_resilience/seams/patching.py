@@ -8,6 +8,7 @@ import sys
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 
@@ -20,12 +21,15 @@ __all__ = [
     "kernel_socket",
     "python_socket_class",
     "socket_classes",
+    "tls_modules",
 ]
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
 KernelSocket = _socket.socket
 
 _ABSENT = object()
+
+_tls_modules: list[ModuleType] = []
 
 # Replacements that were to be taken out while another lay on top of them, by id, with what
 # each had found.
@@ -124,6 +128,25 @@ def socket_classes() -> list[Any]:
     """Every class whose methods clients call, without TLS."""
     green = getattr(green_module("gevent._socket3"), "socket", None)
     return [python_socket_class(), *([] if green is None else [green])]
+
+
+def tls_modules() -> list[ModuleType]:
+    """Python's `ssl`, loaded if it never was: it may not come after us unseen.
+
+    A test can have taken it out, or let nobody load it, to see how it is without: then it is
+    what was there before. And it can have loaded another for itself. A Python that was built
+    without has none.
+    """
+    here = sys.modules.get("ssl")
+    if here is None and not _tls_modules:
+        try:
+            import ssl as here
+        except ImportError:
+            return []
+    here = here if hasattr(here, "SSLSocket") else None
+    if here is not None and not _tls_modules:
+        _tls_modules.append(here)
+    return [*_tls_modules, *([] if here is None or here in _tls_modules else [here])]
 
 
 def green_module(name: str) -> Any:

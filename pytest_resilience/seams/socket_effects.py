@@ -26,6 +26,7 @@ from pytest_resilience.seams import wrecks
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.patching import KernelSocket
 from pytest_resilience.seams.patching import kernel_socket
+from pytest_resilience.seams.patching import tls_modules
 from pytest_resilience.seams.waiting import wait
 
 
@@ -213,8 +214,7 @@ def nothing_yet(sock: Receiver) -> OSError:
 def _would_block(sock: Receiver, error: str, code: str, deed: str) -> OSError:
     if not speaks_tls(sock):
         return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-    import ssl  # whoever has such a socket has loaded it
-
+    ssl = tls_modules()[0]  # whoever has such a socket has loaded it
     made: OSError = getattr(ssl, error)(
         getattr(ssl, code), f"The operation did not complete ({deed})"
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.patching import Patches
+from pytest_resilience.seams.patching import tls_modules
 from pytest_resilience.seams.receipt import Receipt
 from pytest_resilience.seams.requests_sent import FRAMED
 from pytest_resilience.seams.tls_records import client_random
@@ -40,12 +41,11 @@ class TlsObjects:
         self._links: weakref.WeakKeyDictionary[Any, Link] = weakref.WeakKeyDictionary()
 
     def watch(self) -> None:
-        import ssl  # most clients have it loaded; it may not come after us unseen
-
         self._retired = False
-        self._patches.replace(ssl.SSLContext, "wrap_bio", self._wrapping)
-        self._patches.replace(ssl.SSLObject, "do_handshake", self._shaking_hands)
-        self._patches.replace(ssl.SSLObject, "read", self._reading)
+        for tls in tls_modules():
+            self._patches.replace(tls.SSLContext, "wrap_bio", self._wrapping)
+            self._patches.replace(tls.SSLObject, "do_handshake", self._shaking_hands)
+            self._patches.replace(tls.SSLObject, "read", self._reading)
 
     def retire(self) -> None:
         self._retired = True

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib
 import socket
 import ssl
+import sys
 import threading
 import time
+import types
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -177,6 +180,73 @@ def test_the_delay_is_as_long_as_asked(trust: Trust, tls_port: int) -> None:
     with connected(tls_port, trust):
         assert clock.sleeps == [0.04, 0.04]  # connecting and shaking hands
     engine.stop(activation)
+
+
+def test_what_a_test_does_to_the_import_of_ssl_stays_its_own(
+    trust: Trust, tls_port: int, inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may see how its code is without it; who had it before has it still."""
+    with inject("network_latency", delay=0.001) as latency, connected(tls_port, trust):
+        hits = latency.hits
+    for module in (None, types.ModuleType("ssl")):  # not to be loaded; and a stub
+        monkeypatch.setitem(sys.modules, "ssl", module)
+        with inject("network_latency", delay=0.001) as latency, connected(tls_port, trust):
+            assert latency.hits == hits
+        assert sys.modules["ssl"] is module
+    monkeypatch.delitem(sys.modules, "ssl")
+    with inject("network_latency", delay=0.001):
+        assert "ssl" not in sys.modules
+
+
+def test_an_answer_held_back_is_not_there_yet_where_ssl_cannot_be_loaded(
+    trust: Trust, tls_port: int, inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connected(tls_port, trust) as client, inject("network_latency", delay=30):
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        client.setblocking(False)
+        monkeypatch.setitem(sys.modules, "ssl", None)
+        with pytest.raises(ssl.SSLWantReadError):
+            client.recv(100)
+
+
+def test_an_ssl_that_a_test_loads_for_itself_is_met_too(
+    trust: Trust, tls_port: int, inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "ssl")
+    another: Any = importlib.import_module("ssl")
+    assert another is not ssl
+    context = another.create_default_context(cafile=trust.file)
+    with inject("network_latency", delay=0.001) as latency:
+        with socket.create_connection((HOST, tls_port), timeout=5) as plain:
+            connecting = latency.hits
+            context.wrap_socket(plain, server_hostname=HOST).close()
+        assert latency.hits == connecting + 1  # the handshake
+
+
+def test_a_python_without_ssl_has_its_faults_all_the_same(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        import sys
+
+        assert "ssl" not in sys.modules
+        sys.modules["ssl"] = sys.modules["_ssl"] = None
+        """
+    )
+    pytester.makepyfile(
+        """
+        import socket
+
+        import pytest
+
+        @pytest.mark.chaos("network_failure", mode="refuse", rate=1)
+        def test_refused():
+            with socket.socket() as client, pytest.raises(ConnectionRefusedError):
+                client.connect(("127.0.0.1", 9))
+            assert __import__("sys").modules["ssl"] is None
+        """
+    )
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=1)
 
 
 def test_a_handshake_that_takes_too_long_times_out(
