@@ -118,8 +118,13 @@ class Services:
             known = ", ".join(sorted(self._known)) or "none"
             raise ConfigurationError(
                 f"unknown service {name!r}{nearest(name, self._known)}; known: {known}. "
-                "Services are declared in the ini option chaos_services, or by chaos.service()"
+                "Declare it in the ini option chaos_services or in a profile. What a test starts "
+                "itself, and its markers unless they include the set-up, can also name what "
+                "chaos.service() declares before, in a fixture that the test asks for"
             ) from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
 
 
 def _exception(name: str, value: Any) -> type[Exception]:

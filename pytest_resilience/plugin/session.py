@@ -88,7 +88,8 @@ class ChaosSession:
             for node, mark in _chaos_marks(item):
                 try:
                     requested.append(from_mark(mark, self._settings.defaults))
-                    self._engine.check(requested[-1].experiment)
+                    if not self._may_declare(item, requested[-1]):
+                        self._engine.check(requested[-1].experiment)
                 except ConfigurationError as error:
                     problems[f"{mark_location(node, mark)}: {error}"] = None
             exempt = item.get_closest_marker("no_chaos") is not None
@@ -97,6 +98,15 @@ class ChaosSession:
             hand_over(self._config, items, list(problems))
         elif problems:
             raise pytest.UsageError("\n".join(problems))
+
+    def _may_declare(self, item: pytest.Item, requested: Requested) -> bool:
+        """Whether a fixture may declare what `requested` names, before it starts."""
+        names = requested.experiment.target_services
+        return (
+            not requested.include_setup
+            and "chaos" in getattr(item, "fixturenames", ())
+            and not all(name in self._engine.services for name in names)
+        )
 
     def running(self, item: pytest.Item, requested: Requested) -> AbstractContextManager[None]:
         """Put every run of `item` in the block under one experiment more."""
@@ -150,7 +160,11 @@ class ChaosSession:
         scope = self._scope(item)  # from now on it listens
         for requested in item.stash.get(_REQUESTED, self._settings.experiments):
             if requested.include_setup == include_setup:
-                scope.roll(requested)
+                try:
+                    scope.roll(requested)
+                except ConfigurationError as error:  # known no sooner: see `_may_declare`
+                    name = requested.experiment.name
+                    pytest.fail(f"chaos experiment {name!r}: {error}", pytrace=False)
 
     # The innermost wrapper of each phase: what pytest and other plugins do around the
     # test is not under test.

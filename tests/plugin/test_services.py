@@ -203,6 +203,67 @@ def test_unknown_services_fail_at_collection(shop: pytest.Pytester) -> None:
     )
 
 
+def test_a_marker_names_what_a_fixture_declares(shop: pytest.Pytester) -> None:
+    shop.makepyfile("""
+        import pytest
+        import shop
+
+        from pytest_resilience import ServiceFailureError
+
+        @pytest.fixture
+        def bank(chaos):
+            chaos.service("bank", "shop:charge")
+
+        @pytest.mark.chaos("service_failure", target_services=["bank"])
+        def test_by_another_fixture(bank):
+            with pytest.raises(ServiceFailureError, match="service 'bank' failed"):
+                shop.charge(1)
+
+        @pytest.mark.chaos("service_failure", target_services=["bank", "payment"])
+        def test_beside_one_of_the_ini_file(bank):
+            with pytest.raises(ServiceFailureError):
+                shop.charge(1)
+    """)
+    shop.runpytest().assert_outcomes(passed=2)
+    shop.runpytest("--no-chaos").assert_outcomes(failed=2)  # nothing is raised there
+    shop.runpytest("-n", "1", "-p", "xdist").assert_outcomes(passed=2)
+
+
+def test_a_marker_names_what_no_fixture_has_declared(shop: pytest.Pytester) -> None:
+    shop.makepyfile("""
+        import pytest
+
+        @pytest.mark.chaos("service_failure", target_services=["bank"])
+        def test_too_late(chaos):
+            chaos.service("bank", "shop:charge")
+    """)
+    result = shop.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        "chaos experiment 'service_failure': unknown service 'bank'; known: ghost, *. Declare "
+        "it in the ini option chaos_services or in a profile. * chaos.service() declares "
+        "before, in a fixture that the test asks for"
+    )
+    result.stdout.no_fnmatch_line("*pytest_resilience?plugin*")
+
+
+def test_markers_that_begin_before_fixtures_cannot_name_theirs(shop: pytest.Pytester) -> None:
+    shop.makepyfile("""
+        import pytest
+
+        @pytest.fixture
+        def bank(chaos):
+            chaos.service("bank", "shop:charge")
+
+        @pytest.mark.chaos("service_failure", target_services=["bank"], include_setup=True)
+        def test_charge(bank):
+            pass
+    """)
+    result = shop.runpytest()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines("*py:7: unknown service 'bank'; *markers unless they include *")
+
+
 @pytest.mark.parametrize(
     ("lines", "why"),
     [("payment", "write it as"), ("a = b:1\n    a = c:1", "a service named 'a' exists already")],
