@@ -110,11 +110,11 @@ class Activation:
         share = self._delays.draw(number)
         return tuple(Hit(self, fault.drawn(share), number) for fault in faults)
 
-    def pressed(self) -> None:
-        """Count a fault that answers to no operation."""
+    def pressed(self, *, hit: bool) -> None:
+        """Count a fault that answers to no operation; `hit`: whether it is anything at all."""
         with self._lock:
             self.matched += 1
-            self.hits += 1
+            self.hits += hit
 
     def spared(self) -> None:
         """Do not count the operation that was hit last: it had nothing to be hit in."""

@@ -17,6 +17,7 @@ from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.place import caller
+from pytest_resilience.chaos.pressure import Pressure
 from pytest_resilience.chaos.service import Services
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
@@ -247,7 +248,10 @@ class Engine:
 
     def press(self, activation: Activation, fault: Fault, kind: str) -> None:
         """Count and tell of a fault that answers to no operation."""
-        activation.pressed()
+        hit = not (isinstance(fault, Pressure) and fault.is_nothing)
+        activation.pressed(hit=hit)
+        if not hit:
+            return
         self.listeners.emit(
             FaultInjected(
                 at=self.clock.monotonic(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -234,14 +235,15 @@ class ChaosExperiment:
 
 
 def _services(kind: Kind, names: Sequence[Any] | str | None) -> tuple[str, ...]:
-    given = names.split("|") if isinstance(names, str) else names or ()
-    if not isinstance(given, Iterable):
+    given: Any = names.split("|") if isinstance(names, str) else names or ()
+    if not isinstance(given, Iterable) or isinstance(given, (Mapping, bytes)):
         raise ConfigurationError(f"target_services={shortened(names)}: give the names of services")
     fails_services = kind is ChaosType.SERVICE_FAILURE
     if given and not fails_services:
         raise ConfigurationError(
             f"target_services={shortened(names)}: {kind.value} is aimed with target="
         )
+    given = list(given)
     chosen = tuple(each.strip() for each in given if isinstance(each, str) and each.strip())
     if len(chosen) != len(given) or (fails_services and not chosen):
         raise ConfigurationError(

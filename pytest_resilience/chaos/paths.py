@@ -7,6 +7,7 @@ import os
 import re
 
 from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +108,7 @@ def parse_paths(name: str, value: Any) -> Paths:
         several = value.split("|")
     else:
         several = [value] if isinstance(value, os.PathLike) else value
-    if not isinstance(several, Iterable) or isinstance(several, bytes):
+    if not isinstance(several, Iterable) or isinstance(several, (Mapping, bytes)):
         raise ConfigurationError(
             f"{name}={shortened(value)}: give a glob of files such as 'data/**'"
         )

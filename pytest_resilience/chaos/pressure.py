@@ -78,6 +78,16 @@ class Pressure(Fault):
 
     intensity: float
 
+    @property
+    def said(self) -> object:
+        """How much was asked for in its own unit; None where `intensity` alone says it."""
+        return None
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether it asks for nothing at all."""
+        return self.said is None and not self.intensity
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuLoad(Pressure):
@@ -87,6 +97,10 @@ class CpuLoad(Pressure):
     load: float | None = None
     cores: int | None = None
     engine: str = BUILT_IN
+
+    @property
+    def said(self) -> object:
+        return self.load
 
     def __str__(self) -> str:
         return f"CPU load {_share(self.load, self.intensity)} on {_number(self.cores, 'core')}"
@@ -99,6 +113,10 @@ class GilLoad(Pressure):
     kinds: ClassVar[frozenset[str]] = frozenset({CPU})
     load: float | None = None
     threads: int | None = None
+
+    @property
+    def said(self) -> object:
+        return self.load
 
     def __str__(self) -> str:
         return f"GIL load {_share(self.load, self.intensity)} in {_number(self.threads, 'thread')}"
@@ -119,6 +137,10 @@ class MemoryLoad(Pressure):
     ramp: float = 0.0
     reserve: Amount | None = None
     engine: str = BUILT_IN
+
+    @property
+    def said(self) -> object:
+        return self.size
 
     def __str__(self) -> str:
         grown = f" within {format_seconds(self.ramp)}" if self.ramp else ""
@@ -145,6 +167,10 @@ class DiskLoad(Pressure):
     path: str | None = None
     engine: str = BUILT_IN
 
+    @property
+    def said(self) -> object:
+        return self.size
+
     def __str__(self) -> str:
         return f"disk load {_amount(self.size, self.intensity)}"
 
@@ -167,6 +193,10 @@ class DescriptorLimit(Pressure):
 
     kinds: ClassVar[frozenset[str]] = frozenset({DESCRIPTORS})
     leave: int | None = None
+
+    @property
+    def said(self) -> object:
+        return self.leave
 
     def __str__(self) -> str:
         left = f"intensity {self.intensity:g}" if self.leave is None else f"{self.leave} left"

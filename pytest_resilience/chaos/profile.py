@@ -127,20 +127,25 @@ class Profile:
         def optional(key: str, parse: Any) -> Any:
             return parse(key, table[key]) if key in table else None
 
-        names = optional("experiments", _experiments) or ()
-        return cls(
+        names = optional("experiments", _experiments)
+        found = cls(
             name=name,
-            experiments=names,
+            experiments=names or (),
             services=optional("services", _services) or (),
             markers=optional("markers", _text) or "",
             paths=optional("paths", _texts) or (),
-            seed=optional("seed", _seed),
+            seed=optional("seed", quantities.seed),
             intensity=optional("intensity", quantities.share),
             probability=optional("probability", quantities.share),
             gate=optional("gate", gate_of),
             interval=optional("interval", _interval) or 30.0,
             max_active=optional("max_active", quantities.count),
         )
+        if not names:
+            raise ConfigurationError(
+                "it has no experiments, so nothing would happen; write each as [[…experiments]]"
+            )
+        return found
 
 
 def _experiments(_key: str, tables: Any) -> tuple[ProfileExperiment, ...]:
@@ -185,12 +190,6 @@ def _interval(key: str, value: Any) -> float:
     if not interval:
         raise ConfigurationError(f"{key}={shortened(value)}: give more than nothing")
     return interval
-
-
-def _seed(key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigurationError(f"{key}={shortened(value)}: give a whole number, 0 or more")
-    return value
 
 
 def gate_of(key: str, value: Any) -> float:

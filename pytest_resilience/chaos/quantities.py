@@ -20,10 +20,13 @@ __all__ = [
     "format_seconds",
     "interval",
     "seconds",
+    "seed",
     "share",
     "switch",
 ]
 
+_SEEDS = 2**64
+_DIGITS = 40  # of a seed, with zeros in front
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _BYTES = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3}
 _BYTES |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -126,6 +129,18 @@ def count(name: str, value: Any) -> int:
     if unit or number < 1 or number != number // 1 or math.isinf(number):
         raise ConfigurationError(f"{name}={shortened(value)}: give a whole number of at least 1")
     return int(number)
+
+
+def seed(name: str, value: Any) -> int:
+    """What decides all chance: a whole number below 2^64, or a text of one."""
+    number = value
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _DIGITS:
+        number = int(value)
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < _SEEDS:
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: give a whole number from 0 to {_SEEDS - 1}"
+        )
+    return number
 
 
 def interval(name: str, value: Any) -> tuple[float, float]:

@@ -62,7 +62,7 @@ class Service:
 
         Raises ConfigurationError for a name or a place that makes no sense.
         """
-        if not re.fullmatch(r"[\w.-]+", name):
+        if not re.fullmatch(r"[\w.-]{1,200}", name):
             raise ConfigurationError(f"service {name!r}: a name has letters, digits, _, - and .")
         texts = [place.strip() for place in places]
         callables = tuple(text for text in texts if _CALLABLE.fullmatch(text))

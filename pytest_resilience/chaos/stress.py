@@ -105,6 +105,22 @@ def _floor(name: str, value: Any) -> Amount:
     return found
 
 
+def _load(name: str, value: Any) -> float:
+    return _something(name, value, quantities.share(name, value))
+
+
+def _size(name: str, value: Any) -> Amount:
+    found = quantities.amount(name, value)
+    _something(name, value, found.bytes if found.share is None else found.share)
+    return found
+
+
+def _something(name: str, value: Any, amount: float | None) -> float:
+    if not amount:
+        raise ConfigurationError(f"{name}={value!r}: that is no stress at all; give more")
+    return amount
+
+
 def _whole(name: str, value: Any) -> int:
     return 0 if value in (0, "0") and value is not False else quantities.count(name, value)
 
@@ -126,7 +142,7 @@ CPU_STRESS = Recipe(
     summary="processes compute: less of the CPUs is left",
     parameters=(
         Parameter(
-            name="load", unit="0..1 or %", parse=quantities.share,
+            name="load", unit="0..1 or %, above 0", parse=_load,
             default="intensity x CPUs / cores", help="of each core",
         ),
         Parameter(
@@ -147,7 +163,7 @@ MEMORY_STRESS = Recipe(
     summary="a process holds memory; or, with mode=fail, this one gets no more",
     parameters=(
         Parameter(
-            name="size", unit="bytes, kB .. GiB, or %", parse=quantities.amount,
+            name="size", unit="bytes, kB .. GiB, or %", parse=_size,
             default=f"intensity x {MOST_MEMORY:.0%}", help="held; % of what is available",
         ),
         Parameter(
@@ -176,7 +192,7 @@ DISK_STRESS = Recipe(
     summary="a process writes, syncs and reads; or fills the disk",
     parameters=(
         Parameter(
-            name="size", unit="bytes, kB .. GiB, or %", parse=quantities.amount,
+            name="size", unit="bytes, kB .. GiB, or %", parse=_size,
             default=f"intensity x {quantities.format_bytes(MOST_DISK)}",
             help="of the file; % of what is free",
         ),

@@ -7,6 +7,7 @@ import re
 import socket
 
 from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -88,8 +89,8 @@ def parse_targets(value: Any) -> tuple[Target, ...]:
     """One pattern, several in one text between `|`, or an iterable of patterns."""
     if isinstance(value, Target):
         return (value,)
-    texts: Iterable[Any] = value.split("|") if isinstance(value, str) else value
-    if not isinstance(texts, Iterable):
+    texts: Any = value.split("|") if isinstance(value, str) else value
+    if not isinstance(texts, Iterable) or isinstance(texts, (Mapping, bytes)):
         raise ConfigurationError(
             f"target {shortened(value)} is not a text; e.g. 'api.example.com:443'"
         )

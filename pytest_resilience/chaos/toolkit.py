@@ -95,7 +95,7 @@ class ToolkitExperiment:
         """Read `experiment.json`. Raises ConfigurationError, and OSError if there is none."""
         try:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigurationError(f"{path} is no JSON: {error}") from error
         if not isinstance(document, Mapping):
             raise ConfigurationError(f"{path} holds no experiment but {type(document).__name__}")

@@ -86,6 +86,10 @@ def pytest_collection_modifyitems(
     By now the conftest files of all directories have been read, with their adapters.
     """
     result = yield
+    if any(map(_has_marks_to_check, items)):
+        from pytest_resilience.plugin import occasional
+
+        occasional.check_marks(config, items)
     # Flags have begun it already, and may choose among the tests.
     if config.pluginmanager.has_plugin(options.SESSION) or any(map(_asks_for_chaos, items)):
         _session(config).check(items)
@@ -193,6 +197,13 @@ def _asks_for_chaos(item: pytest.Item) -> bool:
     marked = "chaos" in item.keywords and item.get_closest_marker("chaos") is not None
     names = getattr(item, "fixturenames", ())
     return marked or not _FIXTURES.isdisjoint(names)
+
+
+def _has_marks_to_check(item: pytest.Item) -> bool:
+    return "resilience" in item.keywords or (
+        "no_chaos" in item.keywords
+        and any(mark.args or mark.kwargs for mark in item.iter_markers("no_chaos"))
+    )
 
 
 def _session(config: pytest.Config) -> Any:

@@ -31,21 +31,28 @@ class Expectation:
     @classmethod
     def of(cls, item: pytest.Item) -> Expectation:
         """What the marks of a test say, the nearest first. Raises ConfigurationError."""
-        allowed: list[type[BaseException]] = []
-        limit = None
-        for mark in item.iter_markers("resilience"):
-            given = dict(mark.kwargs)
-            if mark.args:
-                raise ConfigurationError("resilience takes allowed= and deadline=, nothing else")
-            allowed += _types(given.pop("allowed", ()))
-            seconds = given.pop("deadline", None)
-            if given:
-                raise ConfigurationError(
-                    f"resilience takes allowed= and deadline=, not {', '.join(given)}"
-                )
-            if limit is None and seconds is not None:
-                limit = quantities.seconds("deadline", seconds)
-        return cls(allowed=tuple(allowed), deadline=limit or DEADLINE)
+        marks = [cls.read(mark) for mark in item.iter_markers("resilience")]
+        return cls(
+            allowed=tuple(each for mark in marks for each in mark.allowed),
+            deadline=next((mark.deadline for mark in marks if mark.deadline), DEADLINE),
+        )
+
+    @classmethod
+    def read(cls, mark: pytest.Mark) -> Expectation:
+        """What one mark says; a deadline of 0 where it says none. Raises ConfigurationError."""
+        given = dict(mark.kwargs)
+        if mark.args:
+            raise ConfigurationError("resilience takes allowed= and deadline=, nothing else")
+        allowed = _types(given.pop("allowed", ()))
+        limit = given.pop("deadline", None)
+        if given:
+            raise ConfigurationError(
+                f"resilience takes allowed= and deadline=, not {', '.join(given)}"
+            )
+        seconds = 0.0 if limit is None else quantities.seconds("deadline", limit)
+        if limit is not None and not seconds:
+            raise ConfigurationError(f"deadline={shortened(limit)}: give more than nothing")
+        return cls(allowed=tuple(allowed), deadline=seconds)
 
 
 def _types(value: object) -> list[type[BaseException]]:

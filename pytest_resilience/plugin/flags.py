@@ -13,9 +13,10 @@ from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin import options
 
 
-__all__ = ["first", "part", "score", "seed_number", "single", "times_typed"]
+__all__ = ["first", "part", "score", "single", "times_typed"]
 
 _Value = TypeVar("_Value")
+_DIGITS = 9  # of a number of shards
 
 
 def single(
@@ -51,13 +52,8 @@ def score(name: str, value: str) -> float:
 def part(name: str, value: str) -> tuple[int, int]:
     """Which of how many, as in `1/3`."""
     index, slash, count = value.partition("/")
-    if not (slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
-        raise ConfigurationError(f"{name}={value}: give a part such as 1/3")
+    numbers = index.isascii() and count.isascii() and index.isdigit() and count.isdigit()
+    short = len(index) <= _DIGITS and len(count) <= _DIGITS
+    if not (slash and numbers and short and 1 <= int(index) <= int(count)):
+        raise ConfigurationError(f"{name}={shortened(value)}: give a part such as 1/3")
     return int(index), int(count)
-
-
-def seed_number(name: str, value: str) -> int:
-    """The seed of a run."""
-    if not value.isascii() or not value.isdecimal():
-        raise ConfigurationError(f"{name}={shortened(value)}: give a whole number, 0 or more")
-    return int(value)

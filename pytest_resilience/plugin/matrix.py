@@ -11,7 +11,6 @@ from typing import Protocol
 
 import pytest
 
-from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin.deadline import deadline
 from pytest_resilience.plugin.expectation import Expectation
 from pytest_resilience.plugin.judgement import Judgement
@@ -85,17 +84,11 @@ class Matrix:
     def pytest_collection_modifyitems(
         self, items: list[pytest.Item]
     ) -> Generator[None, object, object]:
-        """Read what the tests expect. Raises `pytest.UsageError` naming each bad marker."""
+        """Read what the tests expect, from marks that have been checked."""
         result = yield
         self._take_part(items)
-        problems = []
         for item in items:
-            try:
-                item.stash[_EXPECTED] = Expectation.of(item)
-            except ConfigurationError as error:
-                problems.append(f"{item.nodeid}: {error}")
-        if problems:
-            raise pytest.UsageError("\n".join(problems))
+            item.stash[_EXPECTED] = Expectation.of(item)
         return result
 
     def _take_part(self, items: list[pytest.Item]) -> None:

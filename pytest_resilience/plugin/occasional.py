@@ -10,7 +10,7 @@ from pytest_resilience.plugin import options
 from pytest_resilience.plugin.pytest_private import write_lines
 
 
-__all__ = ["Listing", "MovedOptions", "XdistController", "add_adapters"]
+__all__ = ["Listing", "MovedOptions", "XdistController", "add_adapters", "check_marks"]
 
 
 class Listing:
@@ -57,3 +57,27 @@ def add_adapters(config: pytest.Config) -> None:
     for readers in config.hook.pytest_resilience_adapters():
         for reader in readers:
             config.add_cleanup(add_reader(reader))
+
+
+def check_marks(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Raise `pytest.UsageError` naming each bad mark `resilience` or `no_chaos` of `items`."""
+    from pytest_resilience.errors import ConfigurationError
+    from pytest_resilience.plugin.expectation import Expectation
+    from pytest_resilience.plugin.locate import mark_location
+
+    problems: dict[str, None] = {}
+    for item in items:
+        for node, mark in item.iter_markers_with_node():
+            try:
+                if mark.name == "resilience":
+                    Expectation.read(mark)
+                elif mark.name == "no_chaos" and (mark.args or mark.kwargs):
+                    raise ConfigurationError("no_chaos takes nothing; write @pytest.mark.no_chaos")
+            except ConfigurationError as error:
+                problems[f"{mark_location(node, mark)}: {error}"] = None
+    if problems and hasattr(config, "workerinput"):
+        from pytest_resilience.plugin.xdist import hand_over
+
+        hand_over(config, items, list(problems))
+    elif problems:
+        raise pytest.UsageError("\n".join(problems))

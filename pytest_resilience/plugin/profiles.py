@@ -97,7 +97,9 @@ def selects(profile: Profile, item: pytest.Item) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except RecursionError:
+        raise ConfigurationError(f"{path} cannot be read: it is nested too deeply") from None
+    except (OSError, ValueError) as error:  # no UTF-8, no TOML, a number of too many digits
         raise ConfigurationError(f"{path} cannot be read: {error}") from None
 
 

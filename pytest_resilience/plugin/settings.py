@@ -28,7 +28,6 @@ from pytest_resilience.plugin import options
 from pytest_resilience.plugin.flags import first
 from pytest_resilience.plugin.flags import part
 from pytest_resilience.plugin.flags import score
-from pytest_resilience.plugin.flags import seed_number
 from pytest_resilience.plugin.flags import single
 from pytest_resilience.plugin.flags import times_typed
 from pytest_resilience.plugin.profiles import Check
@@ -135,7 +134,7 @@ def _checked(config: pytest.Config, names: dict[str, str]) -> Settings:
     monkeys = [find_profile(config, name) for name in options.given(config, "chaos-monkey")]
     defaults = _defaults(config, names, profiles)
     seed = first(
-        single(config, "chaos-seed", names, seed_number),
+        single(config, "chaos-seed", names, quantities.seed),
         *(each.seed for each in reversed([*profiles, *monkeys])),
     )
     services = _services(config, [*profiles, *monkeys])

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from types import FrameType
 
+from pytest_resilience.chaos import quantities
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.spec import format_spec
 from pytest_resilience.chaos.spec import parse_spec
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a fault of the network, as pytest's --chaos takes it, e.g. "
         "network_failure:mode=reset,rate=0.1; also stream=upstream; may be repeated",
     )
-    parser.add_argument("--seed", type=int, help="repeat the chance of another run")
+    parser.add_argument("--seed", help="repeat the chance of another run")
     parser.add_argument(
         "--control",
         nargs="?",
@@ -100,10 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _running(options: argparse.Namespace) -> Iterator[list[Activation]]:
     """What was asked for, started and told; the experiments in it."""
     toxics = [parse_toxic(text) for text in options.toxic]
+    seed = None if options.seed is None else quantities.seed("--seed", options.seed)
     with contextlib.ExitStack() as running:
-        proxy = running.enter_context(
-            ChaosProxy(options.upstream, options.listen, seed=options.seed)
-        )
+        proxy = running.enter_context(ChaosProxy(options.upstream, options.listen, seed=seed))
         for toxic in toxics:
             proxy.apply(toxic)
         activations = [

@@ -158,7 +158,7 @@ def _unquoted(field: str, where: str) -> str:
         return field
     try:
         return str(json.loads(field))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ConfigurationError(f"{where}: {field} is no text in quotes") from None
 
 

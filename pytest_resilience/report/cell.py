@@ -112,7 +112,7 @@ class Moment:
         if kind not in set(MomentKind):
             raise fields.misfit("kind", f"give one of {', '.join(MomentKind)}")
         return cls(
-            at=fields.number("at"),
+            at=fields.number("at", least=0),
             kind=MomentKind(kind),
             source=fields.text("source"),
             text=fields.text("text"),
@@ -183,7 +183,7 @@ class Cell:
             flaky=fields.flag("flaky"),
             reason=fields.text("reason"),
             repeat=fields.text("repeat"),
-            duration=fields.number("duration"),
+            duration=fields.number("duration", least=0),
             timeline=tuple(map(Moment.from_json, fields.rows("timeline"))),
         )
 

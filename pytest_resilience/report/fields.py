@@ -80,12 +80,13 @@ class Fields:
             raise self.misfit(key, f"give {words}")
         return value
 
-    def number(self, key: str, *, above: float = -math.inf) -> float:
-        """A finite number above `above`."""
+    def number(self, key: str, *, above: float = -math.inf, least: float = -math.inf) -> float:
+        """A finite number above `above`, and of at least `least`."""
         bound = "" if above == -math.inf else f" above {above:g}"
+        bound += "" if least == -math.inf else f", {least:g} or more"
         value: float = self._get(key, (int, float), f"a finite number{bound}")
         try:
-            fits = math.isfinite(value) and value > above
+            fits = math.isfinite(value) and value > above and value >= least
         except OverflowError:  # a whole number of more than 308 digits
             fits = False
         if not fits:

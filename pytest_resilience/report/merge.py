@@ -27,6 +27,7 @@ def merge(named: Sequence[tuple[str, Report]]) -> Report:
         raise ConfigurationError("no report to merge; name at least one")
     _same_configuration(named)
     _all_there(named)
+    _all_different(named)
     reports = [report for _, report in sorted(named, key=lambda each: each[1].shard.index)]
     seeds = {report.seed for report in reports}
     return Report(
@@ -81,6 +82,15 @@ def _all_there(named: Sequence[tuple[str, Report]]) -> None:
         raise ConfigurationError(
             f"shard {names} of {count} is missing; there are {', '.join(name for name, _ in named)}"
         )
+
+
+def _all_different(named: Sequence[tuple[str, Report]]) -> None:
+    for number, (name, report) in enumerate(named):
+        for other, same in named[:number]:
+            if report == same:
+                raise ConfigurationError(
+                    f"{other} and {name} are the same report of shard {report.shard}; name it once"
+                )
 
 
 def _interrupted(report: Report) -> str:

@@ -54,17 +54,22 @@ def expected() -> dict[str, Any]:
         "title": "A profile of pytest-resilience",
         "type": "object",
         "properties": {
-            "experiments": {"type": "array", "items": {"type": "object", "oneOf": kinds}},
+            "experiments": {
+                "type": "array",
+                "minItems": 1,
+                "items": {"type": "object", "oneOf": kinds},
+            },
             "services": {"type": "object", "additionalProperties": TEXTS},
             "markers": {"type": "string"},
             "paths": TEXTS,
-            "seed": {"type": "integer", "minimum": 0},
+            "seed": {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
             "gate": {"type": "number", "minimum": 0, "maximum": 100},
             "intensity": SHARE,
             "probability": SHARE,
             "interval": SHARE,
             "max_active": {"type": "integer", "minimum": 1},
         },
+        "required": ["experiments"],
         "additionalProperties": False,
     }
 
@@ -76,18 +81,22 @@ def test_it_is_up_to_date() -> None:
     jsonschema.Draft202012Validator.check_schema(expected())
 
 
+SLOW = {"experiments": [{"chaos_type": "network_latency"}]}
 GOOD: list[dict[str, Any]] = [
-    {},
-    {"gate": 95, "seed": 3, "markers": "slow", "paths": ["a*"], "services": {"x": "h:1"}},
+    {"gate": 95, "seed": 3, "markers": "slow", "paths": ["a*"], "services": {"x": "h:1"}, **SLOW},
     {"experiments": [{"chaos_type": "network_latency", "delay": "300ms", "weight": 2}]},
     {"experiments": [{"chaos_type": "network_failure", "target": ["a:1"], "between": [1, 2]}]},
     {"experiments": [{"name": "x", "chaos_type": "database_failure", "after": "commit"}]},
     {"experiments": [{"chaos_type": "service_failure", "target_services": ["x"]}]},
 ]
 BAD: list[dict[str, Any]] = [
-    {"gates": 95},
-    {"gate": 101},
-    {"seed": -1},
+    {},
+    {"experiments": []},
+    {"gate": 95, "services": {"x": "h:1"}},
+    {"gates": 95, **SLOW},
+    {"gate": 101, **SLOW},
+    {"seed": -1, **SLOW},
+    {"seed": 2**64, **SLOW},
     {"experiments": {"chaos_type": "network_latency"}},
     {"experiments": [{"delay": "300ms"}]},
     {"experiments": [{"chaos_type": "network_latencies"}]},

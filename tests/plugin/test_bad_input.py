@@ -17,6 +17,23 @@ import pytest
         ('chaos("network_failure", must_fire=1)', "must_fire=1: give True or False"),
         ("chaos()", "chaos takes one chaos type or ChaosExperiment, *not 0 arguments; *"),
         ("chaos", "chaos takes one chaos type or ChaosExperiment, *not 0 arguments; *"),
+        ("chaos('network_latency', target={'a': 1})", "target {'a': 1} is not a text*"),
+        ("chaos('disk_failure', path={'a': 1})", "path={'a': 1}: give a glob*"),
+        ("chaos('service_failure', target_services={'a': 1})", "target_services={'a': 1}: give*"),
+        ("chaos('cpu_stress', load=0)", "load=0: that is no stress at all; give more"),
+        ("chaos('network_latency', delay=10**5000)", "delay=*: a duration is finite*"),
+        ("chaos('network_failure', nth=10**5000)", "nth=*"),
+        (
+            "chaos('network_latency', name='a\\nb')",
+            "name='a\\nb': an experiment has*",
+        ),
+        ("resilience(1)", "resilience takes allowed= and deadline=, nothing else"),
+        ("resilience(allow=[])", "resilience takes allowed= and deadline=, not allow"),
+        ("resilience(allowed=[1])", "allowed=[[]1]: give exception types in a list"),
+        ("resilience(deadline='soon')", "deadline='soon' is no quantity; *"),
+        ("resilience(deadline=0)", "deadline=0: give more than nothing"),
+        ("no_chaos(1)", "no_chaos takes nothing; write @pytest.mark.no_chaos"),
+        ("no_chaos(reason='slow')", "no_chaos takes nothing; write @pytest.mark.no_chaos"),
     ],
 )
 def test_a_bad_marker_ends_the_run_before_any_test(
@@ -24,6 +41,13 @@ def test_a_bad_marker_ends_the_run_before_any_test(
 ) -> None:
     result = run_with_bad_marker(pytester, marker)
     result.stderr.fnmatch_lines([f"*.py:6: {message}"])
+
+
+def test_bad_markers_that_start_no_chaos_end_a_run_under_xdist_too(
+    pytester: pytest.Pytester,
+) -> None:
+    result = run_with_bad_marker(pytester, "no_chaos(1)", "-p", "xdist", "-n2")
+    result.stdout.fnmatch_lines(["ERROR: *.py:6: no_chaos takes nothing; *"])
 
 
 def test_a_bad_marker_ends_a_run_under_xdist(pytester: pytest.Pytester) -> None:
@@ -114,8 +138,10 @@ def test_a_mark_made_elsewhere_is_placed_at_what_it_marks(pytester: pytest.Pytes
         (["--chaos=network_latency:delay"], "*'delay' is not name=value*"),
         (["--chaos=network_latency:delay=1,delay=2"], "*'delay' is given twice; keep one"),
         (["--chaos=network_failure:rate=2"], "*rate='2' is outside 0..1*"),
-        (["--chaos-seed=x"], "--chaos-seed='x': give a whole number, 0 or more"),
-        (["--chaos-seed=-1"], "--chaos-seed='-1': give a whole number, 0 or more"),
+        (["--chaos-seed=x"], "--chaos-seed='x': give a whole number from 0 to *"),
+        (["--chaos-seed=-1"], "--chaos-seed='-1': give a whole number from 0 to *"),
+        (["--chaos-seed=" + "1" * 5000], "--chaos-seed=*: give a whole number from 0 to *"),
+        ([f"--chaos-seed={2**64}"], "--chaos-seed=*: give a whole number from 0 to *"),
         (["--chaos-seed=1", "--chaos-seed", "2"], "--chaos-seed is given more than once, as 1, 2*"),
         (["--chaos-intensity=nan"], "--chaos-intensity='nan' is outside 0..1*"),
         (["--chaos-probability=-0.5"], "--chaos-probability='-0.5' is outside 0..1*"),

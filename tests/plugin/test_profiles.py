@@ -183,9 +183,18 @@ def test_a_file_of_its_own(shop: pytest.Pytester) -> None:
         ("odd.toml:paths", "*profile 'paths': paths=3: give a text, or a list of them"),
         ("odd.toml:services", "*target_services=3: give the names of services"),
         ("odd.toml:gate", "*profile 'gate': gate=101 is outside 0..100"),
-        ("odd.toml:seed", "*seed=-1: give a whole number, 0 or more"),
+        ("odd.toml:seed", "*seed=-1: give a whole number from 0 to *"),
         ("odd.toml:markers", "*markers='a and': *"),
         ("odd.toml:service", "*unknown service 'ghost'*"),
+        ("odd.toml:empty", "*profile 'empty': it has no experiments, so nothing would happen; *"),
+        ("odd.toml:nothing", "*profile 'nothing': it has no experiments, *"),
+        ("odd.toml:target", "*experiment 1: target {'a': 1} is not a text; *"),
+        ("odd.toml:load", "*experiment 1: load=0: that is no stress at all; give more"),
+        ("odd.toml:lines", "*experiment 1: name='a\\nb': an experiment has a name of one line*"),
+        ("deep.toml:ci", "*deep.toml cannot be read: it is nested too deeply"),
+        ("digits.toml:ci", "*digits.toml cannot be read: *digits*"),
+        ("binary.toml:ci", "*binary.toml cannot be read: *"),
+        ("folder.toml:ci", "*folder.toml cannot be read: *directory*"),
     ],
 )
 def test_bad_profiles(shop: pytest.Pytester, name: str, why: str) -> None:
@@ -201,11 +210,24 @@ def test_bad_profiles(shop: pytest.Pytester, name: str, why: str) -> None:
         "paths": "paths = 3",
         "services": 'experiments = [{chaos_type = "service_failure", target_services = 3}]',
         "seed": "seed = -1",
-        "markers": 'markers = "a and"',
+        "markers": 'markers = "a and"\nexperiments = [{chaos_type="network_latency"}]',
+        "empty": "",
+        "nothing": "gate = 90\nexperiments = []",
+        "target": 'experiments = [{chaos_type="network_latency", target={a=1}}]',
+        "load": 'experiments = [{chaos_type="cpu_stress", load=0}]',
+        "lines": 'experiments = [{chaos_type="network_latency", name="a\\nb"}]',
         "service": 'experiments = [{chaos_type="service_failure", target_services=["ghost"]}]',
     }
     tables = "\n".join(f"[profiles.{key}]\n{text}" for key, text in odd.items())
     shop.makefile(".toml", odd=tables, bad="[profiles.ci]\ngate ==\n")
-    result = shop.runpytest(f"--chaos-profile={name}")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(f"ERROR: {why}")
+    (shop.path / "deep.toml").write_text("a = " + "[" * 5000 + "]" * 5000)
+    (shop.path / "digits.toml").write_text("a = " + "1" * 5000)
+    (shop.path / "binary.toml").write_bytes(bytes(range(256)))
+    (shop.path / "folder.toml").mkdir()
+    for flag in ("--chaos-profile", "--chaos-monkey"):
+        if (flag, name) == ("--chaos-monkey", "odd.toml:markers"):
+            continue  # a monkey chooses no tests
+        result = shop.runpytest(f"{flag}={name}")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines(f"ERROR: {why}")
+        assert "Traceback" not in result.stderr.str()

@@ -207,10 +207,10 @@ def test_a_monkey_refuses_what_it_could_never_start(pytester: pytest.Pytester) -
         def test_without_pytest():
             with pytest.raises(ConfigurationError, match="10000 processes are more than"):
                 ChaosMonkey().register_experiment(
-                    ChaosExperiment("c", "cpu_stress", cores=10_000, load=0)
+                    ChaosExperiment("c", "cpu_stress", cores=10_000, load=1e-6)
                 )
             ChaosMonkey(start=print).register_experiment(  # who starts it knows what can be
-                ChaosExperiment("c", "cpu_stress", cores=10_000, load=0)
+                ChaosExperiment("c", "cpu_stress", cores=10_000, load=1e-6)
             )
     """)
     pytester.runpytest().assert_outcomes(passed=2)

@@ -107,6 +107,12 @@ def test_help_tells_all_types() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
+        (
+            ["127.0.0.1:0", "127.0.0.1:1", "--seed", "-1"],
+            "error: --seed='-1': give a whole number from 0",
+        ),
+        (["127.0.0.1:0", "127.0.0.1:1", "--seed", "1" * 5000], "error: --seed='111"),
+        (["127.0.0.1:0", "127.0.0.1:" + "1" * 5000], "error: upstream='127.0.0.1:111"),
         (["0.0.0.0:0", "127.0.0.1:1"], "error: listen='0.0.0.0:0' is not loopback"),
         (["127.0.0.1:0", "nowhere"], "error: upstream='nowhere' has no port"),
         (

@@ -31,8 +31,8 @@ def report(*cells: Cell, configuration: str = "c0ffee", **rest: Any) -> Report:
 
 texts = st.text(st.characters(), max_size=20)  # lone surrogates, NUL and all
 names = st.sampled_from(["a.py::a", "b.py::b[<|>]"]) | texts
-ages = st.floats(min_value=-1e9, max_value=1e9)
-finite = ages | st.floats(allow_nan=False, allow_infinity=False)
+ages = st.floats(min_value=0, max_value=1e9)
+finite = ages | st.floats(min_value=0, allow_nan=False, allow_infinity=False)
 moments = st.builds(Moment, at=finite, kind=st.sampled_from(MomentKind), source=texts, text=texts)
 cells = st.builds(
     Cell,

@@ -56,7 +56,10 @@ def test_shards_become_one_report() -> None:
 def test_the_worst_verdict_wins_and_disagreement_is_flaky(
     runs: list[str], verdict: str, flaky: bool
 ) -> None:
-    named = [shard(1, 1, cell(each, reason=each)) for each in runs]
+    named = [
+        shard(1, 1, cell(each, reason=each), started_at=f"2026-01-0{number}T10:00:00+00:00")
+        for number, each in enumerate(runs, 1)
+    ]
     [found] = merge(named).cells
     assert (found.verdict, found.reason, found.flaky) == (verdict, verdict, flaky)
 
@@ -129,3 +132,9 @@ def test_verdicts_have_their_order() -> None:
             "invalid",
         )
     ]
+
+
+def test_the_same_report_twice_is_a_mistake() -> None:
+    first, second = shard(1, 2, cell("survived")), shard(2, 2, cell("failed", "b.py::b"))
+    with pytest.raises(ConfigurationError, match=r"a\.json and copy\.json are the same report"):
+        merge([first, second, ("copy.json", first[1])])

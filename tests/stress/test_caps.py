@@ -39,7 +39,7 @@ def a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
             {"cores": 200},
             "200 processes are more than the 4 that chaos_max_cpu = 100% of 4 CPUs allows",
         ),
-        ("cpu_stress", {"cores": 10_000, "load": 0}, "10000 processes are more than the 4"),
+        ("cpu_stress", {"cores": 10_000, "load": 1e-6}, "10000 processes are more than the 4"),
         ("cpu_stress", {"cores": 5, "load": 0.1, "engine": "stress-ng"}, "5 processes are more"),
         ("cpu_stress", {"cores": 5, "load": 0.1, "gil": True}, "5 threads are more than the 4"),
         (
@@ -85,6 +85,11 @@ def test_caps_that_mean_nothing(given: dict[str, str], message: str) -> None:
     ("kind", "parameters", "message"),
     [
         ("cpu_stress", {"load": -0.1}, "outside 0..1"),
+        ("cpu_stress", {"load": 0}, "load=0: that is no stress at all"),
+        ("cpu_stress", {"load": "0%", "gil": True}, "that is no stress at all"),
+        ("memory_stress", {"size": 0}, "that is no stress at all"),
+        ("memory_stress", {"size": "0%"}, "that is no stress at all"),
+        ("disk_stress", {"size": "0MiB"}, "that is no stress at all"),
         ("cpu_stress", {"load": "150%"}, "outside 0..1"),
         ("cpu_stress", {"cores": 0}, "whole number of at least 1"),
         ("cpu_stress", {"engine": "stress"}, "did you mean 'stress-ng'"),

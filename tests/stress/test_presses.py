@@ -177,13 +177,14 @@ def test_intensity_0_is_nothing(hazards: Hazards, kind: str) -> None:
     hazard = start(hazards, kind, intensity=0)
     assert workers() == []
     hazard.stop()
-    assert (hazard.activation.matched, hazard.activation.hits) == (1, 1)
+    assert (hazard.activation.matched, hazard.activation.hits) == (1, 0)
 
 
 def test_filling_at_intensity_0_is_nothing_either(hazards: Hazards) -> None:
     hazard = start(hazards, "disk_stress", intensity=0, fill=True)
     assert workers() == []
     hazard.stop()
+    assert (hazard.activation.matched, hazard.activation.hits) == (1, 0)
 
 
 def test_it_ends_with_its_duration(hazards: Hazards) -> None:
