@@ -27,7 +27,9 @@ __all__ = [
 
 _SEEDS = 2**64
 _DIGITS = 40  # of a seed, with zeros in front
+_LONGEST = 3.6e9  # seconds: the system can wait for three times as long, not for ever
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_WORDS = {"us": "microseconds", "ms": "milliseconds", "s": "seconds"}
 _BYTES = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3}
 _BYTES |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -50,19 +52,21 @@ def _split(name: str, value: Any, allowed: str) -> tuple[float, str]:
     return float(found[1]), found[2]
 
 
-def seconds(name: str, value: Any) -> float:
-    """A duration: a number of seconds, or a text with a unit of us, ms, s, m or h."""
-    allowed = "give seconds, or a text with us, ms, s, m or h, such as '200ms'"
+def seconds(name: str, value: Any, *, bare: str = "s") -> float:
+    """A duration: a text with a unit of us, ms, s, m or h, or a number of the unit `bare`."""
+    allowed = f"give {_WORDS[bare]}, or a text with us, ms, s, m or h, such as '200ms'"
     number, unit = _split(name, value, allowed)
     if unit and unit not in _SECONDS:
         raise ConfigurationError(
             f"{name}={shortened(value)}: {unit!r} is no unit of time; {allowed}"
         )
-    duration = number * _SECONDS[unit or "s"]
+    duration = number * _SECONDS[unit or bare]
     if not 0 <= duration < math.inf:
         raise ConfigurationError(
             f"{name}={shortened(value)}: a duration is finite and not negative"
         )
+    if duration > _LONGEST:
+        raise ConfigurationError(f"{name}={shortened(value)}: a duration is at most 1000000h")
     return duration
 
 

@@ -16,6 +16,7 @@ __all__ = ["Address", "Endpoint", "loopback", "parse_address", "resolve"]
 
 _HIGHEST_PORT = 65535
 _DIGITS = 20  # of a port, with zeros in front
+_LONGEST_HOST = 255  # characters: more has no name of the DNS, nor an address with its zone
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,10 @@ def parse_address(what: str, value: Any) -> Address:
         pair = value
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[0], str):
         raise ConfigurationError(f"{what}={shortened(value)} is no address; {allowed}")
+    if len(pair[0]) > _LONGEST_HOST:
+        raise ConfigurationError(
+            f"{what}={shortened(value)}: a host has at most {_LONGEST_HOST} characters"
+        )
     return Address(pair[0], _port(what, value, pair[1]))
 
 
@@ -78,7 +83,7 @@ def resolve(what: str, address: Address) -> tuple[Endpoint, ...]:
         raise ConfigurationError(f"{what}={str(address)!r} needs a host and a port to connect to")
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigurationError(f"{what}={str(address)!r} cannot be resolved: {error}") from error
     return tuple(Endpoint(family, sockaddr) for family, *_, sockaddr in found)
 

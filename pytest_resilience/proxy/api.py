@@ -45,6 +45,8 @@ __all__ = ["API_VERSION", "Requests", "Response"]
 
 API_VERSION = "2.12.0"  # of Toxiproxy, whose API this is: clients decide by it what they may ask
 _ANYWHERE = "127.0.0.1:0"
+_MOST_PROXIES = 200  # at once; each takes a thread and four descriptors
+_MOST_TOXICS = 100  # of a proxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class Requests:
             return _error(400, f"bad request body: {error}")
         except ShutdownError as error:
             return _error(500, str(error))
+        except (OSError, RuntimeError) as error:  # no descriptor or no thread is left
+            return _error(500, f"this machine cannot do it now: {error}")
 
     def _route(self, method: str, path: Sequence[str]) -> Callable[[bytes], Response]:
         methods: dict[str, Callable[[bytes], Response]]
@@ -172,6 +176,8 @@ class Requests:
         name = check_names(given, where)
         if name in self.proxies:
             raise RefusedError(409, "proxy already exists")
+        if len(self.proxies) >= _MOST_PROXIES:
+            raise RefusedError(400, f"there are {len(self.proxies)} proxies already; delete some")
         proxy = ChaosProxy(
             given["upstream"],
             given.get("listen") or _ANYWHERE,
@@ -184,11 +190,14 @@ class Requests:
         return proxy
 
     def _delete(self, name: str) -> Response:
-        proxy = self._find(name)
+        self._find(name)
+        self._end(name)
+        return Response(204)
+
+    def _end(self, name: str) -> None:
+        proxy = self.proxies.pop(name)
         proxy.close()
         self._made.discard(proxy)
-        del self.proxies[name]
-        return Response(204)
 
     def _update(self, proxy: ChaosProxy, body: bytes) -> Response:
         given = fields(read(body), PROXY_FIELDS)
@@ -201,6 +210,8 @@ class Requests:
         wanted = read(body)
         if not isinstance(wanted, list):
             raise ConfigurationError("give a list of proxies")
+        if len(wanted) > _MOST_PROXIES:
+            raise ConfigurationError(f"{len(wanted)} proxies; give {_MOST_PROXIES} at most")
         given = [fields(each, PROXY_FIELDS) for each in wanted]
         names = [check_names(each, f" at proxy {number}") for number, each in enumerate(given, 1)]
         for each in given:  # all of them first: half a population would be none
@@ -209,7 +220,13 @@ class Requests:
         for name in names:
             if names.count(name) > 1:
                 raise ConfigurationError(f"duplicate proxy name {name!r}")
-        there = [self._settle(each) for each in given]
+        before = set(self.proxies)
+        try:
+            there = [self._settle(each) for each in given]
+        except BaseException:
+            for name in self.proxies.keys() - before:
+                self._end(name)
+            raise
         return Response(201, {"proxies": [shown(proxy) for proxy in there]})
 
     def _settle(self, given: Mapping[str, Any]) -> ChaosProxy:
@@ -257,6 +274,8 @@ def _add(proxy: ChaosProxy, body: bytes) -> Response:
         stream=stream,
         toxicity=given.get("toxicity", 1.0),
     )
+    if len(proxy.toxics) >= _MOST_TOXICS:
+        raise RefusedError(400, f"there are {len(proxy.toxics)} toxics already; delete some")
     try:
         proxy.apply(toxic)
     except DuplicateNameError as error:

@@ -14,6 +14,7 @@ import threading
 import time
 
 from collections.abc import Iterable
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from http.server import ThreadingHTTPServer
 from typing import Any
@@ -34,11 +35,14 @@ __all__ = ["ControlServer"]
 _logger = logging.getLogger("pytest_resilience.proxy")
 PORT = 8474  # where Toxiproxy's clients look for it
 _PATIENCE = 15.0  # seconds for the whole of a request to arrive, once connected
+_HEAD = 2**17  # bytes of a request's first line and headers
 _MOST = 2**20  # bytes of a request's body
+_SENT = 4 * _MOST  # bytes by which it may come: chunks have sizes, and headers behind them
 _LINE = 2**10  # bytes of a line within it
 _TRAILERS = 100  # lines behind a body in chunks
 _CONNECTIONS = 64  # at once
-_BUSY = b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+_LOCAL = ("localhost", "localhost.")
+_WORDS = 200  # characters of what is repeated of a request
 
 
 class ControlServer:
@@ -133,9 +137,14 @@ class _Server(ThreadingHTTPServer):
         """Whether there is room for one more; each takes a thread and a descriptor."""
         if len(self._clients) <= _CONNECTIONS:
             return True
+        words = f"there are {_CONNECTIONS} connections already; try again when one has ended"
+        body = json.dumps({"error": words, "status": 503})
         with contextlib.suppress(OSError):
             request.setblocking(False)
-            request.send(_BUSY)
+            request.send(
+                "HTTP/1.0 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+            )
         return False
 
     def shutdown_request(self, request: Any) -> None:
@@ -154,26 +163,29 @@ class _Server(ThreadingHTTPServer):
                 client.shutdown(socket.SHUT_RDWR)
 
 
-def _is_loopback(host: str | None) -> bool:
-    """Whether a Host header names this machine; clients of HTTP/1.0 send none.
+def _is_loopback(host: str) -> bool:
+    """Whether the `host:port` that a request is for names this machine.
 
     A web page whose own name resolves to loopback reaches this server, but says its name.
     """
-    if host is None:
-        return True
     bare = (
         host.strip().removeprefix("[").partition("]")[0] if "[" in host else host.partition(":")[0]
     )
     try:
-        return bare.lower() == "localhost" or ipaddress.ip_address(bare).is_loopback
+        return bare.lower() in _LOCAL or ipaddress.ip_address(bare).is_loopback
     except ValueError:
         return False
 
 
 class _Incoming(io.RawIOBase):
-    """What a client sends, until a deadline: a client that drips bytes is no more patient."""
+    """What a client sends, until a deadline: a client that drips bytes is no more patient.
 
-    def __init__(self, client: socket.socket, seconds: float) -> None:
+    Attributes:
+        room: how many bytes more are taken.
+    """
+
+    def __init__(self, client: socket.socket, seconds: float, room: int) -> None:
+        self.room = room
         self._client = client
         self._ends = time.monotonic() + seconds
 
@@ -184,11 +196,15 @@ class _Incoming(io.RawIOBase):
         left = self._ends - time.monotonic()
         if left <= 0:
             raise TimeoutError("the request takes too long")
+        if self.room <= 0:
+            raise _BadRequestError(413, "request too large")
         self._client.settimeout(left)
         try:
-            return self._client.recv_into(buffer)
+            size = self._client.recv_into(buffer, min(len(buffer), self.room))
         finally:
             self._client.settimeout(_PATIENCE)
+        self.room -= size
+        return size
 
 
 class _BadRequestError(Exception):
@@ -203,21 +219,37 @@ class _BadRequestError(Exception):
         super().__init__(text)
 
 
+def _refusal(status: int, words: str) -> Response:
+    return Response(status, {"error": words, "status": status})
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = _PATIENCE
+    default_request_version = "HTTP/1.0"  # that of 0.9 is answered without a status
 
     def setup(self) -> None:
         super().setup()
-        self.rfile = io.BufferedReader(_Incoming(self.connection, _PATIENCE))
+        self._incoming = _Incoming(self.connection, _PATIENCE, _HEAD)
+        self.rfile = io.BufferedReader(self._incoming)
+
+    def parse_request(self) -> bool:
+        try:
+            return super().parse_request()
+        except _BadRequestError:
+            self.send_error(431, "Too many headers")
+            return False
 
     def _meet(self) -> None:
+        self._incoming.room = _SENT
         try:
             response = self._respond()
         except _BadRequestError as error:
-            response = Response(error.status, {"error": str(error), "status": error.status})
+            response = _refusal(error.status, str(error))
+        except TimeoutError:
+            response = _refusal(408, f"the request did not arrive within {_PATIENCE:g} s")
         except (ValueError, RecursionError) as error:  # numbers, URLs and texts of every kind
-            response = Response(400, {"error": f"bad request: {error}", "status": 400})
+            response = _refusal(400, f"bad request: {error}")
         self._answer(response)
 
     def _respond(self) -> Response:
@@ -226,18 +258,31 @@ class _Handler(BaseHTTPRequestHandler):
         browser = self.headers.get("User-Agent", "").startswith("Mozilla/")
         if browser or "Origin" in self.headers:
             raise _BadRequestError(403, "User agent not allowed")
-        if not _is_loopback(self.headers.get("Host")):
-            raise _BadRequestError(403, "Host not allowed: only loopback is")
+        target = urlsplit(self.path)
+        self._check_host(target.netloc)
         body = self._body()
-        path = [unquote(step) for step in urlsplit(self.path).path.strip("/").split("/")]
+        path = [unquote(step) for step in target.path.strip("/").split("/")]
         return self.server.requests.meet(self.command, path, body)
+
+    def _check_host(self, authority: str) -> None:
+        """Raise _BadRequestError for a request to another host than this one.
+
+        It stands in the Host header, and, as clients of a proxy write it, in the URL.
+        """
+        if self.headers.defects:
+            raise _BadRequestError(400, "bad request: a header has no colon")
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) > 1 or not (hosts or self.request_version == "HTTP/1.0"):
+            raise _BadRequestError(400, "bad request: give one Host header")
+        if not all(map(_is_loopback, [*hosts, *filter(None, [authority])])):
+            raise _BadRequestError(403, "Host not allowed: only loopback is")
 
     def _body(self) -> bytes:
         """What was sent with the request. Raises _BadRequestError."""
-        coding = self.headers.get("Transfer-Encoding")
-        sizes = set(self.headers.get_all("Content-Length", []))
-        if coding is not None:
-            if sizes or coding.lower() != "chunked":
+        codings = [each.strip().lower() for each in self.headers.get_all("Transfer-Encoding", [])]
+        sizes = {each.strip() for each in self.headers.get_all("Content-Length", [])}
+        if codings:
+            if sizes or codings != ["chunked"]:
                 raise _BadRequestError(400, "bad request body: it is sent in two ways, or unknown")
             return self._chunks()
         size = sizes.pop() if sizes else "0"
@@ -255,12 +300,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _chunks(self) -> bytes:
         """A body that tells no size before, and the headers behind it."""
-        body = b""
+        body = bytearray()
         while chunk := self._chunk(_MOST - len(body)):
             body += chunk
         for _ in range(_TRAILERS):
             if not self._line().strip():
-                return body
+                return bytes(body)
         raise _BadRequestError(400, "bad request body: too many headers behind it")
 
     def _chunk(self, room: int) -> bytes:
@@ -292,6 +337,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Refuse, as everything else is refused, what is not even HTTP."""
+        words = message or explain or HTTPStatus(code).phrase
+        self._answer(_refusal(code, words[:_WORDS]))
 
     def log_message(self, *_: Any) -> None:
         """Keep still: this is a test's output."""

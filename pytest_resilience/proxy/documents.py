@@ -6,6 +6,7 @@ import json
 
 from collections.abc import Mapping
 from typing import Any
+from typing import NoReturn
 
 from pytest_resilience.chaos.recipe import nearest
 from pytest_resilience.chaos.texts import shortened
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 PROXY_FIELDS = ("name", "listen", "upstream", "enabled", "toxics")
+_MOST_FIELDS = 100  # of one object: what each nearly is takes a search
 TOXIC_FIELDS = ("name", "type", "stream", "toxicity", "attributes")
 
 
@@ -48,11 +50,15 @@ class RefusedError(Exception):
 def read(body: bytes) -> Any:
     """What a request says. Raises ConfigurationError if that is no JSON."""
     try:
-        return json.loads(body)
+        return json.loads(body, parse_constant=_refuse)
     except ValueError as error:
         raise ConfigurationError(str(error) if body else "EOF") from error
     except RecursionError as error:
         raise ConfigurationError("it is nested too deeply") from error
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def fields(given: Any, known: tuple[str, ...]) -> dict[str, Any]:
@@ -62,6 +68,8 @@ def fields(given: Any, known: tuple[str, ...]) -> dict[str, Any]:
     """
     if not isinstance(given, dict):
         raise ConfigurationError(f"{shortened(given)} is no object")
+    if len(given) > _MOST_FIELDS:
+        raise ConfigurationError(f"an object of {len(given)} fields; give {_MOST_FIELDS} at most")
     told = as_go_reads(given)
     for name in told:
         if name not in known and nearest(name, known):

@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_resilience.chaos.alteration import gap
 from pytest_resilience.proxy.loop import Timer
 from pytest_resilience.proxy.stages import Line
 from pytest_resilience.proxy.stages import Pieces
@@ -190,10 +191,7 @@ class _Corrupt(Stage):
 
     def _gap(self) -> int:
         """Bytes left alone before the next one hit: a geometric distribution."""
-        share = self._told["share"]
-        if share in (0, 1):
-            return 0 if share else 2**62
-        return int(math.log(1 - self._chance.random()) / math.log(1 - share))
+        return gap(self._chance, self._told["share"])
 
 
 class _OfAnAnswer(Stage):

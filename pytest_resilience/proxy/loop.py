@@ -77,7 +77,11 @@ class Loop:
         self._lock = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # there is no thread left
+            self.abandon()
+            raise
 
     def call(self, action: Callable[[], _Result]) -> _Result:
         """Do something in the loop's thread, and give what it returns or raises.

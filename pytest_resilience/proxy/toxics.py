@@ -5,12 +5,15 @@ Names, units and defaults of the first seven are those of Toxiproxy, whose clien
 
 from __future__ import annotations
 
+import re
+
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import replace
 from typing import Any
+from typing import TypeVar
 
 from pytest_resilience.chaos.quantities import seconds
 from pytest_resilience.chaos.quantities import share
@@ -30,22 +33,19 @@ UPSTREAM = "upstream"  # from the client to the server
 STREAMS = (UPSTREAM, DOWNSTREAM)
 
 Value = float | int | bool
+_LARGEST = 2**63 - 1  # what Toxiproxy's own numbers can be
+_WHOLE = re.compile(r"[0-9]{1,40}")  # with zeros in front
+_Number = TypeVar("_Number", int, float)
 _Parse = Callable[[str, Any], Value]
 
 
 def _milliseconds(name: str, value: Any) -> Value:
     """Milliseconds: a number of them, or a text with a unit, such as '1s'."""
-    return _time(name, value, 1e-3)
+    return _plain(seconds(name, value, bare="ms") * 1e3)
 
 
 def _microseconds(name: str, value: Any) -> Value:
-    return _time(name, value, 1e-6)
-
-
-def _time(name: str, value: Any, unit: float) -> Value:
-    if isinstance(value, str) and not value.strip().replace(".", "", 1).isdigit():
-        return _plain(seconds(name, value) / unit)
-    return _plain(seconds(name, float(value) if isinstance(value, str) else value))
+    return _plain(seconds(name, value, bare="us") * 1e6)
 
 
 def _plain(number: float) -> Value:
@@ -55,12 +55,14 @@ def _plain(number: float) -> Value:
 
 
 def _whole(name: str, value: Any) -> Value:
-    number = int(value) if isinstance(value, str) and value.strip().isdigit() else value
+    number = value
+    if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+        number = int(value)
     if isinstance(number, float) and number.is_integer():
         number = int(number)
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise ConfigurationError(f"{name}={shortened(value)}: give a whole number, 0 or more")
-    return number
+    return _bearable(name, value, number)
 
 
 def _from_one(name: str, value: Any) -> Value:
@@ -78,7 +80,13 @@ def _amount(name: str, value: Any) -> Value:
         number = -1.0
     if isinstance(value, bool) or not 0 <= number < float("inf"):
         raise ConfigurationError(f"{name}={shortened(value)}: {allowed}")
-    return _plain(number)
+    return _plain(_bearable(name, value, number))
+
+
+def _bearable(name: str, value: Any, number: _Number) -> _Number:
+    if number > _LARGEST:
+        raise ConfigurationError(f"{name}={shortened(value)}: give {_LARGEST} at most")
+    return number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,10 +105,18 @@ def test_anything_is_a_quantity_or_refused_in_words(value: Any, read: Any) -> No
     assert refused.startswith(f"name={value!r}")
 
 
-@given(st.one_of(st.floats(0, 1e300), st.integers(0, 10**9)), st.sampled_from(["us", "ms", "s"]))
+@given(st.one_of(st.floats(0, 3.6e9), st.integers(0, 10**9)), st.sampled_from(["us", "ms", "s"]))
 def test_numbers_with_units(number: float, unit: str) -> None:
     factor = {"us": 1e-6, "ms": 1e-3, "s": 1.0}[unit]
     assert seconds("delay", f"{number!r}{unit}") == pytest.approx(number * factor)
+    assert seconds("delay", number, bare=unit) == pytest.approx(number * factor)
+
+
+@pytest.mark.parametrize("value", [3.7e9, "1000001h", 1e308, 10**300])
+def test_a_duration_that_nothing_can_wait_for(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="a duration is at most 1000000h"):
+        seconds("delay", value)
+    assert seconds("delay", "1000000h") == 3.6e9
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2s", math.inf, math.nan, "many", 10**400])

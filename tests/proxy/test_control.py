@@ -453,7 +453,7 @@ def test_names_and_nulls_are_read_as_go_reads_them(control: ControlServer, upstr
 
 def test_bodies_without_end_are_not_read(control: ControlServer) -> None:
     with socket.create_connection(control.address, timeout=10) as client:
-        client.sendall(b"POST /proxies HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n")
+        client.sendall(POST + b"Content-Length: 99999999999\r\n\r\n")
         assert client.recv(100).startswith(b"HTTP/1.0 413 ")
 
 
