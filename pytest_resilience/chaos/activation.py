@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pytest_resilience.chaos.answers import MadeUpAnswer
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.forks import ForkedCounts
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
@@ -53,8 +54,6 @@ class Activation:
         experiment: what runs.
         must_fire: whether matching nothing is an error.
         started_at, ends_at: monotonic seconds.
-        matched: operations it was aimed at and could have hit.
-        hits: operations it hit.
         delay: seconds by which it held callers up, all together.
         stopped: whether it was ended before its time.
         pressure: what came of a pressure, once it is off.
@@ -69,8 +68,10 @@ class Activation:
         self.started_at = started_at
         self.ends_at = started_at + experiment.duration
         self.kinds = frozenset().union(*(fault.kinds for fault in experiment.faults))
-        self.matched = 0
-        self.hits = 0
+        self._matched = 0
+        self._hits = 0
+        self._children: ForkedCounts | None = None
+        self._slot: int | None = None  # among the children, if this process is one of them
         self.delay = 0.0
         self.stopped = False
         self.paused = False
@@ -82,6 +83,29 @@ class Activation:
         self._remarks: set[str] = set()
         self._cure = ""
         self._certain = False  # whether that is about what it was aimed at
+
+    @property
+    def matched(self) -> int:
+        """Operations it was aimed at and could have hit, of forked children too."""
+        there = 0 if self._children is None else self._children.totals[0]
+        return self._matched + there
+
+    @property
+    def hits(self) -> int:
+        """Operations it hit, of forked children too."""
+        return self._hits + (0 if self._children is None else self._children.totals[1])
+
+    def before_fork(self) -> None:
+        """Make room for the counts of a child that is about to be made."""
+        if self._children is None:
+            self._children = ForkedCounts()
+        self._next_slot = self._children.take_slot()
+
+    def after_fork(self) -> None:
+        """In the child: count for the parent, too."""
+        self._lock = threading.Lock()  # a thread that is not here may hold it
+        if self._children is not None:
+            self._slot = self._next_slot
 
     def left(self, now: float) -> float:
         """Seconds until it ends; 0 when it has, by its duration or by being stopped.
@@ -101,26 +125,30 @@ class Activation:
             self.saw(operation)
             return ()
         with self._lock:
-            self.matched += 1
-            number = self.matched
+            number = self._matched + 1
             hit = self.experiment.trigger.hits(number, now - self.started_at, self._stream)
-            self.hits += hit
+            self._count(1, hit)
         if not hit:
             return ()
         share = self._delays.draw(number)
         return tuple(Hit(self, fault.drawn(share), number) for fault in faults)
 
+    def _count(self, matched: int, hits: int) -> None:
+        if self._slot is not None and self._children is not None:
+            # The parent sees these alone; the number of the next operation is the child's own.
+            self._children.add(self._slot, matched, hits)
+        self._matched += matched
+        self._hits += hits
+
     def pressed(self, *, hit: bool) -> None:
         """Count a fault that answers to no operation; `hit`: whether it is anything at all."""
         with self._lock:
-            self.matched += 1
-            self.hits += hit
+            self._count(1, hit)
 
     def spared(self) -> None:
         """Do not count the operation that was hit last: it had nothing to be hit in."""
         with self._lock:
-            self.matched -= 1
-            self.hits -= 1
+            self._count(-1, -1)
 
     def saw(self, operation: Operation) -> None:
         """Remember that the code did this, which the experiment was not aimed at."""

@@ -15,6 +15,8 @@ from pytest_resilience.chaos.answers import Alteration
 from pytest_resilience.chaos.answers import Pace
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.forks import Forked
+from pytest_resilience.chaos.forks import watch_forks
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.place import caller
 from pytest_resilience.chaos.pressure import Pressure
@@ -163,11 +165,23 @@ class Engine:
         # Replaced, never changed in place: operations read it without a lock.
         self._active: tuple[Activation, ...] = ()
         self._lock = threading.RLock()
+        watch_forks(self)
 
     @property
     def active(self) -> tuple[Activation, ...]:
         """The experiments that run now, oldest first."""
         return self._active
+
+    def forked(self) -> tuple[Forked, ...]:
+        """What has to know of a fork: the experiments that run, and this itself."""
+        return (*self._active, self)
+
+    def before_fork(self) -> None:
+        """Nothing to do: what runs is told itself."""
+
+    def after_fork(self) -> None:
+        """In a child: forget who held the lock."""
+        self._lock = threading.RLock()
 
     def check(self, experiment: ChaosExperiment) -> ChaosExperiment:
         """The experiment with its services. Raises ConfigurationError if it cannot be started."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 
 from collections.abc import Callable
@@ -131,3 +132,12 @@ def limits_lifted() -> Iterator[None]:
         for each in _limits:
             stack.enter_context(each.lifted())
         yield
+
+
+def _forget_owner() -> None:
+    global _lock  # noqa: PLW0603  # in a forked child: a thread that is not there may hold it
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_owner)

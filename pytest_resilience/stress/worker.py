@@ -45,6 +45,7 @@ class Worker:
             bufsize=0,
         )
         self.pid = self._process.pid
+        self._owner = os.getpid()
         self.ready: dict[str, Any] = {}
         self._unread = b""
 
@@ -77,6 +78,8 @@ class Worker:
         """End it, once: what it said at last; empty if it had to be killed, or had ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        if os.getpid() != self._owner:
+            return {}  # in a forked child: the worker is its parent's
         self._process.stdin.close()
         last = self._message(_GRACE)
         try:
