@@ -2,6 +2,12 @@
 
 What is run is the steady-state hypothesis before and after the method, the method, and
 always the rollbacks: also when the system deviates, an action fails, or somebody interrupts.
+
+An experiment file is a program: it names functions of any module that can be imported, and
+programs of this machine. Loading it imports those modules; running it calls the functions and
+starts the programs, with the rights of whoever runs it. So load files alone that you would run
+as scripts.
+
 See https://chaostoolkit.org/reference/api/experiment/ for the format.
 """
 
@@ -92,7 +98,11 @@ class ToolkitExperiment:
 
     @classmethod
     def load(cls, path: str | Path) -> ToolkitExperiment:
-        """Read `experiment.json`. Raises ConfigurationError, and OSError if there is none."""
+        """Read `experiment.json`. Raises ConfigurationError, and OSError if there is none.
+
+        This imports the modules that it names, and `run` calls any function and starts any
+        program that it names. So a file from elsewhere is to be read before, like a script.
+        """
         try:
             document = json.loads(Path(path).read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
@@ -113,6 +123,8 @@ class ToolkitExperiment:
 
     def run(self, *, journal: str | Path | None = None, clock: Clock = SYSTEM_CLOCK) -> Journal:
         """Run it, and write the journal to a file if one is named, whatever happens.
+
+        This calls the functions and starts the programs that the file names, whatever they are.
 
         A system that deviates while it is looked at during the method ends the method there.
         """
