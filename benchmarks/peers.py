@@ -292,11 +292,13 @@ def ended(command: list[str], where: Path, said: Path, deadline: float) -> tuple
         )
         timer = threading.Timer(deadline, os.killpg, (process.pid, signal.SIGKILL))
         timer.start()
-        _, status, used = os.wait4(process.pid, 0)
-        timer.cancel()
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+        finally:
+            timer.cancel()
+            with contextlib.suppress(ProcessLookupError):  # what is left of it, and of its tests
+                os.killpg(process.pid, signal.SIGKILL)
         process.returncode = os.waitstatus_to_exitcode(status)
-        with contextlib.suppress(ProcessLookupError):  # what tests left running
-            os.killpg(process.pid, signal.SIGKILL)
     return process.returncode, used.ru_utime + used.ru_stime
 
 
