@@ -237,7 +237,7 @@ class Activation:
     def _correction(self) -> str:
         kinds = ", ".join(sorted(self.kinds))
         return (
-            f"It hits {kinds}. {self._likely}Correct the target or the fault, or say "
+            f"{self._likely}It hits {kinds}. Correct the target or the fault, or say "
             "must_fire=False if firing is not what you test."
         )
 

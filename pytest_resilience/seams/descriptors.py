@@ -12,16 +12,25 @@ from typing import Any
 from pytest_resilience.seams.patching import KernelSocket
 
 
-__all__ = ["borrowed", "ends_of", "is_tcp", "listening_ports"]
+__all__ = ["borrowed", "ends_of", "is_tcp", "is_udp", "listening_ports"]
 
 
 def is_tcp(sock: KernelSocket) -> bool:
     """Whether it is one of TCP, connected or not."""
+    return _is(sock, socket.SOCK_STREAM)
+
+
+def is_udp(sock: KernelSocket) -> bool:
+    """Whether it is one of UDP."""
+    return _is(sock, socket.SOCK_DGRAM)
+
+
+def _is(sock: KernelSocket, kind: int) -> bool:
     try:
-        kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
     except OSError:  # closed
         return False
-    return kind == socket.SOCK_STREAM and sock.family in (socket.AF_INET, socket.AF_INET6)
+    return found == kind and sock.family in (socket.AF_INET, socket.AF_INET6)
 
 
 def ends_of(sock: KernelSocket) -> tuple[Any, Any] | None:

@@ -23,10 +23,13 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.seams import socket_effects
+from pytest_resilience.seams.descriptors import ends_of
+from pytest_resilience.seams.descriptors import is_udp
 from pytest_resilience.seams.dialing import Dialing
 from pytest_resilience.seams.links import Links
 from pytest_resilience.seams.loops import Loops
 from pytest_resilience.seams.names import Names
+from pytest_resilience.seams.out_of_reach import datagram
 from pytest_resilience.seams.patching import Patches
 from pytest_resilience.seams.patching import accepting_classes
 from pytest_resilience.seams.patching import socket_classes
@@ -65,6 +68,7 @@ class Interception:
     def __init__(self, engine: Engine, names: Names, patches: Patches) -> None:
         self._links = Links(engine, names)
         self._engine = engine
+        self._names = names
         self._patches = patches
         self._resolving = Resolving(engine, names)
         self._dialing = Dialing(engine, self._links)
@@ -167,7 +171,10 @@ class Interception:
     def _send(self, sock: socket.socket, proceed: functools.partial[Any]) -> Any:
         __tracebackhide__ = True
         link = None if self._retired else self._links.of(sock, SEND)
-        if link is None or link.calm:
+        if link is None:
+            self._note_datagram(sock, proceed.args[-1])
+            return proceed()
+        if link.calm:
             return proceed()
         me = threading.get_ident()
         if link.told_by == me:
@@ -205,7 +212,7 @@ class Interception:
             return proceed()  # who polls may ask again how far it is
         link = None if self._retired else self._links.opened(sock, address)
         if link is None:
-            self._note(address)
+            self._note(sock, address)
             return proceed()
         effect = None
         if decided:
@@ -220,14 +227,24 @@ class Interception:
         finally:
             self._links.connected(link, sock)
 
-    def _note(self, address: Any) -> None:
+    def _note(self, sock: socket.socket, address: Any) -> None:
         """Let those that never fire tell of a connect that nothing can happen to."""
         if isinstance(address, tuple):
             where, remark = ":".join(map(str, address[:2])), "no TCP"
         else:
             where, remark = str(address), "a socket of the file system"
-        if not self._retired:
+        if is_udp(sock):
+            self._note_datagram(sock, address)
+        elif not self._retired:
             self._engine.saw(Operation(kind=CONNECT, target=where, names=(), remark=remark))
+
+    def _note_datagram(self, sock: socket.socket, given: Any) -> None:
+        """As `_note`, of one that is about to go to `given`, or to whom it is connected."""
+        if self._retired or not is_udp(sock):
+            return
+        ends = (None, given) if isinstance(given, tuple) else ends_of(sock)
+        if ends is not None:
+            self._engine.saw(datagram(self._names.of(*ends[1][:2])))
 
     def _shaking_hands(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)

@@ -6,13 +6,10 @@ one which never fires can say where they went, and how to lead them through a pr
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 import re
 import sys
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,11 +22,13 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.place import caller
 from pytest_resilience.seams.arrivals import Arrivals
 from pytest_resilience.seams.names import Names
+from pytest_resilience.seams.observing import Observer
 from pytest_resilience.seams.patching import Patches
 
 
-__all__ = ["OutOfReach"]
+__all__ = ["OutOfReach", "datagram"]
 
+_DATAGRAM = "network.datagram"
 _START = "process.start"
 _GRPC_TARGET = re.compile(
     r"(?:dns:(?:///)?|ipv[46]:)?(?P<host>\[[^\]]+\]|[^/:\[\]]+):(?P<port>\d+)"
@@ -85,8 +84,7 @@ class OutOfReach:
     def __init__(self, engine: Engine, names: Names, patches: Patches) -> None:
         self._engine = engine
         self._names = names
-        self._patches = patches
-        self._makers: dict[tuple[Any, str], Callable[[Any], Any]] = {}
+        self._observer = Observer(patches)
         self._arrivals = Arrivals(
             {
                 "psycopg": self._psycopg,
@@ -114,7 +112,7 @@ class OutOfReach:
             self._libpq(_PSYCOPG, module.conninfo.conninfo_to_dict(conninfo))
 
         # Below every way to connect, sync or not: once for each address that is tried.
-        self._observe(module.BaseConnection, "_connect_gen", connecting)
+        self._observer.observe(module.BaseConnection, "_connect_gen", connecting)
 
     def _psycopg2(self) -> None:
         module = sys.modules["psycopg2"]
@@ -122,7 +120,7 @@ class OutOfReach:
         def connecting(dsn: str, *_: Any, **__: Any) -> None:
             self._libpq(_PSYCOPG2, module.extensions.parse_dsn(dsn))
 
-        self._observe(module, "_connect", connecting)
+        self._observer.observe(module, "_connect", connecting)
 
     def _libpq(self, driver: _Driver, given: Mapping[str, Any]) -> None:
         """A connection string; libpq asks the environment for what it does not say."""
@@ -150,7 +148,9 @@ class OutOfReach:
             else:
                 self._connecting(_MYSQLDB, host, port)
 
-        self._observe(sys.modules["MySQLdb.connections"].Connection, "__init__", connecting)
+        self._observer.observe(
+            sys.modules["MySQLdb.connections"].Connection, "__init__", connecting
+        )
 
     def _grpc(self, module: str, driver: _Driver) -> None:
         def opening(_channel: Any, target: Any, *_: Any, **__: Any) -> None:
@@ -158,7 +158,7 @@ class OutOfReach:
             if found is not None:  # else it is a list, a socket, or resolved in some other way
                 self._connecting(driver, found["host"].strip("[]"), found["port"])
 
-        self._observe(sys.modules[module].Channel, "__init__", opening)
+        self._observer.observe(sys.modules[module].Channel, "__init__", opening)
 
     def _uvloop(self) -> None:
         def connecting(
@@ -167,7 +167,14 @@ class OutOfReach:
             if given.get("sock") is None:  # else it is a socket that is seen here
                 self._connecting(_UVLOOP, str(host), str(port))
 
-        self._observe(sys.modules["uvloop"].Loop, "create_connection", connecting)
+        def sending(
+            _loop: Any, _protocol: Any, _local: Any = None, remote_addr: Any = None, **_: Any
+        ) -> None:
+            self._engine.saw(datagram(self._names.of(*remote_addr[:2])))
+
+        loop = sys.modules["uvloop"].Loop
+        self._observer.observe(loop, "create_connection", connecting)
+        self._observer.observe(loop, "create_datagram_endpoint", sending)
 
     def _subprocess(self) -> None:
         def starting(_process: Any, args: Any, *_: Any, **__: Any) -> None:
@@ -175,7 +182,7 @@ class OutOfReach:
                 first = args if isinstance(args, (str, bytes, os.PathLike)) else args[0]
                 self._started(os.path.basename(os.fsdecode(first).partition(" ")[0]))
 
-        self._observe(sys.modules["subprocess"].Popen, "__init__", starting)
+        self._observer.observe(sys.modules["subprocess"].Popen, "__init__", starting)
 
     def _connecting(self, driver: _Driver, host: str, port: str, address: str = "") -> None:
         names = self._called(host, port, address or host)
@@ -229,26 +236,20 @@ class OutOfReach:
         known = (self._names.of(each, port) for each in (host, *addresses, *here))
         return tuple(dict.fromkeys(name for names in known for name in names))
 
-    def _observe(self, owner: Any, name: str, note: Callable[..., None]) -> None:
-        """Have `note` told what `owner.name` is given, if this version has it."""
-        there = vars(owner).get(name, getattr(owner, name, None))
-        if there is None:
-            return
 
-        def make(original: Any) -> Any:
-            call = there.__func__ if isinstance(there, classmethod) else original
-
-            @functools.wraps(call)
-            def observed(*args: Any, **kwargs: Any) -> Any:
-                __tracebackhide__ = True
-                with contextlib.suppress(Exception):  # what is wrong is for the real one to say
-                    note(*args, **kwargs)
-                return call(*args, **kwargs)
-
-            return classmethod(observed) if isinstance(there, classmethod) else observed
-
-        # The first for each is as good as any, and so is what it has made.
-        self._patches.replace(owner, name, self._makers.setdefault((owner, name), make))
+def datagram(names: tuple[str, ...]) -> Operation:
+    """One over UDP."""
+    return Operation(
+        kind=_DATAGRAM,
+        target=names[0],
+        names=names,
+        remark="UDP",
+        advice=(
+            f"Datagrams went to {names[0]}, over UDP, and faults of the network happen to TCP "
+            "connections: let the code use TCP, or fail the function of yours that sends, "
+            "with chaos.service('name', 'module:function') and chaos.service_failure('name')."
+        ),
+    )
 
 
 def _led(through: str) -> str:

@@ -58,15 +58,41 @@ class Resolving:
         if isinstance(effect.failure, ResolutionFailure):
             raise socket_effects.name_resolution_failure(effect.failure)
 
+    def _note(self, host: Any, port: Any, error: socket.gaierror) -> None:
+        """Let those that never fire tell of a name for which there is no connect."""
+        if host is None or is_literal(host):
+            return
+        names = self._names.of(host, port)
+        self._engine.saw(
+            Operation(
+                kind=RESOLVE,
+                target=names[0],
+                names=names,
+                remark="does not resolve here",
+                advice=(
+                    f"{names[0]} does not resolve here ({error.strerror}), so that nothing "
+                    "connected: use a name that does, or an address; or, if this is what you "
+                    "test, network_failure with mode='dns'."
+                ),
+            )
+        )
+
     def _resolving(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def resolve(host: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
             if self._retired:
                 return original(host, *args, **kwargs)
-            if not _takes_addresses_only(args, kwargs):
-                self.resolve(host, args[0] if args else kwargs.get("port"))
-            found = original(host, *args, **kwargs)
+            port = args[0] if args else kwargs.get("port")
+            asks = not _takes_addresses_only(args, kwargs)
+            if asks:
+                self.resolve(host, port)
+            try:
+                found = original(host, *args, **kwargs)
+            except socket.gaierror as error:
+                if asks:
+                    self._note(host, port, error)
+                raise
             self._names.learn_all(host, found)
             return found
 

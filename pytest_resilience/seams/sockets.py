@@ -17,6 +17,7 @@ from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.seams.in_process import InProcess
 from pytest_resilience.seams.interception import Interception
 from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.names_elsewhere import NamesElsewhere
@@ -39,7 +40,7 @@ class SocketSeam:
         self._installed = False
         # Made by the first install, and used again by the next: most tests need the same.
         self._interception: Interception | None = None
-        self._beside: tuple[NamesElsewhere | OutOfReach, ...] = ()
+        self._beside: tuple[NamesElsewhere | OutOfReach | InProcess, ...] = ()
 
     def install(self) -> None:
         if self._installed:
@@ -50,6 +51,7 @@ class SocketSeam:
             self._beside = (
                 NamesElsewhere(self._engine, self._names, self._patches),
                 OutOfReach(self._engine, self._names, self._patches),
+                InProcess(self._engine, self._names, self._patches),
             )
         self._interception.apply()
         for each in self._beside:

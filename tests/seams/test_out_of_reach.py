@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import subprocess
 import sys
 
@@ -262,6 +263,157 @@ def test_uvloop(lost: Callable[..., NeverFiredError]) -> None:
         "lead it through a proxy"
     ) in str(error)
     assert f"chaos_proxy('127.0.0.1:{port}'); connect to proxy.listen; then" in str(error)
+
+
+# --- UDP ---
+
+
+def send(port: int) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"x", ("127.0.0.1", port))
+
+
+def send_with_flags(port: int) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"x", 0, ("127.0.0.1", port))
+
+
+def send_message(port: int) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.sendmsg([b"x"], [], 0, ("127.0.0.1", port))
+
+
+def send_connected(port: int) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.connect(("127.0.0.1", port))
+        sock.send(b"x")
+
+
+async def send_in_a_loop(port: int, *, connected: bool) -> None:
+    loop = asyncio.get_running_loop()
+    there = ("127.0.0.1", port)
+    transport, _ = await loop.create_datagram_endpoint(
+        asyncio.DatagramProtocol,
+        remote_addr=there if connected else None,
+        family=0 if connected else socket.AF_INET,
+    )
+    transport.sendto(b"x", None if connected else there)
+    transport.close()
+    await asyncio.sleep(0)
+
+
+async def send_in_trio(port: int) -> None:
+    import trio
+
+    with trio.socket.socket(type=socket.SOCK_DGRAM) as sock:
+        await sock.sendto(b"x", ("127.0.0.1", port))
+
+
+def send_in_uvloop(port: int) -> None:
+    import uvloop
+
+    uvloop.run(send_in_a_loop(port, connected=True))
+
+
+def run_in_trio(port: int) -> None:
+    import trio
+
+    trio.run(send_in_trio, port)
+
+
+@pytest.fixture
+def receiver() -> Iterator[socket.socket]:
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(20)
+        yield sock
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        send,
+        send_with_flags,
+        send_message,
+        send_connected,
+        lambda port: asyncio.run(send_in_a_loop(port, connected=True)),
+        lambda port: asyncio.run(send_in_a_loop(port, connected=False)),
+        run_in_trio,
+        send_in_uvloop,
+    ],
+    ids=["sendto", "flags", "sendmsg", "connect", "asyncio-connected", "asyncio", "trio", "uvloop"],
+)
+def test_datagrams(
+    lost: Callable[..., NeverFiredError],
+    receiver: socket.socket,
+    action: Callable[[int], object],
+) -> None:
+    port = receiver.getsockname()[1]
+    error = lost(lambda: action(port), target=f"localhost:{port}")
+    assert receiver.recv(10) == b"x"
+    assert error.seen == (f"network.datagram 127.0.0.1:{port} (UDP)",)
+    assert str(error).endswith(
+        f"\n  Datagrams went to 127.0.0.1:{port}, over UDP, and faults of the network happen to "
+        "TCP connections: let the code use TCP, or fail the function of yours that sends, with "
+        "chaos.service('name', 'module:function') and chaos.service_failure('name')."
+    )
+
+
+def test_datagrams_of_a_socket_connected_before(
+    lost: Callable[..., NeverFiredError], receiver: socket.socket
+) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.connect(receiver.getsockname())
+        assert "Datagrams went to 127.0.0.1:" in str(lost(lambda: sock.send(b"x")))
+
+
+def test_datagrams_elsewhere_get_no_such_advice(
+    lost: Callable[..., NeverFiredError], receiver: socket.socket
+) -> None:
+    error = lost(lambda: send(receiver.getsockname()[1]), target="payments:443")
+    assert "Datagrams" not in str(error)
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize("mode", ["refuse", "reset", "timeout"])
+@pytest.mark.parametrize("client", ["blocking", "asyncio", "httpx", "trio"])
+def test_a_name_that_does_not_resolve(
+    lost: Callable[..., NeverFiredError], client: str, mode: str
+) -> None:
+    def connect() -> None:
+        import httpx
+        import trio
+
+        async def in_asyncio() -> None:
+            await asyncio.open_connection("payments.invalid", 443)
+
+        actions: dict[str, Callable[[], object]] = {
+            "blocking": lambda: socket.create_connection(("payments.invalid", 443), timeout=20),
+            "asyncio": lambda: asyncio.run(in_asyncio()),
+            "httpx": lambda: httpx.get("http://payments.invalid:443/"),
+            "trio": lambda: trio.run(trio.open_tcp_stream, "payments.invalid", 443),
+        }
+        with pytest.raises((OSError, httpx.ConnectError)):
+            actions[client]()
+
+    error = lost(connect, "network_failure", mode=mode, target="payments.invalid:443")
+    assert "network.resolve payments.invalid:443 (does not resolve here)" in error.seen
+    found = str(error).splitlines()[-1]
+    assert found.startswith("  payments.invalid:443 does not resolve here (")
+    assert found.endswith(
+        "), so that nothing connected: use a name that does, or an address; or, if this is what "
+        "you test, network_failure with mode='dns'."
+    )
+
+
+def test_a_name_elsewhere_gets_no_such_advice(lost: Callable[..., NeverFiredError]) -> None:
+    def connect() -> None:
+        with pytest.raises(OSError):
+            socket.create_connection(("payments.invalid", 443), timeout=20)
+
+    assert "mode='dns'" not in str(lost(connect, target="shop.internal"))
 
 
 # --- MySQL ---

@@ -363,7 +363,7 @@ def test_datagrams_and_unix_sockets_are_no_connections(inject: Inject, tmp_path:
             local.connect(str(tmp_path / "nobody"))
     assert failure.matched == 0
     assert failure.never_fired().seen == (
-        "network.connect 127.0.0.1:9 (no TCP)",
+        "network.datagram 127.0.0.1:9 (UDP)",
         f"network.connect {tmp_path}/nobody (a socket of the file system)",
     )
 
