@@ -39,6 +39,7 @@ ABOUT: dict[str, frozenset[str]] = {
     "plugin.replies": frozenset({"responses"}),
     "plugin.sqlite": frozenset({"sqlite3"}),
     "seams.detours": frozenset({"asyncio"}),
+    "seams.opened_before": frozenset({"sqlite3"}),
     "seams.psycopg2_driver": frozenset({"psycopg2"}),
     "seams.sqlite": frozenset({"sqlite3"}),
 }

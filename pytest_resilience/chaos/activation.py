@@ -12,6 +12,7 @@ from pytest_resilience.chaos.answers import MadeUpAnswer
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
 from pytest_resilience.chaos.forks import ForkedCounts
+from pytest_resilience.chaos.operation import CHECK_OUT
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
@@ -153,7 +154,8 @@ class Activation:
     def saw(self, operation: Operation) -> None:
         """Remember that the code did this, which the experiment was not aimed at."""
         if operation.advice:
-            if not self._on_the_wire:
+            of_databases = operation.kind.startswith("database.")
+            if not (self._in_databases if of_databases else self._on_the_wire):
                 return  # what is out of the network's reach is not out of a database's
             self._take_advice(operation)
         if len(self._seen) < _MOST_SEEN:
@@ -167,6 +169,10 @@ class Activation:
     @property
     def _on_the_wire(self) -> bool:
         return any(kind.startswith("network.") and kind != RESOLVE for kind in self.kinds)
+
+    @property
+    def _in_databases(self) -> bool:
+        return any(kind.startswith("database.") and kind != CHECK_OUT for kind in self.kinds)
 
     def _take_advice(self, operation: Operation) -> None:
         """Keep what to do about it, if it may have been meant; what was for certain wins."""

@@ -39,6 +39,7 @@ class DatabaseSeam:
         if self._gate is None:
             self._gate = Gate(self._engine)
             _drivers(self._gate, self._patches)
+            _opened_before(self._engine, self._patches)
 
     def refresh(self) -> None:
         if self._gate is not None:
@@ -51,6 +52,12 @@ class DatabaseSeam:
             self._gate = None
         if self._patches:
             self._patches.restore()
+
+
+def _opened_before(engine: Engine, patches: Patches) -> None:
+    from pytest_resilience.seams.opened_before import OpenedBefore
+
+    OpenedBefore(engine).apply(patches)
 
 
 def _sqlite(gate: Gate) -> Driver:
