@@ -6,9 +6,12 @@ import gc
 import subprocess
 import sys
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.databases.server import server
 
 
 pytest_plugins = ["pytester"]
@@ -53,3 +56,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=120,
     )
     return out
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server of this run's, on a socket of the file system."""
+    pytest.importorskip("pgserver", reason="there is no PostgreSQL for this Python")
+    with server() as (url, _):
+        yield url

@@ -16,7 +16,6 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.hazards import Hazards
 from tests.databases.orders import SCHEMA
-from tests.databases.server import server
 
 
 Chaos = Callable[..., Activation]
@@ -34,14 +33,6 @@ def chaos_on_databases() -> Iterator[Chaos]:
     yield start
     for activation in hazards.engine.active:
         hazards.engine.stop(activation)
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL server on a socket of its own; it ends with the run."""
-    pytest.importorskip("pgserver", reason="there is no PostgreSQL for this Python")
-    with server() as (url, _):
-        yield url
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from pytest_resilience import Event
 from pytest_resilience import FaultInjected
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.hazards import Hazards
-from tests.databases.server import server
 from tests.network.hostile import GOOD
 from tests.network.hostile import Handler
 from tests.network.hostile import Place
@@ -101,13 +100,10 @@ def redis_port() -> Iterator[int]:
         yield port
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[tuple[str, str]]:
-    """The path of a real server's socket, and the name of its user."""
-    pytest.importorskip("pgserver", reason="there is no PostgreSQL for this Python")
-    with server() as (url, _):
-        parts = urlsplit(url)
-        yield f"{parse_qs(parts.query)['host'][0]}/.s.PGSQL.5432", parts.username or "postgres"
+@pytest.fixture(scope="session")
+def postgres_path(postgres: str) -> str:
+    """Of a real server's socket."""
+    return f"{parse_qs(urlsplit(postgres).query)['host'][0]}/.s.PGSQL.5432"
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +113,8 @@ def redis_tls_port(redis_port: int, trust: Trust) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def postgres_tls_port(postgres: tuple[str, str], trust: Trust) -> Iterator[int]:
-    with tls_front(postgres[0], trust.server, asked=True) as port:
+def postgres_tls_port(postgres_path: str, trust: Trust) -> Iterator[int]:
+    with tls_front(postgres_path, trust.server, asked=True) as port:
         yield port
 
 
@@ -176,7 +172,7 @@ def lead_to(request: pytest.FixtureRequest) -> Callable[..., AbstractContextMana
         if speaks == "mysql":
             return in_mysql
         if speaks == "postgres" and not trust:
-            return relay(request.getfixturevalue("postgres")[0])
+            return relay(request.getfixturevalue("postgres_path"))
         server = f"{speaks}_tls_port" if trust else f"{speaks}_port"
         return relay(("127.0.0.1", request.getfixturevalue(server)))
 

@@ -10,16 +10,13 @@ from collections.abc import Iterator
 from urllib.parse import parse_qs
 from urllib.parse import urlsplit
 
-from tests.databases.server import server
-
 
 @contextlib.contextmanager
-def listening() -> Iterator[tuple[int, str]]:
-    """The port on 127.0.0.1 and the name of the user of a real server."""
-    with server() as (url, _):
-        folder = parse_qs(urlsplit(url).query)["host"][0]
-        with leading_to(f"{folder}/.s.PGSQL.5432") as port:
-            yield port, urlsplit(url).username or "postgres"
+def listening(url: str) -> Iterator[tuple[int, str]]:
+    """A port on 127.0.0.1 for the server at `url`, and the name of its user."""
+    folder = parse_qs(urlsplit(url).query)["host"][0]
+    with leading_to(f"{folder}/.s.PGSQL.5432") as port:
+        yield port, urlsplit(url).username or "postgres"
 
 
 @contextlib.contextmanager

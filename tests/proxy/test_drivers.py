@@ -89,22 +89,23 @@ def test_redis_has_done_what_its_client_does_not_know(cache: ChaosProxy) -> None
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[tuple[int, str]]:
+def postgres_port(postgres: str) -> Iterator[tuple[int, str]]:
     """The port and the name of the user of a real server."""
-    pytest.importorskip("pgserver", reason="there is no PostgreSQL for this Python")
-    with listening() as there:
+    with listening(postgres) as there:
         yield there
 
 
 @pytest.fixture
-def database(postgres: tuple[int, str]) -> Iterator[ChaosProxy]:
-    with ChaosProxy(("127.0.0.1", postgres[0]), seed=1) as proxy:
+def database(postgres_port: tuple[int, str]) -> Iterator[ChaosProxy]:
+    with ChaosProxy(("127.0.0.1", postgres_port[0]), seed=1) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def url(database: ChaosProxy, postgres: tuple[int, str]) -> str:
-    return database.dsn(f"postgresql://{postgres[1]}@localhost:5432/postgres?connect_timeout=20")
+def url(database: ChaosProxy, postgres_port: tuple[int, str]) -> str:
+    return database.dsn(
+        f"postgresql://{postgres_port[1]}@localhost:5432/postgres?connect_timeout=20"
+    )
 
 
 @pytest.fixture(params=["psycopg", "psycopg2"])
@@ -172,11 +173,12 @@ def test_a_commit_whose_answer_is_lost_was_made(
     database: ChaosProxy, url: str, driver: Any
 ) -> None:
     with connected(driver, url) as connection:
-        connection.cursor().execute("DROP TABLE IF EXISTS orders; CREATE TABLE orders (id int)")
+        connection.cursor().execute("CREATE TABLE charges (id int)")
         with database.having("lose_answer"), pytest.raises(driver.OperationalError):
-            connection.cursor().execute("INSERT INTO orders VALUES (1)")
+            connection.cursor().execute("INSERT INTO charges VALUES (1)")
     with connected(driver, url) as again:
-        assert execute(again, "SELECT count(*) FROM orders") == [(1,)]
+        assert execute(again, "SELECT count(*) FROM charges") == [(1,)]
+        again.cursor().execute("DROP TABLE charges")
 
 
 def test_a_result_that_is_cut_short(database: ChaosProxy, url: str, driver: Any) -> None:
@@ -188,11 +190,13 @@ def test_a_result_that_is_cut_short(database: ChaosProxy, url: str, driver: Any)
         execute(connection, "SELECT generate_series(1, 1000)")
 
 
-def test_variables_lead_a_subprocess_there(database: ChaosProxy, postgres: tuple[int, str]) -> None:
+def test_variables_lead_a_subprocess_there(
+    database: ChaosProxy, postgres_port: tuple[int, str]
+) -> None:
     pgserver: Any = pytest.importorskip("pgserver")
     program = os.path.join(os.path.dirname(pgserver.__file__), "pginstall", "bin", "psql")
     done = subprocess.run(
-        [program, "-X", "-A", "-t", "-U", postgres[1], "-c", "SELECT 42", "postgres"],
+        [program, "-X", "-A", "-t", "-U", postgres_port[1], "-c", "SELECT 42", "postgres"],
         env=os.environ | database.environment(),
         capture_output=True,
         text=True,
@@ -204,11 +208,11 @@ def test_variables_lead_a_subprocess_there(database: ChaosProxy, postgres: tuple
 
 
 def test_variables_lead_this_process_there(
-    database: ChaosProxy, postgres: tuple[int, str], driver: Any
+    database: ChaosProxy, postgres_port: tuple[int, str], driver: Any
 ) -> None:
     with (
         database.in_environment(),
-        connected(driver, f"user={postgres[1]} dbname=postgres") as connection,
+        connected(driver, f"user={postgres_port[1]} dbname=postgres") as connection,
     ):
         assert execute(connection, "SELECT 1") == [(1,)]
         assert database.connections == 1

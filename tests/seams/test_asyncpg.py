@@ -18,7 +18,6 @@ import pytest
 
 from pytest_resilience import FaultInjected
 from pytest_resilience.chaos.activation import Activation
-from tests.databases.server import server
 from tests.seams.conftest import HOST
 from tests.seams.conftest import serve
 
@@ -40,11 +39,10 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
 
 
 @pytest.fixture(scope="module")
-def path() -> Iterator[str]:
+def path(postgres: str) -> str:
     """Of the server's own socket, which is none of TCP."""
-    with server() as (url, _):
-        folder = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)["host"][0]
-        yield f"{folder}/.s.PGSQL.5432"
+    folder = urllib.parse.parse_qs(urllib.parse.urlsplit(postgres).query)["host"][0]
+    return f"{folder}/.s.PGSQL.5432"
 
 
 @pytest.fixture

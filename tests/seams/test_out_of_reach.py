@@ -43,10 +43,9 @@ def lost(inject: Inject) -> Callable[..., NeverFiredError]:
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[tuple[int, str]]:
+def postgres_port(postgres: str) -> Iterator[tuple[int, str]]:
     """The port and the user of a real server."""
-    pytest.importorskip("pgserver", reason="there is no PostgreSQL for this Python")
-    with listening() as there:
+    with listening(postgres) as there:
         yield there
 
 
@@ -73,9 +72,9 @@ def cure(driver: str, port: int) -> str:
     ids=["url", "string"],
 )
 def test_libpq(
-    lost: Callable[..., NeverFiredError], postgres: tuple[int, str], driver: str, form: str
+    lost: Callable[..., NeverFiredError], postgres_port: tuple[int, str], driver: str, form: str
 ) -> None:
-    port, user = postgres
+    port, user = postgres_port
     error = lost(lambda: connect(driver, form.format(port=port, user=user)))
     seen = f"network.connect 127.0.0.1:{port} (by {driver} through libpq, which is C)"
     assert error.seen[0] == seen  # the server of this test is led on to a socket of its own
@@ -83,10 +82,10 @@ def test_libpq(
 
 
 def test_libpq_under_asyncio(
-    lost: Callable[..., NeverFiredError], postgres: tuple[int, str]
+    lost: Callable[..., NeverFiredError], postgres_port: tuple[int, str]
 ) -> None:
     psycopg = pytest.importorskip("psycopg")
-    port, user = postgres
+    port, user = postgres_port
 
     async def connect() -> None:
         url = f"postgresql://{user}@localhost:{port}/postgres"
@@ -100,11 +99,11 @@ def test_libpq_under_asyncio(
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 def test_what_libpq_is_told_by_the_environment(
     lost: Callable[..., NeverFiredError],
-    postgres: tuple[int, str],
+    postgres_port: tuple[int, str],
     driver: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    port, user = postgres
+    port, user = postgres_port
     monkeypatch.setenv("PGHOST", "127.0.0.1")
     monkeypatch.setenv("PGPORT", str(port))
     error = lost(lambda: connect(driver, f"user={user} dbname=postgres"), target=f"*:{port}")
@@ -149,9 +148,9 @@ def test_a_unix_socket_is_no_network(
 
 @pytest.mark.parametrize("kind", ["network_failure", "service_failure"])
 def test_other_experiments_of_the_network(
-    engine: Engine, lost: Callable[..., NeverFiredError], postgres: tuple[int, str], kind: str
+    engine: Engine, lost: Callable[..., NeverFiredError], postgres_port: tuple[int, str], kind: str
 ) -> None:
-    port, user = postgres
+    port, user = postgres_port
     given: dict[str, Any] = {"mode": "reset"}
     if kind == "service_failure":
         engine.services.add(Service.at("shop", [f"127.0.0.1:{port}"]))
@@ -161,9 +160,9 @@ def test_other_experiments_of_the_network(
 
 
 def test_an_aim_elsewhere_gets_no_such_advice(
-    lost: Callable[..., NeverFiredError], postgres: tuple[int, str]
+    lost: Callable[..., NeverFiredError], postgres_port: tuple[int, str]
 ) -> None:
-    port, user = postgres
+    port, user = postgres_port
     dsn = f"host=127.0.0.1 port={port} user={user} dbname=postgres"
     error = lost(lambda: connect("psycopg2", dsn), target="payments:443")
     assert sum("through libpq" in each for each in error.seen) == 1
@@ -172,16 +171,16 @@ def test_an_aim_elsewhere_gets_no_such_advice(
 
 
 def test_names_are_no_business_of_a_proxy(
-    lost: Callable[..., NeverFiredError], postgres: tuple[int, str]
+    lost: Callable[..., NeverFiredError], postgres_port: tuple[int, str]
 ) -> None:
-    port, user = postgres
+    port, user = postgres_port
     dsn = f"host=127.0.0.1 port={port} user={user} dbname=postgres"
     error = lost(lambda: connect("psycopg2", dsn), "network_failure", mode="dns")
     assert "chaos_proxy" not in str(error)
 
 
-def test_experiments_of_databases_reach_them(postgres: tuple[int, str]) -> None:
-    port, user = postgres
+def test_experiments_of_databases_reach_them(postgres_port: tuple[int, str]) -> None:
+    port, user = postgres_port
     dsn = f"host=127.0.0.1 port={port} user={user} dbname=postgres"
     engine = new_engine()
     aimed = ChaosExperiment("slow", "database_slowdown", delay="1ms", match="DELETE*")
@@ -462,9 +461,9 @@ def test_a_subprocess(lost: Callable[..., NeverFiredError]) -> None:
 
 
 def test_a_connection_that_was_meant_comes_before_a_process_that_may_be(
-    lost: Callable[..., NeverFiredError], postgres: tuple[int, str]
+    lost: Callable[..., NeverFiredError], postgres_port: tuple[int, str]
 ) -> None:
-    port, user = postgres
+    port, user = postgres_port
 
     def both() -> None:
         subprocess.run([sys.executable, "-c", ""], check=True, timeout=60)
