@@ -30,15 +30,22 @@ class Peer:
     """Whom a client talks to.
 
     Attributes:
-        timeout: seconds that the client is ready to wait, for each step.
+        timeout: seconds that the client is ready to wait for an answer.
+        connect_timeout: the same for the connection.
         user: its name there, where one is needed.
     """
 
     host: str = "127.0.0.1"
     port: int
     timeout: float = 10
+    connect_timeout: float = 10
     tls: Trust | None = None
     user: str = "postgres"
+
+    @property
+    def only_timeout(self) -> float:
+        """For clients that have one for all."""
+        return min(self.timeout, self.connect_timeout)
 
     @property
     def url(self) -> str:
@@ -131,7 +138,9 @@ def with_requests(peer: Peer) -> Iterator[Ask]:
         verify = peer.tls.file if peer.tls else True
 
         def ask() -> str:
-            reply = session.get(peer.url, timeout=peer.timeout, verify=verify)
+            reply = session.get(
+                peer.url, timeout=(peer.connect_timeout, peer.timeout), verify=verify
+            )
             reply.raise_for_status()
             reply.json()
             return "ok"
@@ -143,10 +152,11 @@ def with_requests(peer: Peer) -> Iterator[Ask]:
 def with_urllib3(peer: Peer) -> Iterator[Ask]:
     import urllib3
 
+    timeout = urllib3.Timeout(connect=peer.connect_timeout, read=peer.timeout)
     with urllib3.PoolManager(ssl_context=peer.tls.client if peer.tls else None) as pool:
 
         def ask() -> str:
-            reply = pool.request("GET", peer.url, timeout=peer.timeout, retries=False)
+            reply = pool.request("GET", peer.url, timeout=timeout, retries=False)
             if reply.status == 200:
                 reply.json()
             return told(reply.status, reply.headers.get("Retry-After"))
@@ -154,12 +164,18 @@ def with_urllib3(peer: Peer) -> Iterator[Ask]:
         yield ask
 
 
+def _of_httpx(peer: Peer) -> Any:
+    import httpx
+
+    return httpx.Timeout(peer.timeout, connect=peer.connect_timeout)
+
+
 @contextlib.contextmanager
 def with_httpx(peer: Peer) -> Iterator[Ask]:
     import httpx
 
     verify = peer.tls.client if peer.tls else False
-    with httpx.Client(timeout=peer.timeout, verify=verify) as client:
+    with httpx.Client(timeout=_of_httpx(peer), verify=verify) as client:
 
         def ask() -> str:
             client.get(peer.url).raise_for_status().json()
@@ -176,10 +192,10 @@ def with_http_client(peer: Peer) -> Iterator[Ask]:
     client: http.client.HTTPConnection
     if peer.tls:
         client = http.client.HTTPSConnection(
-            peer.host, peer.port, timeout=peer.timeout, context=peer.tls.client
+            peer.host, peer.port, timeout=peer.only_timeout, context=peer.tls.client
         )
     else:
-        client = http.client.HTTPConnection(peer.host, peer.port, timeout=peer.timeout)
+        client = http.client.HTTPConnection(peer.host, peer.port, timeout=peer.only_timeout)
 
     def ask() -> str:
         client.request("GET", "/")
@@ -200,7 +216,7 @@ def with_urllib(peer: Peer) -> Iterator[Ask]:
 
     def ask() -> str:
         context = peer.tls.client if peer.tls else None
-        with urllib.request.urlopen(peer.url, timeout=peer.timeout, context=context) as reply:
+        with urllib.request.urlopen(peer.url, timeout=peer.only_timeout, context=context) as reply:
             json.loads(reply.read())
         return "ok"
 
@@ -224,7 +240,7 @@ def dynamodb(peer: Peer, retries: Any) -> Iterator[Any]:
     import botocore.config
 
     settings = botocore.config.Config(
-        connect_timeout=peer.timeout, read_timeout=peer.timeout, retries=retries
+        connect_timeout=peer.connect_timeout, read_timeout=peer.timeout, retries=retries
     )
     session = boto3.session.Session(
         aws_access_key_id="nobody", aws_secret_access_key="nothing", region_name="us-east-1"
@@ -248,7 +264,9 @@ def dynamodb(peer: Peer, retries: Any) -> Iterator[Any]:
 async def with_aiohttp(peer: Peer) -> AsyncIterator[AsyncAsk]:
     import aiohttp
 
-    limits = aiohttp.ClientTimeout(total=None, sock_connect=peer.timeout, sock_read=peer.timeout)
+    limits = aiohttp.ClientTimeout(
+        total=None, sock_connect=peer.connect_timeout, sock_read=peer.timeout
+    )
     async with aiohttp.ClientSession(timeout=limits) as session:
 
         async def ask() -> str:
@@ -265,7 +283,7 @@ async def with_httpx_async(peer: Peer) -> AsyncIterator[AsyncAsk]:
     import httpx
 
     verify = peer.tls.client if peer.tls else False
-    async with httpx.AsyncClient(timeout=peer.timeout, verify=verify) as client:
+    async with httpx.AsyncClient(timeout=_of_httpx(peer), verify=verify) as client:
 
         async def ask() -> str:
             (await client.get(peer.url)).raise_for_status().json()
@@ -285,7 +303,7 @@ def with_httpx_on_trio(peer: Peer) -> Iterator[Ask]:
 
     verify = peer.tls.client if peer.tls else False
     with start_blocking_portal("trio") as portal:
-        client = httpx.AsyncClient(timeout=peer.timeout, verify=verify)
+        client = httpx.AsyncClient(timeout=_of_httpx(peer), verify=verify)
 
         async def get() -> str:
             (await client.get(peer.url)).raise_for_status().json()
@@ -308,7 +326,7 @@ def with_redis(peer: Peer) -> Iterator[Ask]:
         peer.host,
         peer.port,
         socket_timeout=peer.timeout,
-        socket_connect_timeout=peer.timeout,
+        socket_connect_timeout=peer.connect_timeout,
         ssl=peer.tls is not None,
         ssl_ca_certs=peer.tls.file if peer.tls else None,
         retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
@@ -330,7 +348,7 @@ async def with_redis_async(peer: Peer) -> AsyncIterator[AsyncAsk]:
         host=peer.host,
         port=peer.port,
         socket_timeout=peer.timeout,
-        socket_connect_timeout=peer.timeout,
+        socket_connect_timeout=peer.connect_timeout,
         ssl=peer.tls is not None,
         ssl_ca_certs=peer.tls.file if peer.tls else None,
         retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0),
@@ -361,7 +379,7 @@ async def with_asyncpg(peer: Peer) -> AsyncIterator[AsyncAsk]:
                 user=peer.user,
                 database="postgres",
                 ssl=peer.tls.client if peer.tls else False,
-                timeout=peer.timeout,
+                timeout=peer.connect_timeout,
                 command_timeout=peer.timeout,
             )
         assert await connection.fetchval("SELECT 'tea'") == "tea"
@@ -386,7 +404,7 @@ def with_libpq(driver: str, peer: Peer) -> Iterator[Ask]:
                 dbname="postgres",
                 sslmode="disable",
                 gssencmode="disable",
-                connect_timeout=max(2, int(peer.timeout)),  # libpq has no shorter one
+                connect_timeout=max(2, int(peer.connect_timeout)),  # libpq has no shorter one
             )
             connection.autocommit = True
         cursor = connection.cursor()
@@ -450,7 +468,7 @@ def with_pymysql(peer: Peer) -> Iterator[Ask]:
             port=peer.port,
             user="somebody",
             password="something",
-            connect_timeout=peer.timeout,
+            connect_timeout=peer.connect_timeout,
             read_timeout=peer.timeout,
         )._force_close()
         return "ok"
@@ -474,7 +492,7 @@ def with_websockets(peer: Peer) -> Iterator[Ask]:
                 opened = connect(
                     peer.url.replace("http", "ws"),
                     ssl=peer.tls.client if peer.tls else None,
-                    open_timeout=peer.timeout,
+                    open_timeout=peer.connect_timeout,
                     close_timeout=0.2,
                 )
                 connection = stack.enter_context(opened)
@@ -497,7 +515,7 @@ async def with_websockets_async(peer: Peer) -> AsyncIterator[AsyncAsk]:
             connection = await connect(
                 peer.url.replace("http", "ws"),
                 ssl=peer.tls.client if peer.tls else None,
-                open_timeout=peer.timeout,
+                open_timeout=peer.connect_timeout,
                 close_timeout=0.2,
             )
         await connection.send("tea")
@@ -532,7 +550,7 @@ def with_grpc(peer: Peer) -> Iterator[Ask]:
             if failed:  # or it would say so again until it tries again
                 grpc.channel_ready_future(channel).result(10)
             failed = True
-            assert call(b"tea", timeout=peer.timeout) == b"4"
+            assert call(b"tea", timeout=peer.only_timeout) == b"4"
             failed = False
             return "ok"
 

@@ -43,7 +43,7 @@ Lead = Callable[..., AbstractContextManager[Place]]
 
 TIMEOUT = 0.25
 NOBODY = "nobody.invalid"
-PATIENT = 10
+PATIENT = 10.0
 UNAVAILABLE = answer(b"busy", b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7")
 NOT_JSON = answer(b'{"status": "ok", "items": [')
 ENDLESS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n" + BODY
@@ -264,7 +264,12 @@ def treated(place: Place, mood: str) -> Iterator[None]:
 
 
 def peer_of(place: Place, event: Event, tls: Trust | None) -> Peer:
-    return Peer(port=place.port, timeout=TIMEOUT if event.waits else PATIENT, tls=tls)
+    answered, connected = PATIENT, PATIENT
+    if event is NOT_CONNECTED:
+        connected = TIMEOUT
+    elif event.waits:
+        answered = TIMEOUT
+    return Peer(port=place.port, timeout=answered, connect_timeout=connected, tls=tls)
 
 
 @cases(*HTTP, *OTHERS, events=OF_HTTP | SEALED | OF_OTHERS | OF_OTHERS_SEALED | OF_MYSQL)

@@ -138,7 +138,7 @@ def with_boto3(retries: dict[str, Any], port: int) -> Tries:
         nonlocal tries
         tries += 1
 
-    with dynamodb(Peer(port=port, timeout=TIMEOUT), retries) as client:
+    with dynamodb(Peer(port=port, timeout=TIMEOUT, connect_timeout=TIMEOUT), retries) as client:
         client.meta.events.register("before-send", count)
         found = result(lambda: client.list_tables()["TableNames"])
     return found, tries
