@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import gc
 import socket
@@ -17,6 +18,7 @@ from collections.abc import Coroutine
 from collections.abc import Iterator
 from typing import Any
 from typing import TypeAlias
+from unittest import mock
 
 import aiohttp
 import httpx
@@ -39,9 +41,19 @@ from tests.seams.conftest import serve
 Inject: TypeAlias = Callable[..., contextlib.AbstractContextManager[Activation]]
 Ask: TypeAlias = Callable[[], Awaitable[object]]
 Client: TypeAlias = Callable[
-    [int, ssl.SSLContext | None, float | None], contextlib.AbstractAsyncContextManager[Ask]
+    [int, ssl.SSLContext | None, "Limits"], contextlib.AbstractAsyncContextManager[Ask]
 ]
 
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The seconds that a client waits: for a connection, with its handshake, and for an answer."""
+
+    connect: float | None = 30
+    answer: float | None = 30
+
+
+PATIENT = Limits()
 DELAY = 0.05
 PATIENCE = 30  # seconds
 
@@ -56,12 +68,11 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def with_httpx(
-    port: int, tls: ssl.SSLContext | None, limit: float | None
-) -> AsyncIterator[Ask]:
+async def with_httpx(port: int, tls: ssl.SSLContext | None, limits: Limits) -> AsyncIterator[Ask]:
     url = f"{'https' if tls else 'http'}://{HOST}:{port}/"
     verify = tls or False
-    async with httpx.AsyncClient(trust_env=False, timeout=limit, verify=verify) as client:
+    timeout = httpx.Timeout(limits.answer, connect=limits.connect)
+    async with httpx.AsyncClient(trust_env=False, timeout=timeout, verify=verify) as client:
 
         async def ask() -> str:
             return (await client.get(url)).text
@@ -70,12 +81,10 @@ async def with_httpx(
 
 
 @contextlib.asynccontextmanager
-async def with_aiohttp(
-    port: int, tls: ssl.SSLContext | None, limit: float | None
-) -> AsyncIterator[Ask]:
+async def with_aiohttp(port: int, tls: ssl.SSLContext | None, limits: Limits) -> AsyncIterator[Ask]:
     url = f"{'https' if tls else 'http'}://{HOST}:{port}/"
-    limits = aiohttp.ClientTimeout(sock_connect=limit, sock_read=limit)
-    async with aiohttp.ClientSession(timeout=limits) as session:
+    timeout = aiohttp.ClientTimeout(sock_connect=limits.connect, sock_read=limits.answer)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
 
         async def ask() -> str:
             async with session.get(url, ssl=tls or False) as response:
@@ -85,17 +94,15 @@ async def with_aiohttp(
 
 
 @contextlib.asynccontextmanager
-async def with_redis(
-    port: int, tls: ssl.SSLContext | None, limit: float | None
-) -> AsyncIterator[Ask]:
+async def with_redis(port: int, tls: ssl.SSLContext | None, limits: Limits) -> AsyncIterator[Ask]:
     client = redis.asyncio.Redis(
         host=HOST,
         port=port,
         ssl=tls is not None,
         ssl_ca_certs=None,
         protocol=2,
-        socket_timeout=limit,
-        socket_connect_timeout=limit,
+        socket_timeout=limits.answer,
+        socket_connect_timeout=limits.connect,
         retry=redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0),
         # Or it introduces itself, in round trips of their own.
         driver_info=None,
@@ -103,25 +110,30 @@ async def with_redis(
     if tls is not None:
         client.connection_pool.connection_kwargs["ssl_check_hostname"] = False
         client.connection_pool.connection_kwargs["ssl_cert_reqs"] = "none"
-    async with client:
 
-        async def ask() -> bool:
-            return bool(await client.set("key", "value"))
+    def trusting() -> ssl.SSLContext:
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
-        yield ask
+    # It reads this machine's authorities while its time to connect runs, and needs none of them.
+    with mock.patch.object(ssl, "create_default_context", trusting):
+        async with client:
+
+            async def ask() -> bool:
+                return bool(await client.set("key", "value"))
+
+            yield ask
 
 
 @contextlib.asynccontextmanager
-async def with_streams(
-    port: int, tls: ssl.SSLContext | None, limit: float | None
-) -> AsyncIterator[Ask]:
+async def with_streams(port: int, tls: ssl.SSLContext | None, limits: Limits) -> AsyncIterator[Ask]:
     writer = reader = None
 
     async def ask() -> str:
         nonlocal reader, writer
-        async with asyncio.timeout(limit):
-            if reader is None or writer is None:
+        if reader is None or writer is None:
+            async with asyncio.timeout(limits.connect):
                 reader, writer = await asyncio.open_connection(HOST, port, ssl=tls)
+        async with asyncio.timeout(limits.answer):
             writer.write(b"GET / HTTP/1.1\r\n\r\n")
             return (await reader.readuntil(b"ok")).decode()[-2:]
 
@@ -186,7 +198,7 @@ def test_latency_is_paid_by_connect_handshake_and_each_answer(
     seconds = []
 
     async def story() -> None:
-        async with client(port, tls, None) as ask:
+        async with client(port, tls, PATIENT) as ask:
             for _ in range(3):
                 started = time.monotonic()
                 await ask()
@@ -243,10 +255,11 @@ def test_the_clients_own_timeout_fires_at_its_time(  # noqa: PLR0917  # all by n
     if place not in trips:
         pytest.skip("without TLS there is no handshake")
     timeout = 0.2
+    limits = Limits(answer=timeout) if place == "receive" else Limits(connect=timeout)
     seconds = []
 
     async def story() -> None:
-        async with client(port, tls, timeout) as ask:
+        async with client(port, tls, limits) as ask:
             started = time.monotonic()
             with pytest.raises(TIMEOUTS[client][place]):
                 await ask()
@@ -269,7 +282,7 @@ def test_without_a_timeout_silence_lasts_as_long_as_the_experiment(
 
     async def story() -> None:
         started = time.monotonic()
-        async with with_streams(port, tls, None) as ask:
+        async with with_streams(port, tls, Limits(connect=None, answer=None)) as ask:
             with pytest.raises(TimeoutError) as caught:
                 await ask()
         assert time.monotonic() - started >= 0.1
@@ -297,7 +310,7 @@ def test_the_loop_goes_on(
                 beats += 1
 
         heart = asyncio.create_task(beat())
-        async with client(port, tls, None) as ask:
+        async with client(port, tls, PATIENT) as ask:
             await ask()
         heart.cancel()
         return beats
@@ -310,7 +323,9 @@ def test_the_loop_goes_on(
 def test_requests_wait_side_by_side(port: int, tls: ssl.SSLContext | None, inject: Inject) -> None:
     async def story() -> None:
         async with contextlib.AsyncExitStack() as stack:
-            asks = [await stack.enter_async_context(with_streams(port, tls, None)) for _ in "12345"]
+            asks = [
+                await stack.enter_async_context(with_streams(port, tls, PATIENT)) for _ in "12345"
+            ]
             await asyncio.gather(*(ask() for ask in asks))
 
     delay, trips = 0.3, 5 * len(expected(tls, 1))
@@ -330,7 +345,7 @@ def test_connections_opened_before_are_hit(
     events: list[FaultInjected],
 ) -> None:
     async def story() -> None:
-        async with client(port, tls, None) as ask:
+        async with client(port, tls, PATIENT) as ask:
             await ask()
             with inject("network_latency", delay=DELAY):
                 started = time.monotonic()
@@ -352,7 +367,7 @@ def test_triggers_count_round_trips(  # noqa: PLR0917  # all by name
     events: list[FaultInjected],
 ) -> None:
     async def story() -> None:
-        async with with_httpx(port, tls, None) as ask:
+        async with with_httpx(port, tls, PATIENT) as ask:
             await ask()
             await ask()
 
@@ -368,7 +383,7 @@ def test_what_is_held_back_comes_when_the_experiment_ends(
     place: str, port: int, tls: ssl.SSLContext | None, inject: Inject
 ) -> None:
     async def story() -> str:
-        async with with_streams(port, tls, None) as ask:
+        async with with_streams(port, tls, PATIENT) as ask:
             if place == "receive":
                 await ask()
             with inject("network_latency", delay=3600) as latency:
@@ -389,7 +404,7 @@ def test_whoever_waits_can_be_cancelled(
     number = trips.index(place) + 1
 
     async def story() -> None:
-        async with with_streams(port, tls, None) as ask:
+        async with with_streams(port, tls, PATIENT) as ask:
             with inject("network_latency", delay=3600, from_nth=number) as latency:
                 task = asyncio.ensure_future(ask())
                 await until(lambda: latency.hits)
