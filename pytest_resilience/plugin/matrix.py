@@ -84,11 +84,14 @@ class Matrix:
     def pytest_collection_modifyitems(
         self, items: list[pytest.Item]
     ) -> Generator[None, object, object]:
-        """Read what the tests expect, from marks that have been checked."""
+        """Read what the tests expect; bad marks are told of elsewhere."""
         result = yield
         self._take_part(items)
         for item in items:
-            item.stash[_EXPECTED] = Expectation.of(item)
+            try:
+                item.stash[_EXPECTED] = Expectation.of(item)
+            except ConfigurationError:  # told with its line when all marks are checked, hereafter
+                item.stash[_EXPECTED] = Expectation()
         return result
 
     def _take_part(self, items: list[pytest.Item]) -> None:
