@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Generator
+from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.watch import Watch
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
@@ -111,6 +113,17 @@ class ChaosSession:
     def running(self, item: pytest.Item, requested: Requested) -> AbstractContextManager[None]:
         """Put every run of `item` in the block under one experiment more."""
         return _under(item, requested)
+
+    @contextmanager
+    def watching(self, requests: Iterable[Requested]) -> Iterator[Watch]:
+        """Note what is done in the block that these could hit."""
+        watch = Watch(each.experiment.bind(self._engine.services) for each in requests)
+        with self._engine.watching(watch):
+            yield watch
+
+    def noting(self) -> AbstractContextManager[None]:
+        """What is done in the block is what the test itself does."""
+        return self._engine.noting()
 
     def last(self, item: pytest.Item) -> ChaosScope | None:
         """What was chaotic about the last run of `item`."""
