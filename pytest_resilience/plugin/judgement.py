@@ -92,7 +92,8 @@ def _why_not_started(
         return f"{where} was skipped before the experiment began{_because(skipped)}"
     error = raised.get(bad.when or "")
     why = "" if error is None else f": {error}"
-    if error is not None and not isinstance(error, (DeadlineError, ResilienceError)):
+    in_words = (DeadlineError, ResilienceError, pytest.fail.Exception)
+    if error is not None and not isinstance(error, in_words):
         why = f": {type(error).__name__}{why}"
     if bad.when == "setup":
         return f"its set-up failed this time, and the experiment begins after it{why}"

@@ -62,7 +62,7 @@ def test_a_service_that_is_not_there_is_told(
     result.stdout.fnmatch_lines([
         "trouble: 1 not started",
         "not started: *::test_it under 'trouble'",
-        "    the experiment could not begin: service ghost: no json:no_such_function: *",
+        "    the experiment could not begin: *service ghost: no json:no_such_function: *",
     ])  # fmt: skip
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
