@@ -7,7 +7,6 @@ and the moment's number, so neither the machine's speed nor other experiments ch
 
 from __future__ import annotations
 
-import functools
 import itertools
 
 from collections.abc import Iterable
@@ -70,11 +69,6 @@ class Schedule(Protocol):
         """For how many seconds what starts now may run; 0 if nothing may."""
 
 
-@functools.lru_cache(maxsize=4096)
-def _stream(seed: int, name: str) -> Stream:
-    return Stream.at(seed, "start", name)
-
-
 @dataclass(frozen=True, slots=True)
 class ByChance:
     """At each tick, each experiment with its own probability.
@@ -94,7 +88,7 @@ class ByChance:
         number = moment.numbers[-1]
         chosen = []
         for place, experiment in enumerate(experiments):
-            draw = _stream(moment.seed, experiment.name).draw(number)
+            draw = Stream.at(moment.seed, "start", experiment.name).draw(number)
             if draw < experiment.probability:
                 # Among the chosen this is uniform, so nobody is always held back.
                 chosen.append((draw / experiment.probability, place, experiment))

@@ -18,6 +18,7 @@ __all__ = ["StatementPattern", "control_word", "parse_statements", "plain_text"]
 _COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _QUOTED = re.compile(r"[\"`\[]([^\W\d]\w*)[\"`\]]")
 _WILD = {"*": ".*", "?": "."}
+_LONG = 2048  # signs; what is longer, such as an INSERT of many rows, hardly comes twice
 _CONTROL = {
     "begin": "begin",
     "commit": "commit",
@@ -29,11 +30,17 @@ _CONTROL = {
 }
 
 
-@lru_cache(maxsize=4096)
 def plain_text(statement: str) -> str:
     """A statement in lower case, without comments, quoted names and needless space."""
+    return _remembered(statement) if len(statement) <= _LONG else _plain_text(statement)
+
+
+def _plain_text(statement: str) -> str:
     text = _QUOTED.sub(r"\1", _COMMENTS.sub(" ", statement))
     return " ".join(text.lower().split()).rstrip("; ")
+
+
+_remembered = lru_cache(maxsize=4096)(_plain_text)
 
 
 @dataclass(frozen=True)

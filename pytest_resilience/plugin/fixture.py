@@ -152,7 +152,10 @@ class Chaos:
 
     @property
     def events(self) -> tuple[FaultInjected, ...]:
-        """Every fault injected into this test so far, by whomever it was asked for."""
+        """The faults injected into this test so far, by whomever they were asked for.
+
+        The latest 10 000; `matched` and `hits` count all of them.
+        """
         return tuple(self._scope.events)
 
     @property

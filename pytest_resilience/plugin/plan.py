@@ -61,11 +61,15 @@ class Planned:
 def plan_of(items: Iterable[pytest.Item], settings: Settings) -> dict[str, list[Planned]]:
     """The cells of each test that a profile selects, by its id."""
     found: dict[str, list[Planned]] = {}
+    certain = [  # once for all tests: there is a cell of each for every test
+        (profile, [_certain(requested) for requested in requests])
+        for profile, requests in settings.profiles
+    ]
     for item in items:
         if item.get_closest_marker("no_chaos") is not None:
             continue
         cells: dict[str, Planned] = {}
-        for profile, requests in settings.profiles:
+        for profile, requests in certain:
             if selects(profile, item):
                 for each, requested in zip(profile.experiments, requests, strict=True):
                     cells.setdefault(each.name, _planned(item, each.weight, requested, settings))
@@ -74,11 +78,13 @@ def plan_of(items: Iterable[pytest.Item], settings: Settings) -> dict[str, list[
     return found
 
 
+def _certain(requested: Requested) -> Requested:
+    experiment = requested.experiment.certain()
+    return dataclasses.replace(requested, experiment=experiment, origin="matrix", must_fire=False)
+
+
 def _planned(item: pytest.Item, weight: float, requested: Requested, settings: Settings) -> Planned:
     experiment = requested.experiment
-    certain = dataclasses.replace(
-        requested, experiment=experiment.certain(), origin="matrix", must_fire=False
-    )
     cell = Cell(
         test=item.nodeid,
         experiment=experiment.name,
@@ -87,7 +93,7 @@ def _planned(item: pytest.Item, weight: float, requested: Requested, settings: S
         verdict=Verdict.NOT_RUN,
         repeat=settings.repeat(item.nodeid, experiment.name),
     )
-    return Planned(requested=certain, cell=cell)
+    return Planned(requested=requested, cell=cell)
 
 
 def configuration_of(profiles: Iterable[Profile]) -> str:

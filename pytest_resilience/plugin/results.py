@@ -106,10 +106,10 @@ class Results:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take over what a worker has found; what was found here is known already."""
-        found = vars(report)
-        self.planned([Cell.from_json(Fields(each)) for each in found.get(PLAN, ())])
+        plan, cells = (vars(report).pop(name, ()) for name in (PLAN, CELLS))  # reports are kept
+        self.planned([Cell.from_json(Fields(each)) for each in plan])
         if getattr(report, "node", None) is not None:
-            for each in found.get(CELLS, ()):
+            for each in cells:
                 self.add(Cell.from_json(Fields(each)))
 
     @pytest.hookimpl(optionalhook=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 from collections import deque
@@ -47,7 +48,7 @@ class ChaosScope:
     Attributes:
         started: the experiments that ran, with who asked for them, in order.
         idle: those whose chance did not come up.
-        events: what was injected, in order.
+        events: what was injected, in order; the latest 10 000.
         outcome: of the call phase, once known.
         tell: who is told of each fault, by `nodeid` and `event`.
     """
@@ -212,24 +213,30 @@ class ChaosScope:
         self._others.append(never_fired)
 
     def record(self, monkeys: Sequence[ExperimentRecord] = ()) -> ChaosRecord:
-        """What is reported of this test; `monkeys`: what those of the whole run did to it."""
-        rows = [
-            ExperimentRecord(
-                what=str(activation.experiment),
-                origin=requested.origin,
-                started=True,
-                matched=activation.matched,
-                hits=activation.hits,
-                delay=activation.delay,
-                pressure="" if activation.pressure is None else str(activation.pressure),
+        """What is reported of this test; `monkeys`: what those of the whole run did to it.
+
+        One row for each experiment, however often it ran: a block can be entered in a loop.
+        """
+        rows: dict[tuple[str, str, bool], ExperimentRecord] = {}
+        for requested, activation in self.started:
+            what = str(activation.experiment)
+            key = what, requested.origin, True
+            known = rows.get(key) or ExperimentRecord(
+                what=what, origin=requested.origin, started=True
             )
-            for requested, activation in self.started
-        ]
-        rows += [
-            ExperimentRecord(what=str(each.experiment), origin=each.origin, started=False)
-            for each in self.idle
-        ]
-        return ChaosRecord(nodeid=self._nodeid, experiments=(*rows, *monkeys))
+            rows[key] = dataclasses.replace(
+                known,
+                matched=known.matched + activation.matched,
+                hits=known.hits + activation.hits,
+                delay=known.delay + activation.delay,
+                pressure=str(activation.pressure or known.pressure),
+            )
+        for each in self.idle:
+            what = str(each.experiment)
+            rows[what, each.origin, False] = ExperimentRecord(
+                what=what, origin=each.origin, started=False
+            )
+        return ChaosRecord(nodeid=self._nodeid, experiments=(*rows.values(), *monkeys))
 
     def timeline(self) -> list[tuple[float, FaultInjected]]:
         """Each fault with the seconds since the test began."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Generator
-from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.chaos.watch import Watch
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
@@ -44,9 +42,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ChaosSession", "session_of"]
 
+# Of an item while it runs, and no longer: what a run keeps of each test adds up.
 _SCOPE = pytest.StashKey[ChaosScope]()
 _REQUESTED = pytest.StashKey[tuple[Requested, ...]]()
-_LAST = pytest.StashKey[ChaosScope]()
+_MORE = pytest.StashKey[Requested]()
+
+_MOST_MARKS = 256  # remembered as read; with `parametrize` one is that of many tests
 
 
 def session_of(config: pytest.Config) -> ChaosSession:
@@ -73,6 +74,8 @@ class ChaosSession:
         self._config = config
         self._settings = settings
         self._monkeys: SessionMonkeys | None = None
+        self._marks: dict[int, tuple[pytest.Mark, Requested]] = {}
+        self._last: tuple[pytest.Item, ChaosScope] | None = None
         self._engine = new_engine(
             services=settings.services,
             caps=settings.caps,
@@ -84,18 +87,13 @@ class ChaosSession:
         """Read the markers of all items. Raises `pytest.UsageError` naming each bad one."""
         problems: dict[str, None] = {}
         for item in items:
-            requested = [*self._settings.experiments]
-            if not self._settings.matrix:
-                requested += _selected(self._settings, item)
             for node, mark in _chaos_marks(item):
                 try:
-                    requested.append(from_mark(mark, self._settings.defaults))
-                    if not self._may_declare(item, requested[-1]):
-                        self._engine.check(requested[-1].experiment)
+                    requested = self._asked_by(mark)
+                    if not self._may_declare(item, requested):
+                        self._engine.check(requested.experiment)
                 except ConfigurationError as error:
                     problems[f"{mark_location(node, mark)}: {error}"] = None
-            exempt = item.get_closest_marker("no_chaos") is not None
-            item.stash[_REQUESTED] = () if exempt else tuple(requested)
         if problems and hasattr(self._config, "workerinput"):
             hand_over(self._config, items, list(problems))
         elif problems:
@@ -110,24 +108,38 @@ class ChaosSession:
             and not all(name in self._engine.services for name in names)
         )
 
-    def running(self, item: pytest.Item, requested: Requested) -> AbstractContextManager[None]:
-        """Put every run of `item` in the block under one experiment more."""
-        return _under(item, requested)
+    def _asked_by(self, mark: pytest.Mark) -> Requested:
+        """What a chaos mark asks for. Raises ConfigurationError."""
+        known = self._marks.get(id(mark))
+        if known is None:  # it is kept with its mark, for whose time the id is its own
+            known = mark, from_mark(mark, self._settings.defaults)
+            if len(self._marks) >= _MOST_MARKS:
+                self._marks.clear()
+            self._marks[id(mark)] = known
+        return known[1]
+
+    def _requested(self, item: pytest.Item) -> tuple[Requested, ...]:
+        """Every experiment that `item` is to be put under."""
+        if item.get_closest_marker("no_chaos") is not None:
+            return ()
+        requested = [*self._settings.experiments]
+        if not self._settings.matrix:
+            requested += _selected(self._settings, item)
+        requested += [self._asked_by(mark) for _, mark in _chaos_marks(item)]
+        return (*requested, item.stash[_MORE]) if _MORE in item.stash else tuple(requested)
 
     @contextmanager
-    def watching(self, requests: Iterable[Requested]) -> Iterator[Watch]:
-        """Note what is done in the block that these could hit."""
-        watch = Watch(each.experiment.bind(self._engine.services) for each in requests)
-        with self._engine.watching(watch):
-            yield watch
-
-    def noting(self) -> AbstractContextManager[None]:
-        """What is done in the block is what the test itself does."""
-        return self._engine.noting()
+    def running(self, item: pytest.Item, requested: Requested) -> Iterator[None]:
+        """Put every run of `item` in the block under one experiment more."""
+        item.stash[_MORE] = requested
+        try:
+            yield
+        finally:
+            del item.stash[_MORE]
 
     def last(self, item: pytest.Item) -> ChaosScope | None:
-        """What was chaotic about the last run of `item`."""
-        return item.stash.get(_LAST, None)
+        """What was chaotic about the last run of `item`, if no other item has run since."""
+        return self._last[1] if self._last is not None and self._last[0] is item else None
 
     def fixture(self, item: pytest.Item) -> Chaos:
         """What the `chaos` fixture of `item` is."""
@@ -171,11 +183,15 @@ class ChaosSession:
 
     def _roll(self, item: pytest.Item, *, include_setup: bool) -> None:
         scope = self._scope(item)  # from now on it listens
-        for requested in item.stash.get(_REQUESTED, self._settings.experiments):
+        if _REQUESTED not in item.stash:
+            item.stash[_REQUESTED] = self._requested(item)
+        for requested in item.stash[_REQUESTED]:
             if requested.include_setup == include_setup:
                 try:
                     scope.roll(requested)
                 except ConfigurationError as error:  # known no sooner: see `_may_declare`
+                    if requested.origin == "matrix":
+                        raise  # it is said in the cell
                     name = requested.experiment.name
                     pytest.fail(f"chaos experiment {name!r}: {error}", pytrace=False)
 
@@ -249,7 +265,10 @@ class ChaosSession:
             if record.experiments:
                 vars(report)[RECORD] = record.to_json()
             del item.stash[_SCOPE]  # a re-run of the item starts afresh
-            item.stash[_LAST] = scope
+            if _REQUESTED in item.stash:
+                del item.stash[_REQUESTED]
+            if self._settings.matrix:
+                self._last = item, scope
         return report
 
     def pytest_unconfigure(self) -> None:
@@ -257,16 +276,6 @@ class ChaosSession:
         for activation in self._engine.active:
             self._engine.stop(activation)
         self._engine.settle()
-
-
-@contextmanager
-def _under(item: pytest.Item, requested: Requested) -> Iterator[None]:
-    usual = item.stash.get(_REQUESTED, ())
-    item.stash[_REQUESTED] = (*usual, requested)
-    try:
-        yield
-    finally:
-        item.stash[_REQUESTED] = usual
 
 
 def _selected(settings: Settings, item: pytest.Item) -> list[Requested]:

@@ -11,7 +11,7 @@ import pytest
 from pytest_resilience.chaos.texts import printable
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.report.record import ChaosRecord
-from pytest_resilience.report.terminal import summary
+from pytest_resilience.report.terminal import Tallies
 
 
 __all__ = ["PROBLEMS", "RECORD", "ChaosSummary"]
@@ -26,11 +26,12 @@ _NAME = "resilience-summary"
 
 
 class ChaosSummary:
-    """Collects the records of all tests, here or from xdist's workers."""
+    """Adds up the records of all tests, here or from xdist's workers."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._records: list[ChaosRecord] = []
+        self._tallies = Tallies()
+        self._tests: dict[str, None] = {}  # by their ids, those with records
         self._failed: set[str] = set()
         self._problems: dict[str, None] = {}
 
@@ -74,22 +75,23 @@ class ChaosSummary:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self._failed.add(report.nodeid)
-        record = vars(report).get(RECORD)
-        if record is not None:
-            self._records.append(ChaosRecord.from_json(record))
+        found = vars(report).pop(RECORD, None)  # pytest keeps reports until the run ends
+        if found is not None:
+            record = ChaosRecord.from_json(found)
+            self._tallies.add(record)
+            self._tests[report.nodeid] = None
 
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
     ) -> None:
         for problem in self._problems:
             terminalreporter.line(printable(f"ERROR: {problem}"), red=True)
-        if not self._records:
+        if not self._tests:
             return
         terminalreporter.section(f"chaos (seed {self._settings.seed})")
-        for line in summary(self._records):
+        for line in self._tallies.lines():
             terminalreporter.line(printable(line))
-        failed = [each.nodeid for each in self._records if each.nodeid in self._failed]
-        for nodeid in dict.fromkeys(failed):
+        for nodeid in filter(self._failed.__contains__, self._tests):
             command = self._settings.repeat(_as_argument(config, nodeid))
             terminalreporter.line(printable(f"repeat: {command}"))
 

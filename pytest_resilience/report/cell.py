@@ -13,13 +13,12 @@ __all__ = ["Cell", "Moment", "MomentKind", "Verdict"]
 
 
 class Verdict(StrEnum):
-    """What came of a cell, from the best to the worst, after what says nothing.
+    """What came of a cell, from the best to the worst.
 
     The worst are those that prove nothing: no baseline excuses them.
     """
 
     NOT_RUN = "not_run"
-    NOT_APPLICABLE = "not_applicable"
     SURVIVED = "survived"
     DEGRADED = "degraded"
     LEAK = "leak"
@@ -71,7 +70,6 @@ _VOID = frozenset({Verdict.NEVER_FIRED, Verdict.NOT_STARTED, Verdict.INVALID})
 _SEVERITY = {verdict: number for number, verdict in enumerate(Verdict)}
 _LETTERS = {verdict: verdict.value[0].upper() for verdict in Verdict} | {
     Verdict.NOT_RUN: "-",
-    Verdict.NOT_APPLICABLE: "·",
     Verdict.NOT_STARTED: "!",
 }
 

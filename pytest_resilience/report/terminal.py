@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from dataclasses import field
 
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.quantities import format_seconds
 from pytest_resilience.report.record import ChaosRecord
 
 
-__all__ = ["summary", "timeline"]
+__all__ = ["Tallies", "timeline"]
 
 _MOST_LINES = 30  # of one failed test's timeline: its end is what failed it
 
@@ -35,22 +33,32 @@ class _Tally:
     matched: int = 0
     hits: int = 0
     delay: float = 0.0
-    pressures: list[str] = field(default_factory=list)
+    pressures: int = 0
+    last_pressure: str = ""
 
 
-def summary(records: Iterable[ChaosRecord]) -> list[str]:
-    """A line per experiment of the run: in how many tests, matched, hit, total delay."""
-    tallies: dict[tuple[str, str], _Tally] = {}
-    for record in records:
+class Tallies:
+    """What each experiment of a run did, added up over its tests."""
+
+    def __init__(self) -> None:
+        self._by_experiment: dict[tuple[str, str], _Tally] = {}
+
+    def add(self, record: ChaosRecord) -> None:
+        """One test more."""
         for row in record.experiments:
-            tally = tallies.setdefault((row.what, row.origin), _Tally())
+            tally = self._by_experiment.setdefault((row.what, row.origin), _Tally())
             tally.tests += row.started
             tally.idle += not row.started
             tally.matched += row.matched
             tally.hits += row.hits
             tally.delay += row.delay
-            tally.pressures += [row.pressure] if row.pressure else []
-    return [_line(what, origin, tally) for (what, origin), tally in tallies.items()]
+            if row.pressure:
+                tally.pressures += 1
+                tally.last_pressure = row.pressure
+
+    def lines(self) -> list[str]:
+        """A line per experiment: in how many tests, matched, hit, total delay."""
+        return [_line(*key, tally) for key, tally in self._by_experiment.items()]
 
 
 def _line(what: str, origin: str, tally: _Tally) -> str:
@@ -58,8 +66,8 @@ def _line(what: str, origin: str, tally: _Tally) -> str:
     if tally.idle:
         parts.append(f"not started in {tally.idle} (chance)")
     if tally.pressures:
-        more = len(tally.pressures) - 1
-        parts.append(tally.pressures[-1] + (f" (the last of {more + 1})" if more else ""))
+        last = f" (the last of {tally.pressures})" if tally.pressures > 1 else ""
+        parts.append(f"{tally.last_pressure}{last}")
     elif tally.matched or not tally.tests:
         parts.append(f"matched {tally.matched}")
         parts.append(f"hit {tally.hits}")

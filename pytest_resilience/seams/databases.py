@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from typing import Protocol
 
 from pytest_resilience.chaos.engine import Engine
@@ -34,18 +33,14 @@ class DatabaseSeam:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._patches = Patches()
-        # Always the same: connections outlive the experiments under which they were opened.
+        # One for all time: connections outlive experiments, and each gate has classes of its own.
         self._gate = Gate(engine)
         self._installed = False
-        self._drivers: tuple[Driver, ...] | None = None  # made by the first install
 
     def install(self) -> None:
         if not self._installed:
             self._installed = True
-            if self._drivers is None:
-                self._drivers = tuple(_drivers(self._gate))
-            for driver in self._drivers:
-                driver.apply(self._patches)
+            _drivers(self._gate, self._patches)
             _opened_before(self._engine, self._patches)
 
     def refresh(self) -> None:
@@ -54,7 +49,7 @@ class DatabaseSeam:
     def remove(self) -> None:
         if self._installed:
             self._installed = False
-            self._gate.refresh()  # nothing is active, so it only lets pass
+            self._gate.refresh()  # nothing is active: from now on it only lets pass
         if self._patches:
             self._patches.restore()
 
@@ -122,10 +117,11 @@ _MAKERS: tuple[Callable[[Gate], Driver], ...] = (
 )  # fmt: skip
 
 
-def _drivers(gate: Gate) -> Iterator[Driver]:
-    """Those of the libraries that are installed and can be loaded."""
+def _drivers(gate: Gate, patches: Patches) -> None:
+    """Apply those of the libraries that are installed and can be loaded."""
     for make in _MAKERS:
         try:
-            yield make(gate)
+            driver = make(gate)
         except ImportError:  # not installed, or broken: then nobody can use it either
             continue
+        driver.apply(patches)

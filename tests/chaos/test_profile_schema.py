@@ -56,6 +56,7 @@ def expected() -> dict[str, Any]:
         "properties": {
             "experiments": {
                 "type": "array",
+                "minItems": 1,
                 "items": {"type": "object", "oneOf": kinds},
             },
             "services": {"type": "object", "additionalProperties": TEXTS},
@@ -68,7 +69,7 @@ def expected() -> dict[str, Any]:
             "interval": SHARE,
             "max_active": {"type": "integer", "minimum": 1},
         },
-        "minProperties": 1,
+        "required": ["experiments"],
         "additionalProperties": False,
     }
 
@@ -90,6 +91,8 @@ GOOD: list[dict[str, Any]] = [
 ]
 BAD: list[dict[str, Any]] = [
     {},
+    {"experiments": []},
+    {"gate": 95, "services": {"x": "h:1"}},
     {"gates": 95, **SLOW},
     {"gate": 101, **SLOW},
     {"seed": -1, **SLOW},

@@ -5,7 +5,7 @@ import json
 from pytest_resilience import FaultInjected
 from pytest_resilience.report.record import ChaosRecord
 from pytest_resilience.report.record import ExperimentRecord
-from pytest_resilience.report.terminal import summary
+from pytest_resilience.report.terminal import Tallies
 from pytest_resilience.report.terminal import timeline
 
 
@@ -20,13 +20,10 @@ def record(*rows: ExperimentRecord) -> ChaosRecord:
 
 
 def test_a_line_per_experiment_over_all_tests() -> None:
-    lines = summary(
-        [
-            record(row("slow", matched=4, delay=0.5), row("gone")),
-            record(row("slow", matched=2, delay=1), row("gone"), row("rare", started=False)),
-        ]
-    )
-    assert lines == [
+    tallies = Tallies()
+    tallies.add(record(row("slow", matched=4, delay=0.5), row("gone")))
+    tallies.add(record(row("slow", matched=2, delay=1), row("gone"), row("rare", started=False)))
+    assert tallies.lines() == [
         "slow [flag] - 2 tests, matched 6, hit 3, delayed 1.5s",
         "gone [flag] - 2 tests, never fired: nothing matched",
         "rare [flag] - 0 tests, not started in 1 (chance), matched 0, hit 0",
