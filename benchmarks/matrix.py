@@ -1,7 +1,8 @@
 """What the matrix costs: `python benchmarks/matrix.py`. Takes half a minute.
 
-A cell beside the test's own time, in one session; and 400 tests of 20 ms by one process and by
-two workers of pytest-xdist.
+A cell beside the test's own time, in one session; a unit test that no experiment is applicable
+to, watched for every family of operations, beside the same test without the matrix; and 400 tests
+of 20 ms by one process and by two workers of pytest-xdist.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ target_services = ["nobody"]
 rate = 1
 
 """
+FAMILIES = """
+[[tool.pytest_resilience.profiles.{name}.experiments]]
+name = "{kind}"
+chaos_type = "{kind}"
+"""
+KINDS = ("network_failure", "database_failure", "disk_failure")
+UNITS = 400
 TESTS = 100
 CELLS = 8  # of each test
 SLOW = 400
@@ -70,6 +78,23 @@ def overhead(folder: Path) -> Figure:
     return Figure(what="a cell, over the test's own time", value=value, target=2.0, unit="ms")
 
 
+def unit_tests(folder: Path) -> Figure:
+    """Milliseconds that the matrix adds to a test that it has nothing for."""
+    suite(folder, "p", 1, UNITS, "assert sum(range(10)) == 45")
+    with (folder / "pyproject.toml").open("a") as file:
+        file.write("".join(FAMILIES.format(name="p", kind=kind) for kind in KINDS))
+    few = ("-k", "test_1")  # so that what each run costs once is in both
+    flags = ("--chaos-matrix", "--chaos-profile=p", "--resilience-report-only")
+    usual = min(seconds(folder) for _ in range(3)) - min(seconds(folder, *few) for _ in range(3))
+    matrix = min(seconds(folder, *flags) for _ in range(3)) - min(
+        seconds(folder, *flags, *few) for _ in range(3)
+    )
+    chosen = sum(str(number).startswith("1") for number in range(UNITS))
+    value = (matrix - usual) / (UNITS - chosen) * 1000
+    what = "a unit test, watched for every family, over the test alone"
+    return Figure(what=what, value=value, target=2.0, unit="ms")
+
+
 def scaling(folder: Path) -> Figure:
     """How long two workers take beside one process; 1/1.7 at most."""
     nap = f"time.sleep({NAP})\n    with contextlib.suppress(Exception):\n        shop.nobody()"
@@ -87,7 +112,7 @@ def scaling(folder: Path) -> Figure:
 
 def main() -> int:
     figures = []
-    for measure in (overhead, scaling):
+    for measure in (overhead, unit_tests, scaling):
         with tempfile.TemporaryDirectory() as name:
             figures.append(measure(Path(name)))
     return show(figures)

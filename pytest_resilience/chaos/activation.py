@@ -68,7 +68,7 @@ class Activation:
         self.must_fire = must_fire
         self.started_at = started_at
         self.ends_at = started_at + experiment.duration
-        self.kinds = frozenset().union(*(fault.kinds for fault in experiment.faults))
+        self.kinds = experiment.kinds
         self._matched = 0
         self._hits = 0
         self._children: ForkedCounts | None = None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +23,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.place import caller
 from pytest_resilience.chaos.pressure import Pressure
 from pytest_resilience.chaos.service import Services
+from pytest_resilience.chaos.watch import Watch
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.events import Event
@@ -141,6 +144,7 @@ class Engine:
         clock: on which durations and delays are measured.
         services: what experiments that fail services can name.
         listeners: told of every `FaultInjected`.
+        watch: notes what is done; None while nobody wants to know.
     """
 
     def __init__(
@@ -164,6 +168,7 @@ class Engine:
         self._seams = tuple(seams(self))
         # Replaced, never changed in place: operations read it without a lock.
         self._active: tuple[Activation, ...] = ()
+        self.watch: Watch | None = None
         self._lock = threading.RLock()
         watch_forks(self)
 
@@ -182,6 +187,12 @@ class Engine:
     def after_fork(self) -> None:
         """In a child: forget who held the lock."""
         self._lock = threading.RLock()
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of operation that have to be intercepted, to hit or to note them."""
+        watched = frozenset[str]() if self.watch is None else self.watch.kinds
+        return watched.union(*(activation.kinds for activation in self._active))
 
     def check(self, experiment: ChaosExperiment) -> ChaosExperiment:
         """The experiment with its services. Raises ConfigurationError if it cannot be started."""
@@ -225,13 +236,49 @@ class Engine:
 
     def _activate(self, active: tuple[Activation, ...]) -> None:
         self._active = active
-        needed = frozenset[str]().union(*(activation.kinds for activation in active))
+        needed = self.kinds
         for seam in self._seams:
             if not needed.isdisjoint(seam.kinds):
                 seam.install()
                 seam.refresh()
             else:
                 seam.remove()
+
+    @contextmanager
+    def watching(self, watch: Watch) -> Iterator[None]:
+        """Let `watch` note what is done in the block; nothing happens to it for that."""
+        try:
+            self._look_out(watch)
+        except Exception:  # the experiment that needs what failed will say so
+            watch.sees = False
+            self._look_out(None)
+        try:
+            yield
+        finally:
+            self._look_out(None)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """What is done in the block is the test's: note it, if there is a watch."""
+        watch = self.watch
+        if watch is None:
+            yield
+            return
+        watch.noting = True
+        try:
+            self.settle()  # what was passed over before is looked at anew
+            yield
+        finally:
+            watch.noting = False
+
+    def _look_out(self, watch: Watch | None) -> None:
+        with self._lock:
+            self.watch = watch
+            self._activate(self._active)
+
+    def curious(self, kinds: frozenset[str]) -> bool:
+        """Whether operations of these kinds are still to be noted."""
+        return self.watch is not None and self.watch.lacks(kinds)
 
     def has(self, kind: str) -> bool:
         """Whether an active experiment has anything to do with operations of a kind."""
@@ -257,6 +304,8 @@ class Engine:
 
     def saw(self, operation: Operation) -> None:
         """Note an operation that concerns no experiment, for those that never fire."""
+        if self.watch is not None:
+            self.watch.saw(operation)
         for activation in self._active:
             activation.saw(operation)
 
@@ -288,6 +337,8 @@ class Engine:
 
     def ask(self, operation: Operation) -> Effect | None:
         """What happens to `operation`; None if nothing does."""
+        if self.watch is not None:
+            self.watch.saw(operation)
         now = self.clock.monotonic()
         hits = tuple(
             hit

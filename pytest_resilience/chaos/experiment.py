@@ -126,7 +126,7 @@ class ChaosExperiment:
         if not self.target_services:
             return self
         found = tuple(services.find(name) for name in self.target_services)
-        reach = frozenset().union(*(fault.kinds for fault in self.faults))
+        reach = self.kinds
         for service in found:
             if not (service.callables if reach == {CALL} else service.hosts or CALL in reach):
                 raise ConfigurationError(
@@ -171,6 +171,11 @@ class ChaosExperiment:
     def faults(self) -> tuple[Fault, ...]:
         """What happens; nothing at intensity 0 unless a physical parameter says more."""
         return self.recipe.faults(dict(self.parameters), self.intensity)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of operation that it can happen to."""
+        return frozenset[str]().union(*(fault.kinds for fault in self.faults))
 
     @cached_property
     def trigger(self) -> Trigger:

@@ -118,6 +118,8 @@ class Profile:
         check_name("a profile", name)
         if not isinstance(table, Mapping):
             raise ConfigurationError(f"{shortened(table)} is no table")
+        if not table:
+            raise ConfigurationError("it says nothing; write each experiment as [[…experiments]]")
         for key in table:
             if key not in _KEYS:
                 raise ConfigurationError(
@@ -128,7 +130,7 @@ class Profile:
             return parse(key, table[key]) if key in table else None
 
         names = optional("experiments", _experiments)
-        found = cls(
+        return cls(
             name=name,
             experiments=names or (),
             services=optional("services", _services) or (),
@@ -141,11 +143,6 @@ class Profile:
             interval=optional("interval", _interval) or 30.0,
             max_active=optional("max_active", quantities.count),
         )
-        if not names:
-            raise ConfigurationError(
-                "it has no experiments, so nothing would happen; write each as [[…experiments]]"
-            )
-        return found
 
 
 def _experiments(_key: str, tables: Any) -> tuple[ProfileExperiment, ...]:

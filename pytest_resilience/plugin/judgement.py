@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.plugin.deadline import DeadlineError
 from pytest_resilience.plugin.expectation import Expectation
@@ -70,6 +71,8 @@ def _how_it_failed(
         return Verdict.FAILED, f"it failed in {bad.when}"
     if isinstance(error, DeadlineError):
         return Verdict.HANG, str(error)
+    if isinstance(error, NeverFiredError):
+        return Verdict.INVALID, f"the chaos of the test's own had no chance under it: {error}"
     reason = f"{type(error).__name__}: {error}".strip()
     if bad.when == "call" and expected.allowed and isinstance(error, expected.allowed):
         return Verdict.DEGRADED, reason
@@ -89,7 +92,8 @@ def _why_not_started(
         return f"{where} was skipped before the experiment began{_because(skipped)}"
     error = raised.get(bad.when or "")
     why = "" if error is None else f": {error}"
-    if error is not None and not isinstance(error, (DeadlineError, ResilienceError)):
+    in_words = (DeadlineError, ResilienceError, pytest.fail.Exception)
+    if error is not None and not isinstance(error, in_words):
         why = f": {type(error).__name__}{why}"
     if bad.when == "setup":
         return f"its set-up failed this time, and the experiment begins after it{why}"

@@ -11,6 +11,9 @@ from typing import Protocol
 
 import pytest
 
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.plugin.calm_runs import CalmRuns
+from pytest_resilience.plugin.calm_runs import Watches
 from pytest_resilience.plugin.deadline import deadline
 from pytest_resilience.plugin.expectation import Expectation
 from pytest_resilience.plugin.judgement import Judgement
@@ -43,7 +46,7 @@ _LIMIT = pytest.StashKey[float]()
 _RAISED = pytest.StashKey[dict[str, BaseException]]()
 
 
-class Runs(Protocol):
+class Runs(Watches, Protocol):
     """What knows which experiments a test is run under: the chaos session."""
 
     def running(self, item: pytest.Item, requested: Requested) -> AbstractContextManager[None]:
@@ -63,7 +66,9 @@ def register(config: pytest.Config, session: Runs, settings: Settings) -> None:
     results = None
     if not hasattr(config, "workerinput"):
         results = Results.register(config, settings)
-    config.pluginmanager.register(Matrix(session, settings, results), "resilience-matrix")
+    calm = CalmRuns(session)
+    config.pluginmanager.register(calm, "resilience-calm-runs")
+    config.pluginmanager.register(Matrix(session, settings, calm, results), "resilience-matrix")
 
 
 class Matrix:
@@ -72,10 +77,13 @@ class Matrix:
     Plugins that do so too, to run a test again when it fails, do not see these tests.
     """
 
-    def __init__(self, session: Runs, settings: Settings, results: Results | None) -> None:
+    def __init__(
+        self, session: Runs, settings: Settings, calm: CalmRuns, results: Results | None
+    ) -> None:
         """`results`: of this process; None in a worker of xdist, which sends what it finds."""
         self._session = session
         self._settings = settings
+        self._calm = calm
         self._results = results
         self._plan: dict[str, list[Planned]] = {}
         self._unsent: list[list[Any]] = []
@@ -84,11 +92,14 @@ class Matrix:
     def pytest_collection_modifyitems(
         self, items: list[pytest.Item]
     ) -> Generator[None, object, object]:
-        """Read what the tests expect, from marks that have been checked."""
+        """Read what the tests expect; bad marks are told of elsewhere."""
         result = yield
         self._take_part(items)
         for item in items:
-            item.stash[_EXPECTED] = Expectation.of(item)
+            try:
+                item.stash[_EXPECTED] = Expectation.of(item)
+            except ConfigurationError:  # told with its line when all marks are checked, hereafter
+                item.stash[_EXPECTED] = Expectation()
         return result
 
     def _take_part(self, items: list[pytest.Item]) -> None:
@@ -117,7 +128,7 @@ class Matrix:
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         before = Snapshot()
-        reports = run_once(item, brief=False)
+        reports = self._calm.run(item, [each.requested for each in planned if not each.spared])
         usual = before.leftovers()
         spared = of_calm_run(reports)
         try:
@@ -138,7 +149,7 @@ class Matrix:
         self, item: pytest.Item, planned: Planned, spared: Judgement | None, usual: Leftovers
     ) -> Cell:
         """What came of a cell; where it is `spared`, without running it."""
-        spared = spared or planned.spared
+        spared = spared or planned.spared or self._calm.spares(item, planned.requested)
         cell = planned.ended(*spared) if spared else self._run(item, planned, usual)
         told = item.ihook.pytest_resilience_verdict(item=item, cell=cell)
         cell = cell if told is None else told
@@ -162,6 +173,9 @@ class Matrix:
         started = [] if scope is None else scope.started
         activation = next((each for asked, each in started if asked is planned.requested), None)
         verdict, reason = of_cell(reports, raised, expected, activation)
+        opened = self._calm.opened_before(item, planned.requested)
+        if opened and verdict is Verdict.NEVER_FIRED:
+            reason += f"; what a fixture opens before it is out of its reach: {', '.join(opened)}"
         raised.clear()  # tracebacks keep what their frames held
         left = before.leftovers(usual).beyond(usual)
         if left and verdict.good:

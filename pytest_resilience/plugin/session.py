@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Generator
+from collections.abc import Iterable
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.watch import Watch
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
@@ -137,6 +139,17 @@ class ChaosSession:
         finally:
             del item.stash[_MORE]
 
+    @contextmanager
+    def watching(self, requests: Iterable[Requested]) -> Iterator[Watch]:
+        """Note what is done in the block that these could hit."""
+        watch = Watch(each.experiment.bind(self._engine.services) for each in requests)
+        with self._engine.watching(watch):
+            yield watch
+
+    def noting(self) -> AbstractContextManager[None]:
+        """What is done in the block is what the test itself does."""
+        return self._engine.noting()
+
     def last(self, item: pytest.Item) -> ChaosScope | None:
         """What was chaotic about the last run of `item`, if no other item has run since."""
         return self._last[1] if self._last is not None and self._last[0] is item else None
@@ -190,8 +203,6 @@ class ChaosSession:
                 try:
                     scope.roll(requested)
                 except ConfigurationError as error:  # known no sooner: see `_may_declare`
-                    if requested.origin == "matrix":
-                        raise  # it is said in the cell
                     name = requested.experiment.name
                     pytest.fail(f"chaos experiment {name!r}: {error}", pytrace=False)
 

@@ -142,6 +142,8 @@ def _checked(config: pytest.Config, names: dict[str, str]) -> Settings:
     check = _check(config, services, caps)
     only = options.given(config, "chaos-experiment")
     _check_names(only, profiles, names["chaos-experiment"])
+    for group in (profiles, *([each] for each in monkeys)):
+        _check_experiments(group)
     profiles = [each.only(only) for each in profiles]
     requests = [_requests(each, defaults, check) for each in profiles]
     for profile in monkeys:
@@ -255,6 +257,16 @@ def others_of(config: pytest.Config) -> tuple[NewChaosType, ...]:
         for each in found:
             config.add_cleanup(add_type(each.name, each.recipe))
     return found
+
+
+def _check_experiments(profiles: list[Profile]) -> None:
+    """Some profiles may say how, as long as others say what."""
+    if profiles and not any(each.experiments for each in profiles):
+        names = " and ".join(repr(each.name) for each in profiles)
+        raise ConfigurationError(
+            f"profile {names} has no experiments, so nothing would happen; write each as "
+            "[[…experiments]]"
+        )
 
 
 def _check_names(only: Iterable[str], profiles: list[Profile], option: str) -> None:

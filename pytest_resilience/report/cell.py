@@ -13,12 +13,13 @@ __all__ = ["Cell", "Moment", "MomentKind", "Verdict"]
 
 
 class Verdict(StrEnum):
-    """What came of a cell, from the best to the worst.
+    """What came of a cell, from the best to the worst, after what says nothing.
 
     The worst are those that prove nothing: no baseline excuses them.
     """
 
     NOT_RUN = "not_run"
+    NOT_APPLICABLE = "not_applicable"
     SURVIVED = "survived"
     DEGRADED = "degraded"
     LEAK = "leak"
@@ -70,6 +71,7 @@ _VOID = frozenset({Verdict.NEVER_FIRED, Verdict.NOT_STARTED, Verdict.INVALID})
 _SEVERITY = {verdict: number for number, verdict in enumerate(Verdict)}
 _LETTERS = {verdict: verdict.value[0].upper() for verdict in Verdict} | {
     Verdict.NOT_RUN: "-",
+    Verdict.NOT_APPLICABLE: "·",
     Verdict.NOT_STARTED: "!",
 }
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pytest_resilience.report.baseline import Baseline
 from pytest_resilience.report.baseline import KnownCell
 from pytest_resilience.report.cell import Cell
+from pytest_resilience.report.cell import Verdict
 from pytest_resilience.report.document import Report
 from pytest_resilience.report.score import Score
 
 
 __all__ = ["GateResult", "Problem", "judge"]
 
+_IDLE = Verdict.NOT_APPLICABLE
 _Listed = dict[tuple[str, str], KnownCell]
 
 
@@ -116,8 +118,11 @@ def _of_the_run(
     if score.percent is None:
         # One part of the tests may be none that could break.
         if not accepted and report.shard.count == 1:
+            idle = len(report.cells) - score.planned
+            more = f"; {idle} more are not applicable" if idle else ""
             yield (
-                f"nothing was run: none of {score.planned} planned cells held or broke, so no score"
+                f"nothing was run: none of {score.planned} planned cells held or broke{more}, so "
+                "no score"
             )
     elif threshold is not None and not score.reaches(threshold):
         yield f"the score is {score}, below the {threshold:g} asked"
@@ -155,6 +160,11 @@ def _notes(report: Report, listed: _Listed, accepted: int) -> Iterator[str]:
     if accepted:
         cells = "1 bad cell is" if accepted == 1 else f"{accepted} bad cells are"
         yield f"{cells} accepted by the baseline, and out of the score"
+    if report.shard.count == 1:
+        hit = {cell.experiment for cell in report.cells if cell.verdict is not _IDLE}
+        for name in dict.fromkeys(cell.experiment for cell in report.cells):
+            if name not in hit:
+                yield f"{name!r} is applicable to no test: what it could hit, none of them does"
     for cell in report.cells:
         if cell.verdict.good and cell.key in listed:
             yield f"{cell.verdict.words}, take it out of the baseline: {listed[cell.key]}"

@@ -54,7 +54,7 @@ def combine(cells: Iterable[Cell]) -> tuple[Cell, ...]:
 def _worst(runs: list[Cell]) -> Cell:
     worst = max(runs, key=lambda cell: cell.verdict.severity)
     # One that was not run tells nothing, so it disagrees with nobody.
-    told = {cell.verdict for cell in runs} - {Verdict.NOT_RUN}
+    told = {cell.verdict for cell in runs} - {Verdict.NOT_RUN, Verdict.NOT_APPLICABLE}
     flaky = any(cell.flaky for cell in runs) or len(told) > 1
     return dataclasses.replace(worst, flaky=flaky)
 

@@ -16,7 +16,9 @@ from pytest_resilience.report.cell import Verdict
 
 __all__ = ["Score"]
 
-_NOT_TRIED = frozenset({Verdict.NOT_RUN, Verdict.NOT_STARTED, Verdict.INVALID})
+_NOT_TRIED = frozenset(
+    {Verdict.NOT_RUN, Verdict.NOT_APPLICABLE, Verdict.NOT_STARTED, Verdict.INVALID}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ class Score:
         good: the weights of the cells that held, added.
         bad: the weights of those that broke and that no baseline accepts, added.
         tried: cells in which the experiment ran.
-        planned: all cells.
+        planned: all cells but those that are not applicable.
     """
 
     good: Fraction
@@ -49,7 +51,8 @@ class Score:
             good += share if verdict.good else 0
             bad += share if verdict.bad and not known else 0
         tried = sum(n for (verdict, *_), n in counts.items() if verdict not in _NOT_TRIED)
-        return cls(good=good, bad=bad, tried=tried, planned=counts.total())
+        idle = sum(n for (verdict, *_), n in counts.items() if verdict is Verdict.NOT_APPLICABLE)
+        return cls(good=good, bad=bad, tried=tried, planned=counts.total() - idle)
 
     @property
     def percent(self) -> float | None:
@@ -61,7 +64,7 @@ class Score:
 
     @property
     def coverage(self) -> float | None:
-        """Tried of planned, 0 to 100, rounded down to a tenth; None if nothing was planned."""
+        """Tried of planned, 0 to 100, rounded down to a tenth; None if none was planned."""
         return _percent(Fraction(self.tried), Fraction(self.planned))
 
     def reaches(self, threshold: float) -> bool:

@@ -11,11 +11,12 @@ __all__ = ["INTRODUCTION", "MEANINGS"]
 
 INTRODUCTION: Final = (
     "A cell is one test under one experiment; the calm run of a test, before its cells, is without "
-    "any. Coverage is the share of the cells in which the experiment ran."
+    "any. Coverage is the share of the applicable cells in which the experiment ran."
 )
 
 MEANINGS: Final = {
     Verdict.NOT_RUN: "it was not to be run, or the run ended before",
+    Verdict.NOT_APPLICABLE: "in its calm run the test did nothing that the experiment could hit",
     Verdict.SURVIVED: "the fault happened, and the test passed",
     Verdict.DEGRADED: "the fault happened, and the test failed in a way that it allows",
     Verdict.LEAK: "the test passed, but left threads, sockets or files behind",

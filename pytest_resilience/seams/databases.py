@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Protocol
 
 from pytest_resilience.chaos.engine import Engine
@@ -33,14 +34,18 @@ class DatabaseSeam:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._patches = Patches()
-        # One for all time: connections outlive experiments, and each gate has classes of its own.
+        # Always the same: connections outlive the experiments under which they were opened.
         self._gate = Gate(engine)
         self._installed = False
+        self._drivers: tuple[Driver, ...] | None = None  # made by the first install
 
     def install(self) -> None:
         if not self._installed:
             self._installed = True
-            _drivers(self._gate, self._patches)
+            if self._drivers is None:
+                self._drivers = tuple(_drivers(self._gate))
+            for driver in self._drivers:
+                driver.apply(self._patches)
             _opened_before(self._engine, self._patches)
 
     def refresh(self) -> None:
@@ -49,7 +54,7 @@ class DatabaseSeam:
     def remove(self) -> None:
         if self._installed:
             self._installed = False
-            self._gate.refresh()  # nothing is active: from now on it only lets pass
+            self._gate.refresh()  # nothing is active, so it only lets pass
         if self._patches:
             self._patches.restore()
 
@@ -117,11 +122,10 @@ _MAKERS: tuple[Callable[[Gate], Driver], ...] = (
 )  # fmt: skip
 
 
-def _drivers(gate: Gate, patches: Patches) -> None:
-    """Apply those of the libraries that are installed and can be loaded."""
+def _drivers(gate: Gate) -> Iterator[Driver]:
+    """Those of the libraries that are installed and can be loaded."""
     for make in _MAKERS:
         try:
-            driver = make(gate)
+            yield make(gate)
         except ImportError:  # not installed, or broken: then nobody can use it either
             continue
-        driver.apply(patches)

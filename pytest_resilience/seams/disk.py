@@ -59,7 +59,7 @@ class DiskSeam:
         if self._files is None:
             self._files = AimedFiles(self._engine)
             self._calls = FileCalls(self._files)
-        needed = frozenset().union(*(each.kinds for each in self._engine.active))
+        needed = self._engine.kinds
         if not needed.isdisjoint(_OPENING | {READ, WRITE, RESIZE}) and "open" not in self._replaced:
             self._replaced.add("open")
             make = _once(self._calls.open)

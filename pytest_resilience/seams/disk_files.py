@@ -67,6 +67,11 @@ class AimedFiles:
         self._retired = False
         self._asking: set[int] = set()
 
+    @property
+    def aside(self) -> bool:
+        """Whether no experiment is about files: what is done with them is only noted."""
+        return not any(each.kinds & FILE_KINDS for each in self._engine.active)
+
     def forget(self) -> None:
         """What paths mean has changed: other experiments, links, or another current folder."""
         self.verdicts = {}
@@ -93,7 +98,7 @@ class AimedFiles:
             return None
         names = None if self._retired else _names(given, folder)
         concerns = names is not None and self._concerns(names)
-        if folder is None:
+        if folder is None and not self._engine.curious(FILE_KINDS):
             _remember(verdicts, given, concerns)
         return names if concerns else None
 
@@ -112,14 +117,15 @@ class AimedFiles:
         concerns = verdicts.get(name)
         if concerns is None:
             concerns = self._concerns((name,))
-            _remember(verdicts, name, concerns)
+            if not self._engine.curious(FILE_KINDS):
+                _remember(verdicts, name, concerns)
         return (name,) if concerns else None
 
     def _concerns(self, names: Names) -> bool:
         if names[-1].startswith(_NO_FILES):
             return False
         operation = Operation(kind=OPEN, target=names[0], names=names)
-        found = False
+        found = self._engine.curious(FILE_KINDS)
         for activation in self._engine.active:
             if activation.kinds & FILE_KINDS:
                 if activation.experiment.aims_at(operation):

@@ -135,6 +135,12 @@ def make_stream(  # noqa: PLR0917  # the order is that of open
 ) -> Any:  # fmt: skip
     """What `open` does, with a raw file that asks."""
     __tracebackhide__ = True
+    if files.aside:
+        names = files.at(file)
+        if names:
+            for kind in _kinds(file, mode):
+                files.ask(kind, names)
+        return original(file, mode, buffering, encoding, errors, newline, closefd, opener)
     text = isinstance(mode, str) and "b" not in mode
     extras = (encoding, errors, newline) != (None, None, None)
     names = None if opener else files.at(file)
@@ -175,6 +181,16 @@ def _sensible(mode: Any, buffering: Any) -> bool:
         and sum(letter in mode for letter in "rwxa") == 1
         and not ("b" in mode and ("t" in mode or buffering == 1))
     )
+
+
+def _kinds(file: Any, mode: Any) -> list[str]:
+    """What is done with a file that is opened so, first and later."""
+    if not _sensible(mode, -1):
+        return []
+    opening = [] if isinstance(file, int) else [opening_kind(file, _flags(mode))]
+    reading = [READ] if "r" in mode or "+" in mode else []
+    writing = [WRITE, RESIZE] if "r" not in mode or "+" in mode else []
+    return opening + reading + writing
 
 
 def _flags(mode: str) -> int:

@@ -68,12 +68,17 @@ class Gate:
 
     def refresh(self) -> None:
         """The active experiments have changed."""
-        active = self._engine.active
-        kinds = frozenset().union(*(each.kinds for each in active))
+        active, kinds = self._engine.active, self._engine.kinds
         self.commits = COMMIT in kinds
         self.fetches = FETCH in kinds
         self._counts = any(_MORE & dict(each.experiment.parameters).keys() for each in active)
         self.passing.clear()
+
+    @property
+    def aside(self) -> bool:
+        """Whether a connection that is opened now is only noted, and is to stay as it is."""
+        watch = self._engine.watch
+        return watch is not None and not watch.noting and not self._engine.active
 
     def opening(self, names: tuple[str, ...]) -> Effect | None:
         """What happens to a connect."""

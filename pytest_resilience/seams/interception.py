@@ -222,6 +222,8 @@ class Interception:
             self._resolving.resolve(address[0], address[1])
             blocking = sock.gettimeout() != 0
             effect = self._engine.ask(link.operation(CONNECT, blocking=blocking))
+        elif self._engine.watch is not None:
+            self._resolving.resolve(address[0], address[1])
         try:
             return self._attempt(sock, effect, "timed out", proceed)
         finally:

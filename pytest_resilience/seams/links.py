@@ -16,6 +16,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.seams.backlog import Backlog
 from pytest_resilience.seams.courses import Course
@@ -37,6 +38,9 @@ from pytest_resilience.seams.tls_records import may_bring_tickets
 
 
 __all__ = ["Link", "Links"]
+
+
+_TALK = frozenset({SEND, RECEIVE})
 
 
 def _nobody() -> None:
@@ -258,12 +262,13 @@ class Links:
 
     def _look(self, sock: socket.socket, link: Link, kind: str) -> None:
         with self._lock:
-            link.stale = False
             link.calm = not link.client or not self._engine.concerns(link.operation(kind))
-            if link.calm:
+            if link.calm and link.client:
+                self._engine.saw(link.operation(kind))
+            # As long as somebody wants to know what else is done with it, it is looked at again.
+            link.stale = link.calm and link.client and self._engine.curious(_TALK)
+            if link.calm and not link.stale:
                 self._let_pass(sock)
-        if link.calm and link.client:
-            self._engine.saw(link.operation(kind))
 
     def _let_pass(self, sock: socket.socket) -> None:
         key = id(sock)

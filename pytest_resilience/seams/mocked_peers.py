@@ -20,6 +20,7 @@ from pytest_resilience.chaos.answers import MadeUpAnswer
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.target import as_shown
@@ -130,8 +131,12 @@ class Peer:
         self._note(replace(self._operation(CONNECT), remark="the mock has no answer"))
 
     def _note(self, operation: Operation) -> None:
-        if self._spoken:
-            self._engine.saw(operation)
+        if not self._spoken:
+            return
+        self._engine.saw(operation)
+        if self._engine.watch is not None:  # it would be a whole exchange
+            for kind in (RECEIVE,) if self._resolved else (RESOLVE, RECEIVE):
+                self._engine.watch.saw(self._operation(kind))
 
     def ask(self, kind: str) -> Effect | None:
         """What happens to an operation `kind`; None if nothing does."""

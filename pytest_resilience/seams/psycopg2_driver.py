@@ -58,6 +58,8 @@ class Psycopg2Driver:
             if failure is not None:
                 text = postgres.refusal(failure.condition, host, port)
                 raise psycopg2.OperationalError(f"{text}\n")
+            if gate.aside:
+                return original(dsn, connection_factory, cursor_factory, **kwargs)
             factory = _connection_class(gate, connection_factory or _connection)
             made = original(
                 dsn, connection_factory=factory, cursor_factory=cursor_factory, **kwargs

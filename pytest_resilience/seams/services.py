@@ -39,9 +39,14 @@ class ServiceSeam:
         """Replace what is not replaced yet. Raises ConfigurationError for what is not there."""
         for activation in self._engine.active:
             for service in activation.experiment.services:
-                for place in service.callables:
-                    if place not in self._replaced:
-                        self._replace(service, place)
+                self._replace_all(service)
+        watch = self._engine.watch
+        if watch is not None:
+            for service in watch.services:
+                try:
+                    self._replace_all(service)
+                except ConfigurationError:  # for those to tell who want it to fail
+                    watch.assume(service.name)
 
     def refresh(self) -> None:
         """Nothing to do: `install` is called at every change, and asks who is active."""
@@ -49,6 +54,11 @@ class ServiceSeam:
     def remove(self) -> None:
         self._patches.restore()
         self._replaced.clear()
+
+    def _replace_all(self, service: Service) -> None:
+        for place in service.callables:
+            if place not in self._replaced:
+                self._replace(service, place)
 
     def _replace(self, service: Service, place: str) -> None:
         owner, name = _find(service, place)

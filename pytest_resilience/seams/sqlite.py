@@ -82,6 +82,8 @@ class SqliteDriver:
             failure = None if effect is None else hold_up(effect)
             if failure is not None:
                 raise _error(failure.condition, "")
+            if gate.aside:
+                return original(database, *args, **kwargs)
             if len(args) > _FACTORY:
                 own = _connection_class(gate, args[_FACTORY])
                 args = (*args[:_FACTORY], own, *args[_FACTORY + 1 :])

@@ -11,6 +11,7 @@ import pytest
 from tests.plugin.test_matrix import verdicts
 
 
+MATRIX = ("--chaos-matrix", "--chaos-profile=ci", "--resilience-report=out.json")
 EXPERIMENT = """
 [[tool.pytest_resilience.profiles.ci.experiments]]
 name = "trouble"
@@ -37,8 +38,7 @@ def profile(suite: pytest.Pytester, experiment: str, more: str = "") -> None:
 
 
 def matrix(suite: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    flags = ("--chaos-matrix", "--chaos-profile=ci", "--resilience-report=out.json")
-    return suite.runpytest(*flags, *arguments)
+    return suite.runpytest(*MATRIX, *arguments)
 
 
 def only_cell(suite: pytest.Pytester) -> dict[str, Any]:
@@ -47,49 +47,57 @@ def only_cell(suite: pytest.Pytester) -> dict[str, Any]:
     return cell
 
 
-BUSY = """
-    import pytest
-
-    from pytest_resilience.stress import machine
-
-    @pytest.fixture(autouse=True)
-    def busy(monkeypatch):  # since the profile was read
-        monkeypatch.setattr(machine, "available_memory", lambda: 2**20)
-"""
+WORKERS = pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n2")], ids=["alone", "xdist"])
 
 
-@pytest.mark.parametrize(
-    ("experiment", "more", "reason"),
-    [
-        (
-            'chaos_type = "memory_stress"\nsize = "4MiB"',
-            "",
-            "the experiment could not begin: *is over the cap of *chaos_max_memory = 50%*",
-        ),
-        (
-            'chaos_type = "service_failure"\ntarget_services = ["ghost"]\nrate = 1',
-            GHOST,
-            "the experiment could not begin: service ghost: no json:no_such_function: *",
-        ),
-    ],
-    ids=["cap", "service"],
-)
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n2")], ids=["alone", "xdist"])
-def test_an_experiment_that_cannot_begin_is_told_with_its_reason(
-    suite: pytest.Pytester, experiment: str, more: str, reason: str, workers: tuple[str, ...]
+@WORKERS
+def test_a_service_that_is_not_there_is_told(
+    suite: pytest.Pytester, workers: tuple[str, ...]
 ) -> None:
-    profile(suite, experiment, more)
-    suite.makepyfile(BUSY + REQUESTS)
+    profile(suite, 'chaos_type = "service_failure"\ntarget_services = ["ghost"]\nrate = 1', GHOST)
+    suite.makepyfile(REQUESTS)
     result = matrix(suite, *workers)
     result.assert_outcomes(passed=1)
     assert only_cell(suite)["verdict"] == "not_started"
-    result.stdout.fnmatch_lines(
-        ["trouble: 1 not started", "not started: *::test_it under 'trouble'", f"    {reason}"]
-    )
+    result.stdout.fnmatch_lines([
+        "trouble: 1 not started",
+        "not started: *::test_it under 'trouble'",
+        "    the experiment could not begin: *service ghost: no json:no_such_function: *",
+    ])  # fmt: skip
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n2")], ids=["alone", "xdist"])
+@WORKERS
+def test_a_cap_that_has_sunk_since_the_profile_was_read_is_told(
+    suite: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    suite.makeconftest(
+        (suite.path / "conftest.py").read_text()
+        + """
+from pytest_resilience.stress.caps import Caps
+
+usual, running = Caps.approve, []
+
+def approve(caps, experiment):
+    if running:
+        usual(caps, experiment)
+
+Caps.approve = approve
+
+def pytest_collection_finish():
+    running.append(1)
+"""
+    )
+    profile(suite, 'chaos_type = "memory_stress"\nsize = "1000000GiB"')
+    suite.makepyfile(REQUESTS)
+    result = suite.runpytest_subprocess(*MATRIX, *workers)
+    result.assert_outcomes(passed=1)
+    assert only_cell(suite)["verdict"] == "not_started"
+    reason = "    the experiment could not begin: *is over the cap of *chaos_max_memory = 50%*"
+    result.stdout.fnmatch_lines([reason])
+
+
+@WORKERS
 def test_a_disabled_experiment_is_not_run(suite: pytest.Pytester, workers: tuple[str, ...]) -> None:
     profile(suite, f"{REFUSED}\nenabled = false")
     suite.makepyfile(REQUESTS)
@@ -143,7 +151,7 @@ FIXTURE = """
         ),
     ],
 )
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n2")], ids=["alone", "xdist"])
+@WORKERS
 def test_a_fixture_that_ends_the_test_first_leaves_the_experiment_not_started(
     suite: pytest.Pytester, ends: str, reason: str, workers: tuple[str, ...]
 ) -> None:
@@ -200,6 +208,23 @@ def test_a_test_that_skips_itself_under_chaos_proves_nothing(
                 {body}
     """)
     matrix(suite).stdout.fnmatch_lines(["invalid: *::test_it under 'trouble'", f"    {reason}"])
+
+
+def test_chaos_of_the_tests_own_that_has_no_chance_proves_nothing(suite: pytest.Pytester) -> None:
+    profile(suite, REFUSED)
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.mark.chaos("network_failure", mode="reset", rate=1)
+        def test_it(url):
+            with pytest.raises(requests.ConnectionError):
+                requests.get(url, timeout=5)
+    """)
+    matrix(suite).assert_outcomes(passed=1)
+    cell = only_cell(suite)
+    assert cell["verdict"] == "invalid"
+    assert cell["reason"].startswith("the chaos of the test's own had no chance under it: chaos ex")
 
 
 @pytest.mark.parametrize(

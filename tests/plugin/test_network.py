@@ -21,7 +21,7 @@ FAULTS = {
     "network_failure:mode=timeout,rate=1,from_nth=2": "ReadTimeout: Read timed out",
     "network_failure:mode=dns,rate=1": "ConnectionError: Temporary failure in name resolution",
     "network_failure:mode=dns_not_found,rate=1": "ConnectionError: Name or service not known",
-    "network_failure:mode=partition,duration=20ms": "ok",
+    "network_failure:mode=partition,duration=400ms": "ok",
     "network_failure:mode=lose_answer,rate=1": "ConnectionError: Connection reset by peer",
     "network_failure:mode=truncate,rate=1": "ChunkedEncodingError: IncompleteRead",
     "network_failure:mode=corrupt,rate=1,share=100%": "another",

@@ -33,11 +33,13 @@ def test_each_verdict_is_of_one_sort_at_most() -> None:
         "not_started",
         "invalid",
     }
-    assert sorts[Verdict.NOT_RUN] == (False, False, False)
+    for neutral in (Verdict.NOT_RUN, Verdict.NOT_APPLICABLE):
+        assert sorts[neutral] == (False, False, False)
+        assert not neutral.fails
 
 
 def test_every_verdict_has_a_letter_of_its_own() -> None:
-    assert "".join(verdict.letter for verdict in Verdict) == "-SDLFHN!I"
+    assert "".join(verdict.letter for verdict in Verdict) == "-·SDLFHN!I"
     assert Verdict.NEVER_FIRED.words == "never fired"
 
 

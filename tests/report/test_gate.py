@@ -131,6 +131,26 @@ def test_problems_begin_with_the_worst() -> None:
     assert [text.partition(" ")[0] for text in whats(found)] == ["invalid:", "hang:", "leak:"]
 
 
+def test_what_is_not_applicable_spoils_no_gate() -> None:
+    found = gate(report(cell("survived"), cell("not_applicable", "b")), 100)
+    assert found.passed
+    assert str(found) == "resilience gate passed: 100 %, 100 asked, coverage 100 %"
+    assert found.notes == ()
+
+
+def test_an_experiment_that_is_applicable_to_no_test_is_told() -> None:
+    idle = [cell("not_applicable", test, "gone") for test in "ab"]
+    told = "'gone' is applicable to no test: what it could hit, none of them does"
+    assert gate(report(cell("survived"), *idle), 100).notes == (told,)
+    part = report(cell("survived"), *idle, shard=Shard(index=1, count=2))
+    assert gate(part, 100).notes == ()
+    [reason] = gate(report(*idle)).reasons
+    assert reason == (
+        "nothing was run: none of 0 planned cells held or broke; 2 more are not applicable, so no "
+        "score"
+    )
+
+
 def test_what_the_baseline_accepts_passes_and_is_out_of_the_score() -> None:
     broken = cell("failed")
     found = gate(report(broken), 100, known())

@@ -53,6 +53,7 @@ def element(verdict: str) -> ElementTree.Element:
         ("not_started", "error"),
         ("invalid", "error"),
         ("not_run", "skipped"),
+        ("not_applicable", "skipped"),
     ],
 )
 def test_each_verdict_is_a_result_that_dashboards_know(verdict: str, tag: str) -> None:

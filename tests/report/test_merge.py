@@ -51,6 +51,8 @@ def test_shards_become_one_report() -> None:
         (["hang", "invalid"], "invalid", True),
         (["not_run", "survived"], "survived", False),  # tells nothing, so disagrees with nobody
         (["not_run", "not_run"], "not_run", False),
+        (["not_applicable", "survived"], "survived", False),
+        (["not_applicable", "not_run"], "not_applicable", False),
     ],
 )
 def test_the_worst_verdict_wins_and_disagreement_is_flaky(
@@ -120,17 +122,8 @@ def test_what_is_no_whole_run_is_refused(named: list[tuple[str, Report]], text: 
 
 def test_verdicts_have_their_order() -> None:
     assert sorted(Verdict, key=lambda each: each.severity) == [
-        *(
-            "not_run",
-            "survived",
-            "degraded",
-            "leak",
-            "failed",
-            "hang",
-            "never_fired",
-            "not_started",
-            "invalid",
-        )
+        *("not_run", "not_applicable", "survived", "degraded", "leak", "failed", "hang"),
+        *("never_fired", "not_started", "invalid"),
     ]
 
 

@@ -80,6 +80,13 @@ def test_coverage_stands_apart() -> None:
     assert score().coverage is None
 
 
+def test_what_is_not_applicable_counts_for_nothing() -> None:
+    found = score("survived", "failed", "not_run", "not_applicable", "not_applicable")
+    assert (found.percent, found.tried, found.planned, found.coverage) == (50.0, 2, 3, 66.6)
+    assert score("not_applicable").percent is None
+    assert score("not_applicable").coverage is None
+
+
 @given(st.lists(cells, max_size=8), st.randoms(use_true_random=False))
 def test_no_order_matters_and_nothing_rounds_up(found: list[Cell], chance: random.Random) -> None:
     percent = Score.of(found).percent
