@@ -7,6 +7,7 @@ told apart by that.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 
@@ -66,8 +67,10 @@ class NamesElsewhere:
         async def _resolve_host(connector: Any, host: str, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
             found = await original(connector, host, *args, **kwargs)
-            for each in found:
-                self._names.learn(host, each["host"])
+            with contextlib.suppress(Exception):  # a test may put anything in the place of it
+                # A list, as aiohttp has it: to look into anything else could use it up.
+                for each in found if isinstance(found, (list, tuple)) else ():
+                    self._names.learn(host, each["host"])
             return found
 
         return _resolve_host

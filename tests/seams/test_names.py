@@ -3,11 +3,16 @@ from __future__ import annotations
 import asyncio
 import threading
 
+from typing import Any
+
 import pytest
 
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.names import addresses_in
 from pytest_resilience.seams.names import is_literal
+from pytest_resilience.seams.sockets import SocketSeam
 
 
 @pytest.mark.parametrize(
@@ -115,3 +120,37 @@ def test_where_the_addresses_are_in_what_was_resolved() -> None:
     entries = [(2, 1, 6, "", ("10.0.0.1", 80)), (10, 1, 6, "", ("::1", 80, 0, 0))]
     assert addresses_in(entries) == ["10.0.0.1", "::1"]
     assert addresses_in([(10, 1, 6, "", (10, b"raw"))]) == []  # built without IPv6
+
+
+@pytest.mark.parametrize("found", [None, 3, (), [()], [None], ("a",), [(1, 2)], object(), {"a": 1}])
+def test_what_a_test_resolves_to_may_be_anything(found: object) -> None:
+    names = Names()
+    names.learn_all("shop.internal", found)
+    assert names.of("127.0.0.1", 80)
+
+
+def test_what_can_be_read_once_is_not_used_up() -> None:
+    found = iter([(2, 1, 6, "", ("127.0.0.1", 80))])
+    Names().learn_all("shop.internal", found)
+    assert len(list(found)) == 1
+
+
+@pytest.mark.parametrize("found", [None, 3, [None], [{}], [{"host": 3}], object()])
+def test_what_aiohttp_is_told_by_a_stub_is_what_it_gets(
+    monkeypatch: pytest.MonkeyPatch, found: object
+) -> None:
+    from aiohttp.connector import TCPConnector
+
+    async def stub(*_: object, **__: object) -> object:
+        return found
+
+    monkeypatch.setattr(TCPConnector, "_resolve_host", stub)
+    engine = Engine(lambda engine: [SocketSeam(engine)])
+    running = engine.start(
+        ChaosExperiment("x", "network_latency", delay=0.001, target="127.0.0.9:9"), seed=1
+    )
+    try:
+        resolve: Any = TCPConnector._resolve_host
+        assert asyncio.run(resolve(None, "shop.internal", 80)) is found
+    finally:
+        engine.stop(running)
