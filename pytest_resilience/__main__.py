@@ -18,6 +18,7 @@ from pytest_resilience.report.gate import judge
 from pytest_resilience.report.json_format import read_report
 from pytest_resilience.report.merge import merge
 from pytest_resilience.report.words import INTRODUCTION
+from pytest_resilience.report.writers import check_place
 from pytest_resilience.report.writers import check_writable
 from pytest_resilience.report.writers import write_report
 from pytest_resilience.report.writers import write_text
@@ -111,6 +112,7 @@ def _gate(given: argparse.Namespace) -> int:
 
 
 def _baseline(given: argparse.Namespace) -> int:
+    check_place(given.output)
     earlier = read_baseline(given.output) if given.output.exists() else None
     baseline = baseline_of(read_report(given.report), earlier)
     write_text(given.output, baseline.text())

@@ -77,6 +77,7 @@ class Activation:
         self.stopped = False
         self.paused = False
         self.pressure: PressureReading | None = None
+        self._idle = all(fault.is_nothing for fault in experiment.faults)
         self._stream = Stream(seed)
         self._delays = Stream.at(seed, "delays")
         self._lock = threading.Lock()
@@ -127,7 +128,9 @@ class Activation:
             return ()
         with self._lock:
             number = self._matched + 1
-            hit = self.experiment.trigger.hits(number, now - self.started_at, self._stream)
+            hit = not self._idle and self.experiment.trigger.hits(
+                number, now - self.started_at, self._stream
+            )
             self._count(1, hit)
         if not hit:
             return ()

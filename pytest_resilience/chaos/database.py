@@ -198,11 +198,11 @@ def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
 
 
 def _condition(name: str, value: Any) -> str:
-    if value not in _CONDITIONS:
-        guess = nearest(str(value), _CONDITIONS)
+    if not isinstance(value, str) or value not in _CONDITIONS:
+        guess = nearest(value, _CONDITIONS)
         known = ", ".join(map(repr, _CONDITIONS))
         raise ConfigurationError(f"{name}={shortened(value)}{guess}: give one of {known}")
-    return str(value)
+    return value
 
 
 def _moment(name: str, meaning: str) -> Parameter:

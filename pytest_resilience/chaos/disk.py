@@ -195,11 +195,11 @@ def _mode(name: str, value: Any) -> str:
     text = value.strip() if isinstance(value, str) else value
     if isinstance(text, str) and text.upper() in _BY_CODE:
         return _BY_CODE[text.upper()]
-    if text not in _MODES:
+    if not isinstance(text, str) or text not in _MODES:
         known = ", ".join(map(repr, [*_MODES, *_BY_CODE]))
-        guess = nearest(str(text), [*_MODES, *_BY_CODE])
+        guess = nearest(text, [*_MODES, *_BY_CODE])
         raise ConfigurationError(f"{name}={shortened(value)}{guess}: give one of {known}")
-    return str(text)
+    return text
 
 
 def _steps(name: str, value: Any) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ from pytest_resilience.chaos.forks import Forked
 from pytest_resilience.chaos.forks import watch_forks
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.place import caller
-from pytest_resilience.chaos.pressure import Pressure
 from pytest_resilience.chaos.service import Services
 from pytest_resilience.chaos.watch import Watch
 from pytest_resilience.clock import SYSTEM_CLOCK
@@ -311,7 +310,7 @@ class Engine:
 
     def press(self, activation: Activation, fault: Fault, kind: str) -> None:
         """Count and tell of a fault that answers to no operation."""
-        hit = not (isinstance(fault, Pressure) and fault.is_nothing)
+        hit = not fault.is_nothing
         activation.pressed(hit=hit)
         if not hit:
             return

@@ -240,15 +240,16 @@ class ChaosExperiment:
 
 
 def _services(kind: Kind, names: Sequence[Any] | str | None) -> tuple[str, ...]:
-    given: Any = names.split("|") if isinstance(names, str) else names or ()
+    given: Any = names.split("|") if isinstance(names, str) else names
+    given = () if given is None else given
     if not isinstance(given, Iterable) or isinstance(given, (Mapping, bytes)):
         raise ConfigurationError(f"target_services={shortened(names)}: give the names of services")
     fails_services = kind is ChaosType.SERVICE_FAILURE
+    given = list(given)
     if given and not fails_services:
         raise ConfigurationError(
             f"target_services={shortened(names)}: {kind.value} is aimed with target="
         )
-    given = list(given)
     chosen = tuple(each.strip() for each in given if isinstance(each, str) and each.strip())
     if len(chosen) != len(given) or (fails_services and not chosen):
         raise ConfigurationError(

@@ -60,6 +60,11 @@ class Fault:
     def kinds(self) -> frozenset[str]:
         raise NotImplementedError
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether nobody could tell that it has happened."""
+        return False
+
     def can_happen_to(self, operation: Operation) -> bool:
         """Whether there is such a thing where `operation` is done."""
         return (
@@ -92,6 +97,10 @@ class Delay(Fault):
         if self.spread is None:
             return self
         return replace(self, delay=self.spread.at(share), spread=None)
+
+    @property
+    def is_nothing(self) -> bool:
+        return not self.delay and (self.spread is None or not self.spread.at(1.0))
 
     @property
     def length(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 
 from collections import deque
@@ -22,13 +21,12 @@ from pytest_resilience.chaos.monkey_events import MonkeyStarted
 from pytest_resilience.chaos.monkey_events import MonkeyStopped
 from pytest_resilience.chaos.monkey_run import MonkeyRun
 from pytest_resilience.chaos.quantities import count
-from pytest_resilience.chaos.quantities import seconds
+from pytest_resilience.chaos.quantities import period
 from pytest_resilience.chaos.running import Starter
 from pytest_resilience.chaos.schedule import ByChance
 from pytest_resilience.chaos.schedule import Schedule
 from pytest_resilience.chaos.steady_state import Probe
 from pytest_resilience.chaos.steady_state import Verdict
-from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import ConfigurationError
@@ -89,7 +87,7 @@ class Monkey:
         it would refuse; `check_every`: seconds between looks at guards.
         """
         self.seed = new_seed() if seed is None else seed
-        self.interval = _positive("interval", interval)
+        self.interval = period("interval", interval)
         self.name = name
         self.experiments: dict[str, ChaosExperiment] = {}
         self.listeners = Listeners()
@@ -100,7 +98,7 @@ class Monkey:
         self._approve = approve
         self._schedule = schedule or ByChance()
         self._max_active = None if max_active is None else count("max_active", max_active)
-        self._check_every = _positive("check_every", check_every)
+        self._check_every = period("check_every", check_every)
         self._background = background
         self._clock = clock
         self._events: deque[Event] = deque(maxlen=_MOST_EVENTS)
@@ -151,7 +149,7 @@ class Monkey:
         at another, UnknownNameError if its schedule needs an experiment that is not
         registered, and SteadyStateError if the system is not well to begin with.
         """
-        every = self.interval if interval is None else _positive("interval", interval)
+        every = self.interval if interval is None else period("interval", interval)
         if self._runs_already(every):
             return
         self._schedule.check(tuple(self.experiments))
@@ -316,10 +314,3 @@ class Monkey:
         state = "running" if self.running else "stopped"
         active = len(self.get_active_experiments())
         return f"<{type(self).__name__} {self.name!r} {state} active={active} seed={self.seed}>"
-
-
-def _positive(name: str, value: float | str) -> float:
-    duration = seconds(name, value)
-    if not 0 < duration < math.inf:
-        raise ConfigurationError(f"{name}={shortened(value)}: give more than nothing")
-    return duration

@@ -85,7 +85,6 @@ class Pressure(Fault):
 
     @property
     def is_nothing(self) -> bool:
-        """Whether it asks for nothing at all."""
         return self.said is None and not self.intensity
 
 

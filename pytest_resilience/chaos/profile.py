@@ -22,6 +22,7 @@ from pytest_resilience.errors import ConfigurationError
 __all__ = ["Profile", "ProfileExperiment", "gate_of"]
 
 _HIGHEST_GATE = 100
+_MOST = 1e300  # of a weight: sums of them are numbers, too
 _KEYS = (
     "experiments", "gate", "intensity", "interval", "markers", "max_active", "paths",
     "probability", "seed", "services",
@@ -52,8 +53,12 @@ class ProfileExperiment:
         if kind is None:
             raise ConfigurationError("chaos_type is missing")
         weight = given.pop("weight", 1)
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0:
-            raise ConfigurationError(f"weight={weight!r}: give a number above 0")
+        if (
+            isinstance(weight, bool)
+            or not isinstance(weight, (int, float))
+            or not 0 < weight < _MOST
+        ):
+            raise ConfigurationError(f"weight={shortened(weight)}: give a number above 0")
         given.setdefault("name", chaos_type(kind).value)
         experiment = cls(kind=kind, parameters=given, weight=float(weight))
         experiment.make()
@@ -111,7 +116,7 @@ class Profile:
         try:
             return cls._parse(name, table)
         except ConfigurationError as error:
-            raise ConfigurationError(f"profile {name!r}: {error}") from None
+            raise ConfigurationError(f"profile {shortened(name)}: {error}") from None
 
     @classmethod
     def _parse(cls, name: str, table: Any) -> Profile:
@@ -123,7 +128,8 @@ class Profile:
         for key in table:
             if key not in _KEYS:
                 raise ConfigurationError(
-                    f"unknown key {key!r}{nearest(key, _KEYS)}; allowed: {', '.join(_KEYS)}"
+                    f"unknown key {shortened(key)}{nearest(key, _KEYS)}; allowed: "
+                    + ", ".join(_KEYS)
                 )
 
         def optional(key: str, parse: Any) -> Any:
@@ -140,7 +146,7 @@ class Profile:
             intensity=optional("intensity", quantities.share),
             probability=optional("probability", quantities.share),
             gate=optional("gate", gate_of),
-            interval=optional("interval", _interval) or 30.0,
+            interval=optional("interval", quantities.period) or 30.0,
             max_active=optional("max_active", quantities.count),
         )
 
@@ -179,14 +185,9 @@ def _texts(key: str, value: Any) -> tuple[str, ...]:
     """One text, or a list of them."""
     if not isinstance(value, Sequence):
         raise ConfigurationError(f"{key}={shortened(value)}: give a text, or a list of them")
+    if not value:
+        raise ConfigurationError(f"{key}={shortened(value)}: give at least one, or leave it out")
     return tuple(_text(key, each) for each in ([value] if isinstance(value, str) else value))
-
-
-def _interval(key: str, value: Any) -> float:
-    interval = quantities.seconds(key, value)
-    if not interval:
-        raise ConfigurationError(f"{key}={shortened(value)}: give more than nothing")
-    return interval
 
 
 def gate_of(key: str, value: Any) -> float:

@@ -19,6 +19,7 @@ __all__ = [
     "format_bytes",
     "format_seconds",
     "interval",
+    "period",
     "seconds",
     "seed",
     "share",
@@ -28,6 +29,7 @@ __all__ = [
 _SEEDS = 2**64
 _DIGITS = 40  # of a seed, with zeros in front
 _LONGEST = 3.6e9  # seconds: the system can wait for three times as long, not for ever
+_SHORTEST = 0.99e-4  # seconds, 100us however it is rounded: more often, nothing else is done
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _WORDS = {"us": "microseconds", "ms": "milliseconds", "s": "seconds"}
 _BYTES = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3}
@@ -67,6 +69,14 @@ def seconds(name: str, value: Any, *, bare: str = "s") -> float:
         )
     if duration > _LONGEST:
         raise ConfigurationError(f"{name}={shortened(value)}: a duration is at most 1000000h")
+    return duration
+
+
+def period(name: str, value: Any) -> float:
+    """A duration after which something comes again and again."""
+    duration = seconds(name, value)
+    if duration < _SHORTEST:
+        raise ConfigurationError(f"{name}={shortened(value)}: give 100us or more")
     return duration
 
 

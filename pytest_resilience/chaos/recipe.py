@@ -76,7 +76,7 @@ class Recipe:
             if name not in known:
                 allowed = sorted({*known, *_OF_ALL_TYPES})
                 raise ConfigurationError(
-                    f"unknown parameter {name!r}{nearest(name, allowed)}; "
+                    f"unknown parameter {shortened(name)}{nearest(name, allowed)}; "
                     f"allowed: {', '.join(allowed)}"
                 )
             parsed[name] = known[name].parse(name, value)
@@ -100,9 +100,10 @@ class Recipe:
         return chosen[0] if chosen else triggers.Always()
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """' (did you mean …?)' or nothing."""
-    if len(name) > _LONGEST_NAME:  # comparing takes the square of the length
+    # Comparing takes the square of the length.
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
         return ""
     short = (each for each in known if len(each) <= _LONGEST_NAME)
     close = difflib.get_close_matches(name, list(itertools.islice(short, _MOST_NAMES)), n=1)
@@ -197,6 +198,8 @@ def delayed(default: str, what: str) -> tuple[Parameter, ...]:
 
 def spread_of(given: Mapping[str, Any], delay: float) -> Spread | None:
     """How the delays differ that these parameters ask for. Raises ConfigurationError."""
+    if given.get("delay") == 0 and not given.get("jitter"):
+        raise ConfigurationError("delay=0: nothing would be late; give more")
     return make_spread(delay, given.get("jitter"), given.get("distribution"), given.get("p99"))
 
 
@@ -206,7 +209,7 @@ def one_of(allowed: Iterable[str]) -> Callable[[str, Any], str]:
 
     def parse(name: str, value: Any) -> str:
         if not isinstance(value, str) or value not in words:
-            guess = nearest(str(value), words)
+            guess = nearest(value, words)
             raise ConfigurationError(
                 f"{name}={shortened(value)}{guess}: give one of {', '.join(map(repr, words))}"
             )

@@ -21,6 +21,7 @@ from typing import Protocol
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.quantities import interval as parse_interval
+from pytest_resilience.chaos.quantities import period
 from pytest_resilience.chaos.quantities import seconds
 from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
@@ -113,7 +114,7 @@ class FixedSequence:
     ) -> None:
         """`steps`: seconds since the start, and whom to start; `every`: begin again after."""
         self.steps = sorted((seconds("at", at), name) for at, name in steps)
-        self.every = None if every is None else seconds("every", every)
+        self.every = None if every is None else period("every", every)
         if not self.steps:
             raise ConfigurationError("a fixed sequence needs steps, such as [('0s', 'slow')]")
         if self.every is not None and not self.steps[-1][0] < self.every:
@@ -166,7 +167,7 @@ class Windows:
     ) -> None:
         """`windows`: seconds since the start; `every`: after which they come again."""
         self.windows = [parse_interval("window", window) for window in windows]
-        self.every = None if every is None else seconds("every", every)
+        self.every = None if every is None else period("every", every)
         self.schedule = schedule or ByChance()
         if not self.windows:
             raise ConfigurationError("no windows are given; e.g. ['10s..20s']")

@@ -63,7 +63,9 @@ class Service:
         Raises ConfigurationError for a name or a place that makes no sense.
         """
         if not re.fullmatch(r"[\w.-]{1,200}", name):
-            raise ConfigurationError(f"service {name!r}: a name has letters, digits, _, - and .")
+            raise ConfigurationError(
+                f"service {shortened(name)}: a name has letters, digits, _, - and ."
+            )
         texts = [place.strip() for place in places]
         callables = tuple(text for text in texts if _CALLABLE.fullmatch(text))
         hosts = tuple(Target(text) for text in texts if not _CALLABLE.fullmatch(text))
@@ -80,7 +82,7 @@ class Service:
         name, equals, places = line.partition("=")
         if not equals:
             raise ConfigurationError(
-                f"service {line!r}: write it as 'payment = payments.internal:443'"
+                f"service {shortened(line)}: write it as 'payment = payments.internal:443'"
             )
         return cls.at(name.strip(), [each for each in places.split("|") if each.strip()])
 
@@ -117,7 +119,7 @@ class Services:
         except KeyError:
             known = ", ".join(sorted(self._known)) or "none"
             raise ConfigurationError(
-                f"unknown service {name!r}{nearest(name, self._known)}; known: {known}. "
+                f"unknown service {shortened(name)}{nearest(name, self._known)}; known: {known}. "
                 "Declare it in the ini option chaos_services or in a profile. What a test starts "
                 "itself, and its markers unless they include the set-up, can also name what "
                 "chaos.service() declares before, in a fixture that the test asks for"

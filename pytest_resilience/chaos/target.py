@@ -19,6 +19,7 @@ from pytest_resilience.errors import ConfigurationError
 __all__ = ["Target", "as_shown", "parse_targets"]
 
 _HIGHEST_PORT = 65535
+_LONGEST = 300  # characters: a name of the DNS has 253, and globs take time to match
 _HOST = re.compile(r"\[[0-9a-fA-F:.*?%]+\]|[\w.*?\-\[\]!]+")
 _ONE_BRACKET = re.compile(r"\[[^\]]*\]")
 _PORT = re.compile(r"(?:[0-9*?]|\[!?[0-9-]+\])+")
@@ -37,17 +38,23 @@ class Target:
         host, port = self._parts
         if "://" in self.text or "/" in self.text:
             raise self._useless("a URL", "give host and port only")
+        if len(self.text) > _LONGEST:
+            raise self._useless("no name is as long", f"give {_LONGEST} characters at most")
         if not host:
             raise self._useless("no host", f"for every host write '*:{port or '*'}'")
         if not _HOST.fullmatch(host):
-            raise self._useless(f"{host!r} is no host name or address", "bare IPv6 needs brackets")
+            raise self._useless(
+                f"{shortened(host)} is no host name or address", "bare IPv6 needs brackets"
+            )
         if not _PORT.fullmatch(port):
             raise self._useless(f"port {port!r} is not a number", "e.g. 'api.example.com:443'")
         if port.isdigit() and not 0 < int(port) <= _HIGHEST_PORT:
             raise self._useless(f"there is no port {port}", f"ports are 1 to {_HIGHEST_PORT}")
 
     def _useless(self, why: str, cure: str) -> ConfigurationError:
-        return ConfigurationError(f"target {self.text!r} cannot match anything: {why}; {cure}")
+        return ConfigurationError(
+            f"target {shortened(self.text)} cannot match anything: {why}; {cure}"
+        )
 
     @cached_property
     def _parts(self) -> tuple[str, str]:

@@ -16,6 +16,8 @@ import pytest
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.recipe import nearest
+from pytest_resilience.chaos.texts import read_text
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin.pytest_private import check_markers
 from pytest_resilience.plugin.pytest_private import has_markers
@@ -45,7 +47,9 @@ def find_profile(config: pytest.Config, text: str) -> Profile:
     try:
         if name not in known:
             names = ", ".join(sorted(known)) or "none"
-            raise ConfigurationError(f"no profile {name!r}{nearest(name, known)}; known: {names}")
+            raise ConfigurationError(
+                f"no profile {shortened(name)}{nearest(name, known)}; known: {names}"
+            )
         return Profile.parse(name, known[name])
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from None
@@ -96,10 +100,12 @@ def selects(profile: Profile, item: pytest.Item) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except RecursionError:
         raise ConfigurationError(f"{path} cannot be read: it is nested too deeply") from None
-    except (OSError, ValueError) as error:  # no UTF-8, no TOML, a number of too many digits
+    except ConfigurationError:
+        raise
+    except ValueError as error:  # no TOML, a number of too many digits
         raise ConfigurationError(f"{path} cannot be read: {error}") from None
 
 

@@ -27,6 +27,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.recipe import nearest
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.toxics import DOWNSTREAM
 from pytest_resilience.proxy.toxics import STREAMS
@@ -49,7 +50,7 @@ def directed(experiment: ChaosExperiment, stream: Any = None) -> ChaosExperiment
     """
     if stream not in (None, *STREAMS, BOTH):
         raise ConfigurationError(
-            f"stream={stream!r}{nearest(str(stream), (*STREAMS, BOTH))}: give 'upstream', "
+            f"stream={shortened(stream)}{nearest(stream, (*STREAMS, BOTH))}: give 'upstream', "
             "'downstream' or 'both'"
         )
     # What callables raise happens where they are called; their hosts are on the wire.

@@ -170,7 +170,8 @@ class Toxic:
             raise UnknownNameError("type of toxic", str(kind), tuple(KINDS))
         if stream not in STREAMS:
             raise ConfigurationError(
-                f"stream={stream!r}{nearest(str(stream), STREAMS)}: give 'upstream' or 'downstream'"
+                f"stream={shortened(stream)}{nearest(stream, STREAMS)}: give 'upstream' or "
+                "'downstream'"
             )
         if kind in _ANSWERS and stream != DOWNSTREAM:
             raise ConfigurationError(f"{kind} happens to answers; leave out stream={stream!r}")
@@ -214,7 +215,8 @@ def _attributes(kind: str, known: Mapping[str, Value], given: Any) -> dict[str, 
         if name not in there:
             allowed = ", ".join(there) or "none"
             raise ConfigurationError(
-                f"{kind} has no attribute {name!r}{nearest(str(name), there)}; it has: {allowed}"
+                f"{kind} has no attribute {shortened(name)}{nearest(name, there)}; it has: "
+                + allowed
             )
     values = {name: known.get(name, attribute.default) for name, attribute in there.items()}
     values |= {name: there[name].parse(name, value) for name, value in given.items()}

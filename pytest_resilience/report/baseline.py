@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_resilience.chaos.texts import read_text
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import Verdict
@@ -105,10 +107,7 @@ def baseline_of(report: Report, earlier: Baseline | None = None) -> Baseline:
 
 def read_baseline(path: Path) -> Baseline:
     """The baseline in a file. Raises ConfigurationError with file, line and what is wrong."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from None
+    lines = read_text(path).split("\n")
     configuration, place = "", ""
     known: dict[tuple[str, str], KnownCell] = {}
     for number, line in enumerate(map(str.strip, lines), 1):
@@ -141,12 +140,15 @@ def _parse(line: str, where: str) -> KnownCell:
     parts = _LINE.fullmatch(line)
     if parts is None:
         raise ConfigurationError(
-            f"{where}: {line!r} is no line of a baseline; write: {_SHAPE} (two spaces between)"
+            f"{where}: {shortened(line)} is no line of a baseline; write: {_SHAPE} (two spaces "
+            "between)"
         )
     verdict, experiment, test = (_unquoted(parts[number], where) for number in (1, 2, 3))
     if not any(each.bad and each == verdict for each in Verdict):
         allowed = ", ".join(each for each in Verdict if each.bad)
-        raise ConfigurationError(f"{where}: verdict {verdict!r}: what can be known is {allowed}")
+        raise ConfigurationError(
+            f"{where}: verdict {shortened(verdict)}: what can be known is {allowed}"
+        )
     reason, until = _waiver(parts[4], where)
     return KnownCell(
         verdict=Verdict(verdict), experiment=experiment, test=test, reason=reason, until=until
@@ -159,7 +161,7 @@ def _unquoted(field: str, where: str) -> str:
     try:
         return str(json.loads(field))
     except (ValueError, RecursionError):
-        raise ConfigurationError(f"{where}: {field} is no text in quotes") from None
+        raise ConfigurationError(f"{where}: {shortened(field)} is no text in quotes") from None
 
 
 def _waiver(comment: str | None, where: str) -> tuple[str, datetime.date | None]:
@@ -169,7 +171,7 @@ def _waiver(comment: str | None, where: str) -> tuple[str, datetime.date | None]
     parts = _WAIVER.fullmatch(comment.strip())
     if parts is None:
         raise ConfigurationError(
-            f"{where}: {comment.strip()!r} is no waiver; write: # reason; until 2026-12-31"
+            f"{where}: {shortened(comment.strip())} is no waiver; write: # reason; until 2026-12-31"
         )
     try:
         return parts[1].strip(), datetime.date.fromisoformat(parts[2])

@@ -18,6 +18,7 @@ from pytest_resilience.report.score import Score
 
 __all__ = ["FORMAT", "Report", "Shard", "fingerprint"]
 
+_MOST_SHARDS = 10**9
 FORMAT = 1  # of the JSON document; raised when an older reader would misread a newer one
 
 
@@ -106,7 +107,7 @@ class Report:
             python=fields.text("python"),
             started_at=fields.text("started_at"),
             profiles=fields.texts("profiles"),
-            configuration=fields.text("configuration"),
+            configuration=fields.line("configuration"),
             seed=None if fields.none("seed") else fields.whole("seed", least=0),
             shard=_shard(fields.below("shard")),
             interrupted=_interrupted(fields),
@@ -129,6 +130,8 @@ def fingerprint(experiments: Iterable[Mapping[str, Any]]) -> str:
 def _shard(fields: Fields) -> Shard:
     fields.only(frozenset({"index", "count"}))
     count = fields.whole("count", least=1)
+    if count > _MOST_SHARDS:
+        raise fields.misfit("count", f"give {_MOST_SHARDS} at most")
     index = fields.whole("index", least=1)
     if index > count:
         raise fields.misfit("index", f"there are {count} shards")

@@ -15,6 +15,7 @@ from pytest_resilience.events import describe
 __all__ = ["Fields", "MisfitError"]
 
 T = TypeVar("T")
+_LONGEST_LINE = 200  # characters
 
 
 class MisfitError(ConfigurationError):
@@ -67,6 +68,13 @@ class Fields:
     def text(self, key: str) -> str:
         """A text, empty or not."""
         return self._get(key, str, "a text")
+
+    def line(self, key: str) -> str:
+        """A short text in one line, without control characters."""
+        found = self.text(key)
+        if len(found) > _LONGEST_LINE or not found.isprintable():
+            raise self.misfit(key, f"give a text of one line, {_LONGEST_LINE} characters at most")
+        return found
 
     def flag(self, key: str) -> bool:
         """True or false."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from typing import NoReturn
 
+from pytest_resilience.chaos.texts import read_text
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.report.document import Report
 from pytest_resilience.report.fields import MisfitError
@@ -31,10 +32,7 @@ def json_text(report: Report, gate: GateResult | None = None) -> str:
 
 def read_report(path: Path) -> Report:
     """The report in a file. Raises ConfigurationError with file, line and key."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from None
+    text = read_text(path)
     try:
         return Report.from_json(json.loads(text, parse_constant=_refuse))
     except json.JSONDecodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from pytest_resilience.report.document import Shard
 
 
 __all__ = ["combine", "merge"]
+
+_MOST_NAMED = 20  # shards that are missing
 
 
 def merge(named: Sequence[tuple[str, Report]]) -> Report:
@@ -76,9 +79,11 @@ def _same_configuration(named: Sequence[tuple[str, Report]]) -> None:
 
 def _all_there(named: Sequence[tuple[str, Report]]) -> None:
     count = named[0][1].shard.count
-    missing = set(range(1, count + 1)) - {report.shard.index for _, report in named}
-    if missing:
-        names = ", ".join(map(str, sorted(missing)))
+    there = {report.shard.index for _, report in named}
+    if len(there) < count:
+        missing = (each for each in range(1, count + 1) if each not in there)
+        names = ", ".join(map(str, itertools.islice(missing, _MOST_NAMED)))
+        names += ", …" * (count - len(there) > _MOST_NAMED)
         raise ConfigurationError(
             f"shard {names} of {count} is missing; there are {', '.join(name for name, _ in named)}"
         )

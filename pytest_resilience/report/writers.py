@@ -20,6 +20,7 @@ from pytest_resilience.report.markdown import markdown_text
 __all__ = [
     "SUFFIXES",
     "append_summary",
+    "check_place",
     "check_writable",
     "write_report",
     "write_reports",
@@ -37,6 +38,11 @@ def check_writable(path: Path) -> None:
         raise ConfigurationError(
             f"{path}: an HTML report needs Jinja2; pip install 'pytest-resilience[report]'"
         )
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Raises ConfigurationError now if `write_text` could not write a file there later."""
     try:
         if path.exists() and not path.is_file():
             raise ConfigurationError(f"{path} is no file; give the path of a file")

@@ -112,6 +112,7 @@ class DescriptorPress:
     def __init__(self, fault: DescriptorLimit) -> None:
         self._limit = _resource_limit("RLIMIT_NOFILE", _with_as_many_left)
         self._leave = fault.leave
+        self._left = 0
         self._intensity = fault.intensity
         self._let_go: Callable[[], None] | None = None
 
@@ -121,12 +122,14 @@ class DescriptorPress:
             self._leave = 0
             return  # nothing
         with limits_lifted():
-            soft = self._limit.read()[0]
+            free = self._limit.read()[0] - len(os.listdir(_OPEN))
             if self._leave is None:
-                free = soft - len(os.listdir(_OPEN))
                 self._leave = int(min(free, _MOST_LEFT) * (1 - self._intensity))
-            number = _number_after(self._leave)
-        if number is not None:
+            number = None if self._leave > free else _number_after(self._leave)
+        if number is None:
+            self._left = free  # there are not as many
+        else:
+            self._left = self._leave
             self._let_go = self._limit.hold((number, 0))
 
     def stop(self) -> PressureReading:
@@ -134,7 +137,7 @@ class DescriptorPress:
             self._let_go()
         return PressureReading(
             asked=self._leave or 0,
-            achieved=self._leave or 0,
+            achieved=self._left,
             unit="free descriptors",
             seconds=time.monotonic() - self._began,
         )

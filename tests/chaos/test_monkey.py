@@ -440,7 +440,7 @@ def test_what_cannot_mean_anything_is_refused(world: World, clock: ManualClock) 
             monkey.start_chaos_monkey(bad)
     with pytest.raises(ConfigurationError, match="max_active=0: give a whole number of at least"):
         by_hand(world, clock, max_active=0)
-    with pytest.raises(ConfigurationError, match="check_every=0: give more than nothing"):
+    with pytest.raises(ConfigurationError, match="check_every=0: give 100us or more"):
         by_hand(world, clock, check_every=0)
     with pytest.raises(ConfigurationError, match="nothing is given that makes experiments happen"):
         Monkey()

@@ -159,12 +159,12 @@ def test_a_failure_is_repeated_with_its_profile(shop: pytest.Pytester) -> None:
 def test_a_file_of_its_own(shop: pytest.Pytester) -> None:
     folder = shop.mkdir("chaos")
     (folder / "profiles.toml").write_text(
-        '[profiles.ci]\n[[profiles.ci.experiments]]\nchaos_type = "network_latency"\ndelay = 0\n'
+        '[[profiles.ci.experiments]]\nchaos_type = "network_latency"\ndelay = "1us"\n'
     )
     shop.makepyfile("def test(): pass")
     result = shop.runpytest("--chaos-profile=chaos/profiles.toml:ci")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines("network_latency: latency 0s, *[[]profile] - 1 test, never fired*")
+    result.stdout.fnmatch_lines("network_latency: latency 1us, *[[]profile] - 1 test, never fired*")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_file_of_its_own(shop: pytest.Pytester) -> None:
         ("odd.toml:twice", "*two experiments are named 'network_latency'; give each its own name"),
         ("odd.toml:weight", "*experiment 1: weight=0: give a number above 0"),
         ("odd.toml:type", "*profile 'type': experiment 1: unknown chaos type 3; known: *"),
-        ("odd.toml:interval", "*profile 'interval': interval='0s': give more than nothing"),
+        ("odd.toml:interval", "*profile 'interval': interval='0s': give 100us or more"),
         ("odd.toml:paths", "*profile 'paths': paths=3: give a text, or a list of them"),
         ("odd.toml:services", "*target_services=3: give the names of services"),
         ("odd.toml:gate", "*profile 'gate': gate=101 is outside 0..100"),

@@ -53,7 +53,7 @@ shards = st.tuples(st.integers(1, 5), st.integers(0, 5)).map(
 reports = st.builds(
     Report,
     cells=st.lists(cells, max_size=6, unique_by=lambda cell: cell.key).map(tuple),
-    configuration=texts,
+    configuration=st.text(max_size=20).filter(str.isprintable),
     profiles=st.lists(texts, max_size=2).map(tuple),
     seed=st.none() | st.integers(min_value=0),
     started_at=texts,

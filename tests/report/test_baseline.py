@@ -121,7 +121,7 @@ def test_people_write_it_too(tmp_path: Path) -> None:
         ("failed  slow", "'failed  slow' is no line of a baseline"),
         ("failed  slow  t.py::t  more", "is no line of a baseline"),
         ('failed  "slow  t.py::t', "is no line of a baseline"),
-        (r'failed  "\x"  t.py::t', r'"\x" is no text in quotes'),
+        (r'failed  "\x"  t.py::t', repr(r'"\x"') + " is no text in quotes"),
         (
             "faild  slow  t.py::t",
             "verdict 'faild': what can be known is leak, failed, hang",

@@ -143,10 +143,10 @@ def test_a_wrapper_below_another_tool_s_does_not_act_a_second_time(
     engine: Engine, echo_port: int
 ) -> None:
     before = touched()
-    first = engine.start(ChaosExperiment("x", "network_latency", delay=0), seed=1)
+    first = engine.start(ChaosExperiment("x", "network_latency", delay=1e-9), seed=1)
     theirs = Foreign("connect")
     engine.stop(first)  # which it cannot take out
-    second = engine.start(ChaosExperiment("x", "network_latency", delay=0), seed=1)
+    second = engine.start(ChaosExperiment("x", "network_latency", delay=1e-9), seed=1)
     with socket.socket() as client:
         client.connect(("127.0.0.1", echo_port))
     assert second.matched == 1

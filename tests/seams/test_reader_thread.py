@@ -124,7 +124,7 @@ def test_the_second_is_cut_off(talk: Talk, inject: Inject) -> None:
 
 def test_the_second_is_never_heard(talk: Talk, inject: Inject) -> None:
     silence: dict[str, Any] = {"mode": "timeout", "rate": 1}
-    with inject("network_latency", delay=0):
+    with inject("network_latency", delay=1e-9):
         conversation = talk()
         assert conversation.ask(b"one") == b"one"
         conversation.until_it_waits()
