@@ -119,7 +119,11 @@ def test_what_the_reader_refuses_the_schema_refuses_and_the_other_way_round(
         (("seed",), "x", "9: seed: 'x': give a whole number, 0 or more"),
         (("shard", "index"), 2, "10: shard.index: 2: there are 1 shards"),
         (("complete",), False, "11: complete: False: `interrupted` says why a run is not, and"),
-        (("cells", 1, "verdict"), "odd", "17: cells[1].verdict: 'odd': give one of not_run, surv"),
+        (
+            ("cells", 1, "verdict"),
+            "odd",
+            "17: cells[1].verdict: 'odd': give one of not_run, not_applicable, ",
+        ),
         (("cells", 1, "weight"), 0, "17: cells[1].weight: 0: give a finite number above 0"),
         (("cells", 1, "weight"), 10**400, "17: cells[1].weight: 1000"),
         (("cells", 1, "flaky"), 1, "17: cells[1].flaky: 1: give true or false"),
