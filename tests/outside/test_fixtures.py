@@ -143,3 +143,25 @@ def test_they_are_there_in_a_second_run_of_a_process(outside: Outside, tmp_path:
     twice = "import pytest; print(*(pytest.main(['-p', 'no:cacheprovider']) for _ in range(2)))"
     result = outside.run("-c", twice, cwd=tmp_path)
     assert result.outlines[-1] == "0 0", result.stdout.str()
+
+
+DEADLY = """
+    import os
+
+    import psycopg
+    import pytest
+
+    def test_it(postgres_chaos):
+        url = os.environ["SHOP"]
+        with psycopg.connect(url) as connection:
+            postgres_chaos(url).terminate(connection.info.backend_pid)
+            with pytest.raises(psycopg.errors.AdminShutdown):
+                connection.execute("SELECT 1")
+"""
+
+
+def test_postgres_chaos_with_its_driver(postgres: str, outside: Outside, tmp_path: Path) -> None:
+    folder = Project(files={"test_it.py": DEADLY}).write(tmp_path)
+    path = outside.path_with("psycopg", "psycopg-binary")
+    result = outside.run(outside.command, cwd=folder, PYTHONPATH=path, SHOP=postgres)
+    assert_passed(result)
