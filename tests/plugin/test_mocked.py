@@ -223,17 +223,21 @@ SUITE = """
 """
 
 
-@pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["here", "xdist"])
+@pytest.mark.parametrize("workers", [[], ["-p", "xdist", "-n2"]], ids=["here", "xdist"])
 def test_a_flag_for_all_tests(mocked: pytest.Pytester, workers: list[str]) -> None:
     mocked.makepyfile(SUITE)
-    if workers:
-        workers = ["-p", "xdist", *workers]
-    result = run(mocked, "--chaos=network_failure:mode=status,rate=1,body=busy", *workers)
+    busy = "--chaos=network_failure:mode=status,rate=1,body=busy"
+    result = run(mocked, busy, "--tb=no", *workers)
     result.assert_outcomes(failed=5)
     result.stdout.fnmatch_lines("network_failure: *matched 5, hit 5*")
-    run(mocked, "--chaos=network_latency:delay=1ms", *workers).assert_outcomes(passed=5)
-    run(mocked, "--chaos=network_failure:rate=1", "--no-chaos").assert_outcomes(passed=5)
-    run(mocked).assert_outcomes(passed=5)
+
+
+@pytest.mark.parametrize(
+    "args", [["--chaos=network_latency:delay=1ms"], ["--chaos=network_failure", "--no-chaos"]]
+)
+def test_a_flag_that_does_no_harm(mocked: pytest.Pytester, args: list[str]) -> None:
+    mocked.makepyfile(SUITE)
+    run(mocked, *args).assert_outcomes(passed=5)
 
 
 def test_a_mocked_call_that_was_not_meant_is_named(mocked: pytest.Pytester) -> None:
@@ -376,34 +380,34 @@ def test_a_reply_with_a_fault_of_its_own(mocked: pytest.Pytester) -> None:
     result = run(mocked)
     result.assert_outcomes(passed=10, errors=1)
     result.stdout.fnmatch_lines("*(*, target GET http://api.example.com/orders) never fired*")
-    run(mocked, "--no-chaos", "-k", "never_asked").assert_outcomes(passed=1, deselected=9)
+    calm = mocked.runpytest("--no-chaos", "-k", "never_asked")
+    calm.assert_outcomes(passed=1, deselected=9)
 
 
-@pytest.mark.parametrize(
-    ("chaos", "why"),
-    [
-        ("'network_failure:mode=rset'", "*mode='rset' (did you mean 'reset'?)*"),
-        ("'network_failur'", "*did you mean 'network_failure'?*"),
-        ("'network_latency:mode=slow_close'", "*slow_close' happens to no reply; give *"),
-        ("'cpu_stress'", "*chaos='cpu_stress' happens to no reply; give network_latency *"),
-        ("503", "*chaos=503: give a text such as 'network_failure:mode=reset'*"),
-    ],
-)
-def test_what_makes_no_sense_fails_at_its_line(
-    mocked: pytest.Pytester, chaos: str, why: str
-) -> None:
-    mocked.makepyfile(f"""
-        from pytest_resilience import ConfigurationError
-
-        def test_reply(chaos_responses):
-            try:
-                chaos_responses.get("http://api.example.com/", chaos={chaos})
-            finally:
-                assert chaos_responses.registered() == []
-    """)
-    result = run(mocked)
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines([f">*chaos={chaos})", f"E*ConfigurationError: {why}"])
+def test_what_makes_no_sense_fails_at_its_line(mocked: pytest.Pytester) -> None:
+    senseless = {
+        "'network_failure:mode=rset'": "*mode='rset' (did you mean 'reset'?)*",
+        "'network_failur'": "*did you mean 'network_failure'?*",
+        "'network_latency:mode=slow_close'": "*slow_close' happens to no reply; give *",
+        "'cpu_stress'": "*chaos='cpu_stress' happens to no reply; give network_latency *",
+        "503": "*chaos=503: give a text such as 'network_failure:mode=reset'*",
+    }
+    mocked.makepyfile(
+        "\n".join(
+            f"""
+def test_reply_{number}(chaos_responses):
+    try:
+        chaos_responses.get("http://api.example.com/", chaos={chaos})
+    finally:
+        assert chaos_responses.registered() == []
+"""
+            for number, chaos in enumerate(senseless)
+        )
+    )
+    result = mocked.runpytest_subprocess("-p", "asyncio")
+    result.assert_outcomes(failed=len(senseless))
+    for chaos, why in senseless.items():
+        result.stdout.fnmatch_lines([f">*chaos={chaos})", f"E*ConfigurationError: {why}"])
 
 
 def test_the_example_of_the_readme(mocked: pytest.Pytester) -> None:
@@ -412,5 +416,5 @@ def test_the_example_of_the_readme(mocked: pytest.Pytester) -> None:
     [example] = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     mocked.makepyfile(example)
     run(mocked).assert_outcomes(passed=1)
-    result = run(mocked, "--no-chaos")  # the fault is what it passes by
-    result.assert_outcomes(failed=1)
+    calm = mocked.runpytest("--no-chaos")  # the fault is what it passes by
+    calm.assert_outcomes(failed=1)
