@@ -82,17 +82,6 @@ def test_a_core_is_loaded_by_a_process_of_its_own(hazards: Hazards) -> None:
     assert 0 <= reading.others <= 1
 
 
-def test_feedback_gives_what_was_asked_of_the_processor_itself(hazards: Hazards) -> None:
-    """Not of the time: on a busy machine a worker gets less, and never tries to make up for it."""
-    hazard = start(hazards, "cpu_stress", cores=1, load=0.3)
-    (worker,) = workers()
-    until(lambda: worker.cpu_times().user > 0.2)
-    hazard.stop()
-    reading = hazard.activation.pressure
-    assert reading is not None
-    assert reading.achieved <= 0.3 + 0.06 / reading.seconds + 0.02
-
-
 def test_threads_that_load_the_lock_are_this_process_own(hazards: Hazards) -> None:
     before = time.process_time()
     hazard = start(hazards, "cpu_stress", gil=True, cores=2, load=1)
@@ -102,7 +91,8 @@ def test_threads_that_load_the_lock_are_this_process_own(hazards: Hazards) -> No
     reading = hazard.activation.pressure
     assert reading is not None
     assert reading.unit == "CPUs in threads"
-    assert 0 < reading.achieved < 1.2  # of 2: that is what the lock does
+    assert reading.asked == 2  # whatever the lock lets them have
+    assert reading.achieved > 0
 
 
 def test_memory_is_held_and_given_back(hazards: Hazards) -> None:
