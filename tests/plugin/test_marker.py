@@ -18,12 +18,12 @@ def test_latency_holds_up_connecting_and_each_answer(suite: pytest.Pytester) -> 
             assert requests.get(url, timeout=5).text == "ok"
             assert time.monotonic() - started >= 0.08
 
-        @pytest.mark.chaos("network_latency", delay="5s")
+        @pytest.mark.chaos("network_latency", delay="10m")
         def test_the_clients_own_timeout_fires(url):
             started = time.monotonic()
             with pytest.raises(requests.exceptions.ConnectTimeout):
                 requests.get(url, timeout=0.05)
-            assert 0.05 <= time.monotonic() - started < 4
+            assert 0.05 <= time.monotonic() - started < 600
     """)
     result = suite.runpytest()
     result.assert_outcomes(passed=2)

@@ -164,31 +164,38 @@ def test_the_fixtures_and_decorators_of_the_others(mocked: pytest.Pytester) -> N
 def test_latency_of_a_mocked_async_client_does_not_stop_the_loop(mocked: pytest.Pytester) -> None:
     mocked.makepyfile("""
         import asyncio
+        import contextlib
         import time
 
         import httpx
         import pytest
 
+        URL = "https://api.example.com/"
+
         @pytest.mark.chaos("network_latency", delay="100ms")
         async def test_late(respx_mock):
-            respx_mock.get("https://api.example.com/").respond(json=[])
-            beats = 0
-
-            async def beat():
-                nonlocal beats
-                while True:
-                    beats += 1
-                    await asyncio.sleep(0.001)
-
+            respx_mock.get(URL).respond(json=[])
             async with httpx.AsyncClient() as client:
-                heart = asyncio.create_task(beat())
                 began = time.monotonic()
-                assert (await client.get("https://api.example.com/")).json() == []
+                assert (await client.get(URL)).json() == []
                 assert time.monotonic() - began >= 0.2
-                heart.cancel()
-            assert beats > 20
+
+        async def test_beside(respx_mock, chaos):
+            respx_mock.get(URL).respond(json=[])
+
+            async def end():
+                while not latency.hits:
+                    await asyncio.sleep(0.001)
+                ending.close()
+
+            with contextlib.ExitStack() as ending:
+                latency = ending.enter_context(chaos.network_latency(delay="1m"))
+                other = asyncio.create_task(end())
+                async with httpx.AsyncClient(timeout=90) as client:
+                    assert (await client.get(URL)).json() == []
+                assert other.done()  # it would have waited, too
     """)
-    run(mocked).assert_outcomes(passed=1)
+    run(mocked).assert_outcomes(passed=2)
 
 
 SUITE = """

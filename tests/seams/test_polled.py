@@ -116,8 +116,9 @@ def test_an_answer_is_late(client: Polling, inject: Inject) -> None:
         for _ in range(3):
             assert seconds(ask) >= DELAY
     assert (latency.matched, latency.hits) == (3, 3)
-    assert latency.delay == pytest.approx(3 * DELAY, abs=0.01)
-    assert seconds(ask) < PATIENCE
+    assert latency.delay >= 3 * DELAY * 0.99
+    ask()
+    assert latency.hits == 3
 
 
 def test_who_polls_is_not_told_in_vain(plain: Polling, inject: Inject) -> None:
@@ -482,25 +483,19 @@ def test_a_clock_that_leaps_leads_the_way(echo_port: int) -> None:
     assert latency.delay == LONG
 
 
-def test_many_wait_at_once(echo_port: int, inject: Inject) -> None:
-    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
-        for _ in range(50):
-            client = stack.enter_context(polling(echo_port))
-            selector.register(client.sock, selectors.EVENT_READ, client)
-        clients = [key.data for key in selector.get_map().values()]
-        with inject("network_latency", delay=DELAY) as latency:
-            started = time.monotonic()
-            for client in clients:
-                client.send(b"hello")
-            while selector.get_map():
-                for key, _ in selector.select(PATIENCE):
-                    with contextlib.suppress(BlockingIOError):
-                        assert key.data.sock.recv(100) == b"hello"
-                        selector.unregister(key.fileobj)
-            took = time.monotonic() - started
-        assert latency.hits == 50
-        assert DELAY <= took < 50 * DELAY  # not one after the other
-        assert latency.delay >= 50 * DELAY * 0.99
+def test_many_wait_at_once(echo_port: int) -> None:
+    clock = ManualClock()
+    engine = Engine(lambda engine: [SocketSeam(engine)], clock=clock)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(polling(echo_port)) for _ in range(50)]
+        latency = engine.start(ChaosExperiment("slow", "network_latency", delay=LONG), seed=1)
+        stack.callback(engine.stop, latency)
+        for client in clients:
+            client.send(b"hello")
+        with pytest.raises(TimeoutError):
+            clients[0].receive(DELAY)
+        clock.advance(LONG)  # for all of them, and not for one after the other
+        assert [client.receive() for client in clients] == [b"hello"] * 50
 
 
 def test_closed_meanwhile(plain: Polling, inject: Inject) -> None:
