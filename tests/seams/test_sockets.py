@@ -509,7 +509,7 @@ def test_a_forked_child_meets_the_same_faults(echo_port: int, inject: Inject) ->
             finally:
                 os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-    assert failure.matched == 0
+    assert failure.matched == 1
 
 
 def test_no_descriptor_is_lost(inject: Inject) -> None:
