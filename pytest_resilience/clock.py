@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
@@ -10,7 +11,15 @@ from typing import final
 from typing import runtime_checkable
 
 
-__all__ = ["SYSTEM_CLOCK", "Clock", "ManualClock", "SystemClock"]
+__all__ = ["SYSTEM_CLOCK", "Clock", "ManualClock", "SystemClock", "in_a_loop"]
+
+
+def in_a_loop() -> bool:
+    """Whether an event loop runs in this thread, so that to wait here would stop it."""
+    asyncio, trio = sys.modules.get("asyncio"), sys.modules.get("trio")
+    return (asyncio is not None and asyncio._get_running_loop() is not None) or (  # noqa: SLF001  # public, says its documentation
+        trio is not None and trio.lowlevel.in_trio_run()
+    )
 
 
 @runtime_checkable

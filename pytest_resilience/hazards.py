@@ -113,6 +113,7 @@ class Hazards:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.engine = new_engine(services=services, caps=caps, clock=clock)
+        self.engine.rehearse()
 
     def start(self, experiment: ChaosExperiment, *, seed: int) -> Hazard:
         """Start an experiment for certain; its `probability` is for those who draw."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.databases.server import server
+from tests.free_loops import free_loops
 
 
 pytest_plugins = ["pytester"]
@@ -29,6 +30,23 @@ def pytest_collection_finish() -> None:
 
     gc.collect()
     gc.freeze()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "may_block(reason): the test itself, or its client, blocks an event loop."
+    )
+
+
+@pytest.fixture(autouse=True)
+def _loops_stay_free(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In every module that has to do with one: what blocks an event loop raises."""
+    asynchronous = "asyncio" in vars(request.module) or request.path.parent.name == "network"
+    if asynchronous and request.node.get_closest_marker("may_block") is None:
+        with free_loops():
+            yield
+    else:
+        yield
 
 
 @pytest.fixture

@@ -66,8 +66,7 @@ class Activation:
     ) -> None:
         self.experiment = experiment
         self.must_fire = must_fire
-        self.started_at = started_at
-        self.ends_at = started_at + experiment.duration
+        self.begin(started_at)
         self.kinds = experiment.kinds
         self._matched = 0
         self._hits = 0
@@ -108,6 +107,11 @@ class Activation:
         self._lock = threading.Lock()  # a thread that is not here may hold it
         if self._children is not None:
             self._slot = self._next_slot
+
+    def begin(self, now: float) -> None:
+        """Let its time begin; again, when what it needs is in place at last."""
+        self.started_at = now
+        self.ends_at = now + self.experiment.duration
 
     def left(self, now: float) -> float:
         """Seconds until it ends; 0 when it has, by its duration or by being stopped.

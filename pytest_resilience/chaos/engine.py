@@ -220,6 +220,7 @@ class Engine:
             except BaseException:  # an interrupt in between must not leave half of it
                 self._activate(before)
                 raise
+            activation.begin(self.clock.monotonic())  # some has passed, maybe all of its time
         return activation
 
     def stop(self, activation: Activation) -> None:
@@ -232,6 +233,14 @@ class Engine:
         """Take out of every idle seam what could not be taken out when it went idle."""
         with self._lock:
             self._activate(self._active)
+
+    def rehearse(self) -> None:
+        """Load what the seams need, now: who starts an experiment may be an event loop."""
+        with self._lock:
+            if not self._active:
+                for seam in self._seams:
+                    seam.install()
+                    seam.remove()
 
     def _activate(self, active: tuple[Activation, ...]) -> None:
         self._active = active

@@ -78,6 +78,7 @@ class ChaosSession:
         self._monkeys: SessionMonkeys | None = None
         self._marks: dict[int, tuple[pytest.Mark, Requested]] = {}
         self._last: tuple[pytest.Item, ChaosScope] | None = None
+        self._rehearsed = False
         self._engine = new_engine(
             services=settings.services,
             caps=settings.caps,
@@ -156,6 +157,9 @@ class ChaosSession:
 
     def fixture(self, item: pytest.Item) -> Chaos:
         """What the `chaos` fixture of `item` is."""
+        if not self._rehearsed:
+            self._rehearsed = True
+            self._engine.rehearse()
         return Chaos(self._scope(item), self._settings.defaults)
 
     def monkey(self, request: pytest.FixtureRequest) -> AbstractContextManager[ChaosMonkey]:

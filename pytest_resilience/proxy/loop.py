@@ -6,6 +6,7 @@ import heapq
 import itertools
 import logging
 import os
+import queue
 import select
 import selectors
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 from typing import TypeVar
 
 from pytest_resilience.clock import Clock
+from pytest_resilience.clock import in_a_loop
 from pytest_resilience.errors import ShutdownError
 
 
@@ -49,7 +51,7 @@ class _Call:
 
     def __init__(self, action: Callable[[], Any]) -> None:
         self.action = action
-        self.done = threading.Event()
+        self.done = queue.SimpleQueue[None]()
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -58,7 +60,15 @@ class _Call:
             self.result = self.action()
         except BaseException as error:  # whoever asked for it gets it
             self.error = error
-        self.done.set()
+        self.done.put(None)
+
+    def is_done(self, seconds: float) -> bool:
+        """Whether it is, or is within so many seconds."""
+        try:
+            self.done.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        return True
 
 
 class Loop:
@@ -86,7 +96,8 @@ class Loop:
     def call(self, action: Callable[[], _Result]) -> _Result:
         """Do something in the loop's thread, and give what it returns or raises.
 
-        Raises ShutdownError once the loop is closed.
+        Who calls waits, an event loop too: no longer than it takes the thread to turn to it,
+        and as short as a lock is held. Raises ShutdownError once the loop is closed.
         """
         if threading.current_thread() is self._thread:
             return action()
@@ -96,7 +107,7 @@ class Loop:
                 raise ShutdownError("the proxy is closed; make a new one")
             self._calls.append(call)
             os.write(self._wake_end, b".")
-        while not call.done.wait(_PATIENCE):
+        while not call.is_done(_PATIENCE):
             if not self._thread.is_alive():
                 raise ShutdownError("the proxy's thread has died; see what was logged")
         if call.error is not None:
@@ -110,9 +121,14 @@ class Loop:
             if self._closed:
                 return
             self._closed = True
-            self._calls.append(_Call(goodbye))
+            call = _Call(goodbye)
+            self._calls.append(call)
             os.write(self._wake_end, b".")
-        if threading.current_thread() is not self._thread:  # which may be where it is collected
+        if threading.current_thread() is self._thread:  # which may be where it is collected
+            return
+        while not call.is_done(_PATIENCE) and self._thread.is_alive():
+            pass
+        if not in_a_loop():  # where the thread may take its time to end
             self._thread.join()
 
     @property

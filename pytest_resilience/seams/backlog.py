@@ -12,6 +12,7 @@ from typing import Any
 
 from pytest_resilience.seams.patching import KernelSocket
 from pytest_resilience.seams.patching import kernel_socket
+from pytest_resilience.seams.receipt import Call
 
 
 __all__ = ["Backlog", "message_of"]
@@ -71,10 +72,10 @@ class Backlog:
                 self._messages[0] = (send, data[sent:])
 
 
-def message_of(call: functools.partial[Any]) -> tuple[Callable[..., int | None], bytes]:
+def message_of(call: Call) -> tuple[Callable[..., int | None], bytes]:
     """What `call`, one of a socket's sending methods, would send, and how it can be sent."""
     _, given, *more = call.args
-    name, send = call.func.__name__, call.func
+    name, send = call.name, call.func
     if name == "sendmsg":
         return functools.partial(_send_one, send), b"".join(map(bytes, given))
     if name == "sendfile":

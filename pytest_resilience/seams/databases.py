@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+
 from collections.abc import Callable
-from collections.abc import Iterator
 from typing import Protocol
 
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.seams.arrivals import Arrivals
 from pytest_resilience.seams.gate import DATABASE_KINDS
 from pytest_resilience.seams.gate import Gate
 from pytest_resilience.seams.patching import Patches
@@ -25,28 +28,25 @@ class Driver(Protocol):
 class DatabaseSeam:
     """Intercepts what clients do with databases. See `chaos.engine.Seam`.
 
-    Drivers that are installed are loaded when the first experiment needs them: what is not
-    replaced before it is used is not reached.
+    A driver is reached when it is there, if it was loaded before or is while an experiment
+    runs. To load all that are installed would take long, and an event loop may be waiting.
     """
 
     kinds = DATABASE_KINDS
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
         self._patches = Patches()
-        # Always the same: connections outlive the experiments under which they were opened.
+        # One for all time: connections outlive experiments, and each gate has classes of its own.
         self._gate = Gate(engine)
         self._installed = False
-        self._drivers: tuple[Driver, ...] | None = None  # made by the first install
+        self._drivers: dict[str, Driver] = {}  # each made once
+        self._engine = engine
+        self._arrivals = Arrivals({name: functools.partial(self._reach, name) for name in _MAKERS})
 
     def install(self) -> None:
         if not self._installed:
             self._installed = True
-            if self._drivers is None:
-                self._drivers = tuple(_drivers(self._gate))
-            for driver in self._drivers:
-                driver.apply(self._patches)
-            _opened_before(self._engine, self._patches)
+            self._arrivals.watch()
 
     def refresh(self) -> None:
         self._gate.refresh()
@@ -54,9 +54,19 @@ class DatabaseSeam:
     def remove(self) -> None:
         if self._installed:
             self._installed = False
-            self._gate.refresh()  # nothing is active, so it only lets pass
+            self._arrivals.forget()
+            self._gate.refresh()  # nothing is active: from now on it only lets pass
         if self._patches:
             self._patches.restore()
+
+    def _reach(self, name: str) -> None:
+        # What is broken, or of another version, is for who loads it to find out.
+        with contextlib.suppress(ImportError, AttributeError):
+            if name not in self._drivers:
+                self._drivers[name] = _MAKERS[name](self._gate)
+            self._drivers[name].apply(self._patches)
+            if name == "sqlite3":
+                _opened_before(self._engine, self._patches)
 
 
 def _opened_before(engine: Engine, patches: Patches) -> None:
@@ -72,8 +82,6 @@ def _sqlite(gate: Gate) -> Driver:
 
 
 def _psycopg(gate: Gate) -> Driver:
-    import psycopg  # noqa: F401  # whether it is there
-
     from pytest_resilience.seams.psycopg3 import PsycopgDriver
 
     return PsycopgDriver(gate)
@@ -86,46 +94,36 @@ def _psycopg2(gate: Gate) -> Driver:
 
 
 def _asyncpg(gate: Gate) -> Driver:
-    import asyncpg  # noqa: F401  # whether it is there
-
     from pytest_resilience.seams.asyncpg_driver import AsyncpgDriver
 
     return AsyncpgDriver(gate)
 
 
 def _redis(gate: Gate) -> Driver:
-    import redis  # noqa: F401  # whether it is there
-
     from pytest_resilience.seams.redis_driver import RedisDriver
 
     return RedisDriver(gate)
 
 
 def _sqlalchemy(gate: Gate) -> Driver:
-    import sqlalchemy  # noqa: F401  # whether it is there
-
     from pytest_resilience.seams.pools import SqlalchemyPools
 
     return SqlalchemyPools(gate)
 
 
 def _psycopg_pool(gate: Gate) -> Driver:
-    import psycopg_pool  # noqa: F401  # whether it is there
-
     from pytest_resilience.seams.pools import PsycopgPools
 
     return PsycopgPools(gate)
 
 
-_MAKERS: tuple[Callable[[Gate], Driver], ...] = (
-    _sqlite, _psycopg, _psycopg_pool, _psycopg2, _asyncpg, _redis, _sqlalchemy,
-)  # fmt: skip
-
-
-def _drivers(gate: Gate) -> Iterator[Driver]:
-    """Those of the libraries that are installed and can be loaded."""
-    for make in _MAKERS:
-        try:
-            yield make(gate)
-        except ImportError:  # not installed, or broken: then nobody can use it either
-            continue
+# By the module whose arrival means that what is replaced is there.
+_MAKERS: dict[str, Callable[[Gate], Driver]] = {
+    "sqlite3": _sqlite,
+    "psycopg": _psycopg,
+    "psycopg_pool": _psycopg_pool,
+    "psycopg2": _psycopg2,
+    "asyncpg": _asyncpg,
+    "redis": _redis,
+    "sqlalchemy": _sqlalchemy,
+}

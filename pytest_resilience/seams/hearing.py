@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import socket
 
@@ -17,6 +16,7 @@ from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.courses import Course
 from pytest_resilience.seams.decrypted import Decrypted
 from pytest_resilience.seams.links import Link
+from pytest_resilience.seams.receipt import Call
 from pytest_resilience.seams.receipt import Receipt
 
 
@@ -60,9 +60,7 @@ def take(sock: socket.socket, link: Link, data: bytes) -> bytes:
     return heard
 
 
-def instead(
-    sock: socket.socket, link: Link, answer: Effect, call: functools.partial[Any], result: Any
-) -> Any:
+def instead(sock: socket.socket, link: Link, answer: Effect, call: Call, result: Any) -> Any:
     """What is heard where `call` has received `result` before `answer` began with it."""
     __tracebackhide__ = True
     if link.script is not None:
@@ -83,9 +81,7 @@ def end(
     return engine.ask(link.operation(CLOSE, blocking=blocking, through=through))
 
 
-def recite(
-    sock: socket.socket, link: Link, script: io.BytesIO, call: functools.partial[Any]
-) -> Any:
+def recite(sock: socket.socket, link: Link, script: io.BytesIO, call: Call) -> Any:
     """Receive what is left of a script; after that, the end."""
     receipt = Receipt(call)
     data = script.read(receipt.size)

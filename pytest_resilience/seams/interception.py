@@ -35,6 +35,7 @@ from pytest_resilience.seams.patching import accepting_classes
 from pytest_resilience.seams.patching import socket_classes
 from pytest_resilience.seams.patching import tls_modules
 from pytest_resilience.seams.readiness import Readiness
+from pytest_resilience.seams.receipt import Call
 from pytest_resilience.seams.receiving import Receiving
 from pytest_resilience.seams.resolving import Resolving
 from pytest_resilience.seams.sending import Sending
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Interception"]
 
-_Handle = Callable[[socket.socket, functools.partial[Any]], Any]
+_Handle = Callable[[socket.socket, Call], Any]
 
 _NOTHING = object()
 _RECEIVING = ("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into")
@@ -78,8 +79,6 @@ class Interception:
         self._speaking = Sending(engine, self._walls, self._loops, self._tls_objects)
         self._readiness = Readiness(engine.clock)
         self._hearing = Receiving(engine, self._loops, self._readiness)
-        self._receiving = functools.partial(self._passing, self._receive)
-        self._sending = functools.partial(self._passing, self._send)
         self._retired = False
 
     def refresh(self) -> None:
@@ -116,10 +115,8 @@ class Interception:
     def _apply_to(self, plain: Any) -> None:
         """Replace the methods of a class of sockets without TLS."""
         patches = self._patches
-        for name in _RECEIVING:
-            patches.replace(plain, name, self._receiving)
-        for name in _SENDING:
-            patches.replace(plain, name, self._sending)
+        self._pass(plain, self._receive, _RECEIVING)
+        self._pass(plain, self._send, _SENDING)
         patches.replace(plain, "connect", self._connecting)
         patches.replace(plain, "connect_ex", self._connecting_ex)
         patches.replace(plain, "detach", self._detaching)
@@ -128,14 +125,18 @@ class Interception:
 
     def _apply_to_tls(self, tls: Any) -> None:
         """Replace the methods of a class of sockets with TLS."""
-        patches = self._patches
-        for name in _TLS_RECEIVING:
-            patches.replace(tls, name, self._receiving)
-        for name in _TLS_SENDING:
-            patches.replace(tls, name, self._sending)
-        patches.replace(tls, "do_handshake", self._shaking_hands)
+        self._pass(tls, self._receive, _TLS_RECEIVING)
+        self._pass(tls, self._send, _TLS_SENDING)
+        self._patches.replace(tls, "do_handshake", self._shaking_hands)
 
-    def _passing(self, otherwise: _Handle, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _pass(self, owner: Any, otherwise: _Handle, names: tuple[str, ...]) -> None:
+        for name in names:
+            make = functools.partial(self._passing, otherwise, name)
+            self._patches.replace(owner, name, make)
+
+    def _passing(
+        self, otherwise: _Handle, name: str, original: Callable[..., Any]
+    ) -> Callable[..., Any]:
         """What calls `otherwise` unless the socket may pass; all that chaos costs one that may.
 
         Nearly everybody gives one argument, and packing it in a tuple takes longer than this.
@@ -150,11 +151,11 @@ class Interception:
             args = (sock,) if given is _NOTHING else (sock, given, *more)
             if id(sock) in passing:
                 return original(*args, **named)
-            return otherwise(sock, functools.partial(original, *args, **named))
+            return otherwise(sock, Call.of(name, original, *args, **named))
 
         return call
 
-    def _receive(self, sock: socket.socket, proceed: functools.partial[Any]) -> Any:
+    def _receive(self, sock: socket.socket, proceed: Call) -> Any:
         __tracebackhide__ = True
         link = None if self._retired else self._links.of(sock, RECEIVE)
         if link is None or link.calm:
@@ -168,7 +169,7 @@ class Interception:
         finally:
             link.heard_by = None
 
-    def _send(self, sock: socket.socket, proceed: functools.partial[Any]) -> Any:
+    def _send(self, sock: socket.socket, proceed: Call) -> Any:
         __tracebackhide__ = True
         link = None if self._retired else self._links.of(sock, SEND)
         if link is None:

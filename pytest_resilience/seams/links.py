@@ -187,6 +187,9 @@ class Links:
         # Connections accepted from now on are seen: only those of listeners that are there
         # already have to be told by their port.
         self._listening: frozenset[int] | None = None
+        # Of those that were there before, with their ends: it takes long to find out.
+        self._roles: weakref.WeakKeyDictionary[socket.socket, tuple[object, bool]]
+        self._roles = weakref.WeakKeyDictionary()
         self._engine = engine
         self._known: tuple[Activation, ...] = ()
         self._names = names
@@ -284,11 +287,17 @@ class Links:
         if known is not None and known.ends == ends:
             known.owner, known.stale = weakref.ref(sock), True
             return known
-        own, peer = ends
-        if self._listening is None:
-            self._listening = listening_ports()
-        client = own[1] not in self._listening
-        return self._keep(sock, Link(sock, self._names.of(*peer[:2]), client=client))
+        names = self._names.of(*ends[1][:2])
+        return self._keep(sock, Link(sock, names, client=self._is_client(sock, ends)))
+
+    def _is_client(self, sock: socket.socket, ends: tuple[Any, Any]) -> bool:
+        """Whether this side opened a connection that was there before anybody looked."""
+        role = self._roles.get(sock)
+        if role is None or role[0] != ends:
+            if self._listening is None:
+                self._listening = listening_ports()
+            role = self._roles[sock] = (ends, ends[0][1] not in self._listening)
+        return role[1]
 
     def _keep(self, sock: socket.socket, link: Link) -> Link:
         link.ends = ends_of(sock)

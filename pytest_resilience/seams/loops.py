@@ -171,6 +171,9 @@ class Loops:
             if self._reached or self._retired or asyncio_loops is None:
                 return
             self._reached = True
+            # Loaded now, with asyncio: later a loop would wait for it.
+            from pytest_resilience.seams import detours  # noqa: F401
+
             self._patches.replace(
                 asyncio_loops.BaseSelectorEventLoop, "sock_connect", self._connecting
             )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.seams.mocked_httpx import load
 from pytest_resilience.seams.mocked_httpx import peer_of
 from pytest_resilience.seams.mocked_httpx import retries_of
 from pytest_resilience.seams.mocked_httpx import send
@@ -27,6 +28,7 @@ def reach(engine: Engine, patches: Patches) -> None:
     """Reach what pytest-httpx mocks."""
     from pytest_httpx._httpx_mock import HTTPXMock
 
+    load()
     patches.replace(HTTPXMock, "_handle_request", functools.partial(_over_httpx_mock, engine))
     patches.replace(
         HTTPXMock, "_handle_async_request", functools.partial(_over_httpx_mock_async, engine)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.seams.mocked_httpx import STAGED
+from pytest_resilience.seams.mocked_httpx import load
 from pytest_resilience.seams.mocked_httpx import peer_of
 from pytest_resilience.seams.mocked_httpx import retries_of
 from pytest_resilience.seams.mocked_httpx import send
@@ -35,6 +36,7 @@ def reach(engine: Engine, patches: Patches) -> None:
     from respx.router import Router
     from respx.transports import TryTransport
 
+    load()
     patches.replace(AbstractRequestMocker, "_send_sync_request", _around_mocker)
     patches.replace(AbstractRequestMocker, "_send_async_request", _around_mocker_async)
     patches.replace(TryTransport, "handle_request", _around_transports)

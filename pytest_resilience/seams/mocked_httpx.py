@@ -6,6 +6,8 @@ network of ours. See `mocked_requests`, which does the same for requests.
 
 from __future__ import annotations
 
+import contextlib
+
 from collections.abc import Awaitable
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ from pytest_resilience.seams.mocked_httpcore import Network
 from pytest_resilience.seams.mocked_peers import GetThrough
 from pytest_resilience.seams.mocked_peers import Peer
 from pytest_resilience.seams.mocked_peers import Reply
+from pytest_resilience.seams.mocked_wires_async import AsyncNetwork
 
 
 if TYPE_CHECKING:
@@ -25,10 +28,20 @@ if TYPE_CHECKING:
     import httpx
 
 
-__all__ = ["STAGED", "peer_of", "retries_of", "send", "send_async"]
+__all__ = ["STAGED", "load", "peer_of", "retries_of", "send", "send_async"]
 
 STAGED = "pytest_resilience.staged"  # among the extensions of the requests sent here
 _ABOUT_THE_BODY = frozenset({"content-length", "transfer-encoding"})
+
+
+def load() -> None:
+    """Load what is needed to send, now and not when a loop waits for it."""
+    import httpcore  # noqa: F401  # httpx itself loads it with its first transport
+    import httpx._transports.default  # noqa: F401
+
+    with contextlib.suppress(ImportError):  # not installed with httpx alone
+        import anyio
+        import anyio._backends._asyncio  # noqa: F401
 
 
 def peer_of(engine: Engine, request: httpx.Request) -> Peer:
@@ -83,8 +96,6 @@ async def send_async(
 
     from httpx._transports.default import AsyncResponseStream
     from httpx._transports.default import map_httpcore_exceptions
-
-    from pytest_resilience.seams.mocked_wires_async import AsyncNetwork
 
     async def asked() -> Reply:
         return await _reply_in_async(await reply())

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
+from pytest_resilience.clock import in_a_loop
 from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.waiting import SLICE
@@ -106,7 +107,7 @@ class Readiness:
             self._waits.clear()
             self._changed.notify()
             watcher = self._watcher
-        if watcher is not None and watcher is not threading.current_thread():
+        if watcher is not None and watcher is not threading.current_thread() and not in_a_loop():
             watcher.join(_PATIENCE)
 
     def _watch(self) -> None:

@@ -7,10 +7,11 @@ import functools
 import os
 import socket
 
+from collections.abc import Callable
 from typing import Any
 
 
-__all__ = ["Receipt", "flags_of"]
+__all__ = ["Call", "Receipt", "flags_of"]
 
 # What each method is given, in order. The two that are missing fill several buffers, or
 # one and an address: nobody reads a stream like that.
@@ -27,11 +28,28 @@ _USUAL_SIZE = 1024
 _MORE: dict[str, tuple[Any, ...]] = {"recvfrom": (None,), "recvmsg": ([], 0, None)}
 
 
-def flags_of(call: functools.partial[Any]) -> int:
+class Call(functools.partial[Any]):
+    """One of a socket's methods, with the socket and everything that it was given.
+
+    Attributes:
+        name: of the method. A tool that has wrapped it may have left its own.
+    """
+
+    name: str
+
+    @classmethod
+    def of(cls, name: str, method: Callable[..., Any], *args: Any, **named: Any) -> Call:
+        """The call of a method of this name."""
+        call = cls(method, *args, **named)
+        call.name = name
+        return call
+
+
+def flags_of(call: Call) -> int:
     """The `MSG_…` flags that one of a socket's receiving methods is given; 0 for none."""
     if len(call.args) <= 2 and not call.keywords:  # the socket and a size
         return 0
-    names = _GIVEN.get(call.func.__name__, ())
+    names = _GIVEN.get(call.name, ())
     given = dict(zip(names, call.args[1:], strict=False)) | call.keywords
     return int(given.get("flags", 0))
 
@@ -45,14 +63,14 @@ class Receipt:
         wants_all: whether no less will do.
     """
 
-    def __init__(self, call: functools.partial[Any]) -> None:
+    def __init__(self, call: Call) -> None:
         """`call` is the real method with the socket and everything that it was given.
 
         Raises ConnectionResetError for a method that does not read a stream.
         """
         self._call = call
         self._sock, *given = call.args
-        self._name = call.func.__name__
+        self._name = call.name
         if self._name not in _GIVEN:
             raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         named = {_BY_KEYWORD.get(name, name): value for name, value in call.keywords.items()}

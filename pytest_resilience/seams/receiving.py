@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import socket
 
 from typing import Any
@@ -18,6 +17,7 @@ from pytest_resilience.seams.courses import Ending
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.loops import Loops
 from pytest_resilience.seams.readiness import Readiness
+from pytest_resilience.seams.receipt import Call
 from pytest_resilience.seams.receipt import Receipt
 from pytest_resilience.seams.receipt import flags_of
 from pytest_resilience.seams.receiving_in_loops import ReceivingInLoops
@@ -40,7 +40,7 @@ class Receiving:
         self._readiness = readiness
         self._polled = ReceivingPolled(engine, readiness)
 
-    def receive(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
+    def receive(self, sock: socket.socket, link: Link, call: Call) -> Any:
         """`call`, one of the socket's receiving methods with what it was given."""
         __tracebackhide__ = True
         if link.script is not None:
@@ -94,7 +94,7 @@ class Receiving:
         now = answer.clock.monotonic()
         link.due = (now if now - began > _NO_TIME else link.sent_at) + answer.delay
 
-    def _hear_unread(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
+    def _hear_unread(self, sock: socket.socket, link: Link, call: Call) -> Any:
         __tracebackhide__ = True
         receipt = Receipt(call)
         if link.script is not None:
@@ -102,9 +102,7 @@ class Receiving:
         data, link.unread = link.unread[: receipt.size], link.unread[receipt.size :]
         return receipt.deliver(hearing.take(sock, link, data))
 
-    def _hear_late(
-        self, sock: socket.socket, link: Link, call: functools.partial[Any], result: Any
-    ) -> Any:
+    def _hear_late(self, sock: socket.socket, link: Link, call: Call, result: Any) -> Any:
         """Another thread has asked while TLS waited for this within its own receive.
 
         It cannot be put back: so it is late even where the socket's timeout is shorter.
@@ -122,7 +120,7 @@ class Receiving:
         hearing.begin(sock, link, answer, arrived + answer.delay)
         return hearing.instead(sock, link, answer, call, result)
 
-    def _proceed(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
+    def _proceed(self, sock: socket.socket, link: Link, call: Call) -> Any:
         """Receive, on a blocking socket that nothing holds up."""
         __tracebackhide__ = True
         if link.course is None and link.script is None and not self._engine.has(CLOSE):
@@ -190,7 +188,7 @@ class Receiving:
         return receipt.deliver(b"")
 
 
-def _is_at_once(sock: socket.socket, call: functools.partial[Any]) -> bool:
+def _is_at_once(sock: socket.socket, call: Call) -> bool:
     """Whether `call` waits for nothing. Where there is a timeout, Python waits despite the flag."""
     timeout = sock.gettimeout()
     return timeout == 0 or (timeout is None and bool(flags_of(call) & _AT_ONCE))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import socket
 
@@ -17,6 +16,7 @@ from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.courses import Course
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.loops import Loops
+from pytest_resilience.seams.receipt import Call
 from pytest_resilience.seams.receipt import Receipt
 
 
@@ -30,7 +30,7 @@ class ReceivingInLoops:
         self._engine = engine
         self._loops = loops
 
-    def receive(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
+    def receive(self, sock: socket.socket, link: Link, call: Call) -> Any:
         """`call`, one of the socket's receiving methods with what it was given.
 
         Only one that finds something is an answer.

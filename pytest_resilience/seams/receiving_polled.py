@@ -20,6 +20,7 @@ from pytest_resilience.seams.courses import Course
 from pytest_resilience.seams.courses import Ending
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.readiness import Readiness
+from pytest_resilience.seams.receipt import Call
 from pytest_resilience.seams.receipt import Receipt
 from pytest_resilience.seams.tls_records import RECORD
 
@@ -34,7 +35,7 @@ class ReceivingPolled:
         self._engine = engine
         self._readiness = readiness
 
-    def receive(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
+    def receive(self, sock: socket.socket, link: Link, call: Call) -> Any:
         """`call`, one of the socket's receiving methods with what it was given."""
         __tracebackhide__ = True
         if not socket_effects.speaks_tls(sock):
@@ -42,7 +43,7 @@ class ReceivingPolled:
         with link.backlog.alone:  # TLS bears no two at once, and the backlog may be sent on
             return self._receive(sock, link, call)
 
-    def _receive(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
+    def _receive(self, sock: socket.socket, link: Link, call: Call) -> Any:
         __tracebackhide__ = True
         if sock.fileno() < 0:
             return call()  # which says so

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import socket
 
 from typing import Any
@@ -12,6 +11,7 @@ from pytest_resilience.chaos.faults import Reset
 from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.loops import Loops
+from pytest_resilience.seams.receipt import Call
 from pytest_resilience.seams.tls_objects import TlsObjects
 from pytest_resilience.seams.tls_records import beginning
 from pytest_resilience.seams.walls import Walls
@@ -29,7 +29,7 @@ class Sending:
         self._walls = walls
         self._loops = loops
 
-    def send(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
+    def send(self, sock: socket.socket, link: Link, call: Call) -> Any:
         """`call`, one of the socket's sending methods with what it was given."""
         __tracebackhide__ = True
         if link.script is not None and not link.ended:  # it said that it would close
@@ -54,7 +54,7 @@ class Sending:
             self._tls_objects.said_hello(link, message)
         return result
 
-    def _say(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
+    def _say(self, sock: socket.socket, link: Link, call: Call) -> Any:
         __tracebackhide__ = True
         if self._walls.is_before(sock, link):
             return self._walls.keep(sock, link, call)

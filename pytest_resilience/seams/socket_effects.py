@@ -30,6 +30,11 @@ from pytest_resilience.seams.patching import tls_modules
 from pytest_resilience.seams.waiting import wait
 
 
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
+
 __all__ = [
     "Receiver",
     "available",
@@ -244,9 +249,6 @@ def readable(sock: socket.socket, timeout: float | None) -> bool:
 
 def available(sock: socket.socket) -> int:
     """How many bytes there are for a receive, decrypted or else as the kernel has them."""
-    import fcntl  # not on every system
-    import termios
-
     pending = getattr(sock, "pending", None)
     if pending is not None and (decrypted := pending()):
         return int(decrypted)

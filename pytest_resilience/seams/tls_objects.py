@@ -16,6 +16,7 @@ from typing import Any
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.patching import Patches
 from pytest_resilience.seams.patching import tls_modules
+from pytest_resilience.seams.receipt import Call
 from pytest_resilience.seams.receipt import Receipt
 from pytest_resilience.seams.requests_sent import FRAMED
 from pytest_resilience.seams.tls_records import client_random
@@ -101,7 +102,7 @@ class TlsObjects:
             link = None if self._retired else self._links.get(made)
             if link is None or link.decrypted is None:
                 return original(made, *args, **kwargs)
-            call = functools.partial(original, made, *args, **kwargs)
+            call = Call.of("read", original, made, *args, **kwargs)
             return link.decrypted.read(Receipt(call))
 
         return read

@@ -7,7 +7,6 @@ closed meanwhile is still delivered. Only where TLS is made within a socket, tha
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import socket
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.clock import in_a_loop
 from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.backlog import Backlog
 from pytest_resilience.seams.backlog import message_of
@@ -26,6 +26,7 @@ from pytest_resilience.seams.links import Links
 from pytest_resilience.seams.loops import Loops
 from pytest_resilience.seams.patching import KernelSocket
 from pytest_resilience.seams.patching import another
+from pytest_resilience.seams.receipt import Call
 
 
 __all__ = ["Walls"]
@@ -59,7 +60,7 @@ class Walls:
             link.backlog.watched = True
         return True
 
-    def keep(self, sock: socket.socket, link: Link, call: functools.partial[Any]) -> Any:
+    def keep(self, sock: socket.socket, link: Link, call: Call) -> Any:
         """Keep what `call` would send; returns what its method returns, when it does."""
         __tracebackhide__ = True
         cut = link.cut
@@ -70,7 +71,7 @@ class Walls:
             link.backlog.flush(sock)
         elif link.backlog.watched:
             self._watch()
-        whole = call.func.__name__ in ("sendall", "sendfile")
+        whole = call.name in ("sendall", "sendfile")
         if kept < len(data) and (whole or not kept):
             if sock.gettimeout() == 0:
                 self._loops.hold_writing(sock, cut)
@@ -80,7 +81,7 @@ class Walls:
             while kept < len(data):
                 sent = send(sock, data[kept:])
                 kept = len(data) if sent is None else kept + sent
-        return None if call.func.__name__ == "sendall" else kept
+        return None if call.name == "sendall" else kept
 
     def shut(self, sock: socket.socket, link: Link, how: int, shut: Callable[..., Any]) -> bool:
         """Keep the end of what is sent, if it has to come after more; whether that is so."""
@@ -112,14 +113,15 @@ class Walls:
             sock = link.owner()
             if sock is not None and link.backlog and not (link.cut and link.cut.left()):
                 self._flush(sock, link)
-        self._flush_closed()
+        if not in_a_loop():  # or they may block: the watcher does it
+            self._flush_closed()
 
     def retire(self) -> None:
         """Keep nothing any more."""
         watcher, self._watcher = self._watcher, None
         self._over.set()
         self.flush_all()
-        if watcher is not None and watcher is not threading.current_thread():
+        if watcher is not None and watcher is not threading.current_thread() and not in_a_loop():
             watcher.join(_PATIENCE)
 
     def _flush_closed(self) -> None:
@@ -166,6 +168,7 @@ class Walls:
                     if self._over is over:
                         self._watcher = None
                     return
+        self._flush_closed()
 
     def _is_for_the_watcher(self, link: Link) -> bool:
         """Not for a loop, nor where TLS may be in use for long by the thread that has sent."""

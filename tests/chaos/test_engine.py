@@ -103,6 +103,27 @@ def test_experiments_end_by_themselves(engine: Engine, clock: ManualClock) -> No
     assert activation.matched == 1
 
 
+def test_its_time_begins_when_what_it_needs_is_in_place(clock: ManualClock) -> None:
+    class Slow(Recorder):
+        def install(self) -> None:
+            clock.advance(5)  # it has much to load
+
+    engine = Engine(lambda _: [Slow()], clock=clock)
+    short = ChaosExperiment("short", "network_latency", delay=0.2, duration=1)
+    activation = engine.start(short, seed=1)
+    assert (activation.started_at, activation.ends_at) == (5, 6)
+    ask(engine)
+
+
+def test_what_seams_need_can_be_loaded_before(engine: Engine, seam: Recorder) -> None:
+    engine.rehearse()
+    assert seam.done == ["install", "remove"]
+    engine.start(LATENCY, seed=1)
+    seam.done.clear()
+    engine.rehearse()  # it is, by now
+    assert seam.done == []
+
+
 @pytest.mark.parametrize("mode", ["timeout", "partition"])
 def test_silence_ends_with_its_own_experiment(
     engine: Engine, clock: ManualClock, mode: str

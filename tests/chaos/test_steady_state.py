@@ -215,6 +215,7 @@ async def refuse() -> float:
     raise OSError("refused")
 
 
+@pytest.mark.may_block("who reads a probe waits for what it says")
 def test_coroutine_functions_are_probes_also_within_a_loop() -> None:
     probe = Probe("quick", answer, Within(0, 1))
     assert probe.read() == Reading(probe="quick", value=0.2, met=True)

@@ -24,6 +24,7 @@ import pytest
 from pytest_resilience.proxy import ChaosProxy
 from tests import fidelity_page
 from tests.fidelity_page import Section
+from tests.free_loops import no_loop_was_running
 from tests.network import hostile
 from tests.network.clients import BEHIND_PROXY
 from tests.network.clients import EVERY
@@ -228,6 +229,8 @@ def chain_of(error: BaseException) -> str:
     found: list[str] = []
     behind: BaseException | None = error
     while behind is not None and not isinstance(behind, StopIteration):
+        if no_loop_was_running(behind):
+            break
         kind = type(behind)
         name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
         found.append(f"{name} {code_of(behind)}".strip())

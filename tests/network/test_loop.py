@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
+import psycopg  # noqa: F401  # which looks for libpq: before a loop would wait for it
 import pytest
 
 from pytest_resilience.chaos.activation import Activation
@@ -101,6 +102,7 @@ def test_a_heart_beats_above_tls(
         assert beats_beside(client, place, trust, inject) == BEATS
 
 
+@pytest.mark.may_block("to see that it is noticed")
 def test_it_would_be_noticed() -> None:
     """The heart of a loop that waits does not beat."""
 

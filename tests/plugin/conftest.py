@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import pytest
 import requests  # noqa: F401  # loaded once here, not again for every inner run
 
@@ -45,8 +47,32 @@ def url():
 """
 
 
+FREE_LOOPS = """
+import sys
+
+import pytest
+
+sys.path.insert(0, {root!r})
+
+from tests.free_loops import free_loops
+
+
+@pytest.fixture(autouse=True)
+def loops_stay_free():
+    with free_loops():
+        yield
+"""
+
+
 @pytest.fixture
 def suite(pytester: pytest.Pytester) -> pytest.Pytester:
     """An empty suite whose tests can use the fixture `url`."""
     pytester.makeconftest(SERVER)
+    return pytester
+
+
+@pytest.fixture
+def with_free_loops(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A suite in which whatever blocks an event loop raises."""
+    pytester.makeconftest(SERVER + FREE_LOOPS.format(root=str(pathlib.Path(__file__).parents[2])))
     return pytester

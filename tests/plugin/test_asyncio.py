@@ -46,9 +46,9 @@ def test_a_marker_delays_and_silences_an_async_client(suite: pytest.Pytester) ->
     suite.runpytest_subprocess().assert_outcomes(passed=3)
 
 
-def test_an_async_client_aimed_at_by_name(suite: pytest.Pytester) -> None:
+def test_an_async_client_aimed_at_by_name(with_free_loops: pytest.Pytester) -> None:
     """Its names are resolved by another thread."""
-    suite.makepyfile("""
+    with_free_loops.makepyfile("""
         import asyncio
 
         import aiohttp
@@ -64,7 +64,7 @@ def test_an_async_client_aimed_at_by_name(suite: pytest.Pytester) -> None:
             with chaos.network_latency(delay=0.001, target=target, name=target):
                 asyncio.run(main())
     """)
-    suite.runpytest_subprocess().assert_outcomes(passed=3, errors=1)
+    with_free_loops.runpytest_subprocess().assert_outcomes(passed=3, errors=1)
 
 
 PLACES = """
@@ -121,10 +121,10 @@ PLACES = """
 """
 
 
-def test_a_place_is_the_line_that_awaits(suite: pytest.Pytester) -> None:
+def test_a_place_is_the_line_that_awaits(with_free_loops: pytest.Pytester) -> None:
     """Whoever runs the loop, and whatever program has started pytest."""
-    conftest = (suite.path / "conftest.py").read_text()
-    suite.makeconftest(f"""{conftest}
+    conftest = (with_free_loops.path / "conftest.py").read_text()
+    with_free_loops.makeconftest(f"""{conftest}
 import inspect
 
 seen = {{}}
@@ -143,13 +143,105 @@ def expected(request):
     [number] = [at for at, line in enumerate(lines, first) if line.endswith("# here\\n")]
     assert seen[request.node.nodeid] == {{f"test_places.py:{{number}}"}}
 """)
-    suite.makepyfile(test_places=PLACES)
-    (suite.path / "bin").mkdir()
-    program = suite.path / "bin" / "pytest"
+    with_free_loops.makepyfile(test_places=PLACES)
+    (with_free_loops.path / "bin").mkdir()
+    program = with_free_loops.path / "bin" / "pytest"
     program.write_text(
         "import sys, pytest\nif __name__ == '__main__':\n    sys.exit(pytest.main())\n"
     )
-    result = suite.run(
+    result = with_free_loops.run(
         sys.executable, program, "-p", "asyncio", "-p", "anyio.pytest_plugin", "-W", "ignore"
     )
+    result.assert_outcomes(passed=6)
+
+
+IN_A_LOOP = """
+    import asyncio
+
+    import pytest
+
+    pytestmark = pytest.mark.asyncio
+
+    async def get(url):
+        _, _, port = url.rstrip("/").rpartition(":")
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        writer.write(b"GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    async def test_every_type_of_the_network(url, chaos):
+        for mode in ("latency", "bandwidth", "dribble", "slow_close", "slow_dns"):
+            given = {} if mode == "latency" else {"mode": mode}
+            given |= {"bandwidth": "1MB"} if mode == "bandwidth" else {"delay": "1ms"}
+            with chaos.network_latency(must_fire=False, **given):
+                assert (await get(url)).endswith(b"ok")
+        for mode in (
+            "refuse", "reset", "lose_answer", "timeout", "partition", "dns", "dns_not_found",
+            "truncate", "corrupt", "status", "malformed_json",
+        ):
+            with chaos.network_failure(mode=mode, rate=1, must_fire=False, duration="20ms"):
+                try:
+                    await get(url)
+                except OSError:
+                    pass
+
+    async def test_a_partition_that_ends_with_its_block(url, chaos):
+        _, _, port = url.rstrip("/").rpartition(":")
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        with chaos.network_failure(mode="partition"):
+            writer.write(b"GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+            await asyncio.sleep(0.01)
+            writer.close()
+        with pytest.raises(OSError):
+            await writer.wait_closed()
+            raise OSError
+
+    async def test_what_is_polled_and_held_when_a_block_ends(url, chaos):
+        import socket
+
+        loop = asyncio.get_running_loop()
+        _, _, port = url.rstrip("/").rpartition(":")
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, ("127.0.0.1", int(port)))
+            with chaos.network_latency(delay=3600):
+                await loop.sock_sendall(sock, b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+                answer = asyncio.create_task(loop.sock_recv(sock, 1000))
+                await asyncio.sleep(0.05)
+                assert not answer.done()
+            assert (await answer).startswith(b"HTTP/1.1 200")
+
+    async def test_services_and_databases(chaos, tmp_path):
+        chaos.service("join", "shlex:join")
+        import shlex
+
+        with chaos.service_failure("join", exception=KeyError, rate=1), pytest.raises(KeyError):
+            shlex.join([])
+        with chaos.database_failure(must_fire=False), chaos.database_slowdown(must_fire=False):
+            pass
+
+    async def test_a_proxy(url, chaos_proxy):
+        proxy = chaos_proxy(url.removeprefix("http://").rstrip("/"))
+        assert (await get(proxy.listen)).endswith(b"ok")
+        with proxy.inject("network_failure", mode="truncate", rate=1):
+            assert not (await get(proxy.listen)).endswith(b"ok")
+        with proxy.having("latency", latency=1):
+            assert (await get(proxy.listen)).endswith(b"ok")
+        proxy.close()
+
+    async def test_a_monkey(url, chaos_monkey):
+        from pytest_resilience import ChaosExperiment
+
+        chaos_monkey.register_experiment(ChaosExperiment("slow", "network_latency", 1, delay=0.001))
+        chaos_monkey.start_chaos_monkey()
+        assert (await get(url)).endswith(b"ok")
+        chaos_monkey.stop_chaos_monkey()
+"""
+
+
+def test_nothing_of_ours_blocks_a_loop(with_free_loops: pytest.Pytester) -> None:
+    """In a process of its own, where nothing has been loaded before."""
+    with_free_loops.makepyfile(IN_A_LOOP)
+    result = with_free_loops.runpytest_subprocess("-p", "asyncio", "-W", "ignore", "-x")
     result.assert_outcomes(passed=6)

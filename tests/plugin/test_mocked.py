@@ -10,12 +10,12 @@ import pytest
 
 
 @pytest.fixture
-def mocked(pytester: pytest.Pytester) -> pytest.Pytester:
+def mocked(with_free_loops: pytest.Pytester) -> pytest.Pytester:
     """A suite with async tests."""
-    pytester.makeini(
+    with_free_loops.makeini(
         "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
     )
-    return pytester
+    return with_free_loops
 
 
 PLUGINS = ["asyncio", "pytest_httpx", "requests_mock.contrib._pytest_plugin", "respx.plugin"]

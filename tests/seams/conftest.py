@@ -23,6 +23,7 @@ from pytest_resilience import FaultInjected
 from pytest_resilience.chaos.activation import Activation
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.seams.sockets import SocketSeam
+from tests.free_loops import no_loop_was_running
 
 
 Handler = Callable[[socket.socket], None]
@@ -140,6 +141,8 @@ def met(action: Callable[[], object]) -> list[tuple[str, int | None]]:
     error: BaseException | None = caught.value
     while error is not None:
         kind = type(error)
+        if no_loop_was_running(error):
+            break
         chain.append((f"{kind.__module__}.{kind.__qualname__}", getattr(error, "errno", None)))
         error = error.__cause__ or error.__context__
     return chain

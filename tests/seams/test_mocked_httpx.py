@@ -700,6 +700,7 @@ def test_redirects_hooks_and_a_second_request_to_authenticate(
     assert (failure.hits, mock.calls) == (1, 4)
 
 
+@pytest.mark.may_block("with a client that is not awaited, and waits")
 def test_a_mock_that_calls_what_is_mocked(mock: Mock, call: Caller, inject: Inject) -> None:
     def forward(request: httpx.Request) -> httpx.Response:
         with httpx.Client(transport=mock.transport(awaited=False), verify=False) as client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import resource
 import socket
 import threading
 
@@ -161,6 +162,44 @@ def test_asking_who_listens_changes_nothing(listener: socket.socket, default: fl
         assert other.recv(1) == b"x"
     with socket.create_connection(listener.getsockname()) as client:
         assert client.getsockname()[1] not in descriptors.listening_ports()
+
+
+def test_who_listens_is_found_however_many_were_closed_below(listener: socket.socket) -> None:
+    below = [os.dup(listener.fileno()) for _ in range(500)]
+    with socket.create_server(("127.0.0.1", 0)) as above:
+        for each in below:
+            os.close(each)
+        found = descriptors.listening_ports()
+        assert {above.getsockname()[1], listener.getsockname()[1]} <= found
+
+
+def test_who_listens_is_found_where_few_descriptors_may_be_open(listener: socket.socket) -> None:
+    """Fewer than are asked for at once."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        assert listener.getsockname()[1] in descriptors.listening_ports()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_who_has_opened_a_connection_is_found_out_once(
+    engine: Engine, links: Links, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times: list[None] = []
+
+    def listening() -> frozenset[int]:
+        times.append(None)
+        return frozenset({listener.getsockname()[1]})
+
+    monkeypatch.setattr(links_module, "listening_ports", listening)
+    engine.start(aimed_at(HERE), seed=1)
+    with socket.create_connection(listener.getsockname()) as client, listener.accept()[0] as server:
+        for _ in range(2):
+            sides = [links.of(client, SEND), links.of(server, SEND)]
+            assert [link.client for link in sides if link] == [True, False]
+            links.forget()  # as between two tests
+    assert len(times) == 1
 
 
 def test_two_threads_that_are_first_at_the_same_time_see_one_connection(

@@ -1,0 +1,80 @@
+"""Holding that nothing of ours blocks the thread of an event loop.
+
+blockbuster lets every call that blocks raise there. It lets modules be loaded, though, which
+reads files as well: so what we load there is held against us here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from types import ModuleType
+
+import blockbuster
+
+import pytest_resilience
+
+
+__all__ = ["free_loops", "no_loop_was_running"]
+
+# What clients do by themselves, without us as with us.
+ARGUED = {
+    "os.stat": [
+        ("asyncpg/connect_utils.py", "_read_password_file"),  # it looks for ~/.pgpass
+        ("redis/utils.py", "get_lib_version"),  # of itself, to tell the server
+        ("requests/utils.py", "get_netrc_auth"),  # it looks for ~/.netrc
+    ],
+    "io.TextIOWrapper.read": [("redis/utils.py", "get_lib_version")],
+}
+
+_OURS = str(Path(pytest_resilience.__file__).parent)
+
+
+@contextlib.contextmanager
+def free_loops() -> Iterator[None]:
+    """Within, whoever blocks the thread of a loop gets a BlockingError; or fails in the end."""
+    loaded: list[str] = []
+    loads = _Loads(loaded)
+    with blockbuster.blockbuster_ctx() as guard:
+        for call, places in ARGUED.items():
+            for place in places:
+                guard.functions[call].can_block_in(*place)
+        sys.meta_path.insert(0, loads)
+        try:
+            yield
+        finally:
+            sys.meta_path.remove(loads)
+    assert not loaded, f"loaded while a loop waited: {loaded}"
+
+
+def no_loop_was_running(error: BaseException) -> bool:
+    """Whether it is what blockbuster has found before it let something block that raised."""
+    return isinstance(error, RuntimeError) and str(error) == "no running event loop"
+
+
+class _Loads:
+    """Finds no module, and notes those that we look for where a loop runs."""
+
+    def __init__(self, loaded: list[str]) -> None:
+        self._loaded = loaded
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> None:
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            if _ask_for_it(sys._getframe(1)):
+                self._loaded.append(name)
+
+
+def _ask_for_it(frame: FrameType | None) -> bool:
+    """Whether the nearest that is not the machinery of imports is of this package."""
+    while frame is not None and "importlib" in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename.startswith(_OURS)
