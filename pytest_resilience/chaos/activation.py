@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pytest_resilience.chaos.answers import MadeUpAnswer
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
-from pytest_resilience.chaos.forks import ForkedCounts
+from pytest_resilience.chaos.forks import SharedState
 from pytest_resilience.chaos.operation import CHECK_OUT
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.pressure import PressureReading
+from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.seeds import Stream
 
@@ -26,7 +27,8 @@ __all__ = ["Activation", "Hit", "never_entered"]
 _LONGEST = 80  # signs of a statement
 _COMPARED = 200  # signs: comparing takes the square of the length
 _MOST_TOLD = 8  # lines of "what the code did instead" that anybody reads
-_MOST_SEEN = 100  # of which those are told that are nearest to what was meant
+_MOST_KEPT = 100  # lines, of which those are told that are nearest to what was meant
+_MOST_SEEN = 1000  # after which nothing is nearer: comparing takes time
 _SEALED = "encrypted above the socket"
 _POLLED = "begun without blocking, in no loop of asyncio or trio"
 _FRAMED = "HTTP/2"
@@ -56,9 +58,7 @@ class Activation:
         must_fire: whether matching nothing is an error.
         started_at, ends_at: monotonic seconds.
         delay: seconds by which it held callers up, all together.
-        stopped: whether it was ended before its time.
         pressure: what came of a pressure, once it is off.
-        paused: whether it has no effect for now; its time goes on.
     """
 
     def __init__(
@@ -70,17 +70,19 @@ class Activation:
         self.kinds = experiment.kinds
         self._matched = 0
         self._hits = 0
-        self._children: ForkedCounts | None = None
-        self._slot: int | None = None  # among the children, if this process is one of them
+        self._number = 0  # of the latest operation it matched, in this process
+        self._shared: SharedState | None = None  # with forked children, once there are some
+        self._is_copy = False  # whether this process is such a child
         self.delay = 0.0
-        self.stopped = False
-        self.paused = False
+        self._stopped = False
+        self._paused = False
         self.pressure: PressureReading | None = None
         self._idle = all(fault.is_nothing for fault in experiment.faults)
         self._stream = Stream(seed)
         self._delays = Stream.at(seed, "delays")
         self._lock = threading.Lock()
         self._seen: dict[str, str] = {}  # lines, and what each was about
+        self._number_seen = 0  # of different ones
         self._remarks: set[str] = set()
         self._cure = ""
         self._certain = False  # whether that is about what it was aimed at
@@ -88,25 +90,49 @@ class Activation:
     @property
     def matched(self) -> int:
         """Operations it was aimed at and could have hit, of forked children too."""
-        there = 0 if self._children is None else self._children.totals[0]
-        return self._matched + there
+        return self._matched + (0 if self._shared is None else self._shared.counts[0])
 
     @property
     def hits(self) -> int:
         """Operations it hit, of forked children too."""
-        return self._hits + (0 if self._children is None else self._children.totals[1])
+        return self._hits + (0 if self._shared is None else self._shared.counts[1])
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was ended before its time; in a forked child, by the parent too."""
+        return self._stopped or (self._is_copy and self._shared is not None and self._shared.ended)
+
+    @property
+    def paused(self) -> bool:
+        """Whether it has no effect for now; its time goes on."""
+        if self._is_copy and self._shared is not None:
+            return self._shared.paused
+        return self._paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self._paused = paused
+        self._tell_children()
+
+    def stop(self) -> None:
+        """Have no effect from now on, in forked children neither; a child ends its own copy."""
+        self._stopped = True
+        self._tell_children()
+
+    def _tell_children(self) -> None:
+        if self._shared is not None and not self._is_copy:
+            self._shared.say(ended=self._stopped, paused=self._paused)
 
     def before_fork(self) -> None:
-        """Make room for the counts of a child that is about to be made."""
-        if self._children is None:
-            self._children = ForkedCounts()
-        self._next_slot = self._children.take_slot()
+        """Have something to share with a child that is about to be made."""
+        if self._shared is None:
+            self._shared = SharedState()
+            self._tell_children()
 
     def after_fork(self) -> None:
-        """In the child: count for the parent, too."""
+        """In the child: count for the parent."""
         self._lock = threading.Lock()  # a thread that is not here may hold it
-        if self._children is not None:
-            self._slot = self._next_slot
+        self._is_copy = self._shared is not None
 
     def begin(self, now: float) -> None:
         """Let its time begin; again, when what it needs is in place at last."""
@@ -131,7 +157,7 @@ class Activation:
             self.saw(operation)
             return ()
         with self._lock:
-            number = self._matched + 1
+            number = self._number + 1
             hit = not self._idle and self.experiment.trigger.hits(
                 number, now - self.started_at, self._stream
             )
@@ -142,11 +168,12 @@ class Activation:
         return tuple(Hit(self, fault.drawn(share), number) for fault in faults)
 
     def _count(self, matched: int, hits: int) -> None:
-        if self._slot is not None and self._children is not None:
-            # The parent sees these alone; the number of the next operation is the child's own.
-            self._children.add(self._slot, matched, hits)
-        self._matched += matched
-        self._hits += hits
+        self._number += matched
+        if self._is_copy and self._shared is not None:
+            self._shared.add(matched, hits)
+        else:
+            self._matched += matched
+            self._hits += hits
 
     def pressed(self, *, hit: bool) -> None:
         """Count a fault that answers to no operation; `hit`: whether it is anything at all."""
@@ -165,13 +192,32 @@ class Activation:
             if not (self._in_databases if of_databases else self._on_the_wire):
                 return  # what is out of the network's reach is not out of a database's
             self._take_advice(operation)
-        if len(self._seen) < _MOST_SEEN:
+        if len(self._seen) < 2 * _MOST_KEPT and self._number_seen < _MOST_SEEN:
             remark = self._remark(operation)
             self._remarks.add(remark)
             text = f" {operation.statement}"[:_LONGEST].rstrip()
             more = f" ({remark})" if remark else ""
             line = f"{operation.kind} {operation.target}{text}{more}"
-            self._seen.setdefault(line, f"{operation.target}{text}")
+            if line not in self._seen:
+                self._number_seen += 1
+                self._seen[line] = f"{operation.target}{text}"
+                self._forget_the_farthest()
+
+    def _forget_the_farthest(self) -> None:
+        """Keep no more than are told of, and some to choose among."""
+        meant = self.experiment.aims
+        if len(self._seen) < 2 * _MOST_KEPT and (meant or len(self._seen) < _MOST_KEPT):
+            return
+        if not meant:
+            self._number_seen = _MOST_SEEN  # then one is as good as another
+            return
+        seen = dict(self._seen)
+        likeness = {
+            line: max(_likeness_of_ends(about, each) for each in meant)
+            for line, about in seen.items()
+        }
+        nearest = sorted(seen, key=likeness.__getitem__, reverse=True)[:_MOST_KEPT]
+        self._seen = {line: seen[line] for line in nearest}
 
     @property
     def _on_the_wire(self) -> bool:
@@ -204,6 +250,14 @@ class Activation:
             known = ", ".join(map(repr, sorted(operation.conditions)))
             return f"{_UNKNOWN} {known}"
         return "" if operation.blocking else _POLLED
+
+    def by_chance(self) -> list[str]:
+        """A line about what chance, and nothing else, kept it from hitting; none if nothing."""
+        matched, missed = self.matched, self.matched - self.hits
+        if not missed or not is_left_to_chance(self.experiment.trigger):
+            return []
+        which = f"{missed} of {matched} operations ({self.experiment.trigger})"
+        return [f"{self.experiment.name}: by chance it spared {which}; rate=1 hits them all"]
 
     def delayed(self, seconds: float) -> None:
         """Add to `delay`."""
@@ -283,11 +337,13 @@ class Activation:
 
 def _likeness(one: str, other: str) -> float:
     """From 0 to 1, of the whole or of what they end with, whichever is more."""
+    whole = difflib.SequenceMatcher(None, one[-_COMPARED:], other[-_COMPARED:]).ratio()
+    return max(whole, _likeness_of_ends(one, other))
+
+
+def _likeness_of_ends(one: str, other: str) -> float:
     ends = one.rpartition("/")[2], other.rpartition("/")[2]
-    pairs = ((one, other), ends)
-    return max(
-        difflib.SequenceMatcher(None, a[-_COMPARED:], b[-_COMPARED:]).ratio() for a, b in pairs
-    )
+    return difflib.SequenceMatcher(None, ends[0][-_COMPARED:], ends[1][-_COMPARED:]).ratio()
 
 
 def never_entered(experiment: ChaosExperiment) -> NeverFiredError:

@@ -225,7 +225,7 @@ class Engine:
 
     def stop(self, activation: Activation) -> None:
         """End an experiment; harmless when it has ended already."""
-        activation.stopped = True
+        activation.stop()
         with self._lock:
             self._activate(tuple(each for each in self._active if each is not activation))
 

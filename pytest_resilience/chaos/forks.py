@@ -1,8 +1,9 @@
 """Forked children of this process: what they meet counts, and no lock of ours stays held in them.
 
 A child has the experiments of its parent, and the patches, but memory of its own. So its counts
-go into a page that both share. A slot is written by one child alone, unless there are more
-than `_SLOTS`, or children of children, at once: then some of their counts can be lost, never all.
+go into a page that both share, where the parent in turn says that an experiment has ended: a
+child, such as the worker of a pool, can outlive it. Each process has the slot of its id. Only two
+that share one, and count at the same time, can lose some of their counts, never all.
 """
 
 from __future__ import annotations
@@ -18,33 +19,42 @@ from collections.abc import Iterable
 from typing import Protocol
 
 
-__all__ = ["Forked", "ForkedCounts", "watch_forks"]
+__all__ = ["Forked", "SharedState", "watch_forks"]
 
-_SLOTS = 128
-_PAIR = struct.Struct("qq")  # matched, hit
+_SLOTS = 256  # as many as there are in a page of memory
+_PAIR = struct.Struct("qq")  # matched, hit; the first of all is: ended, paused
 
 
-class ForkedCounts:
-    """What the forked children of one process have matched and hit."""
+class SharedState:
+    """What one process and its forked children know of an experiment of that process."""
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, _SLOTS * _PAIR.size)
-        self._next = 0
 
-    def take_slot(self) -> int:
-        """The place of the next child."""
-        self._next = (self._next + 1) % _SLOTS
-        return self._next
-
-    def add(self, slot: int, matched: int, hits: int) -> None:
-        """In a child: count so many more."""
-        before = _PAIR.unpack_from(self._page, slot * _PAIR.size)
-        _PAIR.pack_into(self._page, slot * _PAIR.size, before[0] + matched, before[1] + hits)
+    def say(self, *, ended: bool, paused: bool) -> None:
+        """In the parent: whether it has ended, or has no effect for now."""
+        _PAIR.pack_into(self._page, 0, ended, paused)
 
     @property
-    def totals(self) -> tuple[int, int]:
-        """What all of them have matched and hit."""
-        pairs = list(_PAIR.iter_unpack(self._page[:]))
+    def ended(self) -> bool:
+        """Whether the parent has ended it."""
+        return bool(_PAIR.unpack_from(self._page)[0])
+
+    @property
+    def paused(self) -> bool:
+        """Whether it has no effect for now."""
+        return bool(_PAIR.unpack_from(self._page)[1])
+
+    def add(self, matched: int, hits: int) -> None:
+        """In a child: count so many more."""
+        place = (1 + os.getpid() % (_SLOTS - 1)) * _PAIR.size
+        before = _PAIR.unpack_from(self._page, place)
+        _PAIR.pack_into(self._page, place, before[0] + matched, before[1] + hits)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """What all children have matched and hit."""
+        pairs = list(_PAIR.iter_unpack(self._page[_PAIR.size :]))
         return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
 
 

@@ -31,6 +31,7 @@ from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
+from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import SteadyStateError
 from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
@@ -105,6 +106,7 @@ class Monkey:
         self._run: MonkeyRun | None = None
         self._runs = 0
         self._lock = threading.Lock()
+        self._closed = ""  # why, when it is
         self._guard = Guard(stop_when, steady_state, source=name, clock=clock, tell=self._tell)
 
     def default_start(self) -> Starter:
@@ -133,6 +135,7 @@ class Monkey:
 
         Raises DuplicateNameError, and ConfigurationError for one that could not be started.
         """
+        self._check_open()
         if not isinstance(experiment, ChaosExperiment):
             raise ConfigurationError(f"{experiment!r} is no ChaosExperiment")
         if self._approve is not None:
@@ -150,6 +153,7 @@ class Monkey:
         registered, and SteadyStateError if the system is not well to begin with.
         """
         every = self.interval if interval is None else period("interval", interval)
+        self._check_open()
         if self._runs_already(every):
             return
         self._schedule.check(tuple(self.experiments))
@@ -159,6 +163,7 @@ class Monkey:
             self._conclude(Verdict.FAILED, str(error))
             raise
         with self._lock:
+            self._check_open()  # once more: it may have been closed meanwhile
             if self.running:  # another thread was faster
                 return
             self._runs += 1
@@ -202,6 +207,19 @@ class Monkey:
         run = self._run
         if run is not None:
             self._end(run, Verdict.PASSED, "stopped")
+
+    def close(self, reason: str) -> None:
+        """End it as `stop_chaos_monkey` does, and for good.
+
+        Who starts it, or registers with it, from then on gets ShutdownError with `reason`.
+        """
+        with self._lock:
+            self._closed = reason
+        self.stop_chaos_monkey()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ShutdownError(self._closed)
 
     def tick(self) -> None:
         """Do what is due by now: end, start, and look at stop conditions and probes.

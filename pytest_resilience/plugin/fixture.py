@@ -49,7 +49,7 @@ class Chaos:
     def network_failure(
         self, *, must_fire: bool = True, **parameters: Any
     ) -> DualContext[Activation]:
-        """The peer cannot be reached, or what it says is damaged, e.g. `mode="reset", rate=1`.
+        """The peer cannot be reached, or what it says is damaged, e.g. `mode="reset"`.
 
         By `mode=` "refuse", "reset", "timeout", "dns", "dns_not_found", "partition",
         "lose_answer", "truncate", "corrupt", "status" or "malformed_json".

@@ -53,7 +53,7 @@ def monkey_of_a_test(
     try:
         yield monkey
     finally:
-        monkey.stop_chaos_monkey()
+        monkey.close(str(scope.over()))
 
 
 class SessionMonkeys:

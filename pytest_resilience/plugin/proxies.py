@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.plugin.requested import Defaults
 from pytest_resilience.plugin.scope import ChaosScope
 from pytest_resilience.proxy.proxy import ChaosProxy
 
@@ -18,7 +19,7 @@ __all__ = ["proxies_of_a_test"]
 
 
 @contextmanager
-def proxies_of_a_test(scope: ChaosScope) -> Iterator[Callable[..., ChaosProxy]]:
+def proxies_of_a_test(scope: ChaosScope, defaults: Defaults) -> Iterator[Callable[..., ChaosProxy]]:
     """A maker of proxies whose chance is the test's, and whose faults are among its events.
 
     Each has an engine of its own: with the session's a client in this process would be hit
@@ -36,10 +37,12 @@ def proxies_of_a_test(scope: ChaosScope) -> Iterator[Callable[..., ChaosProxy]]:
                 "seed": scope.seed_of(f"proxy {made}"),
                 "engine": Engine(lambda _: (), services=scope.services, clock=clock),
                 "calm": scope.calm,
+                "intensity": defaults.intensity,
                 **options,
             }
-            proxy = stack.enter_context(ChaosProxy(upstream, **given))
-            scope.include(proxy.forgotten)
+            proxy = ChaosProxy(upstream, **given)
+            stack.callback(proxy.close, str(scope.over()))
+            scope.include(proxy.forgotten, proxy.spared)
             stack.callback(proxy.engine.listeners.add(scope.note))
             return proxy
 

@@ -59,6 +59,7 @@ class Results:
         """Raises `pytest.UsageError` for what could not be written or compared in the end."""
         self._config = config
         self._settings = settings
+        self._process = os.getpid()
         self._cells: dict[tuple[str, str], Cell] = {}
         self._ended: list[Cell] = []
         self._began = time.monotonic()
@@ -164,6 +165,8 @@ class Results:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """Judge, and write the reports; also when the run was interrupted."""
+        if os.getpid() != self._process:
+            return (yield)  # a forked child of a test: the reports are its parent's
         stopped = session.shouldstop or session.shouldfail
         if stopped and not self._interrupted:
             self._interrupted = str(stopped)

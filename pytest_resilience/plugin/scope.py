@@ -17,7 +17,6 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.service import Service
 from pytest_resilience.chaos.service import Services
-from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnavailableError
@@ -69,6 +68,7 @@ class ChaosScope:
         self._asked: dict[str, int] = {}
         self._waiting: list[Requested] = []
         self._others: list[Callable[[], list[NeverFiredError]]] = []
+        self._others_spared: list[Callable[[], list[str]]] = []
         self._services: list[Service] = []
         self._began = engine.clock.monotonic()
         self._forget = engine.listeners.add(self.note)
@@ -152,7 +152,11 @@ class ChaosScope:
     def check_open(self) -> None:
         """Raise ShutdownError when the test is over: what begins now would hit others."""
         if self._closed:
-            raise over(self._nodeid)
+            raise self.over()
+
+    def over(self) -> ShutdownError:
+        """The error for what begins when the test has ended."""
+        return over(self._nodeid)
 
     def stop(self, activation: Activation) -> None:
         """End one experiment."""
@@ -200,17 +204,15 @@ class ChaosScope:
             if each.experiment.enabled
         ]
         for _, each in self.started:
-            missed = each.matched - each.hits
-            if missed and is_left_to_chance(each.experiment.trigger):
-                lines.append(
-                    f"{each.experiment.name}: by chance it spared {missed} of {each.matched} "
-                    f"operations ({each.experiment.trigger}); rate=1 hits them all"
-                )
-        return lines
+            lines += each.by_chance()
+        return [*lines, *(line for other in self._others_spared for line in other())]
 
-    def include(self, never_fired: Callable[[], list[NeverFiredError]]) -> None:
-        """Ask somebody else as well which experiments of this test never fired."""
+    def include(
+        self, never_fired: Callable[[], list[NeverFiredError]], spared: Callable[[], list[str]]
+    ) -> None:
+        """Ask somebody else as well what never fired in this test, and what chance spared."""
         self._others.append(never_fired)
+        self._others_spared.append(spared)
 
     def record(self, monkeys: Sequence[ExperimentRecord] = ()) -> ChaosRecord:
         """What is reported of this test; `monkeys`: what those of the whole run did to it.

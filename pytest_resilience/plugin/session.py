@@ -180,7 +180,7 @@ class ChaosSession:
         """What the `chaos_proxy` fixture of a test is."""
         from pytest_resilience.plugin.proxies import proxies_of_a_test
 
-        return proxies_of_a_test(self._scope(item))
+        return proxies_of_a_test(self._scope(item), self._settings.defaults)
 
     def replies(self, item: pytest.Item) -> ChaosResponses:
         """What the `chaos_responses` fixture of a test is, not yet started."""

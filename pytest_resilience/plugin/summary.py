@@ -30,6 +30,7 @@ class ChaosSummary:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._process = os.getpid()
         self._tallies = Tallies()
         self._tests: dict[str, None] = {}  # by their ids, those with records
         self._failed: set[str] = set()
@@ -84,6 +85,8 @@ class ChaosSummary:
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
     ) -> None:
+        if os.getpid() != self._process:
+            return  # a forked child of a test that went on as if it were the run
         for problem in self._problems:
             terminalreporter.line(printable(f"ERROR: {problem}"), red=True)
         if not self._tests:

@@ -7,19 +7,14 @@ import os
 import re
 
 from collections.abc import Iterable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from contextlib import ExitStack
 from urllib.parse import unquote_plus
 
-from pytest_resilience.chaos.contexts import DualContext
-from pytest_resilience.chaos.contexts import dual_context
 from pytest_resilience.chaos.shared_setting import SharedSetting
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import Address
 
 
-__all__ = ["Leading", "redirect"]
+__all__ = ["Leading", "redirect", "variable"]
 
 _WHERE = ("host", "hostaddr", "port")  # as libpq calls them, in a string and in a URL's query
 # What else than its host says in a URL where it leads to, by what its scheme begins with.
@@ -137,7 +132,7 @@ def _redirected_variables(names: Iterable[str], address: Address) -> dict[str, s
 
 
 @functools.cache
-def _variable(name: str) -> SharedSetting[str | None]:
+def variable(name: str) -> SharedSetting[str | None]:
     """A variable of this process's environment; None where it is not set."""
 
     def write(value: str | None) -> None:
@@ -147,15 +142,6 @@ def _variable(name: str) -> SharedSetting[str | None]:
             os.environ[name] = value
 
     return SharedSetting(lambda: os.environ.get(name), write)
-
-
-@dual_context
-def _variables_set(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have these in `os.environ` for a while; then what was there before."""
-    with ExitStack() as stack:
-        for name, value in variables.items():
-            stack.callback(_variable(name).hold(value))
-        yield
 
 
 class Leading:
@@ -181,7 +167,3 @@ class Leading:
         """
         here = Address(self.host, self.port)
         return _redirected_variables(names, here) if names else _libpq_variables(here)
-
-    def in_environment(self, *names: str) -> DualContext[None]:
-        """Have `environment(...)` in this process for the length of a `with`."""
-        return _variables_set(self.environment(*names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,6 +31,8 @@ from pytest_resilience.seeds import derive
 
 
 __all__ = ["Experiments"]
+
+_MOST_SPARED = 100  # lines about the latest
 
 
 class _Barrier(Protocol):
@@ -63,10 +66,19 @@ class Experiments:
     """Starts and ends the experiments of one proxy."""
 
     def __init__(
-        self, engine: Engine, barrier: _Barrier, loop: Loop, seed: int, *, calm: bool
+        self,
+        engine: Engine,
+        barrier: _Barrier,
+        loop: Loop,
+        seed: int,
+        *,
+        calm: bool,
+        intensity: float | None,
     ) -> None:
-        """Where it is `calm` they are checked, and none starts."""
+        """Where it is `calm` they are checked, and none starts; `intensity`: unless it is given."""
         self._calm = calm
+        self._usual = {} if intensity is None else {"intensity": intensity}
+        self._spared: deque[str] = deque(maxlen=_MOST_SPARED)
         self._engine = engine
         self._barrier = barrier
         self._loop = loop
@@ -88,8 +100,9 @@ class Experiments:
             experiment, spec = parse_spec(experiment)
             given = spec | given
             stream = stream or given.pop("stream", None)
-        chosen = directed(_experiment(experiment, given).unsparing(), stream)
+        chosen = directed(self._experiment(experiment, given).unsparing(), stream)
         self._engine.check(chosen)
+        self._loop.check_open()
         if must_fire and not self._calm:
             self._waiting.append(chosen)
         return self._running(chosen, must_fire)
@@ -97,6 +110,10 @@ class Experiments:
     def forgotten(self) -> list[NeverFiredError]:
         """An error for each that was asked for and had to fire, and that nobody entered."""
         return list(map(never_entered, self._waiting))
+
+    def spared(self) -> list[str]:
+        """A line for each, of the latest that have ended, that chance kept from hitting more."""
+        return list(self._spared)
 
     @dual_context
     def _running(self, experiment: ChaosExperiment, must_fire: bool) -> Iterator[Activation]:
@@ -113,6 +130,7 @@ class Experiments:
             yield activation
         finally:
             self._engine.stop(activation)
+            self._spared.extend(activation.by_chance())
             with suppress(ShutdownError):  # the proxy was closed meanwhile
                 self._loop.call(lambda: self._barrier.unbar(activation))
         if must_fire and not activation.matched:
@@ -155,18 +173,17 @@ class Experiments:
         self._loop.call(bar)
         self._engine.press(activation, refusal, CONNECT)
 
-
-def _experiment(
-    given: ChaosExperiment | ChaosType | str, parameters: Mapping[str, Any]
-) -> ChaosExperiment:
-    if isinstance(given, ChaosExperiment):
-        if parameters:
-            raise ConfigurationError(
-                f"experiment {given.name!r} has its own parameters; leave out "
-                + ", ".join(sorted(parameters))
-            )
-        return given
-    kind = chaos_type(given)
-    return ChaosExperiment(
-        **{"name": kind.value, "probability": 1.0, **parameters}, chaos_type=kind
-    )
+    def _experiment(
+        self, given: ChaosExperiment | ChaosType | str, parameters: Mapping[str, Any]
+    ) -> ChaosExperiment:
+        if isinstance(given, ChaosExperiment):
+            if parameters:
+                raise ConfigurationError(
+                    f"experiment {given.name!r} has its own parameters; leave out "
+                    + ", ".join(sorted(parameters))
+                )
+            return given
+        kind = chaos_type(given)
+        return ChaosExperiment(
+            **{"name": kind.value, "probability": 1.0, **self._usual, **parameters}, chaos_type=kind
+        )

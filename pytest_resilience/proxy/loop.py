@@ -86,6 +86,7 @@ class Loop:
         self._calls: deque[_Call] = deque()
         self._lock = threading.Lock()
         self._closed = False
+        self._reason = "the proxy is closed; make a new one"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         try:
             self._thread.start()
@@ -103,8 +104,7 @@ class Loop:
             return action()
         call = _Call(action)
         with self._lock:
-            if self._closed:
-                raise ShutdownError("the proxy is closed; make a new one")
+            self.check_open()
             self._calls.append(call)
             os.write(self._wake_end, b".")
         while not call.is_done(_PATIENCE):
@@ -115,11 +115,20 @@ class Loop:
         result: _Result = call.result
         return result
 
-    def close(self, goodbye: Callable[[], None]) -> None:
-        """Do `goodbye` in the loop's thread and end it; harmless when it has ended."""
+    def check_open(self) -> None:
+        """Raise ShutdownError once it is closed."""
+        if self._closed:
+            raise ShutdownError(self._reason)
+
+    def close(self, goodbye: Callable[[], None], reason: str = "") -> None:
+        """Do `goodbye` in the loop's thread and end it; harmless when it has ended.
+
+        `reason`: what ShutdownError says from now on.
+        """
         with self._lock:
             if self._closed:
                 return
+            self._reason = reason or self._reason
             self._closed = True
             call = _Call(goodbye)
             self._calls.append(call)

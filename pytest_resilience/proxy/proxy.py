@@ -8,6 +8,7 @@ import threading
 import warnings
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 from typing import Self
 
@@ -28,6 +29,7 @@ from pytest_resilience.proxy.addresses import loopback
 from pytest_resilience.proxy.addresses import parse_address
 from pytest_resilience.proxy.addresses import resolve
 from pytest_resilience.proxy.dsn import Leading
+from pytest_resilience.proxy.dsn import variable
 from pytest_resilience.proxy.experiments import Experiments
 from pytest_resilience.proxy.loop import Loop
 from pytest_resilience.proxy.switchboard import Switchboard
@@ -53,6 +55,7 @@ class ChaosProxy(Leading):
         seed: decides all chance in it.
         engine: is asked about each connect and each answer; its listeners are told of faults.
         forgotten: gives an error for each `inject` that had to fire and that no `with` entered.
+        spared: gives a line for each experiment, of the latest, that chance kept from hitting more.
     """
 
     def __init__(
@@ -66,10 +69,11 @@ class ChaosProxy(Leading):
         seed: int | None = None,
         engine: Engine | None = None,
         calm: bool = False,
+        intensity: float | None = None,
     ) -> None:
         """`upstream` and `listen` are "host:port" or a pair; port 0 to listen is any free one.
 
-        Of one that is `calm` no experiment starts.
+        Of one that is `calm` no experiment starts; `intensity` is for those that name none.
 
         Raises ConfigurationError for an address that is none, cannot be resolved, is not
         loopback (to listen), or is taken. The server need not be there yet.
@@ -82,6 +86,7 @@ class ChaosProxy(Leading):
         self.engine = engine or Engine(lambda _: (), clock=clock)
         self._toxics: tuple[Toxic, ...] = ()
         self._lock = threading.RLock()
+        self._leads: set[contextlib.ExitStack] = set()
         self._loop = Loop(f"proxy to {server}", clock)
         try:
             self._board = self._loop.call(
@@ -98,8 +103,11 @@ class ChaosProxy(Leading):
         except BaseException:
             self._loop.close(lambda: None)
             raise
-        self._experiments = Experiments(self.engine, self._board, self._loop, self.seed, calm=calm)
+        self._experiments = Experiments(
+            self.engine, self._board, self._loop, self.seed, calm=calm, intensity=intensity
+        )
         self.forgotten = self._experiments.forgotten
+        self.spared = self._experiments.spared
 
     @property
     def address(self) -> tuple[str, int]:
@@ -274,9 +282,28 @@ class ChaosProxy(Leading):
         """
         return self._experiments.inject(experiment, parameters, stream=stream, must_fire=must_fire)
 
-    def close(self) -> None:
-        """End it with all its connections, at once; harmless when it has ended."""
-        self._loop.close(self._board.close)
+    def close(self, reason: str = "") -> None:
+        """End it with all its connections, at once; harmless when it has ended.
+
+        What is asked of it from then on raises ShutdownError, with `reason` if there is one.
+        """
+        self._loop.close(self._board.close, reason)
+        for stack in list(self._leads):
+            stack.close()
+
+    def in_environment(self, *names: str) -> DualContext[None]:
+        """Have `environment(...)` in this process for a `with`, or until the proxy is closed."""
+        return self._leading(self.environment(*names))
+
+    @dual_context
+    def _leading(self, variables: Mapping[str, str]) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            self._leads.add(stack)
+            stack.callback(self._leads.discard, stack)
+            for name, value in variables.items():
+                stack.callback(variable(name).hold(value))
+            self._loop.check_open()  # now: it could be closed meanwhile
+            yield
 
     def __enter__(self) -> Self:
         return self

@@ -29,7 +29,7 @@ def activation(kind: str = "network_latency", **parameters: Any) -> Activation:
 def test_it_lasts_as_long_as_it_was_given() -> None:
     running = activation(duration=10)
     assert [running.left(now) for now in (100.0, 104.0, 110.0, 111.0)] == [10.0, 6.0, 0.0, 0.0]
-    running.stopped = True
+    running.stop()
     assert running.left(100.0) == 0
     assert activation(duration=math.inf).left(1e9) == math.inf
 
@@ -193,3 +193,13 @@ def test_a_relative_path_is_said_to_begin_at_the_current_folder() -> None:
     assert "with **/ in front it begins anywhere" in advice("data/x.csv")
     for path in ("/data/x.csv", "**/y.csv", "~/x.csv"):
         assert "in front" not in advice(path)
+
+
+@pytest.mark.parametrize("before", [150, 500, 900])
+def test_the_nearest_is_told_however_much_came_before_it(before: int) -> None:
+    running = Activation(
+        ChaosExperiment("x", "disk_failure", path="/srv/shop/stock.csv"), seed=1, started_at=0.0
+    )
+    for name in (*(f"/tmp/{n}.log" for n in range(before)), "/tmp/a/stock.csv"):
+        running.saw(Operation(kind=OPEN, target=name, names=(name,)))
+    assert running.never_fired().seen[0] == "file.open /tmp/a/stock.csv"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import threading
+import time
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -69,7 +71,57 @@ def test_children_of_children_count(engine: Engine) -> None:
         assert in_child(connect) == 0
 
     assert in_child(twice) == 0
-    assert running.matched >= 1
+    assert (running.matched, running.hits) == (2, 2)
+
+
+def test_a_child_sees_what_it_met_itself_once(engine: Engine) -> None:
+    running = refuse(engine)
+    connect()
+
+    def look() -> None:
+        connect()
+        assert (running.matched, running.hits) == (2, 2)
+
+    assert in_child(look) == 0
+    assert (running.matched, running.hits) == (2, 2)
+
+
+@contextlib.contextmanager
+def a_child_that_asks(running: Activation) -> Iterator[Callable[[], bool]]:
+    """A forked child that lives for the block: whether the experiment has an effect in it."""
+    here, there = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        here.close()  # or the end of the parent would not end what it waits for
+        while there.recv(1):
+            there.sendall(b"1" if running.left(time.monotonic()) else b"0")
+        os._exit(0)
+
+    def ask() -> bool:
+        here.sendall(b"?")
+        return here.recv(1) == b"1"
+
+    with here, there:
+        there.close()
+        yield ask
+    os.waitpid(child, 0)
+
+
+def test_an_experiment_that_has_ended_has_ended_in_children_that_live_on(engine: Engine) -> None:
+    running = refuse(engine)
+    with a_child_that_asks(running) as has_effect:
+        assert has_effect()
+        engine.stop(running)
+        assert not has_effect()
+
+
+def test_one_that_is_paused_is_paused_in_children(engine: Engine) -> None:
+    running = refuse(engine)
+    running.paused = True
+    with a_child_that_asks(running) as has_effect:
+        assert not has_effect()
+        running.paused = False
+        assert has_effect()
 
 
 def test_one_that_is_killed_has_counted(engine: Engine) -> None:

@@ -250,7 +250,7 @@ def test_an_order_is_placed_once_and_whole(
         asyncio.run(AsyncOrders(driver).place("k1", TEA))
     except driver.error:  # one that is not transient, for this driver
         placed = False
-    experiment.stopped = True
+    experiment.stop()
     assert experiment.hits == 1
     found = found_by(driver, "SELECT id, total FROM orders")
     assert found == [("k1", 31)] or not placed
@@ -259,7 +259,7 @@ def test_an_order_is_placed_once_and_whole(
 def test_the_naive_one_charges_twice(driver: Driver, chaos_on_databases: Chaos) -> None:
     experiment = chaos_on_databases("database_failure", after="commit", nth=4)
     asyncio.run(NaiveAsyncOrders(driver).place("k1", TEA))
-    experiment.stopped = True
+    experiment.stop()
     assert len(found_by(driver, "SELECT id FROM orders")) == 2
 
 
@@ -268,6 +268,6 @@ def test_the_naive_one_leaves_half_an_order(driver: Driver, chaos_on_databases: 
         "database_failure", before="execute", match="INSERT INTO items*", nth=2
     )
     asyncio.run(NaiveAsyncOrders(driver).place("k1", TEA))
-    experiment.stopped = True
+    experiment.stop()
     with pytest.raises(AssertionError, match="half of something was written"):
         found_by(driver, "SELECT id FROM orders")

@@ -108,7 +108,7 @@ def test_sqlite(
     experiment = chaos_on_databases("database_failure", match="INSERT*", **parameters)
     with contextlib.closing(sqlite3.connect(shop, timeout=0)) as connection:
         injected = sqlite_outcome(connection, statement)
-        experiment.stopped = True
+        experiment.stop()
         connection.rollback()
         connection.execute(SMALL)  # it can be used as before
         connection.commit()

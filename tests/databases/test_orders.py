@@ -50,7 +50,7 @@ def test_an_order_is_placed_once_and_whole(
         placed = 1
     except database.error:  # one that is not transient, for this driver
         placed = 0
-    experiment.stopped = True
+    experiment.stop()
     assert experiment.hits == 1
     if placed:
         assert rows(database, "SELECT id, total FROM orders") == [("k1", 31)]
@@ -69,7 +69,7 @@ def test_a_fault_that_stays_is_an_error_and_nothing_else(
     done = fault.get("after") == "commit" or fault.get("during") == "commit"
     with contextlib.suppress(database.error):
         orders.place("k1", "Ada", TEA)
-    experiment.stopped = True
+    experiment.stop()
     assert experiment.hits >= 1
     assert done or rows(database, "SELECT id FROM orders") == []
     connection = database.connect()
@@ -81,7 +81,7 @@ def test_the_naive_one_charges_twice(database: Database, chaos_on_databases: Cha
     naive = NaiveOrders(database.connect, database.mark, database.transient)
     experiment = chaos_on_databases("database_failure", after="commit", nth=4)
     naive.place("k1", "Ada", TEA)
-    experiment.stopped = True
+    experiment.stop()
     assert len(rows(database, "SELECT id FROM orders")) == 2
 
 
@@ -89,7 +89,7 @@ def test_the_naive_one_leaves_half_an_order(database: Database, chaos_on_databas
     naive = NaiveOrders(database.connect, database.mark, database.transient)
     experiment = chaos_on_databases("database_failure", match="INSERT INTO items*", nth=2)
     naive.place("k1", "Ada", TEA)
-    experiment.stopped = True
+    experiment.stop()
     connection = database.connect()
     with pytest.raises(AssertionError, match="half of something was written; found by"):
         assert_no_partial_write(connection, HALF_ORDERS)

@@ -27,7 +27,7 @@ def test_sqlalchemy(tmp_path: Path, chaos_on_databases: Chaos) -> None:
         real = outcome(engine)
     experiment = chaos_on_databases("database_failure", mode="pool_exhausted")
     assert outcome(engine) == real
-    experiment.stopped = True
+    experiment.stop()
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT 1").scalar() == 1
     engine.dispose()
@@ -46,7 +46,7 @@ def test_psycopg(postgres: str, chaos_on_databases: Chaos) -> None:
             real = outcome()
         experiment = chaos_on_databases("database_failure", mode="pool_exhausted")
         assert outcome() == real
-        experiment.stopped = True
+        experiment.stop()
         with pool.connection() as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
 
@@ -62,7 +62,7 @@ def test_psycopg_awaited(postgres: str, chaos_on_databases: Chaos) -> None:
             experiment = chaos_on_databases("database_failure", mode="pool_exhausted")
             with pytest.raises(psycopg_pool.PoolTimeout, match="couldn't get a connection after"):
                 await pool.getconn(timeout=2)
-            experiment.stopped = True
+            experiment.stop()
             async with pool.connection() as connection:
                 await connection.execute("SELECT 1")
 

@@ -47,7 +47,7 @@ def test_commands_fail_as_the_server_would_say(
     with pytest.raises(error, match=message):
         client.set("orders:1", "tea")
     assert client.get("stock:1") == "4"
-    experiment.stopped = True
+    experiment.stop()
     assert client.get("orders:1") is None
     assert (experiment.matched, experiment.hits) == (1, 1)
 

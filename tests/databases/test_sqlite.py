@@ -54,7 +54,7 @@ def test_what_is_there_stays_what_it_was(chaos_on_databases: Chaos) -> None:
             connection.execute("INSERT INTO t VALUES (4)")
             _ = 1 / 0
         assert len(connection.execute("SELECT a FROM t").fetchall()) == 1
-    experiment.stopped = True
+    experiment.stop()
     assert sqlite3.connect is not original
     assert experiment.matched == 0
 

@@ -116,3 +116,22 @@ def test_a_test_that_chance_has_spared_says_so_when_it_fails(suite: pytest.Pytes
         ]
     )
     assert result.stdout.str().count("by chance") == 2
+
+
+def test_a_proxy_heeds_the_flag_and_says_what_chance_has_spared(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.mark.parametrize("given", [{}, {"intensity": 1}])
+        def test_it(url, chaos_proxy, given):
+            proxy = chaos_proxy(url.split("/")[2])
+            with proxy.inject("network_failure", mode="reset", **given):
+                with pytest.raises(requests.ConnectionError):
+                    requests.get(f"http://{proxy.listen}/", timeout=5)
+    """)
+    result = suite.runpytest("--chaos-intensity=0")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(
+        ["network_failure: by chance it spared 1 of 1 operations (rate 0); rate=1 hits them all"]
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Once for all: each run in this process would load its own, and pickle no other's.
+import concurrent.futures.process  # noqa: F401
+
 import pytest
 
 
@@ -59,3 +62,71 @@ def test_children_of_every_kind_are_counted(suite: pytest.Pytester) -> None:
     result = suite.runpytest("-p", "no:warnings")
     result.assert_outcomes(passed=5, errors=1)
     result.stdout.fnmatch_lines(["*ERROR*test_that_meets_nothing*"])
+
+
+def test_a_worker_that_outlives_its_test_is_hit_no_more(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import concurrent.futures
+        import multiprocessing
+
+        import pytest
+        import requests
+
+        def ask(url):
+            try:
+                return requests.get(url, timeout=5).status_code
+            except requests.ConnectionError:
+                return "refused"
+
+        @pytest.fixture(scope="module")
+        def pool():
+            fork = multiprocessing.get_context("fork")
+            with concurrent.futures.ProcessPoolExecutor(1, mp_context=fork) as pool:
+                yield pool
+
+        @pytest.mark.chaos("network_failure", mode="refuse")
+        def test_1(pool, url):
+            assert pool.submit(ask, url).result() == "refused"  # begins the worker
+
+        def test_2(pool, url):
+            assert pool.submit(ask, url).result() == 200
+    """)
+    suite.runpytest("-p", "no:warnings").assert_outcomes(passed=2)
+
+
+def test_a_child_that_goes_on_as_if_it_were_the_run_reports_nothing(
+    suite: pytest.Pytester,
+) -> None:
+    suite.makepyfile("""
+        import os
+        import pathlib
+
+        import pytest
+
+        @pytest.mark.chaos("network_failure", mode="refuse", must_fire=False)
+        def test_a(chaos_proxy):
+            proxy = chaos_proxy("127.0.0.1:9")
+            child = os.fork()
+            if child == 0:
+                raise RuntimeError("the child")
+            os.waitpid(child, 0)
+            assert not pathlib.Path("chaos.json").exists()
+            proxy.add("latency", latency=1)
+    """)
+    suite.makefile(
+        ".toml",
+        chaos="""
+        [profiles.ci]
+        [[profiles.ci.experiments]]
+        name = "x"
+        chaos_type = "network_latency"
+        """,
+    )
+    result = suite.runpytest_subprocess(
+        "--chaos-profile=chaos.toml:ci", "--chaos-matrix", "--resilience-report=chaos.json"
+    )
+    text = result.stdout.str()
+    assert "RuntimeError: the child" in text  # pytest itself cannot know
+    assert text.count("= chaos (seed") == 1
+    assert (suite.path / "chaos.json").exists()
+    result.assert_outcomes(passed=1)  # of the parent, which ends last

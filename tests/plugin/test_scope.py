@@ -13,7 +13,14 @@ LATE = {
     "chaos.service": "late.service('bank', '127.0.0.1:1')",
     "chaos.cpu_stress": "with late.cpu_stress(load=0.1, cores=1): pass",
     "chaos_proxy": "late('127.0.0.1:1')",
-    "chaos_proxy.inject": "with late.proxy.inject('network_failure'): pass",
+    "chaos_proxy.inject": "late.proxy.inject('network_failure')",
+    "chaos_proxy.inject, asked for before": "with late.asked: pass",
+    "chaos_proxy.add": "late.proxy.add('latency', latency=1)",
+    "chaos_proxy.having": "with late.proxy.having('latency', latency=1): pass",
+    "chaos_proxy.down": "with late.proxy.down(): pass",
+    "chaos_proxy.in_environment": "with late.proxy.in_environment(): pass",
+    "chaos_monkey": "late.start_chaos_monkey()",
+    "chaos_monkey.register": "late.register_experiment(ChaosExperiment('x', 'network_latency'))",
     "chaos_responses": "late.get('http://a.test/', chaos='network_failure:mode=refuse')",
     "sqlite_chaos.locked": "with late.locked('shop.db'): pass",
     "sqlite_chaos.full": "with late.full(late.connection): pass",
@@ -33,6 +40,7 @@ def test_what_begins_after_its_test_is_refused(suite: pytest.Pytester, what: str
         import pytest
         import requests
 
+        from pytest_resilience import ChaosExperiment
         from pytest_resilience import ShutdownError
 
         kept = []
@@ -43,8 +51,10 @@ def test_what_begins_after_its_test_is_refused(suite: pytest.Pytester, what: str
                 given = types.SimpleNamespace(
                     asked=chaos.network_failure(mode="refuse", must_fire=False)
                 )
-            if "{what}" == "chaos_proxy.inject":
-                given = types.SimpleNamespace(proxy={fixture}("127.0.0.1:1"))
+            if "{what}".startswith("chaos_proxy."):
+                proxy = {fixture}("127.0.0.1:1")
+                asked = proxy.inject("network_failure", must_fire=False)
+                given = types.SimpleNamespace(proxy=proxy, asked=asked)
             if "{fixture}" == "sqlite_chaos":
                 given.connection = sqlite3.connect(":memory:")
             kept.append(given)
@@ -53,10 +63,9 @@ def test_what_begins_after_its_test_is_refused(suite: pytest.Pytester, what: str
             (late,) = kept
             with pytest.raises(ShutdownError) as caught:
                 {LATE[what]}
-            if "{what}" != "chaos_proxy.inject":  # a closed proxy says that it is closed
-                assert "the chaos of {{}} is over".format(
-                    "test_what_begins_after_its_test_is_refused.py::test_one"
-                ) in str(caught.value)
+            assert "the chaos of {{}} is over".format(
+                "test_what_begins_after_its_test_is_refused.py::test_one"
+            ) in str(caught.value)
             requests.get(url, timeout=5)
     """)
     suite.runpytest().assert_outcomes(passed=2)
@@ -167,3 +176,22 @@ def test_every_context_is_for_async_with_too(suite: pytest.Pytester) -> None:
             asyncio.run(main())
     """)
     suite.runpytest("-Werror").assert_outcomes(passed=4)
+
+
+def test_an_environment_that_leads_to_a_proxy_ends_with_it(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import os
+
+        kept = []
+
+        def test_one(chaos_proxy):
+            kept.append(chaos_proxy("127.0.0.1:1").in_environment())
+            kept[0].__enter__()  # and what would leave it is left over
+            assert os.environ["PGHOST"] == "127.0.0.1"
+
+        def test_another():
+            assert "PGHOST" not in os.environ
+            kept[0].__exit__(None, None, None)
+            assert "PGHOST" not in os.environ
+    """)
+    suite.runpytest().assert_outcomes(passed=2)

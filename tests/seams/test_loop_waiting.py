@@ -103,7 +103,7 @@ def test_it_ends_soon_after_the_experiment_is_stopped() -> None:
         task = asyncio.create_task(_pause(asked))
         await asyncio.sleep(0)
         assert not task.done()
-        asked.hits[0].activation.stopped = True
+        asked.hits[0].activation.stop()
         await asyncio.wait_for(task, 30)
 
     asyncio.run(story())
