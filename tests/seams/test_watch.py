@@ -42,7 +42,7 @@ def never(name: str, kind: str, **parameters: Any) -> ChaosExperiment:
 
 
 FILES = [
-    never(step, "disk_failure", mode="slow_write", delay=0, at=step)
+    never(step, "disk_failure", mode="slow_write", delay="1us", at=step)
     for step in ("open", "read", "write", "resize", "sync", "rename", "make", "remove")
 ] + [never("in vain", "disk_failure", mode="too_many_open_files")]
 ROWS = [
