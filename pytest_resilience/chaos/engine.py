@@ -181,7 +181,9 @@ class Engine:
         return (*self._active, self)
 
     def before_fork(self) -> None:
-        """Nothing to do: what runs is told itself."""
+        """What runs is told itself; who watches sees nothing of a child."""
+        if self.watch is not None:
+            self.watch.forked()
 
     def after_fork(self) -> None:
         """In a child: forget who held the lock."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
 from pytest_resilience.chaos.catalog import ChaosType
@@ -29,6 +30,7 @@ __all__ = ["Watch"]
 _MOST_LINES = 8  # of what was done that anybody reads
 _OF_NETWORK = frozenset({RESOLVE, CONNECT, HANDSHAKE, SEND, RECEIVE, CLOSE})
 _OF_DATABASE = frozenset({OPEN_CONNECTION, CHECK_OUT, EXECUTE, COMMIT, FETCH})
+_FAMILIES = (_OF_NETWORK, _OF_DATABASE)
 
 
 class Watch:
@@ -68,6 +70,10 @@ class Watch:
         if len(self.did) < _MOST_LINES:
             remark = f" ({operation.remark})" if operation.remark else ""
             self.did[f"{operation.kind} {operation.target}{remark}"] = None
+
+    def forked(self) -> None:
+        """A child is made, which notes nothing here of what it does."""
+        self.sees = self.sees and not self.noting
 
     def assume(self, service: str) -> None:
         """Take a service for called: nothing can be known of it."""
@@ -109,12 +115,12 @@ class Watch:
         return experiment.kinds
 
 
-def _kinds(operation: Operation) -> frozenset[str]:
+def _kinds(operation: Operation) -> AbstractSet[str]:
     """What is done with it, as far as that is seen."""
-    if operation.advice and operation.kind == CONNECT:  # from here on nothing more is seen of it
-        return _OF_NETWORK
+    if operation.advice:  # it is out of reach, so that no more is seen of what comes with it
+        return next((each for each in _FAMILIES if operation.kind in each), {operation.kind})
     # That a connection ends is looked for only where it matters.
-    return frozenset({RECEIVE, CLOSE} if operation.kind == RECEIVE else {operation.kind})
+    return {RECEIVE, CLOSE} if operation.kind == RECEIVE else {operation.kind}
 
 
 def _kept(operation: Operation) -> frozenset[str]:

@@ -333,6 +333,42 @@ def test_a_test_with_chaos_of_its_own_has_it_in_the_calm_run_as_always(
     assert verdicts(shop) == {"test_it": {"refused": "survived", "lost": "not_applicable"}}
 
 
+def test_a_forked_child_may_do_anything(shop: pytest.Pytester) -> None:
+    shop.makepyfile("""
+        import multiprocessing
+        import requests
+
+        def ask(url):
+            try:
+                requests.get(url, timeout=5)
+            except requests.ConnectionError:
+                pass
+
+        def test_child(url):
+            child = multiprocessing.get_context("fork").Process(target=ask, args=(url,))
+            child.start()
+            child.join()
+            assert child.exitcode == 0
+    """)
+    run(shop, "-W", "ignore", only=("refused",))
+    assert verdicts(shop) == {"test_child": {"refused": "survived"}}
+
+
+def test_a_name_that_does_not_resolve_might_have_been_connected_to(shop: pytest.Pytester) -> None:
+    shop.makepyfile("""
+        import requests
+
+        def test_nowhere():
+            try:
+                requests.get("http://nowhere.invalid/", timeout=5)
+            except requests.ConnectionError:
+                pass
+    """)
+    result = run(shop, only=("refused",))
+    assert verdicts(shop) == {"test_nowhere": {"refused": "never_fired"}}
+    result.stdout.fnmatch_lines(["*nowhere.invalid:80 (does not resolve here)*"])
+
+
 @pytest.mark.parametrize(
     "body",
     [
