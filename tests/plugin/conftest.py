@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import pathlib
 
-=======
 # Loaded once here, not again for every inner run: some crash, and of some there would be two.
 import asyncpg  # noqa: F401
 import psycopg  # noqa: F401
 import psycopg2  # noqa: F401
 import psycopg_pool  # noqa: F401
->>>>>>> 02cc25d (Take what is out of reach, and what forked children do, for what experiments could hit)
 import pytest
 import redis.asyncio  # noqa: F401
 import requests  # noqa: F401
