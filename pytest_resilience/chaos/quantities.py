@@ -60,7 +60,7 @@ def seconds(name: str, value: Any, *, bare: str = "s") -> float:
     number, unit = _split(name, value, allowed)
     if unit and unit not in _SECONDS:
         raise ConfigurationError(
-            f"{name}={shortened(value)}: {unit!r} is no unit of time; {allowed}"
+            f"{name}={shortened(value)}: {shortened(unit)} is no unit of time; {allowed}"
         )
     duration = number * _SECONDS[unit or bare]
     if not 0 <= duration < math.inf:
@@ -86,7 +86,7 @@ def share(name: str, value: Any) -> float:
     number, unit = _split(name, value, allowed)
     if unit not in ("", "%"):
         raise ConfigurationError(
-            f"{name}={shortened(value)}: {unit!r} is no unit of a share; {allowed}"
+            f"{name}={shortened(value)}: {shortened(unit)} is no unit of a share; {allowed}"
         )
     part = number / 100 if unit else number
     if not 0 <= part <= 1:
@@ -121,7 +121,7 @@ def amount(name: str, value: Any) -> Amount:
         return Amount(share=share(name, value))
     if unit and unit not in _BYTES:
         raise ConfigurationError(
-            f"{name}={shortened(value)}: {unit!r} is no unit of bytes; {allowed}"
+            f"{name}={shortened(value)}: {shortened(unit)} is no unit of bytes; {allowed}"
         )
     size = number * _BYTES[unit or "B"]
     if not 0 <= size < math.inf or size != size // 1:

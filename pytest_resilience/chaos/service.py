@@ -135,7 +135,7 @@ def _exception(name: str, value: Any) -> type[Exception]:
     if isinstance(value, str):
         try:
             found = pkgutil.resolve_name(value if ":" in value else f"builtins:{value}")
-        except (ImportError, AttributeError, ValueError):
+        except Exception:  # what is imported runs
             raise ConfigurationError(
                 f"{name}={shortened(value)}: there is none; write 'TimeoutError' or "
                 "'shop.errors:Declined'"

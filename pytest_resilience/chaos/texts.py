@@ -10,7 +10,7 @@ from typing import Any
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["check_name", "printable", "read_text", "shortened"]
+__all__ = ["check_name", "inline", "printable", "read_text", "shortened"]
 
 _LONGEST = 200  # signs of a value in a message, and of a name
 # A line of a CI log that begins so is a command: of GitHub Actions, and of Azure Pipelines.
@@ -27,14 +27,19 @@ def shortened(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:half]}…{text[-half:]}"
 
 
+def inline(text: str) -> str:
+    """`text` as it is in the middle of a message, where it is short and in one line."""
+    return text if text.isprintable() and len(text) <= _LONGEST else shortened(text)
+
+
 def read_text(path: Path) -> str:
     """What a file says in UTF-8. Raises ConfigurationError naming it."""
     try:
         if path.is_char_device() or path.is_block_device():  # some have no end
-            raise ConfigurationError(f"{path} cannot be read: it is a device")
+            raise ConfigurationError(f"{inline(str(path))} cannot be read: it is a device")
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}") from None
+        raise ConfigurationError(f"{inline(str(path))} cannot be read: {error}") from None
 
 
 def printable(text: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -22,9 +23,14 @@ class Within:
     high: float
 
     def __post_init__(self) -> None:
-        if not self.low <= self.high:
+        try:
+            ascending = self.low <= self.high
+        except TypeError:  # they cannot even be compared
+            ascending = False
+        if not ascending:
             raise ConfigurationError(
-                f"nothing is within {self.low!r} and {self.high!r}; give the lower one first"
+                f"nothing is within {shortened(self.low)} and {shortened(self.high)}; give two "
+                "numbers, the lower one first"
             )
 
     def __call__(self, value: Any) -> bool:
@@ -56,9 +62,9 @@ class Matches:
     def __post_init__(self) -> None:
         try:
             re.compile(self.pattern)
-        except (re.error, TypeError) as error:
+        except (re.error, TypeError, RecursionError, OverflowError) as error:
             raise ConfigurationError(
-                f"{self.pattern!r} is no regular expression: {error}"
+                f"{shortened(self.pattern)} is no regular expression: {error}"
             ) from error
 
     def __call__(self, value: Any) -> bool:

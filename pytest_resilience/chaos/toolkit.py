@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_resilience.chaos.steady_state import Verdict
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.chaos.toolkit_activity import Activity
 from pytest_resilience.chaos.toolkit_activity import stamp
 from pytest_resilience.chaos.toolkit_values import Values
@@ -87,14 +88,14 @@ class ToolkitExperiment:
         self._named: dict[str, Any] = {}
         self._probes = [
             Activity.parse(self._resolved(each), values, in_hypothesis=True)
-            for each in hypothesis.get("probes") or ()
+            for each in _listed(hypothesis, "probes")
         ]
         self._method = [Activity.parse(self._resolved(each), values) for each in document["method"]]
         self._rollbacks = [
-            Activity.parse(self._resolved(each), values) for each in document.get("rollbacks") or ()
+            Activity.parse(self._resolved(each), values) for each in _listed(document, "rollbacks")
         ]
-        runtime = document.get("runtime") or {}
-        self._before, self._during, self._after = _strategy(runtime.get("hypothesis") or {})
+        runtime = _named(document, "runtime")
+        self._before, self._during, self._after = _strategy(_named(runtime, "hypothesis"))
 
     @classmethod
     def load(cls, path: str | Path) -> ToolkitExperiment:
@@ -104,7 +105,7 @@ class ToolkitExperiment:
         program that it names. So a file from elsewhere is to be read before, like a script.
         """
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise ConfigurationError(f"{path} is no JSON: {error}") from error
         if not isinstance(document, Mapping):
@@ -117,9 +118,10 @@ class ToolkitExperiment:
             if isinstance(activity, Mapping):
                 self._named.setdefault(str(activity.get("name")), activity)
             return activity
-        if activity["ref"] not in self._named:
-            raise ConfigurationError(f"ref={activity['ref']!r}: no earlier activity has this name")
-        return self._named[activity["ref"]]
+        name = activity["ref"]
+        if not isinstance(name, str) or name not in self._named:
+            raise ConfigurationError(f"ref={shortened(name)}: no earlier activity has this name")
+        return self._named[name]
 
     def run(self, *, journal: str | Path | None = None, clock: Clock = SYSTEM_CLOCK) -> Journal:
         """Run it, and write the journal to a file if one is named, whatever happens.
@@ -241,14 +243,31 @@ def _met(state: dict[str, Any] | None) -> bool:
 
 def _strategy(hypothesis: Mapping[str, Any]) -> tuple[bool, bool, bool]:
     name = hypothesis.get("strategy", "default")
-    if name not in _STRATEGIES:
+    if not isinstance(name, str) or name not in _STRATEGIES:
         raise ConfigurationError(
-            f"hypothesis strategy {name!r}: give one of {', '.join(map(repr, _STRATEGIES))}"
+            f"hypothesis strategy {shortened(name)}: give one of "
+            + ", ".join(map(repr, _STRATEGIES))
         )
     return _STRATEGIES[name]
 
 
-def _checked(document: Mapping[str, Any]) -> Mapping[str, Any]:
+def _listed(table: Mapping[str, Any], name: str) -> Sequence[Any]:
+    found = table.get(name) or ()
+    if not isinstance(found, Sequence) or isinstance(found, str):
+        raise ConfigurationError(f"{name}={shortened(found)}: give a list of activities")
+    return found
+
+
+def _named(table: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = table.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise ConfigurationError(f"{name}={shortened(found)}: give settings by name")
+    return found
+
+
+def _checked(document: Any) -> Mapping[str, Any]:
+    if not isinstance(document, Mapping):
+        raise ConfigurationError(f"{shortened(document)} is no experiment; give a mapping")
     for name in ("title", "description"):
         if not document.get(name):
             raise ConfigurationError(f"the experiment has no {name}; give it one")

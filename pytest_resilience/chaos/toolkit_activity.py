@@ -23,6 +23,8 @@ from pytest_resilience.errors import ConfigurationError
 
 __all__ = ["Activity", "plain", "stamp"]
 
+_LONGEST_PAUSE = 3.6e9  # seconds: as for every duration
+
 
 def stamp(seconds: float) -> str:
     """Seconds since 1970-01-01 UTC as ISO 8601."""
@@ -58,11 +60,11 @@ class Activity:
     def parse(cls, document: Any, values: Values, *, in_hypothesis: bool = False) -> Activity:
         """From an experiment. Raises ConfigurationError for what could not be performed."""
         if not isinstance(document, Mapping) or not document.get("name"):
-            raise ConfigurationError(f"activity {document!r}: it needs a name")
-        where = f"activity {document['name']!r}"
+            raise ConfigurationError(f"activity {shortened(document)}: it needs a name")
+        where = f"activity {shortened(document['name'])}"
         if document.get("type") not in ("probe", "action"):
             raise ConfigurationError(
-                f"{where}: type={document.get('type')!r}: give 'probe' or 'action'"
+                f"{where}: type={shortened(document.get('type'))}: give 'probe' or 'action'"
             )
         for unknown in ("controls", "dry"):
             if document.get(unknown):
@@ -71,6 +73,8 @@ class Activity:
             raise ConfigurationError(f"{where}: a probe of the hypothesis needs a tolerance")
         judge = tolerance_of(where, document["tolerance"], values) if in_hypothesis else None
         pauses = values.put_into(document.get("pauses") or {})
+        if not isinstance(pauses, Mapping):
+            raise ConfigurationError(f"{where}: pauses={shortened(pauses)}: give before and after")
         return cls(
             document=document,
             perform=provider_of(where, document.get("provider")),
@@ -108,6 +112,7 @@ class Activity:
 def _pause(where: str, value: Any) -> float:
     if value is None:
         return 0.0
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= _LONGEST_PAUSE:
         raise ConfigurationError(f"{where}: a pause of {shortened(value)}: give seconds, 0 or more")
     return float(value)

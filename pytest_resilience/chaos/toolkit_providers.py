@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 from typing import Protocol
 
+from pytest_resilience.chaos.texts import inline
 from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.chaos.toolkit_values import Values
 from pytest_resilience.errors import ConfigurationError
@@ -39,7 +40,7 @@ def provider_of(where: str, provider: Any, *, extra: tuple[str, ...] = ()) -> Pe
     Raises ConfigurationError for what could not be performed.
     """
     if not isinstance(provider, Mapping):
-        raise ConfigurationError(f"{where}: it needs a provider, not {provider!r}")
+        raise ConfigurationError(f"{where}: it needs a provider, not {shortened(provider)}")
     kind = provider.get("type")
     if kind == "python":
         return _function(where, provider, extra)
@@ -53,15 +54,20 @@ def provider_of(where: str, provider: Any, *, extra: tuple[str, ...] = ()) -> Pe
 
 
 def _function(where: str, provider: Mapping[str, Any], extra: tuple[str, ...]) -> Perform:
-    name = f"{provider.get('module')}:{provider.get('func')}"
+    module, func = provider.get("module"), provider.get("func")
+    if not isinstance(module, str) or not isinstance(func, str):
+        raise ConfigurationError(f"{where}: give module and func as texts")
+    name = f"{module}:{func}"
     try:
         function = pkgutil.resolve_name(name)
         signature = inspect.signature(function)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ConfigurationError(f"{where}: there is no function {name}: {error}") from error
+    except Exception as error:  # what is imported runs
+        raise ConfigurationError(
+            f"{where}: there is no function {inline(name)}: {inline(str(error))}"
+        ) from error
     arguments = provider.get("arguments") or {}
     if not isinstance(arguments, Mapping):
-        raise ConfigurationError(f"{where}: arguments={arguments!r}: give them by name")
+        raise ConfigurationError(f"{where}: arguments={shortened(arguments)}: give them by name")
     offered = [each for each in ("configuration", "secrets") if each in signature.parameters]
     try:
         signature.bind(**dict.fromkeys([*arguments, *offered, *extra]))
@@ -84,7 +90,7 @@ def _program(where: str, provider: Mapping[str, Any]) -> Perform:
     path = str(provider.get("path", ""))
     program = shutil.which(os.path.expanduser(path))
     if program is None:
-        raise ConfigurationError(f"{where}: there is no program {path!r}")
+        raise ConfigurationError(f"{where}: there is no program {shortened(path)}")
     arguments = provider.get("arguments") or []
 
     def perform(values: Values, **_extra: Any) -> Any:
@@ -107,7 +113,7 @@ def _program(where: str, provider: Mapping[str, Any]) -> Perform:
 def _request(where: str, provider: Mapping[str, Any]) -> Perform:
     url = provider.get("url")
     if not isinstance(url, str) or not url.startswith(("http://", "https://", "${")):
-        raise ConfigurationError(f"{where}: url={url!r}: give an http or https URL")
+        raise ConfigurationError(f"{where}: url={shortened(url)}: give an http or https URL")
     if provider.get("max_retries"):
         raise ConfigurationError(f"{where}: max_retries would hide what a probe is to see")
 

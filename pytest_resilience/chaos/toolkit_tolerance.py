@@ -9,6 +9,8 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
+from pytest_resilience.chaos.texts import inline
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.chaos.tolerance import Matches
 from pytest_resilience.chaos.tolerance import OneOf
 from pytest_resilience.chaos.tolerance import Within
@@ -30,7 +32,9 @@ def tolerance_of(where: str, tolerance: Any, values: Values) -> Judge:
     two are bounds, both included, and a regular expression and a path look at the `target`.
     """
     if isinstance(tolerance, Mapping):
-        return _KINDS.get(tolerance.get("type"), _unknown)(where, tolerance, values)
+        kind = tolerance.get("type")
+        judge = _KINDS.get(kind, _unknown) if isinstance(kind, str) else _unknown
+        return judge(where, tolerance, values)
     if isinstance(tolerance, list):
         bounds = len(tolerance) == _PAIR
         whole = Within(*tolerance) if bounds else OneOf(tuple(tolerance))
@@ -44,7 +48,7 @@ def tolerance_of(where: str, tolerance: Any, values: Values) -> Judge:
             (output["status"] if _has_status(output) else output) == tolerance
         )
     raise ConfigurationError(
-        f"{where}: tolerance={tolerance!r}: give a value, two bounds, or one of type "
+        f"{where}: tolerance={shortened(tolerance)}: give a value, two bounds, or one of type "
         + ", ".join(map(repr, _KINDS))
     )
 
@@ -65,7 +69,7 @@ def _range(where: str, tolerance: Mapping[str, Any], _values: Values) -> Judge:
         or len(bounds) != _PAIR
         or not all(isinstance(bound, (int, float)) for bound in bounds)
     ):
-        raise ConfigurationError(f"{where}: range={bounds!r}: give two numbers")
+        raise ConfigurationError(f"{where}: range={shortened(bounds)}: give two numbers")
     within = Within(*bounds)
     return lambda output: within(float(_part(tolerance, output)))
 
@@ -73,7 +77,9 @@ def _range(where: str, tolerance: Mapping[str, Any], _values: Values) -> Judge:
 def _regex(where: str, tolerance: Mapping[str, Any], values: Values) -> Judge:
     pattern = tolerance.get("pattern")
     if not isinstance(pattern, str):
-        raise ConfigurationError(f"{where}: pattern={pattern!r}: give a regular expression")
+        raise ConfigurationError(
+            f"{where}: pattern={shortened(pattern)}: give a regular expression"
+        )
     matches = Matches(str(values.put_into(pattern)))
     return lambda output: matches(_part(tolerance, output))
 
@@ -88,7 +94,9 @@ def _jsonpath(where: str, tolerance: Mapping[str, Any], values: Values) -> Judge
     try:
         path = parse(str(values.put_into(tolerance.get("path", ""))).strip())
     except ValueError as error:
-        raise ConfigurationError(f"{where}: path={tolerance.get('path')!r}: {error}") from error
+        raise ConfigurationError(
+            f"{where}: path={shortened(tolerance.get('path'))}: {inline(str(error))}"
+        ) from error
     expected = values.put_into(tolerance.get("expect"))
 
     def judge(output: Any) -> bool:
@@ -114,7 +122,7 @@ def _probe(where: str, tolerance: Mapping[str, Any], values: Values) -> Judge:
 
 def _unknown(where: str, tolerance: Mapping[str, Any], _values: Values) -> Judge:
     raise ConfigurationError(
-        f"{where}: tolerance of type {tolerance.get('type')!r}; give one of "
+        f"{where}: tolerance of type {shortened(tolerance.get('type'))}; give one of "
         + ", ".join(map(repr, _KINDS))
     )
 

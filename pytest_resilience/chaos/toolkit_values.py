@@ -44,7 +44,9 @@ class Values:
         configuration = _read("configuration", document.get("configuration", {}))
         secrets = document.get("secrets", {})
         if not isinstance(secrets, Mapping):
-            raise ConfigurationError(f"secrets={secrets!r}: give groups of secrets by name")
+            raise ConfigurationError(
+                f"secrets={shortened(secrets)}: give groups of secrets by name"
+            )
         return cls(
             configuration,
             {group: _read(f"secrets of {group}", secrets[group]) for group in secrets},
@@ -83,17 +85,20 @@ def _value(where: str, value: Any) -> Any:
         return value
     if value["type"] != "env":
         raise ConfigurationError(
-            f"{where} is of type {value['type']!r}; give a value, or one of type 'env' with a 'key'"
+            f"{where} is of type {shortened(value['type'])}; give a value, or one of type 'env' "
+            "with a 'key'"
         )
-    key = str(value.get("key", ""))
+    key = value.get("key", "")
+    if not isinstance(key, str) or not key.isprintable():
+        raise ConfigurationError(f"{where}: key={shortened(key)}: give the name of a variable")
     if key not in os.environ:
         if "default" in value:
             return value["default"]
         raise ConfigurationError(
-            f"{where}: the environment has no {key!r}, and there is no default"
+            f"{where}: the environment has no {shortened(key)}, and there is no default"
         )
     kind = value.get("env_var_type", "str")
-    if kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         raise ConfigurationError(
             f"{where}: env_var_type={shortened(kind)}; give one of {', '.join(_TYPES)}"
         )

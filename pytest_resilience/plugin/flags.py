@@ -8,6 +8,7 @@ from typing import TypeVar
 import pytest
 
 from pytest_resilience.chaos.profile import gate_of
+from pytest_resilience.chaos.texts import inline
 from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin import options
@@ -28,7 +29,8 @@ def single(
     parsed = [parse(names[flag], value) for value in values[-times:]]
     if len(set(parsed)) > 1:
         raise ConfigurationError(
-            f"{names[flag]} is given more than once, as {', '.join(values[-times:])}; keep one"
+            f"{names[flag]} is given more than once, as {inline(', '.join(values[-times:]))}; "
+            "keep one"
         )
     return parsed[0] if parsed else None
 
@@ -46,7 +48,8 @@ def first(*values: _Value | None) -> _Value | None:
 
 def score(name: str, value: str) -> float:
     """That of a gate. Raises ConfigurationError, as all of these."""
-    return gate_of(name, float(value) if value.replace(".", "", 1).isdigit() else value)
+    is_number = value.isascii() and value.replace(".", "", 1).isdigit()
+    return gate_of(name, float(value) if is_number else value)
 
 
 def part(name: str, value: str) -> tuple[int, int]:

@@ -61,6 +61,7 @@ def add_adapters(config: pytest.Config) -> None:
 
 def check_marks(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Raise `pytest.UsageError` naming each bad mark `resilience` or `no_chaos` of `items`."""
+    from pytest_resilience.chaos.texts import printable
     from pytest_resilience.errors import ConfigurationError
     from pytest_resilience.plugin.expectation import Expectation
     from pytest_resilience.plugin.locate import mark_location
@@ -80,4 +81,4 @@ def check_marks(config: pytest.Config, items: list[pytest.Item]) -> None:
 
         hand_over(config, items, list(problems))
     elif problems:
-        raise pytest.UsageError("\n".join(problems))
+        raise pytest.UsageError(printable("\n".join(problems)))

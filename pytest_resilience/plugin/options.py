@@ -121,7 +121,7 @@ def add_settings(parser: pytest.Parser) -> None:
     parser.addini(
         "chaos_services",
         "Services that experiments can fail, a line each: "
-        "'payment = payments.internal:443 | shop.clients:Payment.charge'.",
+        "'payment = payments.internal:443 | shop.clients:Payment.charge' (which is imported).",
         type="linelist",
     )
     for name, meaning in _CAPS.items():

@@ -16,6 +16,7 @@ import pytest
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.recipe import nearest
+from pytest_resilience.chaos.texts import printable
 from pytest_resilience.chaos.texts import read_text
 from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
@@ -64,7 +65,7 @@ def all_profiles(config: pytest.Config) -> list[Profile]:
     except ConfigurationError as error:
         if not path.exists():
             return []
-        raise pytest.UsageError(f"{path}: {error}") from None
+        raise pytest.UsageError(printable(f"{path}: {error}")) from None
 
 
 def requested_of(profile: Profile, defaults: Defaults) -> tuple[Requested, ...]:

@@ -76,7 +76,7 @@ class Results:
                 check_writable(path)
             self._baseline = self._read_baseline(settings.baseline)
         except ConfigurationError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(printable(str(error))) from None
 
     @classmethod
     def register(cls, config: pytest.Config, settings: Settings) -> Results:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.texts import printable
 from pytest_resilience.chaos.watch import Watch
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.errors import ConfigurationError
@@ -100,7 +101,7 @@ class ChaosSession:
         if problems and hasattr(self._config, "workerinput"):
             hand_over(self._config, items, list(problems))
         elif problems:
-            raise pytest.UsageError("\n".join(problems))
+            raise pytest.UsageError(printable("\n".join(problems)))
 
     def _may_declare(self, item: pytest.Item, requested: Requested) -> bool:
         """Whether a fixture may declare what `requested` names, before it starts."""

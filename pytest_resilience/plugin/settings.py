@@ -19,6 +19,8 @@ from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.service import Service
 from pytest_resilience.chaos.service import Services
 from pytest_resilience.chaos.spec import parse_spec
+from pytest_resilience.chaos.texts import inline
+from pytest_resilience.chaos.texts import printable
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.hazards import DEFAULT_CAPS
@@ -125,7 +127,7 @@ def _read(config: pytest.Config) -> Settings:
         others_of(config)  # so that flags and profiles can name them
         return _checked(config, names)
     except (ConfigurationError, DuplicateNameError) as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(printable(str(error))) from None
 
 
 def _checked(config: pytest.Config, names: dict[str, str]) -> Settings:
@@ -274,7 +276,7 @@ def _check_names(only: Iterable[str], profiles: list[Profile], option: str) -> N
     for name in only:
         if name not in known:
             names = ", ".join(map(repr, known)) or "none"
-            raise ConfigurationError(f"{option}={name}: the profiles have {names}")
+            raise ConfigurationError(f"{option}={inline(name)}: the profiles have {names}")
 
 
 def _services(config: pytest.Config, profiles: Iterable[Profile]) -> Services:
@@ -314,7 +316,7 @@ def _experiment(spec: str, option: str, defaults: Defaults, check: Check) -> Req
         requested = from_parameters(kind, parameters, defaults, origin="flag")
         check(requested.experiment)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{option}={spec}: {error}") from None
+        raise ConfigurationError(f"{option}={inline(spec)}: {error}") from None
     return requested
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from urllib.parse import unquote_plus
 
 from pytest_resilience.chaos.shared_setting import SharedSetting
+from pytest_resilience.chaos.texts import inline
+from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import Address
 
@@ -49,7 +51,7 @@ def redirect(dsn: str, address: Address) -> str:
 
 def _named(dsn: str) -> str:
     """It, for a message: these end up in logs, where a password should not."""
-    return "dsn=" + repr(_PASSWORD.sub(r"\1***@", dsn))
+    return "dsn=" + shortened(_PASSWORD.sub(r"\1***@", dsn))
 
 
 def _unknown(dsn: str) -> ConfigurationError:
@@ -119,8 +121,8 @@ def _redirected_variables(names: Iterable[str], address: Address) -> dict[str, s
     for name in names:
         if not os.environ.get(name):
             raise ConfigurationError(
-                f"{name} is not set in the environment; leave it out, or set it to the DSN that is "
-                "to lead to the proxy"
+                f"{inline(name)} is not set in the environment; leave it out, or set it to the DSN "
+                "that is to lead to the proxy"
             )
     led = {}
     for name in names:

@@ -21,6 +21,7 @@ from pytest_resilience.chaos.quantities import switch
 from pytest_resilience.chaos.recipe import nearest
 from pytest_resilience.chaos.spec import parse_spec
 from pytest_resilience.chaos.texts import check_name
+from pytest_resilience.chaos.texts import inline
 from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import UnknownNameError
@@ -167,7 +168,7 @@ class Toxic:
         for a type that there is not.
         """
         if not isinstance(kind, str) or kind not in KINDS:
-            raise UnknownNameError("type of toxic", str(kind), tuple(KINDS))
+            raise UnknownNameError("type of toxic", inline(str(kind)), tuple(KINDS))
         if stream not in STREAMS:
             raise ConfigurationError(
                 f"stream={shortened(stream)}{nearest(stream, STREAMS)}: give 'upstream' or "

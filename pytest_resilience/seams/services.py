@@ -19,6 +19,7 @@ from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.service import Service
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.events import describe
 from pytest_resilience.seams.patching import Patches
 
 
@@ -108,8 +109,10 @@ def _find(service: Service, place: str) -> tuple[Any, str]:
     try:
         owner = pkgutil.resolve_name(f"{module}:{above}" if above else module)
         found = getattr(owner, name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"service {service.name}: no {place}: {error}") from error
+    except Exception as error:  # what is imported runs
+        raise ConfigurationError(
+            f"service {service.name}: no {place}: {describe(error)}"
+        ) from error
     if not callable(found):
         raise ConfigurationError(f"service {service.name}: {place} is {found!r}, and not callable")
     return owner, name

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from pytest_resilience import ConfigurationError
@@ -78,6 +79,7 @@ FIELDS = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["postgresql+asyncpg", "mysql+pymysql", "redis", "rediss", "amqp", "mongodb"]),
     st.none() | USERS,
@@ -95,6 +97,7 @@ def test_nothing_else_of_a_url_changes(
     assert redirect(url, HERE) == f"{scheme}://{who}127.0.0.1:7{rest}".strip()
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["user", "password", "dbname", "options", "application_name"]),

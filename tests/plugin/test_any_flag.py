@@ -1,0 +1,102 @@
+"""Whatever a flag or an ini option is told: it is taken, or the run ends with one sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_resilience.plugin.options import FLAGS
+from pytest_resilience.plugin.settings import settings_of
+from tests.values import ANY
+from tests.values import one_sentence
+
+
+# What can stand on a command line, and what only flags have a use for.
+TEXTS = {name: each for name, each in ANY.items() if isinstance(each, str) and "\0" not in each} | {
+    "minus": "-1", "zero": "0", "over a hundred": "101", "half a part": "1/", "part 0": "0/3",
+    "part 4 of 3": "4/3", "parts": "9" * 5000 + "/" + "9" * 5000, "folder": ".",
+    "device": "/dev/zero",
+    "no file": "none.toml:ci", "colons": "::", "exponent": "1e9999",
+}  # fmt: skip
+PROFILE = """
+    [tool.pytest_resilience.profiles.ci]
+    [[tool.pytest_resilience.profiles.ci.experiments]]
+    chaos_type = "network_latency"
+"""
+TAKEN = {
+    "chaos": set(),
+    "chaos-profile": set(),
+    "chaos-monkey": set(),
+    "chaos-experiment": set(),
+    "chaos-seed": {"zero", "over a hundred"},
+    "chaos-intensity": {"zero"},
+    "chaos-probability": {"zero"},
+    "resilience-gate": {"zero"},
+    "resilience-shard": set(),
+    "chaos_services": {"empty", "space"},
+    "chaos_max_cpu": {"empty"},
+    "chaos_max_memory": {"empty", "zero", "over a hundred", "arabic"},
+    "chaos_max_disk": {"empty", "zero", "over a hundred", "arabic"},
+}
+PATHS = {"resilience-report", "resilience-baseline"}  # tried where they are read and written
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makepyprojecttoml(PROFILE)
+    return pytester
+
+
+def problem(project: pytest.Pytester, *arguments: str) -> str:
+    """How the run would end at once; "" if it would not."""
+    try:
+        config = project.parseconfig("-p", "no:ordeal", *arguments)
+        try:
+            settings_of(config)
+        finally:
+            config._ensure_unconfigure()
+    except pytest.UsageError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    "flag", [name for name, how in FLAGS.items() if how["action"] == "append" and name not in PATHS]
+)
+def test_every_flag(project: pytest.Pytester, flag: str) -> None:
+    more = ["--chaos-profile=ci", "--chaos-matrix"]
+    taken = set()
+    for name, text in TEXTS.items():
+        said = problem(project, *more, f"--{flag}={text}")
+        assert not said or one_sentence(said), (name, said[:300])
+        if not said:
+            taken.add(name)
+    assert taken == TAKEN[flag]
+
+
+@pytest.mark.parametrize("option", [name for name in TAKEN if "_" in name])
+def test_every_ini_option(project: pytest.Pytester, option: str) -> None:
+    taken = set()
+    for name, text in TEXTS.items():
+        said = problem(project, "--chaos=network_latency", "-o", f"{option}={text}")
+        assert not said or one_sentence(said), (name, said[:300])
+        if not said:
+            taken.add(name)
+    assert taken == TAKEN[option]
+
+
+@pytest.mark.parametrize(
+    "text", ["²", "\x1b[31m", "::error::x", "x" * 1000, "9" * 5000, "network_latency:delay=\x1b[2J"]
+)
+def test_what_is_typed_does_nothing_to_the_terminal(
+    project: pytest.Pytester, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    project.makepyfile("def test(): pass")
+    for flag in ("chaos", "chaos-seed", "chaos-profile", "resilience-gate", "resilience-baseline"):
+        result = project.runpytest(
+            "-p", "no:ordeal", "--chaos-profile=ci", "--chaos-matrix", f"--{flag}={text}"
+        )
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        said = capsys.readouterr().err
+        assert said.startswith("ERROR: ")
+        assert "Traceback" not in said
+        assert all(line.isprintable() for line in said.split("\n"))
