@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from types import ModuleType
+from typing import Any
 
 import blockbuster
 
@@ -41,7 +42,7 @@ def free_loops() -> Iterator[None]:
     """Within, whoever blocks the thread of a loop gets a BlockingError; or fails in the end."""
     loaded: list[str] = []
     loads = _Loads(loaded)
-    with blockbuster.blockbuster_ctx() as guard:
+    with _guarding() as guard:
         for call, places in ARGUED.items():
             for place in places:
                 guard.functions[call].can_block_in(*place)
@@ -51,6 +52,26 @@ def free_loops() -> Iterator[None]:
         finally:
             sys.meta_path.remove(loads)
     assert not loaded, f"loaded while a loop waited: {loaded}"
+
+
+@contextlib.contextmanager
+def _guarding() -> Iterator[blockbuster.BlockBuster]:
+    """As `blockbuster_ctx`, which leaves behind in classes what they had inherited before."""
+    guard = blockbuster.BlockBuster()
+    replaced = guard.functions.values()
+    inherited = [(each.module, each.func_name) for each in replaced if not _has_itself(each)]
+    guard.activate()
+    try:
+        yield guard
+    finally:
+        guard.deactivate()
+        for owner, name in inherited:
+            if name in vars(owner):
+                delattr(owner, name)
+
+
+def _has_itself(function: Any) -> bool:
+    return function.func_name in vars(function.module)
 
 
 def no_loop_was_running(error: BaseException) -> bool:

@@ -229,6 +229,7 @@ def test_grpc(lost: Callable[..., NeverFiredError], service: int, scheme: str) -
     ) in str(error)
 
 
+@pytest.mark.may_block("where its last channel goes, grpc waits for a thread of its own")
 def test_grpc_under_asyncio(lost: Callable[..., NeverFiredError], service: int) -> None:
     grpc: Any = pytest.importorskip("grpc")
 
