@@ -10,6 +10,8 @@ from typing import Protocol
 from typing import final
 from typing import runtime_checkable
 
+from pytest_resilience.locks import fork_safe
+
 
 __all__ = ["SYSTEM_CLOCK", "Clock", "ManualClock", "SystemClock", "in_a_loop"]
 
@@ -80,7 +82,7 @@ class ManualClock:
 
     def __init__(self, start: float = 0.0, *, epoch: float = 0.0) -> None:
         """`start` is the first monotonic reading, `epoch` the first `time()`."""
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
         self._now = float(start)
         self._offset = float(epoch) - float(start)
         self.sleeps: list[float] = []

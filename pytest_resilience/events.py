@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pytest_resilience.locks import fork_safe
+
 
 __all__ = ["Event", "Listener", "Listeners", "describe"]
 
@@ -57,13 +59,13 @@ class Listeners:
         listened: whether anybody listens; cheaper to ask than `bool`.
     """
 
-    __slots__ = ("_all", "_lock", "listened")
+    __slots__ = ("__weakref__", "_all", "_lock", "listened")
 
     def __init__(self) -> None:
         # Replaced, never changed in place: `emit` may be walking it in a thread.
         self._all: tuple[tuple[Listener], ...] = ()
         self.listened = False
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
 
     def __bool__(self) -> bool:
         return bool(self._all)

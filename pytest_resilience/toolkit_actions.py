@@ -22,6 +22,7 @@ from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.hazards import Hazard
 from pytest_resilience.hazards import of_this_process
+from pytest_resilience.locks import fork_safe
 
 
 __all__ = [
@@ -38,7 +39,7 @@ class _Started:
 
     def __init__(self) -> None:
         self.hazards: dict[str, Hazard] = {}
-        self.lock = threading.Lock()
+        self.lock = fork_safe(self, "lock", threading.Lock)
 
     def get(self, name: str) -> Hazard:
         try:

@@ -18,7 +18,7 @@ import pytest_resilience
 
 PACKAGE = "pytest_resilience"
 
-GROUND = frozenset({"errors", "events", "clock", "seeds"})
+GROUND = frozenset({"errors", "events", "clock", "locks", "seeds"})
 BELOW = {
     "plugin": frozenset({"hazards", "report", "assertions", "patterns", "proxy", "chaos"}) | GROUND,
     "report": frozenset({"chaos"}) | GROUND,

@@ -19,6 +19,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.pressure import PressureReading
 from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.errors import NeverFiredError
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.seeds import Stream
 
 
@@ -80,7 +81,7 @@ class Activation:
         self._idle = all(fault.is_nothing for fault in experiment.faults)
         self._stream = Stream(seed)
         self._delays = Stream.at(seed, "delays")
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
         self._seen: dict[str, str] = {}  # lines, and what each was about
         self._number_seen = 0  # of different ones
         self._remarks: set[str] = set()
@@ -131,7 +132,6 @@ class Activation:
 
     def after_fork(self) -> None:
         """In the child: count for the parent."""
-        self._lock = threading.Lock()  # a thread that is not here may hold it
         self._is_copy = self._shared is not None
 
     def begin(self, now: float) -> None:

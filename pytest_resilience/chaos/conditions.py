@@ -18,6 +18,7 @@ from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.events import describe
+from pytest_resilience.locks import fork_safe
 
 
 __all__ = ["BreakerOpens", "ErrorBudget", "StopCondition", "When", "parse_conditions", "reason_of"]
@@ -157,7 +158,7 @@ class ErrorBudget:
         if not self.window:
             raise ConfigurationError(f"window={window!r}: a window is longer than nothing")
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
         self._alarm: Callable[[], None] = lambda: None
         # Of each tenth: its number, calls, failed calls.
         self._parts: deque[list[int]] = deque()

@@ -17,7 +17,6 @@ from pytest_resilience.chaos.answers import Alteration
 from pytest_resilience.chaos.answers import Pace
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults import Fault
-from pytest_resilience.chaos.forks import Forked
 from pytest_resilience.chaos.forks import watch_forks
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.place import caller
@@ -27,6 +26,7 @@ from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
+from pytest_resilience.locks import fork_safe
 
 
 __all__ = ["Effect", "Engine", "FaultInjected", "Seam"]
@@ -168,7 +168,7 @@ class Engine:
         # Replaced, never changed in place: operations read it without a lock.
         self._active: tuple[Activation, ...] = ()
         self.watch: Watch | None = None
-        self._lock = threading.RLock()
+        self._lock = fork_safe(self, "_lock", threading.RLock)
         watch_forks(self)
 
     @property
@@ -176,18 +176,17 @@ class Engine:
         """The experiments that run now, oldest first."""
         return self._active
 
-    def forked(self) -> tuple[Forked, ...]:
-        """What has to know of a fork: the experiments that run, and this itself."""
-        return (*self._active, self)
-
     def before_fork(self) -> None:
-        """What runs is told itself; who watches sees nothing of a child."""
+        """A child is about to be made: who watches sees nothing of it."""
+        for activation in self._active:
+            activation.before_fork()
         if self.watch is not None:
             self.watch.forked()
 
     def after_fork(self) -> None:
-        """In a child: forget who held the lock."""
-        self._lock = threading.RLock()
+        """This is the child."""
+        for activation in self._active:
+            activation.after_fork()
 
     @property
     def kinds(self) -> frozenset[str]:

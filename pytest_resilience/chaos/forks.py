@@ -12,11 +12,13 @@ import contextlib
 import mmap
 import os
 import struct
+import sys
 import threading
 import weakref
 
-from collections.abc import Iterable
 from typing import Protocol
+
+from pytest_resilience.locks import fork_safe
 
 
 __all__ = ["Forked", "SharedState", "watch_forks"]
@@ -68,18 +70,13 @@ class Forked(Protocol):
         """This is the child."""
 
 
-class _Watched(Protocol):
-    def forked(self) -> Iterable[Forked]:
-        """What has to know of a fork."""
-
-
-_watched: weakref.WeakSet[_Watched] = weakref.WeakSet()
-_lock = threading.Lock()
+_watched: weakref.WeakSet[Forked] = weakref.WeakSet()
+_lock = fork_safe(sys.modules[__name__], "_lock", threading.Lock)
 _registered = False
 
 
-def watch_forks(watched: _Watched) -> None:
-    """Tell what `watched` names of every fork from now on, as long as it lives."""
+def watch_forks(watched: Forked) -> None:
+    """Tell `watched` of every fork from now on, as long as it lives."""
     global _registered  # noqa: PLW0603  # what is registered with the system stays
     with _lock:
         _watched.add(watched)
@@ -89,18 +86,12 @@ def watch_forks(watched: _Watched) -> None:
 
 
 def _before() -> None:
-    for each in _all():
+    for each in list(_watched):
         with contextlib.suppress(Exception):  # no memory: a fork never fails because of us
             each.before_fork()
 
 
 def _after() -> None:
-    global _lock  # noqa: PLW0603  # a thread that is not here may hold it
-    _lock = threading.Lock()
-    for each in _all():
+    for each in list(_watched):
         with contextlib.suppress(Exception):
             each.after_fork()
-
-
-def _all() -> list[Forked]:
-    return [each for watched in list(_watched) for each in watched.forked()]

@@ -36,6 +36,7 @@ from pytest_resilience.errors import SteadyStateError
 from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.events import describe
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.seeds import derive
 from pytest_resilience.seeds import new_seed
 
@@ -105,7 +106,7 @@ class Monkey:
         self._events: deque[Event] = deque(maxlen=_MOST_EVENTS)
         self._run: MonkeyRun | None = None
         self._runs = 0
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
         self._closed = ""  # why, when it is
         self._guard = Guard(stop_when, steady_state, source=name, clock=clock, tell=self._tell)
 

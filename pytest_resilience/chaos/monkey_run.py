@@ -14,6 +14,7 @@ from pytest_resilience.chaos.schedule import Moment
 from pytest_resilience.chaos.schedule import Schedule
 from pytest_resilience.clock import Clock
 from pytest_resilience.events import Event
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.seeds import derive
 
 
@@ -55,7 +56,7 @@ class MonkeyRun:
         self._seed = seed
         self._clock = clock
         self._most = most
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
         self._moments = schedule.moments(interval)
         self._next = next(self._moments, float("inf"))
         self._number = 0

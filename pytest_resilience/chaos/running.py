@@ -19,6 +19,7 @@ from pytest_resilience.chaos.monkey_events import ExperimentStarted
 from pytest_resilience.clock import Clock
 from pytest_resilience.events import Event
 from pytest_resilience.events import describe
+from pytest_resilience.locks import fork_safe
 
 
 __all__ = ["Handle", "Running", "RunningExperiments", "Starter"]
@@ -78,7 +79,7 @@ class RunningExperiments:
         self._by_name: dict[str, Running] = {}
         # Being started or ended just now, and in which thread.
         self._busy: dict[Running, int] = {}
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = fork_safe(self, "_changed", lambda: threading.Condition(threading.Lock()))
 
     def start(
         self,

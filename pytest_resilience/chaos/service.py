@@ -33,6 +33,7 @@ from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import ServiceFailureError
+from pytest_resilience.locks import fork_safe
 
 
 __all__ = ["SERVICE_FAILURE", "Service", "Services"]
@@ -96,7 +97,7 @@ class Services:
     def __init__(self, services: Iterable[Service] = ()) -> None:
         """Raises DuplicateNameError for two of one name."""
         self._known: dict[str, Service] = {}
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
         for service in services:
             self.add(service)
 

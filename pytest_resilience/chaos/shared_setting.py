@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import sys
 import threading
 
 from collections.abc import Callable
@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from typing import Generic
 from typing import TypeVar
 
+from pytest_resilience.locks import fork_safe
+
 
 __all__ = ["SharedSetting", "limits_lifted"]
 
 T = TypeVar("T")
 
 # Re-entrant: what is started while limits are lifted may hold a limit of its own.
-_lock = threading.RLock()
+_lock = fork_safe(sys.modules[__name__], "_lock", threading.RLock)
 _limits: list[SharedSetting[object]] = []
 
 
@@ -132,12 +134,3 @@ def limits_lifted() -> Iterator[None]:
         for each in _limits:
             stack.enter_context(each.lifted())
         yield
-
-
-def _forget_owner() -> None:
-    global _lock  # noqa: PLW0603  # in a forked child: a thread that is not there may hold it
-    _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_owner)

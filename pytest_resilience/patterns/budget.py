@@ -6,6 +6,7 @@ import threading
 
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import fields
 
 
@@ -34,7 +35,7 @@ class RetryBudget:
         self._reserve = fields.number("reserve", reserve)
         self._capacity = fields.number("capacity", capacity, low=1.0)
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
         self._tokens = min(self._reserve, self._capacity)
         self._filled_at = clock.monotonic()
 

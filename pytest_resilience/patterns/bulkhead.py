@@ -15,6 +15,7 @@ from typing import TypeVar
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.events import Listeners
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns.bulkhead_config import BulkheadConfig
 from pytest_resilience.patterns.bulkhead_events import BulkheadRejection
 
@@ -42,7 +43,7 @@ class Bulkhead(ABC):
         self.listeners = Listeners()
         self._limit = self.config.max_concurrent
         self._monotonic = clock.monotonic
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
         self._rejected = 0
         # When, in use, capacity, until when: who is full rejects by the thousand, so an event
         # is made of them when somebody looks or listens.

@@ -11,6 +11,7 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnknownNameError
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns.bulkhead import Bulkhead
 from pytest_resilience.patterns.bulkhead_config import BulkheadConfig
 from pytest_resilience.patterns.bulkhead_config import BulkheadType
@@ -38,7 +39,7 @@ class BulkheadManager:
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.bulkheads: dict[str, Bulkhead] = {}
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
         self._closed = False
 
     def create_bulkhead(self, name: str, config: BulkheadConfig | None = None) -> Bulkhead:

@@ -13,6 +13,7 @@ from typing import Any
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import CircuitBreakerError
 from pytest_resilience.events import Listeners
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import fields
 from pytest_resilience.patterns.breaker_config import CircuitBreakerConfig
 from pytest_resilience.patterns.breaker_config import Outcome
@@ -83,7 +84,7 @@ class Circuit:
         self.learns = self.window is not None
         self._slow_after = config.slow_call_duration
         self._quick = self._slow_after is None and config.is_failed_result is None
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
         self._generation = 0
         self._under_way = 0  # calls, while half open
         self.reopens_at = _NEVER

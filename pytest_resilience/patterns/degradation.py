@@ -18,6 +18,7 @@ from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.events import describe
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import fields
 from pytest_resilience.patterns.calls import CallKind
 from pytest_resilience.patterns.calls import kind_of
@@ -74,7 +75,7 @@ class DegradationManager:
         self._retry_at: dict[str, float] = {}
         self._fallbacks: Counter[str] = Counter()
         self._history: deque[Event] = deque(maxlen=_HISTORY)
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
 
     @property
     def events(self) -> tuple[Event, ...]:

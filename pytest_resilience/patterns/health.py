@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.clock import Clock
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns.calls import CallKind
 from pytest_resilience.patterns.calls import kind_of
 from pytest_resilience.patterns.degradation_config import ServiceLevel
@@ -34,7 +35,7 @@ class HealthCheck:
         self._limit = limit
         self._cache = cache
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
         self._asking = False
         self._until = float("-inf")
         self.is_async = kind_of(check) is CallKind.COROUTINE

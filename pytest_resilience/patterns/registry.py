@@ -10,6 +10,7 @@ from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import UnknownNameError
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns.breaker import CircuitBreaker
 from pytest_resilience.patterns.breaker_config import CircuitBreakerConfig
 
@@ -32,7 +33,7 @@ class CircuitBreakerRegistry:
         self.default = default or CircuitBreakerConfig()
         self._clock = clock
         self._breakers: dict[str, CircuitBreaker] = {}
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
 
     def create(self, name: str, config: CircuitBreakerConfig | None = None) -> CircuitBreaker:
         """A new breaker. Raises DuplicateNameError if there is one of that name."""

@@ -14,6 +14,7 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.errors import RetryExhaustedError
 from pytest_resilience.events import Listeners
 from pytest_resilience.events import describe
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import fields
 from pytest_resilience.patterns.delays import Uniform
 from pytest_resilience.patterns.delays import backoff
@@ -51,7 +52,7 @@ class Surroundings:
         # Whether a call has to be known of before it fails.
         self.begins = config.budget is not None or config.max_elapsed is not None
         self._history: deque[RetryEvent] = deque(maxlen=_HISTORY)
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
 
     @property
     def history(self) -> tuple[RetryEvent, ...]:

@@ -23,6 +23,7 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.errors import TimeLimitExceededError
 from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import fields
 from pytest_resilience.patterns.calls import CallKind
 from pytest_resilience.patterns.calls import calls_its_first
@@ -116,7 +117,7 @@ class TimeLimiter:
         self.listeners = Listeners()
         self._clock = clock
         self._overdue: dict[Future[Any], OverdueCall] = {}
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
 
     @property
     def overdue(self) -> tuple[OverdueCall, ...]:

@@ -21,6 +21,7 @@ from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.events import Event
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.plugin.requested import Requested
 from pytest_resilience.report.record import ChaosRecord
 from pytest_resilience.report.record import ExperimentRecord
@@ -62,7 +63,7 @@ class ChaosScope:
         self._engine = engine
         self._calm = calm
         self._closed = False
-        self._lock = threading.RLock()
+        self._lock = fork_safe(self, "_lock", threading.RLock)
         self._nodeid = nodeid
         self._seed = derive(seed, nodeid)
         self._asked: dict[str, int] = {}

@@ -18,6 +18,7 @@ from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnknownNameError
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.proxy.addresses import loopback
 from pytest_resilience.proxy.addresses import parse_address
 from pytest_resilience.proxy.addresses import resolve
@@ -68,7 +69,7 @@ class Requests:
         self.proxies: dict[str, ChaosProxy] = {}
         self._seed = new_seed() if seed is None else seed
         self._made: set[ChaosProxy] = set()
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
         for proxy in proxies:
             if proxy.name in self.proxies:
                 raise DuplicateNameError("proxy", proxy.name)

@@ -19,6 +19,7 @@ from typing import TypeVar
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import in_a_loop
 from pytest_resilience.errors import ShutdownError
+from pytest_resilience.locks import fork_safe
 
 
 __all__ = ["Loop", "Timer"]
@@ -84,7 +85,7 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._number = itertools.count()
         self._calls: deque[_Call] = deque()
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
         self._closed = False
         self._reason = "the proxy is closed; make a new one"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -147,7 +148,6 @@ class Loop:
 
     def abandon(self) -> None:
         """In a forked process, where it does not run: be closed, and close its descriptors."""
-        self._lock = threading.Lock()  # the thread that may have held it is not here
         self._closed = True
         self._calls.clear()
         self._selector.close()

@@ -25,6 +25,7 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnknownNameError
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.proxy.addresses import loopback
 from pytest_resilience.proxy.addresses import parse_address
 from pytest_resilience.proxy.addresses import resolve
@@ -85,7 +86,7 @@ class ChaosProxy(Leading):
         self.seed = new_seed() if seed is None else seed
         self.engine = engine or Engine(lambda _: (), clock=clock)
         self._toxics: tuple[Toxic, ...] = ()
-        self._lock = threading.RLock()
+        self._lock = fork_safe(self, "_lock", threading.RLock)
         self._leads: set[contextlib.ExitStack] = set()
         self._loop = Loop(f"proxy to {server}", clock)
         try:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.seams.patching import KernelSocket
 from pytest_resilience.seams.patching import kernel_socket
 from pytest_resilience.seams.receipt import Call
@@ -32,7 +33,7 @@ class Backlog:
         self.watched = False
         self._messages: deque[tuple[Callable[..., int | None], bytes]] = deque()
         self._room = _MOST
-        self.alone = threading.RLock()
+        self.alone = fork_safe(self, "alone", threading.RLock)
         self._flushed_by: int | None = None
 
     def __bool__(self) -> bool:

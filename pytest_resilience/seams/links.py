@@ -18,6 +18,7 @@ from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.seams.backlog import Backlog
 from pytest_resilience.seams.courses import Course
 from pytest_resilience.seams.courses import Ending
@@ -195,7 +196,7 @@ class Links:
         self._names = names
         # Between a decision that a socket may pass and its note nothing may start.
         # Re-entrant: a destructor that says goodbye on its socket can run anywhere.
-        self._lock = threading.RLock()
+        self._lock = fork_safe(self, "_lock", threading.RLock)
 
     def opened(self, sock: socket.socket, address: Any) -> Link | None:
         """A connect to `address` is about to be tried; None if it is no TCP connection."""

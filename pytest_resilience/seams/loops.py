@@ -22,6 +22,7 @@ from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.place import task_here
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.seams.dialing import Dialing
 from pytest_resilience.seams.loop_passes import Passes
 from pytest_resilience.seams.loop_waiting import Wait
@@ -52,7 +53,7 @@ class Loops:
         self._passes = Passes()
         self._reached = False
         self._retired = False
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
 
     def watch(self) -> None:
         """Reach asyncio and trio now, or when they make their first loop.

@@ -20,6 +20,7 @@ from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import in_a_loop
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.links import Link
 from pytest_resilience.seams.waiting import SLICE
@@ -40,7 +41,7 @@ class Readiness:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._waits: dict[Link, _Wait] = {}
-        self._changed = threading.Condition()
+        self._changed = fork_safe(self, "_changed", threading.Condition)
         self._watcher: threading.Thread | None = None
 
     def hold(  # whom, for what, until when, and then

@@ -17,6 +17,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.seams.dialing import Dialing
 from pytest_resilience.seams.patching import Patches
 from pytest_resilience.seams.patching import python_socket_class
@@ -34,7 +35,7 @@ class TrioSockets:
         self._patches = patches
         self._reached = False
         self._retired = False
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
 
     def watch(self) -> None:
         """Reach trio now, if it is loaded."""

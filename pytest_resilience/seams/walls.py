@@ -18,6 +18,7 @@ from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.clock import in_a_loop
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.seams import socket_effects
 from pytest_resilience.seams.backlog import Backlog
 from pytest_resilience.seams.backlog import message_of
@@ -43,7 +44,7 @@ class Walls:
         self._links = links
         self._loops = loops
         self._closed: list[tuple[KernelSocket, Backlog, Effect]] = []
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
         self._watcher: threading.Thread | None = None
         self._over = threading.Event()  # of its own for each watcher
 

@@ -19,6 +19,7 @@ from pytest_resilience.chaos.pressure import MemoryLimit
 from pytest_resilience.chaos.pressure import MemoryLoad
 from pytest_resilience.chaos.pressure import ThreadLimit
 from pytest_resilience.chaos.shared_setting import limits_lifted
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.stress.limits import DescriptorPress
 from pytest_resilience.stress.limits import GilPress
 from pytest_resilience.stress.limits import MemoryLimitPress
@@ -86,7 +87,7 @@ class _Running:
         self._activation = activation
         self._presses = presses
         self._on: list[Press] = []
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
         self._timer: threading.Timer | None = None
 
     def start(self, seconds: float) -> None:

@@ -1,0 +1,46 @@
+"""Locks that a forked child finds free.
+
+A thread of the parent may hold one at the moment of the fork. It is not there in the child, so
+nobody would ever release the child's copy.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+
+from collections.abc import Callable
+from typing import Any
+from typing import TypeVar
+
+
+__all__ = ["fork_safe"]
+
+_Lock = TypeVar("_Lock")
+
+_owners: dict[tuple[int, str], tuple[weakref.ref[Any], Callable[[], Any]]] = {}
+
+
+def fork_safe(owner: Any, attribute: str, make: Callable[[], _Lock]) -> _Lock:
+    """A new lock for `owner.attribute`, which every forked child gets a new one for.
+
+    `owner`: an object or a module. `make`: `threading.Lock`, `threading.RLock` and the like.
+    """
+    key = id(owner), attribute
+
+    def forget(_: object) -> None:
+        _owners.pop(key, None)
+
+    _owners[key] = weakref.ref(owner, forget), make
+    return make()
+
+
+def _renew() -> None:
+    for (_, attribute), (owner, make) in list(_owners.items()):
+        found = owner()
+        if found is not None:
+            setattr(found, attribute, make())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
