@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import blockbuster
+import pytest
 
 import pytest_resilience
 
@@ -34,6 +35,8 @@ ARGUED = {
     "io.TextIOWrapper.read": [("redis/utils.py", "get_lib_version")],
 }
 
+# What calls of the system go through: the machinery of paths and threads, and blockbuster.
+_BETWEEN = ("blockbuster", "posixpath", "genericpath", "pathlib", "threading", "contextlib")
 _OURS = str(Path(pytest_resilience.__file__).parent)
 
 
@@ -42,7 +45,8 @@ def free_loops() -> Iterator[None]:
     """Within, whoever blocks the thread of a loop gets a BlockingError; or fails in the end."""
     loaded: list[str] = []
     loads = _Loads(loaded)
-    with _guarding() as guard:
+    blocked: list[str] = []
+    with _guarding() as guard, _noting(blocked):
         for call, places in ARGUED.items():
             for place in places:
                 guard.functions[call].can_block_in(*place)
@@ -52,6 +56,21 @@ def free_loops() -> Iterator[None]:
         finally:
             sys.meta_path.remove(loads)
     assert not loaded, f"loaded while a loop waited: {loaded}"
+    assert not blocked, f"done while a loop waited: {blocked}"
+
+
+@contextlib.contextmanager
+def _noting(blocked: list[str]) -> Iterator[None]:
+    """Note what we do that blocks: who watches never raises, so it may not get out."""
+
+    def made(error: blockbuster.BlockingError, call: str) -> None:
+        Exception.__init__(error, f"Blocking call to {call}")
+        if _is_ours(sys._getframe(1), *_BETWEEN):
+            blocked.append(call)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blockbuster.BlockingError, "__init__", made)
+        yield
 
 
 @contextlib.contextmanager
@@ -90,12 +109,12 @@ class _Loads:
     ) -> None:
         with contextlib.suppress(RuntimeError):
             asyncio.get_running_loop()
-            if _ask_for_it(sys._getframe(1)):
+            if _is_ours(sys._getframe(1), "importlib"):
                 self._loaded.append(name)
 
 
-def _ask_for_it(frame: FrameType | None) -> bool:
-    """Whether the nearest that is not the machinery of imports is of this package."""
-    while frame is not None and "importlib" in frame.f_code.co_filename:
+def _is_ours(frame: FrameType | None, *between: str) -> bool:
+    """Whether the nearest frame that is of no file `between` is of this package."""
+    while frame is not None and any(each in frame.f_code.co_filename for each in between):
         frame = frame.f_back
     return frame is not None and frame.f_code.co_filename.startswith(_OURS)

@@ -13,6 +13,7 @@ from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.seams.links import Links
+from pytest_resilience.seams.watching import looked
 
 
 __all__ = ["Dialing"]
@@ -51,7 +52,7 @@ class Dialing:
         Past the end of a silence raises TimeoutError with the text `failed`.
         """
         __tracebackhide__ = True
-        link = None if self._retired else self._links.opened(sock, address)
+        link = None if self._retired else looked(self._links.opened, sock, address)
         if link is None or link.calm:
             await proceed()
             return

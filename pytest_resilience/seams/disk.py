@@ -90,9 +90,11 @@ class DiskSeam:
     def _replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         original = getattr(owner, name)
         self._patches.replace(owner, name, make)
+        ours = getattr(owner, name)
+        if ours is original:  # a mock, which would note that it is looked for
+            return
         for abilities in _ABILITIES:
             if original in abilities:
-                ours = getattr(owner, name)
                 abilities.add(ours)
                 self._able.append((abilities, ours))
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import TypeVar
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
@@ -36,12 +37,16 @@ from pytest_resilience.seams.patching import socket_classes
 from pytest_resilience.seams.patching import tls_modules
 from pytest_resilience.seams.readiness import Readiness
 from pytest_resilience.seams.receipt import Call
+from pytest_resilience.seams.receipt import is_sensible
 from pytest_resilience.seams.receiving import Receiving
 from pytest_resilience.seams.resolving import Resolving
 from pytest_resilience.seams.sending import Sending
 from pytest_resilience.seams.tls_objects import TlsObjects
 from pytest_resilience.seams.tls_records import may_bring_tickets
 from pytest_resilience.seams.walls import Walls
+from pytest_resilience.seams.watching import is_a
+from pytest_resilience.seams.watching import looked
+from pytest_resilience.seams.watching import text_of
 
 
 if TYPE_CHECKING:
@@ -51,6 +56,8 @@ if TYPE_CHECKING:
 __all__ = ["Interception"]
 
 _Handle = Callable[[socket.socket, Call], Any]
+
+_R = TypeVar("_R")
 
 _NOTHING = object()
 _RECEIVING = ("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into")
@@ -157,8 +164,8 @@ class Interception:
 
     def _receive(self, sock: socket.socket, proceed: Call) -> Any:
         __tracebackhide__ = True
-        link = None if self._retired else self._links.of(sock, RECEIVE)
-        if link is None or link.calm:
+        link = self._look(self._links.of, sock, RECEIVE)
+        if link is None or link.calm or not is_sensible(proceed):
             return proceed()
         me = threading.get_ident()
         if link.heard_by == me:
@@ -171,9 +178,9 @@ class Interception:
 
     def _send(self, sock: socket.socket, proceed: Call) -> Any:
         __tracebackhide__ = True
-        link = None if self._retired else self._links.of(sock, SEND)
+        link = self._look(self._links.of, sock, SEND)
         if link is None:
-            self._note_datagram(sock, proceed.args[-1])
+            self._look(self._note_datagram, sock, proceed.args[-1])
             return proceed()
         if link.calm:
             return proceed()
@@ -188,17 +195,19 @@ class Interception:
 
     def _connecting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def connect(sock: socket.socket, address: Any) -> Any:
+        def connect(sock: socket.socket, *args: Any, **named: Any) -> Any:
             __tracebackhide__ = True
-            return self._connect(sock, address, functools.partial(original, sock, address))
+            proceed = functools.partial(original, sock, *args, **named)
+            return self._connect(sock, args[0], proceed) if len(args) == 1 else proceed()
 
         return connect
 
     def _connecting_ex(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def connect_ex(sock: socket.socket, address: Any) -> Any:
+        def connect_ex(sock: socket.socket, *args: Any, **named: Any) -> Any:
+            proceed = functools.partial(original, sock, *args, **named)
             try:
-                return self._connect(sock, address, lambda: original(sock, address))
+                return self._connect(sock, args[0], proceed) if len(args) == 1 else proceed()
             except socket.gaierror:
                 raise  # as it does by itself
             except OSError as error:
@@ -209,11 +218,11 @@ class Interception:
     def _connect(self, sock: socket.socket, address: Any, proceed: Callable[[], Any]) -> Any:
         __tracebackhide__ = True
         decided = id(sock) in self._dialing.decided
-        if sock.gettimeout() == 0 and not decided and self._links.is_dialing(sock):
+        if not decided and self._look(self._links.is_dialing, sock):
             return proceed()  # who polls may ask again how far it is
-        link = None if self._retired else self._links.opened(sock, address)
+        link = self._look(self._links.opened, sock, address)
         if link is None:
-            self._note(sock, address)
+            self._look(self._note, sock, address)
             return proceed()
         effect = None
         if decided:
@@ -228,24 +237,32 @@ class Interception:
         try:
             return self._attempt(sock, effect, "timed out", proceed)
         finally:
-            self._links.connected(link, sock)
+            looked(self._links.connected, link, sock)
+
+    def _look(self, look: Callable[..., _R], *args: Any) -> _R | None:
+        """What `look` finds, of whatever there is; None where it raises, or is retired."""
+        if self._retired:
+            return None
+        try:
+            return look(*args)
+        except Exception:
+            return None
 
     def _note(self, sock: socket.socket, address: Any) -> None:
         """Let those that never fire tell of a connect that nothing can happen to."""
-        if isinstance(address, tuple):
-            where, remark = ":".join(map(str, address[:2])), "no TCP"
-        else:
-            where, remark = str(address), "a socket of the file system"
         if is_udp(sock):
             self._note_datagram(sock, address)
-        elif not self._retired:
+        elif is_a(address, tuple, str, bytes):
+            path = text_of(address)
+            where = path or ":".join(map(text_of, address[:2]))
+            remark = "a socket of the file system" if path else "no TCP"
             self._engine.saw(Operation(kind=CONNECT, target=where, names=(), remark=remark))
 
     def _note_datagram(self, sock: socket.socket, given: Any) -> None:
         """As `_note`, of one that is about to go to `given`, or to whom it is connected."""
-        if self._retired or not is_udp(sock):
+        if not is_udp(sock):
             return
-        ends = (None, given) if isinstance(given, tuple) else ends_of(sock)
+        ends = (None, given) if is_a(given, tuple) else ends_of(sock)
         if ends is not None:
             self._engine.saw(datagram(self._names.of(*ends[1][:2])))
 
@@ -260,7 +277,7 @@ class Interception:
     def _shake_hands(self, sock: ssl.SSLSocket, proceed: Callable[[], Any]) -> Any:
         """A round trip that happens within one call. What is there to receive comes after it."""
         __tracebackhide__ = True
-        link = None if self._retired else self._links.of(sock, RECEIVE)
+        link = self._look(self._links.of, sock, RECEIVE)
         if link is None or link.calm or sock.gettimeout() == 0:
             return proceed()
         effect = self._engine.ask(link.operation(HANDSHAKE))
@@ -290,36 +307,36 @@ class Interception:
         @functools.wraps(original)
         def _accept(sock: socket.socket) -> Any:
             accepted = original(sock)
-            if not self._retired:
-                self._links.accepted(accepted[0])
+            if is_a(accepted, tuple):
+                self._look(lambda: self._links.accepted(accepted[0]))
             return accepted
 
         return _accept
 
     def _detaching(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def detach(sock: socket.socket) -> Any:
-            link = None if self._retired else self._links.known(sock)
+        def detach(sock: socket.socket, *args: Any) -> Any:
+            link = self._look(self._links.known, sock)
             if link is not None:
                 self._readiness.release(link)
-            return original(sock)
+            return original(sock, *args)
 
         return detach
 
     def _shutting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def shutdown(sock: socket.socket, how: int) -> None:
+        def shutdown(sock: socket.socket, *how: Any) -> None:
             __tracebackhide__ = True
-            link = None if self._retired else self._links.known(sock)
-            if link is None or not self._walls.shut(sock, link, how, original):
-                original(sock, how)
+            link = self._look(self._links.known, sock) if len(how) == 1 else None
+            if link is None or not self._walls.shut(sock, link, how[0], original):
+                original(sock, *how)
 
         return shutdown
 
     def _closing(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def _real_close(sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-            link = None if self._retired else self._links.known(sock)
+            link = self._look(self._links.known, sock)
             if link is not None:
                 self._walls.close(sock, link)
             original(sock, *args, **kwargs)

@@ -36,12 +36,23 @@ from pytest_resilience.seams.tls_records import asks_something
 from pytest_resilience.seams.tls_records import is_hello
 from pytest_resilience.seams.tls_records import is_sealed
 from pytest_resilience.seams.tls_records import may_bring_tickets
+from pytest_resilience.seams.watching import is_a
 
 
 __all__ = ["Link", "Links"]
 
 
 _TALK = frozenset({SEND, RECEIVE})
+
+
+def _is_address(address: Any) -> bool:
+    """Whether it is a host and a port, as far as that can be told without touching them."""
+    return (
+        is_a(address, tuple)
+        and tuple.__len__(address) > 1
+        and is_a(address[0], str, bytes)
+        and is_a(address[1], int)
+    )
 
 
 def _nobody() -> None:
@@ -200,7 +211,7 @@ class Links:
 
     def opened(self, sock: socket.socket, address: Any) -> Link | None:
         """A connect to `address` is about to be tried; None if it is no TCP connection."""
-        if not is_tcp(sock) or not isinstance(address, tuple):
+        if not _is_address(address) or not is_tcp(sock):
             return None
         self.passing.pop(id(sock), None)  # what it tried before may have been another peer
         link = Link(sock, self._names.of(*address[:2]), client=True)
@@ -209,8 +220,8 @@ class Links:
         return link
 
     def is_dialing(self, sock: socket.socket) -> bool:
-        """Whether a connect has been tried that has not, or not yet, succeeded."""
-        link = self.known(sock)
+        """Whether a connect was begun without blocking that has not, or not yet, succeeded."""
+        link = self.known(sock) if sock.gettimeout() == 0 else None
         return link is not None and link.client and link.ends is None
 
     def connected(self, link: Link, sock: socket.socket) -> None:

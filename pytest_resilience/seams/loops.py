@@ -15,6 +15,7 @@ import weakref
 
 from collections.abc import Callable
 from collections.abc import Coroutine
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from typing import Any
 
@@ -30,6 +31,7 @@ from pytest_resilience.seams.loop_waiting import pause
 from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.patching import Patches
 from pytest_resilience.seams.trio_sockets import TrioSockets
+from pytest_resilience.seams.watching import is_a
 
 
 if TYPE_CHECKING:
@@ -218,5 +220,6 @@ class Loops:
 def _transport_of(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Any:
     """What reads `sock` for `loop`, unless it is closing; None if nothing does."""
     # asyncio's own note of which transport has which descriptor; loops in C have none.
-    transport = getattr(loop, "_transports", {}).get(sock.fileno())
+    noted: Any = getattr(loop, "_transports", None)
+    transport = noted.get(sock.fileno()) if is_a(noted, Mapping) else None
     return None if transport is None or transport.is_closing() else transport

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import itertools
 
@@ -11,6 +12,10 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
+
+from pytest_resilience.seams.watching import is_a
+from pytest_resilience.seams.watching import looked
+from pytest_resilience.seams.watching import text_of
 
 
 __all__ = ["Names", "addresses_in", "is_literal"]
@@ -25,20 +30,31 @@ _numbers = itertools.count()
 
 def is_literal(host: object) -> bool:
     """Whether `host` is an address already, so that nothing has to be resolved."""
+    return _is_address(text_of(host))
+
+
+@functools.lru_cache  # it takes longer than all else that is asked at a connect
+def _is_address(host: str) -> bool:
     try:
-        ipaddress.ip_address(str(host).partition("%")[0])
+        ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
     return True
 
 
 def addresses_in(found: Any) -> list[str]:
-    """The addresses in what one of the resolving functions returned."""
-    if isinstance(found, str):
-        return [found]
-    if isinstance(found, tuple):
-        return list(found[2])
-    return [entry[4][0] for entry in found if isinstance(entry[4][0], str)]
+    """The addresses in what one of the resolving functions returned.
+
+    Where a test has put something else in the place of it, there are none.
+    """
+    if is_a(found, str):
+        return [text_of(found)]
+    if is_a(found, tuple):
+        within: Any = looked(lambda: found[2])
+        return [text_of(each) for each in within if is_a(each, str)] if is_a(within, list) else []
+    entries = list.__iter__(found) if is_a(found, list) else ()
+    hosts = (looked(lambda entry: entry[4][0], entry) for entry in entries if is_a(entry, tuple))
+    return [text_of(host) for host in hosts if is_a(host, str)]
 
 
 class Names:
@@ -55,8 +71,8 @@ class Names:
 
     def learn(self, host: object, address: str) -> None:
         """`host` was resolved to `address`."""
-        name = host.decode("ascii", "replace") if isinstance(host, bytes) else host
-        if not isinstance(name, str) or is_literal(name):
+        name = text_of(host) if is_a(host, str, bytes) else ""
+        if not name or is_literal(name):
             self.ask(address, address)  # this time nobody asked by name
             return
         others = tuple(each for each in self._hosts.pop(address, ()) if each != name)
@@ -66,19 +82,14 @@ class Names:
         self.ask(name, address)
 
     def learn_all(self, host: object, found: Any) -> None:
-        """`host` was resolved to what one of the resolving functions has `found`.
-
-        Where a test has put something else in the place of such a function, nothing is learned:
-        who watches raises nothing, and uses nothing up.
-        """
-        with contextlib.suppress(Exception):
-            for address in addresses_in(found) if isinstance(found, (str, tuple, list)) else ():
-                self.learn(host, address)
+        """`host` was resolved to what one of the resolving functions has `found`."""
+        for address in addresses_in(found):
+            self.learn(host, address)
 
     @contextlib.contextmanager
     def resolved_elsewhere(self, host: object, port: object, place: str) -> Iterator[None]:
         """Within, a thread is asked for `host`, for somebody who waits at `place`."""
-        key = (_text(host), _text(port))
+        key = (text_of(host), text_of(port))
         self._places[key] = place
         try:
             yield
@@ -87,7 +98,7 @@ class Names:
 
     def place_of(self, host: object, port: object) -> str:
         """Where somebody waits for this to be resolved, if they have said so."""
-        return self._places.get((_text(host), _text(port)), "")
+        return self._places.get((text_of(host), text_of(port)), "")
 
     def ask(self, name: str, address: str) -> None:
         """This thread or task has asked for `name`, which has this address."""
@@ -98,8 +109,7 @@ class Names:
 
     def of(self, host: object, port: object) -> tuple[str, ...]:
         """Every `host:port` by which a host name or address is known, the best first."""
-        name = _text(host)
-        suffix = "" if port is None else str(port)
+        name, suffix = text_of(host), text_of(port)
         return tuple(dict.fromkeys(_join(each, suffix) for each in (*self._known(name), name)))
 
     def _known(self, host: str) -> tuple[str, ...]:
@@ -112,10 +122,6 @@ class Names:
         if is_literal(host) and ipaddress.ip_address(host.partition("%")[0]).is_loopback:
             return (host, *hosts, "localhost")
         return (host, *hosts)
-
-
-def _text(part: object) -> str:
-    return part.decode("ascii", "replace") if isinstance(part, bytes) else str(part)
 
 
 def _join(host: str, port: str) -> str:

@@ -7,7 +7,6 @@ told apart by that.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
 
@@ -20,6 +19,8 @@ from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.seams.arrivals import Arrivals
 from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.patching import Patches
+from pytest_resilience.seams.watching import is_a
+from pytest_resilience.seams.watching import text_of
 
 
 __all__ = ["NamesElsewhere"]
@@ -67,10 +68,10 @@ class NamesElsewhere:
         async def _resolve_host(connector: Any, host: str, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
             found = await original(connector, host, *args, **kwargs)
-            with contextlib.suppress(Exception):  # a test may put anything in the place of it
-                # A list, as aiohttp has it: to look into anything else could use it up.
-                for each in found if isinstance(found, (list, tuple)) else ():
-                    self._names.learn(host, each["host"])
+            for each in list.__iter__(found) if is_a(found, list) else ():
+                address = dict.get(each, "host") if is_a(each, dict) else None
+                if is_a(address, str):
+                    self._names.learn(host, text_of(address))
             return found
 
         return _resolve_host

@@ -64,13 +64,22 @@ class Patches:
     def __bool__(self) -> bool:
         return bool(self._applied)
 
-    def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-        """Put `make(what is there)` at `owner.name`."""
+    def replace(
+        self, owner: Any, name: str, make: Callable[[Any], Any], *, mocks: bool = False
+    ) -> None:
+        """Put `make(what is there)` at `owner.name`.
+
+        A mock that a test has put there is left alone, and so is what in a class is given no
+        self: nothing that could be watched is behind it. With `mocks` they are replaced too.
+        """
         found = vars(owner).get(name, _ABSENT)  # _ABSENT: inherited, e.g. from a C type
         original = getattr(owner, name)
+        if not mocks and _is_stub(owner, found, original):
+            return
         known = self._made.get((id(owner), name))
         if known is None or known.original is not original or not _alike(known.make, make):
-            known = _Made(owner, original, make, make(original))
+            ours = _OverMock(make(original), original) if _is_mock(original) else make(original)
+            known = _Made(owner, original, make, ours)
             self._made[id(owner), name] = known
         ours = known.ours
         # Noted first: an interrupt between the two lines must not lose it.
@@ -111,6 +120,35 @@ class _Made:
     original: object
     make: Callable[[Any], Any]
     ours: Any
+
+
+class _OverMock:
+    """What stands in the place of a mock, where the test still looks for the mock."""
+
+    def __init__(self, call: Callable[..., Any], over: Any) -> None:
+        vars(self).update(_call=call, _over=over)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        return vars(self)["_call"](*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_over"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(vars(self)["_over"], name, value)
+
+
+def _is_mock(original: object) -> bool:
+    kinds = getattr(sys.modules.get("unittest.mock"), "NonCallableMock", ())
+    return issubclass(type(original), kinds)
+
+
+def _is_stub(owner: Any, found: object, original: object) -> bool:
+    """Whether a test has put it there: a mock, or what in a class is given no self."""
+    return _is_mock(original) or (
+        isinstance(owner, type) and found is not _ABSENT and not hasattr(type(found), "__get__")
+    )
 
 
 def _alike(one: Any, other: Any) -> bool:

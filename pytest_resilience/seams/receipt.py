@@ -6,12 +6,16 @@ import errno
 import functools
 import os
 import socket
+import sys
 
 from collections.abc import Callable
 from typing import Any
 
+from pytest_resilience.seams.watching import is_a
+from pytest_resilience.seams.watching import looked
 
-__all__ = ["Call", "Receipt", "flags_of"]
+
+__all__ = ["Call", "Receipt", "flags_of", "is_sensible"]
 
 # What each method is given, in order. The two that are missing fill several buffers, or
 # one and an address: nobody reads a stream like that.
@@ -25,6 +29,7 @@ _GIVEN = {
 _BY_KEYWORD = {"bufsize": "size", "buflen": "size", "len": "size", "nbytes": "size"}
 _OTHERWISE: dict[str, Any] = {"size": None, "buffer": None, "flags": 0, "space": 0}
 _USUAL_SIZE = 1024
+_A_BUFFER = bytearray()
 _MORE: dict[str, tuple[Any, ...]] = {"recvfrom": (None,), "recvmsg": ([], 0, None)}
 
 
@@ -52,6 +57,24 @@ def flags_of(call: Call) -> int:
     names = _GIVEN.get(call.name, ())
     given = dict(zip(names, call.args[1:], strict=False)) | call.keywords
     return int(given.get("flags", 0))
+
+
+def is_sensible(call: Call) -> bool:
+    """Whether the method takes what it was given; if not, it is to say so itself, and at once."""
+    names = _GIVEN.get(call.name)
+    if names is None:
+        return True
+    given = dict(zip(names, call.args[1:], strict=False))
+    given |= {_BY_KEYWORD.get(name, name): value for name, value in call.keywords.items()}
+    if hasattr(type(call.args[0]), "pending"):  # TLS takes nothing for what it usually is
+        given = {name: value for name, value in given.items() if value is not None}
+    view: Any = looked(lambda: memoryview(given.pop("buffer", _A_BUFFER)))
+    return (
+        len(call.args) - 1 <= len(names)
+        and view is not None
+        and not view.readonly
+        and all(is_a(each, int) and 0 <= each < sys.maxsize for each in given.values())
+    )
 
 
 class Receipt:

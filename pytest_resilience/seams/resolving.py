@@ -17,10 +17,12 @@ from pytest_resilience.seams.names import Names
 from pytest_resilience.seams.names import is_literal
 from pytest_resilience.seams.patching import Patches
 from pytest_resilience.seams.patching import green_module
+from pytest_resilience.seams.watching import is_a
 
 
 __all__ = ["Resolving"]
 
+_GIVEN = ("host", "port", "family", "type", "proto", "flags")
 _RESOLVING = ("getaddrinfo", "gethostbyname", "gethostbyname_ex")
 
 
@@ -37,7 +39,7 @@ class Resolving:
         green = green_module("gevent.socket")
         for module in (socket, *([] if green is None else [green])):
             for name in _RESOLVING:
-                patches.replace(module, name, self._resolving)
+                patches.replace(module, name, self._resolving, mocks=True)
 
     def retire(self) -> None:
         self._retired = True
@@ -45,7 +47,7 @@ class Resolving:
     def resolve(self, host: Any, port: Any) -> None:
         """A name server is about to be asked for `host`, unless that is an address."""
         __tracebackhide__ = True
-        if host is None or is_literal(host):
+        if not _is_name(host):
             return
         names = self._names.of(host, port)
         place = self._names.place_of(host, port)
@@ -60,7 +62,7 @@ class Resolving:
 
     def _note(self, host: Any, port: Any, error: socket.gaierror) -> None:
         """Let those that never fire tell of a name for which there is no connect."""
-        if host is None or is_literal(host):
+        if not _is_name(host):
             return
         names = self._names.of(host, port)
         self._engine.saw(
@@ -79,16 +81,17 @@ class Resolving:
 
     def _resolving(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def resolve(host: Any, *args: Any, **kwargs: Any) -> Any:
+        def resolve(*args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
             if self._retired:
-                return original(host, *args, **kwargs)
-            port = args[0] if args else kwargs.get("port")
-            asks = not _takes_addresses_only(args, kwargs)
+                return original(*args, **kwargs)
+            given = dict(zip(_GIVEN, args, strict=False)) | kwargs
+            host, port = given.get("host"), given.get("port")
+            asks = not _takes_addresses_only(given.get("flags"))
             if asks:
                 self.resolve(host, port)
             try:
-                found = original(host, *args, **kwargs)
+                found = original(*args, **kwargs)
             except socket.gaierror as error:
                 if asks:
                     self._note(host, port, error)
@@ -99,7 +102,10 @@ class Resolving:
         return resolve
 
 
-def _takes_addresses_only(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether `getaddrinfo`, given these after the host, asks nobody: as loops find out first."""
-    flags = args[4] if len(args) > 4 else kwargs.get("flags", 0)  # its place
-    return bool(flags & socket.AI_NUMERICHOST)
+def _is_name(host: object) -> bool:
+    return is_a(host, str, bytes) and not is_literal(host)
+
+
+def _takes_addresses_only(flags: Any) -> bool:
+    """Whether `getaddrinfo`, given these, asks nobody: as loops find out first."""
+    return is_a(flags, int) and bool(int.__and__(flags, socket.AI_NUMERICHOST))

@@ -65,7 +65,7 @@ class ServiceSeam:
         owner, name = _find(service, place)
         self._replaced.add(place)
         self._patches.replace(
-            owner, name, functools.partial(self._guarding, owner, name, service.name)
+            owner, name, functools.partial(self._guarding, owner, name, service.name), mocks=True
         )
 
     def _guarding(self, owner: Any, name: str, service: str, original: Any) -> Any:
@@ -73,6 +73,8 @@ class ServiceSeam:
         found = inspect.getattr_static(owner, name)
         if isinstance(found, (staticmethod, classmethod)):
             return type(found)(self._guard(service, found.__func__))
+        if isinstance(owner, type) and not hasattr(type(found), "__get__"):
+            return staticmethod(self._guard(service, original))  # as a mock it is given no self
         return self._guard(service, original)
 
     def _guard(self, service: str, original: Callable[..., Any]) -> Callable[..., Any]:

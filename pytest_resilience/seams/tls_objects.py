@@ -21,6 +21,7 @@ from pytest_resilience.seams.receipt import Receipt
 from pytest_resilience.seams.requests_sent import FRAMED
 from pytest_resilience.seams.tls_records import client_random
 from pytest_resilience.seams.tls_records import is_hello
+from pytest_resilience.seams.watching import looked
 
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ class TlsObjects:
             context: ssl.SSLContext, incoming: Any, outgoing: Any, *args: Any, **kwargs: Any
         ) -> Any:
             made = original(context, incoming, outgoing, *args, **kwargs)
-            if not self._retired and not made.server_side:
-                self._outgoing[made] = outgoing
+            if not self._retired:
+                looked(self._wrapped, made, outgoing)
             return made
 
         return wrap_bio
@@ -80,14 +81,18 @@ class TlsObjects:
             try:
                 original(made)
             finally:
-                outgoing = self._outgoing.pop(made, None)
+                outgoing = looked(self._outgoing.pop, made, None)
                 if outgoing is not None:
-                    self._note(made, outgoing)
-            link = self._links.get(made)
+                    looked(self._note, made, outgoing)
+            link = looked(self._links.get, made)
             if link is not None and made.selected_alpn_protocol() == "h2":
                 link.request = FRAMED
 
         return do_handshake
+
+    def _wrapped(self, made: Any, outgoing: ssl.MemoryBIO) -> None:
+        if not made.server_side:
+            self._outgoing[made] = outgoing
 
     def _note(self, made: Any, outgoing: ssl.MemoryBIO) -> None:
         hello = outgoing.read()
@@ -99,7 +104,7 @@ class TlsObjects:
     def _reading(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def read(made: Any, *args: Any, **kwargs: Any) -> Any:
-            link = None if self._retired else self._links.get(made)
+            link = None if self._retired else looked(self._links.get, made)
             if link is None or link.decrypted is None:
                 return original(made, *args, **kwargs)
             call = Call.of("read", original, made, *args, **kwargs)

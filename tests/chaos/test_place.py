@@ -263,7 +263,7 @@ def test_who_runs_pytest_is_nobodys_place() -> None:
 @pytest.mark.parametrize("odd", ODD)
 def test_what_leads_nowhere_is_looked_at_in_peace(odd: str, library: Library) -> None:
     async def story() -> None:
-        library.in_turn(ODD[odd], SimpleNamespace(inside=ODD[odd]))
+        library.in_turn(ODD[odd](), SimpleNamespace(inside=ODD[odd]()))
         await asyncio.sleep(0.02)
 
     asyncio.run(story())

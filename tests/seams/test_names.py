@@ -24,7 +24,7 @@ from pytest_resilience.seams.sockets import SocketSeam
         ("localhost", False),
         ("1.2.3", False),
         ("", False),
-        (b"127.0.0.1", False),
+        (b"127.0.0.1", True),
         (None, False),
     ],
 )

@@ -8,6 +8,7 @@ import operator
 import socket
 import ssl
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,18 +126,16 @@ def test_what_is_replaced_again_is_replaced_by_the_same(engine: Engine) -> None:
 
 @pytest.mark.parametrize("make", [str.upper, functools.partial(operator.concat, "to ")])
 def test_a_replacement_stands_for_what_it_was_made_of(make: Any) -> None:
-    class Owner:
-        text = "a"
-
+    owner = SimpleNamespace(text="a")
     patches = Patches()
     for text in ("a", "b"):
-        Owner.text = text
-        patches.replace(Owner, "text", make)
+        owner.text = text
+        patches.replace(owner, "text", make)
         patches.restore()
-        patches.replace(Owner, "text", str.title)  # nor for another one
-        assert Owner.text == text.title()
+        patches.replace(owner, "text", str.title)  # nor for another one
+        assert owner.text == text.title()
         patches.restore()
-        assert Owner.text == text
+        assert owner.text == text
 
 
 def test_a_wrapper_below_another_tool_s_does_not_act_a_second_time(
@@ -161,12 +160,12 @@ def test_an_interrupt_while_starting_leaves_nothing(monkeypatch: pytest.MonkeyPa
     replace = Patches.replace
     calls = 0
 
-    def interrupted(self: Patches, owner: Any, name: str, make: Any) -> None:
+    def interrupted(self: Patches, owner: Any, name: str, make: Any, **given: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 5:
             raise KeyboardInterrupt
-        replace(self, owner, name, make)
+        replace(self, owner, name, make, **given)
 
     monkeypatch.setattr(Patches, "replace", interrupted)
     engine = Engine(lambda engine: [SocketSeam(engine)])
