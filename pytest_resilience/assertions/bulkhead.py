@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 from typing import overload
 
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.errors import TimeLimitExceededError
 from pytest_resilience.events import describe
@@ -143,7 +144,8 @@ def _outcome(victim: Callable[[], object], within: float) -> BaseException | Non
 
     context = contextvars.copy_context()
     thread = threading.Thread(target=context.run, args=(call,), name="victim", daemon=True)
-    thread.start()
+    with limits_lifted():
+        thread.start()
     thread.join(within)
     return outcome[0] if outcome else _late(within)
 

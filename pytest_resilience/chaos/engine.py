@@ -21,6 +21,7 @@ from pytest_resilience.chaos.forks import watch_forks
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.place import caller
 from pytest_resilience.chaos.service import Services
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.chaos.watch import Watch
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
@@ -248,7 +249,8 @@ class Engine:
         needed = self.kinds
         for seam in self._seams:
             if not needed.isdisjoint(seam.kinds):
-                seam.install()
+                with limits_lifted():  # what it loads is read from files
+                    seam.install()
                 seam.refresh()
             else:
                 seam.remove()

@@ -25,6 +25,7 @@ from pytest_resilience.chaos.quantities import period
 from pytest_resilience.chaos.running import Starter
 from pytest_resilience.chaos.schedule import ByChance
 from pytest_resilience.chaos.schedule import Schedule
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.chaos.steady_state import Probe
 from pytest_resilience.chaos.steady_state import Verdict
 from pytest_resilience.clock import SYSTEM_CLOCK
@@ -189,7 +190,9 @@ class Monkey:
         if self._background:
             # Two: a probe that hangs must not keep an experiment from ending.
             for work in (self._work, self._watch) if self._guard else (self._work,):
-                threading.Thread(target=work, args=(run,), name=self.name, daemon=True).start()
+                thread = threading.Thread(target=work, args=(run,), name=self.name, daemon=True)
+                with limits_lifted():
+                    thread.start()
 
     def _runs_already(self, interval: float) -> bool:
         run = self._run

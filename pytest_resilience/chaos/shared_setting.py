@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from typing import Any
 from typing import Generic
 from typing import TypeVar
 
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["SharedSetting", "limits_lifted"]
+__all__ = ["Limit", "SharedSetting", "limits_lifted"]
 
 T = TypeVar("T")
 
-# Re-entrant: what is started while limits are lifted may hold a limit of its own.
+# Re-entrant: a destructor or a signal can need a limit lifted in the middle of another change.
 _lock = fork_safe(sys.modules[__name__], "_lock", threading.RLock)
-_limits: list[SharedSetting[object]] = []
 
 
 class SharedSetting(Generic[T]):
@@ -41,22 +42,13 @@ class SharedSetting(Generic[T]):
         read: Callable[[], T],
         write: Callable[[T], object],
         combine: Callable[[T, list[T]], T] = lambda _, wanted: wanted[-1],
-        *,
-        lift: Callable[[SharedSetting[T]], contextlib.AbstractContextManager[None]] | None = None,
     ) -> None:
-        """`combine` is given what was found and what the owners want, the oldest first.
-
-        `lift`: makes it a limit that `limits_lifted` lifts; it is called to do so.
-        """
+        """`combine` is given what was found and what the owners want, the oldest first."""
         self.read = read
         self._write = write
         self._combine = combine
         self._wanted: dict[object, T] = {}
         self._found = self._set = read()
-        self._lifted = False
-        if lift is not None:
-            self._lift = lift
-            _limits.append(self)  # type: ignore[arg-type]  # of whatever type, it is only lifted
 
     def hold(self, wanted: T) -> Callable[[], None]:
         """Want it to be so until what is returned is called; calling it again is harmless."""
@@ -85,30 +77,6 @@ class SharedSetting(Generic[T]):
         """Whether it has an owner."""
         return bool(self._wanted)
 
-    @contextlib.contextmanager
-    def as_found(self) -> Iterator[None]:
-        """For the length of a block it is what the first owner found."""
-        if self._lifted:
-            yield
-            return
-        self._look()
-        self._lifted = True
-        self._apply()
-        try:
-            yield
-        finally:
-            self._look()
-            self._lifted = False
-            self._apply()
-
-    def change(self, turn: Callable[[T], T]) -> None:
-        """Let every owner want `turn(what it wanted)`, from the next time on that it is set."""
-        self._wanted = {owner: turn(wanted) for owner, wanted in self._wanted.items()}
-
-    def lifted(self) -> contextlib.AbstractContextManager[None]:
-        """See `limits_lifted`."""
-        return self._lift(self) if self._wanted else contextlib.nullcontext()
-
     def _look(self) -> None:
         """Keep what somebody else has set: without owners, that is whatever is there."""
         current = self.read()
@@ -116,11 +84,75 @@ class SharedSetting(Generic[T]):
             self._found = self._set = current
 
     def _apply(self) -> None:
-        wants = [] if self._lifted else list(self._wanted.values())
-        wanted = self._combine(self._found, wants) if wants else self._found
-        if wanted != self._set:
-            self._write(wanted)
-            self._set = wanted
+        wants = list(self._wanted.values())
+        self._put(self._combine(self._found, wants) if wants else self._found)
+
+    def _put(self, value: T) -> None:
+        if value != self._set:
+            self._write(value)
+            self._set = value
+
+
+class Limit(SharedSetting[T]):
+    """A setting that lets this process have only so much of something; `limits_lifted` lifts it.
+
+    What is taken or given back while it is lifted is ours, so that afterwards as much can be had
+    as before.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], T],
+        write: Callable[[T], object],
+        combine: Callable[[T, list[T]], T],
+        used: Callable[[], Any] = lambda: None,
+        moved: Callable[[T, Any, Any], T] = lambda wanted, _, __: wanted,
+    ) -> None:
+        """`used` says what is in use; `moved` makes, of what an owner wanted and of what was in
+        use before and after, what leaves as much as it wanted to leave.
+        """
+        super().__init__(read, write, combine)
+        self._used = used
+        self._moved = moved
+        self._lifted = False
+        self._before: tuple[list[object], Any] = [], None  # for whom, what was in use
+        _limits.append(self)  # type: ignore[arg-type]  # of whatever type
+
+    def lift(self) -> None:
+        """Have it as the first owner found it, until `lower`."""
+        self._look()
+        self._lifted = True
+        self._apply()
+
+    def look_before(self) -> None:
+        """See what is in use, now that all limits are lifted: looking takes some as well."""
+        if self._wanted:
+            self._before = list(self._wanted), self._used()
+
+    def look_after(self) -> None:
+        """Charge no owner for what has been taken; those that are new have seen it."""
+        (owners, before), self._before = self._before, ([], None)
+        if owners:
+            with contextlib.suppress(OSError, MemoryError):  # the machine itself has no more
+                after = self._used()
+                for owner in self._wanted.keys() & owners:
+                    self._wanted[owner] = self._moved(self._wanted[owner], before, after)
+
+    def lower(self) -> None:
+        """Have it again as the owners want it."""
+        self._look()
+        self._lifted = False
+        self._apply()
+
+    def _apply(self) -> None:
+        if self._lifted:
+            self._put(self._found)
+        else:
+            super()._apply()
+
+
+_limits: list[Limit[object]] = []
+_lifting: list[int] = []  # the thread of each block that runs
 
 
 @contextlib.contextmanager
@@ -128,9 +160,48 @@ def limits_lifted() -> Iterator[None]:
     """Run a block without the limits that experiments have put on this process.
 
     For what is ours: a worker, a timer or a proxy that starts while an experiment leaves the
-    process no thread or no descriptor, and children, which inherit its limits.
+    process no thread or no descriptor, and children, which inherit its limits. Other threads
+    are without limits as well meanwhile, and what they take or give back counts as ours: a block
+    is as short as can be.
     """
-    with _lock, contextlib.ExitStack() as stack:
-        for each in _limits:
-            stack.enter_context(each.lifted())
+    try:
+        _begin()
         yield
+    finally:
+        _end()
+
+
+def _begin() -> None:
+    with _lock:
+        _lifting.append(threading.get_ident())
+        if len(_lifting) == 1:
+            for each in _limits:
+                each.lift()
+            for each in _limits:
+                each.look_before()
+
+
+def _end() -> None:
+    with _lock:
+        try:
+            if len(_lifting) == 1:
+                for each in _limits:
+                    each.look_after()
+        finally:
+            _lifting.remove(threading.get_ident())
+            if not _lifting:
+                for each in _limits:
+                    each.lower()
+
+
+def _forget_other_threads() -> None:
+    """In a forked child, where no other thread is to end its block."""
+    lifted = bool(_lifting)
+    _lifting[:] = [each for each in _lifting if each == threading.get_ident()]
+    if lifted and not _lifting:
+        for each in _limits:
+            each.lower()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_other_threads)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.chaos.tolerance import tolerates
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
@@ -109,19 +110,28 @@ def _expected(tolerance: Any) -> str:
 
 def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """The result of a coroutine, in a thread of its own: this one may run a loop already."""
-    import asyncio
+    with limits_lifted():
+        import asyncio
 
     results: list[Any] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            results.append(asyncio.run(coroutine))
+            with limits_lifted():
+                runner = asyncio.Runner()
+                runner.get_loop()  # it is made now
+            try:
+                results.append(runner.run(coroutine))
+            finally:
+                with limits_lifted():
+                    runner.close()
         except BaseException as error:
             errors.append(error)
 
     thread = threading.Thread(target=run, name="steady state probe", daemon=True)
-    thread.start()
+    with limits_lifted():
+        thread.start()
     thread.join()
     if errors:
         raise errors[0]

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.chaos.steady_state import Verdict
 from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.chaos.toolkit_activity import Activity
@@ -219,7 +220,8 @@ class _Record:
                 self.failed()
 
         thread = threading.Thread(target=work, name=str(activity.document["name"]), daemon=True)
-        thread.start()
+        with limits_lifted():
+            thread.start()
         return thread
 
     def failed(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 from pytest_resilience.chaos.contexts import dual_context
 from pytest_resilience.chaos.shared_setting import SharedSetting
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin.scope import over
 
@@ -48,11 +50,17 @@ class PostgresChaos:
 
         self._url = url
         self._owner = owner
-        self._connection = psycopg.connect(url, autocommit=True)
+        with limits_lifted():
+            self._connection = psycopg.connect(url, autocommit=True)
         self._settings: dict[str, SharedSetting[str | None]] = {}
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has let go of the server."""
+        return bool(self._connection.closed)
+
     def _check_open(self) -> None:
-        if self._connection.closed:
+        if self.closed:
             raise over(self._owner)
 
     def close(self) -> None:
@@ -116,7 +124,9 @@ class PostgresChaos:
         self._check_open()
         import psycopg
 
-        with psycopg.connect(self._url) as rival:
+        with limits_lifted():
+            rival = psycopg.connect(self._url)
+        with rival:
             rival.execute(statement)
             yield
             rival.rollback()
@@ -131,7 +141,9 @@ class PostgresChaos:
         import psycopg
 
         self._check_open()
-        with psycopg.connect(self._url) as rival:
+        with limits_lifted():
+            rival = psycopg.connect(self._url)
+        with rival:
             rival.execute("SELECT set_config('deadlock_timeout', %s, true)", (_NEVER,))
             rival.execute(first)
 
@@ -140,7 +152,8 @@ class PostgresChaos:
                     rival.execute(second)
 
             thread = threading.Thread(target=go_on, daemon=True)
-            thread.start()
+            with limits_lifted():
+                thread.start()
             self._until_waiting(rival.info.backend_pid)
             try:
                 yield
@@ -157,19 +170,24 @@ class PostgresChaos:
 
     @_context
     def exhausted(self) -> Iterator[int]:
-        """The server takes no connection more (SQLSTATE 53300); gives how many that took."""
+        """The server takes no connection more (SQLSTATE 53300); gives how many that took.
+
+        Raises OSError if this process can open fewer than the server would take.
+        """
         import psycopg
 
         self._check_open()
         with contextlib.ExitStack() as stack:
             taken = 0
-            while True:
-                try:
-                    connection = psycopg.connect(self._url)
-                except psycopg.OperationalError:
-                    break
-                stack.callback(connection.close)
-                taken += 1
+            with limits_lifted():
+                while True:
+                    try:
+                        connection = psycopg.connect(self._url)
+                    except psycopg.OperationalError:
+                        os.close(os.open(os.devnull, os.O_RDONLY))  # it was not this process
+                        break
+                    stack.callback(connection.close)
+                    taken += 1
             yield taken
 
 
@@ -181,15 +199,17 @@ def _first(cursor: Any) -> Any:
 def servers(owner: str = "") -> Iterator[Callable[[str], PostgresChaos]]:
     """A maker of them for the test `owner`; closes them all at the end, and makes no more."""
     over_now = False
+    made: dict[str, PostgresChaos] = {}
     with contextlib.ExitStack() as stack:
 
         def of(url: str) -> PostgresChaos:
             __tracebackhide__ = True
             if over_now:
                 raise over(owner)
-            chaos = PostgresChaos(url, owner)
-            stack.callback(chaos.close)
-            return chaos
+            if url not in made or made[url].closed:  # one that is asked for twice is the same
+                made[url] = PostgresChaos(url, owner)
+                stack.callback(made[url].close)
+            return made[url]
 
         try:
             yield of

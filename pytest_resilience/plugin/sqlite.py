@@ -13,6 +13,7 @@ from typing import Self
 
 from pytest_resilience.chaos.contexts import dual_context
 from pytest_resilience.chaos.shared_setting import SharedSetting
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.plugin.scope import over
 
 
@@ -21,6 +22,7 @@ __all__ = ["SqliteChaos"]
 _strictest: dict[str, Callable[[int, list[int]], int]] = {
     "max_page_count": lambda found, wanted: min(found, *wanted),
     "query_only": lambda _, wanted: max(wanted),
+    "progress": lambda _, wanted: min(wanted),
 }
 
 
@@ -33,7 +35,7 @@ class SqliteChaos:
         self._closed = False
         self._stack = contextlib.ExitStack()
         # Each keeps its connection, so that no other one can have its id.
-        self._pragmas: dict[tuple[int, str], SharedSetting[int]] = {}
+        self._settings: dict[tuple[int, str], SharedSetting[int]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -55,13 +57,16 @@ class SqliteChaos:
     def locked(self, path: str | Path) -> Iterator[sqlite3.Connection]:
         """Another connection holds the lock: SQLITE_BUSY, once the client's timeout is over."""
         self._check_open()
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as rival:
-            self._stack.callback(rival.close)
-            rival.execute("BEGIN EXCLUSIVE")
-            try:
-                yield rival
-            finally:
-                rival.execute("ROLLBACK")
+        with limits_lifted():
+            rival = sqlite3.connect(path, isolation_level=None)
+        self._stack.callback(rival.close)
+        try:
+            with limits_lifted():  # it makes a file, too
+                rival.execute("BEGIN EXCLUSIVE")
+            yield rival
+        finally:
+            with limits_lifted():
+                rival.close()  # which rolls back
 
     @dual_context
     def full(self, connection: sqlite3.Connection, *, more: int = 0) -> Iterator[None]:
@@ -73,13 +78,20 @@ class SqliteChaos:
 
     @dual_context
     def interrupted(self, connection: sqlite3.Connection, *, after: int = 1) -> Iterator[None]:
-        """Each statement is interrupted `after` so many steps of it: SQLITE_INTERRUPT."""
+        """Each statement is interrupted `after` so many steps of it: SQLITE_INTERRUPT.
+
+        A progress handler that the connection had before is gone: nobody can ask for it.
+        """
         self._check_open()
-        connection.set_progress_handler(lambda: 1, after)
-        try:
+        steps = 0
+
+        def write(wanted: int) -> None:
+            nonlocal steps
+            steps = wanted
+            connection.set_progress_handler((lambda: 1) if wanted else None, wanted)
+
+        with self._shared(connection, "progress", after, lambda: steps, write):
             yield
-        finally:
-            connection.set_progress_handler(None, 0)
 
     @dual_context
     def read_only(self, connection: sqlite3.Connection) -> Iterator[None]:
@@ -91,14 +103,29 @@ class SqliteChaos:
     @contextlib.contextmanager
     def _pragma(self, connection: sqlite3.Connection, name: str, value: int) -> Iterator[None]:
         """Have a setting of a connection for a while, also while another block has it."""
+        read = f"PRAGMA {name}"
+        with self._shared(
+            connection,
+            name,
+            value,
+            lambda: int(connection.execute(read).fetchone()[0]),
+            lambda wanted: connection.execute(f"{read} = {wanted}"),
+        ):
+            yield
+
+    @contextlib.contextmanager
+    def _shared(
+        self,
+        connection: sqlite3.Connection,
+        name: str,
+        value: int,
+        read: Callable[[], int],
+        write: Callable[[int], object],
+    ) -> Iterator[None]:
         key = (id(connection), name)
-        setting = self._pragmas.get(key)
+        setting = self._settings.get(key)
         if setting is None:
-            setting = self._pragmas[key] = SharedSetting(
-                lambda: int(connection.execute(f"PRAGMA {name}").fetchone()[0]),
-                lambda wanted: connection.execute(f"PRAGMA {name} = {wanted}"),
-                _strictest[name],
-            )
+            setting = self._settings[key] = SharedSetting(read, write, _strictest[name])
         let_go = setting.hold(value)
         try:
             yield

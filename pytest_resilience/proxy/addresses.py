@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
@@ -82,7 +83,8 @@ def resolve(what: str, address: Address) -> tuple[Endpoint, ...]:
     if not address.host or not address.port:
         raise ConfigurationError(f"{what}={str(address)!r} needs a host and a port to connect to")
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        with limits_lifted():  # it reads files, and asks other machines
+            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{what}={str(address)!r} cannot be resolved: {error}") from error
     return tuple(Endpoint(family, sockaddr) for family, *_, sockaddr in found)

@@ -22,6 +22,7 @@ from typing import Self
 from urllib.parse import unquote
 from urllib.parse import urlsplit
 
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import loopback
 from pytest_resilience.proxy.addresses import parse_address
@@ -71,7 +72,8 @@ class ControlServer:
         endpoint = loopback(address)
         self._requests = Requests(proxies, seed=seed)
         try:
-            self._server = _Server(endpoint.family, endpoint.sockaddr, self._requests)
+            with limits_lifted():
+                self._server = _Server(endpoint.family, endpoint.sockaddr, self._requests)
         except OSError as error:
             raise ConfigurationError(
                 f"the control cannot listen on {address}: {error.strerror or error}; give "
@@ -80,7 +82,8 @@ class ControlServer:
         self.address: tuple[str, int] = self._server.socket.getsockname()[:2]
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="proxy control", daemon=True)
-        self._thread.start()
+        with limits_lifted():
+            self._thread.start()
 
     def _serve(self) -> None:
         while not self._closed:
@@ -125,13 +128,20 @@ class _Server(ThreadingHTTPServer):
         # Without HTTPServer's look-up of the host's name, which can take seconds.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
+        self.socket.setblocking(False)  # the client may have gone before it is let in
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = self.socket.getsockname()[:2]
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        client, address = super().get_request()
+        with limits_lifted():
+            client, address = super().get_request()
+        client.setblocking(True)
         self._clients.add(client)
         return client, address
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with limits_lifted():  # it starts a thread
+            super().process_request(request, client_address)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002  # its names
         """Whether there is room for one more; each takes a thread and a descriptor."""
@@ -149,7 +159,13 @@ class _Server(ThreadingHTTPServer):
 
     def shutdown_request(self, request: Any) -> None:
         self._clients.discard(request)
-        super().shutdown_request(request)
+        with limits_lifted():
+            super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        with limits_lifted():
+            self.socket.close()
+        super().server_close()  # waits for its threads
 
     def handle_error(self, *_: Any) -> None:
         error = sys.exception()

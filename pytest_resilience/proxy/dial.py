@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from collections.abc import Sequence
 
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.proxy.addresses import Endpoint
 from pytest_resilience.proxy.loop import Loop
 
@@ -40,7 +41,8 @@ class Dial:
         endpoint = self._endpoints.pop(0)
         try:
             # Below `socket.socket`: what seams and other tools patch is not for this traffic.
-            sock = socket.SocketType(endpoint.family, socket.SOCK_STREAM)
+            with limits_lifted():
+                sock = socket.SocketType(endpoint.family, socket.SOCK_STREAM)
         except OSError as error:  # no descriptor is left; the next client may find one
             self._failed(error)
             return
@@ -56,7 +58,8 @@ class Dial:
         """Give it up; harmless when it is over."""
         if self._sock is not None:
             self._loop.watch(self._sock, 0, self._ready)
-            self._sock.close()
+            with limits_lifted():
+                self._sock.close()
             self._sock = None
 
     def _ready(self, _events: int) -> None:

@@ -10,6 +10,7 @@ import socket
 
 from collections.abc import Callable
 
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import Address
 from pytest_resilience.proxy.addresses import Endpoint
@@ -45,9 +46,8 @@ class Door:
         self.address = Address(host, port)
 
     def _bound(self, port: int, host: str) -> socket.socket:
-        sock = socket.socket(self._family, socket.SOCK_STREAM)
+        sock = self._made()
         try:
-            sock.setblocking(False)
             # The connections of one that was shut are still around; they do not block it.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, port))
@@ -58,10 +58,15 @@ class Door:
             raise _unavailable(Address(host, port), error) from error
         if port:
             sock.close()
-            sock = socket.socket(self._family, socket.SOCK_STREAM)
-            sock.setblocking(False)
+            sock = self._made()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, port))
+        return sock
+
+    def _made(self) -> socket.socket:
+        with limits_lifted():
+            sock = socket.socket(self._family, socket.SOCK_STREAM)
+        sock.setblocking(False)
         return sock
 
     def open(self) -> None:
@@ -87,7 +92,8 @@ class Door:
             with contextlib.suppress(OSError):  # some systems do not know it of a listener
                 self._sock.shutdown(socket.SHUT_RDWR)  # of a forked process's copy as well
         self._open = False
-        self._sock.close()
+        with limits_lifted():
+            self._sock.close()
 
     def abandon(self) -> None:
         """In a forked process: close its copy of the port."""
@@ -108,7 +114,8 @@ class Door:
             if not self._open:
                 return
             try:
-                client, _ = self._sock.accept()
+                with limits_lifted():
+                    client, _ = self._sock.accept()
             except BlockingIOError:
                 return
             except OSError as error:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 from typing import TypeVar
 
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import in_a_loop
 from pytest_resilience.errors import ShutdownError
@@ -77,8 +78,9 @@ class Loop:
 
     def __init__(self, name: str, clock: Clock) -> None:
         self.clock = clock
-        self._selector = selectors.DefaultSelector()
-        self._waker, self._wake_end = os.pipe()
+        with limits_lifted():
+            self._selector = selectors.DefaultSelector()
+            self._waker, self._wake_end = os.pipe()
         for descriptor in (self._waker, self._wake_end):
             os.set_blocking(descriptor, False)
         self._selector.register(self._waker, selectors.EVENT_READ, self._drain)
@@ -90,7 +92,8 @@ class Loop:
         self._reason = "the proxy is closed; make a new one"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         try:
-            self._thread.start()
+            with limits_lifted():
+                self._thread.start()
         except RuntimeError:  # there is no thread left
             self.abandon()
             raise
@@ -150,9 +153,13 @@ class Loop:
         """In a forked process, where it does not run: be closed, and close its descriptors."""
         self._closed = True
         self._calls.clear()
-        self._selector.close()
-        os.close(self._waker)
-        os.close(self._wake_end)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        with limits_lifted():
+            self._selector.close()
+            os.close(self._waker)
+            os.close(self._wake_end)
 
     def watch(self, source: Any, events: int, ready: Callable[[int], None]) -> None:
         """Call `ready(events)` whenever `source` is; no events: no more."""
@@ -194,9 +201,7 @@ class Loop:
                 self._calls.popleft().run()
             with self._lock:  # whoever has asked for something has also rung the bell
                 if self._closed and not self._calls:
-                    self._selector.close()
-                    os.close(self._waker)
-                    os.close(self._wake_end)
+                    self._let_go()
                     return
 
     def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:

@@ -10,6 +10,7 @@ import struct
 from collections import deque
 from typing import Protocol
 
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.proxy.loop import Loop
 
 
@@ -99,7 +100,8 @@ class Side:
         if self._open:
             self._open = False
             self._loop.watch(self.sock, 0, self._ready)
-            self.sock.close()
+            with limits_lifted():
+                self.sock.close()
             self._pending.clear()
             self.backlog = 0
 

@@ -23,6 +23,7 @@ from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.place import task_here
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.seams.dialing import Dialing
 from pytest_resilience.seams.loop_passes import Passes
@@ -86,7 +87,8 @@ class Loops:
         transport = _transport_of(loop, sock)
         if transport is None:
             return None
-        from pytest_resilience.seams.detours import detour_of
+        with limits_lifted():  # it may be the first time
+            from pytest_resilience.seams.detours import detour_of
 
         return detour_of(loop, transport)
 

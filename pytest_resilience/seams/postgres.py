@@ -14,6 +14,7 @@ import socket
 from typing import Any
 
 from pytest_resilience.chaos.database import DURING
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -60,5 +61,7 @@ def refusal(condition: str, host: str, port: Any) -> str:
 
 def cut(descriptor: int, moment: str) -> None:
     """Lose a connection: in both directions, or only the answers of what is sent DURING it."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
-        connection.shutdown(socket.SHUT_RD if moment == DURING else socket.SHUT_RDWR)
+    with contextlib.suppress(OSError), limits_lifted():
+        connection = socket.socket(fileno=os.dup(descriptor))
+        with connection:
+            connection.shutdown(socket.SHUT_RD if moment == DURING else socket.SHUT_RDWR)

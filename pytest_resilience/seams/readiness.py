@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable
 
 from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import in_a_loop
@@ -116,7 +117,8 @@ class Readiness:
             self._watcher = threading.Thread(
                 target=self._end_in_time, name="pytest-resilience readiness", daemon=True
             )
-            self._watcher.start()
+            with limits_lifted():
+                self._watcher.start()
         self._changed.notify()
 
     def _end_in_time(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.clock import in_a_loop
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.seams import socket_effects
@@ -96,7 +97,8 @@ class Walls:
         if not self._holds(sock, link) or link.cut is None:
             return
         with contextlib.suppress(OSError):  # no descriptor to be had
-            left = another(sock, os.dup(sock.fileno()))
+            with limits_lifted():
+                left = another(sock, os.dup(sock.fileno()))
             left.settimeout(_PATIENCE)
             with self._lock:
                 self._closed.append((left, link.backlog, link.cut))
@@ -130,8 +132,10 @@ class Walls:
             ready = [each for each in self._closed if not each[2].left()]
             self._closed = [each for each in self._closed if each not in ready]
         for sock, backlog, _ in ready:
-            with contextlib.suppress(OSError), contextlib.closing(sock):
+            with contextlib.suppress(OSError):
                 backlog.flush(sock)
+            with limits_lifted():
+                sock.close()
 
     def _flush_soon(self, sock: socket.socket, link: Link) -> None:
         self._flush(sock, link)
@@ -154,7 +158,8 @@ class Walls:
                     name="pytest-resilience partition",
                     daemon=True,
                 )
-                self._watcher.start()
+                with limits_lifted():
+                    self._watcher.start()
 
     def _wait_for_the_end(self, over: threading.Event) -> None:
         while not over.wait(_SOON):

@@ -12,6 +12,7 @@ import os
 import select
 import socket
 
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.seams.patching import KernelSocket
 from pytest_resilience.seams.patching import kernel_socket
 
@@ -27,7 +28,10 @@ def refuse(sock: socket.socket) -> None:
     Returns only where this cannot be done, as with a socket bound to an outside address.
     """
     __tracebackhide__ = True
-    with contextlib.closing(KernelSocket(sock.family, socket.SOCK_STREAM)) as holder:
+    with (
+        limits_lifted(),
+        contextlib.closing(KernelSocket(sock.family, socket.SOCK_STREAM)) as holder,
+    ):
         try:
             holder.bind((_LOOPBACK[sock.family], 0))  # held, so that nobody listens there
             KernelSocket.connect(kernel_socket(sock), holder.getsockname())
@@ -57,7 +61,7 @@ def end(sock: socket.socket) -> None:
 
 
 def _replace(sock: socket.socket, *, accepted: bool) -> None:
-    with contextlib.closing(_wreck(accepted=accepted)) as wreck:
+    with limits_lifted(), contextlib.closing(_wreck(accepted=accepted)) as wreck:
         with contextlib.suppress(OSError):  # the peer was faster
             KernelSocket.shutdown(
                 kernel_socket(sock), socket.SHUT_RDWR

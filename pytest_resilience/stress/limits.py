@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import threading
 import time
 
 from collections.abc import Callable
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from typing import Any
 
+from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.pressure import DescriptorLimit
 from pytest_resilience.chaos.pressure import GilLoad
 from pytest_resilience.chaos.pressure import MemoryLimit
 from pytest_resilience.chaos.pressure import PressureReading
 from pytest_resilience.chaos.pressure import ThreadLimit
-from pytest_resilience.chaos.shared_setting import SharedSetting
+from pytest_resilience.chaos.shared_setting import Limit
 from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.stress import caps
@@ -27,7 +26,6 @@ from pytest_resilience.stress.labour import work
 
 __all__ = ["DescriptorPress", "GilPress", "MemoryLimitPress", "ThreadPress"]
 
-_OPEN = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 _MOST_LEFT = 4096  # descriptors: intensity is about those that a program could come to need
 # No address space has room for a stack of this size, so no thread can be had.
 _IMPOSSIBLE_STACK = 2**46  # bytes
@@ -77,11 +75,9 @@ class GilPress:
 Limits = tuple[int, int]  # soft and hard, as `resource` has them
 
 
-@functools.cache
 def _resource_limit(
-    name: str,
-    lift: Callable[[SharedSetting[Limits]], AbstractContextManager[None]] = SharedSetting.as_found,
-) -> SharedSetting[Limits]:
+    name: str, used: Callable[[], Any], moved: Callable[[Limits, Any, Any], Limits]
+) -> Limit[Limits]:
     """A resource limit of this process. Raises UnavailableError where there is none."""
     try:
         import resource
@@ -94,12 +90,35 @@ def _resource_limit(
         soft = [each for each in (found[0], found[1]) if each != resource.RLIM_INFINITY]
         return min([*soft, *(each for each, _ in wanted)]), found[1]
 
-    return SharedSetting(
+    return Limit(
         lambda: resource.getrlimit(which),
         lambda limits: resource.setrlimit(which, limits),
         lowest,
-        lift=lift,
+        used,
+        moved,
     )
+
+
+@functools.cache
+def _descriptors() -> Limit[Limits]:
+    return _resource_limit("RLIMIT_NOFILE", open_descriptors, _as_many_left)
+
+
+@functools.cache
+def _memory() -> Limit[Limits]:
+    return _resource_limit("RLIMIT_AS", _address_space, _as_much_left)
+
+
+@functools.cache
+def _stack_size() -> Limit[int]:
+    """The size of the stacks of threads that start from now on, in bytes; 0 for the usual."""
+
+    def read() -> int:
+        size = threading.stack_size()  # which sets it to the usual one
+        threading.stack_size(size)
+        return size
+
+    return Limit(read, threading.stack_size, lambda _, wanted: wanted[-1])
 
 
 class DescriptorPress:
@@ -110,7 +129,7 @@ class DescriptorPress:
     """
 
     def __init__(self, fault: DescriptorLimit) -> None:
-        self._limit = _resource_limit("RLIMIT_NOFILE", _with_as_many_left)
+        self._limit = _descriptors()
         self._leave = fault.leave
         self._left = 0
         self._intensity = fault.intensity
@@ -122,7 +141,7 @@ class DescriptorPress:
             self._leave = 0
             return  # nothing
         with limits_lifted():
-            free = self._limit.read()[0] - len(os.listdir(_OPEN))
+            free = self._limit.read()[0] - len(open_descriptors())
             if self._leave is None:
                 self._leave = int(min(free, _MOST_LEFT) * (1 - self._intensity))
             number = None if self._leave > free else _number_after(self._leave)
@@ -143,39 +162,28 @@ class DescriptorPress:
         )
 
 
-@contextlib.contextmanager
-def _with_as_many_left(limit: SharedSetting[Limits]) -> Iterator[None]:
-    """Lift the limit on descriptors; after that, as many can be had as before.
-
-    What was opened meanwhile took the lowest numbers, which the limit had left to others.
-    """
-    before = limit.read()[0]
-    left = _count_left()
-    with limit.as_found():
-        yield
-        number = _number_after(left)
-        if number is not None:
-            limit.change(lambda wanted: (wanted[0] + number - before, wanted[1]))
+def _as_many_left(wanted: Limits, before: frozenset[int], after: frozenset[int]) -> Limits:
+    """What is opened while the limit is lifted takes numbers that it had left to others."""
+    left = wanted[0] - sum(number < wanted[0] for number in before)
+    return _free(left, after), wanted[1]
 
 
-def _count_left() -> int:
-    """How many descriptors can still be had: found by trying, as below."""
-    tried: list[int] = []
-    try:
-        while True:
-            tried.append(os.open(os.devnull, os.O_RDONLY))
-    except OSError:
-        return len(tried)
-    finally:
-        for each in tried:
-            os.close(each)
+def _free(left: int, in_use: frozenset[int]) -> int:
+    """The number that is had after so many more."""
+    number = left
+    for each in sorted(in_use):
+        number += each <= number
+    return number
 
 
 def _number_after(leave: int) -> int | None:
     """The number that would be had after so many more; None if there are not so many.
 
-    Found by trying: a thread that waits in `accept` has a number already that nothing shows.
+    Found by trying: a thread that waits in `accept` has a number already that nothing shows. Of
+    very many, which others may need, it does not matter.
     """
+    if leave > _MOST_LEFT:
+        return _free(leave, open_descriptors())
     tried: list[int] = []
     try:
         tried.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(leave + 1))
@@ -192,7 +200,7 @@ class MemoryLimitPress:
     """Lets this process have only so many bytes of address space more (RLIMIT_AS)."""
 
     def __init__(self, fault: MemoryLimit) -> None:
-        self._limit = _resource_limit("RLIMIT_AS")
+        self._limit = _memory()
         self._headroom = fault.headroom
         self._on = fault.intensity > 0
         self._let_go: Callable[[], None] | None = None
@@ -215,20 +223,22 @@ class MemoryLimitPress:
         )
 
 
+def _as_much_left(wanted: Limits, before: int, after: int) -> Limits:
+    """What grows while the limit is lifted, such as by the stack of a thread, is not charged."""
+    return wanted[0] + after - before, wanted[1]
+
+
 def _address_space() -> int:
     import mmap
 
     try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[0]) * mmap.PAGESIZE
+        file = os.open("/proc/self/statm", os.O_RDONLY | os.O_NONBLOCK)  # in a loop as well
     except FileNotFoundError:
         raise UnavailableError("memory cannot be limited without /proc") from None
-
-
-@functools.cache
-def _stack_size() -> SharedSetting[int]:
-    """The size of the stacks of threads that start from now on, in bytes; 0 for the usual."""
-    return SharedSetting(threading.stack_size, threading.stack_size, lift=SharedSetting.as_found)
+    try:
+        return int(os.read(file, 256).split()[0]) * mmap.PAGESIZE
+    finally:
+        os.close(file)
 
 
 class ThreadPress:

@@ -51,33 +51,27 @@ class WorkerPress:
         self._workers: list[Worker] = []
 
     def start(self) -> None:
-        with limits_lifted():  # a worker would inherit them
-            self._start()
-
-    def _start(self) -> None:
-        self._gauge = Gauge()
         try:
-            for job, settings in self._jobs:
-                self._workers.append(Worker(job, **settings))
+            with limits_lifted():  # which a worker would inherit
+                for job, settings in self._jobs:
+                    self._workers.append(Worker(job, **settings))
             for worker in self._workers:
                 worker.wait()
+            # What it took to get here is not to be measured.
+            with limits_lifted():  # it is read from files
+                self._used = self._cpu_seconds()
+                self._gauge = Gauge()
         except BaseException:
             self._close()
             raise
-        # What it took to get here is not to be measured.
-        self._used = self._cpu_seconds()
-        self._gauge = Gauge()
 
     def stop(self) -> PressureReading:
-        with limits_lifted():  # what it measures is read from files
-            return self._stop()
-
-    def _stop(self) -> PressureReading:
         try:
-            seconds = self._gauge.seconds
-            used = self._cpu_seconds() - self._used
-            others = self._gauge.others(used)
-            before = self.measure(self._workers, used, seconds)
+            with limits_lifted():
+                seconds = self._gauge.seconds
+                used = self._cpu_seconds() - self._used
+                others = self._gauge.others(used)
+                before = self.measure(self._workers, used, seconds)
         finally:
             last = self._close()
         return PressureReading(

@@ -50,6 +50,9 @@ class StressSeam:
         self._running: dict[Activation, _Running] = {}
 
     def install(self) -> None:
+        """Nothing to do: everything is begun and ended by `refresh`."""
+
+    def refresh(self) -> None:
         """Begin what has become active and end what is so no more."""
         wanted = [
             each for each in self._engine.active if each.kinds & self.kinds and not each.paused
@@ -58,9 +61,6 @@ class StressSeam:
         for activation in wanted:
             if activation not in self._running:
                 self._begin(activation)
-
-    def refresh(self) -> None:
-        """Nothing to do: `install` is called at every change."""
 
     def remove(self) -> None:
         self._end(list(self._running))

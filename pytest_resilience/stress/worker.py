@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.errors import UnavailableError
 
 
@@ -80,12 +81,14 @@ class Worker:
         assert self._process.stdout is not None
         if os.getpid() != self._owner:
             return {}  # in a forked child: the worker is its parent's
-        self._process.stdin.close()
+        with limits_lifted():
+            self._process.stdin.close()
         last = self._message(_GRACE)
         try:
             self._process.wait(_GRACE if last else 0.0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
+        with limits_lifted():
+            self._process.stdout.close()
         return last

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_resilience.chaos.shared_setting import Limit
 from pytest_resilience.chaos.shared_setting import SharedSetting
 from pytest_resilience.chaos.shared_setting import limits_lifted
 
@@ -102,12 +106,7 @@ def test_one_that_cannot_be_set_has_no_owner() -> None:
 
 def test_limits_are_lifted_for_the_length_of_a_block() -> None:
     machine = Machine(50)
-    limit = SharedSetting(
-        machine.read,
-        machine.write,
-        lambda found, wanted: min(found, *wanted),
-        lift=SharedSetting.as_found,
-    )
+    limit = Limit(machine.read, machine.write, lambda found, wanted: min(found, *wanted))
     other = Machine(7)
     other.setting().hold(3)  # no limit
     with limits_lifted():
@@ -126,3 +125,81 @@ def test_limits_are_lifted_for_the_length_of_a_block() -> None:
         raise KeyError
     let_go()
     assert (machine.value, other.value) == (50, 3)
+
+
+def test_what_is_taken_while_a_limit_is_lifted_is_not_charged() -> None:
+    machine, taken = Machine(50), 3
+
+    def used() -> int:
+        assert machine.value == 50
+        return taken
+
+    limit = Limit(
+        machine.read, machine.write, lambda found, all_: min(found, *all_),
+        used, lambda wanted, before, after: wanted + after - before,
+    )  # fmt: skip
+    held = [limit.hold(10), limit.hold(20)]
+    with limits_lifted():
+        taken += 4
+        held.append(limit.hold(9))  # of somebody else, who has seen all of it
+    assert machine.value == 9
+    for which, left in ((2, 14), (0, 24), (1, 50)):
+        held[which]()
+        assert machine.value == left
+
+
+def test_what_fails_to_be_lifted_is_lowered_again() -> None:
+    machine, others = Machine(50), Machine(50)
+    limit = Limit(machine.read, machine.write, lambda found, wanted: min(found, *wanted))
+    other = Limit(others.read, others.write, lambda found, wanted: min(found, *wanted))
+    let_go, let_go_too = limit.hold(10), other.hold(10)
+    others.writable = False
+    with pytest.raises(OSError, match="read-only"), limits_lifted():
+        pass
+    assert (machine.value, others.value) == (10, 10)
+    others.writable = True
+    with limits_lifted():
+        assert (machine.value, others.value) == (50, 50)
+    let_go()
+    let_go_too()
+
+
+def test_nobody_else_waits_for_a_block_without_limits() -> None:
+    machine = Machine(50)
+    limit = Limit(machine.read, machine.write, lambda found, wanted: min(found, *wanted))
+    with limits_lifted():
+        thread = threading.Thread(target=lambda: limit.hold(7))
+        thread.start()
+        thread.join(30)
+        assert not thread.is_alive()
+        assert machine.value == 50
+    assert machine.value == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="it does not fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_child_that_is_forked_while_another_thread_has_a_block_is_limited() -> None:
+    machine = Machine(50)
+    limit = Limit(machine.read, machine.write, lambda found, wanted: min(found, *wanted))
+    let_go = limit.hold(7)
+    lifted, over = threading.Event(), threading.Event()
+
+    def lift() -> None:
+        with limits_lifted():
+            lifted.set()
+            over.wait(30)
+
+    thread = threading.Thread(target=lift)
+    thread.start()
+    assert lifted.wait(30)
+    child = os.fork()
+    if not child:
+        limited = machine.value == 7
+        with limits_lifted():
+            limited = limited and machine.value == 50
+        os._exit(0 if limited and machine.value == 7 else 1)
+    status = os.waitpid(child, 0)[1]
+    over.set()
+    thread.join()
+    let_go()
+    assert status == 0

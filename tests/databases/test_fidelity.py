@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.hazards import Hazards
 from pytest_resilience.plugin.postgres import PostgresChaos
 from pytest_resilience.plugin.sqlite import SqliteChaos
 from tests.databases.conftest import Chaos
@@ -297,7 +299,8 @@ def test_what_a_database_had_set_before_is_set_again(
         admin.execute(f"ALTER DATABASE {admin.info.dbname} SET statement_timeout = '77s'")
         try:
             chaos = postgres_chaos(table)
-            first, second = chaos.statement_timeout("11s"), chaos.statement_timeout("22s")
+            first = chaos.statement_timeout("11s")
+            second = postgres_chaos(table).statement_timeout("22s")
             first.__enter__()
             second.__enter__()
             first.__exit__(None, None, None)
@@ -329,3 +332,34 @@ def test_what_a_connection_had_set_before_is_set_again(
             assert settings()[1] == 1
             second.__exit__(None, None, None)
         assert settings() == [1000, 0]
+
+
+def test_statements_are_interrupted_until_the_last_block_ends(
+    shop: Path, sqlite_chaos: SqliteChaos
+) -> None:
+    with contextlib.closing(sqlite3.connect(shop)) as connection:
+        first, second = sqlite_chaos.interrupted(connection), sqlite_chaos.interrupted(connection)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        with pytest.raises(sqlite3.OperationalError, match="interrupted"):
+            connection.execute("SELECT * FROM orders").fetchall()
+        second.__exit__(None, None, None)
+        connection.execute("SELECT * FROM orders").fetchall()
+
+
+def test_postgres_works_while_a_limit_leaves_no_descriptor(
+    table: str, postgres_chaos: Callable[[str], PostgresChaos]
+) -> None:
+    import psycopg
+
+    with psycopg.connect(table) as client, contextlib.ExitStack() as stack:
+        limit = Hazards().start(ChaosExperiment("files", "fd_exhaustion", leave=0), seed=1)
+        stack.callback(limit.stop)
+        chaos = postgres_chaos(table)
+        with chaos.locked("LOCK TABLE orders"):
+            client.execute("SET lock_timeout = '10ms'")
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                client.execute(UPDATE)
+        with chaos.exhausted() as taken:
+            assert taken > 5

@@ -1,0 +1,52 @@
+"""Which descriptors of this process are open."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from types import BuiltinFunctionType
+
+from pytest_resilience.chaos.shared_setting import limits_lifted
+
+
+__all__ = ["open_descriptors"]
+
+
+_AT_ONCE = 256  # descriptors that are asked for
+_MOST_FREE = 512  # of them in a row: the system gives the lowest that is free, so above is none
+
+
+def open_descriptors() -> frozenset[int]:
+    """All that are open, but for those that only a call that waits has.
+
+    Each is asked for: to list a folder of the system would block a loop.
+    """
+    with limits_lifted():  # poll takes as many at once as there may be
+        if isinstance(getattr(select, "poll", None), BuiltinFunctionType):  # and no tool's own
+            with contextlib.suppress(OSError):  # more than this process may have
+                return frozenset(_polled())
+        return frozenset(_listed())
+
+
+def _polled() -> Iterator[int]:
+    start = free = 0
+    while free < _MOST_FREE:
+        numbers = range(start, start + _AT_ONCE)
+        poll = select.poll()
+        for number in numbers:
+            poll.register(number, 0)
+        invalid = {number for number, events in poll.poll(0) if events & select.POLLNVAL}
+        yield from (number for number in numbers if number not in invalid)
+        free = free + _AT_ONCE if len(invalid) == _AT_ONCE else 0
+        start += _AT_ONCE
+
+
+def _listed() -> Iterable[int]:
+    for number in map(int, os.listdir("/dev/fd")):
+        with contextlib.suppress(OSError):  # the one of the list itself
+            os.fstat(number)
+            yield number
