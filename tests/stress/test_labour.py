@@ -7,6 +7,7 @@ import math
 import pytest
 
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from pytest_resilience.stress import labour
@@ -53,6 +54,7 @@ def run(machine: Machine, load: float, seconds: float = 3.0) -> None:
         labour.work(load, machine.process_time, lambda: machine.now < seconds)
 
 
+@settings(deadline=None)
 @given(load=LOADS)
 def test_a_quiet_machine_gives_what_was_asked(load: float) -> None:
     machine = Machine()
@@ -60,6 +62,7 @@ def test_a_quiet_machine_gives_what_was_asked(load: float) -> None:
     assert machine.used == pytest.approx(load * machine.now, abs=2 * SLICE)
 
 
+@settings(deadline=None)
 @given(load=LOADS, share=st.floats(0.1, 1.0), late=st.floats(0.0, 0.2))
 def test_a_busy_machine_gives_less_and_never_more(load: float, share: float, late: float) -> None:
     machine = Machine(share=share, late=late)
@@ -67,6 +70,7 @@ def test_a_busy_machine_gives_less_and_never_more(load: float, share: float, lat
     assert machine.used <= load * machine.now + SLICE + 4 * TICK
 
 
+@settings(deadline=None)
 @given(load=LOADS)
 def test_what_was_missed_is_hardly_made_up_for(load: float) -> None:
     late = Machine(late=2.0, late_until=0.1)  # it owes two seconds of work
