@@ -7,6 +7,8 @@ from typing import Any
 from typing import NoReturn
 from unittest import mock
 
+from pytest_resilience.seams.watching import looked
+
 
 __all__ = ["ODD", "Prickly", "outcome_of"]
 
@@ -77,4 +79,4 @@ def outcome_of(action: Callable[[], object]) -> tuple[type, str]:
     try:
         return type(action()), ""
     except Exception as error:
-        return type(error), "" if isinstance(error, TouchedError) else str(error)
+        return type(error), "" if isinstance(error, TouchedError) else looked(str, error) or ""

@@ -21,6 +21,8 @@ from pytest_resilience.seams.gate import Session
 from pytest_resilience.seams.gate import hold_up_async
 from pytest_resilience.seams.gate import pass_through_async
 from pytest_resilience.seams.patching import Patches
+from pytest_resilience.seams.watching import is_a
+from pytest_resilience.seams.watching import text_of
 
 
 __all__ = ["AsyncpgDriver"]
@@ -106,7 +108,8 @@ class AsyncpgDriver:
         return await pass_through_async(effect, proceed, fail)
 
     def _asked(self, connection: Any, query: str) -> Effect | None:
-        if query in self._gate.passing or connection.is_closed():
+        query = text_of(query) if is_a(query, str) else ""
+        if not query or query in self._gate.passing or connection.is_closed():
             return None
         session = self._sessions.get(connection)
         if session is None:

@@ -35,6 +35,8 @@ from pytest_resilience.chaos.operation import SYNC
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.seams.waiting import wait
+from pytest_resilience.seams.watching import looked
+from pytest_resilience.seams.watching import text_of
 
 
 __all__ = ["FILE_KINDS", "AimedFiles", "Names", "error_of"]
@@ -89,9 +91,8 @@ class AimedFiles:
         """
         if isinstance(path, int):
             return self.open_as(path)
-        try:
-            given = os.fsdecode(path)
-        except TypeError:
+        given = path if type(path) is str else text_of(looked(os.fsdecode, path))
+        if not given:
             return None  # the function itself will say so
         verdicts = self.verdicts
         if folder is None and verdicts.get(given) is False:

@@ -16,9 +16,12 @@ from typing import Any
 from pytest_resilience.chaos.database import DURING
 from pytest_resilience.chaos.shared_setting import limits_lifted
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.seams.watching import is_a
+from pytest_resilience.seams.watching import looked
+from pytest_resilience.seams.watching import text_of
 
 
-__all__ = ["TOO_MANY", "cut", "raising", "refusal"]
+__all__ = ["TOO_MANY", "cut", "raising", "refusal", "statement_in"]
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _ERRORS = {
@@ -65,3 +68,12 @@ def cut(descriptor: int, moment: str) -> None:
         connection = socket.socket(fileno=os.dup(descriptor))
         with connection:
             connection.shutdown(socket.SHUT_RD if moment == DURING else socket.SHUT_RDWR)
+
+
+def statement_in(query: Any, connection: Any) -> str:
+    """What psycopg is given to execute: a text, bytes, or something composed; "" of others."""
+    if is_a(query, bytes):
+        return bytes.decode(query, errors="replace")
+    if hasattr(type(query), "as_string"):
+        query = looked(query.as_string, connection)
+    return text_of(query) if is_a(query, str) else ""

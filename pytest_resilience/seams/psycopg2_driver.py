@@ -21,6 +21,8 @@ from pytest_resilience.seams.gate import Session
 from pytest_resilience.seams.gate import hold_up
 from pytest_resilience.seams.gate import pass_through
 from pytest_resilience.seams.patching import Patches
+from pytest_resilience.seams.watching import is_a
+from pytest_resilience.seams.watching import looked
 
 
 __all__ = ["Psycopg2Driver"]
@@ -49,7 +51,8 @@ class Psycopg2Driver:
             **kwargs: Any,
         ) -> Any:
             __tracebackhide__ = True
-            parts = psycopg2.extensions.parse_dsn(dsn or "") | kwargs
+            told = looked(psycopg2.extensions.parse_dsn, dsn) if is_a(dsn, str) else None
+            parts = (told or {}) | kwargs
             host, port = str(parts.get("host", "localhost")), parts.get("port", 5432)
             name = str(parts.get("dbname") or parts.get("database") or "postgres")
             names = (name, f"{host}:{port}", host)
@@ -135,12 +138,9 @@ class _Cursor(_Guarded, _cursor):  # type: ignore[misc]
         return self._fetch(super().fetchall)
 
     def _asked(self, query: Any) -> Effect | None:
-        connection, text = self.connection, query
-        if isinstance(query, bytes):
-            text = query.decode(errors="replace")
-        elif not isinstance(query, str):
-            text = query.as_string(connection)
-        if text in self.chaos_gate.passing or connection.closed:
+        connection = self.connection
+        text = postgres.statement_in(query, connection)
+        if not text or text in self.chaos_gate.passing or connection.closed:
             return None
         return self.chaos_gate.executing(
             connection.chaos_session, text, _in_transaction(connection)

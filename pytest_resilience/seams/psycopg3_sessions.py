@@ -7,6 +7,7 @@ from typing import Any
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.seams.gate import Gate
 from pytest_resilience.seams.gate import Session
+from pytest_resilience.seams.postgres import statement_in
 
 
 __all__ = ["asked", "asked_to_commit", "outermost", "session_of"]
@@ -34,12 +35,8 @@ def _in_transaction(connection: Any) -> bool:
 
 def asked(gate: Gate, cursor: Any, query: Any) -> Effect | None:
     """What happens to a query: a text, bytes, or something composed."""
-    text = query
-    if isinstance(query, bytes):
-        text = query.decode(errors="replace")
-    elif not isinstance(query, str):
-        text = query.as_string(cursor.connection)
-    if text in gate.passing or cursor.connection.closed:
+    text = statement_in(query, cursor.connection)
+    if not text or text in gate.passing or cursor.connection.closed:
         return None
     return gate.executing(session_of(cursor.connection), text, _in_transaction(cursor.connection))
 

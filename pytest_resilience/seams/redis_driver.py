@@ -18,6 +18,8 @@ from pytest_resilience.seams.gate import Session
 from pytest_resilience.seams.gate import pass_through
 from pytest_resilience.seams.gate import pass_through_async
 from pytest_resilience.seams.patching import Patches
+from pytest_resilience.seams.watching import is_a
+from pytest_resilience.seams.watching import looked
 
 
 __all__ = ["RedisDriver"]
@@ -101,7 +103,7 @@ class RedisDriver:
 
 def _text(args: tuple[Any, ...]) -> str:
     """A command and its key: what it is aimed by."""
-    return " ".join(each if isinstance(each, str) else repr(each) for each in args[:2])
+    return " ".join(each if is_a(each, str) else looked(repr, each) or "" for each in args[:2])
 
 
 def _session(client: Any) -> Session:

@@ -23,6 +23,9 @@ from pytest_resilience.seams.gate import Session
 from pytest_resilience.seams.gate import hold_up
 from pytest_resilience.seams.gate import pass_through
 from pytest_resilience.seams.patching import Patches
+from pytest_resilience.seams.watching import is_a
+from pytest_resilience.seams.watching import looked
+from pytest_resilience.seams.watching import text_of
 
 
 __all__ = ["SqliteDriver"]
@@ -82,14 +85,14 @@ class SqliteDriver:
             failure = None if effect is None else hold_up(effect)
             if failure is not None:
                 raise _error(failure.condition, "")
-            if gate.aside:
+            given = args[_FACTORY] if len(args) > _FACTORY else kwargs.get("factory", _PLAIN)
+            if gate.aside or not _is_class(given, _PLAIN):
                 return original(database, *args, **kwargs)
+            own = _connection_class(gate, given)
             if len(args) > _FACTORY:
-                own = _connection_class(gate, args[_FACTORY])
                 args = (*args[:_FACTORY], own, *args[_FACTORY + 1 :])
             else:
-                base = kwargs.get("factory") or sqlite3.Connection
-                kwargs["factory"] = _connection_class(gate, base)
+                kwargs["factory"] = own
             connection = original(database, *args, **kwargs)
             connection.chaos_session = Session(names)
             return connection
@@ -109,6 +112,7 @@ class _Guarded:
     chaos_session: Session
 
 
+_PLAIN = sqlite3.Connection
 _new_cursor: Callable[..., Any] = sqlite3.Connection.cursor
 _execute: Callable[..., Any] = sqlite3.Cursor.execute
 
@@ -117,14 +121,15 @@ class _Connection(_Guarded, sqlite3.Connection):
     chaos_cursor: type[sqlite3.Cursor]  # of the class: what its own methods use
 
     def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
-        return super().cursor(_cursor_class(self.chaos_gate, factory))
+        known = _is_class(factory, sqlite3.Cursor)
+        return super().cursor(_cursor_class(self.chaos_gate, factory) if known else factory)
 
     # As in C, these do not go by way of `cursor`, which a derived class may have changed.
 
     def execute(self, sql: str, *args: Any) -> Any:
         __tracebackhide__ = True
         cursor = _new_cursor(self, self.chaos_cursor)
-        if sql in self.chaos_gate.passing:
+        if type(sql) is str and sql in self.chaos_gate.passing:
             return _execute(cursor, sql, *args)
         return cursor.execute(sql, *args)
 
@@ -168,7 +173,7 @@ class _Cursor(_Guarded, sqlite3.Cursor):
     connection: _Connection
 
     def execute(self, sql: str, *args: Any) -> Any:
-        if sql in self.chaos_gate.passing:
+        if type(sql) is str and sql in self.chaos_gate.passing:
             return super().execute(sql, *args)
         __tracebackhide__ = True
         return self._pass(sql, functools.partial(super().execute, sql, *args))
@@ -197,8 +202,11 @@ class _Cursor(_Guarded, sqlite3.Cursor):
         __tracebackhide__ = True
         return self._fetch(super().__iter__)
 
-    def _pass(self, sql: str, proceed: Callable[[], Any]) -> Any:
+    def _pass(self, sql: Any, proceed: Callable[[], Any]) -> Any:
         __tracebackhide__ = True
+        if not is_a(sql, str):
+            return proceed()
+        sql = text_of(sql)
         connection = self.connection
         effect = self.chaos_gate.executing(connection.chaos_session, sql, connection.in_transaction)
         return pass_through(effect, proceed, functools.partial(_fail, connection, sql))
@@ -252,6 +260,11 @@ def _error(condition: str, text: str) -> sqlite3.Error:
     return error
 
 
+def _is_class(factory: Any, above: type) -> bool:
+    """Whether what it makes can be guarded; a factory may also be any function."""
+    return is_a(factory, type) and issubclass(factory, above)
+
+
 def _names(database: Any) -> tuple[str, ...]:
-    path = os.fsdecode(database) if isinstance(database, (str, bytes, os.PathLike)) else ""
+    path = text_of(looked(os.fsdecode, database))
     return (path or ":memory:", os.path.basename(path) or path or ":memory:")

@@ -11,6 +11,7 @@ import builtins
 import contextlib
 import os
 import socket
+import sqlite3
 import ssl
 import sys
 import threading
@@ -28,6 +29,7 @@ from pytest_resilience import ServiceFailureError
 from pytest_resilience.chaos.service import Service
 from pytest_resilience.chaos.service import Services
 from pytest_resilience.hazards import Hazards
+from pytest_resilience.seams.postgres import statement_in
 from tests.hostile_objects import ODD
 from tests.hostile_objects import Prickly
 from tests.hostile_objects import outcome_of
@@ -341,6 +343,70 @@ def test_a_client_of_redis_that_is_mocked(elsewhere: Elsewhere) -> None:
         with elsewhere():
             assert redis.Redis().echo("tea") == b"tea"
         stub.assert_called_once_with("ECHO", "tea")
+
+
+@odd_ones
+@pytest.mark.parametrize("name", ["execute", "executemany", "executescript", "cursor"])
+def test_odd_statements_and_factories(name: str, odd: str, elsewhere: Elsewhere) -> None:
+    def action() -> object:
+        with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+            call: Any = getattr(connection, name)
+            return isinstance(call(ODD[odd](), *([[]] if name == "executemany" else [])), object)
+
+    same(elsewhere, action)
+
+
+def test_a_factory_may_be_any_function(elsewhere: Elsewhere) -> None:
+    def connected(*args: Any, **named: Any) -> sqlite3.Connection:
+        return sqlite3.Connection(*args, **named)
+
+    def pointed(connection: Any) -> sqlite3.Cursor:
+        return sqlite3.Cursor(connection)
+
+    with elsewhere():
+        connect: Any = sqlite3.connect
+        for named in ({}, {"factory": connected}):
+            with contextlib.closing(connect(":memory:", **named)) as connection:
+                cursor = connection.cursor(pointed)
+                assert cursor.execute("SELECT 1").fetchone() == (1,)
+
+
+@odd_ones
+def test_what_psycopg_is_given(odd: str) -> None:
+    query = ODD[odd]()
+    assert type(statement_in(query, None)) is str
+    if isinstance(query, mock.NonCallableMock):
+        assert query.mock_calls == []
+
+
+@odd_ones
+def test_odd_commands_of_redis(
+    odd: str, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import redis
+
+    monkeypatch.setattr(redis.Redis, "execute_command", lambda _, *given: given)
+    command, key = ODD[odd](), ODD[odd]()
+    with elsewhere():
+        client: Any = redis.Redis()
+        first, second = client.execute_command(command, key)
+    assert first is command
+    assert second is key
+    for each in (command, key):
+        if isinstance(each, mock.NonCallableMock):
+            assert each.mock_calls == []
+
+
+# Without a descriptor, which is of somebody, and one that has a path of its own.
+@pytest.mark.parametrize("odd", sorted(ODD.keys() - {"a number", "a mock"}))
+@pytest.mark.parametrize("name", ["replace", "unlink", "truncate", "stat"])
+def test_odd_paths(name: str, odd: str, elsewhere: Elsewhere) -> None:
+    def action() -> object:
+        path = ODD[odd]()
+        more = {"replace": (path,), "truncate": (0,)}.get(name, ())
+        return getattr(os, name)(path, *more)
+
+    same(elsewhere, action)
 
 
 @pytest.mark.parametrize("name", ["open", "os.open", "os.replace", "os.mkdir"])
