@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import gc
 import subprocess
 import sys
@@ -36,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "may_block(reason): the test itself, or its client, blocks an event loop."
     )
+    # Hundreds of processes load it from here on, and may not write what they compile.
+    compileall.compile_dir(ROOT / "pytest_resilience", quiet=2)
 
 
 @pytest.fixture(autouse=True)
