@@ -19,7 +19,7 @@ from figures import show
 from turns import costs
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.hazards import Hazards
+from pytest_resilience.runtime import Hazards
 
 
 DELAYS = (0.005, 0.02, 0.1)

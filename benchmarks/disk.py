@@ -21,7 +21,7 @@ from figures import show
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.seams.disk import DiskSeam
+from pytest_resilience.interceptors.files.interceptor import DiskSeam
 
 
 PAIRS = 301

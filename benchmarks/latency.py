@@ -35,7 +35,7 @@ from figures import show
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import Event
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.seams.sockets import SocketSeam
+from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
 
 
 DELAY = 0.05  # seconds

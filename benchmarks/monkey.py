@@ -11,9 +11,9 @@ from figures import pin
 from figures import show
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.monkey import Monkey
-from pytest_resilience.chaos.monkey_events import ExperimentStarted
 from pytest_resilience.clock import ManualClock
+from pytest_resilience.monkey.events import ExperimentStarted
+from pytest_resilience.monkey.monkey import Monkey
 
 
 REPEATS = 5

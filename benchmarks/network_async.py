@@ -34,7 +34,7 @@ from figures import show
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import Event
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.seams.sockets import SocketSeam
+from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
 
 
 HOST = "127.0.0.1"

@@ -18,10 +18,10 @@ from figures import Figure
 from figures import show
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.pressure import BUILT_IN
-from pytest_resilience.chaos.pressure import STRESS_NG
-from pytest_resilience.chaos.pressure import PressureReading
-from pytest_resilience.hazards import Hazards
+from pytest_resilience.chaos.faults.resources import BUILT_IN
+from pytest_resilience.chaos.faults.resources import STRESS_NG
+from pytest_resilience.chaos.faults.resources import PressureReading
+from pytest_resilience.runtime import Hazards
 
 
 LOADS = (0.25, 0.5, 0.75)

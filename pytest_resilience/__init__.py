@@ -22,32 +22,13 @@ from typing import Any
 
 
 if TYPE_CHECKING:
-    from pytest_resilience.chaos.conditions import BreakerOpens as BreakerOpens
-    from pytest_resilience.chaos.conditions import ErrorBudget as ErrorBudget
-    from pytest_resilience.chaos.conditions import When as When
     from pytest_resilience.chaos.engine import FaultInjected as FaultInjected
     from pytest_resilience.chaos.experiment import ChaosExperiment as ChaosExperiment
     from pytest_resilience.chaos.experiment import ChaosType as ChaosType
-    from pytest_resilience.chaos.monkey_events import ExperimentEnded as ExperimentEnded
-    from pytest_resilience.chaos.monkey_events import ExperimentFailed as ExperimentFailed
-    from pytest_resilience.chaos.monkey_events import ExperimentHeldBack as ExperimentHeldBack
-    from pytest_resilience.chaos.monkey_events import ExperimentStarted as ExperimentStarted
-    from pytest_resilience.chaos.monkey_events import MonkeyStarted as MonkeyStarted
-    from pytest_resilience.chaos.monkey_events import MonkeyStopped as MonkeyStopped
-    from pytest_resilience.chaos.monkey_events import SteadyStateRead as SteadyStateRead
-    from pytest_resilience.chaos.pressure import PressureReading as PressureReading
-    from pytest_resilience.chaos.schedule import ByChance as ByChance
-    from pytest_resilience.chaos.schedule import Daily as Daily
-    from pytest_resilience.chaos.schedule import FixedSequence as FixedSequence
-    from pytest_resilience.chaos.schedule import Windows as Windows
-    from pytest_resilience.chaos.service import Service as Service
-    from pytest_resilience.chaos.service import Services as Services
-    from pytest_resilience.chaos.steady_state import Probe as Probe
-    from pytest_resilience.chaos.steady_state import Verdict as Verdict
-    from pytest_resilience.chaos.tolerance import Matches as Matches
-    from pytest_resilience.chaos.tolerance import OneOf as OneOf
-    from pytest_resilience.chaos.tolerance import Within as Within
-    from pytest_resilience.chaos.toolkit import ToolkitExperiment as ToolkitExperiment
+    from pytest_resilience.chaos.faults.resources import PressureReading as PressureReading
+    from pytest_resilience.chaos.types.service import Service as Service
+    from pytest_resilience.chaos.types.service import Services as Services
+    from pytest_resilience.chaostoolkit.experiment import ToolkitExperiment as ToolkitExperiment
     from pytest_resilience.clock import Clock as Clock
     from pytest_resilience.clock import ManualClock as ManualClock
     from pytest_resilience.clock import SystemClock as SystemClock
@@ -65,112 +46,139 @@ if TYPE_CHECKING:
     from pytest_resilience.errors import UnavailableError as UnavailableError
     from pytest_resilience.errors import UnknownNameError as UnknownNameError
     from pytest_resilience.events import Event as Event
-    from pytest_resilience.hazards import Caps as Caps
-    from pytest_resilience.hazards import ChaosMonkey as ChaosMonkey
-    from pytest_resilience.hazards import NewChaosType as NewChaosType
-    from pytest_resilience.patterns.breaker import CircuitBreaker as CircuitBreaker
-    from pytest_resilience.patterns.breaker_config import (
-        CircuitBreakerConfig as CircuitBreakerConfig,
+    from pytest_resilience.interceptors.simulators import DatabaseSimulator as DatabaseSimulator
+    from pytest_resilience.interceptors.simulators import NetworkSimulator as NetworkSimulator
+    from pytest_resilience.interceptors.simulators import (
+        ServiceFailureSimulator as ServiceFailureSimulator,
     )
-    from pytest_resilience.patterns.breaker_events import CircuitState as CircuitState
-    from pytest_resilience.patterns.budget import RetryBudget as RetryBudget
-    from pytest_resilience.patterns.bulkhead_config import BulkheadConfig as BulkheadConfig
-    from pytest_resilience.patterns.bulkhead_config import BulkheadType as BulkheadType
-    from pytest_resilience.patterns.bulkhead_manager import BulkheadManager as BulkheadManager
-    from pytest_resilience.patterns.degradation import DegradationManager as DegradationManager
-    from pytest_resilience.patterns.degradation_config import NOTHING as NOTHING
-    from pytest_resilience.patterns.degradation_config import FeatureFlag as FeatureFlag
-    from pytest_resilience.patterns.degradation_config import ServiceLevel as ServiceLevel
-    from pytest_resilience.patterns.pipeline import Pipeline as Pipeline
-    from pytest_resilience.patterns.rate_limit import RateLimitBulkhead as RateLimitBulkhead
-    from pytest_resilience.patterns.registry import CircuitBreakerRegistry as CircuitBreakerRegistry
-    from pytest_resilience.patterns.retry import RetryHandler as RetryHandler
-    from pytest_resilience.patterns.retry_config import RetryConfig as RetryConfig
-    from pytest_resilience.patterns.semaphore_bulkhead import SemaphoreBulkhead as SemaphoreBulkhead
-    from pytest_resilience.patterns.thread_pool_bulkhead import (
+    from pytest_resilience.monkey.events import ExperimentEnded as ExperimentEnded
+    from pytest_resilience.monkey.events import ExperimentFailed as ExperimentFailed
+    from pytest_resilience.monkey.events import ExperimentHeldBack as ExperimentHeldBack
+    from pytest_resilience.monkey.events import ExperimentStarted as ExperimentStarted
+    from pytest_resilience.monkey.events import MonkeyStarted as MonkeyStarted
+    from pytest_resilience.monkey.events import MonkeyStopped as MonkeyStopped
+    from pytest_resilience.monkey.events import SteadyStateRead as SteadyStateRead
+    from pytest_resilience.monkey.schedule import ByChance as ByChance
+    from pytest_resilience.monkey.schedule import Daily as Daily
+    from pytest_resilience.monkey.schedule import FixedSequence as FixedSequence
+    from pytest_resilience.monkey.schedule import Windows as Windows
+    from pytest_resilience.monkey.steady_state import Probe as Probe
+    from pytest_resilience.monkey.steady_state import Verdict as Verdict
+    from pytest_resilience.monkey.stop_conditions import BreakerOpens as BreakerOpens
+    from pytest_resilience.monkey.stop_conditions import ErrorBudget as ErrorBudget
+    from pytest_resilience.monkey.stop_conditions import When as When
+    from pytest_resilience.monkey.tolerance import Matches as Matches
+    from pytest_resilience.monkey.tolerance import OneOf as OneOf
+    from pytest_resilience.monkey.tolerance import Within as Within
+    from pytest_resilience.patterns.bulkhead.config import BulkheadConfig as BulkheadConfig
+    from pytest_resilience.patterns.bulkhead.config import BulkheadType as BulkheadType
+    from pytest_resilience.patterns.bulkhead.manager import BulkheadManager as BulkheadManager
+    from pytest_resilience.patterns.bulkhead.rate_limit import (
+        RateLimitBulkhead as RateLimitBulkhead,
+    )
+    from pytest_resilience.patterns.bulkhead.semaphore import SemaphoreBulkhead as SemaphoreBulkhead
+    from pytest_resilience.patterns.bulkhead.thread_pool import (
         ThreadPoolBulkhead as ThreadPoolBulkhead,
     )
-    from pytest_resilience.patterns.timelimit import TimeLimiter as TimeLimiter
-    from pytest_resilience.plugin.fixture import Chaos as Chaos
+    from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker as CircuitBreaker
+    from pytest_resilience.patterns.circuit_breaker.config import (
+        CircuitBreakerConfig as CircuitBreakerConfig,
+    )
+    from pytest_resilience.patterns.circuit_breaker.events import CircuitState as CircuitState
+    from pytest_resilience.patterns.circuit_breaker.registry import (
+        CircuitBreakerRegistry as CircuitBreakerRegistry,
+    )
+    from pytest_resilience.patterns.degradation.config import NOTHING as NOTHING
+    from pytest_resilience.patterns.degradation.config import FeatureFlag as FeatureFlag
+    from pytest_resilience.patterns.degradation.config import ServiceLevel as ServiceLevel
+    from pytest_resilience.patterns.degradation.manager import (
+        DegradationManager as DegradationManager,
+    )
+    from pytest_resilience.patterns.pipeline import Pipeline as Pipeline
+    from pytest_resilience.patterns.retry.budget import RetryBudget as RetryBudget
+    from pytest_resilience.patterns.retry.config import RetryConfig as RetryConfig
+    from pytest_resilience.patterns.retry.handler import RetryHandler as RetryHandler
+    from pytest_resilience.patterns.timeout import TimeLimiter as TimeLimiter
+    from pytest_resilience.plugin.fixtures.chaos import Chaos as Chaos
     from pytest_resilience.proxy.proxy import ChaosProxy as ChaosProxy
     from pytest_resilience.report.cell import Cell as Cell
-    from pytest_resilience.seams.points import DatabaseSimulator as DatabaseSimulator
-    from pytest_resilience.seams.points import NetworkSimulator as NetworkSimulator
-    from pytest_resilience.seams.points import ServiceFailureSimulator as ServiceFailureSimulator
+    from pytest_resilience.runtime import Caps as Caps
+    from pytest_resilience.runtime import ChaosMonkey as ChaosMonkey
+    from pytest_resilience.runtime import NewChaosType as NewChaosType
 
 
 _HOMES = {
-    "BreakerOpens": "chaos.conditions",
-    "BulkheadConfig": "patterns.bulkhead_config",
-    "BulkheadManager": "patterns.bulkhead_manager",
+    "BreakerOpens": "monkey.stop_conditions",
+    "BulkheadConfig": "patterns.bulkhead.config",
+    "BulkheadManager": "patterns.bulkhead.manager",
     "BulkheadRejectedError": "errors",
-    "BulkheadType": "patterns.bulkhead_config",
-    "ByChance": "chaos.schedule",
-    "Caps": "hazards",
+    "BulkheadType": "patterns.bulkhead.config",
+    "ByChance": "monkey.schedule",
+    "Caps": "runtime",
     "Cell": "report.cell",
-    "Chaos": "plugin.fixture",
+    "Chaos": "plugin.fixtures.chaos",
     "ChaosExperiment": "chaos.experiment",
-    "ChaosMonkey": "hazards",
+    "ChaosMonkey": "runtime",
     "ChaosProxy": "proxy.proxy",
     "ChaosType": "chaos.experiment",
-    "CircuitBreaker": "patterns.breaker",
-    "CircuitBreakerConfig": "patterns.breaker_config",
+    "CircuitBreaker": "patterns.circuit_breaker.breaker",
+    "CircuitBreakerConfig": "patterns.circuit_breaker.config",
     "CircuitBreakerError": "errors",
-    "CircuitBreakerRegistry": "patterns.registry",
-    "CircuitState": "patterns.breaker_events",
+    "CircuitBreakerRegistry": "patterns.circuit_breaker.registry",
+    "CircuitState": "patterns.circuit_breaker.events",
     "Clock": "clock",
     "ConfigurationError": "errors",
-    "Daily": "chaos.schedule",
-    "DatabaseSimulator": "seams.points",
-    "DegradationManager": "patterns.degradation",
+    "Daily": "monkey.schedule",
+    "DatabaseSimulator": "interceptors.simulators",
+    "DegradationManager": "patterns.degradation.manager",
     "DuplicateNameError": "errors",
-    "ErrorBudget": "chaos.conditions",
+    "ErrorBudget": "monkey.stop_conditions",
     "Event": "events",
-    "ExperimentEnded": "chaos.monkey_events",
-    "ExperimentFailed": "chaos.monkey_events",
-    "ExperimentHeldBack": "chaos.monkey_events",
-    "ExperimentStarted": "chaos.monkey_events",
+    "ExperimentEnded": "monkey.events",
+    "ExperimentFailed": "monkey.events",
+    "ExperimentHeldBack": "monkey.events",
+    "ExperimentStarted": "monkey.events",
     "FaultInjected": "chaos.engine",
-    "FeatureFlag": "patterns.degradation_config",
-    "FixedSequence": "chaos.schedule",
+    "FeatureFlag": "patterns.degradation.config",
+    "FixedSequence": "monkey.schedule",
     "ManualClock": "clock",
-    "Matches": "chaos.tolerance",
-    "MonkeyStarted": "chaos.monkey_events",
-    "MonkeyStopped": "chaos.monkey_events",
-    "NOTHING": "patterns.degradation_config",
-    "NetworkSimulator": "seams.points",
+    "Matches": "monkey.tolerance",
+    "MonkeyStarted": "monkey.events",
+    "MonkeyStopped": "monkey.events",
+    "NOTHING": "patterns.degradation.config",
+    "NetworkSimulator": "interceptors.simulators",
     "NeverFiredError": "errors",
-    "NewChaosType": "hazards",
-    "OneOf": "chaos.tolerance",
+    "NewChaosType": "runtime",
+    "OneOf": "monkey.tolerance",
     "Pipeline": "patterns.pipeline",
-    "PressureReading": "chaos.pressure",
-    "Probe": "chaos.steady_state",
-    "RateLimitBulkhead": "patterns.rate_limit",
+    "PressureReading": "chaos.faults.resources",
+    "Probe": "monkey.steady_state",
+    "RateLimitBulkhead": "patterns.bulkhead.rate_limit",
     "ResilienceError": "errors",
-    "RetryBudget": "patterns.budget",
-    "RetryConfig": "patterns.retry_config",
+    "RetryBudget": "patterns.retry.budget",
+    "RetryConfig": "patterns.retry.config",
     "RetryExhaustedError": "errors",
-    "RetryHandler": "patterns.retry",
-    "SemaphoreBulkhead": "patterns.semaphore_bulkhead",
-    "Service": "chaos.service",
+    "RetryHandler": "patterns.retry.handler",
+    "SemaphoreBulkhead": "patterns.bulkhead.semaphore",
+    "Service": "chaos.types.service",
     "ServiceFailureError": "errors",
-    "ServiceFailureSimulator": "seams.points",
-    "ServiceLevel": "patterns.degradation_config",
-    "Services": "chaos.service",
+    "ServiceFailureSimulator": "interceptors.simulators",
+    "ServiceLevel": "patterns.degradation.config",
+    "Services": "chaos.types.service",
     "ShutdownError": "errors",
     "SteadyStateError": "errors",
-    "SteadyStateRead": "chaos.monkey_events",
+    "SteadyStateRead": "monkey.events",
     "SystemClock": "clock",
-    "ThreadPoolBulkhead": "patterns.thread_pool_bulkhead",
+    "ThreadPoolBulkhead": "patterns.bulkhead.thread_pool",
     "TimeLimitExceededError": "errors",
-    "TimeLimiter": "patterns.timelimit",
-    "ToolkitExperiment": "chaos.toolkit",
+    "TimeLimiter": "patterns.timeout",
+    "ToolkitExperiment": "chaostoolkit.experiment",
     "UnavailableError": "errors",
     "UnknownNameError": "errors",
-    "Verdict": "chaos.steady_state",
-    "When": "chaos.conditions",
-    "Windows": "chaos.schedule",
-    "Within": "chaos.tolerance",
+    "Verdict": "monkey.steady_state",
+    "When": "monkey.stop_conditions",
+    "Windows": "monkey.schedule",
+    "Within": "monkey.tolerance",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605  # one list, checked against the block above by a test

@@ -1,8 +1,8 @@
 """Actions and probes for Chaos Toolkit: experiments in the process that runs them.
 
 They are plain functions for providers of type `python`, whoever calls them: `chaos run`, or
-`pytest_resilience.chaos.toolkit`. What they start lasts until it is stopped, its duration is
-over, or the process ends.
+`pytest_resilience.chaostoolkit.experiment`. What they start lasts until it is stopped, its
+duration is over, or the process ends.
 
     {"type": "action", "name": "slow down", "provider": {"type": "python",
      "module": "pytest_resilience.toolkit_actions", "func": "start_experiment",
@@ -16,13 +16,13 @@ import threading
 
 from typing import Any
 
-from pytest_resilience.chaos.catalog import chaos_type as parse_type
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.types.catalog import chaos_type as parse_type
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import UnknownNameError
-from pytest_resilience.hazards import Hazard
-from pytest_resilience.hazards import of_this_process
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.runtime import Hazard
+from pytest_resilience.runtime import of_this_process
 
 
 __all__ = [

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.databases.server import server
+from tests.end_to_end.databases.server import server
 from tests.free_loops import free_loops
 
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.suites"]
 
 ROOT = Path(__file__).parents[1]
 

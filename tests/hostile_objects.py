@@ -7,7 +7,7 @@ from typing import Any
 from typing import NoReturn
 from unittest import mock
 
-from pytest_resilience.seams.watching import looked
+from pytest_resilience.interceptors.foreign_objects import looked
 
 
 __all__ = ["ODD", "Prickly", "outcome_of"]

@@ -20,28 +20,40 @@ PACKAGE = "pytest_resilience"
 
 GROUND = frozenset({"errors", "events", "clock", "locks", "seeds"})
 BELOW = {
-    "plugin": frozenset({"hazards", "report", "assertions", "patterns", "proxy", "chaos"}) | GROUND,
+    "plugin": frozenset(
+        {"chaostoolkit", "runtime", "report", "assertions", "patterns", "proxy", "monkey", "chaos"}
+    )
+    | GROUND,
     "report": frozenset({"chaos"}) | GROUND,
     "__main__": frozenset({"report", "chaos"}) | GROUND,
-    "toolkit_actions": frozenset({"hazards", "chaos"}) | GROUND,
-    "hazards": frozenset({"seams", "stress", "chaos"}) | GROUND,
+    "toolkit_actions": frozenset({"runtime", "chaos"}) | GROUND,
+    "chaostoolkit": frozenset({"runtime", "monkey", "chaos"}) | GROUND,
+    "runtime": frozenset({"interceptors", "stress", "monkey", "chaos"}) | GROUND,
     "assertions": frozenset({"chaos", "patterns"}) | GROUND,
-    "seams": frozenset({"chaos"}) | GROUND,
+    "interceptors": frozenset({"chaos"}) | GROUND,
     "stress": frozenset({"chaos"}) | GROUND,
     "proxy": frozenset({"chaos"}) | GROUND,
+    "monkey": frozenset({"chaos"}) | GROUND,
     "chaos": GROUND,
     "patterns": GROUND,
 } | dict.fromkeys(GROUND, GROUND)
+# Folders that know nothing of each other, and what each may import of the others all the same.
+APART: dict[str, frozenset[str]] = {
+    "interceptors.databases": frozenset(),
+    "interceptors.files": frozenset(),
+    "interceptors.http_mocks": frozenset({"interceptors.sockets"}),
+    "interceptors.sockets": frozenset(),
+}
 
 HEAVY = frozenset({"asyncio", "psutil", "requests", "responses", "sqlite3", "ssl"})
 # Modules about nothing else, which are themselves imported only by those who need them.
 ABOUT: dict[str, frozenset[str]] = {
-    "plugin.replies": frozenset({"responses"}),
-    "plugin.sqlite": frozenset({"sqlite3"}),
-    "seams.detours": frozenset({"asyncio"}),
-    "seams.opened_before": frozenset({"sqlite3"}),
-    "seams.psycopg2_driver": frozenset({"psycopg2"}),
-    "seams.sqlite": frozenset({"sqlite3"}),
+    "plugin.fixtures.responses": frozenset({"responses"}),
+    "plugin.fixtures.sqlite": frozenset({"sqlite3"}),
+    "interceptors.sockets.delaying_protocol": frozenset({"asyncio"}),
+    "interceptors.databases.opened_before": frozenset({"sqlite3"}),
+    "interceptors.databases.psycopg2": frozenset({"psycopg2"}),
+    "interceptors.databases.sqlite": frozenset({"sqlite3"}),
 }
 
 CLIENTS = frozenset({"requests", "responses", "psutil"})
@@ -147,6 +159,7 @@ def problems(root: Path) -> list[str]:
     found = imports(root)
     return [
         *_upwards(found),
+        *_sideways(found),
         *_foreign(found),
         *_heavy(found),
         *_cycles(found),
@@ -164,6 +177,13 @@ def _upwards(found: list[Import]) -> Iterator[str]:
             yield f"{each}, from a floor the house does not have"
         elif by != of and of not in BELOW[by]:
             yield f"{each}, which is not below it"
+
+
+def _sideways(found: list[Import]) -> Iterator[str]:
+    for each in found:
+        by, of = (".".join(name.split(".")[:2]) for name in (each.by, each.of))
+        if by in APART and of in APART and of not in {by, *APART[by]}:
+            yield f"{each}, which is beside it"
 
 
 def _foreign(found: list[Import]) -> Iterator[str]:
@@ -252,19 +272,29 @@ def test_the_house_stands() -> None:
 
 def test_the_walk_sees_the_whole_package() -> None:
     root = Path(pytest_resilience.__path__[0])
-    assert set(sources(root)) >= {"", "errors", "chaos", "chaos.engine", "plugin", "seams.sockets"}
+    assert set(sources(root)) >= {
+        "",
+        "errors",
+        "chaos",
+        "chaos.engine",
+        "plugin",
+        "interceptors.sockets.interceptor",
+    }
     seen = {(each.by, each.of, each.moment) for each in imports(root)}
     assert ("", "errors", "typing") in seen
     assert ("clock", "asyncio", "call") in seen
     assert ("plugin", "plugin.options", "import") in seen
     assert ("plugin", "plugin.session", "call") in seen
-    assert ("chaos.engine", "chaos.activation", "import") in seen
+    assert ("chaos.engine", "chaos.active_experiment", "import") in seen
+
+
+SOCKETS = "pytest_resilience.interceptors.sockets"
 
 
 def house(root: Path, **files: str) -> Path:
     for name, source in {"__init__": "", **files}.items():
-        path = root.joinpath(*name.split("__", 1) if name != "__init__" else [name])
-        path = path.with_suffix(".py")
+        *folders, module = name.replace("__init__", "\0").split("__")
+        path = root.joinpath(*filter(None, folders), module.replace("\0", "__init__") + ".py")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source)
     return root
@@ -291,8 +321,13 @@ def house(root: Path, **files: str) -> Path:
             ["report.a:1 imports pytest_resilience.plugin.options, which is not below it"],
         ),
         (
-            {"seams__a": "from pytest_resilience import CircuitBreaker"},
-            ["seams.a:1 imports pytest_resilience, which is not below it"],
+            {"interceptors__a": "from pytest_resilience import CircuitBreaker"},
+            ["interceptors.a:1 imports pytest_resilience, which is not below it"],
+        ),
+        ({"interceptors__http_mocks__a": "import pytest_resilience.interceptors.sockets.a"}, []),
+        (
+            {"interceptors__files__a": "from ..sockets import a", "interceptors__sockets__a": ""},
+            [f"interceptors.files.a:1 imports {SOCKETS}.a, which is beside it"],
         ),
         (
             {"tools__a": "import pytest_resilience.errors"},
@@ -307,14 +342,14 @@ def house(root: Path, **files: str) -> Path:
             ["patterns.a:2 imports requests.adapters, and it has to work without"],
         ),
         (
-            {"seams__a": "import httpx"},
-            ["seams.a:1 imports httpx, which may be missing, before it is needed"],
+            {"interceptors__a": "import httpx"},
+            ["interceptors.a:1 imports httpx, which may be missing, before it is needed"],
         ),
-        ({"seams__a": "class A:\n  def f(self):\n    import httpx, requests, ssl"}, []),
-        ({"seams__a": "if TYPE_CHECKING:\n  import ssl"}, []),
+        ({"interceptors__a": "class A:\n  def f(self):\n    import httpx, requests, ssl"}, []),
+        ({"interceptors__a": "if TYPE_CHECKING:\n  import ssl"}, []),
         (
-            {"seams__a": "if TYPE_CHECKING:\n  pass\nelse:\n  import ssl"},
-            ["seams.a:4 imports ssl before it is needed"],
+            {"interceptors__a": "if TYPE_CHECKING:\n  pass\nelse:\n  import ssl"},
+            ["interceptors.a:4 imports ssl before it is needed"],
         ),
         (
             {"patterns__a": "try:\n  from asyncio import sleep\nexcept ImportError:\n  pass"},

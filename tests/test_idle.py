@@ -16,7 +16,7 @@ IDLE = {
     "pytest_resilience.plugin",
     "pytest_resilience.plugin.newhooks",
     "pytest_resilience.plugin.options",
-    "pytest_resilience.plugin.pytest_private",
+    "pytest_resilience.plugin.pytest_internals",
 }
 
 CONFTEST = """

@@ -20,9 +20,9 @@ import pytest
 from pytest_resilience import DuplicateNameError
 from pytest_resilience import UnknownNameError
 from pytest_resilience import toolkit_actions
-from pytest_resilience.chaos.steady_state import Verdict
-from pytest_resilience.chaos.toolkit import ToolkitExperiment
-from pytest_resilience.hazards import of_this_process
+from pytest_resilience.chaostoolkit.experiment import ToolkitExperiment
+from pytest_resilience.monkey.steady_state import Verdict
+from pytest_resilience.runtime import of_this_process
 
 
 ROOT = Path(__file__).parents[1]

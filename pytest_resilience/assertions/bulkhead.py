@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from typing import Any
 from typing import overload
 
-from pytest_resilience.chaos.shared_setting import limits_lifted
+from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.errors import TimeLimitExceededError
 from pytest_resilience.events import describe
-from pytest_resilience.patterns.bulkhead_manager import Bulkhead
-from pytest_resilience.patterns.calls import CallKind
-from pytest_resilience.patterns.calls import kind_of
-from pytest_resilience.patterns.rate_limit import RateLimitBulkhead
-from pytest_resilience.patterns.semaphore_bulkhead import SemaphoreBulkhead
-from pytest_resilience.patterns.thread_pool_bulkhead import ThreadPoolBulkhead
+from pytest_resilience.patterns.bulkhead.manager import Bulkhead
+from pytest_resilience.patterns.bulkhead.rate_limit import RateLimitBulkhead
+from pytest_resilience.patterns.bulkhead.semaphore import SemaphoreBulkhead
+from pytest_resilience.patterns.bulkhead.thread_pool import ThreadPoolBulkhead
+from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import kind_of
 
 
 __all__ = ["assert_bulkhead_rejected", "assert_isolated", "assert_rate_limited"]

@@ -67,9 +67,9 @@ def _is_filled(cell: CellType) -> bool:
 
 
 def _readers() -> list[Reader]:
-    from pytest_resilience.assertions.adapters import ours
+    from pytest_resilience.assertions.adapters import own_patterns
 
-    found = [*reversed(_added), ours.read]
+    found = [*reversed(_added), own_patterns.read]
     if "pybreaker" in sys.modules:
         from pytest_resilience.assertions.adapters import pybreaker
 
@@ -94,6 +94,6 @@ def _readers() -> list[Reader]:
         from pytest_resilience.assertions.adapters import urllib3
 
         found.append(urllib3.read)
-    from pytest_resilience.assertions.adapters import records
+    from pytest_resilience.assertions.adapters import hook_events
 
-    return [*found, records.read]
+    return [*found, hook_events.read]

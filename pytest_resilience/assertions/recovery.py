@@ -11,9 +11,9 @@ from typing import overload
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.events import describe
-from pytest_resilience.patterns import fields
-from pytest_resilience.patterns.calls import CallKind
-from pytest_resilience.patterns.calls import kind_of
+from pytest_resilience.patterns import validation
+from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import kind_of
 
 
 __all__ = ["assert_recovers"]
@@ -65,8 +65,8 @@ class _Trial:
 
     def __init__(self, call: Callable[[], Any], within: float, every: float, clock: Clock) -> None:
         self._call = call
-        self._within = fields.number("within", within, above_low=True)
-        self._every = fields.number("every", every, above_low=True)
+        self._within = validation.number("within", within, above_low=True)
+        self._every = validation.number("every", every, above_low=True)
         self._clock = clock
         self._began = clock.monotonic()
         self._failures: list[tuple[float, Exception]] = []

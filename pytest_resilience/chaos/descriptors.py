@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from types import BuiltinFunctionType
 
-from pytest_resilience.chaos.shared_setting import limits_lifted
+from pytest_resilience.chaos.shared_settings import limits_lifted
 
 
 __all__ = ["open_descriptors"]

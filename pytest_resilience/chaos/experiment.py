@@ -13,26 +13,26 @@ from functools import cached_property
 from typing import Any
 from typing import Protocol
 
-from pytest_resilience.chaos.catalog import ChaosType
-from pytest_resilience.chaos.catalog import Kind
-from pytest_resilience.chaos.catalog import chaos_type as parse_type
-from pytest_resilience.chaos.catalog import recipe_of
-from pytest_resilience.chaos.faults import Fault
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.resources import Pressure
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.paths import Paths
-from pytest_resilience.chaos.pressure import Pressure
-from pytest_resilience.chaos.quantities import format_seconds
-from pytest_resilience.chaos.quantities import seconds
-from pytest_resilience.chaos.quantities import share
-from pytest_resilience.chaos.recipe import Recipe
-from pytest_resilience.chaos.service import Service
-from pytest_resilience.chaos.service import Services
-from pytest_resilience.chaos.target import Target
-from pytest_resilience.chaos.texts import check_name
-from pytest_resilience.chaos.texts import shortened
+from pytest_resilience.chaos.parsing.path_globs import Paths
+from pytest_resilience.chaos.parsing.quantities import format_seconds
+from pytest_resilience.chaos.parsing.quantities import seconds
+from pytest_resilience.chaos.parsing.quantities import share
+from pytest_resilience.chaos.parsing.targets import Target
+from pytest_resilience.chaos.parsing.texts import check_name
+from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.triggers import Trigger
 from pytest_resilience.chaos.triggers import is_left_to_chance
+from pytest_resilience.chaos.types.catalog import ChaosType
+from pytest_resilience.chaos.types.catalog import Kind
+from pytest_resilience.chaos.types.catalog import chaos_type as parse_type
+from pytest_resilience.chaos.types.catalog import recipe_of
+from pytest_resilience.chaos.types.schema import Recipe
+from pytest_resilience.chaos.types.service import Service
+from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.errors import ConfigurationError
 
 

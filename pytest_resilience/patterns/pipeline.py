@@ -11,15 +11,15 @@ from typing import Any
 from typing import ParamSpec
 from typing import TypeVar
 
-from pytest_resilience.patterns.breaker import CircuitBreaker
-from pytest_resilience.patterns.calls import CallKind
-from pytest_resilience.patterns.calls import calls_its_first
-from pytest_resilience.patterns.calls import kind_of
-from pytest_resilience.patterns.rate_limit import RateLimitBulkhead
-from pytest_resilience.patterns.retry import RetryHandler
-from pytest_resilience.patterns.semaphore_bulkhead import SemaphoreBulkhead
-from pytest_resilience.patterns.thread_pool_bulkhead import ThreadPoolBulkhead
-from pytest_resilience.patterns.timelimit import TimeLimiter
+from pytest_resilience.patterns.bulkhead.rate_limit import RateLimitBulkhead
+from pytest_resilience.patterns.bulkhead.semaphore import SemaphoreBulkhead
+from pytest_resilience.patterns.bulkhead.thread_pool import ThreadPoolBulkhead
+from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import calls_its_first
+from pytest_resilience.patterns.callables import kind_of
+from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
+from pytest_resilience.patterns.retry.handler import RetryHandler
+from pytest_resilience.patterns.timeout import TimeLimiter
 
 
 __all__ = ["Pipeline", "PipelineOrderWarning", "Step"]

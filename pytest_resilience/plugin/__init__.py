@@ -22,16 +22,16 @@ from pytest_resilience.plugin import options
 
 if TYPE_CHECKING:
     from pytest_resilience.clock import ManualClock
-    from pytest_resilience.hazards import ChaosMonkey
-    from pytest_resilience.patterns.bulkhead_manager import BulkheadManager
-    from pytest_resilience.patterns.degradation import DegradationManager
-    from pytest_resilience.plugin.factories import BreakerFactory
-    from pytest_resilience.plugin.factories import RetryFactory
-    from pytest_resilience.plugin.fixture import Chaos
-    from pytest_resilience.plugin.postgres import PostgresChaos
-    from pytest_resilience.plugin.replies import ChaosResponses
-    from pytest_resilience.plugin.sqlite import SqliteChaos
+    from pytest_resilience.patterns.bulkhead.manager import BulkheadManager
+    from pytest_resilience.patterns.degradation.manager import DegradationManager
+    from pytest_resilience.plugin.fixtures.chaos import Chaos
+    from pytest_resilience.plugin.fixtures.patterns import BreakerFactory
+    from pytest_resilience.plugin.fixtures.patterns import RetryFactory
+    from pytest_resilience.plugin.fixtures.postgres import PostgresChaos
+    from pytest_resilience.plugin.fixtures.responses import ChaosResponses
+    from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos
     from pytest_resilience.proxy.proxy import ChaosProxy
+    from pytest_resilience.runtime import ChaosMonkey
 
 
 _FIXTURES = frozenset({"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses"})
@@ -87,16 +87,16 @@ def pytest_collection_modifyitems(
     """
     result = yield
     if any(map(_has_marks_to_check, items)):
-        from pytest_resilience.plugin import occasional
+        from pytest_resilience.plugin import optional_hooks
 
-        occasional.check_marks(config, items)
+        optional_hooks.check_marks(config, items)
     # Flags have begun it already, and may choose among the tests.
     if config.pluginmanager.has_plugin(options.SESSION) or any(map(_asks_for_chaos, items)):
         _session(config).check(items)
     if config.hook.pytest_resilience_adapters.get_hookimpls():
-        from pytest_resilience.plugin import occasional
+        from pytest_resilience.plugin import optional_hooks
 
-        occasional.add_adapters(config)
+        optional_hooks.add_adapters(config)
     return result
 
 
@@ -117,7 +117,7 @@ def chaos_monkey(request: pytest.FixtureRequest) -> Iterator[ChaosMonkey]:
 @pytest.fixture
 def sqlite_chaos(request: pytest.FixtureRequest) -> Iterator[SqliteChaos]:
     """Makes SQLite itself fail: `with sqlite_chaos.locked(path): ...`; undone with the test."""
-    from pytest_resilience.plugin.sqlite import SqliteChaos
+    from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos
 
     with SqliteChaos(request.node.nodeid) as chaos:
         yield chaos
@@ -126,7 +126,7 @@ def sqlite_chaos(request: pytest.FixtureRequest) -> Iterator[SqliteChaos]:
 @pytest.fixture
 def postgres_chaos(request: pytest.FixtureRequest) -> Iterator[Callable[[str], PostgresChaos]]:
     """Makes a PostgreSQL server itself fail: `postgres_chaos(url).terminate(pid)`."""
-    from pytest_resilience.plugin.postgres import servers
+    from pytest_resilience.plugin.fixtures.postgres import servers
 
     with servers(request.node.nodeid) as of:
         yield of
@@ -158,38 +158,38 @@ def manual_clock() -> ManualClock:
 @pytest.fixture
 def circuit_breaker(request: pytest.FixtureRequest) -> BreakerFactory:
     """Makes circuit breakers: `circuit_breaker(failure_threshold=3, name="prices")`."""
-    from pytest_resilience.plugin import clocks
-    from pytest_resilience.plugin import factories
+    from pytest_resilience.plugin.fixtures import clocks
+    from pytest_resilience.plugin.fixtures import patterns
 
-    return factories.BreakerFactory(clocks.clock_of(request))
+    return patterns.BreakerFactory(clocks.clock_of(request))
 
 
 @pytest.fixture
 def retry_handler(request: pytest.FixtureRequest) -> RetryFactory:
     """Makes retry handlers: `retry_handler(max_attempts=5, jitter=False)`."""
-    from pytest_resilience.plugin import clocks
-    from pytest_resilience.plugin import factories
+    from pytest_resilience.plugin.fixtures import clocks
+    from pytest_resilience.plugin.fixtures import patterns
 
-    return factories.RetryFactory(clocks.clock_of(request))
+    return patterns.RetryFactory(clocks.clock_of(request))
 
 
 @pytest.fixture
 def bulkhead_manager(request: pytest.FixtureRequest) -> Iterator[BulkheadManager]:
     """A bulkhead manager, shut down when the test ends."""
-    from pytest_resilience.plugin import clocks
-    from pytest_resilience.plugin import factories
+    from pytest_resilience.plugin.fixtures import clocks
+    from pytest_resilience.plugin.fixtures import patterns
 
-    with factories.bulkheads(clocks.clock_of(request)) as manager:
+    with patterns.bulkheads(clocks.clock_of(request)) as manager:
         yield manager
 
 
 @pytest.fixture
 def degradation_manager(request: pytest.FixtureRequest) -> DegradationManager:
     """A degradation manager without services."""
-    from pytest_resilience.plugin import clocks
-    from pytest_resilience.plugin import factories
+    from pytest_resilience.plugin.fixtures import clocks
+    from pytest_resilience.plugin.fixtures import patterns
 
-    return factories.degradation(clocks.clock_of(request))
+    return patterns.degradation(clocks.clock_of(request))
 
 
 def _asks_for_chaos(item: pytest.Item) -> bool:
@@ -214,6 +214,6 @@ def _session(config: pytest.Config) -> Any:
 
 def _register_occasional(config: pytest.Config, name: str) -> None:
     """Register hooks that most runs have no use for: each costs every run as much as a module."""
-    from pytest_resilience.plugin import occasional
+    from pytest_resilience.plugin import optional_hooks
 
-    config.pluginmanager.register(getattr(occasional, name)(), f"resilience-{name}")
+    config.pluginmanager.register(getattr(optional_hooks, name)(), f"resilience-{name}")

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import pytest
 
+from pytest_resilience.chaos.parsing.texts import inline
+from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.profile import gate_of
-from pytest_resilience.chaos.texts import inline
-from pytest_resilience.chaos.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin import options
 

@@ -11,9 +11,9 @@ import pytest
 if TYPE_CHECKING:
     from pytest_resilience.assertions.readings import Reader
     from pytest_resilience.chaos.engine import FaultInjected
-    from pytest_resilience.hazards import NewChaosType
     from pytest_resilience.report.cell import Cell
-    from pytest_resilience.report.document import Report
+    from pytest_resilience.report.run_report import Report
+    from pytest_resilience.runtime import NewChaosType
 
 
 @pytest.hookspec

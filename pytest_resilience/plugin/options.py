@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_resilience.plugin.pytest_private import taken_options
+from pytest_resilience.plugin.pytest_internals import taken_options
 
 
 __all__ = ["FLAGS", "NAMES", "SESSION", "add_options", "add_settings", "given", "typed", "wanted"]

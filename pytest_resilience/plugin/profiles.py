@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.chaos.parsing.texts import read_text
+from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.profile import Profile
-from pytest_resilience.chaos.recipe import nearest
-from pytest_resilience.chaos.texts import printable
-from pytest_resilience.chaos.texts import read_text
-from pytest_resilience.chaos.texts import shortened
+from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
-from pytest_resilience.plugin.pytest_private import check_markers
-from pytest_resilience.plugin.pytest_private import has_markers
-from pytest_resilience.plugin.requested import Defaults
-from pytest_resilience.plugin.requested import Requested
-from pytest_resilience.plugin.requested import from_parameters
+from pytest_resilience.plugin.experiment_request import Defaults
+from pytest_resilience.plugin.experiment_request import Requested
+from pytest_resilience.plugin.experiment_request import from_parameters
+from pytest_resilience.plugin.pytest_internals import check_markers
+from pytest_resilience.plugin.pytest_internals import has_markers
 
 
 __all__ = ["Check", "all_profiles", "check_experiments", "find_profile", "requested_of", "selects"]

@@ -11,20 +11,20 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_resilience.chaos.activation import Activation
-from pytest_resilience.chaos.activation import never_entered
+from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import never_entered
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
-from pytest_resilience.chaos.service import Service
-from pytest_resilience.chaos.service import Services
+from pytest_resilience.chaos.types.service import Service
+from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.events import Event
 from pytest_resilience.locks import fork_safe
-from pytest_resilience.plugin.requested import Requested
-from pytest_resilience.report.record import ChaosRecord
-from pytest_resilience.report.record import ExperimentRecord
+from pytest_resilience.plugin.experiment_request import Requested
+from pytest_resilience.report.chaos_record import ChaosRecord
+from pytest_resilience.report.chaos_record import ExperimentRecord
 from pytest_resilience.seeds import Stream
 from pytest_resilience.seeds import derive
 

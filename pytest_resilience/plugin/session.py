@@ -13,19 +13,18 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.chaos.texts import printable
-from pytest_resilience.chaos.watch import Watch
+from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.chaos.recorder import Watch
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
-from pytest_resilience.hazards import new_engine
-from pytest_resilience.plugin.clocks import clock_of
-from pytest_resilience.plugin.fixture import Chaos
-from pytest_resilience.plugin.locate import mark_location
+from pytest_resilience.plugin.experiment_request import Requested
+from pytest_resilience.plugin.experiment_request import from_mark
+from pytest_resilience.plugin.fixtures.chaos import Chaos
+from pytest_resilience.plugin.fixtures.clocks import clock_of
+from pytest_resilience.plugin.marker_location import mark_location
 from pytest_resilience.plugin.options import SESSION
 from pytest_resilience.plugin.profiles import selects
-from pytest_resilience.plugin.requested import Requested
-from pytest_resilience.plugin.requested import from_mark
 from pytest_resilience.plugin.scope import ChaosScope
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import others_of
@@ -34,13 +33,14 @@ from pytest_resilience.plugin.summary import RECORD
 from pytest_resilience.plugin.summary import ChaosSummary
 from pytest_resilience.plugin.xdist import hand_over
 from pytest_resilience.report.terminal import timeline
+from pytest_resilience.runtime import new_engine
 
 
 if TYPE_CHECKING:
-    from pytest_resilience.hazards import ChaosMonkey
-    from pytest_resilience.plugin.monkey import SessionMonkeys
-    from pytest_resilience.plugin.replies import ChaosResponses
+    from pytest_resilience.plugin.fixtures.monkey import SessionMonkeys
+    from pytest_resilience.plugin.fixtures.responses import ChaosResponses
     from pytest_resilience.proxy.proxy import ChaosProxy
+    from pytest_resilience.runtime import ChaosMonkey
 
 
 __all__ = ["ChaosSession", "session_of"]
@@ -63,9 +63,9 @@ def session_of(config: pytest.Config) -> ChaosSession:
         if not hasattr(config, "workerinput"):  # a worker of xdist has no terminal
             ChaosSummary.register(config, settings)
         if settings.matrix:
-            from pytest_resilience.plugin import matrix
+            from pytest_resilience.plugin.matrix import protocol
 
-            matrix.register(config, session, settings)
+            protocol.register(config, session, settings)
     assert isinstance(session, ChaosSession)
     return session
 
@@ -165,7 +165,7 @@ class ChaosSession:
 
     def monkey(self, request: pytest.FixtureRequest) -> AbstractContextManager[ChaosMonkey]:
         """What the `chaos_monkey` fixture of a test is."""
-        from pytest_resilience.plugin.monkey import monkey_of_a_test
+        from pytest_resilience.plugin.fixtures.monkey import monkey_of_a_test
 
         clock = clock_of(request)
         manual = clock is not SYSTEM_CLOCK
@@ -179,13 +179,13 @@ class ChaosSession:
 
     def proxies(self, item: pytest.Item) -> AbstractContextManager[Callable[..., ChaosProxy]]:
         """What the `chaos_proxy` fixture of a test is."""
-        from pytest_resilience.plugin.proxies import proxies_of_a_test
+        from pytest_resilience.plugin.fixtures.proxy import proxies_of_a_test
 
         return proxies_of_a_test(self._scope(item), self._settings.defaults)
 
     def replies(self, item: pytest.Item) -> ChaosResponses:
         """What the `chaos_responses` fixture of a test is, not yet started."""
-        from pytest_resilience.plugin.replies import ChaosResponses
+        from pytest_resilience.plugin.fixtures.responses import ChaosResponses
 
         return ChaosResponses(self._scope(item), self._settings.defaults)
 
@@ -219,7 +219,7 @@ class ChaosSession:
         settings, config = self._settings, session.config
         elsewhere = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
         if settings.monkeys and not (settings.calm or elsewhere or config.option.collectonly):
-            from pytest_resilience.plugin.monkey import SessionMonkeys
+            from pytest_resilience.plugin.fixtures.monkey import SessionMonkeys
 
             self._monkeys = SessionMonkeys(self._engine, settings.monkeys, settings.seed)
             config.pluginmanager.register(self._monkeys, f"{SESSION}-monkeys")

@@ -12,21 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from pytest_resilience.chaos import quantities
-from pytest_resilience.chaos.catalog import add_type
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.parsing import quantities
+from pytest_resilience.chaos.parsing.spec import parse_spec
+from pytest_resilience.chaos.parsing.texts import inline
+from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.chaos.profile import Profile
-from pytest_resilience.chaos.service import Service
-from pytest_resilience.chaos.service import Services
-from pytest_resilience.chaos.spec import parse_spec
-from pytest_resilience.chaos.texts import inline
-from pytest_resilience.chaos.texts import printable
+from pytest_resilience.chaos.types.catalog import add_type
+from pytest_resilience.chaos.types.service import Service
+from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
-from pytest_resilience.hazards import DEFAULT_CAPS
-from pytest_resilience.hazards import Caps
-from pytest_resilience.hazards import NewChaosType
 from pytest_resilience.plugin import options
+from pytest_resilience.plugin.experiment_request import Defaults
+from pytest_resilience.plugin.experiment_request import Requested
+from pytest_resilience.plugin.experiment_request import from_parameters
 from pytest_resilience.plugin.flags import first
 from pytest_resilience.plugin.flags import part
 from pytest_resilience.plugin.flags import score
@@ -36,9 +36,9 @@ from pytest_resilience.plugin.profiles import Check
 from pytest_resilience.plugin.profiles import check_experiments
 from pytest_resilience.plugin.profiles import find_profile
 from pytest_resilience.plugin.profiles import requested_of
-from pytest_resilience.plugin.requested import Defaults
-from pytest_resilience.plugin.requested import Requested
-from pytest_resilience.plugin.requested import from_parameters
+from pytest_resilience.runtime import DEFAULT_CAPS
+from pytest_resilience.runtime import Caps
+from pytest_resilience.runtime import NewChaosType
 from pytest_resilience.seeds import new_seed
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.chaos.texts import printable
+from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.plugin.settings import Settings
-from pytest_resilience.report.record import ChaosRecord
+from pytest_resilience.report.chaos_record import ChaosRecord
 from pytest_resilience.report.terminal import Tallies
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.proxy.proxy import ChaosProxy
-from pytest_resilience.proxy.toxics import Toxic
+from pytest_resilience.proxy.toxics.toxic import Toxic
 
 
 if TYPE_CHECKING:
-    from pytest_resilience.proxy.control import ControlServer
+    from pytest_resilience.proxy.toxiproxy_api.server import ControlServer
 
 
 __all__ = ["ChaosProxy", "ControlServer", "Toxic"]
@@ -23,7 +23,7 @@ __all__ = ["ChaosProxy", "ControlServer", "Toxic"]
 def __getattr__(name: str) -> Any:
     """The control, with the HTTP server it needs, for those who ask for it."""
     if name == "ControlServer":
-        from pytest_resilience.proxy.control import ControlServer
+        from pytest_resilience.proxy.toxiproxy_api.server import ControlServer
 
         return ControlServer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pytest_resilience.proxy.command import main
+from pytest_resilience.proxy.cli import main
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_resilience.chaos.shared_setting import limits_lifted
-from pytest_resilience.chaos.texts import shortened
+from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.errors import ConfigurationError
 
 

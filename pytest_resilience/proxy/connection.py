@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pytest_resilience.chaos.answers import MadeUpAnswer
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.faults import Fault
-from pytest_resilience.proxy.flow import Flow
-from pytest_resilience.proxy.gate import Gate
-from pytest_resilience.proxy.loop import Loop
-from pytest_resilience.proxy.side import Side
-from pytest_resilience.proxy.toxics import DOWNSTREAM
-from pytest_resilience.proxy.toxics import UPSTREAM
-from pytest_resilience.proxy.toxics import Toxic
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.response import MadeUpAnswer
+from pytest_resilience.proxy.decisions import Gate
+from pytest_resilience.proxy.endpoint import Side
+from pytest_resilience.proxy.event_loop import Loop
+from pytest_resilience.proxy.link import Flow
+from pytest_resilience.proxy.toxics.toxic import DOWNSTREAM
+from pytest_resilience.proxy.toxics.toxic import UPSTREAM
+from pytest_resilience.proxy.toxics.toxic import Toxic
 
 
 __all__ = ["Attempt", "Connection", "Setting"]

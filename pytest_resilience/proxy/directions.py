@@ -13,25 +13,25 @@ import functools
 from copy import copy
 from typing import Any
 
-from pytest_resilience.chaos.answers import MadeUpAnswer
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.faults import Fault
-from pytest_resilience.chaos.faults import LostAnswer
-from pytest_resilience.chaos.faults import Partition
-from pytest_resilience.chaos.faults import Refusal
-from pytest_resilience.chaos.faults import ServiceError
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.network import LostAnswer
+from pytest_resilience.chaos.faults.network import Partition
+from pytest_resilience.chaos.faults.network import Refusal
+from pytest_resilience.chaos.faults.network import ServiceError
+from pytest_resilience.chaos.faults.response import MadeUpAnswer
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import END
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
-from pytest_resilience.chaos.recipe import nearest
-from pytest_resilience.chaos.texts import shortened
+from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
-from pytest_resilience.proxy.toxics import DOWNSTREAM
-from pytest_resilience.proxy.toxics import STREAMS
-from pytest_resilience.proxy.toxics import UPSTREAM
+from pytest_resilience.proxy.toxics.toxic import DOWNSTREAM
+from pytest_resilience.proxy.toxics.toxic import STREAMS
+from pytest_resilience.proxy.toxics.toxic import UPSTREAM
 
 
 __all__ = ["BOTH", "directed"]

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable
 from urllib.parse import unquote_plus
 
-from pytest_resilience.chaos.shared_setting import SharedSetting
-from pytest_resilience.chaos.texts import inline
-from pytest_resilience.chaos.texts import shortened
+from pytest_resilience.chaos.parsing.texts import inline
+from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.shared_settings import SharedSetting
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import Address
 

@@ -9,24 +9,24 @@ from contextlib import suppress
 from typing import Any
 from typing import Protocol
 
-from pytest_resilience.chaos.activation import Activation
-from pytest_resilience.chaos.activation import never_entered
-from pytest_resilience.chaos.catalog import chaos_type
-from pytest_resilience.chaos.contexts import DualContext
-from pytest_resilience.chaos.contexts import dual_context
+from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import never_entered
+from pytest_resilience.chaos.context_managers import DualContext
+from pytest_resilience.chaos.context_managers import dual_context
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import ChaosType
-from pytest_resilience.chaos.faults import Refusal
+from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.spec import parse_spec
+from pytest_resilience.chaos.parsing.spec import parse_spec
 from pytest_resilience.chaos.triggers import Always
+from pytest_resilience.chaos.types.catalog import chaos_type
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.proxy.directions import directed
-from pytest_resilience.proxy.loop import Loop
+from pytest_resilience.proxy.event_loop import Loop
 from pytest_resilience.seeds import derive
 
 

@@ -12,30 +12,30 @@ from collections.abc import Mapping
 from typing import Any
 from typing import Self
 
-from pytest_resilience.chaos.activation import Activation
-from pytest_resilience.chaos.contexts import DualContext
-from pytest_resilience.chaos.contexts import dual_context
-from pytest_resilience.chaos.contexts import in_thread
+from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.context_managers import DualContext
+from pytest_resilience.chaos.context_managers import dual_context
+from pytest_resilience.chaos.context_managers import in_thread
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import ChaosType
-from pytest_resilience.chaos.texts import check_name
+from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.proxy.acceptor import Switchboard
 from pytest_resilience.proxy.addresses import loopback
 from pytest_resilience.proxy.addresses import parse_address
 from pytest_resilience.proxy.addresses import resolve
 from pytest_resilience.proxy.dsn import Leading
 from pytest_resilience.proxy.dsn import variable
+from pytest_resilience.proxy.event_loop import Loop
 from pytest_resilience.proxy.experiments import Experiments
-from pytest_resilience.proxy.loop import Loop
-from pytest_resilience.proxy.switchboard import Switchboard
-from pytest_resilience.proxy.toxics import DOWNSTREAM
-from pytest_resilience.proxy.toxics import Toxic
+from pytest_resilience.proxy.toxics.toxic import DOWNSTREAM
+from pytest_resilience.proxy.toxics.toxic import Toxic
 from pytest_resilience.seeds import new_seed
 
 

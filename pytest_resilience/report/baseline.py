@@ -9,12 +9,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_resilience.chaos.texts import read_text
-from pytest_resilience.chaos.texts import shortened
+from pytest_resilience.chaos.parsing.texts import read_text
+from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import Verdict
-from pytest_resilience.report.document import Report
+from pytest_resilience.report.run_report import Report
 
 
 __all__ = ["Baseline", "KnownCell", "baseline_of", "read_baseline"]

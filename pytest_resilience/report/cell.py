@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from pytest_resilience.report.fields import Fields
+from pytest_resilience.report.json_reader import Fields
 
 
 __all__ = ["Cell", "Moment", "MomentKind", "Verdict"]

@@ -12,7 +12,7 @@ from pytest_resilience.report.baseline import Baseline
 from pytest_resilience.report.baseline import KnownCell
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import Verdict
-from pytest_resilience.report.document import Report
+from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.score import Score
 
 

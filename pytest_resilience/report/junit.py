@@ -16,8 +16,8 @@ from typing import Final
 from xml.etree import ElementTree
 
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.document import Report
 from pytest_resilience.report.gate import GateResult
+from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.words import MEANINGS
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import Verdict
-from pytest_resilience.report.document import Report
 from pytest_resilience.report.gate import GateResult
+from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.score import Score
 from pytest_resilience.report.words import INTRODUCTION
 from pytest_resilience.report.words import MEANINGS

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import Verdict
-from pytest_resilience.report.document import Report
-from pytest_resilience.report.document import Shard
+from pytest_resilience.report.run_report import Report
+from pytest_resilience.report.run_report import Shard
 
 
 __all__ = ["combine", "merge"]

@@ -14,8 +14,8 @@ from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import Moment
 from pytest_resilience.report.cell import MomentKind
 from pytest_resilience.report.cell import Verdict
-from pytest_resilience.report.document import Report
 from pytest_resilience.report.gate import GateResult
+from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.words import INTRODUCTION
 from pytest_resilience.report.words import MEANINGS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pytest_resilience.chaos.engine import FaultInjected
-from pytest_resilience.chaos.quantities import format_seconds
-from pytest_resilience.report.record import ChaosRecord
+from pytest_resilience.chaos.parsing.quantities import format_seconds
+from pytest_resilience.report.chaos_record import ChaosRecord
 
 
 __all__ = ["Tallies", "timeline"]

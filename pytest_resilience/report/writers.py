@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pytest_resilience.errors import ConfigurationError
-from pytest_resilience.report.document import Report
 from pytest_resilience.report.gate import GateResult
-from pytest_resilience.report.json_format import json_text
+from pytest_resilience.report.json_file import json_text
 from pytest_resilience.report.markdown import markdown_text
+from pytest_resilience.report.run_report import Report
 
 
 __all__ = [

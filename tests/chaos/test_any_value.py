@@ -10,15 +10,15 @@ import pytest
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ChaosType
 from pytest_resilience import ConfigurationError
-from pytest_resilience.chaos.catalog import RECIPES
+from pytest_resilience.chaos.parsing.spec import parse_spec
 from pytest_resilience.chaos.profile import Profile
-from pytest_resilience.chaos.schedule import FixedSequence
-from pytest_resilience.chaos.schedule import Windows
-from pytest_resilience.chaos.service import Service
-from pytest_resilience.chaos.service import Services
-from pytest_resilience.chaos.spec import parse_spec
-from pytest_resilience.hazards import Caps
-from pytest_resilience.hazards import ChaosMonkey
+from pytest_resilience.chaos.types.catalog import RECIPES
+from pytest_resilience.chaos.types.service import Service
+from pytest_resilience.chaos.types.service import Services
+from pytest_resilience.monkey.schedule import FixedSequence
+from pytest_resilience.monkey.schedule import Windows
+from pytest_resilience.runtime import Caps
+from pytest_resilience.runtime import ChaosMonkey
 from tests.values import ANY
 from tests.values import one_sentence
 

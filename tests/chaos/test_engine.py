@@ -11,10 +11,10 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import Event
 from pytest_resilience import FaultInjected
 from pytest_resilience import ManualClock
-from pytest_resilience.chaos.activation import Activation
+from pytest_resilience.chaos.active_experiment import Activation
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.faults import Refusal
+from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND

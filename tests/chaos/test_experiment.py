@@ -11,12 +11,12 @@ import pytest
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ChaosType
 from pytest_resilience import ConfigurationError
-from pytest_resilience.chaos.catalog import RECIPES
-from pytest_resilience.chaos.faults import Latency
-from pytest_resilience.chaos.faults import Refusal
-from pytest_resilience.chaos.faults import Reset
-from pytest_resilience.chaos.faults import ResolutionFailure
-from pytest_resilience.chaos.faults import Silence
+from pytest_resilience.chaos.faults.network import Latency
+from pytest_resilience.chaos.faults.network import Refusal
+from pytest_resilience.chaos.faults.network import Reset
+from pytest_resilience.chaos.faults.network import ResolutionFailure
+from pytest_resilience.chaos.faults.network import Silence
+from pytest_resilience.chaos.types.catalog import RECIPES
 
 
 def test_the_seeds_members_fields_and_defaults() -> None:

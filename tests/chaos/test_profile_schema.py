@@ -17,8 +17,8 @@ import pytest
 import pytest_resilience
 
 from pytest_resilience import ConfigurationError
-from pytest_resilience.chaos.catalog import RECIPES
 from pytest_resilience.chaos.profile import Profile
+from pytest_resilience.chaos.types.catalog import RECIPES
 
 
 FILE = Path(pytest_resilience.__file__).parent / "chaos" / "profile.schema.json"

@@ -19,9 +19,9 @@ from pytest_resilience.patterns import Pipeline
 from pytest_resilience.patterns import RateLimitBulkhead
 from pytest_resilience.patterns import SemaphoreBulkhead
 from pytest_resilience.patterns import TimeLimiter
-from pytest_resilience.patterns.calls import CallKind
-from pytest_resilience.patterns.calls import innermost
-from pytest_resilience.patterns.calls import kind_of
+from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import innermost
+from pytest_resilience.patterns.callables import kind_of
 
 
 def plain() -> None: ...

@@ -26,7 +26,7 @@ from pytest_resilience import ManualClock
 from pytest_resilience import RetryBudget
 from pytest_resilience.patterns import RateLimitBulkhead
 from pytest_resilience.patterns import SemaphoreBulkhead
-from pytest_resilience.patterns.breaker_calls import Permit
+from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
 
 
 THREADS = 32

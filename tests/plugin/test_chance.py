@@ -8,12 +8,12 @@ import pytest
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ChaosType
-from pytest_resilience.chaos.catalog import recipe_of
 from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.chaos.triggers import Rate
-from pytest_resilience.plugin.requested import Defaults
-from pytest_resilience.plugin.requested import Origin
-from pytest_resilience.plugin.requested import from_parameters
+from pytest_resilience.chaos.types.catalog import recipe_of
+from pytest_resilience.plugin.experiment_request import Defaults
+from pytest_resilience.plugin.experiment_request import Origin
+from pytest_resilience.plugin.experiment_request import from_parameters
 from pytest_resilience.proxy import ChaosProxy
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugin.conftest import SERVER
+from tests.suites import SERVER
 
 
 def test_latency_holds_up_connecting_and_each_answer(suite: pytest.Pytester) -> None:

@@ -24,9 +24,9 @@ from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.proxy import ChaosProxy
 from pytest_resilience.proxy import ControlServer
 from pytest_resilience.proxy import Toxic
-from pytest_resilience.proxy.control import _Incoming
-from pytest_resilience.proxy.loop import Loop
-from pytest_resilience.proxy.toxics import KINDS
+from pytest_resilience.proxy.event_loop import Loop
+from pytest_resilience.proxy.toxics.toxic import KINDS
+from pytest_resilience.proxy.toxiproxy_api.server import _Incoming
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask
 from tests.proxy.conftest import echo
@@ -154,7 +154,9 @@ class _Elapsing:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         self.patience: list[float] = []
-        monkeypatch.setattr("pytest_resilience.proxy.control.time.monotonic", lambda: self.now)
+        monkeypatch.setattr(
+            "pytest_resilience.proxy.toxiproxy_api.server.time.monotonic", lambda: self.now
+        )
 
     def settimeout(self, seconds: float) -> None:
         self.patience.append(seconds)
@@ -177,7 +179,7 @@ def test_patience_is_for_the_whole_of_a_request(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_who_is_too_slow_is_told(control: ControlServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_resilience.proxy.control._PATIENCE", 0.1)
+    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_api.server._PATIENCE", 0.1)
     with socket.create_connection(control.address, timeout=30) as client:
         client.sendall(RESET + b"Content-Length: 10\r\n\r\n{")
         answer = client.recv(1000)
@@ -185,7 +187,7 @@ def test_who_is_too_slow_is_told(control: ControlServer, monkeypatch: pytest.Mon
 
 
 def test_who_finds_no_room_is_told(control: ControlServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_resilience.proxy.control._CONNECTIONS", 1)
+    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_api.server._CONNECTIONS", 1)
     with socket.create_connection(control.address, timeout=30) as first:
         first.sendall(b"GET ")
         with socket.create_connection(control.address, timeout=30) as second:
@@ -232,7 +234,7 @@ def test_more_proxies_than_there_may_be(control: ControlServer, upstream: str) -
 def test_one_proxy_more_than_there_may_be(
     control: ControlServer, upstream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_resilience.proxy.api._MOST_PROXIES", 2)
+    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_api.routes._MOST_PROXIES", 2)
     for name in ("a", "b"):
         assert post(control, "/proxies", {"name": name, "upstream": upstream})[0] == 201
     status, said = post(control, "/proxies", {"name": "c", "upstream": upstream})
@@ -243,7 +245,7 @@ def test_one_proxy_more_than_there_may_be(
 def test_one_toxic_more_than_there_may_be(
     control: ControlServer, upstream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_resilience.proxy.api._MOST_TOXICS", 1)
+    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_api.routes._MOST_TOXICS", 1)
     post(control, "/proxies", {"name": "shop", "upstream": upstream})
     assert post(control, "/proxies/shop/toxics", {"type": "latency"})[0] == 200
     status, said = post(control, "/proxies/shop/toxics", {"type": "timeout"})

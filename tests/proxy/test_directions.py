@@ -25,8 +25,8 @@ from pytest_resilience import Event
 from pytest_resilience import FaultInjected
 from pytest_resilience import NeverFiredError
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.service import Service
-from pytest_resilience.chaos.service import Services
+from pytest_resilience.chaos.types.service import Service
+from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.proxy import ChaosProxy
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask

@@ -16,9 +16,9 @@ from pytest_resilience import ConfigurationError
 from pytest_resilience import ShutdownError
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.interceptors.sockets.descriptors import listening_ports
+from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
 from pytest_resilience.proxy import ChaosProxy
-from pytest_resilience.seams.descriptors import listening_ports
-from pytest_resilience.seams.sockets import SocketSeam
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask
 from tests.proxy.conftest import echo

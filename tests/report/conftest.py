@@ -12,8 +12,8 @@ from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import Moment
 from pytest_resilience.report.cell import MomentKind
 from pytest_resilience.report.cell import Verdict
-from pytest_resilience.report.document import Report
-from pytest_resilience.report.document import Shard
+from pytest_resilience.report.run_report import Report
+from pytest_resilience.report.run_report import Shard
 
 
 TODAY = datetime.date(2026, 6, 15)

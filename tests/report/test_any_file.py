@@ -17,7 +17,7 @@ from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import Moment
 from pytest_resilience.report.cell import MomentKind
 from pytest_resilience.report.cell import Verdict
-from pytest_resilience.report.document import Report
+from pytest_resilience.report.run_report import Report
 from tests.values import one_sentence
 
 

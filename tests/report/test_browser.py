@@ -16,8 +16,8 @@ from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import Moment
 from pytest_resilience.report.cell import MomentKind
 from pytest_resilience.report.cell import Verdict
-from pytest_resilience.report.document import Report
 from pytest_resilience.report.gate import judge
+from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.writers import write_report
 from tests.report.conftest import TODAY
 from tests.report.conftest import cell

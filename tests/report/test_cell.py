@@ -6,7 +6,7 @@ from hypothesis import given
 
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import Verdict
-from pytest_resilience.report.fields import Fields
+from pytest_resilience.report.json_reader import Fields
 from pytest_resilience.report.words import MEANINGS
 from tests.report.conftest import cells
 

@@ -12,10 +12,10 @@ from pytest_resilience.report.baseline import Baseline
 from pytest_resilience.report.baseline import KnownCell
 from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.cell import Verdict
-from pytest_resilience.report.document import Report
-from pytest_resilience.report.document import Shard
 from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.gate import judge
+from pytest_resilience.report.run_report import Report
+from pytest_resilience.report.run_report import Shard
 from tests.report.conftest import TODAY
 from tests.report.conftest import cell
 from tests.report.conftest import report

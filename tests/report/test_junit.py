@@ -11,10 +11,10 @@ from hypothesis import given
 from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.cell import Moment
 from pytest_resilience.report.cell import MomentKind
-from pytest_resilience.report.document import Report
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.junit import add_suite
 from pytest_resilience.report.junit import suite_of
+from pytest_resilience.report.run_report import Report
 from tests.report.conftest import TODAY
 from tests.report.conftest import cell
 from tests.report.conftest import report

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pytest_resilience.report.baseline import Baseline
 from pytest_resilience.report.baseline import KnownCell
 from pytest_resilience.report.cell import Verdict
-from pytest_resilience.report.document import Report
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.markdown import markdown_text
+from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.words import INTRODUCTION
 from tests.report.conftest import TODAY
 from tests.report.conftest import cell

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from pytest_resilience import ConfigurationError
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import Verdict
-from pytest_resilience.report.document import Report
-from pytest_resilience.report.document import Shard
 from pytest_resilience.report.merge import combine
 from pytest_resilience.report.merge import merge
+from pytest_resilience.report.run_report import Report
+from pytest_resilience.report.run_report import Shard
 from tests.report.conftest import cell
 from tests.report.conftest import cells
 from tests.report.conftest import report

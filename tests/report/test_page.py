@@ -14,9 +14,9 @@ from hypothesis import settings
 from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.cell import Moment
 from pytest_resilience.report.cell import MomentKind
-from pytest_resilience.report.document import Report
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.page import page_text
+from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.words import INTRODUCTION
 from tests.report.conftest import TODAY
 from tests.report.conftest import cell

@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 
 from pytest_resilience import FaultInjected
-from pytest_resilience.report.record import ChaosRecord
-from pytest_resilience.report.record import ExperimentRecord
+from pytest_resilience.report.chaos_record import ChaosRecord
+from pytest_resilience.report.chaos_record import ExperimentRecord
 from pytest_resilience.report.terminal import Tallies
 from pytest_resilience.report.terminal import timeline
 

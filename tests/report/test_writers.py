@@ -13,8 +13,8 @@ import pytest
 
 from pytest_resilience import ConfigurationError
 from pytest_resilience.report import writers
-from pytest_resilience.report.json_format import json_text
-from pytest_resilience.report.json_format import read_report
+from pytest_resilience.report.json_file import json_text
+from pytest_resilience.report.json_file import read_report
 from pytest_resilience.report.markdown import markdown_text
 from pytest_resilience.report.page import page_text
 from pytest_resilience.report.writers import append_summary

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ConfigurationError
-from pytest_resilience.chaos.pressure import CpuLoad
-from pytest_resilience.hazards import Caps
-from pytest_resilience.hazards import Hazards
+from pytest_resilience.chaos.faults.resources import CpuLoad
+from pytest_resilience.runtime import Caps
+from pytest_resilience.runtime import Hazards
 from pytest_resilience.stress import caps
 from pytest_resilience.stress import machine
 

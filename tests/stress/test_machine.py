@@ -103,8 +103,8 @@ LIMIT = 512 * MIB
 GREEDY = """
 import json, time
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.quantities import amount
-from pytest_resilience.hazards import Caps, Hazards
+from pytest_resilience.chaos.parsing.quantities import amount
+from pytest_resilience.runtime import Caps, Hazards
 from pytest_resilience.stress import machine
 
 before = machine.available_memory()

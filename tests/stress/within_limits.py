@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.activation import Activation
-from pytest_resilience.hazards import Hazards
+from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.runtime import Hazards
 
 
 Story = Callable[[], Iterator[None]]
@@ -199,7 +199,7 @@ def a_database() -> Iterator[None]:
 def a_sqlite_file_that_another_one_locks() -> Iterator[None]:
     import sqlite3
 
-    from pytest_resilience.plugin.sqlite import SqliteChaos
+    from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos
 
     with contextlib.closing(sqlite3.connect("shop.db", timeout=0)) as client:
         client.execute("CREATE TABLE orders (id)")
@@ -220,7 +220,7 @@ def a_file() -> Iterator[None]:
 def a_service() -> Iterator[None]:
     import textwrap
 
-    from pytest_resilience.chaos.service import Service
+    from pytest_resilience.chaos.types.service import Service
 
     hazards.engine.services.add(Service.at("words", ["textwrap:dedent"]))
     yield
@@ -294,7 +294,7 @@ def a_proxy_that_was_there() -> Iterator[None]:
 
 @story(leave=3)
 def a_control_of_proxies() -> Iterator[None]:
-    from pytest_resilience.proxy.control import ControlServer
+    from pytest_resilience.proxy.toxiproxy_api.server import ControlServer
 
     with made() as client:
         yield

@@ -1,0 +1,1 @@
+"""What happens to an operation: frozen descriptions, each an answer to "what can go wrong"."""

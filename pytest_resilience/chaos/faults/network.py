@@ -1,0 +1,208 @@
+"""What happens to an operation: frozen data, nothing else.
+
+A fault names the kinds of operation it can happen to. Seams know how to make it
+happen; nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import replace
+from typing import ClassVar
+
+from pytest_resilience.chaos.operation import CALL
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import HANDSHAKE
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.parsing.distributions import Spread
+from pytest_resilience.chaos.parsing.quantities import format_seconds
+from pytest_resilience.errors import ServiceFailureError
+
+
+__all__ = [
+    "Delay",
+    "Fault",
+    "Latency",
+    "LostAnswer",
+    "Partition",
+    "Refusal",
+    "Reset",
+    "ResolutionFailure",
+    "ServiceError",
+    "Silence",
+    "SlowResolution",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Base of all faults.
+
+    Attributes:
+        kinds: the kinds of operation it can happen to.
+        waits: whether the caller is made to wait, which only a blocking one can.
+        heals: whether what it holds up goes on as if nothing had been, when it has ended.
+        answered: whether the peer's answer must be there before it happens.
+        bytewise: whether it happens to the bytes of an answer, which must be seen for that.
+        delay: how long, in seconds; infinite where the answer never comes.
+    """
+
+    waits: ClassVar[bool] = False
+    heals: ClassVar[bool] = False
+    answered: ClassVar[bool] = False
+    bytewise: ClassVar[bool] = False
+    delay: float = 0.0
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        raise NotImplementedError
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether nobody could tell that it has happened."""
+        return False
+
+    def can_happen_to(self, operation: Operation) -> bool:
+        """Whether there is such a thing where `operation` is done."""
+        return (
+            (operation.blocking or not self.waits)
+            and not (operation.empty and self.bytewise)
+            and not ((operation.interim or operation.framed) and self.answered)
+            and (self.heals or not operation.underway)
+        )
+
+    def drawn(self, share: float) -> Fault:  # noqa: ARG002  # those that differ use it
+        """The fault as it happens once: `share` is uniform in [0, 1)."""
+        return self
+
+    def __str__(self) -> str:
+        return type(self).__name__.lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delay(Fault):
+    """Base of those that make callers wait for a while.
+
+    Attributes:
+        spread: how delays differ; None where all are the same.
+    """
+
+    waits: ClassVar[bool] = True
+    spread: Spread | None = None
+
+    def drawn(self, share: float) -> Fault:
+        if self.spread is None:
+            return self
+        return replace(self, delay=self.spread.at(share), spread=None)
+
+    @property
+    def is_nothing(self) -> bool:
+        return not self.delay and (self.spread is None or not self.spread.at(1.0))
+
+    @property
+    def length(self) -> str:
+        """For people."""
+        return f"{format_seconds(self.delay)}{self.spread or ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency(Delay):
+    """The peer is `delay` seconds further away, there and back."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, HANDSHAKE, RECEIVE})
+
+    def __str__(self) -> str:
+        return f"latency {self.length}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence(Fault):
+    """The peer never answers: packets are lost without a word."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, HANDSHAKE, RECEIVE})
+    waits: ClassVar[bool] = True
+    delay: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal(Fault):
+    """Nothing listens at the peer's port (ECONNREFUSED)."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reset(Fault):
+    """The peer tears the connection down while an answer is awaited (ECONNRESET)."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({HANDSHAKE, RECEIVE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostAnswer(Fault):
+    """The peer has done what it was asked, and the connection is reset before its answer."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
+    answered: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return "lost answer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition(Fault):
+    """Nothing gets through, either way, for as long as the experiment runs; then all of it."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, HANDSHAKE, SEND, RECEIVE})
+    waits: ClassVar[bool] = True
+    heals: ClassVar[bool] = True
+    delay: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolutionFailure(Fault):
+    """The name server cannot be reached (EAI_AGAIN), or knows of no such name (EAI_NONAME).
+
+    Attributes:
+        known: whether the name may exist, for all that anybody knows.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({RESOLVE})
+    known: bool = True
+
+    def __str__(self) -> str:
+        return "name resolution failure" if self.known else "unknown host"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowResolution(Delay):
+    """The name server takes `delay` seconds longer."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({RESOLVE})
+
+    def __str__(self) -> str:
+        return f"slow name resolution {self.length}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceError(Fault):
+    """Calling the service raises.
+
+    Attributes:
+        exception: of which type; it is made from a text alone.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({CALL})
+    exception: type[Exception] = ServiceFailureError
+
+    def make(self, service: str) -> Exception:
+        """What a call of `service` raises."""
+        if issubclass(self.exception, ServiceFailureError):
+            return self.exception(service)
+        return self.exception(f"service {service!r} failed")
+
+    def __str__(self) -> str:
+        return self.exception.__name__

@@ -1,0 +1,160 @@
+"""What an alteration does to the bytes of one answer, wherever they pass.
+
+Of HTTP only the body is altered, and what its headers promise is believed: half of a body
+is half of its `Content-Length`. Of any other protocol, and of HTTP that names no length,
+the first piece that arrives has to stand for the whole.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+
+from typing import Protocol
+
+from pytest_resilience.chaos.faults.response import Alteration
+from pytest_resilience.chaos.faults.response import Corruption
+from pytest_resilience.chaos.faults.response import Truncation
+
+
+__all__ = ["Altered", "altered", "gap"]
+
+_NEVER = 2**62
+_HTTP = b"HTTP/"
+_END_OF_HEAD = b"\r\n\r\n"
+_MOST_HEAD = 64 << 10  # bytes; what goes on for longer is not HTTP
+_BODILESS = (b"204", b"304")
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
+
+
+class Altered(Protocol):
+    """An answer while it passes.
+
+    Attributes:
+        ended: whether no more of it will be heard, whatever the peer still says.
+        spared: whether it has turned out to have nothing that could be altered.
+    """
+
+    ended: bool
+
+    @property
+    def spared(self) -> bool:
+        """See above."""
+
+    def alter(self, data: bytes) -> bytes:
+        """What is heard of the next `data` of the answer."""
+
+
+def altered(fault: Alteration) -> Altered:
+    """For an answer to which `fault` happens. Raises TypeError for one that is not known."""
+    if isinstance(fault, Truncation):
+        return _Truncated(fault)
+    if isinstance(fault, Corruption):
+        return _Corrupted(fault)
+    raise TypeError(f"{fault!r} does nothing to bytes")
+
+
+def gap(chance: random.Random, share: float) -> int:
+    """How many bytes are spared before the next hit, if a `share` of all is hit.
+
+    Drawn from the geometric distribution.
+    """
+    if share in (0, 1):
+        return 0 if share else _NEVER
+    return int(min(_NEVER, math.log1p(-chance.random()) / math.log1p(-share)))
+
+
+class _Head:
+    """Finds where the head of an answer ends and its body begins.
+
+    Attributes:
+        length: of the body in bytes, once the head is known; None where it does not say.
+        bodiless: whether no body follows it.
+    """
+
+    def __init__(self) -> None:
+        self.length: int | None = None
+        self.bodiless = False
+        self._seen = b""
+        self._over = False
+
+    def within(self, data: bytes) -> int:
+        """How many of the next bytes still belong to it."""
+        if self._over:
+            return 0
+        before = len(self._seen)
+        self._seen += data
+        if not (self._seen.startswith(_HTTP) or _HTTP.startswith(self._seen)):
+            self._over = True
+            return 0
+        end = self._seen.find(_END_OF_HEAD)
+        if end < 0:
+            self._over = len(self._seen) > _MOST_HEAD
+            return len(data)
+        size = end + len(_END_OF_HEAD) - before
+        status = self._seen[:end].partition(b" ")[2][:3]
+        if status.startswith(b"1"):  # one before the answer itself
+            self._seen = b""
+            return size + self.within(data[size:])
+        self._over = True
+        found = _LENGTH.search(self._seen, 0, end)
+        self.length = None if found is None else int(found[1])
+        self.bodiless = status in _BODILESS or self.length == 0
+        return size
+
+
+class _Truncated:
+    ended = False
+
+    @property
+    def spared(self) -> bool:
+        return self._head.bodiless
+
+    def __init__(self, fault: Truncation) -> None:
+        self._share = fault.share
+        self._head = _Head()
+        self._allowed: int | None = None  # bytes of the body that are still to be heard
+
+    def alter(self, data: bytes) -> bytes:
+        if self.ended:
+            return b""
+        start = self._head.within(data)
+        body = data[start:]
+        if self._allowed is None:
+            whole = len(body) if self._head.length is None else self._head.length
+            if not whole:
+                return data
+            self._allowed = max(0, min(whole - 1, int(whole * self._share)))
+        kept = body[: self._allowed]
+        self._allowed -= len(kept)
+        self.ended = not self._allowed
+        return data[:start] + kept
+
+
+class _Corrupted:
+    ended = False
+
+    @property
+    def spared(self) -> bool:
+        return self._head.bodiless
+
+    def __init__(self, fault: Corruption) -> None:
+        self._share = fault.share
+        self._chance = random.Random(fault.seed)
+        self._head = _Head()
+        self._next: int | None = None  # bytes of the body until the one that is hit
+
+    def alter(self, data: bytes) -> bytes:
+        start = self._head.within(data)
+        size = len(data) - start
+        if not size:
+            return data
+        if self._next is None:  # at least one, and nobody knows whether there will be more
+            self._next = min(gap(self._chance, self._share), self._chance.randrange(size))
+        hit = bytearray(data)
+        while self._next < size:
+            hit[start + self._next] ^= self._chance.randrange(1, 256)
+            self._next += 1 + gap(self._chance, self._share)
+        self._next -= size
+        return bytes(hit)

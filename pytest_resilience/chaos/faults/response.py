@@ -1,0 +1,221 @@
+"""What happens to the bytes of an answer: how fast they come, which ones, and whose they are.
+
+Frozen data, as all faults are. What an alteration does to bytes is in `alteration`.
+"""
+
+from __future__ import annotations
+
+import math
+
+from dataclasses import dataclass
+from dataclasses import replace
+from http import HTTPStatus
+from typing import ClassVar
+
+from pytest_resilience.chaos.faults.network import Delay
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.parsing.quantities import format_bytes
+from pytest_resilience.chaos.parsing.quantities import format_seconds
+
+
+__all__ = [
+    "Alteration",
+    "Bandwidth",
+    "Corruption",
+    "Dribble",
+    "MadeUpAnswer",
+    "MalformedJson",
+    "Pace",
+    "SlowClose",
+    "StatusAnswer",
+    "Truncation",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowClose(Delay):
+    """The peer's end of the connection comes `delay` seconds after its last byte."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({CLOSE})
+
+    def __str__(self) -> str:
+        return f"slow close {self.length}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace(Fault):
+    """Base of those that let an answer arrive in pieces, each after a time."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
+    waits: ClassVar[bool] = True
+    answered: ClassVar[bool] = True
+    bytewise: ClassVar[bool] = True
+
+    @property
+    def piece(self) -> int:
+        """Most bytes of a piece."""
+        raise NotImplementedError
+
+    def seconds(self, size: int) -> float:
+        """How long after the piece before one of `size` bytes is there."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bandwidth(Pace):
+    """Answers come over a line of `rate` bytes a second."""
+
+    rate: float
+
+    @property
+    def piece(self) -> int:
+        return max(1, int(self.rate * 0.02))
+
+    def seconds(self, size: int) -> float:
+        return size / self.rate
+
+    def __str__(self) -> str:
+        return f"bandwidth {format_bytes(self.rate)}/s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dribble(Pace):
+    """Answers come `piece` bytes at a time, each `pause` seconds after the one before."""
+
+    piece: int = 1
+    pause: float
+
+    def seconds(self, size: int) -> float:
+        return self.pause * max(1, math.ceil(size / self.piece))
+
+    def __str__(self) -> str:
+        return f"dribble {self.piece} B every {format_seconds(self.pause)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alteration(Fault):
+    """Base of those that change the bytes of an answer. See `alteration`.
+
+    Of an answer in HTTP only the body is changed.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
+    answered: ClassVar[bool] = True
+    bytewise: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truncation(Alteration):
+    """A `share` of the answer's bytes arrives, then the connection ends in good order."""
+
+    share: float
+
+    def __str__(self) -> str:
+        return f"truncated to {self.share:.3g} of it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corruption(Alteration):
+    """A `share` of the answer's bytes, and at least one, is not what was sent.
+
+    Attributes:
+        seed: decides which, and what they are instead.
+    """
+
+    share: float
+    seed: float = 0.0
+
+    def drawn(self, share: float) -> Fault:
+        return replace(self, seed=share)
+
+    def __str__(self) -> str:
+        return f"corrupted, {self.share:.3g} of the bytes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeUpAnswer(Fault):
+    """Base of those that answer in the peer's place, in HTTP/1.1, and close the connection.
+
+    Attributes:
+        body: what is answered, after the headers; None for a default.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
+    body: str | None = None
+
+    def can_happen_to(self, operation: Operation) -> bool:
+        elsewhere = operation.sealed or operation.begun or operation.framed
+        return not elsewhere and Fault.can_happen_to(self, operation)
+
+    @property
+    def message(self) -> bytes:
+        """What is received, from the status line to the end of the body."""
+        content = self.content
+        lines = [*self.head, f"Content-Length: {len(content)}", "Connection: close", "", ""]
+        return "\r\n".join(lines).encode("ascii") + content
+
+    @property
+    def head(self) -> list[str]:
+        """The status line, and what headers are its own."""
+        raise NotImplementedError
+
+    @property
+    def content(self) -> bytes:
+        """The body."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusAnswer(MadeUpAnswer):
+    """The service answers that it cannot serve.
+
+    Attributes:
+        status: the HTTP status, 400 to 599.
+        retry_after: seconds for a `Retry-After` header, which has whole ones; None for none.
+    """
+
+    status: int
+    retry_after: float | None = None
+
+    @property
+    def head(self) -> list[str]:
+        kind = "application/json" if (self.body or "").startswith(("{", "[")) else "text/plain"
+        after = self.retry_after
+        return [
+            f"HTTP/1.1 {self.status} {self._reason}",
+            f"Content-Type: {kind}; charset=utf-8",
+            *([] if after is None else [f"Retry-After: {math.ceil(after)}"]),
+        ]
+
+    @property
+    def content(self) -> bytes:
+        return (self._reason if self.body is None else self.body).encode()
+
+    @property
+    def _reason(self) -> str:
+        return next((each.phrase for each in HTTPStatus if each == self.status), "Failure")
+
+    def __str__(self) -> str:
+        after = self.retry_after
+        return f"status {self.status}" + (
+            "" if after is None else f", Retry-After {math.ceil(after)}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MalformedJson(MadeUpAnswer):
+    """The service answers 200, with what should be JSON and cannot be read as such."""
+
+    @property
+    def head(self) -> list[str]:
+        return ["HTTP/1.1 200 OK", "Content-Type: application/json"]
+
+    @property
+    def content(self) -> bytes:
+        return ('{"status": "ok", "items": [' if self.body is None else self.body).encode()
+
+    def __str__(self) -> str:
+        return "malformed JSON"

@@ -1,0 +1,1 @@
+"""How what users write is read: quantities, distributions, targets, globs, SQL patterns."""

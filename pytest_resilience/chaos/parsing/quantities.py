@@ -1,0 +1,192 @@
+"""Physical quantities as people write them: '200ms', '30%', 3."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.errors import ConfigurationError
+
+
+__all__ = [
+    "Amount",
+    "amount",
+    "count",
+    "format_bytes",
+    "format_seconds",
+    "interval",
+    "period",
+    "seconds",
+    "seed",
+    "share",
+    "switch",
+]
+
+_SEEDS = 2**64
+_DIGITS = 40  # of a seed, with zeros in front
+_LONGEST = 3.6e9  # seconds: the system can wait for three times as long, not for ever
+_SHORTEST = 0.99e-4  # seconds, 100us however it is rounded: more often, nothing else is done
+_SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_WORDS = {"us": "microseconds", "ms": "milliseconds", "s": "seconds"}
+_BYTES = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3}
+_BYTES |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_QUANTITY = re.compile(
+    r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?nan|[+-]?inf)\s*(\S*)", re.IGNORECASE
+)
+
+
+def _split(name: str, value: Any, allowed: str) -> tuple[float, str]:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ConfigurationError(f"{name}={shortened(value)} is no quantity; {allowed}")
+    if not isinstance(value, str):
+        try:
+            return float(value), ""
+        except OverflowError:  # an int of more than 308 digits
+            return math.inf, ""
+    found = _QUANTITY.fullmatch(value.strip())
+    if found is None:
+        raise ConfigurationError(f"{name}={shortened(value)} is no quantity; {allowed}")
+    return float(found[1]), found[2]
+
+
+def seconds(name: str, value: Any, *, bare: str = "s") -> float:
+    """A duration: a text with a unit of us, ms, s, m or h, or a number of the unit `bare`."""
+    allowed = f"give {_WORDS[bare]}, or a text with us, ms, s, m or h, such as '200ms'"
+    number, unit = _split(name, value, allowed)
+    if unit and unit not in _SECONDS:
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: {shortened(unit)} is no unit of time; {allowed}"
+        )
+    duration = number * _SECONDS[unit or bare]
+    if not 0 <= duration < math.inf:
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: a duration is finite and not negative"
+        )
+    if duration > _LONGEST:
+        raise ConfigurationError(f"{name}={shortened(value)}: a duration is at most 1000000h")
+    return duration
+
+
+def period(name: str, value: Any) -> float:
+    """A duration after which something comes again and again."""
+    duration = seconds(name, value)
+    if duration < _SHORTEST:
+        raise ConfigurationError(f"{name}={shortened(value)}: give 100us or more")
+    return duration
+
+
+def share(name: str, value: Any) -> float:
+    """A part of a whole: 0 to 1, or a text such as '30%'."""
+    allowed = "give a number from 0 to 1, or a percentage such as '30%'"
+    number, unit = _split(name, value, allowed)
+    if unit not in ("", "%"):
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: {shortened(unit)} is no unit of a share; {allowed}"
+        )
+    part = number / 100 if unit else number
+    if not 0 <= part <= 1:
+        raise ConfigurationError(f"{name}={shortened(value)} is outside 0..1; {allowed}")
+    return part
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """So many bytes, or a share (0 to 1) of however many there are."""
+
+    bytes: int | None = None
+    share: float | None = None
+
+    def of(self, whole: int) -> int:
+        """In bytes, where `whole` is what there is."""
+        return self.bytes if self.bytes is not None else int(whole * (self.share or 0.0))
+
+    def __str__(self) -> str:
+        return (
+            f"{(self.share or 0.0) * 100:.3g}%" if self.bytes is None else format_bytes(self.bytes)
+        )
+
+
+def amount(name: str, value: Any) -> Amount:
+    """Bytes: a whole number, a text with a unit such as '64MiB', or a share such as '10%'."""
+    if isinstance(value, Amount):
+        return value
+    allowed = f"give bytes, a text with {', '.join(_BYTES)}, or a share such as '10%'"
+    number, unit = _split(name, value, allowed)
+    if unit == "%":
+        return Amount(share=share(name, value))
+    if unit and unit not in _BYTES:
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: {shortened(unit)} is no unit of bytes; {allowed}"
+        )
+    size = number * _BYTES[unit or "B"]
+    if not 0 <= size < math.inf or size != size // 1:
+        raise ConfigurationError(f"{name}={shortened(value)}: a size is a whole number, 0 or more")
+    return Amount(bytes=int(size))
+
+
+def switch(name: str, value: Any) -> bool:
+    """True or False, or a text that says so."""
+    found = _SWITCH.get(str(value).lower()) if isinstance(value, (bool, str)) else None
+    if found is None:
+        raise ConfigurationError(f"{name}={shortened(value)}: give true or false")
+    return found
+
+
+def count(name: str, value: Any) -> int:
+    """A whole number of at least 1."""
+    number, unit = _split(name, value, "give a whole number of at least 1")
+    if unit or number < 1 or number != number // 1 or math.isinf(number):
+        raise ConfigurationError(f"{name}={shortened(value)}: give a whole number of at least 1")
+    return int(number)
+
+
+def seed(name: str, value: Any) -> int:
+    """What decides all chance: a whole number below 2^64, or a text of one."""
+    number = value
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _DIGITS:
+        number = int(value)
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < _SEEDS:
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: give a whole number from 0 to {_SEEDS - 1}"
+        )
+    return number
+
+
+def interval(name: str, value: Any) -> tuple[float, float]:
+    """Two durations: a pair, or a text such as '1s..3s'."""
+    ends = value.split("..") if isinstance(value, str) else value
+    if not isinstance(ends, (tuple, list)) or len(ends) != 2:
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: give a start and an end, such as '1s..3s'"
+        )
+    try:
+        start, end = seconds("start", ends[0]), seconds("end", ends[1])
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name}={shortened(value)}: {error}") from None
+    if not start < end:
+        raise ConfigurationError(f"{name}={shortened(value)}: the end must come after the start")
+    return start, end
+
+
+def format_seconds(value: float) -> str:
+    """A duration for people: '200ms', '1.5s', '0s'."""
+    if 0 < value < 1e-3:
+        return f"{value * 1e6:.3g}us"
+    if 0 < value < 1:
+        return f"{value * 1e3:.4g}ms"
+    return f"{value:.6g}s"
+
+
+def format_bytes(value: float) -> str:
+    """A size for people: '512 B', '1.5 GiB'."""
+    size = float(value)
+    for unit in ("B", "KiB", "MiB"):
+        if abs(size) < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} GiB"

@@ -1,0 +1,1 @@
+"""What users can ask for: every chaos type, its parameters, units and defaults."""

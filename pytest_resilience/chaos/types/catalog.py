@@ -1,0 +1,105 @@
+"""The chaos types there are, what each can be told, and what faults it makes.
+
+`intensity` (0 to 1) is the one knob every type has. A recipe translates it into the
+type's own physical parameters, each of which can always be given instead.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.types.database import DATABASE_FAILURE
+from pytest_resilience.chaos.types.database import DATABASE_SLOWDOWN
+from pytest_resilience.chaos.types.files import DISK_FAILURE
+from pytest_resilience.chaos.types.network import NETWORK_FAILURE
+from pytest_resilience.chaos.types.network import NETWORK_LATENCY
+from pytest_resilience.chaos.types.resources import CPU_STRESS
+from pytest_resilience.chaos.types.resources import DISK_STRESS
+from pytest_resilience.chaos.types.resources import FD_EXHAUSTION
+from pytest_resilience.chaos.types.resources import MEMORY_STRESS
+from pytest_resilience.chaos.types.resources import THREAD_EXHAUSTION
+from pytest_resilience.chaos.types.schema import Recipe
+from pytest_resilience.chaos.types.schema import nearest
+from pytest_resilience.chaos.types.service import SERVICE_FAILURE
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import DuplicateNameError
+
+
+__all__ = ["RECIPES", "ChaosType", "Kind", "OwnType", "add_type", "chaos_type", "recipe_of"]
+
+
+class ChaosType(Enum):
+    """What kind of trouble."""
+
+    NETWORK_LATENCY = "network_latency"
+    NETWORK_FAILURE = "network_failure"
+    CPU_STRESS = "cpu_stress"
+    MEMORY_STRESS = "memory_stress"
+    DISK_STRESS = "disk_stress"
+    SERVICE_FAILURE = "service_failure"
+    DATABASE_SLOWDOWN = "database_slowdown"
+    DATABASE_FAILURE = "database_failure"
+    DISK_FAILURE = "disk_failure"
+    FD_EXHAUSTION = "fd_exhaustion"
+    THREAD_EXHAUSTION = "thread_exhaustion"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnType:
+    """A kind of trouble that somebody else has added."""
+
+    value: str
+
+
+Kind = ChaosType | OwnType
+
+RECIPES: dict[Kind, Recipe] = {
+    ChaosType.NETWORK_LATENCY: NETWORK_LATENCY,
+    ChaosType.NETWORK_FAILURE: NETWORK_FAILURE,
+    ChaosType.SERVICE_FAILURE: SERVICE_FAILURE,
+    ChaosType.DATABASE_SLOWDOWN: DATABASE_SLOWDOWN,
+    ChaosType.DATABASE_FAILURE: DATABASE_FAILURE,
+    ChaosType.CPU_STRESS: CPU_STRESS,
+    ChaosType.MEMORY_STRESS: MEMORY_STRESS,
+    ChaosType.DISK_STRESS: DISK_STRESS,
+    ChaosType.DISK_FAILURE: DISK_FAILURE,
+    ChaosType.FD_EXHAUSTION: FD_EXHAUSTION,
+    ChaosType.THREAD_EXHAUSTION: THREAD_EXHAUSTION,
+}
+
+
+def add_type(name: str, recipe: Recipe) -> Callable[[], None]:
+    """Make a type of somebody else's known; what is given makes it unknown again.
+
+    Raises DuplicateNameError if there is one of that name.
+    """
+    kind = OwnType(name)
+    if name in (each.value for each in RECIPES):
+        raise DuplicateNameError("chaos type", name)
+    RECIPES[kind] = recipe
+    return functools.partial(RECIPES.pop, kind, None)  # type: ignore[return-value]
+
+
+def chaos_type(value: Any) -> Kind:
+    """The type meant by a `ChaosType` or its name. Raises ConfigurationError."""
+    if isinstance(value, (ChaosType, OwnType)):
+        return value
+    known = {each.value: each for each in RECIPES}
+    names = list(known)
+    if isinstance(value, str) and value.strip().lower() in known:
+        return known[value.strip().lower()]
+    guess = nearest(value, names) if isinstance(value, str) else ""
+    raise ConfigurationError(
+        f"unknown chaos type {shortened(value)}{guess}; known: {', '.join(names)}"
+    )
+
+
+def recipe_of(kind: Kind) -> Recipe:
+    """Its recipe."""
+    return RECIPES[kind]

@@ -1,0 +1,270 @@
+"""The chaos type of files: what a disk, a file system and their limits do to a program."""
+
+from __future__ import annotations
+
+import errno
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_resilience.chaos.faults.network import Delay
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.operation import CREATE
+from pytest_resilience.chaos.operation import MAKE
+from pytest_resilience.chaos.operation import OPEN
+from pytest_resilience.chaos.operation import OPEN_IN_VAIN
+from pytest_resilience.chaos.operation import OPEN_TO_WRITE
+from pytest_resilience.chaos.operation import READ
+from pytest_resilience.chaos.operation import REMOVE
+from pytest_resilience.chaos.operation import RENAME
+from pytest_resilience.chaos.operation import RESIZE
+from pytest_resilience.chaos.operation import SYNC
+from pytest_resilience.chaos.operation import WRITE
+from pytest_resilience.chaos.parsing import quantities
+from pytest_resilience.chaos.parsing.path_globs import parse_paths
+from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.types.schema import DELAYS
+from pytest_resilience.chaos.types.schema import Parameter
+from pytest_resilience.chaos.types.schema import Recipe
+from pytest_resilience.chaos.types.schema import delayed
+from pytest_resilience.chaos.types.schema import mode_of
+from pytest_resilience.chaos.types.schema import nearest
+from pytest_resilience.chaos.types.schema import one_of
+from pytest_resilience.chaos.types.schema import spread_of
+from pytest_resilience.chaos.types.schema import triggered
+from pytest_resilience.errors import ConfigurationError
+
+
+__all__ = ["DISK_FAILURE", "DiskDelay", "DiskError", "ShortWrite", "TornWrite"]
+
+MOST_DELAY = 2.0  # seconds at intensity 1
+
+# What the number of open files is the limit of, even where the file cannot be had.
+_TAKING = frozenset({OPEN, OPEN_IN_VAIN, OPEN_TO_WRITE, CREATE})
+_OPENING = _TAKING - {OPEN_IN_VAIN}
+_STEPS = {
+    "open": _TAKING,
+    "read": frozenset({READ}),
+    "write": frozenset({WRITE}),
+    "resize": frozenset({RESIZE}),
+    "sync": frozenset({SYNC}),
+    "rename": frozenset({RENAME}),
+    "make": frozenset({MAKE}),
+    "remove": frozenset({REMOVE}),
+}
+_ALL = frozenset[str]().union(*_STEPS.values()) - {OPEN_IN_VAIN}
+_CHANGES = frozenset({OPEN_TO_WRITE, CREATE, RESIZE, RENAME, MAKE, REMOVE})
+_SPACE = frozenset({CREATE, WRITE, RESIZE, SYNC, RENAME, MAKE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mode:
+    """A way to fail.
+
+    Attributes:
+        usual: the kinds of operation it happens to unless said otherwise.
+        possible: those it can happen to on a real system.
+        code: the error's number; 0 where none is raised.
+    """
+
+    usual: frozenset[str]
+    possible: frozenset[str]
+    code: int = 0
+
+
+_SLOW, _SHORT, _TORN = "slow_write", "short_write", "torn_write"
+_WRITING = frozenset({WRITE})
+_MODES = {
+    "disk_full": _Mode(usual=_WRITING, possible=_SPACE, code=errno.ENOSPC),
+    "quota_exceeded": _Mode(usual=_WRITING, possible=_SPACE, code=errno.EDQUOT),
+    "io_error": _Mode(usual=_WRITING, possible=_ALL, code=errno.EIO),
+    "read_only": _Mode(usual=_CHANGES, possible=_CHANGES | {WRITE, SYNC}, code=errno.EROFS),
+    "permission_denied": _Mode(
+        usual=_OPENING | _CHANGES, possible=_OPENING | _CHANGES, code=errno.EACCES
+    ),
+    "too_many_open_files": _Mode(usual=_TAKING, possible=_TAKING, code=errno.EMFILE),
+    "failed_fsync": _Mode(usual=frozenset({SYNC}), possible=frozenset({SYNC}), code=errno.EIO),
+    "failed_rename": _Mode(usual=frozenset({RENAME}), possible=frozenset({RENAME}), code=errno.EIO),
+    _SHORT: _Mode(usual=_WRITING, possible=_WRITING),
+    _TORN: _Mode(usual=_WRITING, possible=_WRITING),
+    _SLOW: _Mode(usual=_WRITING, possible=_ALL),
+}
+_BY_CODE = {
+    "ENOSPC": "disk_full",
+    "EDQUOT": "quota_exceeded",
+    "EIO": "io_error",
+    "EROFS": "read_only",
+    "EACCES": "permission_denied",
+    "EMFILE": "too_many_open_files",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskError(Fault):
+    """The operation is refused.
+
+    Attributes:
+        at: the kinds of operation.
+        code: the number of the error, as in `errno`.
+    """
+
+    at: frozenset[str]
+    code: int
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return self.at
+
+    def __str__(self) -> str:
+        return f"{errno.errorcode[self.code]} at {_named(self.at)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskDelay(Delay):
+    """The operation takes `delay` seconds longer."""
+
+    at: frozenset[str] = _WRITING
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return self.at
+
+    def __str__(self) -> str:
+        return f"{_named(self.at)} slower by {self.length}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShortWrite(Fault):
+    """A write takes less than it was given, and says so: what is left is the caller's to write.
+
+    Attributes:
+        bytes_written: how much it takes at most, and 1 at least; None for half.
+    """
+
+    bytes_written: int | None = None
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return _WRITING
+
+    def taken(self, size: int) -> int:
+        """Of a write of `size` bytes."""
+        wanted = size // 2 if self.bytes_written is None else self.bytes_written
+        return min(size, max(1, wanted))
+
+    def __str__(self) -> str:
+        return f"short write, {_part(self.bytes_written)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TornWrite(Fault):
+    """The first bytes of a write reach the file, and no more does through the same descriptor.
+
+    As on a real system the write that is torn says how much it has taken, where that is
+    anything, and the next one raises EIO.
+
+    Attributes:
+        bytes_written: how much reaches the file; None for half.
+    """
+
+    bytes_written: int | None = None
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return _WRITING
+
+    def taken(self, size: int) -> int:
+        """Of a write of `size` bytes."""
+        return min(size, size // 2 if self.bytes_written is None else self.bytes_written)
+
+    def __str__(self) -> str:
+        return f"torn write, {_part(self.bytes_written)}"
+
+
+def _named(kinds: frozenset[str]) -> str:
+    """Kinds of operation, for people."""
+    return "/".join(step for step, those in _STEPS.items() if those & kinds)
+
+
+def _part(size: int | None) -> str:
+    return "half of it" if size is None else quantities.format_bytes(size)
+
+
+def _mode(name: str, value: Any) -> str:
+    text = value.strip() if isinstance(value, str) else value
+    if isinstance(text, str) and text.upper() in _BY_CODE:
+        return _BY_CODE[text.upper()]
+    if not isinstance(text, str) or text not in _MODES:
+        known = ", ".join(map(repr, [*_MODES, *_BY_CODE]))
+        guess = nearest(text, [*_MODES, *_BY_CODE])
+        raise ConfigurationError(f"{name}={shortened(value)}{guess}: give one of {known}")
+    return text
+
+
+def _steps(name: str, value: Any) -> tuple[str, ...]:
+    texts = value.split("|") if isinstance(value, str) else [value]
+    pick = one_of(_STEPS)
+    return tuple(pick(name, each.strip() if isinstance(each, str) else each) for each in texts)
+
+
+def _size(name: str, value: Any) -> int:
+    size = quantities.amount(name, value).bytes
+    if size is None:
+        raise ConfigurationError(f"{name}={shortened(value)}: give bytes, as in 12 or '4KiB'")
+    return size
+
+
+def _kinds(mode: str, steps: tuple[str, ...] | None) -> frozenset[str]:
+    """Those that a mode happens to at some steps. Raises ConfigurationError for others."""
+    known = _MODES[mode]
+    if steps is None:
+        return known.usual
+    for step in steps:
+        if not _STEPS[step] & known.possible:
+            able = [name for name, kinds in _STEPS.items() if kinds & known.possible]
+            raise ConfigurationError(f"at={step!r}: {mode} happens to {', '.join(able)} only")
+    return frozenset[str]().union(*(_STEPS[step] for step in steps)) & known.possible
+
+
+def _faults(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
+    mode = mode_of(given, _MEANT_FOR, otherwise="disk_full")
+    kinds, size = _kinds(mode, given.get("at")), given.get("bytes_written")
+    if mode == _SLOW:
+        delay = given.get("delay", intensity * MOST_DELAY)
+        return (DiskDelay(delay=delay, spread=spread_of(given, delay), at=kinds),)
+    if mode == _SHORT:
+        return (ShortWrite(bytes_written=size),)
+    if mode == _TORN:
+        return (TornWrite(bytes_written=size),)
+    return (DiskError(at=kinds, code=_MODES[mode].code),)
+
+
+_DELAYS = delayed(f"intensity x {MOST_DELAY:g}s", "what each slow operation takes longer")
+_MEANT_FOR = {"bytes_written": (_TORN, _SHORT), **dict.fromkeys(DELAYS, (_SLOW,))}
+
+DISK_FAILURE = Recipe(
+    summary="files cannot be opened, written, synced or renamed, with the system's own error",
+    parameters=(
+        Parameter(
+            name="mode", unit=f"{', '.join(_MODES)}, or an error's name", default="disk_full",
+            parse=_mode, help="what is the matter",
+        ),
+        Parameter(
+            name="at", unit=f"{', '.join(_STEPS)}, several between |", default="as fits the mode",
+            parse=_steps, help="which operations fail",
+        ),
+        Parameter(
+            name="path", unit="globs of files, several between |", default="every file",
+            parse=parse_paths, help="whose operations are meant, e.g. 'data/**/*.json'",
+        ),
+        Parameter(
+            name="bytes_written", unit="bytes, or B, KiB, MiB", default="half",
+            parse=_size, help="how much of a short or torn write reaches the file",
+        ),
+        *_DELAYS,
+        *triggered(rate="1 in a test; by flag or profile intensity"),
+    ),
+    faults=_faults,
+    rate=lambda _given, intensity: intensity,
+)  # fmt: skip

@@ -1,0 +1,173 @@
+"""The chaos types of the network: peers that are far away, or cannot be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.network import Latency
+from pytest_resilience.chaos.faults.network import LostAnswer
+from pytest_resilience.chaos.faults.network import Partition
+from pytest_resilience.chaos.faults.network import Refusal
+from pytest_resilience.chaos.faults.network import Reset
+from pytest_resilience.chaos.faults.network import ResolutionFailure
+from pytest_resilience.chaos.faults.network import Silence
+from pytest_resilience.chaos.faults.network import SlowResolution
+from pytest_resilience.chaos.faults.response import Bandwidth
+from pytest_resilience.chaos.faults.response import Corruption
+from pytest_resilience.chaos.faults.response import Dribble
+from pytest_resilience.chaos.faults.response import MalformedJson
+from pytest_resilience.chaos.faults.response import SlowClose
+from pytest_resilience.chaos.faults.response import Truncation
+from pytest_resilience.chaos.parsing import quantities
+from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.types.http_status import ANSWERED
+from pytest_resilience.chaos.types.http_status import status_answer
+from pytest_resilience.chaos.types.schema import DELAYS
+from pytest_resilience.chaos.types.schema import TARGETED
+from pytest_resilience.chaos.types.schema import Parameter
+from pytest_resilience.chaos.types.schema import Recipe
+from pytest_resilience.chaos.types.schema import delayed
+from pytest_resilience.chaos.types.schema import mode_of
+from pytest_resilience.chaos.types.schema import one_of
+from pytest_resilience.chaos.types.schema import spread_of
+from pytest_resilience.chaos.types.schema import triggered
+from pytest_resilience.errors import ConfigurationError
+
+
+__all__ = ["NETWORK_FAILURE", "NETWORK_LATENCY"]
+
+MOST_LATENCY = 2.0  # seconds at intensity 1
+MOST_PAUSE = 0.02  # seconds at intensity 1
+MOST_BANDWIDTH = 100_000  # bytes a second at intensity 0
+LEAST_BANDWIDTH = 1_000  # and at 1
+TRUNCATED_TO = 0.5
+CORRUPTED = 0.01
+
+_WAITS: dict[str, Callable[..., Fault]] = {
+    "round_trip": Latency,
+    "slow_close": SlowClose,
+    "slow_dns": SlowResolution,
+}
+_SLOW_MODES = (*_WAITS, "bandwidth", "dribble")
+_SLOW_MEANT_FOR: dict[str, tuple[str, ...]] = {
+    "bandwidth": ("bandwidth",),
+    "piece": ("dribble",),
+    **dict.fromkeys(DELAYS, tuple(_WAITS)),
+    "delay": (*_WAITS, "dribble"),
+}
+
+
+def _truncation(given: Mapping[str, Any]) -> Truncation:
+    share = given.get("share", TRUNCATED_TO)
+    if share == 1:
+        raise ConfigurationError(f"share={share:g}: all of the answer would arrive; give less")
+    return Truncation(share=share)
+
+
+def _corruption(given: Mapping[str, Any]) -> Corruption:
+    share = given.get("share", CORRUPTED)
+    if share == 0:
+        raise ConfigurationError(f"share={share:g}: nothing would be damaged; give more")
+    return Corruption(share=share)
+
+
+_FAILURES: dict[str, Callable[[Mapping[str, Any]], Fault]] = {
+    "refuse": lambda _: Refusal(),
+    "reset": lambda _: Reset(),
+    "timeout": lambda _: Silence(),
+    "dns": lambda _: ResolutionFailure(),
+    "dns_not_found": lambda _: ResolutionFailure(known=False),
+    "partition": lambda _: Partition(),
+    "lose_answer": lambda _: LostAnswer(),
+    "truncate": _truncation,
+    "corrupt": _corruption,
+    "status": status_answer,
+    "malformed_json": lambda given: MalformedJson(body=given.get("body")),
+}
+_FAILURES_MEANT_FOR: dict[str, tuple[str, ...]] = {
+    **{each.name: ("status",) for each in ANSWERED},
+    "body": ("status", "malformed_json"),
+    "share": ("truncate", "corrupt"),
+}
+
+
+def _bandwidth(name: str, value: Any) -> int:
+    rate = quantities.amount(name, value).bytes
+    if not rate:
+        raise ConfigurationError(f"{name}={shortened(value)}: give bytes a second, such as '64kB'")
+    return rate
+
+
+def _latency(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
+    mode = mode_of(given, _SLOW_MEANT_FOR, otherwise="round_trip")
+    if mode == "bandwidth":
+        usual = max(LEAST_BANDWIDTH, MOST_BANDWIDTH * (1 - intensity))
+        return (Bandwidth(rate=given.get("bandwidth", usual)),)
+    if mode == "dribble":
+        pause = given.get("delay", intensity * MOST_PAUSE)
+        return (Dribble(piece=given.get("piece", 1), pause=pause),)
+    delay = given.get("delay", intensity * MOST_LATENCY)
+    return (_WAITS[mode](delay=delay, spread=spread_of(given, delay)),)
+
+
+def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
+    return (_FAILURES[mode_of(given, _FAILURES_MEANT_FOR, otherwise="refuse")](given),)
+
+
+def _failure_rate(given: Mapping[str, Any], intensity: float) -> float:
+    return 1.0 if given.get("mode") == "partition" else intensity  # half a wall is none
+
+
+NETWORK_LATENCY = Recipe(
+    summary="the peer is further away: connecting and every answer take longer",
+    parameters=(
+        Parameter(
+            name="mode", unit=", ".join(_SLOW_MODES), default="round_trip",
+            parse=one_of(_SLOW_MODES),
+            help="each round trip takes longer, or the end of a connection, or name resolution; "
+            "or answers come over a thin line, or in little pieces",
+        ),
+        *delayed(
+            f"intensity x {MOST_LATENCY:g}s (dribble: x {MOST_PAUSE * 1e3:g}ms)",
+            "added to each round trip, close or resolution; between two pieces",
+        ),
+        Parameter(
+            name="bandwidth", unit="bytes a second, or kB, MiB, …",
+            default=f"(1 - intensity) x {MOST_BANDWIDTH // 1000}kB", parse=_bandwidth,
+            help="what the line carries (bandwidth)",
+        ),
+        Parameter(
+            name="piece", unit="bytes", default="1", parse=quantities.count,
+            help="how much comes at a time (dribble)",
+        ),
+        *TARGETED,
+        *triggered(rate="1"),
+    ),
+    faults=_latency,
+    rate=lambda _given, _intensity: 1.0,
+)  # fmt: skip
+
+NETWORK_FAILURE = Recipe(
+    summary="the peer cannot be reached, or goes away, or what it says is damaged",
+    parameters=(
+        Parameter(
+            name="mode", unit=", ".join(_FAILURES), default="refuse", parse=one_of(_FAILURES),
+            help="connection refused, reset while an answer is awaited, silence until a "
+            "timeout, name resolution that fails, nothing gets through either way, the answer "
+            "lost once it is given, cut off, damaged, an HTTP error, or no JSON",
+        ),
+        Parameter(
+            name="share", unit="0..1 or %", parse=quantities.share,
+            default=f"{TRUNCATED_TO:.0%} (truncate), {CORRUPTED:.0%} (corrupt)",
+            help="of the answer's bytes: that arrive, or are damaged",
+        ),
+        *ANSWERED,
+        *TARGETED,
+        *triggered(rate="1 in a test; by flag or profile intensity (partition: 1)"),
+    ),
+    faults=_failure,
+    rate=_failure_rate,
+)  # fmt: skip

@@ -1,0 +1,235 @@
+"""What a chaos type can be told, and how that becomes faults and a trigger."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_resilience.chaos import triggers
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.parsing import quantities
+from pytest_resilience.chaos.parsing.distributions import DISTRIBUTIONS
+from pytest_resilience.chaos.parsing.distributions import Spread
+from pytest_resilience.chaos.parsing.distributions import make_spread
+from pytest_resilience.chaos.parsing.targets import parse_targets
+from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.errors import ConfigurationError
+
+
+__all__ = [
+    "DELAYS", "TARGETED", "Parameter", "Recipe", "delayed", "mode_of", "nearest", "one_of",
+    "spread_of", "triggered",
+]  # fmt: skip
+
+# What an experiment itself takes: here only to be named to who has misspelt one.
+_OF_ALL_TYPES = ("duration", "enabled", "intensity", "name", "probability")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """Something a chaos type can be told.
+
+    Attributes:
+        name: as it is written in markers, flags and profiles.
+        unit: what its values are, for people.
+        default: what holds when it is not given, for people.
+        help: what it does, in one phrase.
+        parse: `(name, value) -> value`; raises ConfigurationError.
+    """
+
+    name: str
+    unit: str
+    default: str
+    help: str
+    parse: Callable[[str, Any], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a chaos type becomes faults.
+
+    Attributes:
+        summary: what it does, in one phrase.
+        parameters: what it can be told.
+        faults: `(given parameters, intensity) -> faults`.
+        rate: `(given parameters, intensity) -> share of the matching operations hit` when
+            neither a rate is given nor which of them are meant.
+    """
+
+    summary: str
+    parameters: tuple[Parameter, ...]
+    faults: Callable[[Mapping[str, Any], float], tuple[Fault, ...]]
+    rate: Callable[[Mapping[str, Any], float], float]
+
+    def parse(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The parameters given, checked. Raises ConfigurationError for the first bad one."""
+        known = {parameter.name: parameter for parameter in self.parameters}
+        parsed = {}
+        for name, value in given.items():
+            if name not in known:
+                allowed = sorted({*known, *_OF_ALL_TYPES})
+                raise ConfigurationError(
+                    f"unknown parameter {shortened(name)}{nearest(name, allowed)}; "
+                    f"allowed: {', '.join(allowed)}"
+                )
+            parsed[name] = known[name].parse(name, value)
+        return parsed
+
+    def trigger(self, given: Mapping[str, Any], intensity: float) -> triggers.Trigger:
+        """Which operations are hit, from parsed parameters.
+
+        Raises ConfigurationError for parameters that no operation can fulfil together.
+        """
+        _check_numbers(given)
+        # Who says which ones are meant, means them for certain.
+        usual = 1.0 if _CHOOSING & given.keys() else self.rate(given, intensity)
+        rate = given.get("rate", usual)
+        chosen: list[triggers.Trigger] = [] if rate == 1 else [triggers.Rate(rate)]
+        chosen += [make(given[name]) for name, make in _COUNTED.items() if name in given]
+        if "between" in given:
+            chosen.append(triggers.Between(*given["between"]))
+        if len(chosen) > 1:
+            return triggers.All(tuple(chosen))
+        return chosen[0] if chosen else triggers.Always()
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """' (did you mean …?)' or nothing."""
+    # Comparing takes the square of the length.
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+        return ""
+    short = (each for each in known if len(each) <= _LONGEST_NAME)
+    close = difflib.get_close_matches(name, list(itertools.islice(short, _MOST_NAMES)), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+_LONGEST_NAME = 100
+_MOST_NAMES = 1000
+
+_COUNTED: dict[str, Callable[[int], triggers.Trigger]] = {
+    "nth": triggers.Nth,
+    "first": triggers.First,
+    "from_nth": triggers.From,
+    "every": triggers.Every,
+}
+_CHOOSING = frozenset({*_COUNTED, "between"})
+
+
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    least = max(given.get("nth", 1), given.get("from_nth", 1))
+    most = min(given.get("nth", math.inf), given.get("first", math.inf))
+    step = given.get("every", 1)
+    if -(-least // step) * step > most:  # the least multiple of it
+        said = ", ".join(f"{name}={given[name]}" for name in _COUNTED if name in given)
+        raise ConfigurationError(f"{said}: no operation has a number that fits all; leave one out")
+
+
+TARGETED = (
+    Parameter(
+        name="target",
+        unit="host, host:port, globs, several between |",
+        default="every client connection",
+        help="whose operations are meant",
+        parse=lambda _name, value: parse_targets(value),
+    ),
+)
+
+
+def triggered(rate: str) -> tuple[Parameter, ...]:
+    """The parameters that choose among the matching operations; `rate` is its default."""
+    number = "operation number, from 1"
+    return (
+        Parameter(
+            name="rate", unit="0..1 or %", default=rate, parse=quantities.share,
+            help="share of the matching operations hit; 1 where one of the next five chooses them",
+        ),
+        Parameter(
+            name="nth", unit=number, default="any", parse=quantities.count,
+            help="only the operation of this number",
+        ),
+        Parameter(
+            name="first", unit="operations", default="all", parse=quantities.count,
+            help="only the first so many: the fault goes away",
+        ),
+        Parameter(
+            name="from_nth", unit=number, default="1", parse=quantities.count,
+            help="only from this one on: the fault stays",
+        ),
+        Parameter(
+            name="every", unit="operations", default="1", parse=quantities.count,
+            help="only one in so many, at fixed steps",
+        ),
+        Parameter(
+            name="between", unit="seconds..seconds", default="always", parse=quantities.interval,
+            help="only in this window since the experiment began",
+        ),
+    )  # fmt: skip
+
+
+DELAYS = ("delay", "jitter", "distribution", "p99")  # the names of what is in `delayed`
+
+
+def delayed(default: str, what: str) -> tuple[Parameter, ...]:
+    """The parameters of a delay; `default` and `what` it does are of `delay` itself."""
+    unit = "seconds, or us, ms, s, m, h"
+    return (
+        Parameter(name="delay", unit=unit, default=default, parse=quantities.seconds, help=what),
+        Parameter(
+            name="jitter", unit=unit, default="none", parse=quantities.seconds,
+            help="delays differ by so much (uniform), or have this standard deviation (normal)",
+        ),
+        Parameter(
+            name="distribution", unit=", ".join(DISTRIBUTIONS), default="uniform, with jitter",
+            parse=one_of(DISTRIBUTIONS), help="how delays differ",
+        ),
+        Parameter(
+            name="p99", unit=unit, default="none", parse=quantities.seconds,
+            help="99th percentile, where delay is the median (lognormal) or the least (pareto)",
+        ),
+    )  # fmt: skip
+
+
+def spread_of(given: Mapping[str, Any], delay: float) -> Spread | None:
+    """How the delays differ that these parameters ask for. Raises ConfigurationError."""
+    if given.get("delay") == 0 and not given.get("jitter"):
+        raise ConfigurationError("delay=0: nothing would be late; give more")
+    return make_spread(delay, given.get("jitter"), given.get("distribution"), given.get("p99"))
+
+
+def one_of(allowed: Iterable[str]) -> Callable[[str, Any], str]:
+    """A parser for a parameter that is one of some words."""
+    words = tuple(allowed)
+
+    def parse(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in words:
+            guess = nearest(value, words)
+            raise ConfigurationError(
+                f"{name}={shortened(value)}{guess}: give one of {', '.join(map(repr, words))}"
+            )
+        return value
+
+    return parse
+
+
+def mode_of(
+    given: Mapping[str, Any], meant_for: Mapping[str, tuple[str, ...]], *, otherwise: str
+) -> str:
+    """The mode that is given, or meant by what else is; `otherwise` where nothing tells.
+
+    `meant_for` has the modes that a parameter makes sense for, the one that it means first.
+    Raises ConfigurationError for a parameter of another mode.
+    """
+    concerned = {name: modes for name, modes in meant_for.items() if name in given}
+    mode = str(given.get("mode") or next((modes[0] for modes in concerned.values()), otherwise))
+    for name, modes in concerned.items():
+        if mode not in modes:
+            allowed = " or ".join(map(repr, modes))
+            raise ConfigurationError(f"mode={mode!r}: {name} is for mode={allowed}")
+    return mode

@@ -1,0 +1,1 @@
+"""Experiment files of Chaos Toolkit."""

@@ -1,0 +1,167 @@
+"""Holding something up in an event loop, which goes on meanwhile.
+
+The other half of `waiting`. Nothing here imports asyncio: whoever has a loop has done so.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import weakref
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.interceptors.waiting import SLICE
+
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+__all__ = ["Wait", "pause"]
+
+_FINE = 0.002  # seconds: selectors count in whole milliseconds, round up, and wake up late
+_INSTANT = 1e-9  # seconds: less than that is lost when times are added up
+
+
+class Wait:
+    """Calls `then` once, when `seconds` have passed or no experiment of `effect` is left.
+
+    Time passes with the clock or with the loop, whichever is faster: a clock that stands
+    still holds nobody up for ever, and in a loop whose time is virtual no real time is
+    taken. What is waited is booked as it passes.
+
+    Attributes:
+        due: when it is over, in the loop's time, unless the clock is faster.
+        cancelled: whether it is over.
+    """
+
+    __slots__ = ("_booked", "_effect", "_ends", "_then", "cancelled", "due")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        effect: Effect,
+        seconds: float,
+        then: Callable[[], None],
+    ) -> None:
+        self.cancelled = False
+        self._effect = effect
+        self._then = then
+        self._booked = effect.clock.monotonic()
+        seconds = min(seconds, effect.left())
+        self._ends = self._booked + seconds
+        self.due = loop.time() + seconds
+        _schedule_of(loop).add(self)
+
+    def cancel(self) -> None:
+        """Never call, if it has not."""
+        if not self.cancelled:
+            self.cancelled = True
+            self._book()
+
+    def end(self) -> None:
+        """Call now."""
+        self.cancel()
+        self._then()
+
+    def look(self) -> bool:
+        """Whether the clock or the experiments say that it is over."""
+        self._book()
+        return self._ends <= self._booked or self._effect.left() <= 0
+
+    def _book(self) -> None:
+        now = self._effect.clock.monotonic()
+        self._effect.waited(now - self._booked)
+        self._booked = now
+
+
+class _Schedule:
+    """All waits of one loop, with one timer, so that many cost little more than one.
+
+    The last milliseconds before a moment are spent in turns with everything else that the
+    loop has to do, for no timer of a loop is that exact.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._waits: list[tuple[float, int, Wait]] = []  # a heap
+        self._numbers = itertools.count()
+        self._handle: asyncio.Handle | None = None
+        self._looking = False
+        self._swept = loop.time()
+        self._last = -math.inf
+
+    def add(self, wait: Wait) -> None:
+        heapq.heappush(self._waits, (wait.due, next(self._numbers), wait))
+        if self._looking or (self._handle is not None and self._waits[0][2] is not wait):
+            return
+        if self._handle is not None:
+            self._handle.cancel()
+        loop = self._loop()
+        assert loop is not None  # it is the one that runs
+        self._handle = loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        loop = self._loop()
+        assert loop is not None
+        now, self._looking = loop.time(), True
+        try:
+            self._end_due(now)
+        finally:  # whatever one of them has raised
+            self._looking = False
+            self._handle = self._next(loop, now)
+            self._last = now
+
+    def _end_due(self, now: float) -> None:
+        if now - self._swept > SLICE - _INSTANT:
+            self._swept = now
+            for _, _, wait in sorted(self._waits):
+                if not wait.cancelled and wait.look():
+                    wait.end()
+        while self._waits and (self._waits[0][2].cancelled or self._waits[0][0] - now < _INSTANT):
+            wait = heapq.heappop(self._waits)[2]
+            if not wait.cancelled:
+                wait.end()
+
+    def _next(self, loop: asyncio.AbstractEventLoop, now: float) -> asyncio.Handle | None:
+        """The next look, when there is something to look at."""
+        if not self._waits:
+            return None
+        rest = self._waits[0][0] - now
+        if rest > _FINE + _INSTANT:
+            slept = max(0.0, self._swept + SLICE - now)
+            return loop.call_later(min(rest - _FINE, slept), self._look)
+        if now > self._last:
+            return loop.call_soon(self._look)
+        return loop.call_later(rest, self._look)  # time stands still until there is nothing to do
+
+
+_schedules: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Schedule] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _schedule_of(loop: asyncio.AbstractEventLoop) -> _Schedule:
+    schedule = _schedules.get(loop)
+    if schedule is None:
+        schedule = _schedules[loop] = _Schedule(loop)
+    return schedule
+
+
+async def pause(loop: asyncio.AbstractEventLoop, effect: Effect) -> None:
+    """Suspend the task for the delay of `effect`. Can be cancelled."""
+    over: asyncio.Future[None] = loop.create_future()
+
+    def end() -> None:
+        if not over.done():  # cancelled just now
+            over.set_result(None)
+
+    wait = Wait(loop, effect, effect.delay, end)
+    try:
+        await over
+    finally:
+        wait.cancel()

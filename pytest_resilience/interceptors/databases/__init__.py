@@ -1,0 +1,1 @@
+"""Database drivers: connects, statements, commits, fetches."""

@@ -1,0 +1,83 @@
+"""Connections of sqlite3 that were open before: as they are made in C, they are not reached.
+
+Django and SQLAlchemy send their statements in Python. There those are noted, so that an
+experiment of databases which never fires can say so.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+
+from typing import Any
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import EXECUTE
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.interceptors.observing import Observer
+from pytest_resilience.interceptors.patching import Patches
+
+
+__all__ = ["OpenedBefore"]
+
+_DJANGO = (
+    "by Django, as django_db_setup does for all tests. Within the test, outside of a transaction "
+    "(django_db(transaction=True)), call django.db.connections[{alias!r}].connect(), which opens "
+    "another to the same database; say with match= which statements are meant, for Django sends "
+    "some of its own as it connects."
+)
+_SQLALCHEMY = (
+    "by SQLAlchemy. Make the engine within the test or the experiment, or call engine.dispose() "
+    "there, after which it opens others."
+)
+
+
+class OpenedBefore:
+    """Notes statements on connections that were opened before. See `databases.Driver`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def apply(self, patches: Patches) -> None:
+        """Watch what is loaded: what is loaded later has no connection yet."""
+        observer = Observer(patches)
+        django = getattr(sys.modules.get("django.db.backends.utils"), "CursorWrapper", None)
+        dialect = getattr(sys.modules.get("sqlalchemy.engine.default"), "DefaultDialect", None)
+        for owner, names, note in (
+            (django, ("_execute", "_executemany"), self._django),
+            (dialect, ("do_execute", "do_executemany"), self._sqlalchemy),
+        ):
+            for name in names if owner is not None else ():
+                observer.observe(owner, name, note)
+
+    def _django(self, cursor: Any, sql: str, *_: Any) -> None:
+        database = cursor.db
+        if _is_out_of_reach(database.connection):
+            name = str(database.settings_dict["NAME"])
+            self._note(name, sql, _DJANGO.format(alias=database.alias))
+
+    def _sqlalchemy(
+        self, _dialect: Any, cursor: Any, sql: str, _parameters: Any, context: Any = None
+    ) -> None:
+        if _is_out_of_reach(getattr(cursor, "connection", None)):
+            self._note(context.engine.url.database or ":memory:", sql, _SQLALCHEMY)
+
+    def _note(self, database: str, sql: str, otherwise: str) -> None:
+        self._engine.saw(
+            Operation(
+                kind=EXECUTE,
+                target=database,
+                names=(database, os.path.basename(database)),
+                statement=sql,
+                remark="on a connection opened before",
+                advice=(
+                    f"The connection of sqlite3 to {database} is not reached: it was opened before "
+                    f"the experiment began, {otherwise}"
+                ),
+            )
+        )
+
+
+def _is_out_of_reach(connection: Any) -> bool:
+    return isinstance(connection, sqlite3.Connection) and not hasattr(connection, "chaos_session")

@@ -1,0 +1,1 @@
+"""Files: open, io, os and pathlib."""

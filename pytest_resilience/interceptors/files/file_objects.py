@@ -1,0 +1,212 @@
+"""What `open` returns for a file that an experiment is aimed at.
+
+It is built of the same classes as always: a text layer on a buffer on a raw file, and only
+the raw one is ours. So an error comes where the real one does: data is lost when a buffer is
+flushed, which may be as late as `close`.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+
+from collections.abc import Callable
+from typing import Any
+
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.operation import CREATE
+from pytest_resilience.chaos.operation import OPEN
+from pytest_resilience.chaos.operation import OPEN_IN_VAIN
+from pytest_resilience.chaos.operation import OPEN_TO_WRITE
+from pytest_resilience.chaos.operation import READ
+from pytest_resilience.chaos.operation import RESIZE
+from pytest_resilience.chaos.operation import WRITE
+from pytest_resilience.chaos.types.files import ShortWrite
+from pytest_resilience.chaos.types.files import TornWrite
+from pytest_resilience.interceptors.files.matching import AimedFiles
+from pytest_resilience.interceptors.files.matching import Names
+from pytest_resilience.interceptors.files.matching import error_of
+
+
+__all__ = ["RawFile", "Tear", "as_bytes", "make_stream", "opening_kind"]
+
+_MOST_BLOCK = 8 * 2**20  # of a buffer, since Python 3.14
+
+
+class Tear:
+    """What is torn stays torn: the writes through one descriptor, after one that was torn."""
+
+    def __init__(self) -> None:
+        self._effect: Effect | None = None
+
+    def check(self) -> None:
+        """Raise EIO while the experiment lasts that tore it."""
+        if self._effect is not None:
+            if self._effect.left():
+                raise error_of(errno.EIO)
+            self._effect = None
+
+    def taken(self, effect: Effect | None, size: int) -> int:
+        """How much a write of `size` bytes takes; raises EIO where that is nothing."""
+        fault = None if effect is None else effect.failure
+        if isinstance(fault, ShortWrite):
+            return fault.taken(size)
+        if isinstance(fault, TornWrite):
+            self._effect = effect
+            if size and not fault.taken(size):
+                raise error_of(errno.EIO)
+            return fault.taken(size)
+        return size
+
+
+class RawFile(io.FileIO):
+    """A file whose system calls ask first."""
+
+    def __init__(
+        self, files: AimedFiles, names: Names | None, file: Any, mode: str, **more: Any
+    ) -> None:
+        """Without names they are those of what `opener` opens."""
+        super().__init__(file, mode, **more)
+        self._files = files
+        self._names = names or files.open_as(self.fileno())
+        self._tear = Tear()
+
+    def _ask(self, kind: str) -> Effect | None:
+        __tracebackhide__ = True
+        return None if self._names is None else self._files.ask(kind, self._names)
+
+    def write(self, data: Any, /) -> int:
+        __tracebackhide__ = True
+        view = as_bytes(data)
+        if not view or self.closed or not self.writable():
+            return super().write(data)
+        self._tear.check()
+        taken = self._tear.taken(self._ask(WRITE), view.nbytes)
+        return super().write(view[:taken])
+
+    def truncate(self, size: int | None = None, /) -> int:
+        __tracebackhide__ = True
+        self._ask(RESIZE)
+        return super().truncate(size)
+
+    def read(self, size: int | None = -1, /) -> Any:
+        __tracebackhide__ = True
+        if size is None or size < 0:
+            return self.readall()
+        self._ask(READ)
+        return super().read(size)
+
+    def readall(self) -> Any:
+        __tracebackhide__ = True
+        self._ask(READ)
+        return super().readall()
+
+    def readinto(self, buffer: Any, /) -> Any:
+        __tracebackhide__ = True
+        self._ask(READ)
+        return super().readinto(buffer)
+
+
+def as_bytes(data: Any) -> memoryview | None:
+    """What a write is given, where it can be written; None otherwise."""
+    try:
+        return memoryview(data).cast("B")
+    except (TypeError, ValueError):  # a text; not contiguous
+        return None
+
+
+def opening_kind(file: Any, flags: int, folder: int | None = None) -> str:
+    """What opening a file with these flags is."""
+    try:
+        os.stat(file, dir_fd=folder)
+    except OSError:
+        return CREATE if flags & os.O_CREAT else OPEN_IN_VAIN
+    if flags & os.O_EXCL:
+        return OPEN_IN_VAIN
+    return OPEN_TO_WRITE if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC) else OPEN
+
+
+def make_stream(  # noqa: PLR0917  # the order is that of open
+    files: AimedFiles, original: Callable[..., Any], file: Any, mode: Any = "r",
+    buffering: Any = -1, encoding: str | None = None, errors: str | None = None,
+    newline: str | None = None, closefd: bool = True, opener: Any = None,
+) -> Any:  # fmt: skip
+    """What `open` does, with a raw file that asks."""
+    __tracebackhide__ = True
+    if files.aside:
+        names = files.at(file)
+        if names:
+            for kind in _kinds(file, mode):
+                files.ask(kind, names)
+        return original(file, mode, buffering, encoding, errors, newline, closefd, opener)
+    text = isinstance(mode, str) and "b" not in mode
+    extras = (encoding, errors, newline) != (None, None, None)
+    names = None if opener else files.at(file)
+    if (
+        (names is None and opener is None)
+        or not _sensible(mode, buffering)
+        or (extras if not text else buffering == 0)
+    ):
+        return original(file, mode, buffering, encoding, errors, newline, closefd, opener)
+    if names and not isinstance(file, int):
+        files.ask(opening_kind(file, _flags(mode)), names, file)
+    path = os.fspath(file) if isinstance(file, os.PathLike) else file
+    plain = mode.replace("b", "").replace("t", "")
+    raw = RawFile(files, names, path, plain, closefd=closefd, opener=opener)
+    layer: Any = raw
+    try:
+        if buffering == 0:
+            return raw
+        line_buffering = buffering == 1 or (buffering < 0 and raw.isatty())
+        layer = _buffer(plain)(raw, buffering if buffering > 1 else _block_size(raw))
+        if not text:
+            return layer
+        layer = io.TextIOWrapper(layer, io.text_encoding(encoding), errors, newline, line_buffering)
+        layer.mode = mode
+    except BaseException:
+        layer.close()
+        raise
+    return layer
+
+
+def _sensible(mode: Any, buffering: Any) -> bool:
+    """Whether `open` would not complain, which is left to itself."""
+    return (
+        isinstance(mode, str)
+        and isinstance(buffering, int)
+        and set(mode) <= set("rwxa+bt")
+        and len(set(mode)) == len(mode)
+        and sum(letter in mode for letter in "rwxa") == 1
+        and not ("b" in mode and ("t" in mode or buffering == 1))
+    )
+
+
+def _kinds(file: Any, mode: Any) -> list[str]:
+    """What is done with a file that is opened so, first and later."""
+    if not _sensible(mode, -1):
+        return []
+    opening = [] if isinstance(file, int) else [opening_kind(file, _flags(mode))]
+    reading = [READ] if "r" in mode or "+" in mode else []
+    writing = [WRITE, RESIZE] if "r" not in mode or "+" in mode else []
+    return opening + reading + writing
+
+
+def _flags(mode: str) -> int:
+    flags = {"r": 0, "w": os.O_CREAT | os.O_TRUNC, "a": os.O_CREAT, "x": os.O_CREAT | os.O_EXCL}
+    letter = next(each for each in mode if each in flags)
+    return flags[letter] | (os.O_WRONLY if letter != "r" else os.O_RDWR if "+" in mode else 0)
+
+
+def _buffer(mode: str) -> type[Any]:
+    if "+" in mode:
+        return io.BufferedRandom
+    return io.BufferedReader if mode == "r" else io.BufferedWriter
+
+
+def _block_size(raw: io.FileIO) -> int:
+    block = os.fstat(raw.fileno()).st_blksize
+    if sys.version_info >= (3, 14):
+        return max(min(block, _MOST_BLOCK), io.DEFAULT_BUFFER_SIZE)
+    return block if block > 1 else io.DEFAULT_BUFFER_SIZE

@@ -1,0 +1,155 @@
+"""respx: its routers, whichever of its mockers asks them, and as handlers of a transport."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+from typing import Any
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.interceptors.http_mocks.httpx_client import STAGED
+from pytest_resilience.interceptors.http_mocks.httpx_client import load
+from pytest_resilience.interceptors.http_mocks.httpx_client import peer_of
+from pytest_resilience.interceptors.http_mocks.httpx_client import retries_of
+from pytest_resilience.interceptors.http_mocks.httpx_client import send
+from pytest_resilience.interceptors.http_mocks.httpx_client import send_async
+from pytest_resilience.interceptors.patching import Patches
+
+
+if TYPE_CHECKING:
+    import httpx
+
+
+__all__ = ["reach"]
+
+_RETRIES: ContextVar[int] = ContextVar("retries of the transport that respx stands for", default=0)
+
+
+def reach(engine: Engine, patches: Patches) -> None:
+    """Reach what respx mocks, by whichever of its mockers, and its routers as handlers."""
+    from respx.mocks import AbstractRequestMocker
+    from respx.router import Router
+    from respx.transports import TryTransport
+
+    load()
+    patches.replace(AbstractRequestMocker, "_send_sync_request", _around_mocker)
+    patches.replace(AbstractRequestMocker, "_send_async_request", _around_mocker_async)
+    patches.replace(TryTransport, "handle_request", _around_transports)
+    patches.replace(TryTransport, "handle_async_request", _around_transports_async)
+    patches.replace(Router, "resolve", functools.partial(_over_respx, engine))
+    patches.replace(Router, "aresolve", functools.partial(_over_respx_async, engine))
+
+
+def _over_respx(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def resolve(router: Any, request: httpx.Request) -> Any:
+        __tracebackhide__ = True
+        peer = peer_of(engine, request)
+        response = None
+        if peer.concerns(functools.partial(_answered_by_respx, router, request)):
+            response = send(
+                peer,
+                request,
+                lambda: original(router, request).response,
+                retries=_RETRIES.get(),
+            )
+        return original(router, request) if response is None else _resolved(response)
+
+    return resolve
+
+
+def _over_respx_async(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def aresolve(router: Any, request: httpx.Request) -> Any:
+        __tracebackhide__ = True
+        peer = peer_of(engine, request)
+        response = None
+        if peer.concerns(functools.partial(_answered_by_respx, router, request)):
+
+            async def reply() -> Any:
+                return (await original(router, request)).response
+
+            response = await send_async(peer, request, reply, retries=_RETRIES.get())
+        return await original(router, request) if response is None else _resolved(response)
+
+    return aresolve
+
+
+def _around_mocker(original: Any) -> Any:
+    """Past the mock goes what comes from here: it lies around httpcore's classes too."""
+
+    def sending(cls: Any, seen: Any, /, *, target_spec: Any, instance: Any, **given: Any) -> Any:
+        __tracebackhide__ = True
+        if STAGED in seen.extensions:
+            return target_spec(instance, **given)
+        with _standing_for(instance):
+            return original.__func__(cls, seen, target_spec=target_spec, instance=instance, **given)
+
+    return classmethod(sending)
+
+
+def _around_mocker_async(original: Any) -> Any:
+    async def sending(
+        cls: Any, seen: Any, /, *, target_spec: Any, instance: Any, **given: Any
+    ) -> Any:
+        __tracebackhide__ = True
+        if STAGED in seen.extensions:
+            return await target_spec(instance, **given)
+        with _standing_for(instance):
+            return await original.__func__(
+                cls, seen, target_spec=target_spec, instance=instance, **given
+            )
+
+    return classmethod(sending)
+
+
+def _around_transports(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The mocker above httpcore tries a transport that asks a router, then the user's own."""
+
+    @functools.wraps(original)
+    def handle_request(tried: Any, request: httpx.Request) -> Any:
+        __tracebackhide__ = True
+        with _standing_for(tried.transports[-1]):
+            return original(tried, request)
+
+    return handle_request
+
+
+def _around_transports_async(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    async def handle_async_request(tried: Any, request: httpx.Request) -> Any:
+        __tracebackhide__ = True
+        with _standing_for(tried.transports[-1]):
+            return await original(tried, request)
+
+    return handle_async_request
+
+
+@contextlib.contextmanager
+def _standing_for(transport: Any) -> Iterator[None]:
+    token = _RETRIES.set(retries_of(transport))
+    try:
+        yield
+    finally:
+        _RETRIES.reset(token)
+
+
+def _resolved(response: httpx.Response) -> Any:
+    from respx.models import ResolvedRoute
+
+    resolved: Any = ResolvedRoute()  # type: ignore[no-untyped-call]  # it says nothing
+    resolved.response = response
+    return resolved
+
+
+def _answered_by_respx(router: Any, request: httpx.Request) -> bool:
+    """Whether the router has an answer of its own."""
+    for route in router.routes:
+        if route.pattern is None or route.pattern.match(request):
+            return not route.is_pass_through
+    return not router._assert_all_mocked  # noqa: SLF001  # if not, it answers whatever comes

@@ -1,0 +1,120 @@
+"""The service seam: callables of the code under test that stand for services.
+
+A callable is replaced where its name says it is. Code that has taken it from there under a
+name of its own (`from shop.clients import check`) is reached by naming that place.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import pkgutil
+
+from collections.abc import Callable
+from typing import Any
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import ServiceError
+from pytest_resilience.chaos.operation import CALL
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.types.service import Service
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.events import describe
+from pytest_resilience.interceptors.patching import Patches
+
+
+__all__ = ["ServiceSeam"]
+
+
+class ServiceSeam:
+    """Intercepts calls of the services that active experiments name. See `chaos.engine.Seam`."""
+
+    kinds = frozenset({CALL})
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._patches = Patches()
+        self._replaced: set[str] = set()
+
+    def install(self) -> None:
+        """Replace what is not replaced yet. Raises ConfigurationError for what is not there."""
+        for activation in self._engine.active:
+            for service in activation.experiment.services:
+                self._replace_all(service)
+        watch = self._engine.watch
+        if watch is not None:
+            for service in watch.services:
+                try:
+                    self._replace_all(service)
+                except ConfigurationError:  # for those to tell who want it to fail
+                    watch.assume(service.name)
+
+    def refresh(self) -> None:
+        """Nothing to do: `install` is called at every change, and asks who is active."""
+
+    def remove(self) -> None:
+        self._patches.restore()
+        self._replaced.clear()
+
+    def _replace_all(self, service: Service) -> None:
+        for place in service.callables:
+            if place not in self._replaced:
+                self._replace(service, place)
+
+    def _replace(self, service: Service, place: str) -> None:
+        owner, name = _find(service, place)
+        self._replaced.add(place)
+        self._patches.replace(
+            owner, name, functools.partial(self._guarding, owner, name, service.name), mocks=True
+        )
+
+    def _guarding(self, owner: Any, name: str, service: str, original: Any) -> Any:
+        """`original`, of its own kind, failing when the engine says so."""
+        found = inspect.getattr_static(owner, name)
+        if isinstance(found, (staticmethod, classmethod)):
+            return type(found)(self._guard(service, found.__func__))
+        if isinstance(owner, type) and not hasattr(type(found), "__get__"):
+            return staticmethod(self._guard(service, original))  # as a mock it is given no self
+        return self._guard(service, original)
+
+    def _guard(self, service: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        if inspect.iscoroutinefunction(original):
+
+            @functools.wraps(original)
+            async def awaited(*args: Any, **kwargs: Any) -> Any:
+                __tracebackhide__ = True
+                self._call(service)
+                return await original(*args, **kwargs)
+
+            return awaited
+
+        @functools.wraps(original)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            self._call(service)
+            return original(*args, **kwargs)
+
+        return called
+
+    def _call(self, service: str) -> None:
+        __tracebackhide__ = True
+        effect = self._engine.ask(Operation(kind=CALL, target=service, names=(service,)))
+        fault = None if effect is None else effect.failure
+        if isinstance(fault, ServiceError):
+            raise fault.make(service)
+
+
+def _find(service: Service, place: str) -> tuple[Any, str]:
+    """The module or class, and the name in it. Raises ConfigurationError."""
+    module, _, path = place.partition(":")
+    above, _, name = path.rpartition(".")
+    try:
+        owner = pkgutil.resolve_name(f"{module}:{above}" if above else module)
+        found = getattr(owner, name)
+    except Exception as error:  # what is imported runs
+        raise ConfigurationError(
+            f"service {service.name}: no {place}: {describe(error)}"
+        ) from error
+    if not callable(found):
+        raise ConfigurationError(f"service {service.name}: {place} is {found!r}, and not callable")
+    return owner, name

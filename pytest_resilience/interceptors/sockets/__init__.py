@@ -1,0 +1,1 @@
+"""Python's sockets: blocking, under asyncio, trio or gevent, polled; TLS included."""

@@ -1,0 +1,227 @@
+"""What the interception of sockets has to do with asyncio: connecting, which a loop awaits.
+
+Receiving is held up elsewhere (see `detours`): a transport is found by the socket that it
+reads, and one without (`loop.sock_recv`) is polled (see `readiness`). Event loops written in
+C, as uvloop, call no method of a Python socket and are not reached.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+import sys
+import threading
+import weakref
+
+from collections.abc import Callable
+from collections.abc import Coroutine
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from typing import Any
+
+from pytest_resilience.chaos.call_site import task_here
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.interceptors.async_waiting import Wait
+from pytest_resilience.interceptors.async_waiting import pause
+from pytest_resilience.interceptors.foreign_objects import is_a
+from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.interceptors.sockets.connect import Dialing
+from pytest_resilience.interceptors.sockets.host_names import Names
+from pytest_resilience.interceptors.sockets.loop_passes import Passes
+from pytest_resilience.interceptors.sockets.trio import TrioSockets
+from pytest_resilience.locks import fork_safe
+
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from pytest_resilience.interceptors.sockets.delaying_protocol import Detour
+
+
+__all__ = ["Loops"]
+
+
+class Loops:
+    """The loops of asyncio, once there are any."""
+
+    def __init__(self, engine: Engine, dialing: Dialing, names: Names, patches: Patches) -> None:
+        self._engine = engine
+        self._dialing = dialing
+        self._names = names
+        self._patches = patches
+        self._trio = TrioSockets(dialing, patches)
+        self._passes = Passes()
+        self._reached = False
+        self._retired = False
+        self._lock = fork_safe(self, "_lock", threading.Lock)
+
+    def watch(self) -> None:
+        """Reach asyncio and trio now, or when they make their first loop.
+
+        Each of their loops begins with a pair of sockets to be woken by. So nobody has to
+        load them who does not use them.
+        """
+        self._reached = self._retired = False
+        self._patches.replace(socket, "socketpair", self._pairing)
+        self._reach()
+        self._trio.watch()
+
+    def retire(self) -> None:
+        self._trio.retire()
+        with self._lock:  # or another thread's first loop comes in between
+            self._retired = True
+
+    def reads(self, sock: socket.socket) -> bool:
+        """Whether a transport of the loop that runs here reads a non-blocking `sock`."""
+        loop = self._running() if self._reached else None
+        return loop is not None and _transport_of(loop, sock) is not None
+
+    def detour(self, sock: socket.socket) -> Detour | None:
+        """For what a non-blocking `sock` receives, if asyncio reads it."""
+        loop = self._running() if self._reached else None
+        if loop is None:
+            return None
+        transport = _transport_of(loop, sock)
+        if transport is None:
+            return None
+        with limits_lifted():  # it may be the first time
+            from pytest_resilience.interceptors.sockets.delaying_protocol import detour_of
+
+        return detour_of(loop, transport)
+
+    def pause_reading(self, sock: socket.socket, effect: Effect, seconds: float) -> bool:
+        """Let the transport that reads `sock` wait; False if there is none."""
+        loop = self._running() if self._reached else None
+        transport = None if loop is None else _transport_of(loop, sock)
+        if loop is None or transport is None:
+            return False
+        transport.pause_reading()
+        Wait(loop, effect, seconds, transport.resume_reading)
+        return True
+
+    def after(self, effect: Effect, then: Callable[[], None]) -> None:
+        """Call `then` when the experiments behind `effect` have ended, if a loop runs here."""
+        loop = self._running() if self._reached else None
+        if loop is not None:
+            Wait(loop, effect, float("inf"), then)
+
+    def hold_writing(self, sock: socket.socket, effect: Effect) -> None:
+        """Have asyncio try no more to write to `sock` until the experiments have ended.
+
+        The kernel would take it, so it would be tried again at once, and all the time.
+        """
+        loop: Any = self._running() if self._reached else None
+        transport = None if loop is None else _transport_of(loop, sock)
+        if transport is None:
+            return
+
+        def go_on() -> None:
+            if sock.fileno() >= 0 and transport.get_write_buffer_size():
+                loop._add_writer(sock.fileno(), transport._write_ready)  # noqa: SLF001  # as it does
+
+        def stop() -> None:
+            if sock.fileno() >= 0:
+                loop._remove_writer(sock.fileno())  # noqa: SLF001  # transports have nothing for it
+
+        loop.call_soon(stop)
+        Wait(loop, effect, float("inf"), go_on)
+
+    def later(self, seconds: float, then: Callable[[], None]) -> None:
+        """Call `then` in so many seconds, if a loop runs here."""
+        loop = self._running() if self._reached else None
+        if loop is not None:
+            loop.call_later(seconds, then)
+
+    def spoke(self, now: float) -> None:
+        """Something is sent on a non-blocking socket, at `now` in monotonic seconds."""
+        loop = self._running() if self._reached else None
+        if loop is not None:
+            self._passes.spoke(loop, now)
+
+    def arrival(self, sent_at: float) -> float:
+        """Monotonic seconds at which what is read now, after a send at `sent_at`, has arrived."""
+        now = self._engine.clock.monotonic()
+        loop = self._running() if self._reached else None
+        return max(now, sent_at) if loop is None else self._passes.arrival(loop, sent_at, now)
+
+    def task(self) -> Callable[[], object] | None:
+        """What gives, as long as it is there, the task that is behind what is done here."""
+        task = task_here() if self._reached else None
+        return None if task is None else weakref.ref(task)
+
+    @staticmethod
+    def _running() -> asyncio.AbstractEventLoop | None:
+        import asyncio
+
+        try:
+            return asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+
+    def _pairing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def socketpair(*args: Any, **kwargs: Any) -> Any:
+            self._reach()
+            self._trio.reach()
+            return original(*args, **kwargs)
+
+        return socketpair
+
+    def _reach(self) -> None:
+        asyncio_loops = sys.modules.get("asyncio.selector_events")
+        with self._lock:
+            if self._reached or self._retired or asyncio_loops is None:
+                return
+            self._reached = True
+            # Loaded now, with asyncio: later a loop would wait for it.
+            from pytest_resilience.interceptors.sockets import delaying_protocol  # noqa: F401
+
+            self._patches.replace(
+                asyncio_loops.BaseSelectorEventLoop, "sock_connect", self._connecting
+            )
+            self._patches.replace(
+                asyncio_loops.base_events.BaseEventLoop, "getaddrinfo", self._resolving
+            )
+
+    def _resolving(
+        self, original: Callable[..., Coroutine[Any, Any, Any]]
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:
+        @functools.wraps(original)
+        async def getaddrinfo(loop: Any, host: Any, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            place = self._engine.place() if self._engine.has(RESOLVE) else ""
+            port = args[0] if args else kwargs.get("port")
+            with self._names.resolved_elsewhere(host, port, place):
+                found = await original(loop, host, *args, **kwargs)  # which asks another thread
+            if not self._retired:
+                self._names.learn_all(host, found)
+            return found
+
+        return getaddrinfo
+
+    def _connecting(
+        self, original: Callable[..., Coroutine[Any, Any, None]]
+    ) -> Callable[..., Coroutine[Any, Any, None]]:
+        @functools.wraps(original)
+        async def sock_connect(loop: Any, sock: socket.socket, address: Any) -> None:
+            __tracebackhide__ = True
+            await self._dialing.connect(
+                sock,
+                address,
+                pause=functools.partial(pause, loop),
+                proceed=functools.partial(original, loop, sock, address),
+                failed=f"Connect call failed {address}",
+            )
+
+        return sock_connect
+
+
+def _transport_of(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Any:
+    """What reads `sock` for `loop`, unless it is closing; None if nothing does."""
+    # asyncio's own note of which transport has which descriptor; loops in C have none.
+    noted: Any = getattr(loop, "_transports", None)
+    transport = noted.get(sock.fileno()) if is_a(noted, Mapping) else None
+    return None if transport is None or transport.is_closing() else transport

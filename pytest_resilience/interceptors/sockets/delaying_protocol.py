@@ -1,0 +1,232 @@
+"""Holding back what a transport of asyncio has received, while its loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import os
+
+from asyncio.sslproto import SSLProtocol
+from asyncio.sslproto import SSLProtocolState
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.interceptors.async_waiting import Wait
+
+
+__all__ = ["Detour", "detour_of"]
+
+_LEAVING = (SSLProtocolState.FLUSHING, SSLProtocolState.SHUTDOWN)
+_ENDLESS = float("inf")
+_MOST_HELD = 4 << 20  # bytes; beyond that the peer's packets wait in the kernel, as its own would
+
+
+class Detour(asyncio.Protocol):
+    """Stands between a transport and its protocol while something is held back.
+
+    What comes in is passed on in the order in which it came, each turn's answer when its
+    time has come. What the protocol says goes straight to the transport, and when there is
+    nothing left to hold, this steps aside.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._protocol: Any = transport.get_protocol()
+        self._held: deque[_Answer] = deque()
+        self._size = 0
+        self._paused = False
+        self._lost = False
+        self._wait: Wait | None = None
+        self._error: Exception | None = None
+
+    @property
+    def protocol(self) -> object:
+        """Who is told of what comes in, in the end."""
+        return self._protocol
+
+    @property
+    def is_taking_leave(self) -> bool:
+        """Whether TLS is being closed, so that what still comes is no answer to anybody."""
+        state = getattr(self._protocol, "_state", None)
+        return isinstance(self._protocol, SSLProtocol) and state in _LEAVING
+
+    def hold(self, effect: Effect, arrived: float) -> None:
+        """What has `arrived`, and comes from now on, is held back for the delay of `effect`."""
+        due = arrived + effect.delay
+        if self._transport.get_protocol() is not self:
+            self._protocol = self._transport.get_protocol()
+            self._transport.set_protocol(self)
+        if self._held and self._held[-1].effect is effect:
+            self._held[-1].due = due
+            if len(self._held) == 1:
+                self._await_first()
+            return
+        self._held.append(_Answer(effect, due))
+        if effect.delay == _ENDLESS:
+            self._pause()  # nothing comes any more, not even bad news
+        if len(self._held) == 1:
+            self._await_first()
+
+    def data_received(self, data: bytes) -> None:
+        if self._held:
+            self._size += len(data)
+            if self._size > _MOST_HELD:
+                self._pause()
+        self._pass("data_received", functools.partial(self._give, data))
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """The transport had filled the protocol's own buffer when this came in between.
+
+        It asks nobody for another one as long as this is here, so what is in it stays.
+        """
+        self._pass("buffer_updated", functools.partial(self._protocol.buffer_updated, nbytes))
+
+    def eof_received(self) -> bool:
+        if not self._held:
+            return bool(self._protocol.eof_received())
+        self._pass("eof_received", self._end)
+        return True  # or the transport would close at once
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is None:  # closed by our side, which waits for nothing any more
+            self._forget()
+            self._protocol.connection_lost(self._error)
+        else:
+            self._lost = True
+            self._pass("connection_lost", functools.partial(self._protocol.connection_lost, exc))
+
+    def pause_writing(self) -> None:
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._protocol.resume_writing()
+
+    def __getattr__(self, name: str) -> Any:
+        """What is asked of a transport's protocol, which this is for a while."""
+        return getattr(self._protocol, name)
+
+    def _pause(self) -> None:
+        if not self._paused and self._transport.is_reading():  # else somebody else has paused it
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _pass(self, name: str, step: Callable[[], object]) -> None:
+        if self._held:
+            self._held[-1].steps.append((name, step))
+        else:
+            step()
+
+    def _give(self, data: bytes) -> None:
+        if not isinstance(self._protocol, asyncio.BufferedProtocol):
+            self._protocol.data_received(data)
+            return
+        while data:
+            buffer = memoryview(self._protocol.get_buffer(len(data)))
+            if not buffer:
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            part, data = data[: len(buffer)], data[len(buffer) :]
+            buffer[: len(part)] = part
+            self._protocol.buffer_updated(len(part))
+
+    def _end(self) -> None:
+        if not self._protocol.eof_received():
+            self._transport.close()
+
+    def _await_first(self) -> None:
+        if self._wait is not None:
+            self._wait.cancel()
+        first = self._held[0]
+        rest = first.due - first.effect.clock.monotonic()
+        self._wait = Wait(self._loop, first.effect, rest, self._release)
+
+    def _release(self) -> None:
+        current: object = self._transport.get_protocol()
+        if current not in (self, None):
+            self._protocol = current  # TLS has begun meanwhile
+        first = self._held[0].effect
+        if first.delay == _ENDLESS and not first.heals:
+            self._give_up()
+            return
+        self._resume()  # before the protocol hears so much that it asks for a pause of its own
+        self._play(self._held.popleft())
+        if self._held:
+            if self._held[0].effect.delay == _ENDLESS:
+                self._pause()
+            self._await_first()
+        else:
+            self._step_aside()
+
+    def _play(self, answer: _Answer) -> None:
+        was_closing = self._transport.is_closing()
+        for name, step in answer.steps:
+            if self._transport.is_closing() and not was_closing:
+                return  # closed by what it has just been told: it wants no more
+            try:
+                step()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self._fail(name, error)
+
+    def _fail(self, name: str, error: BaseException) -> None:
+        """What a transport does when its protocol raises."""
+        self._loop.call_exception_handler(
+            {
+                "message": f"Fatal error: protocol.{name}() call failed.",
+                "exception": error,
+                "transport": self._transport,
+                "protocol": self._protocol,
+            }
+        )
+        self._error = error if isinstance(error, Exception) else None
+        self._transport.abort()
+
+    def _give_up(self) -> None:
+        """The silence is over, and too long for the connection."""
+        self._forget()
+        self._error = TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        self._error.add_note(
+            "The peer's silence would have lasted until the kernel gave up, here it ended "
+            "with the experiment."
+        )
+        if self._lost:
+            self._protocol.connection_lost(self._error)
+        else:
+            self._transport.abort()
+
+    def _forget(self) -> None:
+        if self._wait is not None:
+            self._wait.cancel()
+        self._held.clear()
+
+    def _step_aside(self) -> None:
+        self._size = 0
+        if self._transport.get_protocol() is self and self._error is None:
+            self._transport.set_protocol(self._protocol)
+        self._resume()
+
+
+class _Answer:
+    """What the peer says in one turn, and when it may be heard."""
+
+    __slots__ = ("due", "effect", "steps")
+
+    def __init__(self, effect: Effect, due: float) -> None:
+        self.effect = effect
+        self.due = due
+        self.steps: list[tuple[str, Callable[[], object]]] = []
+
+
+def detour_of(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> Detour:
+    """For what `transport` receives from now on."""
+    protocol = transport.get_protocol()
+    return protocol if isinstance(protocol, Detour) else Detour(loop, transport)

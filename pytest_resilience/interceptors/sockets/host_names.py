@@ -1,0 +1,128 @@
+"""By which names the peer of a connection is known."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import ipaddress
+import itertools
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from pytest_resilience.interceptors.foreign_objects import is_a
+from pytest_resilience.interceptors.foreign_objects import looked
+from pytest_resilience.interceptors.foreign_objects import text_of
+
+
+__all__ = ["Names", "addresses_in", "is_literal"]
+
+_MOST = 4096  # remembered addresses; the oldest go first
+_MOST_ASKED = 64  # of one thread or task
+
+# By whom (a `Names`) and address: what this thread or task has asked for last.
+_asked: ContextVar[Mapping[tuple[int, str], str]] = ContextVar("hosts asked for", default={})  # noqa: B039  # never changed in place
+_numbers = itertools.count()
+
+
+def is_literal(host: object) -> bool:
+    """Whether `host` is an address already, so that nothing has to be resolved."""
+    return _is_address(text_of(host))
+
+
+@functools.lru_cache  # it takes longer than all else that is asked at a connect
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def addresses_in(found: Any) -> list[str]:
+    """The addresses in what one of the resolving functions returned.
+
+    Where a test has put something else in the place of it, there are none.
+    """
+    if is_a(found, str):
+        return [text_of(found)]
+    if is_a(found, tuple):
+        within: Any = looked(lambda: found[2])
+        return [text_of(each) for each in within if is_a(each, str)] if is_a(within, list) else []
+    entries = list.__iter__(found) if is_a(found, list) else ()
+    hosts = (looked(lambda entry: entry[4][0], entry) for entry in entries if is_a(entry, tuple))
+    return [text_of(host) for host in hosts if is_a(host, str)]
+
+
+class Names:
+    """Remembers which host names were resolved to which addresses.
+
+    Several names can share an address. The one that the current thread, or task of asyncio,
+    resolved last is the one it is about to connect to; only another one gets all of them.
+    """
+
+    def __init__(self) -> None:
+        self._hosts: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._number = next(_numbers)
+        self._places: dict[tuple[str, str], str] = {}
+
+    def learn(self, host: object, address: str) -> None:
+        """`host` was resolved to `address`."""
+        name = text_of(host) if is_a(host, str, bytes) else ""
+        if not name or is_literal(name):
+            self.ask(address, address)  # this time nobody asked by name
+            return
+        others = tuple(each for each in self._hosts.pop(address, ()) if each != name)
+        self._hosts[address] = (*others[-7:], name)
+        while len(self._hosts) > _MOST:
+            self._hosts.popitem(last=False)
+        self.ask(name, address)
+
+    def learn_all(self, host: object, found: Any) -> None:
+        """`host` was resolved to what one of the resolving functions has `found`."""
+        for address in addresses_in(found):
+            self.learn(host, address)
+
+    @contextlib.contextmanager
+    def resolved_elsewhere(self, host: object, port: object, place: str) -> Iterator[None]:
+        """Within, a thread is asked for `host`, for somebody who waits at `place`."""
+        key = (text_of(host), text_of(port))
+        self._places[key] = place
+        try:
+            yield
+        finally:
+            self._places.pop(key, None)
+
+    def place_of(self, host: object, port: object) -> str:
+        """Where somebody waits for this to be resolved, if they have said so."""
+        return self._places.get((text_of(host), text_of(port)), "")
+
+    def ask(self, name: str, address: str) -> None:
+        """This thread or task has asked for `name`, which has this address."""
+        before = {key: each for key, each in _asked.get().items() if key[1] != address}
+        while len(before) >= _MOST_ASKED:
+            del before[next(iter(before))]
+        _asked.set({**before, (self._number, address): name})
+
+    def of(self, host: object, port: object) -> tuple[str, ...]:
+        """Every `host:port` by which a host name or address is known, the best first."""
+        name, suffix = text_of(host), text_of(port)
+        return tuple(dict.fromkeys(_join(each, suffix) for each in (*self._known(name), name)))
+
+    def _known(self, host: str) -> tuple[str, ...]:
+        mine = _asked.get().get((self._number, host))
+        if mine is not None and mine != host:
+            return (mine,)
+        hosts = self._hosts.get(host, ())
+        if hosts and mine is None:
+            return hosts  # asked by another thread, as event loops have it done
+        if is_literal(host) and ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            return (host, *hosts, "localhost")
+        return (host, *hosts)
+
+
+def _join(host: str, port: str) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,111 @@
+"""What happens to names that are resolved."""
+
+from __future__ import annotations
+
+import functools
+import socket
+
+from collections.abc import Callable
+from typing import Any
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import ResolutionFailure
+from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.interceptors.foreign_objects import is_a
+from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.interceptors.patching import green_module
+from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.host_names import Names
+from pytest_resilience.interceptors.sockets.host_names import is_literal
+
+
+__all__ = ["Resolving"]
+
+_GIVEN = ("host", "port", "family", "type", "proto", "flags")
+_RESOLVING = ("getaddrinfo", "gethostbyname", "gethostbyname_ex")
+
+
+class Resolving:
+    """Lets names be found, or not, and remembers what was found."""
+
+    def __init__(self, engine: Engine, names: Names) -> None:
+        self._engine = engine
+        self._names = names
+        self._retired = False
+
+    def watch(self, patches: Patches) -> None:
+        self._retired = False
+        green = green_module("gevent.socket")
+        for module in (socket, *([] if green is None else [green])):
+            for name in _RESOLVING:
+                patches.replace(module, name, self._resolving, mocks=True)
+
+    def retire(self) -> None:
+        self._retired = True
+
+    def resolve(self, host: Any, port: Any) -> None:
+        """A name server is about to be asked for `host`, unless that is an address."""
+        __tracebackhide__ = True
+        if not _is_name(host):
+            return
+        names = self._names.of(host, port)
+        place = self._names.place_of(host, port)
+        effect = self._engine.ask(
+            Operation(kind=RESOLVE, target=names[0], names=names, place=place)
+        )
+        if effect is None:
+            return
+        effects.hold_a_call(effect)
+        if isinstance(effect.failure, ResolutionFailure):
+            raise effects.name_resolution_failure(effect.failure)
+
+    def _note(self, host: Any, port: Any, error: socket.gaierror) -> None:
+        """Let those that never fire tell of a name for which there is no connect."""
+        if not _is_name(host):
+            return
+        names = self._names.of(host, port)
+        self._engine.saw(
+            Operation(
+                kind=RESOLVE,
+                target=names[0],
+                names=names,
+                remark="does not resolve here",
+                advice=(
+                    f"{names[0]} does not resolve here ({error.strerror}), so that nothing "
+                    "connected: use a name that does, or an address; or, if this is what you "
+                    "test, network_failure with mode='dns'."
+                ),
+            )
+        )
+
+    def _resolving(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def resolve(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            if self._retired:
+                return original(*args, **kwargs)
+            given = dict(zip(_GIVEN, args, strict=False)) | kwargs
+            host, port = given.get("host"), given.get("port")
+            asks = not _takes_addresses_only(given.get("flags"))
+            if asks:
+                self.resolve(host, port)
+            try:
+                found = original(*args, **kwargs)
+            except socket.gaierror as error:
+                if asks:
+                    self._note(host, port, error)
+                raise
+            self._names.learn_all(host, found)
+            return found
+
+        return resolve
+
+
+def _is_name(host: object) -> bool:
+    return is_a(host, str, bytes) and not is_literal(host)
+
+
+def _takes_addresses_only(flags: Any) -> bool:
+    """Whether `getaddrinfo`, given these, asks nobody: as loops find out first."""
+    return is_a(flags, int) and bool(int.__and__(flags, socket.AI_NUMERICHOST))

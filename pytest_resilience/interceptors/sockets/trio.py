@@ -1,0 +1,101 @@
+"""What the interception of sockets has to do with trio.
+
+Its sockets poll, and so are read as all that do (see `receiving_polled`). But they call
+the methods of Python's sockets that were there when trio was loaded, and await connects.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sys
+import threading
+
+from collections.abc import Callable
+from collections.abc import Coroutine
+from typing import Any
+
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.interceptors.patching import python_socket_class
+from pytest_resilience.interceptors.sockets.connect import Dialing
+from pytest_resilience.interceptors.waiting import SLICE
+from pytest_resilience.locks import fork_safe
+
+
+__all__ = ["TrioSockets"]
+
+
+class TrioSockets:
+    """The sockets of trio, once it is loaded."""
+
+    def __init__(self, dialing: Dialing, patches: Patches) -> None:
+        self._dialing = dialing
+        self._patches = patches
+        self._reached = False
+        self._retired = False
+        self._lock = fork_safe(self, "_lock", threading.Lock)
+
+    def watch(self) -> None:
+        """Reach trio now, if it is loaded."""
+        self._reached = self._retired = False
+        self.reach()
+
+    def reach(self) -> None:
+        """Reach trio, if it is loaded."""
+        module = sys.modules.get("trio._socket")
+        made = getattr(module, "_SocketType", None)  # not as long as it is being loaded
+        with self._lock:
+            if self._reached or self._retired or made is None:
+                return
+            self._reached = True
+            self._patches.replace(made, "_nonblocking_helper", self._calling)
+            self._patches.replace(made, "connect", self._connecting)
+
+    def retire(self) -> None:
+        with self._lock:  # or another thread's first run comes in between
+            self._retired = True
+
+    def _calling(
+        self, original: Callable[..., Coroutine[Any, Any, Any]]
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:
+        @functools.wraps(original)
+        async def call(sock: Any, wait: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            method = getattr(python_socket_class(), method.__name__, method)
+            return await original(sock, wait, method, *args, **kwargs)
+
+        return call
+
+    def _connecting(
+        self, original: Callable[..., Coroutine[Any, Any, None]]
+    ) -> Callable[..., Coroutine[Any, Any, None]]:
+        @functools.wraps(original)
+        async def connect(sock: Any, address: Any) -> None:
+            __tracebackhide__ = True
+            await self._dialing.connect(
+                sock._sock,  # noqa: SLF001  # trio has no name for it
+                address,
+                pause=_pause,
+                proceed=functools.partial(original, sock, address),
+                failed=f"Error connecting to {address!r}: {os.strerror(errno.ETIMEDOUT)}",
+            )
+
+        return connect
+
+
+async def _pause(effect: Effect) -> None:
+    """Suspend the task for the delay of `effect`, by its clock or trio's, whichever is faster."""
+    import trio  # whose task this is
+
+    began, due = effect.clock.monotonic(), trio.current_time() + effect.delay
+    try:
+        while effect.left():
+            passed = effect.clock.monotonic() - began
+            rest = min(effect.delay - passed, due - trio.current_time())
+            if rest <= 0:
+                break
+            await trio.sleep(min(rest, SLICE))
+    finally:
+        effect.waited(effect.clock.monotonic() - began)

@@ -1,0 +1,270 @@
+"""What no seam reaches: connections that are made in C, and other processes.
+
+Nothing can happen to them here. They are noted for experiments of the network, so that
+one which never fires can say where they went, and how to lead them through a proxy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
+
+from pytest_resilience.chaos.call_site import caller
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.interceptors.import_hook import Arrivals
+from pytest_resilience.interceptors.observing import Observer
+from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.interceptors.sockets.host_names import Names
+
+
+__all__ = ["OutOfReach", "datagram"]
+
+_DATAGRAM = "network.datagram"
+_START = "process.start"
+_GRPC_TARGET = re.compile(
+    r"(?:dns:(?:///)?|ipv[46]:)?(?P<host>\[[^\]]+\]|[^/:\[\]]+):(?P<port>\d+)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Driver:
+    """What connects in C.
+
+    Attributes:
+        name: of the module.
+        way: how it connects.
+        use: how it is led through a proxy.
+        host: what has to be set so that it uses TCP.
+        port: where it connects to if nobody says.
+    """
+
+    name: str
+    way: str
+    use: str
+    host: str = ""
+    port: int = 0
+
+
+_PSYCOPG = _Driver(
+    name="psycopg",
+    way="through libpq, which is C",
+    use="psycopg.connect(proxy.dsn(...))",
+    host="host (or PGHOST)",
+    port=5432,
+)
+_PSYCOPG2 = replace(_PSYCOPG, name="psycopg2", use="psycopg2.connect(proxy.dsn(...))")
+_MYSQLDB = _Driver(
+    name="MySQLdb",
+    way="through its library, which is C",
+    use="MySQLdb.connect(host=proxy.host, port=proxy.port, ...)",
+    host="host",
+    port=3306,
+)
+_GRPC = _Driver(name="grpc", way="in C", use="grpc.insecure_channel(proxy.listen)")
+_GRPC_AIO = _Driver(name="grpc.aio", way="in C", use="grpc.aio.insecure_channel(proxy.listen)")
+_UVLOOP = _Driver(
+    name="uvloop",
+    way="in C, where asyncio's own loop would be reached",
+    use="connect to proxy.listen",
+)
+
+
+class OutOfReach:
+    """Watches from an install of the socket seam to its remove."""
+
+    def __init__(self, engine: Engine, names: Names, patches: Patches) -> None:
+        self._engine = engine
+        self._names = names
+        self._observer = Observer(patches)
+        self._arrivals = Arrivals(
+            {
+                "psycopg": self._psycopg,
+                "psycopg2": self._psycopg2,
+                "MySQLdb.connections": self._mysqldb,
+                "grpc._channel": lambda: self._grpc("grpc._channel", _GRPC),
+                "grpc.aio._channel": lambda: self._grpc("grpc.aio._channel", _GRPC_AIO),
+                "subprocess": self._subprocess,
+                "uvloop": self._uvloop,
+            }
+        )
+
+    def watch(self) -> None:
+        """Begin."""
+        self._arrivals.watch()
+
+    def retire(self) -> None:
+        """Await no more modules; what is replaced is put back with the rest of the seam."""
+        self._arrivals.forget()
+
+    def _psycopg(self) -> None:
+        module = sys.modules["psycopg"]
+
+        def connecting(_class: Any, conninfo: str = "", *_: Any, **__: Any) -> None:
+            self._libpq(_PSYCOPG, module.conninfo.conninfo_to_dict(conninfo))
+
+        # Below every way to connect, sync or not: once for each address that is tried.
+        self._observer.observe(module.BaseConnection, "_connect_gen", connecting)
+
+    def _psycopg2(self) -> None:
+        module = sys.modules["psycopg2"]
+
+        def connecting(dsn: str, *_: Any, **__: Any) -> None:
+            self._libpq(_PSYCOPG2, module.extensions.parse_dsn(dsn))
+
+        self._observer.observe(module, "_connect", connecting)
+
+    def _libpq(self, driver: _Driver, given: Mapping[str, Any]) -> None:
+        """A connection string; libpq asks the environment for what it does not say."""
+        host, address, port = (
+            str(given.get(name) or os.environ.get(variable) or "")
+            for name, variable in (
+                ("host", "PGHOST"),
+                ("hostaddr", "PGHOSTADDR"),
+                ("port", "PGPORT"),
+            )
+        )
+        for name, at, number in _places(host, address, port or str(driver.port)):
+            if at or (name and not name.startswith(("/", "@"))):
+                known = name if name and not name.startswith("/") else at
+                self._connecting(driver, known, number, at or known)
+            else:
+                self._at_home(driver, number)
+
+    def _mysqldb(self) -> None:
+        def connecting(_connection: Any, *args: Any, **kwargs: Any) -> None:
+            host = str(kwargs.get("host") or (args[0] if args else "") or "localhost")
+            port = str(kwargs.get("port") or _MYSQLDB.port)
+            if kwargs.get("unix_socket") or host == "localhost":  # to its library a socket, too
+                self._at_home(_MYSQLDB, port)
+            else:
+                self._connecting(_MYSQLDB, host, port)
+
+        self._observer.observe(
+            sys.modules["MySQLdb.connections"].Connection, "__init__", connecting
+        )
+
+    def _grpc(self, module: str, driver: _Driver) -> None:
+        def opening(_channel: Any, target: Any, *_: Any, **__: Any) -> None:
+            found = _GRPC_TARGET.fullmatch(os.fsdecode(target))
+            if found is not None:  # else it is a list, a socket, or resolved in some other way
+                self._connecting(driver, found["host"].strip("[]"), found["port"])
+
+        self._observer.observe(sys.modules[module].Channel, "__init__", opening)
+
+    def _uvloop(self) -> None:
+        def connecting(
+            _loop: Any, _protocol: Any, host: Any = None, port: Any = None, **given: Any
+        ) -> None:
+            if given.get("sock") is None:  # else it is a socket that is seen here
+                self._connecting(_UVLOOP, str(host), str(port))
+
+        def sending(
+            _loop: Any, _protocol: Any, _local: Any = None, remote_addr: Any = None, **_: Any
+        ) -> None:
+            self._engine.saw(datagram(self._names.of(*remote_addr[:2])))
+
+        loop = sys.modules["uvloop"].Loop
+        self._observer.observe(loop, "create_connection", connecting)
+        self._observer.observe(loop, "create_datagram_endpoint", sending)
+
+    def _subprocess(self) -> None:
+        def starting(_process: Any, args: Any, *_: Any, **__: Any) -> None:
+            if caller():  # else it is no business of any test
+                first = args if isinstance(args, (str, bytes, os.PathLike)) else args[0]
+                self._started(os.path.basename(os.fsdecode(first).partition(" ")[0]))
+
+        self._observer.observe(sys.modules["subprocess"].Popen, "__init__", starting)
+
+    def _connecting(self, driver: _Driver, host: str, port: str, address: str = "") -> None:
+        names = self._called(host, port, address or host)
+        there = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._engine.saw(
+            Operation(
+                kind=CONNECT,
+                target=there,
+                names=names,
+                remark=f"by {driver.name} {driver.way}",
+                advice=(
+                    f"{driver.name} connected to {there} {driver.way}: "
+                    + _led(f"chaos_proxy('{there}'); {driver.use}")
+                ),
+            )
+        )
+
+    def _at_home(self, driver: _Driver, port: str) -> None:
+        self._engine.saw(
+            Operation(
+                kind=CONNECT,
+                target=f"unix socket of port {port}",
+                names=self._called("localhost", port),
+                remark=f"by {driver.name} {driver.way}",
+                advice=(
+                    f"{driver.name} connected through a unix socket, where there is no network: "
+                    f"set {driver.host} to an address such as 127.0.0.1, and "
+                    + _led(f"chaos_proxy('127.0.0.1:{port}'); {driver.use}")
+                ),
+            )
+        )
+
+    def _started(self, program: str) -> None:
+        self._engine.saw(
+            Operation(
+                kind=_START,
+                target=program,
+                names=(),
+                remark="a process of its own",
+                advice=(
+                    f"{program} is a process of its own, which nothing in this one reaches: "
+                    + _led("chaos_proxy('host:port')")
+                    + " Have it connect to proxy.listen or proxy.dsn(...), or give it "
+                    "env={**os.environ, **proxy.environment()}."
+                ),
+            )
+        )
+
+    def _called(self, host: str, port: str, *addresses: str) -> tuple[str, ...]:
+        here = ("127.0.0.1", "::1") if host == "localhost" else ()
+        known = (self._names.of(each, port) for each in (host, *addresses, *here))
+        return tuple(dict.fromkeys(name for names in known for name in names))
+
+
+def datagram(names: tuple[str, ...]) -> Operation:
+    """One over UDP."""
+    return Operation(
+        kind=_DATAGRAM,
+        target=names[0],
+        names=names,
+        remark="UDP",
+        advice=(
+            f"Datagrams went to {names[0]}, over UDP, and faults of the network happen to TCP "
+            "connections: let the code use TCP, or fail the function of yours that sends, "
+            "with chaos.service('name', 'module:function') and chaos.service_failure('name')."
+        ),
+    )
+
+
+def _led(through: str) -> str:
+    return (
+        f"lead it through a proxy with the fixture chaos_proxy: proxy = {through}; then "
+        "proxy.inject(...) what is injected here."
+    )
+
+
+def _places(host: str, address: str, port: str) -> Iterator[tuple[str, str, str]]:
+    """The name, the address and the port of each of several, which stand between commas."""
+    names, addresses, ports = host.split(","), address.split(","), port.split(",")
+    for number in range(max(len(names), len(addresses))):
+        yield (
+            names[number] if number < len(names) else "",
+            addresses[number] if number < len(addresses) else "",
+            ports[number] if number < len(ports) else ports[-1],
+        )

@@ -1,0 +1,117 @@
+"""What a chaos monkey records of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pytest_resilience.events import Event
+from pytest_resilience.monkey.steady_state import Reading
+from pytest_resilience.monkey.steady_state import Verdict
+
+
+__all__ = [
+    "ExperimentEnded",
+    "ExperimentFailed",
+    "ExperimentHeldBack",
+    "ExperimentStarted",
+    "MonkeyStarted",
+    "MonkeyStopped",
+    "SteadyStateRead",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonkeyStarted(Event):
+    """A monkey has begun; `source` is its name.
+
+    Attributes:
+        interval: seconds between its ticks.
+        seed: what repeats all its decisions.
+    """
+
+    interval: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonkeyStopped(Event):
+    """A monkey has ended and everything it began is undone.
+
+    Attributes:
+        verdict: what this period of chaos has shown.
+        reason: why it ended, in words.
+    """
+
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentStarted(Event):
+    """An experiment runs; `source` is its name.
+
+    Attributes:
+        what: the experiment in words.
+        seed: the seed it was given.
+        ends_at: monotonic seconds by when it will have ended.
+    """
+
+    what: str
+    seed: int
+    ends_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentEnded(Event):
+    """An experiment is undone.
+
+    Attributes:
+        lasted: seconds.
+        reason: why it ended, in words.
+    """
+
+    lasted: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentHeldBack(Event):
+    """An experiment's turn had come, and there was no room for it.
+
+    Attributes:
+        most: how many may run at once.
+    """
+
+    most: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentFailed(Event):
+    """An experiment could not be started or undone, or the monkey itself went wrong.
+
+    Attributes:
+        doing: what failed.
+        error: the exception in words.
+    """
+
+    doing: Literal["start", "stop", "decide"]
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteadyStateRead(Event):
+    """The probes were asked; `source` is the monkey's name.
+
+    Attributes:
+        phase: when.
+        readings: what each of them said.
+    """
+
+    phase: Literal["before", "during", "after"]
+    readings: tuple[Reading, ...]
+
+    @property
+    def met(self) -> bool:
+        """Whether all of it is tolerated."""
+        return all(reading.met for reading in self.readings)

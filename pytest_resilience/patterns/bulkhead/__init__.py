@@ -1,0 +1,1 @@
+"""Bulkheads: by thread pool, by semaphore, by rate."""

@@ -1,0 +1,77 @@
+"""Bulkheads by name, one for each thing that must not drown the others."""
+
+from __future__ import annotations
+
+import threading
+
+from typing import Any
+
+from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import Clock
+from pytest_resilience.errors import DuplicateNameError
+from pytest_resilience.errors import ShutdownError
+from pytest_resilience.errors import UnknownNameError
+from pytest_resilience.locks import fork_safe
+from pytest_resilience.patterns.bulkhead.base import Bulkhead
+from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
+from pytest_resilience.patterns.bulkhead.config import BulkheadType
+from pytest_resilience.patterns.bulkhead.rate_limit import RateLimitBulkhead
+from pytest_resilience.patterns.bulkhead.semaphore import SemaphoreBulkhead
+from pytest_resilience.patterns.bulkhead.thread_pool import ThreadPoolBulkhead
+
+
+__all__ = ["Bulkhead", "BulkheadManager"]
+
+_KINDS: dict[BulkheadType, type[Bulkhead]] = {
+    BulkheadType.THREAD_POOL: ThreadPoolBulkhead,
+    BulkheadType.SEMAPHORE: SemaphoreBulkhead,
+    BulkheadType.RATE_LIMIT: RateLimitBulkhead,
+}
+
+
+class BulkheadManager:
+    """Makes bulkheads, finds them by name, and shuts them down together.
+
+    Attributes:
+        bulkheads: all of them, by name.
+    """
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.bulkheads: dict[str, Bulkhead] = {}
+        self._clock = clock
+        self._lock = fork_safe(self, "_lock", threading.Lock)
+        self._closed = False
+
+    def create_bulkhead(self, name: str, config: BulkheadConfig | None = None) -> Bulkhead:
+        """A new bulkhead of the type that `config` names.
+
+        Raises DuplicateNameError for a name that is taken, ShutdownError after `shutdown_all`.
+        """
+        config = config or BulkheadConfig()
+        with self._lock:
+            if self._closed:
+                raise ShutdownError("this bulkhead manager has been shut down; make a new one")
+            if name in self.bulkheads:
+                raise DuplicateNameError("bulkhead", name)
+            bulkhead = _KINDS[config.bulkhead_type](config, name=name, clock=self._clock)
+            self.bulkheads[name] = bulkhead
+            return bulkhead
+
+    def get_bulkhead(self, name: str) -> Bulkhead:
+        """The bulkhead of that name. Raises UnknownNameError, a KeyError, naming the known."""
+        try:
+            return self.bulkheads[name]
+        except KeyError:
+            raise UnknownNameError("bulkhead", name, tuple(self.bulkheads)) from None
+
+    def get_all_stats(self) -> dict[str, dict[str, Any]]:
+        """The stats of every bulkhead, by name."""
+        return {name: bulkhead.get_stats() for name, bulkhead in self.bulkheads.items()}
+
+    def shutdown_all(self, *, wait: bool = True) -> None:
+        """Shut down every bulkhead that has threads; harmless when done again."""
+        with self._lock:
+            self._closed = True
+        for bulkhead in self.bulkheads.values():
+            if isinstance(bulkhead, ThreadPoolBulkhead):
+                bulkhead.shutdown(wait=wait)

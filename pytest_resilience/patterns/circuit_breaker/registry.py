@@ -1,0 +1,78 @@
+"""Circuit breakers by name, so that all who call one thing share one breaker."""
+
+from __future__ import annotations
+
+import threading
+
+from typing import Any
+
+from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import Clock
+from pytest_resilience.errors import DuplicateNameError
+from pytest_resilience.errors import UnknownNameError
+from pytest_resilience.locks import fork_safe
+from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
+from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
+
+
+__all__ = ["CircuitBreakerRegistry"]
+
+_KIND = "circuit breaker"
+
+
+class CircuitBreakerRegistry:
+    """Holds circuit breakers by name.
+
+    Attributes:
+        default: the configuration of breakers that are created without one.
+    """
+
+    def __init__(
+        self, default: CircuitBreakerConfig | None = None, *, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self.default = default or CircuitBreakerConfig()
+        self._clock = clock
+        self._breakers: dict[str, CircuitBreaker] = {}
+        self._lock = fork_safe(self, "_lock", threading.Lock)
+
+    def create(self, name: str, config: CircuitBreakerConfig | None = None) -> CircuitBreaker:
+        """A new breaker. Raises DuplicateNameError if there is one of that name."""
+        with self._lock:
+            if name in self._breakers:
+                raise DuplicateNameError(_KIND, name)
+            return self._add(name, config)
+
+    def get(self, name: str) -> CircuitBreaker:
+        """The breaker of that name. Raises UnknownNameError, a KeyError, naming the known."""
+        try:
+            return self._breakers[name]
+        except KeyError:
+            raise UnknownNameError(_KIND, name, tuple(self._breakers)) from None
+
+    def get_or_create(self, name: str) -> CircuitBreaker:
+        """The breaker of that name, made with the default configuration if need be."""
+        known = self._breakers.get(name)
+        if known is not None:
+            return known
+        with self._lock:  # and look again: another thread may have been here
+            return self._breakers.get(name) or self._add(name, None)
+
+    def _add(self, name: str, config: CircuitBreakerConfig | None) -> CircuitBreaker:
+        breaker = CircuitBreaker(config or self.default, name=name, clock=self._clock)
+        self._breakers[name] = breaker
+        return breaker
+
+    def remove(self, name: str) -> None:
+        """Forget the breaker of that name. Raises UnknownNameError."""
+        self.get(name)
+        with self._lock:
+            self._breakers.pop(name, None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names there are, sorted."""
+        return tuple(sorted(self._breakers))
+
+    def get_all_stats(self) -> dict[str, dict[str, Any]]:
+        """The stats of every breaker, by name."""
+        return {name: self._breakers[name].get_stats() for name in self.names}

@@ -1,0 +1,1 @@
+"""Graceful degradation: service levels, fallbacks, health checks."""

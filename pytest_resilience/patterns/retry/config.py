@@ -1,0 +1,82 @@
+"""What is tried again, how often, and how long is waited in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.patterns import validation
+from pytest_resilience.patterns.retry.backoff import JITTERS
+from pytest_resilience.patterns.retry.backoff import Jitter
+from pytest_resilience.patterns.retry.budget import RetryBudget
+
+
+__all__ = ["RetryConfig"]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryConfig:
+    """How a retry handler decides.
+
+    Attributes:
+        max_attempts: calls in all, the first included.
+        base_delay: seconds after the first failure.
+        max_delay: the longest of all delays but those that a failure asks for.
+        exponential_multiplier: by which the delay grows from attempt to attempt.
+        jitter: how delays are spread: True by 10 % either way, "full", "equal",
+            "decorrelated", or False.
+        retryable_exceptions: exceptions that are tried again. Others pass at once, as they are.
+        max_elapsed: seconds since the first attempt began after which none begins.
+        is_retryable: overrules `retryable_exceptions`: whether an exception is tried again.
+        retry_on_result: whether a result is tried again.
+        wait_from: seconds that an error or result asks for, None for the usual. By default a
+            `Retry-After` header or an attribute `retry_after` is honoured. What is asked for
+            is waited as it is, without jitter.
+        budget: of retries, shared with others.
+        max_retry_after: the longest delay a failure may ask for, in seconds. If it asks for
+            more it is not tried again: coming back sooner than asked is of no use.
+
+    What is no `Exception` (cancellation, KeyboardInterrupt, …) is never tried again.
+    Raises ConfigurationError or TypeError for a value that makes no sense.
+    """
+
+    max_attempts: int = 3
+    base_delay: float = 1.0
+    max_delay: float = 60.0
+    exponential_multiplier: float = 2.0
+    jitter: Jitter = True
+    retryable_exceptions: tuple[type[BaseException], ...] = (Exception,)
+    max_elapsed: float | None = None
+    is_retryable: Callable[[Exception], bool] | None = None
+    retry_on_result: Callable[[Any], bool] | None = None
+    wait_from: Callable[[Any], float | None] | None = None
+    budget: RetryBudget | None = None
+    max_retry_after: float = 300.0
+
+    def __post_init__(self) -> None:
+        validation.integer("max_attempts", self.max_attempts, low=1)
+        validation.number("base_delay", self.base_delay)
+        validation.number("max_delay", self.max_delay)
+        validation.number("exponential_multiplier", self.exponential_multiplier, low=1.0)
+        validation.one_of("jitter", self.jitter, JITTERS)
+        types = validation.exception_types("retryable_exceptions", self.retryable_exceptions)
+        object.__setattr__(self, "retryable_exceptions", types)
+        if self.max_elapsed is not None:
+            validation.number("max_elapsed", self.max_elapsed)
+        validation.number("max_retry_after", self.max_retry_after)
+        for name in ("is_retryable", "retry_on_result", "wait_from"):
+            validation.function(name, getattr(self, name))
+        if self.budget is not None and not isinstance(self.budget, RetryBudget):
+            raise TypeError(f"budget must be a RetryBudget or None, not {self.budget!r}")
+        if self.base_delay > self.max_delay:
+            raise ConfigurationError(
+                f"base_delay={self.base_delay!r}: at most max_delay={self.max_delay!r} is needed"
+            )
+
+    def tries_again(self, error: Exception) -> bool:
+        """Whether an exception is tried again. Calls `is_retryable`."""
+        if self.is_retryable is not None:
+            return self.is_retryable(error)
+        return isinstance(error, self.retryable_exceptions)

@@ -1,0 +1,282 @@
+"""A limit to how long a call may take."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import logging
+import threading
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import CoroutineType
+from types import TracebackType
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import ParamSpec
+from typing import Self
+from typing import TypeVar
+
+from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import Clock
+from pytest_resilience.errors import TimeLimitExceededError
+from pytest_resilience.events import Event
+from pytest_resilience.events import Listeners
+from pytest_resilience.locks import fork_safe
+from pytest_resilience.patterns import validation
+from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import calls_its_first
+from pytest_resilience.patterns.callables import innermost
+from pytest_resilience.patterns.callables import kind_of
+
+
+if TYPE_CHECKING:
+    from asyncio import Timeout
+    from concurrent.futures import Future
+
+__all__ = ["OverdueCall", "TimeLimitExceeded", "TimeLimiter"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_PLAIN, _COROUTINE = CallKind.PLAIN, CallKind.COROUTINE
+
+_logger = logging.getLogger("pytest_resilience.timelimit")
+
+# One for all limiters: a ContextVar is never collected. Innermost block last.
+_blocks: contextvars.ContextVar[tuple[tuple[Timeout, float], ...]] = contextvars.ContextVar(
+    "pytest_resilience_timelimit_blocks", default=()
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeLimitExceeded(Event):
+    """A call took longer than its limit.
+
+    Attributes:
+        call: the function's name, or "block".
+        limit: in seconds.
+        running: whether it runs on, because it is a plain function.
+    """
+
+    call: str
+    limit: float
+    running: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverdueCall:
+    """A call that nobody waits for any more and that still runs.
+
+    Attributes:
+        call: the function's name.
+        since: monotonic seconds when it began.
+        thread: where it runs; can be joined.
+    """
+
+    call: str
+    since: float
+    thread: threading.Thread
+
+
+class TimeLimiter:
+    """Raises `TimeLimitExceededError` for calls that take longer than `limit` seconds.
+
+    A coroutine function, or a block under `async with`, is cancelled when the time is up,
+    by `asyncio.timeout`: it ends at its next `await`, and if it refuses to, when it likes.
+
+    A plain function cannot be stopped by anybody. It runs in a thread of its own, and when
+    the time is up its caller stops waiting: **the call runs on**, with all it does and holds,
+    until it ends by itself; `overdue` lists those calls, and what they come to is dropped.
+    It sees the context variables of its caller, though what it sets there is not seen
+    outside; what belongs to a thread (`threading.local`, an sqlite3 connection) is not at
+    hand. The thread is a daemon: it keeps no process from ending. Starting it takes some
+    50 µs. Where calls may hang in numbers, put a bulkhead inside, which they then fill.
+
+    What interrupts is real time, for no other wakes a thread or an event loop. A call that
+    has ended is measured by `clock`, and a result that came too late by that is refused too:
+    so, on a `ManualClock`, a call that sleeps for longer than the limit exceeds it at once.
+    What a call raises passes as it is, late or not; so does cancellation from outside.
+
+    Attributes:
+        limit: in seconds.
+        name: what errors, events, logs and threads call it.
+        listeners: told of every `TimeLimitExceeded`.
+
+    Example:
+        >>> TimeLimiter(5.0).execute(len, "abc")
+        3
+    """
+
+    def __init__(
+        self, limit: float, *, name: str = "time limit", clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self.limit = validation.number("limit", limit, above_low=True, high=threading.TIMEOUT_MAX)
+        self.name = name
+        self.listeners = Listeners()
+        self._clock = clock
+        self._overdue: dict[Future[Any], OverdueCall] = {}
+        self._lock = fork_safe(self, "_lock", threading.Lock)
+
+    @property
+    def overdue(self) -> tuple[OverdueCall, ...]:
+        """The calls of plain functions that still run though their time is up."""
+        with self._lock:
+            return tuple(self._overdue.values())
+
+    def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
+        """Limit a function or a coroutine function, as a decorator.
+
+        Raises TypeError for a generator function: who iterates takes the time.
+        """
+        if self._kind_of(func) is _COROUTINE:
+
+            @functools.wraps(func)
+            async def limited(*args: Any, **kwargs: Any) -> Any:
+                return await self._await(func(*args, **kwargs), _name(func, args))  # type: ignore[arg-type]
+        else:
+
+            @functools.wraps(func)
+            def limited(*args: Any, **kwargs: Any) -> Any:
+                return self._run(func, args, kwargs)
+
+        return limited  # type: ignore[return-value]
+
+    @calls_its_first
+    def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """Call `func`; await the result of a coroutine function.
+
+        Raises TimeLimitExceededError, a TimeoutError, when it takes too long.
+        """
+        if self._kind_of(func, args) is _COROUTINE:
+            return self._await(func(*args, **kwargs), _name(func, args))  # type: ignore[return-value,arg-type]
+        return self._run(func, args, kwargs)  # type: ignore[no-any-return]
+
+    async def __aenter__(self) -> Self:
+        import asyncio
+
+        timer = asyncio.timeout(self.limit)
+        await timer.__aenter__()
+        _blocks.set((*_blocks.get(), (timer, self._clock.monotonic())))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        *outer, (timer, started) = _blocks.get()
+        _blocks.set(tuple(outer))
+        try:
+            await timer.__aexit__(kind, error, traceback)
+        except TimeoutError as late:
+            raise self._exceeded("block", "it was cancelled") from late
+        if error is None:
+            self._measure("block", started)
+
+    def _kind_of(self, func: Callable[..., Any], args: tuple[Any, ...] = ()) -> CallKind:
+        kind = kind_of(func, args)
+        if kind is not _PLAIN and kind is not _COROUTINE:
+            raise TypeError(
+                f"{func!r} is a {kind.value} function, whose time is taken by who iterates: put "
+                "the limit around what consumes it"
+            )
+        return kind
+
+    async def _await(self, call: Awaitable[Any], name: str) -> Any:
+        import asyncio
+
+        started = self._clock.monotonic()
+        timer = asyncio.timeout(self.limit)
+        try:
+            async with timer:
+                result = await call
+        except TimeoutError as late:
+            if not timer.expired():
+                raise  # its own
+            raise self._exceeded(name, "it was cancelled") from late
+        finally:
+            # It holds the task, which holds the error, whose traceback holds this frame.
+            del timer
+        self._measure(name, started)
+        return result
+
+    def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        from concurrent.futures import Future
+
+        future: Future[Any] = Future()
+        name, started = _name(func, args), self._clock.monotonic()
+        thread = threading.Thread(
+            target=contextvars.copy_context().run,
+            args=(_work, future, func, args, kwargs),
+            name=f"{self.name}: {name}",
+            daemon=True,
+        )
+        try:
+            self._wait(future, OverdueCall(call=name, since=started, thread=thread))
+            result = future.result()
+        finally:
+            # An error's traceback holds this frame: together they would keep each other.
+            del future
+        self._measure(name, started)
+        # A plain function that hands out a coroutine, as a lambda does.
+        return self._await(result, name) if type(result) is CoroutineType else result
+
+    def _wait(self, future: Future[Any], call: OverdueCall) -> None:
+        try:
+            call.thread.start()
+            future.exception(self.limit)
+        except BaseException as interruption:  # the time is up, or KeyboardInterrupt
+            if isinstance(interruption, TimeoutError) and future.done():
+                return  # just now
+            if call.thread.ident is None:
+                raise  # there are too many threads for another one
+            with self._lock:
+                self._overdue[future] = call
+            future.add_done_callback(self._ended)
+            if isinstance(interruption, TimeoutError):
+                raise self._exceeded(call.call, "it runs on", running=True) from None
+            raise
+
+    def _ended(self, future: Future[Any]) -> None:
+        with self._lock:
+            call = self._overdue.pop(future)
+        took = self._clock.monotonic() - call.since
+        _logger.info("%s: %s has ended after %.3g s", self.name, call.call, took)
+
+    def _measure(self, call: str, started: float) -> None:
+        """Refuse a result that came too late by the clock."""
+        took = self._clock.monotonic() - started
+        if took > self.limit:
+            raise self._exceeded(call, f"it ended after {took:.3g} s")
+
+    def _exceeded(self, call: str, fate: str, *, running: bool = False) -> TimeLimitExceededError:
+        _logger.warning("%s: %s took longer than %g s; %s", self.name, call, self.limit, fate)
+        at = self._clock.monotonic()
+        self.listeners.emit(
+            TimeLimitExceeded(at=at, source=self.name, call=call, limit=self.limit, running=running)
+        )
+        message = f"{self.name}: {call} took longer than {self.limit:g} s; {fate}"
+        return TimeLimitExceededError(message, limit=self.limit)
+
+    def __repr__(self) -> str:
+        return f"<TimeLimiter {self.name!r} {self.limit:g} s>"
+
+
+def _work(
+    future: Future[Any], func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    try:
+        result = func(*args, **kwargs)
+    except BaseException as error:
+        future.set_exception(error)
+        del future  # as in `_run`
+    else:
+        future.set_result(result)
+
+
+def _name(func: Callable[..., Any], args: tuple[Any, ...] = ()) -> str:
+    func = innermost(func, args)
+    return getattr(func, "__qualname__", None) or repr(func)

@@ -1,0 +1,104 @@
+"""An experiment as somebody asked for it: marker, fixture or flag, made into one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from typing import Literal
+
+import pytest
+
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.types.catalog import chaos_type
+from pytest_resilience.errors import ConfigurationError
+
+
+__all__ = ["Defaults", "Origin", "Requested", "from_mark", "from_parameters"]
+
+Origin = Literal["marker", "fixture", "flag", "profile", "matrix", "monkey"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What holds for experiments that do not say it themselves; None: the usual."""
+
+    intensity: float | None = None
+    probability: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requested:
+    """An experiment, and how it was asked for.
+
+    Attributes:
+        experiment: what to run.
+        origin: who asked.
+        must_fire: whether matching nothing is an error.
+        include_setup: whether it is active from the set-up on.
+    """
+
+    experiment: ChaosExperiment
+    origin: Origin
+    must_fire: bool = True
+    include_setup: bool = False
+
+
+def from_parameters(
+    kind: Any,
+    parameters: Mapping[str, Any],
+    defaults: Defaults,
+    *,
+    origin: Origin,
+    must_fire: bool = True,
+    include_setup: bool = False,
+) -> Requested:
+    """From a type and what it is told. Raises ConfigurationError.
+
+    Who asks for a type by name wants it to happen, so its probability is 1, unlike that of
+    a `ChaosExperiment`, which may be one of many of a monkey. Who asks in a test wants it to
+    happen every time, unless `rate` or `intensity` says how often.
+    """
+    _check_switch("must_fire", must_fire)
+    _check_switch("include_setup", include_setup)
+    if isinstance(kind, ChaosExperiment):
+        if parameters:
+            raise ConfigurationError(
+                f"{', '.join(parameters)}: a ChaosExperiment has its own; change it there"
+            )
+        experiment = kind
+    else:
+        given = dict(parameters)
+        if defaults.intensity is not None:
+            given.setdefault("intensity", defaults.intensity)
+        given.setdefault(
+            "probability", 1.0 if defaults.probability is None else defaults.probability
+        )
+        experiment = ChaosExperiment(given.pop("name", chaos_type(kind).value), kind, **given)
+    in_the_test = origin in ("marker", "fixture")
+    return Requested(
+        experiment=experiment.unsparing() if in_the_test else experiment,
+        origin=origin,
+        must_fire=must_fire and in_the_test,
+        include_setup=include_setup,
+    )
+
+
+def from_mark(mark: pytest.Mark, defaults: Defaults) -> Requested:
+    """From `@pytest.mark.chaos(...)`. Raises ConfigurationError."""
+    if len(mark.args) != 1:
+        raise ConfigurationError(
+            "chaos takes one chaos type or ChaosExperiment, then keywords, not "
+            f"{len(mark.args)} arguments; e.g. @pytest.mark.chaos('network_latency', delay='200ms')"
+        )
+    parameters = dict(mark.kwargs)
+    switches = {
+        name: parameters.pop(name) for name in ("must_fire", "include_setup") if name in parameters
+    }
+    return from_parameters(mark.args[0], parameters, defaults, origin="marker", **switches)
+
+
+def _check_switch(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name}={shortened(value)}: give True or False")

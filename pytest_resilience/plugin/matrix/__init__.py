@@ -1,0 +1,1 @@
+"""The matrix: each test once without chaos and once under each experiment."""

@@ -1,0 +1,114 @@
+"""Which cells there are to be, before the first is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from pytest_resilience.chaos.profile import Profile
+from pytest_resilience.plugin.experiment_request import Requested
+from pytest_resilience.plugin.matrix.verdict import Judgement
+from pytest_resilience.plugin.profiles import selects
+from pytest_resilience.plugin.settings import Settings
+from pytest_resilience.report.cell import Cell
+from pytest_resilience.report.cell import Moment
+from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.run_report import fingerprint
+
+
+__all__ = ["Planned", "configuration_of", "in_shard", "plan_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """One experiment for one test.
+
+    Attributes:
+        requested: what is run.
+        cell: as it is reported if it never is.
+    """
+
+    requested: Requested
+    cell: Cell
+
+    @property
+    def spared(self) -> Judgement | None:
+        """The verdict of what is not to be run at all; None for what is."""
+        if self.requested.experiment.enabled:
+            return None
+        return Verdict.NOT_RUN, "the experiment is disabled: enabled = false"
+
+    def ended(
+        self,
+        verdict: Verdict,
+        reason: str,
+        *,
+        duration: float = 0.0,
+        timeline: tuple[Moment, ...] = (),
+    ) -> Cell:
+        """The cell, with what came of it."""
+        return dataclasses.replace(
+            self.cell, verdict=verdict, reason=reason, duration=duration, timeline=timeline
+        )
+
+
+def plan_of(items: Iterable[pytest.Item], settings: Settings) -> dict[str, list[Planned]]:
+    """The cells of each test that a profile selects, by its id."""
+    found: dict[str, list[Planned]] = {}
+    certain = [  # once for all tests: there is a cell of each for every test
+        (profile, [_certain(requested) for requested in requests])
+        for profile, requests in settings.profiles
+    ]
+    for item in items:
+        if item.get_closest_marker("no_chaos") is not None:
+            continue
+        cells: dict[str, Planned] = {}
+        for profile, requests in certain:
+            if selects(profile, item):
+                for each, requested in zip(profile.experiments, requests, strict=True):
+                    cells.setdefault(each.name, _planned(item, each.weight, requested, settings))
+        if cells:
+            found[item.nodeid] = list(cells.values())
+    return found
+
+
+def _certain(requested: Requested) -> Requested:
+    experiment = requested.experiment.certain()
+    return dataclasses.replace(requested, experiment=experiment, origin="matrix", must_fire=False)
+
+
+def _planned(item: pytest.Item, weight: float, requested: Requested, settings: Settings) -> Planned:
+    experiment = requested.experiment
+    cell = Cell(
+        test=item.nodeid,
+        experiment=experiment.name,
+        what=str(experiment),
+        weight=weight,
+        verdict=Verdict.NOT_RUN,
+        repeat=settings.repeat(item.nodeid, experiment.name),
+    )
+    return Planned(requested=requested, cell=cell)
+
+
+def configuration_of(profiles: Iterable[Profile]) -> str:
+    """What two runs have to have in common to be compared."""
+    tables: list[dict[str, Any]] = []
+    for profile in profiles:
+        for each in profile.experiments:
+            parameters = dict(each.make().parameters)
+            shown = {name: repr(value) for name, value in parameters.items()}
+            tables.append(each.parameters | shown | {"type": each.kind, "weight": each.weight})
+    return fingerprint(tables)
+
+
+def in_shard(nodeid: str, shard: tuple[int, int]) -> bool:
+    """Whether a test belongs to this part; the parts are the same on every machine."""
+    index, count = shard
+    digest = hashlib.blake2b(nodeid.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % count == index - 1

@@ -1,0 +1,279 @@
+"""What the matrix has found, where the terminal is: progress, verdict, reports."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import time
+
+from collections.abc import Generator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.plugin import pytest_internals
+from pytest_resilience.plugin.matrix.plan import configuration_of
+from pytest_resilience.plugin.settings import Settings
+from pytest_resilience.report.baseline import Baseline
+from pytest_resilience.report.baseline import read_baseline
+from pytest_resilience.report.cell import Cell
+from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.gate import GateResult
+from pytest_resilience.report.gate import judge
+from pytest_resilience.report.json_reader import Fields
+from pytest_resilience.report.junit import add_suite
+from pytest_resilience.report.merge import combine
+from pytest_resilience.report.run_report import Report
+from pytest_resilience.report.run_report import Shard
+from pytest_resilience.report.words import INTRODUCTION
+from pytest_resilience.report.writers import append_summary
+from pytest_resilience.report.writers import check_writable
+from pytest_resilience.report.writers import write_reports
+
+
+__all__ = ["CELLS", "MATRIX_FAILED", "PLAN", "Results"]
+
+CELLS = "resilience_cells"
+"""The attribute of a report under which the cells of a test travel."""
+
+PLAN = "resilience_plan"
+"""The attribute of a worker's first report under which its plan travels."""
+
+MATRIX_FAILED = 10
+"""The exit status of a run whose tests passed and whose matrix did not."""
+
+_NAME = "resilience-results"
+_SUMMARY = "GITHUB_STEP_SUMMARY"
+
+
+class Results:
+    """Collects cells, from here or from xdist's workers, and judges them in the end."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        """Raises `pytest.UsageError` for what could not be written or compared in the end."""
+        self._config = config
+        self._settings = settings
+        self._process = os.getpid()
+        self._cells: dict[tuple[str, str], Cell] = {}
+        self._ended: list[Cell] = []
+        self._began = time.monotonic()
+        self._started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._interrupted = ""
+        self._outcome: tuple[Report, GateResult] | None = None
+        self._failures: list[str] = []
+        self._failed = False
+        self._wanting = 0
+        self._junit = _junit_file(config)
+        self._configuration = configuration_of(profile for profile, _ in settings.profiles)
+        try:
+            for path in settings.reports:
+                check_writable(path)
+            self._baseline = self._read_baseline(settings.baseline)
+        except ConfigurationError as error:
+            raise pytest.UsageError(printable(str(error))) from None
+
+    @classmethod
+    def register(cls, config: pytest.Config, settings: Settings) -> Results:
+        """Register one with pytest, once."""
+        found = config.pluginmanager.get_plugin(_NAME)
+        if found is None:
+            found = cls(config, settings)
+            config.pluginmanager.register(found, _NAME)
+        assert isinstance(found, cls)
+        return found
+
+    def _read_baseline(self, path: Path | None) -> Baseline | None:
+        if path is None:
+            return None
+        baseline = read_baseline(path)
+        baseline.check(self._report())
+        return baseline
+
+    def planned(self, cells: list[Cell]) -> None:
+        """These are to be run, here or elsewhere."""
+        for cell in cells:
+            self._cells.setdefault(cell.key, cell)
+
+    def add(self, cell: Cell) -> None:
+        """A cell has been run."""
+        self._ended.append(cell)
+        self._progress(cell)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take over what a worker has found; what was found here is known already."""
+        plan, cells = (vars(report).pop(name, ()) for name in (PLAN, CELLS))  # reports are kept
+        self.planned([Cell.from_json(Fields(each)) for each in plan])
+        if getattr(report, "node", None) is not None:
+            for each in cells:
+                self.add(Cell.from_json(Fields(each)))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """A worker that crashed takes cells along."""
+        if error:
+            self._interrupted = f"worker {node.gateway.id} crashed"
+
+    def _progress(self, cell: Cell) -> None:
+        """One line that is written over on a terminal; elsewhere a line for each bad cell."""
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is None or self._config.option.verbose < 0:
+            return
+        self._wanting += cell.verdict.fails
+        if terminal.isatty:
+            done, whole = len(self._ended), max(len(self._cells), len(self._ended))
+            left = (time.monotonic() - self._began) / done * (whole - done)
+            text = f"matrix {done}/{whole}, {self._wanting} not good, {left:.0f} s left"
+            terminal.rewrite(text, erase=True)
+        elif cell.verdict.fails:
+            terminal.ensure_newline()
+            terminal.write_line(
+                printable(f"{cell.verdict.words}: {cell.test} under {cell.experiment!r}")
+            )
+
+    def _report(self) -> Report:
+        index, count = self._settings.shard
+        missing = self._missing()
+        return Report(
+            cells=combine([*self._ended, *missing]),
+            configuration=self._configuration,
+            profiles=tuple(profile.name for profile, _ in self._settings.profiles),
+            seed=self._settings.seed,
+            started_at=self._started_at,
+            python=platform.python_version(),
+            pytest=pytest.__version__,
+            plugin=metadata.version("pytest-resilience"),
+            interrupted=self._interrupted or _left_over(missing),
+            shard=Shard(index=index, count=count),
+        )
+
+    def _missing(self) -> list[Cell]:
+        ended = {cell.key for cell in self._ended}
+        return [cell for key, cell in self._cells.items() if key not in ended]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_keyboard_interrupt(self) -> None:
+        """The report is written all the same."""
+        self._interrupted = "it was interrupted"
+
+    # Innermost: then the JUnit file is there, and the terminal has not summed up.
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Judge, and write the reports; also when the run was interrupted."""
+        if os.getpid() != self._process:
+            return (yield)  # a forked child of a test: the reports are its parent's
+        stopped = session.shouldstop or session.shouldfail
+        if stopped and not self._interrupted:
+            self._interrupted = str(stopped)
+        report = self._report()
+        gate = judge(
+            report,
+            threshold=self._settings.gate,
+            baseline=self._baseline,
+            today=datetime.datetime.now(datetime.UTC).date(),
+        )
+        self._outcome = report, gate
+        self._failures = write_reports(self._settings.reports, report, gate)
+        if os.environ.get(_SUMMARY):
+            try:
+                append_summary(Path(os.environ[_SUMMARY]), report, gate)
+            except OSError as error:
+                self._failures.append(f"{_SUMMARY} was not written: {error}")
+        result = yield
+        self._add_to_junit(report, gate)
+        self._failed = bool(self._failures) or not (gate.passed or self._settings.report_only)
+        if self._failed and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = MATRIX_FAILED
+        return result
+
+    def _add_to_junit(self, report: Report, gate: GateResult) -> None:
+        """Give the cells a suite of their own in the file that pytest has just written."""
+        if self._junit is None or not report.cells:
+            return
+        try:
+            add_suite(self._junit, report, gate, prefix=self._config.option.junitprefix)
+        except (OSError, ElementTree.ParseError) as error:
+            self._failures.append(f"{self._junit} did not get the cells: {error}")
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter
+    ) -> Generator[None, object, object]:
+        """Say what survived, and let the last line count the cells, beside the tests.
+
+        That comes after all other plugins, which take for reports what they find counted.
+        """
+        if self._outcome is None:
+            return (yield)
+        report, gate = self._outcome
+        result = yield
+        self._tell(terminalreporter, report, gate)
+        if report.cells:
+            pytest_internals.count_in_last_line(
+                terminalreporter, _tally(report, gate), report.cells, failed=self._failed
+            )
+        return result
+
+    def _tell(
+        self, terminalreporter: pytest.TerminalReporter, report: Report, gate: GateResult
+    ) -> None:
+        terminalreporter.section("resilience matrix")
+        terminalreporter.line(INTRODUCTION)
+        for line in _counts(report):
+            terminalreporter.line(printable(line))
+        for problem in gate.problems:
+            terminalreporter.line(printable(str(problem)))
+        for note in gate.notes:
+            terminalreporter.line(printable(f"note: {note}"))
+        terminalreporter.line(printable(str(gate)), red=not gate.passed, green=gate.passed)
+        if self._settings.report_only:
+            terminalreporter.line("reported only: this fails no run")
+        for path in self._settings.reports:
+            terminalreporter.line(f"report: {path}")
+        for text in self._config.hook.pytest_resilience_report_section(report=report):
+            terminalreporter.line(text)
+        for failure in self._failures:
+            terminalreporter.line(printable(f"ERROR: {failure}"), red=True)
+
+
+def _tally(report: Report, gate: GateResult) -> str:
+    """What came of the cells, as it stands behind their number."""
+    verdicts = [cell.verdict for cell in report.cells]
+    counts = {
+        "good": sum(each.good for each in verdicts),
+        "bad": sum(each.bad for each in verdicts) - len(gate.accepted),
+        "accepted": len(gate.accepted),
+        "proving nothing": sum(each.proves_nothing for each in verdicts),
+        "left out": sum(not (each.good or each.fails) for each in verdicts),
+    }
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"cell{'' if len(verdicts) == 1 else 's'} ({told})"
+
+
+def _junit_file(config: pytest.Config) -> Path | None:
+    """Where pytest writes its JUnit file, if it does."""
+    given = config.getoption("xmlpath", None)
+    return Path(os.path.expandvars(given)).expanduser().absolute() if given else None
+
+
+def _left_over(missing: list[Cell]) -> str:
+    """Why a run that nobody has stopped has not come to its end; "" if it has."""
+    if not missing:
+        return ""
+    number = "1 planned cell was" if len(missing) == 1 else f"{len(missing)} planned cells were"
+    return f"{number} never run, {missing[0].test} under {missing[0].experiment!r} first"
+
+
+def _counts(report: Report) -> list[str]:
+    """A line per experiment: how many cells of each verdict."""
+    lines = []
+    for name in dict.fromkeys(cell.experiment for cell in report.cells):
+        verdicts = [cell.verdict for cell in report.cells if cell.experiment == name]
+        told = [f"{verdicts.count(each)} {each.words}" for each in Verdict if each in verdicts]
+        lines.append(f"{name}: {', '.join(told)}")
+    return lines

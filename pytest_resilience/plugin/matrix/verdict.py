@@ -1,0 +1,118 @@
+"""What the reports of a run come to: whether a test can have chaos, and the verdict of a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+import pytest
+
+from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.errors import NeverFiredError
+from pytest_resilience.errors import ResilienceError
+from pytest_resilience.plugin.matrix.deadline import DeadlineError
+from pytest_resilience.plugin.matrix.expectation import Expectation
+from pytest_resilience.report.cell import Verdict
+
+
+__all__ = ["Judgement", "of_calm_run", "of_cell"]
+
+Judgement = tuple[Verdict, str]
+"""A verdict with its reason."""
+
+
+def of_calm_run(reports: Sequence[pytest.TestReport]) -> Judgement | None:
+    """What becomes of a test's cells without any being run; None if its calm run passed."""
+    for report in reports:
+        if report.failed:
+            return Verdict.INVALID, f"the calm run, without any experiment, failed in {report.when}"
+        if hasattr(report, "wasxfail"):
+            return (
+                Verdict.NOT_RUN,
+                f"the test is expected to fail without any experiment{_because(report)}",
+            )
+        if report.skipped:
+            return Verdict.NOT_RUN, f"the test is skipped without any experiment{_because(report)}"
+    return None
+
+
+def of_cell(
+    reports: Sequence[pytest.TestReport],
+    raised: Mapping[str, BaseException],
+    expected: Expectation,
+    activation: Activation | None,
+) -> Judgement:
+    """The verdict of a run under one experiment.
+
+    `raised` are the exceptions by phase, which reports have as text alone; `activation` is None
+    where the experiment was not started.
+    """
+    bad = next((report for report in reports if report.failed), None)
+    skipped = next((report for report in reports if report.skipped), None)
+    if activation is None:
+        return Verdict.NOT_STARTED, _why_not_started(bad, skipped, raised)
+    if bad is not None:
+        verdict, reason = _how_it_failed(bad, raised, expected)
+        if activation.hits:
+            return verdict, reason
+        return Verdict.INVALID, f"it failed although nothing was injected: {reason}"
+    if skipped is not None:
+        return Verdict.INVALID, f"it was skipped under the experiment{_because(skipped)}"
+    if not activation.hits:
+        return Verdict.NEVER_FIRED, _why_never(activation)
+    return Verdict.SURVIVED, ""
+
+
+def _how_it_failed(
+    bad: pytest.TestReport, raised: Mapping[str, BaseException], expected: Expectation
+) -> Judgement:
+    error = raised.get(bad.when or "")
+    if error is None:
+        return Verdict.FAILED, f"it failed in {bad.when}"
+    if isinstance(error, DeadlineError):
+        return Verdict.HANG, str(error)
+    if isinstance(error, NeverFiredError):
+        return Verdict.INVALID, f"the chaos of the test's own had no chance under it: {error}"
+    reason = f"{type(error).__name__}: {error}".strip()
+    if bad.when == "call" and expected.allowed and isinstance(error, expected.allowed):
+        return Verdict.DEGRADED, reason
+    return Verdict.FAILED, reason if bad.when == "call" else f"in {bad.when}: {reason}"
+
+
+def _why_not_started(
+    bad: pytest.TestReport | None,
+    skipped: pytest.TestReport | None,
+    raised: Mapping[str, BaseException],
+) -> str:
+    """Why a test was over before its experiment had begun."""
+    if bad is None:
+        if skipped is None:
+            return "the test function was not called, and the experiment begins with it"
+        where = "its set-up" if skipped.when == "setup" else "the test"
+        return f"{where} was skipped before the experiment began{_because(skipped)}"
+    error = raised.get(bad.when or "")
+    why = "" if error is None else f": {error}"
+    in_words = (DeadlineError, ResilienceError, pytest.fail.Exception)
+    if error is not None and not isinstance(error, in_words):
+        why = f": {type(error).__name__}{why}"
+    if bad.when == "setup":
+        return f"its set-up failed this time, and the experiment begins after it{why}"
+    return f"the experiment could not begin{why}"
+
+
+def _why_never(activation: Activation) -> str:
+    if activation.matched:
+        operations = "operation" if activation.matched == 1 else "operations"
+        return f"it matched {activation.matched} {operations} and hit none"
+    did = "; ".join(activation.never_fired().seen) or "nothing that a fault could hit"
+    return f"no operation matched {activation.experiment.aim}; the code did: {did}"
+
+
+def _because(report: pytest.TestReport) -> str:
+    """What was said of a skip or an expected failure, behind a colon."""
+    if hasattr(report, "wasxfail"):
+        reason = str(report.wasxfail).removeprefix("reason: ")
+    else:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        reason = reason.removeprefix("Skipped: ")
+    return f": {reason}" if reason else ""

@@ -1,0 +1,176 @@
+"""One end of a proxied connection: a socket to read from and to write to."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import struct
+
+from collections import deque
+from typing import Protocol
+
+from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.proxy.event_loop import Loop
+
+
+__all__ = ["Peer", "Side"]
+
+_MOST = 2**20  # bytes read in a row, so that nobody else has to wait for long
+_LINGER = struct.pack("ii", 1, 0)  # on, for no time: closing sends RST
+
+
+class Peer(Protocol):
+    """Who is told what happens at a side."""
+
+    def arrived(self, side: Side, data: memoryview) -> None:
+        """Bytes; the view is good for this call only."""
+
+    def ended(self, side: Side) -> None:
+        """It sends no more."""
+
+    def broken(self, side: Side) -> None:
+        """It has been reset, or cannot be written to."""
+
+    def drained(self, side: Side) -> None:
+        """What waited to be written is written."""
+
+    def finished(self, side: Side) -> None:
+        """Everything is written, and no more will come: say so, close or reset it."""
+
+
+class Side:
+    """Reads and writes one socket, without ever waiting for it.
+
+    Attributes:
+        sock: the socket, below what is ever patched.
+        backlog: bytes that wait to be written.
+        is_finished: whether all is written that ever will be.
+    """
+
+    def __init__(self, sock: socket.SocketType, loop: Loop, peer: Peer, buffer: bytearray) -> None:
+        """`buffer` is for what is read; all sides of a loop can share one."""
+        self.sock = sock
+        self.backlog = 0
+        self.is_finished = False
+        self._loop = loop
+        self._peer = peer
+        self._pending: deque[memoryview] = deque()
+        self._finishing = False
+        self._reading = False
+        self._open = True
+        self._buffer = buffer
+        sock.setblocking(False)
+        with contextlib.suppress(OSError):  # it may have been reset already
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def read(self, *, wanted: bool) -> None:
+        """Whether to read from it from now on."""
+        if self._open and wanted != self._reading:
+            self._reading = wanted
+            self._watch()
+
+    def take(self, data: bytes | memoryview) -> None:
+        """Write this after all before it."""
+        if not self._open or self._finishing:
+            return
+        if not self._pending:
+            sent = self._send(data)
+            if sent == len(data) or not self._open:
+                return
+            data = memoryview(data)[sent:]
+        self._pending.append(memoryview(bytes(data)))
+        self.backlog += len(data)
+        self._watch()
+
+    def finish(self) -> None:
+        """There will be no more to write."""
+        if self._open and not self._finishing:
+            self._finishing = True
+            self._write_end()
+
+    def shut(self) -> None:
+        """Tell the other end that nothing more comes, and go on reading."""
+        if self._open:
+            with contextlib.suppress(OSError):  # the other end is gone, and will be noticed
+                self.sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close it now, in order."""
+        if self._open:
+            self._open = False
+            self._loop.watch(self.sock, 0, self._ready)
+            with limits_lifted():
+                self.sock.close()
+            self._pending.clear()
+            self.backlog = 0
+
+    def reset(self) -> None:
+        """Close it with RST: what the other end does next fails with ECONNRESET."""
+        if self._open:
+            with contextlib.suppress(OSError):
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
+            self.close()
+
+    def _watch(self) -> None:
+        reading = selectors.EVENT_READ if self._reading else 0
+        writing = selectors.EVENT_WRITE if self._pending else 0
+        self._loop.watch(self.sock, reading | writing, self._ready)
+
+    def _ready(self, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._flush()
+        if events & selectors.EVENT_READ and self._open:
+            self._read()
+
+    def _read(self) -> None:
+        total = 0
+        with memoryview(self._buffer) as buffer:
+            while self._open and self._reading and total < _MOST:
+                try:
+                    count = self.sock.recv_into(buffer)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    self.read(wanted=False)
+                    self._peer.broken(self)
+                    return
+                if not count:
+                    self.read(wanted=False)
+                    self._peer.ended(self)
+                    return
+                total += count
+                self._peer.arrived(self, buffer[:count])
+                if count < len(buffer):
+                    return  # most likely that was all: asking again would cost a system call
+
+    def _send(self, data: bytes | memoryview) -> int:
+        try:
+            return self.sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._peer.broken(self)
+            return 0
+
+    def _flush(self) -> None:
+        while self._pending:
+            first = self._pending[0]
+            sent = self._send(first)
+            if not self._open:
+                return
+            self.backlog -= sent
+            if sent < len(first):
+                self._pending[0] = first[sent:]
+                return
+            self._pending.popleft()
+        self._watch()
+        self._peer.drained(self)
+        if self._finishing:
+            self._write_end()
+
+    def _write_end(self) -> None:
+        if self._pending or not self._open or self.is_finished:
+            return
+        self.is_finished = True
+        self._peer.finished(self)

@@ -1,0 +1,135 @@
+"""Where clients come in: a port that is open, or shut so that the kernel refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import selectors
+import socket
+
+from collections.abc import Callable
+
+from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.proxy.addresses import Address
+from pytest_resilience.proxy.addresses import Endpoint
+from pytest_resilience.proxy.event_loop import Loop
+
+
+__all__ = ["Door"]
+
+_logger = logging.getLogger("pytest_resilience.proxy")
+_BACKLOG = 1024  # connections that wait to be accepted: a refusal must be meant
+_PAUSE = 0.05  # seconds until another accept where there was no descriptor left
+_AT_ONCE = 64  # accepts in a row, so that nobody else has to wait for long
+
+
+class Door:
+    """A port on loopback. Shut, it stays bound: connecting gives ECONNREFUSED, and nobody
+    else is given it who asks for any port.
+
+    Attributes:
+        address: where it is, with the real port.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, loop: Loop, admit: Callable[[socket.SocketType], None]
+    ) -> None:
+        """Shut at first. Raises ConfigurationError if the port cannot be had."""
+        self._family = endpoint.family
+        self._loop = loop
+        self._admit = admit
+        self._open = False
+        self._sock = self._bound(endpoint.sockaddr[1], endpoint.sockaddr[0])
+        host, port = self._sock.getsockname()[:2]
+        self.address = Address(host, port)
+
+    def _bound(self, port: int, host: str) -> socket.socket:
+        sock = self._made()
+        try:
+            # The connections of one that was shut are still around; they do not block it.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+            if port:  # whether somebody listens there is only known to the listening
+                sock.listen(_BACKLOG)
+        except OSError as error:
+            sock.close()
+            raise _unavailable(Address(host, port), error) from error
+        if port:
+            sock.close()
+            sock = self._made()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+        return sock
+
+    def _made(self) -> socket.socket:
+        with limits_lifted():
+            sock = socket.socket(self._family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        return sock
+
+    def open(self) -> None:
+        """Let clients in; harmless when it is open."""
+        if not self._open:
+            try:
+                self._sock.listen(_BACKLOG)
+            except OSError as error:
+                raise _unavailable(self.address, error) from error
+            self._open = True
+            self._listen()
+
+    def shut(self) -> None:
+        """Refuse clients; harmless when it is shut."""
+        if self._open:
+            self.close()
+            self._sock = self._bound(self.address.port, self.address.host)
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._loop.watch(self._sock, 0, self._ready)
+        if self._open:
+            with contextlib.suppress(OSError):  # some systems do not know it of a listener
+                self._sock.shutdown(socket.SHUT_RDWR)  # of a forked process's copy as well
+        self._open = False
+        with limits_lifted():
+            self._sock.close()
+
+    def abandon(self) -> None:
+        """In a forked process: close its copy of the port."""
+        self._open = False
+        self._sock.close()
+
+    def settle(self) -> None:
+        """Admit everybody who waits."""
+        if self._open:
+            self._ready(selectors.EVENT_READ)
+
+    def _listen(self) -> None:
+        if self._open:
+            self._loop.watch(self._sock, selectors.EVENT_READ, self._ready)
+
+    def _ready(self, _events: int) -> None:
+        for _ in range(_AT_ONCE):
+            if not self._open:
+                return
+            try:
+                with limits_lifted():
+                    client, _ = self._sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ECONNABORTED:  # that client has left again
+                    _logger.warning("%s cannot accept a client: %s", self.address, error)
+                    self._loop.watch(self._sock, 0, self._ready)
+                    self._loop.at(self._loop.clock.monotonic() + _PAUSE, self._listen)
+                return
+            # Below `socket.socket`: what seams and other tools patch is not for this traffic.
+            self._admit(socket.SocketType(fileno=client.detach()))
+
+
+def _unavailable(address: Address, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot listen on {address}: {error.strerror or error}; give another port, or port 0 "
+        "for any that is free"
+    )

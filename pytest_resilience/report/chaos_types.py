@@ -1,0 +1,66 @@
+"""The chaos types for people: what `--chaos-list` prints."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+
+from collections.abc import Iterable
+
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.profile import Profile
+from pytest_resilience.chaos.types.catalog import RECIPES
+from pytest_resilience.chaos.types.catalog import ChaosType
+from pytest_resilience.chaos.types.catalog import Kind
+from pytest_resilience.chaos.types.schema import Parameter
+
+
+__all__ = ["listing"]
+
+_NAMES = 14  # columns for the names of parameters
+_LEAST = 79  # columns of a line, however narrow the terminal is
+_USUAL = ChaosExperiment("usual", ChaosType.NETWORK_LATENCY)
+
+_COMMON = (
+    ("intensity", "0..1", f"{_USUAL.intensity:g}", "the one knob of every type"),
+    ("duration", "seconds, or us, ms, s, m, h", f"{_USUAL.duration:g}s", "ends by itself after it"),
+    ("probability", "0..1 or %", "1", "whether it starts at all, drawn once per test"),
+    ("name", "text", "the type's name", "what reports call it"),
+)
+
+
+def listing(profiles: Iterable[Profile] = ()) -> str:
+    """Every type with its parameters, units and defaults; then the profiles there are."""
+    lines = ["Chaos types and what each can be told (name, unit; default - meaning):"]
+    for kind in RECIPES:
+        lines += ["", *_type(kind)]
+    lines += ["", "every type"]
+    lines += [_row(*row) for row in _COMMON]
+    for profile in profiles:
+        lines += [
+            "",
+            f"profile {profile.name}",
+            *(f"  {each.make()}" for each in profile.experiments),
+        ]
+    return "\n".join(lines)
+
+
+def _type(kind: Kind) -> list[str]:
+    recipe = RECIPES[kind]
+    return [f"{kind.value}: {recipe.summary}", *map(_parameter, recipe.parameters)]
+
+
+def _parameter(parameter: Parameter) -> str:
+    return _row(parameter.name, parameter.unit, parameter.default, parameter.help)
+
+
+def _row(name: str, unit: str, default: str, meaning: str) -> str:
+    """In one line where there is room for it, else below each other, beside the name."""
+    return textwrap.fill(
+        f"{name:<{_NAMES}}{unit}; default {default} - {meaning}",
+        width=max(_LEAST, shutil.get_terminal_size().columns - 1),
+        initial_indent="  ",
+        subsequent_indent=" " * (_NAMES + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,157 @@
+"""The report of a run: its cells, and under which conditions they came about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_resilience.report.cell import Cell
+from pytest_resilience.report.json_reader import Fields
+from pytest_resilience.report.json_reader import MisfitError
+from pytest_resilience.report.score import Score
+
+
+__all__ = ["FORMAT", "Report", "Shard", "fingerprint"]
+
+_MOST_SHARDS = 10**9
+FORMAT = 1  # of the JSON document; raised when an older reader would misread a newer one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """Which part of a run on several machines: the `index`th of `count`, from 1."""
+
+    index: int = 1
+    count: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.index} of {self.count}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a run found.
+
+    Attributes:
+        cells: one per test and experiment, also those that were planned and not run.
+        configuration: the `fingerprint` of the experiments.
+        profiles: the names of the profiles that asked for them.
+        seed: of all chance; None if the parts of the run had several.
+        started_at: when, as an ISO 8601 text with its offset from UTC.
+        python: the version of the interpreter.
+        pytest: the version of pytest.
+        plugin: the version of this package.
+        interrupted: why the run ended before its end; "" if it did not.
+        shard: which part of a run this is.
+    """
+
+    cells: tuple[Cell, ...]
+    configuration: str
+    profiles: tuple[str, ...] = ()
+    seed: int | None = None
+    started_at: str = ""
+    python: str = ""
+    pytest: str = ""
+    plugin: str = ""
+    interrupted: str = ""
+    shard: Shard = Shard()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run came to its end."""
+        return not self.interrupted
+
+    @property
+    def score(self) -> Score:
+        """What the cells add up to."""
+        return Score.of(self.cells)
+
+    def to_json(self, score: Score | None = None) -> dict[str, Any]:
+        """Built-in types only; score and coverage are there for other readers.
+
+        `score` is that of the gate, where there was one.
+        """
+        score = score or self.score
+        return {
+            "format": FORMAT,
+            "plugin": self.plugin,
+            "pytest": self.pytest,
+            "python": self.python,
+            "started_at": self.started_at,
+            "profiles": list(self.profiles),
+            "configuration": self.configuration,
+            "seed": self.seed,
+            "shard": {"index": self.shard.index, "count": self.shard.count},
+            "complete": self.complete,
+            "interrupted": self.interrupted,
+            "score": score.percent,
+            "coverage": score.coverage,
+            "cells": [cell.to_json() for cell in self.cells],
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> Report:
+        """What `to_json` gave; score and coverage are worked out anew. Raises MisfitError."""
+        fields = Fields(data)
+        if fields.whole("format", least=1) != FORMAT:
+            raise fields.misfit("format", f"this version reads format {FORMAT}")
+        fields.only(_KEYS)
+        return cls(
+            plugin=fields.text("plugin"),
+            pytest=fields.text("pytest"),
+            python=fields.text("python"),
+            started_at=fields.text("started_at"),
+            profiles=fields.texts("profiles"),
+            configuration=fields.line("configuration"),
+            seed=None if fields.none("seed") else fields.whole("seed", least=0),
+            shard=_shard(fields.below("shard")),
+            interrupted=_interrupted(fields),
+            cells=_cells(fields),
+        )
+
+
+_KEYS = frozenset(Report.__dataclass_fields__) | {"format", "complete", "score", "coverage"}
+
+
+def fingerprint(experiments: Iterable[Mapping[str, Any]]) -> str:
+    """A short hash of experiments given as tables, whatever their order.
+
+    Runs can be compared, and their shards merged, only where it is the same.
+    """
+    tables = sorted(json.dumps(dict(each), sort_keys=True, default=str) for each in experiments)
+    return hashlib.sha256("\n".join(tables).encode()).hexdigest()[:12]
+
+
+def _shard(fields: Fields) -> Shard:
+    fields.only(frozenset({"index", "count"}))
+    count = fields.whole("count", least=1)
+    if count > _MOST_SHARDS:
+        raise fields.misfit("count", f"give {_MOST_SHARDS} at most")
+    index = fields.whole("index", least=1)
+    if index > count:
+        raise fields.misfit("index", f"there are {count} shards")
+    return Shard(index=index, count=count)
+
+
+def _interrupted(fields: Fields) -> str:
+    text = fields.text("interrupted")
+    if fields.flag("complete") == bool(text):
+        raise fields.misfit("complete", "`interrupted` says why a run is not, and only then")
+    return text
+
+
+def _cells(fields: Fields) -> tuple[Cell, ...]:
+    found: dict[tuple[str, str], Cell] = {}
+    for row in fields.rows("cells"):
+        cell = Cell.from_json(row)
+        if cell.key in found:
+            raise MisfitError(
+                row.path, f"{cell.test} under {cell.experiment!r} is there already; one cell each"
+            )
+        found[cell.key] = cell
+    return tuple(found.values())

@@ -1,0 +1,112 @@
+"""What is done to the bytes of an answer does not depend on how they are cut into pieces."""
+
+from __future__ import annotations
+
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_resilience.chaos.faults.payload import altered
+from pytest_resilience.chaos.faults.response import Alteration
+from pytest_resilience.chaos.faults.response import Corruption
+from pytest_resilience.chaos.faults.response import Truncation
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: %d\r\n\r\n"
+bodies = st.binary(min_size=1, max_size=200)
+shares = st.floats(0, 1)
+cuts = st.lists(st.integers(1, 50), max_size=30)
+
+
+def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
+    found = []
+    for size in sizes:
+        found.append(data[:size])
+        data = data[size:]
+    return [each for each in [*found, data] if each]
+
+
+def heard(fault: Alteration, parts: list[bytes]) -> bytes:
+    answer = altered(fault)
+    return b"".join(answer.alter(part) for part in parts)
+
+
+@given(bodies, shares, cuts)
+def test_a_share_of_what_the_head_promises_arrives(
+    body: bytes, share: float, sizes: list[int]
+) -> None:
+    head = HEAD % len(body)
+    kept = heard(Truncation(share=share), pieces(head + body, sizes))
+    assert kept == head + body[: min(len(body) - 1, int(len(body) * share))]
+
+
+@given(bodies, shares)
+def test_without_a_length_the_first_piece_stands_for_the_whole(body: bytes, share: float) -> None:
+    body = b"$" + body  # or it might be the beginning of a head
+    kept = body[: min(len(body) - 1, int(len(body) * share))]
+    assert heard(Truncation(share=share), [body, b"more"]) == kept
+    head = b"HTTP/1.1 200 OK\r\n\r\n"
+    assert heard(Truncation(share=share), [head, body, b"more"]) == head + kept
+
+
+def test_what_is_cut_off_has_ended_as_soon_as_it_is() -> None:
+    answer = altered(Truncation(share=0.5))
+    head = HEAD % 4
+    assert (answer.alter(head), answer.ended) == (head, False)
+    assert (answer.alter(b"ab"), answer.ended) == (b"ab", True)
+    assert (answer.alter(b"cd"), answer.ended) == (b"", True)
+
+
+@pytest.mark.parametrize("fault", [Truncation(share=0.5), Corruption(share=1)], ids=str)
+@pytest.mark.parametrize("status", ["200 OK", "204 No Content", "304 Not Modified"])
+def test_an_answer_without_a_body_is_spared(status: str, fault: Alteration) -> None:
+    head = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()
+    answer = altered(fault)
+    assert (answer.alter(head[:20]), answer.spared) == (head[:20], False)
+    assert (answer.alter(head[20:]), answer.spared, answer.ended) == (head[20:], True, False)
+
+
+@pytest.mark.parametrize("fault", [Truncation(share=0), Corruption(share=1)], ids=str)
+def test_the_word_to_go_on_is_not_the_answer(fault: Alteration) -> None:
+    heads = b"HTTP/1.1 100 Continue\r\n\r\n" + HEAD % 2
+    heard = altered(fault).alter(heads + b"ab")
+    assert heard.startswith(heads)
+    assert heard != heads + b"ab"
+
+
+def test_what_only_looks_like_a_head_for_ever_is_none() -> None:
+    answer = altered(Truncation(share=0.5))
+    endless = b"HTTP/1.1 200 OK\r\n" + b"x" * (64 << 10)
+    assert answer.alter(endless) == endless
+    assert (answer.alter(b"abcd"), answer.ended) == (b"ab", True)
+
+
+@given(bodies, shares, st.floats(0, 1, exclude_max=True))
+def test_bytes_of_the_body_are_hit_and_at_least_one(body: bytes, share: float, seed: float) -> None:
+    head = HEAD % len(body)
+    fault = Corruption(share=share).drawn(seed)
+    assert isinstance(fault, Corruption)
+    spoiled = heard(fault, [head + body])
+    assert spoiled == heard(fault, [head + body])
+    assert len(spoiled) == len(head + body)
+    assert spoiled.startswith(head)
+    assert spoiled != head + body
+    if share == 1:
+        assert all(new != old for new, old in zip(spoiled[len(head) :], body, strict=True))
+
+
+@given(st.binary(min_size=100, max_size=300), st.floats(0.01, 1), cuts)
+def test_pieces_after_the_first_are_hit_as_the_whole_would_be(
+    body: bytes, seed: float, sizes: list[int]
+) -> None:
+    """Where the first piece is the same, for one byte of that is hit at least."""
+    parts = [body[:50], *pieces(body[50:], sizes)]
+    assert heard(Corruption(share=0.1, seed=seed), parts) == heard(
+        Corruption(share=0.1, seed=seed), [body[:50], body[50:]]
+    )
+
+
+def test_nothing_but_alterations_alter() -> None:
+    with pytest.raises(TypeError, match="does nothing to bytes"):
+        altered(Alteration())

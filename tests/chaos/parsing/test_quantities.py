@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import math
+
+from typing import Any
+
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_resilience import ConfigurationError
+from pytest_resilience.chaos.parsing.quantities import count
+from pytest_resilience.chaos.parsing.quantities import format_seconds
+from pytest_resilience.chaos.parsing.quantities import interval
+from pytest_resilience.chaos.parsing.quantities import seconds
+from pytest_resilience.chaos.parsing.quantities import share
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (2, 2.0),
+        (0.2, 0.2),
+        ("0.2", 0.2),
+        ("200ms", 0.2),
+        ("200 ms", 0.2),
+        ("1e3us", 0.001),
+        ("5µs", 5e-6),
+        (".5s", 0.5),
+        ("2m", 120.0),
+        ("2min", 120.0),
+        ("1h", 3600.0),
+        (0, 0.0),
+    ],
+)
+def test_seconds(value: Any, expected: float) -> None:
+    assert seconds("delay", value) == pytest.approx(expected)
+
+
+@given(st.floats(0, 1e6, allow_nan=False))
+def test_what_is_shown_reads_back(value: float) -> None:
+    assert seconds("delay", format_seconds(value)) == pytest.approx(value, rel=1e-2, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (-1, "delay=-1: a duration is finite and not negative"),
+        ("-1ms", "a duration is finite and not negative"),
+        (math.nan, "a duration is finite and not negative"),
+        ("nan", "a duration is finite and not negative"),
+        (math.inf, "a duration is finite and not negative"),
+        ("1e308h", "a duration is finite and not negative"),
+        (10**400, "a duration is finite and not negative"),
+        (
+            "3 parsecs",
+            "'parsecs' is no unit of time; give seconds, or a text with us, ms, s, m or h",
+        ),
+        ("fast", "delay='fast' is no quantity"),
+        ("", "is no quantity"),
+        (None, "delay=None is no quantity"),
+        (True, "delay=True is no quantity"),
+    ],
+)
+def test_no_seconds(value: Any, why: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        seconds("delay", value)
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0, 0), (1, 1), ("30%", 0.3), (0.25, 0.25), ("100%", 1), ("0.5", 0.5)]
+)
+def test_share(value: Any, expected: float) -> None:
+    assert share("rate", value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (1.5, "rate=1.5 is outside 0..1; give a number from 0 to 1, or a percentage such as '30%'"),
+        (-0.1, "is outside 0..1"),
+        ("101%", "is outside 0..1"),
+        (math.nan, "is outside 0..1"),
+        ("3s", "'s' is no unit of a share"),
+    ],
+)
+def test_no_share(value: Any, why: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        share("rate", value)
+    assert why in str(caught.value)
+
+
+@given(
+    st.one_of(st.text(), st.floats(), st.integers(), st.none(), st.booleans(), st.binary()),
+    st.sampled_from([seconds, share, count, interval]),
+)
+def test_anything_is_a_quantity_or_refused_in_words(value: Any, read: Any) -> None:
+    refused = f"name={value!r}"
+    try:
+        read("name", value)
+    except ConfigurationError as error:
+        refused = str(error)
+    assert refused.startswith(f"name={value!r}")
+
+
+@given(st.one_of(st.floats(0, 3.6e9), st.integers(0, 10**9)), st.sampled_from(["us", "ms", "s"]))
+def test_numbers_with_units(number: float, unit: str) -> None:
+    factor = {"us": 1e-6, "ms": 1e-3, "s": 1.0}[unit]
+    assert seconds("delay", f"{number!r}{unit}") == pytest.approx(number * factor)
+    assert seconds("delay", number, bare=unit) == pytest.approx(number * factor)
+
+
+@pytest.mark.parametrize("value", [3.7e9, "1000001h", 1e308, 10**300])
+def test_a_duration_that_nothing_can_wait_for(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="a duration is at most 1000000h"):
+        seconds("delay", value)
+    assert seconds("delay", "1000000h") == 3.6e9
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2s", math.inf, math.nan, "many", 10**400])
+def test_no_count(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="give a whole number of at least 1"):
+        count("nth", value)
+
+
+def test_counts() -> None:
+    assert [count("nth", value) for value in (1, "7", 3.0)] == [1, 7, 3]
+
+
+def test_intervals() -> None:
+    assert interval("between", "500ms..3s") == interval("between", (0.5, 3)) == (0.5, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("3s", "give a start and an end, such as '1s..3s'"),
+        ((1, 2, 3), "give a start and an end"),
+        (5, "give a start and an end"),
+        ("3s..1s", "the end must come after the start"),
+        ("1s..x", "between='1s..x': end='x' is no quantity"),
+        ((-1, 2), "between=(-1, 2): start=-1: a duration is finite and not negative"),
+    ],
+)
+def test_no_interval(value: Any, why: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        interval("between", value)
+    assert why in str(caught.value)

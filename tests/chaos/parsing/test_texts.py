@@ -1,0 +1,79 @@
+"""What users and programs call things can be shown anywhere, and do nothing there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import ConfigurationError
+from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.profile import Profile
+from pytest_resilience.chaos.types.service import Service
+from pytest_resilience.proxy import ChaosProxy
+
+
+def proxy(name: Any) -> None:
+    with ChaosProxy("127.0.0.1:1", name=name):
+        pass
+
+
+def toxic(name: Any) -> None:
+    with ChaosProxy("127.0.0.1:1") as proxy:
+        proxy.add("latency", name=name)
+
+
+NAMED = {
+    "an experiment": lambda name: ChaosExperiment(name, "network_latency"),
+    "a profile": lambda name: Profile.parse(name, {}),
+    "a service": lambda name: Service.at(name, ["127.0.0.1:1"]),
+    "a proxy": proxy,
+    "a toxic": toxic,
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "two\nlines", "a\rb", "\x1b[31mred", "\x1b]0;title\x07", "a\0b", "\u202eright to left",
+        "::error::failed", "a::set-output name=x::y", "##[error]failed", "\x85", "x" * 201,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("what", NAMED)
+def test_names_that_could_do_something_are_refused(what: str, name: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        NAMED[what](name)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["slow bank", "größer: 10%", "a.b-c_d", "名前"])
+def test_other_names_are_kept(name: str) -> None:
+    assert ChaosExperiment(name, "network_latency").name == name
+
+
+@given(st.text())
+def test_what_is_shown_is_lines_of_printable_text(text: str) -> None:
+    shown = printable(text)
+    assert all(line.isprintable() for line in shown.split("\n"))
+    assert not any(line.lstrip().startswith(("::", "##[", "##vso[")) for line in shown.split("\n"))
+    if text.isprintable() and "::" not in text and "##" not in text:
+        assert shown == text
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**5000, "x" * 10_000, [[10**5000]], Unspeakable()],
+    ids=["digits", "text", "nested", "unspeakable"],
+)
+def test_any_value_can_stand_in_a_message(value: Any) -> None:
+    assert 0 < len(shortened(value)) < 250

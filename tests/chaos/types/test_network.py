@@ -1,0 +1,103 @@
+"""What the chaos types of the network can be told, and which faults that makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import ConfigurationError
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.response import StatusAnswer
+
+
+def fault_of(kind: str, **given: Any) -> Fault:
+    (fault,) = ChaosExperiment("trouble", kind, **given).faults
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"delay": 0.1}, "latency 100ms"),
+        ({"mode": "slow_close", "delay": "1s"}, "slow close 1s"),
+        ({"mode": "slow_dns", "delay": 1, "jitter": 0.5}, "slow name resolution 1s +- 500ms"),
+        ({"mode": "slow_dns", "intensity": 0.25}, "slow name resolution 500ms"),
+        ({"bandwidth": "2KiB"}, "bandwidth 2 KiB/s"),
+        ({"mode": "bandwidth", "intensity": 0.5}, "bandwidth 48.83 KiB/s"),
+        ({"mode": "bandwidth", "intensity": 1}, "bandwidth 1000 B/s"),
+        ({"piece": 3, "delay": "5ms"}, "dribble 3 B every 5ms"),
+        ({"mode": "dribble", "intensity": 1}, "dribble 1 B every 20ms"),
+    ],
+    ids=str,
+)
+def test_what_is_slow(given: dict[str, Any], fault: str) -> None:
+    assert str(fault_of("network_latency", **given)) == fault
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({}, "refusal"),
+        ({"mode": "dns"}, "name resolution failure"),
+        ({"mode": "dns_not_found"}, "unknown host"),
+        ({"mode": "partition"}, "partition"),
+        ({"mode": "lose_answer"}, "lost answer"),
+        ({"share": "30%"}, "truncated to 0.3 of it"),
+        ({"mode": "truncate"}, "truncated to 0.5 of it"),
+        ({"mode": "corrupt"}, "corrupted, 0.01 of the bytes"),
+        ({"status": 429, "retry_after": "1.5s"}, "status 429, Retry-After 2"),
+        ({"mode": "malformed_json"}, "malformed JSON"),
+    ],
+    ids=str,
+)
+def test_what_fails(given: dict[str, Any], fault: str) -> None:
+    assert str(fault_of("network_failure", **given)) == fault
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        ("network_latency", {"mode": "dribble", "bandwidth": 5}, "is for mode='bandwidth'"),
+        ("network_latency", {"mode": "bandwidth", "jitter": 1}, "jitter is for mode='round_trip'"),
+        ("network_latency", {"piece": 0}, "piece=0: give a whole number of at least 1"),
+        ("network_latency", {"bandwidth": "50%"}, "give bytes a second, such as '64kB'"),
+        ("network_latency", {"bandwidth": 0}, "give bytes a second"),
+        ("network_latency", {"mode": "dripple"}, "did you mean 'dribble'"),
+        ("network_failure", {"mode": "reset", "share": 1}, "is for mode='truncate' or 'corrupt'"),
+        ("network_failure", {"mode": "truncate", "share": 2}, "share=2 is outside 0..1"),
+        ("network_failure", {"mode": "corrupt", "body": "x"}, "mode='status' or 'malformed_json'"),
+        ("network_failure", {"mode": "refuse", "status": 500}, "status is for mode='status'"),
+        ("network_failure", {"status": 200}, "a failure is 400..599"),
+        ("network_failure", {"mode": "status", "body": 5}, "body=5: give the text of the body"),
+        ("network_failure", {"status": 500, "body": "\udcff"}, "'\\udcff' is no text"),
+        ("network_failure", {"mode": "truncate", "share": 1}, "share=1: all of the answer"),
+        ("network_failure", {"mode": "corrupt", "share": "0%"}, "share=0: nothing would"),
+        ("network_failure", {"nth": 3, "first": 2}, "nth=3, first=2: no operation has"),
+        ("network_failure", {"nth": 2, "from_nth": 3}, "nth=2, from_nth=3: no operation"),
+        ("network_failure", {"nth": 3, "every": 2}, "nth=3, every=2: no operation has"),
+        ("network_failure", {"first": 2, "from_nth": 3}, "first=2, from_nth=3: no operation"),
+        ("network_failure", {"first": 5, "from_nth": 4, "every": 3}, "no operation has a number"),
+        ("network_latency", {"between": "70s..80s"}, "between=70s..80s begins when"),
+        ("network_latency", {"between": "1s..2s", "duration": 1}, "duration, which is 1s, longer"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(kind: str, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ChaosExperiment("trouble", kind, **given)
+    assert message in str(caught.value)
+
+
+def test_half_a_partition_is_none() -> None:
+    """Of other failures `intensity` is the share; all or nothing gets through a wall."""
+    trigger = ChaosExperiment("wall", "network_failure", mode="partition", intensity=0.1).trigger
+    assert str(trigger) == str(ChaosExperiment("far", "network_latency").trigger)
+
+
+def test_a_body_that_looks_like_json_is_called_so() -> None:
+    fault = StatusAnswer(status=422, body='{"error": "é"}')
+    assert fault.message == (
+        b"HTTP/1.1 422 Unprocessable Entity\r\nContent-Type: application/json; charset=utf-8\r\n"
+        b"Content-Length: 15\r\nConnection: close\r\n\r\n" + '{"error": "é"}'.encode()
+    ) or fault.message.startswith(b"HTTP/1.1 422 Unprocessable Content\r\n")

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import ConfigurationError
+from pytest_resilience import DuplicateNameError
+from pytest_resilience import ServiceFailureError
+from pytest_resilience.chaos.operation import CALL
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.types.service import Service
+from pytest_resilience.chaos.types.service import Services
+
+
+PAYMENT = Service.parse("payment = payments.internal:443 | 10.0.0.*")
+INVENTORY = Service.parse("inventory = shop.clients:Inventory.check")
+BOTH = Service.at("both", ["both.internal", "shop:both"])
+SERVICES = Services([PAYMENT, INVENTORY, BOTH])
+
+
+def failing(*names: str, **parameters: Any) -> ChaosExperiment:
+    experiment = ChaosExperiment("x", "service_failure", target_services=names, **parameters)
+    return experiment.bind(SERVICES)
+
+
+def call(name: str) -> Operation:
+    return Operation(kind=CALL, target=name, names=(name,))
+
+
+def connect(name: str) -> Operation:
+    return Operation(kind=CONNECT, target=name, names=(name,))
+
+
+def test_a_service_is_where_it_is_reached() -> None:
+    assert [str(host) for host in PAYMENT.hosts] == ["payments.internal:443", "10.0.0.*"]
+    assert PAYMENT.callables == ()
+    assert (INVENTORY.hosts, INVENTORY.callables) == ((), ("shop.clients:Inventory.check",))
+    assert str(BOTH) == "both (both.internal | shop:both)"
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("payment", "write it as 'payment = payments.internal:443'"),
+        ("payment =", "'payment' is nowhere"),
+        (" = host:80", "a name has letters"),
+        ("a b = host:80", "a name has letters"),
+        ("payment = host:99999", "there is no port 99999"),
+        ("payment = https://host/", "a URL"),
+        ("payment = shop.clients:Inventory.", "is not a number"),
+    ],
+)
+def test_services_that_are_nowhere_are_refused(line: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        Service.parse(line)
+
+
+def test_names_are_unique() -> None:
+    with pytest.raises(DuplicateNameError):
+        Services([PAYMENT, PAYMENT])
+    services = Services([PAYMENT])
+    services.remove(PAYMENT)
+    services.add(PAYMENT)
+
+
+def test_unknown_services_are_refused_with_the_known_names() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        failing("paymant")
+    assert str(caught.value).startswith(
+        "unknown service 'paymant' (did you mean 'payment'?); known: both, inventory, payment. "
+    )
+
+
+def test_hosts_and_callables_are_hit_where_they_are() -> None:
+    both = failing("both")
+    assert both.aims_at(call("both"))
+    assert both.aims_at(connect("both.internal:80"))
+    assert not both.aims_at(call("inventory"))
+    assert not both.aims_at(connect("other:80"))
+    inventory = failing("inventory")
+    assert inventory.aims_at(call("inventory"))
+    assert not inventory.aims_at(connect("anything:80"))
+    two = failing("payment", "inventory")
+    assert two.aims_at(call("inventory"))
+    assert two.aims_at(connect("payments.internal:443"))
+    assert two.aim == (
+        "payment (payments.internal:443 | 10.0.0.*) | inventory (shop.clients:Inventory.check)"
+    )
+
+
+def test_several_services_in_one_text() -> None:
+    one = ChaosExperiment("x", "service_failure", target_services="payment | inventory")
+    assert one.target_services == ("payment", "inventory")
+    assert one.aim == "payment | inventory"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "faults"),
+    [
+        ({}, "ServiceFailureError + refusal"),
+        ({"mode": "error"}, "ServiceFailureError"),
+        ({"exception": "TimeoutError"}, "TimeoutError"),
+        ({"exception": ConnectionError, "mode": "error"}, "ConnectionError"),
+        ({"mode": "reset"}, "reset"),
+        ({"mode": "timeout"}, "silence"),
+        ({"mode": "status"}, "status 503"),
+        ({"status": "500"}, "status 500"),
+        ({"retry_after": "1.5s"}, "status 503, Retry-After 2"),
+    ],
+)
+def test_what_happens(parameters: dict[str, Any], faults: str) -> None:
+    assert " + ".join(map(str, failing("both", **parameters).faults)) == faults
+
+
+def test_what_is_raised() -> None:
+    (error,) = failing("both", mode="error").faults
+    made = error.make("both")  # type: ignore[attr-defined]
+    assert isinstance(made, ServiceFailureError)
+    assert made.service == "both"
+    (error,) = failing("both", exception="TimeoutError").faults
+    made = error.make("both")  # type: ignore[attr-defined]
+    assert (type(made), str(made)) == (TimeoutError, "service 'both' failed")
+
+
+def test_what_is_answered() -> None:
+    (fault,) = failing("both", status=503, retry_after=7).faults
+    assert fault.kinds == {RECEIVE}
+    assert fault.message == (  # type: ignore[attr-defined]
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        b"Retry-After: 7\r\nContent-Length: 19\r\nConnection: close\r\n\r\nService Unavailable"
+    )
+    (fault,) = failing("both", status=599).faults
+    assert b"599 Failure" in fault.message  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("names", "parameters", "why"),
+    [
+        (["inventory"], {"mode": "refuse"}, "cannot fail like this: refusal happens to hosts"),
+        (["payment"], {"mode": "error"}, "ServiceFailureError happens to callables"),
+        (["both"], {"mode": "refuse", "status": 500}, "status is for mode='status'"),
+        (["both"], {"mode": "reset", "exception": "KeyError"}, "exception is for mode='error'"),
+        (["both"], {"exception": "Kaboom"}, "there is none; write 'TimeoutError'"),
+        (["both"], {"exception": "no.such:Thing"}, "there is none"),
+        (["both"], {"exception": "os:getcwd"}, "give an exception type"),
+        (["both"], {"exception": KeyboardInterrupt}, "give an exception type"),
+        (["both"], {"exception": "UnicodeDecodeError"}, "cannot be made from a text alone"),
+        (["both"], {"status": 200}, "a failure is 400..599"),
+        (["both"], {"retry_after": -1}, "retry_after=-1"),
+        ([], {}, "needs the names of services"),
+        ([3], {}, "needs the names of services"),
+        (["both"], {"target": "host"}, "unknown parameter 'target'"),
+    ],
+)
+def test_contradictions_are_refused(names: Any, parameters: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        failing(*names, **parameters)
+    assert why in str(caught.value)

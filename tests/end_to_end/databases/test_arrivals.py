@@ -1,0 +1,78 @@
+"""Drivers are reached whenever they are loaded, and none is loaded for that."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+DRIVERS = ["sqlite3", "psycopg", "psycopg_pool", "psycopg2", "asyncpg", "redis", "sqlalchemy"]
+
+NOTHING_IS_LOADED = """
+import sys
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.runtime import Hazards
+
+hazard = Hazards().start(ChaosExperiment("down", "database_failure", rate=1), seed=1)
+loaded = [name for name in {drivers!r} if name in sys.modules]
+assert not loaded, loaded
+"""
+
+ONE_THAT_COMES_LATER = """
+import sys
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.runtime import Hazards
+
+experiment = ChaosExperiment("down", "database_failure", mode="locked", match="CREATE*", rate=1)
+hazards = Hazards()
+for _ in range(2):
+    hazard = hazards.start(experiment, seed=1)
+    from sqlite3 import OperationalError, connect
+
+    try:
+        connect(":memory:").execute("CREATE TABLE teas (name)")
+    except OperationalError as error:
+        assert str(error) == "database is locked"
+    else:
+        raise AssertionError("nothing has happened")
+    hazard.stop()
+    connect(":memory:").execute("CREATE TABLE teas (name)")
+"""
+
+ONE_THAT_IS_OF_ANOTHER_VERSION = """
+import sys, types
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.runtime import Hazards
+
+sys.modules["psycopg_pool"] = types.ModuleType("psycopg_pool")
+Hazards().start(ChaosExperiment("down", "database_failure", rate=1), seed=1)
+import sqlite3
+
+try:
+    sqlite3.connect(":memory:").execute("SELECT 1")
+except sqlite3.OperationalError:
+    print("the others are reached")
+"""
+
+
+def run(script: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_no_driver_is_loaded() -> None:
+    run(NOTHING_IS_LOADED.format(drivers=DRIVERS))
+
+
+def test_one_that_is_loaded_while_an_experiment_runs() -> None:
+    run(ONE_THAT_COMES_LATER)
+
+
+def test_one_that_is_of_another_version_is_left_alone() -> None:
+    pytest.importorskip("psycopg_pool")
+    assert run(ONE_THAT_IS_OF_ANOTHER_VERSION) == "the others are reached\n"

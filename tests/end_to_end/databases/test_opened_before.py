@@ -1,0 +1,104 @@
+"""Connections of sqlite3 that were opened before an experiment, and what is said of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+from sqlalchemy.pool import StaticPool
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.runtime import new_engine
+
+
+DJANGO = """
+import django
+
+from django.conf import settings
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.runtime import new_engine
+
+settings.configure(
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+)
+django.setup()
+
+from django.db import OperationalError, connection, connections
+
+connection.creation.create_test_db(verbosity=0)  # as django_db_setup does
+with connection.cursor() as cursor:
+    cursor.execute("CREATE TABLE tea (name)")
+    cursor.execute("INSERT INTO tea VALUES ('green')")
+
+engine = new_engine()
+slow = ChaosExperiment("x", "database_failure", mode="locked", match="*tea*")
+
+def teas():
+    with connection.cursor() as cursor:
+        return cursor.execute("SELECT name FROM tea").fetchall()
+
+running = engine.start(slow, seed=1)
+assert teas() == [("green",)]
+engine.stop(running)
+print(running.never_fired())
+
+running = engine.start(slow, seed=1)
+connections["default"].connect()  # what it has said
+try:
+    teas()
+except OperationalError as error:
+    print(error, running.hits)
+engine.stop(running)
+assert teas() == [("green",)]
+"""
+
+
+def test_django_in_memory() -> None:
+    done = subprocess.run(  # its settings are those of a process
+        [sys.executable, "-c", DJANGO], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert "SELECT name FROM tea (on a connection opened before)" in lines[2]
+    assert lines[3].startswith("  The connection of sqlite3 to file:memorydb_default?")
+    assert (
+        "is not reached: it was opened before the experiment began, by Django, as django_db_setup "
+        "does for all tests. Within the test, outside of a transaction "
+        "(django_db(transaction=True)), call django.db.connections['default'].connect()"
+    ) in lines[3]
+    assert lines[4:] == ["database is locked 1"]
+
+
+@pytest.mark.parametrize("parameters", [{}, {"match": "DELETE*"}], ids=["meant", "not meant"])
+def test_sqlalchemy_in_memory(parameters: dict[str, Any]) -> None:
+    database = sqlalchemy.create_engine("sqlite://", poolclass=StaticPool)
+    with database.connect() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE tea (name)"))
+    engine = new_engine()
+    running = engine.start(
+        ChaosExperiment("x", "database_slowdown", delay="1ms", **parameters), seed=1
+    )
+    with database.connect() as connection:
+        connection.execute(sqlalchemy.text("SELECT name FROM tea"))
+    engine.stop(running)
+    error = running.never_fired()
+    assert error.seen == (
+        "database.execute :memory: SELECT name FROM tea (on a connection opened before)",
+    )
+    told = (
+        "The connection of sqlite3 to :memory: is not reached: it was opened before the experiment "
+        "began, by SQLAlchemy. Make the engine within the test"
+    )
+    assert (told in str(error)) == (not parameters)
+    running = engine.start(ChaosExperiment("x", "database_slowdown", delay="1ms"), seed=1)
+    database.dispose()
+    with database.connect() as connection:
+        connection.execute(sqlalchemy.text("SELECT 1"))
+    engine.stop(running)
+    database.dispose()
+    assert running.hits

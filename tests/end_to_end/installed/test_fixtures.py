@@ -1,0 +1,167 @@
+"""Each fixture, as the first thing that a process does with the plugin."""
+
+from __future__ import annotations
+
+import re
+
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.installed.conftest import Outside
+from tests.end_to_end.installed.conftest import Project
+from tests.end_to_end.installed.conftest import assert_passed
+
+
+FIXTURES = {
+    "chaos": """
+        import socket
+
+        import pytest
+
+        def test_it(chaos):
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                with chaos.network_failure(mode="refuse", rate=1) as outage:
+                    with pytest.raises(ConnectionRefusedError):
+                        socket.create_connection(server.getsockname())
+                socket.create_connection(server.getsockname()).close()
+            assert outage.hits == 1
+    """,
+    "chaos_monkey": """
+        def test_it(chaos_monkey):
+            assert chaos_monkey.get_active_experiments() == {}
+            with chaos_monkey:
+                assert chaos_monkey.running
+            assert not chaos_monkey.running
+    """,
+    "chaos_proxy": """
+        import socket
+
+        import pytest
+
+        def test_it(chaos_proxy):
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                proxy = chaos_proxy(server.getsockname())
+                with proxy.inject("network_failure", mode="refuse", rate=1) as outage:
+                    with pytest.raises(ConnectionRefusedError):
+                        socket.create_connection(proxy.address)
+            assert outage.hits == 1
+    """,
+    "chaos_responses": """
+        import pytest
+        import requests
+
+        def test_it(chaos_responses):
+            url = "https://shop.example/orders"
+            chaos_responses.get(url, json=[7], chaos="network_failure:mode=lose_answer,first=1")
+            with pytest.raises(requests.ConnectionError):
+                requests.get(url, timeout=1)
+            assert requests.get(url, timeout=1).json() == [7]
+    """,
+    "sqlite_chaos": """
+        import sqlite3
+
+        import pytest
+
+        def test_it(sqlite_chaos, tmp_path):
+            connection = sqlite3.connect(tmp_path / "shop.db", timeout=0)
+            with sqlite_chaos.locked(tmp_path / "shop.db"):
+                with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+                    connection.execute("CREATE TABLE orders (total)")
+            connection.execute("CREATE TABLE orders (total)")
+            connection.close()
+    """,
+    "postgres_chaos": """
+        import pytest
+
+        def test_it(postgres_chaos):
+            with pytest.raises(ValueError) as caught:
+                postgres_chaos("postgresql://127.0.0.1/shop")
+            assert str(caught.value) == (
+                "postgres_chaos needs psycopg 3 (No module named 'psycopg'); "
+                "pip install 'psycopg[binary]'"
+            )
+    """,
+    "manual_clock": """
+        def test_it(manual_clock):
+            began = manual_clock.monotonic()
+            manual_clock.sleep(60)
+            assert manual_clock.monotonic() - began == 60
+    """,
+    "circuit_breaker": """
+        import pytest
+
+        def test_it(circuit_breaker):
+            breaker = circuit_breaker(failure_threshold=1, name="prices")
+            with pytest.raises(ValueError, match="one"):
+                breaker.call(int, "one")
+            with pytest.raises(Exception, match="prices is OPEN"):
+                breaker.call(int, "1")
+    """,
+    "retry_handler": """
+        def test_it(retry_handler, manual_clock):
+            answers = iter(["one", "1"])
+            retry = retry_handler(max_attempts=2, base_delay=30.0, jitter=False)
+            assert retry.execute(lambda: int(next(answers))) == 1
+            assert manual_clock.sleeps == [30.0]
+    """,
+    "bulkhead_manager": """
+        def test_it(bulkhead_manager):
+            assert bulkhead_manager.create_bulkhead("prices").execute(int, "1") == 1
+    """,
+    "degradation_manager": """
+        def test_it(degradation_manager):
+            assert degradation_manager.get_service_status()["services"] == {}
+    """,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(outside: Outside) -> dict[str, pytest.RunResult]:
+    strictly = ("-W", "error", "--strict-markers")
+    return outside.forks(
+        {
+            name: Project(files={"test_it.py": source}, args=strictly)
+            for name, source in FIXTURES.items()
+        }
+    )
+
+
+def test_each_fixture_is_tried(outside: Outside) -> None:
+    listed = outside.forks({"": Project(files={}, args=("--fixtures", "-q"))})[""].outlines
+    found = [re.match(r"(\w+)(?: \[.+\])? -- .*/pytest_resilience/", line) for line in listed]
+    assert {each[1] for each in found if each} == FIXTURES.keys()
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_each_fixture_works_by_itself(name: str, runs: dict[str, pytest.RunResult]) -> None:
+    assert_passed(runs[name])
+
+
+def test_they_are_there_in_a_second_run_of_a_process(outside: Outside, tmp_path: Path) -> None:
+    Project(files={f"test_{name}.py": FIXTURES[name] for name in FIXTURES}).write(tmp_path)
+    twice = "import pytest; print(*(pytest.main(['-p', 'no:cacheprovider']) for _ in range(2)))"
+    result = outside.run("-c", twice, cwd=tmp_path)
+    assert result.outlines[-1] == "0 0", result.stdout.str()
+
+
+DEADLY = """
+    import os
+
+    import psycopg
+    import pytest
+
+    def test_it(postgres_chaos):
+        url = os.environ["SHOP"]
+        with psycopg.connect(url) as connection:
+            postgres_chaos(url).terminate(connection.info.backend_pid)
+            with pytest.raises(psycopg.errors.AdminShutdown):
+                connection.execute("SELECT 1")
+"""
+
+
+def test_postgres_chaos_with_its_driver(postgres: str, outside: Outside, tmp_path: Path) -> None:
+    folder = Project(files={"test_it.py": DEADLY}).write(tmp_path)
+    path = outside.path_with("psycopg", "psycopg-binary")
+    result = outside.run(outside.command, cwd=folder, PYTHONPATH=path, SHOP=postgres)
+    assert_passed(result)

@@ -1,0 +1,199 @@
+"""Each flag in each of its spellings, and each ini option, in processes of their own."""
+
+from __future__ import annotations
+
+import re
+
+from dataclasses import dataclass
+
+import pytest
+
+from tests.end_to_end.installed.conftest import Outside
+from tests.end_to_end.installed.conftest import Project
+from tests.end_to_end.installed.conftest import shown
+
+
+SHOP = """
+import socket
+
+
+def connect():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+"""
+
+TEST = """
+import shop
+
+
+def test_it():
+    shop.connect()
+"""
+
+LONG = """
+import shop
+
+
+def test_for_long(request):
+    shop.connect()
+    while request.config.getoption("--resilience-chaos-monkey"):
+        shop.connect()  # until the monkey's thread has begun something
+"""
+
+PROFILE = """
+[tool.pytest.ini_options]
+pythonpath = ["."]
+
+[tool.pytest_resilience.profiles.ci]
+[[tool.pytest_resilience.profiles.ci.experiments]]
+name = "outage"
+chaos_type = "network_failure"
+rate = 1
+
+[[tool.pytest_resilience.profiles.ci.experiments]]
+name = "slow"
+chaos_type = "network_latency"
+delay = "1ms"
+
+[tool.pytest_resilience.profiles.wild]
+interval = 3600
+[[tool.pytest_resilience.profiles.wild.experiments]]
+name = "wild outage"
+chaos_type = "network_failure"
+rate = 1
+probability = 1
+duration = "1h"
+"""
+
+FILES = {"shop.py": SHOP, "test_it.py": TEST, "test_long.py": LONG, "pyproject.toml": PROFILE}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """One flag at work.
+
+    Attributes:
+        value: what is given to it; none for a switch.
+        args: what is given as well.
+        shows: a line that is printed because of it.
+        ret: the status.
+    """
+
+    shows: str
+    value: str = ""
+    args: tuple[str, ...] = ()
+    ret: int = 0
+
+
+MATRIX = ("--chaos-profile=ci", "--chaos-matrix")
+REFUSED = "FAILED test_it.py::test_it - ConnectionRefusedError*"
+
+FLAGS = {
+    "--chaos": Flag(value="network_failure:rate=1", shows=REFUSED, ret=1),
+    "--chaos-profile": Flag(value="ci", shows=REFUSED, ret=1),
+    "--chaos-monkey": Flag(value="wild", shows="*wild outage: refusal*hit*", ret=1),
+    "--chaos-matrix": Flag(args=("--chaos-profile=ci",), shows="outage: 2 failed*", ret=10),
+    "--chaos-experiment": Flag(
+        value="slow", args=("--chaos-profile=ci",), shows="slow: latency 1ms*hit 2*"
+    ),
+    "--chaos-seed": Flag(
+        value="7", args=("--chaos=network_latency:delay=1ms",), shows="chaos: seed 7"
+    ),
+    "--chaos-intensity": Flag(value="1", args=("--chaos=network_failure",), shows=REFUSED, ret=1),
+    "--chaos-probability": Flag(
+        value="0", args=("--chaos=network_failure:rate=1",), shows="*not started*"
+    ),
+    "--no-chaos": Flag(
+        args=("--chaos=network_failure:rate=1",), shows="chaos: none, this is a calm run"
+    ),
+    "--chaos-list": Flag(shows="network_failure: *"),
+    "--resilience-report": Flag(value="report.json", args=MATRIX, shows="*report.json*", ret=10),
+    "--resilience-report-only": Flag(args=MATRIX, shows="outage: 2 failed*"),
+    "--resilience-gate": Flag(value="100", args=MATRIX, shows="*below the 100 asked*", ret=10),
+    "--resilience-baseline": Flag(value="known.txt", args=MATRIX, shows="*slow: 2 survived*"),
+    "--resilience-shard": Flag(value="1/2", args=MATRIX, shows="*1 deselected*", ret=10),
+}
+
+
+# What stands in the ini file, which flag meets it, and what comes of it.
+INI = {
+    "chaos_services": (
+        "shop = shop:connect",
+        "service_failure:target_services=shop,exception=TimeoutError,rate=1",
+        "FAILED test_it.py::test_it - TimeoutError*",
+    ),
+    "chaos_max_cpu": ("10%", "cpu_stress:load=1,cores=1", "ERROR: *chaos_max_cpu = 10% allows*"),
+    "chaos_max_memory": ("1MiB", "memory_stress:size=2MiB", "ERROR: *over the cap*_max_memory*"),
+    "chaos_max_disk": ("1MiB", "disk_stress:size=2MiB", "ERROR: *over the cap*chaos_max_disk*"),
+}
+
+
+def spelled(flag: str) -> list[str]:
+    """As --chaos-…, and as --resilience-… ."""
+    return [flag, *([] if flag.startswith("--resilience") else [f"--resilience-{flag[2:]}"])]
+
+
+SPELLINGS = [(flag, spelling) for flag in FLAGS for spelling in spelled(flag)]
+
+
+@pytest.fixture(scope="module")
+def runs(outside: Outside, known: str) -> dict[str, pytest.RunResult]:
+    projects = {
+        spelling: Project(
+            files=FILES | {"known.txt": known},
+            args=("--tb=no", f"{spelling}={FLAGS[flag].value}".rstrip("="), *FLAGS[flag].args),
+        )
+        for flag, spelling in SPELLINGS
+    }
+    for name, (value, spec, _) in INI.items():
+        args = ("--tb=no", "-o", f"{name}={value}", f"--chaos={spec}")
+        projects[name] = Project(files=FILES, args=args)
+    for name, more in {"help": (), "plain help": ("-p", "no:resilience")}.items():
+        projects[name] = Project(files={}, args=("--help", *more))
+    first = {name: projects.pop(name) for name in FLAGS}
+    # The other spellings are read by the same code: it need not be loaded each time.
+    return outside.forks(first) | outside.forks(projects, "pytest_resilience.plugin.session")
+
+
+@pytest.fixture(scope="module")
+def known(outside: Outside, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A baseline with what breaks."""
+    folder = Project(files=FILES).write(tmp_path_factory.mktemp("known"))
+    outside.run(outside.command, *MATRIX, "--resilience-report=all.json", cwd=folder)
+    command = ("baseline", "all.json", "-o", "known.txt")
+    assert outside.run("-m", "pytest_resilience", *command, cwd=folder).ret == 0
+    return (folder / "known.txt").read_text(encoding="utf-8")
+
+
+def new_in_help(runs: dict[str, pytest.RunResult], pattern: str) -> set[str]:
+    """What is found in the help because of us."""
+
+    def found(name: str) -> set[str]:
+        return set(re.findall(pattern, runs[name].stdout.str(), re.MULTILINE))
+
+    return found("help") - found("plain help")
+
+
+def test_each_flag_is_tried(runs: dict[str, pytest.RunResult]) -> None:
+    lines = new_in_help(runs, r"^  (--.*)$")
+    options = {option for line in lines for option in re.findall(r"--[a-z-]+", line)}
+    assert options == {spelling for _, spelling in SPELLINGS}
+
+
+@pytest.mark.parametrize(("flag", "spelling"), SPELLINGS, ids=str)
+def test_each_spelling_does_it(flag: str, spelling: str, runs: dict[str, pytest.RunResult]) -> None:
+    result = shown(runs[spelling])
+    result.stdout.fnmatch_lines(FLAGS[flag].shows)
+    assert result.ret == FLAGS[flag].ret
+
+
+def test_each_ini_option_is_tried(runs: dict[str, pytest.RunResult]) -> None:
+    assert new_in_help(runs, r"^  (\w+) \(") == INI.keys()
+
+
+@pytest.mark.parametrize("name", INI)
+def test_each_ini_option_does_it(name: str, runs: dict[str, pytest.RunResult]) -> None:
+    result = shown(runs[name])
+    *_, shows = INI[name]
+    pytest.LineMatcher(result.outlines + result.errlines).fnmatch_lines(shows)
+    assert result.ret != 0

@@ -1,0 +1,184 @@
+"""Experiments, real servers on loopback, and the way to them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+import threading
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+from urllib.parse import parse_qs
+from urllib.parse import urlsplit
+
+import pytest
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import Event
+from pytest_resilience import FaultInjected
+from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.runtime import Hazards
+from tests.end_to_end.network.hostile import GOOD
+from tests.end_to_end.network.hostile import Handler
+from tests.end_to_end.network.hostile import Place
+from tests.end_to_end.network.hostile import in_http
+from tests.end_to_end.network.hostile import in_mysql
+from tests.end_to_end.network.hostile import over_tls
+from tests.end_to_end.network.hostile import place
+from tests.end_to_end.network.hostile import relay
+from tests.end_to_end.network.tls_front import tls_front
+from tests.interceptors.conftest import Trust
+from tests.redis_server import redis_server
+
+
+Inject = Callable[..., AbstractContextManager[Activation]]
+
+BODY = b'{"TableNames": ["teas"], "price": 12345}'
+
+
+def answer(body: bytes, head: bytes = b"HTTP/1.1 200 OK") -> bytes:
+    lines = [head, b"Content-Type: application/json", b"Content-Length: %d" % len(body)]
+    return b"\r\n".join([*lines, b"", body])
+
+
+@pytest.fixture(autouse=True)
+def _nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in the environment leads clients away, or to files of the user."""
+    for name in os.environ:
+        if name.lower().endswith("_proxy") or name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+
+
+@pytest.fixture
+def hazards() -> Hazards:
+    return Hazards()
+
+
+@pytest.fixture
+def kinds(hazards: Hazards) -> list[str]:
+    """What faults have happened to, in order."""
+    heard: list[str] = []
+
+    def note(event: Event) -> None:
+        assert isinstance(event, FaultInjected)
+        heard.append(event.kind.removeprefix("network."))
+
+    hazards.engine.listeners.add(note)
+    return heard
+
+
+@pytest.fixture
+def inject(hazards: Hazards) -> Inject:
+    """`with inject("network_latency", target=…, delay=…) as activation:`."""
+
+    @contextlib.contextmanager
+    def running(kind: str, **parameters: Any) -> Iterator[Activation]:
+        given = {"rate": 1} | parameters
+        hazard = hazards.start(ChaosExperiment(kind, kind, **given), seed=1)
+        try:
+            yield hazard.activation
+        finally:
+            hazard.stop()
+
+    return running
+
+
+@pytest.fixture(scope="module")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    return Trust(tmp_path_factory.mktemp("trust"))
+
+
+@pytest.fixture(scope="module")
+def redis_port() -> Iterator[int]:
+    with redis_server() as (port, _):
+        yield port
+
+
+@pytest.fixture(scope="session")
+def postgres_path(postgres: str) -> str:
+    """Of a real server's socket."""
+    return f"{parse_qs(urlsplit(postgres).query)['host'][0]}/.s.PGSQL.5432"
+
+
+@pytest.fixture(scope="module")
+def redis_tls_port(redis_port: int, trust: Trust) -> Iterator[int]:
+    with tls_front(("127.0.0.1", redis_port), trust.server) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def postgres_tls_port(postgres_path: str, trust: Trust) -> Iterator[int]:
+    with tls_front(postgres_path, trust.server, asked=True) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def websocket_port() -> Iterator[int]:
+    with websocket_server() as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def websocket_tls_port(trust: Trust) -> Iterator[int]:
+    with websocket_server(trust) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def websocket_server(trust: Trust | None = None) -> Iterator[int]:
+    serve: Any = pytest.importorskip("websockets.sync.server").serve
+
+    def echo(connection: Any) -> None:
+        for message in connection:
+            connection.send(message)
+
+    with serve(echo, "127.0.0.1", 0, ssl=trust.server if trust else None) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running.socket.getsockname()[1]
+        running.shutdown()
+        thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def grpc_port() -> Iterator[int]:
+    grpc: Any = pytest.importorskip("grpc")
+    price = grpc.unary_unary_rpc_method_handler(lambda request, context: b"4")
+    with concurrent.futures.ThreadPoolExecutor(2) as workers:
+        running = grpc.server(workers)
+        running.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler("shop.Prices", {"Price": price})]
+        )
+        port = running.add_insecure_port("127.0.0.1:0")
+        running.start()
+        yield port
+        running.stop(None).wait(10)
+
+
+@pytest.fixture
+def lead_to(request: pytest.FixtureRequest) -> Callable[..., AbstractContextManager[Place]]:
+    """`with lead_to("redis") as place:` a place that leads to the real server, or is one."""
+
+    def way(speaks: str, answers: dict[str, bytes], trust: Trust | None) -> Handler:
+        if speaks == "http":
+            handler = in_http({GOOD: answer(BODY)} | answers)
+            return over_tls(handler, trust.server) if trust else handler
+        if speaks == "mysql":
+            return in_mysql
+        if speaks == "postgres" and not trust:
+            return relay(request.getfixturevalue("postgres_path"))
+        server = f"{speaks}_tls_port" if trust else f"{speaks}_port"
+        return relay(("127.0.0.1", request.getfixturevalue(server)))
+
+    def led(
+        speaks: str, answers: dict[str, bytes] | None = None, tls: Trust | None = None
+    ) -> AbstractContextManager[Place]:
+        return place(way(speaks, answers or {}, tls))
+
+    return led

@@ -1,0 +1,357 @@
+"""What clients of the network meet when a fault is injected, and when it happens for real.
+
+The tables of `docs/fidelity.md` are what these tests find.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import http.client
+import ssl
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_resilience.proxy import ChaosProxy
+from tests import fidelity_page
+from tests.end_to_end.network import hostile
+from tests.end_to_end.network.clients import BEHIND_PROXY
+from tests.end_to_end.network.clients import EVERY
+from tests.end_to_end.network.clients import HTTP
+from tests.end_to_end.network.clients import OTHERS
+from tests.end_to_end.network.clients import Ask
+from tests.end_to_end.network.clients import Client
+from tests.end_to_end.network.clients import Peer
+from tests.end_to_end.network.conftest import BODY
+from tests.end_to_end.network.conftest import Inject
+from tests.end_to_end.network.conftest import answer
+from tests.end_to_end.network.hostile import Place
+from tests.fidelity_page import Section
+from tests.free_loops import no_loop_was_running
+from tests.interceptors.conftest import Trust
+
+
+Lead = Callable[..., AbstractContextManager[Place]]
+
+TIMEOUT = 0.25
+NOBODY = "nobody.invalid"
+PATIENT = 10.0
+UNAVAILABLE = answer(b"busy", b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7")
+NOT_JSON = answer(b'{"status": "ok", "items": [')
+ENDLESS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n" + BODY
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that can happen, and both ways to bring it about.
+
+    Attributes:
+        mood: of a place where it really happens.
+        kind: the chaos type that injects it, with its parameters.
+        kept: whether it happens to a connection that has served before.
+        waits: whether it ends with the client's own timeout.
+        before: how many operations that it could happen to come first, without TLS, which is
+            one more: it shakes hands. None where there are none, with or without.
+        answers: what the place says that is not its usual answer, by mood.
+        host: where it looks for a place that is none.
+    """
+
+    mood: str
+    kind: str = "network_failure"
+    parameters: dict[str, Any]
+    kept: bool = False
+    waits: bool = False
+    before: int | None = None
+    answers: dict[str, bytes] = field(default_factory=dict)
+    host: str = ""
+
+    def aimed_at(self, peer: Peer) -> dict[str, Any]:
+        """All that the experiment has to be told."""
+        given = {"target": f"{peer.host}:{peer.port}", **self.parameters}
+        if self.before is not None:
+            given["every"] = 1 + self.before + (peer.tls is not None)
+        return given
+
+
+REFUSED = Event(mood=hostile.REFUSE, parameters={"mode": "refuse"})
+RESET = Event(mood=hostile.RESET, parameters={"mode": "reset"}, before=0)
+KEPT_RESET = Event(mood=hostile.RESET, parameters={"mode": "reset"}, kept=True)
+KEPT_LOST = Event(mood=hostile.LOSE, parameters={"mode": "lose_answer"}, kept=True)
+NOT_CONNECTED = Event(mood=hostile.FULL, parameters={"mode": "timeout"}, waits=True)
+SILENT = Event(mood=hostile.SILENT, parameters={"mode": "timeout"}, waits=True, before=1)
+KEPT_SILENT = Event(mood=hostile.SILENT, parameters={"mode": "timeout"}, waits=True, kept=True)
+HALF = Event(mood=hostile.HALF, parameters={"mode": "truncate"})
+KEPT_HALF = Event(mood=hostile.HALF, parameters={"mode": "truncate"}, kept=True)
+STATUS = Event(
+    mood="busy",
+    parameters={"mode": "status", "status": 503, "retry_after": 7, "body": "busy"},
+    answers={"busy": UNAVAILABLE},
+)
+NAMES = {
+    "name: temporary failure": Event(
+        mood=hostile.GOOD, parameters={"mode": "dns"}, host="localhost"
+    ),
+    "name: not found": Event(
+        mood=hostile.GOOD, parameters={"mode": "dns_not_found"}, host="localhost"
+    ),
+}
+# TLS has to be shaken hands on before there is an answer.
+SEALED = {
+    "refused, TLS": REFUSED,
+    "reset, TLS": RESET,
+    "no answer, TLS": SILENT,
+    "half a body, TLS": HALF,
+    "status 503, TLS": STATUS,
+}
+OF_HTTP = {
+    "refused": REFUSED,
+    "reset": RESET,
+    "reset, connection kept": KEPT_RESET,
+    "answer lost": Event(mood=hostile.LOSE, parameters={"mode": "lose_answer"}),
+    "not connected": NOT_CONNECTED,
+    "no answer": SILENT,
+    "half a body": HALF,
+    "no end": Event(
+        mood=hostile.SILENT,
+        kind="network_latency",
+        parameters={"mode": "slow_close", "delay": 3600},
+        waits=True,
+        answers={hostile.GOOD: ENDLESS, hostile.SILENT: ENDLESS},
+    ),
+    "malformed JSON": Event(
+        mood="malformed", parameters={"mode": "malformed_json"}, answers={"malformed": NOT_JSON}
+    ),
+    "status 503": STATUS,
+}
+OF_OTHERS = {
+    "refused": REFUSED,
+    "reset": KEPT_RESET,
+    "answer lost": KEPT_LOST,
+    "not connected": NOT_CONNECTED,
+    "no answer": KEPT_SILENT,
+    "half an answer": KEPT_HALF,
+}
+OF_MYSQL = {
+    "refused": REFUSED,
+    # After the greeting, which is the first answer: the server speaks first.
+    "reset": Event(mood=hostile.RESET, parameters={"mode": "reset"}, before=1),
+    "not connected": NOT_CONNECTED,
+    "no answer": SILENT,
+    "half an answer": HALF,
+}
+
+
+# What can happen to records that are shaken hands on already.
+OF_OTHERS_SEALED = {
+    "reset, TLS": KEPT_RESET,
+    "answer lost, TLS": KEPT_LOST,
+    "no answer, TLS": KEPT_SILENT,
+}
+
+
+# Whose connection outlives the silence that a request has met: injected silence ends with the
+# experiment, and the connection with it, as when a kernel gives up. Really it goes on.
+KEEPS_WAITING = ("asyncpg", "websockets.sync", "websockets.asyncio", "grpc")
+
+
+def events_of(client: Client) -> dict[str, Event]:
+    if client.speaks == "http":
+        return OF_HTTP | SEALED | NAMES
+    if client.speaks == "mysql":
+        return OF_MYSQL | NAMES
+    if client not in BEHIND_PROXY:
+        return OF_OTHERS | OF_OTHERS_SEALED | NAMES
+    # libpq has a timeout for connecting only, of two seconds at least: one driver is enough.
+    without = {"psycopg": {"no answer"}, "grpc": set()}.get(
+        client.name, {"no answer", "not connected"}
+    )
+    return {name: event for name, event in OF_OTHERS.items() if name not in without}
+
+
+def section_of(client: Client) -> Section:
+    events = [*events_of(client), *(["corrupted JSON"] if client in HTTP else [])]
+    return Section(title=client.name, events=tuple(events), libraries=client.libraries)
+
+
+def cases(*clients: Client, events: dict[str, Event] | None = None) -> pytest.MarkDecorator:
+    """Each client, with each event that it can meet."""
+    return pytest.mark.parametrize(
+        ("client", "name"),
+        [
+            pytest.param(client, name, id=f"{client}: {name}")
+            for client in clients
+            for name in events_of(client)
+            if events is None or name in events
+        ],
+    )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _leaves_nothing() -> Iterator[None]:
+    """What a client has not closed is complained about here, and not in somebody else's tests."""
+    yield
+    gc.collect()
+
+
+def code_of(error: Any) -> str:
+    """What else than its type says which error it is."""
+    number = getattr(error, "errno", None)
+    if isinstance(error, ssl.SSLError) or (isinstance(number, int) and number < 0):
+        return ""  # OpenSSL's, and the resolver's, differ from one machine to the next
+    if isinstance(number, int):
+        return errno.errorcode.get(number, str(number))
+    if hasattr(type(error), "debug_error_string"):  # gRPC's
+        return str(error.code().name)
+    response = getattr(error, "response", None)
+    headers = getattr(error, "headers", getattr(response, "headers", None))
+    if isinstance(response, dict):
+        headers = response["ResponseMetadata"]["HTTPHeaders"]
+    after = None if headers is None else headers.get("Retry-After", headers.get("retry-after"))
+    if after is not None:
+        return f"(Retry-After {after})"
+    library = type(error).__module__.partition(".")[0]
+    if library.startswith("psycopg"):  # without a code, and with libpq's own words
+        return f"({str(error).partition(chr(10))[0].rpartition(': ')[2]})"
+    return str(error.args[0]) if library == "pymysql" else ""
+
+
+def chain_of(error: BaseException) -> str:
+    """An exception and all behind it, but for how the end of a text was found."""
+    found: list[str] = []
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, StopIteration):
+        if no_loop_was_running(behind):
+            break
+        kind = type(behind)
+        name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+        found.append(f"{name} {code_of(behind)}".strip())
+        behind = behind.__cause__ or behind.__context__
+    return " ← ".join(found)
+
+
+def outcome(ask: Ask) -> str:
+    try:
+        return ask()
+    except Exception as error:
+        return chain_of(error)
+
+
+def story(client: Client, peer: Peer, event: Event, trouble: AbstractContextManager[Any]) -> str:
+    """What a request meets in trouble, and the next one after it."""
+    with client.opened(peer) as ask:
+        if event.kept:
+            assert ask() == "ok"
+        with trouble:
+            met = outcome(ask)
+        if event is KEPT_SILENT and client.name in KEEPS_WAITING:
+            return met
+        return f"{met}; then {outcome(ask)}"
+
+
+@contextlib.contextmanager
+def treated(place: Place, mood: str) -> Iterator[None]:
+    place.turn(mood)
+    try:
+        yield
+    finally:
+        place.turn(hostile.GOOD)
+
+
+def peer_of(place: Place, event: Event, tls: Trust | None) -> Peer:
+    answered, connected = PATIENT, PATIENT
+    if event is NOT_CONNECTED:
+        connected = TIMEOUT
+    elif event.waits:
+        answered = TIMEOUT
+    return Peer(port=place.port, timeout=answered, connect_timeout=connected, tls=tls)
+
+
+@cases(*HTTP, *OTHERS, events=OF_HTTP | SEALED | OF_OTHERS | OF_OTHERS_SEALED | OF_MYSQL)
+def test_it_is_what_really_happens(
+    client: Client, name: str, lead_to: Lead, trust: Trust, inject: Inject
+) -> None:
+    event = events_of(client)[name]
+    tls = trust if name.endswith(", TLS") else None
+    with lead_to(client.speaks, event.answers, tls) as place:
+        peer = peer_of(place, event, tls)
+        real = story(client, peer, event, treated(place, event.mood))
+    with lead_to(client.speaks, event.answers, tls) as place:
+        peer = peer_of(place, event, tls)
+        trouble = inject(event.kind, **event.aimed_at(peer))
+        injected = story(client, peer, event, trouble)
+    section_of(client).note(name, injected, real)
+
+
+@cases(*BEHIND_PROXY)
+def test_behind_a_proxy_it_is_what_really_happens(client: Client, name: str, lead_to: Lead) -> None:
+    event = events_of(client)[name]
+    with lead_to(client.speaks) as place:
+        peer = peer_of(place, event, None)
+        real = story(client, peer, event, treated(place, event.mood))
+    with (
+        lead_to(client.speaks) as place,
+        ChaosProxy(("127.0.0.1", place.port), seed=1) as proxy,
+    ):
+        peer = replace(peer, port=proxy.port)
+        trouble = proxy.inject(event.kind, rate=1, **event.parameters)
+        injected = story(client, peer, event, trouble)
+    section_of(client).note(name, injected, real)
+
+
+@cases(*HTTP, *OTHERS, events=NAMES)
+def test_names_are_not_found_as_really_happens(
+    client: Client, name: str, lead_to: Lead, inject: Inject
+) -> None:
+    """Which of its codes a resolver gives depends on how it is set up, so it is left out."""
+    event = NAMES[name]
+    with lead_to(client.speaks) as place:
+        peer = Peer(host=NOBODY, port=place.port)
+        with client.opened(peer) as ask:
+            real = outcome(ask)
+        peer = Peer(host="localhost", port=place.port)
+        trouble = inject("network_failure", **event.aimed_at(peer))
+        with client.opened(peer) as ask, trouble as failure:
+            injected = outcome(ask)
+        assert failure.hits >= 1
+        with client.opened(peer) as ask:
+            assert ask() == "ok"
+    section_of(client).note(name, injected, real)
+
+
+@pytest.mark.parametrize("client", HTTP, ids=str)
+def test_damage_is_read_as_it_is_when_it_really_happens(
+    client: Client, lead_to: Lead, inject: Inject
+) -> None:
+    """The same damage for both: what it is, the seed of the experiment decides."""
+    damage = {"mode": "corrupt", "share": 1.0}
+
+    def heard(port: int) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENT)
+        with (
+            contextlib.closing(connection),
+            inject("network_failure", target=f"127.0.0.1:{port}", **damage),
+        ):
+            connection.request("GET", "/")
+            return connection.getresponse().read()
+
+    with lead_to("http") as place:
+        peer = Peer(port=place.port)
+        answers = {"damaged": answer(heard(place.port))}
+        trouble = inject("network_failure", target=f"127.0.0.1:{place.port}", **damage)
+        injected = story(client, peer, HALF, trouble)
+    with lead_to("http", answers) as place:
+        real = story(client, Peer(port=place.port), HALF, treated(place, "damaged"))
+    section_of(client).note("corrupted JSON", injected, real)
+
+
+def test_all_of_it_is_on_the_page() -> None:
+    fidelity_page.assert_complete(*map(section_of, EVERY))

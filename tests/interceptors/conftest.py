@@ -1,0 +1,216 @@
+"""An engine with the socket seam, and servers on loopback that behave or misbehave for real."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import socket
+import ssl
+import struct
+import threading
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import Event
+from pytest_resilience import FaultInjected
+from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from tests.free_loops import no_loop_was_running
+
+
+Handler = Callable[[socket.socket], None]
+
+HOST = "127.0.0.1"
+
+
+class Trust:
+    """An authority, and what servers and clients need to make use of it."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = trustme.CA()
+        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(HOST, "localhost").configure_cert(self.server)
+        self.client = ssl.create_default_context()
+        authority.configure_trust(self.client)
+        self.file = str(folder / "authority.pem")
+        authority.cert_pem.write_to_path(self.file)
+
+    def over_tls(self, handler: Handler) -> Handler:
+        def handle(connection: socket.socket) -> None:
+            with self.server.wrap_socket(connection, server_side=True) as wrapped:
+                handler(wrapped)
+
+        return handle
+
+
+def serve(handler: Handler) -> contextlib.AbstractContextManager[int]:
+    """Give each connection to `handler`, in a thread of its own; yields the port."""
+    return _serve(handler)
+
+
+@contextlib.contextmanager
+def _serve(handler: Handler) -> Iterator[int]:
+    open_sockets: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+
+    def handle(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            handler(connection)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                open_sockets.append(connection)
+                threads.append(threading.Thread(target=handle, args=(connection,), daemon=True))
+                threads[-1].start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        acceptor = threading.Thread(target=accept, daemon=True)
+        acceptor.start()
+        yield listener.getsockname()[1]
+        for each in (listener, *open_sockets):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits on it
+    for thread in (acceptor, *threads):
+        thread.join(10)
+
+
+def silent(connection: socket.socket) -> None:
+    """Read and never answer."""
+    while connection.recv(65536):
+        pass
+
+
+def echo(connection: socket.socket) -> None:
+    """Answer with what was received."""
+    while data := connection.recv(65536):
+        connection.sendall(data)
+
+
+def reset(connection: socket.socket) -> None:
+    """Read a request, then tear the connection down with RST."""
+    connection.recv(65536)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def all_names_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name is one of this machine."""
+    resolve = socket.getaddrinfo
+
+    def found(host: Any, *args: Any, **kwargs: Any) -> Any:
+        flags = args[4] if len(args) > 4 else kwargs.get("flags", 0)
+        there = host if flags & socket.AI_NUMERICHOST else HOST
+        return resolve(there, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+
+
+@contextlib.contextmanager
+def closed_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    yield port
+
+
+@contextlib.contextmanager
+def full_backlog() -> Iterator[int]:
+    """A port whose queue of connections is full: Linux drops what comes on top."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+
+
+def met(action: Callable[[], object]) -> list[tuple[str, int | None]]:
+    """The exception an action raises and all behind it, each with its errno."""
+    with pytest.raises(Exception) as caught:
+        action()
+    chain: list[tuple[str, int | None]] = []
+    error: BaseException | None = caught.value
+    while error is not None:
+        kind = type(error)
+        if no_loop_was_running(error):
+            break
+        chain.append((f"{kind.__module__}.{kind.__qualname__}", getattr(error, "errno", None)))
+        error = error.__cause__ or error.__context__
+    return chain
+
+
+def outcome(action: Callable[[], object]) -> str:
+    """What an action on a socket returns or raises."""
+    try:
+        return repr(action())
+    except OSError as error:
+        return f"{type(error).__name__} {error.errno}"
+
+
+@pytest.fixture(scope="module")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    return Trust(tmp_path_factory.mktemp("trust"))
+
+
+@pytest.fixture(scope="module")
+def little_garbage() -> None:
+    """From here on `gc.collect` looks at what the tests of the module make, and is quick."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def echo_port() -> Iterator[int]:
+    with serve(echo) as port:
+        yield port
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    with serve(silent) as port:
+        yield port
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine(lambda engine: [SocketSeam(engine)])
+    yield engine
+    for activation in engine.active:
+        engine.stop(activation)
+
+
+@pytest.fixture
+def events(engine: Engine) -> list[FaultInjected]:
+    heard: list[FaultInjected] = []
+
+    def note(event: Event) -> None:
+        assert isinstance(event, FaultInjected)
+        heard.append(event)
+
+    engine.listeners.add(note)
+    return heard
+
+
+@pytest.fixture
+def inject(engine: Engine) -> Callable[..., contextlib.AbstractContextManager[Activation]]:
+    """`with inject("network_latency", delay=…) as activation:`."""
+
+    @contextlib.contextmanager
+    def running(kind: str, **parameters: Any) -> Iterator[Activation]:
+        name = parameters.pop("name", kind)
+        activation = engine.start(ChaosExperiment(name, kind, **parameters), seed=1)
+        try:
+            yield activation
+        finally:
+            engine.stop(activation)
+
+    return running

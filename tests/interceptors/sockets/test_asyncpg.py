@@ -1,0 +1,121 @@
+"""A real PostgreSQL over TCP on loopback, met by asyncpg through faults."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+import urllib.parse
+
+from collections.abc import Callable
+from collections.abc import Coroutine
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pytest_resilience import FaultInjected
+from pytest_resilience.chaos.active_experiment import Activation
+from tests.interceptors.conftest import HOST
+from tests.interceptors.conftest import serve
+
+
+asyncpg = pytest.importorskip("asyncpg")
+pytest.importorskip("pgserver", reason="there is no PostgreSQL for this Python")
+
+Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+
+DELAY = 0.05
+PATIENCE = 30  # seconds
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture(scope="module")
+def path(postgres: str) -> str:
+    """Of the server's own socket, which is none of TCP."""
+    folder = urllib.parse.parse_qs(urllib.parse.urlsplit(postgres).query)["host"][0]
+    return f"{folder}/.s.PGSQL.5432"
+
+
+@pytest.fixture
+def port(path: str) -> Iterator[int]:
+    def relay(connection: socket.socket) -> None:
+        with socket.socket(socket.AF_UNIX) as upstream:
+            upstream.connect(path)
+            back = threading.Thread(target=pump, args=(upstream, connection), daemon=True)
+            back.start()
+            pump(connection, upstream)
+            back.join(PATIENCE)
+
+    with serve(relay) as port:
+        yield port
+
+
+def run(story: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(story, PATIENCE))
+
+
+async def connect(port: int, **options: Any) -> Any:
+    return await asyncpg.connect(
+        host=HOST, port=port, user="postgres", database="postgres", ssl=False, **options
+    )
+
+
+def kinds(events: list[FaultInjected]) -> list[str]:
+    return [event.kind.removeprefix("network.") for event in events]
+
+
+def test_connecting_preparing_and_executing_are_late(
+    port: int, inject: Inject, events: list[FaultInjected]
+) -> None:
+    async def story() -> None:
+        with inject("network_latency", delay=DELAY):
+            started = time.monotonic()
+            connection = await connect(port)
+            assert time.monotonic() - started >= 2 * DELAY  # and to be let in
+            started = time.monotonic()
+            assert await connection.fetchval("SELECT $1::int", 7) == 7
+            assert time.monotonic() - started >= 2 * DELAY
+        assert kinds(events) == ["connect", "receive", "receive", "receive"]
+        await connection.close()
+
+    run(story())
+
+
+def test_its_own_timeouts_fire(port: int, inject: Inject) -> None:
+    async def story() -> None:
+        with inject("network_failure", mode="timeout", rate=1) as silence:
+            with pytest.raises(TimeoutError):
+                await connect(port, timeout=0.1)
+            assert silence.hits == 1
+        connection = await connect(port)
+        with inject("network_latency", delay=3600) as latency:
+            started = time.monotonic()
+            with pytest.raises(TimeoutError):
+                await connection.execute("SELECT 1", timeout=0.1)
+            assert 0.099 <= time.monotonic() - started < PATIENCE
+            assert latency.hits >= 1
+        connection.terminate()
+
+    run(story())
+
+
+def test_silence_without_a_timeout_loses_the_connection(port: int, inject: Inject) -> None:
+    async def story() -> None:
+        connection = await connect(port)
+        with (
+            inject("network_failure", mode="timeout", rate=1, duration=0.1),
+            pytest.raises((TimeoutError, asyncpg.ConnectionDoesNotExistError)),
+        ):
+            await connection.execute("SELECT 1")
+        assert connection.is_closed()
+
+    run(story())

@@ -1,0 +1,223 @@
+"""Which sockets pass straight through the seam, and until when."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import socket
+import threading
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.interceptors.sockets import connections as links_module
+from pytest_resilience.interceptors.sockets import descriptors
+from pytest_resilience.interceptors.sockets.connections import Links
+from pytest_resilience.interceptors.sockets.host_names import Names
+
+
+ELSEWHERE = "elsewhere.example"
+HERE = "127.0.0.1:*"
+
+
+def aimed_at(target: str) -> ChaosExperiment:
+    return ChaosExperiment("reset", "network_failure", mode="reset", rate=1, target=target)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine(lambda engine: [])
+
+
+@pytest.fixture
+def links(engine: Engine) -> Links:
+    return Links(engine, Names())
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+def connect(links: Links, listener: socket.socket) -> socket.socket:
+    client = socket.socket()
+    link = links.opened(client, listener.getsockname())
+    assert link is not None
+    client.connect(listener.getsockname())
+    links.connected(link, client)
+    return client
+
+
+def test_a_connection_passes_while_every_experiment_is_aimed_elsewhere(
+    engine: Engine, links: Links, listener: socket.socket
+) -> None:
+    elsewhere = engine.start(aimed_at(ELSEWHERE), seed=1)
+    with connect(links, listener) as client:
+        assert id(client) in links.passing
+        here = engine.start(aimed_at(HERE), seed=1)
+        links.refresh()
+        assert id(client) not in links.passing
+        link = links.of(client, RECEIVE)
+        assert link is not None
+        assert not link.calm
+        assert id(client) not in links.passing
+        engine.stop(here)
+        links.refresh()
+        assert links.of(client, SEND) is link
+        assert id(client) in links.passing
+    assert elsewhere.never_fired().seen
+
+
+def test_what_a_server_accepted_passes_whatever_is_active(
+    engine: Engine, links: Links, listener: socket.socket
+) -> None:
+    engine.start(aimed_at(HERE), seed=1)
+    with connect(links, listener), listener.accept()[0] as accepted:
+        links.accepted(accepted.fileno())
+        for _ in range(2):
+            link = links.of(accepted, RECEIVE)
+            assert link is not None
+            assert link.calm
+            assert id(accepted) in links.passing
+            links.refresh()
+
+
+def test_what_is_no_tcp_passes(engine: Engine, links: Links) -> None:
+    engine.start(aimed_at("*"), seed=1)
+    one, other = socket.socketpair()
+    with one, other, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        for sock in (one, datagrams):
+            assert links.of(sock, SEND) is None
+            assert id(sock) in links.passing
+
+
+def test_a_socket_that_tries_another_peer_is_looked_at_again(
+    engine: Engine, links: Links, listener: socket.socket
+) -> None:
+    port = listener.getsockname()[1]
+    engine.start(aimed_at(f"127.0.0.1:{port}"), seed=1)
+    with socket.socket() as client:
+        links.opened(client, ("127.0.0.1", 9))  # refused, and tried again elsewhere
+        assert id(client) in links.passing
+        links.opened(client, listener.getsockname())
+        assert id(client) not in links.passing
+
+
+def test_a_socket_leaves_when_it_dies(
+    engine: Engine, links: Links, listener: socket.socket
+) -> None:
+    engine.start(aimed_at(ELSEWHERE), seed=1)
+    with closing(connect(links, listener)) as client:
+        assert list(links.passing) == [id(client)]
+    del client
+    gc.collect()
+    assert not links.passing
+
+
+def test_nothing_is_kept_when_interception_ends(
+    engine: Engine, links: Links, listener: socket.socket
+) -> None:
+    engine.start(aimed_at(ELSEWHERE), seed=1)
+    with connect(links, listener):
+        links.forget()
+        assert not links.passing
+
+
+def test_the_new_owner_of_a_connection_is_looked_at(
+    engine: Engine, links: Links, listener: socket.socket
+) -> None:
+    engine.start(aimed_at(ELSEWHERE), seed=1)
+    old = connect(links, listener)
+    with socket.socket(fileno=old.detach()) as new:
+        assert id(new) not in links.passing
+        link = links.of(new, SEND)
+        assert link is not None
+        assert link.owner() is new
+        assert id(new) in links.passing
+
+
+@pytest.mark.parametrize("default", [None, 5.0])
+def test_asking_who_listens_changes_nothing(listener: socket.socket, default: float | None) -> None:
+    one, other = socket.socketpair()
+    previous = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(default)
+    try:
+        ports = descriptors.listening_ports()
+    finally:
+        socket.setdefaulttimeout(previous)
+    assert listener.getsockname()[1] in ports
+    with one, other:
+        assert os.get_blocking(one.fileno())
+        one.sendall(b"x")
+        assert other.recv(1) == b"x"
+    with socket.create_connection(listener.getsockname()) as client:
+        assert client.getsockname()[1] not in descriptors.listening_ports()
+
+
+def test_who_listens_is_found_however_many_were_closed_below(listener: socket.socket) -> None:
+    below = [os.dup(listener.fileno()) for _ in range(500)]
+    with socket.create_server(("127.0.0.1", 0)) as above:
+        for each in below:
+            os.close(each)
+        found = descriptors.listening_ports()
+        assert {above.getsockname()[1], listener.getsockname()[1]} <= found
+
+
+def test_who_listens_is_found_where_few_descriptors_may_be_open(listener: socket.socket) -> None:
+    """Fewer than are asked for at once."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        assert listener.getsockname()[1] in descriptors.listening_ports()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_who_has_opened_a_connection_is_found_out_once(
+    engine: Engine, links: Links, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times: list[None] = []
+
+    def listening() -> frozenset[int]:
+        times.append(None)
+        return frozenset({listener.getsockname()[1]})
+
+    monkeypatch.setattr(links_module, "listening_ports", listening)
+    engine.start(aimed_at(HERE), seed=1)
+    with socket.create_connection(listener.getsockname()) as client, listener.accept()[0] as server:
+        for _ in range(2):
+            sides = [links.of(client, SEND), links.of(server, SEND)]
+            assert [link.client for link in sides if link] == [True, False]
+            links.forget()  # as between two tests
+    assert len(times) == 1
+
+
+def test_two_threads_that_are_first_at_the_same_time_see_one_connection(
+    engine: Engine, links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.start(aimed_at(HERE), seed=1)
+    together = threading.Barrier(2)
+
+    def listening() -> frozenset[int]:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.2)  # as long as it takes the other one to come in, if it can
+        return frozenset()
+
+    monkeypatch.setattr(links_module, "listening_ports", listening)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        closing(socket.create_connection(listener.getsockname())) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        first, second = pool.map(lambda kind: links.of(client, kind), (SEND, RECEIVE))
+    assert first is second is not None

@@ -1,0 +1,341 @@
+"""What stands between a transport and its protocol, and what the protocol is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+
+from collections.abc import AsyncIterator
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.interceptors.sockets import delaying_protocol
+from pytest_resilience.interceptors.sockets.delaying_protocol import Detour
+from tests.interceptors.conftest import HOST
+from tests.interceptors.conftest import reset
+from tests.interceptors.conftest import serve
+from tests.interceptors.conftest import silent
+
+
+Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+
+PATIENCE = 30  # seconds
+DELAY = 0.05
+
+
+class Plain(asyncio.Protocol):
+    """Notes what it is told."""
+
+    __slots__ = ("lost", "told")
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self.told.append(data)
+
+    def eof_received(self) -> None:
+        self.told.append("eof")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.told.append(type(exc))
+        self.lost.set_result(None)
+
+
+class Buffered(asyncio.BufferedProtocol):
+    """The same, with a buffer of its own of three bytes."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._buffer = bytearray(3)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.told.append(bytes(self._buffer[:nbytes]))
+
+    def eof_received(self) -> None:
+        self.told.append("eof")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.told.append(type(exc))
+        self.lost.set_result(None)
+
+
+def run(story: Any) -> Any:
+    return asyncio.run(asyncio.wait_for(story, PATIENCE))
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    port: int, make: Callable[[], Any] = Plain
+) -> AsyncIterator[tuple[asyncio.Transport, Any]]:
+    transport, protocol = await asyncio.get_running_loop().create_connection(make, HOST, port)
+    try:
+        yield transport, protocol
+    finally:
+        transport.abort()
+        await protocol.lost
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110  # protocols note, and tell nobody
+        await asyncio.sleep(0.001)
+
+
+def say_and_go(connection: socket.socket) -> None:
+    connection.recv(100)
+    for part in (b"ab", b"cd", b"ef"):
+        connection.sendall(part)
+
+
+@pytest.mark.parametrize("make", [Plain, Buffered])
+def test_everything_comes_late_and_in_its_order(make: Callable[[], Any], inject: Inject) -> None:
+    async def story(port: int) -> None:
+        async with connected(port, make) as (transport, protocol):
+            started = time.monotonic()
+            transport.write(b"x")
+            await protocol.lost
+            assert time.monotonic() - started >= DELAY
+            *data, end, lost = protocol.told
+            assert b"".join(data) == b"abcdef"
+            assert (end, lost) == ("eof", type(None))
+
+    with serve(say_and_go) as port, inject("network_latency", delay=DELAY) as latency:
+        run(story(port))
+    assert latency.matched == 2
+
+
+def test_an_answer_to_the_second_is_not_earlier_than_the_first(
+    echo_port: int, inject: Inject
+) -> None:
+    """Two requests on their way at once, each with a delay of its own."""
+
+    async def story() -> None:
+        async with connected(echo_port) as (transport, protocol):
+            with inject("network_latency", delay=0.2) as latency:
+                transport.write(b"first")
+                await until(lambda: latency.matched == 1)
+                started = time.monotonic()
+                transport.write(b"second")
+                await until(lambda: latency.matched == 2)
+                assert protocol.told == []
+                await until(lambda: len(protocol.told) == 2)
+                assert time.monotonic() - started >= 0.2
+            assert protocol.told == [b"first", b"second"]
+
+    run(story())
+
+
+def test_it_steps_aside_when_there_is_nothing_left_to_hold(echo_port: int, inject: Inject) -> None:
+    async def story() -> None:
+        async with connected(echo_port) as (transport, protocol):
+            with inject("network_latency", delay=DELAY) as latency:
+                transport.write(b"hello")
+                await until(lambda: latency.matched)
+                found: Any = transport.get_protocol()
+                assert isinstance(found, Detour)
+                assert found.told is protocol.told  # whoever asks a transport for its protocol
+                await until(lambda: protocol.told)
+                left: Any = transport.get_protocol()
+                assert left is protocol
+            transport.write(b"again")
+            await until(lambda: len(protocol.told) == 2)
+
+    run(story())
+
+
+def test_a_connection_that_our_side_closes_is_closed_at_once(
+    echo_port: int, inject: Inject
+) -> None:
+    async def story() -> None:
+        async with connected(echo_port) as (transport, protocol):
+            with inject("network_failure", mode="timeout", rate=1) as silence:
+                transport.write(b"hello")
+                await until(lambda: silence.matched)
+                transport.close()
+                await protocol.lost
+                assert protocol.told == [type(None)]
+
+    run(story())
+
+
+def test_nothing_is_heard_of_a_peer_that_resets_in_silence(inject: Inject) -> None:
+    resets = threading.Event()
+
+    def answer_and_reset(connection: socket.socket) -> None:
+        connection.sendall(connection.recv(100))
+        assert resets.wait(PATIENCE)
+        reset(connection)
+
+    async def story(port: int) -> None:
+        async with connected(port) as (transport, protocol):
+            with inject("network_failure", mode="timeout", rate=1) as silence:
+                transport.write(b"hello")
+                await until(lambda: silence.matched)
+                resets.set()
+                transport.write(b"are you there?")
+                await asyncio.sleep(0.01)
+                assert protocol.told == []
+            await protocol.lost
+            assert protocol.told == [TimeoutError]
+
+    with serve(answer_and_reset) as port:
+        run(story(port))
+
+
+class Picky(Plain):
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        raise ValueError("not this")
+
+
+class Brief(Plain):
+    """Wants the first part only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.transport.close()
+
+
+@pytest.mark.parametrize("delay", [None, DELAY], ids=["at once", "late"])
+def test_a_protocol_that_raises_loses_its_connection(
+    delay: float | None, echo_port: int, inject: Inject
+) -> None:
+    async def story() -> tuple[list[Any], list[tuple[str, str]]]:
+        reported: list[tuple[str, str]] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: reported.append((context["message"], repr(context["exception"])))
+        )
+        async with connected(echo_port, Picky) as (transport, protocol):
+            with inject("network_latency", delay=delay) if delay else contextlib.nullcontext():
+                transport.write(b"hello")
+                await protocol.lost
+            return protocol.told, reported
+
+    told, reported = run(story())
+    assert told == [b"hello", ValueError]
+    assert reported == [
+        ("Fatal error: protocol.data_received() call failed.", "ValueError('not this')")
+    ]
+
+
+def test_a_protocol_that_closes_is_told_no_more(inject: Inject) -> None:
+    arrived = threading.Event()
+
+    def twice(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(b"one")
+        assert arrived.wait(PATIENCE)
+        connection.sendall(b"two")
+
+    async def story(port: int) -> None:
+        async with connected(port, Brief) as (transport, protocol):
+            with inject("network_latency", delay=DELAY) as latency:
+                transport.write(b"x")
+                await until(lambda: latency.matched)
+                arrived.set()
+                await protocol.lost
+            assert protocol.told == [b"one", type(None)]
+
+    with serve(twice) as port:
+        run(story(port))
+
+
+def test_more_than_fits_waits_in_the_kernel(
+    inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delaying_protocol, "_MOST_HELD", 1000)
+    size = 1 << 20
+
+    def pour(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(bytes(size))
+        connection.recv(100)
+
+    async def story(port: int) -> None:
+        async with connected(port) as (transport, protocol):
+            with inject("network_latency", delay=DELAY) as latency:
+                transport.write(b"x")
+                await until(lambda: latency.matched)
+                await until(lambda: not transport.is_reading())
+                await until(lambda: sum(map(len, protocol.told)) == size)
+                assert transport.is_reading()
+
+    with serve(pour) as port:
+        run(story(port))
+
+
+def test_writing_is_paused_and_resumed_as_ever(inject: Inject) -> None:
+    paused = threading.Event()
+
+    def answer_once(connection: socket.socket) -> None:
+        connection.sendall(connection.recv(100))
+        assert paused.wait(PATIENCE)
+        silent(connection)
+
+    class Writer(Plain):
+        def pause_writing(self) -> None:
+            self.told.append("pause")
+
+        def resume_writing(self) -> None:
+            self.told.append("resume")
+
+    async def story(port: int) -> None:
+        async with connected(port, Writer) as (transport, protocol):
+            with inject("network_latency", delay=3600) as latency:
+                transport.write(b"hello")
+                await until(lambda: latency.matched)
+                transport.set_write_buffer_limits(0)
+                transport.write(bytes(16 << 20))
+                assert protocol.told == ["pause"]
+                paused.set()
+                await until(lambda: protocol.told == ["pause", "resume"])
+
+    with serve(answer_once) as port:
+        run(story(port))
+
+
+def test_a_protocol_that_wants_no_more_for_now_is_heard(
+    inject: Inject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was held back is more than a slow reader takes at a time, and yet more is to come."""
+    monkeypatch.setattr(delaying_protocol, "_MOST_HELD", 1 << 16)
+    content = bytes(range(256)) * (1 << 14)
+
+    def pour(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(content)
+
+    async def read(port: int) -> tuple[int, bytes]:
+        reader, writer = await asyncio.open_connection(HOST, port, limit=1000)
+        writer.write(b"go")
+        got = await reader.readexactly(1)
+        for _ in range(100):
+            await asyncio.sleep(0.001)  # it would go on reading meanwhile
+        held = len(reader._buffer)  # type: ignore[attr-defined]
+        got += await reader.readexactly(len(content) - 1)
+        writer.close()
+        await writer.wait_closed()
+        return held, got
+
+    with serve(pour) as port, inject("network_latency", delay=DELAY):
+        held, got = run(read(port))
+    assert got == content
+    assert held < len(content) // 4

@@ -1,0 +1,188 @@
+"""Services that answer that they cannot serve, in the bytes that a client receives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import socket
+import ssl
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import requests
+import trustme
+import urllib3
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.types.service import Service
+from tests.interceptors.conftest import Trust
+from tests.interceptors.conftest import outcome
+from tests.interceptors.conftest import serve
+
+
+HOST = "127.0.0.1"
+MESSAGE = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Retry-After: 7\r\nContent-Length: 19\r\nConnection: close\r\n\r\nService Unavailable"
+)
+
+
+def answer(connection: socket.socket) -> None:
+    while connection.recv(65536):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with serve(answer) as port:
+        yield port
+
+
+@pytest.fixture
+def outage(engine: Engine) -> Iterator[Activation]:
+    """The first answer is that there is none."""
+    engine.services.add(Service.at("web", [HOST]))
+    experiment = ChaosExperiment(
+        "outage", "service_failure", target_services=["web"], retry_after=7, first=1, intensity=1
+    )
+    activation = engine.start(experiment, seed=1)
+    yield activation
+    engine.stop(activation)
+
+
+def with_requests(url: str, verify: str | None) -> tuple[int, str | None]:
+    response = requests.get(url, timeout=5, verify=verify)
+    return response.status_code, response.headers.get("Retry-After")
+
+
+def with_urllib3(url: str, verify: str | None) -> tuple[int, str | None]:
+    with urllib3.PoolManager(ca_certs=verify) as pool:
+        response = pool.request("GET", url, timeout=5, retries=False)
+    return response.status, response.headers.get("Retry-After")
+
+
+def with_httpx(url: str, verify: str | None) -> tuple[int, str | None]:
+    context = ssl.create_default_context(cafile=verify)
+    with httpx.Client(trust_env=False, verify=context) as client:
+        response = client.get(url)
+    return response.status_code, response.headers.get("Retry-After")
+
+
+def with_http_client(url: str, verify: str | None) -> tuple[int, str | None]:
+    parts = urllib3.util.parse_url(url)
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        context = ssl.create_default_context(cafile=verify)
+        connection = http.client.HTTPSConnection(HOST, parts.port, timeout=5, context=context)
+    else:
+        connection = http.client.HTTPConnection(HOST, parts.port, timeout=5)
+    with contextlib.closing(connection):
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        response.read()
+        return response.status, response.headers.get("Retry-After")
+
+
+CLIENTS = [with_requests, with_urllib3, with_httpx, with_http_client]
+Client = Callable[[str, str | None], tuple[int, str | None]]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_clients_are_answered(client: Client, port: int, outage: Activation) -> None:
+    url = f"http://{HOST}:{port}/"
+    assert client(url, None) == (503, "7")
+    assert client(url, None) == (200, None)
+    assert (outage.matched, outage.hits) == (2, 1)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_over_tls_too(client: Client, tmp_path: Path, outage: Activation) -> None:
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(HOST).configure_cert(context)
+    file = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(str(file))
+
+    def answer_over_tls(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as wrapped:
+            answer(wrapped)
+
+    with serve(answer_over_tls) as port:
+        url = f"https://{HOST}:{port}/"
+        assert client(url, str(file)) == (503, "7")
+        assert client(url, str(file)) == (200, None)
+    assert (outage.matched, outage.hits) == (2, 1)
+
+
+def test_a_pool_takes_a_new_connection(port: int, outage: Activation) -> None:
+    with requests.Session() as session:
+        url = f"http://{HOST}:{port}/"
+        assert [session.get(url, timeout=5).status_code for _ in range(3)] == [503, 200, 200]
+    assert outage.hits == 1
+
+
+def test_asyncio(port: int, outage: Activation) -> None:
+    async def main() -> list[int]:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            url = f"http://{HOST}:{port}/"
+            return [(await client.get(url)).status_code for _ in range(2)]
+
+    assert asyncio.run(main()) == [503, 200]
+    assert outage.hits == 1
+
+
+def test_asyncio_over_tls(trust: Trust, outage: Activation) -> None:
+    async def main(port: int) -> list[int]:
+        async with httpx.AsyncClient(trust_env=False, verify=trust.client) as client:
+            url = f"https://{HOST}:{port}/"
+            return [(await client.get(url)).status_code for _ in range(2)]
+
+    with serve(trust.over_tls(answer)) as port:
+        assert asyncio.run(main(port)) == [503, 200]
+    assert outage.hits == 1
+
+
+Receive = Callable[[socket.socket, int], bytes]
+
+
+def by_recv(client: socket.socket, size: int) -> bytes:
+    return client.recv(size)
+
+
+def by_recv_into(client: socket.socket, size: int) -> bytes:
+    buffer = bytearray(size)
+    return bytes(buffer[: client.recv_into(buffer)])
+
+
+def by_recv_into_with_a_size(client: socket.socket, size: int) -> bytes:
+    buffer = bytearray(1000)
+    return bytes(buffer[: client.recv_into(buffer, size)])
+
+
+@pytest.mark.parametrize("receive", [by_recv, by_recv_into, by_recv_into_with_a_size])
+def test_bit_by_bit_and_then_the_end(receive: Receive, port: int, outage: Activation) -> None:
+    with socket.create_connection((HOST, port), timeout=5) as client:
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        pieces = list(iter(lambda: receive(client, 30), b""))
+        assert {len(piece) for piece in pieces[:-1]} == {30}
+        assert b"".join(pieces) == MESSAGE
+        assert receive(client, 30) == b""
+        # It said that it would close: whoever sends on all the same learns of it by that.
+        assert outcome(lambda: client.sendall(b"again")) == "None"
+        assert receive(client, 30) == b""
+        assert outcome(lambda: client.sendall(b"again")) == "BrokenPipeError 32"
+    assert outage.hits == 1
+
+
+def test_receives_that_no_http_client_makes_are_reset(port: int, outage: Activation) -> None:
+    with socket.create_connection((HOST, port), timeout=5) as client:
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert outcome(lambda: client.recvmsg_into([bytearray(100)])) == "ConnectionResetError 104"
+    assert outage.hits == 1

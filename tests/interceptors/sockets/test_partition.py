@@ -1,0 +1,378 @@
+"""Nothing gets through, either way, while it lasts; then everything does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import socket
+import threading
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import requests
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import FaultInjected
+from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.engine import Engine
+from tests.interceptors.conftest import HOST
+from tests.interceptors.conftest import Trust
+from tests.interceptors.conftest import serve
+
+
+Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+
+PARTITION: dict[str, Any] = {"mode": "partition"}
+
+
+class Listener:
+    """A server that notes what reaches it, and answers with the same."""
+
+    def __init__(self) -> None:
+        self.received: queue.Queue[bytes] = queue.Queue()
+
+    def __call__(self, connection: socket.socket) -> None:
+        while data := connection.recv(65536):
+            self.received.put(data)
+            connection.sendall(data)
+
+    def next(self) -> bytes:
+        return self.received.get(timeout=10)
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture(params=["plain", "tls"])
+def over(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def client(listener: Listener, over: str, trust: Trust) -> Iterator[socket.socket]:
+    """A connection that was open before."""
+    handler = listener if over == "plain" else trust.over_tls(listener)
+    with serve(handler) as port, socket.create_connection((HOST, port), timeout=10) as plain:
+        if over == "plain":
+            yield plain
+        else:
+            with trust.client.wrap_socket(plain, server_hostname=HOST) as wrapped:
+                yield wrapped
+
+
+def start(engine: Engine, **given: Any) -> Activation:
+    return engine.start(ChaosExperiment("wall", "network_failure", **PARTITION, **given), seed=1)
+
+
+def in_the_background(action: Callable[[], Any]) -> tuple[threading.Thread, queue.Queue[Any]]:
+    result: queue.Queue[Any] = queue.Queue()
+    thread = threading.Thread(target=lambda: result.put(action()))
+    thread.start()
+    return thread, result
+
+
+def test_a_request_does_not_arrive_before_it_is_over(
+    client: socket.socket, listener: Listener, engine: Engine
+) -> None:
+    wall = start(engine)
+    client.sendall(b"one ")
+    assert client.send(b"two ") == 4
+    client.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        client.recv(100)
+    assert listener.received.empty()
+    client.settimeout(None)
+    waiting, answer = in_the_background(lambda: client.recv(100))
+    engine.stop(wall)
+    waiting.join(10)
+    assert listener.next().startswith(b"one ")
+    assert answer.get(timeout=10).startswith(b"one ")
+    assert wall.hits >= 2
+
+
+def test_what_is_said_afterwards_comes_after_it(
+    client: socket.socket, listener: Listener, engine: Engine
+) -> None:
+    wall = start(engine)
+    client.sendall(b"first, ")
+    engine.stop(wall)
+    client.sendall(b"second")
+    heard = b""
+    while len(heard) < 13:
+        heard += listener.next()
+    assert heard == b"first, second"
+
+
+def test_an_answer_under_way_is_held_up(
+    client: socket.socket, listener: Listener, engine: Engine
+) -> None:
+    client.sendall(b"before")
+    listener.next()
+    wall = start(engine)
+    client.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        client.recv(100)
+    engine.stop(wall)
+    client.settimeout(10)
+    assert client.recv(100) == b"before"
+
+
+def test_it_gets_through_as_it_is_while_other_experiments_go_on(
+    client: socket.socket, listener: Listener, engine: Engine
+) -> None:
+    far = engine.start(ChaosExperiment("far", "network_latency", delay=0.001), seed=1)
+    wall = start(engine)
+    client.sendall(b"first, ")
+    engine.stop(wall)
+    client.sendall(b"second")
+    heard = b""
+    while len(heard) < 13:
+        heard += listener.next()
+    assert heard == b"first, second"
+    engine.stop(far)
+
+
+def test_every_way_of_sending_is_held_back(
+    listener: Listener, engine: Engine, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"..file")
+    with serve(listener) as port, socket.create_connection((HOST, port), timeout=10) as client:
+        wall = start(engine)
+        assert client.send(b"send ") == 5
+        client.sendall(memoryview(b"sendall "))
+        assert client.sendmsg([b"send", b"msg "]) == 8
+        with file.open("rb") as opened:
+            assert client.sendfile(opened, 2, 4) == 4
+        engine.stop(wall)
+        client.sendall(b".")
+        heard = b""
+        while not heard.endswith(b"."):
+            heard += listener.next()
+    assert heard == b"send sendall sendmsg file."
+
+
+def test_connecting_goes_on_when_it_is_over(listener: Listener, engine: Engine) -> None:
+    with serve(listener) as port:
+        wall = start(engine)
+        with pytest.raises(TimeoutError):
+            socket.create_connection((HOST, port), timeout=0.05)
+        waiting, connected = in_the_background(lambda: socket.create_connection((HOST, port)))
+        while wall.matched < 2:
+            pass
+        engine.stop(wall)
+        waiting.join(10)
+        connected.get(timeout=10).close()
+
+
+def test_the_rest_of_the_world_is_reached(
+    listener: Listener, inject: Inject, events: list[FaultInjected]
+) -> None:
+    with (
+        serve(listener) as port,
+        serve(Listener()) as other,
+        inject("network_failure", target=f"{HOST}:{port}", **PARTITION),
+        socket.create_connection((HOST, other), timeout=10) as client,
+    ):
+        client.sendall(b"hello")
+        assert client.recv(100) == b"hello"
+        with pytest.raises(requests.ConnectTimeout):
+            requests.get(f"http://{HOST}:{port}/", timeout=0.05)
+    assert [event.fault for event in events] == ["partition"]
+
+
+def test_a_share_of_what_is_sent_is_late_and_in_order(listener: Listener, engine: Engine) -> None:
+    with serve(listener) as port, socket.create_connection((HOST, port), timeout=10) as client:
+        wall = start(engine, nth=2)
+        for word in (b"one ", b"two ", b"three "):
+            client.sendall(word)
+        assert listener.next() == b"one "
+        engine.stop(wall)
+        client.sendall(b"four")
+        heard = b""
+        while not heard.endswith(b"four"):
+            heard += listener.next()
+    assert heard == b"two three four"
+
+
+def test_what_was_not_sent_is_not_answered(listener: Listener, engine: Engine) -> None:
+    with serve(listener) as port, socket.create_connection((HOST, port), timeout=10) as client:
+        wall = start(engine, nth=1)
+        client.sendall(b"hello")
+        waiting, answer = in_the_background(lambda: client.recv(100))
+        while wall.matched != 2:
+            pass
+        assert answer.empty()
+        engine.stop(wall)
+        waiting.join(10)
+        assert answer.get(timeout=10) == b"hello"
+
+
+def run(story: Any) -> Any:
+    return asyncio.run(asyncio.wait_for(story, 30))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110  # counts have no event to wait for
+        await asyncio.sleep(0)
+
+
+def test_asyncio_is_answered_when_it_is_over(
+    listener: Listener, over: str, trust: Trust, engine: Engine
+) -> None:
+    async def story(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection(
+            HOST, port, ssl=trust.client if over == "tls" else None
+        )
+        wall = start(engine)
+        writer.write(b"hello")
+        answer = asyncio.create_task(reader.read(100))
+        await until(lambda: wall.hits)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(answer), 0.05)
+        assert listener.received.empty()
+        engine.stop(wall)
+        heard = await answer
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return heard
+
+    with serve(listener if over == "plain" else trust.over_tls(listener)) as port:
+        assert run(story(port)) == b"hello"
+
+
+def test_an_answer_under_way_to_asyncio_is_held_up(listener: Listener, engine: Engine) -> None:
+    async def story(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(b"before")
+        await until(lambda: not listener.received.empty())
+        wall = start(engine)
+        answer = asyncio.create_task(reader.read(100))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(answer), 0.05)
+        engine.stop(wall)
+        heard = await answer
+        writer.close()
+        await writer.wait_closed()
+        return heard
+
+    with serve(listener) as port:
+        assert run(story(port)) == b"before"
+
+
+@pytest.mark.parametrize("from_nth", [1, 2], ids=["connecting", "asking"])
+def test_a_client_of_asyncio_times_out(from_nth: int, listener: Listener, inject: Inject) -> None:
+    async def story(port: int) -> None:
+        async with httpx.AsyncClient(trust_env=False, timeout=0.1) as client:
+            await client.get(f"http://{HOST}:{port}/")
+
+    expected = httpx.ConnectTimeout if from_nth == 1 else httpx.ReadTimeout
+    with serve(listener) as port:
+        with inject("network_failure", from_nth=from_nth, **PARTITION) as wall:
+            with pytest.raises(expected):
+                run(story(port))
+            assert listener.received.empty()
+        if from_nth == 2:  # who asked has gone, and what was asked arrives all the same
+            assert listener.next().startswith(b"GET / ")
+    assert wall.hits >= 1
+
+
+class Everything:
+    """A server that reads to the end, and tells what there was."""
+
+    def __init__(self) -> None:
+        self.content: queue.Queue[bytes] = queue.Queue()
+
+    def __call__(self, connection: socket.socket) -> None:
+        content = bytearray()
+        while data := connection.recv(1 << 20):
+            content += data
+        self.content.put(bytes(content))
+
+
+def test_what_was_closed_meanwhile_arrives_and_then_its_end(engine: Engine) -> None:
+    server = Everything()
+    with serve(server) as port, contextlib.ExitStack() as stack:
+        closed, shut = (
+            stack.enter_context(socket.create_connection((HOST, port), timeout=10))
+            for _ in range(2)
+        )
+        wall = start(engine)
+        for each in (closed, shut):
+            each.sendall(b"last words")
+        closed.close()
+        shut.shutdown(socket.SHUT_WR)
+        with pytest.raises(queue.Empty):
+            server.content.get(timeout=0.05)
+        engine.stop(wall)
+        assert [server.content.get(timeout=10) for _ in range(2)] == [b"last words"] * 2
+
+
+def test_it_is_over_for_those_who_do_nothing_more(engine: Engine) -> None:
+    server = Everything()
+    with serve(server) as port:
+        start(engine, duration="50ms", from_nth=2)
+        with socket.create_connection((HOST, port), timeout=10) as plain:
+            plain.sendall(b"fire and forget")
+            plain.shutdown(socket.SHUT_WR)
+            assert server.content.get(timeout=10) == b"fire and forget"
+
+
+def test_no_more_is_taken_than_a_kernel_has_room_for(engine: Engine) -> None:
+    server = Everything()
+    content = bytes(range(256)) * (1 << 14)
+    with serve(server) as port, socket.create_connection((HOST, port), timeout=0.1) as plain:
+        wall = start(engine)
+        sent = plain.send(content)
+        assert 0 < sent < len(content)
+        with pytest.raises(TimeoutError, match="timed out"):
+            plain.sendall(content)
+        plain.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            plain.send(b"x")
+        plain.settimeout(10)
+        sending, _ = in_the_background(lambda: plain.sendall(content[sent:]))
+        engine.stop(wall)
+        sending.join(10)
+        plain.shutdown(socket.SHUT_WR)
+        assert server.content.get(timeout=10) == content
+
+
+def test_a_stream_of_asyncio_is_held_up_and_keeps_its_order(engine: Engine) -> None:
+    server = Everything()
+    content = bytes(range(256)) * (1 << 14)
+
+    async def story(port: int) -> None:
+        _, writer = await asyncio.open_connection(HOST, port)
+        wall = start(engine)
+        writer.write(content)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(writer.drain(), 0.1)
+        engine.stop(wall)
+        writer.write(b"the end")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    with serve(server) as port:
+        run(story(port))
+        assert server.content.get(timeout=10) == content + b"the end"
+
+
+def test_nobody_waits_any_more_when_it_is_over(engine: Engine, listener: Listener) -> None:
+    with serve(listener) as port, socket.create_connection((HOST, port), timeout=10) as plain:
+        wall = start(engine)
+        plain.sendall(b"x")
+        assert any("partition" in each.name for each in threading.enumerate())
+        engine.stop(wall)
+        assert not any("partition" in each.name for each in threading.enumerate())
+        assert plain.recv(10) == b"x"

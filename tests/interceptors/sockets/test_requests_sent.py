@@ -1,0 +1,141 @@
+"""What is asked decides what of the peer's words is an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import threading
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import requests
+import trustme
+
+from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.interceptors.sockets.requests_sent import BODILESS
+from pytest_resilience.interceptors.sockets.requests_sent import EXPECTANT
+from pytest_resilience.interceptors.sockets.requests_sent import FRAMED
+from pytest_resilience.interceptors.sockets.requests_sent import kind_of
+from tests.interceptors.conftest import HOST
+from tests.interceptors.conftest import serve
+
+
+Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+PUT = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        (b"HEAD / HTTP/1.1\r\n\r\n", BODILESS),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", FRAMED),
+        (PUT, EXPECTANT),
+        (PUT + b"body", ""),
+        (b"GET / HTTP/1.1\r\n\r\n", ""),
+        (b"", ""),
+    ],
+)
+def test_kinds(message: bytes, kind: str) -> None:
+    assert kind_of(message) == kind
+
+
+def test_an_answer_is_lost_once_it_is_there_and_not_before(inject: Inject) -> None:
+    """The server says that the client may go on; that is not the answer to what it does."""
+    done = threading.Event()
+
+    def store(connection: socket.socket) -> None:
+        connection.recv(1000)
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert connection.recv(100) == b"body"
+        done.set()
+        connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+        connection.recv(100)
+
+    with (
+        serve(store) as port,
+        inject("network_failure", mode="lose_answer", rate=1, first=1) as lost,
+        socket.create_connection((HOST, port), timeout=10) as client,
+    ):
+        client.sendall(PUT)
+        assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"body")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1000)
+    assert done.is_set()
+    assert (lost.matched, lost.hits) == (1, 1)
+
+
+@pytest.mark.parametrize("mode", ["truncate", "corrupt"])
+def test_what_has_no_body_is_no_hit(mode: str, inject: Inject) -> None:
+    """A redirect, an answer to HEAD, and one with a body: that is the first that can be hit."""
+
+    def answer(connection: socket.socket) -> None:
+        while request := connection.recv(1000):
+            moved = b"/moved" in request
+            head = b"HTTP/1.1 302 Found\r\nLocation: /\r\n" if moved else b"HTTP/1.1 200 OK\r\n"
+            body = b"" if moved else b"content"
+            connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body))
+            if not request.startswith(b"HEAD"):
+                connection.sendall(body)
+
+    def content(session: requests.Session, port: int) -> Any:
+        assert session.head(f"http://{HOST}:{port}/", timeout=10).ok
+        try:
+            return session.get(f"http://{HOST}:{port}/moved", timeout=10).content
+        except requests.RequestException as error:
+            return type(error)
+
+    with (
+        serve(answer) as port,
+        requests.Session() as session,
+        inject("network_failure", mode=mode, rate=1, first=1) as failure,
+    ):
+        assert content(session, port) != b"content"
+        assert (failure.matched, failure.hits) == (1, 1)
+        assert content(session, port) == b"content"
+
+
+@pytest.mark.parametrize("way", ["blocking", "asyncio"])
+def test_in_http_2_no_answer_is_taken_for_another(way: str, inject: Inject) -> None:
+    """What comes first is about the connection, and no answer to anything."""
+
+    def settings(connection: socket.socket) -> None:
+        with both.wrap_socket(connection, server_side=True) as wrapped:
+            wrapped.recv(1000)
+            wrapped.sendall(SETTINGS)
+            wrapped.recv(1000)
+
+    async def awaited(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection(HOST, port, ssl=mine)
+        writer.write(PREFACE)
+        data = await reader.readexactly(len(SETTINGS))
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return data
+
+    def blocking(port: int) -> bytes:
+        with (
+            socket.create_connection((HOST, port), timeout=10) as plain,
+            mine.wrap_socket(plain, server_hostname=HOST) as client,
+        ):
+            client.sendall(PREFACE)
+            return client.recv(1000)
+
+    authority = trustme.CA()
+    both, mine = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert(HOST).configure_cert(both)
+    authority.configure_trust(mine)
+    for context in (both, mine):
+        context.set_alpn_protocols(["h2"])
+    with serve(settings) as port, inject("network_failure", mode="lose_answer", rate=1) as lost:
+        heard = blocking(port) if way == "blocking" else asyncio.run(awaited(port))
+    assert (heard, lost.matched) == (SETTINGS, 0)
+    assert "Answers in HTTP/2 are not told apart" in str(lost.never_fired())

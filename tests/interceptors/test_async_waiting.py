@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import asyncio
+import math
+import selectors
+import time
+
+import pytest
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import Clock
+from pytest_resilience import ManualClock
+from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import Hit
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.faults.network import Latency
+from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.interceptors.async_waiting import Wait
+from pytest_resilience.interceptors.async_waiting import pause
+
+
+def effect(delay: float, clock: Clock = SYSTEM_CLOCK, duration: float = math.inf) -> Effect:
+    experiment = ChaosExperiment("far", "network_latency", delay=1, duration=duration)
+    activation = Activation(experiment, seed=1, started_at=clock.monotonic())
+    return Effect((Hit(activation, Latency(delay=delay), 1),), clock)
+
+
+def booked(effect: Effect) -> float:
+    return effect.hits[0].activation.delay
+
+
+class Virtual(asyncio.SelectorEventLoop):
+    """A loop whose time passes only while it has nothing to do, and then at once."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        super().__init__(Jumping(self))
+
+    def time(self) -> float:
+        return self._now
+
+    def jump(self, seconds: float) -> None:
+        self._now += seconds
+
+
+class Jumping(selectors.DefaultSelector):
+    def __init__(self, loop: Virtual) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout:
+            self._loop.jump(timeout)
+        return super().select(0)
+
+
+@pytest.mark.parametrize("seconds", [0.0005, 0.003, 0.12])
+def test_it_takes_what_is_asked_and_books_it(seconds: float) -> None:
+    asked = effect(seconds)
+    started = time.monotonic()
+    asyncio.run(_pause(asked))
+    assert time.monotonic() - started >= seconds
+    assert booked(asked) >= seconds
+
+
+async def _pause(asked: Effect) -> None:
+    await pause(asyncio.get_running_loop(), asked)
+
+
+def test_a_clock_that_stands_still_holds_nobody_up() -> None:
+    asked = effect(0.01, ManualClock())
+    started = time.monotonic()
+    asyncio.run(_pause(asked))
+    assert time.monotonic() - started >= 0.01
+    assert booked(asked) == 0
+
+
+def test_a_clock_that_is_moved_ends_it() -> None:
+    clock = ManualClock()
+    asked = effect(3600, clock)
+
+    async def story() -> None:
+        task = asyncio.create_task(_pause(asked))
+        await asyncio.sleep(0)
+        clock.advance(3600)
+        await asyncio.wait_for(task, 30)
+
+    asyncio.run(story())
+    assert booked(asked) == 3600
+
+
+def test_it_ends_with_the_experiment() -> None:
+    started = time.monotonic()
+    asked = effect(math.inf, duration=0.02)
+    asyncio.run(_pause(asked))
+    assert time.monotonic() - started >= 0.02
+
+
+def test_it_ends_soon_after_the_experiment_is_stopped() -> None:
+    asked = effect(math.inf)
+
+    async def story() -> None:
+        task = asyncio.create_task(_pause(asked))
+        await asyncio.sleep(0)
+        assert not task.done()
+        asked.hits[0].activation.stop()
+        await asyncio.wait_for(task, 30)
+
+    asyncio.run(story())
+
+
+def test_in_a_loop_whose_time_is_virtual_no_real_time_passes() -> None:
+    loop = Virtual()
+    try:
+        started = time.monotonic()
+        loop.run_until_complete(pause(loop, effect(60, ManualClock())))
+        assert loop.time() >= 60
+        assert time.monotonic() - started < 30
+    finally:
+        loop.close()
+
+
+def test_cancelled_it_books_what_it_took_and_never_calls() -> None:
+    clock = ManualClock()
+    asked = effect(10, clock)
+    called = []
+
+    async def story() -> None:
+        wait = Wait(asyncio.get_running_loop(), asked, 10, lambda: called.append(1))
+        await asyncio.sleep(0)
+        clock.advance(4)
+        wait.cancel()
+        wait.cancel()
+        clock.advance(10)
+        await asyncio.sleep(0)
+
+    asyncio.run(story())
+    assert booked(asked) == 4
+    assert called == []
+
+
+def test_a_task_that_pauses_can_be_cancelled() -> None:
+    async def story() -> None:
+        task = asyncio.create_task(_pause(effect(3600)))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(story())
+
+
+def test_many_end_in_the_order_of_their_moments() -> None:
+    asked = effect(1, ManualClock())
+    ended: list[int] = []
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+        for tens in (3, 1, 4, 2, 0):
+            Wait(loop, asked, tens * 10, lambda tens=tens: ended.append(tens))  # type: ignore[misc]
+        given_up = Wait(loop, asked, 5, lambda: ended.append(99))
+        Wait(loop, asked, 45, lambda: over.set_result(None))
+        given_up.cancel()
+        await over
+
+    loop = Virtual()
+    try:
+        loop.run_until_complete(story())
+    finally:
+        loop.close()
+    assert ended == [0, 1, 2, 3, 4]
+
+
+def test_one_that_ends_may_begin_another_or_fail() -> None:
+    asked = effect(1, ManualClock())
+    failures: list[str] = []
+
+    def fail() -> None:
+        raise ValueError("the user's own")
+
+    async def story() -> float:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, what: failures.append(str(what["exception"])))
+        over = loop.create_future()
+
+        def begin_another() -> None:
+            Wait(loop, asked, 0, lambda: over.set_result(None))
+
+        Wait(loop, asked, 10, fail)
+        Wait(loop, asked, 10, begin_another)
+        await over
+        return loop.time()
+
+    loop = Virtual()
+    try:
+        assert loop.run_until_complete(story()) == pytest.approx(10)
+    finally:
+        loop.close()
+    assert failures == ["the user's own"]

@@ -1,0 +1,101 @@
+"""Operations that the code under test names itself."""
+
+from __future__ import annotations
+
+import socket
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import DatabaseSimulator
+from pytest_resilience import ManualClock
+from pytest_resilience import NetworkSimulator
+from pytest_resilience import ServiceFailureError
+from pytest_resilience import ServiceFailureSimulator
+from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.types.service import Service
+from pytest_resilience.interceptors.simulators import PointSeam
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def engine(clock: ManualClock) -> Iterator[Engine]:
+    engine = Engine(lambda engine: [PointSeam(engine)], clock=clock)
+    engine.services.add(Service.at("inventory", ["shop:check"]))
+    yield engine
+    for activation in engine.active:
+        engine.stop(activation)
+
+
+def start(engine: Engine, kind: str, **parameters: Any) -> Activation:
+    return engine.start(ChaosExperiment(kind, kind, intensity=1, **parameters), seed=1)
+
+
+def request(answer: str = "ok") -> str:
+    return NetworkSimulator.simulate_request(lambda: answer)
+
+
+@pytest.mark.parametrize(
+    ("mode", "error", "number"),
+    [
+        ("refuse", ConnectionRefusedError, 111),
+        ("reset", ConnectionResetError, 104),
+        ("dns", socket.gaierror, socket.EAI_AGAIN),
+        ("timeout", TimeoutError, 110),
+    ],
+)
+def test_requests_fail(engine: Engine, mode: str, error: type[OSError], number: int) -> None:
+    activation = start(engine, "network_failure", mode=mode, nth=2, duration=5)
+    assert request() == "ok"
+    with pytest.raises(error) as caught:
+        request()
+    assert caught.value.errno == number
+    assert activation.hits == 1
+    engine.stop(activation)
+    assert request() == "ok"
+
+
+def test_requests_are_delayed_once(engine: Engine, clock: ManualClock) -> None:
+    activation = start(engine, "network_latency", delay=3)
+    assert request() == "ok"
+    assert clock.monotonic() == pytest.approx(3)
+    assert activation.hits == 1
+    assert activation.delay == pytest.approx(3)
+
+
+def test_requests_to_a_peer_with_a_name(engine: Engine) -> None:
+    start(engine, "network_failure", target="prices.internal:443")
+    assert NetworkSimulator.request_to("prices.internal:80", int) == 0
+    for name in ("prices.internal", "prices.internal:443"):
+        with pytest.raises(ConnectionRefusedError):
+            NetworkSimulator.request_to(name, int)
+
+
+def test_services_fail(engine: Engine) -> None:
+    start(engine, "service_failure", target_services=["inventory"])
+    assert ServiceFailureSimulator.simulate_service_call("payment", max, 1, 2) == 2
+    with pytest.raises(ServiceFailureError, match="inventory"):
+        ServiceFailureSimulator.simulate_service_call("inventory", max, 1, 2)
+
+
+def test_statements_are_delayed(engine: Engine, clock: ManualClock) -> None:
+    start(engine, "database_slowdown")
+    assert DatabaseSimulator.simulate_query(lambda: [1]) == [1]
+    assert clock.monotonic() == pytest.approx(5)
+
+
+def test_without_experiments_they_only_call() -> None:
+    def identity(value: int, *, more: int = 0) -> int:
+        return value + more
+
+    assert NetworkSimulator.simulate_request(identity, 1, more=2) == 3
+    assert ServiceFailureSimulator.simulate_service_call("any", identity, 1, more=2) == 3
+    assert DatabaseSimulator.simulate_query(identity, 1, more=2) == 3

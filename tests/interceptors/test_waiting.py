@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_resilience import ManualClock
+from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.interceptors.waiting import wait
+
+
+def for_ever() -> float:
+    return math.inf
+
+
+class Frozen:
+    """A clock that stands still, and counts what is slept on it."""
+
+    def __init__(self) -> None:
+        self.slept = 0.0
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    def time(self) -> float:
+        return 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+
+    async def asleep(self, seconds: float) -> None:
+        raise NotImplementedError
+
+
+@given(seconds=st.floats(0, 20), left=st.one_of(st.just(math.inf), st.floats(0, 20)))
+def test_it_takes_what_is_asked_or_what_is_left(seconds: float, left: float) -> None:
+    clock = ManualClock()
+    taken = wait(clock, seconds, lambda: max(0.0, left - clock.monotonic()))
+    assert taken == clock.monotonic() == pytest.approx(min(seconds, left))
+
+
+@given(seconds=st.floats(0, 20), left=st.floats(0, 20))
+def test_it_ends_on_a_clock_that_stands_still(seconds: float, left: float) -> None:
+    clock = Frozen()
+    assert wait(clock, seconds, lambda: left) == 0
+    assert clock.slept == pytest.approx(min(seconds, left))
+
+
+def test_it_ends_soon_after_its_reason() -> None:
+    clock = ManualClock()
+    assert wait(clock, math.inf, lambda: 0.0 if clock.sleeps else math.inf) <= 0.05
+    assert wait(clock, 1, lambda: 0) == 0
+
+
+def test_sleeping_too_long_is_made_up_for() -> None:
+    clock = ManualClock()
+
+    class Slow(Frozen):
+        def monotonic(self) -> float:
+            return clock.monotonic()
+
+        def sleep(self, seconds: float) -> None:
+            clock.sleep(seconds + 0.03)
+
+    assert wait(Slow(), 0.2, for_ever) == pytest.approx(0.2, abs=0.031)
+
+
+@pytest.mark.parametrize("seconds", [0.00002, 0.0003, 0.002, 0.06])
+def test_the_machines_clock_is_never_ahead(seconds: float) -> None:
+    started = time.monotonic()
+    taken = wait(SYSTEM_CLOCK, seconds, for_ever)
+    assert time.monotonic() - started >= taken >= seconds
+
+
+def test_it_ends_though_somebody_has_stopped_the_machines_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "monotonic", lambda: 1.0)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    assert wait(SYSTEM_CLOCK, 0.12, for_ever) == 0
+    assert sum(slept) == pytest.approx(0.12, abs=0.001)

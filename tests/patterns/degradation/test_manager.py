@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from pytest_resilience import ConfigurationError
+from pytest_resilience import DuplicateNameError
+from pytest_resilience import Event
+from pytest_resilience import ManualClock
+from pytest_resilience import ServiceFailureError
+from pytest_resilience import UnknownNameError
+from pytest_resilience.patterns.degradation.config import NOTHING
+from pytest_resilience.patterns.degradation.config import FeatureFlag
+from pytest_resilience.patterns.degradation.config import ServiceLevel
+from pytest_resilience.patterns.degradation.events import FellBack
+from pytest_resilience.patterns.degradation.events import LevelChanged
+from pytest_resilience.patterns.degradation.manager import DegradationManager
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def manager(clock: ManualClock) -> DegradationManager:
+    return DegradationManager(clock=clock, recovery_time=30.0, health_check_cache=5.0)
+
+
+def broken() -> Any:
+    raise ConnectionError("gone")
+
+
+def used(manager: DegradationManager) -> list[str]:
+    return [event.used for event in manager.events if isinstance(event, FellBack)]
+
+
+def levels(manager: DegradationManager) -> list[str]:
+    return [event.new.value for event in manager.events if isinstance(event, LevelChanged)]
+
+
+def test_first_the_service_then_the_fallback_then_the_default(
+    manager: DegradationManager, clock: ManualClock
+) -> None:
+    manager.register_feature(FeatureFlag("prices", fallback_value="flag"))
+
+    def ask(primary: Any, *rest: Any) -> Any:
+        clock.advance(30)  # so that it is tried each time
+        return manager.execute_with_degradation("prices", primary, *rest)
+
+    assert ask(lambda: "primary", lambda: "fallback", "default") == "primary"
+    assert ask(broken, lambda: "fallback", "default") == "fallback"
+    assert ask(broken, broken, "default") == "default"
+    assert ask(broken) == "flag"
+    assert used(manager) == ["fallback", "default", "fallback_value"]
+    assert [event.reason for event in manager.events if isinstance(event, FellBack)] == [
+        "ConnectionError: gone",
+        "ConnectionError: gone; its fallback: ConnectionError: gone",
+        "ConnectionError: gone",
+    ]
+
+
+@pytest.mark.parametrize("value", [[], 0, "", False, None, {}])
+def test_seed_defect_falsy_values_were_lost(manager: DegradationManager, value: Any) -> None:
+    manager.register_feature(FeatureFlag("a", fallback_value="flag"))
+    manager.register_feature(FeatureFlag("b", fallback_value=value))
+    assert manager.execute_with_degradation("a", broken, None, value) == value
+    assert manager.execute_with_degradation("a", broken, lambda: value, "default") == value
+    assert manager.execute_with_degradation("b", broken) == value
+
+
+def test_when_nothing_is_left_the_error_comes_through(manager: DegradationManager) -> None:
+    manager.register_feature(FeatureFlag("prices"))
+    with pytest.raises(ConnectionError, match="gone"):
+        manager.execute_with_degradation("prices", broken)
+    with pytest.raises(ServiceFailureError, match="service 'prices' is degraded"):
+        manager.execute_with_degradation("prices", lambda: pytest.fail("it was called"))
+    manager.register_feature(FeatureFlag("off", enabled=False))
+    with pytest.raises(ServiceFailureError, match="service 'off' is unavailable") as caught:
+        manager.execute_with_degradation("off", lambda: pytest.fail("it was called"))
+    assert caught.value.service == "off"
+
+
+def test_a_disabled_service_gives_its_default_at_once(manager: DegradationManager) -> None:
+    manager.register_feature(FeatureFlag("off", enabled=False))
+    result = manager.execute_with_degradation("off", broken, lambda: pytest.fail("called"), "none")
+    assert result == "none"
+    assert manager.check_service_health("off") is ServiceLevel.UNAVAILABLE
+
+
+def test_recovery_is_noticed_without_a_health_check(
+    manager: DegradationManager, clock: ManualClock
+) -> None:
+    manager.register_feature(FeatureFlag("prices"))
+    manager.execute_with_degradation("prices", broken, None, "default")
+    clock.advance(29)
+    assert manager.execute_with_degradation("prices", lambda: "primary", None, "d") == "d"
+    clock.advance(1)
+    assert manager.execute_with_degradation("prices", lambda: "primary", None, "d") == "primary"
+    assert levels(manager) == ["degraded", "full"]
+    assert manager.get_service_status()["overall_status"] == "healthy"
+
+
+def test_health_checks_decide_and_are_remembered(
+    manager: DegradationManager, clock: ManualClock
+) -> None:
+    answers: list[Any] = [True, False, ServiceLevel.MINIMAL, KeyError("x"), True]
+    asked = 0
+
+    def check() -> Any:
+        nonlocal asked
+        asked += 1
+        answer = answers[asked - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    manager.register_feature(FeatureFlag("prices", health_check=check))
+    seen = []
+    for _ in answers:
+        thrice = [manager.check_service_health("prices").value for _ in range(3)]
+        seen.append(thrice[-1])
+        clock.advance(5)
+    assert seen == ["full", "degraded", "minimal", "minimal", "full"]
+    assert asked == len(answers)
+    reasons = [event.reason for event in manager.events if isinstance(event, LevelChanged)]
+    assert reasons == [
+        "its health check is not well",
+        "its health check says so",
+        "its health check is well",
+    ]
+
+
+def test_a_health_check_that_hangs_holds_nobody_up(clock: ManualClock) -> None:
+    manager = DegradationManager(clock=clock, health_check_timeout=0.01)
+    release = threading.Event()
+    manager.register_feature(FeatureFlag("prices", health_check=lambda: release.wait(10)))
+    assert manager.check_service_health("prices") is ServiceLevel.MINIMAL
+    (event,) = manager.events
+    assert isinstance(event, LevelChanged)
+    assert event.reason == "its health check took longer than 0.01 s"
+    release.set()
+
+
+def test_one_asks_and_the_others_are_told_what_is_known(manager: DegradationManager) -> None:
+    asking, release, asked = threading.Event(), threading.Event(), []
+
+    def check() -> bool:
+        asked.append(1)
+        asking.set()
+        assert release.wait(10)
+        return False
+
+    manager.register_feature(FeatureFlag("prices", health_check=check))
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(manager.check_service_health, "prices")
+        assert asking.wait(10)
+        assert manager.check_service_health("prices") is ServiceLevel.FULL  # no lock is held
+        release.set()
+        assert first.result(10) is ServiceLevel.DEGRADED
+    assert asked == [1]
+
+
+def test_async_services(manager: DegradationManager, clock: ManualClock) -> None:
+    well = True
+
+    async def check() -> bool:
+        await asyncio.sleep(0)
+        return well
+
+    async def primary() -> str:
+        return "primary"
+
+    async def fails() -> str:
+        raise ConnectionError("gone")
+
+    async def fallback() -> str:
+        return "fallback"
+
+    async def story() -> None:
+        nonlocal well
+        manager.register_feature(FeatureFlag("prices", health_check=check))
+        ask = manager.execute_with_degradation
+        assert await ask("prices", primary) == "primary"
+        assert await ask("prices", fails, fallback) == "fallback"
+        clock.advance(5)
+        assert await ask("prices", fails, lambda: "plain") == "plain"
+        clock.advance(5)
+        assert await ask("prices", primary) == "primary"
+        well = False
+        clock.advance(5)
+        assert await ask("prices", primary, None, []) == []
+        with pytest.raises(ServiceFailureError):
+            await ask("prices", primary)
+
+    asyncio.run(story())
+    assert used(manager) == ["fallback", "fallback", "default"]
+
+
+def test_an_async_check_that_hangs_or_fails(clock: ManualClock) -> None:
+    hasty = DegradationManager(clock=clock, health_check_timeout=0.01, health_check_cache=0)
+    manager = DegradationManager(clock=clock, health_check_timeout=10, health_check_cache=0)
+
+    async def hangs() -> None:
+        await asyncio.Event().wait()
+
+    async def fails() -> None:
+        raise KeyError
+
+    hasty.register_feature(FeatureFlag("a", health_check=hangs))
+    assert asyncio.run(hasty.check_service_health_async("a")) is ServiceLevel.MINIMAL
+    manager.register_feature(FeatureFlag("b", health_check=fails))
+    manager.register_feature(FeatureFlag("c", health_check=lambda: True))
+    seen = [asyncio.run(manager.check_service_health_async(name)).value for name in "bc"]
+    assert seen == ["minimal", "full"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "overall"),
+    [
+        ([("full", True), ("full", True)], "healthy"),
+        ([("full", True), ("unavailable", False)], "healthy"),
+        ([("full", True), ("degraded", True)], "partial"),
+        ([("degraded", True), ("minimal", True)], "degraded"),
+        ([("full", True), ("unavailable", True)], "degraded"),
+        ([], "healthy"),
+    ],
+)
+def test_the_status_of_the_whole(
+    manager: DegradationManager, flags: list[tuple[str, bool]], overall: str
+) -> None:
+    for number, (level, enabled) in enumerate(flags):
+        flag = FeatureFlag(f"s{number}", enabled=enabled, service_level=ServiceLevel(level))
+        manager.register_feature(flag)
+    status = manager.get_service_status()
+    assert status["overall_status"] == overall
+    assert status["timestamp"] == 0.0
+
+
+def test_how_often_who_fell_back(manager: DegradationManager) -> None:
+    manager.register_feature(FeatureFlag("prices"))
+    for _ in range(3):
+        manager.execute_with_degradation("prices", broken, None, 0)
+    assert manager.get_service_status()["services"]["prices"] == {
+        "health": "degraded",
+        "enabled": True,
+        "fallbacks": 3,
+    }
+
+
+def test_listeners_hear_and_cannot_harm(manager: DegradationManager) -> None:
+    heard: list[Event] = []
+
+    def hostile(event: Event) -> None:
+        raise RuntimeError(manager.get_service_status())
+
+    manager.listeners.add(hostile)
+    manager.listeners.add(heard.append)
+    manager.register_feature(FeatureFlag("prices"))
+    assert manager.execute_with_degradation("prices", broken, None, 1) == 1
+    assert heard == list(manager.events)
+
+
+def test_names_are_known_once(manager: DegradationManager) -> None:
+    manager.register_feature(FeatureFlag("prices"))
+    with pytest.raises(DuplicateNameError, match="a service named 'prices' exists already"):
+        manager.register_feature(FeatureFlag("prices"))
+    with pytest.raises(UnknownNameError, match="no service is named 'prizes'; known: 'prices'"):
+        manager.execute_with_degradation("prizes", int)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"name": ""}, TypeError),
+        ({"name": "x", "enabled": 1}, TypeError),
+        ({"name": "x", "service_level": "full"}, TypeError),
+        ({"name": "x", "health_check": True}, TypeError),
+    ],
+)
+def test_nonsense_is_refused(fields: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        FeatureFlag(**fields)
+    with pytest.raises(ConfigurationError, match="recovery_time"):
+        DegradationManager(recovery_time=-1)
+    assert repr(FeatureFlag("x").fallback_value) == "NOTHING"
+    assert FeatureFlag("x").fallback_value is NOTHING

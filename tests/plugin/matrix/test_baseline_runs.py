@@ -1,0 +1,391 @@
+"""What a test does in its calm run says which experiments are applicable to it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+EXPERIMENTS = """
+[tool.pytest_resilience.profiles.ci.services]
+stock = "shop:stock"
+price = "shop:price"
+
+[[tool.pytest_resilience.profiles.ci.experiments]]
+name = "refused"
+chaos_type = "network_failure"
+rate = 1
+
+[[tool.pytest_resilience.profiles.ci.experiments]]
+name = "lost"
+chaos_type = "database_failure"
+rate = 1
+
+[[tool.pytest_resilience.profiles.ci.experiments]]
+name = "full"
+chaos_type = "disk_failure"
+rate = 1
+
+[[tool.pytest_resilience.profiles.ci.experiments]]
+name = "stock"
+chaos_type = "service_failure"
+target_services = ["stock"]
+rate = 1
+
+[[tool.pytest_resilience.profiles.ci.experiments]]
+name = "price"
+chaos_type = "service_failure"
+target_services = ["price"]
+rate = 1
+
+[[tool.pytest_resilience.profiles.ci.experiments]]
+name = "busy"
+chaos_type = "cpu_stress"
+load = 0.01
+cores = 1
+"""
+NAMES = ("refused", "lost", "full", "stock", "price")
+SHOP = "def stock():\n    return 3\n\ndef price():\n    return 4\n"
+
+
+@pytest.fixture
+def shop(suite: pytest.Pytester) -> pytest.Pytester:
+    suite.makepyprojecttoml(EXPERIMENTS)
+    suite.makepyfile(shop=SHOP)
+    suite.syspathinsert()
+    return suite
+
+
+def run(shop: pytest.Pytester, *arguments: str, only: tuple[str, ...] = NAMES) -> pytest.RunResult:
+    flags = ("--chaos-matrix", "--chaos-profile=ci", "--resilience-report=out.json")
+    return shop.runpytest(*flags, *(f"--chaos-experiment={each}" for each in only), *arguments)
+
+
+def verdicts(shop: pytest.Pytester) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for cell in json.loads((shop.path / "out.json").read_text())["cells"]:
+        name = cell["test"].rpartition("::")[2]
+        found.setdefault(name, {})[cell["experiment"]] = cell["verdict"]
+    return found
+
+
+def applicable(shop: pytest.Pytester) -> dict[str, set[str]]:
+    return {
+        test: {name for name, verdict in cells.items() if verdict != "not_applicable"}
+        for test, cells in verdicts(shop).items()
+    }
+
+
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n2")], ids=["alone", "xdist"])
+def test_a_test_is_run_under_what_could_hit_it(
+    shop: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    shop.makepyfile("""
+        import sqlite3
+        import requests
+        import shop
+
+        def test_pure():
+            assert sum([1, 2]) == 3
+
+        def test_network(url):
+            requests.get(url, timeout=5)
+
+        def test_database():
+            sqlite3.connect(":memory:").execute("SELECT 1").connection.close()
+
+        def test_files(tmp_path):
+            (tmp_path / "file").write_text("some")
+
+        def test_service():
+            assert shop.stock() == 3
+    """)
+    run(shop, *workers).assert_outcomes(passed=5)
+    assert applicable(shop) == {
+        "test_pure": set(),
+        "test_network": {"refused"},
+        "test_database": {"lost"},
+        "test_files": {"full"},
+        "test_service": {"stock"},
+    }
+    assert verdicts(shop)["test_service"]["stock"] == "failed"
+
+
+def test_a_pure_unit_test_is_not_run_again_and_spoils_no_gate(shop: pytest.Pytester) -> None:
+    shop.makepyfile("""
+        import requests
+
+        runs = []
+
+        def test_pure():
+            runs.append(1)
+
+        def test_network(url):
+            try:
+                requests.get(url, timeout=5)
+            except requests.ConnectionError:
+                assert runs == [1]
+    """)
+    result = run(shop, "-p", "no:randomly", "--resilience-gate=100", only=("refused",))
+    assert result.ret == 0
+    result.stdout.fnmatch_lines([
+        "refused: 1 not applicable, 1 survived",
+        "resilience gate passed: 100 %, 100 asked, coverage 100 %",
+        "* 2 passed, 2 cells (1 good, 1 left out) in *",
+    ])  # fmt: skip
+    [cell] = [
+        each
+        for each in json.loads((shop.path / "out.json").read_text())["cells"]
+        if each["verdict"] == "not_applicable"
+    ]
+    assert cell["reason"] == (
+        "it hits network.connect; in the calm run the test did: nothing that any could hit"
+    )
+
+
+def test_a_wrong_target_and_a_trigger_that_chooses_none_never_fire(shop: pytest.Pytester) -> None:
+    table = 'chaos_type = "network_failure"\nrate = 1'
+    for wrong, reason in (
+        ('target = "10.0.0.1:*"', "*no operation matched 10.0.0.1:?; the code did: network.conn*"),
+        ("nth = 9", "*it matched 1 operation and hit none"),
+    ):
+        shop.makepyprojecttoml(EXPERIMENTS.replace(table, f"{table}\n{wrong}"))
+        shop.makepyfile("""
+            import requests
+
+            def test_network(url):
+                requests.get(url, timeout=5)
+        """)
+        result = run(shop, only=("refused",))
+        assert result.ret == 10
+        result.stdout.fnmatch_lines(["never fired: *::test_network under 'refused'", reason])
+
+
+def test_pressure_is_applicable_to_everything(shop: pytest.Pytester) -> None:
+    shop.makepyfile("def test_pure():\n    assert sum(range(100)) == 4950")
+    run(shop, only=("busy",)).assert_outcomes(passed=1)
+    assert verdicts(shop) == {"test_pure": {"busy": "survived"}}
+
+
+def test_an_experiment_of_no_strength_never_fires(shop: pytest.Pytester) -> None:
+    table = 'chaos_type = "cpu_stress"\nload = 0.01\ncores = 1'
+    shop.makepyprojecttoml(
+        EXPERIMENTS.replace(table, 'chaos_type = "network_failure"\nintensity = 0')
+    )
+    shop.makepyfile("""
+        import requests
+
+        def test_network(url):
+            requests.get(url, timeout=5)
+    """)
+    run(shop, only=("busy",))
+    assert verdicts(shop) == {"test_network": {"busy": "never_fired"}}
+
+
+def test_a_chaos_type_of_somebody_else_is_taken_to_be_applicable(shop: pytest.Pytester) -> None:
+    table = 'chaos_type = "cpu_stress"\nload = 0.01\ncores = 1'
+    shop.makepyprojecttoml(EXPERIMENTS.replace(table, 'chaos_type = "late_mail"'))
+    shop.makeconftest("""
+        from dataclasses import dataclass
+        from typing import ClassVar
+
+        from pytest_resilience.chaos.faults.network import Fault
+        from pytest_resilience.chaos.types.schema import Recipe
+        from pytest_resilience.runtime import NewChaosType
+
+        @dataclass(frozen=True, slots=True, kw_only=True)
+        class Late(Fault):
+            kinds: ClassVar = frozenset({"mail.send"})
+
+        class MailSeam:
+            kinds = frozenset({"mail.send"})
+
+            def __init__(self, engine):
+                pass
+
+            def install(self):
+                pass
+
+            refresh = remove = install
+
+        def pytest_resilience_chaos_types():
+            recipe = Recipe(
+                summary="mail is late", parameters=(),
+                faults=lambda given, intensity: (Late(),), rate=lambda given, intensity: 1.0,
+            )
+            return [NewChaosType("late_mail", recipe, MailSeam)]
+    """)
+    shop.makepyfile("def test_it():\n    pass")
+    run(shop, only=("busy",))
+    assert verdicts(shop) == {"test_it": {"busy": "never_fired"}}
+
+
+@pytest.mark.parametrize("scope", ["function", "module", "session"])
+def test_a_connection_of_a_fixture_may_be_used_so_experiments_on_it_are_not_passed_over(
+    shop: pytest.Pytester, scope: str
+) -> None:
+    shop.makepyfile(f"""
+        import sqlite3
+        import pytest
+
+        @pytest.fixture(scope="{scope}")
+        def rows():
+            connection = sqlite3.connect(":memory:", check_same_thread=False)
+            yield connection
+            connection.close()
+
+        def test_first(rows):
+            rows.execute("SELECT 1")
+
+        def test_second(rows):
+            assert type(rows) is sqlite3.Connection
+            rows.execute("SELECT 1")
+
+        def test_pure():
+            pass
+    """)
+    result = run(shop, only=("lost",))
+    assert verdicts(shop) == {
+        "test_first": {"lost": "never_fired"},
+        "test_second": {"lost": "never_fired"},
+        "test_pure": {"lost": "not_applicable"},
+    }
+    result.stdout.fnmatch_lines(["*; what a fixture opens before it is out of its reach: rows"])
+
+
+CALM = """
+    import builtins
+    import io
+    import os
+    import socket
+    import sqlite3
+    import requests
+    import shop
+
+    def test_it(url, tmp_path):
+        assert requests.get(url, timeout=5).text == "ok"
+        with open(tmp_path / "file", "wb") as file:
+            assert type(file.raw) is io.FileIO
+            file.write(b"some")
+        assert (tmp_path / "file").read_bytes() == b"some"
+        connection = sqlite3.connect(":memory:")
+        assert connection.execute("SELECT 1").fetchall() == [(1,)]
+        connection.close()
+        assert (shop.stock(), shop.price()) == (3, 4)
+"""
+
+
+def test_the_calm_run_is_calm_and_leaves_nothing_replaced(shop: pytest.Pytester) -> None:
+    shop.makepyfile(CALM)
+    shop.makeconftest(
+        (shop.path / "conftest.py").read_text()
+        + """
+import builtins
+import os
+import shop
+import socket
+import sqlite3
+
+def found():
+    return [
+        builtins.open, os.replace, shop.stock, sqlite3.connect, socket.socket.recv,
+        socket.socket.connect, socket.getaddrinfo,
+    ]
+
+@pytest.fixture(scope="session", autouse=True)
+def unchanged():
+    yield
+    assert found() == BEFORE
+
+BEFORE = found()
+
+def pytest_resilience_fault_injected(nodeid, event):
+    assert not CALM, event
+
+CALM = [1]
+
+def pytest_resilience_verdict(item, cell):
+    CALM.clear()
+"""
+    )
+    result = run(shop)
+    result.assert_outcomes(passed=1)
+    assert verdicts(shop)["test_it"].keys() == set(NAMES)
+
+
+def test_a_test_with_chaos_of_its_own_has_it_in_the_calm_run_as_always(
+    shop: pytest.Pytester,
+) -> None:
+    shop.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.mark.chaos("network_latency", delay="1ms")
+        def test_it(url):
+            for _ in range(2):
+                try:
+                    requests.get(url, timeout=5)
+                except requests.ConnectionError:
+                    pass
+    """)
+    run(shop, only=("refused", "lost")).assert_outcomes(passed=1)
+    assert verdicts(shop) == {"test_it": {"refused": "survived", "lost": "not_applicable"}}
+
+
+def test_a_forked_child_may_do_anything(shop: pytest.Pytester) -> None:
+    shop.makepyfile("""
+        import multiprocessing
+        import requests
+
+        def ask(url):
+            try:
+                requests.get(url, timeout=5)
+            except requests.ConnectionError:
+                pass
+
+        def test_child(url):
+            child = multiprocessing.get_context("fork").Process(target=ask, args=(url,))
+            child.start()
+            child.join()
+            assert child.exitcode == 0
+    """)
+    run(shop, "-W", "ignore", only=("refused",))
+    assert verdicts(shop) == {"test_child": {"refused": "survived"}}
+
+
+def test_a_name_that_does_not_resolve_might_have_been_connected_to(shop: pytest.Pytester) -> None:
+    shop.makepyfile("""
+        import requests
+
+        def test_nowhere():
+            try:
+                requests.get("http://nowhere.invalid/", timeout=5)
+            except requests.ConnectionError:
+                pass
+    """)
+    result = run(shop, only=("refused",))
+    assert verdicts(shop) == {"test_nowhere": {"refused": "never_fired"}}
+    result.stdout.fnmatch_lines(["*nowhere.invalid:80 (does not resolve here)*"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import urllib.request; urllib.request.urlopen(url, timeout=5).read()",
+        "import asyncio, httpx; asyncio.run(get(url))",
+    ],
+)
+def test_clients_of_every_sort_are_seen(shop: pytest.Pytester, body: str) -> None:
+    shop.makepyfile(f"""
+        async def get(url):
+            import httpx
+
+            async with httpx.AsyncClient() as client:
+                await client.get(url)
+
+        def test_it(url):
+            {body}
+    """)
+    run(shop, only=("refused", "full"))
+    assert verdicts(shop) == {"test_it": {"refused": "failed", "full": "not_applicable"}}

@@ -1,0 +1,186 @@
+"""What a run of the matrix says in the end: exit status, last line, JUnit file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.plugin.matrix.test_protocol import GOOD
+from tests.plugin.matrix.test_protocol import PROFILE
+from tests.plugin.matrix.test_protocol import TESTS
+from tests.plugin.matrix.test_protocol import matrix
+
+
+BAD = ("-k", "fails or survives")
+XDIST = ("-p", "xdist", "-n2")
+
+
+@pytest.fixture
+def shop(suite: pytest.Pytester) -> pytest.Pytester:
+    suite.makepyprojecttoml(PROFILE)
+    suite.makepyfile(test_shop=TESTS)
+    return suite
+
+
+@pytest.mark.parametrize("workers", [(), XDIST], ids=["alone", "xdist"])
+def test_bad_cells_fail_a_run_without_a_gate(
+    shop: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    result = matrix(shop, *BAD, *workers)
+    assert result.ret == 10
+    result.stdout.fnmatch_lines([
+        "resilience gate FAILED: 66.6 %, coverage 100 %",
+        "  - 1 bad cell that no baseline accepts: 1 failed",
+    ])  # fmt: skip
+    assert matrix(shop, *GOOD, *workers).ret == 0
+
+
+def test_what_proves_nothing_fails_a_run_without_a_gate(shop: pytest.Pytester) -> None:
+    shop.makepyprojecttoml(PROFILE.replace("rate = 1", 'rate = 1\ntarget = "10.0.0.1:*"'))
+    result = matrix(shop, "-k", "survives")
+    assert result.ret == 10
+    result.stdout.fnmatch_lines(["  - 1 cell proves nothing: 1 never fired"])
+
+
+def test_a_run_that_only_reports_fails_for_no_cell(shop: pytest.Pytester) -> None:
+    result = matrix(shop, *BAD, "--resilience-report-only", "--resilience-report=out.md")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines([
+        "resilience gate FAILED: 66.6 %, coverage 100 %",
+        "reported only: this fails no run",
+    ])  # fmt: skip
+    assert "❌ failed: 66.6 %" in (shop.path / "out.md").read_text()
+
+
+def test_a_run_that_only_reports_fails_for_its_tests_and_its_reports(
+    shop: pytest.Pytester,
+) -> None:
+    only = ("--resilience-report-only",)
+    assert matrix(shop, "-k", "broken or survives", *only).ret == pytest.ExitCode.TESTS_FAILED
+    shop.makeconftest("""
+        import pathlib
+        import pytest
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_sessionstart():
+            pathlib.Path("out.md").mkdir()
+    """)
+    shop.makepyfile(
+        test_shop="import socket\ndef test_it():\n    socket.gethostbyname('localhost')"
+    )
+    result = matrix(shop, *only, "--resilience-report=out.md")
+    assert result.ret == 10
+    result.stdout.fnmatch_lines(["ERROR: out.md was not written: *"])
+
+
+@pytest.mark.parametrize(
+    ("addopts", "typed", "status"),
+    [
+        ("--resilience-gate=95", "--resilience-report-only", 0),
+        ("--resilience-report-only", "--resilience-gate=95", 10),
+    ],
+)
+def test_of_a_gate_and_no_gate_what_is_typed_holds(
+    shop: pytest.Pytester, addopts: str, typed: str, status: int
+) -> None:
+    shop.makeini(f"[pytest]\naddopts = {addopts}")
+    assert matrix(shop, *BAD, typed).ret == status
+
+
+def test_a_run_that_only_reports_heeds_no_gate_of_a_profile(shop: pytest.Pytester) -> None:
+    table = "[tool.pytest_resilience.profiles.ci]\n"
+    shop.makepyprojecttoml(PROFILE.replace(table, f"{table}gate = 95\n"))
+    assert matrix(shop, *BAD).ret == 10
+    assert matrix(shop, *BAD, "--resilience-report-only").ret == 0
+
+
+@pytest.mark.parametrize("workers", [(), XDIST], ids=["alone", "xdist"])
+def test_the_last_line_counts_tests_and_cells(
+    shop: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    result = matrix(shop, *workers)
+    last = result.outlines[-1]
+    cells = "16 cells (7 good, 3 bad, 2 proving nothing, 4 left out)"
+    assert f"1 failed, 7 passed, 1 skipped, {cells} in " in last
+    result.assert_outcomes(passed=7, failed=1, skipped=1)
+
+
+def test_the_last_line_is_red_when_cells_fail_the_run_and_counts_them_if_that_was_cut_short(
+    shop: pytest.Pytester,
+) -> None:
+    failed = matrix(shop, *BAD, "--color=yes")
+    assert failed.outlines[-1].startswith("\x1b[31m")
+    shop.makepyfile(test_shop="def test_broken():\n    assert 0\n\ndef test_later():\n    pass")
+    cut = matrix(shop, "-x", "-p", "no:randomly")
+    assert "1 failed, 4 cells (2 proving nothing, 2 left out) in " in cut.outlines[-1]
+
+
+def cases(path: Path) -> tuple[dict[str, str], dict[str, ElementTree.Element]]:
+    """The suites' names with their numbers of tests, and the cells by name."""
+    suites = list(ElementTree.parse(path).getroot())
+    numbers = {each.get("name", ""): each.get("tests", "") for each in suites}
+    found = {
+        f"{case.get('classname')}.{case.get('name')}": case for case in suites[-1].iter("testcase")
+    }
+    return numbers, found
+
+
+@pytest.mark.parametrize("workers", [(), XDIST], ids=["alone", "xdist"])
+def test_a_junit_file_has_the_cells_as_test_cases_in_a_suite_of_their_own(
+    shop: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    result = matrix(shop, "--junitxml=out/junit.xml", "--junitprefix=ci", *workers)
+    result.assert_outcomes(passed=7, failed=1, skipped=1)
+    numbers, found = cases(shop.path / "out/junit.xml")
+    assert numbers == {"pytest": "9", "resilience matrix": "16"}
+    failed = found["ci.test_shop.test_fails[chaos: refused]"]
+    assert float(failed.get("time", "")) > 0
+    [failure] = failed
+    assert failure.tag == "failure"
+    assert failure.get("message", "").startswith("failed: ConnectionError: ")
+    assert "repeat: pytest test_shop.py::test_fails " in (failure.text or "")
+    assert found["ci.test_shop.test_survives[chaos: refused]"].find("failure") is None
+
+
+def test_cells_are_named_as_pytest_names_their_tests(shop: pytest.Pytester) -> None:
+    folder = shop.mkpydir("shop")
+    (folder / "test_names.py").write_text("""
+import pytest
+import requests
+
+class TestShop:
+    class TestInner:
+        @pytest.mark.parametrize("item", ["a::b", "c/d.py", "[e]"])
+        def test_it(self, item, url):
+            try:
+                requests.get(url, timeout=5)
+            except requests.ConnectionError:
+                pass
+""")
+    matrix(shop, "shop", "--junitxml=junit.xml")
+    root = ElementTree.parse(shop.path / "junit.xml").getroot()
+    tests, cells = (
+        {(case.get("classname"), case.get("name")) for case in each.iter("testcase")}
+        for each in root
+    )
+    assert len(tests) == 3
+    assert {(above, str(name).replace("[chaos: refused]", "")) for above, name in cells} >= tests
+    assert len(cells) == 6
+
+
+def test_a_junit_file_that_cannot_be_read_again_is_said_and_fails(shop: pytest.Pytester) -> None:
+    shop.makeconftest(
+        (shop.path / "conftest.py").read_text()
+        + """
+import pathlib
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    pathlib.Path("junit.xml").write_text("<")
+"""
+    )
+    result = matrix(shop, *GOOD, "--junitxml=junit.xml")
+    assert result.ret == 10
+    result.stdout.fnmatch_lines(["ERROR: */junit.xml did not get the cells: *"])

@@ -1,0 +1,300 @@
+"""Verdicts where the experiment did not start, or did nothing, and where the test is spared."""
+
+from __future__ import annotations
+
+import json
+
+from typing import Any
+
+import pytest
+
+from tests.plugin.matrix.test_protocol import verdicts
+
+
+MATRIX = ("--chaos-matrix", "--chaos-profile=ci", "--resilience-report=out.json")
+EXPERIMENT = """
+[[tool.pytest_resilience.profiles.ci.experiments]]
+name = "trouble"
+"""
+REFUSED = 'chaos_type = "network_failure"\nrate = 1'
+GHOST = """
+[tool.pytest_resilience.profiles.ci.services]
+ghost = "json:no_such_function"
+"""
+
+REQUESTS = """
+    import requests
+
+    def test_it(url):
+        try:
+            requests.get(url, timeout=5)
+        except requests.ConnectionError:
+            pass
+"""
+
+
+def profile(suite: pytest.Pytester, experiment: str, more: str = "") -> None:
+    suite.makepyprojecttoml(f"{more}{EXPERIMENT}{experiment}\n")
+
+
+def matrix(suite: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return suite.runpytest(*MATRIX, *arguments)
+
+
+def only_cell(suite: pytest.Pytester) -> dict[str, Any]:
+    [cell] = json.loads((suite.path / "out.json").read_text())["cells"]
+    assert isinstance(cell, dict)
+    return cell
+
+
+WORKERS = pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n2")], ids=["alone", "xdist"])
+
+
+@WORKERS
+def test_a_service_that_is_not_there_is_told(
+    suite: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    profile(suite, 'chaos_type = "service_failure"\ntarget_services = ["ghost"]\nrate = 1', GHOST)
+    suite.makepyfile(REQUESTS)
+    result = matrix(suite, *workers)
+    result.assert_outcomes(passed=1)
+    assert only_cell(suite)["verdict"] == "not_started"
+    result.stdout.fnmatch_lines([
+        "trouble: 1 not started",
+        "not started: *::test_it under 'trouble'",
+        "    the experiment could not begin: *service ghost: no json:no_such_function: *",
+    ])  # fmt: skip
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+@WORKERS
+def test_a_cap_that_has_sunk_since_the_profile_was_read_is_told(
+    suite: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    suite.makeconftest(
+        (suite.path / "conftest.py").read_text()
+        + """
+from pytest_resilience.stress.caps import Caps
+
+usual, running = Caps.approve, []
+
+def approve(caps, experiment):
+    if running:
+        usual(caps, experiment)
+
+Caps.approve = approve
+
+def pytest_collection_finish():
+    running.append(1)
+"""
+    )
+    profile(suite, 'chaos_type = "memory_stress"\nsize = "1000000GiB"')
+    suite.makepyfile(REQUESTS)
+    result = suite.runpytest_subprocess(*MATRIX, *workers)
+    result.assert_outcomes(passed=1)
+    assert only_cell(suite)["verdict"] == "not_started"
+    reason = "    the experiment could not begin: *is over the cap of *chaos_max_memory = 50%*"
+    result.stdout.fnmatch_lines([reason])
+
+
+@WORKERS
+def test_a_disabled_experiment_is_not_run(suite: pytest.Pytester, workers: tuple[str, ...]) -> None:
+    profile(suite, f"{REFUSED}\nenabled = false")
+    suite.makepyfile(REQUESTS)
+    matrix(suite, *workers).stdout.fnmatch_lines(["trouble: 1 not run"])
+    cell = only_cell(suite)
+    assert cell["verdict"] == "not_run"
+    assert cell["reason"] == "the experiment is disabled: enabled = false"
+
+
+def test_what_this_machine_cannot_do_is_not_started(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(suite.path))
+    profile(suite, 'chaos_type = "cpu_stress"\nengine = "stress-ng"')
+    suite.makepyfile(REQUESTS)
+    matrix(suite)
+    cell = only_cell(suite)
+    assert cell["verdict"] == "not_started"
+    assert cell["reason"].startswith("the test was skipped before the experiment began: chaos exp")
+    assert "stress-ng" in cell["reason"]
+
+
+FIXTURE = """
+    import pytest
+    import requests
+
+    runs = []
+
+    @pytest.fixture
+    def shop(url):
+        runs.append(url)
+        if len(runs) > 1:
+            {ends}
+        return url
+
+    def test_it(shop):
+        requests.get(shop, timeout=5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "reason"),
+    [
+        (
+            'raise OSError("no port")',
+            "its set-up failed this time, and the experiment begins after it: OSError: no port",
+        ),
+        (
+            'pytest.skip("no port is left")',
+            "its set-up was skipped before the experiment began: no port is left",
+        ),
+    ],
+)
+@WORKERS
+def test_a_fixture_that_ends_the_test_first_leaves_the_experiment_not_started(
+    suite: pytest.Pytester, ends: str, reason: str, workers: tuple[str, ...]
+) -> None:
+    profile(suite, REFUSED)
+    suite.makepyfile(FIXTURE.format(ends=ends))
+    matrix(suite, *workers).assert_outcomes(passed=1)
+    cell = only_cell(suite)
+    assert (cell["verdict"], cell["reason"]) == ("not_started", reason)
+
+
+def test_a_plugin_that_calls_no_test_function_leaves_the_experiment_not_started(
+    suite: pytest.Pytester,
+) -> None:
+    profile(suite, REFUSED)
+    suite.makepyfile(
+        conftest=(suite.path / "conftest.py").read_text()
+        + """
+runs = []
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    runs.append(item)
+    if len(runs) > 1:
+        raise LookupError("no licence is left")
+    return (yield)
+""",
+        test_it=REQUESTS,
+    )
+    matrix(suite)
+    cell = only_cell(suite)
+    assert cell["verdict"] == "not_started"
+    assert cell["reason"] == "the experiment could not begin: LookupError: no licence is left"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ('pytest.skip("the shop is closed")', "it was skipped under the experiment: the shop *"),
+        ('pytest.xfail("the shop is closed")', "it was skipped under the experiment: the shop *"),
+    ],
+)
+def test_a_test_that_skips_itself_under_chaos_proves_nothing(
+    suite: pytest.Pytester, body: str, reason: str
+) -> None:
+    profile(suite, REFUSED)
+    suite.makepyfile(f"""
+        import pytest
+        import requests
+
+        def test_it(url):
+            try:
+                requests.get(url, timeout=5)
+            except requests.ConnectionError:
+                {body}
+    """)
+    matrix(suite).stdout.fnmatch_lines(["invalid: *::test_it under 'trouble'", f"    {reason}"])
+
+
+def test_chaos_of_the_tests_own_that_has_no_chance_proves_nothing(suite: pytest.Pytester) -> None:
+    profile(suite, REFUSED)
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.mark.chaos("network_failure", mode="reset", rate=1)
+        def test_it(url):
+            with pytest.raises(requests.ConnectionError):
+                requests.get(url, timeout=5)
+    """)
+    matrix(suite).assert_outcomes(passed=1)
+    cell = only_cell(suite)
+    assert cell["verdict"] == "invalid"
+    assert cell["reason"].startswith("the chaos of the test's own had no chance under it: chaos ex")
+
+
+@pytest.mark.parametrize(
+    ("marker", "body", "reason"),
+    [
+        (
+            "allowed=[KeyError]",
+            'raise KeyError("x")',
+            "it failed although nothing was injected: KeyError: 'x'",
+        ),
+        (
+            "deadline=0.05",
+            "threading.Event().wait(60)",
+            "it failed although nothing was injected: it was still running after 0.05 s",
+        ),
+    ],
+    ids=["degraded", "hang"],
+)
+def test_what_ends_so_without_a_fault_proves_nothing(
+    suite: pytest.Pytester, marker: str, body: str, reason: str
+) -> None:
+    profile(suite, f'{REFUSED}\ntarget = "elsewhere.example:*"')
+    suite.makepyfile(f"""
+        import threading
+        import pytest
+        import requests
+
+        runs = []
+
+        @pytest.mark.resilience({marker})
+        def test_it(url):
+            requests.get(url, timeout=5)
+            runs.append(url)
+            if len(runs) > 1:
+                {body}
+    """)
+    matrix(suite)
+    cell = only_cell(suite)
+    assert (cell["verdict"], cell["reason"]) == ("invalid", reason)
+
+
+@pytest.mark.parametrize(
+    ("mark", "reason"),
+    [
+        ('skip(reason="not today")', "the test is skipped without any experiment: not today"),
+        ('xfail(reason="a bug")', "the test is expected to fail without any experiment: a bug"),
+    ],
+)
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_test_that_is_not_to_pass_calm_is_not_run(
+    suite: pytest.Pytester, mark: str, reason: str, passes: bool
+) -> None:
+    profile(suite, REFUSED)
+    suite.makepyfile(f"""
+        import pytest
+
+        @pytest.mark.{mark}
+        def test_it():
+            assert {passes}
+    """)
+    result = matrix(suite)
+    assert result.parseoutcomes().keys() <= {"skipped", "xfailed", "xpassed", "cell", "left"}
+    cell = only_cell(suite)
+    assert (cell["verdict"], cell["reason"]) == ("not_run", reason)
+
+
+def test_a_calm_run_that_failed_spares_the_cells(suite: pytest.Pytester) -> None:
+    profile(suite, REFUSED)
+    suite.makepyfile("def test_it():\n    assert 0")
+    assert matrix(suite).ret == pytest.ExitCode.TESTS_FAILED
+    assert verdicts(suite.path / "out.json") == {"test_it": ("invalid",)}
+    reason = "the calm run, without any experiment, failed in call"
+    assert only_cell(suite)["reason"] == reason

@@ -1,0 +1,125 @@
+"""What conftest files and other plugins can add and be told."""
+
+from __future__ import annotations
+
+import pytest
+
+
+CONFTEST = """
+import dataclasses
+
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.types.schema import Recipe, triggered
+from pytest_resilience.runtime import NewChaosType
+from pytest_resilience.report.cell import Verdict
+
+class LostMail(Fault):
+    @property
+    def kinds(self):
+        return frozenset({"mail.send"})
+
+class MailSeam:
+    kinds = frozenset({"mail.send"})
+
+    def __init__(self, engine):
+        self.engine = engine
+
+    def install(self):
+        import post
+        post.engine = self.engine
+
+    def refresh(self):
+        pass
+
+    def remove(self):
+        import post
+        post.engine = None
+
+LOST_MAIL = Recipe(
+    summary="letters do not arrive",
+    parameters=triggered(rate="1"),
+    faults=lambda given, intensity: (LostMail(),),
+    rate=lambda given, intensity: 1.0,
+)
+
+def pytest_resilience_chaos_types():
+    return [NewChaosType("lost_mail", LOST_MAIL, MailSeam)]
+
+def pytest_resilience_fault_injected(nodeid, event):
+    print(f"TOLD {nodeid} {event.kind} {event.target}")
+
+def pytest_resilience_verdict(item, cell):
+    if item.name == "test_lost":
+        return dataclasses.replace(cell, verdict=Verdict.DEGRADED, reason="letters get lost")
+
+def pytest_resilience_report_section(report):
+    return f"OURS: {len(report.cells)} cells"
+"""
+
+POST = """
+from pytest_resilience.chaos.operation import Operation
+
+engine = None
+
+def send(to):
+    operation = Operation(kind="mail.send", target=to, names=(to,))
+    return not (engine and engine.ask(operation))
+"""
+
+PROFILE = """
+[tool.pytest_resilience.profiles.mail]
+[[tool.pytest_resilience.profiles.mail.experiments]]
+chaos_type = "lost_mail"
+"""
+
+
+@pytest.fixture
+def post(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyprojecttoml(PROFILE)
+    pytester.makepyfile(post=POST)
+    pytester.syspathinsert()
+    return pytester
+
+
+def test_a_chaos_type_of_ones_own(post: pytest.Pytester) -> None:
+    post.makepyfile("""
+        import post
+        import pytest
+
+        @pytest.mark.chaos("lost_mail", nth=2)
+        def test_marked():
+            assert [post.send("ada"), post.send("bob"), post.send("eve")] == [True, False, True]
+
+        def test_part(chaos):
+            with chaos.inject("lost_mail") as lost:
+                assert not post.send("ada")
+            assert post.send("ada")
+            assert lost.hits == 1
+    """)
+    result = post.runpytest("-s")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*TOLD *::test_marked mail.send bob", "*TOLD *::test_part * ada"])
+    listed = post.runpytest("--chaos-list")
+    listed.stdout.fnmatch_lines(["lost_mail: letters do not arrive"])
+
+
+def test_a_name_that_is_taken_is_refused(post: pytest.Pytester) -> None:
+    post.makeconftest(CONFTEST.replace('"lost_mail", LOST', '"cpu_stress", LOST'))
+    result = post.runpytest("--chaos-list")
+    result.stderr.fnmatch_lines(["ERROR: a chaos type named 'cpu_stress' exists already; *"])
+
+
+def test_the_matrix_listens(post: pytest.Pytester) -> None:
+    post.makepyfile("""
+        import post
+
+        def test_lost():
+            assert post.send("ada")
+
+        def test_kept():
+            post.send("ada")
+    """)
+    result = post.runpytest("--chaos-matrix", "--chaos-profile=mail")
+    result.stdout.fnmatch_lines(["lost_mail: 1 survived, 1 degraded", "OURS: 2 cells"])

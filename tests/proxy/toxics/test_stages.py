@@ -1,0 +1,303 @@
+"""Each toxic's sense of time, to the microsecond, on a loop whose time is told."""
+
+from __future__ import annotations
+
+import random
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_resilience import ManualClock
+from pytest_resilience.proxy.event_loop import Timer
+from pytest_resilience.proxy.toxics.effects import make_stage
+from pytest_resilience.proxy.toxics.toxic import Toxic
+
+
+class Told:
+    """A loop, and a connection, that only do what the test lets them."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.loop = self
+        self.answer = 1
+        self.deserted = False
+        self.happened: list[Any] = []
+        self._timers: list[tuple[float, int, Timer]] = []
+
+    def at(self, due: float, action: Callable[[], None]) -> Timer:
+        timer = Timer(action)
+        self._timers.append((due, len(self._timers), timer))
+        return timer
+
+    def run(self, until: float) -> None:
+        """Let time pass, and everything that is due by then happen when it is."""
+        while True:
+            waiting = [each for each in self._timers if each[2].action and each[0] <= until]
+            if not waiting:
+                break
+            first = min(waiting, key=lambda each: each[:2])
+            self._timers.remove(first)
+            self.clock.advance(max(0.0, first[0] - self.clock.monotonic()))
+            assert first[2].action is not None
+            first[2].action()
+        self.clock.advance(until - self.clock.monotonic())
+
+    def _note(self, what: str) -> None:
+        self.happened.append((self.clock.monotonic(), what))
+
+    def reset(self) -> None:
+        self._note("reset")
+
+    def close(self) -> None:
+        self._note("close")
+
+    def end(self) -> None:
+        self._note("end")
+
+    def lose(self, *, reset: bool) -> None:
+        self._note(f"lose {reset}")
+
+    def flowed(self) -> None:
+        """Not of interest."""
+
+
+class Target:
+    """What comes out, with the moment."""
+
+    def __init__(self, told: Told) -> None:
+        self.pieces: list[Any] = []
+        self._told = told
+
+    def take(self, data: bytes) -> None:
+        self.pieces.append((self._told.clock.monotonic(), data))
+
+    def finish(self) -> None:
+        self.pieces.append((self._told.clock.monotonic(), b""))
+
+    @property
+    def whole(self) -> bytes:
+        return b"".join(data for _, data in self.pieces)
+
+
+def stage(kind: str, **attributes: Any) -> tuple[Any, Told, Target]:
+    told = Told()
+    target = Target(told)
+    settings = Toxic.make(kind, attributes).attributes
+    made = make_stage(kind, told, settings, random.Random(1), target)  # type: ignore[arg-type]
+    made.start()
+    return made, told, target
+
+
+def test_latency_is_that_of_a_piece_and_no_queue() -> None:
+    """Three pieces at once are not three times as late."""
+    made, told, target = stage("latency", latency=100)
+    made.take(b"a")
+    told.run(0.05)
+    made.take(b"b")
+    made.take(b"c")
+    made.finish()
+    told.run(1)
+    assert target.pieces == [
+        (pytest.approx(0.1), b"a"), (pytest.approx(0.15), b"b"), (pytest.approx(0.15), b"c"),
+        (pytest.approx(0.15), b""),
+    ]  # fmt: skip
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), min_size=1), st.integers(0, 100))
+def test_jitter_never_reorders_and_never_exceeds(pieces: list[bytes], jitter: int) -> None:
+    made, told, target = stage("latency", latency=50, jitter=jitter)
+    for number, piece in enumerate(pieces):
+        told.run(number * 0.01)
+        made.take(piece)
+    last = told.clock.monotonic()
+    told.run(10)
+    assert target.whole == b"".join(pieces)
+    assert max(0, 50 - jitter) / 1000 <= target.pieces[0][0] + 1e-9
+    assert target.pieces[-1][0] <= last + (50 + jitter) / 1000 + 1e-9
+    assert made.held == 0
+
+
+@given(st.lists(st.binary(min_size=1, max_size=5000), min_size=1), st.integers(1, 100))
+def test_bandwidth_takes_as_long_as_the_bytes(pieces: list[bytes], rate: int) -> None:
+    made, told, target = stage("bandwidth", rate=rate)
+    for piece in pieces:
+        made.take(piece)
+    made.finish()
+    told.run(10_000)
+    whole = b"".join(pieces)
+    assert target.whole == whole
+    assert target.pieces[-1] == (pytest.approx(len(whole) / rate / 1000), b"")
+    done = 0
+    for moment, data in target.pieces:  # at no moment more than the line carries
+        done += len(data)
+        assert done <= moment * rate * 1000 + 1e-6 * done
+
+
+def test_a_line_that_gets_faster_is_faster_at_once() -> None:
+    made, told, target = stage("bandwidth", rate=1)
+    made.take(bytes(1000))
+    told.run(0.5)
+    done = len(target.whole)
+    assert 480 <= done <= 500
+    made.finish()
+    made.change({"rate": 1000})
+    told.run(5)
+    assert len(target.whole) == 1000
+    assert target.pieces[-1] == (pytest.approx(0.5 + (1000 - done) / 1_000_000), b"")
+
+
+def test_the_slicers_pieces_and_pauses() -> None:
+    made, told, target = stage("slicer", average_size=10, size_variation=4, delay=500)
+    made.take(bytes(range(100)))
+    told.run(1)
+    sizes = [len(data) for _, data in target.pieces]
+    assert target.whole == bytes(range(100))
+    assert all(6 <= size <= 14 for size in sizes[:-1])
+    assert len(set(sizes)) > 1
+    assert [moment for moment, _ in target.pieces] == pytest.approx(
+        [number * 500e-6 for number in range(len(sizes))]
+    )
+
+
+def test_little_pieces_are_cut_when_they_are_due_and_let_others_have_their_turn() -> None:
+    """Cut at once, a megabyte was a million objects, and nobody else was served meanwhile."""
+    made, told, target = stage("slicer", average_size=1)
+    made.take(bytes(10_000))
+    assert 0 < len(target.pieces) < 1000
+    made.finish()
+    told.run(0)
+    assert target.whole == bytes(10_000)
+    assert target.pieces[-1] == (0, b"")
+
+
+def test_pauses_that_end_are_over_at_once() -> None:
+    made, told, target = stage("slicer", average_size=1, delay="1h")
+    made.take(b"ab")
+    made.change({"average_size": 1, "size_variation": 0, "delay": 0})
+    told.run(0)
+    assert target.pieces == [(0, b"a"), (0, b"b")]
+
+
+def test_slow_close_delays_nothing_but_the_end() -> None:
+    made, told, target = stage("slow_close", delay=100)
+    made.take(b"a")
+    told.run(1)
+    made.finish()
+    told.run(5)
+    assert target.pieces == [(0, b"a"), (pytest.approx(1.1), b"")]
+
+
+def test_timeout_counts_from_the_last_data() -> None:
+    made, told, target = stage("timeout", timeout=100)
+    told.run(0.06)
+    made.take(b"lost")
+    told.run(0.12)
+    assert told.happened == []
+    told.run(1)
+    assert told.happened == [(pytest.approx(0.16), "close")]
+    assert target.pieces == []
+
+
+def test_timeouts_can_be_changed_while_they_run() -> None:
+    made, told, _ = stage("timeout", timeout=100)
+    told.run(0.05)
+    made.change({"timeout": 0})
+    told.run(10)
+    assert told.happened == []
+    made.leave()
+    assert told.happened == [(10, "close")]
+
+
+def test_reset_peer_waits_for_its_time_alone() -> None:
+    made, told, target = stage("reset_peer", timeout=100)
+    made.take(b"lost")
+    made.finish()
+    told.run(1)
+    assert told.happened == [(pytest.approx(0.1), "reset")]
+    assert target.pieces == []
+
+
+@pytest.mark.parametrize("lost", [b"data", b""])
+def test_a_reset_that_is_taken_back_comes_at_once_where_something_is_missing(lost: bytes) -> None:
+    made, told, target = stage("reset_peer", timeout=100)
+    (made.take(lost) if lost else made.finish())
+    made.leave()
+    assert told.happened == [(0, "reset")]
+    assert target.pieces == []
+
+
+def test_a_reset_that_is_taken_back_does_not_come_where_nothing_is_missing() -> None:
+    made, told, _ = stage("reset_peer", timeout=100)
+    made.leave()
+    told.run(1)
+    assert told.happened == []
+
+
+@pytest.mark.parametrize("kind", ["timeout", "reset_peer"])
+def test_a_connection_that_is_gone_has_no_timers(kind: str) -> None:
+    made, told, _ = stage(kind, timeout=100)
+    made.stop()
+    told.run(1)
+    assert told.happened == []
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20)), st.integers(0, 100))
+def test_limit_data_is_a_limit_of_the_whole(pieces: list[bytes], limit: int) -> None:
+    made, told, target = stage("limit_data", bytes=limit)
+    for piece in pieces:
+        made.take(piece)
+    whole = b"".join(pieces)
+    assert target.whole == whole[:limit]
+    reached = bool(whole) and len(whole) >= limit
+    assert [what for _, what in told.happened[:1]] == ["end"] * reached
+    assert (target.pieces[-1:] == [(0, b"")]) is reached
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=300), min_size=1),
+    st.sampled_from([0.001, 0.05, 0.5, 0.999]),
+    st.integers(0, 50),
+)
+def test_corrupt_keeps_length_and_what_is_skipped(
+    pieces: list[bytes], share: float, skip: int
+) -> None:
+    made, _, target = stage("corrupt", share=share, skip=skip)
+    for piece in pieces:
+        made.take(piece)
+    whole = b"".join(pieces)
+    assert len(target.whole) == len(whole)
+    assert target.whole[:skip] == whole[:skip]
+    assert [len(data) for _, data in target.pieces] == [len(piece) for piece in pieces]
+
+
+def test_truncate_counts_answers_not_pieces() -> None:
+    made, told, target = stage("truncate", answer=2)
+    made.take(b"11")
+    made.take(b"11")
+    told.answer = 5  # whichever it is of the connection
+    made.take(b"2222")
+    made.take(b"lost")
+    assert target.whole == b"111122"
+    assert told.happened == [(0, "end")]
+
+
+@given(st.lists(st.binary(min_size=1, max_size=100)), st.sampled_from(
+    ["latency:latency=50,jitter=20", "bandwidth:rate=1", "slicer:average_size=7,delay=10"]
+))  # fmt: skip
+def test_who_leaves_lets_everything_go(pieces: list[bytes], line: str) -> None:
+    from pytest_resilience.proxy.toxics.toxic import parse_toxic
+
+    toxic = parse_toxic(line)
+    made, _, target = stage(toxic.type, **toxic.attributes)
+    for piece in pieces:
+        made.take(piece)
+    made.finish()
+    made.leave()
+    assert target.whole == b"".join(pieces)
+    assert target.pieces[-1] == (0, b"")
+    assert made.held == 0

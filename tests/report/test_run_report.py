@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+import re
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_resilience import ConfigurationError
+from pytest_resilience.report.baseline import baseline_of
+from pytest_resilience.report.cell import Moment
+from pytest_resilience.report.cell import MomentKind
+from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.gate import judge
+from pytest_resilience.report.json_file import json_text
+from pytest_resilience.report.json_file import read_report
+from pytest_resilience.report.json_file import schema
+from pytest_resilience.report.json_reader import MisfitError
+from pytest_resilience.report.run_report import Report
+from pytest_resilience.report.run_report import fingerprint
+from tests.report.conftest import TODAY
+from tests.report.conftest import cell
+from tests.report.conftest import report
+from tests.report.conftest import reports
+
+
+VALIDATOR = jsonschema.Draft202012Validator(schema())
+
+FULL = report(
+    cell(
+        "failed",
+        timeline=(Moment(at=0.5, kind=MomentKind.FAULT, source="slow", text="latency 1s"),),
+    ),
+    cell("survived", "b"),
+    seed=1,
+)
+
+
+@given(reports)
+def test_every_report_comes_back_and_fits_its_schema(original: Report) -> None:
+    data = json.loads(json_text(original))
+    VALIDATOR.validate(data)
+    assert Report.from_json(data) == original
+    assert json_text(original).isascii()
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+    defs = schema()["$defs"]
+    assert defs["cell"]["properties"]["verdict"]["enum"] == list(Verdict)
+    assert defs["moment"]["properties"]["kind"]["enum"] == list(MomentKind)
+
+
+def test_other_readers_find_score_and_coverage() -> None:
+    data = FULL.to_json()
+    assert (data["score"], data["coverage"], data["complete"]) == (50.0, 100.0, True)
+
+
+def test_the_score_is_that_of_the_gate_where_there_is_one() -> None:
+    gate = judge(FULL, threshold=None, baseline=baseline_of(FULL), today=TODAY)
+    data = json.loads(json_text(FULL, gate))
+    assert (data["score"], data["coverage"]) == (100.0, 100.0)
+
+
+def test_a_cell_is_a_line() -> None:
+    lines = json_text(FULL).splitlines()
+    assert [line for line in lines if '"test"' in line] == lines[-4:-2]
+
+
+def paths(data: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """To everything below a document."""
+    found = []
+    for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+        found.append((*path, key))
+        if isinstance(value, (dict, list)):
+            found += paths(value, (*path, key))
+    return found
+
+
+STRANGE: list[Any] = [None, True, 0, -1, 1.5, "", "odd", [], {}, ["a", 1]]
+
+
+@pytest.mark.parametrize("path", paths(FULL.to_json()), ids=lambda path: ".".join(map(str, path)))
+@pytest.mark.parametrize("value", [*STRANGE, "missing", "one more"], ids=repr)
+def test_what_the_reader_refuses_the_schema_refuses_and_the_other_way_round(
+    path: tuple[str | int, ...], value: Any
+) -> None:
+    data = json.loads(json_text(FULL))
+    holder = data
+    for step in path[:-1]:
+        holder = holder[step]
+    if value == "missing":
+        del holder[path[-1]]
+    elif value == "one more" and isinstance(holder, dict):
+        holder["more"] = 1
+    else:
+        holder[path[-1]] = value
+    try:
+        Report.from_json(data)
+    except MisfitError:
+        read = False
+    else:
+        read = True
+    # Score and coverage are worked out anew, never read.
+    if path[0] not in {"score", "coverage"}:
+        assert read == VALIDATOR.is_valid(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "text"),
+    [
+        (("format",), 2, "2: format: 2: this version reads format 1"),
+        (("seed",), "x", "9: seed: 'x': give a whole number, 0 or more"),
+        (("shard", "index"), 2, "10: shard.index: 2: there are 1 shards"),
+        (("complete",), False, "11: complete: False: `interrupted` says why a run is not, and"),
+        (
+            ("cells", 1, "verdict"),
+            "odd",
+            "17: cells[1].verdict: 'odd': give one of not_run, not_applicable, ",
+        ),
+        (("cells", 1, "weight"), 0, "17: cells[1].weight: 0: give a finite number above 0"),
+        (("cells", 1, "weight"), 10**400, "17: cells[1].weight: 1000"),
+        (("cells", 1, "flaky"), 1, "17: cells[1].flaky: 1: give true or false"),
+        (("cells", 1, "odd"), 1, "17: cells[1].odd: unknown key; allowed: duration, experiment"),
+        (("cells", 1, "timeline"), {}, "17: cells[1].timeline: {}: give a list of objects"),
+        (
+            ("cells", 0, "timeline", 0, "kind"),
+            "odd",
+            "16: cells[0].timeline[0].kind: 'odd': give one of operation, fault, breaker, retry",
+        ),
+        (("cells", 0, "timeline", 0), 3, "16: cells[0].timeline[0]: 3 is no object"),
+        (("profiles",), [1], "7: profiles[0]: 1: give a text"),
+        (("cells", 1), FULL.cells[0].to_json(), "17: cells[1]: t.py::t under 'slow' is there"),
+    ],
+)
+def test_what_does_not_fit_is_named_by_file_line_and_key(
+    tmp_path: Path, path: tuple[str | int, ...], value: Any, text: str
+) -> None:
+    data: Any = FULL.to_json()
+    holder = data
+    for step in path[:-1]:
+        holder = holder[step]
+    holder[path[-1]] = value
+    file = tmp_path / "a.json"
+    cells = ",\n".join(map(json.dumps, data.pop("cells")))
+    head = "".join(f'"{key}": {json.dumps(each)},\n' for key, each in data.items())
+    file.write_text(f'{{\n{head}"cells":\n[{cells}]}}')
+    with pytest.raises(ConfigurationError, match=re.escape(f"{file}:{text}")):
+        read_report(file)
+
+
+def test_a_key_that_is_missing_is_named_by_the_line_of_its_object(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text('{\n"format": 1,\n"plugin": "1",\n"pytest":\n"9"}')
+    with pytest.raises(ConfigurationError, match=r"a\.json:1: python: missing; give a text"):
+        read_report(file)
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"", "a.json:1: no JSON: Expecting value at column 1"),
+        (b'{\n"format": 1,\n!}', "a.json:3: no JSON: "),
+        (b"[]", "a.json:1: the document: [] is no object"),
+        (b"\xff", "a.json cannot be read: 'utf-8' codec"),
+        (b'{"format": NaN}', "a.json cannot be read: NaN is no JSON"),
+        (b"[" * 200_000, "a.json cannot be read: "),
+        (b"9" * 5000, "a.json cannot be read: Exceeds the limit"),
+    ],
+)
+def test_what_is_no_report_is_refused(tmp_path: Path, raw: bytes, text: str) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes(raw)
+    with pytest.raises(ConfigurationError, match=re.escape(text)):
+        read_report(file)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none\.json cannot be read: .*No such file"):
+        read_report(tmp_path / "none.json")
+
+
+@given(st.integers(0, len(json_text(FULL).rstrip()) - 1))
+def test_a_file_that_is_cut_off_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, end: int
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "cut.json"
+    file.write_text(json_text(FULL)[:end])
+    with pytest.raises(ConfigurationError, match=r"cut\.json:\d+: no JSON: "):
+        read_report(file)
+
+
+def test_a_configuration_is_its_experiments_and_nothing_else() -> None:
+    slow = {"name": "slow", "chaos_type": "network_latency", "delay": "300ms", "weight": 2}
+    gone = {"name": "gone", "chaos_type": "network_refused", "weight": 1}
+    same = fingerprint([slow, gone])
+    assert re.fullmatch(r"[0-9a-f]{12}", same)
+    assert fingerprint([dict(reversed(gone.items())), slow]) == same
+    assert fingerprint([slow]) != same
+    assert fingerprint([slow | {"delay": "301ms"}, gone]) != same
+    assert fingerprint([slow | {"weight": 1}, gone]) != same
+    assert fingerprint([]) != same

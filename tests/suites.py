@@ -1,0 +1,85 @@
+"""Suites that run inside a test, with a real HTTP server on loopback."""
+
+from __future__ import annotations
+
+import pathlib
+
+# Loaded once here, not again for every inner run: some crash, and of some there would be two.
+import asyncpg  # noqa: F401
+import psycopg  # noqa: F401
+import psycopg2  # noqa: F401
+import psycopg_pool  # noqa: F401
+import pytest
+import redis.asyncio  # noqa: F401
+import requests  # noqa: F401
+import sqlalchemy  # noqa: F401
+
+import pytest_resilience.plugin.fixtures.patterns  # as above
+import pytest_resilience.plugin.session  # noqa: F401  # as above
+
+
+SERVER = """
+import http.server
+import threading
+
+import pytest
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *args):
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        pass  # clients that vanish are the subject
+
+
+@pytest.fixture(scope="session")
+def url():
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+"""
+
+
+FREE_LOOPS = """
+import sys
+
+import pytest
+
+sys.path.insert(0, {root!r})
+
+from tests.free_loops import free_loops
+
+
+@pytest.fixture(autouse=True)
+def loops_stay_free():
+    with free_loops():
+        yield
+"""
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester) -> pytest.Pytester:
+    """An empty suite whose tests can use the fixture `url`."""
+    pytester.makeconftest(SERVER)
+    return pytester
+
+
+@pytest.fixture
+def with_free_loops(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A suite in which whatever blocks an event loop raises."""
+    pytester.makeconftest(SERVER + FREE_LOOPS.format(root=str(pathlib.Path(__file__).parents[2])))
+    return pytester
