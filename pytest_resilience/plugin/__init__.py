@@ -158,38 +158,34 @@ def manual_clock() -> ManualClock:
 @pytest.fixture
 def circuit_breaker(request: pytest.FixtureRequest) -> BreakerFactory:
     """Makes circuit breakers: `circuit_breaker(failure_threshold=3, name="prices")`."""
-    from pytest_resilience.plugin.fixtures import clocks
     from pytest_resilience.plugin.fixtures import patterns
 
-    return patterns.BreakerFactory(clocks.clock_of(request))
+    return patterns.BreakerFactory(patterns.clock_of(request))
 
 
 @pytest.fixture
 def retry_handler(request: pytest.FixtureRequest) -> RetryFactory:
     """Makes retry handlers: `retry_handler(max_attempts=5, jitter=False)`."""
-    from pytest_resilience.plugin.fixtures import clocks
     from pytest_resilience.plugin.fixtures import patterns
 
-    return patterns.RetryFactory(clocks.clock_of(request))
+    return patterns.RetryFactory(patterns.clock_of(request))
 
 
 @pytest.fixture
 def bulkhead_manager(request: pytest.FixtureRequest) -> Iterator[BulkheadManager]:
     """A bulkhead manager, shut down when the test ends."""
-    from pytest_resilience.plugin.fixtures import clocks
     from pytest_resilience.plugin.fixtures import patterns
 
-    with patterns.bulkheads(clocks.clock_of(request)) as manager:
+    with patterns.bulkheads(patterns.clock_of(request)) as manager:
         yield manager
 
 
 @pytest.fixture
 def degradation_manager(request: pytest.FixtureRequest) -> DegradationManager:
     """A degradation manager without services."""
-    from pytest_resilience.plugin.fixtures import clocks
     from pytest_resilience.plugin.fixtures import patterns
 
-    return patterns.degradation(clocks.clock_of(request))
+    return patterns.degradation(patterns.clock_of(request))
 
 
 def _asks_for_chaos(item: pytest.Item) -> bool:

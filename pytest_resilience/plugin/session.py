@@ -21,7 +21,7 @@ from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.plugin.experiment_request import Requested
 from pytest_resilience.plugin.experiment_request import from_mark
 from pytest_resilience.plugin.fixtures.chaos import Chaos
-from pytest_resilience.plugin.fixtures.clocks import clock_of
+from pytest_resilience.plugin.fixtures.patterns import clock_of
 from pytest_resilience.plugin.marker_location import mark_location
 from pytest_resilience.plugin.options import SESSION
 from pytest_resilience.plugin.profiles import selects

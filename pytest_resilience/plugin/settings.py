@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -17,7 +19,9 @@ from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.spec import parse_spec
 from pytest_resilience.chaos.parsing.texts import inline
 from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.profile import Profile
+from pytest_resilience.chaos.profile import gate_of
 from pytest_resilience.chaos.types.catalog import add_type
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
@@ -27,11 +31,6 @@ from pytest_resilience.plugin import options
 from pytest_resilience.plugin.experiment_request import Defaults
 from pytest_resilience.plugin.experiment_request import Requested
 from pytest_resilience.plugin.experiment_request import from_parameters
-from pytest_resilience.plugin.flags import first
-from pytest_resilience.plugin.flags import part
-from pytest_resilience.plugin.flags import score
-from pytest_resilience.plugin.flags import single
-from pytest_resilience.plugin.flags import times_typed
 from pytest_resilience.plugin.profiles import Check
 from pytest_resilience.plugin.profiles import check_experiments
 from pytest_resilience.plugin.profiles import find_profile
@@ -42,7 +41,53 @@ from pytest_resilience.runtime import NewChaosType
 from pytest_resilience.seeds import new_seed
 
 
-__all__ = ["SEED_KEY", "Settings", "settings_of"]
+__all__ = ["SEED_KEY", "Settings", "first", "part", "score", "settings_of", "single", "times_typed"]
+
+_Value = TypeVar("_Value")
+_DIGITS = 9  # of a number of shards
+
+
+def single(
+    config: pytest.Config, flag: str, names: dict[str, str], parse: Callable[[str, str], _Value]
+) -> _Value | None:
+    """The value of a flag that can have one only; what is typed overrules `addopts`."""
+    values = options.given(config, flag)
+    times = times_typed(config, flag)
+    parsed = [parse(names[flag], value) for value in values[-times:]]
+    if len(set(parsed)) > 1:
+        raise ConfigurationError(
+            f"{names[flag]} is given more than once, as {inline(', '.join(values[-times:]))}; "
+            "keep one"
+        )
+    return parsed[0] if parsed else None
+
+
+def times_typed(config: pytest.Config, flag: str) -> int:
+    """How often a flag stands on the command line itself, by whichever name."""
+    forms = {f"--{flag}", f"--{options.PREFIX}-{flag}"}
+    return sum(str(arg).partition("=")[0] in forms for arg in config.invocation_params.args)
+
+
+def first(*values: _Value | None) -> _Value | None:
+    """The first that is given: who comes earlier overrules."""
+    return next((value for value in values if value is not None), None)
+
+
+def score(name: str, value: str) -> float:
+    """That of a gate. Raises ConfigurationError, as all of these."""
+    is_number = value.isascii() and value.replace(".", "", 1).isdigit()
+    return gate_of(name, float(value) if is_number else value)
+
+
+def part(name: str, value: str) -> tuple[int, int]:
+    """Which of how many, as in `1/3`."""
+    index, slash, count = value.partition("/")
+    numbers = index.isascii() and count.isascii() and index.isdigit() and count.isdigit()
+    short = len(index) <= _DIGITS and len(count) <= _DIGITS
+    if not (slash and numbers and short and 1 <= int(index) <= int(count)):
+        raise ConfigurationError(f"{name}={shortened(value)}: give a part such as 1/3")
+    return int(index), int(count)
+
 
 SEED_KEY = "resilience_seed"  # in an xdist worker's input
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import weakref
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.proxy.addresses import Address
@@ -15,13 +18,37 @@ from pytest_resilience.proxy.connection import Connection
 from pytest_resilience.proxy.connection import Setting
 from pytest_resilience.proxy.endpoint import Side
 from pytest_resilience.proxy.event_loop import Loop
-from pytest_resilience.proxy.forks import remember
 from pytest_resilience.proxy.listener import Door
 from pytest_resilience.proxy.toxics.toxic import Toxic
 from pytest_resilience.seeds import Stream
 
 
-__all__ = ["Switchboard"]
+__all__ = ["Switchboard", "remember"]
+
+
+class Holder(Protocol):
+    """Something with descriptors."""
+
+    def abandon(self) -> None:
+        """Close this process's copies of them, and nothing else."""
+
+
+_holders: weakref.WeakSet[Holder] = weakref.WeakSet()
+
+
+def remember(holder: Holder) -> None:
+    """Have it abandoned in every process that is forked from now on."""
+    _holders.add(holder)
+
+
+def _abandon() -> None:
+    for holder in list(_holders):
+        holder.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon)
+
 
 _logger = logging.getLogger("pytest_resilience.proxy")
 _PIECE = 256 * 1024  # bytes read at once

@@ -15,7 +15,7 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.http_mocks.fake_stream import AsyncNetwork
-from pytest_resilience.interceptors.http_mocks.mocked_httpcore import Network
+from pytest_resilience.interceptors.http_mocks.fake_stream import Network
 from pytest_resilience.interceptors.http_mocks.peer import GetThrough
 from pytest_resilience.interceptors.http_mocks.peer import Peer
 from pytest_resilience.interceptors.http_mocks.peer import Reply

@@ -19,22 +19,22 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.interceptors.foreign_objects import is_a
-from pytest_resilience.interceptors.sockets.decrypted import Decrypted
 from pytest_resilience.interceptors.sockets.descriptors import borrowed
 from pytest_resilience.interceptors.sockets.descriptors import ends_of
 from pytest_resilience.interceptors.sockets.descriptors import is_tcp
 from pytest_resilience.interceptors.sockets.descriptors import listening_ports
 from pytest_resilience.interceptors.sockets.host_names import Names
-from pytest_resilience.interceptors.sockets.requests_sent import BODILESS
-from pytest_resilience.interceptors.sockets.requests_sent import EXPECTANT
-from pytest_resilience.interceptors.sockets.requests_sent import FRAMED
-from pytest_resilience.interceptors.sockets.requests_sent import kind_of
 from pytest_resilience.interceptors.sockets.response_stream import Course
+from pytest_resilience.interceptors.sockets.response_stream import Decrypted
 from pytest_resilience.interceptors.sockets.response_stream import Ending
 from pytest_resilience.interceptors.sockets.send_queue import Backlog
+from pytest_resilience.interceptors.sockets.wire_format import BODILESS
+from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
+from pytest_resilience.interceptors.sockets.wire_format import FRAMED
 from pytest_resilience.interceptors.sockets.wire_format import asks_something
 from pytest_resilience.interceptors.sockets.wire_format import is_hello
 from pytest_resilience.interceptors.sockets.wire_format import is_sealed
+from pytest_resilience.interceptors.sockets.wire_format import kind_of
 from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
 from pytest_resilience.locks import fork_safe
 

@@ -19,8 +19,8 @@ from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets.host_names import Names
+from pytest_resilience.interceptors.sockets.host_names import NamesElsewhere
 from pytest_resilience.interceptors.sockets.in_process_apps import InProcess
-from pytest_resilience.interceptors.sockets.names_elsewhere import NamesElsewhere
 from pytest_resilience.interceptors.sockets.patches import Interception
 from pytest_resilience.interceptors.sockets.unreachable import OutOfReach
 

@@ -25,7 +25,7 @@ from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import Loops
 from pytest_resilience.interceptors.sockets.connections import Link
 from pytest_resilience.interceptors.sockets.connections import Links
-from pytest_resilience.interceptors.sockets.receipt import Call
+from pytest_resilience.interceptors.sockets.response_stream import Call
 from pytest_resilience.interceptors.sockets.send_queue import Backlog
 from pytest_resilience.interceptors.sockets.send_queue import message_of
 from pytest_resilience.locks import fork_safe

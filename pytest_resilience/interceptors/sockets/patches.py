@@ -39,10 +39,10 @@ from pytest_resilience.interceptors.sockets.descriptors import is_udp
 from pytest_resilience.interceptors.sockets.host_names import Names
 from pytest_resilience.interceptors.sockets.partition import Walls
 from pytest_resilience.interceptors.sockets.readiness import Readiness
-from pytest_resilience.interceptors.sockets.receipt import Call
-from pytest_resilience.interceptors.sockets.receipt import is_sensible
 from pytest_resilience.interceptors.sockets.receive import Receiving
 from pytest_resilience.interceptors.sockets.resolve import Resolving
+from pytest_resilience.interceptors.sockets.response_stream import Call
+from pytest_resilience.interceptors.sockets.response_stream import is_sensible
 from pytest_resilience.interceptors.sockets.send import Sending
 from pytest_resilience.interceptors.sockets.ssl_objects import TlsObjects
 from pytest_resilience.interceptors.sockets.unreachable import datagram

@@ -15,13 +15,13 @@ from pytest_resilience.interceptors.sockets import response
 from pytest_resilience.interceptors.sockets.asyncio_loops import Loops
 from pytest_resilience.interceptors.sockets.connections import Link
 from pytest_resilience.interceptors.sockets.readiness import Readiness
-from pytest_resilience.interceptors.sockets.receipt import Call
-from pytest_resilience.interceptors.sockets.receipt import Receipt
-from pytest_resilience.interceptors.sockets.receipt import flags_of
 from pytest_resilience.interceptors.sockets.receive_asyncio import ReceivingInLoops
 from pytest_resilience.interceptors.sockets.receive_nonblocking import ReceivingPolled
+from pytest_resilience.interceptors.sockets.response_stream import Call
 from pytest_resilience.interceptors.sockets.response_stream import Course
 from pytest_resilience.interceptors.sockets.response_stream import Ending
+from pytest_resilience.interceptors.sockets.response_stream import Receipt
+from pytest_resilience.interceptors.sockets.response_stream import flags_of
 
 
 __all__ = ["Receiving"]

@@ -15,9 +15,9 @@ from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets import response
 from pytest_resilience.interceptors.sockets.asyncio_loops import Loops
 from pytest_resilience.interceptors.sockets.connections import Link
-from pytest_resilience.interceptors.sockets.receipt import Call
-from pytest_resilience.interceptors.sockets.receipt import Receipt
+from pytest_resilience.interceptors.sockets.response_stream import Call
 from pytest_resilience.interceptors.sockets.response_stream import Course
+from pytest_resilience.interceptors.sockets.response_stream import Receipt
 
 
 __all__ = ["ReceivingInLoops"]

@@ -18,10 +18,10 @@ from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets import response
 from pytest_resilience.interceptors.sockets.connections import Link
 from pytest_resilience.interceptors.sockets.readiness import Readiness
-from pytest_resilience.interceptors.sockets.receipt import Call
-from pytest_resilience.interceptors.sockets.receipt import Receipt
+from pytest_resilience.interceptors.sockets.response_stream import Call
 from pytest_resilience.interceptors.sockets.response_stream import Course
 from pytest_resilience.interceptors.sockets.response_stream import Ending
+from pytest_resilience.interceptors.sockets.response_stream import Receipt
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
 
 

@@ -14,10 +14,10 @@ from pytest_resilience.chaos.faults.response import MadeUpAnswer
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import Link
-from pytest_resilience.interceptors.sockets.decrypted import Decrypted
-from pytest_resilience.interceptors.sockets.receipt import Call
-from pytest_resilience.interceptors.sockets.receipt import Receipt
+from pytest_resilience.interceptors.sockets.response_stream import Call
 from pytest_resilience.interceptors.sockets.response_stream import Course
+from pytest_resilience.interceptors.sockets.response_stream import Decrypted
+from pytest_resilience.interceptors.sockets.response_stream import Receipt
 
 
 __all__ = ["begin", "end", "instead", "recite", "take", "turn"]

@@ -12,7 +12,7 @@ from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import Loops
 from pytest_resilience.interceptors.sockets.connections import Link
 from pytest_resilience.interceptors.sockets.partition import Walls
-from pytest_resilience.interceptors.sockets.receipt import Call
+from pytest_resilience.interceptors.sockets.response_stream import Call
 from pytest_resilience.interceptors.sockets.ssl_objects import TlsObjects
 from pytest_resilience.interceptors.sockets.wire_format import beginning
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_resilience.interceptors.patching import KernelSocket
 from pytest_resilience.interceptors.patching import kernel_socket
-from pytest_resilience.interceptors.sockets.receipt import Call
+from pytest_resilience.interceptors.sockets.response_stream import Call
 from pytest_resilience.locks import fork_safe
 
 

@@ -17,9 +17,9 @@ from pytest_resilience.interceptors.foreign_objects import looked
 from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.patching import tls_modules
 from pytest_resilience.interceptors.sockets.connections import Link
-from pytest_resilience.interceptors.sockets.receipt import Call
-from pytest_resilience.interceptors.sockets.receipt import Receipt
-from pytest_resilience.interceptors.sockets.requests_sent import FRAMED
+from pytest_resilience.interceptors.sockets.response_stream import Call
+from pytest_resilience.interceptors.sockets.response_stream import Receipt
+from pytest_resilience.interceptors.sockets.wire_format import FRAMED
 from pytest_resilience.interceptors.sockets.wire_format import client_random
 from pytest_resilience.interceptors.sockets.wire_format import is_hello
 

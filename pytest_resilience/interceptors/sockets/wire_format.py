@@ -9,12 +9,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from typing import Final
 
 
 __all__ = [
-    "RECORD", "asks_something", "beginning", "client_random", "is_hello", "is_sealed",
+    "BODILESS",
+    "EXPECTANT",
+    "FRAMED",
+    "RECORD",
+    "asks_something",
+    "beginning",
+    "client_random",
+    "is_hello",
+    "is_sealed",
+    "kind_of",
     "may_bring_tickets",
-]  # fmt: skip
+]
+
+BODILESS: Final = "bodiless"  # whose answer has no body
+EXPECTANT: Final = "expectant"  # the head of one, whose body is to follow when it is wanted
+FRAMED: Final = "framed"  # the first of many that share a connection
+
+_PREFACE = b"PRI * HTTP/2.0\r\n"
+_END_OF_HEAD = b"\r\n\r\n"
+_EXPECTATION = b"\r\nexpect: 100-continue\r\n"
+
+
+def kind_of(message: bytes) -> str:
+    """Of the beginning of what was sent at once: one of the above, or ""."""
+    if message.startswith(b"HEAD "):
+        return BODILESS
+    if message.startswith(_PREFACE):
+        return FRAMED
+    if message.endswith(_END_OF_HEAD) and _EXPECTATION in message.lower():
+        return EXPECTANT
+    return ""
+
 
 RECORD = (16 << 10) + 256 + 5  # bytes: the longest there is, in TLS 1.3
 _CHANGE_CIPHER, _HANDSHAKE, _APPLICATION = 20, 22, 23

@@ -15,8 +15,8 @@ from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin.experiment_request import Requested
 from pytest_resilience.plugin.matrix.baseline_runs import CalmRuns
 from pytest_resilience.plugin.matrix.baseline_runs import Watches
-from pytest_resilience.plugin.matrix.deadline import deadline
 from pytest_resilience.plugin.matrix.expectation import Expectation
+from pytest_resilience.plugin.matrix.expectation import deadline
 from pytest_resilience.plugin.matrix.leaks import Leftovers
 from pytest_resilience.plugin.matrix.leaks import Snapshot
 from pytest_resilience.plugin.matrix.plan import Planned

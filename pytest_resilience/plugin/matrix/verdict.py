@@ -10,7 +10,7 @@ import pytest
 from pytest_resilience.chaos.active_experiment import Activation
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ResilienceError
-from pytest_resilience.plugin.matrix.deadline import DeadlineError
+from pytest_resilience.plugin.matrix.expectation import DeadlineError
 from pytest_resilience.plugin.matrix.expectation import Expectation
 from pytest_resilience.report.cell import Verdict
 

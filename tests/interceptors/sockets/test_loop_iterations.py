@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.interceptors.sockets.loop_passes import Passes
+from pytest_resilience.interceptors.sockets.asyncio_loops import Passes
 
 
 Story = Callable[[asyncio.AbstractEventLoop, Passes], Coroutine[Any, Any, None]]

@@ -16,10 +16,10 @@ import requests
 import trustme
 
 from pytest_resilience.chaos.active_experiment import Activation
-from pytest_resilience.interceptors.sockets.requests_sent import BODILESS
-from pytest_resilience.interceptors.sockets.requests_sent import EXPECTANT
-from pytest_resilience.interceptors.sockets.requests_sent import FRAMED
-from pytest_resilience.interceptors.sockets.requests_sent import kind_of
+from pytest_resilience.interceptors.sockets.wire_format import BODILESS
+from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
+from pytest_resilience.interceptors.sockets.wire_format import FRAMED
+from pytest_resilience.interceptors.sockets.wire_format import kind_of
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import serve
 

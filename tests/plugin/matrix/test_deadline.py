@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from pytest_resilience.plugin.matrix import deadline as module
-from pytest_resilience.plugin.matrix.deadline import DeadlineError
-from pytest_resilience.plugin.matrix.deadline import deadline
+from pytest_resilience.plugin.matrix import expectation as module
+from pytest_resilience.plugin.matrix.expectation import DeadlineError
+from pytest_resilience.plugin.matrix.expectation import deadline
 
 
 def test_a_blocking_call_is_ended() -> None:
