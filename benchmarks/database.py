@@ -19,7 +19,7 @@ from figures import show
 from turns import costs
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 
 
 DELAYS = (0.005, 0.02, 0.1)
@@ -45,9 +45,9 @@ def by_connection(connection: sqlite3.Connection) -> Callable[[int], Any]:
     return lambda _: connection.execute("SELECT 1")
 
 
-def unmatched(hazards: Hazards) -> list[Figure]:
+def unmatched(runtime: Runtime) -> list[Figure]:
     with contextlib.closing(connect()) as plain:
-        hazard = hazards.start(experiment("database_failure", match="DELETE*"), seed=1)
+        hazard = runtime.start(experiment("database_failure", match="DELETE*"), seed=1)
         with contextlib.closing(connect()) as under:
             found = costs(
                 {
@@ -69,10 +69,10 @@ def unmatched(hazards: Hazards) -> list[Figure]:
     ]
 
 
-def delays(hazards: Hazards) -> list[Figure]:
+def delays(runtime: Runtime) -> list[Figure]:
     figures = []
     for delay in DELAYS:
-        hazard = hazards.start(
+        hazard = runtime.start(
             experiment("database_slowdown", delay=delay, match="SELECT*"), seed=1
         )
         with contextlib.closing(connect()) as connection:
@@ -99,19 +99,19 @@ def delays(hazards: Hazards) -> list[Figure]:
     return figures
 
 
-def each_statement_in_turn(hazards: Hazards) -> Figure:
+def each_statement_in_turn(runtime: Runtime) -> Figure:
     """Fail each of the five statements of a transaction; nothing may be left of it."""
 
     def one_run(number: int) -> None:
         failing = experiment("database_failure", mode="disk_full", match="INSERT*", nth=number)
-        hazard = hazards.start(failing, seed=1)
+        hazard = runtime.start(failing, seed=1)
         with contextlib.closing(connect()) as connection:
             with contextlib.suppress(sqlite3.OperationalError), connection:
                 for statement in ORDER:
                     connection.execute(statement)
             left = connection.execute("SELECT count(*) FROM items").fetchone()
         hazard.stop()
-        if hazard.activation.hits != 1 or left != (0,):
+        if hazard.active_experiment.hits != 1 or left != (0,):
             raise RuntimeError(f"statement {number} did not fail as it should")
 
     taken = []
@@ -128,10 +128,10 @@ def each_statement_in_turn(hazards: Hazards) -> Figure:
 
 def main() -> int:
     pin()
-    hazards = Hazards()
+    runtime = Runtime()
     # The drivers that are installed are loaded once; that is not what is measured.
-    hazards.start(experiment("database_failure"), seed=1).stop()
-    return show([*unmatched(hazards), *delays(hazards), each_statement_in_turn(hazards)])
+    runtime.start(experiment("database_failure"), seed=1).stop()
+    return show([*unmatched(runtime), *delays(runtime), each_statement_in_turn(runtime)])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the disk seam costs the files that no experiment is aimed at, and how exact delays are.
+"""What the interceptor of files costs where no experiment is aimed, and how exact delays are.
 
 Each pair is measured one right after the other, in this order and that, and the median of the
 ratios is shown.
@@ -21,7 +21,7 @@ from figures import show
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.files.interceptor import DiskSeam
+from pytest_resilience.interceptors.files.interceptor import FileInterceptor
 
 
 PAIRS = 301
@@ -43,10 +43,10 @@ def compared(
     ratios, added = [], []
     for _ in range(PAIRS):
         before = seconds(call)
-        activation = engine.start(experiment, seed=1, must_fire=False)
+        active_experiment = engine.start(experiment, seed=1, must_fire=False)
         call()  # the first look at a path is remembered
         during = seconds(call)
-        engine.stop(activation)
+        engine.stop(active_experiment)
         after = seconds(call)
         ratios.append(2 * during / (before + after))
         added.append(during - (before + after) / 2)
@@ -89,7 +89,7 @@ def delays(engine: Engine, folder: Path) -> list[Figure]:
             slow = ChaosExperiment(
                 "disk", "disk_failure", path=str(folder / "slow"), delay=delay, rate=1
             )
-            activation = engine.start(slow, seed=1)
+            active_experiment = engine.start(slow, seed=1)
             taken, slept = [], []
             for _ in range(41):
                 began = time.perf_counter()
@@ -98,7 +98,7 @@ def delays(engine: Engine, folder: Path) -> list[Figure]:
                 time.sleep(delay)
                 slept.append(time.perf_counter() - written)
                 taken.append(written - began)
-            engine.stop(activation)
+            engine.stop(active_experiment)
             over = (statistics.median(taken) - delay) * 1e3
             bare = (statistics.median(slept) - delay) * 1e3
             what = f"slow write, {delay * 1e3:g} ms asked, over"
@@ -112,7 +112,7 @@ def delays(engine: Engine, folder: Path) -> list[Figure]:
 def main() -> int:
     pin()
     print(f"Python {sys.version.partition(' ')[0]}")
-    engine = Engine(lambda engine: [DiskSeam(engine)])
+    engine = Engine(lambda engine: [FileInterceptor(engine)])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         return show([*unmatched(engine, folder), *delays(engine, folder)])

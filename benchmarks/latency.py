@@ -35,7 +35,7 @@ from figures import show
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import Event
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 
 
 DELAY = 0.05  # seconds
@@ -118,7 +118,7 @@ def milliseconds(call: Callable[[str], object], path: str) -> list[float]:
 
 
 def delay_figures() -> Iterator[Figure]:
-    engine = Engine(lambda engine: [SocketSeam(engine)])
+    engine = Engine(lambda engine: [SocketInterceptor(engine)])
     last = deque[Event](maxlen=1)
     engine.listeners.add(last.append)  # somebody listens in a test too, so events are made
     experiment = ChaosExperiment("lag", "network_latency", probability=1, delay=DELAY)
@@ -129,9 +129,9 @@ def delay_figures() -> Iterator[Figure]:
             for _ in range(BLOCKS):
                 calm += milliseconds(call, "quick")
                 really += milliseconds(call, "slow")
-                activation = engine.start(experiment, seed=1)
+                active_experiment = engine.start(experiment, seed=1)
                 asked += milliseconds(call, "quick")
-                engine.stop(activation)
+                engine.stop(active_experiment)
             yield from compared(name, *map(statistics.median, (calm, really, asked)))
 
 
@@ -146,23 +146,25 @@ def compared(name: str, calm: float, really: float, asked: float) -> Iterator[Fi
 
 def seam_figures() -> Iterator[Figure]:
     """Calls of zero bytes go the whole way through Python, and the network stays out of it."""
-    engine = Engine(lambda engine: [SocketSeam(engine)])
+    engine = Engine(lambda engine: [SocketInterceptor(engine)])
     aimed_elsewhere = ChaosExperiment("lag", "network_latency", target="elsewhere.example")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname())
         accepted = listener.accept()[0]
         with client, accepted:
             for name, argument in (("send", b""), ("recv", 0)):
-                plain = seam = float("inf")
+                plain = interceptor = float("inf")
                 for _ in range(100):
                     plain = min(plain, microseconds_a_call(getattr(client, name), argument))
-                    activation = engine.start(aimed_elsewhere, seed=1, must_fire=False)
-                    seam = min(seam, microseconds_a_call(getattr(client, name), argument))
-                    engine.stop(activation)
+                    active_experiment = engine.start(aimed_elsewhere, seed=1, must_fire=False)
+                    interceptor = min(
+                        interceptor, microseconds_a_call(getattr(client, name), argument)
+                    )
+                    engine.stop(active_experiment)
                 yield Figure(what=f"socket.{name}, plain", value=plain, target=None, unit="us")
                 yield Figure(
                     what=f"socket.{name}, while chaos is aimed elsewhere: more",
-                    value=seam - plain,
+                    value=interceptor - plain,
                     target=0.3,
                     unit="us",
                 )

@@ -34,7 +34,7 @@ from figures import show
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import Event
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 
 
 HOST = "127.0.0.1"
@@ -66,7 +66,7 @@ asyncio.run(main())
 """
 
 Ask = Callable[[], Awaitable[object]]
-engine = Engine(lambda engine: [SocketSeam(engine)])
+engine = Engine(lambda engine: [SocketInterceptor(engine)])
 
 
 @contextlib.contextmanager
@@ -81,11 +81,13 @@ def server() -> Iterator[int]:
 
 @contextlib.contextmanager
 def latency(seconds: float) -> Iterator[None]:
-    activation = engine.start(ChaosExperiment("far", "network_latency", delay=seconds), seed=1)
+    active_experiment = engine.start(
+        ChaosExperiment("far", "network_latency", delay=seconds), seed=1
+    )
     try:
         yield
     finally:
-        engine.stop(activation)
+        engine.stop(active_experiment)
 
 
 @contextlib.asynccontextmanager

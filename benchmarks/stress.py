@@ -21,7 +21,7 @@ from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.resources import BUILT_IN
 from pytest_resilience.chaos.faults.resources import STRESS_NG
 from pytest_resilience.chaos.faults.resources import PressureReading
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 
 
 LOADS = (0.25, 0.5, 0.75)
@@ -33,15 +33,15 @@ MIB = 2**20
 
 def under(kind: str, seconds: float, **parameters: Any) -> tuple[PressureReading, float, float]:
     """What came of a pressure, seconds until it was on, and seconds until it was off."""
-    hazards = Hazards()
+    runtime = Runtime()
     began = time.perf_counter()
-    hazard = hazards.start(ChaosExperiment(kind, kind, **parameters), seed=1)
+    hazard = runtime.start(ChaosExperiment(kind, kind, **parameters), seed=1)
     on = time.perf_counter()
     time.sleep(seconds)
     ending = time.perf_counter()
     hazard.stop()
     off = time.perf_counter()
-    reading = hazard.activation.pressure
+    reading = hazard.active_experiment.pressure
     assert reading is not None
     return reading, on - began, off - ending
 

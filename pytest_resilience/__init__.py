@@ -4,8 +4,8 @@ How the package is laid out, and what may import what (downwards only):
 
     plugin                    pytest, and only there
     report, assertions        events and states, read and judged
-    hazards                   experiments in this process, with every seam there is
-    seams, stress, proxy      where operations are intercepted; pressure; between both ends
+    runtime                   experiments in this process, with every interceptor there is
+    interceptors, stress, proxy      where operations are intercepted; pressure; between both ends
     chaos                     decides which operation meets which fault
     patterns                  protects code: breaker, retry, bulkhead, degradation
     errors, events, clock, seeds

@@ -1,4 +1,4 @@
-"""Experiments in this process, with or without pytest: an engine and every seam there is."""
+"""Experiments in this process, with or without pytest: an engine and every interceptor there is."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.engine import Seam
+from pytest_resilience.chaos.engine import Interceptor
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.types.schema import Recipe
+from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
-from pytest_resilience.interceptors.databases.interceptor import DatabaseSeam
-from pytest_resilience.interceptors.files.interceptor import DiskSeam
-from pytest_resilience.interceptors.http_mocks.interceptor import MockedSeam
-from pytest_resilience.interceptors.services import ServiceSeam
-from pytest_resilience.interceptors.simulators import PointSeam
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.databases.interceptor import DatabaseInterceptor
+from pytest_resilience.interceptors.files.interceptor import FileInterceptor
+from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
+from pytest_resilience.interceptors.services import ServiceInterceptor
+from pytest_resilience.interceptors.simulators import SimulatorInterceptor
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.monkey.active_experiments import Starter
 from pytest_resilience.monkey.monkey import Monkey
 from pytest_resilience.stress.caps import DEFAULT_CAPS
 from pytest_resilience.stress.caps import Caps
-from pytest_resilience.stress.interceptor import StressSeam
+from pytest_resilience.stress.interceptor import StressInterceptor
 
 
 __all__ = [
@@ -34,10 +34,10 @@ __all__ = [
     "Caps",
     "ChaosMonkey",
     "Hazard",
-    "Hazards",
     "NewChaosType",
+    "Runtime",
+    "default_runtime",
     "new_engine",
-    "of_this_process",
 ]
 
 
@@ -47,13 +47,13 @@ class NewChaosType:
 
     Attributes:
         name: as it is written in markers, flags and profiles.
-        recipe: what it can be told, and which faults that makes.
-        seam: makes, for an engine, what lets those faults happen.
+        schema: what it can be told, and which faults that makes.
+        interceptor: makes, for an engine, what lets those faults happen.
     """
 
     name: str
-    recipe: Recipe
-    seam: Callable[[Engine], Seam]
+    schema: TypeSchema
+    interceptor: Callable[[Engine], Interceptor]
 
 
 def new_engine(
@@ -64,41 +64,46 @@ def new_engine(
     clock: Clock = SYSTEM_CLOCK,
     folder: str = "",
 ) -> Engine:
-    """An engine with every seam there is; `caps` says how much pressure is allowed.
+    """An engine with every interceptor there is; `caps` says how much pressure is allowed.
 
     Places in files below `folder` are told without it.
     """
 
-    def seams(engine: Engine) -> list[Seam]:
-        return [*_seams(engine), *(each.seam(engine) for each in others)]
+    def interceptors(engine: Engine) -> list[Interceptor]:
+        return [*_interceptors(engine), *(each.interceptor(engine) for each in others)]
 
-    return Engine(seams, services=services, approve=caps.approve, clock=clock, folder=folder)
+    return Engine(interceptors, services=services, approve=caps.approve, clock=clock, folder=folder)
 
 
-def _seams(engine: Engine) -> list[Seam]:
+def _interceptors(engine: Engine) -> list[Interceptor]:
     return [
-        SocketSeam(engine), MockedSeam(engine), ServiceSeam(engine), DatabaseSeam(engine),
-        DiskSeam(engine), PointSeam(engine), StressSeam(engine),
-    ]  # fmt: skip
+        SocketInterceptor(engine),
+        HttpMockInterceptor(engine),
+        ServiceInterceptor(engine),
+        DatabaseInterceptor(engine),
+        FileInterceptor(engine),
+        SimulatorInterceptor(engine),
+        StressInterceptor(engine),
+    ]
 
 
 class Hazard:
     """An experiment that runs in this process.
 
     Attributes:
-        activation: its counts.
+        active experiment: its counts.
     """
 
-    def __init__(self, engine: Engine, activation: Activation) -> None:
+    def __init__(self, engine: Engine, active_experiment: ActiveExperiment) -> None:
         self._engine = engine
-        self.activation = activation
+        self.active_experiment = active_experiment
 
     def stop(self) -> None:
         """End it; harmless when it has ended."""
-        self._engine.stop(self.activation)
+        self._engine.stop(self.active_experiment)
 
 
-class Hazards:
+class Runtime:
     """Starts experiments in this process.
 
     Attributes:
@@ -117,14 +122,14 @@ class Hazards:
 
     def start(self, experiment: ChaosExperiment, *, seed: int) -> Hazard:
         """Start an experiment for certain; its `probability` is for those who draw."""
-        activation = self.engine.start(experiment, seed=seed, must_fire=False)
-        return Hazard(self.engine, activation)
+        active_experiment = self.engine.start(experiment, seed=seed, must_fire=False)
+        return Hazard(self.engine, active_experiment)
 
 
 @functools.cache
-def of_this_process() -> Hazards:
+def default_runtime() -> Runtime:
     """The same for all who ask: two engines over one socket would undo each other's work."""
-    return Hazards()
+    return Runtime()
 
 
 class ChaosMonkey(Monkey):
@@ -139,7 +144,7 @@ class ChaosMonkey(Monkey):
     """
 
     def default_start(self) -> Starter:
-        return of_this_process().start
+        return default_runtime().start
 
     def default_approve(self) -> Callable[[ChaosExperiment], object]:
         return DEFAULT_CAPS.approve  # services may still become known

@@ -22,7 +22,7 @@ from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.runtime import Hazard
-from pytest_resilience.runtime import of_this_process
+from pytest_resilience.runtime import default_runtime
 
 
 __all__ = [
@@ -38,14 +38,14 @@ class _Started:
     """What was started here, by name: all that a later activity can refer to."""
 
     def __init__(self) -> None:
-        self.hazards: dict[str, Hazard] = {}
+        self.runtime: dict[str, Hazard] = {}
         self.lock = fork_safe(self, "lock", threading.Lock)
 
     def get(self, name: str) -> Hazard:
         try:
-            return self.hazards[name]
+            return self.runtime[name]
         except KeyError:
-            raise UnknownNameError("chaos experiment", name, tuple(self.hazards)) from None
+            raise UnknownNameError("chaos experiment", name, tuple(self.runtime)) from None
 
 
 @functools.cache
@@ -66,7 +66,7 @@ def start_experiment(
     with started.lock:
         if name in active_experiments():
             raise DuplicateNameError("chaos experiment", name)
-        started.hazards[name] = of_this_process().start(experiment, seed=seed)
+        started.runtime[name] = default_runtime().start(experiment, seed=seed)
     return {"name": name, "what": str(experiment)}
 
 
@@ -74,12 +74,12 @@ def stop_experiment(name: str) -> dict[str, Any]:
     """End an experiment and tell its counts. Raises UnknownNameError; ending twice is harmless."""
     hazard = _started().get(name)
     hazard.stop()
-    activation = hazard.activation
+    active_experiment = hazard.active_experiment
     return {
         "name": name,
-        "matched": activation.matched,
-        "hits": activation.hits,
-        "delay": activation.delay,
+        "matched": active_experiment.matched,
+        "hits": active_experiment.hits,
+        "delay": active_experiment.delay,
     }
 
 
@@ -90,11 +90,11 @@ def stop_all_experiments() -> list[dict[str, Any]]:
 
 def active_experiments() -> list[str]:
     """A probe: the names of those that run."""
-    now = of_this_process().engine.clock.monotonic()
-    hazards = list(_started().hazards.items())
-    return [name for name, hazard in hazards if hazard.activation.left(now)]
+    now = default_runtime().engine.clock.monotonic()
+    runtime = list(_started().runtime.items())
+    return [name for name, hazard in runtime if hazard.active_experiment.left(now)]
 
 
 def count_hits(name: str) -> int:
     """A probe: how many operations an experiment has hit. Raises UnknownNameError."""
-    return _started().get(name).activation.hits
+    return _started().get(name).active_experiment.hits

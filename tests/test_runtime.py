@@ -26,8 +26,8 @@ from pytest_resilience.monkey.schedule import FixedSequence
 from pytest_resilience.monkey.steady_state import Verdict
 from pytest_resilience.monkey.stop_conditions import BreakerOpens
 from pytest_resilience.runtime import ChaosMonkey
-from pytest_resilience.runtime import Hazards
-from pytest_resilience.runtime import of_this_process
+from pytest_resilience.runtime import Runtime
+from pytest_resilience.runtime import default_runtime
 
 
 PATIENCE = 30  # seconds
@@ -71,9 +71,9 @@ def get(url: str) -> tuple[str, float]:
 def test_a_monkey_slows_and_refuses_real_requests_and_undoes_everything(url: str) -> None:
     untouched = patched()
     target = url.split("/")[2]
-    hazards = Hazards()
+    runtime = Runtime()
     monkey = ChaosMonkey(
-        hazards.start,
+        runtime.start,
         schedule=FixedSequence([(0, "slow"), (0, "slower"), (3600, "gone")]),
         background=False,
     )
@@ -93,7 +93,7 @@ def test_a_monkey_slows_and_refuses_real_requests_and_undoes_everything(url: str
     text, quick = get(url)
     assert text == "well"
     assert quick < slow
-    assert hazards.engine.active == ()
+    assert runtime.engine.active == ()
 
 
 def test_a_service_outside_pytest_is_refused_and_left_as_it_was(url: str) -> None:
@@ -130,12 +130,12 @@ print("pytest" in sys.modules, threading.active_count() <= 2)
 def test_a_breaker_of_the_service_ends_the_chaos_that_opened_it(url: str) -> None:
     target = url.split("/")[2]
     breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=3), name="health")
-    hazards = Hazards()
+    runtime = Runtime()
     faults: list[Event] = []
-    hazards.engine.listeners.add(faults.append)
+    runtime.engine.listeners.add(faults.append)
     started, over = threading.Event(), threading.Event()
     monkey = ChaosMonkey(
-        hazards.start, stop_when=[BreakerOpens(breaker)], interval="1h", check_every="1h"
+        runtime.start, stop_when=[BreakerOpens(breaker)], interval="1h", check_every="1h"
     )
 
     def hear(event: Event) -> None:
@@ -160,9 +160,9 @@ def test_a_breaker_of_the_service_ends_the_chaos_that_opened_it(url: str) -> Non
 
 
 def test_the_error_is_that_of_a_port_where_nobody_listens(url: str) -> None:
-    hazards = Hazards()
+    runtime = Runtime()
     target = url.split("/")[2]
-    handle = hazards.start(
+    handle = runtime.start(
         ChaosExperiment("gone", "network_failure", rate=1, target=target), seed=1
     )
     host, _, port = target.partition(":")
@@ -170,13 +170,13 @@ def test_the_error_is_that_of_a_port_where_nobody_listens(url: str) -> None:
         socket.create_connection((host, int(port)))
     handle.stop()
     handle.stop()
-    assert (handle.activation.matched, handle.activation.hits) == (1, 1)
+    assert (handle.active_experiment.matched, handle.active_experiment.hits) == (1, 1)
     assert injected.value.errno == errno.ECONNREFUSED
     assert injected.value.strerror == os.strerror(errno.ECONNREFUSED)
 
 
 def test_all_monkeys_of_a_process_share_one_engine() -> None:
-    assert of_this_process() is of_this_process()
+    assert default_runtime() is default_runtime()
     one, other = ChaosMonkey(seed=1, background=False), ChaosMonkey(seed=2, background=False)
     for monkey in (one, other):
         monkey.register_experiment(
@@ -187,10 +187,10 @@ def test_all_monkeys_of_a_process_share_one_engine() -> None:
         one.tick()
         with other:
             other.tick()
-            assert len(of_this_process().engine.active) == 2
-        assert len(of_this_process().engine.active) == 1
+            assert len(default_runtime().engine.active) == 2
+        assert len(default_runtime().engine.active) == 1
         assert patched() != untouched
-    assert of_this_process().engine.active == ()
+    assert default_runtime().engine.active == ()
     assert patched() == untouched
 
 

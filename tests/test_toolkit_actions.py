@@ -22,7 +22,7 @@ from pytest_resilience import UnknownNameError
 from pytest_resilience import toolkit_actions
 from pytest_resilience.chaostoolkit.experiment import ToolkitExperiment
 from pytest_resilience.monkey.steady_state import Verdict
-from pytest_resilience.runtime import of_this_process
+from pytest_resilience.runtime import default_runtime
 
 
 ROOT = Path(__file__).parents[1]
@@ -105,7 +105,7 @@ def told(journal: dict[str, Any]) -> dict[str, Any]:
 def nothing_is_left() -> Iterator[None]:
     untouched = (socket.socket.connect, socket.getaddrinfo)
     yield
-    assert of_this_process().engine.active == ()
+    assert default_runtime().engine.active == ()
     assert (socket.socket.connect, socket.getaddrinfo) == untouched
 
 

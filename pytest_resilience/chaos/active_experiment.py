@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.resources import PressureReading
-from pytest_resilience.chaos.faults.response import MadeUpAnswer
+from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.forked_children import SharedState
 from pytest_resilience.chaos.operation import CHECK_OUT
 from pytest_resilience.chaos.operation import CONNECT
@@ -23,7 +23,7 @@ from pytest_resilience.locks import fork_safe
 from pytest_resilience.seeds import Stream
 
 
-__all__ = ["Activation", "Hit", "never_entered"]
+__all__ = ["ActiveExperiment", "Hit", "never_entered"]
 
 _LONGEST = 80  # signs of a statement
 _COMPARED = 200  # signs: comparing takes the square of the length
@@ -41,17 +41,17 @@ class Hit:
     """An experiment's fault that happens to an operation.
 
     Attributes:
-        activation: the experiment that runs.
+        active experiment: the experiment that runs.
         fault: what happens.
         number: the operation's number among those the experiment matched, from 1.
     """
 
-    activation: Activation
+    active_experiment: ActiveExperiment
     fault: Fault
     number: int
 
 
-class Activation:
+class ActiveExperiment:
     """One run of an experiment.
 
     Attributes:
@@ -153,7 +153,7 @@ class Activation:
             for fault in self.experiment.faults
             if operation.kind in fault.kinds and fault.can_happen_to(operation)
         ]
-        if not faults or not self.experiment.aims_at(operation):
+        if not faults or not self.experiment.matches_target(operation):
             self.saw(operation)
             return ()
         with self._lock:
@@ -230,7 +230,7 @@ class Activation:
     def _take_advice(self, operation: Operation) -> None:
         """Keep what to do about it, if it may have been meant; what was for certain wins."""
         certain = bool(operation.names)
-        if certain and not self.experiment.aims_at(operation):
+        if certain and not self.experiment.matches_target(operation):
             return
         if not self._cure or (certain and not self._certain):
             self._cure, self._certain = operation.advice, certain
@@ -238,12 +238,12 @@ class Activation:
     def _remark(self, operation: Operation) -> str:
         if operation.remark:
             return operation.remark
-        makes_up = any(isinstance(each, MadeUpAnswer) for each in self.experiment.faults)
-        if operation.sealed and makes_up:
+        makes_up = any(isinstance(each, InjectedResponse) for each in self.experiment.faults)
+        if operation.encrypted and makes_up:
             return _SEALED
         if operation.begun and makes_up:
             return "more of an answer"
-        if operation.framed:
+        if operation.multiplexed:
             return _FRAMED
         possible = (fault.can_happen_to(operation) for fault in self.experiment.faults)
         if operation.conditions is not None and not all(possible):
@@ -290,7 +290,7 @@ class Activation:
             return self._cure
         if _SEALED in self._remarks:
             return (
-                "Answers over TLS are sealed: to a proxy always, in asyncio where it was open "
+                "Answers over TLS are encrypted: to a proxy always, in asyncio where it was open "
                 "before the experiment."
             )
         if _FRAMED in self._remarks:
@@ -330,7 +330,7 @@ class Activation:
     def __repr__(self) -> str:
         until = "inf" if math.isinf(self.ends_at) else f"{self.ends_at:.3f}"
         return (
-            f"<Activation {self.experiment.name!r} matched={self.matched} hits={self.hits} "
+            f"<ActiveExperiment {self.experiment.name!r} matched={self.matched} hits={self.hits} "
             f"until={until}>"
         )
 

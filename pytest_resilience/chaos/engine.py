@@ -1,4 +1,4 @@
-"""Holds the active experiments and answers the seams: what happens to this operation?"""
+"""Holds the active experiments and answers the interceptors: what happens to this operation?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.active_experiment import Hit
 from pytest_resilience.chaos.call_site import caller
 from pytest_resilience.chaos.experiment import ChaosExperiment
@@ -30,10 +30,10 @@ from pytest_resilience.events import Listeners
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["Effect", "Engine", "FaultInjected", "Seam"]
+__all__ = ["Effect", "Engine", "FaultInjected", "Interceptor"]
 
 
-class Seam(Protocol):
+class Interceptor(Protocol):
     """The one place where a family of operations is intercepted.
 
     Attributes:
@@ -75,7 +75,7 @@ class FaultInjected(Event):
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a seam has to do to one operation: wait, then maybe fail.
+    """What an interceptor has to do to one operation: wait, then maybe fail.
 
     Attributes:
         hits: what each experiment does to it, the oldest experiment first.
@@ -101,15 +101,15 @@ class Effect:
         return next((hit.fault for hit in self.hits if isinstance(hit.fault, Pace)), None)
 
     @property
-    def heals(self) -> bool:
+    def transient(self) -> bool:
         """Whether what waits goes on when the experiments have ended."""
-        return all(hit.fault.heals for hit in self.hits if hit.fault.delay == float("inf"))
+        return all(hit.fault.transient for hit in self.hits if hit.fault.delay == float("inf"))
 
     def spare(self) -> None:
         """Take back what was to alter an answer: there is nothing in it."""
         for hit in self.hits:
             if isinstance(hit.fault, Alteration):
-                hit.activation.spared()
+                hit.active_experiment.spared()
 
     def left(self) -> float:
         """Seconds until every experiment behind it has ended, so that nothing waits any more.
@@ -118,27 +118,27 @@ class Effect:
         """
         now = self.clock.monotonic()
         endless = [hit for hit in self.hits if hit.fault.delay == float("inf")]
-        return max(hit.activation.left(now) for hit in endless or self.hits)
+        return max(hit.active_experiment.left(now) for hit in endless or self.hits)
 
-    def waited(self, seconds: float) -> None:
+    def add_delay(self, seconds: float) -> None:
         """Book a wait on the experiments that caused it, in proportion."""
         if len(self.hits) == 1:
             if self.hits[0].fault.waits:
-                self.hits[0].activation.delayed(seconds)
+                self.hits[0].active_experiment.delayed(seconds)
             return
-        delays = {hit.activation: hit.fault.delay for hit in self.hits if hit.fault.delay}
+        delays = {hit.active_experiment: hit.fault.delay for hit in self.hits if hit.fault.delay}
         endless = {each: 1.0 for each, delay in delays.items() if delay == float("inf")}
-        paced = {hit.activation: 1.0 for hit in self.hits if isinstance(hit.fault, Pace)}
+        paced = {hit.active_experiment: 1.0 for hit in self.hits if isinstance(hit.fault, Pace)}
         shares = endless or delays or paced
         whole = sum(shares.values())
-        for activation, part in shares.items():
-            activation.delayed(seconds * part / whole)
+        for active_experiment, part in shares.items():
+            active_experiment.delayed(seconds * part / whole)
 
 
 class Engine:
     """The active experiments of one process.
 
-    It installs a seam when the first experiment needs it and removes it after the last.
+    It installs an interceptor when the first experiment needs it and removes it after the last.
 
     Attributes:
         clock: on which durations and delays are measured.
@@ -149,14 +149,14 @@ class Engine:
 
     def __init__(
         self,
-        seams: Callable[[Engine], Sequence[Seam]],
+        interceptors: Callable[[Engine], Sequence[Interceptor]],
         *,
         services: Services | None = None,
         approve: Callable[[ChaosExperiment], None] = lambda _: None,
         clock: Clock = SYSTEM_CLOCK,
         folder: str = "",
     ) -> None:
-        """`seams` makes the seams for this engine; it is called once. `approve` raises
+        """`interceptors` makes those of this engine, and is called once. `approve` raises
         ConfigurationError for an experiment that is not to be started. Places in files below
         `folder` are told without it.
         """
@@ -165,35 +165,35 @@ class Engine:
         self.services = services or Services()
         self.listeners = Listeners()
         self._approve = approve
-        self._seams = tuple(seams(self))
+        self._interceptors = tuple(interceptors(self))
         # Replaced, never changed in place: operations read it without a lock.
-        self._active: tuple[Activation, ...] = ()
+        self._active: tuple[ActiveExperiment, ...] = ()
         self.watch: Watch | None = None
         self._lock = fork_safe(self, "_lock", threading.RLock)
         watch_forks(self)
 
     @property
-    def active(self) -> tuple[Activation, ...]:
+    def active(self) -> tuple[ActiveExperiment, ...]:
         """The experiments that run now, oldest first."""
         return self._active
 
     def before_fork(self) -> None:
         """A child is about to be made: who watches sees nothing of it."""
-        for activation in self._active:
-            activation.before_fork()
+        for active_experiment in self._active:
+            active_experiment.before_fork()
         if self.watch is not None:
             self.watch.forked()
 
     def after_fork(self) -> None:
         """This is the child."""
-        for activation in self._active:
-            activation.after_fork()
+        for active_experiment in self._active:
+            active_experiment.after_fork()
 
     @property
     def kinds(self) -> frozenset[str]:
         """The kinds of operation that have to be intercepted, to hit or to note them."""
         watched = frozenset[str]() if self.watch is None else self.watch.kinds
-        return watched.union(*(activation.kinds for activation in self._active))
+        return watched.union(*(active_experiment.kinds for active_experiment in self._active))
 
     def check(self, experiment: ChaosExperiment) -> ChaosExperiment:
         """The experiment with its services. Raises ConfigurationError if it cannot be started."""
@@ -203,13 +203,13 @@ class Engine:
 
     def start(
         self, experiment: ChaosExperiment, *, seed: int, must_fire: bool = True
-    ) -> Activation:
+    ) -> ActiveExperiment:
         """Let an experiment run until `stop`, or its duration is over.
 
         Raises ConfigurationError as `check` does, and UnavailableError where this machine
         cannot do it.
         """
-        activation = Activation(
+        active_experiment = ActiveExperiment(
             self.check(experiment),
             seed=seed,
             started_at=self.clock.monotonic(),
@@ -218,42 +218,43 @@ class Engine:
         with self._lock:
             before = self._active
             try:
-                self._activate((*before, activation))
+                self._activate((*before, active_experiment))
             except BaseException:  # an interrupt in between must not leave half of it
                 self._activate(before)
                 raise
-            activation.begin(self.clock.monotonic())  # some has passed, maybe all of its time
-        return activation
+            # Some of its time has passed, maybe all.
+            active_experiment.begin(self.clock.monotonic())
+        return active_experiment
 
-    def stop(self, activation: Activation) -> None:
+    def stop(self, active_experiment: ActiveExperiment) -> None:
         """End an experiment; harmless when it has ended already."""
-        activation.stop()
+        active_experiment.stop()
         with self._lock:
-            self._activate(tuple(each for each in self._active if each is not activation))
+            self._activate(tuple(each for each in self._active if each is not active_experiment))
 
     def settle(self) -> None:
-        """Take out of every idle seam what could not be taken out when it went idle."""
+        """Take out of every idle interceptor what could not be taken out when it went idle."""
         with self._lock:
             self._activate(self._active)
 
     def rehearse(self) -> None:
-        """Load what the seams need, now: who starts an experiment may be an event loop."""
+        """Load what the interceptors need, now: who starts an experiment may be an event loop."""
         with self._lock:
             if not self._active:
-                for seam in self._seams:
-                    seam.install()
-                    seam.remove()
+                for interceptor in self._interceptors:
+                    interceptor.install()
+                    interceptor.remove()
 
-    def _activate(self, active: tuple[Activation, ...]) -> None:
+    def _activate(self, active: tuple[ActiveExperiment, ...]) -> None:
         self._active = active
         needed = self.kinds
-        for seam in self._seams:
-            if not needed.isdisjoint(seam.kinds):
+        for interceptor in self._interceptors:
+            if not needed.isdisjoint(interceptor.kinds):
                 with limits_lifted():  # what it loads is read from files
-                    seam.install()
-                seam.refresh()
+                    interceptor.install()
+                interceptor.refresh()
             else:
-                seam.remove()
+                interceptor.remove()
 
     @contextmanager
     def watching(self, watch: Watch) -> Iterator[None]:
@@ -293,7 +294,7 @@ class Engine:
 
     def has(self, kind: str) -> bool:
         """Whether an active experiment has anything to do with operations of a kind."""
-        return any(kind in activation.kinds for activation in self._active)
+        return any(kind in active_experiment.kinds for active_experiment in self._active)
 
     @property
     def paced(self) -> bool:
@@ -303,37 +304,40 @@ class Engine:
 
     def concerns(self, operation: Operation) -> bool:
         """Whether an active experiment is aimed at the operation's target."""
-        return any(activation.experiment.aims_at(operation) for activation in self._active)
+        return any(
+            active_experiment.experiment.matches_target(operation)
+            for active_experiment in self._active
+        )
 
-    def news(self, known: Sequence[Activation], operation: Operation) -> bool:
+    def news(self, known: Sequence[ActiveExperiment], operation: Operation) -> bool:
         """Whether an experiment that is not `known` is aimed at the operation's target."""
         return any(
-            activation.experiment.aims_at(operation)
-            for activation in self._active
-            if activation not in known
+            active_experiment.experiment.matches_target(operation)
+            for active_experiment in self._active
+            if active_experiment not in known
         )
 
     def saw(self, operation: Operation) -> None:
         """Note an operation that concerns no experiment, for those that never fire."""
         if self.watch is not None:
             self.watch.saw(operation)
-        for activation in self._active:
-            activation.saw(operation)
+        for active_experiment in self._active:
+            active_experiment.saw(operation)
 
-    def press(self, activation: Activation, fault: Fault, kind: str) -> None:
+    def press(self, active_experiment: ActiveExperiment, fault: Fault, kind: str) -> None:
         """Count and tell of a fault that answers to no operation."""
         hit = not fault.is_nothing
-        activation.pressed(hit=hit)
+        active_experiment.pressed(hit=hit)
         if not hit:
             return
         self.listeners.emit(
             FaultInjected(
                 at=self.clock.monotonic(),
-                source=activation.experiment.name,
+                source=active_experiment.experiment.name,
                 kind=kind,
                 target="this machine",
                 fault=str(fault),
-                number=activation.matched,
+                number=active_experiment.matched,
                 delay=0.0,
                 place="",
             )
@@ -346,16 +350,16 @@ class Engine:
         except Exception:  # it goes through the objects of many libraries
             return ""
 
-    def ask(self, operation: Operation) -> Effect | None:
+    def decide(self, operation: Operation) -> Effect | None:
         """What happens to `operation`; None if nothing does."""
         if self.watch is not None:
             self.watch.saw(operation)
         now = self.clock.monotonic()
         hits = tuple(
             hit
-            for activation in self._active
-            if activation.left(now)
-            for hit in activation.decide(operation, now)
+            for active_experiment in self._active
+            if active_experiment.left(now)
+            for hit in active_experiment.decide(operation, now)
         )
         if not hits:
             return None
@@ -365,7 +369,7 @@ class Engine:
                 self.listeners.emit(
                     FaultInjected(
                         at=now,
-                        source=hit.activation.experiment.name,
+                        source=hit.active_experiment.experiment.name,
                         kind=operation.kind,
                         target=operation.target,
                         fault=str(hit.fault),

@@ -30,7 +30,7 @@ from pytest_resilience.chaos.types.catalog import ChaosType
 from pytest_resilience.chaos.types.catalog import Kind
 from pytest_resilience.chaos.types.catalog import chaos_type as parse_type
 from pytest_resilience.chaos.types.catalog import recipe_of
-from pytest_resilience.chaos.types.schema import Recipe
+from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.errors import ConfigurationError
@@ -164,13 +164,13 @@ class ChaosExperiment:
         return narrow
 
     @property
-    def recipe(self) -> Recipe:
+    def schema(self) -> TypeSchema:
         return recipe_of(self.chaos_type)
 
     @cached_property
     def faults(self) -> tuple[Fault, ...]:
         """What happens; nothing at intensity 0 unless a physical parameter says more."""
-        return self.recipe.faults(dict(self.parameters), self.intensity)
+        return self.schema.faults(dict(self.parameters), self.intensity)
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -180,7 +180,7 @@ class ChaosExperiment:
     @cached_property
     def trigger(self) -> Trigger:
         """To which of the operations it happens."""
-        return self.recipe.trigger(dict(self.parameters), self.intensity)
+        return self.schema.trigger(dict(self.parameters), self.intensity)
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
@@ -216,7 +216,7 @@ class ChaosExperiment:
             each.is_of_the_current_folder for each in paths.patterns
         )
 
-    def aims_at(self, operation: Operation) -> bool:
+    def matches_target(self, operation: Operation) -> bool:
         """Whether the operation is meant, whatever its kind."""
         if not all(each.admits(operation) for each in self._filters):
             return False

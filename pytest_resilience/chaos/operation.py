@@ -59,12 +59,12 @@ class Operation:
             belongs to an event loop, which a wait would stop altogether; a transport of
             asyncio can be made to deliver later.
         conditions: what a database can be made to say here; None for anything.
-        sealed: whether what is received here is encrypted, so that nobody but the peer can
+        encrypted: whether what is received here is encrypted, so that nobody but the peer can
             make an answer: where TLS is made above the socket.
         begun: whether it is the rest of an answer, which nobody can begin anew.
-        interim: whether it is only the word to go on (100 Continue), and no answer yet.
+        informational: whether it is only the word to go on (100 Continue), and no answer yet.
         framed: whether it is a part of many answers that come together, as in HTTP/2.
-        underway: whether it is more of a message that has begun, to which only what lets
+        mid_message: whether it is more of a message that has begun, to which only what lets
             nothing through can happen.
         remark: what people are to know of it.
         advice: what to do if it was meant; where this is given, no fault can happen to it.
@@ -75,12 +75,12 @@ class Operation:
     names: tuple[str, ...]
     blocking: bool = True
     conditions: frozenset[str] | None = None
-    sealed: bool = False
+    encrypted: bool = False
     empty: bool = False
     begun: bool = False
-    interim: bool = False
-    framed: bool = False
-    underway: bool = False
+    informational: bool = False
+    multiplexed: bool = False
+    mid_message: bool = False
     remark: str = ""
     advice: str = ""
     answer: object = None

@@ -75,7 +75,7 @@ class Wait:
 
     def _book(self) -> None:
         now = self._effect.clock.monotonic()
-        self._effect.waited(now - self._booked)
+        self._effect.add_delay(now - self._booked)
         self._booked = now
 
 

@@ -1,4 +1,4 @@
-"""The service seam: callables of the code under test that stand for services.
+"""The service interceptor: callables of the code under test that stand for services.
 
 A callable is replaced where its name says it is. Code that has taken it from there under a
 name of its own (`from shop.clients import check`) is reached by naming that place.
@@ -23,11 +23,11 @@ from pytest_resilience.events import describe
 from pytest_resilience.interceptors.patching import Patches
 
 
-__all__ = ["ServiceSeam"]
+__all__ = ["ServiceInterceptor"]
 
 
-class ServiceSeam:
-    """Intercepts calls of the services that active experiments name. See `chaos.engine.Seam`."""
+class ServiceInterceptor:
+    """Intercepts calls of services that experiments name. See `chaos.engine.Interceptor`."""
 
     kinds = frozenset({CALL})
 
@@ -38,8 +38,8 @@ class ServiceSeam:
 
     def install(self) -> None:
         """Replace what is not replaced yet. Raises ConfigurationError for what is not there."""
-        for activation in self._engine.active:
-            for service in activation.experiment.services:
+        for active_experiment in self._engine.active:
+            for service in active_experiment.experiment.services:
                 self._replace_all(service)
         watch = self._engine.watch
         if watch is not None:
@@ -98,7 +98,7 @@ class ServiceSeam:
 
     def _call(self, service: str) -> None:
         __tracebackhide__ = True
-        effect = self._engine.ask(Operation(kind=CALL, target=service, names=(service,)))
+        effect = self._engine.decide(Operation(kind=CALL, target=service, names=(service,)))
         fault = None if effect is None else effect.failure
         if isinstance(fault, ServiceError):
             raise fault.make(service)

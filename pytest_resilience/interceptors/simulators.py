@@ -1,4 +1,4 @@
-"""Explicit points: for code that names the operation itself, where no seam can see it.
+"""Explicit points: for code that names the operation itself, where no interceptor can see it.
 
 `NetworkSimulator`, `ServiceFailureSimulator` and `DatabaseSimulator` call a function as the
 operation that it stands for. They cost a truth test while no experiment runs.
@@ -16,7 +16,7 @@ from typing import TypeVar
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Fault
-from pytest_resilience.chaos.faults.network import LostAnswer
+from pytest_resilience.chaos.faults.network import LostResponse
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import Reset
 from pytest_resilience.chaos.faults.network import ResolutionFailure
@@ -31,7 +31,12 @@ from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.waiting import wait
 
 
-__all__ = ["DatabaseSimulator", "NetworkSimulator", "PointSeam", "ServiceFailureSimulator"]
+__all__ = [
+    "DatabaseSimulator",
+    "NetworkSimulator",
+    "ServiceFailureSimulator",
+    "SimulatorInterceptor",
+]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -40,8 +45,8 @@ _R = TypeVar("_R")
 _engines: tuple[Engine, ...] = ()
 
 
-class PointSeam:
-    """Lets the points ask an engine while it has experiments. See `chaos.engine.Seam`."""
+class SimulatorInterceptor:
+    """Lets the points ask an engine while it has experiments. See `chaos.engine.Interceptor`."""
 
     kinds = frozenset({RESOLVE, CONNECT, RECEIVE, CALL, EXECUTE})
 
@@ -129,7 +134,7 @@ def _meet(kind: str, target: str, name: str, *, blocking: bool = True) -> Fault 
     )
     lost = None
     for engine in _engines:
-        effect = engine.ask(operation)
+        effect = engine.decide(operation)
         if effect is not None:
             lost = lost or _apply(effect, target)
     return lost
@@ -138,8 +143,8 @@ def _meet(kind: str, target: str, name: str, *, blocking: bool = True) -> Fault 
 def _apply(effect: Effect, target: str) -> Fault | None:
     __tracebackhide__ = True
     if effect.delay:
-        effect.waited(wait(effect.clock, effect.delay, effect.left))
-    if effect.delay == float("inf") and not effect.heals:
+        effect.add_delay(wait(effect.clock, effect.delay, effect.left))
+    if effect.delay == float("inf") and not effect.transient:
         raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
     failure = effect.failure
     if failure is None or failure.answered:
@@ -154,7 +159,7 @@ def _error(fault: Fault, target: str) -> Exception:
         return effects.name_resolution_failure(fault)
     if isinstance(fault, Refusal):
         return ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-    if isinstance(fault, (Reset, LostAnswer)):
+    if isinstance(fault, (Reset, LostResponse)):
         return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
     # An answer with a status has no form without a protocol; it is a failure all the same.
     return ConnectionError(f"{target} failed: {fault}")

@@ -36,7 +36,7 @@ class Handle(Protocol):
 
 
 class Starter(Protocol):
-    """What makes experiments happen: an engine with its seams, or something that presses."""
+    """What makes experiments happen: an engine with its interceptors, or something that presses."""
 
     def __call__(self, experiment: ChaosExperiment, *, seed: int) -> Handle:
         """Start it; `seed` decides all chance in it."""

@@ -134,7 +134,7 @@ def postgres_chaos(request: pytest.FixtureRequest) -> Iterator[Callable[[str], P
 
 @pytest.fixture
 def chaos_proxy(request: pytest.FixtureRequest) -> Iterator[Callable[..., ChaosProxy]]:
-    """Makes TCP proxies for what no seam reaches: `chaos_proxy("127.0.0.1:5432")`."""
+    """Makes TCP proxies for what no interceptor reaches: `chaos_proxy("127.0.0.1:5432")`."""
     with _session(request.config).proxies(request.node) as make:
         yield make
 

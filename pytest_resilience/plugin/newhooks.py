@@ -39,7 +39,7 @@ def pytest_resilience_chaos_types() -> Iterable[NewChaosType]:  # type: ignore[e
 
     Example:
         >>> def pytest_resilience_chaos_types():
-        ...     return [NewChaosType("late_mail", LATE_MAIL, MailSeam)]
+        ...     return [NewChaosType("late_mail", LATE_MAIL, MailInterceptor)]
     """
 
 

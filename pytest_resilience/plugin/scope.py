@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.active_experiment import never_entered
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
@@ -55,7 +55,7 @@ class ChaosScope:
 
     def __init__(self, engine: Engine, nodeid: str, seed: int, *, calm: bool = False) -> None:
         """`seed` is the run's; in a calm scope nothing takes effect."""
-        self.started: list[tuple[Requested, Activation]] = []
+        self.started: list[tuple[Requested, ActiveExperiment]] = []
         self.idle: list[Requested] = []
         self.events: deque[FaultInjected] = deque(maxlen=_MOST_EVENTS)
         self.outcome = ""
@@ -98,12 +98,12 @@ class ChaosScope:
         self.check_open()
         self._waiting.append(requested)
 
-    def start(self, requested: Requested, *, seed: int | None = None) -> Activation:
+    def start(self, requested: Requested, *, seed: int | None = None) -> ActiveExperiment:
         """Start an experiment for certain; in a calm run, or disabled, it does nothing."""
         self.check_open()
         self._waiting = [each for each in self._waiting if each is not requested]
         if self._calm or not requested.experiment.enabled:
-            return Activation(requested.experiment, seed=0, started_at=0.0, must_fire=False)
+            return ActiveExperiment(requested.experiment, seed=0, started_at=0.0, must_fire=False)
         if seed is None:
             seed = self._next_seed(requested.experiment.name)
         return self._start(requested, seed)
@@ -138,17 +138,17 @@ class ChaosScope:
         self._asked[name] = self._asked.get(name, 0) + 1
         return derive(self._seed, name, self._asked[name])
 
-    def _start(self, requested: Requested, seed: int) -> Activation:
+    def _start(self, requested: Requested, seed: int) -> ActiveExperiment:
         with self._lock:  # or it could begin after the end has stopped all
             self.check_open()
             try:
-                activation = self._engine.start(
+                active_experiment = self._engine.start(
                     requested.experiment, seed=seed, must_fire=requested.must_fire
                 )
             except UnavailableError as error:
                 pytest.skip(f"chaos experiment {requested.experiment.name!r}: {error}")
-            self.started.append((requested, activation))
-        return activation
+            self.started.append((requested, active_experiment))
+        return active_experiment
 
     def check_open(self) -> None:
         """Raise ShutdownError when the test is over: what begins now would hit others."""
@@ -159,15 +159,15 @@ class ChaosScope:
         """The error for what begins when the test has ended."""
         return over(self._nodeid)
 
-    def stop(self, activation: Activation) -> None:
+    def stop(self, active_experiment: ActiveExperiment) -> None:
         """End one experiment."""
-        self._engine.stop(activation)
+        self._engine.stop(active_experiment)
 
     def stop_all(self) -> None:
         """End every experiment; harmless when they have ended."""
-        for _, activation in self.started:
-            if not activation.stopped:
-                self._engine.stop(activation)
+        for _, active_experiment in self.started:
+            if not active_experiment.stopped:
+                self._engine.stop(active_experiment)
 
     def close(self) -> None:
         """End everything, listen no more, and let nothing begin."""
@@ -221,18 +221,18 @@ class ChaosScope:
         One row for each experiment, however often it ran: a block can be entered in a loop.
         """
         rows: dict[tuple[str, str, bool], ExperimentRecord] = {}
-        for requested, activation in self.started:
-            what = str(activation.experiment)
+        for requested, active_experiment in self.started:
+            what = str(active_experiment.experiment)
             key = what, requested.origin, True
             known = rows.get(key) or ExperimentRecord(
                 what=what, origin=requested.origin, started=True
             )
             rows[key] = dataclasses.replace(
                 known,
-                matched=known.matched + activation.matched,
-                hits=known.hits + activation.hits,
-                delay=known.delay + activation.delay,
-                pressure=str(activation.pressure or known.pressure),
+                matched=known.matched + active_experiment.matched,
+                hits=known.hits + active_experiment.hits,
+                delay=known.delay + active_experiment.delay,
+                pressure=str(active_experiment.pressure or known.pressure),
             )
         for each in self.idle:
             what = str(each.experiment)

@@ -289,8 +289,8 @@ class ChaosSession:
 
     def pytest_unconfigure(self) -> None:
         """Undo what an interrupt or another plugin's patch kept from being undone."""
-        for activation in self._engine.active:
-            self._engine.stop(activation)
+        for active_experiment in self._engine.active:
+            self._engine.stop(active_experiment)
         self._engine.settle()
 
 

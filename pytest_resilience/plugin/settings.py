@@ -302,7 +302,7 @@ def others_of(config: pytest.Config) -> tuple[NewChaosType, ...]:
         given = config.hook.pytest_resilience_chaos_types()
         found = config.stash[_OTHERS] = tuple(each for types in given for each in types)
         for each in found:
-            config.add_cleanup(add_type(each.name, each.recipe))
+            config.add_cleanup(add_type(each.name, each.schema))
     return found
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from types import FrameType
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.spec import format_spec
 from pytest_resilience.chaos.parsing.spec import parse_spec
@@ -87,9 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.ExitStack() as running:
             for number in (signal.SIGINT, signal.SIGTERM):
                 running.callback(signal.signal, number, signal.signal(number, stop))
-            activations = running.enter_context(_running(options))
+            active_experiments = running.enter_context(_running(options))
             stopped.wait()
-        for each in activations:
+        for each in active_experiments:
             _tell(f"{each.experiment}: matched {each.matched}, hit {each.hits}")
     except ResilienceError as error:
         print(printable(f"error: {error}"), file=sys.stderr)  # noqa: T201
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _running(options: argparse.Namespace) -> Iterator[list[Activation]]:
+def _running(options: argparse.Namespace) -> Iterator[list[ActiveExperiment]]:
     """What was asked for, started and told; the experiments in it."""
     toxics = [parse_toxic(text) for text in options.toxic]
     seed = None if options.seed is None else quantities.seed("--seed", options.seed)
@@ -106,17 +106,17 @@ def _running(options: argparse.Namespace) -> Iterator[list[Activation]]:
         proxy = running.enter_context(ChaosProxy(options.upstream, options.listen, seed=seed))
         for toxic in toxics:
             proxy.apply(toxic)
-        activations = [
+        active_experiments = [
             running.enter_context(proxy.inject(_endless(text), must_fire=False))
             for text in options.experiment
         ]
         _tell(f"{proxy.listen} -> {proxy.upstream} (seed {proxy.seed})")
-        for each in (*proxy.toxics, *(each.experiment for each in activations)):
+        for each in (*proxy.toxics, *(each.experiment for each in active_experiments)):
             _tell(f"  {each}")
         if options.control is not None:
             control = running.enter_context(ControlServer([proxy], options.control))
             _tell(f"control: {control.url}")
-        yield activations
+        yield active_experiments
 
 
 def _endless(text: str) -> str:

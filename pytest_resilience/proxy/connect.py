@@ -40,7 +40,7 @@ class Dial:
         """Try the next endpoint."""
         endpoint = self._endpoints.pop(0)
         try:
-            # Below `socket.socket`: what seams and other tools patch is not for this traffic.
+            # Below `socket.socket`: what other tools and we patch is not for this traffic.
             with limits_lifted():
                 sock = socket.SocketType(endpoint.family, socket.SOCK_STREAM)
         except OSError as error:  # no descriptor is left; the next client may find one

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Fault
-from pytest_resilience.chaos.faults.response import MadeUpAnswer
+from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.proxy.decisions import Gate
 from pytest_resilience.proxy.endpoint import Side
 from pytest_resilience.proxy.event_loop import Loop
@@ -101,7 +101,7 @@ class Connection:
             self._answer(data)
 
     def _request(self, data: memoryview) -> None:
-        new = self.answered or not self.answer or self.gate.interim
+        new = self.answered or not self.answer or self.gate.informational
         if new:
             self.answer += 1
             self.answered = False
@@ -138,7 +138,7 @@ class Connection:
         """A request or an answer fails."""
         if stream == UPSTREAM:
             self.reset()
-        elif isinstance(fault, MadeUpAnswer):
+        elif isinstance(fault, InjectedResponse):
             self._spoken_for = True
             self._down.say(fault.message)
         else:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.faults.response import MadeUpAnswer
+from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
@@ -28,15 +28,15 @@ class Gate:
     """See the module.
 
     Attributes:
-        sealed: whether nobody but the server can answer: what passes is encrypted, or HTTP/2,
+        encrypted: whether nobody but the server can answer: what passes is encrypted, or HTTP/2,
             or nobody has asked yet.
         interim: whether what was asked is only to be told to go on (100 Continue).
     """
 
     def __init__(self, engine: Engine, loop: Loop, names: tuple[str, ...]) -> None:
         """`names`: every `host:port` the server is known by, the best first."""
-        self.sealed = True
-        self.interim = False
+        self.encrypted = True
+        self.informational = False
         self._remark = _SPEAKS_FIRST
         self._engine = engine
         self._loop = loop
@@ -53,58 +53,58 @@ class Gate:
         return not self._engine.active
 
     @property
-    def active(self) -> tuple[Activation, ...]:
+    def active(self) -> tuple[ActiveExperiment, ...]:
         """The experiments that run."""
         return self._engine.active
 
     def look(self, request: memoryview) -> None:
         """Notice TLS, and HTTP/2, where it begins, and a head that comes before its body."""
         end = request[-len(_END_OF_HEAD) :] == _END_OF_HEAD
-        self.interim = end and _EXPECTATION in bytes(request).lower()
+        self.informational = end and _EXPECTATION in bytes(request).lower()
         if request[:2] == _HELLO:
-            self.sealed, self._remark = True, ""
+            self.encrypted, self._remark = True, ""
         elif request[: len(_PREFACE)] == _PREFACE:
-            self.sealed, self._remark = True, "HTTP/2"
+            self.encrypted, self._remark = True, "HTTP/2"
         elif self.unasked:
-            self.sealed, self._remark = False, ""
+            self.encrypted, self._remark = False, ""
 
-    def concerns(self, kind: str, *, underway: bool = False) -> bool:
-        """Whether to ask about operations of a kind. See `Operation` for `underway`."""
-        if underway:
+    def concerns(self, kind: str, *, mid_message: bool = False) -> bool:
+        """Whether to ask about operations of a kind. See `Operation` for `mid_message`."""
+        if mid_message:
             return any(
-                kind in fault.kinds and fault.heals
-                for activation in self._engine.active
-                for fault in activation.experiment.faults
+                kind in fault.kinds and fault.transient
+                for active_experiment in self._engine.active
+                for fault in active_experiment.experiment.faults
             )
         # Of answers those are told, too, that are about something else and never fire.
         return self._engine.has(kind) or (kind == RECEIVE and bool(self._engine.active))
 
-    def news(self, known: Sequence[Activation]) -> bool:
+    def news(self, known: Sequence[ActiveExperiment]) -> bool:
         """Whether an experiment runs that is not known, and is about this connection."""
         return self._engine.news(known, self._operation(RECEIVE))
 
-    def ask(self, kind: str, *, underway: bool = False, begun: bool = False) -> Effect | None:
+    def ask(self, kind: str, *, mid_message: bool = False, begun: bool = False) -> Effect | None:
         """What happens to an operation; `begun`: to the rest of one, if it is an answer."""
-        return self._engine.ask(self._operation(kind, underway=underway, begun=begun))
+        return self._engine.decide(self._operation(kind, mid_message=mid_message, begun=begun))
 
-    def _operation(self, kind: str, *, underway: bool = False, begun: bool = False) -> Operation:
+    def _operation(self, kind: str, *, mid_message: bool = False, begun: bool = False) -> Operation:
         return Operation(
             kind=kind,
             target=self._names[0],
             names=self._names,
-            sealed=self.sealed and kind == RECEIVE,
+            encrypted=self.encrypted and kind == RECEIVE,
             begun=begun and kind == RECEIVE,
             remark=self._remark if kind == RECEIVE and self._speaks_for_server else "",
-            interim=self.interim and kind == RECEIVE,
-            underway=underway,
+            informational=self.informational and kind == RECEIVE,
+            mid_message=mid_message,
         )
 
     @property
     def _speaks_for_server(self) -> bool:
         return any(
-            isinstance(fault, MadeUpAnswer)
-            for activation in self._engine.active
-            for fault in activation.experiment.faults
+            isinstance(fault, InjectedResponse)
+            for active_experiment in self._engine.active
+            for fault in active_experiment.experiment.faults
         )
 
     def opening(self, dial: Callable[[], None], refuse: Callable[[], None]) -> None:
@@ -118,7 +118,7 @@ class Gate:
 
         def over() -> None:
             if effect.delay:
-                effect.waited(self._loop.clock.monotonic() - started)
+                effect.add_delay(self._loop.clock.monotonic() - started)
             then()
 
         self._loop.hold(started + effect.delay, effect.left, over)

@@ -13,7 +13,7 @@ from copy import copy
 from typing import Any
 from typing import Protocol
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.active_experiment import never_entered
 from pytest_resilience.chaos.context_managers import DualContext
 from pytest_resilience.chaos.context_managers import dual_context
@@ -21,11 +21,11 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import ChaosType
 from pytest_resilience.chaos.faults.network import Fault
-from pytest_resilience.chaos.faults.network import LostAnswer
+from pytest_resilience.chaos.faults.network import LostResponse
 from pytest_resilience.chaos.faults.network import Partition
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import ServiceError
-from pytest_resilience.chaos.faults.response import MadeUpAnswer
+from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import END
@@ -52,7 +52,7 @@ __all__ = ["BOTH", "Experiments", "directed"]
 
 BOTH = "both"
 _UPWARDS = {RECEIVE: SEND, CLOSE: END}  # how the client's part in a conversation is called
-_ONE_WAY = (Refusal, LostAnswer, MadeUpAnswer)
+_ONE_WAY = (Refusal, LostResponse, InjectedResponse)
 
 
 def directed(experiment: ChaosExperiment, stream: Any = None) -> ChaosExperiment:
@@ -181,7 +181,7 @@ class Experiments:
         *,
         stream: str | None,
         must_fire: bool,
-    ) -> DualContext[Activation]:
+    ) -> DualContext[ActiveExperiment]:
         """See `ChaosProxy.inject`."""
         given = dict(parameters)
         if isinstance(experiment, str) and ":" in experiment:
@@ -204,27 +204,27 @@ class Experiments:
         return list(self._spared)
 
     @dual_context
-    def _running(self, experiment: ChaosExperiment, must_fire: bool) -> Iterator[Activation]:
+    def _running(self, experiment: ChaosExperiment, must_fire: bool) -> Iterator[ActiveExperiment]:
         self._waiting = [each for each in self._waiting if each is not experiment]
         if self._calm or not experiment.enabled:
-            yield Activation(experiment, seed=0, started_at=0.0, must_fire=False)
+            yield ActiveExperiment(experiment, seed=0, started_at=0.0, must_fire=False)
             return
         number = self._asked[experiment.name] = self._asked.get(experiment.name, 0) + 1
         seed = derive(self._seed, "experiment", experiment.name, number)
         self._loop.call(self._barrier.settle)
-        activation = self._engine.start(experiment, seed=seed, must_fire=must_fire)
+        active_experiment = self._engine.start(experiment, seed=seed, must_fire=must_fire)
         try:
-            self._bar(activation)
-            yield activation
+            self._bar(active_experiment)
+            yield active_experiment
         finally:
-            self._engine.stop(activation)
-            self._spared.extend(activation.by_chance())
+            self._engine.stop(active_experiment)
+            self._spared.extend(active_experiment.by_chance())
             with suppress(ShutdownError):  # the proxy was closed meanwhile
-                self._loop.call(lambda: self._barrier.unbar(activation))
-        if must_fire and not activation.matched:
+                self._loop.call(lambda: self._barrier.unbar(active_experiment))
+        if must_fire and not active_experiment.matched:
             if not self._barrier.accepted:
-                activation.saw(self._nobody())
-            raise activation.never_fired()
+                active_experiment.saw(self._nobody())
+            raise active_experiment.never_fired()
 
     def _nobody(self) -> Operation:
         here = str(self._barrier.address)
@@ -237,29 +237,33 @@ class Experiments:
             "proxy.environment(...) or proxy.listen.",
         )
 
-    def _bar(self, activation: Activation) -> None:
+    def _bar(self, active_experiment: ActiveExperiment) -> None:
         """Let the kernel refuse, where an experiment refuses everybody for its whole time.
 
         A refusal of some can only be a connection that is accepted and reset: who is next
         is not known before. Here nobody can tell who was refused, so that is one hit.
         """
-        experiment = activation.experiment
+        experiment = active_experiment.experiment
         refusal = next((each for each in experiment.faults if isinstance(each, Refusal)), None)
         names = self._barrier.names
         operation = Operation(kind=CONNECT, target=names[0], names=names)
-        if refusal is None or experiment.trigger != Always() or not experiment.aims_at(operation):
+        if (
+            refusal is None
+            or experiment.trigger != Always()
+            or not experiment.matches_target(operation)
+        ):
             return
 
         def bar() -> None:
-            self._barrier.bar(activation)
+            self._barrier.bar(active_experiment)
             self._loop.hold(
-                activation.ends_at,
-                lambda: activation.left(self._loop.clock.monotonic()),
-                lambda: self._barrier.unbar(activation),
+                active_experiment.ends_at,
+                lambda: active_experiment.left(self._loop.clock.monotonic()),
+                lambda: self._barrier.unbar(active_experiment),
             )
 
         self._loop.call(bar)
-        self._engine.press(activation, refusal, CONNECT)
+        self._engine.press(active_experiment, refusal, CONNECT)
 
     def _experiment(
         self, given: ChaosExperiment | ChaosType | str, parameters: Mapping[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.operation import CLOSE
@@ -84,7 +84,7 @@ class Flow:
         self._whole = whole
         self._stream = stream
         self._seed = seed
-        self._asked: tuple[int, tuple[Activation, ...]] = (0, ())
+        self._asked: tuple[int, tuple[ActiveExperiment, ...]] = (0, ())
         self._stages: dict[str, tuple[Toxic, Stage]] = {}
 
     @property
@@ -126,11 +126,11 @@ class Flow:
             if turn != known or gate.news(asked):
                 self.lane.begin()
 
-    def ask(self, kind: str, *, underway: bool = False) -> Effect | None:
-        return self._whole.gate.ask(kind, underway=underway, begun=self._whole.answered)
+    def ask(self, kind: str, *, mid_message: bool = False) -> Effect | None:
+        return self._whole.gate.ask(kind, mid_message=mid_message, begun=self._whole.answered)
 
-    def concerns(self, kind: str, *, underway: bool = False) -> bool:
-        return self._whole.gate.concerns(kind, underway=underway)
+    def concerns(self, kind: str, *, mid_message: bool = False) -> bool:
+        return self._whole.gate.concerns(kind, mid_message=mid_message)
 
     def passed(self) -> None:
         self._whole.passed(self._stream)

@@ -124,7 +124,7 @@ class Door:
                     self._loop.watch(self._sock, 0, self._ready)
                     self._loop.at(self._loop.clock.monotonic() + _PAUSE, self._listen)
                 return
-            # Below `socket.socket`: what seams and other tools patch is not for this traffic.
+            # Below `socket.socket`: what other tools and we patch is not for this traffic.
             self._admit(socket.SocketType(fileno=client.detach()))
 
 

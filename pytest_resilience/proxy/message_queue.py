@@ -41,10 +41,10 @@ class Way:
 class Road(Protocol):
     """What a lane is part of."""
 
-    def ask(self, kind: str, *, underway: bool = False) -> Effect | None:
+    def ask(self, kind: str, *, mid_message: bool = False) -> Effect | None:
         """What happens to an operation on it."""
 
-    def concerns(self, kind: str, *, underway: bool = False) -> bool:
+    def concerns(self, kind: str, *, mid_message: bool = False) -> bool:
         """Whether an active experiment has anything to do with operations of a kind."""
 
     def passed(self) -> None:
@@ -125,7 +125,7 @@ class Lane:
         self._message = message = None if effect is None else _Message(effect)
         if effect is None or message is None:
             return
-        if effect.delay == math.inf and effect.heals:
+        if effect.delay == math.inf and effect.transient:
             self._cut = effect
         if effect.failure is not None and not effect.failure.answered:
             message.since = self._now()
@@ -166,8 +166,8 @@ class Lane:
         if self._cut is not None and self._cut.left():
             return
         self._cut = None
-        if self._road.concerns(self._way.message, underway=True):
-            self._cut = self._road.ask(self._way.message, underway=True)
+        if self._road.concerns(self._way.message, mid_message=True):
+            self._cut = self._road.ask(self._way.message, mid_message=True)
         if self._cut is not None:
             wall = _Message(self._cut)
             wall.since = now
@@ -193,7 +193,7 @@ class Lane:
         since = self._now() if message.since is None else message.since
 
         def over() -> None:
-            message.effect.waited(self._now() - since)
+            message.effect.add_delay(self._now() - since)
             self._begin(message)
 
         due = since + message.effect.delay
@@ -222,7 +222,7 @@ class Lane:
         due = max(message.free, piece.arrived + message.effect.delay) + pace.seconds(size)
         now = self._now()
         if due > now:
-            waited = message.effect.waited
+            waited = message.effect.add_delay
             self._wait(message.effect, due, lambda: waited(self._now() - now))
             return
         message.free = due

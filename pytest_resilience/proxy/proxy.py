@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 from typing import Self
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.context_managers import DualContext
 from pytest_resilience.chaos.context_managers import dual_context
 from pytest_resilience.chaos.context_managers import in_thread
@@ -257,7 +257,7 @@ class ChaosProxy(Leading):
         stream: str | None = None,
         must_fire: bool = True,
         **parameters: Any,
-    ) -> DualContext[Activation]:
+    ) -> DualContext[ActiveExperiment]:
         """Run an experiment, or a type with its parameters, for the length of a `with`.
 
             proxy.inject("network_latency", delay="100ms", jitter="20ms")

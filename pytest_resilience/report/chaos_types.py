@@ -46,8 +46,8 @@ def listing(profiles: Iterable[Profile] = ()) -> str:
 
 
 def _type(kind: Kind) -> list[str]:
-    recipe = RECIPES[kind]
-    return [f"{kind.value}: {recipe.summary}", *map(_parameter, recipe.parameters)]
+    schema = RECIPES[kind]
+    return [f"{kind.value}: {schema.summary}", *map(_parameter, schema.parameters)]
 
 
 def _parameter(parameter: Parameter) -> str:

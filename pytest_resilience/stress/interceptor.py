@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.resources import PRESSURES
@@ -32,13 +32,13 @@ from pytest_resilience.stress.stressors import Press
 from pytest_resilience.stress.stressors import StressNgPress
 
 
-__all__ = ["StressSeam"]
+__all__ = ["StressInterceptor"]
 
 _logger = logging.getLogger("pytest_resilience.stress")
 
 
-class StressSeam:
-    """Puts on what active experiments ask for. See `chaos.engine.Seam`.
+class StressInterceptor:
+    """Puts on what active experiments ask for. See `chaos.engine.Interceptor`.
 
     A pressure ends with its experiment's duration by a timer, which goes with it.
     """
@@ -47,7 +47,7 @@ class StressSeam:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._running: dict[Activation, _Running] = {}
+        self._running: dict[ActiveExperiment, _Running] = {}
 
     def install(self) -> None:
         """Nothing to do: everything is begun and ended by `refresh`."""
@@ -58,33 +58,35 @@ class StressSeam:
             each for each in self._engine.active if each.kinds & self.kinds and not each.paused
         ]
         self._end([each for each in self._running if each not in wanted])
-        for activation in wanted:
-            if activation not in self._running:
-                self._begin(activation)
+        for active_experiment in wanted:
+            if active_experiment not in self._running:
+                self._begin(active_experiment)
 
     def remove(self) -> None:
         self._end(list(self._running))
 
-    def _begin(self, activation: Activation) -> None:
-        faults = [fault for fault in activation.experiment.faults if fault.kinds & self.kinds]
+    def _begin(self, active_experiment: ActiveExperiment) -> None:
+        faults = [
+            fault for fault in active_experiment.experiment.faults if fault.kinds & self.kinds
+        ]
         with limits_lifted():  # what there is is read from files
             presses = [_press(fault) for fault in faults]
-        running = _Running(activation, presses)
-        running.start(activation.left(self._engine.clock.monotonic()))
-        self._running[activation] = running
+        running = _Running(active_experiment, presses)
+        running.start(active_experiment.left(self._engine.clock.monotonic()))
+        self._running[active_experiment] = running
         for fault in faults:
-            self._engine.press(activation, fault, min(fault.kinds))
+            self._engine.press(active_experiment, fault, min(fault.kinds))
 
-    def _end(self, activations: list[Activation]) -> None:
-        for activation in activations:
-            self._running.pop(activation).stop()
+    def _end(self, active_experiments: list[ActiveExperiment]) -> None:
+        for active_experiment in active_experiments:
+            self._running.pop(active_experiment).stop()
 
 
 class _Running:
     """The pressures of one experiment while they are on."""
 
-    def __init__(self, activation: Activation, presses: list[Press]) -> None:
-        self._activation = activation
+    def __init__(self, active_experiment: ActiveExperiment, presses: list[Press]) -> None:
+        self._activation = active_experiment
         self._presses = presses
         self._on: list[Press] = []
         self._lock = fork_safe(self, "_lock", threading.Lock)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import OPEN
@@ -22,28 +22,28 @@ def operation(target: str = "api:443", *, blocking: bool = True) -> Operation:
     return Operation(kind=CONNECT, target=target, names=(target,), blocking=blocking)
 
 
-def activation(kind: str = "network_latency", **parameters: Any) -> Activation:
-    return Activation(ChaosExperiment("x", kind, **parameters), seed=1, started_at=100.0)
+def active_experiment(kind: str = "network_latency", **parameters: Any) -> ActiveExperiment:
+    return ActiveExperiment(ChaosExperiment("x", kind, **parameters), seed=1, started_at=100.0)
 
 
 def test_it_lasts_as_long_as_it_was_given() -> None:
-    running = activation(duration=10)
+    running = active_experiment(duration=10)
     assert [running.left(now) for now in (100.0, 104.0, 110.0, 111.0)] == [10.0, 6.0, 0.0, 0.0]
     running.stop()
     assert running.left(100.0) == 0
-    assert activation(duration=math.inf).left(1e9) == math.inf
+    assert active_experiment(duration=math.inf).left(1e9) == math.inf
 
 
 def test_each_hit_knows_its_number() -> None:
-    running = activation(every=2)
+    running = active_experiment(every=2)
     hits = [running.decide(operation(), 100.0) for _ in range(4)]
     assert [[hit.number for hit in each] for each in hits] == [[], [2], [], [4]]
-    assert hits[1][0].activation is running
+    assert hits[1][0].active_experiment is running
     assert hits[1][0].fault == running.experiment.faults[0]
 
 
 def test_time_counts_from_its_start() -> None:
-    running = activation(between="1s..2s")
+    running = active_experiment(between="1s..2s")
     assert [bool(running.decide(operation(), at)) for at in (100.5, 101.0, 102.0)] == [
         False, True, False,
     ]  # fmt: skip
@@ -51,7 +51,7 @@ def test_time_counts_from_its_start() -> None:
 
 
 def test_threads_lose_neither_counts_nor_seconds() -> None:
-    running = activation(rate=0.5)
+    running = active_experiment(rate=0.5)
     together = threading.Barrier(8, timeout=10)
 
     def work(_: int) -> list[int]:
@@ -68,20 +68,20 @@ def test_threads_lose_neither_counts_nor_seconds() -> None:
     assert running.hits == len(numbers)
     assert running.delay == 2000.0
 
-    alone = activation(rate=0.5)
+    alone = active_experiment(rate=0.5)
     alone_numbers = [hit.number for _ in range(4000) for hit in alone.decide(operation(), 100.0)]
     assert numbers == alone_numbers  # which of them are hit does not depend on who came first
 
 
 def test_what_was_done_instead_is_told() -> None:
-    assert str(activation(target="db:1").never_fired()) == (
+    assert str(active_experiment(target="db:1").never_fired()) == (
         "chaos experiment 'x' (latency 1s, target db:1) never fired: no operation matched it, "
         "so this test proves nothing.\n"
         "  The code did: nothing that a fault could hit\n"
         "  It hits network.connect, network.handshake, network.receive. Correct the target or the "
         "fault, or say must_fire=False if firing is not what you test."
     )
-    running = activation(target="db:1")
+    running = active_experiment(target="db:1")
     for _ in range(2):
         running.decide(operation(), 100.0)
     assert "\n  The code did:\n    network.connect api:443\n  It hits" in str(running.never_fired())
@@ -100,7 +100,7 @@ def test_what_was_done_instead_is_told() -> None:
     ],
 )
 def test_what_was_not_done_at_all_is_told_why(mode: str, did: str, likely: str) -> None:
-    running = activation("network_failure", mode=mode)
+    running = active_experiment("network_failure", mode=mode)
     assert likely not in str(running.never_fired())
     running.decide(Operation(kind=did, target="a:1", names=("a:1",)), 100.0)
     assert likely in str(running.never_fired())
@@ -108,7 +108,7 @@ def test_what_was_not_done_at_all_is_told_why(mode: str, did: str, likely: str) 
 
 @pytest.mark.parametrize("mode", ["refuse", "reset"])
 def test_what_does_not_wait_hits_non_blocking_sockets(mode: str) -> None:
-    running = activation("network_failure", mode=mode, rate=1)
+    running = active_experiment("network_failure", mode=mode, rate=1)
     for kind in running.kinds:
         asked = Operation(kind=kind, target="a:1", names=("a:1",), blocking=False)
         assert running.decide(asked, 100.0)
@@ -120,7 +120,7 @@ def noted(*names: str, advice: str = "use the proxy") -> Operation:
 
 
 def test_what_is_out_of_reach_brings_its_own_advice() -> None:
-    running = activation(target="db:1")
+    running = active_experiment(target="db:1")
     running.saw(noted("api:443"))
     assert "Correct the target" in str(running.never_fired())
     running.saw(noted("db:1"))
@@ -130,7 +130,7 @@ def test_what_is_out_of_reach_brings_its_own_advice() -> None:
 
 
 def test_what_was_meant_for_certain_has_the_better_advice() -> None:
-    running = activation()
+    running = active_experiment()
     running.saw(noted(advice="perhaps this"))
     assert str(running.never_fired()).endswith("\n  perhaps this")
     running.saw(noted("db:1", advice="this"))
@@ -144,20 +144,20 @@ def test_what_was_meant_for_certain_has_the_better_advice() -> None:
     [("network_failure", {"mode": "dns"}), ("database_failure", {}), ("disk_failure", {})],
 )
 def test_what_is_not_about_the_wire_gets_no_advice_on_it(kind: str, given: dict[str, Any]) -> None:
-    running = activation(kind, **given)
+    running = active_experiment(kind, **given)
     running.saw(noted("db:1"))
     assert "use the proxy" not in str(running.never_fired())
     assert running.never_fired().seen == ()
 
 
 def test_more_of_a_message_is_only_held_back_by_what_lets_nothing_through() -> None:
-    more = Operation(kind=CONNECT, target="a:1", names=("a:1",), underway=True)
+    more = Operation(kind=CONNECT, target="a:1", names=("a:1",), mid_message=True)
     for kind, given, hit in (
         ("network_latency", {}, False),
         ("network_failure", {"mode": "timeout", "rate": 1}, False),
         ("network_failure", {"mode": "partition"}, True),
     ):
-        running = activation(kind, **given)
+        running = active_experiment(kind, **given)
         assert bool(running.decide(more, 100.0)) is hit
         assert running.matched == hit
 
@@ -173,7 +173,7 @@ def test_more_of_a_message_is_only_held_back_by_what_lets_nothing_through() -> N
 def test_what_is_most_like_what_was_meant_is_told_first(
     kind: str, given: dict[str, Any], did: str, about: str, nearest: str
 ) -> None:
-    running = Activation(ChaosExperiment("x", kind, **given), seed=1, started_at=0.0)
+    running = ActiveExperiment(ChaosExperiment("x", kind, **given), seed=1, started_at=0.0)
     for name in (*(about.format(n) for n in range(30)), nearest):
         statement = f"UPDATE {name} SET a = 1" if did == EXECUTE else ""
         target = "shop.db" if did == EXECUTE else name
@@ -186,7 +186,7 @@ def test_what_is_most_like_what_was_meant_is_told_first(
 def test_a_relative_path_is_said_to_begin_at_the_current_folder() -> None:
     def advice(path: str) -> str:
         experiment = ChaosExperiment("x", "disk_failure", path=path)
-        running = Activation(experiment, seed=1, started_at=0.0)
+        running = ActiveExperiment(experiment, seed=1, started_at=0.0)
         running.saw(Operation(kind=OPEN, target="/tmp/x.csv", names=("/tmp/x.csv",)))
         return str(running.never_fired())
 
@@ -197,7 +197,7 @@ def test_a_relative_path_is_said_to_begin_at_the_current_folder() -> None:
 
 @pytest.mark.parametrize("before", [150, 500, 900])
 def test_the_nearest_is_told_however_much_came_before_it(before: int) -> None:
-    running = Activation(
+    running = ActiveExperiment(
         ChaosExperiment("x", "disk_failure", path="/srv/shop/stock.csv"), seed=1, started_at=0.0
     )
     for name in (*(f"/tmp/{n}.log" for n in range(before)), "/tmp/a/stock.csv"):

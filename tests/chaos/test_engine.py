@@ -11,7 +11,7 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import Event
 from pytest_resilience import FaultInjected
 from pytest_resilience import ManualClock
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Refusal
@@ -22,7 +22,7 @@ from pytest_resilience.chaos.operation import Operation
 
 
 class Recorder:
-    """A seam that notes what is done with it."""
+    """An interceptor that notes what is done with it."""
 
     kinds = frozenset({CONNECT, RECEIVE})
 
@@ -45,13 +45,13 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def seam() -> Recorder:
+def interceptor() -> Recorder:
     return Recorder()
 
 
 @pytest.fixture
-def engine(clock: ManualClock, seam: Recorder) -> Engine:
-    return Engine(lambda _: [seam], clock=clock)
+def engine(clock: ManualClock, interceptor: Recorder) -> Engine:
+    return Engine(lambda _: [interceptor], clock=clock)
 
 
 def operation(kind: str = CONNECT, name: str = "api:443", *, blocking: bool = True) -> Operation:
@@ -59,7 +59,7 @@ def operation(kind: str = CONNECT, name: str = "api:443", *, blocking: bool = Tr
 
 
 def ask(engine: Engine, *args: str) -> Effect:
-    effect = engine.ask(operation(*args))
+    effect = engine.decide(operation(*args))
     assert effect is not None
     return effect
 
@@ -68,16 +68,18 @@ LATENCY = ChaosExperiment("slow", "network_latency", delay=0.2)
 FAILURE = ChaosExperiment("gone", "network_failure", rate=1)
 
 
-def test_seams_are_installed_while_an_experiment_needs_them(engine: Engine, seam: Recorder) -> None:
+def test_seams_are_installed_while_an_experiment_needs_them(
+    engine: Engine, interceptor: Recorder
+) -> None:
     names = ChaosExperiment("names", "network_failure", mode="dns")
-    other = engine.start(names, seed=1)  # which this seam does not know
-    assert seam.done == ["remove"]
+    other = engine.start(names, seed=1)  # which this interceptor does not know
+    assert interceptor.done == ["remove"]
     first, second = engine.start(LATENCY, seed=1), engine.start(FAILURE, seed=1)
     engine.stop(first)
-    assert "remove" not in seam.done[1:]
+    assert "remove" not in interceptor.done[1:]
     engine.stop(second)
     engine.stop(other)
-    assert seam.done[-1] == "remove"
+    assert interceptor.done[-1] == "remove"
     assert engine.active == ()
 
 
@@ -93,14 +95,14 @@ def test_latencies_add_up_and_the_oldest_failure_wins(engine: Engine) -> None:
 
 def test_experiments_end_by_themselves(engine: Engine, clock: ManualClock) -> None:
     short = ChaosExperiment("short", "network_latency", delay=1, duration=10)
-    activation = engine.start(short, seed=1)
+    active_experiment = engine.start(short, seed=1)
     effect = ask(engine)
     clock.advance(9.9)
     assert effect.left() == pytest.approx(0.1)
     clock.advance(0.2)
     assert effect.left() == 0
-    assert engine.ask(operation()) is None
-    assert activation.matched == 1
+    assert engine.decide(operation()) is None
+    assert active_experiment.matched == 1
 
 
 def test_its_time_begins_when_what_it_needs_is_in_place(clock: ManualClock) -> None:
@@ -110,18 +112,18 @@ def test_its_time_begins_when_what_it_needs_is_in_place(clock: ManualClock) -> N
 
     engine = Engine(lambda _: [Slow()], clock=clock)
     short = ChaosExperiment("short", "network_latency", delay=0.2, duration=1)
-    activation = engine.start(short, seed=1)
-    assert (activation.started_at, activation.ends_at) == (5, 6)
+    active_experiment = engine.start(short, seed=1)
+    assert (active_experiment.started_at, active_experiment.ends_at) == (5, 6)
     ask(engine)
 
 
-def test_what_seams_need_can_be_loaded_before(engine: Engine, seam: Recorder) -> None:
+def test_what_seams_need_can_be_loaded_before(engine: Engine, interceptor: Recorder) -> None:
     engine.rehearse()
-    assert seam.done == ["install", "remove"]
+    assert interceptor.done == ["install", "remove"]
     engine.start(LATENCY, seed=1)
-    seam.done.clear()
+    interceptor.done.clear()
     engine.rehearse()  # it is, by now
-    assert seam.done == []
+    assert interceptor.done == []
 
 
 @pytest.mark.parametrize("mode", ["timeout", "partition"])
@@ -139,14 +141,14 @@ def test_silence_ends_with_its_own_experiment(
 
 def test_only_what_it_is_aimed_at_counts(engine: Engine) -> None:
     aimed = ChaosExperiment("aimed", "network_latency", delay=1, target="api:443")
-    activation = engine.start(aimed, seed=1)
+    active_experiment = engine.start(aimed, seed=1)
     assert engine.concerns(operation())
     assert not engine.concerns(operation(CONNECT, "db:5432"))
-    assert engine.ask(operation(CONNECT, "db:5432")) is None
-    assert engine.ask(operation(SEND)) is None
-    assert engine.ask(operation(RECEIVE, blocking=False)) is None
-    assert (activation.matched, activation.hits) == (0, 0)
-    assert activation.never_fired().seen == (
+    assert engine.decide(operation(CONNECT, "db:5432")) is None
+    assert engine.decide(operation(SEND)) is None
+    assert engine.decide(operation(RECEIVE, blocking=False)) is None
+    assert (active_experiment.matched, active_experiment.hits) == (0, 0)
+    assert active_experiment.never_fired().seen == (
         "network.connect db:5432",
         "network.send api:443",
         "network.receive api:443 (begun without blocking, in no loop of asyncio or trio)",
@@ -154,10 +156,10 @@ def test_only_what_it_is_aimed_at_counts(engine: Engine) -> None:
 
 
 def test_only_so_much_is_remembered_of_what_it_is_not_aimed_at(engine: Engine) -> None:
-    activation = engine.start(ChaosExperiment("x", "network_latency", target="y"), seed=1)
+    active_experiment = engine.start(ChaosExperiment("x", "network_latency", target="y"), seed=1)
     for number in range(1000):
         engine.saw(operation(CONNECT, f"host{number}:1"))
-    assert len(activation.never_fired().seen) == 8
+    assert len(active_experiment.never_fired().seen) == 8
 
 
 def test_events_say_what_happened_where(engine: Engine, clock: ManualClock) -> None:
@@ -182,11 +184,11 @@ def test_events_say_what_happened_where(engine: Engine, clock: ManualClock) -> N
 def test_waits_are_booked_on_those_who_caused_them(engine: Engine) -> None:
     slow = engine.start(ChaosExperiment("slow", "network_latency", delay=1), seed=1)
     slower = engine.start(ChaosExperiment("slower", "network_latency", delay=3), seed=1)
-    ask(engine).waited(2.0)  # a timeout cut it short
+    ask(engine).add_delay(2.0)  # a timeout cut it short
     assert (slow.delay, slower.delay) == (0.5, 1.5)
     silent = engine.start(ChaosExperiment("x", "network_failure", mode="timeout", rate=1), seed=1)
     assert ask(engine).delay == math.inf
-    ask(engine).waited(4.0)
+    ask(engine).add_delay(4.0)
     assert (slow.delay, slower.delay, silent.delay) == (0.5, 1.5, 4.0)
 
 
@@ -196,15 +198,17 @@ def test_waits_are_booked_on_those_who_caused_them(engine: Engine) -> None:
     steps=st.lists(st.sampled_from([CONNECT, RECEIVE, SEND]), max_size=50),
 )
 def test_the_same_seed_deals_the_same_faults(seed: int, rate: float, steps: list[str]) -> None:
-    def run() -> tuple[list[bool], Activation]:
+    def run() -> tuple[list[bool], ActiveExperiment]:
         engine = Engine(lambda _: [], clock=ManualClock())
-        activation = engine.start(ChaosExperiment("x", "network_latency", rate=rate), seed=seed)
-        return [engine.ask(operation(kind)) is not None for kind in steps], activation
+        active_experiment = engine.start(
+            ChaosExperiment("x", "network_latency", rate=rate), seed=seed
+        )
+        return [engine.decide(operation(kind)) is not None for kind in steps], active_experiment
 
-    dealt, activation = run()
+    dealt, active_experiment = run()
     assert run()[0] == dealt
-    assert activation.matched == sum(kind != SEND for kind in steps)
-    assert activation.hits == sum(dealt)
+    assert active_experiment.matched == sum(kind != SEND for kind in steps)
+    assert active_experiment.hits == sum(dealt)
 
 
 def test_an_experiment_that_cannot_start_leaves_nothing(clock: ManualClock) -> None:
@@ -213,15 +217,15 @@ def test_an_experiment_that_cannot_start_leaves_nothing(clock: ManualClock) -> N
             super().install()
             raise KeyboardInterrupt
 
-    seam = Broken()
-    engine = Engine(lambda _: [seam], clock=clock)
+    interceptor = Broken()
+    engine = Engine(lambda _: [interceptor], clock=clock)
     with pytest.raises(KeyboardInterrupt):
         engine.start(LATENCY, seed=1)
     assert engine.active == ()
-    assert seam.done == ["install", "remove"]
+    assert interceptor.done == ["install", "remove"]
 
 
 def test_an_activation_tells_its_counts(engine: Engine) -> None:
-    activation = engine.start(LATENCY, seed=1)
+    active_experiment = engine.start(LATENCY, seed=1)
     ask(engine)
-    assert repr(activation) == "<Activation 'slow' matched=1 hits=1 until=60.000>"
+    assert repr(active_experiment) == "<ActiveExperiment 'slow' matched=1 hits=1 until=60.000>"

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -25,13 +25,13 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    made = Hazards().engine
+    made = Runtime().engine
     yield made
     for each in made.active:
         made.stop(each)
 
 
-def refuse(engine: Engine) -> Activation:
+def refuse(engine: Engine) -> ActiveExperiment:
     return engine.start(ChaosExperiment("x", "network_failure", rate=1), seed=1)
 
 
@@ -87,7 +87,7 @@ def test_a_child_sees_what_it_met_itself_once(engine: Engine) -> None:
 
 
 @contextlib.contextmanager
-def a_child_that_asks(running: Activation) -> Iterator[Callable[[], bool]]:
+def a_child_that_asks(running: ActiveExperiment) -> Iterator[Callable[[], bool]]:
     """A forked child that lives for the block: whether the experiment has an effect in it."""
     here, there = socket.socketpair()
     child = os.fork()

@@ -42,12 +42,12 @@ def expected() -> dict[str, Any]:
             "properties": {
                 "chaos_type": {"const": kind.value},
                 **common,
-                **{each.name: VALUE | {"description": each.help} for each in recipe.parameters},
+                **{each.name: VALUE | {"description": each.help} for each in schema.parameters},
             },
             "required": ["chaos_type"],
             "additionalProperties": False,
         }
-        for kind, recipe in RECIPES.items()
+        for kind, schema in RECIPES.items()
     ]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -1,4 +1,4 @@
-"""An engine with the socket seam, and servers on loopback that behave or misbehave for real."""
+"""An engine with the interceptor of sockets, and servers that behave or misbehave for real."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ import trustme
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import Event
 from pytest_resilience import FaultInjected
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.free_loops import no_loop_was_running
 
 
@@ -182,10 +182,10 @@ def silent_port() -> Iterator[int]:
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    engine = Engine(lambda engine: [SocketSeam(engine)])
+    engine = Engine(lambda engine: [SocketInterceptor(engine)])
     yield engine
-    for activation in engine.active:
-        engine.stop(activation)
+    for active_experiment in engine.active:
+        engine.stop(active_experiment)
 
 
 @pytest.fixture
@@ -201,16 +201,16 @@ def events(engine: Engine) -> list[FaultInjected]:
 
 
 @pytest.fixture
-def inject(engine: Engine) -> Callable[..., contextlib.AbstractContextManager[Activation]]:
-    """`with inject("network_latency", delay=…) as activation:`."""
+def inject(engine: Engine) -> Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]:
+    """`with inject("network_latency", delay=…) as active_experiment:`."""
 
     @contextlib.contextmanager
-    def running(kind: str, **parameters: Any) -> Iterator[Activation]:
+    def running(kind: str, **parameters: Any) -> Iterator[ActiveExperiment]:
         name = parameters.pop("name", kind)
-        activation = engine.start(ChaosExperiment(name, kind, **parameters), seed=1)
+        active_experiment = engine.start(ChaosExperiment(name, kind, **parameters), seed=1)
         try:
-            yield activation
+            yield active_experiment
         finally:
-            engine.stop(activation)
+            engine.stop(active_experiment)
 
     return running

@@ -10,7 +10,7 @@ import pytest
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import Clock
 from pytest_resilience import ManualClock
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.active_experiment import Hit
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults.network import Latency
@@ -21,12 +21,12 @@ from pytest_resilience.interceptors.async_waiting import pause
 
 def effect(delay: float, clock: Clock = SYSTEM_CLOCK, duration: float = math.inf) -> Effect:
     experiment = ChaosExperiment("far", "network_latency", delay=1, duration=duration)
-    activation = Activation(experiment, seed=1, started_at=clock.monotonic())
-    return Effect((Hit(activation, Latency(delay=delay), 1),), clock)
+    active_experiment = ActiveExperiment(experiment, seed=1, started_at=clock.monotonic())
+    return Effect((Hit(active_experiment, Latency(delay=delay), 1),), clock)
 
 
 def booked(effect: Effect) -> float:
-    return effect.hits[0].activation.delay
+    return effect.hits[0].active_experiment.delay
 
 
 class Virtual(asyncio.SelectorEventLoop):
@@ -103,7 +103,7 @@ def test_it_ends_soon_after_the_experiment_is_stopped() -> None:
         task = asyncio.create_task(_pause(asked))
         await asyncio.sleep(0)
         assert not task.done()
-        asked.hits[0].activation.stop()
+        asked.hits[0].active_experiment.stop()
         await asyncio.wait_for(task, 30)
 
     asyncio.run(story())

@@ -29,7 +29,7 @@ from pytest_resilience import ServiceFailureError
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.interceptors.databases.postgres import statement_in
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 from tests.hostile_objects import ODD
 from tests.hostile_objects import Prickly
 from tests.hostile_objects import outcome_of
@@ -46,7 +46,7 @@ odd_ones = pytest.mark.parametrize("odd", ODD)
 @pytest.fixture
 def elsewhere() -> Callable[[], contextlib.AbstractContextManager[None]]:
     """Experiments of everything that can be watched, of which none is aimed at what is here."""
-    hazards = Hazards()
+    runtime = Runtime()
 
     @contextlib.contextmanager
     def running() -> Iterator[None]:
@@ -58,7 +58,7 @@ def elsewhere() -> Callable[[], contextlib.AbstractContextManager[None]]:
             ChaosExperiment("rows", "database_failure", match="DROP DATABASE nobody"),
             ChaosExperiment("files", "disk_failure", path="/nowhere/**"),
         ]
-        started = [hazards.start(each, seed=1) for each in experiments]
+        started = [runtime.start(each, seed=1) for each in experiments]
         try:
             yield
         finally:
@@ -236,9 +236,9 @@ def test_odd_buffers_and_sizes(name: str, target: str, silent_port: int) -> None
             return getattr(sock, name)(ODD[odd]())
 
     without = {odd: outcome_of(lambda odd=odd: done(odd)) for odd in ODD}  # type: ignore[misc]
-    hazards = Hazards()
+    runtime = Runtime()
     lag = ChaosExperiment("lag", "network_latency", delay=0.0001, target=target)
-    hazard = hazards.start(lag, seed=1)
+    hazard = runtime.start(lag, seed=1)
     try:
         assert {odd: outcome_of(lambda odd=odd: done(odd)) for odd in ODD} == without  # type: ignore[misc]
     finally:
@@ -436,7 +436,7 @@ def test_a_service_that_is_mocked_fails_and_tells_what_it_was_asked(place: str) 
     experiment = ChaosExperiment("down", "service_failure", target_services=["shop"], first=1)
     service = Service.at("shop", [f"{__name__}:{place}"])
     with mock.patch.object(owner, name, return_value=3) as stub:
-        hazard = Hazards(services=Services([service])).start(experiment, seed=1)
+        hazard = Runtime(services=Services([service])).start(experiment, seed=1)
         try:
             call = getattr(Shop() if above else owner, name)
             with pytest.raises(ServiceFailureError):
@@ -470,8 +470,8 @@ def test_a_loop_with_odd_transports(odd: str, elsewhere: Elsewhere, echo_port: i
             finally:
                 loop._transports = kept
 
-    hazards = Hazards()
-    hazard = hazards.start(ChaosExperiment("x", "network_latency", delay=0.001), seed=1)
+    runtime = Runtime()
+    hazard = runtime.start(ChaosExperiment("x", "network_latency", delay=0.001), seed=1)
     try:
         assert asyncio.run(story()) == b"tea"
     finally:

@@ -77,8 +77,8 @@ def engine(shop: types.ModuleType) -> Iterator[Engine]:
     engine = new_engine(services=Services(services))
     yield engine
     assert engine.watch is None
-    for activation in engine.active:
-        engine.stop(activation)
+    for active_experiment in engine.active:
+        engine.stop(active_experiment)
 
 
 def noted(
@@ -93,12 +93,12 @@ def noted(
 
 def matches(engine: Engine, experiment: ChaosExperiment, deed: Callable[[], object]) -> bool:
     """Whether it is aimed at something that `deed` does."""
-    activation = engine.start(experiment, seed=1)
+    active_experiment = engine.start(experiment, seed=1)
     try:
         deed()
     finally:
-        engine.stop(activation)
-    return bool(activation.matched)
+        engine.stop(active_experiment)
+    return bool(active_experiment.matched)
 
 
 def fresh(folder: Path) -> Path:
@@ -293,7 +293,7 @@ def test_a_seam_that_cannot_be_installed_leaves_the_test_alone(engine: Engine) -
 
         def remove(self) -> None: ...
 
-    engine._seams = (*engine._seams, Broken())
+    engine._interceptors = (*engine._interceptors, Broken())
     before = requests.adapters.HTTPAdapter.send
     assert noted(engine, NETWORK, lambda: None) == {each.name for each in NETWORK}
     assert requests.adapters.HTTPAdapter.send is before

@@ -1,4 +1,4 @@
-"""What a seam touches is, in the end, the very object it was."""
+"""What an interceptor touches is, in the end, the very object it was."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.patching import Patches
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 
 
 def touched() -> list[dict[str, Any]]:
@@ -62,8 +62,8 @@ STEPS = st.lists(
 @given(steps=STEPS)
 def test_after_any_nesting_and_overlap(steps: list[tuple[str, Any]]) -> None:
     before = touched()
-    engine = Engine(lambda engine: [SocketSeam(engine)])
-    running: list[Activation] = []
+    engine = Engine(lambda engine: [SocketInterceptor(engine)])
+    running: list[ActiveExperiment] = []
     foreign: list[Foreign] = []
     for step, what in steps:
         if step == "start":
@@ -76,8 +76,8 @@ def test_after_any_nesting_and_overlap(steps: list[tuple[str, Any]]) -> None:
             foreign.pop().undo()
         elif step == "settle":
             engine.settle()
-    for activation in running:
-        engine.stop(activation)
+    for active_experiment in running:
+        engine.stop(active_experiment)
     while foreign:
         foreign.pop().undo()
     engine.settle()  # as at the end of each test, when the others are gone
@@ -117,9 +117,9 @@ def test_what_is_replaced_again_is_replaced_by_the_same(engine: Engine) -> None:
     before = touched()
     found = []
     for _ in range(2):
-        activation = engine.start(ChaosExperiment("x", "network_latency"), seed=1)
+        active_experiment = engine.start(ChaosExperiment("x", "network_latency"), seed=1)
         found.append(touched())
-        engine.stop(activation)
+        engine.stop(active_experiment)
         assert touched() == before
     assert found[0] == found[1]
 
@@ -168,7 +168,7 @@ def test_an_interrupt_while_starting_leaves_nothing(monkeypatch: pytest.MonkeyPa
         replace(self, owner, name, make, **given)
 
     monkeypatch.setattr(Patches, "replace", interrupted)
-    engine = Engine(lambda engine: [SocketSeam(engine)])
+    engine = Engine(lambda engine: [SocketInterceptor(engine)])
     with pytest.raises(KeyboardInterrupt):
         engine.start(ChaosExperiment("x", "network_latency"), seed=1)
     assert engine.active == ()
@@ -178,9 +178,9 @@ def test_an_interrupt_while_starting_leaves_nothing(monkeypatch: pytest.MonkeyPa
 def test_a_wrapper_that_another_tool_kept_only_passes_on(engine: Engine, echo_port: int) -> None:
     before = touched()
     experiment = ChaosExperiment("x", "network_failure", mode="refuse", rate=1)
-    activation = engine.start(experiment, seed=1)
+    active_experiment = engine.start(experiment, seed=1)
     kept = socket.socket.connect
-    engine.stop(activation)
+    engine.stop(active_experiment)
     with socket.socket() as client:
         kept(client, ("127.0.0.1", echo_port))
     assert touched() == before
@@ -194,10 +194,10 @@ def test_the_class_that_another_tool_put_in_place_is_left_alone(
 
     monkeypatch.setattr(socket, "socket", Guarded)
     found = dict(vars(Guarded))
-    activation = engine.start(ChaosExperiment("x", "network_failure", rate=1), seed=1)
+    active_experiment = engine.start(ChaosExperiment("x", "network_failure", rate=1), seed=1)
     with contextlib.closing(Guarded()) as client, pytest.raises(ConnectionRefusedError):
         client.connect(("127.0.0.1", echo_port))
-    engine.stop(activation)
+    engine.stop(active_experiment)
     assert dict(vars(Guarded)) == found
 
 

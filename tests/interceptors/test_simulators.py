@@ -15,10 +15,10 @@ from pytest_resilience import ManualClock
 from pytest_resilience import NetworkSimulator
 from pytest_resilience import ServiceFailureError
 from pytest_resilience import ServiceFailureSimulator
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.types.service import Service
-from pytest_resilience.interceptors.simulators import PointSeam
+from pytest_resilience.interceptors.simulators import SimulatorInterceptor
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def engine(clock: ManualClock) -> Iterator[Engine]:
-    engine = Engine(lambda engine: [PointSeam(engine)], clock=clock)
+    engine = Engine(lambda engine: [SimulatorInterceptor(engine)], clock=clock)
     engine.services.add(Service.at("inventory", ["shop:check"]))
     yield engine
-    for activation in engine.active:
-        engine.stop(activation)
+    for active_experiment in engine.active:
+        engine.stop(active_experiment)
 
 
-def start(engine: Engine, kind: str, **parameters: Any) -> Activation:
+def start(engine: Engine, kind: str, **parameters: Any) -> ActiveExperiment:
     return engine.start(ChaosExperiment(kind, kind, intensity=1, **parameters), seed=1)
 
 
@@ -53,22 +53,22 @@ def request(answer: str = "ok") -> str:
     ],
 )
 def test_requests_fail(engine: Engine, mode: str, error: type[OSError], number: int) -> None:
-    activation = start(engine, "network_failure", mode=mode, nth=2, duration=5)
+    active_experiment = start(engine, "network_failure", mode=mode, nth=2, duration=5)
     assert request() == "ok"
     with pytest.raises(error) as caught:
         request()
     assert caught.value.errno == number
-    assert activation.hits == 1
-    engine.stop(activation)
+    assert active_experiment.hits == 1
+    engine.stop(active_experiment)
     assert request() == "ok"
 
 
 def test_requests_are_delayed_once(engine: Engine, clock: ManualClock) -> None:
-    activation = start(engine, "network_latency", delay=3)
+    active_experiment = start(engine, "network_latency", delay=3)
     assert request() == "ok"
     assert clock.monotonic() == pytest.approx(3)
-    assert activation.hits == 1
-    assert activation.delay == pytest.approx(3)
+    assert active_experiment.hits == 1
+    assert active_experiment.delay == pytest.approx(3)
 
 
 def test_requests_to_a_peer_with_a_name(engine: Engine) -> None:

@@ -260,13 +260,13 @@ def test_overlapping_experiments_of_one_kind_add_up_and_end_alone(clock: ManualC
 
     class Activated:
         def __init__(self, experiment: ChaosExperiment, seed: int) -> None:
-            self.activation = engine.start(experiment, seed=seed)
+            self.active_experiment = engine.start(experiment, seed=seed)
 
         def stop(self) -> None:
-            engine.stop(self.activation)
+            engine.stop(self.active_experiment)
 
     def delay() -> float:
-        effect = engine.ask(Operation(kind=CONNECT, target="a:1", names=("a:1",)))
+        effect = engine.decide(Operation(kind=CONNECT, target="a:1", names=("a:1",)))
         return 0.0 if effect is None else effect.delay
 
     schedule = FixedSequence([(0, "first"), (10, "second")])

@@ -10,7 +10,7 @@ import dataclasses
 
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.types.schema import Recipe, triggered
+from pytest_resilience.chaos.types.schema import TypeSchema, triggered
 from pytest_resilience.runtime import NewChaosType
 from pytest_resilience.report.cell import Verdict
 
@@ -19,7 +19,7 @@ class LostMail(Fault):
     def kinds(self):
         return frozenset({"mail.send"})
 
-class MailSeam:
+class MailInterceptor:
     kinds = frozenset({"mail.send"})
 
     def __init__(self, engine):
@@ -36,7 +36,7 @@ class MailSeam:
         import post
         post.engine = None
 
-LOST_MAIL = Recipe(
+LOST_MAIL = TypeSchema(
     summary="letters do not arrive",
     parameters=triggered(rate="1"),
     faults=lambda given, intensity: (LostMail(),),
@@ -44,7 +44,7 @@ LOST_MAIL = Recipe(
 )
 
 def pytest_resilience_chaos_types():
-    return [NewChaosType("lost_mail", LOST_MAIL, MailSeam)]
+    return [NewChaosType("lost_mail", LOST_MAIL, MailInterceptor)]
 
 def pytest_resilience_fault_injected(nodeid, event):
     print(f"TOLD {nodeid} {event.kind} {event.target}")
@@ -64,7 +64,7 @@ engine = None
 
 def send(to):
     operation = Operation(kind="mail.send", target=to, names=(to,))
-    return not (engine and engine.ask(operation))
+    return not (engine and engine.decide(operation))
 """
 
 PROFILE = """

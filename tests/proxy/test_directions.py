@@ -429,7 +429,7 @@ def test_nobody_answers_for_another_over_tls(serve: Serve) -> None:
         assert ask(client) == b"ping"
     assert str(caught.value).endswith(
         f"network.receive {proxy.upstream} (encrypted above the socket)\n  Answers over TLS are "
-        "sealed: to a proxy always, in asyncio where it was open before the experiment."
+        "encrypted: to a proxy always, in asyncio where it was open before the experiment."
     )
 
 

@@ -280,9 +280,11 @@ def test_an_engine_can_be_shared(serve: Serve, proxy: ChaosProxy) -> None:
     ):
         clients = [socket.create_connection(each.address, timeout=10) for each in (first, second)]
         assert [ask(client) for client in clients] == [b"ping"] * 2
-        activation = engine.start(ChaosExperiment("x", "network_latency", delay="1ms"), seed=1)
+        active_experiment = engine.start(
+            ChaosExperiment("x", "network_latency", delay="1ms"), seed=1
+        )
         assert [ask(client) for client in clients] == [b"ping"] * 2
-        engine.stop(activation)
+        engine.stop(active_experiment)
         for client in clients:
             client.close()
-    assert activation.hits == 2
+    assert active_experiment.hits == 2

@@ -17,7 +17,7 @@ from pytest_resilience import ShutdownError
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.interceptors.sockets.descriptors import listening_ports
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.proxy import ChaosProxy
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask
@@ -292,7 +292,7 @@ def test_a_port_that_is_taken(proxy: ChaosProxy, serve: Serve) -> None:
 
 def test_experiments_on_this_process_leave_its_own_traffic_alone(serve: Serve) -> None:
     """Its sockets are nobody's client: a fault on every connection happens once, not twice."""
-    engine = Engine(lambda engine: [SocketSeam(engine)])
+    engine = Engine(lambda engine: [SocketInterceptor(engine)])
     with ChaosProxy(("127.0.0.1", serve(echo))) as proxy:
         refused = engine.start(
             ChaosExperiment("x", "network_failure", mode="refuse", rate=1, target=proxy.upstream),

@@ -13,7 +13,7 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import ConfigurationError
 from pytest_resilience.chaos.faults.resources import CpuLoad
 from pytest_resilience.runtime import Caps
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 from pytest_resilience.stress import caps
 from pytest_resilience.stress import machine
 
@@ -55,7 +55,7 @@ def a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_over_the_cap(kind: str, parameters: dict[str, Any], message: str) -> None:
     experiment = ChaosExperiment("x", kind, **parameters)
     with pytest.raises(ConfigurationError, match=message):
-        Hazards().start(experiment, seed=1)
+        Runtime().start(experiment, seed=1)
 
 
 def test_caps_can_be_set() -> None:

@@ -104,19 +104,19 @@ GREEDY = """
 import json, time
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.parsing.quantities import amount
-from pytest_resilience.runtime import Caps, Hazards
+from pytest_resilience.runtime import Caps, Runtime
 from pytest_resilience.stress import machine
 
 before = machine.available_memory()
-hazards = Hazards(caps=Caps(memory=amount("memory", "8GiB")))
-hazard = hazards.start(ChaosExperiment("greedy", "memory_stress", size="2GiB"), seed=1)
+runtime = Runtime(caps=Caps(memory=amount("memory", "8GiB")))
+hazard = runtime.start(ChaosExperiment("greedy", "memory_stress", size="2GiB"), seed=1)
 left = machine.available_memory()
 # Somebody else needs more than the reserve: the worker gives way.
 need = bytearray(left - 4 * 2**20)
 for page in range(0, len(need), 4096):
     need[page] = 1
 hazard.stop()
-print(json.dumps([before, left, hazard.activation.pressure.achieved]))
+print(json.dumps([before, left, hazard.active_experiment.pressure.achieved]))
 """
 
 

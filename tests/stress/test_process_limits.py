@@ -25,28 +25,28 @@ from pytest_resilience.chaos.parsing.quantities import amount
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.runtime import Caps
 from pytest_resilience.runtime import Hazard
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 from pytest_resilience.stress import machine
 from tests.free_loops import free_loops
 
 
 @pytest.fixture
-def hazards() -> Iterator[Hazards]:
-    made = Hazards()
+def runtime() -> Iterator[Runtime]:
+    made = Runtime()
     yield made
-    for activation in made.engine.active:
-        made.engine.stop(activation)
+    for active_experiment in made.engine.active:
+        made.engine.stop(active_experiment)
 
 
-def start(hazards: Hazards, kind: str, *, name: str = "", **parameters: Any) -> Hazard:
-    return hazards.start(ChaosExperiment(name or kind, kind, **parameters), seed=1)
+def start(runtime: Runtime, kind: str, *, name: str = "", **parameters: Any) -> Hazard:
+    return runtime.start(ChaosExperiment(name or kind, kind, **parameters), seed=1)
 
 
 @pytest.mark.parametrize("leave", [0, 1, 7])
-def test_exactly_so_many_files_can_be_opened(hazards: Hazards, leave: int) -> None:
+def test_exactly_so_many_files_can_be_opened(runtime: Runtime, leave: int) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     opened: list[int] = []
-    hazard = start(hazards, "fd_exhaustion", leave=leave)
+    hazard = start(runtime, "fd_exhaustion", leave=leave)
     try:
         with pytest.raises(OSError, match="Too many open files") as caught:
             opened.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(leave + 1))
@@ -58,69 +58,69 @@ def test_exactly_so_many_files_can_be_opened(hazards: Hazards, leave: int) -> No
     assert len(opened) == leave
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
     Path(os.devnull).read_bytes()
-    reading = hazard.activation.pressure
+    reading = hazard.active_experiment.pressure
     assert reading is not None
     assert (reading.asked, reading.achieved) == (leave, leave)
 
 
-def test_open_files_stay_usable(hazards: Hazards, tmp_path: Path) -> None:
+def test_open_files_stay_usable(runtime: Runtime, tmp_path: Path) -> None:
     with (tmp_path / "open").open("w+") as file:
-        hazard = start(hazards, "fd_exhaustion", leave=0)
+        hazard = start(runtime, "fd_exhaustion", leave=0)
         file.write("still here")
         file.flush()
         hazard.stop()
     assert (tmp_path / "open").read_text() == "still here"
 
 
-def test_intensity_says_how_many_descriptors_are_left(hazards: Hazards) -> None:
+def test_intensity_says_how_many_descriptors_are_left(runtime: Runtime) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
     try:
-        hazard = start(hazards, "fd_exhaustion", intensity=0.5)
+        hazard = start(runtime, "fd_exhaustion", intensity=0.5)
         lowered = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         hazard.stop()
         assert lowered < 512
-        calm = start(hazards, "fd_exhaustion", intensity=0)
+        calm = start(runtime, "fd_exhaustion", intensity=0)
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(soft, 512)
         calm.stop()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_no_thread_starts(hazards: Hazards) -> None:
-    hazard = start(hazards, "thread_exhaustion")
+def test_no_thread_starts(runtime: Runtime) -> None:
+    hazard = start(runtime, "thread_exhaustion")
     with pytest.raises(RuntimeError, match="can't start new thread"):
         threading.Thread(target=int).start()
     hazard.stop()
     thread = threading.Thread(target=int)
     thread.start()
     thread.join(10)
-    calm = start(hazards, "thread_exhaustion", intensity=0)
+    calm = start(runtime, "thread_exhaustion", intensity=0)
     threading.Thread(target=int).start()
     calm.stop()
 
 
-def test_no_memory_is_to_be_had(hazards: Hazards) -> None:
+def test_no_memory_is_to_be_had(runtime: Runtime) -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
-    hazard = start(hazards, "memory_stress", mode="fail", headroom="16MiB")
+    hazard = start(runtime, "memory_stress", mode="fail", headroom="16MiB")
     with pytest.raises(MemoryError):
         bytearray(64 * 2**20)
     small = bytearray(2**20)
     hazard.stop()
     assert len(small) + len(bytearray(64 * 2**20)) == 65 * 2**20
     assert resource.getrlimit(resource.RLIMIT_AS) == before
-    calm = start(hazards, "memory_stress", mode="fail", intensity=0)
+    calm = start(runtime, "memory_stress", mode="fail", intensity=0)
     assert resource.getrlimit(resource.RLIMIT_AS) == before
     calm.stop()
 
 
-def test_while_it_is_paused_there_is_no_limit(hazards: Hazards) -> None:
-    hazard = start(hazards, "fd_exhaustion", leave=0)
-    hazard.activation.paused = True
-    hazards.engine.settle()
+def test_while_it_is_paused_there_is_no_limit(runtime: Runtime) -> None:
+    hazard = start(runtime, "fd_exhaustion", leave=0)
+    hazard.active_experiment.paused = True
+    runtime.engine.settle()
     Path(os.devnull).read_bytes()
-    hazard.activation.paused = False
-    hazards.engine.settle()
+    hazard.active_experiment.paused = False
+    runtime.engine.settle()
     with pytest.raises(OSError, match="Too many open files"):
         os.open(os.devnull, os.O_RDONLY)
     hazard.stop()
@@ -141,10 +141,10 @@ def descriptors() -> int:
 
 
 @pytest.mark.parametrize("ends", list(itertools.permutations(range(3))))
-def test_limits_that_overlap_end_in_any_order(hazards: Hazards, ends: tuple[int, ...]) -> None:
+def test_limits_that_overlap_end_in_any_order(runtime: Runtime, ends: tuple[int, ...]) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE), stack_size()
-    running = [start(hazards, "fd_exhaustion", name=f"{n}", leave=n) for n in (5, 2, 9)]
-    running_too = [start(hazards, "thread_exhaustion", name=f"threads {n}") for n in range(3)]
+    running = [start(runtime, "fd_exhaustion", name=f"{n}", leave=n) for n in (5, 2, 9)]
+    running_too = [start(runtime, "thread_exhaustion", name=f"threads {n}") for n in range(3)]
     assert descriptors() == 2
     left = {0: 5, 1: 2, 2: 9}
     for each in ends:
@@ -156,9 +156,9 @@ def test_limits_that_overlap_end_in_any_order(hazards: Hazards, ends: tuple[int,
     assert (resource.getrlimit(resource.RLIMIT_NOFILE), stack_size()) == before
 
 
-def test_a_limit_that_the_test_sets_meanwhile_is_kept(hazards: Hazards) -> None:
+def test_a_limit_that_the_test_sets_meanwhile_is_kept(runtime: Runtime) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    hazard = start(hazards, "fd_exhaustion", leave=3)
+    hazard = start(runtime, "fd_exhaustion", leave=3)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 300), hard))
     hazard.stop()
     kept = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -167,7 +167,7 @@ def test_a_limit_that_the_test_sets_meanwhile_is_kept(hazards: Hazards) -> None:
 
 
 def test_of_very_many_descriptors_none_is_opened_to_try(
-    hazards: Hazards, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     opened = 0
@@ -179,9 +179,9 @@ def test_of_very_many_descriptors_none_is_opened_to_try(
         return real(*given)
 
     monkeypatch.setattr(os, "open", counting)
-    few = start(hazards, "fd_exhaustion", name="few", leave=5000)
+    few = start(runtime, "fd_exhaustion", name="few", leave=5000)
     lowered = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    all_of_them = start(hazards, "fd_exhaustion", name="all", leave=10**12)
+    all_of_them = start(runtime, "fd_exhaustion", name="all", leave=10**12)
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (lowered, hard)
     few.stop()
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
@@ -200,14 +200,14 @@ def test_of_very_many_descriptors_none_is_opened_to_try(
     ],
 )
 def test_to_lift_a_limit_blocks_no_loop(
-    hazards: Hazards, kind: str, parameters: dict[str, Any]
+    runtime: Runtime, kind: str, parameters: dict[str, Any]
 ) -> None:
     async def lift() -> None:
         with limits_lifted():
             pass
 
     with asyncio.Runner() as runner:
-        start(hazards, kind, **parameters)
+        start(runtime, kind, **parameters)
         with free_loops():
             runner.run(lift())
 
@@ -225,13 +225,13 @@ PRESSURES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def begin(hazards: Hazards, name: str) -> Hazard:
+def begin(runtime: Runtime, name: str) -> Hazard:
     kind, parameters = PRESSURES[name]
     if "fill" in parameters:
         free, _ = machine.disk_space(parameters["path"])
         parameters = {**parameters, "floor": free - 2 * 2**20}
-    running = len(hazards.engine.active)
-    return start(hazards, kind, name=f"{name} {running}", duration=60, **parameters)
+    running = len(runtime.engine.active)
+    return start(runtime, kind, name=f"{name} {running}", duration=60, **parameters)
 
 
 def effective(name: str, *others: str) -> bool:
@@ -262,9 +262,9 @@ def test_a_limit_and_another_pressure_at_once(
 ) -> None:
     if "full disk" in {first, second} and not os.access("/dev/shm", os.W_OK):
         pytest.skip("no /dev/shm to fill")
-    hazards = Hazards(caps=Caps(disk=amount("disk", "100%")))
+    runtime = Runtime(caps=Caps(disk=amount("disk", "100%")))
     before = state_of_the_process()
-    running = [begin(hazards, first), begin(hazards, second)]
+    running = [begin(runtime, first), begin(runtime, second)]
     try:
         assert effective(first, second)
         assert effective(second, first)
@@ -275,9 +275,9 @@ def test_a_limit_and_another_pressure_at_once(
         for each in running:
             each.stop()
     for each in running:
-        reading = each.activation.pressure
+        reading = each.active_experiment.pressure
         assert reading is not None
-        assert each.activation.hits == 1
+        assert each.active_experiment.hits == 1
         if reading.unit == "bytes":
             assert reading.achieved > 0
     assert state_of_the_process() == before
@@ -320,7 +320,7 @@ class Limited:
     """What is to hold after each step, beside what really does."""
 
     def __init__(self, files: int) -> None:
-        self.hazards = Hazards()
+        self.runtime = Runtime()
         self.running: list[tuple[Hazard, int | None]] = []
         self.files, self.stack = files, 0
         self.foreign = False  # whether the limit on files is somebody else's just now
@@ -335,9 +335,9 @@ class Limited:
                 self.running.pop(given % len(self.running))[0].stop()
                 self.foreign = False
             case "pause or go on":
-                activation = self.running[given % len(self.running)][0].activation
-                activation.paused = not activation.paused
-                self.hazards.engine.settle()
+                active_experiment = self.running[given % len(self.running)][0].active_experiment
+                active_experiment.paused = not active_experiment.paused
+                self.runtime.engine.settle()
                 self.foreign = False
             case "ours opens":
                 with limits_lifted():
@@ -363,12 +363,14 @@ class Limited:
 
     def start(self, kind: str, left: int | None, **parameters: Any) -> None:
         self.number += 1
-        hazard = start(self.hazards, kind, name=str(self.number), **parameters)
+        hazard = start(self.runtime, kind, name=str(self.number), **parameters)
         self.running.append((hazard, left))
         self.foreign = False
 
     def check(self) -> None:
-        left = [n for each, n in self.running if n is not None and not each.activation.paused]
+        left = [
+            n for each, n in self.running if n is not None and not each.active_experiment.paused
+        ]
         if left and not self.foreign:
             assert descriptors() == min(left)
         elif not left:

@@ -24,7 +24,7 @@ from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.parsing.quantities import amount
 from pytest_resilience.runtime import Caps
 from pytest_resilience.runtime import Hazard
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 from pytest_resilience.stress import machine
 
 
@@ -33,16 +33,16 @@ LARGE = Caps(disk=amount("disk", "100%"), memory=amount("memory", "100%"))
 
 
 @pytest.fixture
-def hazards() -> Iterator[Hazards]:
-    made = Hazards(caps=LARGE)
+def runtime() -> Iterator[Runtime]:
+    made = Runtime(caps=LARGE)
     yield made
-    for activation in made.engine.active:
-        made.engine.stop(activation)
+    for active_experiment in made.engine.active:
+        made.engine.stop(active_experiment)
     assert workers() == []
 
 
-def start(hazards: Hazards, kind: str, **parameters: Any) -> Hazard:
-    return hazards.start(ChaosExperiment(kind, kind, **parameters), seed=1)
+def start(runtime: Runtime, kind: str, **parameters: Any) -> Hazard:
+    return runtime.start(ChaosExperiment(kind, kind, **parameters), seed=1)
 
 
 def workers(of: int | None = None) -> list[psutil.Process]:
@@ -66,14 +66,14 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def test_a_core_is_loaded_by_a_process_of_its_own(hazards: Hazards) -> None:
-    hazard = start(hazards, "cpu_stress", cores=2, load=0.5)
+def test_a_core_is_loaded_by_a_process_of_its_own(runtime: Runtime) -> None:
+    hazard = start(runtime, "cpu_stress", cores=2, load=0.5)
     found = workers()
     assert len(found) == 2
     until(lambda: all(each.cpu_times().user > 0.05 for each in found))
     hazard.stop()
     assert not any(each.is_running() for each in found)
-    reading = hazard.activation.pressure
+    reading = hazard.active_experiment.pressure
     assert reading is not None
     assert (reading.asked, reading.unit) == (1.0, "CPUs")
     assert reading.achieved > 0
@@ -82,59 +82,59 @@ def test_a_core_is_loaded_by_a_process_of_its_own(hazards: Hazards) -> None:
     assert 0 <= reading.others <= 1
 
 
-def test_threads_that_load_the_lock_are_this_process_own(hazards: Hazards) -> None:
+def test_threads_that_load_the_lock_are_this_process_own(runtime: Runtime) -> None:
     before = time.process_time()
-    hazard = start(hazards, "cpu_stress", gil=True, cores=2, load=1)
+    hazard = start(runtime, "cpu_stress", gil=True, cores=2, load=1)
     while time.process_time() - before < 0.1:
         pass
     hazard.stop()
-    reading = hazard.activation.pressure
+    reading = hazard.active_experiment.pressure
     assert reading is not None
     assert reading.unit == "CPUs in threads"
     assert reading.asked == 2  # whatever the lock lets them have
     assert reading.achieved > 0
 
 
-def test_memory_is_held_and_given_back(hazards: Hazards) -> None:
-    hazard = start(hazards, "memory_stress", size="64MiB")
+def test_memory_is_held_and_given_back(runtime: Runtime) -> None:
+    hazard = start(runtime, "memory_stress", size="64MiB")
     (worker,) = workers()
     assert worker.memory_info().rss >= 64 * MIB
     hazard.stop()
     assert not worker.is_running()
-    reading = hazard.activation.pressure
+    reading = hazard.active_experiment.pressure
     assert reading is not None
     assert reading.asked == 64 * MIB
     assert reading.achieved == pytest.approx(64 * MIB, rel=0.02)
 
 
-def test_memory_can_grow_slowly(hazards: Hazards) -> None:
-    hazard = start(hazards, "memory_stress", size="32MiB", ramp="100ms")
+def test_memory_can_grow_slowly(runtime: Runtime) -> None:
+    hazard = start(runtime, "memory_stress", size="32MiB", ramp="100ms")
     (worker,) = workers()
     until(lambda: worker.memory_info().rss >= 44 * MIB)  # with the interpreter
     hazard.stop()
-    reading = hazard.activation.pressure
+    reading = hazard.active_experiment.pressure
     assert reading is not None
     assert reading.achieved == pytest.approx(32 * MIB, rel=0.05)
 
 
-def test_a_reserve_is_left_whatever_was_asked(hazards: Hazards) -> None:
+def test_a_reserve_is_left_whatever_was_asked(runtime: Runtime) -> None:
     there = machine.available_memory()
     hazard = start(
-        hazards, "memory_stress", size=there // 2, reserve=there - 32 * MIB, duration="5m"
+        runtime, "memory_stress", size=there // 2, reserve=there - 32 * MIB, duration="5m"
     )
     hazard.stop()
-    reading = hazard.activation.pressure
+    reading = hazard.active_experiment.pressure
     assert reading is not None
     assert reading.achieved < there // 4
 
 
-def test_a_disk_is_written_and_nothing_is_left(hazards: Hazards, tmp_path: Path) -> None:
-    hazard = start(hazards, "disk_stress", size="2MiB", path=str(tmp_path))
+def test_a_disk_is_written_and_nothing_is_left(runtime: Runtime, tmp_path: Path) -> None:
+    hazard = start(runtime, "disk_stress", size="2MiB", path=str(tmp_path))
     (worker,) = workers()
     assert list(tmp_path.iterdir()) == []  # the file has no name
     assert any(f"{tmp_path}" in os.readlink(each) for each in _links(worker.pid))
     hazard.stop()
-    reading = hazard.activation.pressure
+    reading = hazard.active_experiment.pressure
     assert reading is not None
     assert reading.achieved <= 2 * MIB
     assert reading.detail.startswith("wrote ")
@@ -146,7 +146,7 @@ def _links(pid: int) -> list[Path]:
     return list(Path(f"/proc/{pid}/fd").iterdir())
 
 
-def test_a_disk_is_filled_up_to_a_floor(hazards: Hazards) -> None:
+def test_a_disk_is_filled_up_to_a_floor(runtime: Runtime) -> None:
     folder = "/dev/shm"  # a file system of its own, in memory
     if not os.access(folder, os.W_OK):
         pytest.skip("no /dev/shm to fill")
@@ -154,54 +154,54 @@ def test_a_disk_is_filled_up_to_a_floor(hazards: Hazards) -> None:
     floor = free - 8 * MIB
     if floor < 16 * MIB:
         pytest.skip("/dev/shm is too small to fill a part of it")
-    hazard = start(hazards, "disk_stress", fill=True, floor=floor, path=folder)
+    hazard = start(runtime, "disk_stress", fill=True, floor=floor, path=folder)
     assert machine.disk_space(folder)[0] <= floor + MIB
     hazard.stop()
-    assert hazard.activation.pressure is not None
-    assert hazard.activation.pressure.achieved == pytest.approx(8 * MIB, rel=0.1)
+    assert hazard.active_experiment.pressure is not None
+    assert hazard.active_experiment.pressure.achieved == pytest.approx(8 * MIB, rel=0.1)
     assert machine.disk_space(folder) == (free, whole)
 
 
 @pytest.mark.parametrize("kind", ["cpu_stress", "memory_stress", "disk_stress"])
-def test_intensity_0_is_nothing(hazards: Hazards, kind: str) -> None:
-    hazard = start(hazards, kind, intensity=0)
+def test_intensity_0_is_nothing(runtime: Runtime, kind: str) -> None:
+    hazard = start(runtime, kind, intensity=0)
     assert workers() == []
     hazard.stop()
-    assert (hazard.activation.matched, hazard.activation.hits) == (1, 0)
+    assert (hazard.active_experiment.matched, hazard.active_experiment.hits) == (1, 0)
 
 
-def test_filling_at_intensity_0_is_nothing_either(hazards: Hazards) -> None:
-    hazard = start(hazards, "disk_stress", intensity=0, fill=True)
+def test_filling_at_intensity_0_is_nothing_either(runtime: Runtime) -> None:
+    hazard = start(runtime, "disk_stress", intensity=0, fill=True)
     assert workers() == []
     hazard.stop()
-    assert (hazard.activation.matched, hazard.activation.hits) == (1, 0)
+    assert (hazard.active_experiment.matched, hazard.active_experiment.hits) == (1, 0)
 
 
-def test_it_ends_with_its_duration(hazards: Hazards) -> None:
-    hazard = start(hazards, "cpu_stress", cores=1, load=0.1, duration="50ms")
-    until(lambda: hazard.activation.pressure is not None)
+def test_it_ends_with_its_duration(runtime: Runtime) -> None:
+    hazard = start(runtime, "cpu_stress", cores=1, load=0.1, duration="50ms")
+    until(lambda: hazard.active_experiment.pressure is not None)
     assert workers() == []
     hazard.stop()
 
 
-def test_it_is_told_as_an_event(hazards: Hazards) -> None:
+def test_it_is_told_as_an_event(runtime: Runtime) -> None:
     told: list[FaultInjected] = []
 
     def note(event: Event) -> None:
         assert isinstance(event, FaultInjected)
         told.append(event)
 
-    hazards.engine.listeners.add(note)
-    start(hazards, "cpu_stress", cores=1, load=0.1).stop()
+    runtime.engine.listeners.add(note)
+    start(runtime, "cpu_stress", cores=1, load=0.1).stop()
     assert [(each.kind, each.fault) for each in told] == [
         ("stress.cpu", "CPU load 0.1 on 1 core(s)")
     ]
 
 
-def test_two_at_once_end_each_on_its_own(hazards: Hazards) -> None:
-    first = start(hazards, "cpu_stress", cores=1, load=0.1)
+def test_two_at_once_end_each_on_its_own(runtime: Runtime) -> None:
+    first = start(runtime, "cpu_stress", cores=1, load=0.1)
     (theirs,) = workers()
-    second = start(hazards, "memory_stress", size="1MiB")
+    second = start(runtime, "memory_stress", size="1MiB")
     assert len(workers()) == 2
     second.stop()
     assert workers() == [theirs]
@@ -210,25 +210,25 @@ def test_two_at_once_end_each_on_its_own(hazards: Hazards) -> None:
 
 
 def test_what_fails_to_begin_leaves_nothing(
-    hazards: Hazards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigurationError, match="is no folder"):
-        start(hazards, "disk_stress", path=str(tmp_path / "gone"))
+        start(runtime, "disk_stress", path=str(tmp_path / "gone"))
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(UnavailableError, match="could not begin: it ended, or did not begin"):
-        start(hazards, "cpu_stress", cores=2, load=0.1)
-    assert hazards.engine.active == ()
+        start(runtime, "cpu_stress", cores=2, load=0.1)
+    assert runtime.engine.active == ()
 
 
 STORY = """
 import sys, time
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 
-hazards = Hazards()
-hazards.start(ChaosExperiment("c", "cpu_stress", cores=1, load=0.2), seed=1)
-hazards.start(ChaosExperiment("m", "memory_stress", size="8MiB"), seed=1)
-hazards.start(ChaosExperiment("d", "disk_stress", size="1MiB", path=sys.argv[1]), seed=1)
+runtime = Runtime()
+runtime.start(ChaosExperiment("c", "cpu_stress", cores=1, load=0.2), seed=1)
+runtime.start(ChaosExperiment("m", "memory_stress", size="8MiB"), seed=1)
+runtime.start(ChaosExperiment("d", "disk_stress", size="1MiB", path=sys.argv[1]), seed=1)
 print("ready", flush=True)
 time.sleep(600)
 """
@@ -281,11 +281,11 @@ def test_workers_end_even_if_a_child_holds_their_pipe(tmp_path: Path) -> None:
     ],
 )
 def test_stress_ng_does_it_too(
-    hazards: Hazards, tmp_path: Path, kind: str, parameters: dict[str, Any]
+    runtime: Runtime, tmp_path: Path, kind: str, parameters: dict[str, Any]
 ) -> None:
     if kind == "disk_stress":
         parameters = {**parameters, "path": str(tmp_path)}
-    hazard = start(hazards, kind, engine="stress-ng", **parameters)
+    hazard = start(runtime, kind, engine="stress-ng", **parameters)
     (worker,) = workers()
     until(lambda: worker.children(recursive=True))
     family = worker.children(recursive=True)
@@ -295,8 +295,8 @@ def test_stress_ng_does_it_too(
 
 
 def test_without_stress_ng_it_says_so(
-    hazards: Hazards, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnavailableError, match="the program stress-ng is not installed"):
-        start(hazards, "cpu_stress", engine="stress-ng")
+        start(runtime, "cpu_stress", engine="stress-ng")

@@ -22,15 +22,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.active_experiment import Activation
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.runtime import Runtime
 
 
 Story = Callable[[], Iterator[None]]
 
 PORT = int(sys.argv[1])
 LARGE = 2**26  # bytes
-hazards = Hazards()
+runtime = Runtime()
 stories: dict[str, tuple[Story, int]] = {}
 
 
@@ -45,10 +45,10 @@ def story(leave: int = 0) -> Callable[[Story], Story]:
 
 
 @contextlib.contextmanager
-def start(kind: str, **parameters: Any) -> Iterator[Activation]:
-    hazard = hazards.start(ChaosExperiment(kind, kind, **parameters), seed=1)
+def start(kind: str, **parameters: Any) -> Iterator[ActiveExperiment]:
+    hazard = runtime.start(ChaosExperiment(kind, kind, **parameters), seed=1)
     try:
-        yield hazard.activation
+        yield hazard.active_experiment
     finally:
         hazard.stop()
 
@@ -222,7 +222,7 @@ def a_service() -> Iterator[None]:
 
     from pytest_resilience.chaos.types.service import Service
 
-    hazards.engine.services.add(Service.at("words", ["textwrap:dedent"]))
+    runtime.engine.services.add(Service.at("words", ["textwrap:dedent"]))
     yield
     with start("service_failure", target_services=["words"], rate=1):
         assert raises(textwrap.dedent, "x") == "ServiceFailureError"
@@ -241,7 +241,7 @@ def a_monkey_and_its_steady_state() -> Iterator[None]:
 
     yield
     steady = [Probe("one", one, Within(0, 2))]
-    calm = ChaosMonkey(hazards.start, seed=1, interval="1h", steady_state=steady)
+    calm = ChaosMonkey(runtime.start, seed=1, interval="1h", steady_state=steady)
     calm.register_experiment(ChaosExperiment("slow", "network_latency", 1.0))
     started = threading.Event()
 

@@ -26,7 +26,7 @@ __all__ = [
     "Delay",
     "Fault",
     "Latency",
-    "LostAnswer",
+    "LostResponse",
     "Partition",
     "Refusal",
     "Reset",
@@ -44,16 +44,16 @@ class Fault:
     Attributes:
         kinds: the kinds of operation it can happen to.
         waits: whether the caller is made to wait, which only a blocking one can.
-        heals: whether what it holds up goes on as if nothing had been, when it has ended.
+        transient: whether what it holds up goes on as if nothing had been, when it has ended.
         answered: whether the peer's answer must be there before it happens.
-        bytewise: whether it happens to the bytes of an answer, which must be seen for that.
+        needs_body: whether it happens to the bytes of an answer, which must be seen for that.
         delay: how long, in seconds; infinite where the answer never comes.
     """
 
     waits: ClassVar[bool] = False
-    heals: ClassVar[bool] = False
+    transient: ClassVar[bool] = False
     answered: ClassVar[bool] = False
-    bytewise: ClassVar[bool] = False
+    needs_body: ClassVar[bool] = False
     delay: float = 0.0
 
     @property
@@ -69,9 +69,9 @@ class Fault:
         """Whether there is such a thing where `operation` is done."""
         return (
             (operation.blocking or not self.waits)
-            and not (operation.empty and self.bytewise)
-            and not ((operation.interim or operation.framed) and self.answered)
-            and (self.heals or not operation.underway)
+            and not (operation.empty and self.needs_body)
+            and not ((operation.informational or operation.multiplexed) and self.answered)
+            and (self.transient or not operation.mid_message)
         )
 
     def drawn(self, share: float) -> Fault:  # noqa: ARG002  # those that differ use it
@@ -142,7 +142,7 @@ class Reset(Fault):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LostAnswer(Fault):
+class LostResponse(Fault):
     """The peer has done what it was asked, and the connection is reset before its answer."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
@@ -158,7 +158,7 @@ class Partition(Fault):
 
     kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, HANDSHAKE, SEND, RECEIVE})
     waits: ClassVar[bool] = True
-    heals: ClassVar[bool] = True
+    transient: ClassVar[bool] = True
     delay: float = float("inf")
 
 

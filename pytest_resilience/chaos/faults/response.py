@@ -26,11 +26,11 @@ __all__ = [
     "Bandwidth",
     "Corruption",
     "Dribble",
-    "MadeUpAnswer",
+    "InjectedResponse",
     "MalformedJson",
     "Pace",
     "SlowClose",
-    "StatusAnswer",
+    "StatusResponse",
     "Truncation",
 ]
 
@@ -52,7 +52,7 @@ class Pace(Fault):
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
     waits: ClassVar[bool] = True
     answered: ClassVar[bool] = True
-    bytewise: ClassVar[bool] = True
+    needs_body: ClassVar[bool] = True
 
     @property
     def piece(self) -> int:
@@ -104,7 +104,7 @@ class Alteration(Fault):
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
     answered: ClassVar[bool] = True
-    bytewise: ClassVar[bool] = True
+    needs_body: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +136,7 @@ class Corruption(Alteration):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MadeUpAnswer(Fault):
+class InjectedResponse(Fault):
     """Base of those that answer in the peer's place, in HTTP/1.1, and close the connection.
 
     Attributes:
@@ -147,7 +147,7 @@ class MadeUpAnswer(Fault):
     body: str | None = None
 
     def can_happen_to(self, operation: Operation) -> bool:
-        elsewhere = operation.sealed or operation.begun or operation.framed
+        elsewhere = operation.encrypted or operation.begun or operation.multiplexed
         return not elsewhere and Fault.can_happen_to(self, operation)
 
     @property
@@ -169,7 +169,7 @@ class MadeUpAnswer(Fault):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StatusAnswer(MadeUpAnswer):
+class StatusResponse(InjectedResponse):
     """The service answers that it cannot serve.
 
     Attributes:
@@ -206,7 +206,7 @@ class StatusAnswer(MadeUpAnswer):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MalformedJson(MadeUpAnswer):
+class MalformedJson(InjectedResponse):
     """The service answers 200, with what should be JSON and cannot be read as such."""
 
     @property

@@ -1,6 +1,6 @@
 """The chaos types there are, what each can be told, and what faults it makes.
 
-`intensity` (0 to 1) is the one knob every type has. A recipe translates it into the
+`intensity` (0 to 1) is the one knob every type has. A schema translates it into the
 type's own physical parameters, each of which can always be given instead.
 """
 
@@ -24,7 +24,7 @@ from pytest_resilience.chaos.types.resources import DISK_STRESS
 from pytest_resilience.chaos.types.resources import FD_EXHAUSTION
 from pytest_resilience.chaos.types.resources import MEMORY_STRESS
 from pytest_resilience.chaos.types.resources import THREAD_EXHAUSTION
-from pytest_resilience.chaos.types.schema import Recipe
+from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.chaos.types.service import SERVICE_FAILURE
 from pytest_resilience.errors import ConfigurationError
@@ -59,7 +59,7 @@ class OwnType:
 
 Kind = ChaosType | OwnType
 
-RECIPES: dict[Kind, Recipe] = {
+RECIPES: dict[Kind, TypeSchema] = {
     ChaosType.NETWORK_LATENCY: NETWORK_LATENCY,
     ChaosType.NETWORK_FAILURE: NETWORK_FAILURE,
     ChaosType.SERVICE_FAILURE: SERVICE_FAILURE,
@@ -74,7 +74,7 @@ RECIPES: dict[Kind, Recipe] = {
 }
 
 
-def add_type(name: str, recipe: Recipe) -> Callable[[], None]:
+def add_type(name: str, schema: TypeSchema) -> Callable[[], None]:
     """Make a type of somebody else's known; what is given makes it unknown again.
 
     Raises DuplicateNameError if there is one of that name.
@@ -82,7 +82,7 @@ def add_type(name: str, recipe: Recipe) -> Callable[[], None]:
     kind = OwnType(name)
     if name in (each.value for each in RECIPES):
         raise DuplicateNameError("chaos type", name)
-    RECIPES[kind] = recipe
+    RECIPES[kind] = schema
     return functools.partial(RECIPES.pop, kind, None)  # type: ignore[return-value]
 
 
@@ -100,6 +100,6 @@ def chaos_type(value: Any) -> Kind:
     )
 
 
-def recipe_of(kind: Kind) -> Recipe:
-    """Its recipe."""
+def recipe_of(kind: Kind) -> TypeSchema:
+    """Its schema."""
     return RECIPES[kind]

@@ -21,7 +21,7 @@ from pytest_resilience.chaos.parsing.sql import StatementPattern
 from pytest_resilience.chaos.parsing.sql import parse_statements
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.schema import Parameter
-from pytest_resilience.chaos.types.schema import Recipe
+from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.schema import delayed
 from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.chaos.types.schema import one_of
@@ -211,7 +211,7 @@ def _moment(name: str, meaning: str) -> Parameter:
     )
 
 
-DATABASE_SLOWDOWN = Recipe(
+DATABASE_SLOWDOWN = TypeSchema(
     summary="a database answers late",
     parameters=(
         *delayed(f"intensity x {MOST_DELAY:g}s", "added to each step"),
@@ -226,7 +226,7 @@ DATABASE_SLOWDOWN = Recipe(
     rate=lambda _given, _intensity: 1.0,
 )  # fmt: skip
 
-DATABASE_FAILURE = Recipe(
+DATABASE_FAILURE = TypeSchema(
     summary="a database fails, with the driver's own error and code",
     parameters=(
         Parameter(

@@ -26,7 +26,7 @@ from pytest_resilience.chaos.parsing.path_globs import parse_paths
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.schema import DELAYS
 from pytest_resilience.chaos.types.schema import Parameter
-from pytest_resilience.chaos.types.schema import Recipe
+from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.schema import delayed
 from pytest_resilience.chaos.types.schema import mode_of
 from pytest_resilience.chaos.types.schema import nearest
@@ -243,7 +243,7 @@ def _faults(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
 _DELAYS = delayed(f"intensity x {MOST_DELAY:g}s", "what each slow operation takes longer")
 _MEANT_FOR = {"bytes_written": (_TORN, _SHORT), **dict.fromkeys(DELAYS, (_SLOW,))}
 
-DISK_FAILURE = Recipe(
+DISK_FAILURE = TypeSchema(
     summary="files cannot be opened, written, synced or renamed, with the system's own error",
     parameters=(
         Parameter(

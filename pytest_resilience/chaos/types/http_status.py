@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_resilience.chaos.faults.response import StatusAnswer
+from pytest_resilience.chaos.faults.response import StatusResponse
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.schema import Parameter
@@ -56,9 +56,9 @@ ANSWERED = (
 )  # fmt: skip
 
 
-def status_answer(given: Mapping[str, Any]) -> StatusAnswer:
+def status_answer(given: Mapping[str, Any]) -> StatusResponse:
     """What these parameters ask for, which may be none of `ANSWERED`."""
-    return StatusAnswer(
+    return StatusResponse(
         status=given.get("status", 503),
         retry_after=given.get("retry_after"),
         body=given.get("body"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import Latency
-from pytest_resilience.chaos.faults.network import LostAnswer
+from pytest_resilience.chaos.faults.network import LostResponse
 from pytest_resilience.chaos.faults.network import Partition
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import Reset
@@ -28,7 +28,7 @@ from pytest_resilience.chaos.types.http_status import status_answer
 from pytest_resilience.chaos.types.schema import DELAYS
 from pytest_resilience.chaos.types.schema import TARGETED
 from pytest_resilience.chaos.types.schema import Parameter
-from pytest_resilience.chaos.types.schema import Recipe
+from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.schema import delayed
 from pytest_resilience.chaos.types.schema import mode_of
 from pytest_resilience.chaos.types.schema import one_of
@@ -81,7 +81,7 @@ _FAILURES: dict[str, Callable[[Mapping[str, Any]], Fault]] = {
     "dns": lambda _: ResolutionFailure(),
     "dns_not_found": lambda _: ResolutionFailure(known=False),
     "partition": lambda _: Partition(),
-    "lose_answer": lambda _: LostAnswer(),
+    "lose_answer": lambda _: LostResponse(),
     "truncate": _truncation,
     "corrupt": _corruption,
     "status": status_answer,
@@ -121,7 +121,7 @@ def _failure_rate(given: Mapping[str, Any], intensity: float) -> float:
     return 1.0 if given.get("mode") == "partition" else intensity  # half a wall is none
 
 
-NETWORK_LATENCY = Recipe(
+NETWORK_LATENCY = TypeSchema(
     summary="the peer is further away: connecting and every answer take longer",
     parameters=(
         Parameter(
@@ -150,7 +150,7 @@ NETWORK_LATENCY = Recipe(
     rate=lambda _given, _intensity: 1.0,
 )  # fmt: skip
 
-NETWORK_FAILURE = Recipe(
+NETWORK_FAILURE = TypeSchema(
     summary="the peer cannot be reached, or goes away, or what it says is damaged",
     parameters=(
         Parameter(

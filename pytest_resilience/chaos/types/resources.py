@@ -20,7 +20,7 @@ from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.quantities import Amount
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.schema import Parameter
-from pytest_resilience.chaos.types.schema import Recipe
+from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.schema import one_of
 from pytest_resilience.errors import ConfigurationError
 
@@ -138,7 +138,7 @@ def _always(_given: Mapping[str, Any], _intensity: float) -> float:
     return 1.0
 
 
-CPU_STRESS = Recipe(
+CPU_STRESS = TypeSchema(
     summary="processes compute: less of the CPUs is left",
     parameters=(
         Parameter(
@@ -159,7 +159,7 @@ CPU_STRESS = Recipe(
     rate=_always,
 )  # fmt: skip
 
-MEMORY_STRESS = Recipe(
+MEMORY_STRESS = TypeSchema(
     summary="a process holds memory; or, with mode=fail, this one gets no more",
     parameters=(
         Parameter(
@@ -188,7 +188,7 @@ MEMORY_STRESS = Recipe(
     rate=_always,
 )  # fmt: skip
 
-DISK_STRESS = Recipe(
+DISK_STRESS = TypeSchema(
     summary="a process writes, syncs and reads; or fills the disk",
     parameters=(
         Parameter(
@@ -211,7 +211,7 @@ DISK_STRESS = Recipe(
     rate=_always,
 )  # fmt: skip
 
-FD_EXHAUSTION = Recipe(
+FD_EXHAUSTION = TypeSchema(
     summary="this process cannot open files and sockets any more (EMFILE)",
     parameters=(
         Parameter(
@@ -223,7 +223,7 @@ FD_EXHAUSTION = Recipe(
     rate=_always,
 )  # fmt: skip
 
-THREAD_EXHAUSTION = Recipe(
+THREAD_EXHAUSTION = TypeSchema(
     summary="this process cannot start threads any more (RuntimeError)",
     parameters=(),
     faults=lambda _given, intensity: (ThreadLimit(intensity=intensity),),

@@ -24,7 +24,7 @@ from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = [
-    "DELAYS", "TARGETED", "Parameter", "Recipe", "delayed", "mode_of", "nearest", "one_of",
+    "DELAYS", "TARGETED", "Parameter", "TypeSchema", "delayed", "mode_of", "nearest", "one_of",
     "spread_of", "triggered",
 ]  # fmt: skip
 
@@ -52,7 +52,7 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class TypeSchema:
     """How a chaos type becomes faults.
 
     Attributes:

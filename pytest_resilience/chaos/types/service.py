@@ -25,7 +25,7 @@ from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.http_status import ANSWERED
 from pytest_resilience.chaos.types.http_status import status_answer
 from pytest_resilience.chaos.types.schema import Parameter
-from pytest_resilience.chaos.types.schema import Recipe
+from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.schema import mode_of
 from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.chaos.types.schema import one_of
@@ -170,7 +170,7 @@ def _faults(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
     return (error,) if mode == "error" else (wire[mode],)
 
 
-SERVICE_FAILURE = Recipe(
+SERVICE_FAILURE = TypeSchema(
     summary="services of yours fail: on the wire where they are hosts, else with an exception",
     parameters=(
         Parameter(

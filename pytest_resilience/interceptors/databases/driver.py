@@ -82,11 +82,11 @@ class Gate:
 
     def opening(self, names: tuple[str, ...]) -> Effect | None:
         """What happens to a connect."""
-        return self._engine.ask(_operation(OPEN_CONNECTION, names))
+        return self._engine.decide(_operation(OPEN_CONNECTION, names))
 
     def checking_out(self, names: tuple[str, ...]) -> Effect | None:
         """What happens to a connection being taken from a pool."""
-        return self._engine.ask(_operation(CHECK_OUT, names))
+        return self._engine.decide(_operation(CHECK_OUT, names))
 
     def executing(self, session: Session, statement: str, in_transaction: bool) -> Effect | None:
         """What happens to a statement; `in_transaction`: whether one was begun before it."""
@@ -100,14 +100,15 @@ class Gate:
         session.statement = statement
         operation = _operation_of(session, EXECUTE, statement, session.position)
         if self._counts or self.fetches or self._concerns(operation):
-            return self._engine.ask(operation)
+            return self._engine.decide(operation)
         self._pass(operation)
         return None
 
     def _concerns(self, operation: Operation) -> bool:
         return any(
-            operation.kind in activation.kinds and activation.experiment.aims_at(operation)
-            for activation in self._engine.active
+            operation.kind in active_experiment.kinds
+            and active_experiment.experiment.matches_target(operation)
+            for active_experiment in self._engine.active
         )
 
     def _pass(self, operation: Operation) -> None:
@@ -119,11 +120,13 @@ class Gate:
     def committing(self, session: Session) -> Effect | None:
         """What happens to a COMMIT, however it is said."""
         session.position = 0
-        return self._engine.ask(_operation_of(session, COMMIT, "COMMIT"))
+        return self._engine.decide(_operation_of(session, COMMIT, "COMMIT"))
 
     def fetching(self, session: Session) -> Effect | None:
         """What happens to a fetch of what the last statement found."""
-        return self._engine.ask(_operation_of(session, FETCH, session.statement, session.position))
+        return self._engine.decide(
+            _operation_of(session, FETCH, session.statement, session.position)
+        )
 
 
 def _operation(kind: str, names: tuple[str, ...]) -> Operation:
@@ -145,7 +148,7 @@ def hold_up(effect: Effect) -> DatabaseFailure | None:
     """Wait as long as is asked; then, how the operation fails."""
     __tracebackhide__ = True
     if effect.delay:
-        effect.waited(wait(effect.clock, effect.delay, effect.left))
+        effect.add_delay(wait(effect.clock, effect.delay, effect.left))
     return _failure(effect)
 
 
@@ -153,7 +156,7 @@ async def hold_up_async(effect: Effect) -> DatabaseFailure | None:
     """As `hold_up`, without blocking the loop."""
     __tracebackhide__ = True
     if effect.delay:
-        effect.waited(await wait_async(effect.clock, effect.delay, effect.left))
+        effect.add_delay(await wait_async(effect.clock, effect.delay, effect.left))
     return _failure(effect)
 
 

@@ -1,4 +1,4 @@
-"""The database seam: the drivers that there are, where their users meet them."""
+"""The database interceptor: the drivers that there are, where their users meet them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_resilience.interceptors.import_hook import Arrivals
 from pytest_resilience.interceptors.patching import Patches
 
 
-__all__ = ["DatabaseSeam"]
+__all__ = ["DatabaseInterceptor"]
 
 
 class Driver(Protocol):
@@ -25,8 +25,8 @@ class Driver(Protocol):
         """Replace what its users call."""
 
 
-class DatabaseSeam:
-    """Intercepts what clients do with databases. See `chaos.engine.Seam`.
+class DatabaseInterceptor:
+    """Intercepts what clients do with databases. See `chaos.engine.Interceptor`.
 
     A driver is reached when it is there, if it was loaded before or is while an experiment
     runs. To load all that are installed would take long, and an event loop may be waiting.

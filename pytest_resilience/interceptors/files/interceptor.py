@@ -1,4 +1,4 @@
-"""The disk seam: `open`, and the functions of `os` about files.
+"""The disk interceptor: `open`, and the functions of `os` about files.
 
 pathlib, shutil, tempfile, json, csv, logging, zipfile and what else is written in Python end
 in these. A file is reached if it is opened while an experiment is aimed at it, or through
@@ -6,7 +6,7 @@ in these. A file is reached if it is opened while an experiment is aimed at it, 
 before (`from os import replace`), `io.FileIO` called by its name, libraries that write in C
 (sqlite3, pyarrow), and other processes. Descriptors are known by name where there is /proc.
 
-What is never hit is told in `seams.disk_files`.
+What is never hit is told in `interceptors.disk_files`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pytest_resilience.interceptors.files.os_functions import FileCalls
 from pytest_resilience.interceptors.patching import Patches
 
 
-__all__ = ["DiskSeam"]
+__all__ = ["FileInterceptor"]
 
 _OPENING = frozenset({OPEN, OPEN_IN_VAIN, OPEN_TO_WRITE, CREATE})
 # Where `os` says of its functions what they can do: shutil.rmtree relies on it.
@@ -43,8 +43,8 @@ _ABILITIES = (
 )  # fmt: skip
 
 
-class DiskSeam:
-    """Intercepts what is done with files. See `chaos.engine.Seam`."""
+class FileInterceptor:
+    """Intercepts what is done with files. See `chaos.engine.Interceptor`."""
 
     kinds = FILE_KINDS
 

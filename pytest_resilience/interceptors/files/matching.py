@@ -127,12 +127,12 @@ class AimedFiles:
             return False
         operation = Operation(kind=OPEN, target=names[0], names=names)
         found = self._engine.curious(FILE_KINDS)
-        for activation in self._engine.active:
-            if activation.kinds & FILE_KINDS:
-                if activation.experiment.aims_at(operation):
+        for active_experiment in self._engine.active:
+            if active_experiment.kinds & FILE_KINDS:
+                if active_experiment.experiment.matches_target(operation):
                     found = True
                 elif not _of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as in chaos.place
-                    activation.saw(operation)
+                    active_experiment.saw(operation)
         return found
 
     def ask(self, kind: str, names: Names, *given: Any) -> Effect | None:
@@ -158,11 +158,11 @@ class AimedFiles:
 
     def _meet(self, operation: Operation) -> Effect | None:
         began = self._engine.clock.monotonic()
-        effect = self._engine.ask(operation)
+        effect = self._engine.decide(operation)
         if effect is not None and effect.delay:
             # What it took to find that out is part of the delay: it is as much as 0.4 ms.
             spent = effect.clock.monotonic() - began
-            effect.waited(spent + wait(effect.clock, effect.delay - spent, effect.left))
+            effect.add_delay(spent + wait(effect.clock, effect.delay - spent, effect.left))
         return effect
 
 

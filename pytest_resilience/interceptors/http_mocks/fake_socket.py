@@ -15,11 +15,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
-from pytest_resilience.chaos.faults.network import LostAnswer
+from pytest_resilience.chaos.faults.network import LostResponse
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import Reset
 from pytest_resilience.chaos.faults.network import ResolutionFailure
-from pytest_resilience.chaos.faults.response import MadeUpAnswer
+from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
@@ -106,11 +106,11 @@ class Wire:
             raise GetThrough
         self._hold(effect, effect.delay)
         fault = effect.failure
-        if isinstance(fault, MadeUpAnswer):
+        if isinstance(fault, InjectedResponse):
             return fault.message
-        if isinstance(fault, LostAnswer):
+        if isinstance(fault, LostResponse):
             self._reply()
-        if isinstance(fault, (Reset, LostAnswer)):
+        if isinstance(fault, (Reset, LostResponse)):
             raise os_error(errno.ECONNRESET)
         if not wants_reply(effect):
             raise GetThrough

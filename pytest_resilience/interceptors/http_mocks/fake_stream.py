@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
-from pytest_resilience.chaos.faults.network import LostAnswer
+from pytest_resilience.chaos.faults.network import LostResponse
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import Reset
 from pytest_resilience.chaos.faults.network import ResolutionFailure
-from pytest_resilience.chaos.faults.response import MadeUpAnswer
+from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
@@ -207,14 +207,14 @@ class AsyncWire:
         fault = effect.failure
         try:
             await _hold(effect, effect.delay)
-            if isinstance(fault, LostAnswer):
+            if isinstance(fault, LostResponse):
                 await self._reply()
-            if isinstance(fault, (Reset, LostAnswer)):
+            if isinstance(fault, (Reset, LostResponse)):
                 raise os_error(errno.ECONNRESET)
         except OSError as error:
             said = (f"socket connection broken: {error}",) if _in_trio() else ()
             raise anyio.BrokenResourceError(*said) from error
-        if isinstance(fault, MadeUpAnswer):
+        if isinstance(fault, InjectedResponse):
             return fault.message
         if not wants_reply(effect):
             raise GetThrough
@@ -258,7 +258,7 @@ async def _hold(effect: Effect, seconds: float) -> None:
             await over
         finally:
             waiting.cancel()
-    if seconds == float("inf") and not effect.heals:
+    if seconds == float("inf") and not effect.transient:
         raise os_error(errno.ETIMEDOUT)
 
 
@@ -292,4 +292,4 @@ async def _hold_in_trio(effect: Effect, seconds: float) -> None:
                 break
             await anyio.sleep(min(rest, SLICE))
     finally:
-        effect.waited(clock.monotonic() - began)
+        effect.add_delay(clock.monotonic() - began)

@@ -1,4 +1,4 @@
-"""The seam for mocked HTTP: there is no socket below a mock, so the fault goes in above it.
+"""The interceptor for mocked HTTP: there is no socket below a mock, so the fault goes in above it.
 
 A mocking library is reached when it is there, if it was loaded before or is while an
 experiment runs. It is reached in what its mocks call when they are asked, and not in what
@@ -23,7 +23,7 @@ from pytest_resilience.interceptors.import_hook import Arrivals
 from pytest_resilience.interceptors.patching import Patches
 
 
-__all__ = ["MockedSeam"]
+__all__ = ["HttpMockInterceptor"]
 
 # The module of each that holds what is reached.
 _MOCKS = {
@@ -34,8 +34,8 @@ _MOCKS = {
 }
 
 
-class MockedSeam:
-    """Intercepts what clients ask of mocks. See `chaos.engine.Seam`."""
+class HttpMockInterceptor:
+    """Intercepts what clients ask of mocks. See `chaos.engine.Interceptor`."""
 
     # The end of a connection is not seen, but who asks for it is told what is.
     kinds = frozenset({RESOLVE, CONNECT, RECEIVE, CLOSE})

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.response import Alteration
-from pytest_resilience.chaos.faults.response import MadeUpAnswer
+from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
@@ -83,7 +83,7 @@ class Reply:
         """How it is heard, from `began` on, in monotonic seconds."""
         if not self.body:  # whatever length is named, as in an answer to HEAD
             effect.spare()
-        return Course(effect, began, sealed=not self.body)
+        return Course(effect, began, encrypted=not self.body)
 
 
 class Peer:
@@ -142,7 +142,7 @@ class Peer:
         """What happens to an operation `kind`; None if nothing does."""
         if not self._spoken or (kind == RESOLVE and self._resolved):
             return None  # nobody is called, or nobody has to be asked for an address
-        return self._engine.ask(self._operation(kind))
+        return self._engine.decide(self._operation(kind))
 
     @property
     def name(self) -> str:
@@ -157,7 +157,7 @@ class Peer:
 def wants_reply(effect: Effect) -> bool:
     """Whether the mock has to answer, for something to happen to that answer."""
     failure = effect.failure
-    if isinstance(failure, MadeUpAnswer):
+    if isinstance(failure, InjectedResponse):
         return False
     return isinstance(failure, Alteration) or effect.pace is not None
 

@@ -56,10 +56,10 @@ class Dialing:
         if link is None or link.calm:
             await proceed()
             return
-        effect = self._engine.ask(link.operation(CONNECT))
+        effect = self._engine.decide(link.operation(CONNECT))
         if effect is not None and effect.delay:
             await pause(effect)
-            if effect.delay == float("inf") and not effect.heals:
+            if effect.delay == float("inf") and not effect.transient:
                 raise TimeoutError(errno.ETIMEDOUT, failed)
         self.decided[id(sock)] = effect
         try:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
@@ -172,11 +172,11 @@ class Link:
             target=self.names[0],
             names=self.names,
             blocking=blocking,
-            sealed=self.tls and not self.unsealed and kind == RECEIVE,
+            encrypted=self.tls and not self.unsealed and kind == RECEIVE,
             begun=self.midway and kind == RECEIVE,
             empty=self.request == BODILESS and kind == RECEIVE,
-            interim=self.request == EXPECTANT and kind == RECEIVE,
-            framed=self.request == FRAMED and kind == RECEIVE,
+            informational=self.request == EXPECTANT and kind == RECEIVE,
+            multiplexed=self.request == FRAMED and kind == RECEIVE,
             through=(through, self.task()),
         )
 
@@ -203,7 +203,7 @@ class Links:
         self._roles: weakref.WeakKeyDictionary[socket.socket, tuple[object, bool]]
         self._roles = weakref.WeakKeyDictionary()
         self._engine = engine
-        self._known: tuple[Activation, ...] = ()
+        self._known: tuple[ActiveExperiment, ...] = ()
         self._names = names
         # Between a decision that a socket may pass and its note nothing may start.
         # Re-entrant: a destructor that says goodbye on its socket can run anywhere.

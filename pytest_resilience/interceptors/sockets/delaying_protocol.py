@@ -153,7 +153,7 @@ class Detour(asyncio.Protocol):
         if current not in (self, None):
             self._protocol = current  # TLS has begun meanwhile
         first = self._held[0].effect
-        if first.delay == _ENDLESS and not first.heals:
+        if first.delay == _ENDLESS and not first.transient:
             self._give_up()
             return
         self._resume()  # before the protocol hears so much that it asks for a pause of its own

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults.network import Fault
-from pytest_resilience.chaos.faults.network import LostAnswer
+from pytest_resilience.chaos.faults.network import LostResponse
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import Reset
 from pytest_resilience.chaos.faults.network import ResolutionFailure
@@ -105,7 +105,7 @@ def await_answer(sock: socket.socket, link: Link, effect: Effect, asked_at: floa
             raise TimeoutError(_timed_out(sock))
         if 0 < effect.delay < float("inf"):  # of which some has passed while that was found out
             now = clock.monotonic()
-            effect.waited(min(now - asked_at, effect.delay - (link.due - now)))
+            effect.add_delay(min(now - asked_at, effect.delay - (link.due - now)))
     now = clock.monotonic()
     rest = None if limit is None else max(0.0, limit - (now - asked_at))
     _hold(effect, max(0.0, link.due - now), rest, _timed_out(sock))
@@ -127,7 +127,7 @@ def fail(sock: socket.socket, fault: Fault | None) -> None:
     if isinstance(fault, Refusal):
         real_errors.refuse(sock)
         raise _os_error(errno.ECONNREFUSED)
-    if isinstance(fault, (Reset, LostAnswer)):
+    if isinstance(fault, (Reset, LostResponse)):
         try:
             real_errors.tear_down(sock)
         except OSError:  # no descriptor to be had; or closed meanwhile, as will be noticed
@@ -188,10 +188,10 @@ def _hold(effect: Effect, delay: float, limit: float | None, timed_out: str) -> 
     __tracebackhide__ = True
     too_long = limit is not None and delay > limit
     taken = wait(effect.clock, limit if too_long and limit is not None else delay, effect.left)
-    effect.waited(taken)
+    effect.add_delay(taken)
     if too_long and effect.left() > 0:
         raise TimeoutError(timed_out)
-    if delay == float("inf") and limit is None and not effect.heals:
+    if delay == float("inf") and limit is None and not effect.transient:
         raise silenced()
     return taken
 

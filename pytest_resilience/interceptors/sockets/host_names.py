@@ -33,7 +33,7 @@ Resolve = Callable[..., Awaitable[Any]]
 
 
 class NamesElsewhere:
-    """Watches from an install of the socket seam to its remove."""
+    """Watches from an install of the socket interceptor to its remove."""
 
     def __init__(self, engine: Engine, names: Names, patches: Patches) -> None:
         self._engine = engine
@@ -52,7 +52,7 @@ class NamesElsewhere:
         self._arrivals.watch()
 
     def retire(self) -> None:
-        """Await no more modules; what is replaced is put back with the rest of the seam."""
+        """Await no more modules; what is replaced is put back with the rest of the interceptor."""
         self._arrivals.forget()
 
     def _aiohttp(self) -> None:

@@ -107,7 +107,7 @@ _DJANGO = tuple(
 
 
 class InProcess:
-    """Watches from an install of the socket seam to its remove."""
+    """Watches from an install of the socket interceptor to its remove."""
 
     def __init__(self, engine: Engine, names: Names, patches: Patches) -> None:
         self._engine = engine
@@ -129,7 +129,7 @@ class InProcess:
         self._arrivals.watch()
 
     def retire(self) -> None:
-        """Await no more modules; what is replaced is put back with the rest of the seam."""
+        """Await no more modules; what is replaced is put back with the rest of the interceptor."""
         self._arrivals.forget()
 
     def _watch(self, place_of: Callable[..., tuple[str, Any]], *callers: _Caller) -> None:

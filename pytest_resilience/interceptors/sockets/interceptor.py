@@ -1,4 +1,4 @@
-"""The socket seam: every client written in Python ends in the methods of sockets.
+"""The socket interceptor: every client written in Python ends in the methods of sockets.
 
 requests, urllib3, httpx, http.client and redis-py bring their own ways of connecting, but
 all of them call methods of the class `socket.socket` (or `ssl.SSLSocket` on TLS), and
@@ -25,11 +25,11 @@ from pytest_resilience.interceptors.sockets.patches import Interception
 from pytest_resilience.interceptors.sockets.unreachable import OutOfReach
 
 
-__all__ = ["SocketSeam"]
+__all__ = ["SocketInterceptor"]
 
 
-class SocketSeam:
-    """Intercepts what clients do with sockets. See `chaos.engine.Seam`."""
+class SocketInterceptor:
+    """Intercepts what clients do with sockets. See `chaos.engine.Interceptor`."""
 
     kinds = frozenset({RESOLVE, CONNECT, HANDSHAKE, SEND, RECEIVE, CLOSE})
 

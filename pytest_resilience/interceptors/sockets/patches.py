@@ -67,7 +67,7 @@ _TLS_SENDING = ("send", "sendall", "write")
 
 
 class Interception:
-    """From an install of the socket seam to its remove, and maybe from the next one on again.
+    """From an install of the socket interceptor to its remove, maybe from the next one on again.
 
     Its wrappers can be called in between, where somebody has kept hold of them; retired,
     they only pass on.
@@ -231,7 +231,7 @@ class Interception:
         elif not link.calm:
             self._resolving.resolve(address[0], address[1])
             blocking = sock.gettimeout() != 0
-            effect = self._engine.ask(link.operation(CONNECT, blocking=blocking))
+            effect = self._engine.decide(link.operation(CONNECT, blocking=blocking))
         elif self._engine.watch is not None:
             self._resolving.resolve(address[0], address[1])
         try:
@@ -280,7 +280,7 @@ class Interception:
         link = self._look(self._links.of, sock, RECEIVE)
         if link is None or link.calm or sock.gettimeout() == 0:
             return proceed()
-        effect = self._engine.ask(link.operation(HANDSHAKE))
+        effect = self._engine.decide(link.operation(HANDSHAKE))
         link.receiving = True
         done = self._attempt(sock, effect, "The handshake operation timed out", proceed)
         link.unsure = may_bring_tickets(sock)

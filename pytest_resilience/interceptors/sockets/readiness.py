@@ -79,7 +79,7 @@ class Readiness:
             if not wait.look(self._clock.monotonic()):
                 raise effects.nothing_yet(sock)
             del self._waits[link]
-        if wait.due == float("inf") and not wait.effect.heals:
+        if wait.due == float("inf") and not wait.effect.transient:
             raise effects.silenced()
         wait.then()
         return True
@@ -181,7 +181,7 @@ class _Wait:
         if self._over:
             return
         self._over = True
-        self.effect.waited(max(0.0, min(now, self.due) - self._began))
+        self.effect.add_delay(max(0.0, min(now, self.due) - self._began))
         sock = self._sock()
         if sock is not None and self._mark is not None:
             with contextlib.suppress(OSError):  # closed

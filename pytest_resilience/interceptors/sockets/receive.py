@@ -68,7 +68,7 @@ class Receiving:
             effects.await_answer(sock, link, answer, asked_at)
             link.answer = None
             response.begin(sock, link, answer, self._engine.clock.monotonic())
-            if answer.failure is not None and not answer.failure.bytewise:
+            if answer.failure is not None and not answer.failure.needs_body:
                 link.unread = b""  # it is lost
         link.backlog.flush(sock)
         if link.unread:
@@ -113,7 +113,7 @@ class Receiving:
         answer, link.answer = link.answer, None
         if answer is None or flags_of(call) & socket.MSG_PEEK:
             return result
-        if answer.failure is None and (answer.delay < float("inf") or answer.heals):
+        if answer.failure is None and (answer.delay < float("inf") or answer.transient):
             effects.hold_a_call(answer)
         else:
             effects.hold_until(sock, arrived + answer.delay, answer)

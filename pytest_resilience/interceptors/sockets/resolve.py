@@ -51,7 +51,7 @@ class Resolving:
             return
         names = self._names.of(host, port)
         place = self._names.place_of(host, port)
-        effect = self._engine.ask(
+        effect = self._engine.decide(
             Operation(kind=RESOLVE, target=names[0], names=names, place=place)
         )
         if effect is None:

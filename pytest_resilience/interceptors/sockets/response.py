@@ -10,7 +10,7 @@ from typing import Any
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.response import Alteration
-from pytest_resilience.chaos.faults.response import MadeUpAnswer
+from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import Link
@@ -27,7 +27,7 @@ def turn(
     engine: Engine, link: Link, *, blocking: bool = True, through: object = None
 ) -> None:  # as `Link.operation`
     """The client turns from sending to receiving: the start of a round trip."""
-    link.answer = engine.ask(link.operation(link.turn(), blocking=blocking, through=through))
+    link.answer = engine.decide(link.operation(link.turn(), blocking=blocking, through=through))
     if link.backlog and (link.answer is None or link.answer.delay < float("inf")):
         link.answer = link.cut  # what nobody was told nobody answers
 
@@ -36,16 +36,16 @@ def begin(sock: socket.socket, link: Link, answer: Effect, began: float) -> None
     """The wait for an answer is over: what is heard of it, whose first byte `began`?"""
     __tracebackhide__ = True
     fault = answer.failure
-    above = isinstance(fault, (Alteration, MadeUpAnswer)) and link.unsealed
+    above = isinstance(fault, (Alteration, InjectedResponse)) and link.unsealed
     if above:
         link.decrypted = Decrypted(answer)
-    elif isinstance(fault, MadeUpAnswer):
+    elif isinstance(fault, InjectedResponse):
         link.script = io.BytesIO(fault.message)
-    elif fault is not None and not fault.bytewise:
+    elif fault is not None and not fault.needs_body:
         effects.fail(sock, fault)
         return
     if answer.pace is not None or (isinstance(fault, Alteration) and not above):
-        link.course = Course(answer, began, sealed=above)
+        link.course = Course(answer, began, encrypted=above)
 
 
 def take(sock: socket.socket, link: Link, data: bytes) -> bytes:
@@ -78,7 +78,7 @@ def end(
     if link.ended:
         return None
     link.ended = True
-    return engine.ask(link.operation(CLOSE, blocking=blocking, through=through))
+    return engine.decide(link.operation(CLOSE, blocking=blocking, through=through))
 
 
 def recite(sock: socket.socket, link: Link, script: io.BytesIO, call: Call) -> Any:

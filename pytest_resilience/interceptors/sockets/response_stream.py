@@ -17,7 +17,7 @@ from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.payload import altered
 from pytest_resilience.chaos.faults.response import Alteration
-from pytest_resilience.chaos.faults.response import MadeUpAnswer
+from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import looked
 
@@ -144,8 +144,8 @@ class Decrypted:
 
     def __init__(self, effect: Effect) -> None:
         fault = effect.failure
-        made_up = isinstance(fault, MadeUpAnswer)
-        self._script = io.BytesIO(fault.message) if isinstance(fault, MadeUpAnswer) else None
+        made_up = isinstance(fault, InjectedResponse)
+        self._script = io.BytesIO(fault.message) if isinstance(fault, InjectedResponse) else None
         self._course = None if made_up else Course(effect, began=0.0)
 
     def read(self, receipt: Receipt) -> Any:
@@ -181,8 +181,8 @@ class Course:
         idle: whether all that the peer has said of it so far has been heard.
     """
 
-    def __init__(self, effect: Effect, began: float, *, sealed: bool = False) -> None:
-        """`began`: monotonic seconds of its first byte. `sealed`: its bytes are encrypted, and
+    def __init__(self, effect: Effect, began: float, *, encrypted: bool = False) -> None:
+        """`began`: monotonic seconds of its first byte. `encrypted`: its bytes are encrypted, and
         are altered elsewhere.
         """
         self.effect = effect
@@ -191,7 +191,7 @@ class Course:
         self.idle = False
         failure = effect.failure
         self._altered: Altered | None = None
-        if isinstance(failure, Alteration) and not sealed:
+        if isinstance(failure, Alteration) and not encrypted:
             self._altered = altered(failure)
         self._free = began  # when the line has carried all that it was given
         self._due: float | None = None

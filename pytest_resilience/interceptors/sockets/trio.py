@@ -98,4 +98,4 @@ async def _pause(effect: Effect) -> None:
                 break
             await trio.sleep(min(rest, SLICE))
     finally:
-        effect.waited(effect.clock.monotonic() - began)
+        effect.add_delay(effect.clock.monotonic() - began)

@@ -1,4 +1,4 @@
-"""What no seam reaches: connections that are made in C, and other processes.
+"""What no interceptor reaches: connections that are made in C, and other processes.
 
 Nothing can happen to them here. They are noted for experiments of the network, so that
 one which never fires can say where they went, and how to lead them through a proxy.
@@ -79,7 +79,7 @@ _UVLOOP = _Driver(
 
 
 class OutOfReach:
-    """Watches from an install of the socket seam to its remove."""
+    """Watches from an install of the socket interceptor to its remove."""
 
     def __init__(self, engine: Engine, names: Names, patches: Patches) -> None:
         self._engine = engine
@@ -102,7 +102,7 @@ class OutOfReach:
         self._arrivals.watch()
 
     def retire(self) -> None:
-        """Await no more modules; what is replaced is put back with the rest of the seam."""
+        """Await no more modules; what is replaced is put back with the rest of the interceptor."""
         self._arrivals.forget()
 
     def _psycopg(self) -> None:

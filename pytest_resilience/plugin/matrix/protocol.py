@@ -171,8 +171,10 @@ class Matrix:
             del item.stash[_LIMIT]
         scope = self._session.last(item)
         started = [] if scope is None else scope.started
-        activation = next((each for asked, each in started if asked is planned.requested), None)
-        verdict, reason = of_cell(reports, raised, expected, activation)
+        active_experiment = next(
+            (each for asked, each in started if asked is planned.requested), None
+        )
+        verdict, reason = of_cell(reports, raised, expected, active_experiment)
         opened = self._calm.opened_before(item, planned.requested)
         if opened and verdict is Verdict.NEVER_FIRED:
             reason += f"; what a fixture opens before it is out of its reach: {', '.join(opened)}"

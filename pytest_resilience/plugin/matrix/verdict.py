@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.plugin.matrix.expectation import DeadlineError
@@ -40,26 +40,26 @@ def of_cell(
     reports: Sequence[pytest.TestReport],
     raised: Mapping[str, BaseException],
     expected: Expectation,
-    activation: Activation | None,
+    active_experiment: ActiveExperiment | None,
 ) -> Judgement:
     """The verdict of a run under one experiment.
 
-    `raised` are the exceptions by phase, which reports have as text alone; `activation` is None
-    where the experiment was not started.
+    `raised` are the exceptions by phase, which reports have as text alone. `active_experiment` is
+    None where the experiment was not started.
     """
     bad = next((report for report in reports if report.failed), None)
     skipped = next((report for report in reports if report.skipped), None)
-    if activation is None:
+    if active_experiment is None:
         return Verdict.NOT_STARTED, _why_not_started(bad, skipped, raised)
     if bad is not None:
         verdict, reason = _how_it_failed(bad, raised, expected)
-        if activation.hits:
+        if active_experiment.hits:
             return verdict, reason
         return Verdict.INVALID, f"it failed although nothing was injected: {reason}"
     if skipped is not None:
         return Verdict.INVALID, f"it was skipped under the experiment{_because(skipped)}"
-    if not activation.hits:
-        return Verdict.NEVER_FIRED, _why_never(activation)
+    if not active_experiment.hits:
+        return Verdict.NEVER_FIRED, _why_never(active_experiment)
     return Verdict.SURVIVED, ""
 
 
@@ -100,12 +100,12 @@ def _why_not_started(
     return f"the experiment could not begin{why}"
 
 
-def _why_never(activation: Activation) -> str:
-    if activation.matched:
-        operations = "operation" if activation.matched == 1 else "operations"
-        return f"it matched {activation.matched} {operations} and hit none"
-    did = "; ".join(activation.never_fired().seen) or "nothing that a fault could hit"
-    return f"no operation matched {activation.experiment.aim}; the code did: {did}"
+def _why_never(active_experiment: ActiveExperiment) -> str:
+    if active_experiment.matched:
+        operations = "operation" if active_experiment.matched == 1 else "operations"
+        return f"it matched {active_experiment.matched} {operations} and hit none"
+    did = "; ".join(active_experiment.never_fired().seen) or "nothing that a fault could hit"
+    return f"no operation matched {active_experiment.experiment.aim}; the code did: {did}"
 
 
 def _because(report: pytest.TestReport) -> str:

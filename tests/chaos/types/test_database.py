@@ -73,10 +73,10 @@ def test_what_is_meant() -> None:
         "match UPDATE orders, statement 2 of each transaction, database *.db | other"
     )
     update = "UPDATE orders SET x = 1"
-    assert aimed.aims_at(operation(statement=update, position=2))
-    assert not aimed.aims_at(operation(statement=update, position=1))
-    assert not aimed.aims_at(operation(statement="SELECT 1", position=2))
+    assert aimed.matches_target(operation(statement=update, position=2))
+    assert not aimed.matches_target(operation(statement=update, position=1))
+    assert not aimed.matches_target(operation(statement="SELECT 1", position=2))
     elsewhere = Operation(kind=EXECUTE, target="x", names=("x",), statement=update, position=2)
-    assert not aimed.aims_at(elsewhere)
-    assert experiment("database_failure").aims_at(operation(COMMIT))
-    assert experiment("database_failure").aims_at(operation(OPEN_CONNECTION))
+    assert not aimed.matches_target(elsewhere)
+    assert experiment("database_failure").matches_target(operation(COMMIT))
+    assert experiment("database_failure").matches_target(operation(OPEN_CONNECTION))

@@ -167,6 +167,6 @@ def test_delays_can_differ() -> None:
 def test_an_experiment_is_aimed_at_files() -> None:
     aimed = failure(path="/data/** | /etc/app.toml", rate=1)
     assert str(aimed) == ("disk: ENOSPC at write, always, target path /data/** | /etc/app.toml")
-    assert aimed.aims_at(Operation(kind=WRITE, target="/data/a", names=("/data/a",)))
-    assert not aimed.aims_at(Operation(kind=WRITE, target="/tmp/a", names=("/tmp/a",)))
-    assert failure().aims_at(Operation(kind=WRITE, target="/tmp/a", names=("/tmp/a",)))
+    assert aimed.matches_target(Operation(kind=WRITE, target="/data/a", names=("/data/a",)))
+    assert not aimed.matches_target(Operation(kind=WRITE, target="/tmp/a", names=("/tmp/a",)))
+    assert failure().matches_target(Operation(kind=WRITE, target="/tmp/a", names=("/tmp/a",)))

@@ -9,7 +9,7 @@ import pytest
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ConfigurationError
 from pytest_resilience.chaos.faults.network import Fault
-from pytest_resilience.chaos.faults.response import StatusAnswer
+from pytest_resilience.chaos.faults.response import StatusResponse
 
 
 def fault_of(kind: str, **given: Any) -> Fault:
@@ -96,7 +96,7 @@ def test_half_a_partition_is_none() -> None:
 
 
 def test_a_body_that_looks_like_json_is_called_so() -> None:
-    fault = StatusAnswer(status=422, body='{"error": "é"}')
+    fault = StatusResponse(status=422, body='{"error": "é"}')
     assert fault.message == (
         b"HTTP/1.1 422 Unprocessable Entity\r\nContent-Type: application/json; charset=utf-8\r\n"
         b"Content-Length: 15\r\nConnection: close\r\n\r\n" + '{"error": "é"}'.encode()

@@ -77,16 +77,16 @@ def test_unknown_services_are_refused_with_the_known_names() -> None:
 
 def test_hosts_and_callables_are_hit_where_they_are() -> None:
     both = failing("both")
-    assert both.aims_at(call("both"))
-    assert both.aims_at(connect("both.internal:80"))
-    assert not both.aims_at(call("inventory"))
-    assert not both.aims_at(connect("other:80"))
+    assert both.matches_target(call("both"))
+    assert both.matches_target(connect("both.internal:80"))
+    assert not both.matches_target(call("inventory"))
+    assert not both.matches_target(connect("other:80"))
     inventory = failing("inventory")
-    assert inventory.aims_at(call("inventory"))
-    assert not inventory.aims_at(connect("anything:80"))
+    assert inventory.matches_target(call("inventory"))
+    assert not inventory.matches_target(connect("anything:80"))
     two = failing("payment", "inventory")
-    assert two.aims_at(call("inventory"))
-    assert two.aims_at(connect("payments.internal:443"))
+    assert two.matches_target(call("inventory"))
+    assert two.matches_target(connect("payments.internal:443"))
     assert two.aim == (
         "payment (payments.internal:443 | 10.0.0.*) | inventory (shop.clients:Inventory.check)"
     )

@@ -13,26 +13,26 @@ from typing import Any
 import pytest
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.active_experiment import Activation
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.runtime import Runtime
 from tests.end_to_end.databases.orders import SCHEMA
 
 
-Chaos = Callable[..., Activation]
+Chaos = Callable[..., ActiveExperiment]
 
 
 @pytest.fixture
 def chaos_on_databases() -> Iterator[Chaos]:
     """Starts an experiment until the test ends: `start("database_failure", mode=..., ...)`."""
-    hazards = Hazards()
+    runtime = Runtime()
 
-    def start(kind: str, **parameters: Any) -> Activation:
+    def start(kind: str, **parameters: Any) -> ActiveExperiment:
         given = {"rate": 1} | parameters
-        return hazards.start(ChaosExperiment(kind, kind, **given), seed=1).activation
+        return runtime.start(ChaosExperiment(kind, kind, **given), seed=1).active_experiment
 
     yield start
-    for activation in hazards.engine.active:
-        hazards.engine.stop(activation)
+    for active_experiment in runtime.engine.active:
+        runtime.engine.stop(active_experiment)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ DRIVERS = ["sqlite3", "psycopg", "psycopg_pool", "psycopg2", "asyncpg", "redis",
 NOTHING_IS_LOADED = """
 import sys
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 
-hazard = Hazards().start(ChaosExperiment("down", "database_failure", rate=1), seed=1)
+hazard = Runtime().start(ChaosExperiment("down", "database_failure", rate=1), seed=1)
 loaded = [name for name in {drivers!r} if name in sys.modules]
 assert not loaded, loaded
 """
@@ -23,12 +23,12 @@ assert not loaded, loaded
 ONE_THAT_COMES_LATER = """
 import sys
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 
 experiment = ChaosExperiment("down", "database_failure", mode="locked", match="CREATE*", rate=1)
-hazards = Hazards()
+runtime = Runtime()
 for _ in range(2):
-    hazard = hazards.start(experiment, seed=1)
+    hazard = runtime.start(experiment, seed=1)
     from sqlite3 import OperationalError, connect
 
     try:
@@ -44,10 +44,10 @@ for _ in range(2):
 ONE_THAT_IS_OF_ANOTHER_VERSION = """
 import sys, types
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 
 sys.modules["psycopg_pool"] = types.ModuleType("psycopg_pool")
-Hazards().start(ChaosExperiment("down", "database_failure", rate=1), seed=1)
+Runtime().start(ChaosExperiment("down", "database_failure", rate=1), seed=1)
 import sqlite3
 
 try:

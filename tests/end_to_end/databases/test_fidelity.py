@@ -19,7 +19,7 @@ import pytest
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.plugin.fixtures.postgres import PostgresChaos
 from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 from tests.end_to_end.databases.conftest import Chaos
 from tests.fidelity_page import Section
 from tests.fidelity_page import assert_complete
@@ -354,7 +354,7 @@ def test_postgres_works_while_a_limit_leaves_no_descriptor(
     import psycopg
 
     with psycopg.connect(table) as client, contextlib.ExitStack() as stack:
-        limit = Hazards().start(ChaosExperiment("files", "fd_exhaustion", leave=0), seed=1)
+        limit = Runtime().start(ChaosExperiment("files", "fd_exhaustion", leave=0), seed=1)
         stack.callback(limit.stop)
         chaos = postgres_chaos(table)
         with chaos.locked("LOCK TABLE orders"):

@@ -13,7 +13,7 @@ import redis.asyncio
 
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 from tests.end_to_end.databases.conftest import Chaos
 from tests.redis_server import redis_server
 
@@ -80,7 +80,7 @@ def test_awaited(socket_file: str, chaos_on_databases: Chaos) -> None:
 def test_slow_commands(client: Any) -> None:
     clock = ManualClock()
     slow = ChaosExperiment("slow", "database_slowdown", delay="100ms", match="GET*")
-    hazard = Hazards(clock=clock).start(slow, seed=1)
+    hazard = Runtime(clock=clock).start(slow, seed=1)
     client.set("a", 1)
     assert clock.monotonic() == 0
     assert client.get("a") == "1"
@@ -92,11 +92,11 @@ def test_slow_commands(client: Any) -> None:
 def test_what_redis_does_not_know_does_not_happen(client: Any, mode: str) -> None:
     """And whoever expects it is told so, though the code may swallow every error."""
     failure = ChaosExperiment("failure", "database_failure", mode=mode, rate=1)
-    hazard = Hazards().start(failure, seed=1)
+    hazard = Runtime().start(failure, seed=1)
     client.get("a")
     hazard.stop()
-    assert hazard.activation.matched == 0
-    told = str(hazard.activation.never_fired())
+    assert hazard.active_experiment.matched == 0
+    told = str(hazard.active_experiment.never_fired())
     known = "'disk_full', 'locked', 'read_only', 'too_many_connections'"
     assert (
         f"GET 'a' (which knows but {known})" in told or f"GET a (which knows but {known})" in told

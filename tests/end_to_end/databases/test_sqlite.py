@@ -12,7 +12,7 @@ import pytest
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ManualClock
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 from tests.end_to_end.databases.conftest import Chaos
 
 
@@ -61,8 +61,8 @@ def test_what_is_there_stays_what_it_was(chaos_on_databases: Chaos) -> None:
 
 def test_it_is_put_back() -> None:
     original = sqlite3.connect, sqlite3.dbapi2.connect
-    hazards = Hazards()
-    hazard = hazards.start(ChaosExperiment("x", "database_failure", match="DELETE*"), seed=1)
+    runtime = Runtime()
+    hazard = runtime.start(ChaosExperiment("x", "database_failure", match="DELETE*"), seed=1)
     with contextlib.closing(connect()) as connection:
         hazard.stop()
         assert (sqlite3.connect, sqlite3.dbapi2.connect) == original
@@ -108,11 +108,11 @@ def test_a_commit_however_it_is_said(chaos_on_databases: Chaos) -> None:
 
 def test_each_step_can_be_slow() -> None:
     clock = ManualClock()
-    hazards = Hazards(clock=clock)
+    runtime = Runtime(clock=clock)
 
     def asked(at: str) -> float:
         slow = ChaosExperiment("slow", "database_slowdown", delay="100ms", at=at)
-        hazard = hazards.start(slow, seed=1)
+        hazard = runtime.start(slow, seed=1)
         before = clock.monotonic()
         with contextlib.closing(sqlite3.connect(":memory:")) as connection:
             connection.execute("CREATE TABLE t (a)")
@@ -131,11 +131,11 @@ def test_each_step_can_be_slow() -> None:
 
 def test_delays_differ_as_asked() -> None:
     clock = ManualClock()
-    hazards = Hazards(clock=clock)
+    runtime = Runtime(clock=clock)
     with contextlib.closing(sqlite3.connect(":memory:")):
         pass
     slow = ChaosExperiment("slow", "database_slowdown", delay="100ms", jitter="50ms")
-    hazard = hazards.start(slow, seed=1)
+    hazard = runtime.start(slow, seed=1)
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         for _ in range(50):
             before = clock.monotonic()

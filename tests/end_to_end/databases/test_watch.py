@@ -10,7 +10,7 @@ import pytest
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.recorder import Watch
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 from tests.end_to_end.databases.conftest import Database
 
 
@@ -23,17 +23,17 @@ STEPS = [
 
 
 @contextlib.contextmanager
-def noting(hazards: Hazards, found: set[str]) -> Any:
+def noting(runtime: Runtime, found: set[str]) -> Any:
     watch = Watch(STEPS)
-    with hazards.engine.watching(watch), hazards.engine.noting():
+    with runtime.engine.watching(watch), runtime.engine.noting():
         yield
     found |= {each.name for each in STEPS if watch.could_hit(each)}
 
 
 def test_each_step_of_each_driver_is_noted(database: Database) -> None:
-    hazards = Hazards()
+    runtime = Runtime()
     whole: set[str] = set()
-    with noting(hazards, whole), contextlib.closing(database.connect()) as connection:
+    with noting(runtime, whole), contextlib.closing(database.connect()) as connection:
         cursor = connection.cursor()
         cursor.execute("SELECT id FROM orders")
         cursor.fetchall()
@@ -45,11 +45,11 @@ def test_each_step_of_each_driver_is_noted(database: Database) -> None:
 def test_a_connection_that_is_opened_before_the_test_is_left_as_it_is(
     database: Database,
 ) -> None:
-    hazards = Hazards()
+    runtime = Runtime()
     with contextlib.closing(database.connect()) as connection:
         usual = type(connection)
     watch = Watch(STEPS)
-    with hazards.engine.watching(watch), watch.opening() as kinds:
+    with runtime.engine.watching(watch), watch.opening() as kinds:
         connection = database.connect()
     with contextlib.closing(connection):
         assert type(connection) is usual
@@ -58,10 +58,10 @@ def test_a_connection_that_is_opened_before_the_test_is_left_as_it_is(
 
 @pytest.mark.parametrize("database", ["psycopg", "sqlalchemy"], indirect=True)
 def test_a_connection_of_a_driver_that_is_reached_anyway_is_noted(database: Database) -> None:
-    hazards = Hazards()
+    runtime = Runtime()
     found: set[str] = set()
     with contextlib.closing(database.connect()) as connection:
-        with noting(hazards, found):
+        with noting(runtime, found):
             connection.cursor().execute("SELECT id FROM orders")
         connection.rollback()
     assert found == {"execute"}

@@ -19,8 +19,8 @@ import pytest
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import Event
 from pytest_resilience import FaultInjected
-from pytest_resilience.chaos.active_experiment import Activation
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.runtime import Runtime
 from tests.end_to_end.network.hostile import GOOD
 from tests.end_to_end.network.hostile import Handler
 from tests.end_to_end.network.hostile import Place
@@ -34,7 +34,7 @@ from tests.interceptors.conftest import Trust
 from tests.redis_server import redis_server
 
 
-Inject = Callable[..., AbstractContextManager[Activation]]
+Inject = Callable[..., AbstractContextManager[ActiveExperiment]]
 
 BODY = b'{"TableNames": ["teas"], "price": 12345}'
 
@@ -56,12 +56,12 @@ def _nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def hazards() -> Hazards:
-    return Hazards()
+def runtime() -> Runtime:
+    return Runtime()
 
 
 @pytest.fixture
-def kinds(hazards: Hazards) -> list[str]:
+def kinds(runtime: Runtime) -> list[str]:
     """What faults have happened to, in order."""
     heard: list[str] = []
 
@@ -69,20 +69,20 @@ def kinds(hazards: Hazards) -> list[str]:
         assert isinstance(event, FaultInjected)
         heard.append(event.kind.removeprefix("network."))
 
-    hazards.engine.listeners.add(note)
+    runtime.engine.listeners.add(note)
     return heard
 
 
 @pytest.fixture
-def inject(hazards: Hazards) -> Inject:
-    """`with inject("network_latency", target=…, delay=…) as activation:`."""
+def inject(runtime: Runtime) -> Inject:
+    """`with inject("network_latency", target=…, delay=…) as active_experiment:`."""
 
     @contextlib.contextmanager
-    def running(kind: str, **parameters: Any) -> Iterator[Activation]:
+    def running(kind: str, **parameters: Any) -> Iterator[ActiveExperiment]:
         given = {"rate": 1} | parameters
-        hazard = hazards.start(ChaosExperiment(kind, kind, **given), seed=1)
+        hazard = runtime.start(ChaosExperiment(kind, kind, **given), seed=1)
         try:
-            yield hazard.activation
+            yield hazard.active_experiment
         finally:
             hazard.stop()
 

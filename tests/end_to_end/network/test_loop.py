@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import psycopg  # noqa: F401  # which looks for libpq: before a loop would wait for it
 import pytest
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.proxy import ChaosProxy
 from tests.end_to_end.network.clients import BEHIND_PROXY
 from tests.end_to_end.network.clients import EVERY
@@ -40,7 +40,7 @@ BEATS = 5
 CLIENTS = [client for client in EVERY if client.in_loop is not None]
 
 
-async def beside(client: Client, peer: Peer, slow: AbstractContextManager[Activation]) -> int:
+async def beside(client: Client, peer: Peer, slow: AbstractContextManager[ActiveExperiment]) -> int:
     """How often a heart has beaten beside a slow request, when that is answered.
 
     It is slow until the heart has beaten often enough, or for DELAY.
@@ -70,7 +70,7 @@ async def beside(client: Client, peer: Peer, slow: AbstractContextManager[Activa
 @contextmanager
 def slowly(
     client: Client, place: Place, inject: Inject
-) -> Iterator[tuple[Peer, AbstractContextManager[Activation]]]:
+) -> Iterator[tuple[Peer, AbstractContextManager[ActiveExperiment]]]:
     """Whom to talk to, and what makes an answer late."""
     if client not in BEHIND_PROXY:
         target = f"127.0.0.1:{place.port}"

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_resilience import Event
 from pytest_resilience import FaultInjected
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 from tests.end_to_end.network.clients import BEHIND_PROXY
 from tests.end_to_end.network.clients import EVERY
 from tests.end_to_end.network.clients import AsyncAsk
@@ -32,14 +32,14 @@ IN_LOOP = [client for client in REACHED if client.in_loop is not None]
 
 
 @pytest.fixture
-def places(hazards: Hazards) -> list[str]:
+def places(runtime: Runtime) -> list[str]:
     heard: list[str] = []
 
     def note(event: Event) -> None:
         assert isinstance(event, FaultInjected)
         heard.append(f"{event.kind} {event.place}")
 
-    hazards.engine.listeners.add(note)
+    runtime.engine.listeners.add(note)
     return heard
 
 

@@ -19,7 +19,7 @@ import redis.backoff
 import redis.retry
 import urllib3
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from tests.end_to_end.network import hostile
 from tests.end_to_end.network.clients import Peer
 from tests.end_to_end.network.clients import dynamodb
@@ -201,10 +201,10 @@ def turned(place: Place, mood: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def counted(failure: AbstractContextManager[Activation], counts: list[int]) -> Iterator[None]:
-    with failure as activation:
+def counted(failure: AbstractContextManager[ActiveExperiment], counts: list[int]) -> Iterator[None]:
+    with failure as active_experiment:
         yield
-    counts.append(activation.matched)
+    counts.append(active_experiment.matched)
 
 
 @pytest.mark.parametrize(

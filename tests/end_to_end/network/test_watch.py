@@ -16,7 +16,7 @@ from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.recorder import Watch
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 from tests.end_to_end.network.clients import BEHIND_PROXY
 from tests.end_to_end.network.clients import HTTP
 from tests.end_to_end.network.clients import OTHERS
@@ -57,12 +57,12 @@ class WatchOfPlace(Watch):
             super().saw(operation)
 
 
-def watched(hazards: Hazards, port: int, ask: Callable[[], object]) -> set[str]:
+def watched(runtime: Runtime, port: int, ask: Callable[[], object]) -> set[str]:
     """The experiments that could hit what `ask` does."""
     watch = WatchOfPlace(port)
-    with hazards.engine.watching(watch), hazards.engine.noting():
+    with runtime.engine.watching(watch), runtime.engine.noting():
         ask()
-    assert hazards.engine.watch is None
+    assert runtime.engine.watch is None
     return {each.name for each in [*NETWORK, *OTHER] if watch.could_hit(each)}
 
 
@@ -73,7 +73,7 @@ def about(kinds: frozenset[str]) -> set[str]:
 @pytest.mark.parametrize("sealed", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("client", HTTP + OTHERS, ids=str)
 def test_a_client_that_connects_and_one_that_is_connected(
-    client: Client, sealed: bool, lead_to: Lead, trust: Trust, hazards: Hazards
+    client: Client, sealed: bool, lead_to: Lead, trust: Trust, runtime: Runtime
 ) -> None:
     if sealed and client.speaks == "mysql":
         pytest.skip("this server speaks no TLS")
@@ -82,24 +82,24 @@ def test_a_client_that_connects_and_one_that_is_connected(
         lead_to(client.speaks, None, tls) as place,
         client.opened(Peer(port=place.port, tls=tls)) as ask,
     ):
-        first = watched(hazards, place.port, ask)
-        second = watched(hazards, place.port, ask)
+        first = watched(runtime, place.port, ask)
+        second = watched(runtime, place.port, ask)
     assert first == about(TALKING | {CONNECT})
     assert second in (first, about(TALKING))  # some connect each time
 
 
-def test_a_name_that_is_resolved(lead_to: Lead, hazards: Hazards) -> None:
+def test_a_name_that_is_resolved(lead_to: Lead, runtime: Runtime) -> None:
     [client] = [each for each in HTTP if each.name == "requests"]
     with (
         lead_to(client.speaks) as place,
         client.opened(Peer(host="localhost", port=place.port)) as ask,
     ):
-        assert watched(hazards, place.port, ask) == about(TALKING | {CONNECT, RESOLVE})
+        assert watched(runtime, place.port, ask) == about(TALKING | {CONNECT, RESOLVE})
 
 
 @pytest.mark.parametrize("client", BEHIND_PROXY, ids=str)
 def test_of_a_client_in_c_everything_is_taken_for_done_once_it_connects(
-    client: Client, lead_to: Lead, hazards: Hazards
+    client: Client, lead_to: Lead, runtime: Runtime
 ) -> None:
     with lead_to(client.speaks) as place:
 
@@ -107,9 +107,9 @@ def test_of_a_client_in_c_everything_is_taken_for_done_once_it_connects(
             with client.opened(Peer(port=place.port)) as ask:
                 assert ask() == "ok"
 
-        found = watched(hazards, place.port, connect)
+        found = watched(runtime, place.port, connect)
     assert found == {each.name for each in NETWORK}
 
 
-def test_nothing_is_noted_of_who_does_nothing(hazards: Hazards) -> None:
-    assert watched(hazards, 80, lambda: None) == set()
+def test_nothing_is_noted_of_who_does_nothing(runtime: Runtime) -> None:
+    assert watched(runtime, 80, lambda: None) == set()

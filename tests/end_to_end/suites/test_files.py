@@ -88,7 +88,7 @@ def test_a_failure_is_told_with_what_the_disk_did(saving: pytest.Pytester) -> No
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*No space left on device*", "*chaos*", "*ENOSPC at write*"])
     # The frames between the user's code and the system are ours, and nobody's business.
-    result.stdout.no_fnmatch_line("*seams*")
+    result.stdout.no_fnmatch_line("*interceptors*")
 
 
 def test_what_never_fires_is_an_error(saving: pytest.Pytester) -> None:

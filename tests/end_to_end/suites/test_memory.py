@@ -264,7 +264,7 @@ def test_of_one_test_as_many_events_are_kept_as_anybody_reads(pytester: pytest.P
             for _ in range(3):  # in a loop, as Hypothesis does
                 with chaos.network_failure(mode="refuse", rate=1, target="shop"):
                     for _ in range(5_000):
-                        engine.ask(connect)
+                        engine.decide(connect)
             assert (chaos.matched, chaos.hits) == (15_000, 15_000)
             assert len(chaos.events) == 10_000
             assert chaos.events[-1].number == 5_000

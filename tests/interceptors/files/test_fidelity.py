@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.files.interceptor import DiskSeam
+from pytest_resilience.interceptors.files.interceptor import FileInterceptor
 from tests.interceptors.files import file_actions
 from tests.interceptors.files.file_actions import access
 from tests.interceptors.files.file_actions import overflowing
@@ -36,21 +36,21 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="real failures a
 
 DEEDS = Path(file_actions.__file__)
 
-Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 
 @pytest.fixture
 def inject() -> Iterator[Inject]:
-    engine = Engine(lambda engine: [DiskSeam(engine)])
+    engine = Engine(lambda engine: [FileInterceptor(engine)])
 
     @contextlib.contextmanager
-    def running(**parameters: Any) -> Iterator[Activation]:
+    def running(**parameters: Any) -> Iterator[ActiveExperiment]:
         experiment = ChaosExperiment("disk", "disk_failure", **{"rate": 1, **parameters})
-        activation = engine.start(experiment, seed=1)
+        active_experiment = engine.start(experiment, seed=1)
         try:
-            yield activation
+            yield active_experiment
         finally:
-            engine.stop(activation)
+            engine.stop(active_experiment)
 
     yield running
     assert not engine.active

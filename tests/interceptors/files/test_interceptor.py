@@ -32,12 +32,12 @@ from pytest_resilience import NeverFiredError
 from pytest_resilience import RetryConfig
 from pytest_resilience import RetryHandler
 from pytest_resilience.assertions import assert_file_intact
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.files.interceptor import DiskSeam
+from pytest_resilience.interceptors.files.interceptor import FileInterceptor
 
 
-Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 
 @pytest.fixture
@@ -47,22 +47,22 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def engine(clock: ManualClock) -> Iterator[Engine]:
-    engine = Engine(lambda engine: [DiskSeam(engine)], clock=clock)
+    engine = Engine(lambda engine: [FileInterceptor(engine)], clock=clock)
     yield engine
-    for activation in engine.active:
-        engine.stop(activation)
+    for active_experiment in engine.active:
+        engine.stop(active_experiment)
 
 
 @pytest.fixture
 def inject(engine: Engine) -> Inject:
     @contextlib.contextmanager
-    def running(**parameters: Any) -> Iterator[Activation]:
+    def running(**parameters: Any) -> Iterator[ActiveExperiment]:
         experiment = ChaosExperiment("disk", "disk_failure", **{"rate": 1, **parameters})
-        activation = engine.start(experiment, seed=1)
+        active_experiment = engine.start(experiment, seed=1)
         try:
-            yield activation
+            yield active_experiment
         finally:
-            engine.stop(activation)
+            engine.stop(active_experiment)
 
     return running
 
@@ -770,7 +770,7 @@ def test_what_a_listener_writes_is_not_hit(tmp_path: Path, inject: Inject, engin
 def test_a_file_that_is_forgotten_in_the_middle_of_a_decision(
     tmp_path: Path, inject: Inject, engine: Engine
 ) -> None:
-    with inject(path=tmp_path, rate=0.5) as activation:
+    with inject(path=tmp_path, rate=0.5) as active_experiment:
         forgotten = [open(tmp_path / "forgotten", "wb")]  # noqa: SIM115  # that is the point
         forgotten[0].write(b"x")
 
@@ -779,7 +779,7 @@ def test_a_file_that_is_forgotten_in_the_middle_of_a_decision(
                 forgotten[0].flush()
                 return 0.0
 
-        vars(activation)["_stream"] = Stream()
+        vars(active_experiment)["_stream"] = Stream()
         with fails(errno.ENOSPC), open(tmp_path / "file", "wb", 0) as file:
             file.write(b"x")
         forgotten[0].close()

@@ -21,8 +21,8 @@ import respx
 from pytest_httpx import HTTPXMock
 
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.http_mocks.interceptor import MockedSeam
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import closed_port
 from tests.interceptors.conftest import full_backlog
@@ -137,11 +137,11 @@ FAILURES: dict[str, tuple[Callable[[], AbstractContextManager[int]], dict[str, A
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    """With both seams, as users have them: what one has done the other must not do again."""
-    engine = Engine(lambda engine: [SocketSeam(engine), MockedSeam(engine)])
+    """With both interceptors, as users have them: what one has done the other must not do again."""
+    engine = Engine(lambda engine: [SocketInterceptor(engine), HttpMockInterceptor(engine)])
     yield engine
-    for activation in engine.active:
-        engine.stop(activation)
+    for active_experiment in engine.active:
+        engine.stop(active_experiment)
 
 
 cases = pytest.mark.parametrize(

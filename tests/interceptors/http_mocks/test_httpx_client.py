@@ -19,14 +19,14 @@ import respx
 from pytest_httpx import HTTPXMock
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import ManualClock
-from pytest_resilience.interceptors.http_mocks.interceptor import MockedSeam
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.interceptors.conftest import closed_port
 from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
@@ -38,7 +38,7 @@ from tests.interceptors.http_mocks.mocked_httpx import Respx
 from tests.interceptors.http_mocks.mocked_httpx import started
 
 
-Inject = Callable[..., AbstractContextManager[Activation]]
+Inject = Callable[..., AbstractContextManager[ActiveExperiment]]
 
 SAFE = "https://api.example.com/orders"
 
@@ -58,10 +58,12 @@ def clock(way: str) -> Clock:
 
 @pytest.fixture
 def engine(clock: Clock) -> Iterator[Engine]:
-    engine = Engine(lambda engine: [SocketSeam(engine), MockedSeam(engine)], clock=clock)
+    engine = Engine(
+        lambda engine: [SocketInterceptor(engine), HttpMockInterceptor(engine)], clock=clock
+    )
     yield engine
-    for activation in engine.active:
-        engine.stop(activation)
+    for active_experiment in engine.active:
+        engine.stop(active_experiment)
 
 
 @pytest.fixture
@@ -482,7 +484,7 @@ def test_two_mocks_at_once(call: Caller, inject: Inject, request: pytest.Fixture
 def test_two_engines_do_not_disturb_each_other(
     mock: Mock, call: Caller, clock: Clock, inject: Inject
 ) -> None:
-    other = Engine(lambda engine: [MockedSeam(engine)], clock=clock)
+    other = Engine(lambda engine: [HttpMockInterceptor(engine)], clock=clock)
     latency = other.start(ChaosExperiment("other", "network_latency", delay="10ms"), seed=1)
     with inject("network_latency", delay="10ms", name="ours") as ours:
         assert call().is_success
@@ -586,11 +588,11 @@ def test_who_waits_goes_on_when_the_experiment_ends(
 ) -> None:
     async def main() -> None:
         experiment = ChaosExperiment("far", "network_latency", delay="1h")
-        activation = engine.start(experiment, seed=1)
+        active_experiment = engine.start(experiment, seed=1)
         async with async_client(mock) as client:
             waiting = asyncio.create_task(client.get(URL))
             await until(lambda: bool(events))
-            engine.stop(activation)
+            engine.stop(active_experiment)
             assert (await waiting).json() == {"paid": True}
 
     asyncio.run(main())
@@ -619,11 +621,11 @@ def test_in_trio(
             assert (await client.get(URL, timeout=0.05)).json() == {"paid": True}
 
     with (
-        inject(kind, **fault) as activation,
+        inject(kind, **fault) as active_experiment,
         contextlib.nullcontext() if error is None else pytest.raises(error),
     ):
         trio.run(main)
-    assert activation.hits
+    assert active_experiment.hits
     assert mock.calls == (error is None)
 
 

@@ -25,16 +25,16 @@ from responses.registries import OrderedRegistry
 from urllib3 import Retry
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.clock import ManualClock
-from pytest_resilience.interceptors.http_mocks.interceptor import MockedSeam
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.interceptors.conftest import serve
 
 
-Inject = Callable[..., AbstractContextManager[Activation]]
+Inject = Callable[..., AbstractContextManager[ActiveExperiment]]
 
 URL = "http://api.example.com/orders"
 SAFE = "https://api.example.com/orders"
@@ -47,10 +47,12 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def engine(clock: ManualClock) -> Iterator[Engine]:
-    engine = Engine(lambda engine: [SocketSeam(engine), MockedSeam(engine)], clock=clock)
+    engine = Engine(
+        lambda engine: [SocketInterceptor(engine), HttpMockInterceptor(engine)], clock=clock
+    )
     yield engine
-    for activation in engine.active:
-        engine.stop(activation)
+    for active_experiment in engine.active:
+        engine.stop(active_experiment)
 
 
 @pytest.fixture
@@ -512,7 +514,7 @@ def test_two_engines_do_not_disturb_each_other(
     mock: responses.RequestsMock, inject: Inject, events: list[FaultInjected]
 ) -> None:
     mock.get(URL, body="here")
-    other = Engine(lambda engine: [MockedSeam(engine)], clock=ManualClock())
+    other = Engine(lambda engine: [HttpMockInterceptor(engine)], clock=ManualClock())
     latency = other.start(ChaosExperiment("other", "network_latency", delay="1s"), seed=1)
     with inject("network_latency", delay="1s", name="ours") as ours:
         assert requests.get(URL).text == "here"
@@ -742,7 +744,7 @@ def test_threads_wait_at_the_same_time(kind: str, slow: dict[str, Any], redirect
         there = f"{URL}/{number}" if number else URL
         mock.get(f"{URL}/{number + 1}", headers={"Location": there}, **{status: 302})
     clock = Meeting(3)
-    engine = Engine(lambda engine: [MockedSeam(engine)], clock=clock)
+    engine = Engine(lambda engine: [HttpMockInterceptor(engine)], clock=clock)
     latency = engine.start(ChaosExperiment("slow", "network_latency", **slow), seed=1)
     url = f"{URL}/{redirects}" if redirects else URL
     with requests.Session() as session, ThreadPoolExecutor(3) as pool:

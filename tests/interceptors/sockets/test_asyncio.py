@@ -29,16 +29,16 @@ import redis.backoff
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import FaultInjected
 from pytest_resilience import ManualClock
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import all_names_are_ours
 from tests.interceptors.conftest import serve
 
 
-Inject: TypeAlias = Callable[..., contextlib.AbstractContextManager[Activation]]
+Inject: TypeAlias = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 Ask: TypeAlias = Callable[[], Awaitable[object]]
 Client: TypeAlias = Callable[
     [int, ssl.SSLContext | None, "Limits"], contextlib.AbstractAsyncContextManager[Ask]
@@ -541,8 +541,8 @@ def test_a_peer_that_speaks_first(inject: Inject, events: list[FaultInjected]) -
 
 
 def test_on_a_clock_that_stands_still(echo_port: int) -> None:
-    engine = Engine(lambda engine: [SocketSeam(engine)], clock=ManualClock())
-    activation = engine.start(ChaosExperiment("far", "network_latency", delay=0.02), seed=1)
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=ManualClock())
+    active_experiment = engine.start(ChaosExperiment("far", "network_latency", delay=0.02), seed=1)
 
     async def story() -> None:
         reader, writer = await asyncio.open_connection(HOST, echo_port)
@@ -554,8 +554,8 @@ def test_on_a_clock_that_stands_still(echo_port: int) -> None:
     try:
         run(story())
     finally:
-        engine.stop(activation)
-    assert activation.matched == 2
+        engine.stop(active_experiment)
+    assert active_experiment.matched == 2
 
 
 def test_a_name_is_not_taken_for_another_one_of_the_same_address(

@@ -14,7 +14,7 @@ from pytest_resilience.interceptors.sockets.asyncio_loops import Loops
 from pytest_resilience.interceptors.sockets.connect import Dialing
 from pytest_resilience.interceptors.sockets.connections import Links
 from pytest_resilience.interceptors.sockets.host_names import Names
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 
 
 # A loop that nobody could have foreseen: asyncio is loaded by the code under test.
@@ -22,10 +22,10 @@ STORY = """
 import sys
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 
-engine = Engine(lambda engine: [SocketSeam(engine)])
-activation = engine.start(ChaosExperiment("far", "network_latency", delay=0.001), seed=1)
+engine = Engine(lambda engine: [SocketInterceptor(engine)])
+active_experiment = engine.start(ChaosExperiment("far", "network_latency", delay=0.001), seed=1)
 assert "asyncio" not in sys.modules
 
 import asyncio
@@ -38,8 +38,8 @@ async def story(port):
 
 with socket.create_server(("127.0.0.1", 0)) as server:
     asyncio.run(story(server.getsockname()[1]))
-engine.stop(activation)
-print(activation.hits, asyncio.BaseEventLoop.sock_connect.__qualname__)
+engine.stop(active_experiment)
+print(active_experiment.hits, asyncio.BaseEventLoop.sock_connect.__qualname__)
 print(asyncio.SelectorEventLoop.sock_connect.__module__)
 """
 
@@ -57,19 +57,19 @@ def test_everything_is_put_back() -> None:
         return [socket.socketpair, asyncio.SelectorEventLoop.sock_connect]
 
     before = found()
-    engine = Engine(lambda engine: [SocketSeam(engine)])
-    activation = engine.start(ChaosExperiment("far", "network_latency", delay=1), seed=1)
+    engine = Engine(lambda engine: [SocketInterceptor(engine)])
+    active_experiment = engine.start(ChaosExperiment("far", "network_latency", delay=1), seed=1)
     assert found() != before
-    engine.stop(activation)
+    engine.stop(active_experiment)
     assert found() == before
 
 
 def test_a_wrapper_that_outlives_its_experiments_passes_on(echo_port: int) -> None:
     """As one that another tool has kept hold of."""
-    engine = Engine(lambda engine: [SocketSeam(engine)])
-    activation = engine.start(ChaosExperiment("far", "network_latency", delay=3600), seed=1)
+    engine = Engine(lambda engine: [SocketInterceptor(engine)])
+    active_experiment = engine.start(ChaosExperiment("far", "network_latency", delay=3600), seed=1)
     kept_connect, kept_pair = asyncio.SelectorEventLoop.sock_connect, socket.socketpair
-    engine.stop(activation)
+    engine.stop(active_experiment)
 
     async def story() -> None:
         loop = asyncio.get_running_loop()
@@ -82,7 +82,7 @@ def test_a_wrapper_that_outlives_its_experiments_passes_on(echo_port: int) -> No
     asyncio.run(asyncio.wait_for(story(), 30))
     for each in kept_pair():
         each.close()
-    assert activation.matched == 0
+    assert active_experiment.matched == 0
 
 
 def test_a_socket_without_a_transport_has_no_detour(engine: Engine) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience import FaultInjected
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import serve
 
@@ -25,7 +25,7 @@ from tests.interceptors.conftest import serve
 asyncpg = pytest.importorskip("asyncpg")
 pytest.importorskip("pgserver", reason="there is no PostgreSQL for this Python")
 
-Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 DELAY = 0.05
 PATIENCE = 30  # seconds

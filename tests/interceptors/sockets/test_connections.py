@@ -1,4 +1,4 @@
-"""Which sockets pass straight through the seam, and until when."""
+"""Which sockets pass straight through the interceptor, and until when."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.interceptors.sockets import delaying_protocol
 from pytest_resilience.interceptors.sockets.delaying_protocol import Detour
 from tests.interceptors.conftest import HOST
@@ -23,7 +23,7 @@ from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
 
 
-Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 PATIENCE = 30  # seconds
 DELAY = 0.05

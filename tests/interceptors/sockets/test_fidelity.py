@@ -101,9 +101,9 @@ def test_the_same_exceptions_with_the_same_errno(
     host, make = REAL[event]
     with make() as port:
         real = met(lambda: client(host, port))
-    with inject("network_failure", rate=1, **INJECTED[event]) as activation:
+    with inject("network_failure", rate=1, **INJECTED[event]) as active_experiment:
         injected = met(lambda: client("localhost" if event == "dns" else host, silent_port))
-    assert activation.hits >= 1
+    assert active_experiment.hits >= 1
     if event == "dns":
         # Which of its codes a resolver gives depends on how it is set up.
         assert [kind for kind, _ in injected] == [kind for kind, _ in real]
@@ -284,13 +284,13 @@ def test_the_clients_own_retries_run(mode: str, inject: Inject) -> None:
 
     with serve(answer) as port, requests.Session() as session:
         session.mount("http://", HTTPAdapter(max_retries=urllib3.Retry(3, backoff_factor=0)))
-        with inject("network_failure", mode=mode, rate=1, first=3) as activation:
+        with inject("network_failure", mode=mode, rate=1, first=3) as active_experiment:
             assert session.get(f"http://127.0.0.1:{port}/", timeout=5).text == "ok"
-        assert (activation.matched, activation.hits) == (4, 3)
-        with inject("network_failure", mode=mode, rate=1) as activation:
+        assert (active_experiment.matched, active_experiment.hits) == (4, 3)
+        with inject("network_failure", mode=mode, rate=1) as active_experiment:
             with pytest.raises(requests.ConnectionError, match="Max retries exceeded"):
                 session.get(f"http://127.0.0.1:{port}/", timeout=5)
-            assert activation.hits == 4
+            assert active_experiment.hits == 4
 
 
 def test_connect_ex_returns_what_it_returns(silent_port: int, inject: Inject) -> None:

@@ -12,7 +12,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.sockets.host_names import Names
 from pytest_resilience.interceptors.sockets.host_names import addresses_in
 from pytest_resilience.interceptors.sockets.host_names import is_literal
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_what_aiohttp_is_told_by_a_stub_is_what_it_gets(
         return found
 
     monkeypatch.setattr(TCPConnector, "_resolve_host", stub)
-    engine = Engine(lambda engine: [SocketSeam(engine)])
+    engine = Engine(lambda engine: [SocketInterceptor(engine)])
     running = engine.start(
         ChaosExperiment("x", "network_latency", delay=0.001, target="127.0.0.9:9"), seed=1
     )

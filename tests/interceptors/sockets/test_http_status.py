@@ -19,7 +19,7 @@ import trustme
 import urllib3
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.types.service import Service
 from tests.interceptors.conftest import Trust
@@ -46,15 +46,15 @@ def port() -> Iterator[int]:
 
 
 @pytest.fixture
-def outage(engine: Engine) -> Iterator[Activation]:
+def outage(engine: Engine) -> Iterator[ActiveExperiment]:
     """The first answer is that there is none."""
     engine.services.add(Service.at("web", [HOST]))
     experiment = ChaosExperiment(
         "outage", "service_failure", target_services=["web"], retry_after=7, first=1, intensity=1
     )
-    activation = engine.start(experiment, seed=1)
-    yield activation
-    engine.stop(activation)
+    active_experiment = engine.start(experiment, seed=1)
+    yield active_experiment
+    engine.stop(active_experiment)
 
 
 def with_requests(url: str, verify: str | None) -> tuple[int, str | None]:
@@ -95,7 +95,7 @@ Client = Callable[[str, str | None], tuple[int, str | None]]
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_clients_are_answered(client: Client, port: int, outage: Activation) -> None:
+def test_clients_are_answered(client: Client, port: int, outage: ActiveExperiment) -> None:
     url = f"http://{HOST}:{port}/"
     assert client(url, None) == (503, "7")
     assert client(url, None) == (200, None)
@@ -103,7 +103,7 @@ def test_clients_are_answered(client: Client, port: int, outage: Activation) -> 
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_over_tls_too(client: Client, tmp_path: Path, outage: Activation) -> None:
+def test_over_tls_too(client: Client, tmp_path: Path, outage: ActiveExperiment) -> None:
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(HOST).configure_cert(context)
@@ -121,14 +121,14 @@ def test_over_tls_too(client: Client, tmp_path: Path, outage: Activation) -> Non
     assert (outage.matched, outage.hits) == (2, 1)
 
 
-def test_a_pool_takes_a_new_connection(port: int, outage: Activation) -> None:
+def test_a_pool_takes_a_new_connection(port: int, outage: ActiveExperiment) -> None:
     with requests.Session() as session:
         url = f"http://{HOST}:{port}/"
         assert [session.get(url, timeout=5).status_code for _ in range(3)] == [503, 200, 200]
     assert outage.hits == 1
 
 
-def test_asyncio(port: int, outage: Activation) -> None:
+def test_asyncio(port: int, outage: ActiveExperiment) -> None:
     async def main() -> list[int]:
         async with httpx.AsyncClient(trust_env=False) as client:
             url = f"http://{HOST}:{port}/"
@@ -138,7 +138,7 @@ def test_asyncio(port: int, outage: Activation) -> None:
     assert outage.hits == 1
 
 
-def test_asyncio_over_tls(trust: Trust, outage: Activation) -> None:
+def test_asyncio_over_tls(trust: Trust, outage: ActiveExperiment) -> None:
     async def main(port: int) -> list[int]:
         async with httpx.AsyncClient(trust_env=False, verify=trust.client) as client:
             url = f"https://{HOST}:{port}/"
@@ -167,7 +167,7 @@ def by_recv_into_with_a_size(client: socket.socket, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("receive", [by_recv, by_recv_into, by_recv_into_with_a_size])
-def test_bit_by_bit_and_then_the_end(receive: Receive, port: int, outage: Activation) -> None:
+def test_bit_by_bit_and_then_the_end(receive: Receive, port: int, outage: ActiveExperiment) -> None:
     with socket.create_connection((HOST, port), timeout=5) as client:
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
         pieces = list(iter(lambda: receive(client, 30), b""))
@@ -181,7 +181,7 @@ def test_bit_by_bit_and_then_the_end(receive: Receive, port: int, outage: Activa
     assert outage.hits == 1
 
 
-def test_receives_that_no_http_client_makes_are_reset(port: int, outage: Activation) -> None:
+def test_receives_that_no_http_client_makes_are_reset(port: int, outage: ActiveExperiment) -> None:
     with socket.create_connection((HOST, port), timeout=5) as client:
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert outcome(lambda: client.recvmsg_into([bytearray(100)])) == "ConnectionResetError 104"

@@ -16,12 +16,12 @@ import httpx
 import pytest
 
 from pytest_resilience import NeverFiredError
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 
 
-Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 Lost = Callable[..., NeverFiredError]
 
 
@@ -30,10 +30,10 @@ def lost(inject: Inject) -> Lost:
     """Does something in an experiment of the network, and gives the error that it is owed."""
 
     def run(action: Callable[[], object], **given: Any) -> NeverFiredError:
-        with inject("network_failure", mode="reset", **given) as activation:
+        with inject("network_failure", mode="reset", **given) as active_experiment:
             action()
-        assert activation.matched == 0
-        return activation.never_fired()
+        assert active_experiment.matched == 0
+        return active_experiment.never_fired()
 
     return run
 

@@ -23,15 +23,15 @@ import redis
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import FaultInjected
 from pytest_resilience import ManualClock
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import serve
 
 
-Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 
 @contextlib.contextmanager
@@ -118,14 +118,14 @@ def test_the_delay_comes_on_top_of_what_the_peer_takes(inject: Inject) -> None:
 def test_time_the_client_spends_elsewhere_counts(echo_port: int) -> None:
     """An answer that has arrived meanwhile is delayed from the send on."""
     clock = ManualClock()
-    engine = Engine(lambda engine: [SocketSeam(engine)], clock=clock)
-    activation = engine.start(ChaosExperiment("x", "network_latency", delay=0.04), seed=1)
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
+    active_experiment = engine.start(ChaosExperiment("x", "network_latency", delay=0.04), seed=1)
     with connected(echo_port) as client:
         client.sendall(b"x")
         assert select.select([client], [], [], 10)[0]  # the answer is there
         clock.advance(0.03)  # but the client is busy
         assert client.recv(100) == b"x"
-    engine.stop(activation)
+    engine.stop(active_experiment)
     assert clock.sleeps == pytest.approx([0.04, 0.01])  # connecting, and the rest
 
 
@@ -160,16 +160,16 @@ def test_a_peer_who_does_not_answer_times_out_as_ever(silent_port: int, inject: 
 
 def test_stacked_latencies_add_up(echo_port: int) -> None:
     clock = ManualClock()
-    engine = Engine(lambda engine: [SocketSeam(engine)], clock=clock)
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
     running = [
         engine.start(ChaosExperiment(f"{delay}", "network_latency", delay=delay), seed=1)
         for delay in (0.01, 0.02)
     ]
     with connected(echo_port):
         assert clock.sleeps == [0.03]
-    for activation in running:
-        engine.stop(activation)
-    assert [activation.delay for activation in running] == pytest.approx([0.01, 0.02])
+    for active_experiment in running:
+        engine.stop(active_experiment)
+    assert [active_experiment.delay for active_experiment in running] == pytest.approx([0.01, 0.02])
 
 
 def test_a_timeout_while_connecting_leaves_the_rest_for_the_attempt(
@@ -461,9 +461,11 @@ def test_one_thread_sends_while_another_waits_for_its_answer(inject: Inject) -> 
         async def asleep(self, seconds: float) -> None:
             raise NotImplementedError
 
-    engine = Engine(lambda engine: [SocketSeam(engine)], clock=Clock())
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=Clock())
     with serve(echo) as port, connected(port) as client, ThreadPoolExecutor(1) as pool:
-        activation = engine.start(ChaosExperiment("x", "network_latency", delay=0.01), seed=1)
+        active_experiment = engine.start(
+            ChaosExperiment("x", "network_latency", delay=0.01), seed=1
+        )
         client.sendall(b"question")
         answer = pool.submit(client.recv, 8)
         assert waiting.wait(10)
@@ -471,14 +473,14 @@ def test_one_thread_sends_while_another_waits_for_its_answer(inject: Inject) -> 
         sent.set()
         assert answer.result(10) == b"question"
         assert client.recv(9) == b"heartbeat"
-        engine.stop(activation)
-        assert activation.matched == 2
+        engine.stop(active_experiment)
+        assert active_experiment.matched == 2
 
 
 def test_an_answer_is_free_when_what_held_it_back_has_ended(
     silent_port: int, engine: Engine, inject: Inject
 ) -> None:
-    """Also while another experiment keeps the seam in place."""
+    """Also while another experiment keeps the interceptor in place."""
     with (
         inject("network_latency", target="elsewhere.example"),
         inject("network_failure", mode="reset", rate=1, from_nth=9),

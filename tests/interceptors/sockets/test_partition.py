@@ -19,14 +19,14 @@ import requests
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import FaultInjected
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import serve
 
 
-Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 PARTITION: dict[str, Any] = {"mode": "partition"}
 
@@ -68,7 +68,7 @@ def client(listener: Listener, over: str, trust: Trust) -> Iterator[socket.socke
                 yield wrapped
 
 
-def start(engine: Engine, **given: Any) -> Activation:
+def start(engine: Engine, **given: Any) -> ActiveExperiment:
     return engine.start(ChaosExperiment("wall", "network_failure", **PARTITION, **given), seed=1)
 
 

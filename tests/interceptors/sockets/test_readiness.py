@@ -19,18 +19,18 @@ from typing import Any
 import pytest
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import ManualClock
 from pytest_resilience.interceptors.sockets import readiness
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 
 
-Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 DELAY = 0.05  # seconds
 LONG = 60
@@ -461,7 +461,7 @@ def test_sockets_of_asyncio_without_a_transport(echo_port: int, inject: Inject) 
 
 
 def test_a_clock_that_stands_still_holds_nobody_up(echo_port: int) -> None:
-    engine = Engine(lambda engine: [SocketSeam(engine)], clock=ManualClock())
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=ManualClock())
     latency = engine.start(ChaosExperiment("slow", "network_latency", delay=DELAY), seed=1)
     with polling(echo_port) as client:
         client.send(b"hello")
@@ -471,7 +471,7 @@ def test_a_clock_that_stands_still_holds_nobody_up(echo_port: int) -> None:
 
 def test_a_clock_that_leaps_leads_the_way(echo_port: int) -> None:
     clock = ManualClock()
-    engine = Engine(lambda engine: [SocketSeam(engine)], clock=clock)
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
     with polling(echo_port) as client:
         latency = engine.start(ChaosExperiment("slow", "network_latency", delay=LONG), seed=1)
         client.send(b"hello")
@@ -485,7 +485,7 @@ def test_a_clock_that_leaps_leads_the_way(echo_port: int) -> None:
 
 def test_many_wait_at_once(echo_port: int) -> None:
     clock = ManualClock()
-    engine = Engine(lambda engine: [SocketSeam(engine)], clock=clock)
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(polling(echo_port)) for _ in range(50)]
         latency = engine.start(ChaosExperiment("slow", "network_latency", delay=LONG), seed=1)

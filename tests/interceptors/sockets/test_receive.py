@@ -22,9 +22,9 @@ import urllib3
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ManualClock
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
@@ -32,7 +32,7 @@ from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import serve
 
 
-Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 BODY = b'{"name": "anything at all", "amount": 12345}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
@@ -193,16 +193,16 @@ def clock() -> ManualClock:
 @pytest.fixture
 def inject_by_hand(clock: ManualClock) -> Inject:
     """As `inject`, and waits are over at once: their lengths are read off the clock."""
-    engine = Engine(lambda engine: [SocketSeam(engine)], clock=clock)
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
 
     @contextlib.contextmanager
-    def running(kind: str, **parameters: Any) -> Iterator[Activation]:
+    def running(kind: str, **parameters: Any) -> Iterator[ActiveExperiment]:
         name = parameters.pop("name", kind)
-        activation = engine.start(ChaosExperiment(name, kind, **parameters), seed=1)
+        active_experiment = engine.start(ChaosExperiment(name, kind, **parameters), seed=1)
         try:
-            yield activation
+            yield active_experiment
         finally:
-            engine.stop(activation)
+            engine.stop(active_experiment)
 
     return running
 
@@ -343,12 +343,12 @@ def test_an_answer_goes_on_as_it_is_when_the_experiment_ends(
     echo_port: int, engine: Engine
 ) -> None:
     with connected(echo_port) as client:
-        activation = engine.start(
+        active_experiment = engine.start(
             ChaosExperiment("dribble", "network_latency", piece=2, delay=0.001), seed=1
         )
         client.sendall(b"abcdefgh")
         assert client.recv(100) == b"ab"
-        engine.stop(activation)
+        engine.stop(active_experiment)
         assert client.recv(100) == b"cdefgh"
 
 

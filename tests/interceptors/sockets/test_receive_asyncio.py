@@ -20,14 +20,14 @@ import aiohttp
 import httpx
 import pytest
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 
 
-Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 BODY = b'{"name": "anything at all", "amount": 12345}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
@@ -211,17 +211,17 @@ def test_everything_at_once_over_tls(client: Client, trust: Trust, inject: Injec
 
 
 async def over_an_open_connection(
-    port: int, tls: ssl.SSLContext, experiment: contextlib.AbstractContextManager[Activation]
-) -> Activation:
+    port: int, tls: ssl.SSLContext, experiment: contextlib.AbstractContextManager[ActiveExperiment]
+) -> ActiveExperiment:
     """What has become of an experiment that began when TLS was there already."""
     reader, writer = await asyncio.open_connection(HOST, port, ssl=tls)
     writer.write(b"hello")
     await reader.readexactly(5)
     try:
-        with experiment as activation:
+        with experiment as active_experiment:
             writer.write(b"hello")
             assert await reader.readexactly(5) == b"hello"
-            return activation
+            return active_experiment
     finally:
         writer.transport.abort()
         with contextlib.suppress(OSError):

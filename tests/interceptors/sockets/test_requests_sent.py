@@ -15,7 +15,7 @@ import pytest
 import requests
 import trustme
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
 from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
 from pytest_resilience.interceptors.sockets.wire_format import FRAMED
@@ -24,7 +24,7 @@ from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import serve
 
 
-Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])

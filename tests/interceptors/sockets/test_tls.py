@@ -25,11 +25,11 @@ import requests
 import urllib3
 
 from pytest_resilience import FaultInjected
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.clock import ManualClock
-from pytest_resilience.interceptors.sockets.interceptor import SocketSeam
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import Trust
@@ -40,7 +40,7 @@ from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
 
 
-Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 TIMEOUT = 0.2
 
@@ -131,11 +131,11 @@ def test_the_same_exceptions_with_the_same_errno(
         real = met(lambda: client(port, trust))
     with (
         serve(trust.over_tls(silent)) as port,
-        inject("network_failure", rate=1, **parameters) as activation,
+        inject("network_failure", rate=1, **parameters) as active_experiment,
     ):
         injected = met(lambda: client(port, trust))
     assert injected == real
-    assert activation.hits == 1
+    assert active_experiment.hits == 1
 
 
 def state_after_reset(client: ssl.SSLSocket) -> list[str]:
@@ -175,11 +175,11 @@ def test_connect_handshake_and_each_answer_are_delayed(
 
 def test_the_delay_is_as_long_as_asked(trust: Trust, tls_port: int) -> None:
     clock = ManualClock()
-    engine = Engine(lambda engine: [SocketSeam(engine)], clock=clock)
-    activation = engine.start(ChaosExperiment("x", "network_latency", delay=0.04), seed=1)
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
+    active_experiment = engine.start(ChaosExperiment("x", "network_latency", delay=0.04), seed=1)
     with connected(tls_port, trust):
         assert clock.sleeps == [0.04, 0.04]  # connecting and shaking hands
-    engine.stop(activation)
+    engine.stop(active_experiment)
 
 
 def test_what_a_test_does_to_the_import_of_ssl_stays_its_own(

@@ -20,7 +20,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import all_names_are_ours
@@ -28,7 +28,7 @@ from tests.interceptors.conftest import closed_port
 from tests.interceptors.conftest import serve
 
 
-Inject = Callable[..., AbstractContextManager[Activation]]
+Inject = Callable[..., AbstractContextManager[ActiveExperiment]]
 Action = Callable[[int], Awaitable[object]]
 
 DELAY = 0.1  # seconds
@@ -163,8 +163,8 @@ def test_httpx(
     def met(run: Callable[..., Any]) -> tuple[str, int]:
         with serve(trust.over_tls(answer) if sealed else answer) as port:
             trigger = {"rate": 1} if kind == "network_failure" else {}
-            with inject(kind, **trigger, **parameters) as activation:
-                return run(story, port), activation.hits
+            with inject(kind, **trigger, **parameters) as active_experiment:
+                return run(story, port), active_experiment.hits
 
     def on_asyncio(story: Callable[[int], Any], port: int) -> Any:
         import asyncio
@@ -235,12 +235,12 @@ def test_it_is_reached_when_it_is_loaded_while_something_runs() -> None:
     code = """
 import sys
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.runtime import Hazards
+from pytest_resilience.runtime import Runtime
 from tests.interceptors.conftest import echo, serve
 
 assert "trio" not in sys.modules
-hazards = Hazards()
-latency = hazards.engine.start(ChaosExperiment("slow", "network_latency", delay=0.01), seed=1)
+runtime = Runtime()
+latency = runtime.engine.start(ChaosExperiment("slow", "network_latency", delay=0.01), seed=1)
 with serve(echo) as port:
     import trio
 
@@ -250,7 +250,7 @@ with serve(echo) as port:
             return await stream.receive_some(100)
 
     assert trio.run(ask) == b"hello"
-    hazards.engine.stop(latency)
+    runtime.engine.stop(latency)
     assert trio.run(ask) == b"hello"
 print(latency.hits)
 """

@@ -1,4 +1,4 @@
-"""What no seam reaches is noticed, and an experiment that never fires says where it went."""
+"""What no interceptor reaches is noticed, and an experiment that never fires says where it went."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import NeverFiredError
-from pytest_resilience.chaos.active_experiment import Activation
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.runtime import new_engine
@@ -26,7 +26,7 @@ from tests.interceptors.conftest import serve
 from tests.proxy.postgres import listening
 
 
-Inject = Callable[..., contextlib.AbstractContextManager[Activation]]
+Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def lost(inject: Inject) -> Callable[..., NeverFiredError]:
     """Does something in an experiment of latency, and gives the error that it is owed."""
 
     def run(action: Callable[[], object], kind: str = "network_latency", **given: Any) -> Any:
-        with inject(kind, **given) as activation:
+        with inject(kind, **given) as active_experiment:
             action()
-        assert activation.matched == 0
-        return activation.never_fired()
+        assert active_experiment.matched == 0
+        return active_experiment.never_fired()
 
     return run
 

@@ -191,14 +191,14 @@ def test_a_chaos_type_of_somebody_else_is_taken_to_be_applicable(shop: pytest.Py
         from typing import ClassVar
 
         from pytest_resilience.chaos.faults.network import Fault
-        from pytest_resilience.chaos.types.schema import Recipe
+        from pytest_resilience.chaos.types.schema import TypeSchema
         from pytest_resilience.runtime import NewChaosType
 
         @dataclass(frozen=True, slots=True, kw_only=True)
         class Late(Fault):
             kinds: ClassVar = frozenset({"mail.send"})
 
-        class MailSeam:
+        class MailInterceptor:
             kinds = frozenset({"mail.send"})
 
             def __init__(self, engine):
@@ -210,11 +210,11 @@ def test_a_chaos_type_of_somebody_else_is_taken_to_be_applicable(shop: pytest.Py
             refresh = remove = install
 
         def pytest_resilience_chaos_types():
-            recipe = Recipe(
+            schema = TypeSchema(
                 summary="mail is late", parameters=(),
                 faults=lambda given, intensity: (Late(),), rate=lambda given, intensity: 1.0,
             )
-            return [NewChaosType("late_mail", recipe, MailSeam)]
+            return [NewChaosType("late_mail", schema, MailInterceptor)]
     """)
     shop.makepyfile("def test_it():\n    pass")
     run(shop, only=("busy",))

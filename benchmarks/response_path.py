@@ -1,0 +1,138 @@
+"""How many functions and modules of the package one delayed response runs through.
+
+`python benchmarks/response_path.py`, with the `test` extra installed; `-v` lists them. Counted
+are functions and modules that are entered between the call that receives and its return, once
+each: what a reader has to read to follow one response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+import threading
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType
+from types import FrameType
+
+import requests
+import responses
+
+from figures import Figure
+from figures import show
+
+import pytest_resilience
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.runtime import default_runtime
+
+
+PACKAGE = str(Path(pytest_resilience.__file__).parent)
+DELAY = 0.01
+MOST = {"blocking recv": (30, 12), "asyncio read": (45, 14), "mocked get": (45, 12)}
+
+
+class Trace:
+    """The functions of the package that are entered while it is on."""
+
+    def __init__(self) -> None:
+        self.entered: set[CodeType] = set()
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        threading.setprofile(self._note)
+        sys.setprofile(self._note)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+
+    def _note(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
+            self.entered.add(frame.f_code)
+
+    @property
+    def modules(self) -> set[str]:
+        return {code.co_filename.removeprefix(PACKAGE + "/") for code in self.entered}
+
+
+def echo(server: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            client = server.accept()[0]
+            threading.Thread(target=_echo, args=(client,), daemon=True).start()
+
+
+def _echo(client: socket.socket) -> None:
+    with client, contextlib.suppress(OSError):
+        while data := client.recv(4096):
+            client.sendall(data)
+
+
+def blocking(port: int, trace: Trace) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"hello")
+        with trace.on():
+            assert client.recv(100) == b"hello"
+
+
+def in_asyncio(port: int, trace: Trace) -> None:
+    async def story() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"hello")
+        with trace.on():
+            assert await reader.read(100) == b"hello"
+        writer.close()
+        await writer.wait_closed()
+
+    asyncio.run(story())
+
+
+def mocked(_: int, trace: Trace) -> None:
+    with responses.RequestsMock() as mock:
+        mock.get("http://shop.example/", body="hello")
+        with trace.on():
+            assert requests.get("http://shop.example/", timeout=5).text == "hello"
+
+
+def main() -> int:
+    stories: dict[str, Callable[[int, Trace], None]] = {
+        "blocking recv": blocking,
+        "asyncio read": in_asyncio,
+        "mocked get": mocked,
+    }
+    figures = []
+    latency = ChaosExperiment("slow", "network_latency", delay=DELAY)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=echo, args=(server,), daemon=True).start()
+        for what, story in stories.items():
+            story(server.getsockname()[1], Trace())  # what is loaded is loaded now
+            trace = Trace()
+            running = default_runtime().start(latency, seed=1)
+            try:
+                story(server.getsockname()[1], Trace())
+                story(server.getsockname()[1], trace)
+            finally:
+                running.stop()
+            most_functions, most_modules = MOST[what]
+            counts = [("functions", trace.entered, most_functions)]
+            figures += [
+                Figure(what=f"{what}: {unit}", value=len(found), target=most, unit=unit)
+                for unit, found, most in [*counts, ("modules", trace.modules, most_modules)]
+            ]
+            if "-v" in sys.argv:
+                places = {
+                    f"{code.co_filename.removeprefix(PACKAGE + '/')} {code.co_qualname}"
+                    for code in trace.entered
+                }
+                print(what, *sorted(places), sep="\n    ")
+    return show(figures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
