@@ -1,4 +1,7 @@
-"""Who may import whom: read from the source, wherever in a module the import stands."""
+"""Who may import whom, and how large things may be: read from the source.
+
+An import counts wherever in a module it stands.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +62,54 @@ ABOUT: dict[str, frozenset[str]] = {
 CLIENTS = frozenset({"requests", "responses", "psutil"})
 PYTEST = frozenset({"pytest", "_pytest"})
 FOREIGN = {"plugin": PYTEST | {"pluggy"}}  # what else than the standard library, at module level
+
+# The most lines of a function and a module, and attributes of a class: its fields, its slots and
+# what `__init__` sets. A module of fewer lines than LEAST is read by more than one other.
+FUNCTION, MODULE, RECORD, LEAST = 40, 500, 10, 60
+
+# Configurations that users write, where one table says all about one thing.
+EXEMPT = {
+    "chaos.profile Profile has attributes",  # [tool.pytest_resilience.profiles.NAME]
+    "patterns.circuit_breaker.config CircuitBreakerConfig has attributes",
+    "patterns.retry.config RetryConfig has attributes",
+}
+# What is still too large, and how large: nothing may grow, nor stay here when it has shrunk.
+NOT_YET = {
+    # chaos, monkey
+    "chaos.active_experiment ActiveExperiment has attributes": 21,
+    "chaos.operation Operation has attributes": 18,
+    "monkey.monkey Monkey has attributes": 19,
+    "monkey.monkey start_chaos_monkey has lines": 46,
+    "monkey.session MonkeyRun has attributes": 15,
+    # sockets
+    "interceptors.sockets.connections Link has attributes": 32,
+    "interceptors.sockets.patches Interception has attributes": 13,
+    # files
+    "interceptors.files.file_objects make_stream has lines": 41,
+    # proxy
+    "proxy.acceptor Switchboard has attributes": 15,
+    "proxy.connection Connection has attributes": 13,
+    "proxy.event_loop Loop has attributes": 11,
+    "proxy.link Flow has attributes": 13,
+    "proxy.proxy ChaosProxy has attributes": 11,
+    "proxy.proxy __init__ has lines": 50,
+    # assertions
+    "assertions.adapters.aiobreaker has one reader and lines": 36,
+    "assertions.adapters.circuitbreaker has one reader and lines": 32,
+    "assertions.adapters.purgatory has one reader and lines": 35,
+    "assertions.adapters.pybreaker has one reader and lines": 42,
+    "assertions.adapters.urllib3 has one reader and lines": 58,
+    "assertions.files assert_file_intact has lines": 49,
+    # patterns
+    "patterns.circuit_breaker.state_machine Circuit has attributes": 21,
+    "patterns.degradation.manager DegradationManager has attributes": 12,
+    # plugin
+    "plugin.fixtures.proxy has one reader and lines": 49,
+    "plugin.matrix.results Results has attributes": 15,
+    "plugin.scope ChaosScope has attributes": 18,
+    "plugin.settings Settings has attributes": 17,
+    "plugin.settings _checked has lines": 44,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,8 +317,58 @@ def _bound(node: ast.AST, package: str, modules: dict[str, Path]) -> Iterator[tu
             yield from _bound(child, package, modules)
 
 
+def sizes(root: Path) -> dict[str, int]:
+    """What is beyond a ceiling, with its number."""
+    readers: dict[str, set[str]] = {}
+    for each in imports(root):
+        if each.own:
+            readers.setdefault(each.of, set()).add(each.by)
+    found = {}
+    for name, path in sources(root).items():
+        lines = len(path.read_text().splitlines())
+        if lines > MODULE:
+            found[f"{name} has lines"] = lines
+        alone = len(readers.get(name, ())) < 2 and path.stem not in {"__init__", "__main__"}
+        if lines < LEAST and alone:
+            found[f"{name} has one reader and lines"] = lines
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > FUNCTION:
+                    found[f"{name} {node.name} has lines"] = lines
+            elif isinstance(node, ast.ClassDef) and len(_attributes(node)) > RECORD:
+                found[f"{name} {node.name} has attributes"] = len(_attributes(node))
+    return found
+
+
+def _attributes(node: ast.ClassDef) -> set[str]:
+    found = set()
+    for each in node.body:
+        if isinstance(each, ast.AnnAssign) and "ClassVar" not in ast.unparse(each.annotation):
+            found.add(ast.unparse(each.target))
+        elif isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "__slots__":
+            slots = ast.literal_eval(each.value)
+            found |= {slots} if isinstance(slots, str) else set(slots)
+        elif isinstance(each, ast.FunctionDef) and each.name == "__init__":
+            found |= {
+                target.attr
+                for target in ast.walk(each)
+                if isinstance(target, ast.Attribute)
+                and isinstance(target.ctx, ast.Store)
+                and ast.unparse(target.value) == "self"
+            }
+    return found
+
+
 def test_the_house_stands() -> None:
     assert problems(Path(pytest_resilience.__path__[0])) == []
+
+
+def test_nothing_is_too_large() -> None:
+    found = sizes(Path(pytest_resilience.__path__[0]))
+    grown = {each: size for each, size in found.items() if size > NOT_YET.get(each, 0)}
+    assert grown.keys() - EXEMPT == set(), "too large"
+    assert (NOT_YET.keys() | EXEMPT) - found.keys() == set(), "small enough: take it out"
 
 
 def test_the_walk_sees_the_whole_package() -> None:
@@ -403,3 +504,31 @@ def test_a_module_about_asyncio_is_not_imported_before_it_is_needed(
     assert problems(root) == [
         "patterns.breaker:1 imports pytest_resilience.patterns.tasks, about asyncio, too early"
     ]
+
+
+def test_a_large_thing_would_be_seen(tmp_path: Path) -> None:
+    fields = "".join(f"  f{each}: int\n" for each in range(9))
+    made = "".join(f"    self.a{each} = 1\n" for each in range(9))
+    root = house(
+        tmp_path,
+        chaos__long="\n" * 501,
+        chaos__function="def f():\n" + "  pass\n" * 39 + "\n" * 60,
+        chaos__longer="def f():\n" + "  pass\n" * 40 + "\n" * 60,
+        chaos__record=f"class A:\n{fields}  __slots__ = ('f0', 'g')\n  k: ClassVar[int]"
+        + "\n" * 60,
+        chaos__wide=f"class A:\n{fields}  __slots__ = 'g', 'h'\n" + "\n" * 60,
+        chaos__made=f"class A:\n  def __init__(self):\n{made}    self.x, self.y = 1, 2\n"
+        + "\n" * 60,
+        chaos__read_once="",
+        chaos__read_twice="",
+        patterns__a="\n" * 60,
+        chaos__a="from . import read_once, read_twice" + "\n" * 60,
+        chaos__b="from . import read_twice" + "\n" * 60,
+    )
+    assert sizes(root) == {
+        "chaos.long has lines": 501,
+        "chaos.longer f has lines": 41,
+        "chaos.made A has attributes": 11,
+        "chaos.read_once has one reader and lines": 0,
+        "chaos.wide A has attributes": 11,
+    }
