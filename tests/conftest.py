@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import compileall
+import functools
 import gc
+import importlib.metadata
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import quick_end
 from tests.end_to_end.databases.server import server
 from tests.free_loops import free_loops
 
@@ -62,7 +65,19 @@ def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pyte
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p resilience -p no:cacheprovider")
+    monkeypatch.setattr(importlib.metadata, "distributions", _installed)
+    for name, value in quick_end.environment().items():
+        monkeypatch.setenv(name, value)
     return pytester
+
+
+@functools.cache
+def _installed() -> list[importlib.metadata.Distribution]:
+    """What is installed, of which every pytest reads all for every `-p`: here, it is kept."""
+    found = list(importlib.metadata.Distribution.discover())
+    for each in found:
+        each.read_text = functools.cache(each.read_text)  # type: ignore[method-assign]
+    return found
 
 
 @pytest.fixture(scope="session")
