@@ -140,7 +140,7 @@ class Connection:
             self.reset()
         elif isinstance(fault, InjectedResponse):
             self._spoken_for = True
-            self._down.say(fault.message)
+            self._down.say(fault.replacement)
         else:
             self.lose(reset=True)
 

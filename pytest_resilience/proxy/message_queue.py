@@ -16,7 +16,6 @@ from typing import Protocol
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.payload import Altered
-from pytest_resilience.chaos.faults.payload import altered
 from pytest_resilience.chaos.faults.response import Alteration
 from pytest_resilience.proxy.event_loop import Loop
 from pytest_resilience.proxy.toxics.stages import Sink
@@ -210,7 +209,7 @@ class Lane:
         if fault is None or not message.effect.left():
             return
         if isinstance(fault, Alteration):
-            message.altered = altered(fault)
+            message.altered = fault.altered()
         else:
             self._road.fail(fault)
 

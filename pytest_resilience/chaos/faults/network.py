@@ -1,7 +1,8 @@
-"""What happens to an operation: frozen data, nothing else.
+"""Faults of the network: frozen data.
 
-A fault names the kinds of operation it can happen to. Seams know how to make it
-happen; nothing here does anything.
+A fault names the kinds of operation it can happen to, and tells what it does to a response in
+terms of the four things a driver can do: wait, reset, replace, and alter what is read (see
+`chaos.response_stream`). Nothing here does any I/O.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from dataclasses import replace
 from typing import ClassVar
 
+from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import HANDSHAKE
@@ -47,6 +49,7 @@ class Fault:
         transient: whether what it holds up goes on as if nothing had been, when it has ended.
         answered: whether the peer's answer must be there before it happens.
         needs_body: whether it happens to the bytes of an answer, which must be seen for that.
+        resets: whether the connection is reset when the wait is over.
         delay: how long, in seconds; infinite where the answer never comes.
     """
 
@@ -54,6 +57,7 @@ class Fault:
     transient: ClassVar[bool] = False
     answered: ClassVar[bool] = False
     needs_body: ClassVar[bool] = False
+    resets: ClassVar[bool] = False
     delay: float = 0.0
 
     @property
@@ -64,6 +68,15 @@ class Fault:
     def is_nothing(self) -> bool:
         """Whether nobody could tell that it has happened."""
         return False
+
+    @property
+    def replacement(self) -> bytes | None:
+        """What is received in place of the response, and then EOF; None for the response."""
+        return None
+
+    def altered(self) -> Altered | None:
+        """A new state for one response whose bytes are changed; None if they stay as they are."""
+        return None
 
     def can_happen_to(self, operation: Operation) -> bool:
         """Whether there is such a thing where `operation` is done."""
@@ -139,6 +152,7 @@ class Reset(Fault):
     """The peer tears the connection down while an answer is awaited (ECONNRESET)."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({HANDSHAKE, RECEIVE})
+    resets: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +161,7 @@ class LostResponse(Fault):
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
     answered: ClassVar[bool] = True
+    resets: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return "lost answer"

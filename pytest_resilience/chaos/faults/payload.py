@@ -1,6 +1,6 @@
-"""What an alteration does to the bytes of one answer, wherever they pass.
+"""Changing the bytes of one response, wherever they pass: truncation and corruption.
 
-Of HTTP only the body is altered, and what its headers promise is believed: half of a body
+Of HTTP only the body is changed, and what its headers promise is believed: half of a body
 is half of its `Content-Length`. Of any other protocol, and of HTTP that names no length,
 the first piece that arrives has to stand for the whole.
 """
@@ -13,12 +13,8 @@ import re
 
 from typing import Protocol
 
-from pytest_resilience.chaos.faults.response import Alteration
-from pytest_resilience.chaos.faults.response import Corruption
-from pytest_resilience.chaos.faults.response import Truncation
 
-
-__all__ = ["Altered", "altered", "gap"]
+__all__ = ["Altered", "Corrupted", "Truncated", "gap"]
 
 _NEVER = 2**62
 _HTTP = b"HTTP/"
@@ -29,11 +25,11 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 
 
 class Altered(Protocol):
-    """An answer while it passes.
+    """One response while its bytes pass.
 
     Attributes:
-        ended: whether no more of it will be heard, whatever the peer still says.
-        spared: whether it has turned out to have nothing that could be altered.
+        ended: no more of it is delivered, whatever the peer still sends: EOF.
+        spared: it has turned out to have no body that could be changed.
     """
 
     ended: bool
@@ -43,22 +39,13 @@ class Altered(Protocol):
         """See above."""
 
     def alter(self, data: bytes) -> bytes:
-        """What is heard of the next `data` of the answer."""
-
-
-def altered(fault: Alteration) -> Altered:
-    """For an answer to which `fault` happens. Raises TypeError for one that is not known."""
-    if isinstance(fault, Truncation):
-        return _Truncated(fault)
-    if isinstance(fault, Corruption):
-        return _Corrupted(fault)
-    raise TypeError(f"{fault!r} does nothing to bytes")
+        """The bytes that are delivered for the next `data` of the response."""
 
 
 def gap(chance: random.Random, share: float) -> int:
-    """How many bytes are spared before the next hit, if a `share` of all is hit.
+    """How many bytes stay as they are before the next hit, if a `share` (0 to 1) of all is hit.
 
-    Drawn from the geometric distribution.
+    Drawn from the geometric distribution, by inverting its cumulative distribution function.
     """
     if share in (0, 1):
         return 0 if share else _NEVER
@@ -66,7 +53,7 @@ def gap(chance: random.Random, share: float) -> int:
 
 
 class _Head:
-    """Finds where the head of an answer ends and its body begins.
+    """Finds where the head of a response ends and its body begins.
 
     Attributes:
         length: of the body in bytes, once the head is known; None where it does not say.
@@ -94,7 +81,7 @@ class _Head:
             return len(data)
         size = end + len(_END_OF_HEAD) - before
         status = self._seen[:end].partition(b" ")[2][:3]
-        if status.startswith(b"1"):  # one before the answer itself
+        if status.startswith(b"1"):  # an interim one: the final response follows
             self._seen = b""
             return size + self.within(data[size:])
         self._over = True
@@ -104,17 +91,19 @@ class _Head:
         return size
 
 
-class _Truncated:
+class Truncated:
+    """A response of whose body a `share` (0 to 1) is delivered, and then EOF."""
+
     ended = False
 
     @property
     def spared(self) -> bool:
         return self._head.bodiless
 
-    def __init__(self, fault: Truncation) -> None:
-        self._share = fault.share
+    def __init__(self, share: float) -> None:
+        self._share = share
         self._head = _Head()
-        self._allowed: int | None = None  # bytes of the body that are still to be heard
+        self._allowed: int | None = None  # bytes of the body that are still to be delivered
 
     def alter(self, data: bytes) -> bytes:
         if self.ended:
@@ -132,16 +121,18 @@ class _Truncated:
         return data[:start] + kept
 
 
-class _Corrupted:
+class Corrupted:
+    """A response of whose body a `share` (0 to 1) of the bytes, and at least one, is wrong."""
+
     ended = False
 
     @property
     def spared(self) -> bool:
         return self._head.bodiless
 
-    def __init__(self, fault: Corruption) -> None:
-        self._share = fault.share
-        self._chance = random.Random(fault.seed)
+    def __init__(self, share: float, seed: float) -> None:
+        self._share = share
+        self._chance = random.Random(seed)
         self._head = _Head()
         self._next: int | None = None  # bytes of the body until the one that is hit
 
@@ -150,8 +141,9 @@ class _Corrupted:
         size = len(data) - start
         if not size:
             return data
-        if self._next is None:  # at least one, and nobody knows whether there will be more
-            self._next = min(gap(self._chance, self._share), self._chance.randrange(size))
+        if self._next is None:  # at least one, within the length that the head names
+            whole = self._head.length or size
+            self._next = min(gap(self._chance, self._share), self._chance.randrange(whole))
         hit = bytearray(data)
         while self._next < size:
             hit[start + self._next] ^= self._chance.randrange(1, 256)

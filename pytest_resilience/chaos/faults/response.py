@@ -1,6 +1,6 @@
-"""What happens to the bytes of an answer: how fast they come, which ones, and whose they are.
+"""Faults of a response: how fast its bytes come, which ones, and from whom.
 
-Frozen data, as all faults are. What an alteration does to bytes is in `alteration`.
+Frozen data, as all faults are. The state of one response while its bytes pass is in `payload`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import ClassVar
 
 from pytest_resilience.chaos.faults.network import Delay
 from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.payload import Altered
+from pytest_resilience.chaos.faults.payload import Corrupted
+from pytest_resilience.chaos.faults.payload import Truncated
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
@@ -97,10 +100,7 @@ class Dribble(Pace):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alteration(Fault):
-    """Base of those that change the bytes of an answer. See `alteration`.
-
-    Of an answer in HTTP only the body is changed.
-    """
+    """Base of those that change the bytes of a response, in HTTP those of its body only."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
     answered: ClassVar[bool] = True
@@ -112,6 +112,9 @@ class Truncation(Alteration):
     """A `share` of the answer's bytes arrives, then the connection ends in good order."""
 
     share: float
+
+    def altered(self) -> Altered:
+        return Truncated(self.share)
 
     def __str__(self) -> str:
         return f"truncated to {self.share:.3g} of it"
@@ -130,6 +133,9 @@ class Corruption(Alteration):
 
     def drawn(self, share: float) -> Fault:
         return replace(self, seed=share)
+
+    def altered(self) -> Altered:
+        return Corrupted(self.share, self.seed)
 
     def __str__(self) -> str:
         return f"corrupted, {self.share:.3g} of the bytes"
@@ -151,8 +157,8 @@ class InjectedResponse(Fault):
         return not elsewhere and Fault.can_happen_to(self, operation)
 
     @property
-    def message(self) -> bytes:
-        """What is received, from the status line to the end of the body."""
+    def replacement(self) -> bytes:
+        """From the status line to the end of the body."""
         content = self.content
         lines = [*self.head, f"Content-Length: {len(content)}", "Connection: close", "", ""]
         return "\r\n".join(lines).encode("ascii") + content

@@ -107,7 +107,7 @@ class Wire:
         self._hold(effect, effect.delay)
         fault = effect.failure
         if isinstance(fault, InjectedResponse):
-            return fault.message
+            return fault.replacement
         if isinstance(fault, LostResponse):
             self._reply()
         if isinstance(fault, (Reset, LostResponse)):

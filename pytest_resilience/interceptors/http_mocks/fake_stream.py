@@ -215,7 +215,7 @@ class AsyncWire:
             said = (f"socket connection broken: {error}",) if _in_trio() else ()
             raise anyio.BrokenResourceError(*said) from error
         if isinstance(fault, InjectedResponse):
-            return fault.message
+            return fault.replacement
         if not wants_reply(effect):
             raise GetThrough
         reply = await self._reply()

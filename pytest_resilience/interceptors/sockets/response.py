@@ -40,7 +40,7 @@ def begin(sock: socket.socket, link: Link, answer: Effect, began: float) -> None
     if above:
         link.decrypted = Decrypted(answer)
     elif isinstance(fault, InjectedResponse):
-        link.script = io.BytesIO(fault.message)
+        link.script = io.BytesIO(fault.replacement)
     elif fault is not None and not fault.needs_body:
         effects.fail(sock, fault)
         return

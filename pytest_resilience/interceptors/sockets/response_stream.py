@@ -15,7 +15,6 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults.payload import Altered
-from pytest_resilience.chaos.faults.payload import altered
 from pytest_resilience.chaos.faults.response import Alteration
 from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.interceptors.foreign_objects import is_a
@@ -145,7 +144,9 @@ class Decrypted:
     def __init__(self, effect: Effect) -> None:
         fault = effect.failure
         made_up = isinstance(fault, InjectedResponse)
-        self._script = io.BytesIO(fault.message) if isinstance(fault, InjectedResponse) else None
+        self._script = (
+            io.BytesIO(fault.replacement) if isinstance(fault, InjectedResponse) else None
+        )
         self._course = None if made_up else Course(effect, began=0.0)
 
     def read(self, receipt: Receipt) -> Any:
@@ -192,7 +193,7 @@ class Course:
         failure = effect.failure
         self._altered: Altered | None = None
         if isinstance(failure, Alteration) and not encrypted:
-            self._altered = altered(failure)
+            self._altered = failure.altered()
         self._free = began  # when the line has carried all that it was given
         self._due: float | None = None
 

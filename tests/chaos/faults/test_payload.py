@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_resilience.chaos.faults.payload import altered
+from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.response import Alteration
 from pytest_resilience.chaos.faults.response import Corruption
 from pytest_resilience.chaos.faults.response import Truncation
@@ -25,6 +25,12 @@ def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
         found.append(data[:size])
         data = data[size:]
     return [each for each in [*found, data] if each]
+
+
+def altered(fault: Alteration) -> Altered:
+    found = fault.altered()
+    assert found is not None
+    return found
 
 
 def heard(fault: Alteration, parts: list[bytes]) -> bytes:
@@ -96,6 +102,15 @@ def test_bytes_of_the_body_are_hit_and_at_least_one(body: bytes, share: float, s
         assert all(new != old for new, old in zip(spoiled[len(head) :], body, strict=True))
 
 
+@given(bodies, shares, st.floats(0, 1, exclude_max=True), cuts)
+def test_with_a_length_the_same_bytes_are_hit_in_any_pieces(
+    body: bytes, share: float, seed: float, sizes: list[int]
+) -> None:
+    message = HEAD % len(body) + body
+    fault = Corruption(share=share, seed=seed)
+    assert heard(fault, pieces(message, sizes)) == heard(fault, [message])
+
+
 @given(st.binary(min_size=100, max_size=300), st.floats(0.01, 1), cuts)
 def test_pieces_after_the_first_are_hit_as_the_whole_would_be(
     body: bytes, seed: float, sizes: list[int]
@@ -105,8 +120,3 @@ def test_pieces_after_the_first_are_hit_as_the_whole_would_be(
     assert heard(Corruption(share=0.1, seed=seed), parts) == heard(
         Corruption(share=0.1, seed=seed), [body[:50], body[50:]]
     )
-
-
-def test_nothing_but_alterations_alter() -> None:
-    with pytest.raises(TypeError, match="does nothing to bytes"):
-        altered(Alteration())

@@ -97,7 +97,7 @@ def test_half_a_partition_is_none() -> None:
 
 def test_a_body_that_looks_like_json_is_called_so() -> None:
     fault = StatusResponse(status=422, body='{"error": "é"}')
-    assert fault.message == (
+    assert fault.replacement == (
         b"HTTP/1.1 422 Unprocessable Entity\r\nContent-Type: application/json; charset=utf-8\r\n"
         b"Content-Length: 15\r\nConnection: close\r\n\r\n" + '{"error": "é"}'.encode()
-    ) or fault.message.startswith(b"HTTP/1.1 422 Unprocessable Content\r\n")
+    ) or fault.replacement.startswith(b"HTTP/1.1 422 Unprocessable Content\r\n")

@@ -1,0 +1,300 @@
+"""One response on its way to the client: what is delivered of it, and when. Sans-IO.
+
+Here, and nowhere else, a fault of a response becomes what a client sees. A `ResponseStream`
+touches no socket and no loop, and reads no clock: its driver says what has come and what time it
+is, does the step that it is told, and asks again. There are four steps, whatever the fault is:
+
+    arrive(at)
+        |             before `due`: WaitUntil                     delay, silence
+    [ held ]
+        |             at `due`: begin
+        +----------->  ResetConnection                            reset, lost response
+        +----------->  ReadReplacement, until EOF                 injected response
+        |                     ^
+    [ passing ] --------------+  nothing more: EOF                truncation
+                      between pieces: WaitUntil                   throttle, dribble
+                      ReadPeer, and `take` what was read          corruption, truncation
+
+A driver that receives for a client that calls `recv(size)`:
+
+    stream = ResponseStream(effect)
+    stream.arrive(clock.monotonic())  # its first byte is there, or it `needs_response` not
+    while True:
+        match stream.next(available(sock), clock.monotonic()):
+            case WaitUntil(due):
+                sleep_until(due, effect.left)
+                stream.waited(due)
+            case ReadPeer(most):
+                return stream.take(sock.recv(min(size, most)))
+            case ReadReplacement():
+                return stream.replay(size)  # b"" is EOF
+            case ResetConnection():
+                raise ConnectionResetError
+
+What is not due is never asked for, so that a driver can leave it in the kernel. One that has
+received already (a mock, a proxy, a transport of asyncio) keeps it and gives its length.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+
+from dataclasses import dataclass
+from typing import Final
+from typing import TypeAlias
+
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.response import Pace
+
+
+__all__ = [
+    "Content",
+    "ReadPeer",
+    "ReadReplacement",
+    "ResetConnection",
+    "ResponseStream",
+    "Step",
+    "WaitUntil",
+]
+
+_NO_LIMIT: Final = sys.maxsize
+
+
+@dataclass(frozen=True, slots=True)
+class WaitUntil:
+    """Deliver nothing before `due`, in monotonic seconds, or the end of the experiments.
+
+    It may be infinite: then a connection is lost when they have ended, unless the effect is
+    `transient`.
+    """
+
+    due: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPeer:
+    """Read `most` bytes at most of what the peer has sent, and deliver what `take` makes of them.
+
+    Where nothing has come, this may be EOF, which is delivered like any other.
+    """
+
+    most: int = _NO_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReplacement:
+    """Deliver what `replay` gives, until EOF. The peer is not listened to any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResetConnection:
+    """Let the connection have been reset by the peer (ECONNRESET)."""
+
+
+Step: TypeAlias = WaitUntil | ReadPeer | ReadReplacement | ResetConnection
+
+
+class Content:
+    """The bytes of one response: changed, cut off or replaced.
+
+    Apart from their time, because two drivers share a response where TLS is made above the socket:
+    one sees only records, the other (of an `ssl.SSLObject`) what is in them, and no time.
+    """
+
+    __slots__ = ("_altered", "_effect", "_replacement")
+
+    def __init__(self, failure: Fault | None, effect: Effect) -> None:
+        """`failure`: of `effect`, or None where nothing happens to them any more."""
+        self._effect = effect
+        self._altered = None if failure is None else failure.altered()
+        replacement = None if failure is None else failure.replacement
+        self._replacement = None if replacement is None else io.BytesIO(replacement)
+
+    @property
+    def is_altered(self) -> bool:
+        """Whether what the peer sends may be changed or cut off, or is already."""
+        return self._altered is not None
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether no more of what the peer sends is delivered, but `replay`."""
+        return self._replacement is not None
+
+    def take(self, data: bytes) -> bytes:
+        """The bytes that are delivered for the next `data` from the peer."""
+        altered, effect = self._altered, self._effect
+        if altered is None or not effect.left():
+            return data
+        delivered = altered.alter(data)
+        if altered.ended:
+            self._replacement = io.BytesIO()
+        if altered.spared:
+            self._altered = None
+            effect.spare()
+        return delivered
+
+    def replay(self, size: int = -1) -> bytes:
+        """The next `size` bytes, or all, that are delivered in place of the peer's; b"" at EOF."""
+        return b"" if self._replacement is None else self._replacement.read(size)
+
+
+class _Line:
+    """What carries a response to the client in pieces, one after the other, each in its time."""
+
+    __slots__ = ("_free", "_new", "_pace", "_piece", "_ready")
+
+    def __init__(self, pace: Pace, free: float) -> None:
+        """`free`: when it can carry the first of them, in monotonic seconds."""
+        self._pace = pace
+        self._free = free
+        self._piece: tuple[int, float] | None = None  # bytes under way, and when they are there
+        self._ready = 0  # bytes that it has carried and nobody has read
+        self._new = False  # what comes next is only now put on the line: all before was read
+
+    def next(self, available: int, now: float, since: float, *, whole: bool) -> Step:
+        """As `ResponseStream.next`."""
+        if not (available or whole):
+            self.drained()
+        while True:
+            if self._piece is None:
+                wanted = available if whole else self._ready or min(self._pace.piece, available)
+                if wanted <= self._ready:
+                    return ReadPeer() if whole else ReadPeer(self._ready or 1)
+                began = max(self._free, since, now if self._new else since)
+                self._piece = (wanted, began + self._pace.seconds(wanted - self._ready))
+            size, due = self._piece
+            if now < due:
+                return WaitUntil(due)
+            self._ready, self._free = size, due
+            self._piece, self._new = None, False
+
+    def read(self, size: int) -> None:
+        """So many bytes were read."""
+        self._ready = max(0, self._ready - size)
+
+    def drained(self) -> None:
+        """As `ResponseStream.drained`."""
+        self._ready, self._new = 0, True
+
+
+class ResponseStream:
+    """See the module. It serves for an EOF that comes late as well.
+
+    Attributes:
+        effect: what happens to the response.
+        due: when it begins, in monotonic seconds; None until it has arrived.
+        content: its bytes; None until it begins.
+    """
+
+    __slots__ = (
+        "_asked", "_encrypted", "_line", "_now", "_resets", "content", "due", "effect",
+    )  # fmt: skip
+
+    def __init__(self, effect: Effect, *, encrypted: bool = False) -> None:
+        """`encrypted`: the driver sees TLS records; another one reads `content` (see there)."""
+        self.effect = effect
+        self.due: float | None = None
+        self.content: Content | None = None
+        self._encrypted = encrypted
+        self._resets = False
+        self._now = -math.inf  # the latest time that it was told
+        self._asked: float | None = None  # when the driver first asked what to do
+        self._line: _Line | None = None
+
+    @property
+    def needs_response(self) -> bool:
+        """Whether the peer's response has to be there first: a reset or a silence needs none."""
+        failure = self.effect.failure
+        return self.effect.delay < math.inf and (failure is None or failure.answered)
+
+    @property
+    def is_paced(self) -> bool:
+        """Whether the response comes in pieces, each at a time of its own."""
+        return self.effect.pace is not None and self.effect.left() > 0
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the driver delivers no more of what the peer sends, but `replay`."""
+        return self.content is not None and self.content.is_replaced and not self._encrypted
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether what the peer sends is delivered as it is, and at once: no driver is needed."""
+        return (
+            self.content is not None
+            and not (self._resets or self.is_paced)
+            and (self._encrypted or not (self.content.is_altered or self.content.is_replaced))
+        )
+
+    def arrive(self, at: float) -> float:
+        """Its first byte has come, `at` in monotonic seconds; returns when it is due."""
+        self.due = at + self.effect.delay
+        return self.due
+
+    def waited(self, due: float) -> None:
+        """A wait until `due` is over, maybe by another clock than the one `next` is told."""
+        self._now = max(self._now, due)
+
+    def next(
+        self, available: int, now: float, *, since: float = -math.inf, whole: bool = False
+    ) -> Step:
+        """What the driver has to do next.
+
+        `available`: bytes that have come from the peer and nobody has read; 0 at EOF.
+        `now`: monotonic seconds.
+        `since`: when those bytes were put on the line, where the driver knows.
+        `whole`: none of them can be read before all are there, as those of a TLS record.
+        """
+        now = self._now = max(self._now, now)
+        due = self.arrive(now) if self.due is None else self.due
+        if self._asked is None:
+            self._asked = now
+        if self.content is None:
+            if now < due and self.effect.left():
+                return WaitUntil(due)
+            self._begin(due)
+        if self._resets:
+            return ResetConnection()
+        if self.is_replaced:
+            return ReadReplacement()
+        if now < since and self.effect.left():
+            return WaitUntil(since)
+        if self._line is None or not self.is_paced:
+            return ReadPeer()
+        return self._line.next(available, now, since, whole=whole)
+
+    def _begin(self, due: float) -> None:
+        """The wait for the response is over, because it is due or the experiments have ended."""
+        assert self._asked is not None  # by `next`
+        over, failure, pace = not self.effect.left(), self.effect.failure, self.effect.pace
+        self.content = Content(None if over else failure, self.effect)
+        self._resets = not over and failure is not None and failure.resets
+        if pace is not None:
+            # A client that comes later than `due` would find all of it carried, and it is the
+            # line that it came to test: nothing is carried before the client asks.
+            self._line = _Line(pace, max(self._asked, due))
+
+    def take(self, data: bytes) -> bytes:
+        """The bytes that are delivered for the next `data` that was read from the peer."""
+        if self._line is not None:
+            self._line.read(len(data))
+        return data if self._encrypted or self.content is None else self.content.take(data)
+
+    def replay(self, size: int = -1) -> bytes:
+        """The next `size` bytes, or all, that are delivered in place of the peer's; b"" at EOF."""
+        return b"" if self.content is None else self.content.replay(size)
+
+    def drained(self) -> None:
+        """The client has read all that had come: what comes next is new on the line."""
+        if self._line is not None:
+            self._line.drained()
+
+    def await_again(self) -> None:
+        """What had come was none of it, but TLS's own, such as tickets: it is still awaited."""
+        if self._line is None:
+            self.due = self.content = self._asked = None
+        else:
+            self._line.drained()

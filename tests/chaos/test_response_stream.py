@@ -1,0 +1,278 @@
+"""What is delivered of a response, and when, does not depend on how it is split into pieces."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+from collections.abc import Sequence
+from typing import assert_never
+
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import ManualClock
+from pytest_resilience.chaos.active_experiment import Hit
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.network import Latency
+from pytest_resilience.chaos.faults.network import LostResponse
+from pytest_resilience.chaos.faults.network import Partition
+from pytest_resilience.chaos.faults.network import Reset
+from pytest_resilience.chaos.faults.network import Silence
+from pytest_resilience.chaos.faults.response import Bandwidth
+from pytest_resilience.chaos.faults.response import Corruption
+from pytest_resilience.chaos.faults.response import Dribble
+from pytest_resilience.chaos.faults.response import StatusResponse
+from pytest_resilience.chaos.faults.response import Truncation
+from pytest_resilience.chaos.response_stream import ReadPeer
+from pytest_resilience.chaos.response_stream import ReadReplacement
+from pytest_resilience.chaos.response_stream import ResetConnection
+from pytest_resilience.chaos.response_stream import ResponseStream
+from pytest_resilience.chaos.response_stream import WaitUntil
+
+
+EOF, RESET, LOST = "EOF", "reset", "lost"
+LASTS = 1000.0  # seconds, of each experiment
+
+bodies = st.binary(min_size=1, max_size=200)
+shares = st.floats(0, 1)
+cuts = st.lists(st.integers(1, 50), max_size=30)
+latencies = st.builds(Latency, delay=st.floats(0, 10))
+paces = st.builds(Bandwidth, rate=st.floats(1, 1e4)) | st.builds(
+    Dribble, piece=st.integers(1, 20), pause=st.floats(0, 1)
+)
+alterations = st.builds(Truncation, share=shares) | st.builds(
+    Corruption, share=shares, seed=st.floats(0, 1, exclude_max=True)
+)
+anything = st.lists(latencies | paces | alterations, min_size=1, max_size=3)
+
+
+def effect_of(*faults: Fault, clock: ManualClock) -> Effect:
+    running = Engine(lambda _: [], clock=clock).start(
+        ChaosExperiment("any", "network_latency", delay=0.1, duration=LASTS), seed=1
+    )
+    return Effect(tuple(Hit(running, fault, 1) for fault in faults), clock)
+
+
+def http(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+def split(data: bytes, sizes: Sequence[int]) -> list[bytes]:
+    found = []
+    for size in sizes:
+        found.append(data[:size])
+        data = data[size:]
+    return [each for each in [*found, data] if each]
+
+
+@dataclasses.dataclass
+class Delivery:
+    """What a client has received of one response: each byte, when it came, and how it ended."""
+
+    data: bytes = b""
+    times: list[float] = dataclasses.field(default_factory=list)
+    end: str = ""
+
+    def add(self, data: bytes, at: float) -> None:
+        self.data += data
+        self.times += [at] * len(data)
+
+
+def deliver(
+    faults: Sequence[Fault],
+    sent: Sequence[bytes],
+    *,
+    every: float = 0.0,
+    reads: Sequence[int] = (),
+) -> Delivery:
+    """Drive a stream: the peer has `sent` a piece `every` so many seconds, the client `reads`."""
+    clock = ManualClock()
+    stream = ResponseStream(effect_of(*faults, clock=clock))
+    began = clock.monotonic()
+    coming = [(began + number * every, piece) for number, piece in enumerate(sent)]
+    sizes = itertools.chain(reads, itertools.repeat(1 << 16))
+    there, found = b"", Delivery()
+    stream.arrive(began)
+    while not found.end:
+        while coming and coming[0][0] <= clock.monotonic():
+            there += coming.pop(0)[1]
+        match stream.next(len(there), clock.monotonic()):
+            case WaitUntil(due) if due > clock.monotonic() + LASTS:
+                clock.advance(LASTS)
+                found.end = "" if stream.effect.transient else LOST
+            case WaitUntil(due):
+                clock.advance(due - clock.monotonic())
+                stream.waited(due)
+            case ReadPeer(_) if coming and not there:
+                clock.advance(coming[0][0] - clock.monotonic())
+            case ReadPeer(most):
+                size = min(most, next(sizes))
+                data, there = there[:size], there[size:]
+                found.end = "" if data else EOF
+                found.add(stream.take(data), clock.monotonic() - began)
+            case ReadReplacement():
+                data = stream.replay(next(sizes))
+                found.end = "" if data else EOF
+                found.add(data, clock.monotonic() - began)
+            case ResetConnection():
+                found.end = RESET
+            case never:
+                assert_never(never)
+    return found
+
+
+@given(anything, bodies, cuts, st.floats(0, 1), cuts)
+def test_any_split_delivers_the_same_bytes(
+    faults: list[Fault], body: bytes, sent: list[int], every: float, reads: list[int]
+) -> None:
+    pieces = split(http(body), sent)
+    assert (
+        deliver(faults, pieces, every=every, reads=reads).data == deliver(faults, [http(body)]).data
+    )
+
+
+@given(anything, bodies, cuts, cuts)
+def test_what_has_come_is_delivered_at_the_same_time_in_any_split(
+    faults: list[Fault], body: bytes, sent: list[int], reads: list[int]
+) -> None:
+    assert deliver(faults, split(http(body), sent), reads=reads) == deliver(faults, [http(body)])
+
+
+@given(bodies, cuts, st.floats(0, 1), st.floats(1, 1e4), cuts)
+def test_a_line_carries_no_more_than_its_rate_and_is_never_idle(
+    body: bytes, sent: list[int], every: float, rate: float, reads: list[int]
+) -> None:
+    fault = Bandwidth(rate=rate)
+    found = deliver([fault], split(body, sent), every=every, reads=reads)
+    assert found.data == body
+    assert all(at * rate >= number - 1e-6 for number, at in enumerate(found.times, 1))
+    if every == 0:
+        assert found.times[-1] == pytest.approx(len(body) / rate)
+
+
+@given(bodies, st.integers(1, 20), st.floats(0.001, 1), cuts)
+def test_a_dribble_is_a_piece_and_a_pause(
+    body: bytes, piece: int, pause: float, reads: list[int]
+) -> None:
+    found = deliver([Dribble(piece=piece, pause=pause)], [body], reads=reads)
+    expected = [pause * (1 + number // piece) for number in range(len(body))]
+    assert found == Delivery(body, pytest.approx(expected), EOF)  # type: ignore[arg-type]
+
+
+@given(st.lists(latencies, min_size=1, max_size=3), bodies)
+def test_a_delay_holds_the_first_byte_back(faults: list[Fault], body: bytes) -> None:
+    found = deliver(faults, [body])
+    assert found.times[0] == pytest.approx(sum(each.delay for each in faults))
+    assert (found.data, found.end) == (body, EOF)
+
+
+@given(bodies, shares, cuts)
+def test_what_is_cut_off_ends_with_an_eof(body: bytes, share: float, sent: list[int]) -> None:
+    found = deliver([Truncation(share=share)], split(http(body), sent))
+    kept = min(len(body) - 1, int(len(body) * share))
+    assert (found.data, found.end) == (http(body)[: len(http(body)) - len(body) + kept], EOF)
+
+
+@given(bodies, cuts, cuts)
+def test_an_injected_response_replaces_the_peers(
+    body: bytes, sent: list[int], reads: list[int]
+) -> None:
+    fault = StatusResponse(status=503)
+    found = deliver([Latency(delay=1), fault], split(body, sent), reads=reads)
+    assert (found.data, found.end, found.times[0]) == (fault.replacement, EOF, 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "end", "needs_response"),
+    [(Reset(), RESET, False), (LostResponse(), RESET, True), (Silence(), LOST, False)],
+    ids=str,
+)
+def test_nothing_is_delivered(fault: Fault, end: str, *, needs_response: bool) -> None:
+    assert deliver([fault], [b"hello"]) == Delivery(end=end)
+    stream = ResponseStream(effect_of(fault, clock=ManualClock()))
+    assert stream.needs_response == needs_response
+
+
+def test_a_partition_ends_with_its_experiment_and_then_all_of_it_comes() -> None:
+    assert deliver([Partition()], [b"hello"]) == Delivery(b"hello", [LASTS] * 5, EOF)
+
+
+@pytest.mark.parametrize(
+    "fault", [Reset(), StatusResponse(status=503), Truncation(share=0), Bandwidth(rate=1)], ids=str
+)
+def test_nothing_happens_when_the_experiments_are_over(fault: Fault) -> None:
+    clock = ManualClock()
+    stream = ResponseStream(effect_of(Latency(delay=1), fault, clock=clock))
+    stream.arrive(clock.monotonic())
+    assert isinstance(stream.next(5, clock.monotonic()), WaitUntil)
+    clock.advance(LASTS)
+    assert stream.next(5, clock.monotonic()) == ReadPeer()
+    assert stream.is_unchanged
+    assert stream.take(b"hello") == b"hello"
+
+
+def test_a_wait_by_another_clock_is_over_when_its_driver_says_so() -> None:
+    clock = ManualClock()  # stands still
+    stream = ResponseStream(effect_of(Latency(delay=1), clock=clock))
+    step = stream.next(5, clock.monotonic())
+    assert isinstance(step, WaitUntil)
+    stream.waited(step.due)
+    assert stream.next(5, clock.monotonic()) == ReadPeer()
+
+
+def test_of_an_encrypted_response_the_time_is_for_one_driver_and_the_bytes_for_another() -> None:
+    clock = ManualClock()
+    effect = effect_of(Truncation(share=0.5), clock=clock)
+    stream = ResponseStream(effect, encrypted=True)
+    assert stream.next(100, clock.monotonic()) == ReadPeer()
+    assert stream.is_unchanged
+    assert stream.take(b"record") == b"record"
+    assert stream.content is not None
+    assert stream.content.take(http(b"abcd")) == http(b"abcd")[:-2]
+    assert stream.content.is_replaced
+    assert stream.content.replay(10) == b""
+    assert stream.next(100, clock.monotonic()) == ReadPeer()
+
+
+def test_a_record_is_carried_as_a_whole_and_what_comes_meanwhile_too() -> None:
+    clock = ManualClock()
+    began = clock.monotonic()
+    stream = ResponseStream(effect_of(Bandwidth(rate=100), clock=clock))
+    assert stream.next(100, began, whole=True) == WaitUntil(began + 1)
+    assert stream.next(150, began + 1, whole=True) == WaitUntil(began + 1.5)
+    assert stream.next(150, began + 1.5, whole=True) == ReadPeer()
+    stream.await_again()  # it was not all of a record
+    assert stream.next(50, began + 2, whole=True) == WaitUntil(began + 2.5)
+
+
+def test_what_was_tls_s_own_is_not_the_response() -> None:
+    clock = ManualClock()
+    began = clock.monotonic()
+    stream = ResponseStream(effect_of(Latency(delay=1), clock=clock))
+    assert stream.next(10, began) == WaitUntil(began + 1)
+    assert stream.next(10, began + 1) == ReadPeer()
+    stream.await_again()
+    assert stream.next(10, began + 3) == WaitUntil(began + 4)
+
+
+def test_a_client_that_comes_late_meets_the_line_all_the_same() -> None:
+    clock = ManualClock()
+    began = clock.monotonic()
+    stream = ResponseStream(effect_of(Bandwidth(rate=100), clock=clock))
+    stream.arrive(began)
+    assert stream.next(1, began + 5) == WaitUntil(began + 5.01)
+
+
+def test_pieces_that_a_driver_has_stamped_are_late_each_by_itself() -> None:
+    clock = ManualClock()
+    began = clock.monotonic()
+    stream = ResponseStream(effect_of(Latency(delay=1), clock=clock))
+    stream.arrive(began)
+    assert stream.next(3, began + 1, since=began + 1) == ReadPeer()
+    assert stream.next(3, began + 1, since=began + 1.5) == WaitUntil(began + 1.5)
