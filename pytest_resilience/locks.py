@@ -36,7 +36,8 @@ def fork_safe(owner: Any, attribute: str, make: Callable[[], _Lock]) -> _Lock:
 
 
 def _renew() -> None:
-    for (_, attribute), (owner, make) in list(_owners.items()):
+    # A copy: the collection of garbage, which any of this may set off, takes owners out.
+    for (_, attribute), (owner, make) in _owners.copy().items():
         found = owner()
         if found is not None:
             setattr(found, attribute, make())

@@ -63,6 +63,25 @@ def test_free_in_a_child_whoever_holds_it(make: Callable[[], Any]) -> None:
         over.set()
 
 
+def test_free_though_owners_are_collected_in_between() -> None:
+    threshold = gc.get_threshold()
+    many = [Owner(threading.Lock) for _ in range(2000)]
+    over = held_elsewhere(many[-1].lock)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(100):
+            garbage = Owner(threading.Lock)
+            vars(garbage)["itself"] = garbage
+        gc.set_threshold(gc.get_count()[0] + 1000)  # while the child goes through the owners
+        gc.enable()
+        assert exit_code_of_child(lambda: many[-1].lock.acquire(timeout=20)) == 0
+    finally:
+        gc.enable()
+        gc.set_threshold(*threshold)
+        over.set()
+
+
 def test_a_breaker_works_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     breaker = CircuitBreaker()
     over = held_elsewhere(breaker._circuit._lock)
