@@ -1,8 +1,8 @@
 """Actions and probes for Chaos Toolkit: experiments in the process that runs them.
 
-They are plain functions for providers of type `python`, whoever calls them: `chaos run`, or
-`pytest_resilience.chaostoolkit.experiment`. What they start lasts until it is stopped, its
-duration is over, or the process ends.
+They are plain functions for providers of type `python`, for `chaos run` and for
+`ToolkitExperiment.run` alike. What they start lasts until it is stopped, its duration is over, or
+the process ends.
 
     {"type": "action", "name": "slow down", "provider": {"type": "python",
      "module": "pytest_resilience.toolkit_actions", "func": "start_experiment",
@@ -35,17 +35,17 @@ __all__ = [
 
 
 class _Started:
-    """What was started here, by name: all that a later activity can refer to."""
+    """The experiments that were started here, by name, those that have ended as well."""
 
     def __init__(self) -> None:
-        self.runtime: dict[str, Hazard] = {}
+        self.by_name: dict[str, Hazard] = {}
         self.lock = fork_safe(self, "lock", threading.Lock)
 
     def get(self, name: str) -> Hazard:
         try:
-            return self.runtime[name]
+            return self.by_name[name]
         except KeyError:
-            raise UnknownNameError("chaos experiment", name, tuple(self.runtime)) from None
+            raise UnknownNameError("chaos experiment", name, tuple(self.by_name)) from None
 
 
 @functools.cache
@@ -66,33 +66,36 @@ def start_experiment(
     with started.lock:
         if name in active_experiments():
             raise DuplicateNameError("chaos experiment", name)
-        started.runtime[name] = default_runtime().start(experiment, seed=seed)
+        started.by_name[name] = default_runtime().start(experiment, seed=seed)
     return {"name": name, "what": str(experiment)}
 
 
 def stop_experiment(name: str) -> dict[str, Any]:
-    """End an experiment and tell its counts. Raises UnknownNameError; ending twice is harmless."""
-    hazard = _started().get(name)
-    hazard.stop()
-    active_experiment = hazard.active_experiment
+    """End an experiment. Raises UnknownNameError; ending it twice is harmless.
+
+    Returns its counts: operations that `matched`, `hits`, and the `delay` in seconds it added.
+    """
+    started = _started().get(name)
+    started.stop()
+    counts = started.active_experiment
     return {
         "name": name,
-        "matched": active_experiment.matched,
-        "hits": active_experiment.hits,
-        "delay": active_experiment.delay,
+        "matched": counts.matched,
+        "hits": counts.hits,
+        "delay": counts.delay,
     }
 
 
 def stop_all_experiments() -> list[dict[str, Any]]:
-    """End all that were started here, as a rollback; harmless when none runs."""
+    """End every experiment that was started here, as a rollback; harmless when none runs."""
     return [stop_experiment(name) for name in active_experiments()]
 
 
 def active_experiments() -> list[str]:
-    """A probe: the names of those that run."""
+    """A probe: the names of the experiments that run."""
     now = default_runtime().engine.clock.monotonic()
-    runtime = list(_started().runtime.items())
-    return [name for name, hazard in runtime if hazard.active_experiment.left(now)]
+    started = list(_started().by_name.items())
+    return [name for name, each in started if each.active_experiment.left(now)]
 
 
 def count_hits(name: str) -> int:

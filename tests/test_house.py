@@ -30,7 +30,7 @@ BELOW = {
     "report": frozenset({"chaos"}) | GROUND,
     "__main__": frozenset({"report", "chaos"}) | GROUND,
     "toolkit_actions": frozenset({"runtime", "chaos"}) | GROUND,
-    "chaostoolkit": frozenset({"runtime", "monkey", "chaos"}) | GROUND,
+    "chaostoolkit": frozenset({"monkey", "chaos"}) | GROUND,
     "runtime": frozenset({"interceptors", "stress", "monkey", "chaos"}) | GROUND,
     "assertions": frozenset({"chaos", "patterns"}) | GROUND,
     "interceptors": frozenset({"chaos"}) | GROUND,

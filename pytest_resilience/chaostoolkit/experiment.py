@@ -1,55 +1,60 @@
-"""Experiments in the format of Chaos Toolkit: loaded, run, and their journal written.
+"""Experiments of Chaos Toolkit: read, run by its own library `chaoslib`, and their journal written.
 
-What is run is the steady-state hypothesis before and after the method, the method, and
-always the rollbacks: also when the system deviates, an action fails, or somebody interrupts.
+Chaos Toolkit tests the steady-state hypothesis before and after the method, and rolls back. Here
+the rollbacks run whatever happens, unless the experiment's `runtime` says otherwise: also when an
+action fails, the hypothesis cannot be tested, or somebody interrupts.
 
 An experiment file is a program: it names functions of any module that can be imported, and
 programs of this machine. Loading it imports those modules; running it calls the functions and
-starts the programs, with the rights of whoever runs it. So load files alone that you would run
-as scripts.
+starts the programs, with the rights of whoever runs it. So load only files that you would run as
+scripts.
 
 See https://chaostoolkit.org/reference/api/experiment/ for the format.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
-import platform
+import signal
+import sys
 import threading
+import warnings
 
+from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from pytest_resilience.chaos.parsing.texts import inline
+from pytest_resilience.chaos.parsing.texts import read_text
 from pytest_resilience.chaos.parsing.texts import shortened
-from pytest_resilience.chaos.shared_settings import limits_lifted
-from pytest_resilience.chaostoolkit.activity import Activity
-from pytest_resilience.chaostoolkit.activity import stamp
-from pytest_resilience.chaostoolkit.values import Values
-from pytest_resilience.clock import SYSTEM_CLOCK
-from pytest_resilience.clock import Clock
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.events import describe
 from pytest_resilience.monkey.steady_state import Verdict
 
 
 __all__ = ["Journal", "ToolkitExperiment"]
 
-# When the hypothesis is tested: before, during, after the method.
-_STRATEGIES = {
-    "default": (True, False, True),
-    "before-method-only": (True, False, False),
-    "during-method-only": (False, True, False),
-    "after-method-only": (False, False, True),
-    "continuously": (True, True, True),
-    "skip": (False, False, False),
-}
+_MAPPINGS = ("configuration", "runtime", "secrets", "steady-state-hypothesis")
+_LISTS = ("method", "rollbacks")
+_HYPOTHESIS_STRATEGIES = (
+    "default",
+    "before-method-only",
+    "during-method-only",
+    "after-method-only",
+    "continuously",
+    "skip",
+)
+_ROLLBACK_STRATEGIES = ("always", "default", "deviated", "never")
 
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """What a run has recorded.
+    """The record of a run.
 
     Attributes:
         document: in the format of Chaos Toolkit's `journal.json`.
@@ -59,16 +64,29 @@ class Journal:
 
     @property
     def verdict(self) -> Verdict:
-        """What the run has shown; a system that deviated is told apart from a run that failed."""
-        if self.document["deviated"]:
+        """The outcome; a system that deviated is told apart from a run that failed.
+
+        Chaos Toolkit completes a run in which an action failed; here such a run has FAILED.
+        """
+        journal = self.document
+        if journal["deviated"]:
             return Verdict.DEVIATED
-        return {"completed": Verdict.PASSED, "interrupted": Verdict.ABORTED}.get(
-            self.document["status"], Verdict.FAILED
+        if journal["status"] == "interrupted":
+            return Verdict.ABORTED
+        before = journal["steady_states"]["before"]
+        was_steady = before is None or before["steady_state_met"]
+        actions_failed = any(
+            run["activity"]["type"] == "action" and run.get("status") != "succeeded"
+            for run in (*journal["run"], *journal["rollbacks"])
         )
+        if journal["status"] != "completed" or actions_failed or not was_steady:
+            return Verdict.FAILED
+        return Verdict.PASSED
 
     def write(self, path: str | Path) -> None:
-        """Write it as JSON."""
-        Path(path).write_text(json.dumps(self.document, indent=2) + "\n", encoding="utf-8")
+        """Write it as JSON; what JSON cannot hold is written as its repr."""
+        text = json.dumps(self.document, indent=2, skipkeys=True, default=_as_json)
+        Path(path).write_text(text + "\n", encoding="utf-8")
 
 
 class ToolkitExperiment:
@@ -78,209 +96,184 @@ class ToolkitExperiment:
         document: as it was written.
         title: of the experiment.
 
-    Raises ConfigurationError for whatever could not be run.
+    Raises ConfigurationError for an experiment that is not valid, and without `chaoslib`.
     """
 
     def __init__(self, document: Mapping[str, Any]) -> None:
-        self.document = _checked(document)
+        _import_chaoslib()
+        if not isinstance(document, Mapping):
+            raise ConfigurationError(f"{shortened(document)} is no experiment; give a mapping")
+        self.document = document
+        for name in _MAPPINGS:
+            if not isinstance(document.get(name, {}), Mapping):
+                raise ConfigurationError(f"{name}={shortened(document[name])}: give a mapping")
+        for name in _LISTS:
+            if not isinstance(document.get(name, []), list):
+                raise ConfigurationError(f"{name}={shortened(document[name])}: give a list")
+        with _one_sentence():
+            from chaoslib.experiment import ensure_experiment_is_valid
+
+            ensure_experiment_is_valid(copy.deepcopy(dict(document)))
+            self._hypothesis = _strategy(document, "hypothesis", _HYPOTHESIS_STRATEGIES)
+            self._rollbacks = _strategy(document, "rollbacks", _ROLLBACK_STRATEGIES)
+            self._prepared()
         self.title = str(document["title"])
-        self._values = values = Values.read(document)
-        hypothesis = document.get("steady-state-hypothesis") or {}
-        self._named: dict[str, Any] = {}
-        self._probes = [
-            Activity.parse(self._resolved(each), values, in_hypothesis=True)
-            for each in _listed(hypothesis, "probes")
-        ]
-        self._method = [Activity.parse(self._resolved(each), values) for each in document["method"]]
-        self._rollbacks = [
-            Activity.parse(self._resolved(each), values) for each in _listed(document, "rollbacks")
-        ]
-        runtime = _named(document, "runtime")
-        self._before, self._during, self._after = _strategy(_named(runtime, "hypothesis"))
 
     @classmethod
     def load(cls, path: str | Path) -> ToolkitExperiment:
-        """Read `experiment.json`. Raises ConfigurationError, and OSError if there is none.
+        """Read a file: YAML if it is named `.yaml` or `.yml`, else JSON. Raises ConfigurationError.
 
         This imports the modules that it names, and `run` calls any function and starts any
         program that it names. So a file from elsewhere is to be read before, like a script.
         """
+        _import_chaoslib()
+        text = read_text(Path(path))
+        is_yaml = Path(path).suffix in {".yaml", ".yml"}
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            raise ConfigurationError(f"{path} is no JSON: {error}") from error
+            if is_yaml:
+                import yaml  # chaoslib requires it
+
+                document = yaml.safe_load(text)
+            else:
+                document = json.loads(text)
+        except Exception as error:
+            raise ConfigurationError(
+                f"{path} is no {'YAML' if is_yaml else 'JSON'}: {inline(str(error))}"
+            ) from error
         if not isinstance(document, Mapping):
             raise ConfigurationError(f"{path} holds no experiment but {type(document).__name__}")
         return cls(document)
 
-    def _resolved(self, activity: Any) -> Any:
-        """The activity itself, or the earlier one that it refers to."""
-        if not isinstance(activity, Mapping) or "ref" not in activity:
-            if isinstance(activity, Mapping):
-                self._named.setdefault(str(activity.get("name")), activity)
-            return activity
-        name = activity["ref"]
-        if not isinstance(name, str) or name not in self._named:
-            raise ConfigurationError(f"ref={shortened(name)}: no earlier activity has this name")
-        return self._named[name]
-
-    def run(self, *, journal: str | Path | None = None, clock: Clock = SYSTEM_CLOCK) -> Journal:
-        """Run it, and write the journal to a file if one is named, whatever happens.
+    def run(self, *, journal: str | Path | None = None) -> Journal:
+        """Run it in the main thread, and write the journal to `journal`, whatever happens.
 
         This calls the functions and starts the programs that the file names, whatever they are.
 
-        A system that deviates while it is looked at during the method ends the method there.
+        A deviation that is seen during the method ends the method after the current activity.
         """
-        record = _Record(self.document, clock)
+        if threading.current_thread() is not threading.main_thread():
+            raise ConfigurationError(
+                "Chaos Toolkit handles signals while an experiment runs, and Python allows that in "
+                "the main thread alone; call run() there"
+            )
+        observer = _observer()
         try:
-            self._run_method(record)
-        except BaseException:
-            record.document["status"] = "interrupted"
-            raise
+            self._run_by_chaoslib(observer)
         finally:
+            if journal is not None and observer.journal:
+                Journal(observer.journal).write(journal)
+        if observer.interrupt is not None:
+            raise observer.interrupt
+        return Journal(observer.journal)
+
+    def _run_by_chaoslib(self, observer: Any) -> None:
+        from chaoslib.experiment import run_experiment
+        from chaoslib.types import Schedule
+        from chaoslib.types import Strategy
+        from urllib3.exceptions import InsecureRequestWarning
+
+        settings = {"runtime": {"rollbacks": {"strategy": self._rollbacks}}}
+        with warnings.catch_warnings():
+            # Raised by requests for which the experiment says not to verify certificates.
+            warnings.simplefilter("ignore", InsecureRequestWarning)
             try:
-                self._roll_back(record)
-            finally:
-                record.end()
-                if journal is not None:
-                    Journal(record.document).write(journal)
-        return Journal(record.document)
+                run_experiment(
+                    self._prepared(),
+                    settings,
+                    strategy=Strategy.from_string(self._hypothesis),
+                    schedule=Schedule(fail_fast=True),
+                    event_handlers=[observer],
+                )
+            except BaseException:
+                # chaoslib leaves without a rollback if, say, a tolerance cannot be compared.
+                if observer.journal and not observer.rolled_back:
+                    observer.journal["status"] = "aborted"
+                    undo = self._prepared() | {"method": []}
+                    done = run_experiment(undo, settings, strategy=Strategy.SKIP)
+                    observer.journal["rollbacks"] = done["rollbacks"]
+                raise
 
-    def _run_method(self, record: _Record) -> None:
-        states = record.document["steady_states"]
-        if self._before:
-            states["before"] = self._test(record)
-            if not _met(states["before"]):
-                record.failed()
-                return
-        threads: list[threading.Thread] = []
-        for activity in self._method:
-            if activity.in_background:
-                threads.append(record.run_beside(activity, self._values))
-            elif record.run(activity, self._values, "run") == "failed" and _is_action(activity):
-                record.failed()
-            if self._during:
-                states["during"].append(self._test(record))
-                if not _met(states["during"][-1]):
-                    record.document["deviated"] = True
-                    break
-        for thread in threads:
-            thread.join()
-        if self._after and not record.document["deviated"]:
-            states["after"] = self._test(record)
-            record.document["deviated"] = not _met(states["after"])
+    def _prepared(self) -> dict[str, Any]:
+        """A copy that chaoslib may change."""
+        from chaoslib.activity import get_all_activities_in_experiment
+        from chaoslib.types import Dry
 
-    def _test(self, record: _Record) -> dict[str, Any] | None:
-        """Ask the probes, until one is not content."""
-        if not self._probes:
-            return None
-        asked: list[dict[str, Any]] = []
-        for probe in self._probes:
-            asked.append(probe.run(self._values, record.clock))
-            if not asked[-1]["tolerance_met"]:
-                return {"steady_state_met": False, "probes": asked}
-        return {"steady_state_met": True, "probes": asked}
-
-    def _roll_back(self, record: _Record) -> None:
-        for activity in self._rollbacks:
-            if record.run(activity, self._values, "rollbacks") == "failed":
-                record.failed()
+        experiment = copy.deepcopy(dict(self.document))
+        for part in (experiment, *get_all_activities_in_experiment(experiment)):
+            if "dry" in part:  # the text, as it stands in a file, would be ignored
+                part["dry"] = Dry.from_string(part["dry"])
+        return experiment
 
 
-class _Record:
-    """A journal while it is written."""
-
-    def __init__(self, experiment: Mapping[str, Any], clock: Clock) -> None:
-        self.clock = clock
-        self._began = clock.monotonic()
-        self.document: dict[str, Any] = {
-            "chaoslib-version": "pytest-resilience",
-            "platform": platform.platform(),
-            "node": platform.node(),
-            "experiment": dict(experiment),
-            "start": stamp(clock.time()),
-            "status": "completed",
-            "deviated": False,
-            "steady_states": {"before": None, "after": None, "during": []},
-            "run": [],
-            "rollbacks": [],
-        }
-
-    def run(self, activity: Activity, values: Values, into: str) -> str:
-        """Perform it; how that ended."""
-        done = activity.run(values, self.clock)
-        self.document[into].append(done)
-        return str(done["status"])
-
-    def run_beside(self, activity: Activity, values: Values) -> threading.Thread:
-        """Perform it in a thread."""
-
-        def work() -> None:
-            if self.run(activity, values, "run") == "failed" and _is_action(activity):
-                self.failed()
-
-        thread = threading.Thread(target=work, name=str(activity.document["name"]), daemon=True)
-        with limits_lifted():
-            thread.start()
-        return thread
-
-    def failed(self) -> None:
-        """Note that it did not go as it should."""
-        if self.document["status"] == "completed":
-            self.document["status"] = "failed"
-
-    def end(self) -> None:
-        """Note when it ended."""
-        self.document["end"] = stamp(self.clock.time())
-        self.document["duration"] = self.clock.monotonic() - self._began
-
-
-def _is_action(activity: Activity) -> bool:
-    return bool(activity.document["type"] == "action")
-
-
-def _met(state: dict[str, Any] | None) -> bool:
-    return state is None or bool(state["steady_state_met"])
-
-
-def _strategy(hypothesis: Mapping[str, Any]) -> tuple[bool, bool, bool]:
-    name = hypothesis.get("strategy", "default")
-    if not isinstance(name, str) or name not in _STRATEGIES:
+def _import_chaoslib() -> None:
+    try:
+        with warnings.catch_warnings():  # its import silences a warning of urllib3 for good
+            import chaoslib.experiment  # noqa: F401
+    except ImportError as error:
         raise ConfigurationError(
-            f"hypothesis strategy {shortened(name)}: give one of "
-            + ", ".join(map(repr, _STRATEGIES))
-        )
-    return _STRATEGIES[name]
+            "an experiment of Chaos Toolkit is run by its library chaostoolkit-lib, which is not "
+            "installed; pip install 'pytest-resilience[chaostoolkit]'"
+        ) from error
 
 
-def _listed(table: Mapping[str, Any], name: str) -> Sequence[Any]:
-    found = table.get(name) or ()
-    if not isinstance(found, Sequence) or isinstance(found, str):
-        raise ConfigurationError(f"{name}={shortened(found)}: give a list of activities")
-    return found
+@contextlib.contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Turn whatever an experiment makes chaoslib raise into a ConfigurationError."""
+    from chaoslib.exceptions import ChaosException
 
-
-def _named(table: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = table.get(name) or {}
-    if not isinstance(found, Mapping):
-        raise ConfigurationError(f"{name}={shortened(found)}: give settings by name")
-    return found
-
-
-def _checked(document: Any) -> Mapping[str, Any]:
-    if not isinstance(document, Mapping):
-        raise ConfigurationError(f"{shortened(document)} is no experiment; give a mapping")
-    for name in ("title", "description"):
-        if not document.get(name):
-            raise ConfigurationError(f"the experiment has no {name}; give it one")
-    if document.get("controls"):
-        raise ConfigurationError("controls are not supported; leave them out")
-    hypothesis = document.get("steady-state-hypothesis")
-    if hypothesis is not None and not (isinstance(hypothesis, Mapping) and hypothesis.get("title")):
-        raise ConfigurationError("the steady-state-hypothesis has no title; give it one")
-    if not isinstance(document.get("method"), Sequence):
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except Exception as error:  # chaoslib checks few types, and imports what is named
+        reason = str(error) if isinstance(error, ChaosException) else describe(error)
         raise ConfigurationError(
-            "the experiment has no method; give a list of activities, or an empty one to test "
-            "the hypothesis alone"
+            f"this is no valid experiment of Chaos Toolkit: {inline(reason)}"
+        ) from error
+
+
+def _strategy(document: Mapping[str, Any], of: str, known: tuple[str, ...]) -> str:
+    runtime = document.get("runtime") or {}
+    given = (runtime.get(of) or {}).get("strategy", known[0])
+    if given not in known:
+        raise ConfigurationError(
+            f"runtime: {of}: strategy={shortened(given)}: give one of "
+            + ", ".join(map(repr, known))
         )
-    return document
+    return str(given)
+
+
+def _observer() -> Any:
+    """A handler of events that sees what `run_experiment` keeps to itself."""
+    from chaoslib.run import RunEventHandler
+
+    class Observer(RunEventHandler):
+        def __init__(self) -> None:
+            self.journal: dict[str, Any] = {}
+            self.interrupt: KeyboardInterrupt | None = None
+            self.rolled_back = False
+            self._sigterm = signal.getsignal(signal.SIGTERM)
+
+        def started(self, _experiment: Any, journal: dict[str, Any]) -> None:
+            self.journal = journal
+            # chaoslib makes SIGTERM an exception, which any Python activity swallows: nobody
+            # could end the test run.
+            signal.signal(signal.SIGTERM, self._sigterm)
+
+        def continuous_hypothesis_iteration(self, _index: int, state: Any) -> None:
+            if state is not None and not state["steady_state_met"]:
+                self.journal["deviated"] = True  # which chaoslib notes after the method alone
+
+        def start_rollbacks(self, _experiment: Any) -> None:
+            self.rolled_back = True
+
+        def signal_exit(self) -> None:
+            error = sys.exception()  # chaoslib ends the run for it, and goes no further
+            if isinstance(error, KeyboardInterrupt):
+                self.interrupt = error
+
+    return Observer()
+
+
+def _as_json(value: object) -> Any:
+    return value.value if isinstance(value, Enum) else repr(value)

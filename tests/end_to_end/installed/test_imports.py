@@ -56,3 +56,21 @@ def test_each_comes_alone(outside: Outside, tmp_path: Path) -> None:
     jobs = [(f"from {name} import *", [] if name in NEED_PYTEST else no_pytest) for name in MODULES]
     result = shown(outside.run("-W", "error", "-c", ALONE, cwd=tmp_path, stdin=json.dumps(jobs)))
     assert (result.outlines, result.errlines) == ([], [])
+
+
+def test_chaos_toolkit_with_and_without_its_library(outside: Outside, tmp_path: Path) -> None:
+    experiment = {"title": "t", "description": "d", "method": []}
+    (tmp_path / "experiment.json").write_text(json.dumps(experiment))
+    code = (
+        "from pytest_resilience import ToolkitExperiment\n"
+        "print(ToolkitExperiment.load('experiment.json').run().verdict.name)"
+    )
+    without = shown(outside.run("-W", "error", "-c", code, cwd=tmp_path))
+    assert without.errlines[-1] == (
+        "pytest_resilience.errors.ConfigurationError: an experiment of Chaos Toolkit is run by its "
+        "library chaostoolkit-lib, which is not installed; "
+        "pip install 'pytest-resilience[chaostoolkit]'"
+    )
+    library = outside.path_with("chaostoolkit-lib")
+    having = shown(outside.run("-W", "error", "-c", code, cwd=tmp_path, PYTHONPATH=library))
+    assert having.outlines == ["PASSED"]
