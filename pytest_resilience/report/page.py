@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 
@@ -32,15 +33,10 @@ _VERDICTS = {verdict: number for number, verdict in enumerate(Verdict)}
 
 def page_text(report: Report, gate: GateResult | None = None) -> str:
     """The page. Raises ImportError without Jinja2."""
-    import jinja2
-
     from markupsafe import Markup
 
     script, style = _resource("page.js"), _resource("page.css")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_resource("page.html")).render(
+    text: str = _template().render(
         report=report,
         score=gate.score if gate else report.score,
         introduction=INTRODUCTION,
@@ -51,6 +47,17 @@ def page_text(report: Report, gate: GateResult | None = None) -> str:
         style_hash=_csp_hash(style),
         data=Markup(_json_in_html(_data(report, gate))),  # noqa: S704  # escaped by its own rules
     )
+    return text
+
+
+@functools.cache
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_resource("page.html"))
 
 
 def _resource(name: str) -> str:

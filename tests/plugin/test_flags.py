@@ -111,7 +111,7 @@ def test_chance_repeats_with_the_seed(suite: pytest.Pytester) -> None:
     """)
 
     def failures(*args: str) -> set[str]:
-        result = suite.runpytest("-rA", *args)
+        result = suite.runpytest("-rf", "--tb=no", *args)
         return set(re.findall(r"^FAILED (\S+)", result.stdout.str(), re.MULTILINE))
 
     first = failures("--chaos-seed", "11")

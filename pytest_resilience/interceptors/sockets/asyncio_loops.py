@@ -246,7 +246,7 @@ class Loops:
                 return
             self._reached = True
             # Loaded now, with asyncio: later a loop would wait for it.
-            from pytest_resilience.interceptors.sockets import delaying_protocol  # noqa: F401
+            import pytest_resilience.interceptors.sockets.delaying_protocol  # noqa: F401
 
             self._patches.replace(
                 asyncio_loops.BaseSelectorEventLoop, "sock_connect", self._connecting

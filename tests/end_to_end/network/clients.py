@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 
 from collections.abc import AsyncIterator
 from collections.abc import Awaitable
@@ -233,19 +234,25 @@ def with_boto3(peer: Peer) -> Iterator[Ask]:
         yield ask
 
 
+@functools.cache
+def _session_of_boto3() -> Any:
+    """One, for it reads megabytes about the hosts of the world before its first client."""
+    import boto3
+
+    return boto3.session.Session(
+        aws_access_key_id="nobody", aws_secret_access_key="nothing", region_name="us-east-1"
+    )
+
+
 @contextlib.contextmanager
 def dynamodb(peer: Peer, retries: Any) -> Iterator[Any]:
     """A client of boto3 that looks at no file, no variable, and no other host."""
-    import boto3
     import botocore.config
 
     settings = botocore.config.Config(
         connect_timeout=peer.connect_timeout, read_timeout=peer.timeout, retries=retries
     )
-    session = boto3.session.Session(
-        aws_access_key_id="nobody", aws_secret_access_key="nothing", region_name="us-east-1"
-    )
-    client = session.client(
+    client = _session_of_boto3().client(
         "dynamodb",
         endpoint_url=peer.url,
         config=settings,
