@@ -84,13 +84,15 @@ if TYPE_CHECKING:
     from pytest_resilience.patterns.circuit_breaker.config import (
         CircuitBreakerConfig as CircuitBreakerConfig,
     )
-    from pytest_resilience.patterns.circuit_breaker.events import CircuitState as CircuitState
     from pytest_resilience.patterns.circuit_breaker.registry import (
         CircuitBreakerRegistry as CircuitBreakerRegistry,
     )
-    from pytest_resilience.patterns.degradation.config import NOTHING as NOTHING
-    from pytest_resilience.patterns.degradation.config import FeatureFlag as FeatureFlag
-    from pytest_resilience.patterns.degradation.config import ServiceLevel as ServiceLevel
+    from pytest_resilience.patterns.circuit_breaker.state_machine import (
+        CircuitState as CircuitState,
+    )
+    from pytest_resilience.patterns.degradation.features import NOTHING as NOTHING
+    from pytest_resilience.patterns.degradation.features import FeatureFlag as FeatureFlag
+    from pytest_resilience.patterns.degradation.features import ServiceLevel as ServiceLevel
     from pytest_resilience.patterns.degradation.manager import (
         DegradationManager as DegradationManager,
     )
@@ -125,7 +127,7 @@ _HOMES = {
     "CircuitBreakerConfig": "patterns.circuit_breaker.config",
     "CircuitBreakerError": "errors",
     "CircuitBreakerRegistry": "patterns.circuit_breaker.registry",
-    "CircuitState": "patterns.circuit_breaker.events",
+    "CircuitState": "patterns.circuit_breaker.state_machine",
     "Clock": "clock",
     "ConfigurationError": "errors",
     "Daily": "monkey.schedule",
@@ -139,13 +141,13 @@ _HOMES = {
     "ExperimentHeldBack": "monkey.events",
     "ExperimentStarted": "monkey.events",
     "FaultInjected": "chaos.engine",
-    "FeatureFlag": "patterns.degradation.config",
+    "FeatureFlag": "patterns.degradation.features",
     "FixedSequence": "monkey.schedule",
     "ManualClock": "clock",
     "Matches": "monkey.tolerance",
     "MonkeyStarted": "monkey.events",
     "MonkeyStopped": "monkey.events",
-    "NOTHING": "patterns.degradation.config",
+    "NOTHING": "patterns.degradation.features",
     "NetworkSimulator": "interceptors.simulators",
     "NeverFiredError": "errors",
     "NewChaosType": "runtime",
@@ -163,7 +165,7 @@ _HOMES = {
     "Service": "chaos.types.service",
     "ServiceFailureError": "errors",
     "ServiceFailureSimulator": "interceptors.simulators",
-    "ServiceLevel": "patterns.degradation.config",
+    "ServiceLevel": "patterns.degradation.features",
     "Services": "chaos.types.service",
     "ShutdownError": "errors",
     "SteadyStateError": "errors",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.events import Event
-from pytest_resilience.patterns.degradation.config import ServiceLevel
-from pytest_resilience.patterns.degradation.events import FellBack
-from pytest_resilience.patterns.degradation.events import LevelChanged
+from pytest_resilience.patterns.degradation.features import ServiceLevel
 from pytest_resilience.patterns.degradation.manager import DegradationManager
+from pytest_resilience.patterns.degradation.manager import FellBack
+from pytest_resilience.patterns.degradation.manager import LevelChanged
 
 
 __all__ = ["assert_degraded", "assert_fallback_used"]

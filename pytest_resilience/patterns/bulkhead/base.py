@@ -8,19 +8,36 @@ from abc import ABC
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from typing import ParamSpec
 from typing import TypeVar
 
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import BulkheadRejectedError
+from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
-from pytest_resilience.patterns.bulkhead.events import BulkheadRejection
 
 
-__all__ = ["Bulkhead"]
+__all__ = ["Bulkhead", "BulkheadRejection"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkheadRejection(Event):
+    """A bulkhead had no room for a call.
+
+    Attributes:
+        in_use: calls inside, or in the window of a rate limit.
+        capacity: how many there may be.
+        retry_after: seconds until there may be room; None when nobody can tell.
+    """
+
+    in_use: int
+    capacity: int
+    retry_after: float | None = None
+
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -18,9 +18,9 @@ from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import calls_its_first
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
-from pytest_resilience.patterns.circuit_breaker.events import CircuitState
-from pytest_resilience.patterns.circuit_breaker.events import CircuitTransition
 from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
+from pytest_resilience.patterns.circuit_breaker.state_machine import CircuitState
+from pytest_resilience.patterns.circuit_breaker.state_machine import CircuitTransition
 from pytest_resilience.patterns.circuit_breaker.state_machine import Ticket
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
 from pytest_resilience.patterns.circuit_breaker.wrappers import begin

@@ -8,21 +8,64 @@ import threading
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import CircuitBreakerError
+from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
 from pytest_resilience.patterns.circuit_breaker.config import Outcome
-from pytest_resilience.patterns.circuit_breaker.events import CircuitRejection
-from pytest_resilience.patterns.circuit_breaker.events import CircuitState
-from pytest_resilience.patterns.circuit_breaker.events import CircuitTransition
 
 
-__all__ = ["Circuit", "Ticket"]
+__all__ = ["Circuit", "CircuitRejection", "CircuitState", "CircuitTransition", "Ticket"]
+
+
+class CircuitState(Enum):
+    """What a circuit breaker does with calls.
+
+    CLOSED lets them through, OPEN refuses them, HALF_OPEN lets a few through to see.
+    FORCED_OPEN refuses until somebody decides otherwise; DISABLED lets everything through
+    and counts nothing; METRICS_ONLY lets everything through and counts.
+    """
+
+    CLOSED = "CLOSED"
+    OPEN = "OPEN"
+    HALF_OPEN = "HALF_OPEN"
+    FORCED_OPEN = "FORCED_OPEN"
+    DISABLED = "DISABLED"
+    METRICS_ONLY = "METRICS_ONLY"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitTransition(Event):
+    """A breaker has changed its state.
+
+    Attributes:
+        old: the state before.
+        new: the state since.
+        reason: why, in words.
+    """
+
+    old: CircuitState
+    new: CircuitState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitRejection(Event):
+    """A breaker has refused a call; told to listeners, not kept.
+
+    Attributes:
+        state: the state that refused.
+    """
+
+    state: CircuitState
+
 
 # What a call that is under way holds: its generation, and when it began (monotonic seconds; 0
 # where that does not matter).

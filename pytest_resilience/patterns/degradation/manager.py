@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_resilience.clock import SYSTEM_CLOCK
@@ -22,15 +23,42 @@ from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import kind_of
-from pytest_resilience.patterns.degradation.config import NOTHING
-from pytest_resilience.patterns.degradation.config import FeatureFlag
-from pytest_resilience.patterns.degradation.config import ServiceLevel
-from pytest_resilience.patterns.degradation.events import FellBack
-from pytest_resilience.patterns.degradation.events import LevelChanged
-from pytest_resilience.patterns.degradation.health import HealthCheck
+from pytest_resilience.patterns.degradation.features import NOTHING
+from pytest_resilience.patterns.degradation.features import FeatureFlag
+from pytest_resilience.patterns.degradation.features import HealthCheck
+from pytest_resilience.patterns.degradation.features import ServiceLevel
 
 
-__all__ = ["DegradationManager"]
+__all__ = ["DegradationManager", "FellBack", "LevelChanged"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelChanged(Event):
+    """A service is better or worse than it was; `source` is its name.
+
+    Attributes:
+        old: the level before.
+        new: the level since.
+        reason: why, in words.
+    """
+
+    old: ServiceLevel
+    new: ServiceLevel
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FellBack(Event):
+    """A call was answered by something less than the service; `source` is its name.
+
+    Attributes:
+        used: "fallback", "default" or "fallback_value".
+        reason: why the service itself did not answer, in words.
+    """
+
+    used: str
+    reason: str
+
 
 _HISTORY = 1000  # events that are remembered
 _COROUTINE = CallKind.COROUTINE

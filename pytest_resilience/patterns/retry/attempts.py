@@ -8,27 +8,90 @@ import random
 import threading
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import RetryExhaustedError
+from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.events import describe
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
-from pytest_resilience.patterns.retry.backoff import Uniform
-from pytest_resilience.patterns.retry.backoff import backoff
-from pytest_resilience.patterns.retry.backoff import next_delay
 from pytest_resilience.patterns.retry.config import RetryConfig
-from pytest_resilience.patterns.retry.events import RetryAborted
-from pytest_resilience.patterns.retry.events import RetryEvent
-from pytest_resilience.patterns.retry.events import RetryGaveUp
-from pytest_resilience.patterns.retry.events import RetryScheduled
-from pytest_resilience.patterns.retry.events import RetrySucceeded
-from pytest_resilience.patterns.retry.retry_after import retry_after_of
+from pytest_resilience.patterns.retry.delays import Uniform
+from pytest_resilience.patterns.retry.delays import backoff
+from pytest_resilience.patterns.retry.delays import next_delay
+from pytest_resilience.patterns.retry.delays import retry_after_of
 
 
-__all__ = ["Series", "Surroundings"]
+__all__ = [
+    "RetryAborted",
+    "RetryEvent",
+    "RetryGaveUp",
+    "RetryScheduled",
+    "RetrySucceeded",
+    "Series",
+    "Surroundings",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryEvent(Event):
+    """Something about one call.
+
+    No event keeps an exception: it would keep every frame alive that it passed through.
+
+    Attributes:
+        call: the call's number among those its handler had to try again.
+        attempt: how many attempts were made by then.
+    """
+
+    call: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryScheduled(RetryEvent):
+    """An attempt has failed and another follows.
+
+    Attributes:
+        failure: what went wrong, in words.
+        delay: seconds until the next.
+    """
+
+    failure: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrySucceeded(RetryEvent):
+    """A call has succeeded after all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryAborted(RetryEvent):
+    """A call that was to be tried again was ended by what is not: cancellation, say.
+
+    Attributes:
+        failure: by what, in words.
+    """
+
+    failure: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryGaveUp(RetryEvent):
+    """The last attempt has failed.
+
+    Attributes:
+        failure: what went wrong, in words.
+        reason: why no other attempt follows.
+    """
+
+    failure: str
+    reason: str
+
 
 _logger = logging.getLogger("pytest_resilience.retry")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.patterns import validation
-from pytest_resilience.patterns.retry.backoff import JITTERS
-from pytest_resilience.patterns.retry.backoff import Jitter
 from pytest_resilience.patterns.retry.budget import RetryBudget
+from pytest_resilience.patterns.retry.delays import JITTERS
+from pytest_resilience.patterns.retry.delays import Jitter
 
 
 __all__ = ["RetryConfig"]

@@ -14,14 +14,14 @@ from typing import TypeVar
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.patterns.callables import calls_its_first
+from pytest_resilience.patterns.retry.attempts import RetryEvent
 from pytest_resilience.patterns.retry.attempts import Series
 from pytest_resilience.patterns.retry.attempts import Surroundings
-from pytest_resilience.patterns.retry.backoff import Uniform
 from pytest_resilience.patterns.retry.blocks import AsyncAttempts
 from pytest_resilience.patterns.retry.blocks import Attempt
 from pytest_resilience.patterns.retry.blocks import attempts
 from pytest_resilience.patterns.retry.config import RetryConfig
-from pytest_resilience.patterns.retry.events import RetryEvent
+from pytest_resilience.patterns.retry.delays import Uniform
 from pytest_resilience.patterns.retry.wrappers import go_on
 from pytest_resilience.patterns.retry.wrappers import repeat
 from pytest_resilience.patterns.retry.wrappers import retrying

@@ -22,7 +22,7 @@ from pytest_resilience import FeatureFlag
 from pytest_resilience import ManualClock
 from pytest_resilience import ServiceFailureError
 from pytest_resilience import ServiceLevel
-from pytest_resilience.patterns.degradation.config import NOTHING
+from pytest_resilience.patterns.degradation.features import NOTHING
 
 
 CACHE, RECOVERY = 2.0, 10.0

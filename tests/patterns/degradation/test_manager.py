@@ -14,12 +14,12 @@ from pytest_resilience import Event
 from pytest_resilience import ManualClock
 from pytest_resilience import ServiceFailureError
 from pytest_resilience import UnknownNameError
-from pytest_resilience.patterns.degradation.config import NOTHING
-from pytest_resilience.patterns.degradation.config import FeatureFlag
-from pytest_resilience.patterns.degradation.config import ServiceLevel
-from pytest_resilience.patterns.degradation.events import FellBack
-from pytest_resilience.patterns.degradation.events import LevelChanged
+from pytest_resilience.patterns.degradation.features import NOTHING
+from pytest_resilience.patterns.degradation.features import FeatureFlag
+from pytest_resilience.patterns.degradation.features import ServiceLevel
 from pytest_resilience.patterns.degradation.manager import DegradationManager
+from pytest_resilience.patterns.degradation.manager import FellBack
+from pytest_resilience.patterns.degradation.manager import LevelChanged
 
 
 @pytest.fixture

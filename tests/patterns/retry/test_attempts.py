@@ -32,7 +32,7 @@ from pytest_resilience.patterns import RetryAborted
 from pytest_resilience.patterns import RetryGaveUp
 from pytest_resilience.patterns import RetryScheduled
 from pytest_resilience.patterns import RetrySucceeded
-from pytest_resilience.patterns.retry.backoff import JITTERS
+from pytest_resilience.patterns.retry.delays import JITTERS
 
 
 class BusyError(Exception):

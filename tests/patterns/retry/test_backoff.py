@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from pytest_resilience import ManualClock
 from pytest_resilience import RetryBudget
-from pytest_resilience.patterns.retry.backoff import JITTERS
-from pytest_resilience.patterns.retry.backoff import Jitter
-from pytest_resilience.patterns.retry.backoff import backoff
-from pytest_resilience.patterns.retry.backoff import next_delay
-from pytest_resilience.patterns.retry.retry_after import parse_retry_after
-from pytest_resilience.patterns.retry.retry_after import retry_after_of
+from pytest_resilience.patterns.retry.delays import JITTERS
+from pytest_resilience.patterns.retry.delays import Jitter
+from pytest_resilience.patterns.retry.delays import backoff
+from pytest_resilience.patterns.retry.delays import next_delay
+from pytest_resilience.patterns.retry.delays import parse_retry_after
+from pytest_resilience.patterns.retry.delays import retry_after_of
 
 
 def test_plain_backoff_grows_to_its_cap() -> None:

@@ -30,8 +30,8 @@ from pytest_resilience import ManualClock
 from pytest_resilience import RetryConfig
 from pytest_resilience import RetryExhaustedError
 from pytest_resilience import RetryHandler
-from pytest_resilience.patterns.retry.retry_after import parse_retry_after
-from pytest_resilience.patterns.retry.retry_after import retry_after_of
+from pytest_resilience.patterns.retry.delays import parse_retry_after
+from pytest_resilience.patterns.retry.delays import retry_after_of
 
 
 NOW = 1_700_000_000.0
