@@ -47,7 +47,7 @@ def by_connection(connection: sqlite3.Connection) -> Callable[[int], Any]:
 
 def unmatched(runtime: Runtime) -> list[Figure]:
     with contextlib.closing(connect()) as plain:
-        hazard = runtime.start(experiment("database_failure", match="DELETE*"), seed=1)
+        running = runtime.start(experiment("database_failure", match="DELETE*"), seed=1)
         with contextlib.closing(connect()) as under:
             found = costs(
                 {
@@ -57,7 +57,7 @@ def unmatched(runtime: Runtime) -> list[Figure]:
                     "connection under": by_connection(under),
                 }
             )
-        hazard.stop()
+        running.stop()
     return [
         Figure(
             what=f"unmatched statement, {door}.execute, over none",
@@ -72,7 +72,7 @@ def unmatched(runtime: Runtime) -> list[Figure]:
 def delays(runtime: Runtime) -> list[Figure]:
     figures = []
     for delay in DELAYS:
-        hazard = runtime.start(
+        running = runtime.start(
             experiment("database_slowdown", delay=delay, match="SELECT*"), seed=1
         )
         with contextlib.closing(connect()) as connection:
@@ -81,7 +81,7 @@ def delays(runtime: Runtime) -> list[Figure]:
                 began = time.perf_counter()
                 connection.execute("SELECT 1")
                 taken.append(time.perf_counter() - began)
-        hazard.stop()
+        running.stop()
         figures += [
             Figure(
                 what=f"asked {delay * 1000:g} ms, median over it",
@@ -104,14 +104,14 @@ def each_statement_in_turn(runtime: Runtime) -> Figure:
 
     def one_run(number: int) -> None:
         failing = experiment("database_failure", mode="disk_full", match="INSERT*", nth=number)
-        hazard = runtime.start(failing, seed=1)
+        running = runtime.start(failing, seed=1)
         with contextlib.closing(connect()) as connection:
             with contextlib.suppress(sqlite3.OperationalError), connection:
                 for statement in ORDER:
                     connection.execute(statement)
             left = connection.execute("SELECT count(*) FROM items").fetchone()
-        hazard.stop()
-        if hazard.active_experiment.hits != 1 or left != (0,):
+        running.stop()
+        if running.hits != 1 or left != (0,):
             raise RuntimeError(f"statement {number} did not fail as it should")
 
     taken = []

@@ -46,7 +46,7 @@ def compared(
         active_experiment = engine.start(experiment, seed=1, must_fire=False)
         call()  # the first look at a path is remembered
         during = seconds(call)
-        engine.stop(active_experiment)
+        active_experiment.stop()
         after = seconds(call)
         ratios.append(2 * during / (before + after))
         added.append(during - (before + after) / 2)
@@ -98,7 +98,7 @@ def delays(engine: Engine, folder: Path) -> list[Figure]:
                 time.sleep(delay)
                 slept.append(time.perf_counter() - written)
                 taken.append(written - began)
-            engine.stop(active_experiment)
+            active_experiment.stop()
             over = (statistics.median(taken) - delay) * 1e3
             bare = (statistics.median(slept) - delay) * 1e3
             what = f"slow write, {delay * 1e3:g} ms asked, over"

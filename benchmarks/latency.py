@@ -131,7 +131,7 @@ def delay_figures() -> Iterator[Figure]:
                 really += milliseconds(call, "slow")
                 active_experiment = engine.start(experiment, seed=1)
                 asked += milliseconds(call, "quick")
-                engine.stop(active_experiment)
+                active_experiment.stop()
             yield from compared(name, *map(statistics.median, (calm, really, asked)))
 
 
@@ -160,7 +160,7 @@ def seam_figures() -> Iterator[Figure]:
                     interceptor = min(
                         interceptor, microseconds_a_call(getattr(client, name), argument)
                     )
-                    engine.stop(active_experiment)
+                    active_experiment.stop()
                 yield Figure(what=f"socket.{name}, plain", value=plain, target=None, unit="us")
                 yield Figure(
                     what=f"socket.{name}, while chaos is aimed elsewhere: more",

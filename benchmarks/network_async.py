@@ -87,7 +87,7 @@ def latency(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        engine.stop(active_experiment)
+        active_experiment.stop()
 
 
 @contextlib.asynccontextmanager

@@ -35,13 +35,13 @@ def under(kind: str, seconds: float, **parameters: Any) -> tuple[PressureReading
     """What came of a pressure, seconds until it was on, and seconds until it was off."""
     runtime = Runtime()
     began = time.perf_counter()
-    hazard = runtime.start(ChaosExperiment(kind, kind, **parameters), seed=1)
+    running = runtime.start(ChaosExperiment(kind, kind, **parameters), seed=1)
     on = time.perf_counter()
     time.sleep(seconds)
     ending = time.perf_counter()
-    hazard.stop()
+    running.stop()
     off = time.perf_counter()
-    reading = hazard.active_experiment.pressure
+    reading = running.pressure
     assert reading is not None
     return reading, on - began, off - ending
 

@@ -33,7 +33,6 @@ __all__ = [
     "DEFAULT_CAPS",
     "Caps",
     "ChaosMonkey",
-    "Hazard",
     "NewChaosType",
     "Runtime",
     "default_runtime",
@@ -87,22 +86,6 @@ def _interceptors(engine: Engine) -> list[Interceptor]:
     ]
 
 
-class Hazard:
-    """An experiment that runs in this process.
-
-    Attributes:
-        active experiment: its counts.
-    """
-
-    def __init__(self, engine: Engine, active_experiment: ActiveExperiment) -> None:
-        self._engine = engine
-        self.active_experiment = active_experiment
-
-    def stop(self) -> None:
-        """End it; harmless when it has ended."""
-        self._engine.stop(self.active_experiment)
-
-
 class Runtime:
     """Starts experiments in this process.
 
@@ -120,10 +103,12 @@ class Runtime:
         self.engine = new_engine(services=services, caps=caps, clock=clock)
         self.engine.rehearse()
 
-    def start(self, experiment: ChaosExperiment, *, seed: int) -> Hazard:
-        """Start an experiment for certain; its `probability` is for those who draw."""
-        active_experiment = self.engine.start(experiment, seed=seed, must_fire=False)
-        return Hazard(self.engine, active_experiment)
+    def start(self, experiment: ChaosExperiment, *, seed: int) -> ActiveExperiment:
+        """Start an experiment for certain; its `probability` is for those who draw.
+
+        Raises ConfigurationError, and UnavailableError where this machine cannot do it.
+        """
+        return self.engine.start(experiment, seed=seed, must_fire=False)
 
 
 @functools.cache

@@ -11,17 +11,17 @@ the process ends.
 
 from __future__ import annotations
 
-import functools
+import sys
 import threading
 
 from typing import Any
 
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.types.catalog import chaos_type as parse_type
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.locks import fork_safe
-from pytest_resilience.runtime import Hazard
 from pytest_resilience.runtime import default_runtime
 
 
@@ -34,23 +34,9 @@ __all__ = [
 ]
 
 
-class _Started:
-    """The experiments that were started here, by name, those that have ended as well."""
-
-    def __init__(self) -> None:
-        self.by_name: dict[str, Hazard] = {}
-        self.lock = fork_safe(self, "lock", threading.Lock)
-
-    def get(self, name: str) -> Hazard:
-        try:
-            return self.by_name[name]
-        except KeyError:
-            raise UnknownNameError("chaos experiment", name, tuple(self.by_name)) from None
-
-
-@functools.cache
-def _started() -> _Started:
-    return _Started()
+# Those that have ended as well: their counts can be asked for later.
+_started: dict[str, ActiveExperiment] = {}
+_lock = fork_safe(sys.modules[__name__], "_lock", threading.Lock)
 
 
 def start_experiment(
@@ -62,11 +48,10 @@ def start_experiment(
     """
     name = name or parse_type(chaos_type).value
     experiment = ChaosExperiment(name, chaos_type, **parameters)
-    started = _started()
-    with started.lock:
+    with _lock:
         if name in active_experiments():
             raise DuplicateNameError("chaos experiment", name)
-        started.by_name[name] = default_runtime().start(experiment, seed=seed)
+        _started[name] = default_runtime().start(experiment, seed=seed)
     return {"name": name, "what": str(experiment)}
 
 
@@ -75,14 +60,13 @@ def stop_experiment(name: str) -> dict[str, Any]:
 
     Returns its counts: operations that `matched`, `hits`, and the `delay` in seconds it added.
     """
-    started = _started().get(name)
-    started.stop()
-    counts = started.active_experiment
+    active_experiment = _find(name)
+    active_experiment.stop()
     return {
         "name": name,
-        "matched": counts.matched,
-        "hits": counts.hits,
-        "delay": counts.delay,
+        "matched": active_experiment.matched,
+        "hits": active_experiment.hits,
+        "delay": active_experiment.delay,
     }
 
 
@@ -94,10 +78,16 @@ def stop_all_experiments() -> list[dict[str, Any]]:
 def active_experiments() -> list[str]:
     """A probe: the names of the experiments that run."""
     now = default_runtime().engine.clock.monotonic()
-    started = list(_started().by_name.items())
-    return [name for name, each in started if each.active_experiment.left(now)]
+    return [name for name, each in list(_started.items()) if each.left(now)]
 
 
 def count_hits(name: str) -> int:
     """A probe: how many operations an experiment has hit. Raises UnknownNameError."""
-    return _started().get(name).active_experiment.hits
+    return _find(name).hits
+
+
+def _find(name: str) -> ActiveExperiment:
+    try:
+        return _started[name]
+    except KeyError:
+        raise UnknownNameError("chaos experiment", name, tuple(_started)) from None

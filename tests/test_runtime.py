@@ -170,7 +170,7 @@ def test_the_error_is_that_of_a_port_where_nobody_listens(url: str) -> None:
         socket.create_connection((host, int(port)))
     handle.stop()
     handle.stop()
-    assert (handle.active_experiment.matched, handle.active_experiment.hits) == (1, 1)
+    assert (handle.matched, handle.hits) == (1, 1)
     assert injected.value.errno == errno.ECONNREFUSED
     assert injected.value.strerror == os.strerror(errno.ECONNREFUSED)
 

@@ -6,6 +6,7 @@ import difflib
 import math
 import threading
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
@@ -63,10 +64,18 @@ class ActiveExperiment:
     """
 
     def __init__(
-        self, experiment: ChaosExperiment, *, seed: int, started_at: float, must_fire: bool = True
+        self,
+        experiment: ChaosExperiment,
+        *,
+        seed: int,
+        started_at: float,
+        must_fire: bool = True,
+        on_stop: Callable[[ActiveExperiment], None] = lambda _: None,
     ) -> None:
+        """`on_stop` is called by `stop`: an engine takes it out of its active experiments."""
         self.experiment = experiment
         self.must_fire = must_fire
+        self._on_stop = on_stop
         self.begin(started_at)
         self.kinds = experiment.kinds
         self._matched = 0
@@ -116,9 +125,10 @@ class ActiveExperiment:
         self._tell_children()
 
     def stop(self) -> None:
-        """Have no effect from now on, in forked children neither; a child ends its own copy."""
+        """End it, in forked children as well; harmless when it has ended. A child ends its copy."""
         self._stopped = True
         self._tell_children()
+        self._on_stop(self)
 
     def _tell_children(self) -> None:
         if self._shared is not None and not self._is_copy:

@@ -204,7 +204,7 @@ class Engine:
     def start(
         self, experiment: ChaosExperiment, *, seed: int, must_fire: bool = True
     ) -> ActiveExperiment:
-        """Let an experiment run until `stop`, or its duration is over.
+        """Let an experiment run until its `stop` is called, or its duration is over.
 
         Raises ConfigurationError as `check` does, and UnavailableError where this machine
         cannot do it.
@@ -214,6 +214,7 @@ class Engine:
             seed=seed,
             started_at=self.clock.monotonic(),
             must_fire=must_fire,
+            on_stop=self._remove,
         )
         with self._lock:
             before = self._active
@@ -226,9 +227,7 @@ class Engine:
             active_experiment.begin(self.clock.monotonic())
         return active_experiment
 
-    def stop(self, active_experiment: ActiveExperiment) -> None:
-        """End an experiment; harmless when it has ended already."""
-        active_experiment.stop()
+    def _remove(self, active_experiment: ActiveExperiment) -> None:
         with self._lock:
             self._activate(tuple(each for each in self._active if each is not active_experiment))
 

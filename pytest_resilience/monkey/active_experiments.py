@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 from typing import Protocol
 
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.clock import Clock
 from pytest_resilience.events import Event
@@ -22,23 +23,16 @@ from pytest_resilience.monkey.events import ExperimentHeldBack
 from pytest_resilience.monkey.events import ExperimentStarted
 
 
-__all__ = ["Handle", "Running", "RunningExperiments", "Starter"]
+__all__ = ["Running", "RunningExperiments", "Starter"]
 
 _PATIENCE = 5.0  # seconds of real time for a start or an end that is under way elsewhere
 _logger = logging.getLogger("pytest_resilience.monkey")
 
 
-class Handle(Protocol):
-    """An experiment that has been started."""
-
-    def stop(self) -> None:
-        """Undo it; harmless when it is undone already."""
-
-
 class Starter(Protocol):
-    """What makes experiments happen: an engine with its interceptors, or something that presses."""
+    """Starts experiments, as `Runtime.start` does."""
 
-    def __call__(self, experiment: ChaosExperiment, *, seed: int) -> Handle:
+    def __call__(self, experiment: ChaosExperiment, *, seed: int) -> ActiveExperiment:
         """Start it; `seed` decides all chance in it."""
 
 
@@ -51,7 +45,7 @@ class Running:
         started_at, ends_at: monotonic seconds.
         start_time: seconds since 1970-01-01 UTC.
         reason: why it will end at `ends_at`.
-        handle: what undoes it; None until it has been started.
+        active: what was started; None until it is.
     """
 
     experiment: ChaosExperiment
@@ -59,7 +53,7 @@ class Running:
     ends_at: float
     start_time: float
     reason: str
-    handle: Handle | None = None
+    active: ActiveExperiment | None = None
 
 
 class RunningExperiments:
@@ -105,7 +99,7 @@ class RunningExperiments:
         if not self._reserve(running, most):
             return
         try:
-            running.handle = self._start(experiment, seed=seed)
+            running.active = self._start(experiment, seed=seed)
         except Exception as error:
             self._drop(running)
             self._failed(running, "start", error)
@@ -160,8 +154,8 @@ class RunningExperiments:
     def _undo(self, running: Running, reason: str) -> None:
         """Stop what nobody else can find any more."""
         try:
-            if running.handle is not None:
-                running.handle.stop()
+            if running.active is not None:
+                running.active.stop()
         except Exception as error:
             self._failed(running, "stop", error)
         else:
@@ -214,7 +208,7 @@ class RunningExperiments:
                 if not chosen(running):
                     continue
                 # An interrupt may have cut this thread's own start off after it was done.
-                mine = self._busy.get(running) == me and running.handle is not None
+                mine = self._busy.get(running) == me and running.active is not None
                 if running not in self._busy or mine:
                     del self._by_name[name]
                     self._busy[running] = me

@@ -161,13 +161,13 @@ class ChaosScope:
 
     def stop(self, active_experiment: ActiveExperiment) -> None:
         """End one experiment."""
-        self._engine.stop(active_experiment)
+        active_experiment.stop()
 
     def stop_all(self) -> None:
         """End every experiment; harmless when they have ended."""
         for _, active_experiment in self.started:
             if not active_experiment.stopped:
-                self._engine.stop(active_experiment)
+                active_experiment.stop()
 
     def close(self) -> None:
         """End everything, listen no more, and let nothing begin."""

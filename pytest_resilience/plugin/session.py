@@ -170,7 +170,6 @@ class ChaosSession:
         clock = clock_of(request)
         manual = clock is not SYSTEM_CLOCK
         return monkey_of_a_test(
-            self._engine,
             self._scope(request.node),
             clock,
             approve=self._settings.caps.approve,
@@ -290,7 +289,7 @@ class ChaosSession:
     def pytest_unconfigure(self) -> None:
         """Undo what an interrupt or another plugin's patch kept from being undone."""
         for active_experiment in self._engine.active:
-            self._engine.stop(active_experiment)
+            active_experiment.stop()
         self._engine.settle()
 
 

@@ -217,7 +217,7 @@ class Experiments:
             self._bar(active_experiment)
             yield active_experiment
         finally:
-            self._engine.stop(active_experiment)
+            active_experiment.stop()
             self._spared.extend(active_experiment.by_chance())
             with suppress(ShutdownError):  # the proxy was closed meanwhile
                 self._loop.call(lambda: self._barrier.unbar(active_experiment))

@@ -75,10 +75,10 @@ def test_seams_are_installed_while_an_experiment_needs_them(
     other = engine.start(names, seed=1)  # which this interceptor does not know
     assert interceptor.done == ["remove"]
     first, second = engine.start(LATENCY, seed=1), engine.start(FAILURE, seed=1)
-    engine.stop(first)
+    first.stop()
     assert "remove" not in interceptor.done[1:]
-    engine.stop(second)
-    engine.stop(other)
+    second.stop()
+    other.stop()
     assert interceptor.done[-1] == "remove"
     assert engine.active == ()
 

@@ -28,7 +28,7 @@ def engine() -> Iterator[Engine]:
     made = Runtime().engine
     yield made
     for each in made.active:
-        made.stop(each)
+        each.stop()
 
 
 def refuse(engine: Engine) -> ActiveExperiment:
@@ -111,7 +111,7 @@ def test_an_experiment_that_has_ended_has_ended_in_children_that_live_on(engine:
     running = refuse(engine)
     with a_child_that_asks(running) as has_effect:
         assert has_effect()
-        engine.stop(running)
+        running.stop()
         assert not has_effect()
 
 
@@ -140,12 +140,12 @@ def test_one_that_ends_its_experiments_ends_none_of_its_parent(engine: Engine) -
     running = refuse(engine)
 
     def leave() -> None:
-        engine.stop(pressed)
-        engine.stop(running)
+        pressed.stop()
+        running.stop()
 
     assert in_child(leave) == 0
     connect()
-    engine.stop(pressed)
+    pressed.stop()
     assert pressed.pressure is not None
     assert pressed.pressure.seconds > 0
 
@@ -165,7 +165,7 @@ def test_no_lock_of_a_thread_that_is_not_there_stays_held(engine: Engine) -> Non
 
     def do() -> None:
         connect()
-        engine.stop(running)
+        running.stop()
 
     try:
         signal.alarm(60)

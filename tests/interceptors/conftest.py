@@ -185,7 +185,7 @@ def engine() -> Iterator[Engine]:
     engine = Engine(lambda engine: [SocketInterceptor(engine)])
     yield engine
     for active_experiment in engine.active:
-        engine.stop(active_experiment)
+        active_experiment.stop()
 
 
 @pytest.fixture
@@ -211,6 +211,6 @@ def inject(engine: Engine) -> Callable[..., contextlib.AbstractContextManager[Ac
         try:
             yield active_experiment
         finally:
-            engine.stop(active_experiment)
+            active_experiment.stop()
 
     return running

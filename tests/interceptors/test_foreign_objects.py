@@ -238,11 +238,11 @@ def test_odd_buffers_and_sizes(name: str, target: str, silent_port: int) -> None
     without = {odd: outcome_of(lambda odd=odd: done(odd)) for odd in ODD}  # type: ignore[misc]
     runtime = Runtime()
     lag = ChaosExperiment("lag", "network_latency", delay=0.0001, target=target)
-    hazard = runtime.start(lag, seed=1)
+    running = runtime.start(lag, seed=1)
     try:
         assert {odd: outcome_of(lambda odd=odd: done(odd)) for odd in ODD} == without  # type: ignore[misc]
     finally:
-        hazard.stop()
+        running.stop()
 
 
 class Masked(socket.socket):
@@ -436,7 +436,7 @@ def test_a_service_that_is_mocked_fails_and_tells_what_it_was_asked(place: str) 
     experiment = ChaosExperiment("down", "service_failure", target_services=["shop"], first=1)
     service = Service.at("shop", [f"{__name__}:{place}"])
     with mock.patch.object(owner, name, return_value=3) as stub:
-        hazard = Runtime(services=Services([service])).start(experiment, seed=1)
+        running = Runtime(services=Services([service])).start(experiment, seed=1)
         try:
             call = getattr(Shop() if above else owner, name)
             with pytest.raises(ServiceFailureError):
@@ -446,7 +446,7 @@ def test_a_service_that_is_mocked_fails_and_tells_what_it_was_asked(place: str) 
             assert call(3) == 4
             getattr(owner, name).assert_called_once_with(3)
         finally:
-            hazard.stop()
+            running.stop()
         assert stub.mock_calls == [mock.call(3)]
 
 
@@ -471,11 +471,11 @@ def test_a_loop_with_odd_transports(odd: str, elsewhere: Elsewhere, echo_port: i
                 loop._transports = kept
 
     runtime = Runtime()
-    hazard = runtime.start(ChaosExperiment("x", "network_latency", delay=0.001), seed=1)
+    running = runtime.start(ChaosExperiment("x", "network_latency", delay=0.001), seed=1)
     try:
         assert asyncio.run(story()) == b"tea"
     finally:
-        hazard.stop()
+        running.stop()
 
 
 class Unhashable(ssl.SSLObject):

@@ -78,7 +78,7 @@ def engine(shop: types.ModuleType) -> Iterator[Engine]:
     yield engine
     assert engine.watch is None
     for active_experiment in engine.active:
-        engine.stop(active_experiment)
+        active_experiment.stop()
 
 
 def noted(
@@ -97,7 +97,7 @@ def matches(engine: Engine, experiment: ChaosExperiment, deed: Callable[[], obje
     try:
         deed()
     finally:
-        engine.stop(active_experiment)
+        active_experiment.stop()
     return bool(active_experiment.matched)
 
 

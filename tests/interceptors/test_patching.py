@@ -69,7 +69,7 @@ def test_after_any_nesting_and_overlap(steps: list[tuple[str, Any]]) -> None:
         if step == "start":
             running.append(engine.start(ChaosExperiment("x", what), seed=1))
         elif step == "stop" and running:
-            engine.stop(running.pop(what % len(running)))
+            running.pop(what % len(running)).stop()
         elif step == "patch":
             foreign.append(Foreign(what))
         elif step == "unpatch" and foreign:
@@ -77,7 +77,7 @@ def test_after_any_nesting_and_overlap(steps: list[tuple[str, Any]]) -> None:
         elif step == "settle":
             engine.settle()
     for active_experiment in running:
-        engine.stop(active_experiment)
+        active_experiment.stop()
     while foreign:
         foreign.pop().undo()
     engine.settle()  # as at the end of each test, when the others are gone
@@ -106,10 +106,10 @@ def test_nothing_is_patched_before_the_first_and_after_the_last(engine: Engine) 
     before = touched()
     first = engine.start(ChaosExperiment("first", "network_latency"), seed=1)
     second = engine.start(ChaosExperiment("second", "network_failure"), seed=1)
-    engine.stop(first)
+    first.stop()
     assert touched() != before
-    engine.stop(second)
-    engine.stop(second)  # once more does no harm
+    second.stop()
+    second.stop()  # once more does no harm
     assert touched() == before
 
 
@@ -119,7 +119,7 @@ def test_what_is_replaced_again_is_replaced_by_the_same(engine: Engine) -> None:
     for _ in range(2):
         active_experiment = engine.start(ChaosExperiment("x", "network_latency"), seed=1)
         found.append(touched())
-        engine.stop(active_experiment)
+        active_experiment.stop()
         assert touched() == before
     assert found[0] == found[1]
 
@@ -144,12 +144,12 @@ def test_a_wrapper_below_another_tool_s_does_not_act_a_second_time(
     before = touched()
     first = engine.start(ChaosExperiment("x", "network_latency", delay=1e-9), seed=1)
     theirs = Foreign("connect")
-    engine.stop(first)  # which it cannot take out
+    first.stop()  # which it cannot take out
     second = engine.start(ChaosExperiment("x", "network_latency", delay=1e-9), seed=1)
     with socket.socket() as client:
         client.connect(("127.0.0.1", echo_port))
     assert second.matched == 1
-    engine.stop(second)
+    second.stop()
     theirs.undo()
     engine.settle()
     assert touched() == before
@@ -180,7 +180,7 @@ def test_a_wrapper_that_another_tool_kept_only_passes_on(engine: Engine, echo_po
     experiment = ChaosExperiment("x", "network_failure", mode="refuse", rate=1)
     active_experiment = engine.start(experiment, seed=1)
     kept = socket.socket.connect
-    engine.stop(active_experiment)
+    active_experiment.stop()
     with socket.socket() as client:
         kept(client, ("127.0.0.1", echo_port))
     assert touched() == before
@@ -197,7 +197,7 @@ def test_the_class_that_another_tool_put_in_place_is_left_alone(
     active_experiment = engine.start(ChaosExperiment("x", "network_failure", rate=1), seed=1)
     with contextlib.closing(Guarded()) as client, pytest.raises(ConnectionRefusedError):
         client.connect(("127.0.0.1", echo_port))
-    engine.stop(active_experiment)
+    active_experiment.stop()
     assert dict(vars(Guarded)) == found
 
 

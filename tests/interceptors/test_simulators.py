@@ -32,7 +32,7 @@ def engine(clock: ManualClock) -> Iterator[Engine]:
     engine.services.add(Service.at("inventory", ["shop:check"]))
     yield engine
     for active_experiment in engine.active:
-        engine.stop(active_experiment)
+        active_experiment.stop()
 
 
 def start(engine: Engine, kind: str, **parameters: Any) -> ActiveExperiment:
@@ -59,7 +59,7 @@ def test_requests_fail(engine: Engine, mode: str, error: type[OSError], number: 
         request()
     assert caught.value.errno == number
     assert active_experiment.hits == 1
-    engine.stop(active_experiment)
+    active_experiment.stop()
     assert request() == "ok"
 
 

@@ -23,6 +23,7 @@ from pytest_resilience import DuplicateNameError
 from pytest_resilience import Event
 from pytest_resilience import ManualClock
 from pytest_resilience import UnknownNameError
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import Operation
@@ -62,17 +63,18 @@ class World:
             self.on.append(experiment.name)
             self.done.append(("start", experiment.name, seed))
             self.changed.notify_all()
-        return Effect(self, experiment.name)
+        return Effect(self, experiment)
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         with self.changed:
             assert self.changed.wait_for(condition, PATIENCE)
 
 
-class Effect:
-    def __init__(self, world: World, name: str) -> None:
+class Effect(ActiveExperiment):
+    def __init__(self, world: World, experiment: ChaosExperiment) -> None:
+        super().__init__(experiment, seed=1, started_at=0.0)
         self.world = world
-        self.name = name
+        self.name = experiment.name
 
     def stop(self) -> None:
         if self.name in self.world.stuck:
@@ -258,22 +260,12 @@ def test_overlapping_experiments_of_one_kind_add_up_and_end_alone(clock: ManualC
     """The seed restored the delay that it had found, which was another experiment's."""
     engine = Engine(lambda _: [], clock=clock)
 
-    class Activated:
-        def __init__(self, experiment: ChaosExperiment, seed: int) -> None:
-            self.active_experiment = engine.start(experiment, seed=seed)
-
-        def stop(self) -> None:
-            engine.stop(self.active_experiment)
-
     def delay() -> float:
         effect = engine.decide(Operation(kind=CONNECT, target="a:1", names=("a:1",)))
         return 0.0 if effect is None else effect.delay
 
     schedule = FixedSequence([(0, "first"), (10, "second")])
-    monkey = Monkey(
-        lambda experiment, *, seed: Activated(experiment, seed),
-        schedule=schedule, clock=clock, background=False,
-    )  # fmt: skip
+    monkey = Monkey(engine.start, schedule=schedule, clock=clock, background=False)
     monkey.register_experiment(ChaosExperiment("first", "network_latency", duration=15, delay=1))
     monkey.register_experiment(ChaosExperiment("second", "network_latency", duration=15, delay=2))
     monkey.start_chaos_monkey()
@@ -335,7 +327,7 @@ def test_an_interrupt_while_undoing_keeps_no_other_from_being_undone(clock: Manu
 
     def start(experiment: ChaosExperiment, *, seed: int) -> Effect:
         world.start(experiment, seed=seed)
-        return Interrupted(world, experiment.name)
+        return Interrupted(world, experiment)
 
     monkey = Monkey(start, seed=1, clock=clock, background=False)
     for name in ("a", "b", "c"):
@@ -620,7 +612,7 @@ def test_who_stops_it_second_returns_when_all_is_undone_as_well(clock: ManualClo
 
     def start(experiment: ChaosExperiment, *, seed: int) -> Effect:
         world.start(experiment, seed=seed)
-        return Slow(world, experiment.name)
+        return Slow(world, experiment)
 
     def stop() -> None:
         monkey.stop_chaos_monkey()

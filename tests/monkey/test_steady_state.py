@@ -13,6 +13,7 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import ConfigurationError
 from pytest_resilience import DuplicateNameError
 from pytest_resilience import ManualClock
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.errors import SteadyStateError
 from pytest_resilience.monkey.events import MonkeyStopped
 from pytest_resilience.monkey.events import SteadyStateRead
@@ -40,20 +41,20 @@ class System:
 
     def start(self, experiment: ChaosExperiment, *, seed: int) -> Injury:
         self.latency += self.suffers
-        return Injury(self, experiment.name)
+        return Injury(self, experiment)
 
     def probe(self) -> float:
         return self.latency
 
 
-class Injury:
-    def __init__(self, system: System, name: str) -> None:
+class Injury(ActiveExperiment):
+    def __init__(self, system: System, experiment: ChaosExperiment) -> None:
+        super().__init__(experiment, seed=1, started_at=0.0)
         self.system = system
-        self.name = name
 
     def stop(self) -> None:
         self.system.latency -= self.system.suffers - self.system.keeps
-        self.system.undone.append(self.name)
+        self.system.undone.append(self.experiment.name)
 
 
 def monkey(system: System, *probes: Probe, **settings: Any) -> Monkey:

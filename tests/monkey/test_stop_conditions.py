@@ -17,6 +17,7 @@ from pytest_resilience import CircuitBreaker
 from pytest_resilience import CircuitBreakerConfig
 from pytest_resilience import ConfigurationError
 from pytest_resilience import ManualClock
+from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.monkey.events import MonkeyStopped
 from pytest_resilience.monkey.monkey import Monkey
 from pytest_resilience.monkey.steady_state import Verdict
@@ -44,15 +45,9 @@ def breaker(name: str = "payments") -> CircuitBreaker:
     return CircuitBreaker(CircuitBreakerConfig(failure_threshold=2), name=name)
 
 
-class Nothing:
-    """An experiment that does nothing."""
-
-    def stop(self) -> None: ...
-
-
 def monkey(*conditions: StopCondition | Callable[[], Any], **settings: Any) -> Monkey:
     found = Monkey(
-        lambda experiment, *, seed: Nothing(),
+        Engine(lambda _: []).start,
         **{"clock": ManualClock(), "background": False, "seed": 1, **settings},
         stop_when=conditions,
     )

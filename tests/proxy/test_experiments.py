@@ -284,7 +284,7 @@ def test_an_engine_can_be_shared(serve: Serve, proxy: ChaosProxy) -> None:
             ChaosExperiment("x", "network_latency", delay="1ms"), seed=1
         )
         assert [ask(client) for client in clients] == [b"ping"] * 2
-        engine.stop(active_experiment)
+        active_experiment.stop()
         for client in clients:
             client.close()
     assert active_experiment.hits == 2

@@ -302,7 +302,7 @@ def test_experiments_on_this_process_leave_its_own_traffic_alone(serve: Serve) -
             with socket.create_connection(proxy.address, timeout=10) as client:
                 assert ask(client) == b"ping"
         finally:
-            engine.stop(refused)
+            refused.stop()
     assert refused.matched == 0
 
 

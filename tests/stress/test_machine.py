@@ -109,14 +109,14 @@ from pytest_resilience.stress import machine
 
 before = machine.available_memory()
 runtime = Runtime(caps=Caps(memory=amount("memory", "8GiB")))
-hazard = runtime.start(ChaosExperiment("greedy", "memory_stress", size="2GiB"), seed=1)
+running = runtime.start(ChaosExperiment("greedy", "memory_stress", size="2GiB"), seed=1)
 left = machine.available_memory()
 # Somebody else needs more than the reserve: the worker gives way.
 need = bytearray(left - 4 * 2**20)
 for page in range(0, len(need), 4096):
     need[page] = 1
-hazard.stop()
-print(json.dumps([before, left, hazard.active_experiment.pressure.achieved]))
+running.stop()
+print(json.dumps([before, left, running.pressure.achieved]))
 """
 
 

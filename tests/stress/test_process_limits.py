@@ -21,10 +21,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from pytest_resilience import ChaosExperiment
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.parsing.quantities import amount
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.runtime import Caps
-from pytest_resilience.runtime import Hazard
 from pytest_resilience.runtime import Runtime
 from pytest_resilience.stress import machine
 from tests.free_loops import free_loops
@@ -35,10 +35,10 @@ def runtime() -> Iterator[Runtime]:
     made = Runtime()
     yield made
     for active_experiment in made.engine.active:
-        made.engine.stop(active_experiment)
+        active_experiment.stop()
 
 
-def start(runtime: Runtime, kind: str, *, name: str = "", **parameters: Any) -> Hazard:
+def start(runtime: Runtime, kind: str, *, name: str = "", **parameters: Any) -> ActiveExperiment:
     return runtime.start(ChaosExperiment(name or kind, kind, **parameters), seed=1)
 
 
@@ -46,29 +46,29 @@ def start(runtime: Runtime, kind: str, *, name: str = "", **parameters: Any) -> 
 def test_exactly_so_many_files_can_be_opened(runtime: Runtime, leave: int) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     opened: list[int] = []
-    hazard = start(runtime, "fd_exhaustion", leave=leave)
+    running = start(runtime, "fd_exhaustion", leave=leave)
     try:
         with pytest.raises(OSError, match="Too many open files") as caught:
             opened.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(leave + 1))
     finally:
         for each in opened:
             os.close(each)
-        hazard.stop()
+        running.stop()
     assert caught.value.errno == errno.EMFILE
     assert len(opened) == leave
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
     Path(os.devnull).read_bytes()
-    reading = hazard.active_experiment.pressure
+    reading = running.pressure
     assert reading is not None
     assert (reading.asked, reading.achieved) == (leave, leave)
 
 
 def test_open_files_stay_usable(runtime: Runtime, tmp_path: Path) -> None:
     with (tmp_path / "open").open("w+") as file:
-        hazard = start(runtime, "fd_exhaustion", leave=0)
+        running = start(runtime, "fd_exhaustion", leave=0)
         file.write("still here")
         file.flush()
-        hazard.stop()
+        running.stop()
     assert (tmp_path / "open").read_text() == "still here"
 
 
@@ -76,9 +76,9 @@ def test_intensity_says_how_many_descriptors_are_left(runtime: Runtime) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
     try:
-        hazard = start(runtime, "fd_exhaustion", intensity=0.5)
+        running = start(runtime, "fd_exhaustion", intensity=0.5)
         lowered = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        hazard.stop()
+        running.stop()
         assert lowered < 512
         calm = start(runtime, "fd_exhaustion", intensity=0)
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(soft, 512)
@@ -88,10 +88,10 @@ def test_intensity_says_how_many_descriptors_are_left(runtime: Runtime) -> None:
 
 
 def test_no_thread_starts(runtime: Runtime) -> None:
-    hazard = start(runtime, "thread_exhaustion")
+    running = start(runtime, "thread_exhaustion")
     with pytest.raises(RuntimeError, match="can't start new thread"):
         threading.Thread(target=int).start()
-    hazard.stop()
+    running.stop()
     thread = threading.Thread(target=int)
     thread.start()
     thread.join(10)
@@ -102,11 +102,11 @@ def test_no_thread_starts(runtime: Runtime) -> None:
 
 def test_no_memory_is_to_be_had(runtime: Runtime) -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
-    hazard = start(runtime, "memory_stress", mode="fail", headroom="16MiB")
+    running = start(runtime, "memory_stress", mode="fail", headroom="16MiB")
     with pytest.raises(MemoryError):
         bytearray(64 * 2**20)
     small = bytearray(2**20)
-    hazard.stop()
+    running.stop()
     assert len(small) + len(bytearray(64 * 2**20)) == 65 * 2**20
     assert resource.getrlimit(resource.RLIMIT_AS) == before
     calm = start(runtime, "memory_stress", mode="fail", intensity=0)
@@ -115,15 +115,15 @@ def test_no_memory_is_to_be_had(runtime: Runtime) -> None:
 
 
 def test_while_it_is_paused_there_is_no_limit(runtime: Runtime) -> None:
-    hazard = start(runtime, "fd_exhaustion", leave=0)
-    hazard.active_experiment.paused = True
+    running = start(runtime, "fd_exhaustion", leave=0)
+    running.paused = True
     runtime.engine.settle()
     Path(os.devnull).read_bytes()
-    hazard.active_experiment.paused = False
+    running.paused = False
     runtime.engine.settle()
     with pytest.raises(OSError, match="Too many open files"):
         os.open(os.devnull, os.O_RDONLY)
-    hazard.stop()
+    running.stop()
 
 
 def descriptors() -> int:
@@ -158,9 +158,9 @@ def test_limits_that_overlap_end_in_any_order(runtime: Runtime, ends: tuple[int,
 
 def test_a_limit_that_the_test_sets_meanwhile_is_kept(runtime: Runtime) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    hazard = start(runtime, "fd_exhaustion", leave=3)
+    running = start(runtime, "fd_exhaustion", leave=3)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 300), hard))
-    hazard.stop()
+    running.stop()
     kept = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert kept == (min(soft, 300), hard)
@@ -225,7 +225,7 @@ PRESSURES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def begin(runtime: Runtime, name: str) -> Hazard:
+def begin(runtime: Runtime, name: str) -> ActiveExperiment:
     kind, parameters = PRESSURES[name]
     if "fill" in parameters:
         free, _ = machine.disk_space(parameters["path"])
@@ -275,9 +275,9 @@ def test_a_limit_and_another_pressure_at_once(
         for each in running:
             each.stop()
     for each in running:
-        reading = each.active_experiment.pressure
+        reading = each.pressure
         assert reading is not None
-        assert each.active_experiment.hits == 1
+        assert each.hits == 1
         if reading.unit == "bytes":
             assert reading.achieved > 0
     assert state_of_the_process() == before
@@ -321,7 +321,7 @@ class Limited:
 
     def __init__(self, files: int) -> None:
         self.runtime = Runtime()
-        self.running: list[tuple[Hazard, int | None]] = []
+        self.running: list[tuple[ActiveExperiment, int | None]] = []
         self.files, self.stack = files, 0
         self.foreign = False  # whether the limit on files is somebody else's just now
         self.ours: list[int] = []
@@ -363,14 +363,12 @@ class Limited:
 
     def start(self, kind: str, left: int | None, **parameters: Any) -> None:
         self.number += 1
-        hazard = start(self.runtime, kind, name=str(self.number), **parameters)
-        self.running.append((hazard, left))
+        running = start(self.runtime, kind, name=str(self.number), **parameters)
+        self.running.append((running, left))
         self.foreign = False
 
     def check(self) -> None:
-        left = [
-            n for each, n in self.running if n is not None and not each.active_experiment.paused
-        ]
+        left = [n for each, n in self.running if n is not None and not each.paused]
         if left and not self.foreign:
             assert descriptors() == min(left)
         elif not left:

@@ -20,10 +20,10 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import ConfigurationError
 from pytest_resilience import Event
 from pytest_resilience import UnavailableError
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.parsing.quantities import amount
 from pytest_resilience.runtime import Caps
-from pytest_resilience.runtime import Hazard
 from pytest_resilience.runtime import Runtime
 from pytest_resilience.stress import machine
 
@@ -37,11 +37,11 @@ def runtime() -> Iterator[Runtime]:
     made = Runtime(caps=LARGE)
     yield made
     for active_experiment in made.engine.active:
-        made.engine.stop(active_experiment)
+        active_experiment.stop()
     assert workers() == []
 
 
-def start(runtime: Runtime, kind: str, **parameters: Any) -> Hazard:
+def start(runtime: Runtime, kind: str, **parameters: Any) -> ActiveExperiment:
     return runtime.start(ChaosExperiment(kind, kind, **parameters), seed=1)
 
 
@@ -67,13 +67,13 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def test_a_core_is_loaded_by_a_process_of_its_own(runtime: Runtime) -> None:
-    hazard = start(runtime, "cpu_stress", cores=2, load=0.5)
+    running = start(runtime, "cpu_stress", cores=2, load=0.5)
     found = workers()
     assert len(found) == 2
     until(lambda: all(each.cpu_times().user > 0.05 for each in found))
-    hazard.stop()
+    running.stop()
     assert not any(each.is_running() for each in found)
-    reading = hazard.active_experiment.pressure
+    reading = running.pressure
     assert reading is not None
     assert (reading.asked, reading.unit) == (1.0, "CPUs")
     assert reading.achieved > 0
@@ -84,11 +84,11 @@ def test_a_core_is_loaded_by_a_process_of_its_own(runtime: Runtime) -> None:
 
 def test_threads_that_load_the_lock_are_this_process_own(runtime: Runtime) -> None:
     before = time.process_time()
-    hazard = start(runtime, "cpu_stress", gil=True, cores=2, load=1)
+    running = start(runtime, "cpu_stress", gil=True, cores=2, load=1)
     while time.process_time() - before < 0.1:
         pass
-    hazard.stop()
-    reading = hazard.active_experiment.pressure
+    running.stop()
+    reading = running.pressure
     assert reading is not None
     assert reading.unit == "CPUs in threads"
     assert reading.asked == 2  # whatever the lock lets them have
@@ -96,45 +96,45 @@ def test_threads_that_load_the_lock_are_this_process_own(runtime: Runtime) -> No
 
 
 def test_memory_is_held_and_given_back(runtime: Runtime) -> None:
-    hazard = start(runtime, "memory_stress", size="64MiB")
+    running = start(runtime, "memory_stress", size="64MiB")
     (worker,) = workers()
     assert worker.memory_info().rss >= 64 * MIB
-    hazard.stop()
+    running.stop()
     assert not worker.is_running()
-    reading = hazard.active_experiment.pressure
+    reading = running.pressure
     assert reading is not None
     assert reading.asked == 64 * MIB
     assert reading.achieved == pytest.approx(64 * MIB, rel=0.02)
 
 
 def test_memory_can_grow_slowly(runtime: Runtime) -> None:
-    hazard = start(runtime, "memory_stress", size="32MiB", ramp="100ms")
+    running = start(runtime, "memory_stress", size="32MiB", ramp="100ms")
     (worker,) = workers()
     until(lambda: worker.memory_info().rss >= 44 * MIB)  # with the interpreter
-    hazard.stop()
-    reading = hazard.active_experiment.pressure
+    running.stop()
+    reading = running.pressure
     assert reading is not None
     assert reading.achieved == pytest.approx(32 * MIB, rel=0.05)
 
 
 def test_a_reserve_is_left_whatever_was_asked(runtime: Runtime) -> None:
     there = machine.available_memory()
-    hazard = start(
+    running = start(
         runtime, "memory_stress", size=there // 2, reserve=there - 32 * MIB, duration="5m"
     )
-    hazard.stop()
-    reading = hazard.active_experiment.pressure
+    running.stop()
+    reading = running.pressure
     assert reading is not None
     assert reading.achieved < there // 4
 
 
 def test_a_disk_is_written_and_nothing_is_left(runtime: Runtime, tmp_path: Path) -> None:
-    hazard = start(runtime, "disk_stress", size="2MiB", path=str(tmp_path))
+    running = start(runtime, "disk_stress", size="2MiB", path=str(tmp_path))
     (worker,) = workers()
     assert list(tmp_path.iterdir()) == []  # the file has no name
     assert any(f"{tmp_path}" in os.readlink(each) for each in _links(worker.pid))
-    hazard.stop()
-    reading = hazard.active_experiment.pressure
+    running.stop()
+    reading = running.pressure
     assert reading is not None
     assert reading.achieved <= 2 * MIB
     assert reading.detail.startswith("wrote ")
@@ -154,34 +154,34 @@ def test_a_disk_is_filled_up_to_a_floor(runtime: Runtime) -> None:
     floor = free - 8 * MIB
     if floor < 16 * MIB:
         pytest.skip("/dev/shm is too small to fill a part of it")
-    hazard = start(runtime, "disk_stress", fill=True, floor=floor, path=folder)
+    running = start(runtime, "disk_stress", fill=True, floor=floor, path=folder)
     assert machine.disk_space(folder)[0] <= floor + MIB
-    hazard.stop()
-    assert hazard.active_experiment.pressure is not None
-    assert hazard.active_experiment.pressure.achieved == pytest.approx(8 * MIB, rel=0.1)
+    running.stop()
+    assert running.pressure is not None
+    assert running.pressure.achieved == pytest.approx(8 * MIB, rel=0.1)
     assert machine.disk_space(folder) == (free, whole)
 
 
 @pytest.mark.parametrize("kind", ["cpu_stress", "memory_stress", "disk_stress"])
 def test_intensity_0_is_nothing(runtime: Runtime, kind: str) -> None:
-    hazard = start(runtime, kind, intensity=0)
+    running = start(runtime, kind, intensity=0)
     assert workers() == []
-    hazard.stop()
-    assert (hazard.active_experiment.matched, hazard.active_experiment.hits) == (1, 0)
+    running.stop()
+    assert (running.matched, running.hits) == (1, 0)
 
 
 def test_filling_at_intensity_0_is_nothing_either(runtime: Runtime) -> None:
-    hazard = start(runtime, "disk_stress", intensity=0, fill=True)
+    running = start(runtime, "disk_stress", intensity=0, fill=True)
     assert workers() == []
-    hazard.stop()
-    assert (hazard.active_experiment.matched, hazard.active_experiment.hits) == (1, 0)
+    running.stop()
+    assert (running.matched, running.hits) == (1, 0)
 
 
 def test_it_ends_with_its_duration(runtime: Runtime) -> None:
-    hazard = start(runtime, "cpu_stress", cores=1, load=0.1, duration="50ms")
-    until(lambda: hazard.active_experiment.pressure is not None)
+    running = start(runtime, "cpu_stress", cores=1, load=0.1, duration="50ms")
+    until(lambda: running.pressure is not None)
     assert workers() == []
-    hazard.stop()
+    running.stop()
 
 
 def test_it_is_told_as_an_event(runtime: Runtime) -> None:
@@ -285,11 +285,11 @@ def test_stress_ng_does_it_too(
 ) -> None:
     if kind == "disk_stress":
         parameters = {**parameters, "path": str(tmp_path)}
-    hazard = start(runtime, kind, engine="stress-ng", **parameters)
+    running = start(runtime, kind, engine="stress-ng", **parameters)
     (worker,) = workers()
     until(lambda: worker.children(recursive=True))
     family = worker.children(recursive=True)
-    hazard.stop()
+    running.stop()
     until(lambda: not any(map(lives, family)))
     assert list(tmp_path.iterdir()) == []
 

@@ -46,11 +46,11 @@ def story(leave: int = 0) -> Callable[[Story], Story]:
 
 @contextlib.contextmanager
 def start(kind: str, **parameters: Any) -> Iterator[ActiveExperiment]:
-    hazard = runtime.start(ChaosExperiment(kind, kind, **parameters), seed=1)
+    running = runtime.start(ChaosExperiment(kind, kind, **parameters), seed=1)
     try:
-        yield hazard.active_experiment
+        yield running
     finally:
-        hazard.stop()
+        running.stop()
 
 
 def raises(call: Callable[..., object], *given: object) -> str:

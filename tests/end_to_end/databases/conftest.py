@@ -28,11 +28,11 @@ def chaos_on_databases() -> Iterator[Chaos]:
 
     def start(kind: str, **parameters: Any) -> ActiveExperiment:
         given = {"rate": 1} | parameters
-        return runtime.start(ChaosExperiment(kind, kind, **given), seed=1).active_experiment
+        return runtime.start(ChaosExperiment(kind, kind, **given), seed=1)
 
     yield start
     for active_experiment in runtime.engine.active:
-        runtime.engine.stop(active_experiment)
+        active_experiment.stop()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import sys
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.runtime import Runtime
 
-hazard = Runtime().start(ChaosExperiment("down", "database_failure", rate=1), seed=1)
+running = Runtime().start(ChaosExperiment("down", "database_failure", rate=1), seed=1)
 loaded = [name for name in {drivers!r} if name in sys.modules]
 assert not loaded, loaded
 """
@@ -28,7 +28,7 @@ from pytest_resilience.runtime import Runtime
 experiment = ChaosExperiment("down", "database_failure", mode="locked", match="CREATE*", rate=1)
 runtime = Runtime()
 for _ in range(2):
-    hazard = runtime.start(experiment, seed=1)
+    running = runtime.start(experiment, seed=1)
     from sqlite3 import OperationalError, connect
 
     try:
@@ -37,7 +37,7 @@ for _ in range(2):
         assert str(error) == "database is locked"
     else:
         raise AssertionError("nothing has happened")
-    hazard.stop()
+    running.stop()
     connect(":memory:").execute("CREATE TABLE teas (name)")
 """
 

@@ -44,7 +44,7 @@ def teas():
 
 running = engine.start(slow, seed=1)
 assert teas() == [("green",)]
-engine.stop(running)
+running.stop()
 print(running.never_fired())
 
 running = engine.start(slow, seed=1)
@@ -53,7 +53,7 @@ try:
     teas()
 except OperationalError as error:
     print(error, running.hits)
-engine.stop(running)
+running.stop()
 assert teas() == [("green",)]
 """
 
@@ -85,7 +85,7 @@ def test_sqlalchemy_in_memory(parameters: dict[str, Any]) -> None:
     )
     with database.connect() as connection:
         connection.execute(sqlalchemy.text("SELECT name FROM tea"))
-    engine.stop(running)
+    running.stop()
     error = running.never_fired()
     assert error.seen == (
         "database.execute :memory: SELECT name FROM tea (on a connection opened before)",
@@ -99,6 +99,6 @@ def test_sqlalchemy_in_memory(parameters: dict[str, Any]) -> None:
     database.dispose()
     with database.connect() as connection:
         connection.execute(sqlalchemy.text("SELECT 1"))
-    engine.stop(running)
+    running.stop()
     database.dispose()
     assert running.hits

@@ -22,20 +22,22 @@ def test_refused_as_for_real() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     real = outcome(port)
-    hazard = Runtime().start(ChaosExperiment("x", "network_failure", mode="refuse", rate=1), seed=1)
+    running = Runtime().start(
+        ChaosExperiment("x", "network_failure", mode="refuse", rate=1), seed=1
+    )
     try:
         assert outcome(port) == real
     finally:
-        hazard.stop()
-    assert hazard.active_experiment.hits == 1
+        running.stop()
+    assert running.hits == 1
 
 
 def test_no_word_of_the_servers_greeting_as_for_real() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         real = outcome(mute.getsockname()[1])
         silence = ChaosExperiment("x", "network_failure", mode="timeout", rate=1, nth=2)
-        hazard = Runtime().start(silence, seed=1)
+        running = Runtime().start(silence, seed=1)
         try:
             assert outcome(mute.getsockname()[1])[:2] == real[:2]
         finally:
-            hazard.stop()
+            running.stop()

@@ -80,23 +80,23 @@ def test_awaited(socket_file: str, chaos_on_databases: Chaos) -> None:
 def test_slow_commands(client: Any) -> None:
     clock = ManualClock()
     slow = ChaosExperiment("slow", "database_slowdown", delay="100ms", match="GET*")
-    hazard = Runtime(clock=clock).start(slow, seed=1)
+    running = Runtime(clock=clock).start(slow, seed=1)
     client.set("a", 1)
     assert clock.monotonic() == 0
     assert client.get("a") == "1"
     assert clock.monotonic() == pytest.approx(0.1)
-    hazard.stop()
+    running.stop()
 
 
 @pytest.mark.parametrize("mode", ["lost", "deadlock"])
 def test_what_redis_does_not_know_does_not_happen(client: Any, mode: str) -> None:
     """And whoever expects it is told so, though the code may swallow every error."""
     failure = ChaosExperiment("failure", "database_failure", mode=mode, rate=1)
-    hazard = Runtime().start(failure, seed=1)
+    running = Runtime().start(failure, seed=1)
     client.get("a")
-    hazard.stop()
-    assert hazard.active_experiment.matched == 0
-    told = str(hazard.active_experiment.never_fired())
+    running.stop()
+    assert running.matched == 0
+    told = str(running.never_fired())
     known = "'disk_full', 'locked', 'read_only', 'too_many_connections'"
     assert (
         f"GET 'a' (which knows but {known})" in told or f"GET a (which knows but {known})" in told

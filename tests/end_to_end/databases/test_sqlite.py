@@ -62,9 +62,9 @@ def test_what_is_there_stays_what_it_was(chaos_on_databases: Chaos) -> None:
 def test_it_is_put_back() -> None:
     original = sqlite3.connect, sqlite3.dbapi2.connect
     runtime = Runtime()
-    hazard = runtime.start(ChaosExperiment("x", "database_failure", match="DELETE*"), seed=1)
+    running = runtime.start(ChaosExperiment("x", "database_failure", match="DELETE*"), seed=1)
     with contextlib.closing(connect()) as connection:
-        hazard.stop()
+        running.stop()
         assert (sqlite3.connect, sqlite3.dbapi2.connect) == original
         connection.execute("INSERT INTO t VALUES (1)")
         connection.commit()
@@ -112,14 +112,14 @@ def test_each_step_can_be_slow() -> None:
 
     def asked(at: str) -> float:
         slow = ChaosExperiment("slow", "database_slowdown", delay="100ms", at=at)
-        hazard = runtime.start(slow, seed=1)
+        running = runtime.start(slow, seed=1)
         before = clock.monotonic()
         with contextlib.closing(sqlite3.connect(":memory:")) as connection:
             connection.execute("CREATE TABLE t (a)")
             connection.execute("INSERT INTO t VALUES (1)")
             connection.commit()
             connection.execute("SELECT a FROM t").fetchall()
-        hazard.stop()
+        running.stop()
         return clock.monotonic() - before
 
     assert asked("connect") == pytest.approx(0.1)
@@ -135,14 +135,14 @@ def test_delays_differ_as_asked() -> None:
     with contextlib.closing(sqlite3.connect(":memory:")):
         pass
     slow = ChaosExperiment("slow", "database_slowdown", delay="100ms", jitter="50ms")
-    hazard = runtime.start(slow, seed=1)
+    running = runtime.start(slow, seed=1)
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         for _ in range(50):
             before = clock.monotonic()
             connection.execute("SELECT 1")
             assert 0.05 <= clock.monotonic() - before <= 0.15
     assert len(set(clock.sleeps)) > 25
-    hazard.stop()
+    running.stop()
 
 
 def test_only_one_database(chaos_on_databases: Chaos, tmp_path: Path) -> None:

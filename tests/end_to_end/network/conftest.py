@@ -80,11 +80,11 @@ def inject(runtime: Runtime) -> Inject:
     @contextlib.contextmanager
     def running(kind: str, **parameters: Any) -> Iterator[ActiveExperiment]:
         given = {"rate": 1} | parameters
-        hazard = runtime.start(ChaosExperiment(kind, kind, **given), seed=1)
+        running = runtime.start(ChaosExperiment(kind, kind, **given), seed=1)
         try:
-            yield hazard.active_experiment
+            yield running
         finally:
-            hazard.stop()
+            running.stop()
 
     return running
 

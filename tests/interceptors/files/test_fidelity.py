@@ -50,7 +50,7 @@ def inject() -> Iterator[Inject]:
         try:
             yield active_experiment
         finally:
-            engine.stop(active_experiment)
+            active_experiment.stop()
 
     yield running
     assert not engine.active

@@ -50,7 +50,7 @@ def engine(clock: ManualClock) -> Iterator[Engine]:
     engine = Engine(lambda engine: [FileInterceptor(engine)], clock=clock)
     yield engine
     for active_experiment in engine.active:
-        engine.stop(active_experiment)
+        active_experiment.stop()
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def inject(engine: Engine) -> Inject:
         try:
             yield active_experiment
         finally:
-            engine.stop(active_experiment)
+            active_experiment.stop()
 
     return running
 

@@ -141,7 +141,7 @@ def engine() -> Iterator[Engine]:
     engine = Engine(lambda engine: [SocketInterceptor(engine), HttpMockInterceptor(engine)])
     yield engine
     for active_experiment in engine.active:
-        engine.stop(active_experiment)
+        active_experiment.stop()
 
 
 cases = pytest.mark.parametrize(

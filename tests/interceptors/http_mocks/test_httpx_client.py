@@ -63,7 +63,7 @@ def engine(clock: Clock) -> Iterator[Engine]:
     )
     yield engine
     for active_experiment in engine.active:
-        engine.stop(active_experiment)
+        active_experiment.stop()
 
 
 @pytest.fixture
@@ -488,7 +488,7 @@ def test_two_engines_do_not_disturb_each_other(
     latency = other.start(ChaosExperiment("other", "network_latency", delay="10ms"), seed=1)
     with inject("network_latency", delay="10ms", name="ours") as ours:
         assert call().is_success
-    other.stop(latency)
+    latency.stop()
     assert (ours.hits, latency.hits) == (2, 2)
     assert call.has_taken(0.04)
     assert mock.calls == 1
@@ -592,7 +592,7 @@ def test_who_waits_goes_on_when_the_experiment_ends(
         async with async_client(mock) as client:
             waiting = asyncio.create_task(client.get(URL))
             await until(lambda: bool(events))
-            engine.stop(active_experiment)
+            active_experiment.stop()
             assert (await waiting).json() == {"paid": True}
 
     asyncio.run(main())

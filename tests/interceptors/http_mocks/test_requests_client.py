@@ -52,7 +52,7 @@ def engine(clock: ManualClock) -> Iterator[Engine]:
     )
     yield engine
     for active_experiment in engine.active:
-        engine.stop(active_experiment)
+        active_experiment.stop()
 
 
 @pytest.fixture
@@ -519,7 +519,7 @@ def test_two_engines_do_not_disturb_each_other(
     with inject("network_latency", delay="1s", name="ours") as ours:
         assert requests.get(URL).text == "here"
     assert (ours.hits, latency.hits) == (2, 2)
-    other.stop(latency)
+    latency.stop()
 
 
 def test_a_mounted_adapter_of_requests_mock_is_reached(inject: Inject) -> None:
@@ -749,7 +749,7 @@ def test_threads_wait_at_the_same_time(kind: str, slow: dict[str, Any], redirect
     url = f"{URL}/{redirects}" if redirects else URL
     with requests.Session() as session, ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda _: session.get(url).json(), range(3)))
-    engine.stop(latency)
+    latency.stop()
     mock.stop()
     assert found == [{"paid": True}] * 3
     assert not clock.together.broken

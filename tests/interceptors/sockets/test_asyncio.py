@@ -554,7 +554,7 @@ def test_on_a_clock_that_stands_still(echo_port: int) -> None:
     try:
         run(story())
     finally:
-        engine.stop(active_experiment)
+        active_experiment.stop()
     assert active_experiment.matched == 2
 
 

@@ -38,7 +38,7 @@ async def story(port):
 
 with socket.create_server(("127.0.0.1", 0)) as server:
     asyncio.run(story(server.getsockname()[1]))
-engine.stop(active_experiment)
+active_experiment.stop()
 print(active_experiment.hits, asyncio.BaseEventLoop.sock_connect.__qualname__)
 print(asyncio.SelectorEventLoop.sock_connect.__module__)
 """
@@ -60,7 +60,7 @@ def test_everything_is_put_back() -> None:
     engine = Engine(lambda engine: [SocketInterceptor(engine)])
     active_experiment = engine.start(ChaosExperiment("far", "network_latency", delay=1), seed=1)
     assert found() != before
-    engine.stop(active_experiment)
+    active_experiment.stop()
     assert found() == before
 
 
@@ -69,7 +69,7 @@ def test_a_wrapper_that_outlives_its_experiments_passes_on(echo_port: int) -> No
     engine = Engine(lambda engine: [SocketInterceptor(engine)])
     active_experiment = engine.start(ChaosExperiment("far", "network_latency", delay=3600), seed=1)
     kept_connect, kept_pair = asyncio.SelectorEventLoop.sock_connect, socket.socketpair
-    engine.stop(active_experiment)
+    active_experiment.stop()
 
     async def story() -> None:
         loop = asyncio.get_running_loop()

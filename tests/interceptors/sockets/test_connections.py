@@ -71,7 +71,7 @@ def test_a_connection_passes_while_every_experiment_is_aimed_elsewhere(
         assert link is not None
         assert not link.calm
         assert id(client) not in links.passing
-        engine.stop(here)
+        here.stop()
         links.refresh()
         assert links.of(client, SEND) is link
         assert id(client) in links.passing

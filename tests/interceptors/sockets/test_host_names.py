@@ -153,4 +153,4 @@ def test_what_aiohttp_is_told_by_a_stub_is_what_it_gets(
         resolve: Any = TCPConnector._resolve_host
         assert asyncio.run(resolve(None, "shop.internal", 80)) is found
     finally:
-        engine.stop(running)
+        running.stop()

@@ -54,7 +54,7 @@ def outage(engine: Engine) -> Iterator[ActiveExperiment]:
     )
     active_experiment = engine.start(experiment, seed=1)
     yield active_experiment
-    engine.stop(active_experiment)
+    active_experiment.stop()
 
 
 def with_requests(url: str, verify: str | None) -> tuple[int, str | None]:

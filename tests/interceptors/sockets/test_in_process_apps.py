@@ -161,7 +161,7 @@ for call in (ask, ask_async):
     engine = new_engine()
     running = engine.start(ChaosExperiment("x", "network_latency"), seed=1)
     call()
-    engine.stop(running)
+    running.stop()
     print(running.never_fired())
 """
 

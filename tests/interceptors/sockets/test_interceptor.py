@@ -125,7 +125,7 @@ def test_time_the_client_spends_elsewhere_counts(echo_port: int) -> None:
         assert select.select([client], [], [], 10)[0]  # the answer is there
         clock.advance(0.03)  # but the client is busy
         assert client.recv(100) == b"x"
-    engine.stop(active_experiment)
+    active_experiment.stop()
     assert clock.sleeps == pytest.approx([0.04, 0.01])  # connecting, and the rest
 
 
@@ -168,7 +168,7 @@ def test_stacked_latencies_add_up(echo_port: int) -> None:
     with connected(echo_port):
         assert clock.sleeps == [0.03]
     for active_experiment in running:
-        engine.stop(active_experiment)
+        active_experiment.stop()
     assert [active_experiment.delay for active_experiment in running] == pytest.approx([0.01, 0.02])
 
 
@@ -473,7 +473,7 @@ def test_one_thread_sends_while_another_waits_for_its_answer(inject: Inject) -> 
         sent.set()
         assert answer.result(10) == b"question"
         assert client.recv(9) == b"heartbeat"
-        engine.stop(active_experiment)
+        active_experiment.stop()
         assert active_experiment.matched == 2
 
 
@@ -493,7 +493,7 @@ def test_an_answer_is_free_when_what_held_it_back_has_ended(
         client.sendall(b"hello")
         with pytest.raises(TimeoutError):
             client.recv(100)
-        engine.stop(silence)
+        silence.stop()
         client.settimeout(None)
         client.shutdown(socket.SHUT_WR)  # the server says goodbye, and that is received
         assert client.recv(100) == b""
@@ -577,7 +577,7 @@ def test_a_caller_held_up_is_released_when_the_experiment_ends(
             answer = pool.submit(ask, client)
             while not latency.matched:
                 pass
-            engine.stop(latency)
+            latency.stop()
             assert answer.result(10) == b"hello"
 
 

@@ -91,7 +91,7 @@ def test_a_request_does_not_arrive_before_it_is_over(
     assert listener.received.empty()
     client.settimeout(None)
     waiting, answer = in_the_background(lambda: client.recv(100))
-    engine.stop(wall)
+    wall.stop()
     waiting.join(10)
     assert listener.next().startswith(b"one ")
     assert answer.get(timeout=10).startswith(b"one ")
@@ -103,7 +103,7 @@ def test_what_is_said_afterwards_comes_after_it(
 ) -> None:
     wall = start(engine)
     client.sendall(b"first, ")
-    engine.stop(wall)
+    wall.stop()
     client.sendall(b"second")
     heard = b""
     while len(heard) < 13:
@@ -120,7 +120,7 @@ def test_an_answer_under_way_is_held_up(
     client.settimeout(0.05)
     with pytest.raises(TimeoutError):
         client.recv(100)
-    engine.stop(wall)
+    wall.stop()
     client.settimeout(10)
     assert client.recv(100) == b"before"
 
@@ -131,13 +131,13 @@ def test_it_gets_through_as_it_is_while_other_experiments_go_on(
     far = engine.start(ChaosExperiment("far", "network_latency", delay=0.001), seed=1)
     wall = start(engine)
     client.sendall(b"first, ")
-    engine.stop(wall)
+    wall.stop()
     client.sendall(b"second")
     heard = b""
     while len(heard) < 13:
         heard += listener.next()
     assert heard == b"first, second"
-    engine.stop(far)
+    far.stop()
 
 
 def test_every_way_of_sending_is_held_back(
@@ -152,7 +152,7 @@ def test_every_way_of_sending_is_held_back(
         assert client.sendmsg([b"send", b"msg "]) == 8
         with file.open("rb") as opened:
             assert client.sendfile(opened, 2, 4) == 4
-        engine.stop(wall)
+        wall.stop()
         client.sendall(b".")
         heard = b""
         while not heard.endswith(b"."):
@@ -168,7 +168,7 @@ def test_connecting_goes_on_when_it_is_over(listener: Listener, engine: Engine) 
         waiting, connected = in_the_background(lambda: socket.create_connection((HOST, port)))
         while wall.matched < 2:
             pass
-        engine.stop(wall)
+        wall.stop()
         waiting.join(10)
         connected.get(timeout=10).close()
 
@@ -195,7 +195,7 @@ def test_a_share_of_what_is_sent_is_late_and_in_order(listener: Listener, engine
         for word in (b"one ", b"two ", b"three "):
             client.sendall(word)
         assert listener.next() == b"one "
-        engine.stop(wall)
+        wall.stop()
         client.sendall(b"four")
         heard = b""
         while not heard.endswith(b"four"):
@@ -211,7 +211,7 @@ def test_what_was_not_sent_is_not_answered(listener: Listener, engine: Engine) -
         while wall.matched != 2:
             pass
         assert answer.empty()
-        engine.stop(wall)
+        wall.stop()
         waiting.join(10)
         assert answer.get(timeout=10) == b"hello"
 
@@ -239,7 +239,7 @@ def test_asyncio_is_answered_when_it_is_over(
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(answer), 0.05)
         assert listener.received.empty()
-        engine.stop(wall)
+        wall.stop()
         heard = await answer
         writer.transport.abort()
         with contextlib.suppress(OSError):
@@ -259,7 +259,7 @@ def test_an_answer_under_way_to_asyncio_is_held_up(listener: Listener, engine: E
         answer = asyncio.create_task(reader.read(100))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(answer), 0.05)
-        engine.stop(wall)
+        wall.stop()
         heard = await answer
         writer.close()
         await writer.wait_closed()
@@ -313,7 +313,7 @@ def test_what_was_closed_meanwhile_arrives_and_then_its_end(engine: Engine) -> N
         shut.shutdown(socket.SHUT_WR)
         with pytest.raises(queue.Empty):
             server.content.get(timeout=0.05)
-        engine.stop(wall)
+        wall.stop()
         assert [server.content.get(timeout=10) for _ in range(2)] == [b"last words"] * 2
 
 
@@ -341,7 +341,7 @@ def test_no_more_is_taken_than_a_kernel_has_room_for(engine: Engine) -> None:
             plain.send(b"x")
         plain.settimeout(10)
         sending, _ = in_the_background(lambda: plain.sendall(content[sent:]))
-        engine.stop(wall)
+        wall.stop()
         sending.join(10)
         plain.shutdown(socket.SHUT_WR)
         assert server.content.get(timeout=10) == content
@@ -357,7 +357,7 @@ def test_a_stream_of_asyncio_is_held_up_and_keeps_its_order(engine: Engine) -> N
         writer.write(content)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(writer.drain(), 0.1)
-        engine.stop(wall)
+        wall.stop()
         writer.write(b"the end")
         await writer.drain()
         writer.close()
@@ -373,6 +373,6 @@ def test_nobody_waits_any_more_when_it_is_over(engine: Engine, listener: Listene
         wall = start(engine)
         plain.sendall(b"x")
         assert any("partition" in each.name for each in threading.enumerate())
-        engine.stop(wall)
+        wall.stop()
         assert not any("partition" in each.name for each in threading.enumerate())
         assert plain.recv(10) == b"x"

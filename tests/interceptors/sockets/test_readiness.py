@@ -466,7 +466,7 @@ def test_a_clock_that_stands_still_holds_nobody_up(echo_port: int) -> None:
     with polling(echo_port) as client:
         client.send(b"hello")
         assert seconds(client.receive) >= DELAY * 0.9
-    engine.stop(latency)
+    latency.stop()
 
 
 def test_a_clock_that_leaps_leads_the_way(echo_port: int) -> None:
@@ -479,7 +479,7 @@ def test_a_clock_that_leaps_leads_the_way(echo_port: int) -> None:
             client.receive(DELAY)
         clock.advance(LONG)
         assert client.receive() == b"hello"
-        engine.stop(latency)
+        latency.stop()
     assert latency.delay == LONG
 
 
@@ -489,7 +489,7 @@ def test_many_wait_at_once(echo_port: int) -> None:
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(polling(echo_port)) for _ in range(50)]
         latency = engine.start(ChaosExperiment("slow", "network_latency", delay=LONG), seed=1)
-        stack.callback(engine.stop, latency)
+        stack.callback(latency.stop)
         for client in clients:
             client.send(b"hello")
         with pytest.raises(TimeoutError):

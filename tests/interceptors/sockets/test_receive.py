@@ -202,7 +202,7 @@ def inject_by_hand(clock: ManualClock) -> Inject:
         try:
             yield active_experiment
         finally:
-            engine.stop(active_experiment)
+            active_experiment.stop()
 
     return running
 
@@ -348,7 +348,7 @@ def test_an_answer_goes_on_as_it_is_when_the_experiment_ends(
         )
         client.sendall(b"abcdefgh")
         assert client.recv(100) == b"ab"
-        engine.stop(active_experiment)
+        active_experiment.stop()
         assert client.recv(100) == b"cdefgh"
 
 

@@ -179,7 +179,7 @@ def test_the_delay_is_as_long_as_asked(trust: Trust, tls_port: int) -> None:
     active_experiment = engine.start(ChaosExperiment("x", "network_latency", delay=0.04), seed=1)
     with connected(tls_port, trust):
         assert clock.sleeps == [0.04, 0.04]  # connecting and shaking hands
-    engine.stop(active_experiment)
+    active_experiment.stop()
 
 
 def test_what_a_test_does_to_the_import_of_ssl_stays_its_own(

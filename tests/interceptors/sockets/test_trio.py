@@ -250,7 +250,7 @@ with serve(echo) as port:
             return await stream.receive_some(100)
 
     assert trio.run(ask) == b"hello"
-    runtime.engine.stop(latency)
+    latency.stop()
     assert trio.run(ask) == b"hello"
 print(latency.hits)
 """

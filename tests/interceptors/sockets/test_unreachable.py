@@ -188,7 +188,7 @@ def test_experiments_of_databases_reach_them(postgres_port: tuple[int, str]) -> 
     running = [engine.start(each, seed=1) for each in (aimed, here)]
     connect("psycopg2", dsn)
     for each in running:
-        engine.stop(each)
+        each.stop()
     slow, far = (str(each.never_fired()) for each in running)
     assert "chaos_proxy" not in slow
     assert "chaos_proxy" in far
