@@ -93,13 +93,6 @@ NOT_YET = {
     "proxy.link Flow has attributes": 13,
     "proxy.proxy ChaosProxy has attributes": 11,
     "proxy.proxy __init__ has lines": 50,
-    # assertions
-    "assertions.adapters.aiobreaker has one reader and lines": 36,
-    "assertions.adapters.circuitbreaker has one reader and lines": 32,
-    "assertions.adapters.purgatory has one reader and lines": 35,
-    "assertions.adapters.pybreaker has one reader and lines": 42,
-    "assertions.adapters.urllib3 has one reader and lines": 58,
-    "assertions.files assert_file_intact has lines": 49,
     # patterns
     "patterns.circuit_breaker.state_machine Circuit has attributes": 21,
     "patterns.degradation.manager DegradationManager has attributes": 12,

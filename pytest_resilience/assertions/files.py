@@ -13,6 +13,7 @@ from pytest_resilience.errors import ConfigurationError
 __all__ = ["assert_file_intact"]
 
 _CONTEXT = 16  # bytes of a file that a message shows
+_Versions = dict[str, bytes]  # by the name of the parameter: before, after
 
 
 def assert_file_intact(
@@ -26,28 +27,37 @@ def assert_file_intact(
 ) -> bytes:
     """Raise AssertionError unless a file is whole: never torn, mixed, or empty by accident.
 
-    Everything that is given must hold.
+    Everything that is given must hold. Without `before`, `after` and `valid` the file has to be
+    there and not empty.
 
     Args:
         path: the file.
-        before: what was in it before the write. It may still be.
-        after: what the write was to put there. It may be there, and it alone.
-        valid: what tells a whole file from a broken one by its content: it raises, or
-            returns False, for a broken one, e.g. `json.loads`.
-        missing_ok: whether the file may not be there at all, as before it was first written.
+        before: its content before the write, which it may still have.
+        after: the content that was to be written. It may have this one, whole.
+        valid: called with the content; raises or returns False if it is broken: `json.loads`.
+        missing_ok: whether the file may be missing, as before it was first written.
         encoding: of texts in `before` and `after`. Line ends are compared as they are.
 
-    Without `before`, `after` and `valid` the file has to be there and not empty: the least
-    that can be said of any.
-
-    Returns:
-        The content of the file; b"" where it is missing, as it may.
-
-    Raises:
-        AssertionError: telling in which way the file is broken.
-        ConfigurationError: where `before` and `after` are the same, so that nothing is told.
+    Returns the content; b"" if the file is missing. Raises ConfigurationError if `before` and
+    `after` are the same.
     """
     __tracebackhide__ = True
+    versions = _versions(before, after, encoding)
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except FileNotFoundError:
+        if missing_ok:
+            return b""
+        problem = "it is not there"
+    else:
+        problem = _problem(content, versions, valid)
+        if not problem:
+            return content
+    raise AssertionError(f"expected {os.fspath(path)} to be intact, but {problem}")
+
+
+def _versions(before: bytes | str | None, after: bytes | str | None, encoding: str) -> _Versions:
     versions = {
         name: text.encode(encoding) if isinstance(text, str) else bytes(text)
         for name, text in (("before", before), ("after", after))
@@ -55,37 +65,19 @@ def assert_file_intact(
     }
     if len(versions) == 2 and versions["before"] == versions["after"]:
         raise ConfigurationError("before and after are the same; give what the write changes")
-    content = _read(path)
-    if content is None:
-        if missing_ok:
-            return b""
-        raise AssertionError(f"expected {os.fspath(path)} to be intact, but it is not there")
-    trouble = _trouble(content, versions, valid)
-    if trouble:
-        raise AssertionError(f"expected {os.fspath(path)} to be intact, but {trouble}")
-    return content
+    return versions
 
 
-def _read(path: str | os.PathLike[str]) -> bytes | None:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-
-
-def _trouble(
-    content: bytes, versions: dict[str, bytes], valid: Callable[[bytes], object] | None
-) -> str:
-    """What is wrong, in words; "" for nothing."""
+def _problem(content: bytes, versions: _Versions, valid: Callable[[bytes], object] | None) -> str:
+    """Say how the content is broken; "" if it is not."""
     if versions and content not in versions.values():
         return _difference(content, versions)
     if not content and not versions and valid is None:
         return "it is empty"
-    return "" if valid is None else _objection(content, valid)
+    return "" if valid is None else _invalid(content, valid)
 
 
-def _objection(content: bytes, valid: Callable[[bytes], object]) -> str:
+def _invalid(content: bytes, valid: Callable[[bytes], object]) -> str:
     try:
         verdict: Any = valid(content)
     except Exception as error:
@@ -95,19 +87,24 @@ def _objection(content: bytes, valid: Callable[[bytes], object]) -> str:
     return ""
 
 
-def _difference(content: bytes, versions: dict[str, bytes]) -> str:
-    """In which way it is none of the versions."""
+def _difference(content: bytes, versions: _Versions) -> str:
+    """Say how the content differs from each of the versions."""
     if not content:
         return "it is empty"
     for name, version in versions.items():
         if version.startswith(content):
             return f"it is torn: the first {len(content)} of the {len(version)} bytes of {name}="
-    shared = {name: _shared(content, version) for name, version in versions.items()}
-    if len(versions) == 2 and _is_mixture(content, versions["before"], shared["after"]):
-        return (
-            f"it is a mixture: {shared['after']} of the {len(versions['after'])} bytes of after=, "
-            "and then the rest of before="
-        )
+    shared = {
+        name: len(os.path.commonprefix([content, version]))  # noqa: RUF071  # byte by byte
+        for name, version in versions.items()
+    }
+    if len(versions) == 2:
+        written = shared["after"]
+        if 0 < written < len(content) and content[written:] == versions["before"][written:]:
+            return (
+                f"it is a mixture: {written} of the {len(versions['after'])} bytes of after=, and "
+                "then the rest of before="
+            )
     name = max(shared, key=lambda each: shared[each])
     at = shared[name]
     others = "neither" if len(versions) == 2 else "not"
@@ -115,18 +112,6 @@ def _difference(content: bytes, versions: dict[str, bytes]) -> str:
         f"it is {others} {' nor '.join(f'{each}=' for each in versions)}: {len(content)} bytes, "
         f"which differ from the {len(versions[name])} of {name}= at byte {at}: "
         f"{_shown(content[at:])}"
-    )
-
-
-def _is_mixture(content: bytes, before: bytes, written: int) -> bool:
-    return 0 < written < len(content) and content[written:] == before[written:]
-
-
-def _shared(content: bytes, version: bytes) -> int:
-    """How many bytes they begin with in common."""
-    pairs = enumerate(zip(content, version, strict=False))
-    return next(
-        (at for at, (ours, theirs) in pairs if ours != theirs), min(len(content), len(version))
     )
 
 

@@ -1,6 +1,6 @@
-"""Who can read an object: our own, an adapter of its library, or one that was added.
+"""The readers of breakers and retries: those added, our own, and one for each library.
 
-An adapter is looked for only when its library is loaded: else nothing can be of it.
+A reader is asked only when its library is loaded: else no object can be of it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,14 @@ from collections.abc import Callable
 from types import CellType
 from typing import TypeVar
 
+from pytest_resilience.assertions.adapters.breakers import read_aiobreaker
+from pytest_resilience.assertions.adapters.breakers import read_circuitbreaker
+from pytest_resilience.assertions.adapters.breakers import read_purgatory
+from pytest_resilience.assertions.adapters.breakers import read_pybreaker
+from pytest_resilience.assertions.adapters.own_patterns import read_own_patterns
+from pytest_resilience.assertions.adapters.retries import read_hook_events
+from pytest_resilience.assertions.adapters.retries import read_tenacity
+from pytest_resilience.assertions.adapters.retries import read_urllib3
 from pytest_resilience.assertions.readings import CircuitReading
 from pytest_resilience.assertions.readings import Reader
 from pytest_resilience.assertions.readings import RetryReading
@@ -20,22 +28,30 @@ __all__ = ["add_reader", "read_circuit", "read_retry"]
 
 _Reading = TypeVar("_Reading", CircuitReading, RetryReading)
 
+_LIBRARIES: dict[str, Reader] = {
+    "pybreaker": read_pybreaker,
+    "circuitbreaker": read_circuitbreaker,
+    "aiobreaker": read_aiobreaker,
+    "purgatory": read_purgatory,
+    "tenacity": read_tenacity,
+    "urllib3": read_urllib3,
+}
 _added: list[Reader] = []
 
 
 def add_reader(reader: Reader) -> Callable[[], None]:
-    """Ask `reader` too, before all others; call the result to ask it no more."""
+    """Ask `reader` too, before all others. Returns a function that removes it."""
     _added.append(reader)
     return lambda: _added.remove(reader)
 
 
 def read_circuit(breaker: object) -> CircuitReading:
-    """What a breaker, or a function behind one, is like. Raises TypeError if nobody can tell."""
+    """Read a breaker, or a function it decorates. Raises TypeError if no reader knows it."""
     return _read(breaker, CircuitReading, "a circuit breaker")
 
 
 def read_retry(retry: object) -> RetryReading:
-    """What a retry, or a function behind one, did last. Raises TypeError if nobody can tell."""
+    """Read a retry, or a function it decorates. Raises TypeError if no reader knows it."""
     return _read(retry, RetryReading, "a retry")
 
 
@@ -53,7 +69,7 @@ def _read(thing: object, kind: type[_Reading], what: str) -> _Reading:
 
 
 def _candidates(thing: object) -> list[object]:
-    """The object, and what a decorated function holds on to: there its decorator is."""
+    """The object, and what a function's closure holds: there its decorator is."""
     cells: tuple[CellType, ...] = getattr(thing, "__closure__", None) or ()
     return [thing, *(each.cell_contents for each in cells if _is_filled(each))]
 
@@ -67,33 +83,5 @@ def _is_filled(cell: CellType) -> bool:
 
 
 def _readers() -> list[Reader]:
-    from pytest_resilience.assertions.adapters import own_patterns
-
-    found = [*reversed(_added), own_patterns.read]
-    if "pybreaker" in sys.modules:
-        from pytest_resilience.assertions.adapters import pybreaker
-
-        found.append(pybreaker.read)
-    if "circuitbreaker" in sys.modules:
-        from pytest_resilience.assertions.adapters import circuitbreaker
-
-        found.append(circuitbreaker.read)
-    if "aiobreaker" in sys.modules:
-        from pytest_resilience.assertions.adapters import aiobreaker
-
-        found.append(aiobreaker.read)
-    if "purgatory" in sys.modules:
-        from pytest_resilience.assertions.adapters import purgatory
-
-        found.append(purgatory.read)
-    if "tenacity" in sys.modules:
-        from pytest_resilience.assertions.adapters import tenacity
-
-        found.append(tenacity.read)
-    if "urllib3" in sys.modules:
-        from pytest_resilience.assertions.adapters import urllib3
-
-        found.append(urllib3.read)
-    from pytest_resilience.assertions.adapters import hook_events
-
-    return [*found, hook_events.read]
+    loaded = [read for library, read in _LIBRARIES.items() if library in sys.modules]
+    return [*reversed(_added), read_own_patterns, *loaded, read_hook_events]

@@ -1,4 +1,4 @@
-"""An assertion about time: that what fails now works again soon."""
+"""An assertion about recovery: a call that fails now succeeds in time."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def assert_recovers(
         What `call` returned in the end.
     """
     __tracebackhide__ = True
-    trial = _Trial(call, within, every, clock)
+    attempts = _Attempts(call, within, every, clock)
     if kind_of(call) is CallKind.COROUTINE:
-        return trial.run_async()
-    return trial.run()
+        return attempts.run_async()
+    return attempts.run()
 
 
-class _Trial:
-    """One assertion under way."""
+class _Attempts:
+    """The calls of one assertion."""
 
     def __init__(self, call: Callable[[], Any], within: float, every: float, clock: Clock) -> None:
         self._call = call
@@ -93,32 +93,27 @@ class _Trial:
                 return self._succeeded(result)
             await self._clock.asleep(self._every)
 
-    def _elapsed(self) -> float:
-        return self._clock.monotonic() - self._began
-
     def _failed(self, error: Exception) -> None:
-        """Note a failure; raise if there is no time for another call."""
+        """Record a failure; raise if there is no time for another call."""
         __tracebackhide__ = True
-        elapsed = self._elapsed()
+        elapsed = self._clock.monotonic() - self._began
         self._failures.append((elapsed, error))
         if elapsed + self._every > self._within:
-            raise AssertionError(self._complaint(f"failed {self._count()}")) from error
+            times = len(self._failures)
+            count = "once" if times == 1 else f"{times} times"
+            raise AssertionError(self._message(f"failed {count}")) from error
 
     def _succeeded(self, result: Any) -> Any:
         __tracebackhide__ = True
-        elapsed = self._elapsed()
+        elapsed = self._clock.monotonic() - self._began
         if elapsed > self._within:
-            raise AssertionError(self._complaint(f"took {elapsed:.3g} s"))
+            raise AssertionError(self._message(f"took {elapsed:.3g} s"))
         return result
 
-    def _count(self) -> str:
-        times = len(self._failures)
-        return "once" if times == 1 else f"{times} times"
-
-    def _complaint(self, what: str) -> str:
+    def _message(self, what: str) -> str:
         name = getattr(self._call, "__qualname__", repr(self._call))
         hidden = len(self._failures) - _SHOWN
         lines = [f"({hidden} failures before)"] if hidden > 0 else []
         lines += [f"+{at:.3f}s {describe(error)}" for at, error in self._failures[-_SHOWN:]]
-        story = "".join(f"\n  {line}" for line in lines)
-        return f"expected {name} to recover within {self._within:g} s, but it {what}{story}"
+        timeline = "".join(f"\n  {line}" for line in lines)
+        return f"expected {name} to recover within {self._within:g} s, but it {what}{timeline}"

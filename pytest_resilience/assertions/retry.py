@@ -11,6 +11,8 @@ record of raises TypeError.
 
 from __future__ import annotations
 
+import itertools
+
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -83,7 +85,7 @@ def assert_backoff(retry: object, waits: Sequence[float], *, tolerance: float = 
     seen_waits = _kept(reading, "waits", reading.waits)
     wrong = [
         f"wait {number} is {'missing' if seen is None else f'{seen:.3g} s'}"
-        for number, seen, wanted in _pairs(seen_waits, waits)
+        for number, (seen, wanted) in enumerate(itertools.zip_longest(seen_waits, waits), 1)
         if seen is None or wanted is None or abs(seen - wanted) > wanted * tolerance + _EPSILON
     ]
     if wrong:
@@ -109,16 +111,6 @@ def _kept(reading: RetryReading, what: str, value: _T | None) -> _T:
     if value is None:
         raise TypeError(f"{reading.name} keeps no record of the {what} of a call")
     return value
-
-
-def _pairs(
-    seen: Sequence[float], wanted: Sequence[float]
-) -> list[tuple[int, float | None, float | None]]:
-    def at(waits: Sequence[float], index: int) -> float | None:
-        return waits[index] if index < len(waits) else None
-
-    length = max(len(seen), len(wanted))
-    return [(index + 1, at(seen, index), at(wanted, index)) for index in range(length)]
 
 
 def _count(attempts: int) -> str:

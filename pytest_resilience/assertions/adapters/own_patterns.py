@@ -15,13 +15,13 @@ from pytest_resilience.patterns.retry.attempts import Surroundings
 from pytest_resilience.patterns.retry.handler import RetryHandler
 
 
-__all__ = ["read"]
+__all__ = ["read_own_patterns"]
 
 _SHOWN = 10  # transitions in a timeline
 
 
-def read(thing: object) -> CircuitReading | RetryReading | None:
-    """Read a breaker or a retry."""
+def read_own_patterns(thing: object) -> CircuitReading | RetryReading | None:
+    """Read a `CircuitBreaker`, a `RetryHandler`, or what they leave in a decorated function."""
     if isinstance(thing, CircuitBreaker):
         return _read_circuit(thing._circuit)  # noqa: SLF001  # asking `acquire` would change it
     if isinstance(thing, Circuit):
