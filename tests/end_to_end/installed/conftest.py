@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import importlib.metadata
 import itertools
 import json
@@ -36,6 +37,7 @@ sys.exit(pytest.main())
 # Each run of pytest in a process of its own, which has imported nothing but pytest until then, and
 # what is named; as many at a time as there are processors.
 FORKS = """
+import gc
 import importlib
 import json
 import os
@@ -44,6 +46,7 @@ import pytest
 
 for name in sys.argv[1:]:
     importlib.import_module(name)
+gc.freeze()  # each pytest looks for garbage ten times in the end
 jobs = json.load(sys.stdin)
 codes = [0] * len(jobs)
 running = {}
@@ -194,6 +197,7 @@ def outside(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Outside:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
         [metadata] = [name for name in archive.namelist() if name.endswith("/METADATA")]
+    compileall.compile_dir(site / "pytest_resilience", quiet=2)  # as installers do
     installed = importlib.metadata.PathDistribution(site / Path(metadata).parent)
     wanted = map(packaging.requirements.Requirement, installed.requires or ())
     link(site, [each.name for each in wanted if each.marker is None])
