@@ -1,4 +1,4 @@
-"""Being told when a module is there, without loading it for that."""
+"""Calls back when a module is imported, without importing it for that."""
 
 from __future__ import annotations
 
@@ -14,31 +14,30 @@ from types import ModuleType
 from typing import Any
 
 
-__all__ = ["Arrivals"]
+__all__ = ["ImportHook"]
 
 
-class Arrivals:
-    """Calls what is meant for a module, once a watch, when it is loaded or if it has been.
+class ImportHook:
+    """Calls back for each module, once per `install`: at once if it has been imported already.
 
-    While some are missing it is a finder of modules, which finds what the others find.
+    While some are missing it is a finder on `sys.meta_path`, which finds what the others find.
     """
 
     def __init__(self, then: Mapping[str, Callable[[], None]]) -> None:
-        """`then` is called after the module that it is meant for was executed."""
+        """`then`: a call for each module by its name, made when the module was executed."""
         self._then = then
         self._awaited: dict[str, Callable[[], None]] = {}
         self._asking = threading.local()
 
-    def watch(self) -> None:
-        """Begin."""
+    def install(self) -> None:
         self._awaited.update(self._then)
-        # Before looking: a module that another thread loads just now must not be missed.
+        # First of all: a module that another thread imports just now must not be missed.
         sys.meta_path.insert(0, self)
         for name in list(self._awaited):
             if name in sys.modules:
-                self._arrived(name)
+                self._imported(name)
 
-    def forget(self) -> None:
+    def remove(self) -> None:
         """Call nothing any more; harmless when repeated."""
         self._awaited.clear()
         if self in sys.meta_path:
@@ -47,7 +46,7 @@ class Arrivals:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """What the other finders find, which tells us when it is executed."""
+        """What the other finders find, with a loader that calls back."""
         if name not in self._awaited or getattr(self._asking, "name", None) == name:
             return None
         self._asking.name = name  # another one of us may ask all finders in turn
@@ -59,18 +58,18 @@ class Arrivals:
         finally:
             self._asking.name = None
         if spec is not None and hasattr(spec.loader, "exec_module"):
-            told: Any = _Told(spec.loader, functools.partial(self._arrived, name))
-            spec.loader = told
+            loader: Any = _NotifyingLoader(spec.loader, functools.partial(self._imported, name))
+            spec.loader = loader
         return spec
 
-    def _arrived(self, name: str) -> None:
+    def _imported(self, name: str) -> None:
         then = self._awaited.pop(name, None)
         if then is not None:
             then()
 
 
-class _Told:
-    """The loader of one module, which tells when it has executed it.
+class _NotifyingLoader:
+    """The loader of one module, which calls back when it has executed it.
 
     A loader can be shared by many modules, so nothing is changed about it.
     """
@@ -80,7 +79,7 @@ class _Told:
         self._then = then
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = self._loader  # as if nobody had asked to be told
+        module.__loader__ = self._loader  # as if there were no hook
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.interceptors.import_hook import Arrivals
+from pytest_resilience.interceptors.import_hook import ImportHook
 
 
 @pytest.fixture
@@ -32,23 +32,23 @@ def test_a_module_that_is_there_has_arrived(folder: Path) -> None:
     import guest  # type: ignore[import-not-found]  # noqa: F401  # it is made here
 
     heard: list[str] = []
-    arrivals = Arrivals({"guest": lambda: heard.append("guest")})
-    arrivals.watch()
-    arrivals.forget()
+    hook = ImportHook({"guest": lambda: heard.append("guest")})
+    hook.install()
+    hook.remove()
     assert heard == ["guest"]
 
 
 def test_a_module_that_comes_is_whole_when_it_is_told(folder: Path) -> None:
     heard: list[str] = []
-    arrivals = Arrivals({"guest": lambda: heard.append(sys.modules["guest"].name())})
-    arrivals.watch()
+    hook = ImportHook({"guest": lambda: heard.append(sys.modules["guest"].name())})
+    hook.install()
     assert heard == []
     assert "guest" not in sys.modules  # nobody has loaded it for that
     import guest
 
     assert heard == ["guest"]
     assert guest.__spec__.origin == str(folder / "guest.py")
-    arrivals.forget()
+    hook.remove()
 
 
 class Shared(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -74,11 +74,11 @@ def test_a_loader_of_several_modules_is_left_as_it_is(
     monkeypatch.setattr(sys, "meta_path", [shared, *sys.meta_path])
     before = dict(vars(shared))
     heard: list[str] = []
-    arrivals = Arrivals({"outer": lambda: heard.append(sys.modules["outer"].name)})
-    arrivals.watch()
+    hook = ImportHook({"outer": lambda: heard.append(sys.modules["outer"].name)})
+    hook.install()
     import outer  # type: ignore[import-not-found]
 
-    arrivals.forget()
+    hook.remove()
     assert heard == ["outer"]
     assert vars(shared) == before
     assert outer.__spec__.loader is outer.__loader__ is shared
@@ -87,8 +87,8 @@ def test_a_loader_of_several_modules_is_left_as_it_is(
 def test_one_that_cannot_be_executed_has_not_arrived(folder: Path) -> None:
     (folder / "broken.py").write_text("raise OSError\n", encoding="utf-8")
     heard: list[str] = []
-    arrivals = Arrivals({"broken": lambda: heard.append("broken")})
-    arrivals.watch()
+    hook = ImportHook({"broken": lambda: heard.append("broken")})
+    hook.install()
     with pytest.raises(OSError):
         import broken  # type: ignore[import-not-found]
     assert heard == []
@@ -96,16 +96,16 @@ def test_one_that_cannot_be_executed_has_not_arrived(folder: Path) -> None:
     importlib.invalidate_caches()
     import broken  # now it can
 
-    arrivals.forget()
+    hook.remove()
     assert heard == ["broken"]
     assert broken.mended
 
 
 def test_who_only_asks_where_a_module_is_hears_of_its_loader(folder: Path) -> None:
-    arrivals = Arrivals({"guest": lambda: pytest.fail("nobody has loaded it")})
-    arrivals.watch()
+    hook = ImportHook({"guest": lambda: pytest.fail("nobody has loaded it")})
+    hook.install()
     spec = importlib.util.find_spec("guest")
-    arrivals.forget()
+    hook.remove()
     assert spec is not None
     loader: Any = spec.loader
     assert loader.get_filename("guest") == str(folder / "guest.py")
@@ -113,23 +113,23 @@ def test_who_only_asks_where_a_module_is_hears_of_its_loader(folder: Path) -> No
 
 def test_modules_within_a_package_are_told_too(folder: Path) -> None:
     heard: list[str] = []
-    arrivals = Arrivals({"party.host": lambda: heard.append("host")})
-    arrivals.watch()
+    hook = ImportHook({"party.host": lambda: heard.append("host")})
+    hook.install()
     import party  # type: ignore[import-not-found]
 
-    arrivals.forget()
+    hook.remove()
     assert heard == ["host"]
     assert party.host.name == "host"
 
 
 def test_each_is_told_once_and_none_after_the_end(folder: Path) -> None:
     heard: list[str] = []
-    arrivals = Arrivals({"guest": lambda: heard.append("guest"), "party": lambda: heard.append("")})
-    arrivals.watch()
+    hook = ImportHook({"guest": lambda: heard.append("guest"), "party": lambda: heard.append("")})
+    hook.install()
     import guest
 
     importlib.reload(guest)
-    arrivals.forget()
+    hook.remove()
     import party  # noqa: F401  # too late
 
     assert heard == ["guest"]
@@ -138,23 +138,23 @@ def test_each_is_told_once_and_none_after_the_end(folder: Path) -> None:
 def test_two_who_wait_for_the_same_are_both_told(folder: Path) -> None:
     heard: list[int] = []
     waiting = [
-        Arrivals({"guest": lambda: heard.append(1)}),
-        Arrivals({"guest": lambda: heard.append(2)}),
+        ImportHook({"guest": lambda: heard.append(1)}),
+        ImportHook({"guest": lambda: heard.append(2)}),
     ]
     for each in waiting:
-        each.watch()
+        each.install()
     import guest  # noqa: F401  # what they wait for
 
     for each in waiting:
-        each.forget()
-        each.forget()
+        each.remove()
+        each.remove()
     assert sorted(heard) == [1, 2]
-    assert not any(isinstance(each, Arrivals) for each in sys.meta_path)
+    assert not any(isinstance(each, ImportHook) for each in sys.meta_path)
 
 
 def test_a_module_that_is_not_there_never_comes(folder: Path) -> None:
-    arrivals = Arrivals({"nobody_at_all": pytest.fail})
-    arrivals.watch()
+    hook = ImportHook({"nobody_at_all": pytest.fail})
+    hook.install()
     with pytest.raises(ModuleNotFoundError):
         import nobody_at_all  # type: ignore[import-not-found]  # noqa: F401
-    arrivals.forget()
+    hook.remove()

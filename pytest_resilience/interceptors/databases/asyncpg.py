@@ -6,20 +6,15 @@ import functools
 import urllib.parse
 import weakref
 
-from collections.abc import Callable
 from typing import Any
 
-from pytest_resilience.chaos.engine import Effect
-from pytest_resilience.chaos.parsing.sql import control_word
-from pytest_resilience.chaos.types.database import AFTER
-from pytest_resilience.chaos.types.database import DURING
-from pytest_resilience.chaos.types.database import LOST
 from pytest_resilience.chaos.types.database import DatabaseFailure
 from pytest_resilience.interceptors.databases import postgres
-from pytest_resilience.interceptors.databases.driver import Gate
+from pytest_resilience.interceptors.databases.driver import DriverHooks
+from pytest_resilience.interceptors.databases.driver import Injection
 from pytest_resilience.interceptors.databases.driver import Session
-from pytest_resilience.interceptors.databases.driver import hold_up_async
-from pytest_resilience.interceptors.databases.driver import pass_through_async
+from pytest_resilience.interceptors.databases.driver import Steps
+from pytest_resilience.interceptors.databases.driver import hooked_async
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.patching import Patches
@@ -31,130 +26,85 @@ __all__ = ["AsyncpgDriver"]
 class AsyncpgDriver:
     """See the module. A statement brings its rows along, so there is no fetch to be late."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, hooks: DriverHooks) -> None:
         import asyncpg
 
-        self._gate = gate
+        self._hooks = hooks
         self._sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
         self._execute = asyncpg.Connection.execute  # as found, for what is not to be seen
 
-    def apply(self, patches: Patches) -> None:
+    def install(self, patches: Patches) -> None:
         import asyncpg
 
         from asyncpg import connect_utils
-        from asyncpg import prepared_stmt
+        from asyncpg.prepared_stmt import PreparedStatement
 
-        patches.replace(connect_utils, "_connect", self._connecting)
-        patches.replace(asyncpg.Connection, "execute", self._executing_plainly)
-        for name in ("_execute", "_executemany"):
-            patches.replace(asyncpg.Connection, name, self._executing)
-        patches.replace(
-            prepared_stmt.PreparedStatement,
-            "_PreparedStatement__bind_execute",
-            self._executing_prepared,
-        )
+        for owner, name, before in (
+            (connect_utils, "_connect", self._before_connect),
+            (asyncpg.Connection, "execute", self._before_execute_alone),
+            (asyncpg.Connection, "_execute", self._before_execute),
+            (asyncpg.Connection, "_executemany", self._before_execute),
+            (PreparedStatement, "_PreparedStatement__bind_execute", self._before_prepared),
+        ):
+            patches.replace(owner, name, functools.partial(hooked_async, before))
 
-    def _connecting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        async def connect(*args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            effect = self._gate.opening(_names(kwargs))
-            failure = None if effect is None else await hold_up_async(effect)
-            if failure is not None:
-                raise _refused(failure)
-            return await original(*args, **kwargs)
+    def _before_connect(self, *_: Any, **given: Any) -> Injection | None:
+        return self._hooks.before_connect(_names(given), _refused)
 
-        return connect
+    def _before_execute_alone(
+        self, connection: Any, query: Any, *args: Any, **_: Any
+    ) -> Injection | None:
+        """A statement with arguments comes back through `_execute`."""
+        return None if args else self._before_execute(connection, query)
 
-    def _executing_plainly(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Of a statement without arguments; one with them comes back through `_execute`."""
+    def _before_prepared(self, statement: Any, *_: Any, **__: Any) -> Injection | None:
+        connection = statement._connection  # noqa: SLF001  # the only way to it
+        return self._before_execute(connection, statement.get_query())
 
-        @functools.wraps(original)
-        async def execute(connection: Any, query: str, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            proceed = functools.partial(original, connection, query, *args, **kwargs)
-            if args:
-                return await proceed()
-            return await self._pass(connection, query, proceed)
-
-        return execute
-
-    def _executing(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        async def execute(connection: Any, query: str, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            proceed = functools.partial(original, connection, query, *args, **kwargs)
-            return await self._pass(connection, query, proceed)
-
-        return execute
-
-    def _executing_prepared(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        async def execute(statement: Any, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            proceed = functools.partial(original, statement, *args, **kwargs)
-            connection = statement._connection  # noqa: SLF001  # the only way to it
-            return await self._pass(connection, statement.get_query(), proceed)
-
-        return execute
-
-    async def _pass(self, connection: Any, query: str, proceed: Callable[[], Any]) -> Any:
-        __tracebackhide__ = True
-        effect = self._asked(connection, query)
-        if effect is None:
-            return await proceed()
-        committing = control_word(query) == "commit"
-        fail = functools.partial(self._fail, connection, committing)
-        return await pass_through_async(effect, proceed, fail)
-
-    def _asked(self, connection: Any, query: str) -> Effect | None:
+    def _before_execute(self, connection: Any, query: Any, *_: Any, **__: Any) -> Injection | None:
         query = text_of(query) if is_a(query, str) else ""
-        if not query or query in self._gate.passing or connection.is_closed():
+        if not query or query in self._hooks.unmatched or connection.is_closed():
             return None
         session = self._sessions.get(connection)
         if session is None:
             session = self._sessions[connection] = Session(_names_of(connection))
-        return self._gate.executing(session, query, connection.is_in_transaction())
+        fail = functools.partial(self._fail, connection, query)
+        in_transaction = connection.is_in_transaction()
+        return self._hooks.before_execute(session, query, in_transaction, fail)
 
-    async def _fail(
-        self, connection: Any, committing: bool, failure: DatabaseFailure
-    ) -> BaseException | None:
-        if failure.condition == LOST:
-            _cut(connection, failure.moment)
-            return await self._error(connection, "SELECT 1") if failure.moment == AFTER else None
-        statement = postgres.raising(failure.condition)
-        if committing:
-            await self._execute(connection, "ROLLBACK")
-        return await self._error(connection, statement)
-
-    async def _error(self, connection: Any, statement: str) -> BaseException | None:
+    def _fail(self, connection: Any, statement: str, failure: DatabaseFailure) -> Steps:
         import asyncpg
 
-        try:
-            await self._execute(connection, statement)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            return error
-        return None
+        async def rollback() -> None:
+            if connection.is_in_transaction():
+                await self._execute(connection, "ROLLBACK")
+
+        server = postgres.Server(
+            descriptor=functools.partial(_descriptor_of, connection),
+            execute=functools.partial(self._execute, connection),
+            rollback=rollback,
+            errors=(asyncpg.PostgresError, asyncpg.InterfaceError, OSError),
+        )
+        return postgres.fail(server, statement, failure)
 
 
-def _refused(failure: DatabaseFailure) -> Exception:
+def _refused(failure: DatabaseFailure) -> BaseException:
     import asyncpg
 
     if failure.condition == "too_many_connections":
-        error: Exception = asyncpg.TooManyConnectionsError("sorry, too many clients already")
+        error: BaseException = asyncpg.TooManyConnectionsError(postgres.TOO_MANY)
         return error
     return ConnectionRefusedError(111, "Connection refused")
 
 
-def _cut(connection: Any, moment: str) -> None:
+def _descriptor_of(connection: Any) -> int:
     transport = connection._transport  # noqa: SLF001  # nothing public leads to the socket
-    descriptor = transport.get_extra_info("socket").fileno()
-    # The loop itself reads; whatever it has not read yet is lost either way.
-    postgres.cut(descriptor, moment if moment == DURING else AFTER)
+    descriptor: int = transport.get_extra_info("socket").fileno()
+    return descriptor
 
 
 def _names(given: dict[str, Any]) -> tuple[str, ...]:
-    """What a database is called by what is given to connect to it."""
+    """The names of the database that a connect asks for."""
     url = urllib.parse.urlsplit(given.get("dsn") or "")
     asked = dict(urllib.parse.parse_qsl(url.query))
     host = str(given.get("host") or url.hostname or asked.get("host") or "localhost")

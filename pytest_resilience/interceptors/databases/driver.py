@@ -1,9 +1,20 @@
-"""What the drivers of databases have in common: whom to ask, how to wait, what to pass over."""
+"""What all drivers share: asking the engine before a call, waiting, failing, proceeding.
+
+A driver is reached by wrapping the functions that its users call. Before each call a wrapper
+asks `DriverHooks` for an `Injection`; None, the usual case, lets the call through.
+
+How a failure is brought about is written once for blocking and awaited drivers: as a
+generator that yields the calls to be made, in the way of psycopg's own `generators`.
+"""
 
 from __future__ import annotations
 
+import functools
+
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
@@ -22,48 +33,58 @@ from pytest_resilience.interceptors.waiting import wait_async
 
 
 __all__ = [
-    "DATABASE_KINDS", "Gate", "Session", "hold_up", "hold_up_async", "pass_through",
-    "pass_through_async",
+    "DATABASE_KINDS", "DriverHooks", "Fail", "Injection", "Session", "Steps", "hooked",
+    "hooked_async", "inject",
 ]  # fmt: skip
 
 DATABASE_KINDS = frozenset({OPEN_CONNECTION, CHECK_OUT, EXECUTE, COMMIT, FETCH})
-_MORE = frozenset({"position", "database"})  # parameters that look at more than the text
-_MOST_PASSING = 10_000  # statements whose texts are remembered
+_BEYOND_THE_TEXT = frozenset({"position", "database"})  # parameters that a text cannot decide
+_MOST_REMEMBERED = 10_000  # statements
+
+# Calls to be made one after the other, each given the result of the one before; what is
+# returned is the error to raise, or None where the call itself will now fail as it should.
+Steps = Generator[Callable[[], Any], Any, BaseException | None]
+Fail = Callable[[DatabaseFailure], Steps | BaseException | None]
 
 
+@dataclass(slots=True)
 class Session:
     """What is known of one connection.
 
     Attributes:
         names: what its database is called, the best name first.
-        position: how many statements of its transaction there were.
-        statement: the last one.
-        conditions: what its database can be made to say; None for anything.
+        conditions: the failures that its database knows; None for any.
+        position: how many statements its transaction has had so far.
+        statement: the latest one.
     """
 
-    __slots__ = ("conditions", "names", "position", "statement")
-
-    def __init__(self, names: tuple[str, ...], conditions: frozenset[str] | None = None) -> None:
-        self.names = names
-        self.conditions = conditions
-        self.position = 0
-        self.statement = ""
+    names: tuple[str, ...]
+    conditions: frozenset[str] | None = None
+    position: int = 0
+    statement: str = ""
 
 
-class Gate:
-    """Stands between drivers and an engine.
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """What happens to one call: a wait, then maybe a failure, which `fail` brings about."""
+
+    effect: Effect
+    fail: Fail
+
+
+class DriverHooks:
+    """What a driver calls before it connects, executes, commits, fetches or checks out.
 
     Attributes:
-        passing: texts of statements that no active experiment is aimed at, and none can
-            become so by where in a transaction it stands: all that they cost is to be found
-            here.
-        commits, fetches: whether an active experiment is about those.
+        unmatched: statements that no active experiment is aimed at, whatever the connection
+            and its transaction. They need not be asked about, which is what keeps them cheap.
+        commits, fetches: whether an active experiment is aimed at those.
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.passing: set[str] = set()
+        self.unmatched: set[str] = set()
         self.commits = self.fetches = False
-        self._counts = False
+        self._text_decides = True
         self._engine = engine
 
     def refresh(self) -> None:
@@ -71,135 +92,162 @@ class Gate:
         active, kinds = self._engine.active, self._engine.kinds
         self.commits = COMMIT in kinds
         self.fetches = FETCH in kinds
-        self._counts = any(_MORE & dict(each.experiment.parameters).keys() for each in active)
-        self.passing.clear()
+        self._text_decides = not self.fetches and not any(
+            _BEYOND_THE_TEXT & dict(each.experiment.parameters).keys() for each in active
+        )
+        self.unmatched.clear()
 
     @property
-    def aside(self) -> bool:
-        """Whether a connection that is opened now is only noted, and is to stay as it is."""
+    def only_recording(self) -> bool:
+        """Whether a new connection is only noted, outside of a test: it is not to be changed."""
         watch = self._engine.watch
         return watch is not None and not watch.noting and not self._engine.active
 
-    def opening(self, names: tuple[str, ...]) -> Effect | None:
-        """What happens to a connect."""
-        return self._engine.decide(_operation(OPEN_CONNECTION, names))
+    def before_connect(self, names: tuple[str, ...], fail: Fail) -> Injection | None:
+        return self._decide(Operation(kind=OPEN_CONNECTION, target=names[0], names=names), fail)
 
-    def checking_out(self, names: tuple[str, ...]) -> Effect | None:
-        """What happens to a connection being taken from a pool."""
-        return self._engine.decide(_operation(CHECK_OUT, names))
+    def before_checkout(self, pool: str, fail: Fail) -> Injection | None:
+        """Before a connection is taken from a pool."""
+        return self._decide(Operation(kind=CHECK_OUT, target=pool, names=(pool,)), fail)
 
-    def executing(self, session: Session, statement: str, in_transaction: bool) -> Effect | None:
-        """What happens to a statement; `in_transaction`: whether one was begun before it."""
+    def before_execute(
+        self, session: Session, statement: str, in_transaction: bool, fail: Fail
+    ) -> Injection | None:
+        """Before a statement; `in_transaction`: whether a transaction was begun before it."""
         control = control_word(statement)
         if control == "commit":
-            return self.committing(session) if in_transaction else None
+            return self.before_commit(session, fail) if in_transaction else None
         if control:
             session.position = session.position if control == "savepoint" else 0
             return None
         session.position = session.position + 1 if in_transaction else 1
         session.statement = statement
-        operation = _operation_of(session, EXECUTE, statement, session.position)
-        if self._counts or self.fetches or self._concerns(operation):
-            return self._engine.decide(operation)
-        self._pass(operation)
-        return None
+        operation = _operation(EXECUTE, session, statement)
+        injection = self._decide(operation, fail)
+        if injection is None and self._text_decides and not self._is_target(operation):
+            if len(self.unmatched) >= _MOST_REMEMBERED:
+                self.unmatched.clear()
+            self.unmatched.add(statement)
+        return injection
 
-    def _concerns(self, operation: Operation) -> bool:
-        return any(
-            operation.kind in active_experiment.kinds
-            and active_experiment.experiment.matches_target(operation)
-            for active_experiment in self._engine.active
-        )
-
-    def _pass(self, operation: Operation) -> None:
-        self._engine.saw(operation)
-        if len(self.passing) >= _MOST_PASSING:
-            self.passing.clear()
-        self.passing.add(operation.statement)
-
-    def committing(self, session: Session) -> Effect | None:
-        """What happens to a COMMIT, however it is said."""
+    def before_commit(self, session: Session, fail: Fail) -> Injection | None:
+        """Before a COMMIT of an open transaction, by a statement or by a method."""
         session.position = 0
-        return self._engine.decide(_operation_of(session, COMMIT, "COMMIT"))
+        return self._decide(_operation(COMMIT, session, "COMMIT"), fail)
 
-    def fetching(self, session: Session) -> Effect | None:
-        """What happens to a fetch of what the last statement found."""
-        return self._engine.decide(
-            _operation_of(session, FETCH, session.statement, session.position)
+    def before_fetch(self, session: Session, fail: Fail) -> Injection | None:
+        """Before rows of the latest statement are fetched."""
+        return self._decide(_operation(FETCH, session, session.statement), fail)
+
+    def _decide(self, operation: Operation, fail: Fail) -> Injection | None:
+        effect = self._engine.decide(operation)
+        return None if effect is None else Injection(effect, fail)
+
+    def _is_target(self, operation: Operation) -> bool:
+        return any(
+            operation.kind in each.kinds and each.experiment.matches_target(operation)
+            for each in self._engine.active
         )
 
 
-def _operation(kind: str, names: tuple[str, ...]) -> Operation:
-    return Operation(kind=kind, target=names[0], names=names)
-
-
-def _operation_of(session: Session, kind: str, statement: str, position: int = 1) -> Operation:
+def _operation(kind: str, session: Session, statement: str) -> Operation:
     return Operation(
         kind=kind,
         target=session.names[0],
         names=session.names,
         statement=statement,
-        position=position,
+        position=max(1, session.position),
         conditions=session.conditions,
     )
 
 
-def hold_up(effect: Effect) -> DatabaseFailure | None:
-    """Wait as long as is asked; then, how the operation fails."""
+def hooked(
+    before: Callable[..., Injection | None], original: Callable[..., Any]
+) -> Callable[..., Any]:
+    """`original`, with `before` asked what happens to each call of it."""
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        injection = before(*args, **kwargs)
+        if injection is None:
+            return original(*args, **kwargs)
+        return inject(injection, functools.partial(original, *args, **kwargs))
+
+    return call
+
+
+def hooked_async(
+    before: Callable[..., Injection | None], original: Callable[..., Awaitable[Any]]
+) -> Callable[..., Awaitable[Any]]:
+    """As `hooked`, for what is awaited."""
+
+    @functools.wraps(original)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        injection = before(*args, **kwargs)
+        if injection is None:
+            return await original(*args, **kwargs)
+        return await _inject_async(injection, functools.partial(original, *args, **kwargs))
+
+    return call
+
+
+def inject(injection: Injection | None, proceed: Callable[[], Any]) -> Any:
+    """Wait, fail or `proceed`, as the effect says; `proceed` if there is none."""
     __tracebackhide__ = True
+    if injection is None:
+        return proceed()
+    effect = injection.effect
     if effect.delay:
         effect.add_delay(wait(effect.clock, effect.delay, effect.left))
-    return _failure(effect)
+    steps, result, error = _steps(injection, proceed), None, None
+    while True:
+        try:
+            step = steps.send(result) if error is None else steps.throw(error)
+        except StopIteration as done:
+            return done.value
+        finally:
+            error = None  # its traceback leads to this frame: a cycle otherwise
+        try:
+            result = step()
+        except BaseException as raised:  # for the generator, which may expect it
+            error = raised
 
 
-async def hold_up_async(effect: Effect) -> DatabaseFailure | None:
-    """As `hold_up`, without blocking the loop."""
+async def _inject_async(injection: Injection, proceed: Callable[[], Any]) -> Any:
+    """As `inject`, without blocking the event loop."""
     __tracebackhide__ = True
+    effect = injection.effect
     if effect.delay:
         effect.add_delay(await wait_async(effect.clock, effect.delay, effect.left))
-    return _failure(effect)
+    steps, result, error = _steps(injection, proceed), None, None
+    while True:
+        try:
+            step = steps.send(result) if error is None else steps.throw(error)
+        except StopIteration as done:
+            return done.value
+        finally:
+            error = None  # as above
+        try:
+            result = await step()
+        except BaseException as raised:  # as above
+            error = raised
 
 
-def _failure(effect: Effect) -> DatabaseFailure | None:
-    failure = effect.failure
-    return failure if isinstance(failure, DatabaseFailure) else None
-
-
-def pass_through(
-    effect: Effect | None,
-    proceed: Callable[[], Any],
-    fail: Callable[[DatabaseFailure], BaseException | None],
-) -> Any:
-    """Do what an effect says with an operation.
-
-    `fail` brings about the state that the failure leaves and gives the error to raise; None
-    where `proceed` itself will now fail as it should.
-    """
+def _steps(
+    injection: Injection, proceed: Callable[[], Any]
+) -> Generator[Callable[[], Any], Any, Any]:
+    """One call after its wait; returns what the call returns."""
     __tracebackhide__ = True
-    failure = None if effect is None else hold_up(effect)
-    if failure is None:
-        return proceed()
+    failure = injection.effect.failure
+    if not isinstance(failure, DatabaseFailure):
+        return (yield proceed)
     if failure.moment == AFTER:
-        proceed()
-    error = fail(failure)
+        yield proceed
+    error = injection.fail(failure)
+    if isinstance(error, Generator):
+        error = yield from error
     if error is None:
-        return proceed()
-    raise error
-
-
-async def pass_through_async(
-    effect: Effect | None,
-    proceed: Callable[[], Awaitable[Any]],
-    fail: Callable[[DatabaseFailure], Awaitable[BaseException | None]],
-) -> Any:
-    """As `pass_through`, for coroutine functions."""
-    __tracebackhide__ = True
-    failure = None if effect is None else await hold_up_async(effect)
-    if failure is None:
-        return await proceed()
-    if failure.moment == AFTER:
-        await proceed()
-    error = await fail(failure)
-    if error is None:
-        return await proceed()
+        return (yield proceed)
     raise error

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import pkgutil
 
-from collections.abc import Callable
 from typing import Protocol
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.databases.driver import DATABASE_KINDS
-from pytest_resilience.interceptors.databases.driver import Gate
-from pytest_resilience.interceptors.import_hook import Arrivals
+from pytest_resilience.interceptors.databases.driver import DriverHooks
+from pytest_resilience.interceptors.import_hook import ImportHook
 from pytest_resilience.interceptors.patching import Patches
 
 
 __all__ = ["DatabaseInterceptor"]
 
+# By the module whose import means that what is replaced is there: where its driver is.
+_FOLDER = "pytest_resilience.interceptors.databases"
+_DRIVERS = {
+    "sqlite3": f"{_FOLDER}.sqlite:SqliteDriver",
+    "psycopg": f"{_FOLDER}.psycopg:PsycopgDriver",
+    "psycopg_pool": f"{_FOLDER}.pools:PsycopgPools",
+    "psycopg2": f"{_FOLDER}.psycopg2:Psycopg2Driver",
+    "asyncpg": f"{_FOLDER}.asyncpg:AsyncpgDriver",
+    "redis": f"{_FOLDER}.redis:RedisDriver",
+    "sqlalchemy": f"{_FOLDER}.pools:SqlalchemyPools",
+}
+
 
 class Driver(Protocol):
     """One library."""
 
-    def apply(self, patches: Patches) -> None:
-        """Replace what its users call."""
+    def install(self, patches: Patches) -> None:
+        """Replace what its users call, until the patches are restored."""
 
 
 class DatabaseInterceptor:
@@ -36,26 +48,28 @@ class DatabaseInterceptor:
 
     def __init__(self, engine: Engine) -> None:
         self._patches = Patches()
-        # One for all time: connections outlive experiments, and each gate has classes of its own.
-        self._gate = Gate(engine)
+        # One for all time: connections outlive experiments, and their classes hold its hooks.
+        self._hooks = DriverHooks(engine)
         self._installed = False
         self._drivers: dict[str, Driver] = {}  # each made once
         self._engine = engine
-        self._arrivals = Arrivals({name: functools.partial(self._reach, name) for name in _MAKERS})
+        self._import_hook = ImportHook(
+            {name: functools.partial(self._reach, name) for name in _DRIVERS}
+        )
 
     def install(self) -> None:
         if not self._installed:
             self._installed = True
-            self._arrivals.watch()
+            self._import_hook.install()
 
     def refresh(self) -> None:
-        self._gate.refresh()
+        self._hooks.refresh()
 
     def remove(self) -> None:
         if self._installed:
             self._installed = False
-            self._arrivals.forget()
-            self._gate.refresh()  # nothing is active: from now on it only lets pass
+            self._import_hook.remove()
+            self._hooks.refresh()  # nothing is active: from now on everything passes
         if self._patches:
             self._patches.restore()
 
@@ -63,67 +77,9 @@ class DatabaseInterceptor:
         # What is broken, or of another version, is for who loads it to find out.
         with contextlib.suppress(ImportError, AttributeError):
             if name not in self._drivers:
-                self._drivers[name] = _MAKERS[name](self._gate)
-            self._drivers[name].apply(self._patches)
+                self._drivers[name] = pkgutil.resolve_name(_DRIVERS[name])(self._hooks)
+            self._drivers[name].install(self._patches)
             if name == "sqlite3":
-                _opened_before(self._engine, self._patches)
+                from pytest_resilience.interceptors.databases.opened_before import OpenedBefore
 
-
-def _opened_before(engine: Engine, patches: Patches) -> None:
-    from pytest_resilience.interceptors.databases.opened_before import OpenedBefore
-
-    OpenedBefore(engine).apply(patches)
-
-
-def _sqlite(gate: Gate) -> Driver:
-    from pytest_resilience.interceptors.databases.sqlite import SqliteDriver
-
-    return SqliteDriver(gate)
-
-
-def _psycopg(gate: Gate) -> Driver:
-    from pytest_resilience.interceptors.databases.psycopg import PsycopgDriver
-
-    return PsycopgDriver(gate)
-
-
-def _psycopg2(gate: Gate) -> Driver:
-    from pytest_resilience.interceptors.databases.psycopg2 import Psycopg2Driver
-
-    return Psycopg2Driver(gate)
-
-
-def _asyncpg(gate: Gate) -> Driver:
-    from pytest_resilience.interceptors.databases.asyncpg import AsyncpgDriver
-
-    return AsyncpgDriver(gate)
-
-
-def _redis(gate: Gate) -> Driver:
-    from pytest_resilience.interceptors.databases.redis import RedisDriver
-
-    return RedisDriver(gate)
-
-
-def _sqlalchemy(gate: Gate) -> Driver:
-    from pytest_resilience.interceptors.databases.pools import SqlalchemyPools
-
-    return SqlalchemyPools(gate)
-
-
-def _psycopg_pool(gate: Gate) -> Driver:
-    from pytest_resilience.interceptors.databases.pools import PsycopgPools
-
-    return PsycopgPools(gate)
-
-
-# By the module whose arrival means that what is replaced is there.
-_MAKERS: dict[str, Callable[[Gate], Driver]] = {
-    "sqlite3": _sqlite,
-    "psycopg": _psycopg,
-    "psycopg_pool": _psycopg_pool,
-    "psycopg2": _psycopg2,
-    "asyncpg": _asyncpg,
-    "redis": _redis,
-    "sqlalchemy": _sqlalchemy,
-}
+                OpenedBefore(self._engine).install(self._patches)

@@ -34,12 +34,12 @@ _SQLALCHEMY = (
 
 
 class OpenedBefore:
-    """Notes statements on connections that were opened before. See `databases.Driver`."""
+    """Notes statements on connections that were opened before. See `interceptor.Driver`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def apply(self, patches: Patches) -> None:
+    def install(self, patches: Patches) -> None:
         """Watch what is loaded: what is loaded later has no connection yet."""
         observer = Observer(patches)
         django = getattr(sys.modules.get("django.db.backends.utils"), "CursorWrapper", None)

@@ -1,4 +1,4 @@
-"""What all drivers of PostgreSQL have in common.
+"""What all drivers of PostgreSQL share.
 
 A failure of the server is not imitated: in place of the statement the server is asked to
 raise the error by its code, and driver, transaction and connection do what they do then. A
@@ -11,17 +11,24 @@ import contextlib
 import os
 import socket
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from pytest_resilience.chaos.parsing.sql import control_word
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.chaos.types.database import AFTER
 from pytest_resilience.chaos.types.database import DURING
+from pytest_resilience.chaos.types.database import LOST
+from pytest_resilience.chaos.types.database import DatabaseFailure
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.interceptors.databases.driver import Steps
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import looked
 from pytest_resilience.interceptors.foreign_objects import text_of
 
 
-__all__ = ["TOO_MANY", "cut", "raising", "refusal", "statement_in"]
+__all__ = ["TOO_MANY", "Server", "fail", "refusal", "statement_in"]
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _ERRORS = {
@@ -34,10 +41,51 @@ _ERRORS = {
     "constraint": ("23505", "duplicate key value violates unique constraint"),
 }
 
-TOO_MANY = "FATAL:  sorry, too many clients already"
+TOO_MANY = "sorry, too many clients already"
 
 
-def raising(condition: str) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A server as one connection reaches it. What is awaited may return awaitables.
+
+    Attributes:
+        descriptor: gives the descriptor of the connection's socket.
+        execute: executes a statement, with no hook before it.
+        rollback: ends a transaction, and does nothing where there is none.
+        errors: what the driver raises.
+    """
+
+    descriptor: Callable[[], int]
+    execute: Callable[[str], Any]
+    rollback: Callable[[], Any]
+    errors: tuple[type[BaseException], ...]
+
+
+def fail(server: Server, statement: str, failure: DatabaseFailure) -> Steps:
+    """Bring about a failure of a statement, of a fetch of its rows, or of a COMMIT."""
+    if failure.condition == LOST:
+        _shut_down(server.descriptor(), failure.moment)
+        # After the statement nothing is left to fail, so another one has to find out.
+        return (yield from _error(server, "SELECT 1")) if failure.moment == AFTER else None
+    failing = _raising(failure.condition)
+    if control_word(statement) != "commit":
+        return (yield from _error(server, failing))
+    # A COMMIT that fails has rolled back, and leaves no transaction open.
+    yield server.rollback
+    error = yield from _error(server, failing)
+    yield server.rollback
+    return error
+
+
+def _error(server: Server, statement: str) -> Steps:
+    try:
+        yield lambda: server.execute(statement)
+    except server.errors as error:
+        return error
+    return None
+
+
+def _raising(condition: str) -> str:
     """The statement that makes the server fail with this condition."""
     try:
         code, message = _ERRORS[condition]
@@ -49,8 +97,16 @@ def raising(condition: str) -> str:
     )
 
 
+def _shut_down(descriptor: int, moment: str) -> None:
+    """Lose a connection: in both directions, or only the response to what is sent DURING it."""
+    with contextlib.suppress(OSError), limits_lifted():
+        connection = socket.socket(fileno=os.dup(descriptor))
+        with connection:
+            connection.shutdown(socket.SHUT_RD if moment == DURING else socket.SHUT_RDWR)
+
+
 def refusal(condition: str, host: str, port: Any) -> str:
-    """What libpq says of a connect that fails so."""
+    """The text of libpq for a connect that fails with this condition."""
     if host.startswith("/"):
         where = f'connection to server on socket "{host}/.s.PGSQL.{port}" failed: '
         locally = "locally and accepting connections on that socket?"
@@ -58,20 +114,12 @@ def refusal(condition: str, host: str, port: Any) -> str:
         where = f'connection to server at "{host}", port {port} failed: '
         locally = "on that host and accepting TCP/IP connections?"
     if condition == "too_many_connections":
-        return f"{where}{TOO_MANY}"
+        return f"{where}FATAL:  {TOO_MANY}"
     return f"{where}Connection refused\n\tIs the server running {locally}"
 
 
-def cut(descriptor: int, moment: str) -> None:
-    """Lose a connection: in both directions, or only the answers of what is sent DURING it."""
-    with contextlib.suppress(OSError), limits_lifted():
-        connection = socket.socket(fileno=os.dup(descriptor))
-        with connection:
-            connection.shutdown(socket.SHUT_RD if moment == DURING else socket.SHUT_RDWR)
-
-
 def statement_in(query: Any, connection: Any) -> str:
-    """What psycopg is given to execute: a text, bytes, or something composed; "" of others."""
+    """The text of what psycopg is given to execute: text, bytes, or composed; "" of others."""
     if is_a(query, bytes):
         return bytes.decode(query, errors="replace")
     if hasattr(type(query), "as_string"):

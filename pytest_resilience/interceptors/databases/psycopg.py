@@ -1,4 +1,4 @@
-"""psycopg 3, sync and async: its classes are Python's, also where libpq does the work.
+"""psycopg 3, blocking and awaited: its classes are Python's, also where libpq does the work.
 
 Every connection is reached, those that were open before as well.
 """
@@ -6,24 +6,20 @@ Every connection is reached, those that were open before as well.
 from __future__ import annotations
 
 import functools
+import inspect
 
 from collections.abc import Callable
 from typing import Any
 
-from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.types.database import AFTER
-from pytest_resilience.chaos.types.database import LOST
 from pytest_resilience.chaos.types.database import DatabaseFailure
 from pytest_resilience.interceptors.databases import postgres
-from pytest_resilience.interceptors.databases.driver import Gate
-from pytest_resilience.interceptors.databases.driver import hold_up
-from pytest_resilience.interceptors.databases.driver import hold_up_async
-from pytest_resilience.interceptors.databases.driver import pass_through
-from pytest_resilience.interceptors.databases.psycopg_async import AsyncDoors
-from pytest_resilience.interceptors.databases.psycopg_session import asked
-from pytest_resilience.interceptors.databases.psycopg_session import asked_to_commit
-from pytest_resilience.interceptors.databases.psycopg_session import outermost
-from pytest_resilience.interceptors.databases.psycopg_session import session_of
+from pytest_resilience.interceptors.databases.driver import DriverHooks
+from pytest_resilience.interceptors.databases.driver import Injection
+from pytest_resilience.interceptors.databases.driver import Session
+from pytest_resilience.interceptors.databases.driver import Steps
+from pytest_resilience.interceptors.databases.driver import hooked
+from pytest_resilience.interceptors.databases.driver import hooked_async
 from pytest_resilience.interceptors.patching import Patches
 
 
@@ -35,177 +31,149 @@ _FETCHING = ("fetchone", "fetchmany", "fetchall")
 class PsycopgDriver:
     """See the module."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, hooks: DriverHooks) -> None:
+        self._hooks = hooks
 
-    def apply(self, patches: Patches) -> None:
+    def install(self, patches: Patches) -> None:
         import psycopg
 
-        patches.replace(psycopg, "connect", self._connecting)
-        patches.replace(
-            psycopg.Connection, "connect", lambda found: staticmethod(self._connecting(found))
-        )
-        patches.replace(
-            psycopg.AsyncConnection,
-            "connect",
-            lambda found: staticmethod(self._connecting_async(found)),
-        )
-        sync, later = (
-            Doors(self._gate, psycopg.Cursor),
-            AsyncDoors(self._gate, psycopg.AsyncCursor),
-        )
-        for doors, cursors, connection, transaction in (
-            (sync, (psycopg.Cursor, psycopg.ServerCursor), psycopg.Connection, psycopg.Transaction),
-            (
-                later,
-                (psycopg.AsyncCursor, psycopg.AsyncServerCursor),
-                psycopg.AsyncConnection,
-                psycopg.AsyncTransaction,
-            ),
+        patches.replace(psycopg, "connect", functools.partial(hooked, self._before_connect))
+        for owner, wrap in (
+            (psycopg.Connection, hooked),
+            (psycopg.AsyncConnection, hooked_async),
         ):
+            patches.replace(owner, "connect", functools.partial(self._connecting, owner, wrap))
+        blocking = _Statements(self._hooks, psycopg.Cursor.execute)
+        awaited = _Statements(self._hooks, psycopg.AsyncCursor.execute)
+        for statements, wrap, cursors, connection, transaction, leave in (
+            (
+                blocking, hooked, (psycopg.Cursor, psycopg.ServerCursor),
+                psycopg.Connection, psycopg.Transaction, "__exit__",
+            ),
+            (
+                awaited, hooked_async, (psycopg.AsyncCursor, psycopg.AsyncServerCursor),
+                psycopg.AsyncConnection, psycopg.AsyncTransaction, "__aexit__",
+            ),
+        ):  # fmt: skip
             for cursor in cursors:
-                patches.replace(cursor, "execute", doors.executing)
-                patches.replace(cursor, "executemany", doors.executing)
+                for name in ("execute", "executemany"):
+                    patches.replace(
+                        cursor, name, functools.partial(wrap, statements.before_execute)
+                    )
                 for name in _FETCHING:
-                    patches.replace(cursor, name, doors.fetching)
-            patches.replace(connection, "commit", doors.committing)
-            leaving = "__exit__" if connection is psycopg.Connection else "__aexit__"
-            patches.replace(transaction, leaving, doors.leaving)
+                    patches.replace(cursor, name, functools.partial(wrap, statements.before_fetch))
+            patches.replace(connection, "commit", functools.partial(wrap, statements.before_commit))
+            patches.replace(transaction, leave, functools.partial(statements.leaving, wrap))
 
-    def _connecting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _connecting(self, owner: Any, wrap: Callable[..., Any], original: Any) -> Any:
+        """The class method `connect`, which makes connections of the class it is called on."""
+        found = inspect.getattr_static(owner, "connect")
+
         @functools.wraps(original)
-        def connect(*args: Any, **kwargs: Any) -> Any:
+        def connect(cls: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            effect, parts = self._opening(args, kwargs)
-            failure = None if effect is None else hold_up(effect)
-            if failure is not None:
-                raise _refused(failure, parts)
-            return original(*args, **kwargs)
+            return wrap(self._before_connect, found.__get__(None, cls))(*args, **kwargs)
 
-        return connect
+        return classmethod(connect)
 
-    def _connecting_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        async def connect(*args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            effect, parts = self._opening(args, kwargs)
-            failure = None if effect is None else await hold_up_async(effect)
-            if failure is not None:
-                raise _refused(failure, parts)
-            return await original(*args, **kwargs)
-
-        return connect
-
-    def _opening(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Effect | None, dict[str, Any]]:
-        """What happens to a connect, and where it goes to."""
+    def _before_connect(self, conninfo: str = "", **kwargs: Any) -> Injection | None:
+        from psycopg import OperationalError
         from psycopg import ProgrammingError
-        from psycopg import conninfo
+        from psycopg.conninfo import conninfo_to_dict
 
         try:
-            parts = conninfo.conninfo_to_dict(args[0] if args else kwargs.get("conninfo", ""))
+            parts = conninfo_to_dict(conninfo)
         except ProgrammingError:
-            return None, {}  # the driver will say so
+            return None  # the driver will say so
         parts |= {name: kwargs[name] for name in ("host", "port", "dbname") if name in kwargs}
-        host, port = parts.get("host") or "localhost", parts.get("port") or 5432
-        names = (str(parts.get("dbname") or "postgres"), f"{host}:{port}", str(host))
-        return self._gate.opening(names), {"host": str(host), "port": port}
+        host, port = str(parts.get("host") or "localhost"), parts.get("port") or 5432
+
+        def fail(failure: DatabaseFailure) -> BaseException:
+            text = postgres.refusal(failure.condition, host, port)
+            return OperationalError(f"connection failed: {text}")
+
+        names = (str(parts.get("dbname") or "postgres"), f"{host}:{port}", host)
+        return self._hooks.before_connect(names, fail)
 
 
-def _refused(failure: DatabaseFailure, parts: dict[str, Any]) -> Exception:
-    import psycopg
+class _Statements:
+    """The hooks of cursors, connections and transactions, blocking ones or awaited ones."""
 
-    text = postgres.refusal(failure.condition, parts["host"], parts["port"])
-    return psycopg.OperationalError(f"connection failed: {text}")
+    def __init__(self, hooks: DriverHooks, execute: Callable[..., Any]) -> None:
+        """`execute` is the cursor's method as it was found, for what is not to be seen."""
+        self._hooks = hooks
+        self._execute = execute
 
-
-class Doors:
-    """The wrappers of blocking cursors, connections and transactions."""
-
-    def __init__(self, gate: Gate, cursor: Any) -> None:
-        self._gate = gate
-        self._execute = cursor.execute  # as found, for what is not to be seen
-
-    def executing(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def execute(cursor: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            proceed = functools.partial(original, cursor, query, *args, **kwargs)
-            effect = asked(self._gate, cursor, query)
-            if effect is None:
-                return proceed()
-            return pass_through(effect, proceed, functools.partial(self._fail, cursor, False))
-
-        return execute
-
-    def fetching(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def fetch(cursor: Any, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            proceed = functools.partial(original, cursor, *args, **kwargs)
-            if not self._gate.fetches:
-                return proceed()
-            effect = self._gate.fetching(session_of(cursor.connection))
-            return pass_through(effect, proceed, functools.partial(self._fail, cursor, False))
-
-        return fetch
-
-    def committing(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def commit(connection: Any) -> Any:
-            __tracebackhide__ = True
-            effect = asked_to_commit(self._gate, connection)
-            fail = functools.partial(self._fail, connection.cursor(), True)
-            return pass_through(effect, functools.partial(original, connection), fail)
-
-        return commit
-
-    def leaving(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """The end of a block of a transaction."""
-
-        @functools.wraps(original)
-        def leave(transaction: Any, kind: Any, error: Any, traceback: Any) -> Any:
-            __tracebackhide__ = True
-            proceed = functools.partial(original, transaction, kind, error, traceback)
-            if kind is not None or transaction.force_rollback or not outermost(transaction):
-                return proceed()
-            connection = transaction.connection
-            effect = asked_to_commit(self._gate, connection)
-
-            def fail(failure: DatabaseFailure) -> BaseException | None:
-                found = self._fail(connection.cursor(), True, failure)
-                if (
-                    found is not None and failure.moment != AFTER
-                ):  # the block has ended all the same
-                    original(transaction, type(found), found, None)
-                return found
-
-            return pass_through(effect, proceed, fail)
-
-        return leave
-
-    def _fail(
-        self, cursor: Any, committing: bool, failure: DatabaseFailure
-    ) -> BaseException | None:
+    def before_execute(self, cursor: Any, query: Any, *_: Any, **__: Any) -> Injection | None:
         connection = cursor.connection
-        if failure.condition == LOST:
-            postgres.cut(connection.fileno(), failure.moment)
-            # Done already, so another statement has to find out.
-            return self._error(connection, "SELECT 1") if failure.moment == AFTER else None
-        statement = postgres.raising(failure.condition)
-        if not committing:
-            return self._error(connection, statement)
-        self._execute(connection.cursor(), "ROLLBACK")
-        error = self._error(connection, statement)
-        self._execute(connection.cursor(), "ROLLBACK")
-        return error
+        text = postgres.statement_in(query, connection)
+        if not text or text in self._hooks.unmatched or connection.closed:
+            return None
+        return self._hooks.before_execute(
+            _session_of(connection),
+            text,
+            _in_transaction(connection),
+            functools.partial(self._fail, connection, text),
+        )
 
-    def _error(self, connection: Any, statement: str) -> BaseException | None:
+    def before_fetch(self, cursor: Any, *_: Any, **__: Any) -> Injection | None:
+        if not self._hooks.fetches:
+            return None
+        connection = cursor.connection
+        fail = functools.partial(self._fail, connection, "")
+        return self._hooks.before_fetch(_session_of(connection), fail)
+
+    def before_commit(self, connection: Any) -> Injection | None:
+        if not self._hooks.commits or connection.closed or not _in_transaction(connection):
+            return None
+        fail = functools.partial(self._fail, connection, "COMMIT")
+        return self._hooks.before_commit(_session_of(connection), fail)
+
+    def leaving(self, wrap: Callable[..., Any], original: Callable[..., Any]) -> Any:
+        """The end of a `with connection.transaction()`, which commits unless it is nested."""
+
+        def before(transaction: Any, kind: Any, _error: Any, _traceback: Any) -> Injection | None:
+            nested = not getattr(transaction, "_outer_transaction", True)
+            if kind is not None or transaction.force_rollback or nested:
+                return None
+            injection = self.before_commit(transaction.connection)
+            if injection is None:
+                return None
+            return Injection(injection.effect, functools.partial(fail, transaction))
+
+        def fail(transaction: Any, failure: DatabaseFailure) -> Steps:
+            error = yield from self._fail(transaction.connection, "COMMIT", failure)
+            if error is not None and failure.moment != AFTER:
+                # The block has ended all the same.
+                yield functools.partial(original, transaction, type(error), error, None)
+            return error
+
+        return wrap(before, original)
+
+    def _fail(self, connection: Any, statement: str, failure: DatabaseFailure) -> Steps:
         import psycopg
 
-        try:
-            self._execute(connection.cursor(), statement)
-        except psycopg.Error as error:
-            return error
-        return None
+        def execute(text: str) -> Any:
+            return self._execute(connection.cursor(), text)
+
+        server = postgres.Server(
+            descriptor=connection.fileno,
+            execute=execute,
+            rollback=functools.partial(execute, "ROLLBACK"),
+            errors=(psycopg.Error,),
+        )
+        return postgres.fail(server, statement, failure)
+
+
+def _session_of(connection: Any) -> Session:
+    """What is known of a connection, kept on it."""
+    session: Session | None = vars(connection).get("chaos_session")
+    if session is None:
+        info = connection.info
+        session = Session((info.dbname, f"{info.host}:{info.port}", info.host))
+        connection.chaos_session = session
+    return session
+
+
+def _in_transaction(connection: Any) -> bool:
+    return bool(connection.info.transaction_status)  # 0 is IDLE

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import functools
 
-from collections.abc import Callable
 from typing import Any
 
-from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.types.database import DatabaseFailure
-from pytest_resilience.interceptors.databases.driver import Gate
+from pytest_resilience.interceptors.databases.driver import DriverHooks
+from pytest_resilience.interceptors.databases.driver import Injection
 from pytest_resilience.interceptors.databases.driver import Session
-from pytest_resilience.interceptors.databases.driver import pass_through
-from pytest_resilience.interceptors.databases.driver import pass_through_async
+from pytest_resilience.interceptors.databases.driver import hooked
+from pytest_resilience.interceptors.databases.driver import hooked_async
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import looked
 from pytest_resilience.interceptors.patching import Patches
@@ -25,7 +24,7 @@ from pytest_resilience.interceptors.patching import Patches
 __all__ = ["RedisDriver"]
 
 # As the server words them; the driver makes its own errors of them.
-_ANSWERS = {
+_ERRORS = {
     "locked": "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN "
     "NOSAVE.",
     "read_only": "READONLY You can't write against a read only replica.",
@@ -38,88 +37,46 @@ _ANSWERS = {
 class RedisDriver:
     """See the module. A pipeline's statement is the word PIPELINE; with MULTI, a commit."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, hooks: DriverHooks) -> None:
+        self._hooks = hooks
 
-    def apply(self, patches: Patches) -> None:
+    def install(self, patches: Patches) -> None:
         import redis
         import redis.asyncio
 
-        patches.replace(redis.Redis, "execute_command", self._executing)
-        patches.replace(redis.client.Pipeline, "execute", self._sending)
-        patches.replace(redis.asyncio.Redis, "execute_command", self._executing_async)
-        patches.replace(redis.asyncio.client.Pipeline, "execute", self._sending_async)
+        for module, wrap in ((redis, hooked), (redis.asyncio, hooked_async)):
+            command = functools.partial(wrap, self._before_command)
+            patches.replace(module.Redis, "execute_command", command)
+            pipeline = functools.partial(wrap, self._before_pipeline)
+            patches.replace(module.client.Pipeline, "execute", pipeline)
 
-    def _executing(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def execute(client: Any, *args: Any, **options: Any) -> Any:
-            __tracebackhide__ = True
-            proceed = functools.partial(original, client, *args, **options)
-            return pass_through(self._asked(client, _text(args)), proceed, _fail)
+    def _before_command(self, client: Any, *args: Any, **_: Any) -> Injection | None:
+        # A command and its key: what experiments are aimed by.
+        words = (each if is_a(each, str) else looked(repr, each) or "" for each in args[:2])
+        return self._before_text(client, " ".join(words))
 
-        return execute
+    def _before_pipeline(self, pipeline: Any, *_: Any, **__: Any) -> Injection | None:
+        # The awaited one has another word for it.
+        transaction = getattr(pipeline, "is_transaction", getattr(pipeline, "transaction", False))
+        if not (transaction or pipeline.explicit_transaction):
+            return self._before_text(pipeline, "PIPELINE")
+        return self._hooks.before_commit(_session(pipeline), _fail) if self._hooks.commits else None
 
-    def _executing_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        async def execute(client: Any, *args: Any, **options: Any) -> Any:
-            __tracebackhide__ = True
-            proceed = functools.partial(original, client, *args, **options)
-            return await pass_through_async(self._asked(client, _text(args)), proceed, _fail_async)
-
-        return execute
-
-    def _sending(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def execute(pipeline: Any, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            proceed = functools.partial(original, pipeline, *args, **kwargs)
-            return pass_through(self._asked_to_send(pipeline), proceed, _fail)
-
-        return execute
-
-    def _sending_async(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        async def execute(pipeline: Any, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            proceed = functools.partial(original, pipeline, *args, **kwargs)
-            return await pass_through_async(self._asked_to_send(pipeline), proceed, _fail_async)
-
-        return execute
-
-    def _asked(self, client: Any, text: str) -> Effect | None:
-        if text in self._gate.passing:
+    def _before_text(self, client: Any, text: str) -> Injection | None:
+        if text in self._hooks.unmatched:
             return None
-        return self._gate.executing(_session(client), text, False)
-
-    def _asked_to_send(self, pipeline: Any) -> Effect | None:
-        # Which one it is depends on whether it is awaited.
-        whole = (
-            pipeline.is_transaction if hasattr(pipeline, "is_transaction") else pipeline.transaction
-        )
-        if not (whole or pipeline.explicit_transaction):
-            return self._asked(pipeline, "PIPELINE")
-        return self._gate.committing(_session(pipeline)) if self._gate.commits else None
-
-
-def _text(args: tuple[Any, ...]) -> str:
-    """A command and its key: what it is aimed by."""
-    return " ".join(each if is_a(each, str) else looked(repr, each) or "" for each in args[:2])
+        return self._hooks.before_execute(_session(client), text, in_transaction=False, fail=_fail)
 
 
 def _session(client: Any) -> Session:
     settings = client.connection_pool.connection_kwargs
     host = str(settings.get("path") or settings.get("host") or "localhost")
     names = (str(settings.get("db", 0)), f"{host}:{settings.get('port', 6379)}", host)
-    return Session(names, frozenset(_ANSWERS))
+    return Session(names, frozenset(_ERRORS))
 
 
 def _fail(failure: DatabaseFailure) -> Exception:
     from redis._parsers import BaseParser
 
-    answer = _ANSWERS[failure.condition]
-    error: Exception = BaseParser.parse_error(answer)  # type: ignore[no-untyped-call]
+    error: Exception = BaseParser.parse_error(_ERRORS[failure.condition])  # type: ignore[no-untyped-call]
     return error
-
-
-async def _fail_async(failure: DatabaseFailure) -> Exception:
-    return _fail(failure)

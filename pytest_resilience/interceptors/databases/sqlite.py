@@ -1,8 +1,4 @@
-"""sqlite3: its types are immutable, so connections are made of derived ones.
-
-What is derived does in Python what the originals do in C, where those would not come back to
-it: `with connection` commits, and a commit is what one wants to see fail.
-"""
+"""sqlite3: its classes are immutable, so connections from now on are made of derived ones."""
 
 from __future__ import annotations
 
@@ -15,13 +11,16 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from pytest_resilience.chaos.parsing.sql import control_word
 from pytest_resilience.chaos.parsing.sql import plain_text
 from pytest_resilience.chaos.types.database import AFTER
 from pytest_resilience.chaos.types.database import DatabaseFailure
-from pytest_resilience.interceptors.databases.driver import Gate
-from pytest_resilience.interceptors.databases.driver import Session
-from pytest_resilience.interceptors.databases.driver import hold_up
-from pytest_resilience.interceptors.databases.driver import pass_through
+from pytest_resilience.interceptors.databases.dbapi import HookedConnection
+from pytest_resilience.interceptors.databases.dbapi import HookedCursor
+from pytest_resilience.interceptors.databases.dbapi import hooked_class
+from pytest_resilience.interceptors.databases.driver import DriverHooks
+from pytest_resilience.interceptors.databases.driver import Fail
+from pytest_resilience.interceptors.databases.driver import inject
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import looked
 from pytest_resilience.interceptors.foreign_objects import text_of
@@ -34,123 +33,88 @@ _FACTORY = 4  # its place among the positional arguments after the database
 _CHANGES = re.compile(r"(?:insert|update|delete|replace)\b")
 _TABLE = re.compile(r"(?:insert (?:or \w+ )?into|replace into|update|delete from) ([\w.]+)")
 
-# What the engine says, and what it calls that: https://www.sqlite.org/rescode.html
-_BUSY = (sqlite3.OperationalError, "database is locked", "SQLITE_BUSY")
+# The message of each failure, and the name of its code: https://www.sqlite.org/rescode.html
+_OPERATIONAL = sqlite3.OperationalError
 _ERRORS: dict[str, tuple[type[sqlite3.Error], str, str]] = {
-    "lost": (sqlite3.OperationalError, "disk I/O error", "SQLITE_IOERR"),
-    "refused": (sqlite3.OperationalError, "unable to open database file", "SQLITE_CANTOPEN"),
-    "locked": _BUSY,
-    "deadlock": _BUSY,
-    "serialization_failure": (_BUSY[0], _BUSY[1], "SQLITE_BUSY_SNAPSHOT"),
-    "statement_timeout": (sqlite3.OperationalError, "interrupted", "SQLITE_INTERRUPT"),
-    "read_only": (
-        sqlite3.OperationalError,
-        "attempt to write a readonly database",
-        "SQLITE_READONLY",
-    ),
-    "disk_full": (sqlite3.OperationalError, "database or disk is full", "SQLITE_FULL"),
-    "constraint": (
-        sqlite3.IntegrityError,
-        "UNIQUE constraint failed",
-        "SQLITE_CONSTRAINT_UNIQUE",
-    ),
-    "too_many_connections": (
-        sqlite3.OperationalError,
-        "unable to open database file",
-        "SQLITE_CANTOPEN",
-    ),
+    "lost": (_OPERATIONAL, "disk I/O error", "SQLITE_IOERR"),
+    "refused": (_OPERATIONAL, "unable to open database file", "SQLITE_CANTOPEN"),
+    "locked": (_OPERATIONAL, "database is locked", "SQLITE_BUSY"),
+    "deadlock": (_OPERATIONAL, "database is locked", "SQLITE_BUSY"),
+    "serialization_failure": (_OPERATIONAL, "database is locked", "SQLITE_BUSY_SNAPSHOT"),
+    "statement_timeout": (_OPERATIONAL, "interrupted", "SQLITE_INTERRUPT"),
+    "read_only": (_OPERATIONAL, "attempt to write a readonly database", "SQLITE_READONLY"),
+    "disk_full": (_OPERATIONAL, "database or disk is full", "SQLITE_FULL"),
+    "constraint": (sqlite3.IntegrityError, "UNIQUE constraint failed", "SQLITE_CONSTRAINT_UNIQUE"),
+    "too_many_connections": (_OPERATIONAL, "unable to open database file", "SQLITE_CANTOPEN"),
 }
-# Of a statement that changes something these roll the whole transaction back.
+# These roll the whole transaction back, if the statement changes something.
 _ROLLING_BACK = frozenset({"lost", "disk_full", "statement_timeout"})
 
 
 class SqliteDriver:
     """Connections of sqlite3 from now on; those of SQLAlchemy and aiosqlite are such ones."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, hooks: DriverHooks) -> None:
+        self._hooks = hooks
 
-    def apply(self, patches: Patches) -> None:
+    def install(self, patches: Patches) -> None:
         for module in (sqlite3, sqlite3.dbapi2):
             patches.replace(module, "connect", self._connecting)
 
     def _connecting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        gate = self._gate
+        hooks = self._hooks
 
         @functools.wraps(original)
         def connect(database: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            names = _names(database)
-            effect = gate.opening(names)
-            failure = None if effect is None else hold_up(effect)
-            if failure is not None:
-                raise _error(failure.condition, "")
-            given = args[_FACTORY] if len(args) > _FACTORY else kwargs.get("factory", _PLAIN)
-            if gate.aside or not _is_class(given, _PLAIN):
-                return original(database, *args, **kwargs)
-            own = _connection_class(gate, given)
-            if len(args) > _FACTORY:
-                args = (*args[:_FACTORY], own, *args[_FACTORY + 1 :])
-            else:
-                kwargs["factory"] = own
-            connection = original(database, *args, **kwargs)
-            connection.chaos_session = Session(names)
-            return connection
+
+            def proceed() -> Any:
+                if hooks.only_recording:
+                    return original(database, *args, **kwargs)
+                if len(args) > _FACTORY:
+                    own = hooked_class(hooks, _Connection, args[_FACTORY])
+                    return original(
+                        database, *args[:_FACTORY], own, *args[_FACTORY + 1 :], **kwargs
+                    )
+                given = kwargs.get("factory", sqlite3.Connection)
+                own = hooked_class(hooks, _Connection, given)
+                return original(database, *args, **{**kwargs, "factory": own})
+
+            def fail(failure: DatabaseFailure) -> sqlite3.Error:
+                return _error(failure.condition, "")
+
+            return inject(hooks.before_connect(_names(database), fail), proceed)
 
         return connect
 
 
-class _Guarded:
-    """What derived connections have in common.
-
-    Attributes:
-        chaos_gate: of the class.
-        chaos_session: what is known of the connection.
-    """
-
-    chaos_gate: Gate
-    chaos_session: Session
-
-
-_PLAIN = sqlite3.Connection
 _new_cursor: Callable[..., Any] = sqlite3.Connection.cursor
 _execute: Callable[..., Any] = sqlite3.Cursor.execute
 
 
-class _Connection(_Guarded, sqlite3.Connection):
-    chaos_cursor: type[sqlite3.Cursor]  # of the class: what its own methods use
-
+class _Connection(HookedConnection, sqlite3.Connection):
     def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
-        known = _is_class(factory, sqlite3.Cursor)
-        return super().cursor(_cursor_class(self.chaos_gate, factory) if known else factory)
+        return super().cursor(hooked_class(self.chaos_hooks, _Cursor, factory))
 
     # As in C, these do not go by way of `cursor`, which a derived class may have changed.
 
     def execute(self, sql: str, *args: Any) -> Any:
         __tracebackhide__ = True
-        cursor = _new_cursor(self, self.chaos_cursor)
-        if type(sql) is str and sql in self.chaos_gate.passing:
+        cursor = self._chaos_cursor()
+        if type(sql) is str and sql in self.chaos_hooks.unmatched:
             return _execute(cursor, sql, *args)
         return cursor.execute(sql, *args)
 
     def executemany(self, sql: str, *args: Any) -> Any:
         __tracebackhide__ = True
-        return _new_cursor(self, self.chaos_cursor).executemany(sql, *args)
+        return self._chaos_cursor().executemany(sql, *args)
 
     def executescript(self, sql: str) -> Any:
         __tracebackhide__ = True
-        return _new_cursor(self, self.chaos_cursor).executescript(sql)
+        return self._chaos_cursor().executescript(sql)
 
-    def commit(self) -> None:
-        __tracebackhide__ = True
-        gate = self.chaos_gate
-        effect = (
-            gate.committing(self.chaos_session) if gate.commits and self.in_transaction else None
-        )
-        if effect is None:
-            super().commit()
-        else:
-            pass_through(effect, super().commit, functools.partial(_fail, self, "COMMIT"))
+    def _chaos_cursor(self) -> Any:
+        return _new_cursor(self, hooked_class(self.chaos_hooks, _Cursor, sqlite3.Cursor))
 
     def __exit__(
         self,
@@ -158,6 +122,7 @@ class _Connection(_Guarded, sqlite3.Connection):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> Any:
+        """As in C, where it would not come back to `commit`."""
         __tracebackhide__ = True
         if kind is not None or getattr(self, "autocommit", None) is True:
             return super().__exit__(kind, error, traceback)
@@ -168,82 +133,38 @@ class _Connection(_Guarded, sqlite3.Connection):
             raise
         return False
 
+    @staticmethod
+    def chaos_names(database: Any) -> tuple[str, ...]:
+        return _names(database)
 
-class _Cursor(_Guarded, sqlite3.Cursor):
-    connection: _Connection
+    def chaos_in_transaction(self) -> bool:
+        return self.in_transaction
 
-    def execute(self, sql: str, *args: Any) -> Any:
-        if type(sql) is str and sql in self.chaos_gate.passing:
-            return super().execute(sql, *args)
-        __tracebackhide__ = True
-        return self._pass(sql, functools.partial(super().execute, sql, *args))
+    def chaos_failing(self, statement: str) -> Fail:
+        return functools.partial(_fail, self, statement)
 
-    def executemany(self, sql: str, *args: Any) -> Any:
-        __tracebackhide__ = True
-        return self._pass(sql, functools.partial(super().executemany, sql, *args))
 
+class _Cursor(HookedCursor, sqlite3.Cursor):
     def executescript(self, sql: str) -> Any:
         __tracebackhide__ = True
-        return self._pass(sql, functools.partial(super().executescript, sql))
-
-    def fetchone(self) -> Any:
-        __tracebackhide__ = True
-        return self._fetch(super().fetchone) if self.chaos_gate.fetches else super().fetchone()
-
-    def fetchmany(self, *args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True
-        return self._fetch(functools.partial(super().fetchmany, *args, **kwargs))
-
-    def fetchall(self) -> Any:
-        __tracebackhide__ = True
-        return self._fetch(super().fetchall)
+        return self.chaos_execute(sql, functools.partial(super().executescript, sql))
 
     def __iter__(self) -> Any:
         __tracebackhide__ = True
-        return self._fetch(super().__iter__)
+        return self.chaos_fetch(super().__iter__)
 
-    def _pass(self, sql: Any, proceed: Callable[[], Any]) -> Any:
-        __tracebackhide__ = True
-        if not is_a(sql, str):
-            return proceed()
-        sql = text_of(sql)
-        connection = self.connection
-        effect = self.chaos_gate.executing(connection.chaos_session, sql, connection.in_transaction)
-        return pass_through(effect, proceed, functools.partial(_fail, connection, sql))
-
-    def _fetch(self, proceed: Callable[[], Any]) -> Any:
-        __tracebackhide__ = True
-        gate, connection = self.chaos_gate, self.connection
-        effect = gate.fetching(connection.chaos_session) if gate.fetches else None
-        return pass_through(effect, proceed, functools.partial(_fail, connection, ""))
-
-
-@functools.lru_cache(maxsize=256)
-def _connection_class(gate: Gate, base: type[sqlite3.Connection]) -> type[sqlite3.Connection]:
-    found = _derived(_Connection, sqlite3.Connection, gate, base)
-    found.chaos_cursor = _cursor_class(gate, sqlite3.Cursor)  # type: ignore[attr-defined]
-    return found
-
-
-@functools.lru_cache(maxsize=256)
-def _cursor_class(gate: Gate, base: type[sqlite3.Cursor]) -> type[sqlite3.Cursor]:
-    return _derived(_Cursor, sqlite3.Cursor, gate, base)
-
-
-def _derived(guarded: type, original: type, gate: Gate, base: type) -> type:
-    """`base`, guarded; called what it was called."""
-    bases = (guarded,) if base is original else (guarded, base)
-    return type(base.__name__, bases, {"chaos_gate": gate, "__module__": base.__module__})
+    def chaos_text(self, sql: Any) -> str:
+        return text_of(sql) if is_a(sql, str) else ""
 
 
 def _fail(connection: _Connection, sql: str, failure: DatabaseFailure) -> sqlite3.Error:
-    """Leave the connection as the engine would, and say what the engine would say."""
+    """The error of SQLite; leaves the connection in the state that SQLite leaves it in."""
     text = plain_text(sql)
     changes = _CHANGES.match(text) is not None
     if changes and not connection.in_transaction and connection.isolation_level is not None:
         # Before a change the module begins a transaction, which stays.
         sqlite3.Cursor(connection).execute(f"BEGIN {connection.isolation_level}")
-    whole = failure.condition in _ROLLING_BACK and (changes or sql == "COMMIT")
+    whole = failure.condition in _ROLLING_BACK and (changes or control_word(sql) == "commit")
     if whole and connection.in_transaction and failure.moment != AFTER:
         sqlite3.Cursor(connection).execute("ROLLBACK")
     return _error(failure.condition, text)
@@ -258,11 +179,6 @@ def _error(condition: str, text: str) -> sqlite3.Error:
     error.sqlite_errorname = name
     error.sqlite_errorcode = getattr(sqlite3, name)
     return error
-
-
-def _is_class(factory: Any, above: type) -> bool:
-    """Whether what it makes can be guarded; a factory may also be any function."""
-    return is_a(factory, type) and issubclass(factory, above)
 
 
 def _names(database: Any) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from pytest_resilience.interceptors.http_mocks import pytest_httpx
 from pytest_resilience.interceptors.http_mocks import requests_mock
 from pytest_resilience.interceptors.http_mocks import responses
 from pytest_resilience.interceptors.http_mocks import respx
-from pytest_resilience.interceptors.import_hook import Arrivals
+from pytest_resilience.interceptors.import_hook import ImportHook
 from pytest_resilience.interceptors.patching import Patches
 
 
@@ -42,7 +42,7 @@ class HttpMockInterceptor:
 
     def __init__(self, engine: Engine) -> None:
         self._patches = Patches()
-        self._arrivals = Arrivals(
+        self._import_hook = ImportHook(
             {
                 name: functools.partial(reach, engine, self._patches)
                 for name, reach in _MOCKS.items()
@@ -53,7 +53,7 @@ class HttpMockInterceptor:
     def install(self) -> None:
         if not self._installed:
             self._installed = True
-            self._arrivals.watch()
+            self._import_hook.install()
 
     def refresh(self) -> None:
         """Nothing to do: each call asks whom the active experiments are aimed at."""
@@ -61,6 +61,6 @@ class HttpMockInterceptor:
     def remove(self) -> None:
         if self._installed:
             self._installed = False
-            self._arrivals.forget()
+            self._import_hook.remove()
         if self._patches:
             self._patches.restore()

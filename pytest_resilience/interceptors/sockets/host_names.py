@@ -21,7 +21,7 @@ from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import looked
 from pytest_resilience.interceptors.foreign_objects import text_of
-from pytest_resilience.interceptors.import_hook import Arrivals
+from pytest_resilience.interceptors.import_hook import ImportHook
 from pytest_resilience.interceptors.patching import Patches
 
 
@@ -39,7 +39,7 @@ class NamesElsewhere:
         self._engine = engine
         self._names = names
         self._patches = patches
-        self._arrivals = Arrivals(
+        self._import_hook = ImportHook(
             {
                 "aiohttp.connector": self._aiohttp,
                 "trio.socket": functools.partial(self._trio, "trio.socket"),
@@ -49,11 +49,11 @@ class NamesElsewhere:
 
     def watch(self) -> None:
         """Begin."""
-        self._arrivals.watch()
+        self._import_hook.install()
 
     def retire(self) -> None:
         """Await no more modules; what is replaced is put back with the rest of the interceptor."""
-        self._arrivals.forget()
+        self._import_hook.remove()
 
     def _aiohttp(self) -> None:
         connector = sys.modules["aiohttp.connector"].TCPConnector

@@ -15,7 +15,7 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.interceptors.import_hook import Arrivals
+from pytest_resilience.interceptors.import_hook import ImportHook
 from pytest_resilience.interceptors.observing import Observer
 from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets.host_names import Names
@@ -113,7 +113,7 @@ class InProcess:
         self._engine = engine
         self._names = names
         self._observer = Observer(patches)
-        self._arrivals = Arrivals(
+        self._import_hook = ImportHook(
             {
                 **{
                     each.module: functools.partial(self._watch, _of_url, each)
@@ -126,11 +126,11 @@ class InProcess:
 
     def watch(self) -> None:
         """Begin."""
-        self._arrivals.watch()
+        self._import_hook.install()
 
     def retire(self) -> None:
         """Await no more modules; what is replaced is put back with the rest of the interceptor."""
-        self._arrivals.forget()
+        self._import_hook.remove()
 
     def _watch(self, place_of: Callable[..., tuple[str, Any]], *callers: _Caller) -> None:
         for each in callers:

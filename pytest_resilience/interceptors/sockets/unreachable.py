@@ -20,7 +20,7 @@ from pytest_resilience.chaos.call_site import caller
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.interceptors.import_hook import Arrivals
+from pytest_resilience.interceptors.import_hook import ImportHook
 from pytest_resilience.interceptors.observing import Observer
 from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets.host_names import Names
@@ -85,7 +85,7 @@ class OutOfReach:
         self._engine = engine
         self._names = names
         self._observer = Observer(patches)
-        self._arrivals = Arrivals(
+        self._import_hook = ImportHook(
             {
                 "psycopg": self._psycopg,
                 "psycopg2": self._psycopg2,
@@ -99,11 +99,11 @@ class OutOfReach:
 
     def watch(self) -> None:
         """Begin."""
-        self._arrivals.watch()
+        self._import_hook.install()
 
     def retire(self) -> None:
         """Await no more modules; what is replaced is put back with the rest of the interceptor."""
-        self._arrivals.forget()
+        self._import_hook.remove()
 
     def _psycopg(self) -> None:
         module = sys.modules["psycopg"]
