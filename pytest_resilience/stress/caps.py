@@ -1,4 +1,4 @@
-"""How much pressure is allowed at all: nobody's machine is to be brought down by a typo."""
+"""Caps: how much stress experiments may ask for, so that no typo brings a machine down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What everybody else did to the CPUs while a pressure was on."""
+"""Processor time: of a process, and of all that are not ours."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 from pytest_resilience.stress import machine
 
 
-__all__ = ["Gauge", "cpu_seconds"]
+__all__ = ["CpuUsage", "cpu_seconds"]
 
 
-class Gauge:
-    """Measures from when it is made.
+class CpuUsage:
+    """The use of the machine's CPUs since this object was made.
 
     Attributes:
         load_before: runnable processes per CPU in the minute before.
@@ -21,30 +21,31 @@ class Gauge:
     def __init__(self) -> None:
         self.load_before = machine.load_per_cpu()
         self._began = time.monotonic()
-        self._busy, self._whole = _machine()
-        self._own = _own()
+        self._busy, self._whole = _machine_seconds()
+        self._own = _own_seconds()
 
     @property
     def seconds(self) -> float:
-        """How long it has measured."""
+        """The time since then."""
         return time.monotonic() - self._began
 
-    def others(self, pressure: float) -> float:
-        """Share of the machine's CPUs used by neither this process nor the pressure, which
-        has used `pressure` seconds of them.
+    def others(self, workers: float) -> float:
+        """The share, 0 to 1, used by other processes than this one and its workers.
+
+        `workers` is the processor time in seconds that these have used.
         """
-        busy, whole = _machine()
-        taken = busy - self._busy - (_own() - self._own) - pressure
+        busy, whole = _machine_seconds()
+        taken = busy - self._busy - (_own_seconds() - self._own) - workers
         return min(1.0, max(0.0, taken / max(whole - self._whole, 1e-9)))
 
 
-def _own() -> float:
+def _own_seconds() -> float:
     times = os.times()
     return times.user + times.system
 
 
-def _machine() -> tuple[float, float]:
-    """Seconds that all CPUs together were busy, and seconds in all, since they were started."""
+def _machine_seconds() -> tuple[float, float]:
+    """Seconds that all CPUs together were busy, and busy or idle, since they were started."""
     import psutil
 
     times = psutil.cpu_times()

@@ -1,9 +1,12 @@
-"""Where pressures begin and end with the experiments that ask for them."""
+"""Stressors begin and end with the experiments that ask for them."""
 
 from __future__ import annotations
 
 import logging
 import threading
+
+from collections.abc import Callable
+from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
@@ -20,16 +23,16 @@ from pytest_resilience.chaos.faults.resources import MemoryLoad
 from pytest_resilience.chaos.faults.resources import ThreadLimit
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.locks import fork_safe
-from pytest_resilience.stress.process_limits import DescriptorPress
-from pytest_resilience.stress.process_limits import GilPress
-from pytest_resilience.stress.process_limits import MemoryLimitPress
-from pytest_resilience.stress.process_limits import ThreadPress
-from pytest_resilience.stress.stressors import CpuPress
-from pytest_resilience.stress.stressors import DiskPress
-from pytest_resilience.stress.stressors import FillPress
-from pytest_resilience.stress.stressors import MemoryPress
-from pytest_resilience.stress.stressors import Press
-from pytest_resilience.stress.stressors import StressNgPress
+from pytest_resilience.stress.process_limits import GilStressor
+from pytest_resilience.stress.process_limits import descriptor_limit
+from pytest_resilience.stress.process_limits import memory_limit
+from pytest_resilience.stress.process_limits import thread_limit
+from pytest_resilience.stress.stressors import Stressor
+from pytest_resilience.stress.stressors import cpu_stressor
+from pytest_resilience.stress.stressors import disk_stressor
+from pytest_resilience.stress.stressors import fill_stressor
+from pytest_resilience.stress.stressors import memory_stressor
+from pytest_resilience.stress.stressors import stress_ng_stressor
 
 
 __all__ = ["StressInterceptor"]
@@ -38,9 +41,10 @@ _logger = logging.getLogger("pytest_resilience.stress")
 
 
 class StressInterceptor:
-    """Puts on what active experiments ask for. See `chaos.engine.Interceptor`.
+    """Starts what active experiments ask for. See `chaos.engine.Interceptor`.
 
-    A pressure ends with its experiment's duration by a timer, which goes with it.
+    No operation of the code under test ends a stressor, so a timer does when its experiment's
+    duration is over.
     """
 
     kinds = PRESSURES
@@ -50,50 +54,50 @@ class StressInterceptor:
         self._running: dict[ActiveExperiment, _Running] = {}
 
     def install(self) -> None:
-        """Nothing to do: everything is begun and ended by `refresh`."""
+        """Do nothing: `refresh` starts and stops everything."""
 
     def refresh(self) -> None:
-        """Begin what has become active and end what is so no more."""
+        """Start what has become active and stop what is not active any more."""
         wanted = [
             each for each in self._engine.active if each.kinds & self.kinds and not each.paused
         ]
-        self._end([each for each in self._running if each not in wanted])
+        self._stop([each for each in self._running if each not in wanted])
         for active_experiment in wanted:
             if active_experiment not in self._running:
-                self._begin(active_experiment)
+                self._start(active_experiment)
 
     def remove(self) -> None:
-        self._end(list(self._running))
+        self._stop(list(self._running))
 
-    def _begin(self, active_experiment: ActiveExperiment) -> None:
+    def _start(self, active_experiment: ActiveExperiment) -> None:
         faults = [
             fault for fault in active_experiment.experiment.faults if fault.kinds & self.kinds
         ]
-        with limits_lifted():  # what there is is read from files
-            presses = [_press(fault) for fault in faults]
-        running = _Running(active_experiment, presses)
+        with limits_lifted():  # sizes depend on the machine's, which are read from files
+            stressors = [_stressor(fault) for fault in faults]
+        running = _Running(active_experiment, stressors)
         running.start(active_experiment.left(self._engine.clock.monotonic()))
         self._running[active_experiment] = running
         for fault in faults:
             self._engine.press(active_experiment, fault, min(fault.kinds))
 
-    def _end(self, active_experiments: list[ActiveExperiment]) -> None:
+    def _stop(self, active_experiments: list[ActiveExperiment]) -> None:
         for active_experiment in active_experiments:
             self._running.pop(active_experiment).stop()
 
 
 class _Running:
-    """The pressures of one experiment while they are on."""
+    """The stressors of one experiment."""
 
-    def __init__(self, active_experiment: ActiveExperiment, presses: list[Press]) -> None:
-        self._activation = active_experiment
-        self._presses = presses
-        self._on: list[Press] = []
+    def __init__(self, active_experiment: ActiveExperiment, stressors: list[Stressor]) -> None:
+        self._active_experiment = active_experiment
+        self._stressors = stressors
+        self._started: list[Stressor] = []
         self._lock = fork_safe(self, "_lock", threading.Lock)
         self._timer: threading.Timer | None = None
 
     def start(self, seconds: float) -> None:
-        """Put them on, for `seconds` at most."""
+        """Start them, for `seconds` at most."""
         if seconds < threading.TIMEOUT_MAX:
             self._timer = threading.Timer(seconds, self.stop)
             self._timer.daemon = True
@@ -101,42 +105,41 @@ class _Running:
                 self._timer.start()
         try:
             with self._lock:  # the timer's end comes after the beginning, however short it is
-                for press in self._presses:
-                    press.start()
-                    self._on.append(press)
+                for stressor in self._stressors:
+                    stressor.start()
+                    self._started.append(stressor)
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """Take them off; harmless when they are."""
+        """Stop them; harmless when they have stopped."""
         if self._timer is not None:
             self._timer.cancel()
         with self._lock:
-            while self._on:
+            while self._started:
                 try:
-                    self._activation.pressure = self._on.pop().stop()
+                    self._active_experiment.pressure = self._started.pop().stop()
                 except Exception:
-                    _logger.exception("%s: cannot be measured", self._activation.experiment.name)
+                    _logger.exception(
+                        "%s: cannot be measured", self._active_experiment.experiment.name
+                    )
 
 
-def _press(fault: Fault) -> Press:  # noqa: PLR0911  # one line for each pressure there is
+def _stressor(fault: Fault) -> Stressor:
     if getattr(fault, "engine", None) == STRESS_NG:
         assert isinstance(fault, (CpuLoad, MemoryLoad, DiskLoad))
-        return StressNgPress(fault)
-    if isinstance(fault, CpuLoad):
-        return CpuPress(fault)
-    if isinstance(fault, GilLoad):
-        return GilPress(fault)
-    if isinstance(fault, MemoryLoad):
-        return MemoryPress(fault)
-    if isinstance(fault, MemoryLimit):
-        return MemoryLimitPress(fault)
-    if isinstance(fault, DiskLoad):
-        return DiskPress(fault)
-    if isinstance(fault, DiskFill):
-        return FillPress(fault)
-    if isinstance(fault, DescriptorLimit):
-        return DescriptorPress(fault)
-    assert isinstance(fault, ThreadLimit)
-    return ThreadPress(fault)
+        return stress_ng_stressor(fault)
+    return _STRESSORS[type(fault)](fault)
+
+
+_STRESSORS: dict[type[Fault], Callable[[Any], Stressor]] = {
+    CpuLoad: cpu_stressor,
+    GilLoad: GilStressor,
+    MemoryLoad: memory_stressor,
+    MemoryLimit: memory_limit,
+    DiskLoad: disk_stressor,
+    DiskFill: fill_stressor,
+    DescriptorLimit: descriptor_limit,
+    ThreadLimit: thread_limit,
+}

@@ -1,4 +1,4 @@
-"""Pressures on this process itself: real limits of the system, set lower for a while."""
+"""Stress on this process itself: its interpreter lock, and limits of the system set lower."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from pytest_resilience.chaos.shared_settings import Limit
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.stress import caps
-from pytest_resilience.stress.cpu_usage import Gauge
-from pytest_resilience.stress.worker_main import work
+from pytest_resilience.stress.cpu_usage import CpuUsage
+from pytest_resilience.stress.stressors import Stressor
+from pytest_resilience.stress.worker_main import compute
 
 
-__all__ = ["DescriptorPress", "GilPress", "MemoryLimitPress", "ThreadPress"]
+__all__ = ["GilStressor", "descriptor_limit", "memory_limit", "thread_limit"]
 
 _MOST_LEFT = 4096  # descriptors: intensity is about those that a program could come to need
 # No address space has room for a stack of this size, so no thread can be had.
 _IMPOSSIBLE_STACK = 2**46  # bytes
 
 
-class GilPress:
+class GilStressor:
     """Threads that compute in Python; together they can never have more than one CPU."""
 
     def __init__(self, fault: GilLoad) -> None:
@@ -44,7 +45,7 @@ class GilPress:
 
     def start(self) -> None:
         with limits_lifted():
-            self._gauge = Gauge()
+            self._cpu_usage = CpuUsage()
             for _ in range(self._threads if self._load else 0):
                 thread = threading.Thread(target=self._run, daemon=True, name="GIL load")
                 thread.start()
@@ -52,23 +53,23 @@ class GilPress:
 
     def _run(self) -> None:
         before = time.thread_time()
-        work(self._load, time.thread_time, lambda: not self._ended.is_set())
+        compute(self._load, time.thread_time, lambda: not self._ended.is_set())
         self._used.append(time.thread_time() - before)
 
     def stop(self) -> PressureReading:
-        seconds = self._gauge.seconds
+        seconds = self._cpu_usage.seconds
         self._ended.set()
         for thread in self._running:
             thread.join()
         with limits_lifted():
-            others = self._gauge.others(0.0)
+            others = self._cpu_usage.others(0.0)
         return PressureReading(
             asked=self._threads * self._load,
             achieved=sum(self._used) / max(seconds, 1e-9),
             unit="CPUs in threads",
             seconds=seconds,
             others=others,
-            load_before=self._gauge.load_before,
+            load_before=self._cpu_usage.load_before,
         )
 
 
@@ -121,55 +122,67 @@ def _stack_size() -> Limit[int]:
     return Limit(read, threading.stack_size, lambda _, wanted: wanted[-1])
 
 
-class DescriptorPress:
-    """Lets this process open only so many more descriptors.
+class _LimitStressor:
+    """A limit of this process that is set lower for a while.
 
-    The limit is on numbers, and the lowest free one is always taken: with the limit above so
-    many free numbers, exactly so many can be had, and those in use stay as they are.
+    `lower` sets it when this starts, and returns what was asked, what can be had in fact, and how
+    to give the limit back.
     """
 
-    def __init__(self, fault: DescriptorLimit) -> None:
-        self._limit = _descriptors()
-        self._leave = fault.leave
-        self._left = 0
-        self._intensity = fault.intensity
-        self._let_go: Callable[[], None] | None = None
+    def __init__(self, unit: str, lower: Callable[[], tuple[int, int, Callable[[], None]]]) -> None:
+        self._unit = unit
+        self._lower = lower
 
     def start(self) -> None:
         self._began = time.monotonic()
-        if self._leave is None and not self._intensity:
-            self._leave = 0
-            return  # nothing
-        with limits_lifted():
-            free = self._limit.read()[0] - len(open_descriptors())
-            if self._leave is None:
-                self._leave = int(min(free, _MOST_LEFT) * (1 - self._intensity))
-            number = None if self._leave > free else _number_after(self._leave)
-        if number is None:
-            self._left = free  # there are not as many
-        else:
-            self._left = self._leave
-            self._let_go = self._limit.hold((number, 0))
+        self._asked, self._achieved, self._restore = self._lower()
 
     def stop(self) -> PressureReading:
-        if self._let_go is not None:
-            self._let_go()
+        self._restore()
         return PressureReading(
-            asked=self._leave or 0,
-            achieved=self._left,
-            unit="free descriptors",
+            asked=self._asked,
+            achieved=self._achieved,
+            unit=self._unit,
             seconds=time.monotonic() - self._began,
         )
 
 
+def _nothing_to_restore() -> None:
+    """For an intensity of 0, or a limit that is lower already."""
+
+
+def descriptor_limit(fault: DescriptorLimit) -> Stressor:
+    """Let this process open only so many more descriptors.
+
+    The limit is on numbers, and the lowest free one is always taken: with the limit above so
+    many free numbers, exactly so many can be had, and those in use stay as they are.
+    """
+    limit = _descriptors()
+
+    def lower() -> tuple[int, int, Callable[[], None]]:
+        leave = fault.leave
+        if leave is None and not fault.intensity:
+            return 0, 0, _nothing_to_restore
+        with limits_lifted():
+            free = limit.read()[0] - len(open_descriptors())
+            if leave is None:
+                leave = int(min(free, _MOST_LEFT) * (1 - fault.intensity))
+            number = None if leave > free else _number_after(leave)
+        if number is None:  # there are not as many
+            return leave, free, _nothing_to_restore
+        return leave, leave, limit.hold((number, 0))
+
+    return _LimitStressor("free descriptors", lower)
+
+
 def _as_many_left(wanted: Limits, before: frozenset[int], after: frozenset[int]) -> Limits:
-    """What is opened while the limit is lifted takes numbers that it had left to others."""
+    """Move the limit on: what was opened while it was lifted took numbers below it."""
     left = wanted[0] - sum(number < wanted[0] for number in before)
-    return _free(left, after), wanted[1]
+    return _number_had(left, after), wanted[1]
 
 
-def _free(left: int, in_use: frozenset[int]) -> int:
-    """The number that is had after so many more."""
+def _number_had(left: int, in_use: frozenset[int]) -> int:
+    """The descriptor number that the next file gets, after `left` more have been opened."""
     number = left
     for each in sorted(in_use):
         number += each <= number
@@ -177,13 +190,13 @@ def _free(left: int, in_use: frozenset[int]) -> int:
 
 
 def _number_after(leave: int) -> int | None:
-    """The number that would be had after so many more; None if there are not so many.
+    """The descriptor number that comes after `leave` more; None if there are not so many.
 
-    Found by trying: a thread that waits in `accept` has a number already that nothing shows. Of
-    very many, which others may need, it does not matter.
+    Found by opening them: a thread that waits in `accept` has a number already that nothing
+    shows. Of very many, which others may need, it is worked out.
     """
     if leave > _MOST_LEFT:
-        return _free(leave, open_descriptors())
+        return _number_had(leave, open_descriptors())
     tried: list[int] = []
     try:
         tried.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(leave + 1))
@@ -196,35 +209,22 @@ def _number_after(leave: int) -> int | None:
             os.close(each)
 
 
-class MemoryLimitPress:
-    """Lets this process have only so many bytes of address space more (RLIMIT_AS)."""
+def memory_limit(fault: MemoryLimit) -> Stressor:
+    """Let this process have only so many more bytes of address space (RLIMIT_AS)."""
+    limit = _memory()
 
-    def __init__(self, fault: MemoryLimit) -> None:
-        self._limit = _memory()
-        self._headroom = fault.headroom
-        self._on = fault.intensity > 0
-        self._let_go: Callable[[], None] | None = None
+    def lower() -> tuple[int, int, Callable[[], None]]:
+        if not fault.intensity:
+            return fault.headroom, 0, _nothing_to_restore
+        with limits_lifted():
+            used = _address_space()
+        return fault.headroom, fault.headroom, limit.hold((used + fault.headroom, 0))
 
-    def start(self) -> None:
-        self._began = time.monotonic()
-        if self._on:
-            with limits_lifted():
-                used = _address_space()
-            self._let_go = self._limit.hold((used + self._headroom, 0))
-
-    def stop(self) -> PressureReading:
-        if self._let_go is not None:
-            self._let_go()
-        return PressureReading(
-            asked=self._headroom,
-            achieved=self._headroom if self._on else 0,
-            unit="bytes",
-            seconds=time.monotonic() - self._began,
-        )
+    return _LimitStressor("bytes", lower)
 
 
 def _as_much_left(wanted: Limits, before: int, after: int) -> Limits:
-    """What grows while the limit is lifted, such as by the stack of a thread, is not charged."""
+    """Move the limit on: what grew while it was lifted, as by a thread's stack, is not counted."""
     return wanted[0] + after - before, wanted[1]
 
 
@@ -241,25 +241,16 @@ def _address_space() -> int:
         os.close(file)
 
 
-class ThreadPress:
-    """Lets no thread of Python's start, by asking a stack for it that cannot be had.
+def thread_limit(fault: ThreadLimit) -> Stressor:
+    """Let no thread of Python's start, by asking a stack for it that cannot be had.
 
     The system's own limit on processes (RLIMIT_NPROC) counts those of all programs of a user,
     and none of root's; the failure is the same: pthread_create says EAGAIN.
     """
 
-    def __init__(self, fault: ThreadLimit) -> None:
-        self._on = fault.intensity > 0
-        self._let_go: Callable[[], None] | None = None
+    def lower() -> tuple[int, int, Callable[[], None]]:
+        if not fault.intensity:
+            return 0, 0, _nothing_to_restore
+        return 0, 0, _stack_size().hold(_IMPOSSIBLE_STACK)
 
-    def start(self) -> None:
-        self._began = time.monotonic()
-        if self._on:
-            self._let_go = _stack_size().hold(_IMPOSSIBLE_STACK)
-
-    def stop(self) -> PressureReading:
-        if self._let_go is not None:
-            self._let_go()
-        return PressureReading(
-            asked=0, achieved=0, unit="more threads", seconds=time.monotonic() - self._began
-        )
+    return _LimitStressor("more threads", lower)

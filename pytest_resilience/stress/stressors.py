@@ -1,10 +1,11 @@
-"""Pressures by worker processes: on CPUs, memory and disks."""
+"""Stress by worker processes: on CPUs, memory and disks."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 
+from collections.abc import Callable
 from typing import Any
 from typing import Protocol
 
@@ -18,36 +19,54 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.stress import caps
 from pytest_resilience.stress import machine
-from pytest_resilience.stress.cpu_usage import Gauge
+from pytest_resilience.stress.cpu_usage import CpuUsage
 from pytest_resilience.stress.cpu_usage import cpu_seconds
 from pytest_resilience.stress.worker_process import Worker
 
 
-__all__ = ["CpuPress", "DiskPress", "FillPress", "MemoryPress", "Press", "StressNgPress"]
+__all__ = [
+    "Stressor",
+    "cpu_stressor",
+    "disk_stressor",
+    "fill_stressor",
+    "memory_stressor",
+    "stress_ng_stressor",
+]
 
 _RESERVE = Amount(share=0.1)
 _LEAST_RESERVE = 64 * 2**20  # bytes
+_Job = tuple[str, dict[str, Any]]  # a job of `worker_main` and its settings
 
 
-class Press(Protocol):
-    """Puts one pressure on, once, and takes it off again."""
+class Stressor(Protocol):
+    """Puts stress on the machine or this process, once."""
 
     def start(self) -> None:
-        """Put it on; at full pressure when this returns, but for a ramp."""
+        """Return when it is at its full strength, or where its ramp begins."""
 
     def stop(self) -> PressureReading:
-        """Take it off, and say what came of it."""
+        """End it, and say what was achieved."""
 
 
-class WorkerPress:
-    """Base of those that worker processes do."""
+class WorkerStressor:
+    """Stress by worker processes, one for each job.
 
-    unit = "bytes"
+    What is achieved is what the jobs say of themselves, and what `measure` sees from outside just
+    before their end. It is given the workers, and the CPUs that they used on average.
+    """
 
-    def __init__(self, jobs: list[tuple[str, dict[str, Any]]], asked: float) -> None:
-        """`jobs`: for each worker what it does, see `worker_main`; `asked`: in `unit`."""
+    def __init__(
+        self,
+        jobs: list[_Job],
+        *,
+        asked: float,
+        unit: str = "bytes",
+        measure: Callable[[list[Worker], float], float] = lambda *_: 0.0,
+    ) -> None:
         self._jobs = jobs
         self._asked = asked
+        self._unit = unit
+        self._measure = measure
         self._workers: list[Worker] = []
 
     def start(self) -> None:
@@ -59,8 +78,8 @@ class WorkerPress:
                 worker.wait()
             # What it took to get here is not to be measured.
             with limits_lifted():  # it is read from files
-                self._used = self._cpu_seconds()
-                self._gauge = Gauge()
+                self._used_before = self._cpu_seconds()
+                self._cpu_usage = CpuUsage()
         except BaseException:
             self._close()
             raise
@@ -68,120 +87,85 @@ class WorkerPress:
     def stop(self) -> PressureReading:
         try:
             with limits_lifted():
-                seconds = self._gauge.seconds
-                used = self._cpu_seconds() - self._used
-                others = self._gauge.others(used)
-                before = self.measure(self._workers, used, seconds)
+                seconds = self._cpu_usage.seconds
+                used = self._cpu_seconds() - self._used_before
+                others = self._cpu_usage.others(used)
+                measured = self._measure(self._workers, used / max(seconds, 1e-9))
         finally:
-            last = self._close()
+            figures = self._close()
         return PressureReading(
             asked=self._asked,
-            achieved=self.final(last, before),
-            unit=self.unit,
+            achieved=measured + sum(each.get("achieved", 0) for each in figures),
+            unit=self._unit,
             seconds=seconds,
             others=others,
-            load_before=self._gauge.load_before,
-            detail="; ".join(each["detail"] for each in last if "detail" in each),
+            load_before=self._cpu_usage.load_before,
+            detail="; ".join(each["detail"] for each in figures if "detail" in each),
         )
-
-    def measure(self, workers: list[Worker], used: float, seconds: float) -> float:
-        """What is achieved just now; `used`: processor time in `seconds`."""
-        raise NotImplementedError
-
-    def final(self, last: list[dict[str, Any]], measured: float) -> float:
-        """What was achieved, from the workers' last figures and what was measured before."""
-        del last
-        return measured
 
     def _cpu_seconds(self) -> float:
         return sum(cpu_seconds(worker.pid) for worker in self._workers)
 
     def _close(self) -> list[dict[str, Any]]:
+        """End the workers. Returns the last figures of each; the first, if it had to be killed."""
         workers, self._workers = self._workers, []
-        return [worker.close() for worker in workers]
+        return [worker.ready | worker.close() for worker in workers]
 
 
-class CpuPress(WorkerPress):
+def cpu_stressor(fault: CpuLoad) -> Stressor:
     """A process for each core."""
-
-    unit = "CPUs"
-
-    def __init__(self, fault: CpuLoad) -> None:
-        cores, load = caps.cores_and_load(fault)
-        jobs = [("burn", {"load": load})] * (cores if load else 0)
-        super().__init__(jobs, cores * load)
-
-    def measure(self, workers: list[Worker], used: float, seconds: float) -> float:
-        del workers
-        return used / max(seconds, 1e-9)
+    cores, load = caps.cores_and_load(fault)
+    jobs: list[_Job] = [("compute", {"load": load})] * (cores if load else 0)
+    return WorkerStressor(jobs, asked=cores * load, unit="CPUs", measure=lambda _, cpus: cpus)
 
 
-class MemoryPress(WorkerPress):
+def memory_stressor(fault: MemoryLoad) -> Stressor:
     """A process that holds memory."""
+    size = caps.memory_size(fault)
+    wanted = (fault.reserve or _RESERVE).of(machine.available_memory())
+    reserve = wanted if fault.reserve else max(wanted, _LEAST_RESERVE)
+    settings = {"size": size, "ramp": fault.ramp, "reserve": reserve}
 
-    def __init__(self, fault: MemoryLoad) -> None:
-        size = caps.memory_size(fault)
-        wanted = (fault.reserve or _RESERVE).of(machine.available_memory())
-        reserve = wanted if fault.reserve else max(wanted, _LEAST_RESERVE)
-        settings = {"size": size, "ramp": fault.ramp, "reserve": reserve}
-        super().__init__([("hold", settings)] if size else [], size)
+    def grown(workers: list[Worker], _: float) -> float:
+        return float(sum(_resident(each.pid) - each.ready["before"] for each in workers))
 
-    def measure(self, workers: list[Worker], used: float, seconds: float) -> float:
-        del used, seconds
-        return float(sum(_resident(each.pid) - each.ready.get("before", 0) for each in workers))
-
-
-class DiskPress(WorkerPress):
-    """A process that writes, syncs and reads; achieved is the size that its file had."""
-
-    def __init__(self, fault: DiskLoad) -> None:
-        size = caps.file_size(fault)
-        settings = {"folder": caps.disk_folder(fault), "size": size}
-        super().__init__([("churn", settings)] if size else [], size)
-
-    def measure(self, workers: list[Worker], used: float, seconds: float) -> float:
-        del workers, used, seconds
-        return 0.0
-
-    def final(self, last: list[dict[str, Any]], measured: float) -> float:
-        return sum((each.get("size", 0) for each in last), measured)
+    jobs: list[_Job] = [("hold_memory", settings)] if size else []
+    return WorkerStressor(jobs, asked=size, measure=grown)
 
 
-class FillPress(WorkerPress):
+def disk_stressor(fault: DiskLoad) -> Stressor:
+    """A process that writes, syncs and reads a file; achieved is the size it grew to."""
+    return _disk_stressor("write_and_read", fault, caps.file_size(fault))
+
+
+def fill_stressor(fault: DiskFill) -> Stressor:
     """A process that takes room on a disk."""
-
-    def __init__(self, fault: DiskFill) -> None:
-        size = caps.fill_size(fault)
-        settings = {"folder": caps.disk_folder(fault), "size": size}
-        super().__init__([("fill", settings)] if size else [], size)
-
-    def measure(self, workers: list[Worker], used: float, seconds: float) -> float:
-        del used, seconds
-        return float(sum(each.ready.get("filled", 0) for each in workers))
+    return _disk_stressor("fill_disk", fault, caps.fill_size(fault))
 
 
-class StressNgPress(WorkerPress):
+def _disk_stressor(job: str, fault: DiskLoad | DiskFill, size: int) -> Stressor:
+    settings = {"folder": caps.disk_folder(fault), "size": size}
+    return WorkerStressor([(job, settings)] if size else [], asked=size)
+
+
+def stress_ng_stressor(fault: CpuLoad | MemoryLoad | DiskLoad) -> Stressor:
     """The program stress-ng, under a worker that ends it."""
-
-    def __init__(self, fault: CpuLoad | MemoryLoad | DiskLoad) -> None:
-        program = shutil.which("stress-ng")
-        if program is None:
-            raise UnavailableError("engine='stress-ng': the program stress-ng is not installed")
-        self._cpu = isinstance(fault, CpuLoad)
-        self.unit = "CPUs" if self._cpu else "bytes"
-        arguments, asked = _arguments(fault)
-        folder = caps.disk_folder(fault) if isinstance(fault, DiskLoad) else tempfile.gettempdir()
-        settings = {"command": [program, "--quiet", *arguments], "folder": folder}
-        super().__init__([("other", settings)] if asked else [], asked)
-
-    def measure(self, workers: list[Worker], used: float, seconds: float) -> float:
-        if self._cpu:
-            return used / max(seconds, 1e-9)
-        return float(sum(_resident_family(worker.pid) for worker in workers))
+    program = shutil.which("stress-ng")
+    if program is None:
+        raise UnavailableError("engine='stress-ng': the program stress-ng is not installed")
+    arguments, asked = _arguments(fault)
+    folder = caps.disk_folder(fault) if isinstance(fault, DiskLoad) else tempfile.gettempdir()
+    settings = {"command": [program, "--quiet", *arguments], "folder": folder}
+    jobs: list[_Job] = [("run_program", settings)] if asked else []
+    if isinstance(fault, CpuLoad):
+        return WorkerStressor(jobs, asked=asked, unit="CPUs", measure=lambda _, cpus: cpus)
+    return WorkerStressor(
+        jobs, asked=asked, measure=lambda workers, _: sum(_largest_child(w.pid) for w in workers)
+    )
 
 
 def _arguments(fault: CpuLoad | MemoryLoad | DiskLoad) -> tuple[list[str], float]:
-    """The arguments of stress-ng, and what is asked with them."""
+    """The arguments of stress-ng, and how many CPUs or bytes they ask for."""
     if isinstance(fault, CpuLoad):
         cores, load = caps.cores_and_load(fault)
         return ["--cpu", str(cores), "--cpu-load", f"{load * 100:.0f}"], cores * load
@@ -193,6 +177,7 @@ def _arguments(fault: CpuLoad | MemoryLoad | DiskLoad) -> tuple[list[str], float
 
 
 def _resident(pid: int) -> int:
+    """Bytes of memory; 0 if the process is gone."""
     import psutil
 
     try:
@@ -201,7 +186,8 @@ def _resident(pid: int) -> int:
         return 0
 
 
-def _resident_family(pid: int) -> int:
+def _largest_child(pid: int) -> int:
+    """Bytes of memory of the child that has most."""
     import psutil
 
     try:

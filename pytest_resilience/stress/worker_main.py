@@ -21,7 +21,6 @@ import time
 
 from collections.abc import Callable
 from typing import Any
-from typing import Protocol
 
 from pytest_resilience.stress import machine
 
@@ -35,17 +34,18 @@ _SLICE = 0.01  # seconds of work, or of rest, at most
 _MOST_DEBT = 0.05  # seconds of work that are caught up with; what was missed before is lost
 
 
-class _Job(Protocol):
+class _Job:
     """Something to do until the process ends."""
 
     def prepare(self) -> None:
-        """Get to full pressure, or to where it begins to grow."""
+        """Get to full strength, or to where a ramp begins."""
 
     def run(self) -> None:
         """Keep it there; need not end."""
 
     def figures(self) -> dict[str, Any]:
         """What has come of it; asked for in another thread."""
+        return {}
 
     def end(self) -> None:
         """Undo what the end of the process does not undo."""
@@ -82,26 +82,17 @@ def _say(message: dict[str, Any]) -> None:
     os.write(1, json.dumps(message).encode() + b"\n")
 
 
-class _Burn:
+class _Compute(_Job):
     """Compute for a share of the time, by the processor time that was really had."""
 
     def __init__(self, load: float) -> None:
         self._load = load
 
-    def prepare(self) -> None:
-        """Nothing to do."""
-
     def run(self) -> None:
-        work(self._load, time.process_time, lambda: True)
-
-    def figures(self) -> dict[str, Any]:
-        return {}
-
-    def end(self) -> None:
-        """Nothing to do."""
+        compute(self._load, time.process_time, lambda: True)
 
 
-def work(load: float, used: Callable[[], float], goes_on: Callable[[], bool]) -> None:
+def compute(load: float, used: Callable[[], float], goes_on: Callable[[], bool]) -> None:
     """Compute `load` of the time while `goes_on`, as `used` tells, in seconds."""
     due, before, began = 0.0, used(), time.monotonic()
     while goes_on():
@@ -119,7 +110,7 @@ def work(load: float, used: Callable[[], float], goes_on: Callable[[], bool]) ->
             time.sleep(min(_SLICE, (done - due) / load + _SLICE / 2))
 
 
-class _Hold:
+class _HoldMemory(_Job):
     """Hold memory, every page touched, as long as `reserve` bytes are left to others."""
 
     def __init__(self, size: int, ramp: float, reserve: int) -> None:
@@ -157,10 +148,7 @@ class _Hold:
         return True
 
     def figures(self) -> dict[str, Any]:
-        return {"held": self._bytes, "before": self._before}
-
-    def end(self) -> None:
-        """Nothing to do."""
+        return {"before": self._before}
 
 
 def _resident() -> int:
@@ -168,7 +156,7 @@ def _resident() -> int:
         return int(file.read().split()[1]) * mmap.PAGESIZE
 
 
-class _Churn:
+class _WriteAndRead(_Job):
     """Write, sync and read a file that has no name, so nothing is left of it ever."""
 
     def __init__(self, folder: str, size: int) -> None:
@@ -206,13 +194,10 @@ class _Churn:
 
     def figures(self) -> dict[str, Any]:
         detail = f"wrote {self._written} bytes, read {self._read}, synced {self._syncs} times"
-        return {"size": self._most, "detail": detail}
-
-    def end(self) -> None:
-        """Nothing to do."""
+        return {"achieved": self._most, "detail": detail}
 
 
-class _Fill:
+class _FillDisk(_Job):
     """Take room on a disk with a file that has no name."""
 
     def __init__(self, folder: str, size: int) -> None:
@@ -222,14 +207,8 @@ class _Fill:
         self._file = _nameless(self._folder)
         os.posix_fallocate(self._file, 0, self._size)
 
-    def run(self) -> None:
-        """Nothing to do: it is there."""
-
     def figures(self) -> dict[str, Any]:
-        return {"filled": os.fstat(self._file).st_blocks * 512}
-
-    def end(self) -> None:
-        """Nothing to do."""
+        return {"achieved": os.fstat(self._file).st_blocks * 512}
 
 
 def _nameless(folder: str) -> int:
@@ -241,7 +220,7 @@ def _nameless(folder: str) -> int:
         return file
 
 
-class _Other:
+class _RunProgram(_Job):
     """Another program, which ends when this process does."""
 
     def __init__(self, command: list[str], folder: str) -> None:
@@ -257,9 +236,6 @@ class _Other:
             process_group=0,
         )
 
-    def run(self) -> None:
-        """Nothing to do: the other does it."""
-
     def figures(self) -> dict[str, Any]:
         return {"status": self._process.poll()}
 
@@ -270,9 +246,9 @@ class _Other:
 
 
 _JOBS: dict[str, Callable[..., _Job]] = {
-    "burn": _Burn,
-    "hold": _Hold,
-    "churn": _Churn,
-    "fill": _Fill,
-    "other": _Other,
+    "compute": _Compute,
+    "hold_memory": _HoldMemory,
+    "write_and_read": _WriteAndRead,
+    "fill_disk": _FillDisk,
+    "run_program": _RunProgram,
 }

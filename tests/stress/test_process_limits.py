@@ -235,7 +235,7 @@ def begin(runtime: Runtime, name: str) -> ActiveExperiment:
 
 
 def effective(name: str, *others: str) -> bool:
-    """Whether this process is under a pressure, beside the others."""
+    """Whether this process is under stress, beside the others."""
     match name:
         case "no threads":
             with pytest.raises(RuntimeError):
@@ -257,7 +257,7 @@ PAIRS = [pair for pair in itertools.product(PRESSURES, repeat=2) if LIMITS & {*p
 
 @pytest.mark.parametrize("first_ends_first", [True, False])
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_a_limit_and_another_pressure_at_once(
+def test_a_limit_and_another_stressor_at_once(
     first: str, second: str, first_ends_first: bool
 ) -> None:
     if "full disk" in {first, second} and not os.access("/dev/shm", os.W_OK):
@@ -335,7 +335,7 @@ class Limited:
                 self.running.pop(given % len(self.running))[0].stop()
                 self.foreign = False
             case "pause or go on":
-                active_experiment = self.running[given % len(self.running)][0].active_experiment
+                active_experiment = self.running[given % len(self.running)][0]
                 active_experiment.paused = not active_experiment.paused
                 self.runtime.engine.settle()
                 self.foreign = False

@@ -1,4 +1,4 @@
-"""Pressures by worker processes: what they do to the machine, and that nothing is left."""
+"""Stress by worker processes: what it does to the machine, and that nothing is left."""
 
 from __future__ import annotations
 
@@ -150,16 +150,17 @@ def test_a_disk_is_filled_up_to_a_floor(runtime: Runtime) -> None:
     folder = "/dev/shm"  # a file system of its own, in memory
     if not os.access(folder, os.W_OK):
         pytest.skip("no /dev/shm to fill")
-    free, whole = machine.disk_space(folder)
-    floor = free - 8 * MIB
-    if floor < 16 * MIB:
+    free, _ = machine.disk_space(folder)
+    size, others = 64 * MIB, 16 * MIB  # what others may take or give back meanwhile
+    floor = free - size
+    if floor < 2 * others:
         pytest.skip("/dev/shm is too small to fill a part of it")
     running = start(runtime, "disk_stress", fill=True, floor=floor, path=folder)
-    assert machine.disk_space(folder)[0] <= floor + MIB
+    assert machine.disk_space(folder)[0] <= floor + others
     running.stop()
     assert running.pressure is not None
-    assert running.pressure.achieved == pytest.approx(8 * MIB, rel=0.1)
-    assert machine.disk_space(folder) == (free, whole)
+    assert running.pressure.achieved == pytest.approx(size, abs=others)
+    assert machine.disk_space(folder)[0] >= free - others
 
 
 @pytest.mark.parametrize("kind", ["cpu_stress", "memory_stress", "disk_stress"])

@@ -51,7 +51,7 @@ class Machine:
 def run(machine: Machine, load: float, seconds: float = 3.0) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker_main, "time", machine)
-        worker_main.work(load, machine.process_time, lambda: machine.now < seconds)
+        worker_main.compute(load, machine.process_time, lambda: machine.now < seconds)
 
 
 @settings(deadline=None)
