@@ -94,7 +94,6 @@ NOT_YET = {
     "proxy.proxy ChaosProxy has attributes": 11,
     "proxy.proxy __init__ has lines": 50,
     # patterns
-    "patterns.circuit_breaker.state_machine Circuit has attributes": 21,
     "patterns.degradation.manager DegradationManager has attributes": 12,
     # plugin
     "plugin.fixtures.proxy has one reader and lines": 49,

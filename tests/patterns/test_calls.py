@@ -120,7 +120,7 @@ CALLERS: list[Callable[..., Any]] = [
 
 @pytest.mark.parametrize("caller", CALLERS, ids=lambda each: each.__qualname__)
 @pytest.mark.parametrize("func", [plain, coroutine, generator, async_generator])
-def test_what_calls_its_first_argument_is_of_that_ones_kind(caller: Any, func: Any) -> None:
+def test_what_calls_first_argument_argument_is_of_that_ones_kind(caller: Any, func: Any) -> None:
     assert kind_of(caller, (func, 1)) is kind_of(func)
     assert kind_of(functools.partial(caller, func), (1,)) is kind_of(func)
     assert kind_of(caller, (*CALLERS, func)) is kind_of(func)

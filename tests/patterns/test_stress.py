@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -60,23 +61,23 @@ def make_breaker(clock: ManualClock, **config: float) -> CircuitBreaker:
     return CircuitBreaker(CircuitBreakerConfig(**settings), clock=clock)  # type: ignore[arg-type]
 
 
-class Eras:
-    """How many calls of each generation are inside at once, at most."""
+class Inside:
+    """How many calls are inside at once, at most, by the stay in a state that let them in."""
 
     def __init__(self) -> None:
-        self._inside: Counter[int] = Counter()
-        self.most: Counter[int] = Counter()
+        self._now: Counter[Any] = Counter()
+        self.most: Counter[Any] = Counter()
         self._lock = threading.Lock()
 
     def entered(self, permit: Permit) -> None:
-        era, _ = permit._ticket
+        state, _ = permit._permit
         with self._lock:
-            self._inside[era] += 1
-            self.most[era] = max(self.most[era], self._inside[era])
+            self._now[state] += 1
+            self.most[state] = max(self.most[state], self._now[state])
 
     def left(self, permit: Permit) -> None:
         with self._lock:
-            self._inside[permit._ticket[0]] -= 1
+            self._now[permit._permit[0]] -= 1
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3])
@@ -84,8 +85,8 @@ def test_no_more_probes_under_way_than_allowed(budget: int) -> None:
     """Counted from outside, by who is inside; calls end well, badly, or are given up."""
     clock = ManualClock()
     breaker = make_breaker(clock, half_open_max_calls=budget)
-    circuit, eras = breaker._circuit, Eras()
-    circuit.history = deque()  # all of it: entry n began generation n + 1
+    circuit, inside = breaker._circuit, Inside()
+    circuit.history = deque()  # all of it
 
     def caller(number: int) -> None:
         chance = random.Random(number)
@@ -96,8 +97,8 @@ def test_no_more_probes_under_way_than_allowed(budget: int) -> None:
                 if refused.state == "OPEN":
                     clock.advance(0.01)
                 continue
-            eras.entered(permit)
-            eras.left(permit)
+            inside.entered(permit)
+            inside.left(permit)
             end = chance.choices(["returned", "raised", "release"], [4, 2, 1])[0]
             arguments = {"returned": (None,), "raised": (OSError(),), "release": ()}[end]
             getattr(permit, end)(*arguments)
@@ -106,11 +107,10 @@ def test_no_more_probes_under_way_than_allowed(budget: int) -> None:
     changes = list(circuit.history)
     for before, after in itertools.pairwise(changes):
         assert after.old is before.new
-    half_open = {number for number, each in enumerate(changes, 1) if each.new.value == "HALF_OPEN"}
+    half_open = [most for state, most in inside.most.items() if state.kind.value == "HALF_OPEN"]
     assert len(half_open) > 10
-    assert max(eras.most[era] for era in half_open) <= budget
+    assert max(half_open) <= budget
     assert 0 <= breaker.get_stats()["success_count"] < 3
-    assert circuit._under_way <= budget
 
 
 def test_a_window_loses_and_doubles_nothing() -> None:

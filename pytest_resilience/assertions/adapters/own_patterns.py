@@ -34,24 +34,24 @@ def read_own_patterns(thing: object) -> CircuitReading | RetryReading | None:
 
 
 def _read_circuit(circuit: Circuit) -> CircuitReading:
-    history = tuple(circuit.history)
+    history = tuple(circuit.history.copy())
     first = history[0].old if history else circuit.state
     return CircuitReading(
         name=circuit.name,
         state=circuit.state.value,
         path=(first.value, *(each.new.value for each in history)),
         timeline=_circuit_timeline(circuit),
-        refuses=circuit.refuses(),
+        refuses=circuit.rejects(),
         ask=lambda: Permit(circuit),
     )
 
 
 def _circuit_timeline(circuit: Circuit) -> tuple[str, ...]:
     """The counts, and the last transitions with the seconds since the first of them."""
-    numbers, config = circuit.numbers(), circuit.config
+    numbers, config = circuit.statistics(), circuit.config
     counts = (
         f"failures in a row: {numbers['failure_count']} (opens at {config.failure_threshold})"
-        if circuit.window is None
+        if circuit.counts.window is None
         else f"failures: {numbers['failure_count']} of {numbers['window_calls']} calls in its "
         f"window (opens at {config.failure_rate_threshold:.0%})",
         f"successes half open: {numbers['success_count']} (closes at {config.success_threshold})",

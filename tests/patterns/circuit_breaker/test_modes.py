@@ -349,6 +349,51 @@ def test_a_predicate_that_raises_takes_no_probe_along(clock: ManualClock, predic
     assert breaker.state.value == "HALF_OPEN"
 
 
+@pytest.mark.parametrize("listened", ["transition", "timeout"])
+def test_an_interrupt_in_what_the_user_gave_leaves_the_breaker_working(
+    clock: ManualClock, listened: str
+) -> None:
+    """KeyboardInterrupt reaches whatever runs, so a listener, or a function that is asked, too."""
+
+    def interrupted(*_: object) -> Any:
+        raise KeyboardInterrupt
+
+    breaker = make(
+        clock, failure_threshold=1, success_threshold=1,
+        timeout=interrupted if listened == "timeout" else 10.0,
+    )  # fmt: skip
+    if listened == "timeout":
+        with pytest.raises(KeyboardInterrupt):
+            breaker.call(broken)
+        clock.advance(60.0)  # as when the function cannot say
+    else:
+        run(breaker, "f")
+        clock.advance(10.0)
+        remove = breaker.listeners.add(interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            breaker.call(pytest.fail, "it was called")
+        remove()
+        assert breaker.state.value == "HALF_OPEN"
+    assert breaker.call(int) == 0  # its only slot is free
+    assert breaker.state.value == "CLOSED"
+
+
+def test_a_rejection_that_interrupts_a_listener_takes_no_slot(clock: ManualClock) -> None:
+    def interrupted(event: Event) -> None:
+        if isinstance(event, CircuitRejection):
+            raise KeyboardInterrupt
+
+    breaker = make(clock, failure_threshold=1, success_threshold=1)
+    run(breaker, "f")
+    clock.advance(60)
+    breaker.listeners.add(interrupted)
+    probe = breaker.acquire()
+    with pytest.raises(KeyboardInterrupt):
+        breaker.acquire()
+    probe.returned(1)
+    assert breaker.state.value == "CLOSED"
+
+
 def test_a_generator_that_cannot_be_called_takes_no_probe_along(clock: ManualClock) -> None:
     breaker = make(clock, failure_threshold=1, success_threshold=1, timeout=10.0)
     run(breaker, "f")

@@ -252,9 +252,9 @@ class BreakerMachine(RuleBasedStateMachine):
     @rule(way=st.sampled_from(list(WAYS)))
     def a_call_begins(self, way: str) -> None:
         now = self.clock.monotonic()
-        refuses = self.breaker._circuit.refuses()
+        rejects = self.breaker._circuit.rejects()
         admitted = self.model.admits(now)
-        assert refuses is not admitted
+        assert rejects is not admitted
         if admitted:
             self.calls.append(Call(WAYS[way](self.breaker), way, self.model.era, now))
             return
