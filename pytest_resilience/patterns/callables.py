@@ -1,4 +1,4 @@
-"""What kind of function somebody gave us, so that it is called the way it wants to be."""
+"""What kind of function a pattern is put around, and the wrapper that fits it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import inspect
 import sys
 
+from collections.abc import Awaitable
 from collections.abc import Callable
 from enum import Enum
 from types import BuiltinFunctionType
@@ -15,7 +16,7 @@ from typing import Any
 from typing import TypeVar
 
 
-__all__ = ["CallKind", "calls_its_first", "innermost", "kind_of"]
+__all__ = ["CallKind", "calls_first_argument", "innermost", "kind_of", "plain_or_coroutine", "wrap"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -29,23 +30,23 @@ class CallKind(Enum):
     ASYNC_GENERATOR = "async generator"
 
 
-# Read from the Enum once, not at each call.
-_PLAIN = CallKind.PLAIN
+# An attribute of an Enum class is looked up slowly: once, not at each call.
+_PLAIN, _COROUTINE = CallKind.PLAIN, CallKind.COROUTINE
 _TESTS: tuple[tuple[Callable[[Any], bool], CallKind], ...] = (
     (inspect.iscoroutinefunction, CallKind.COROUTINE),
     (inspect.isasyncgenfunction, CallKind.ASYNC_GENERATOR),
     (inspect.isgeneratorfunction, CallKind.GENERATOR),
 )
-_FLAGS = {
+_KIND_OF_FLAG = {
     inspect.CO_COROUTINE: CallKind.COROUTINE,
     inspect.CO_ASYNC_GENERATOR: CallKind.ASYNC_GENERATOR,
     inspect.CO_GENERATOR: CallKind.GENERATOR,
 }
-_TELLING = sum(_FLAGS)
-_CALLER = "_calls_its_first"
+_ALL_FLAGS = sum(_KIND_OF_FLAG)
+_CALLS_FIRST = "_calls_first_argument"
 
 
-def _mark_of_coroutines() -> str:
+def _coroutine_mark() -> str:
     """The attribute that `inspect.markcoroutinefunction` leaves on a function; "" if none."""
 
     def marked() -> None: ...
@@ -55,22 +56,22 @@ def _mark_of_coroutines() -> str:
     return next(iter(vars(marked)), "")
 
 
-_MARK = _mark_of_coroutines()
+_MARK = _coroutine_mark()
 
 
-def calls_its_first(func: _F) -> _F:
-    """Say of a function, or method, that it calls its first argument with the others.
+def calls_first_argument(func: _F) -> _F:
+    """Mark a function, or method, as one that calls its first argument with the others.
 
-    So it is of that one's kind: `breaker.call(retry.execute, fetch)` is a coroutine's call
+    It is then of that argument's kind: `breaker.call(retry.execute, fetch)` returns a coroutine
     where `fetch` is a coroutine function.
     """
-    setattr(func, _CALLER, True)  # an attribute, so that `functools.wraps` hands it on
+    setattr(func, _CALLS_FIRST, True)  # an attribute, so that `functools.wraps` hands it on
     return func
 
 
 def innermost(func: Callable[..., Any], args: tuple[Any, ...]) -> Callable[..., Any]:
-    """What is called in the end when `func` is called with `args`."""
-    while args and getattr(func, _CALLER, None) is True:
+    """The user's function: what is called in the end when `func` is called with `args`."""
+    while args and getattr(func, _CALLS_FIRST, None) is True:
         func, args = args[0], args[1:]
     return func
 
@@ -83,13 +84,13 @@ def kind_of(func: Any, args: tuple[Any, ...] = ()) -> CallKind:
     """
     shape = type(func)
     if shape is FunctionType:
-        flag = func.__code__.co_flags & _TELLING
+        flag = func.__code__.co_flags & _ALL_FLAGS
         if flag:
-            return _FLAGS[flag]
+            return _KIND_OF_FLAG[flag]
         if not _MARK or getattr(func, _MARK, None) is None:
             return _PLAIN
     elif shape is MethodType:
-        calls_another = args and getattr(func, _CALLER, None) is True
+        calls_another = args and getattr(func, _CALLS_FIRST, None) is True
         return kind_of(args[0], args[1:]) if calls_another else kind_of(func.__func__)
     elif shape is BuiltinFunctionType:
         return _PLAIN
@@ -99,16 +100,46 @@ def kind_of(func: Any, args: tuple[Any, ...] = ()) -> CallKind:
 
 
 def _kind_of_object(func: Any) -> CallKind:
-    kind = _by_inspection(func)
+    kind = _kind_by_inspection(func)
     if kind is not _PLAIN:
         return kind
     call = getattr(type(func), "__call__", None)  # noqa: B004  # not whether, but which
     ordinary = isinstance(call, (FunctionType, functools.partial))
-    return kind_of(call) if ordinary else _by_inspection(call)
+    return kind_of(call) if ordinary else _kind_by_inspection(call)
 
 
-def _by_inspection(func: Any) -> CallKind:
-    """The kind that `inspect` sees, asked only about what it may know something of."""
-    if hasattr(func, "__code__") or hasattr(func, _MARK):
+def _kind_by_inspection(func: Any) -> CallKind:
+    if hasattr(func, "__code__") or hasattr(func, _MARK):  # `inspect` knows nothing of others
         return next((kind for test, kind in _TESTS if test(func)), _PLAIN)
     return _PLAIN
+
+
+def plain_or_coroutine(func: Any, advice: str, args: tuple[Any, ...] = ()) -> CallKind:
+    """The kind of `func`, called with `args`; TypeError, with `advice`, for a generator."""
+    kind = kind_of(func, args)
+    if kind is not _PLAIN and kind is not _COROUTINE:
+        raise TypeError(f"{func!r} is a {kind.value} function; {advice}")
+    return kind
+
+
+def wrap(
+    func: Callable[..., Any],
+    wrap_plain: Callable[[Callable[..., Any]], Callable[..., Any]],
+    run_coroutine: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Awaitable[Any]],
+) -> Any:
+    """`func` in a wrapper of its own kind, with its name and signature.
+
+    Args:
+        func: a coroutine function, or any other.
+        wrap_plain: makes the wrapper of what is no coroutine function. Each pattern writes its
+            own: handing the call on to a method would double what the wrapper costs.
+        run_coroutine: calls and awaits `func` in the pattern, given it, `args` and `kwargs`.
+    """
+    if kind_of(func) is not _COROUTINE:
+        return functools.update_wrapper(wrap_plain(func), func)
+
+    @functools.wraps(func)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return await run_coroutine(func, args, kwargs)
+
+    return wrapper

@@ -15,7 +15,7 @@ from pytest_resilience.patterns.bulkhead.rate_limit import RateLimitBulkhead
 from pytest_resilience.patterns.bulkhead.semaphore import SemaphoreBulkhead
 from pytest_resilience.patterns.bulkhead.thread_pool import ThreadPoolBulkhead
 from pytest_resilience.patterns.callables import CallKind
-from pytest_resilience.patterns.callables import calls_its_first
+from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
 from pytest_resilience.patterns.retry.handler import RetryHandler
@@ -111,7 +111,7 @@ class Pipeline:
             func = pattern(func)
         return func
 
-    @calls_its_first
+    @calls_first_argument
     def call(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` through all patterns; await the result of a coroutine function."""
         kind = kind_of(func, args)
@@ -139,11 +139,11 @@ def _warn(outer: object, inner: object) -> None:
             warnings.warn(message, PipelineOrderWarning, stacklevel=3)
 
 
-@calls_its_first
+@calls_first_argument
 def _call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
-@calls_its_first
+@calls_first_argument
 async def _await(func: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
     return await func(*args, **kwargs)

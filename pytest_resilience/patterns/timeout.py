@@ -26,7 +26,7 @@ from pytest_resilience.events import Listeners
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.callables import CallKind
-from pytest_resilience.patterns.callables import calls_its_first
+from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import innermost
 from pytest_resilience.patterns.callables import kind_of
 
@@ -143,7 +143,7 @@ class TimeLimiter:
 
         return limited  # type: ignore[return-value]
 
-    @calls_its_first
+    @calls_first_argument
     def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func`; await the result of a coroutine function.
 

@@ -16,7 +16,7 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
 from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
 from pytest_resilience.patterns.callables import CallKind
-from pytest_resilience.patterns.callables import calls_its_first
+from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import kind_of
 
 
@@ -118,7 +118,7 @@ class RateLimitBulkhead(Bulkhead):
             free = max(free, begun[-self._burst] + self._burst_window)
         return free
 
-    @calls_its_first
+    @calls_first_argument
     def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` if the limit allows; await the result of a coroutine function.
 

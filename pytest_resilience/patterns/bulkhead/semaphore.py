@@ -21,7 +21,7 @@ from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
 from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
 from pytest_resilience.patterns.callables import CallKind
-from pytest_resilience.patterns.callables import calls_its_first
+from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import kind_of
 
 
@@ -196,7 +196,7 @@ class SemaphoreBulkhead(Bulkhead):
             capacity=self._limit,
         )
 
-    @calls_its_first
+    @calls_first_argument
     def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` in a place of its own; await the result of a coroutine function.
 

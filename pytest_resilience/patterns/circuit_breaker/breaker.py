@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 from typing import ParamSpec
 from typing import Self
@@ -15,16 +14,16 @@ from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.events import Listeners
 from pytest_resilience.patterns.callables import CallKind
-from pytest_resilience.patterns.callables import calls_its_first
+from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
 from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
 from pytest_resilience.patterns.circuit_breaker.state_machine import CircuitState
 from pytest_resilience.patterns.circuit_breaker.state_machine import CircuitTransition
-from pytest_resilience.patterns.circuit_breaker.state_machine import Ticket
+from pytest_resilience.patterns.circuit_breaker.state_machine import StatePermit
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
-from pytest_resilience.patterns.circuit_breaker.wrappers import begin
-from pytest_resilience.patterns.circuit_breaker.wrappers import protect
+from pytest_resilience.patterns.circuit_breaker.wrappers import start
+from pytest_resilience.patterns.circuit_breaker.wrappers import wrap
 
 
 __all__ = ["CircuitBreaker"]
@@ -34,8 +33,8 @@ _R = TypeVar("_R")
 
 _PLAIN = CallKind.PLAIN
 
-# A block that was entered and not left: its circuit, its ticket, and the block around it.
-_Block = tuple[Circuit, Ticket, "_Block | None"]
+# A block that was entered and not left: its circuit, its permit, and the block around it.
+_Block = tuple[Circuit, StatePermit, "_Block | None"]
 
 # The innermost block of this thread or task. One variable for all breakers: a ContextVar is
 # never collected.
@@ -47,11 +46,11 @@ _innermost: contextvars.ContextVar[_Block | None] = contextvars.ContextVar(
 class CircuitBreaker:
     """Protects calls of one thing that can fail, from any number of threads and tasks.
 
-    CLOSED, it lets every call through, and opens on too many failures. OPEN, it refuses
-    with `CircuitBreakerError` until its time is over. Then, HALF_OPEN, it lets as many calls
-    through as can decide: with enough successes it closes, and the first failure opens it
-    again. Calls that began under an earlier state change nothing, and calls under way half
-    open that have not come back when `timeout` is over are given up.
+    CLOSED, it lets every call through, and opens on too many failures. OPEN, it rejects
+    with `CircuitBreakerError` until `timeout` is over. Then, HALF_OPEN, it lets as many trial
+    calls through as can decide: with enough successes it closes, and the first failure opens
+    it again. The outcome of a call that began in an earlier state changes nothing. Trial calls
+    that have not ended when `timeout` is over are given up.
 
     It is a decorator for functions, coroutine functions and generators of both kinds (which
     are protected for the length of their iteration); `call` runs a function; `with` and
@@ -60,7 +59,7 @@ class CircuitBreaker:
     Attributes:
         config: as given.
         name: what errors, events and logs call it.
-        listeners: told of every `CircuitTransition` and `CircuitRejection`.
+        listeners: are given every `CircuitTransition` and `CircuitRejection`.
 
     Example:
         >>> breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=2))
@@ -88,13 +87,13 @@ class CircuitBreaker:
     @property
     def transitions(self) -> tuple[CircuitTransition, ...]:
         """The latest changes of state, at most 100, oldest first."""
-        return tuple(self._circuit.history)
+        return tuple(self._circuit.history.copy())
 
     def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
         """Protect a function of any kind, as a decorator."""
-        return protect(self._circuit, func)
+        return wrap(self._circuit, func)
 
-    @calls_its_first
+    @calls_first_argument
     def call(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` if the breaker lets it; await the result of a coroutine function.
 
@@ -103,15 +102,15 @@ class CircuitBreaker:
         circuit = self._circuit
         kind = kind_of(func, args)
         if kind is not _PLAIN:
-            return begin(circuit, kind, func, args, kwargs)  # type: ignore[no-any-return]
-        ticket = circuit.lane or circuit.admit()
+            return start(circuit, kind, func, args, kwargs)  # type: ignore[no-any-return]
+        permit = circuit.fast_path or circuit.acquire_permit()
         try:
             result = func(*args, **kwargs)
         except BaseException as error:
-            circuit.failed(ticket, error)
+            circuit.record_error(permit, error)
             raise
-        if circuit.learns or circuit.lane is not ticket:
-            circuit.returned(ticket, result)
+        if circuit.fast_path is not permit:
+            circuit.record_result(permit, result)
         return result
 
     def acquire(self) -> Permit:
@@ -123,69 +122,59 @@ class CircuitBreaker:
 
     def __enter__(self) -> Self:
         circuit = self._circuit
-        ticket = circuit.lane or circuit.admit()
-        _innermost.set((circuit, ticket, _innermost.get()))
+        permit = circuit.fast_path or circuit.acquire_permit()
+        _innermost.set((circuit, permit, _innermost.get()))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         circuit = self._circuit
         block = _innermost.get()
         if block is not None and block[0] is circuit:
-            _, ticket, outer = block
+            _, permit, outer = block
             _innermost.set(outer)
         else:
-            ticket = _leave(circuit)
+            permit = _leave(circuit)
         if error is not None:
-            circuit.failed(ticket, error)
-        elif circuit.learns or circuit.lane is not ticket:
-            circuit.succeeded(ticket)
+            circuit.record_error(permit, error)
+        elif circuit.fast_path is not permit:
+            circuit.record_success(permit)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self.__exit__(kind, error, traceback)
 
     def force_open(self) -> None:
-        """Refuse every call until `reset` or another of these."""
-        self._circuit.put(CircuitState.FORCED_OPEN, "forced")
+        """Reject every call until `reset` or another of these."""
+        self._circuit.force(CircuitState.FORCED_OPEN, "forced")
 
     def disable(self) -> None:
         """Let every call through and count nothing, until `reset` or another of these."""
-        self._circuit.put(CircuitState.DISABLED, "disabled")
+        self._circuit.force(CircuitState.DISABLED, "disabled")
 
     def metrics_only(self) -> None:
         """Let every call through and count, until `reset` or another of these."""
-        self._circuit.put(CircuitState.METRICS_ONLY, "metrics only")
+        self._circuit.force(CircuitState.METRICS_ONLY, "metrics only")
 
     def reset(self) -> None:
         """Close it and forget all counts."""
-        self._circuit.put(CircuitState.CLOSED, "reset")
+        self._circuit.force(CircuitState.CLOSED, "reset")
 
     def get_stats(self) -> dict[str, Any]:
         """The state and the counts now; times are monotonic seconds.
 
         With a window `failure_count` is what is in it, else failures in a row.
         """
-        return self._circuit.numbers()
+        return self._circuit.statistics()
 
     def __repr__(self) -> str:
         failures = self.get_stats()["failure_count"]
         return f"<CircuitBreaker {self.name!r} {self.state.value} failures={failures}>"
 
 
-def _leave(circuit: Circuit) -> Ticket:
-    """The ticket of a block that is left before those it is around, as in a generator."""
+def _leave(circuit: Circuit) -> StatePermit:
+    """The permit of a block that is left before those inside it, as in a generator."""
     inner: list[_Block] = []
     block = _innermost.get()
     while block is not None and block[0] is not circuit:
@@ -195,8 +184,8 @@ def _leave(circuit: Circuit) -> Ticket:
         # It was entered in another context, as the two halves of a generator are by whoever
         # runs each in a thread of its own.
         return circuit.adopt()
-    _, ticket, outer = block
+    _, permit, outer = block
     for each in reversed(inner):
         outer = (each[0], each[1], outer)
     _innermost.set(outer)
-    return ticket
+    return permit

@@ -113,19 +113,14 @@ class CircuitBreakerConfig:
         if self.slow_call_rate_threshold is not None and self.slow_call_duration is None:
             raise ConfigurationError("slow_call_rate_threshold needs slow_call_duration")
 
-    @property
-    def probes(self) -> int:
-        """Calls under way at once while half open."""
-        return self.half_open_max_calls or self.success_threshold
-
     def new_window(self) -> Window | None:
-        """An empty window as configured; None where failures in a row count."""
+        """An empty window as configured; None where consecutive failures count."""
         if self.window_size is not None:
             return CountWindow(self.window_size)
         return None if self.window_seconds is None else TimeWindow(self.window_seconds)
 
     def judge_error(self, error: BaseException) -> Outcome:
-        """What an exception says. Calls `is_failure`."""
+        """The outcome of a call that raised. Calls `is_failure`."""
         if not isinstance(error, Exception):
             return Outcome.IGNORED
         if self.is_failure is not None:
@@ -136,14 +131,14 @@ class CircuitBreakerConfig:
         return Outcome.IGNORED
 
     def judge_result(self, result: Any) -> Outcome:
-        """What a result says. Calls `is_failed_result`."""
+        """The outcome of a call that returned. Calls `is_failed_result`."""
         if self.is_failed_result is not None and self.is_failed_result(result):
             return Outcome.FAILURE
         return Outcome.SUCCESS
 
-    def too_many(self, window: Window) -> str | None:
-        """Why the calls in `window` open the breaker; None if they do not."""
-        if window.calls < self.minimum_calls:
+    def rate_reached(self, window: Window) -> str | None:
+        """Which rate the calls in `window` have reached, in words; None if none."""
+        if window.calls < self.minimum_calls or not (window.failures or window.slow):
             return None
         for what, count, limit in (
             ("failed", window.failures, self.failure_rate_threshold),

@@ -1,4 +1,23 @@
-"""The state machine of a circuit breaker: admits calls, and learns from how they end."""
+"""The state machine of a circuit breaker: lets calls through, and learns from how they end.
+
+                  `failure_threshold` consecutive failures,
+                  or a rate reached in the sliding window
+     +--------+ ----------------------------------------> +------+ <-----------------+
+     | CLOSED |                                           | OPEN |                   |
+     +--------+                                           +------+                   |
+         ^                                                   | `timeout` is over,    |
+         |                                                   | and a call comes      |
+         |                                                   v                       |
+         |      `success_threshold` trial calls       +-----------+  one trial call  |
+         +------------------------------------------- | HALF_OPEN | -----------------+
+                succeed                               +-----------+  fails or is slow
+
+    From any state, by hand: force_open() -> FORCED_OPEN, disable() -> DISABLED,
+    metrics_only() -> METRICS_ONLY, reset() -> CLOSED.
+
+The pattern is Michael Nygard's ("Release It!", 2007); the words are those of resilience4j and
+failsafe-go.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +41,15 @@ from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConf
 from pytest_resilience.patterns.circuit_breaker.config import Outcome
 
 
-__all__ = ["Circuit", "CircuitRejection", "CircuitState", "CircuitTransition", "Ticket"]
+__all__ = ["Circuit", "CircuitRejection", "CircuitState", "CircuitTransition", "StatePermit"]
 
 
 class CircuitState(Enum):
     """What a circuit breaker does with calls.
 
-    CLOSED lets them through, OPEN refuses them, HALF_OPEN lets a few through to see.
-    FORCED_OPEN refuses until somebody decides otherwise; DISABLED lets everything through
-    and counts nothing; METRICS_ONLY lets everything through and counts.
+    CLOSED lets them through, OPEN rejects them, HALF_OPEN lets a few trial calls through.
+    FORCED_OPEN rejects until somebody decides otherwise. DISABLED lets everything through and
+    counts nothing. METRICS_ONLY lets everything through and counts.
     """
 
     CLOSED = "CLOSED"
@@ -47,7 +66,7 @@ class CircuitTransition(Event):
 
     Attributes:
         old: the state before.
-        new: the state since.
+        new: the state after.
         reason: why, in words.
     """
 
@@ -58,56 +77,184 @@ class CircuitTransition(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitRejection(Event):
-    """A breaker has refused a call; told to listeners, not kept.
+    """A breaker has rejected a call. Listeners get it; it is not kept.
 
     Attributes:
-        state: the state that refused.
+        state: the state that rejected it.
     """
 
     state: CircuitState
 
 
-# What a call that is under way holds: its generation, and when it began (monotonic seconds; 0
-# where that does not matter).
-Ticket = tuple[int, float]
-
 _HISTORY = 100  # transitions that are remembered
-_USUAL_TIMEOUT = 60.0  # seconds, where a function that was to say so cannot
+_DEFAULT_TIMEOUT = 60.0  # seconds, where the user's function fails to say
+_NEVER = math.inf
 _logger = logging.getLogger("pytest_resilience.breaker")
 
-# Read from a module once, not from an Enum at each call.
-_NEVER = math.inf
+# An attribute of an Enum class is looked up slowly: once, not at each call.
 _CLOSED, _OPEN, _HALF_OPEN, _FORCED_OPEN, _DISABLED, _METRICS_ONLY = CircuitState
+_SUCCESS, _FAILURE, _IGNORED = Outcome
+
+# `__init__` would set the same `args` again, and take three times as long.
+_new_error = CircuitBreakerError.__new__
+
+# The state that follows, and the reason in words.
+_Next = tuple[CircuitState, str]
 
 
-# Makes the error without `__init__`, which would set the same `args` again, in three times as long.
-_Refusal = CircuitBreakerError
-_refusal = CircuitBreakerError.__new__
+class _Counts:
+    """The failures that a breaker remembers until it is closed again."""
+
+    __slots__ = ("config", "consecutive_failures", "last_failure", "times_opened", "window")
+
+    def __init__(self, config: CircuitBreakerConfig) -> None:
+        self.config = config
+        self.consecutive_failures = 0
+        self.times_opened = 0
+        self.last_failure: float | None = None  # monotonic seconds
+        self.window = config.new_window()
+
+    def clear(self) -> None:
+        self.consecutive_failures = self.times_opened = 0
+        if self.window is not None:
+            self.window.clear()
+
+    @property
+    def settled(self) -> bool:
+        """Whether one more quick success would change nothing."""
+        return not self.consecutive_failures if self.window is None else self.window.settled
+
+    def add(self, now: float, failed: bool, slow: bool) -> None:
+        if self.window is not None:
+            self.window.record(now, failed, slow)
+        else:
+            failed = failed or slow
+        self.add_consecutive(now, failed)
+
+    def add_consecutive(self, now: float, failed: bool) -> None:
+        if failed:
+            self.last_failure = now
+            self.consecutive_failures += 1
+        else:
+            self.consecutive_failures = 0
+
+    def reason_to_open(self) -> str | None:
+        if self.window is not None:
+            return self.config.rate_reached(self.window)
+        if self.consecutive_failures >= self.config.failure_threshold:
+            return f"{self.consecutive_failures} failures in a row"
+        return None
+
+
+# One object for each stay in a state. A call counts in the one that let it through, so when it
+# ends late its outcome says nothing about the state there is by then.
+
+
+class _Closed:
+    """Lets every call through: CLOSED, METRICS_ONLY and DISABLED."""
+
+    __slots__ = ("counts", "kind")
+
+    def __init__(self, kind: CircuitState, counts: _Counts) -> None:
+        self.kind = kind
+        self.counts = counts
+
+    def try_acquire(self, now: float) -> bool:  # noqa: ARG002
+        return True
+
+    def record(self, outcome: Outcome, slow: bool, now: float) -> _Next | None:
+        if outcome is _IGNORED or self.kind is _DISABLED:
+            return None
+        self.counts.add(now, outcome is _FAILURE, slow)
+        reason = self.counts.reason_to_open() if self.kind is _CLOSED else None
+        return None if reason is None else (_OPEN, reason)
+
+
+class _Open:
+    """Lets no call through: OPEN until `reopens_at`, monotonic seconds, FORCED_OPEN for ever."""
+
+    __slots__ = ("kind", "name", "reopens_at")
+
+    def __init__(self, kind: CircuitState, reopens_at: float) -> None:
+        self.kind = kind
+        self.name = kind.value
+        self.reopens_at = reopens_at
+
+    def try_acquire(self, now: float) -> bool:  # noqa: ARG002
+        return False
+
+    def record(self, outcome: Outcome, slow: bool, now: float) -> None:
+        """Nothing: no call is in progress that it let through."""
+
+
+class _HalfOpen:
+    """Lets through as many trial calls at once as can still be needed to close."""
+
+    __slots__ = ("acquired_at", "counts", "in_progress", "kind", "successes")
+
+    def __init__(self, counts: _Counts, now: float, successes: int = 0) -> None:
+        self.kind = _HALF_OPEN
+        self.counts = counts
+        self.acquired_at = now  # when the last slot was taken
+        self.in_progress = 0
+        self.successes = successes
+
+    @property
+    def is_full(self) -> bool:
+        config = self.counts.config
+        slots = config.half_open_max_calls or config.success_threshold
+        return self.in_progress >= min(slots, config.success_threshold - self.successes)
+
+    def is_stuck(self, now: float) -> bool:
+        """Whether trial calls hold all slots for longer than the breaker would stay open."""
+        timeout = self.counts.config.timeout
+        patience = _DEFAULT_TIMEOUT if callable(timeout) else timeout
+        return self.is_full and now >= self.acquired_at + patience
+
+    def try_acquire(self, now: float) -> bool:
+        if self.is_full:
+            return False
+        self.in_progress += 1
+        self.acquired_at = now
+        return True
+
+    def record(self, outcome: Outcome, slow: bool, now: float) -> _Next | None:
+        if not self.in_progress:
+            return None  # a block entered earlier, and left in a context that knows no permit
+        self.in_progress -= 1
+        if outcome is _IGNORED:
+            return None
+        failed = outcome is _FAILURE or slow
+        self.counts.add_consecutive(now, failed)
+        if failed:
+            return _OPEN, "a probe failed"
+        self.successes += 1
+        if self.successes < self.counts.config.success_threshold:
+            return None
+        return _CLOSED, f"{self.successes} calls succeeded"
+
+
+_State = _Closed | _Open | _HalfOpen
+
+# What a call in progress holds: the state that let it through, and when it began (monotonic
+# seconds; 0 where nobody asks).
+StatePermit = tuple[_State, float]
 
 
 class Circuit:
     """Decides for one breaker. No lock is held while anything of the user's runs.
 
-    Each state has a generation. A call is admitted into the one that is current and counts
-    in that one alone: late, its outcome says nothing about the state there is by then.
-
-    All ways in go alike, each written out where it is, because one more call would double what
-    they cost: `lane`, or else `admit()`, is the call's ticket; `failed` is told of what it
-    raises; and if `learns` or `lane` is another by now, `returned` or `succeeded` of its end.
+    A call holds `fast_path`, or else what `acquire_permit()` returns. When it raises,
+    `record_error` is told. When it returns and `fast_path` is not its permit, `record_result` or
+    `record_success` is. Each wrapper has that written out: one function more around a call
+    would double what it costs.
 
     Attributes:
-        lane: the ticket of every call, while closed, if neither a call's duration nor its
-            result matters: then it needs nothing else to begin, and no lock. Else None.
-        streak: failures in a row.
-        learns: whether a success would change anything: not if there is no failure to forget
-            and any window is full of successes. So it does while open, which it is by
-            failures, and half open.
-        state: the state now.
-        opened: how often it has opened since it was last closed.
-        last_failure: monotonic seconds, None if there was none.
-        successes: while half open.
-        history: the latest transitions.
-        reopens_at: monotonic seconds when an open one lets calls through again.
+        fast_path: the permit of every call while the breaker is closed and has no failure to
+            forget. Such a call takes no lock, and its success need not be recorded. None in
+            all other states, and always where durations or results matter.
+        current: the state now.
+        history: the latest transitions, oldest first.
     """
 
     def __init__(
@@ -115,274 +262,202 @@ class Circuit:
     ) -> None:
         self.config = config
         self.name = name
-        self.clock = clock
         self.listeners = listeners
-        self.state = _CLOSED
-        self.streak = 0
-        self.opened = 0
-        self.successes = 0
-        self.last_failure: float | None = None
         self.history: deque[CircuitTransition] = deque(maxlen=_HISTORY)
-        self.window = config.new_window()
-        self.learns = self.window is not None
-        self._slow_after = config.slow_call_duration
-        self._quick = self._slow_after is None and config.is_failed_result is None
+        self.counts = _Counts(config)
+        self.current: _State = _Closed(_CLOSED, self.counts)
+        self.fast_path: StatePermit | None = None
+        self._fast = config.slow_call_duration is None and config.is_failed_result is None
         self._lock = fork_safe(self, "_lock", threading.Lock)
-        self._generation = 0
-        self._under_way = 0  # calls, while half open
-        self.reopens_at = _NEVER
-        self._asked_at = 0.0  # when the last call was let through half open
-        self.lane: Ticket | None = (0, 0.0) if self._quick else None
         self._monotonic = clock.monotonic
+        self._update_fast_path()
 
-    def admit(self) -> Ticket:
+    @property
+    def state(self) -> CircuitState:
+        return self.current.kind
+
+    def acquire_permit(self) -> StatePermit:
         """Let a call through. Raises CircuitBreakerError."""
-        generation = self._generation  # before the state: too old is ignored, too new is not
-        state = self.state
-        if state is _OPEN:
-            left = self.reopens_at - self._monotonic()
-            if left > 0:
+        state = self.current
+        if isinstance(state, _Closed):
+            return state, 0.0 if self.config.slow_call_duration is None else self._monotonic()
+        if isinstance(state, _Open):
+            remaining = state.reopens_at - self._monotonic()
+            if remaining > 0:
                 if self.listeners.listened:
-                    self._refuse(state)
-                raise _refusal(_Refusal, self.name, "OPEN", left if left < _NEVER else None)
-        elif state is _CLOSED or state is _DISABLED or state is _METRICS_ONLY:
-            return generation, 0.0 if self._slow_after is None else self._monotonic()
-        elif state is _FORCED_OPEN:
-            self._refuse(state)
-            raise CircuitBreakerError(self.name, "FORCED_OPEN")
-        with self._lock:
-            transition = self._try_again()
-            admitted = self._take_place()
-            generation, state = self._generation, self.state
-        self._tell(transition)
-        if not admitted:
-            self._refuse(state)
-            raise CircuitBreakerError(self.name, state.value)
-        return self._ticket(generation)
-
-    def adopt(self) -> Ticket:
-        """A ticket for a call that was let through, nobody knows when: as if it were just now."""
-        return self._ticket(self._generation)
-
-    def _ticket(self, generation: int) -> Ticket:
-        return generation, 0.0 if self._slow_after is None else self._monotonic()
-
-    def refuses(self) -> bool:
-        """Whether a call would be refused now. To ask changes nothing."""
-        with self._lock:
-            now = self._monotonic()
-            if self.state is _HALF_OPEN:
-                return self._under_way >= self._places() and not self._is_stuck(now)
-            is_open = self.state is _OPEN and now < self.reopens_at
-            return is_open or self.state is _FORCED_OPEN
-
-    def _try_again(self) -> CircuitTransition | None:
-        """Turn half open if it is time; give up on calls that never came back."""
+                    self._announce_rejection(state)
+                retry_after = None if remaining == _NEVER else remaining
+                raise _new_error(CircuitBreakerError, self.name, state.name, retry_after)
         now = self._monotonic()
-        if self.state is _OPEN and now >= self.reopens_at:
+        with self._lock:
+            transition = self._half_open(now)
+            state = self.current
+            acquired = state.try_acquire(now)
+        permit = state, now
+        try:
+            self._announce(transition)
+        except BaseException:  # of a listener: KeyboardInterrupt, say
+            if acquired:
+                self.release_permit(permit)
+            raise
+        if not acquired:
+            if self.listeners.listened:
+                self._announce_rejection(state)
+            raise CircuitBreakerError(self.name, state.kind.value)
+        return permit
+
+    def adopt(self) -> StatePermit:
+        """A permit for a call that was let through, nobody knows when: as if it were just now."""
+        return self.current, self._monotonic()
+
+    def rejects(self) -> bool:
+        """Whether a call would be rejected now. To ask changes nothing."""
+        with self._lock:
+            state, now = self.current, self._monotonic()
+            if isinstance(state, _HalfOpen):
+                return state.is_full and not state.is_stuck(now)
+            return isinstance(state, _Open) and now < state.reopens_at
+
+    def _half_open(self, now: float) -> CircuitTransition | None:
+        """Turn half open if it is time; give up on trial calls that never ended."""
+        state = self.current
+        if isinstance(state, _Open) and now >= state.reopens_at:
             return self._enter(_HALF_OPEN, "its time was over")
-        if self.state is _HALF_OPEN and self._is_stuck(now):
-            _logger.warning("%s: %d probes never ended", self.name, self._under_way)
-            self._generation += 1  # should they end after all, they are late
-            self._under_way = 0
+        if isinstance(state, _HalfOpen) and state.is_stuck(now):
+            _logger.warning("%s: %d probes never ended", self.name, state.in_progress)
+            self.current = _HalfOpen(self.counts, now, state.successes)
         return None
 
-    def _is_stuck(self, now: float) -> bool:
-        late = now >= self._asked_at + self._patience()
-        return late and self._under_way >= self._places()
-
-    def _patience(self) -> float:
-        timeout = self.config.timeout
-        return _USUAL_TIMEOUT if callable(timeout) else timeout
-
-    def _places(self) -> int:
-        """Calls that may be under way half open: no more than can still be needed."""
-        return min(self.config.probes, self.config.success_threshold - self.successes)
-
-    def _take_place(self) -> bool:
-        if self.state is not _HALF_OPEN:
-            return self.state in (_CLOSED, _DISABLED, _METRICS_ONLY)
-        if self._under_way >= self._places():
-            return False
-        self._under_way += 1
-        self._asked_at = self._monotonic()
-        return True
-
-    def _refuse(self, state: CircuitState) -> None:
-        if self.listeners.listened:
-            at = self._monotonic()
-            self.listeners.emit(CircuitRejection(at=at, source=self.name, state=state))
-
-    def returned(self, ticket: Ticket, result: Any) -> None:
+    def record_result(self, permit: StatePermit, result: Any) -> None:
         """A call has returned."""
-        config = self.config
-        if config.is_failed_result is not None:
-            outcome = self._judge(ticket, config.judge_result, result)
-            if outcome is not Outcome.SUCCESS:
-                self._count(ticket, outcome, self._was_slow(ticket), None)
-                return
-        self.succeeded(ticket)
-
-    def succeeded(self, ticket: Ticket) -> None:
-        """A call has ended well, and has no result to be judged."""
-        slow = self._was_slow(ticket)
-        if not (slow or self.learns):
+        if self.config.is_failed_result is None:
+            self.record_success(permit)
             return
-        window = self.window
-        if window is not None and self._quick and self.state is _CLOSED:
-            now = self._monotonic() if window.timed else 0.0
+        self._record(permit, self._judge(permit, self.config.judge_result, result), None)
+
+    def record_success(self, permit: StatePermit) -> None:
+        """A call has ended well, and has no result to be judged."""
+        state, counts, window = permit[0], self.counts, self.counts.window
+        if window is not None and self._fast and state.kind is _CLOSED:
+            # `_record`, written out for what nearly all calls under a window come to.
+            now = self._monotonic()
             with self._lock:
-                if ticket[0] == self._generation and not window.failures:
+                if state is self.current and not window.failures:
                     window.record(now)
-                    self.streak = 0
-                    self.learns = not window.settled
+                    counts.consecutive_failures = 0
+                    if window.settled:
+                        self._update_fast_path()
                     return
-        self._count(ticket, Outcome.SUCCESS, slow, None)
+        self._record(permit, _SUCCESS, None)
 
-    def failed(self, ticket: Ticket, error: BaseException) -> None:
+    def record_error(self, permit: StatePermit, error: BaseException) -> None:
         """A call has raised."""
-        slow = self._was_slow(ticket)
-        self._count(ticket, self._judge(ticket, self.config.judge_error, error), slow, error)
+        self._record(permit, self._judge(permit, self.config.judge_error, error), error)
 
-    def released(self, ticket: Ticket) -> None:
+    def release_permit(self, permit: StatePermit) -> None:
         """A call has ended in a way that says nothing."""
-        self._count(ticket, Outcome.IGNORED, False, None)
+        self._record(permit, _IGNORED, None)
 
-    def _was_slow(self, ticket: Ticket) -> bool:
-        limit = self._slow_after
-        return limit is not None and self._monotonic() - ticket[1] > limit
-
-    def _judge(self, ticket: Ticket, judge: Callable[[Any], Outcome], ending: Any) -> Outcome:
-        """Ask the user's function, if there is one; what it raises is raised, and says nothing."""
+    def _judge(self, permit: StatePermit, judge: Callable[[Any], Outcome], ending: Any) -> Outcome:
+        """Ask the user's function, if there is one; if it raises, the call says nothing."""
         try:
             return judge(ending)
         except BaseException:
-            self.released(ticket)
+            self.release_permit(permit)
             raise
 
-    def _count(
-        self, ticket: Ticket, outcome: Outcome, slow: bool, error: BaseException | None
-    ) -> None:
-        now = self._monotonic()
+    def _record(self, permit: StatePermit, outcome: Outcome, error: BaseException | None) -> None:
+        now, limit, transition = self._monotonic(), self.config.slow_call_duration, None
+        slow = limit is not None and now - permit[1] > limit
+        if outcome is _SUCCESS and not (slow or self._fast) and self._forgets_nothing(permit[0]):
+            return
         with self._lock:
-            if ticket[0] != self._generation or self.state is _DISABLED:
-                return
-            if self.state is _HALF_OPEN:
-                transition = self._count_half_open(outcome, slow, error, now)
-            elif outcome is Outcome.IGNORED:
-                return
+            if permit[0] is not self.current:
+                return  # too late to say anything about this state
+            after = permit[0].record(outcome, slow, now)
+            if after is None:
+                self._update_fast_path()
             else:
-                transition = self._count_closed(outcome, slow, error, now)
-                self._attend()
-        if transition is not None and transition.new is _OPEN:
-            self._set_timeout(error)
-        self._tell(transition)
+                new, reason = after
+                cause = _cause(error, slow) if new is _OPEN else ""
+                transition = self._enter(new, reason + cause)
+        if transition is not None:
+            if transition.new is _OPEN:
+                self._ask_timeout(error)
+            self._announce(transition)
 
-    def _count_half_open(
-        self, outcome: Outcome, slow: bool, error: BaseException | None, now: float
-    ) -> CircuitTransition | None:
-        if not self._under_way:
-            return None  # adopted: it was let through before
-        self._under_way -= 1
-        if outcome is Outcome.IGNORED:
-            return None
-        if outcome is Outcome.FAILURE or slow:
-            self.last_failure = now
-            self.streak += 1
-            return self._enter(_OPEN, f"a probe failed{_cause(error, slow)}")
-        self.streak = 0
-        self.successes += 1
-        if self.successes < self.config.success_threshold:
-            return None
-        return self._enter(_CLOSED, f"{self.successes} calls succeeded")
-
-    def _count_closed(
-        self, outcome: Outcome, slow: bool, error: BaseException | None, now: float
-    ) -> CircuitTransition | None:
-        failed = outcome is Outcome.FAILURE or (slow and self.window is None)
-        self.streak = self.streak + 1 if failed else 0
-        if failed:
-            self.last_failure = now
-        if self.window is not None:
-            self.window.record(now, failed, slow)
-            reason = self.config.too_many(self.window)
-        else:
-            enough = self.streak >= self.config.failure_threshold
-            reason = f"{self.streak} failures in a row" if enough else None
-        if reason is None or self.state is not _CLOSED:
-            return None
-        return self._enter(_OPEN, f"{reason}{_cause(error, slow)}")
-
-    def put(self, state: CircuitState, reason: str) -> None:
+    def force(self, state: CircuitState, reason: str) -> None:
         """Enter a state because somebody says so; CLOSED starts from nothing."""
         with self._lock:
             if state is _CLOSED:
-                self.last_failure = None
+                self.counts.last_failure = None
             transition = self._enter(state, reason)
-        self._tell(transition)
+        self._announce(transition)
 
     def _enter(self, new: CircuitState, reason: str) -> CircuitTransition:
         """Change the state, under the lock."""
-        now = self._monotonic()
+        now, counts, timeout = self._monotonic(), self.counts, self.config.timeout
         event = CircuitTransition(at=now, source=self.name, old=self.state, new=new, reason=reason)
-        self.state = new
-        self._generation += 1
-        self._under_way = self.successes = 0
-        self.reopens_at = _NEVER
-        if new is _OPEN:
-            self.opened += 1
-            if not callable(self.config.timeout):
-                self.reopens_at = now + self.config.timeout
-        elif new is _HALF_OPEN:
-            self._asked_at = now
+        if new is _HALF_OPEN:
+            self.current = _HalfOpen(counts, now)
+        elif new is _OPEN:
+            counts.times_opened += 1
+            self.current = _Open(new, _NEVER if callable(timeout) else now + timeout)
         else:
-            self.opened = self.streak = 0
-            if self.window is not None:
-                self.window.clear()
-            self._attend()
-        self.lane = (self._generation, 0.0) if new is _CLOSED and self._quick else None
+            counts.clear()
+            self.current = _Open(new, _NEVER) if new is _FORCED_OPEN else _Closed(new, counts)
+        self._update_fast_path()
         self.history.append(event)
         return event
 
-    def _attend(self) -> None:
-        self.learns = self.streak > 0 if self.window is None else not self.window.settled
+    def _update_fast_path(self) -> None:
+        fast = self._fast and self._forgets_nothing(self.current)
+        self.fast_path = (self.current, 0.0) if fast else None
 
-    def _set_timeout(self, error: BaseException | None) -> None:
+    def _forgets_nothing(self, state: _State) -> bool:
+        """Whether a quick success in this state would change nothing."""
+        return isinstance(state, _Closed) and self.counts.settled
+
+    def _ask_timeout(self, error: BaseException | None) -> None:
         """Ask the user's function how long to stay open, not under the lock."""
-        ask = self.config.timeout
-        if not callable(ask):
+        timeout, state = self.config.timeout, self.current
+        if not callable(timeout) or not isinstance(state, _Open) or state.kind is not _OPEN:
             return
-        generation, opened = self._generation, self.opened
+        seconds = _DEFAULT_TIMEOUT
         try:
-            seconds = validation.number("timeout", ask(opened, error))
+            seconds = validation.number("timeout", timeout(self.counts.times_opened, error))
         except Exception:
-            _logger.exception("%s: %r cannot say how long to stay open", self.name, ask)
-            seconds = _USUAL_TIMEOUT
-        with self._lock:
-            if generation == self._generation:
-                self.reopens_at = self.history[-1].at + seconds
+            _logger.exception("%s: %r cannot say how long to stay open", self.name, timeout)
+        finally:  # whatever it raises, the breaker is not open for ever
+            with self._lock:
+                if state is self.current:
+                    state.reopens_at = self.history[-1].at + seconds
 
-    def _tell(self, transition: CircuitTransition | None) -> None:
+    def _announce(self, transition: CircuitTransition | None) -> None:
         if transition is None:
             return
         old, new = transition.old.value, transition.new.value
         _logger.info("%s: %s -> %s, %s", self.name, old, new, transition.reason)
         self.listeners.emit(transition)
 
-    def numbers(self) -> dict[str, Any]:
+    def _announce_rejection(self, state: _State) -> None:
+        at = self._monotonic()
+        self.listeners.emit(CircuitRejection(at=at, source=self.name, state=state.kind))
+
+    def statistics(self) -> dict[str, Any]:
         """The counts now."""
         with self._lock:
-            now, last, window = self._monotonic(), self.last_failure, self.window
+            now, state, counts = self._monotonic(), self.current, self.counts
+            last, window = counts.last_failure, counts.window
             if window is not None:
                 window.forget(now)
-            failures = self.streak if window is None else window.failures
             return {
-                "state": self.state.value,
-                "failure_count": failures,
-                "success_count": self.successes,
+                "state": state.kind.value,
+                "failure_count": counts.consecutive_failures if window is None else window.failures,
+                "success_count": state.successes if isinstance(state, _HalfOpen) else 0,
                 "last_failure_time": last,
                 "time_since_last_failure": None if last is None else now - last,
-                "times_opened": self.opened,
+                "times_opened": counts.times_opened,
                 "window_calls": None if window is None else window.calls,
                 "window_slow_calls": None if window is None else window.slow,
             }

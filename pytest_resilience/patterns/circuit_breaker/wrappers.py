@@ -1,4 +1,4 @@
-"""Functions of every kind, put behind a circuit."""
+"""Functions of every kind, wrapped in a circuit breaker."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
 
 
-__all__ = ["Permit", "begin", "protect"]
+__all__ = ["Permit", "start", "wrap"]
 
 
 class Permit:
     """A call that was let through and has not ended; how it ended is said once."""
 
-    __slots__ = ("_circuit", "_ticket")
+    __slots__ = ("_circuit", "_permit")
 
     def __init__(self, circuit: Circuit) -> None:
         """Raises CircuitBreakerError if the call is not let through."""
         self._circuit: Circuit | None = circuit
-        self._ticket = circuit.lane or circuit.admit()
+        self._permit = circuit.fast_path or circuit.acquire_permit()
 
     def returned(self, result: Any) -> None:
         """It returned."""
-        self._end().returned(self._ticket, result)
+        self._end().record_result(self._permit, result)
 
     def raised(self, error: BaseException) -> None:
         """It raised."""
-        self._end().failed(self._ticket, error)
+        self._end().record_error(self._permit, error)
 
     def release(self) -> None:
         """It ended in a way that says nothing."""
-        self._end().released(self._ticket)
+        self._end().release_permit(self._permit)
 
     def _end(self) -> Circuit:
         circuit, self._circuit = self._circuit, None
@@ -45,22 +45,26 @@ class Permit:
         return circuit
 
 
-def protect(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
+def wrap(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
     """`func` behind `circuit`, of the same kind as before."""
-    return functools.update_wrapper(_FORMS[kind_of(func)](circuit, func), func)
+    return functools.update_wrapper(_MAKERS[kind_of(func)](circuit, func), func)
 
 
-def begin(
+def start(
     circuit: Circuit,
     kind: CallKind,
     func: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """What a call of a `func` that is not plain returns: a coroutine, or a generator."""
+    """Call a `func` that is not plain: a coroutine or a generator, nothing of which has run."""
     if kind is CallKind.COROUTINE:
         return _await(circuit, func, args, kwargs)
-    return _FORMS[kind](circuit, func)(*args, **kwargs)
+    return _MAKERS[kind](circuit, func)(*args, **kwargs)
+
+
+# As long as the breaker is closed and nothing has failed, each wrapper runs three lines around
+# its function and makes no object: to share them would double what a call costs.
 
 
 async def _await(
@@ -69,76 +73,68 @@ async def _await(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    ticket = circuit.lane or circuit.admit()
+    permit = circuit.fast_path or circuit.acquire_permit()
     try:
         result = await func(*args, **kwargs)
     except BaseException as error:
-        circuit.failed(ticket, error)
+        circuit.record_error(permit, error)
         raise
-    if circuit.learns or circuit.lane is not ticket:
-        circuit.returned(ticket, result)
+    if circuit.fast_path is not permit:
+        circuit.record_result(permit, result)
     return result
 
 
-# The decorators make no object per call and, as long as the circuit is closed and nothing has
-# failed, run three lines around the function.
-
-
 def _plain(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
-    admit = circuit.admit
-
-    def protected(*args: Any, **kwargs: Any) -> Any:
-        ticket = circuit.lane or admit()
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        permit = circuit.fast_path or circuit.acquire_permit()
         try:
             result = func(*args, **kwargs)
         except BaseException as error:
-            circuit.failed(ticket, error)
+            circuit.record_error(permit, error)
             raise
-        if circuit.learns or circuit.lane is not ticket:
-            circuit.returned(ticket, result)
+        if circuit.fast_path is not permit:
+            circuit.record_result(permit, result)
         return result
 
-    return protected
+    return wrapper
 
 
 def _coroutine(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
-    admit = circuit.admit
-
-    async def protected(*args: Any, **kwargs: Any) -> Any:
-        ticket = circuit.lane or admit()
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        permit = circuit.fast_path or circuit.acquire_permit()
         try:
             result = await func(*args, **kwargs)
         except BaseException as error:
-            circuit.failed(ticket, error)
+            circuit.record_error(permit, error)
             raise
-        if circuit.learns or circuit.lane is not ticket:
-            circuit.returned(ticket, result)
+        if circuit.fast_path is not permit:
+            circuit.record_result(permit, result)
         return result
 
-    return protected
+    return wrapper
 
 
 def _generator(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
-    def protected(*args: Any, **kwargs: Any) -> Any:
-        ticket = circuit.lane or circuit.admit()
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        permit = circuit.fast_path or circuit.acquire_permit()
         try:
             result = yield from func(*args, **kwargs)
-        except BaseException as error:  # GeneratorExit: whoever iterated has had enough
-            circuit.failed(ticket, error)
+        except BaseException as error:  # GeneratorExit too: whoever iterates has had enough
+            circuit.record_error(permit, error)
             raise
-        circuit.returned(ticket, result)
+        circuit.record_result(permit, result)
         return result
 
-    return protected
+    return wrapper
 
 
 def _async_generator(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
-    async def protected(*args: Any, **kwargs: Any) -> Any:
-        ticket = circuit.lane or circuit.admit()
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        permit = circuit.fast_path or circuit.acquire_permit()
         try:
             inner = func(*args, **kwargs)
             step = inner.asend(None)
-            while True:
+            while True:  # what `yield from` does, which async generators do not have
                 item = await step
                 try:
                     sent = yield item
@@ -150,15 +146,15 @@ def _async_generator(circuit: Circuit, func: Callable[..., Any]) -> Callable[...
                 else:
                     step = inner.asend(sent)
         except StopAsyncIteration:
-            circuit.succeeded(ticket)
+            circuit.record_success(permit)
         except BaseException as error:
-            circuit.failed(ticket, error)
+            circuit.record_error(permit, error)
             raise
 
-    return protected
+    return wrapper
 
 
-_FORMS: dict[CallKind, Callable[[Circuit, Callable[..., Any]], Callable[..., Any]]] = {
+_MAKERS: dict[CallKind, Callable[[Circuit, Callable[..., Any]], Callable[..., Any]]] = {
     CallKind.PLAIN: _plain,
     CallKind.COROUTINE: _coroutine,
     CallKind.GENERATOR: _generator,

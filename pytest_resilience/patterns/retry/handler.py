@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
-from pytest_resilience.patterns.callables import calls_its_first
+from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.retry.attempts import RetryEvent
 from pytest_resilience.patterns.retry.attempts import Series
 from pytest_resilience.patterns.retry.attempts import Surroundings
@@ -85,7 +85,7 @@ class RetryHandler:
         """
         return retrying(self._around, func)
 
-    @calls_its_first
+    @calls_first_argument
     def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` until it succeeds; await the result of a coroutine function.
 
