@@ -77,7 +77,6 @@ EXEMPT = {
 NOT_YET = {
     # chaos, monkey
     "chaos.active_experiment ActiveExperiment has attributes": 22,
-    "chaos.operation Operation has attributes": 18,
     "monkey.monkey Monkey has attributes": 19,
     "monkey.monkey start_chaos_monkey has lines": 46,
     "monkey.session MonkeyRun has attributes": 15,

@@ -205,7 +205,7 @@ class ActiveExperiment:
         if len(self._seen) < 2 * _MOST_KEPT and self._number_seen < _MOST_SEEN:
             remark = self._remark(operation)
             self._remarks.add(remark)
-            text = f" {operation.statement}"[:_LONGEST].rstrip()
+            text = f" {operation.sql.statement}"[:_LONGEST].rstrip()
             more = f" ({remark})" if remark else ""
             line = f"{operation.kind} {operation.target}{text}{more}"
             if line not in self._seen:
@@ -249,15 +249,15 @@ class ActiveExperiment:
         if operation.remark:
             return operation.remark
         makes_up = any(isinstance(each, InjectedResponse) for each in self.experiment.faults)
-        if operation.encrypted and makes_up:
+        if operation.tcp.encrypted and makes_up:
             return _SEALED
-        if operation.begun and makes_up:
+        if operation.tcp.partial and makes_up:
             return "more of an answer"
-        if operation.multiplexed:
+        if operation.tcp.multiplexed:
             return _FRAMED
         possible = (fault.can_happen_to(operation) for fault in self.experiment.faults)
-        if operation.conditions is not None and not all(possible):
-            known = ", ".join(map(repr, sorted(operation.conditions)))
+        if operation.sql.conditions is not None and not all(possible):
+            known = ", ".join(map(repr, sorted(operation.sql.conditions)))
             return f"{_UNKNOWN} {known}"
         return "" if operation.blocking else _POLLED
 

@@ -363,7 +363,7 @@ class Engine:
         if not hits:
             return None
         if self.listeners:
-            place = self.place(operation.through) or operation.place
+            place = self.place(operation.call_site.loop_objects) or operation.call_site.place
             for hit in hits:
                 self.listeners.emit(
                     FaultInjected(

@@ -9,7 +9,8 @@ from typing import Final
 __all__ = [
     "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE", "END", "EXECUTE", "FETCH",
     "HANDSHAKE", "MAKE", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE", "READ",
-    "RECEIVE", "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND", "SYNC", "WRITE", "Operation",
+    "RECEIVE", "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND", "SYNC", "WRITE", "CallSite",
+    "Operation", "SqlDetails", "TcpDetails",
 ]  # fmt: skip
 
 RESOLVE: Final = "network.resolve"
@@ -39,52 +40,87 @@ REMOVE: Final = "file.remove"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TcpDetails:
+    """The state of the response, where a connection receives one. Most are of HTTP.
+
+    Attributes:
+        encrypted: TLS is made above the socket, so nobody but the peer can write a response.
+        bodiless: no bytes are seen that a fault could change, as after a HEAD request.
+        partial: it is the rest of a response that has begun, so nobody can write its beginning.
+        informational: it is a 1xx such as 100 Continue, and not yet the response.
+        multiplexed: responses share the connection, as in HTTP/2.
+        mid_message: it is more of a message that has begun, either way. Only a fault that lets
+            nothing through can happen to it.
+    """
+
+    encrypted: bool = False
+    bodiless: bool = False
+    partial: bool = False
+    informational: bool = False
+    multiplexed: bool = False
+    mid_message: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqlDetails:
+    """The statement, where a database is asked.
+
+    Attributes:
+        statement: the SQL text.
+        position: the statement's number within its transaction, from 1.
+        conditions: the modes of `database_failure` that this driver can report; None for all.
+    """
+
+    statement: str = ""
+    position: int = 1
+    conditions: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSite:
+    """Where in the user's code an operation comes from, if the stack does not tell.
+
+    Attributes:
+        place: `file:line in function`, found when the operation was asked for.
+        loop_objects: objects of an event loop that may lead to the task that waits.
+    """
+
+    place: str = ""
+    loop_objects: tuple[object, ...] = ()
+
+
+_NO_TCP, _NO_SQL, _ON_THE_STACK = TcpDetails(), SqlDetails(), CallSite()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """An operation that is about to happen.
 
     Attributes:
         kind: one of the kinds above.
-        target: whom it concerns, as shown to people: `host:port`, with a host name
-            where one is known and the address otherwise; a service's name.
+        target: the peer, as shown to people: `host:port` with a host name where one is known,
+            else with the address; a service's name; a database; a file.
         names: every `host:port` it is known by; `port` is empty where there is none. Of a
             call, the service's name alone; of a database, what it is called there; of a file,
             the absolute path as it was given, and with all links resolved.
-        empty: whether no bytes of it are seen to which something could happen.
-        answer: the object of a mock that answers it, where that is known.
-        statement: the SQL text, of a database.
-        position: the statement's number within its transaction, from 1.
-        place: where in the user's code, if that will not be known any more when it happens.
-        through: objects of an event loop that may lead to the task that waits for it.
         blocking: whether the caller can be made to wait here. A non-blocking socket
             belongs to an event loop, which a wait would stop altogether; a transport of
             asyncio can be made to deliver later.
-        conditions: what a database can be made to say here; None for anything.
-        encrypted: whether what is received here is encrypted, so that nobody but the peer can
-            make an answer: where TLS is made above the socket.
-        begun: whether it is the rest of an answer, which nobody can begin anew.
-        informational: whether it is only the word to go on (100 Continue), and no answer yet.
-        framed: whether it is a part of many answers that come together, as in HTTP/2.
-        mid_message: whether it is more of a message that has begun, to which only what lets
-            nothing through can happen.
-        remark: what people are to know of it.
-        advice: what to do if it was meant; where this is given, no fault can happen to it.
+        tcp: of a response on a connection.
+        sql: of a statement.
+        call_site: where in the user's code.
+        mock_response: the object of a mock that responds, where that is known.
+        remark: shown to people beside the operation.
+        advice: how to reach it; where this is given, no fault can happen to it.
     """
 
     kind: str
     target: str
     names: tuple[str, ...]
     blocking: bool = True
-    conditions: frozenset[str] | None = None
-    encrypted: bool = False
-    empty: bool = False
-    begun: bool = False
-    informational: bool = False
-    multiplexed: bool = False
-    mid_message: bool = False
+    tcp: TcpDetails = _NO_TCP
+    sql: SqlDetails = _NO_SQL
+    call_site: CallSite = _ON_THE_STACK
+    mock_response: object = None
     remark: str = ""
     advice: str = ""
-    answer: object = None
-    statement: str = ""
-    position: int = 1
-    place: str = ""
-    through: tuple[object, ...] = ()

@@ -27,6 +27,7 @@ from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.waiting import wait
 
@@ -130,7 +131,11 @@ def _meet(kind: str, target: str, name: str, *, blocking: bool = True) -> Fault 
     """
     __tracebackhide__ = True
     operation = Operation(
-        kind=kind, target=target, names=(name,), blocking=blocking, empty=kind == RECEIVE
+        kind=kind,
+        target=target,
+        names=(name,),
+        blocking=blocking,
+        tcp=TcpDetails(bodiless=kind == RECEIVE),
     )
     lost = None
     for engine in _engines:

@@ -12,6 +12,7 @@ from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.proxy.event_loop import Loop
 
 
@@ -69,7 +70,7 @@ class Gate:
             self.encrypted, self._remark = False, ""
 
     def concerns(self, kind: str, *, mid_message: bool = False) -> bool:
-        """Whether to ask about operations of a kind. See `Operation` for `mid_message`."""
+        """Whether to ask about operations of a kind. See `TcpDetails` for `mid_message`."""
         if mid_message:
             return any(
                 kind in fault.kinds and fault.transient
@@ -92,11 +93,13 @@ class Gate:
             kind=kind,
             target=self._names[0],
             names=self._names,
-            encrypted=self.encrypted and kind == RECEIVE,
-            begun=begun and kind == RECEIVE,
+            tcp=TcpDetails(
+                encrypted=self.encrypted and kind == RECEIVE,
+                partial=begun and kind == RECEIVE,
+                informational=self.informational and kind == RECEIVE,
+                mid_message=mid_message,
+            ),
             remark=self._remark if kind == RECEIVE and self._speaks_for_server else "",
-            informational=self.informational and kind == RECEIVE,
-            mid_message=mid_message,
         )
 
     @property

@@ -16,6 +16,8 @@ from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import OPEN
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import SqlDetails
+from pytest_resilience.chaos.operation import TcpDetails
 
 
 def operation(target: str = "api:443", *, blocking: bool = True) -> Operation:
@@ -151,7 +153,7 @@ def test_what_is_not_about_the_wire_gets_no_advice_on_it(kind: str, given: dict[
 
 
 def test_more_of_a_message_is_only_held_back_by_what_lets_nothing_through() -> None:
-    more = Operation(kind=CONNECT, target="a:1", names=("a:1",), mid_message=True)
+    more = Operation(kind=CONNECT, target="a:1", names=("a:1",), tcp=TcpDetails(mid_message=True))
     for kind, given, hit in (
         ("network_latency", {}, False),
         ("network_failure", {"mode": "timeout", "rate": 1}, False),
@@ -177,7 +179,9 @@ def test_what_is_most_like_what_was_meant_is_told_first(
     for name in (*(about.format(n) for n in range(30)), nearest):
         statement = f"UPDATE {name} SET a = 1" if did == EXECUTE else ""
         target = "shop.db" if did == EXECUTE else name
-        running.saw(Operation(kind=did, target=target, names=(target,), statement=statement))
+        running.saw(
+            Operation(kind=did, target=target, names=(target,), sql=SqlDetails(statement=statement))
+        )
     seen = running.never_fired().seen
     assert nearest in seen[0]
     assert len(seen) == 8

@@ -80,11 +80,12 @@ class Fault:
 
     def can_happen_to(self, operation: Operation) -> bool:
         """Whether there is such a thing where `operation` is done."""
+        tcp = operation.tcp
         return (
             (operation.blocking or not self.waits)
-            and not (operation.empty and self.needs_body)
-            and not ((operation.informational or operation.multiplexed) and self.answered)
-            and (self.transient or not operation.mid_message)
+            and not (tcp.bodiless and self.needs_body)
+            and not ((tcp.informational or tcp.multiplexed) and self.answered)
+            and (self.transient or not tcp.mid_message)
         )
 
     def drawn(self, share: float) -> Fault:  # noqa: ARG002  # those that differ use it

@@ -153,7 +153,7 @@ class InjectedResponse(Fault):
     body: str | None = None
 
     def can_happen_to(self, operation: Operation) -> bool:
-        elsewhere = operation.encrypted or operation.begun or operation.multiplexed
+        elsewhere = operation.tcp.encrypted or operation.tcp.partial or operation.tcp.multiplexed
         return not elsewhere and Fault.can_happen_to(self, operation)
 
     @property

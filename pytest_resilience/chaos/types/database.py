@@ -91,7 +91,7 @@ class DatabaseFailure(Fault):
         return frozenset({self.at})
 
     def can_happen_to(self, operation: Operation) -> bool:
-        known = operation.conditions is None or self.condition in operation.conditions
+        known = operation.sql.conditions is None or self.condition in operation.sql.conditions
         return known and Fault.can_happen_to(self, operation)
 
     def __str__(self) -> str:
@@ -106,7 +106,7 @@ class _Statements:
     patterns: tuple[StatementPattern, ...]
 
     def admits(self, operation: Operation) -> bool:
-        return any(pattern.matches(operation.statement) for pattern in self.patterns)
+        return any(pattern.matches(operation.sql.statement) for pattern in self.patterns)
 
     def __str__(self) -> str:
         return f"match {' | '.join(map(str, self.patterns))}"
@@ -119,7 +119,7 @@ class _Position:
     number: int
 
     def admits(self, operation: Operation) -> bool:
-        return operation.position == self.number
+        return operation.sql.position == self.number
 
     def __str__(self) -> str:
         return f"statement {self.number} of each transaction"

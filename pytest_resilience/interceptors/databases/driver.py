@@ -25,6 +25,7 @@ from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import FETCH
 from pytest_resilience.chaos.operation import OPEN_CONNECTION
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.parsing.sql import control_word
 from pytest_resilience.chaos.types.database import AFTER
 from pytest_resilience.chaos.types.database import DatabaseFailure
@@ -151,14 +152,10 @@ class DriverHooks:
 
 
 def _operation(kind: str, session: Session, statement: str) -> Operation:
-    return Operation(
-        kind=kind,
-        target=session.names[0],
-        names=session.names,
-        statement=statement,
-        position=max(1, session.position),
-        conditions=session.conditions,
+    sql = SqlDetails(
+        statement=statement, position=max(1, session.position), conditions=session.conditions
     )
+    return Operation(kind=kind, target=session.names[0], names=session.names, sql=sql)
 
 
 def hooked(

@@ -15,6 +15,7 @@ from typing import Any
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.interceptors.observing import Observer
 from pytest_resilience.interceptors.patching import Patches
 
@@ -69,7 +70,7 @@ class OpenedBefore:
                 kind=EXECUTE,
                 target=database,
                 names=(database, os.path.basename(database)),
-                statement=sql,
+                sql=SqlDetails(statement=sql),
                 remark="on a connection opened before",
                 advice=(
                     f"The connection of sqlite3 to {database} is not reached: it was opened before "

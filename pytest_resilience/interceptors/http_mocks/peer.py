@@ -151,7 +151,7 @@ class Peer:
 
     def _operation(self, kind: str) -> Operation:
         names = self._names
-        return Operation(kind=kind, target=names[0], names=names, answer=self._answer)
+        return Operation(kind=kind, target=names[0], names=names, mock_response=self._answer)
 
 
 def wants_reply(effect: Effect) -> bool:

@@ -17,7 +17,9 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.descriptors import borrowed
 from pytest_resilience.interceptors.sockets.descriptors import ends_of
@@ -172,12 +174,17 @@ class Link:
             target=self.names[0],
             names=self.names,
             blocking=blocking,
-            encrypted=self.tls and not self.unsealed and kind == RECEIVE,
-            begun=self.midway and kind == RECEIVE,
-            empty=self.request == BODILESS and kind == RECEIVE,
-            informational=self.request == EXPECTANT and kind == RECEIVE,
-            multiplexed=self.request == FRAMED and kind == RECEIVE,
-            through=(through, self.task()),
+            tcp=self._details() if kind == RECEIVE else TcpDetails(),
+            call_site=CallSite(loop_objects=(through, self.task())),
+        )
+
+    def _details(self) -> TcpDetails:
+        return TcpDetails(
+            encrypted=self.tls and not self.unsealed,
+            partial=self.midway,
+            bodiless=self.request == BODILESS,
+            informational=self.request == EXPECTANT,
+            multiplexed=self.request == FRAMED,
         )
 
 

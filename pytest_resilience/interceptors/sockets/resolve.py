@@ -11,6 +11,7 @@ from typing import Any
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import ResolutionFailure
 from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.patching import Patches
@@ -52,7 +53,7 @@ class Resolving:
         names = self._names.of(host, port)
         place = self._names.place_of(host, port)
         effect = self._engine.decide(
-            Operation(kind=RESOLVE, target=names[0], names=names, place=place)
+            Operation(kind=RESOLVE, target=names[0], names=names, call_site=CallSite(place=place))
         )
         if effect is None:
             return

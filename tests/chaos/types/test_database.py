@@ -12,6 +12,7 @@ from pytest_resilience.chaos.operation import COMMIT
 from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import OPEN_CONNECTION
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import SqlDetails
 
 
 def experiment(kind: str, **parameters: Any) -> ChaosExperiment:
@@ -64,7 +65,8 @@ def test_several_steps_can_be_slow() -> None:
 
 
 def operation(kind: str = EXECUTE, **fields: Any) -> Operation:
-    return Operation(kind=kind, target="shop", names=("shop", "/data/shop.db"), **fields)
+    names = ("shop", "/data/shop.db")
+    return Operation(kind=kind, target="shop", names=names, sql=SqlDetails(**fields))
 
 
 def test_what_is_meant() -> None:
@@ -76,7 +78,8 @@ def test_what_is_meant() -> None:
     assert aimed.matches_target(operation(statement=update, position=2))
     assert not aimed.matches_target(operation(statement=update, position=1))
     assert not aimed.matches_target(operation(statement="SELECT 1", position=2))
-    elsewhere = Operation(kind=EXECUTE, target="x", names=("x",), statement=update, position=2)
+    second = SqlDetails(statement=update, position=2)
+    elsewhere = Operation(kind=EXECUTE, target="x", names=("x",), sql=second)
     assert not aimed.matches_target(elsewhere)
     assert experiment("database_failure").matches_target(operation(COMMIT))
     assert experiment("database_failure").matches_target(operation(OPEN_CONNECTION))
