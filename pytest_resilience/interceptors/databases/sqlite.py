@@ -93,6 +93,11 @@ _execute: Callable[..., Any] = sqlite3.Cursor.execute
 
 
 class _Connection(HookedConnection, sqlite3.Connection):
+    def __init__(self, database: Any, *args: Any, **kwargs: Any) -> None:
+        # Looked up once: `execute` may add no more than a microsecond to a statement.
+        self.chaos_cursor = hooked_class(self.chaos_hooks, _Cursor, sqlite3.Cursor)
+        super().__init__(database, *args, **kwargs)
+
     def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
         return super().cursor(hooked_class(self.chaos_hooks, _Cursor, factory))
 
@@ -100,21 +105,18 @@ class _Connection(HookedConnection, sqlite3.Connection):
 
     def execute(self, sql: str, *args: Any) -> Any:
         __tracebackhide__ = True
-        cursor = self._chaos_cursor()
+        cursor = _new_cursor(self, self.chaos_cursor)
         if type(sql) is str and sql in self.chaos_hooks.unmatched:
             return _execute(cursor, sql, *args)
         return cursor.execute(sql, *args)
 
     def executemany(self, sql: str, *args: Any) -> Any:
         __tracebackhide__ = True
-        return self._chaos_cursor().executemany(sql, *args)
+        return _new_cursor(self, self.chaos_cursor).executemany(sql, *args)
 
     def executescript(self, sql: str) -> Any:
         __tracebackhide__ = True
-        return self._chaos_cursor().executescript(sql)
-
-    def _chaos_cursor(self) -> Any:
-        return _new_cursor(self, hooked_class(self.chaos_hooks, _Cursor, sqlite3.Cursor))
+        return _new_cursor(self, self.chaos_cursor).executescript(sql)
 
     def __exit__(
         self,
