@@ -20,9 +20,9 @@ from figures import pin
 from figures import show
 
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Moment
-from pytest_resilience.report.cell import MomentKind
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.report.cell import EntryKind
+from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.json_file import read_report
 from pytest_resilience.report.run_report import Report
@@ -35,7 +35,7 @@ MOMENTS = 18  # of a cell: a few calls, each with its fault and its retry
 REPEATS = 5
 TARGETS = {".html": 2.0}  # seconds
 MEGABYTE = 1e6
-VERDICTS = (*[Verdict.SURVIVED] * 90, *[Verdict.FAILED] * 5, *Verdict)
+VERDICTS = (*[CellVerdict.SURVIVED] * 90, *[CellVerdict.FAILED] * 5, *CellVerdict)
 
 
 def cells() -> Iterator[Cell]:
@@ -57,14 +57,18 @@ def cells() -> Iterator[Cell]:
             )
 
 
-def moments(experiment: str, chance: random.Random) -> Iterator[Moment]:
+def moments(experiment: str, chance: random.Random) -> Iterator[TimelineEntry]:
     at = 0.0
     for number in range(MOMENTS // 3):
         at += chance.random()
         place = f"payments.internal:443 at shop/pay.py:{chance.randrange(300)} in charge"
-        yield Moment(at=at, kind=MomentKind.OPERATION, source="network.connect", text=place)
-        yield Moment(at=at, kind=MomentKind.FAULT, source=experiment, text=f"latency on {place}")
-        yield Moment(at=at + 0.1, kind=MomentKind.RETRY, source="charge", text=f"attempt {number}")
+        yield TimelineEntry(at=at, kind=EntryKind.OPERATION, source="network.connect", text=place)
+        yield TimelineEntry(
+            at=at, kind=EntryKind.FAULT, source=experiment, text=f"latency on {place}"
+        )
+        yield TimelineEntry(
+            at=at + 0.1, kind=EntryKind.RETRY, source="charge", text=f"attempt {number}"
+        )
 
 
 def opened(path: Path) -> float:

@@ -14,11 +14,11 @@ from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.baseline import read_baseline
+from pytest_resilience.report.cell import INTRODUCTION
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.json_file import read_report
 from pytest_resilience.report.merge import merge
 from pytest_resilience.report.run_report import Report
-from pytest_resilience.report.words import INTRODUCTION
 from pytest_resilience.report.writers import check_place
 from pytest_resilience.report.writers import check_writable
 from pytest_resilience.report.writers import write_report

@@ -60,7 +60,7 @@ def pytest_resilience_verdict(item: pytest.Item, cell: Cell) -> Cell | None:
     Example:
         >>> def pytest_resilience_verdict(item, cell):
         ...     if "504" in cell.reason:
-        ...         return dataclasses.replace(cell, verdict=Verdict.DEGRADED)
+        ...         return dataclasses.replace(cell, verdict=CellVerdict.DEGRADED)
     """
 
 

@@ -13,7 +13,7 @@ from pytest_resilience.chaos.parsing.texts import read_text
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.run_report import Report
 
 
@@ -41,7 +41,7 @@ class KnownCell:
         until: the last day on which it is.
     """
 
-    verdict: Verdict
+    verdict: CellVerdict
     experiment: str
     test: str
     reason: str = ""
@@ -144,14 +144,14 @@ def _parse(line: str, where: str) -> KnownCell:
             "between)"
         )
     verdict, experiment, test = (_unquoted(parts[number], where) for number in (1, 2, 3))
-    if not any(each.bad and each == verdict for each in Verdict):
-        allowed = ", ".join(each for each in Verdict if each.bad)
+    if not any(each.bad and each == verdict for each in CellVerdict):
+        allowed = ", ".join(each for each in CellVerdict if each.bad)
         raise ConfigurationError(
             f"{where}: verdict {shortened(verdict)}: what can be known is {allowed}"
         )
     reason, until = _waiver(parts[4], where)
     return KnownCell(
-        verdict=Verdict(verdict), experiment=experiment, test=test, reason=reason, until=until
+        verdict=CellVerdict(verdict), experiment=experiment, test=test, reason=reason, until=until
     )
 
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+from typing import Final
 
 from pytest_resilience.report.json_reader import Fields
 
 
-__all__ = ["Cell", "Moment", "MomentKind", "Verdict"]
+__all__ = ["INTRODUCTION", "Cell", "CellVerdict", "EntryKind", "TimelineEntry"]
+
+INTRODUCTION: Final = (
+    "A cell is one test under one experiment; the calm run of a test, before its cells, is without "
+    "any. Coverage is the share of the applicable cells in which the experiment ran."
+)
+"""For people who read a report for the first time."""
 
 
-class Verdict(StrEnum):
+class CellVerdict(StrEnum):
     """What came of a cell, from the best to the worst, after what says nothing.
 
     The worst are those that prove nothing: no baseline excuses them.
@@ -60,23 +67,42 @@ class Verdict(StrEnum):
         return self.value.replace("_", " ")
 
     @property
+    def meaning(self) -> str:
+        """A sentence for people who meet it for the first time."""
+        return _MEANINGS[self]
+
+    @property
     def severity(self) -> int:
         """How bad, to compare by: 0 is the best."""
         return _SEVERITY[self]
 
 
-_GOOD = frozenset({Verdict.SURVIVED, Verdict.DEGRADED})
-_BAD = frozenset({Verdict.LEAK, Verdict.FAILED, Verdict.HANG})
-_VOID = frozenset({Verdict.NEVER_FIRED, Verdict.NOT_STARTED, Verdict.INVALID})
-_SEVERITY = {verdict: number for number, verdict in enumerate(Verdict)}
-_LETTERS = {verdict: verdict.value[0].upper() for verdict in Verdict} | {
-    Verdict.NOT_RUN: "-",
-    Verdict.NOT_APPLICABLE: "·",
-    Verdict.NOT_STARTED: "!",
+_MEANINGS = {
+    CellVerdict.NOT_RUN: "it was not to be run, or the run ended before",
+    CellVerdict.NOT_APPLICABLE: "in its calm run the test did nothing that the experiment could "
+    "hit",
+    CellVerdict.SURVIVED: "the fault happened, and the test passed",
+    CellVerdict.DEGRADED: "the fault happened, and the test failed in a way that it allows",
+    CellVerdict.LEAK: "the test passed, but left threads, sockets or files behind",
+    CellVerdict.FAILED: "the fault happened, and the test failed",
+    CellVerdict.HANG: "the fault happened, and the test was still running at its deadline",
+    CellVerdict.NEVER_FIRED: "the test passed, but no fault happened, so this proves nothing",
+    CellVerdict.NOT_STARTED: "the experiment could not begin, so this proves nothing",
+    CellVerdict.INVALID: "how the test ended has nothing to do with the experiment, so this proves "
+    "nothing",
+}
+_GOOD = frozenset({CellVerdict.SURVIVED, CellVerdict.DEGRADED})
+_BAD = frozenset({CellVerdict.LEAK, CellVerdict.FAILED, CellVerdict.HANG})
+_VOID = frozenset({CellVerdict.NEVER_FIRED, CellVerdict.NOT_STARTED, CellVerdict.INVALID})
+_SEVERITY = {verdict: number for number, verdict in enumerate(CellVerdict)}
+_LETTERS = {verdict: verdict.value[0].upper() for verdict in CellVerdict} | {
+    CellVerdict.NOT_RUN: "-",
+    CellVerdict.NOT_APPLICABLE: "·",
+    CellVerdict.NOT_STARTED: "!",
 }
 
 
-class MomentKind(StrEnum):
+class EntryKind(StrEnum):
     """What kind of thing happened."""
 
     OPERATION = "operation"
@@ -87,7 +113,7 @@ class MomentKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class TimelineEntry:
     """One line of a cell's timeline.
 
     Attributes:
@@ -98,7 +124,7 @@ class Moment:
     """
 
     at: float
-    kind: MomentKind
+    kind: EntryKind
     source: str
     text: str
 
@@ -107,15 +133,15 @@ class Moment:
         return {"at": self.at, "kind": self.kind.value, "source": self.source, "text": self.text}
 
     @classmethod
-    def from_json(cls, fields: Fields) -> Moment:
+    def from_json(cls, fields: Fields) -> TimelineEntry:
         """What `to_json` gave. Raises MisfitError."""
         fields.only(_MOMENT_KEYS)
         kind = fields.text("kind")
-        if kind not in set(MomentKind):
-            raise fields.misfit("kind", f"give one of {', '.join(MomentKind)}")
+        if kind not in set(EntryKind):
+            raise fields.misfit("kind", f"give one of {', '.join(EntryKind)}")
         return cls(
             at=fields.number("at", least=0),
-            kind=MomentKind(kind),
+            kind=EntryKind(kind),
             source=fields.text("source"),
             text=fields.text("text"),
         )
@@ -140,13 +166,13 @@ class Cell:
 
     test: str
     experiment: str
-    verdict: Verdict
+    verdict: CellVerdict
     what: str = ""
     weight: float = 1.0
     reason: str = ""
     repeat: str = ""
     duration: float = 0.0
-    timeline: tuple[Moment, ...] = ()
+    timeline: tuple[TimelineEntry, ...] = ()
     flaky: bool = False
 
     @property
@@ -174,21 +200,21 @@ class Cell:
         """What `to_json` gave. Raises MisfitError."""
         fields.only(_CELL_KEYS)
         verdict = fields.text("verdict")
-        if verdict not in set(Verdict):
-            raise fields.misfit("verdict", f"give one of {', '.join(Verdict)}")
+        if verdict not in set(CellVerdict):
+            raise fields.misfit("verdict", f"give one of {', '.join(CellVerdict)}")
         return cls(
             test=fields.text("test"),
             experiment=fields.text("experiment"),
             what=fields.text("what"),
             weight=fields.number("weight", above=0),
-            verdict=Verdict(verdict),
+            verdict=CellVerdict(verdict),
             flaky=fields.flag("flaky"),
             reason=fields.text("reason"),
             repeat=fields.text("repeat"),
             duration=fields.number("duration", least=0),
-            timeline=tuple(map(Moment.from_json, fields.rows("timeline"))),
+            timeline=tuple(map(TimelineEntry.from_json, fields.rows("timeline"))),
         )
 
 
-_MOMENT_KEYS = frozenset(Moment.__dataclass_fields__)
+_MOMENT_KEYS = frozenset(TimelineEntry.__dataclass_fields__)
 _CELL_KEYS = frozenset(Cell.__dataclass_fields__)

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pytest_resilience.report.baseline import Baseline
 from pytest_resilience.report.baseline import KnownCell
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.score import Score
 
 
 __all__ = ["GateResult", "Problem", "judge"]
 
-_IDLE = Verdict.NOT_APPLICABLE
+_IDLE = CellVerdict.NOT_APPLICABLE
 _Listed = dict[tuple[str, str], KnownCell]
 
 

@@ -18,7 +18,6 @@ from xml.etree import ElementTree
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.run_report import Report
-from pytest_resilience.report.words import MEANINGS
 
 
 __all__ = ["add_suite", "suite_of"]
@@ -65,7 +64,7 @@ def suite_of(report: Report, gate: GateResult, *, prefix: str | None = None) -> 
             time=f"{cell.duration:.3f}",
         )
         if tag:
-            message = _legal(f"{_standing(cell, tag)}{cell.reason or MEANINGS[cell.verdict]}")
+            message = _legal(f"{_standing(cell, tag)}{cell.reason or cell.verdict.meaning}")
             found = ElementTree.SubElement(case, tag, type=cell.verdict.value, message=message)
             found.text = _legal(_story(cell))
         else:
@@ -98,7 +97,7 @@ def _names(test: str, prefix: str | None) -> tuple[str, str]:
 
 def _story(cell: Cell) -> str:
     """All there is to say of a cell."""
-    lines = [f"{cell.verdict.words}: {MEANINGS[cell.verdict]}"]
+    lines = [f"{cell.verdict.words}: {cell.verdict.meaning}"]
     lines += ["flaky: several runs of it disagreed"] * cell.flaky
     lines += [f"experiment: {cell.what or cell.experiment}", f"weight: {cell.weight:g}"]
     lines += cell.reason.splitlines()

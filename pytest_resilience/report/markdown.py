@@ -9,13 +9,12 @@ from collections.abc import Container
 from collections.abc import Iterable
 from collections.abc import Iterator
 
+from pytest_resilience.report.cell import INTRODUCTION
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.score import Score
-from pytest_resilience.report.words import INTRODUCTION
-from pytest_resilience.report.words import MEANINGS
 
 
 __all__ = ["markdown_text"]
@@ -84,14 +83,14 @@ def _words(cell: Cell) -> str:
     return cell.verdict.words + (" (flaky)" if cell.flaky else "")
 
 
-def _there(report: Report) -> list[Verdict]:
+def _there(report: Report) -> list[CellVerdict]:
     """The verdicts that there are."""
     found = {cell.verdict for cell in report.cells}
-    return [verdict for verdict in Verdict if verdict in found]
+    return [verdict for verdict in CellVerdict if verdict in found]
 
 
 def _meanings(report: Report) -> list[str]:
-    rows = [_row(verdict.words, MEANINGS[verdict]) for verdict in _there(report)]
+    rows = [_row(verdict.words, verdict.meaning) for verdict in _there(report)]
     if not rows:
         return []
     table = _table("verdict", "meaning", rows=rows)
@@ -107,7 +106,7 @@ def _experiments(report: Report, accepted: Container[tuple[str, str]]) -> list[s
 
 
 def _rows(
-    report: Report, verdicts: list[Verdict], accepted: Container[tuple[str, str]]
+    report: Report, verdicts: list[CellVerdict], accepted: Container[tuple[str, str]]
 ) -> Iterator[str]:
     by_name: dict[str, list[Cell]] = {}
     for cell in report.cells:

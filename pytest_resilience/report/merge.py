@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.run_report import Shard
 
@@ -57,7 +57,7 @@ def combine(cells: Iterable[Cell]) -> tuple[Cell, ...]:
 def _worst(runs: list[Cell]) -> Cell:
     worst = max(runs, key=lambda cell: cell.verdict.severity)
     # One that was not run tells nothing, so it disagrees with nobody.
-    told = {cell.verdict for cell in runs} - {Verdict.NOT_RUN, Verdict.NOT_APPLICABLE}
+    told = {cell.verdict for cell in runs} - {CellVerdict.NOT_RUN, CellVerdict.NOT_APPLICABLE}
     flaky = any(cell.flaky for cell in runs) or len(told) > 1
     return dataclasses.replace(worst, flaky=flaky)
 

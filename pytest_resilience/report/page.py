@@ -11,14 +11,13 @@ from collections import Counter
 from importlib.resources import files
 from typing import Any
 
+from pytest_resilience.report.cell import INTRODUCTION
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Moment
-from pytest_resilience.report.cell import MomentKind
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.report.cell import EntryKind
+from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.run_report import Report
-from pytest_resilience.report.words import INTRODUCTION
-from pytest_resilience.report.words import MEANINGS
 
 
 __all__ = ["page_text"]
@@ -27,8 +26,8 @@ _MOMENTS = 160_000  # in each half of a page: more makes it slow to open
 _FEWEST, _MOST = 10, 200  # of one cell: its end is what failed it
 _LONGEST = 4000  # characters of one text
 _AGES = 1e9  # seconds
-_KINDS = {kind: number for number, kind in enumerate(MomentKind)}
-_VERDICTS = {verdict: number for number, verdict in enumerate(Verdict)}
+_KINDS = {kind: number for number, kind in enumerate(EntryKind)}
+_VERDICTS = {verdict: number for number, verdict in enumerate(CellVerdict)}
 
 
 def page_text(report: Report, gate: GateResult | None = None) -> str:
@@ -107,8 +106,8 @@ def _data(report: Report, gate: GateResult | None) -> dict[str, Any]:
         for cell in report.cells
     ]
     return {
-        "verdicts": [[each.value, each.words, each.letter, MEANINGS[each]] for each in Verdict],
-        "kinds": list(MomentKind),
+        "verdicts": [[each.value, each.words, each.letter, each.meaning] for each in CellVerdict],
+        "kinds": list(EntryKind),
         "tests": list(tests),
         "experiments": [[each.experiment, each.what, each.weight] for each in experiments.values()],
         "texts": list(texts),
@@ -124,7 +123,7 @@ def _caps(cells: tuple[Cell, ...]) -> dict[bool, int]:
     }
 
 
-def _moments(moments: tuple[Moment, ...], texts: _Table) -> list[int]:
+def _moments(moments: tuple[TimelineEntry, ...], texts: _Table) -> list[int]:
     """Four numbers each: milliseconds since the one before, kind, source, text."""
     flat = []
     before = 0

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
 
 
 __all__ = ["Score"]
 
 _NOT_TRIED = frozenset(
-    {Verdict.NOT_RUN, Verdict.NOT_APPLICABLE, Verdict.NOT_STARTED, Verdict.INVALID}
+    {CellVerdict.NOT_RUN, CellVerdict.NOT_APPLICABLE, CellVerdict.NOT_STARTED, CellVerdict.INVALID}
 )
 
 
@@ -51,7 +51,9 @@ class Score:
             good += share if verdict.good else 0
             bad += share if verdict.bad and not known else 0
         tried = sum(n for (verdict, *_), n in counts.items() if verdict not in _NOT_TRIED)
-        idle = sum(n for (verdict, *_), n in counts.items() if verdict is Verdict.NOT_APPLICABLE)
+        idle = sum(
+            n for (verdict, *_), n in counts.items() if verdict is CellVerdict.NOT_APPLICABLE
+        )
         return cls(good=good, bad=bad, tried=tried, planned=counts.total() - idle)
 
     @property

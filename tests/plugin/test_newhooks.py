@@ -12,7 +12,7 @@ from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.types.schema import TypeSchema, triggered
 from pytest_resilience.runtime import NewChaosType
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
 
 class LostMail(Fault):
     @property
@@ -51,7 +51,7 @@ def pytest_resilience_fault_injected(nodeid, event):
 
 def pytest_resilience_verdict(item, cell):
     if item.name == "test_lost":
-        return dataclasses.replace(cell, verdict=Verdict.DEGRADED, reason="letters get lost")
+        return dataclasses.replace(cell, verdict=CellVerdict.DEGRADED, reason="letters get lost")
 
 def pytest_resilience_report_section(report):
     return f"OURS: {len(report.cells)} cells"

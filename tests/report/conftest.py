@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Moment
-from pytest_resilience.report.cell import MomentKind
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.report.cell import EntryKind
+from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.run_report import Shard
 
@@ -20,9 +20,9 @@ TODAY = datetime.date(2026, 6, 15)
 
 
 def cell(
-    verdict: Verdict | str, test: str = "t.py::t", experiment: str = "slow", **rest: Any
+    verdict: CellVerdict | str, test: str = "t.py::t", experiment: str = "slow", **rest: Any
 ) -> Cell:
-    return Cell(test=test, experiment=experiment, verdict=Verdict(verdict), **rest)
+    return Cell(test=test, experiment=experiment, verdict=CellVerdict(verdict), **rest)
 
 
 def report(*cells: Cell, configuration: str = "c0ffee", **rest: Any) -> Report:
@@ -33,18 +33,20 @@ texts = st.text(st.characters(), max_size=20)  # lone surrogates, NUL and all
 names = st.sampled_from(["a.py::a", "b.py::b[<|>]"]) | texts
 ages = st.floats(min_value=0, max_value=1e9)
 finite = ages | st.floats(min_value=0, allow_nan=False, allow_infinity=False)
-moments = st.builds(Moment, at=finite, kind=st.sampled_from(MomentKind), source=texts, text=texts)
+entries = st.builds(
+    TimelineEntry, at=finite, kind=st.sampled_from(EntryKind), source=texts, text=texts
+)
 cells = st.builds(
     Cell,
     test=names,
     experiment=names,
     what=texts,
     weight=st.floats(min_value=0, exclude_min=True, max_value=1e9, allow_nan=False),
-    verdict=st.sampled_from(Verdict),
+    verdict=st.sampled_from(CellVerdict),
     reason=texts,
     repeat=texts,
     duration=finite,
-    timeline=st.lists(moments, max_size=3).map(tuple),
+    timeline=st.lists(entries, max_size=3).map(tuple),
     flaky=st.booleans(),
 )
 shards = st.tuples(st.integers(1, 5), st.integers(0, 5)).map(

@@ -14,9 +14,9 @@ import pytest
 
 from pytest_resilience.__main__ import main
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Moment
-from pytest_resilience.report.cell import MomentKind
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.report.cell import EntryKind
+from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.report.run_report import Report
 from tests.values import one_sentence
 
@@ -26,8 +26,8 @@ REPORT = Report(
         Cell(
             test="a.py::a",
             experiment="e",
-            verdict=Verdict.FAILED,
-            timeline=(Moment(at=1.0, kind=MomentKind.LOG, source="s", text="t"),),
+            verdict=CellVerdict.FAILED,
+            timeline=(TimelineEntry(at=1.0, kind=EntryKind.LOG, source="s", text="t"),),
         ),
     ),
     configuration="c0ffee",

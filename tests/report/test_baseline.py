@@ -15,7 +15,7 @@ from pytest_resilience.report.baseline import Baseline
 from pytest_resilience.report.baseline import KnownCell
 from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.baseline import read_baseline
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.writers import write_text
 from tests.report.conftest import TODAY
 from tests.report.conftest import cell
@@ -27,7 +27,7 @@ HEADER = "# configuration: c0ffee\n"
 
 plain = st.builds(
     KnownCell,
-    verdict=st.sampled_from([verdict for verdict in Verdict if verdict.bad]),
+    verdict=st.sampled_from([verdict for verdict in CellVerdict if verdict.bad]),
     experiment=texts,
     test=texts,
 )
@@ -38,7 +38,7 @@ reasons = (
 )
 waivers = st.builds(
     KnownCell,
-    verdict=st.just(Verdict.HANG),
+    verdict=st.just(CellVerdict.HANG),
     experiment=texts,
     test=texts,
     reason=reasons,
@@ -68,14 +68,14 @@ def test_what_is_written_is_read(
 def test_the_file_is_sorted_a_line_a_cell() -> None:
     known = (
         KnownCell(
-            verdict=Verdict.LEAK,
+            verdict=CellVerdict.LEAK,
             experiment="slow payments",
             test="t.py::test_pay[a b]",
             reason="the pool of payments is closed late, SHOP-12",
             until=datetime.date(2026, 12, 31),
         ),
-        KnownCell(verdict=Verdict.FAILED, experiment="two  spaces", test='t.py::test["x" #1]'),
-        KnownCell(verdict=Verdict.FAILED, experiment="gone", test="t.py::test_b#c"),
+        KnownCell(verdict=CellVerdict.FAILED, experiment="two  spaces", test='t.py::test["x" #1]'),
+        KnownCell(verdict=CellVerdict.FAILED, experiment="gone", test="t.py::test_b#c"),
     )
     assert Baseline(configuration="c0ffee", known=known).text() == (
         "# pytest-resilience baseline: what is known to break\n"
@@ -102,9 +102,9 @@ def test_people_write_it_too(tmp_path: Path) -> None:
         configuration="c0ffee",
         place=f"{tmp_path / 'baseline.txt'}:3",
         known=(
-            KnownCell(verdict=Verdict.FAILED, experiment="slow", test="t.py::t"),
+            KnownCell(verdict=CellVerdict.FAILED, experiment="slow", test="t.py::t"),
             KnownCell(
-                verdict=Verdict.HANG,
+                verdict=CellVerdict.HANG,
                 experiment="gone",
                 test="t.py::t",
                 reason="it is; known",
@@ -176,12 +176,12 @@ def test_a_baseline_of_other_experiments_is_refused(tmp_path: Path) -> None:
 
 def test_a_new_baseline_lists_what_breaks_and_keeps_what_is_waived() -> None:
     waived = KnownCell(
-        verdict=Verdict.HANG, experiment="slow", test="b", reason="known", until=TODAY
+        verdict=CellVerdict.HANG, experiment="slow", test="b", reason="known", until=TODAY
     )
     too_mild = KnownCell(
-        verdict=Verdict.LEAK, experiment="slow", test="c", reason="known", until=TODAY
+        verdict=CellVerdict.LEAK, experiment="slow", test="c", reason="known", until=TODAY
     )
-    gone = KnownCell(verdict=Verdict.FAILED, experiment="slow", test="d")
+    gone = KnownCell(verdict=CellVerdict.FAILED, experiment="slow", test="d")
     before = Baseline(configuration="decaf", known=(waived, too_mild, gone))
     now = report(
         cell("survived", "d"), cell("failed", "b"), cell("hang", "c"), cell("leak", "a"),
@@ -191,15 +191,15 @@ def test_a_new_baseline_lists_what_breaks_and_keeps_what_is_waived() -> None:
     assert found.configuration == "c0ffee"
     assert found.known == (
         waived,
-        KnownCell(verdict=Verdict.HANG, experiment="slow", test="c"),
-        KnownCell(verdict=Verdict.LEAK, experiment="slow", test="a"),
+        KnownCell(verdict=CellVerdict.HANG, experiment="slow", test="c"),
+        KnownCell(verdict=CellVerdict.LEAK, experiment="slow", test="a"),
     )
     assert len(baseline_of(now).known) == 3
 
 
 def test_a_waiver_holds_until_its_last_day_is_over() -> None:
     waiver = KnownCell(
-        verdict=Verdict.FAILED, experiment="slow", test="t", reason="known", until=TODAY
+        verdict=CellVerdict.FAILED, experiment="slow", test="t", reason="known", until=TODAY
     )
     assert not waiver.expired(TODAY)
     assert waiver.expired(TODAY + datetime.timedelta(days=1))

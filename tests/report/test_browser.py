@@ -13,9 +13,9 @@ import pytest
 
 from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Moment
-from pytest_resilience.report.cell import MomentKind
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.report.cell import EntryKind
+from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.writers import write_report
@@ -40,10 +40,10 @@ PHONE = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
 DESK = {"width": 1200, "height": 800, "deviceScaleFactor": 1, "mobile": False}
 
 TIMELINE = (
-    Moment(at=0.25, kind=MomentKind.OPERATION, source="network.connect", text="pay:443"),
-    Moment(at=0.25, kind=MomentKind.FAULT, source="gone", text="refused at shop.py:3 in buy"),
-    Moment(at=1.5, kind=MomentKind.BREAKER, source="payments", text="CLOSED to OPEN"),
-    Moment(at=1.75, kind=MomentKind.RETRY, source="buy", text="attempt 2 in 100ms"),
+    TimelineEntry(at=0.25, kind=EntryKind.OPERATION, source="network.connect", text="pay:443"),
+    TimelineEntry(at=0.25, kind=EntryKind.FAULT, source="gone", text="refused at shop.py:3 in buy"),
+    TimelineEntry(at=1.5, kind=EntryKind.BREAKER, source="payments", text="CLOSED to OPEN"),
+    TimelineEntry(at=1.75, kind=EntryKind.RETRY, source="buy", text="attempt 2 in 100ms"),
 )
 
 
@@ -191,7 +191,7 @@ def test_no_text_does_anything(chromium: webdriver.Chrome, tmp_path: Path) -> No
     path = tmp_path / "report.html"
     hostile = cell(
         "failed", HOSTILE, HOSTILE, what=f"{HOSTILE}!", reason=HOSTILE, repeat=HOSTILE,
-        timeline=(Moment(at=0, kind=MomentKind.LOG, source=HOSTILE, text=HOSTILE),),
+        timeline=(TimelineEntry(at=0, kind=EntryKind.LOG, source=HOSTILE, text=HOSTILE),),
     )  # fmt: skip
     strange = report(
         hostile, interrupted=HOSTILE, profiles=(HOSTILE,), configuration=HOSTILE, plugin=HOSTILE,
@@ -319,11 +319,11 @@ def test_letters_can_be_read_on_their_colours(
     chromium: webdriver.Chrome, tmp_path: Path, scheme: str
 ) -> None:
     path = tmp_path / "report.html"
-    write_report(path, report(*(cell(verdict, f"t{verdict}") for verdict in Verdict)))
+    write_report(path, report(*(cell(verdict, f"t{verdict}") for verdict in CellVerdict)))
     page = Page(chromium, path)
     page.prefer(scheme)
     contrasts = dict(page.driver.execute_script(CONTRAST))
-    assert set(contrasts) == set(Verdict)
+    assert set(contrasts) == set(CellVerdict)
     assert {name: ratio for name, ratio in contrasts.items() if ratio < 4.5} == {}  # WCAG AA
 
 

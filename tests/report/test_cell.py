@@ -5,9 +5,8 @@ import pickle
 from hypothesis import given
 
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.json_reader import Fields
-from pytest_resilience.report.words import MEANINGS
 from tests.report.conftest import cells
 
 
@@ -18,7 +17,9 @@ def test_a_cell_travels_as_json_and_by_pickle(original: Cell) -> None:
 
 
 def test_each_verdict_is_of_one_sort_at_most() -> None:
-    sorts = {verdict: (verdict.good, verdict.bad, verdict.proves_nothing) for verdict in Verdict}
+    sorts = {
+        verdict: (verdict.good, verdict.bad, verdict.proves_nothing) for verdict in CellVerdict
+    }
     assert {verdict for verdict, sort in sorts.items() if sort == (True, False, False)} == {
         "survived",
         "degraded",
@@ -33,16 +34,15 @@ def test_each_verdict_is_of_one_sort_at_most() -> None:
         "not_started",
         "invalid",
     }
-    for neutral in (Verdict.NOT_RUN, Verdict.NOT_APPLICABLE):
+    for neutral in (CellVerdict.NOT_RUN, CellVerdict.NOT_APPLICABLE):
         assert sorts[neutral] == (False, False, False)
         assert not neutral.fails
 
 
 def test_every_verdict_has_a_letter_of_its_own() -> None:
-    assert "".join(verdict.letter for verdict in Verdict) == "-·SDLFHN!I"
-    assert Verdict.NEVER_FIRED.words == "never fired"
+    assert "".join(verdict.letter for verdict in CellVerdict) == "-·SDLFHN!I"
+    assert CellVerdict.NEVER_FIRED.words == "never fired"
 
 
 def test_every_verdict_is_explained() -> None:
-    assert set(MEANINGS) == set(Verdict)
-    assert all(("proves nothing" in MEANINGS[each]) == each.proves_nothing for each in Verdict)
+    assert all(("proves nothing" in each.meaning) == each.proves_nothing for each in CellVerdict)

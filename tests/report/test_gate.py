@@ -11,7 +11,7 @@ from pytest_resilience import ConfigurationError
 from pytest_resilience.report.baseline import Baseline
 from pytest_resilience.report.baseline import KnownCell
 from pytest_resilience.report.baseline import baseline_of
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.run_report import Report
@@ -31,7 +31,7 @@ def gate(
 def known(verdict: str = "failed", until: datetime.date | None = None) -> Baseline:
     reason = "known" if until else ""
     each = KnownCell(
-        verdict=Verdict(verdict), experiment="slow", test="t.py::t", reason=reason, until=until
+        verdict=CellVerdict(verdict), experiment="slow", test="t.py::t", reason=reason, until=until
     )
     return Baseline(configuration="c0ffee", known=(each,))
 
@@ -98,7 +98,7 @@ def test_a_failed_gate_names_each_of_its_reasons() -> None:
         95,
         Baseline(
             configuration="c0ffee",
-            known=(KnownCell(verdict=Verdict.LEAK, experiment="slow", test="d"),),
+            known=(KnownCell(verdict=CellVerdict.LEAK, experiment="slow", test="d"),),
         ),
     )  # fmt: skip
     assert str(found) == (

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 
 from pytest_resilience.report.baseline import baseline_of
-from pytest_resilience.report.cell import Moment
-from pytest_resilience.report.cell import MomentKind
+from pytest_resilience.report.cell import EntryKind
+from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.junit import add_suite
 from pytest_resilience.report.junit import suite_of
@@ -66,7 +66,7 @@ def test_each_verdict_is_a_result_that_dashboards_know(verdict: str, tag: str) -
 
 
 def test_a_cell_says_all_there_is_to_say() -> None:
-    moment = Moment(at=0.5, kind=MomentKind.FAULT, source="slow", text="latency 300ms")
+    moment = TimelineEntry(at=0.5, kind=EntryKind.FAULT, source="slow", text="latency 300ms")
     broken = cell(
         "failed", TEST, what="slow: latency 300ms", reason="TimeoutError: late\nin pay",
         repeat="pytest t", weight=2, duration=0.25, flaky=True, timeline=(moment,),

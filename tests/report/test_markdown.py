@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from pytest_resilience.report.baseline import Baseline
 from pytest_resilience.report.baseline import KnownCell
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import INTRODUCTION
+from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.markdown import markdown_text
 from pytest_resilience.report.run_report import Report
-from pytest_resilience.report.words import INTRODUCTION
 from tests.report.conftest import TODAY
 from tests.report.conftest import cell
 from tests.report.conftest import report
@@ -96,8 +96,8 @@ def test_the_worst_comes_first_with_its_repeat_line_and_the_rest_is_folded() -> 
 
 
 def test_it_begins_with_the_verdict_of_the_gate() -> None:
-    known = KnownCell(verdict=Verdict.LEAK, experiment="slow", test="c")
-    no_longer = KnownCell(verdict=Verdict.LEAK, experiment="slow", test="a")
+    known = KnownCell(verdict=CellVerdict.LEAK, experiment="slow", test="c")
+    no_longer = KnownCell(verdict=CellVerdict.LEAK, experiment="slow", test="a")
     baseline = Baseline(configuration="c0ffee", known=(known, no_longer))
     gate = judge(story(), threshold=95, baseline=baseline, today=TODAY)
     assert markdown_text(story(), gate).splitlines()[:10] == [

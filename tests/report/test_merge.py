@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_resilience import ConfigurationError
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.merge import combine
 from pytest_resilience.report.merge import merge
 from pytest_resilience.report.run_report import Report
@@ -121,7 +121,7 @@ def test_what_is_no_whole_run_is_refused(named: list[tuple[str, Report]], text: 
 
 
 def test_verdicts_have_their_order() -> None:
-    assert sorted(Verdict, key=lambda each: each.severity) == [
+    assert sorted(CellVerdict, key=lambda each: each.severity) == [
         *("not_run", "not_applicable", "survived", "degraded", "leak", "failed", "hang"),
         *("never_fired", "not_started", "invalid"),
     ]

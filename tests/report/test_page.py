@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import settings
 
 from pytest_resilience.report.baseline import baseline_of
-from pytest_resilience.report.cell import Moment
-from pytest_resilience.report.cell import MomentKind
+from pytest_resilience.report.cell import INTRODUCTION
+from pytest_resilience.report.cell import EntryKind
+from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.page import page_text
 from pytest_resilience.report.run_report import Report
-from pytest_resilience.report.words import INTRODUCTION
 from tests.report.conftest import TODAY
 from tests.report.conftest import cell
 from tests.report.conftest import report
@@ -116,7 +116,7 @@ def repeat(line: str, test: str) -> str:
 def test_hostile_texts_stay_texts() -> None:
     hostile = cell(
         "failed", HOSTILE, HOSTILE, what=HOSTILE, reason=HOSTILE, repeat=f"pytest {HOSTILE}",
-        timeline=(Moment(at=0, kind=MomentKind.LOG, source=HOSTILE, text=HOSTILE),),
+        timeline=(TimelineEntry(at=0, kind=EntryKind.LOG, source=HOSTILE, text=HOSTILE),),
     )  # fmt: skip
     found = report(
         hostile, interrupted=HOSTILE, profiles=(HOSTILE,), configuration=HOSTILE, python=HOSTILE,
@@ -190,7 +190,7 @@ def test_the_head_says_score_gate_and_conditions() -> None:
 
 def test_a_long_timeline_keeps_its_end_and_says_what_is_missing() -> None:
     moments = tuple(
-        Moment(at=number, kind=MomentKind.LOG, source="s", text=str(number))
+        TimelineEntry(at=number, kind=EntryKind.LOG, source="s", text=str(number))
         for number in range(1000)
     )
     [shown] = told(embedded(page_text(report(cell("failed", timeline=moments)))))
@@ -201,7 +201,7 @@ def test_a_long_timeline_keeps_its_end_and_says_what_is_missing() -> None:
 
 def test_good_cells_leave_room_for_the_timelines_of_bad_ones() -> None:
     moments = tuple(
-        Moment(at=number, kind=MomentKind.LOG, source="s", text="x") for number in range(300)
+        TimelineEntry(at=number, kind=EntryKind.LOG, source="s", text="x") for number in range(300)
     )
     many = [cell("survived", f"t{number}", timeline=moments) for number in range(16_000)]
     *good, bad = told(embedded(page_text(report(*many, cell("failed", timeline=moments)))))

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from pytest_resilience import ConfigurationError
 from pytest_resilience.report.baseline import baseline_of
-from pytest_resilience.report.cell import Moment
-from pytest_resilience.report.cell import MomentKind
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.report.cell import EntryKind
+from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.json_file import json_text
 from pytest_resilience.report.json_file import read_report
@@ -35,7 +35,7 @@ VALIDATOR = jsonschema.Draft202012Validator(schema())
 FULL = report(
     cell(
         "failed",
-        timeline=(Moment(at=0.5, kind=MomentKind.FAULT, source="slow", text="latency 1s"),),
+        timeline=(TimelineEntry(at=0.5, kind=EntryKind.FAULT, source="slow", text="latency 1s"),),
     ),
     cell("survived", "b"),
     seed=1,
@@ -53,8 +53,8 @@ def test_every_report_comes_back_and_fits_its_schema(original: Report) -> None:
 def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
     defs = schema()["$defs"]
-    assert defs["cell"]["properties"]["verdict"]["enum"] == list(Verdict)
-    assert defs["moment"]["properties"]["kind"]["enum"] == list(MomentKind)
+    assert defs["cell"]["properties"]["verdict"]["enum"] == list(CellVerdict)
+    assert defs["moment"]["properties"]["kind"]["enum"] == list(EntryKind)
 
 
 def test_other_readers_find_score_and_coverage() -> None:

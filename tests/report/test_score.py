@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.score import Score
 from tests.report.conftest import cell
 from tests.report.conftest import cells
@@ -118,4 +118,4 @@ def test_the_figure_is_exact() -> None:
 
 
 def test_verdicts_are_what_their_names_say() -> None:
-    assert score(*Verdict) == score(*reversed(Verdict))
+    assert score(*CellVerdict) == score(*reversed(CellVerdict))

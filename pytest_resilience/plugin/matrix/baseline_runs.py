@@ -14,7 +14,7 @@ from pytest_resilience.chaos.recorder import Watch
 from pytest_resilience.plugin.experiment_request import Requested
 from pytest_resilience.plugin.matrix.rerun import run_once
 from pytest_resilience.plugin.matrix.verdict import Judgement
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
 
 
 __all__ = ["CalmRuns", "Watches"]
@@ -59,7 +59,7 @@ class CalmRuns:
             return None
         did = "; ".join(self._last.did) or "nothing that any could hit"
         kinds = ", ".join(sorted(self._last.reach(experiment)))
-        return Verdict.NOT_APPLICABLE, f"it hits {kinds}; in the calm run the test did: {did}"
+        return CellVerdict.NOT_APPLICABLE, f"it hits {kinds}; in the calm run the test did: {did}"
 
     def opened_before(self, item: pytest.Item, requested: Requested) -> list[str]:
         """The fixtures of a test that have opened what the experiment could have hit."""

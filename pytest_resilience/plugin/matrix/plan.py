@@ -17,8 +17,8 @@ from pytest_resilience.plugin.matrix.verdict import Judgement
 from pytest_resilience.plugin.profiles import selects
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Moment
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.report.run_report import fingerprint
 
 
@@ -42,15 +42,15 @@ class Planned:
         """The verdict of what is not to be run at all; None for what is."""
         if self.requested.experiment.enabled:
             return None
-        return Verdict.NOT_RUN, "the experiment is disabled: enabled = false"
+        return CellVerdict.NOT_RUN, "the experiment is disabled: enabled = false"
 
     def ended(
         self,
-        verdict: Verdict,
+        verdict: CellVerdict,
         reason: str,
         *,
         duration: float = 0.0,
-        timeline: tuple[Moment, ...] = (),
+        timeline: tuple[TimelineEntry, ...] = (),
     ) -> Cell:
         """The cell, with what came of it."""
         return dataclasses.replace(
@@ -90,7 +90,7 @@ def _planned(item: pytest.Item, weight: float, requested: Requested, settings: S
         experiment=experiment.name,
         what=str(experiment),
         weight=weight,
-        verdict=Verdict.NOT_RUN,
+        verdict=CellVerdict.NOT_RUN,
         repeat=settings.repeat(item.nodeid, experiment.name),
     )
     return Planned(requested=requested, cell=cell)

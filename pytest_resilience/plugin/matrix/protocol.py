@@ -34,7 +34,7 @@ from pytest_resilience.plugin.matrix.verdict import of_cell
 from pytest_resilience.plugin.scope import ChaosScope
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
 
 
 __all__ = ["Matrix", "register"]
@@ -176,12 +176,12 @@ class Matrix:
         )
         verdict, reason = of_cell(reports, raised, expected, active_experiment)
         opened = self._calm.opened_before(item, planned.requested)
-        if opened and verdict is Verdict.NEVER_FIRED:
+        if opened and verdict is CellVerdict.NEVER_FIRED:
             reason += f"; what a fixture opens before it is out of its reach: {', '.join(opened)}"
         raised.clear()  # tracebacks keep what their frames held
         left = before.leftovers(usual).beyond(usual)
         if left and verdict.good:
-            verdict, reason = Verdict.LEAK, f"it left {left} behind"
+            verdict, reason = CellVerdict.LEAK, f"it left {left} behind"
         moments = timeline.moments(scope.timeline() if scope is not None else [])
         return planned.ended(
             verdict, reason, duration=time.perf_counter() - began, timeline=moments

@@ -22,8 +22,9 @@ from pytest_resilience.plugin.matrix.plan import configuration_of
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.report.baseline import Baseline
 from pytest_resilience.report.baseline import read_baseline
+from pytest_resilience.report.cell import INTRODUCTION
 from pytest_resilience.report.cell import Cell
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.json_reader import Fields
@@ -31,7 +32,6 @@ from pytest_resilience.report.junit import add_suite
 from pytest_resilience.report.merge import combine
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.run_report import Shard
-from pytest_resilience.report.words import INTRODUCTION
 from pytest_resilience.report.writers import append_summary
 from pytest_resilience.report.writers import check_writable
 from pytest_resilience.report.writers import write_reports
@@ -274,6 +274,6 @@ def _counts(report: Report) -> list[str]:
     lines = []
     for name in dict.fromkeys(cell.experiment for cell in report.cells):
         verdicts = [cell.verdict for cell in report.cells if cell.experiment == name]
-        told = [f"{verdicts.count(each)} {each.words}" for each in Verdict if each in verdicts]
+        told = [f"{verdicts.count(each)} {each.words}" for each in CellVerdict if each in verdicts]
         lines.append(f"{name}: {', '.join(told)}")
     return lines

@@ -9,14 +9,14 @@ from types import TracebackType
 from typing import Self
 
 from pytest_resilience.chaos.engine import FaultInjected
-from pytest_resilience.report.cell import Moment
-from pytest_resilience.report.cell import MomentKind
+from pytest_resilience.report.cell import EntryKind
+from pytest_resilience.report.cell import TimelineEntry
 
 
 __all__ = ["Timeline"]
 
 _MOST = 500  # entries of one run; the first tell what led to the rest
-_KINDS = {"breaker": MomentKind.BREAKER, "retry": MomentKind.RETRY}
+_KINDS = {"breaker": EntryKind.BREAKER, "retry": EntryKind.RETRY}
 _root = logging.getLogger("pytest_resilience")
 
 
@@ -47,21 +47,21 @@ class Timeline(logging.Handler):
         if len(self._records) < _MOST:
             self._records.append((time.monotonic() - self._began, record))
 
-    def moments(self, faults: list[tuple[float, FaultInjected]]) -> tuple[Moment, ...]:
+    def moments(self, faults: list[tuple[float, FaultInjected]]) -> tuple[TimelineEntry, ...]:
         """All that was heard, and the faults with the seconds since the run began."""
         found = [
-            Moment(
+            TimelineEntry(
                 at=at,
-                kind=_KINDS.get(record.name.rpartition(".")[2], MomentKind.LOG),
+                kind=_KINDS.get(record.name.rpartition(".")[2], EntryKind.LOG),
                 source=record.name.rpartition(".")[2],
                 text=record.getMessage(),
             )
             for at, record in self._records
         ]
         found += [
-            Moment(
+            TimelineEntry(
                 at=at,
-                kind=MomentKind.FAULT,
+                kind=EntryKind.FAULT,
                 source=event.source,
                 text=f"{event.fault} on {event.kind} {event.target}"
                 + (f" at {event.place}" if event.place else ""),

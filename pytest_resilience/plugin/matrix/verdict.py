@@ -12,12 +12,12 @@ from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.plugin.matrix.expectation import DeadlineError
 from pytest_resilience.plugin.matrix.expectation import Expectation
-from pytest_resilience.report.cell import Verdict
+from pytest_resilience.report.cell import CellVerdict
 
 
 __all__ = ["Judgement", "of_calm_run", "of_cell"]
 
-Judgement = tuple[Verdict, str]
+Judgement = tuple[CellVerdict, str]
 """A verdict with its reason."""
 
 
@@ -25,14 +25,20 @@ def of_calm_run(reports: Sequence[pytest.TestReport]) -> Judgement | None:
     """What becomes of a test's cells without any being run; None if its calm run passed."""
     for report in reports:
         if report.failed:
-            return Verdict.INVALID, f"the calm run, without any experiment, failed in {report.when}"
+            return (
+                CellVerdict.INVALID,
+                f"the calm run, without any experiment, failed in {report.when}",
+            )
         if hasattr(report, "wasxfail"):
             return (
-                Verdict.NOT_RUN,
+                CellVerdict.NOT_RUN,
                 f"the test is expected to fail without any experiment{_because(report)}",
             )
         if report.skipped:
-            return Verdict.NOT_RUN, f"the test is skipped without any experiment{_because(report)}"
+            return (
+                CellVerdict.NOT_RUN,
+                f"the test is skipped without any experiment{_because(report)}",
+            )
     return None
 
 
@@ -50,17 +56,17 @@ def of_cell(
     bad = next((report for report in reports if report.failed), None)
     skipped = next((report for report in reports if report.skipped), None)
     if active_experiment is None:
-        return Verdict.NOT_STARTED, _why_not_started(bad, skipped, raised)
+        return CellVerdict.NOT_STARTED, _why_not_started(bad, skipped, raised)
     if bad is not None:
         verdict, reason = _how_it_failed(bad, raised, expected)
         if active_experiment.hits:
             return verdict, reason
-        return Verdict.INVALID, f"it failed although nothing was injected: {reason}"
+        return CellVerdict.INVALID, f"it failed although nothing was injected: {reason}"
     if skipped is not None:
-        return Verdict.INVALID, f"it was skipped under the experiment{_because(skipped)}"
+        return CellVerdict.INVALID, f"it was skipped under the experiment{_because(skipped)}"
     if not active_experiment.hits:
-        return Verdict.NEVER_FIRED, _why_never(active_experiment)
-    return Verdict.SURVIVED, ""
+        return CellVerdict.NEVER_FIRED, _why_never(active_experiment)
+    return CellVerdict.SURVIVED, ""
 
 
 def _how_it_failed(
@@ -68,15 +74,15 @@ def _how_it_failed(
 ) -> Judgement:
     error = raised.get(bad.when or "")
     if error is None:
-        return Verdict.FAILED, f"it failed in {bad.when}"
+        return CellVerdict.FAILED, f"it failed in {bad.when}"
     if isinstance(error, DeadlineError):
-        return Verdict.HANG, str(error)
+        return CellVerdict.HANG, str(error)
     if isinstance(error, NeverFiredError):
-        return Verdict.INVALID, f"the chaos of the test's own had no chance under it: {error}"
+        return CellVerdict.INVALID, f"the chaos of the test's own had no chance under it: {error}"
     reason = f"{type(error).__name__}: {error}".strip()
     if bad.when == "call" and expected.allowed and isinstance(error, expected.allowed):
-        return Verdict.DEGRADED, reason
-    return Verdict.FAILED, reason if bad.when == "call" else f"in {bad.when}: {reason}"
+        return CellVerdict.DEGRADED, reason
+    return CellVerdict.FAILED, reason if bad.when == "call" else f"in {bad.when}: {reason}"
 
 
 def _why_not_started(
