@@ -85,13 +85,6 @@ NOT_YET = {
     "interceptors.sockets.patches Interception has attributes": 13,
     # files
     "interceptors.files.file_objects make_stream has lines": 41,
-    # proxy
-    "proxy.acceptor Switchboard has attributes": 15,
-    "proxy.connection Connection has attributes": 13,
-    "proxy.event_loop Loop has attributes": 11,
-    "proxy.link Flow has attributes": 13,
-    "proxy.proxy ChaosProxy has attributes": 11,
-    "proxy.proxy __init__ has lines": 50,
     # patterns
     "patterns.degradation.manager DegradationManager has attributes": 12,
     # plugin

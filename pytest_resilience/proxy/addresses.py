@@ -1,4 +1,4 @@
-"""Where a proxy listens, and where it leads: `host:port`, in every way it is written."""
+"""Addresses of proxies and servers: `host:port`, in every way it is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["Address", "Endpoint", "loopback", "parse_address", "resolve"]
+__all__ = ["Address", "Server", "SocketAddress", "loopback", "parse_address", "resolve"]
 
 _HIGHEST_PORT = 65535
 _DIGITS = 20  # of a port, with zeros in front
@@ -33,11 +33,30 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
-    """What the kernel is told to reach an address: its family and its form of it."""
+class SocketAddress:
+    """An address as the kernel takes it: a family, and its form of host and port."""
 
     family: int
     sockaddr: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return str(Address(*self.sockaddr[:2]))
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A host and port to connect to, and what they were resolved to, the preferred one first."""
+
+    address: Address
+    addresses: tuple[SocketAddress, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every `host:port` that it is known by."""
+        return tuple(dict.fromkeys(map(str, (self.address, *self.addresses))))
+
+    def __str__(self) -> str:
+        return str(self.address)
 
 
 def parse_address(what: str, value: Any) -> Address:
@@ -78,8 +97,9 @@ def _port(what: str, value: Any, port: Any) -> int:
     return number
 
 
-def resolve(what: str, address: Address) -> tuple[Endpoint, ...]:
-    """Where to connect, the preferred one first. Raises ConfigurationError."""
+def resolve(what: str, value: Any) -> Server:
+    """The server at an address, of which `what` is for messages. Raises ConfigurationError."""
+    address = parse_address(what, value)
     if not address.host or not address.port:
         raise ConfigurationError(f"{what}={str(address)!r} needs a host and a port to connect to")
     try:
@@ -87,11 +107,12 @@ def resolve(what: str, address: Address) -> tuple[Endpoint, ...]:
             found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{what}={str(address)!r} cannot be resolved: {error}") from error
-    return tuple(Endpoint(family, sockaddr) for family, *_, sockaddr in found)
+    return Server(address, tuple(SocketAddress(family, where) for family, *_, where in found))
 
 
-def loopback(address: Address) -> Endpoint:
+def loopback(value: Any) -> SocketAddress:
     """Where to listen. Raises ConfigurationError for what other machines could reach."""
+    address = parse_address("listen", value)
     host = "127.0.0.1" if address.host.lower() == "localhost" else address.host
     try:
         parsed = ipaddress.ip_address(host)
@@ -103,4 +124,4 @@ def loopback(address: Address) -> Endpoint:
             f"give '127.0.0.1:{address.port}' or '[::1]:{address.port}'"
         )
     family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
-    return Endpoint(family, (host, address.port))
+    return SocketAddress(family, (host, address.port))

@@ -1,4 +1,4 @@
-"""Connecting to the server, without ever waiting for it."""
+"""Connecting to the server, without blocking."""
 
 from __future__ import annotations
 
@@ -8,46 +8,45 @@ import selectors
 import socket
 
 from collections.abc import Callable
-from collections.abc import Sequence
 
 from pytest_resilience.chaos.shared_settings import limits_lifted
-from pytest_resilience.proxy.addresses import Endpoint
-from pytest_resilience.proxy.event_loop import Loop
+from pytest_resilience.proxy.addresses import Server
+from pytest_resilience.proxy.event_loop import EventLoop
 
 
-__all__ = ["Dial"]
+__all__ = ["Connect"]
 
 
-class Dial:
-    """A connect that is under way: to one endpoint after the other until one answers."""
+class Connect:
+    """A connect that is under way: to one address of the server after the other."""
 
     def __init__(
         self,
-        endpoints: Sequence[Endpoint],
-        loop: Loop,
+        server: Server,
+        loop: EventLoop,
         *,
         connected: Callable[[socket.SocketType], None],
         failed: Callable[[OSError], None],
     ) -> None:
         """Exactly one of `connected` and `failed` is called, later, unless it is cancelled."""
-        self._endpoints = list(endpoints)
+        self._addresses = list(server.addresses)
         self._loop = loop
         self._connected = connected
         self._failed = failed
         self._sock: socket.SocketType | None = None
 
     def start(self) -> None:
-        """Try the next endpoint."""
-        endpoint = self._endpoints.pop(0)
+        """Try the next address."""
+        address = self._addresses.pop(0)
         try:
             # Below `socket.socket`: what other tools and we patch is not for this traffic.
             with limits_lifted():
-                sock = socket.SocketType(endpoint.family, socket.SOCK_STREAM)
+                sock = socket.SocketType(address.family, socket.SOCK_STREAM)
         except OSError as error:  # no descriptor is left; the next client may find one
             self._failed(error)
             return
         sock.setblocking(False)
-        code = sock.connect_ex(endpoint.sockaddr)
+        code = sock.connect_ex(address.sockaddr)
         self._sock = sock
         if code in (0, errno.EINPROGRESS):
             self._loop.watch(sock, selectors.EVENT_WRITE, self._ready)
@@ -76,7 +75,7 @@ class Dial:
             self._connected(sock)
             return
         self.cancel()
-        if self._endpoints:
+        if self._addresses:
             self.start()
         else:
             self._failed(OSError(code, os.strerror(code)))

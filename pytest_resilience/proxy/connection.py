@@ -1,4 +1,22 @@
-"""One proxied connection: two sides, and between them two directions with their toxics."""
+"""One client's connection through the proxy.
+
+The way of the bytes:
+
+    client              the proxy, in the thread of its event loop                      server
+    ------     ---------------------------------------------------------------          ------
+             +----------+      +-------- link, upstream -----------+      +----------+
+      ------>|          |----->| experiments -> toxic -> toxic ... |----->|          |------>
+             | endpoint |      +-----------------------------------+      | endpoint |
+             | (client) |      +-------- link, downstream ---------+      | (server) |
+      <------|          |<-----| ... toxic <- toxic <- experiments |<-----|          |<------
+             +----------+      +-----------------------------------+      +----------+
+
+    listener -> acceptor -> connect: before all that, lets a client in and connects to the server
+    endpoint: reads and writes a socket, never blocking
+    link: one direction; holds the sender up where too much is held back
+    stage: delays, slices, alters, or cuts off what is written to it
+    decisions: asks the engine which experiment does what to a request or a response
+"""
 
 from __future__ import annotations
 
@@ -8,21 +26,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.faults.network import Fault
-from pytest_resilience.chaos.faults.response import InjectedResponse
-from pytest_resilience.proxy.decisions import Gate
-from pytest_resilience.proxy.endpoint import Side
-from pytest_resilience.proxy.event_loop import Loop
-from pytest_resilience.proxy.link import Flow
+from pytest_resilience.proxy.decisions import Decisions
+from pytest_resilience.proxy.endpoint import Endpoint
+from pytest_resilience.proxy.event_loop import EventLoop
+from pytest_resilience.proxy.link import Link
 from pytest_resilience.proxy.toxics.toxic import DOWNSTREAM
 from pytest_resilience.proxy.toxics.toxic import UPSTREAM
 from pytest_resilience.proxy.toxics.toxic import Toxic
 
 
-__all__ = ["Attempt", "Connection", "Setting"]
+__all__ = ["Connecting", "Connection", "ConnectionSettings"]
 
 
-class Attempt(Protocol):
+class Connecting(Protocol):
     """A connect to the server that is under way."""
 
     def cancel(self) -> None:
@@ -30,18 +46,18 @@ class Attempt(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class ConnectionSettings:
     """What all connections of a proxy share.
 
     Attributes:
-        loop: who serves them.
-        engine: who is asked about experiments.
+        loop: serves them.
+        engine: decides what experiments do.
         names: every `host:port` the server is known by, the best first.
         seed: decides all chance.
-        closed: told when one has ended.
+        closed: called when one has ended.
     """
 
-    loop: Loop
+    loop: EventLoop
     engine: Engine
     names: tuple[str, ...]
     seed: int
@@ -49,181 +65,155 @@ class Setting:
 
 
 class Connection:
-    """A client's connection through a proxy. Lives in the proxy's loop.
+    """See the module. Lives in the proxy's event loop.
 
     Attributes:
         number: among all of its proxy, from 1.
-        answer: the number of the server's answer that flows now, or is awaited, from 1.
-        answered: whether any of that answer has passed: what the client sends next is a
-            new request.
-        gate: asks about experiments.
-        attempt: the connect to the server, while it is under way.
+        decisions: what experiments do to it.
+        connecting: the connect to the server, while it is under way.
         is_open: whether it has not ended.
-        deserted: whether the client sends no more: most likely it has given up.
+        client_done: whether the client sends no more: most likely it has given up.
     """
 
-    def __init__(self, number: int, setting: Setting) -> None:
+    _up: Link  # these two from `begin` on
+    _down: Link
+
+    def __init__(self, number: int, settings: ConnectionSettings) -> None:
         self.number = number
-        self.answer = 0
-        self.answered = False
-        self.gate = Gate(setting.engine, setting.loop, setting.names)
-        self.attempt: Attempt | None = None
+        self.decisions = Decisions(settings.engine, settings.names)
+        self.connecting: Connecting | None = None
         self.is_open = True
-        self.deserted = False
-        self._setting = setting
-        self._lost = False
-        self._spoken_for = False  # whether the server is not heard any more
-        self._client: Side | None = None
-        self._up = Flow(self, setting.loop, UPSTREAM, setting.seed)
-        self._down = Flow(self, setting.loop, DOWNSTREAM, setting.seed)
+        self.client_done = False
+        self._settings = settings
+        self._client_lost = False
+        self._endpoints: list[Endpoint] = []  # the client's first
+        self._links: tuple[Link, ...] = ()
 
-    def greet(self, client: Side) -> None:
+    @property
+    def loop(self) -> EventLoop:
+        return self._settings.loop
+
+    @property
+    def seed(self) -> int:
+        return self._settings.seed
+
+    def accept(self, client: Endpoint) -> None:
         """The client has connected; nothing is read from it before `begin`."""
-        self._client = self._up.source = self._down.target = client
+        self._endpoints.append(client)
 
-    def begin(self, server: Side, toxics: Sequence[Toxic]) -> None:
+    def begin(self, server: Endpoint, toxics: Sequence[Toxic]) -> None:
         """The server is connected too."""
-        self.attempt = None
-        self._up.target = self._down.source = server
-        self.arrange(toxics)
+        self.connecting = None
+        (client,) = self._endpoints
+        self._endpoints.append(server)
+        self._up = Link(self, UPSTREAM, client, server)
+        self._down = Link(self, DOWNSTREAM, server, client)
+        self._links = (self._up, self._down)
+        self.set_toxics(toxics)
 
-    def arrange(self, toxics: Sequence[Toxic]) -> None:
+    def set_toxics(self, toxics: Sequence[Toxic]) -> None:
         """Let these toxics happen to it, and no others."""
-        for flow in (self._up, self._down):
-            if self.is_open and flow.target is not None and flow.source is not None:
-                flow.arrange(toxics)
+        for link in self._links:
+            if self.is_open:
+                link.set_toxics(toxics)
 
-    def arrived(self, side: Side, data: memoryview) -> None:
-        """Bytes have come from one side."""
-        if side is self._client:
-            self._request(data)
+    def data_received(self, endpoint: Endpoint, data: memoryview) -> None:
+        link, _ = self._links_of(endpoint)
+        if link is self._up:
+            self.decisions.note_request(data)
         else:
-            self._answer(data)
+            self.decisions.note_response()
+        if not link.replaced:
+            link.write(data)
 
-    def _request(self, data: memoryview) -> None:
-        new = self.answered or not self.answer or self.gate.informational
-        if new:
-            self.answer += 1
-            self.answered = False
-        if new or self.gate.unasked:
-            self.gate.look(data)
-        if self._up.open:
-            self._up.take(data)
-            return
-        self._up.meet(self.answer)
-        self._up.lane.take(bytes(data))
-        self._up.flowed()
-
-    def _answer(self, data: memoryview) -> None:
-        if self._spoken_for:
-            return
-        if not self.answer:
-            self.answer = 1  # the server speaks first
-        if self._down.open:
-            self.answered = True
-            self._down.take(data)
-            return
-        self._down.meet(self.answer)  # if experiments have begun since the request
-        self._down.lane.take(bytes(data))
-        self._down.flowed()
-
-    def passed(self, stream: str) -> None:
-        """Bytes of a message have been passed on."""
+    def message_passed(self, stream: str) -> None:
+        """Bytes of a request or a response have passed the experiments."""
         if stream == DOWNSTREAM:
-            self.answered = True
-        elif not self.answered and not self._spoken_for:
-            self._down.meet(self.answer)
+            self.decisions.answered = True
+        elif not self.decisions.answered and not self._down.replaced:
+            self._down.experiments.begin()  # some faults need no response to happen to
 
-    def fail(self, stream: str, fault: Fault) -> None:
-        """A request or an answer fails."""
+    def fail(self, stream: str) -> None:
+        """A request or a response is lost, and the connection with it."""
         if stream == UPSTREAM:
             self.reset()
-        elif isinstance(fault, InjectedResponse):
-            self._spoken_for = True
-            self._down.say(fault.replacement)
         else:
-            self.lose(reset=True)
+            self._lose_client()
 
-    def ended(self, side: Side) -> None:
-        """One side sends no more."""
-        flow, _ = self._from(side)
-        if side is self._client:
-            self.deserted = True
-            self._down.desert()
-        flow.finish()
+    def eof_received(self, endpoint: Endpoint) -> None:
+        link, _ = self._links_of(endpoint)
+        if link is self._up:
+            self.client_done = True
+            self._down.client_gone()
+        link.write_eof()
 
-    def broken(self, side: Side) -> None:
-        """One side is gone: the other learns it the same way, after what was on its way."""
-        flow, back = self._from(side)
-        if flow.broken or not self.is_open:
+    def connection_lost(self, endpoint: Endpoint) -> None:
+        """The other endpoint learns it the same way, after what was on its way."""
+        link, back = self._links_of(endpoint)
+        if link.broken or not self.is_open:
             return
-        if self._spoken_for and side is not self._client:
+        if link.replaced:
             self.close()
             return
-        flow.broken = True
-        side.reset()
-        back.end()
-        if not flow.ended:
-            self.ended(side)
-        elif flow.target is not None and flow.target.is_finished:
+        link.broken = True
+        endpoint.reset()
+        back.close_after_eof()
+        if not link.ended:
+            self.eof_received(endpoint)
+        elif link.target.is_finished:
             self.reset()
 
-    def drained(self, side: Side) -> None:
-        """There is room again on one side."""
-        _, flow = self._from(side)
-        flow.flowed()
+    def drained(self, endpoint: Endpoint) -> None:
+        _, back = self._links_of(endpoint)
+        back.update_reading()
 
-    def finished(self, side: Side) -> None:
-        """One side has been given everything."""
-        other, flow = self._from(side)
-        if flow.broken:
+    def finished(self, endpoint: Endpoint) -> None:
+        link, back = self._links_of(endpoint)
+        if back.broken:
             self.reset()
-        elif flow.ending or (other.target is not None and other.target.is_finished):
+        elif back.closes or link.target.is_finished:
             self.close()
         else:
-            side.shut()
+            endpoint.shutdown_write()
 
-    def _from(self, side: Side) -> tuple[Flow, Flow]:
-        """The direction that comes from a side, and the other one, which goes to it."""
-        return (self._up, self._down) if side is self._client else (self._down, self._up)
+    def _links_of(self, endpoint: Endpoint) -> tuple[Link, Link]:
+        """The link that comes from an endpoint, and the other one, which goes to it."""
+        from_client = endpoint is self._endpoints[0]
+        return (self._up, self._down) if from_client else (self._down, self._up)
 
-    def lose(self, *, reset: bool) -> None:
-        """Drop the client, with or without RST, and let the server have what was sent."""
-        if self._lost or not self.is_open or self._client is None:
+    def _lose_client(self) -> None:
+        """Reset the client's end, and let the server have what was sent."""
+        if self._client_lost or not self.is_open:
             return
-        self._lost = True
-        self._down.end()
+        self._client_lost = True
+        self._down.close_after_eof()
         self._down.stop()
-        if reset:
-            self._client.reset()
-        else:
-            self._client.close()
-        self._up.end()
-        self._up.finish()
+        self._endpoints[0].reset()
+        self._up.close_after_eof()
+        self._up.write_eof()
 
     def reset(self) -> None:
-        """Tear both sides down with RST, whatever is still under way."""
-        for side in self._end():
-            side.reset()
+        """Close both endpoints with RST, whatever is still on its way."""
+        for endpoint in self._end():
+            endpoint.reset()
 
     def close(self) -> None:
-        """Close both sides now."""
-        for side in self._end():
-            side.close()
+        """Close both endpoints now."""
+        for endpoint in self._end():
+            endpoint.close()
 
-    def abandon(self) -> None:
+    def close_in_child(self) -> None:
         """In a forked process: close its copies of the sockets."""
-        for side in (self._client, self._up.target):
-            if side is not None:
-                side.sock.close()
+        for endpoint in self._endpoints:
+            endpoint.sock.close()
 
-    def _end(self) -> list[Side]:
+    def _end(self) -> list[Endpoint]:
         if not self.is_open:
             return []
         self.is_open = False
-        if self.attempt is not None:
-            self.attempt.cancel()
-        for flow in (self._up, self._down):
-            flow.stop()
-        self._setting.closed(self)
-        return [side for side in (self._client, self._up.target) if side is not None]
+        if self.connecting is not None:
+            self.connecting.cancel()
+        for link in self._links:
+            link.stop()
+        self._settings.closed(self)
+        return self._endpoints

@@ -1,4 +1,4 @@
-"""Leading clients to another address: URLs, libpq connection strings, environment variables."""
+"""Data source names with another address: URLs, libpq strings, environment variables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import Address
 
 
-__all__ = ["Leading", "redirect", "variable"]
+__all__ = ["libpq_variables", "redirect", "redirected_variables", "variable"]
 
 _WHERE = ("host", "hostaddr", "port")  # as libpq calls them, in a string and in a URL's query
 # What else than its host says in a URL where it leads to, by what its scheme begins with.
@@ -108,12 +108,12 @@ def _connection_string(dsn: str, address: Address) -> str:
     return " ".join([*kept, f"host={name}", f"hostaddr={address.host}", f"port={address.port}"])
 
 
-def _libpq_variables(address: Address) -> dict[str, str]:
+def libpq_variables(address: Address) -> dict[str, str]:
     """What libpq reads where a program does not say where to connect to."""
     return {"PGHOST": address.host, "PGHOSTADDR": address.host, "PGPORT": str(address.port)}
 
 
-def _redirected_variables(names: Iterable[str], address: Address) -> dict[str, str]:
+def redirected_variables(names: Iterable[str], address: Address) -> dict[str, str]:
     """Variables of the environment that hold DSNs, leading to `address` instead.
 
     Raises ConfigurationError for one that is not set, or holds none.
@@ -124,13 +124,13 @@ def _redirected_variables(names: Iterable[str], address: Address) -> dict[str, s
                 f"{inline(name)} is not set in the environment; leave it out, or set it to the DSN "
                 "that is to lead to the proxy"
             )
-    led = {}
+    redirected = {}
     for name in names:
         try:
-            led[name] = redirect(os.environ[name], address)
+            redirected[name] = redirect(os.environ[name], address)
         except ConfigurationError as error:
             raise ConfigurationError(f"{name} in the environment: {error}") from error
-    return led
+    return redirected
 
 
 @functools.cache
@@ -144,28 +144,3 @@ def variable(name: str) -> SharedSetting[str | None]:
             os.environ[name] = value
 
     return SharedSetting(lambda: os.environ.get(name), write)
-
-
-class Leading:
-    """Something that clients can be led to.
-
-    Attributes:
-        host, port: where.
-    """
-
-    host: str
-    port: int
-
-    def dsn(self, dsn: str) -> str:
-        """A URL, libpq connection string or `host:port` that leads here instead."""
-        return redirect(dsn, Address(self.host, self.port))
-
-    def environment(self, *names: str) -> dict[str, str]:
-        """Variables that lead subprocesses here: those of libpq, or those named, with DSNs.
-
-            subprocess.run(command, env={**os.environ, **proxy.environment("DATABASE_URL")})
-
-        Raises ConfigurationError for a name that is not set, or to something else.
-        """
-        here = Address(self.host, self.port)
-        return _redirected_variables(names, here) if names else _libpq_variables(here)

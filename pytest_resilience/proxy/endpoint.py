@@ -11,50 +11,52 @@ from collections import deque
 from typing import Protocol
 
 from pytest_resilience.chaos.shared_settings import limits_lifted
-from pytest_resilience.proxy.event_loop import Loop
+from pytest_resilience.proxy.event_loop import EventLoop
 
 
-__all__ = ["Peer", "Side"]
+__all__ = ["Endpoint", "EndpointOwner"]
 
-_MOST = 2**20  # bytes read in a row, so that nobody else has to wait for long
-_LINGER = struct.pack("ii", 1, 0)  # on, for no time: closing sends RST
+_MOST_AT_ONCE = 2**20  # bytes read in a row, so that nobody else has to wait for long
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # on, for no time: closing sends RST
 
 
-class Peer(Protocol):
-    """Who is told what happens at a side."""
+class EndpointOwner(Protocol):
+    """Who is told what happens at an endpoint."""
 
-    def arrived(self, side: Side, data: memoryview) -> None:
-        """Bytes; the view is good for this call only."""
+    def data_received(self, endpoint: Endpoint, data: memoryview) -> None:
+        """Bytes have come; the view is good for this call only."""
 
-    def ended(self, side: Side) -> None:
-        """It sends no more."""
+    def eof_received(self, endpoint: Endpoint) -> None:
+        """Its peer sends no more."""
 
-    def broken(self, side: Side) -> None:
+    def connection_lost(self, endpoint: Endpoint) -> None:
         """It has been reset, or cannot be written to."""
 
-    def drained(self, side: Side) -> None:
+    def drained(self, endpoint: Endpoint) -> None:
         """What waited to be written is written."""
 
-    def finished(self, side: Side) -> None:
-        """Everything is written, and no more will come: say so, close or reset it."""
+    def finished(self, endpoint: Endpoint) -> None:
+        """Everything up to EOF is written: tell its peer so, or close or reset it."""
 
 
-class Side:
-    """Reads and writes one socket, without ever waiting for it.
+class Endpoint:
+    """Reads and writes one socket, without ever blocking.
 
     Attributes:
         sock: the socket, below what is ever patched.
-        backlog: bytes that wait to be written.
+        unsent: bytes that wait to be written.
         is_finished: whether all is written that ever will be.
     """
 
-    def __init__(self, sock: socket.SocketType, loop: Loop, peer: Peer, buffer: bytearray) -> None:
-        """`buffer` is for what is read; all sides of a loop can share one."""
+    def __init__(
+        self, sock: socket.SocketType, loop: EventLoop, owner: EndpointOwner, buffer: bytearray
+    ) -> None:
+        """`buffer` is for what is read; all endpoints of a loop can share one."""
         self.sock = sock
-        self.backlog = 0
+        self.unsent = 0
         self.is_finished = False
         self._loop = loop
-        self._peer = peer
+        self._owner = owner
         self._pending: deque[memoryview] = deque()
         self._finishing = False
         self._reading = False
@@ -64,13 +66,20 @@ class Side:
         with contextlib.suppress(OSError):  # it may have been reset already
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def read(self, *, wanted: bool) -> None:
-        """Whether to read from it from now on."""
+    def resume_reading(self) -> None:
+        """Read from it from now on; harmless when that is so."""
+        self._set_reading(True)
+
+    def pause_reading(self) -> None:
+        """Read no more; harmless when that is so."""
+        self._set_reading(False)
+
+    def _set_reading(self, wanted: bool) -> None:
         if self._open and wanted != self._reading:
             self._reading = wanted
             self._watch()
 
-    def take(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Write this after all before it."""
         if not self._open or self._finishing:
             return
@@ -80,16 +89,16 @@ class Side:
                 return
             data = memoryview(data)[sent:]
         self._pending.append(memoryview(bytes(data)))
-        self.backlog += len(data)
+        self.unsent += len(data)
         self._watch()
 
-    def finish(self) -> None:
+    def write_eof(self) -> None:
         """There will be no more to write."""
         if self._open and not self._finishing:
             self._finishing = True
             self._write_end()
 
-    def shut(self) -> None:
+    def shutdown_write(self) -> None:
         """Tell the other end that nothing more comes, and go on reading."""
         if self._open:
             with contextlib.suppress(OSError):  # the other end is gone, and will be noticed
@@ -103,13 +112,13 @@ class Side:
             with limits_lifted():
                 self.sock.close()
             self._pending.clear()
-            self.backlog = 0
+            self.unsent = 0
 
     def reset(self) -> None:
         """Close it with RST: what the other end does next fails with ECONNRESET."""
         if self._open:
             with contextlib.suppress(OSError):
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self.close()
 
     def _watch(self) -> None:
@@ -126,21 +135,21 @@ class Side:
     def _read(self) -> None:
         total = 0
         with memoryview(self._buffer) as buffer:
-            while self._open and self._reading and total < _MOST:
+            while self._open and self._reading and total < _MOST_AT_ONCE:
                 try:
                     count = self.sock.recv_into(buffer)
                 except BlockingIOError:
                     return
                 except OSError:
-                    self.read(wanted=False)
-                    self._peer.broken(self)
+                    self.pause_reading()
+                    self._owner.connection_lost(self)
                     return
                 if not count:
-                    self.read(wanted=False)
-                    self._peer.ended(self)
+                    self.pause_reading()
+                    self._owner.eof_received(self)
                     return
                 total += count
-                self._peer.arrived(self, buffer[:count])
+                self._owner.data_received(self, buffer[:count])
                 if count < len(buffer):
                     return  # most likely that was all: asking again would cost a system call
 
@@ -150,7 +159,7 @@ class Side:
         except BlockingIOError:
             return 0
         except OSError:
-            self._peer.broken(self)
+            self._owner.connection_lost(self)
             return 0
 
     def _flush(self) -> None:
@@ -159,13 +168,13 @@ class Side:
             sent = self._send(first)
             if not self._open:
                 return
-            self.backlog -= sent
+            self.unsent -= sent
             if sent < len(first):
                 self._pending[0] = first[sent:]
                 return
             self._pending.popleft()
         self._watch()
-        self._peer.drained(self)
+        self._owner.drained(self)
         if self._finishing:
             self._write_end()
 
@@ -173,4 +182,4 @@ class Side:
         if self._pending or not self._open or self.is_finished:
             return
         self.is_finished = True
-        self._peer.finished(self)
+        self._owner.finished(self)

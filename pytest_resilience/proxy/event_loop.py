@@ -23,20 +23,18 @@ from pytest_resilience.errors import ShutdownError
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["Loop", "Timer"]
+__all__ = ["EventLoop", "Timer"]
 
 _logger = logging.getLogger("pytest_resilience.proxy")
 _Result = TypeVar("_Result")
 
-_SLICE = (
-    0.05  # seconds: how soon a moment is noticed on a clock that does not run with the kernel's
-)
+_LOOK = 0.05  # seconds: how soon a moment is noticed on a clock that does not run with the kernel's
 _PATIENCE = 1.0  # seconds between looks at whether the thread that is to answer is alive
 _SETSIZE = 1024  # descriptors that select(2) can take
 
 
 class Timer:
-    """Something that is to happen at a moment."""
+    """A call that is to be made at a moment."""
 
     __slots__ = ("action",)
 
@@ -44,12 +42,12 @@ class Timer:
         self.action: Callable[[], None] | None = action
 
     def cancel(self) -> None:
-        """Let it not happen; harmless when it has."""
+        """Do not make it; harmless when it has been made."""
         self.action = None
 
 
 class _Call:
-    """Something another thread wants done here."""
+    """A call that another thread waits for."""
 
     def __init__(self, action: Callable[[], Any]) -> None:
         self.action = action
@@ -65,7 +63,7 @@ class _Call:
         self.done.put(None)
 
     def is_done(self, seconds: float) -> bool:
-        """Whether it is, or is within so many seconds."""
+        """Wait for it so many seconds at most."""
         try:
             self.done.get(timeout=seconds)
         except queue.Empty:
@@ -73,17 +71,17 @@ class _Call:
         return True
 
 
-class Loop:
+class EventLoop:
     """One thread that serves sockets. Everything but `call` and `close` is for that thread."""
 
     def __init__(self, name: str, clock: Clock) -> None:
         self.clock = clock
         with limits_lifted():
             self._selector = selectors.DefaultSelector()
-            self._waker, self._wake_end = os.pipe()
-        for descriptor in (self._waker, self._wake_end):
+            self._wake_pipe = os.pipe()  # read, write
+        for descriptor in self._wake_pipe:
             os.set_blocking(descriptor, False)
-        self._selector.register(self._waker, selectors.EVENT_READ, self._drain)
+        self._selector.register(self._wake_pipe[0], selectors.EVENT_READ, self._drain_pipe)
         self._timers: list[tuple[float, int, Timer]] = []
         self._number = itertools.count()
         self._calls: deque[_Call] = deque()
@@ -95,7 +93,7 @@ class Loop:
             with limits_lifted():
                 self._thread.start()
         except RuntimeError:  # there is no thread left
-            self.abandon()
+            self.close_in_child()
             raise
 
     def call(self, action: Callable[[], _Result]) -> _Result:
@@ -110,7 +108,7 @@ class Loop:
         with self._lock:
             self.check_open()
             self._calls.append(call)
-            os.write(self._wake_end, b".")
+            os.write(self._wake_pipe[1], b".")
         while not call.is_done(_PATIENCE):
             if not self._thread.is_alive():
                 raise ShutdownError("the proxy's thread has died; see what was logged")
@@ -124,8 +122,8 @@ class Loop:
         if self._closed:
             raise ShutdownError(self._reason)
 
-    def close(self, goodbye: Callable[[], None], reason: str = "") -> None:
-        """Do `goodbye` in the loop's thread and end it; harmless when it has ended.
+    def close(self, last_action: Callable[[], None], reason: str = "") -> None:
+        """Do `last_action` in the loop's thread and end it; harmless when it has ended.
 
         `reason`: what ShutdownError says from now on.
         """
@@ -134,9 +132,9 @@ class Loop:
                 return
             self._reason = reason or self._reason
             self._closed = True
-            call = _Call(goodbye)
+            call = _Call(last_action)
             self._calls.append(call)
-            os.write(self._wake_end, b".")
+            os.write(self._wake_pipe[1], b".")
         if threading.current_thread() is self._thread:  # which may be where it is collected
             return
         while not call.is_done(_PATIENCE) and self._thread.is_alive():
@@ -149,17 +147,17 @@ class Loop:
         """Whether it has ended, or is about to."""
         return self._closed
 
-    def abandon(self) -> None:
+    def close_in_child(self) -> None:
         """In a forked process, where it does not run: be closed, and close its descriptors."""
         self._closed = True
         self._calls.clear()
-        self._let_go()
+        self._close_descriptors()
 
-    def _let_go(self) -> None:
+    def _close_descriptors(self) -> None:
         with limits_lifted():
             self._selector.close()
-            os.close(self._waker)
-            os.close(self._wake_end)
+            for descriptor in self._wake_pipe:
+                os.close(descriptor)
 
     def watch(self, source: Any, events: int, ready: Callable[[int], None]) -> None:
         """Call `ready(events)` whenever `source` is; no events: no more."""
@@ -173,21 +171,23 @@ class Loop:
         elif (known.events, known.data) != (events, ready):
             self._selector.modify(number, events, ready)
 
-    def at(self, due: float, action: Callable[[], None]) -> Timer:
+    def call_at(self, due: float, action: Callable[[], None]) -> Timer:
         """Call `action` at `due`, in monotonic seconds, never before."""
         timer = Timer(action)
         heapq.heappush(self._timers, (due, next(self._number), timer))
         return timer
 
-    def hold(self, due: float, left: Callable[[], float], action: Callable[[], None]) -> None:
-        """Call `action` at `due`, or soon after nothing is `left()`, whichever is first."""
+    def call_at_or_after(
+        self, due: float, left: Callable[[], float], action: Callable[[], None]
+    ) -> None:
+        """Call `action` at `due`, or soon after no seconds are `left()`, whichever is first."""
 
         def look() -> None:
             now = self.clock.monotonic()
             if now >= due or left() <= 0:
                 action()
             else:
-                self.at(min(due, now + _SLICE), look)
+                self.call_at(min(due, now + _LOOK), look)
 
         look()
 
@@ -196,12 +196,12 @@ class Loop:
             for key, events in self._ready():
                 if not self._guarded(key.data, events):
                     self.watch(key.fileobj, 0, key.data)  # else it would fail for ever
-            self._ring()
+            self._run_timers()
             while self._calls:
                 self._calls.popleft().run()
-            with self._lock:  # whoever has asked for something has also rung the bell
+            with self._lock:  # whoever has asked for something has also written to the pipe
                 if self._closed and not self._calls:
-                    self._let_go()
+                    self._close_descriptors()
                     return
 
     def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:
@@ -209,7 +209,7 @@ class Loop:
             heapq.heappop(self._timers)
         if not self._timers:
             return self._selector.select()
-        rest = min(self._timers[0][0] - self.clock.monotonic(), _SLICE)
+        rest = min(self._timers[0][0] - self.clock.monotonic(), _LOOK)
         if rest > 0:
             number = getattr(self._selector, "fileno", lambda: _SETSIZE)()
             if number >= _SETSIZE:
@@ -218,15 +218,15 @@ class Loop:
             select.select([number], [], [], rest)
         return self._selector.select(0)
 
-    def _ring(self) -> None:
+    def _run_timers(self) -> None:
         now = self.clock.monotonic()
         while self._timers and self._timers[0][0] <= now:
             _, _, timer = heapq.heappop(self._timers)
             if timer.action is not None:
                 self._guarded(timer.action)
 
-    def _drain(self, _events: int) -> None:
-        os.read(self._waker, 4096)
+    def _drain_pipe(self, _events: int) -> None:
+        os.read(self._wake_pipe[0], 4096)
 
     def _guarded(self, action: Callable[..., None], *given: int) -> bool:
         try:

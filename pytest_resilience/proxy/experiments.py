@@ -41,7 +41,7 @@ from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ShutdownError
-from pytest_resilience.proxy.event_loop import Loop
+from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.toxics.toxic import DOWNSTREAM
 from pytest_resilience.proxy.toxics.toxic import STREAMS
 from pytest_resilience.proxy.toxics.toxic import UPSTREAM
@@ -51,7 +51,7 @@ from pytest_resilience.seeds import derive
 __all__ = ["BOTH", "Experiments", "directed"]
 
 BOTH = "both"
-_UPWARDS = {RECEIVE: SEND, CLOSE: END}  # how the client's part in a conversation is called
+_OF_CLIENT = {RECEIVE: SEND, CLOSE: END}  # the same of what the client sends
 _ONE_WAY = (Refusal, LostResponse, InjectedResponse)
 
 
@@ -70,16 +70,16 @@ def directed(experiment: ChaosExperiment, stream: Any = None) -> ChaosExperiment
     # What callables raise happens where they are called; their hosts are on the wire.
     faults = [fault for fault in experiment.faults if not isinstance(fault, ServiceError)]
     for fault in faults or experiment.faults:
-        _approve(experiment, fault, stream)
-    turned = tuple(_turn(fault, stream) for fault in faults)
-    if turned == experiment.faults:
+        _check(experiment, fault, stream)
+    changed = tuple(_for_stream(fault, stream) for fault in faults)
+    if changed == experiment.faults:
         return experiment
     chosen = copy(experiment)
-    vars(chosen)["faults"] = turned  # where its property keeps them
+    vars(chosen)["faults"] = changed  # where its property keeps them
     return chosen
 
 
-def _approve(experiment: ChaosExperiment, fault: Fault, stream: str | None) -> None:
+def _check(experiment: ChaosExperiment, fault: Fault, stream: str | None) -> None:
     wire = {kind for kind in fault.kinds if kind.startswith("network.") and kind != RESOLVE}
     if not wire:
         raise ConfigurationError(
@@ -95,26 +95,28 @@ def _approve(experiment: ChaosExperiment, fault: Fault, stream: str | None) -> N
         )
 
 
-def _turn(fault: Fault, stream: str | None) -> Fault:
+def _for_stream(fault: Fault, stream: str | None) -> Fault:
     """The fault, as it happens to the operations of a stream."""
     if isinstance(fault, Partition):
-        ways = {UPSTREAM: {SEND}, DOWNSTREAM: {RECEIVE}}
-        return fault if stream not in ways else _made(fault, frozenset({CONNECT, *ways[stream]}))
-    up = frozenset(_UPWARDS[kind] for kind in fault.kinds if kind in _UPWARDS)
+        kinds = {UPSTREAM: SEND, DOWNSTREAM: RECEIVE}
+        return (
+            fault if stream not in kinds else _of_kinds(fault, frozenset({CONNECT, kinds[stream]}))
+        )
+    sent = frozenset(_OF_CLIENT[kind] for kind in fault.kinds if kind in _OF_CLIENT)
     if stream == UPSTREAM:
-        return _made(fault, up)
-    return _made(fault, fault.kinds | up) if stream == BOTH else fault
+        return _of_kinds(fault, sent)
+    return _of_kinds(fault, fault.kinds | sent) if stream == BOTH else fault
 
 
-def _made(fault: Fault, kinds: frozenset[str]) -> Fault:
-    told = {each.name: getattr(fault, each.name) for each in dataclasses.fields(fault)}
+def _of_kinds(fault: Fault, kinds: frozenset[str]) -> Fault:
+    values = {each.name: getattr(fault, each.name) for each in dataclasses.fields(fault)}
     base: type[Any] = type(fault)
-    made: Fault = _type(base, kinds)(**told)  # type: ignore[arg-type]  # types are hashable
+    made: Fault = _subclass(base, kinds)(**values)  # type: ignore[arg-type]  # types are hashable
     return made
 
 
 @functools.cache
-def _type(base: type[Any], kinds: frozenset[str]) -> type[Any]:
+def _subclass(base: type[Any], kinds: frozenset[str]) -> type[Any]:
     """`base`, happening to other kinds of operation; called what it was called."""
     body = {"kinds": kinds, "__slots__": (), "__module__": base.__module__}
     return type(base.__name__, (base,), body)
@@ -123,8 +125,8 @@ def _type(base: type[Any], kinds: frozenset[str]) -> type[Any]:
 _MOST_SPARED = 100  # lines about the latest
 
 
-class _Barrier(Protocol):
-    """What can refuse everybody.
+class Acceptor(Protocol):
+    """What lets the clients of a proxy in.
 
     Attributes:
         accepted: how many clients there have been.
@@ -140,13 +142,13 @@ class _Barrier(Protocol):
     def names(self) -> tuple[str, ...]:
         """Every `host:port` that the server is known by."""
 
-    def settle(self) -> None:
+    def accept_waiting(self) -> None:
         """Take in those who have connected already."""
 
-    def bar(self, reason: object) -> None:
+    def refuse(self, reason: object) -> None:
         """Refuse new clients for a reason."""
 
-    def unbar(self, reason: object) -> None:
+    def refuse_no_more(self, reason: object) -> None:
         """That reason is over."""
 
 
@@ -156,8 +158,8 @@ class Experiments:
     def __init__(
         self,
         engine: Engine,
-        barrier: _Barrier,
-        loop: Loop,
+        acceptor: Acceptor,
+        loop: EventLoop,
         seed: int,
         *,
         calm: bool,
@@ -165,14 +167,14 @@ class Experiments:
     ) -> None:
         """Where it is `calm` they are checked, and none starts; `intensity`: unless it is given."""
         self._calm = calm
-        self._usual = {} if intensity is None else {"intensity": intensity}
+        self._defaults = {} if intensity is None else {"intensity": intensity}
         self._spared: deque[str] = deque(maxlen=_MOST_SPARED)
         self._engine = engine
-        self._barrier = barrier
+        self._acceptor = acceptor
         self._loop = loop
         self._seed = seed
-        self._asked: dict[str, int] = {}
-        self._waiting: list[ChaosExperiment] = []
+        self._started: dict[str, int] = {}  # how many of each name
+        self._not_entered: list[ChaosExperiment] = []
 
     def inject(
         self,
@@ -192,12 +194,12 @@ class Experiments:
         self._engine.check(chosen)
         self._loop.check_open()
         if must_fire and not self._calm:
-            self._waiting.append(chosen)
+            self._not_entered.append(chosen)
         return self._running(chosen, must_fire)
 
     def forgotten(self) -> list[NeverFiredError]:
         """An error for each that was asked for and had to fire, and that nobody entered."""
-        return list(map(never_entered, self._waiting))
+        return list(map(never_entered, self._not_entered))
 
     def spared(self) -> list[str]:
         """A line for each, of the latest that have ended, that chance kept from hitting more."""
@@ -205,29 +207,29 @@ class Experiments:
 
     @dual_context
     def _running(self, experiment: ChaosExperiment, must_fire: bool) -> Iterator[ActiveExperiment]:
-        self._waiting = [each for each in self._waiting if each is not experiment]
+        self._not_entered = [each for each in self._not_entered if each is not experiment]
         if self._calm or not experiment.enabled:
             yield ActiveExperiment(experiment, seed=0, started_at=0.0, must_fire=False)
             return
-        number = self._asked[experiment.name] = self._asked.get(experiment.name, 0) + 1
+        number = self._started[experiment.name] = self._started.get(experiment.name, 0) + 1
         seed = derive(self._seed, "experiment", experiment.name, number)
-        self._loop.call(self._barrier.settle)
+        self._loop.call(self._acceptor.accept_waiting)
         active_experiment = self._engine.start(experiment, seed=seed, must_fire=must_fire)
         try:
-            self._bar(active_experiment)
+            self._refuse_all(active_experiment)
             yield active_experiment
         finally:
             active_experiment.stop()
             self._spared.extend(active_experiment.by_chance())
             with suppress(ShutdownError):  # the proxy was closed meanwhile
-                self._loop.call(lambda: self._barrier.unbar(active_experiment))
+                self._loop.call(lambda: self._acceptor.refuse_no_more(active_experiment))
         if must_fire and not active_experiment.matched:
-            if not self._barrier.accepted:
-                active_experiment.saw(self._nobody())
+            if not self._acceptor.accepted:
+                active_experiment.saw(self._no_client())
             raise active_experiment.never_fired()
 
-    def _nobody(self) -> Operation:
-        here = str(self._barrier.address)
+    def _no_client(self) -> Operation:
+        here = str(self._acceptor.address)
         return Operation(
             kind=CONNECT,
             target=here,
@@ -237,7 +239,7 @@ class Experiments:
             "proxy.environment(...) or proxy.listen.",
         )
 
-    def _bar(self, active_experiment: ActiveExperiment) -> None:
+    def _refuse_all(self, active_experiment: ActiveExperiment) -> None:
         """Let the kernel refuse, where an experiment refuses everybody for its whole time.
 
         A refusal of some can only be a connection that is accepted and reset: who is next
@@ -245,7 +247,7 @@ class Experiments:
         """
         experiment = active_experiment.experiment
         refusal = next((each for each in experiment.faults if isinstance(each, Refusal)), None)
-        names = self._barrier.names
+        names = self._acceptor.names
         operation = Operation(kind=CONNECT, target=names[0], names=names)
         if (
             refusal is None
@@ -254,15 +256,15 @@ class Experiments:
         ):
             return
 
-        def bar() -> None:
-            self._barrier.bar(active_experiment)
-            self._loop.hold(
+        def refuse() -> None:
+            self._acceptor.refuse(active_experiment)
+            self._loop.call_at_or_after(
                 active_experiment.ends_at,
                 lambda: active_experiment.left(self._loop.clock.monotonic()),
-                lambda: self._barrier.unbar(active_experiment),
+                lambda: self._acceptor.refuse_no_more(active_experiment),
             )
 
-        self._loop.call(bar)
+        self._loop.call(refuse)
         self._engine.press(active_experiment, refusal, CONNECT)
 
     def _experiment(
@@ -277,5 +279,6 @@ class Experiments:
             return given
         kind = chaos_type(given)
         return ChaosExperiment(
-            **{"name": kind.value, "probability": 1.0, **self._usual, **parameters}, chaos_type=kind
+            **{"name": kind.value, "probability": 1.0, **self._defaults, **parameters},
+            chaos_type=kind,
         )

@@ -1,234 +1,204 @@
-"""One direction of a connection: from one side, past experiments and toxics, to the other."""
+"""One direction of a connection: from one endpoint, through stages, to the other.
+
+Each stage, of the experiments and of each toxic, passes on to the next what it does not hold back:
+
+    source --write--> ExperimentStage --write--> ToxicStage --write--> ... --write--> target
+
+While no experiment runs and there is no toxic, the source's bytes go to the target as they are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.engine import Effect
-from pytest_resilience.chaos.faults.network import Fault
-from pytest_resilience.chaos.operation import CLOSE
-from pytest_resilience.chaos.operation import END
-from pytest_resilience.chaos.operation import RECEIVE
-from pytest_resilience.chaos.operation import SEND
-from pytest_resilience.proxy.decisions import Gate
-from pytest_resilience.proxy.endpoint import Side
-from pytest_resilience.proxy.event_loop import Loop
-from pytest_resilience.proxy.message_queue import Lane
-from pytest_resilience.proxy.message_queue import Way
-from pytest_resilience.proxy.toxics.effects import make_stage
-from pytest_resilience.proxy.toxics.stages import Sink
-from pytest_resilience.proxy.toxics.stages import Stage
-from pytest_resilience.proxy.toxics.toxic import DOWNSTREAM
-from pytest_resilience.proxy.toxics.toxic import UPSTREAM
+from pytest_resilience.proxy.decisions import Decisions
+from pytest_resilience.proxy.decisions import ExperimentStage
+from pytest_resilience.proxy.endpoint import Endpoint
+from pytest_resilience.proxy.event_loop import EventLoop
+from pytest_resilience.proxy.stage import Sink
+from pytest_resilience.proxy.toxics.stages import ToxicStage
+from pytest_resilience.proxy.toxics.stages import make_stage
+from pytest_resilience.proxy.toxics.toxic import REFUSE
 from pytest_resilience.proxy.toxics.toxic import Toxic
 from pytest_resilience.seeds import Stream
 
 
-__all__ = ["Flow", "Whole"]
+__all__ = ["ConnectionContext", "Link", "is_hit"]
 
-_MOST_HELD = 4 * 2**20  # bytes that toxics hold back before the sender is held up
-_MOST_BACKLOG = 2**18  # bytes that wait for a slow reader before the sender is
-_WAYS = {UPSTREAM: Way(SEND, END), DOWNSTREAM: Way(RECEIVE, CLOSE)}
+_MOST_HELD = 4 * 2**20  # bytes that stages hold back before the sender is held up
+_MOST_UNSENT = 2**18  # bytes that wait for a slow reader before the sender is held up
 
 
-class Whole(Protocol):
-    """The connection, as its directions see it."""
+def is_hit(toxic: Toxic, seed: int, connection: int) -> bool:
+    """Whether a toxic happens to the connection of a number, by its toxicity."""
+    # A draw of its own for each: neither another toxic nor another connection moves it.
+    return Stream.at(seed, "toxicity", toxic.name, connection).draw(0) < toxic.toxicity
+
+
+class ConnectionContext(Protocol):
+    """The connection of a link, as the link sees it."""
 
     number: int
-    answer: int
-    answered: bool
-    gate: Gate
+    decisions: Decisions
     is_open: bool
-    deserted: bool
+    client_done: bool
+
+    @property
+    def loop(self) -> EventLoop:
+        """Who serves it."""
+
+    @property
+    def seed(self) -> int:
+        """Decides all chance in it."""
 
     def reset(self) -> None:
-        """Tear both sides down with RST."""
+        """Close both endpoints with RST."""
 
     def close(self) -> None:
-        """Close both sides now."""
+        """Close both endpoints now."""
 
-    def lose(self, *, reset: bool) -> None:
-        """Drop the client, and let the server have what was sent."""
+    def fail(self, stream: str) -> None:
+        """A message of a direction is lost, and the connection with it."""
 
-    def passed(self, stream: str) -> None:
+    def message_passed(self, stream: str) -> None:
         """Bytes of a message have been passed on."""
 
-    def fail(self, stream: str, fault: Fault) -> None:
-        """A message fails."""
 
-
-class Flow:
-    """See the module. It is what surrounds its stages and its lane, too.
+class Link:
+    """See the module.
 
     Attributes:
-        loop: who serves it.
-        lane: experiments at work.
-        source, target: its sides, once they are connected.
-        first: what data from the source goes into.
+        source, target: its endpoints.
+        experiments: the first stage.
         ended: whether the source sends no more.
-        ending: whether the end that is on its way closes the whole connection.
+        closes: whether the EOF that is on its way closes the whole connection.
         broken: whether the source was reset.
+        replaced: whether the source has been answered for, and is not listened to any more.
     """
 
-    def __init__(self, whole: Whole, loop: Loop, stream: str, seed: int) -> None:
-        self.loop = loop
-        self.lane = Lane(_WAYS[stream], self, loop)
-        self.source: Side | None = None
-        self.target: Side | None = None
-        self.first: Sink | None = None
-        self.ended = False
-        self.ending = False
-        self.broken = False
-        self._whole = whole
+    def __init__(
+        self, connection: ConnectionContext, stream: str, source: Endpoint, target: Endpoint
+    ) -> None:
+        """`stream`: "upstream" or "downstream"."""
+        self.source = source
+        self.target = target
+        self.ended = self.closes = self.broken = self.replaced = False
+        self._connection = connection
         self._stream = stream
-        self._seed = seed
-        self._asked: tuple[int, tuple[ActiveExperiment, ...]] = (0, ())
-        self._stages: dict[str, tuple[Toxic, Stage]] = {}
+        self._toxics: dict[str, tuple[Toxic, ToxicStage]] = {}
+        self.experiments = ExperimentStage(stream, connection.decisions, self, target)
 
     @property
-    def answer(self) -> int:
-        return self._whole.answer
+    def loop(self) -> EventLoop:
+        return self._connection.loop
 
     @property
-    def deserted(self) -> bool:
-        return self._whole.deserted
+    def turn(self) -> int:
+        return self._connection.decisions.turn
+
+    @property
+    def client_done(self) -> bool:
+        return self._connection.client_done
 
     def reset(self) -> None:
-        self._whole.reset()
+        self._connection.reset()
 
     def close(self) -> None:
-        self._whole.close()
+        self._connection.close()
 
-    def lose(self, *, reset: bool) -> None:
-        self._whole.lose(reset=reset)
+    def fail(self) -> None:
+        self._connection.fail(self._stream)
 
-    def end(self) -> None:
-        self.ending = True
-        if self.source is not None:
-            self.source.read(wanted=False)
+    def message_passed(self) -> None:
+        self._connection.message_passed(self._stream)
 
-    @property
-    def open(self) -> bool:
-        """Whether no experiment can have to do with what comes next."""
-        return self._whole.gate.quiet and self.lane.idle
+    def close_after_eof(self) -> None:
+        self.closes = True
+        self.source.pause_reading()
 
-    def meet(self, turn: int) -> None:
-        """The message of a turn comes, or more of it: ask about each once.
+    def replace_source(self) -> None:
+        self.ended = self.replaced = True
+        self.source.resume_reading()  # what it sends is ignored; its EOF is not
 
-        Once more where one has begun since that may be about it: not all that is sent is
-        answered, and there are answers that go on for ever.
-        """
-        gate, (known, asked) = self._whole.gate, self._asked
-        if gate.active and (turn, gate.active) != self._asked:
-            self._asked = (turn, gate.active)
-            if turn != known or gate.news(asked):
-                self.lane.begin()
-
-    def ask(self, kind: str, *, mid_message: bool = False) -> Effect | None:
-        return self._whole.gate.ask(kind, mid_message=mid_message, begun=self._whole.answered)
-
-    def concerns(self, kind: str, *, mid_message: bool = False) -> bool:
-        return self._whole.gate.concerns(kind, mid_message=mid_message)
-
-    def passed(self) -> None:
-        self._whole.passed(self._stream)
-
-    def fail(self, fault: Fault) -> None:
-        self._whole.fail(self._stream, fault)
-
-    def cut(self) -> None:
-        self.end()
-        if self.first is not None:
-            self.first.finish()
-
-    def say(self, message: bytes) -> None:
-        """Pass this on in the source's place, whatever it says from now on."""
-        self.lane.stop()
-        self.ended = True
-        if self.first is not None and self.source is not None:
-            self.source.read(wanted=True)
-            self.first.take(message)
-            self.first.finish()
-
-    def take(self, data: memoryview) -> None:
-        """Bytes from the source, while it is `open`."""
-        if self.target is None or self.first is None:
-            return
-        if self._stages:
-            self.first.take(bytes(data))
+    def write(self, data: memoryview) -> None:
+        """Bytes from the source; the view is good for this call only."""
+        if not self.experiments.is_open:
+            self.experiments.begin()
+            self.experiments.write(bytes(data))
         else:
-            self.target.take(data)
-        if self._stages or self.target.backlog:
-            self.flowed()
+            self.message_passed()
+            if self._toxics:
+                self.experiments.following.write(bytes(data))
+            else:
+                self.target.write(data)
+                if not self.target.unsent:
+                    return
+        self.update_reading()
 
-    def finish(self) -> None:
+    def write_eof(self) -> None:
         """The source sends no more."""
         self.ended = True
-        if not self.open:
-            self.lane.finish()
-        elif self.first is not None:
-            self.first.finish()
+        (self.experiments.following if self.experiments.is_open else self.experiments).write_eof()
 
-    def flowed(self) -> None:
+    def update_reading(self) -> None:
         """Read on if there is room for more, else hold the sender up."""
-        if self.source is None or self.target is None or self.ending or self.ended:
+        if self.closes or self.ended:
             return
-        held = self.lane.held + sum(stage.held for _, stage in self._stages.values())
-        self.source.read(wanted=held < _MOST_HELD and self.target.backlog < _MOST_BACKLOG)
+        held = self.experiments.held + sum(stage.held for _, stage in self._toxics.values())
+        if held < _MOST_HELD and self.target.unsent < _MOST_UNSENT:
+            self.source.resume_reading()
+        else:
+            self.source.pause_reading()
 
-    def arrange(self, toxics: Sequence[Toxic]) -> None:
+    def set_toxics(self, toxics: Sequence[Toxic]) -> None:
         """Have a stage for each toxic that happens to this direction here, and no other."""
-        if self.ending:
+        if self.closes:
             return
-        mine = [each for each in toxics if each.stream == self._stream and self._hit(each)]
-        wanted = {toxic.name: toxic for toxic in mine}
-        for name in [name for name in self._stages if name not in wanted]:
-            self._stages[name][1].leave()  # what follows is still there to take what it holds
-            del self._stages[name]
-        if not self._whole.is_open:
+        seed, number = self._connection.seed, self._connection.number
+        # A refusal happens to a connect: see the acceptor.
+        here = (each for each in toxics if each.stream == self._stream and each.type != REFUSE)
+        mine = [each for each in here if is_hit(each, seed, number)]
+        names = {toxic.name for toxic in mine}
+        for name in [name for name in self._toxics if name not in names]:
+            self._toxics[name][1].remove()  # what follows is still there to take what it holds
+            del self._toxics[name]
+        if not self._connection.is_open:
             return  # one of them left nothing that could go on
-        new = [self._place(toxic) for toxic in mine]
-        self._link()
+        new = [self._stage_of(toxic) for toxic in mine]
+        self._join()
         for stage in filter(None, new):
             stage.start()
-        self.flowed()
+        self.update_reading()
 
-    def _hit(self, toxic: Toxic) -> bool:
-        # A draw of its own for each: neither another toxic nor another connection moves it.
-        drawn = Stream.at(self._seed, "toxicity", toxic.name, self._whole.number).draw(0)
-        return drawn < toxic.toxicity
-
-    def _place(self, toxic: Toxic) -> Stage | None:
+    def _stage_of(self, toxic: Toxic) -> ToxicStage | None:
         """The stage of a toxic that has none yet; one that is there is told what is new."""
-        known = self._stages.get(toxic.name)
-        if known is None:
-            chance = Stream.at(self._seed, "toxic", toxic.name, self._whole.number).random()
-            assert self.target is not None
-            stage = make_stage(toxic.type, self, toxic.attributes, chance, self.target)
-            self._stages[toxic.name] = (toxic, stage)
+        known, stage = self._toxics.get(toxic.name, (None, None))
+        if stage is None:
+            chance = Stream.at(self._connection.seed, "toxic", toxic.name, self._connection.number)
+            stage = make_stage(toxic.type, self, toxic.attributes, chance.random(), self.target)
+            self._toxics[toxic.name] = (toxic, stage)
             return stage
-        if known[0] != toxic:
-            self._stages[toxic.name] = (toxic, known[1])
-            known[1].change(toxic.attributes)
+        if known != toxic:
+            self._toxics[toxic.name] = (toxic, stage)
+            stage.change(toxic.attributes)
         return None
 
-    def _link(self) -> None:
-        following: Sink | None = self.target
-        for _, stage in reversed(self._stages.values()):
-            assert following is not None
+    def _join(self) -> None:
+        """Let each stage pass on to the next."""
+        following: Sink = self.target
+        for _, stage in reversed(self._toxics.values()):
             stage.following = following
             following = stage
-        self.first = self.lane.following = following
+        self.experiments.following = following
 
-    def desert(self) -> None:
+    def client_gone(self) -> None:
         """The client sends no more."""
-        for _, stage in list(self._stages.values()):
-            stage.desert()
+        for _, stage in list(self._toxics.values()):
+            stage.client_gone()
 
     def stop(self) -> None:
         """Forget what was to happen."""
-        self.lane.stop()
-        for _, stage in self._stages.values():
+        self.experiments.stop()
+        for _, stage in self._toxics.values():
             stage.stop()

@@ -1,4 +1,4 @@
-"""Where clients come in: a port that is open, or shut so that the kernel refuses."""
+"""The port that clients connect to: open, or shut so that the kernel refuses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import Address
-from pytest_resilience.proxy.addresses import Endpoint
-from pytest_resilience.proxy.event_loop import Loop
+from pytest_resilience.proxy.addresses import SocketAddress
+from pytest_resilience.proxy.event_loop import EventLoop
 
 
-__all__ = ["Door"]
+__all__ = ["Listener"]
 
 _logger = logging.getLogger("pytest_resilience.proxy")
 _BACKLOG = 1024  # connections that wait to be accepted: a refusal must be meant
@@ -25,7 +25,7 @@ _PAUSE = 0.05  # seconds until another accept where there was no descriptor left
 _AT_ONCE = 64  # accepts in a row, so that nobody else has to wait for long
 
 
-class Door:
+class Listener:
     """A port on loopback. Shut, it stays bound: connecting gives ECONNREFUSED, and nobody
     else is given it who asks for any port.
 
@@ -34,19 +34,19 @@ class Door:
     """
 
     def __init__(
-        self, endpoint: Endpoint, loop: Loop, admit: Callable[[socket.SocketType], None]
+        self, listen: SocketAddress, loop: EventLoop, accepted: Callable[[socket.SocketType], None]
     ) -> None:
         """Shut at first. Raises ConfigurationError if the port cannot be had."""
-        self._family = endpoint.family
+        self._family = listen.family
         self._loop = loop
-        self._admit = admit
+        self._accepted = accepted
         self._open = False
-        self._sock = self._bound(endpoint.sockaddr[1], endpoint.sockaddr[0])
+        self._sock = self._bound(listen.sockaddr[1], listen.sockaddr[0])
         host, port = self._sock.getsockname()[:2]
         self.address = Address(host, port)
 
     def _bound(self, port: int, host: str) -> socket.socket:
-        sock = self._made()
+        sock = self._new_socket()
         try:
             # The connections of one that was shut are still around; they do not block it.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -58,12 +58,12 @@ class Door:
             raise _unavailable(Address(host, port), error) from error
         if port:
             sock.close()
-            sock = self._made()
+            sock = self._new_socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, port))
         return sock
 
-    def _made(self) -> socket.socket:
+    def _new_socket(self) -> socket.socket:
         with limits_lifted():
             sock = socket.socket(self._family, socket.SOCK_STREAM)
         sock.setblocking(False)
@@ -77,7 +77,7 @@ class Door:
             except OSError as error:
                 raise _unavailable(self.address, error) from error
             self._open = True
-            self._listen()
+            self._watch()
 
     def shut(self) -> None:
         """Refuse clients; harmless when it is shut."""
@@ -95,17 +95,17 @@ class Door:
         with limits_lifted():
             self._sock.close()
 
-    def abandon(self) -> None:
+    def close_in_child(self) -> None:
         """In a forked process: close its copy of the port."""
         self._open = False
         self._sock.close()
 
-    def settle(self) -> None:
-        """Admit everybody who waits."""
+    def accept_waiting(self) -> None:
+        """Accept everybody who has connected already."""
         if self._open:
             self._ready(selectors.EVENT_READ)
 
-    def _listen(self) -> None:
+    def _watch(self) -> None:
         if self._open:
             self._loop.watch(self._sock, selectors.EVENT_READ, self._ready)
 
@@ -122,10 +122,10 @@ class Door:
                 if error.errno != errno.ECONNABORTED:  # that client has left again
                     _logger.warning("%s cannot accept a client: %s", self.address, error)
                     self._loop.watch(self._sock, 0, self._ready)
-                    self._loop.at(self._loop.clock.monotonic() + _PAUSE, self._listen)
+                    self._loop.call_at(self._loop.clock.monotonic() + _PAUSE, self._watch)
                 return
             # Below `socket.socket`: what other tools and we patch is not for this traffic.
-            self._admit(socket.SocketType(fileno=client.detach()))
+            self._accepted(socket.SocketType(fileno=client.detach()))
 
 
 def _unavailable(address: Address, error: OSError) -> ConfigurationError:

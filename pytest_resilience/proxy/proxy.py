@@ -23,16 +23,20 @@ from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import DuplicateNameError
+from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.locks import fork_safe
-from pytest_resilience.proxy.acceptor import Switchboard
+from pytest_resilience.proxy.acceptor import Acceptor
+from pytest_resilience.proxy.addresses import Server
+from pytest_resilience.proxy.addresses import SocketAddress
 from pytest_resilience.proxy.addresses import loopback
-from pytest_resilience.proxy.addresses import parse_address
 from pytest_resilience.proxy.addresses import resolve
-from pytest_resilience.proxy.dsn import Leading
+from pytest_resilience.proxy.dsn import libpq_variables
+from pytest_resilience.proxy.dsn import redirect
+from pytest_resilience.proxy.dsn import redirected_variables
 from pytest_resilience.proxy.dsn import variable
-from pytest_resilience.proxy.event_loop import Loop
+from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.experiments import Experiments
 from pytest_resilience.proxy.toxics.toxic import DOWNSTREAM
 from pytest_resilience.proxy.toxics.toxic import Toxic
@@ -42,7 +46,7 @@ from pytest_resilience.seeds import new_seed
 __all__ = ["ChaosProxy"]
 
 
-class ChaosProxy(Leading):
+class ChaosProxy:
     """Leads clients to `upstream`, from a port on loopback, in a thread of its own.
 
     A context manager. Safe to use from any threads.
@@ -52,11 +56,10 @@ class ChaosProxy(Leading):
             with proxy.inject("network_latency", delay="200ms"): ...
 
     Attributes:
-        name: what it is called, for people and for clients of its control.
+        name: what it is called, for people and for clients of its HTTP API.
         seed: decides all chance in it.
-        engine: is asked about each connect and each answer; its listeners are told of faults.
-        forgotten: gives an error for each `inject` that had to fire and that no `with` entered.
-        spared: gives a line for each experiment, of the latest, that chance kept from hitting more.
+        engine: decides what experiments do to each connect, request and response; its listeners
+            are notified of faults.
     """
 
     def __init__(
@@ -79,36 +82,30 @@ class ChaosProxy(Leading):
         Raises ConfigurationError for an address that is none, cannot be resolved, is not
         loopback (to listen), or is taken. The server need not be there yet.
         """
-        server = parse_address("upstream", upstream)
-        address = parse_address("listen", listen)
-        endpoints, endpoint = resolve("upstream", server), loopback(address)
+        server, address = resolve("upstream", upstream), loopback(listen)
         self.name = check_name("a proxy", name) if name else str(server)
         self.seed = new_seed() if seed is None else seed
         self.engine = engine or Engine(lambda _: (), clock=clock)
         self._toxics: tuple[Toxic, ...] = ()
         self._lock = fork_safe(self, "_lock", threading.RLock)
-        self._leads: set[contextlib.ExitStack] = set()
-        self._loop = Loop(f"proxy to {server}", clock)
+        self._environments: set[contextlib.ExitStack] = set()
+        self._loop = EventLoop(f"proxy to {server}", clock)
+        self._acceptor = self._start(server, address, enabled=enabled)
+        self._experiments = Experiments(
+            self.engine, self._acceptor, self._loop, self.seed, calm=calm, intensity=intensity
+        )
+
+    def _start(self, server: Server, listen: SocketAddress, *, enabled: bool) -> Acceptor:
+        loop, engine, seed = self._loop, self.engine, self.seed
         try:
-            self._board = self._loop.call(
-                lambda: Switchboard(
-                    server,
-                    endpoints,
-                    endpoint,
-                    enabled=enabled,
-                    loop=self._loop,
-                    engine=self.engine,
-                    seed=self.seed,
+            return loop.call(
+                lambda: Acceptor(
+                    server, listen, enabled=enabled, loop=loop, engine=engine, seed=seed
                 )
             )
         except BaseException:
-            self._loop.close(lambda: None)
+            loop.close(lambda: None)
             raise
-        self._experiments = Experiments(
-            self.engine, self._board, self._loop, self.seed, calm=calm, intensity=intensity
-        )
-        self.forgotten = self._experiments.forgotten
-        self.spared = self._experiments.spared
 
     @property
     def address(self) -> tuple[str, int]:
@@ -116,42 +113,42 @@ class ChaosProxy(Leading):
         return self.host, self.port
 
     @property
-    def host(self) -> str:  # type: ignore[override]  # it is only read
-        return self._board.address.host
+    def host(self) -> str:
+        return self._acceptor.address.host
 
     @property
-    def port(self) -> int:  # type: ignore[override]  # as above
-        return self._board.address.port
+    def port(self) -> int:
+        return self._acceptor.address.port
 
     @property
     def listen(self) -> str:
         """Where clients connect to, as `host:port`."""
-        return str(self._board.address)
+        return str(self._acceptor.address)
 
     @property
     def upstream(self) -> str:
         """Where it leads to, as `host:port`."""
-        return str(self._board.upstream)
+        return str(self._acceptor.server)
 
     @property
     def enabled(self) -> bool:
         """Whether it lets clients in."""
-        return self._board.enabled
+        return self._acceptor.enabled
 
     @property
     def connections(self) -> int:
         """Connections that are open now."""
-        return len(self._board.open)
+        return len(self._acceptor.open)
 
     @property
     def accepted(self) -> int:
         """Connections there have been."""
-        return self._board.accepted
+        return self._acceptor.accepted
 
     @property
     def unreachable(self) -> OSError | None:
         """Why the last connect to the server failed; None if it did not."""
-        return self._board.unreachable
+        return self._acceptor.unreachable
 
     @property
     def toxics(self) -> tuple[Toxic, ...]:
@@ -187,7 +184,7 @@ class ChaosProxy(Leading):
         with self._lock:
             if any(each.name == toxic.name for each in self._toxics):
                 raise DuplicateNameError("toxic", toxic.name)
-            self._arrange((*self._toxics, toxic))
+            self._set_toxics((*self._toxics, toxic))
         return toxic
 
     def update(self, name: str, *, toxicity: float | None = None, **attributes: Any) -> Toxic:
@@ -195,14 +192,14 @@ class ChaosProxy(Leading):
         with self._lock:
             old = self.toxic(name)
             new = old.changed(attributes, toxicity)
-            self._arrange(tuple(new if each is old else each for each in self._toxics))
+            self._set_toxics(tuple(new if each is old else each for each in self._toxics))
         return new
 
     def remove(self, name: str) -> None:
         """Take a toxic away; what it holds goes on at once. Raises UnknownNameError."""
         with self._lock:
             gone = self.toxic(name)
-            self._arrange(tuple(each for each in self._toxics if each is not gone))
+            self._set_toxics(tuple(each for each in self._toxics if each is not gone))
 
     @dual_context
     def having(self, kind: str, **parameters: Any) -> Iterator[Toxic]:
@@ -216,11 +213,11 @@ class ChaosProxy(Leading):
 
     def enable(self) -> None:
         """Let clients in."""
-        self._loop.call(lambda: self._board.enable(enabled=True))
+        self._loop.call(self._acceptor.enable)
 
     def disable(self) -> None:
         """Cut all connections, and refuse new ones."""
-        self._loop.call(lambda: self._board.enable(enabled=False))
+        self._loop.call(self._acceptor.disable)
 
     @dual_context
     def down(self) -> Iterator[None]:
@@ -235,7 +232,7 @@ class ChaosProxy(Leading):
     def reset(self) -> None:
         """As it was made: enabled, and with no toxics."""
         with self._lock:
-            self._arrange(())
+            self._set_toxics(())
             self.enable()
 
     def move(
@@ -245,10 +242,10 @@ class ChaosProxy(Leading):
         listen: str | tuple[str, int] | None = None,
     ) -> None:
         """Lead elsewhere, or listen elsewhere: cuts all connections. Raises ConfigurationError."""
-        server = self._board.upstream if upstream is None else parse_address("upstream", upstream)
-        address = self._board.address if listen is None else parse_address("listen", listen)
-        endpoints, endpoint = resolve("upstream", server), loopback(address)
-        self._loop.call(lambda: self._board.move(server, endpoints, endpoint))
+        there = self._acceptor
+        server = there.server if upstream is None else resolve("upstream", upstream)
+        address = loopback(there.address if listen is None else listen)
+        self._loop.call(lambda: there.move(server, address))
 
     def inject(
         self,
@@ -288,19 +285,41 @@ class ChaosProxy(Leading):
 
         What is asked of it from then on raises ShutdownError, with `reason` if there is one.
         """
-        self._loop.close(self._board.close, reason)
-        for stack in list(self._leads):
+        self._loop.close(self._acceptor.close, reason)
+        for stack in list(self._environments):
             stack.close()
+
+    def forgotten(self) -> list[NeverFiredError]:
+        """An error for each `inject` that had to fire and that no `with` entered."""
+        return self._experiments.forgotten()
+
+    def spared(self) -> list[str]:
+        """A line for each experiment, of the latest, that chance kept from hitting more."""
+        return self._experiments.spared()
+
+    def dsn(self, dsn: str) -> str:
+        """A URL, libpq connection string or `host:port` that leads here instead."""
+        return redirect(dsn, self._acceptor.address)
+
+    def environment(self, *names: str) -> dict[str, str]:
+        """Variables that lead subprocesses here: those of libpq, or those named, with DSNs.
+
+            subprocess.run(command, env={**os.environ, **proxy.environment("DATABASE_URL")})
+
+        Raises ConfigurationError for a name that is not set, or to something else.
+        """
+        here = self._acceptor.address
+        return redirected_variables(names, here) if names else libpq_variables(here)
 
     def in_environment(self, *names: str) -> DualContext[None]:
         """Have `environment(...)` in this process for a `with`, or until the proxy is closed."""
-        return self._leading(self.environment(*names))
+        return self._setting_variables(self.environment(*names))
 
     @dual_context
-    def _leading(self, variables: Mapping[str, str]) -> Iterator[None]:
+    def _setting_variables(self, variables: Mapping[str, str]) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
-            self._leads.add(stack)
-            stack.callback(self._leads.discard, stack)
+            self._environments.add(stack)
+            stack.callback(self._environments.discard, stack)
             for name, value in variables.items():
                 stack.callback(variable(name).hold(value))
             self._loop.check_open()  # now: it could be closed meanwhile
@@ -325,8 +344,8 @@ class ChaosProxy(Leading):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             self.close()
 
-    def _arrange(self, toxics: tuple[Toxic, ...]) -> None:
-        self._loop.call(lambda: self._board.arrange(toxics))
+    def _set_toxics(self, toxics: tuple[Toxic, ...]) -> None:
+        self._loop.call(lambda: self._acceptor.set_toxics(toxics))
         self._toxics = toxics
 
     def __repr__(self) -> str:

@@ -24,7 +24,7 @@ from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.proxy import ChaosProxy
 from pytest_resilience.proxy import ControlServer
 from pytest_resilience.proxy import Toxic
-from pytest_resilience.proxy.event_loop import Loop
+from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.toxics.toxic import KINDS
 from pytest_resilience.proxy.toxiproxy_api.server import _Incoming
 from tests.proxy.conftest import Serve
@@ -287,7 +287,7 @@ def test_where_there_is_no_thread_left(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", none_left)
         with pytest.raises(RuntimeError):
-            Loop("none", SYSTEM_CLOCK)
+            EventLoop("none", SYSTEM_CLOCK)
     assert len(os.listdir("/proc/self/fd")) == before
 
 

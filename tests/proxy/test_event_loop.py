@@ -12,25 +12,25 @@ import pytest
 from pytest_resilience import ManualClock
 from pytest_resilience import ShutdownError
 from pytest_resilience import SystemClock
-from pytest_resilience.proxy.event_loop import Loop
+from pytest_resilience.proxy.event_loop import EventLoop
 from tests.proxy.conftest import until
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
-    loop = Loop("loop", SystemClock())
+def loop() -> Iterator[EventLoop]:
+    loop = EventLoop("loop", SystemClock())
     yield loop
     loop.close(lambda: None)
 
 
-def test_calls_are_made_in_its_thread(loop: Loop) -> None:
+def test_calls_are_made_in_its_thread(loop: EventLoop) -> None:
     assert loop.call(threading.current_thread).name == "loop"
     assert loop.call(lambda: loop.call(threading.current_thread)).name == "loop"
     with pytest.raises(ZeroDivisionError):
         loop.call(lambda: 1 // 0)
 
 
-def test_moments_come_in_order_and_never_early(loop: Loop) -> None:
+def test_moments_come_in_order_and_never_early(loop: EventLoop) -> None:
     came: list[tuple[float, float]] = []
     over = threading.Event()
 
@@ -38,8 +38,8 @@ def test_moments_come_in_order_and_never_early(loop: Loop) -> None:
         now = loop.clock.monotonic()
         for delay in (0.02, 0.005, 0.0101, 0.0):
             due = now + delay
-            loop.at(due, lambda due=due: came.append((due, loop.clock.monotonic())))  # type: ignore[misc]
-        loop.at(now + 0.03, over.set)
+            loop.call_at(due, lambda due=due: came.append((due, loop.clock.monotonic())))  # type: ignore[misc]
+        loop.call_at(now + 0.03, over.set)
 
     loop.call(plan)
     assert over.wait(10)
@@ -47,15 +47,15 @@ def test_moments_come_in_order_and_never_early(loop: Loop) -> None:
     assert all(moment >= due for due, moment in came)
 
 
-def test_a_moment_that_is_cancelled_does_not_come(loop: Loop) -> None:
+def test_a_moment_that_is_cancelled_does_not_come(loop: EventLoop) -> None:
     came: list[str] = []
     over = threading.Event()
 
     def plan() -> None:
         now = loop.clock.monotonic()
-        loop.at(now, lambda: came.append("cancelled")).cancel()
-        loop.at(now, lambda: came.append("kept"))
-        loop.at(now + 0.001, over.set)
+        loop.call_at(now, lambda: came.append("cancelled")).cancel()
+        loop.call_at(now, lambda: came.append("kept"))
+        loop.call_at(now + 0.001, over.set)
 
     loop.call(plan)
     assert over.wait(10)
@@ -64,26 +64,26 @@ def test_a_moment_that_is_cancelled_does_not_come(loop: Loop) -> None:
 
 def test_moments_of_a_clock_that_is_told() -> None:
     clock = ManualClock()
-    loop = Loop("loop", clock)
+    loop = EventLoop("loop", clock)
     over = threading.Event()
-    loop.call(lambda: loop.at(3600, over.set))
+    loop.call(lambda: loop.call_at(3600, over.set))
     assert not over.wait(0.1)
     clock.advance(3600)
     assert over.wait(10)
     loop.close(lambda: None)
 
 
-def test_what_holds_ends_when_nothing_is_left(loop: Loop) -> None:
+def test_what_holds_ends_when_nothing_is_left(loop: EventLoop) -> None:
     left = [1.0]
     over = threading.Event()
-    loop.call(lambda: loop.hold(float("inf"), lambda: left[0], over.set))
+    loop.call(lambda: loop.call_at_or_after(float("inf"), lambda: left[0], over.set))
     assert not over.wait(0.1)
     left[0] = 0.0
     assert over.wait(10)
 
 
 def test_one_that_fails_is_logged_and_not_asked_again(
-    loop: Loop, caplog: pytest.LogCaptureFixture
+    loop: EventLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours, theirs = socket.socketpair()
     asked: list[int] = []
@@ -102,7 +102,7 @@ def test_one_that_fails_is_logged_and_not_asked_again(
 
 
 def test_closed_it_does_nothing_more() -> None:
-    loop = Loop("loop", SystemClock())
+    loop = EventLoop("loop", SystemClock())
     said: list[str] = []
     loop.close(lambda: said.append("goodbye"))
     loop.close(lambda: said.append("again"))

@@ -14,7 +14,7 @@ import re
 from typing import Protocol
 
 
-__all__ = ["Altered", "Corrupted", "Truncated", "gap"]
+__all__ = ["Altered", "Corrupted", "Limited", "Truncated", "gap"]
 
 _NEVER = 2**62
 _HTTP = b"HTTP/"
@@ -91,6 +91,38 @@ class _Head:
         return size
 
 
+class _Skipped:
+    """Takes the place of a head where it is known how long that is."""
+
+    bodiless = False
+    length = None
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def within(self, data: bytes) -> int:
+        """How many of the next bytes still belong to it."""
+        skipped = min(self._left, len(data))
+        self._left -= skipped
+        return skipped
+
+
+class Limited:
+    """A stream of which `limit` bytes are delivered, and then EOF."""
+
+    ended = False
+    spared = False
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    def alter(self, data: bytes) -> bytes:
+        delivered = data[: self._left]
+        self._left -= len(delivered)
+        self.ended = not self._left
+        return delivered
+
+
 class Truncated:
     """A response of whose body a `share` (0 to 1) is delivered, and then EOF."""
 
@@ -122,7 +154,10 @@ class Truncated:
 
 
 class Corrupted:
-    """A response of whose body a `share` (0 to 1) of the bytes, and at least one, is wrong."""
+    """A response of whose body a `share` (0 to 1) of the bytes, and at least one, is wrong.
+
+    Or a stream, of whose bytes so many are skipped, and of the rest any number is wrong.
+    """
 
     ended = False
 
@@ -130,10 +165,11 @@ class Corrupted:
     def spared(self) -> bool:
         return self._head.bodiless
 
-    def __init__(self, share: float, seed: float) -> None:
+    def __init__(self, share: float, seed: float, skip: int | None = None) -> None:
         self._share = share
         self._chance = random.Random(seed)
-        self._head = _Head()
+        self._head = _Head() if skip is None else _Skipped(skip)
+        self._hits_for_certain = skip is None
         self._next: int | None = None  # bytes of the body until the one that is hit
 
     def alter(self, data: bytes) -> bytes:
@@ -141,9 +177,11 @@ class Corrupted:
         size = len(data) - start
         if not size:
             return data
-        if self._next is None:  # at least one, within the length that the head names
-            whole = self._head.length or size
-            self._next = min(gap(self._chance, self._share), self._chance.randrange(whole))
+        if self._next is None:
+            self._next = gap(self._chance, self._share)
+            if self._hits_for_certain:  # within the length that the head names
+                whole = self._head.length or size
+                self._next = min(self._next, self._chance.randrange(whole))
         hit = bytearray(data)
         while self._next < size:
             hit[start + self._next] ^= self._chance.randrange(1, 256)

@@ -16,6 +16,7 @@ from pytest_resilience.chaos.faults.network import Delay
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.payload import Corrupted
+from pytest_resilience.chaos.faults.payload import Limited
 from pytest_resilience.chaos.faults.payload import Truncated
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import RECEIVE
@@ -27,6 +28,7 @@ from pytest_resilience.chaos.parsing.quantities import format_seconds
 __all__ = [
     "Alteration",
     "Bandwidth",
+    "ByteLimit",
     "Corruption",
     "Dribble",
     "InjectedResponse",
@@ -69,7 +71,7 @@ class Pace(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bandwidth(Pace):
-    """Answers come over a line of `rate` bytes a second."""
+    """Answers come over a line of `rate` bytes a second; if that is 0, not at all."""
 
     rate: float
 
@@ -78,7 +80,7 @@ class Bandwidth(Pace):
         return max(1, int(self.rate * 0.02))
 
     def seconds(self, size: int) -> float:
-        return size / self.rate
+        return size / self.rate if self.rate else math.inf
 
     def __str__(self) -> str:
         return f"bandwidth {format_bytes(self.rate)}/s"
@@ -121,21 +123,37 @@ class Truncation(Alteration):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ByteLimit(Alteration):
+    """So many bytes pass, of whatever protocol, then the connection ends in good order."""
+
+    limit: int
+
+    def altered(self) -> Altered:
+        return Limited(self.limit)
+
+    def __str__(self) -> str:
+        return f"limited to {format_bytes(self.limit)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Corruption(Alteration):
     """A `share` of the answer's bytes, and at least one, is not what was sent.
 
     Attributes:
         seed: decides which, and what they are instead.
+        skip: bytes of a stream of whatever protocol that are left alone before, and then none
+            has to be hit; None where it happens to the body of one response.
     """
 
     share: float
     seed: float = 0.0
+    skip: int | None = None
 
     def drawn(self, share: float) -> Fault:
         return replace(self, seed=share)
 
     def altered(self) -> Altered:
-        return Corrupted(self.share, self.seed)
+        return Corrupted(self.share, self.seed, self.skip)
 
     def __str__(self) -> str:
         return f"corrupted, {self.share:.3g} of the bytes"

@@ -1,7 +1,7 @@
-"""What stands between the two sides of a connection, in one direction.
+"""The toxics of a link: stages, each with a fault that happens to all that passes.
 
-A stage is given data and the end of it, and passes both on to the next. What it holds back
-it queues with the moment it is due, so nothing ever overtakes.
+A toxic is a fault as experiments have them, on one proxy, for as long as it is there. What differs
+is the part of the stream that is one message to it: a piece, a response, or all of it.
 """
 
 from __future__ import annotations
@@ -9,273 +9,319 @@ from __future__ import annotations
 import math
 import random
 
-from collections import deque
+from collections.abc import Callable
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from typing import Protocol
 
-from pytest_resilience.proxy.event_loop import Loop
-from pytest_resilience.proxy.event_loop import Timer
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.network import Latency
+from pytest_resilience.chaos.faults.network import LostResponse
+from pytest_resilience.chaos.faults.response import Bandwidth
+from pytest_resilience.chaos.faults.response import ByteLimit
+from pytest_resilience.chaos.faults.response import Corruption
+from pytest_resilience.chaos.faults.response import Pace
+from pytest_resilience.chaos.faults.response import SlowClose
+from pytest_resilience.chaos.faults.response import Truncation
+from pytest_resilience.chaos.parsing.distributions import Spread
+from pytest_resilience.chaos.response_stream import ResponseStream
+from pytest_resilience.proxy.stage import LinkContext
+from pytest_resilience.proxy.stage import Sink
+from pytest_resilience.proxy.stage import Stage
 
 
-__all__ = ["Line", "Pieces", "Sink", "Stage", "Surroundings"]
+__all__ = ["ToxicLink", "ToxicStage", "make_stage"]
 
-_AT_ONCE = 256  # pieces passed on in a row, so that nobody else has to wait for long
-
-
-class Sink(Protocol):
-    """What data flows into."""
-
-    def take(self, data: bytes) -> None:
-        """More data; never empty."""
-
-    def finish(self) -> None:
-        """There will be no more."""
+_MS = 1e-3
+_US = 1e-6
 
 
-class Surroundings(Protocol):
-    """What a stage can do to its connection."""
-
-    loop: Loop
-
-    @property
-    def answer(self) -> int:
-        """The number of the answer that flows now, from 1."""
+class ToxicLink(LinkContext, Protocol):
+    """The link of a toxic, and the connection that it belongs to."""
 
     @property
-    def deserted(self) -> bool:
+    def turn(self) -> int:
+        """The number of the response that comes now, from 1."""
+
+    @property
+    def client_done(self) -> bool:
         """Whether the client sends no more: most likely it has given up."""
 
     def reset(self) -> None:
-        """Tear both sides down with RST, whatever is still under way."""
+        """Close both endpoints with RST, whatever is still on its way."""
 
     def close(self) -> None:
-        """Close both sides now."""
-
-    def end(self) -> None:
-        """Read no more, and close both sides when the end that is passed on arrives."""
-
-    def lose(self, *, reset: bool) -> None:
-        """Drop the client, with or without RST, and let the server have what was sent."""
-
-    def flowed(self) -> None:
-        """Something that was held has been passed on."""
+        """Close both endpoints now."""
 
 
-class _Nowhere:
-    """What is behind the end of a connection."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Slices(Pace):
+    """Data comes in pieces of `size` bytes, give or take `variation`, each after a `pause`."""
 
-    def take(self, data: bytes) -> None:
-        """Lose it."""
+    size: int
+    variation: int
+    pause: float
+    chance: random.Random
 
-    def finish(self) -> None:
-        """It is finished."""
+    @property
+    def piece(self) -> int:
+        return max(1, self.size + self.chance.randint(-self.variation, self.variation))
+
+    def seconds(self, size: int) -> float:  # noqa: ARG002  # the pause is all
+        return self.pause
 
 
-_NOWHERE = _Nowhere()
+@dataclass(frozen=True, slots=True)
+class _ToxicEffect(Effect):
+    """A toxic's fault, until the toxic is removed; no experiment counts it."""
+
+    fault: Fault
+    is_active: Callable[[], bool]
+
+    @property
+    def delay(self) -> float:
+        return self.fault.delay
+
+    @property
+    def failure(self) -> Fault | None:
+        return None if self.fault.waits else self.fault
+
+    @property
+    def pace(self) -> Pace | None:
+        return self.fault if isinstance(self.fault, Pace) else None
+
+    def left(self) -> float:
+        return math.inf if self.is_active() else 0.0
 
 
-class Stage:
-    """Passes everything on: base of all.
-
-    Attributes:
-        following: what comes next.
-        held: bytes that it holds back.
-    """
+class ToxicStage(Stage):
+    """Base of all: the stage of one toxic, in one direction of one connection."""
 
     def __init__(
-        self, around: Surroundings, told: Mapping[str, Any], chance: random.Random, following: Sink
+        self,
+        link: ToxicLink,
+        attributes: Mapping[str, Any],
+        chance: random.Random,
+        following: Sink,
     ) -> None:
-        self.following = following
-        self.held = 0
-        self._around = around
-        self._told = told
+        super().__init__(link, following)
+        self._toxic_link = link
+        self._attributes = attributes
         self._chance = chance
 
     def start(self) -> None:
-        """The connection is open, or the toxic has been added to an open one."""
+        """The stage is in its place, and the connection is open."""
 
-    def change(self, told: Mapping[str, Any]) -> None:
-        """It is told something else."""
-        self._told = told
+    def change(self, attributes: Mapping[str, Any]) -> None:
+        """The toxic has other attributes now."""
+        self._attributes = attributes
 
-    def leave(self) -> None:
-        """The toxic has been removed: whatever is held goes on at once."""
+    def remove(self) -> None:
+        """The toxic has been removed: pass on at once whatever is held."""
 
-    def desert(self) -> None:
-        """The client sends no more; see `Surroundings.deserted`."""
-
-    def stop(self) -> None:
-        """The connection is gone."""
-
-    def take(self, data: bytes) -> None:
-        self.following.take(data)
-
-    def finish(self) -> None:
-        self.following.finish()
-
-    def _cut(self) -> None:
-        """End the connection here; what has been passed on still arrives."""
-        if self.following is not _NOWHERE:
-            self._around.end()
-            self.following.finish()
-            self.following = _NOWHERE
-
-    def _now(self) -> float:
-        return self._around.loop.clock.monotonic()
+    def client_gone(self) -> None:
+        """The client sends no more; see `ToxicLink.client_done`."""
 
 
-class Line(Stage):
-    """Base of those that hold data back; in order, each piece until it is due."""
+class _FaultStage(ToxicStage):
+    """Base of those whose fault happens to a message. By itself all of the stream is one."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self._queue: deque[tuple[float, bytes]] = deque()  # no bytes: the end
-        self._timer: Timer | None = None
+        self._is_active = True
+        self._passed = 0  # bytes
+        self._message = self._new_message()
 
-    def put(self, due: float, data: bytes = b"") -> None:
-        """Pass `data` on at `due`, or when all before it has been; none means the end."""
-        if not self._queue and due <= self._now():
-            self._pass(data)
-            return
-        if self._queue:
-            due = max(due, self._queue[-1][0])
-        self._queue.append((due, data))
-        self.held += len(data)
-        if self._timer is None:
-            self._arm()
+    def fault(self) -> Fault:
+        """What happens, in seconds and bytes."""
+        raise NotImplementedError
 
-    @property
-    def last_due(self) -> float:
-        """When the last piece held is due; the beginning of time if none is."""
-        return self._queue[-1][0] if self._queue else -math.inf
+    def write(self, data: bytes) -> None:
+        self._put(self._message, data)
+        self._passed += len(data)
 
-    def finish(self) -> None:
-        self.put(self.last_due)
-
-    def leave(self) -> None:
-        self.stop()
-        while self._queue:
-            self._pass_first()
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _arm(self) -> None:
-        self._timer = self._around.loop.at(self._queue[0][0], self._release)
-
-    def _release(self) -> None:
-        self._timer = None
-        now = self._now()
-        while self._queue and self._queue[0][0] <= now:
-            self._pass_first()
-        if self._queue:
-            self._arm()
-        self._around.flowed()
-
-    def _pass_first(self) -> None:
-        _, data = self._queue.popleft()
-        self.held -= len(data)
-        self._pass(data)
-
-    def _pass(self, data: bytes) -> None:
-        if data:
-            self.following.take(data)
-        else:
-            self.following.finish()
-
-
-class Pieces(Stage):
-    """Base of those that cut data up. It is cut when it is due: little pieces take no room."""
-
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self._queue: deque[tuple[float, memoryview]] = deque()  # with when it came; none: the end
-        self._free = -math.inf  # when what has been passed on lets more pass
-        self._size = 0  # of the next piece, once it is known
-        self._timer: Timer | None = None
-
-    def take(self, data: bytes) -> None:
-        self._arrive(data)
-
-    def finish(self) -> None:
-        self._arrive(b"")
-
-    def change(self, told: Mapping[str, Any]) -> None:
-        super().change(told)
-        self._wake()
-        self._free, self._size = self._now(), 0
+    def change(self, attributes: Mapping[str, Any]) -> None:
+        super().change(attributes)
+        before, self._message = self._message, self._new_message()
+        for piece in self._queue:
+            if piece.stream is before:
+                piece.stream = self._message
         self._pump()
 
-    def leave(self) -> None:
-        self._wake()
+    def remove(self) -> None:
+        self._is_active = False
         while self._queue:
-            self._pass(len(self._queue[0][1]))
-
-    def stop(self) -> None:
-        self._wake()
-        self._queue.clear()
-        self.held = 0
-
-    def _piece(self) -> int:
-        """How many bytes the next piece has, if there are as many; at least one."""
-        raise NotImplementedError
-
-    def _due(self, free: float, size: int) -> float:
-        """When a piece is, if it can come from `free` on."""
-        raise NotImplementedError
-
-    def _free_after(self, due: float) -> float:
-        """When the next piece can come, after one at `due`."""
-        raise NotImplementedError
-
-    def _arrive(self, data: bytes) -> None:
-        self._queue.append((self._now(), memoryview(data)))
-        self.held += len(data)
-        if self._timer is None:
             self._pump()
 
-    def _pump(self) -> None:
-        """Pass on what is due."""
-        now = self._now()
-        for _ in range(_AT_ONCE):
-            if not self._queue:
-                return
-            came, data = self._queue[0]
-            if data:
-                self._size = self._size or min(self._piece(), len(data))
-                due = self._due(max(came, self._free), self._size)
-                if due > now:
-                    self._wait(due)
-                    return
-                self._free = self._free_after(due)
-            self._pass(self._size)
-        self._wait(now)
+    def _new_message(self) -> ResponseStream:
+        clock = self._link.loop.clock
+        return ResponseStream(_ToxicEffect((), clock, self.fault(), lambda: self._is_active))
 
-    def _pass(self, size: int) -> None:
-        """Pass on so many bytes of the first data, or the end."""
-        came, data = self._queue.popleft()
-        self._size = 0
-        self.held -= size
-        if data[size:]:
-            self._queue.appendleft((came, data[size:]))
-        if data:
-            self.following.take(bytes(data[:size]))
-        else:
-            self.following.finish()
 
-    def _wait(self, due: float) -> None:
-        if due < math.inf:
-            self._timer = self._around.loop.at(due, self._go_on)
+class _Latency(_FaultStage):
+    """Each piece of data is late by itself: several at once are not several times as late."""
+
+    def fault(self) -> Fault:
+        delay, jitter = self._attributes["latency"] * _MS, self._attributes["jitter"] * _MS
+        spread = Spread(distribution="uniform", delay=delay, jitter=jitter)
+        return Latency(delay=delay, spread=spread).drawn(self._chance.random())
+
+    def write(self, data: bytes) -> None:
+        self._put(self._new_message(), data)
+
+
+class _Bandwidth(_FaultStage):
+    def fault(self) -> Fault:
+        return Bandwidth(rate=self._attributes["rate"] * 1000)
+
+
+class _Slicer(_FaultStage):
+    def fault(self) -> Fault:
+        return _Slices(
+            size=self._attributes["average_size"],
+            variation=self._attributes["size_variation"],
+            pause=self._attributes["delay"] * _US,
+            chance=self._chance,
+        )
+
+
+class _SlowClose(_FaultStage):
+    def fault(self) -> Fault:
+        return SlowClose(delay=self._attributes["delay"] * _MS)
+
+    def write(self, data: bytes) -> None:
+        self._put(None, data)
+
+    def write_eof(self) -> None:
+        self._put_eof(self._message)
+
+
+class _LimitData(_FaultStage):
+    def fault(self) -> Fault:
+        return ByteLimit(limit=max(0, self._attributes["bytes"] - self._passed))
+
+
+class _Corrupt(_FaultStage):
+    def fault(self) -> Fault:
+        return Corruption(
+            share=self._attributes["share"],
+            skip=max(0, self._attributes["skip"] - self._passed),
+            seed=self._chance.random(),
+        )
+
+
+class _ResponseStage(_FaultStage):
+    """Base of those that happen to one response, counted from when the toxic was added."""
+
+    _turns = 0
+    _turn = -1
+
+    def write(self, data: bytes) -> None:
+        if self._toxic_link.turn != self._turn:
+            self._turn = self._toxic_link.turn
+            self._turns += 1
+        self._put(self._message if self._turns == self._attributes["answer"] else None, data)
+
+
+class _Truncate(_ResponseStage):
+    def fault(self) -> Fault:
+        return Truncation(share=self._attributes["share"])
+
+
+class _LoseAnswer(_ResponseStage):
+    def fault(self) -> Fault:
+        return LostResponse() if self._attributes["reset"] else ByteLimit(limit=0)
+
+
+class _Timeout(ToxicStage):
+    """Nothing gets through; once nothing has come for so long, the connection is closed."""
+
+    _due = math.inf
+    _eof = False
+
+    def start(self) -> None:
+        self._cancel_timer()
+        self._due = self._now() + self._attributes["timeout"] * _MS
+        if self._attributes["timeout"]:
+            self._wait(self._due)
+
+    def change(self, attributes: Mapping[str, Any]) -> None:
+        super().change(attributes)
+        self.start()
+
+    def write(self, data: bytes) -> None:  # noqa: ARG002  # it is lost
+        self._due = self._now() + self._attributes["timeout"] * _MS
 
     def _go_on(self) -> None:
-        self._timer = None
-        self._pump()
-        self._around.flowed()
+        if self._now() >= self._due:
+            self._toxic_link.close()
+        else:  # there was data meanwhile
+            self._wait(self._due)
 
-    def _wake(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def write_eof(self) -> None:
+        """Lost too: a client that waits is not told that the server has gone."""
+        self._eof = True
+        if self._toxic_link.client_done:
+            self.following.write_eof()
+
+    def client_gone(self) -> None:
+        if self._eof:
+            self.following.write_eof()
+
+    def remove(self) -> None:
+        self._toxic_link.close()  # what was lost is missing: nothing can go on
+
+
+class _ResetPeer(ToxicStage):
+    """RST to both sides, at once or after a time."""
+
+    _lost = False
+
+    def start(self) -> None:
+        self._cancel_timer()
+        self._wait(self._now() + self._attributes["timeout"] * _MS)
+
+    def change(self, attributes: Mapping[str, Any]) -> None:
+        super().change(attributes)
+        self.start()
+
+    def _go_on(self) -> None:
+        self._toxic_link.reset()
+
+    def write(self, data: bytes) -> None:  # noqa: ARG002  # who is reset gets no response first
+        self._lost = True
+
+    def write_eof(self) -> None:
+        self._lost = True  # an orderly end would be none
+
+    def remove(self) -> None:
+        self._cancel_timer()
+        if self._lost:
+            self._toxic_link.reset()  # what is missing would not be noticed
+
+
+_STAGES: dict[str, type[ToxicStage]] = {
+    "latency": _Latency,
+    "bandwidth": _Bandwidth,
+    "slow_close": _SlowClose,
+    "timeout": _Timeout,
+    "reset_peer": _ResetPeer,
+    "slicer": _Slicer,
+    "limit_data": _LimitData,
+    "corrupt": _Corrupt,
+    "truncate": _Truncate,
+    "lose_answer": _LoseAnswer,
+}
+
+
+def make_stage(
+    kind: str,
+    link: ToxicLink,
+    attributes: Mapping[str, Any],
+    chance: random.Random,
+    following: Sink,
+) -> ToxicStage:
+    """The stage of a type of toxic. Raises KeyError for "refuse", which has none."""
+    return _STAGES[kind](link, attributes, chance, following)

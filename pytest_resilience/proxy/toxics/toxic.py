@@ -27,11 +27,12 @@ from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import UnknownNameError
 
 
-__all__ = ["DOWNSTREAM", "KINDS", "STREAMS", "UPSTREAM", "Toxic", "parse_toxic"]
+__all__ = ["DOWNSTREAM", "KINDS", "REFUSE", "STREAMS", "UPSTREAM", "Toxic", "parse_toxic"]
 
 DOWNSTREAM = "downstream"  # from the server to the client
 UPSTREAM = "upstream"  # from the client to the server
 STREAMS = (UPSTREAM, DOWNSTREAM)
+REFUSE = "refuse"  # the type of those that happen to a connect, and not to a stream
 
 Value = float | int | bool
 _LARGEST = 2**63 - 1  # what Toxiproxy's own numbers can be
@@ -131,7 +132,7 @@ KINDS: dict[str, Mapping[str, Attribute]] = {
         "answer": _ANSWER,
         "reset": Attribute(default=True, unit="true or false", parse=switch),
     },
-    "refuse": {},
+    REFUSE: {},
 }
 _ANSWERS = ("truncate", "lose_answer")
 

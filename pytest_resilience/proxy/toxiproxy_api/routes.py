@@ -20,7 +20,6 @@ from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.proxy.addresses import loopback
-from pytest_resilience.proxy.addresses import parse_address
 from pytest_resilience.proxy.addresses import resolve
 from pytest_resilience.proxy.proxy import ChaosProxy
 from pytest_resilience.proxy.toxics.toxic import DOWNSTREAM
@@ -216,8 +215,8 @@ class Requests:
         given = [fields(each, PROXY_FIELDS) for each in wanted]
         names = [check_names(each, f" at proxy {number}") for number, each in enumerate(given, 1)]
         for each in given:  # all of them first: half a population would be none
-            resolve("upstream", parse_address("upstream", each["upstream"]))
-            loopback(parse_address("listen", each.get("listen") or _ANYWHERE))
+            resolve("upstream", each["upstream"])
+            loopback(each.get("listen") or _ANYWHERE)
         for name in names:
             if names.count(name) > 1:
                 raise ConfigurationError(f"duplicate proxy name {name!r}")

@@ -25,7 +25,6 @@ from urllib.parse import urlsplit
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import loopback
-from pytest_resilience.proxy.addresses import parse_address
 from pytest_resilience.proxy.proxy import ChaosProxy
 from pytest_resilience.proxy.toxiproxy_api.routes import Requests
 from pytest_resilience.proxy.toxiproxy_api.routes import Response
@@ -68,12 +67,11 @@ class ControlServer:
         `seed` decides all chance in the latter. Raises ConfigurationError for an address
         that is not loopback or is taken, DuplicateNameError for two proxies of one name.
         """
-        address = parse_address("listen", listen)
-        endpoint = loopback(address)
+        address = loopback(listen)
         self._requests = Requests(proxies, seed=seed)
         try:
             with limits_lifted():
-                self._server = _Server(endpoint.family, endpoint.sockaddr, self._requests)
+                self._server = _Server(address.family, address.sockaddr, self._requests)
         except OSError as error:
             raise ConfigurationError(
                 f"the control cannot listen on {address}: {error.strerror or error}; give "

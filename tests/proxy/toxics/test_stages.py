@@ -14,22 +14,22 @@ from hypothesis import strategies as st
 
 from pytest_resilience import ManualClock
 from pytest_resilience.proxy.event_loop import Timer
-from pytest_resilience.proxy.toxics.effects import make_stage
+from pytest_resilience.proxy.toxics.stages import make_stage
 from pytest_resilience.proxy.toxics.toxic import Toxic
 
 
-class Told:
-    """A loop, and a connection, that only do what the test lets them."""
+class FakeLink:
+    """A loop, and a link, that only do what the test lets them."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.loop = self
-        self.answer = 1
-        self.deserted = False
+        self.turn = 1
+        self.client_done = False
         self.happened: list[Any] = []
         self._timers: list[tuple[float, int, Timer]] = []
 
-    def at(self, due: float, action: Callable[[], None]) -> Timer:
+    def call_at(self, due: float, action: Callable[[], None]) -> Timer:
         timer = Timer(action)
         self._timers.append((due, len(self._timers), timer))
         return timer
@@ -56,52 +56,52 @@ class Told:
     def close(self) -> None:
         self._note("close")
 
-    def end(self) -> None:
+    def close_after_eof(self) -> None:
         self._note("end")
 
-    def lose(self, *, reset: bool) -> None:
-        self._note(f"lose {reset}")
+    def fail(self) -> None:
+        self._note("fail")
 
-    def flowed(self) -> None:
+    def update_reading(self) -> None:
         """Not of interest."""
 
 
 class Target:
     """What comes out, with the moment."""
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, link: FakeLink) -> None:
         self.pieces: list[Any] = []
-        self._told = told
+        self._link = link
 
-    def take(self, data: bytes) -> None:
-        self.pieces.append((self._told.clock.monotonic(), data))
+    def write(self, data: bytes) -> None:
+        self.pieces.append((self._link.clock.monotonic(), data))
 
-    def finish(self) -> None:
-        self.pieces.append((self._told.clock.monotonic(), b""))
+    def write_eof(self) -> None:
+        self.pieces.append((self._link.clock.monotonic(), b""))
 
     @property
     def whole(self) -> bytes:
         return b"".join(data for _, data in self.pieces)
 
 
-def stage(kind: str, **attributes: Any) -> tuple[Any, Told, Target]:
-    told = Told()
-    target = Target(told)
+def stage(kind: str, **attributes: Any) -> tuple[Any, FakeLink, Target]:
+    link = FakeLink()
+    target = Target(link)
     settings = Toxic.make(kind, attributes).attributes
-    made = make_stage(kind, told, settings, random.Random(1), target)  # type: ignore[arg-type]
+    made = make_stage(kind, link, settings, random.Random(1), target)  # type: ignore[arg-type]
     made.start()
-    return made, told, target
+    return made, link, target
 
 
 def test_latency_is_that_of_a_piece_and_no_queue() -> None:
     """Three pieces at once are not three times as late."""
-    made, told, target = stage("latency", latency=100)
-    made.take(b"a")
-    told.run(0.05)
-    made.take(b"b")
-    made.take(b"c")
-    made.finish()
-    told.run(1)
+    made, link, target = stage("latency", latency=100)
+    made.write(b"a")
+    link.run(0.05)
+    made.write(b"b")
+    made.write(b"c")
+    made.write_eof()
+    link.run(1)
     assert target.pieces == [
         (pytest.approx(0.1), b"a"), (pytest.approx(0.15), b"b"), (pytest.approx(0.15), b"c"),
         (pytest.approx(0.15), b""),
@@ -110,12 +110,12 @@ def test_latency_is_that_of_a_piece_and_no_queue() -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=50), min_size=1), st.integers(0, 100))
 def test_jitter_never_reorders_and_never_exceeds(pieces: list[bytes], jitter: int) -> None:
-    made, told, target = stage("latency", latency=50, jitter=jitter)
+    made, link, target = stage("latency", latency=50, jitter=jitter)
     for number, piece in enumerate(pieces):
-        told.run(number * 0.01)
-        made.take(piece)
-    last = told.clock.monotonic()
-    told.run(10)
+        link.run(number * 0.01)
+        made.write(piece)
+    last = link.clock.monotonic()
+    link.run(10)
     assert target.whole == b"".join(pieces)
     assert max(0, 50 - jitter) / 1000 <= target.pieces[0][0] + 1e-9
     assert target.pieces[-1][0] <= last + (50 + jitter) / 1000 + 1e-9
@@ -124,11 +124,11 @@ def test_jitter_never_reorders_and_never_exceeds(pieces: list[bytes], jitter: in
 
 @given(st.lists(st.binary(min_size=1, max_size=5000), min_size=1), st.integers(1, 100))
 def test_bandwidth_takes_as_long_as_the_bytes(pieces: list[bytes], rate: int) -> None:
-    made, told, target = stage("bandwidth", rate=rate)
+    made, link, target = stage("bandwidth", rate=rate)
     for piece in pieces:
-        made.take(piece)
-    made.finish()
-    told.run(10_000)
+        made.write(piece)
+    made.write_eof()
+    link.run(10_000)
     whole = b"".join(pieces)
     assert target.whole == whole
     assert target.pieces[-1] == (pytest.approx(len(whole) / rate / 1000), b"")
@@ -139,122 +139,122 @@ def test_bandwidth_takes_as_long_as_the_bytes(pieces: list[bytes], rate: int) ->
 
 
 def test_a_line_that_gets_faster_is_faster_at_once() -> None:
-    made, told, target = stage("bandwidth", rate=1)
-    made.take(bytes(1000))
-    told.run(0.5)
+    made, link, target = stage("bandwidth", rate=1)
+    made.write(bytes(1000))
+    link.run(0.5)
     done = len(target.whole)
     assert 480 <= done <= 500
-    made.finish()
+    made.write_eof()
     made.change({"rate": 1000})
-    told.run(5)
+    link.run(5)
     assert len(target.whole) == 1000
     assert target.pieces[-1] == (pytest.approx(0.5 + (1000 - done) / 1_000_000), b"")
 
 
 def test_the_slicers_pieces_and_pauses() -> None:
-    made, told, target = stage("slicer", average_size=10, size_variation=4, delay=500)
-    made.take(bytes(range(100)))
-    told.run(1)
+    made, link, target = stage("slicer", average_size=10, size_variation=4, delay=500)
+    made.write(bytes(range(100)))
+    link.run(1)
     sizes = [len(data) for _, data in target.pieces]
     assert target.whole == bytes(range(100))
     assert all(6 <= size <= 14 for size in sizes[:-1])
     assert len(set(sizes)) > 1
     assert [moment for moment, _ in target.pieces] == pytest.approx(
-        [number * 500e-6 for number in range(len(sizes))]
+        [number * 500e-6 for number in range(1, len(sizes) + 1)]
     )
 
 
 def test_little_pieces_are_cut_when_they_are_due_and_let_others_have_their_turn() -> None:
     """Cut at once, a megabyte was a million objects, and nobody else was served meanwhile."""
-    made, told, target = stage("slicer", average_size=1)
-    made.take(bytes(10_000))
+    made, link, target = stage("slicer", average_size=1)
+    made.write(bytes(10_000))
     assert 0 < len(target.pieces) < 1000
-    made.finish()
-    told.run(0)
+    made.write_eof()
+    link.run(0)
     assert target.whole == bytes(10_000)
     assert target.pieces[-1] == (0, b"")
 
 
 def test_pauses_that_end_are_over_at_once() -> None:
-    made, told, target = stage("slicer", average_size=1, delay="1h")
-    made.take(b"ab")
+    made, link, target = stage("slicer", average_size=1, delay="1h")
+    made.write(b"ab")
     made.change({"average_size": 1, "size_variation": 0, "delay": 0})
-    told.run(0)
+    link.run(0)
     assert target.pieces == [(0, b"a"), (0, b"b")]
 
 
 def test_slow_close_delays_nothing_but_the_end() -> None:
-    made, told, target = stage("slow_close", delay=100)
-    made.take(b"a")
-    told.run(1)
-    made.finish()
-    told.run(5)
+    made, link, target = stage("slow_close", delay=100)
+    made.write(b"a")
+    link.run(1)
+    made.write_eof()
+    link.run(5)
     assert target.pieces == [(0, b"a"), (pytest.approx(1.1), b"")]
 
 
 def test_timeout_counts_from_the_last_data() -> None:
-    made, told, target = stage("timeout", timeout=100)
-    told.run(0.06)
-    made.take(b"lost")
-    told.run(0.12)
-    assert told.happened == []
-    told.run(1)
-    assert told.happened == [(pytest.approx(0.16), "close")]
+    made, link, target = stage("timeout", timeout=100)
+    link.run(0.06)
+    made.write(b"lost")
+    link.run(0.12)
+    assert link.happened == []
+    link.run(1)
+    assert link.happened == [(pytest.approx(0.16), "close")]
     assert target.pieces == []
 
 
 def test_timeouts_can_be_changed_while_they_run() -> None:
-    made, told, _ = stage("timeout", timeout=100)
-    told.run(0.05)
+    made, link, _ = stage("timeout", timeout=100)
+    link.run(0.05)
     made.change({"timeout": 0})
-    told.run(10)
-    assert told.happened == []
-    made.leave()
-    assert told.happened == [(10, "close")]
+    link.run(10)
+    assert link.happened == []
+    made.remove()
+    assert link.happened == [(10, "close")]
 
 
 def test_reset_peer_waits_for_its_time_alone() -> None:
-    made, told, target = stage("reset_peer", timeout=100)
-    made.take(b"lost")
-    made.finish()
-    told.run(1)
-    assert told.happened == [(pytest.approx(0.1), "reset")]
+    made, link, target = stage("reset_peer", timeout=100)
+    made.write(b"lost")
+    made.write_eof()
+    link.run(1)
+    assert link.happened == [(pytest.approx(0.1), "reset")]
     assert target.pieces == []
 
 
 @pytest.mark.parametrize("lost", [b"data", b""])
 def test_a_reset_that_is_taken_back_comes_at_once_where_something_is_missing(lost: bytes) -> None:
-    made, told, target = stage("reset_peer", timeout=100)
-    (made.take(lost) if lost else made.finish())
-    made.leave()
-    assert told.happened == [(0, "reset")]
+    made, link, target = stage("reset_peer", timeout=100)
+    (made.write(lost) if lost else made.write_eof())
+    made.remove()
+    assert link.happened == [(0, "reset")]
     assert target.pieces == []
 
 
 def test_a_reset_that_is_taken_back_does_not_come_where_nothing_is_missing() -> None:
-    made, told, _ = stage("reset_peer", timeout=100)
-    made.leave()
-    told.run(1)
-    assert told.happened == []
+    made, link, _ = stage("reset_peer", timeout=100)
+    made.remove()
+    link.run(1)
+    assert link.happened == []
 
 
 @pytest.mark.parametrize("kind", ["timeout", "reset_peer"])
 def test_a_connection_that_is_gone_has_no_timers(kind: str) -> None:
-    made, told, _ = stage(kind, timeout=100)
+    made, link, _ = stage(kind, timeout=100)
     made.stop()
-    told.run(1)
-    assert told.happened == []
+    link.run(1)
+    assert link.happened == []
 
 
 @given(st.lists(st.binary(min_size=1, max_size=20)), st.integers(0, 100))
 def test_limit_data_is_a_limit_of_the_whole(pieces: list[bytes], limit: int) -> None:
-    made, told, target = stage("limit_data", bytes=limit)
+    made, link, target = stage("limit_data", bytes=limit)
     for piece in pieces:
-        made.take(piece)
+        made.write(piece)
     whole = b"".join(pieces)
     assert target.whole == whole[:limit]
     reached = bool(whole) and len(whole) >= limit
-    assert [what for _, what in told.happened[:1]] == ["end"] * reached
+    assert [what for _, what in link.happened[:1]] == ["end"] * reached
     assert (target.pieces[-1:] == [(0, b"")]) is reached
 
 
@@ -268,7 +268,7 @@ def test_corrupt_keeps_length_and_what_is_skipped(
 ) -> None:
     made, _, target = stage("corrupt", share=share, skip=skip)
     for piece in pieces:
-        made.take(piece)
+        made.write(piece)
     whole = b"".join(pieces)
     assert len(target.whole) == len(whole)
     assert target.whole[:skip] == whole[:skip]
@@ -276,14 +276,14 @@ def test_corrupt_keeps_length_and_what_is_skipped(
 
 
 def test_truncate_counts_answers_not_pieces() -> None:
-    made, told, target = stage("truncate", answer=2)
-    made.take(b"11")
-    made.take(b"11")
-    told.answer = 5  # whichever it is of the connection
-    made.take(b"2222")
-    made.take(b"lost")
+    made, link, target = stage("truncate", answer=2)
+    made.write(b"11")
+    made.write(b"11")
+    link.turn = 5  # whichever it is of the connection
+    made.write(b"2222")
+    made.write(b"lost")
     assert target.whole == b"111122"
-    assert told.happened == [(0, "end")]
+    assert link.happened == [(0, "end")]
 
 
 @given(st.lists(st.binary(min_size=1, max_size=100)), st.sampled_from(
@@ -295,9 +295,9 @@ def test_who_leaves_lets_everything_go(pieces: list[bytes], line: str) -> None:
     toxic = parse_toxic(line)
     made, _, target = stage(toxic.type, **toxic.attributes)
     for piece in pieces:
-        made.take(piece)
-    made.finish()
-    made.leave()
+        made.write(piece)
+    made.write_eof()
+    made.remove()
     assert target.whole == b"".join(pieces)
     assert target.pieces[-1] == (0, b"")
     assert made.held == 0
