@@ -85,7 +85,6 @@ class Connection:
         self.is_open = True
         self.client_done = False
         self._settings = settings
-        self._client_lost = False
         self._endpoints: list[Endpoint] = []  # the client's first
         self._links: tuple[Link, ...] = ()
 
@@ -183,9 +182,8 @@ class Connection:
 
     def _lose_client(self) -> None:
         """Reset the client's end, and let the server have what was sent."""
-        if self._client_lost or not self.is_open:
+        if not self.is_open:
             return
-        self._client_lost = True
         self._down.close_after_eof()
         self._down.stop()
         self._endpoints[0].reset()
