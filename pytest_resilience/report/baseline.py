@@ -48,11 +48,11 @@ class KnownCell:
     until: datetime.date | None = None
 
     def allows(self, cell: Cell) -> bool:
-        """Whether a bad cell is no worse than this one."""
+        """True if a bad cell is no worse than this one."""
         return cell.verdict.severity <= self.verdict.severity
 
     def expired(self, today: datetime.date) -> bool:
-        """Whether the last day is over."""
+        """True after the last day."""
         return self.until is not None and today > self.until
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ class Baseline:
             )
 
     def by_key(self) -> dict[tuple[str, str], KnownCell]:
-        """What is known, by the cells' keys."""
+        """The known cells by `Cell.key`."""
         return {(each.test, each.experiment): each for each in self.known}
 
     def text(self) -> str:
@@ -95,13 +95,15 @@ class Baseline:
 
 
 def baseline_of(report: Report, earlier: Baseline | None = None) -> Baseline:
-    """What breaks in a report; waivers of `earlier` are kept where they still hold."""
+    """Make a baseline of a report's bad cells; waivers of `earlier` are kept where they hold."""
     before = earlier.by_key() if earlier else {}
     found = []
     for cell in report.cells:
         if cell.verdict.bad:
             known = before.get(cell.key)
-            found.append(known if known and known.allows(cell) else _known(cell))
+            if known is None or not known.allows(cell):
+                known = KnownCell(verdict=cell.verdict, experiment=cell.experiment, test=cell.test)
+            found.append(known)
     return Baseline(configuration=report.configuration, known=tuple(found))
 
 
@@ -125,10 +127,6 @@ def read_baseline(path: Path) -> Baseline:
     if not configuration:
         raise ConfigurationError(f"{path}:1: the line '# configuration: …' is missing")
     return Baseline(configuration=configuration, known=tuple(known.values()), place=place)
-
-
-def _known(cell: Cell) -> KnownCell:
-    return KnownCell(verdict=cell.verdict, experiment=cell.experiment, test=cell.test)
 
 
 def _field(text: str) -> str:

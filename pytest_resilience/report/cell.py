@@ -1,4 +1,4 @@
-"""A cell: what one experiment made of one test."""
+"""A cell of the matrix: one test under one experiment."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ INTRODUCTION: Final = (
 
 
 class CellVerdict(StrEnum):
-    """What came of a cell, from the best to the worst, after what says nothing.
+    """The outcome of a cell: two that were not tried, then the others from best to worst.
 
-    The worst are those that prove nothing: no baseline excuses them.
+    The worst are those that prove nothing: no baseline accepts them.
     """
 
     NOT_RUN = "not_run"
@@ -38,27 +38,27 @@ class CellVerdict(StrEnum):
 
     @property
     def good(self) -> bool:
-        """Whether the system held."""
+        """True if the system held."""
         return self in _GOOD
 
     @property
     def bad(self) -> bool:
-        """Whether the system broke."""
+        """True if the system broke."""
         return self in _BAD
 
     @property
     def proves_nothing(self) -> bool:
-        """Whether the experiment was to be run, and tells nothing of the system."""
+        """True if the experiment was to be run, and nothing is known of the system."""
         return self in _VOID
 
     @property
     def fails(self) -> bool:
-        """Whether a run with such a cell fails, unless a baseline accepts it."""
+        """True if a run with such a cell fails, unless a baseline accepts it."""
         return self.bad or self.proves_nothing
 
     @property
     def letter(self) -> str:
-        """One character for it, where there is no room for more."""
+        """One character, where there is no room for more."""
         return _LETTERS[self]
 
     @property
@@ -73,7 +73,7 @@ class CellVerdict(StrEnum):
 
     @property
     def severity(self) -> int:
-        """How bad, to compare by: 0 is the best."""
+        """A number to compare by: 0 is the best."""
         return _SEVERITY[self]
 
 
@@ -103,7 +103,7 @@ _LETTERS = {verdict: verdict.value[0].upper() for verdict in CellVerdict} | {
 
 
 class EntryKind(StrEnum):
-    """What kind of thing happened."""
+    """The source of an entry of a timeline."""
 
     OPERATION = "operation"
     FAULT = "fault"
@@ -118,9 +118,9 @@ class TimelineEntry:
 
     Attributes:
         at: seconds since the test began.
-        kind: what kind of thing happened.
-        source: the operation, experiment, breaker or retry that it happened to.
-        text: what happened.
+        kind: says which kind of `source` it is.
+        source: the name of the operation, experiment, breaker, retry or logger.
+        text: the event in words.
     """
 
     at: float
@@ -134,8 +134,8 @@ class TimelineEntry:
 
     @classmethod
     def from_json(cls, fields: Fields) -> TimelineEntry:
-        """What `to_json` gave. Raises MisfitError."""
-        fields.only(_MOMENT_KEYS)
+        """From the output of `to_json`. Raises MisfitError."""
+        fields.only(_ENTRY_KEYS)
         kind = fields.text("kind")
         if kind not in set(EntryKind):
             raise fields.misfit("kind", f"give one of {', '.join(EntryKind)}")
@@ -156,12 +156,12 @@ class Cell:
         experiment: the experiment's name.
         what: the experiment in words, with its physical parameters.
         weight: how much it counts in the score; above 0.
-        verdict: what came of it.
+        verdict: the outcome.
         reason: why it is not good, in the words of the error; "" if there is nothing to say.
         repeat: the command line that runs this cell again.
         duration: seconds.
-        timeline: what happened, in order.
-        flaky: whether several runs of it disagreed.
+        timeline: in order of time.
+        flaky: several runs of it disagreed.
     """
 
     test: str
@@ -177,7 +177,7 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What makes it this cell and no other: its test and its experiment."""
+        """Test and experiment, which identify the cell in a report."""
         return self.test, self.experiment
 
     def to_json(self) -> dict[str, Any]:
@@ -192,12 +192,12 @@ class Cell:
             "reason": self.reason,
             "repeat": self.repeat,
             "duration": self.duration,
-            "timeline": [moment.to_json() for moment in self.timeline],
+            "timeline": [entry.to_json() for entry in self.timeline],
         }
 
     @classmethod
     def from_json(cls, fields: Fields) -> Cell:
-        """What `to_json` gave. Raises MisfitError."""
+        """From the output of `to_json`. Raises MisfitError."""
         fields.only(_CELL_KEYS)
         verdict = fields.text("verdict")
         if verdict not in set(CellVerdict):
@@ -216,5 +216,5 @@ class Cell:
         )
 
 
-_MOMENT_KEYS = frozenset(TimelineEntry.__dataclass_fields__)
+_ENTRY_KEYS = frozenset(TimelineEntry.__dataclass_fields__)
 _CELL_KEYS = frozenset(Cell.__dataclass_fields__)

@@ -1,4 +1,4 @@
-"""What is known of one test's chaos when it is over; travels between processes."""
+"""The experiments of one test when it is over; travels between processes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class ExperimentRecord:
     Attributes:
         what: the experiment in words, with its physical parameters.
         origin: who asked: "marker", "fixture" or "flag".
-        started: whether its probability came up.
-        matched: operations it was aimed at.
-        hits: operations it hit.
-        delay: seconds by which it held callers up.
-        pressure: what was asked of a pressure and what came of it, in words.
+        started: False if its `probability` decided against it.
+        matched: operations that its target matched.
+        hits: operations that got a fault.
+        delay: seconds by which it delayed callers, added up.
+        pressure: of stress, what was asked and what was achieved, in words.
     """
 
     what: str
@@ -51,6 +51,6 @@ class ChaosRecord:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ChaosRecord:
-        """What `to_json` gave."""
+        """From the output of `to_json`."""
         rows = tuple(ExperimentRecord(**row) for row in data["experiments"])
         return cls(nodeid=data["nodeid"], experiments=rows)

@@ -50,7 +50,7 @@ class GateResult:
         reasons: all that keeps it from passing, a line each.
         problems: the cells that do, the worst first.
         accepted: bad cells that the baseline lists.
-        notes: what is worth knowing and in nobody's way.
+        notes: hints that keep nothing from passing.
     """
 
     score: Score
@@ -62,12 +62,12 @@ class GateResult:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing stands in the way."""
+        """True if there is no reason against it."""
         return not self.reasons
 
     @property
     def headline(self) -> str:
-        """Whether it passed, in one line."""
+        """The result in one line."""
         bar = "" if self.threshold is None else f", {self.threshold:g} asked"
         cover = "" if self.score.coverage is None else f", coverage {self.score.coverage:g} %"
         return f"resilience gate {'passed' if self.passed else 'FAILED'}: {self.score}{bar}{cover}"
@@ -92,14 +92,14 @@ def judge(
     known = baseline.by_key() if baseline is not None else None
     problems, accepted = [], []
     for cell in sorted(report.cells, key=lambda cell: -cell.verdict.severity):
-        why = _standing(cell, known, today)
+        why = _objection(cell, known, today)
         if why is not None:
             title = f"{cell.verdict.words}: {cell.test} under {cell.experiment!r}"
             problems.append(Problem(what=f"{title}{' (flaky)' * cell.flaky}{why}", cell=cell))
         elif cell.verdict.bad:
             accepted.append(cell)
     score = Score.of(report.cells, {cell.key for cell in accepted})
-    reasons = [*_of_the_run(report, score, threshold, accepted), *_of_the_cells(problems)]
+    reasons = [*_run_reasons(report, score, threshold, accepted), *_cell_reasons(problems)]
     return GateResult(
         score=score,
         threshold=threshold,
@@ -110,7 +110,7 @@ def judge(
     )
 
 
-def _of_the_run(
+def _run_reasons(
     report: Report, score: Score, threshold: float | None, accepted: list[Cell]
 ) -> Iterator[str]:
     if not report.complete:
@@ -128,7 +128,7 @@ def _of_the_run(
         yield f"the score is {score}, below the {threshold:g} asked"
 
 
-def _of_the_cells(problems: list[Problem]) -> Iterator[str]:
+def _cell_reasons(problems: list[Problem]) -> Iterator[str]:
     for void, one, several in (
         (False, "bad cell that no baseline accepts", "bad cells that no baseline accepts"),
         (True, "cell proves nothing", "cells prove nothing"),
@@ -140,8 +140,8 @@ def _of_the_cells(problems: list[Problem]) -> Iterator[str]:
             yield f"{counts.total()} {one if counts.total() == 1 else several}: {told}"
 
 
-def _standing(cell: Cell, listed: _Listed | None, today: datetime.date) -> str | None:
-    """Why a cell keeps the report from passing, to be put behind its name; None if it does not."""
+def _objection(cell: Cell, listed: _Listed | None, today: datetime.date) -> str | None:
+    """The reason why a cell keeps the report from passing, put behind its name; else None."""
     if cell.verdict.proves_nothing:
         return ""
     if not cell.verdict.bad:

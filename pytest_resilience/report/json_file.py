@@ -16,7 +16,7 @@ from pytest_resilience.report.json_reader import MisfitError
 from pytest_resilience.report.run_report import Report
 
 
-__all__ = ["json_text", "read_report", "schema"]
+__all__ = ["json_text", "read_report"]
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -45,15 +45,6 @@ def read_report(path: Path) -> Report:
         raise ConfigurationError(f"{path} cannot be read: {error}") from None
 
 
-def schema() -> dict[str, Any]:
-    """The JSON Schema of the document."""
-    from importlib.resources import files
-
-    text = files(__package__).joinpath("report.schema.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
 def _line(value: Any) -> str:
     return json.dumps(value, allow_nan=False)
 
@@ -74,7 +65,7 @@ def _line_of(text: str, path: tuple[str | int, ...]) -> int:
 
 
 def _member(text: str, at: int, step: str | int) -> int | None:
-    """Where the value `step` of the object or list at `at` begins."""
+    """The position at which the value `step` of the object or list at `at` begins."""
     decoder = json.JSONDecoder()
     at = _skip(text, at + 1)
     number = 0

@@ -102,7 +102,7 @@ class Fields:
         return float(value)
 
     def none(self, key: str) -> bool:
-        """Whether the key is there and holds null."""
+        """True if the key is there and holds null."""
         return key in self._data and self._data[key] is None
 
     def texts(self, key: str) -> tuple[str, ...]:

@@ -64,11 +64,11 @@ def suite_of(report: Report, gate: GateResult, *, prefix: str | None = None) -> 
             time=f"{cell.duration:.3f}",
         )
         if tag:
-            message = _legal(f"{_standing(cell, tag)}{cell.reason or cell.verdict.meaning}")
+            message = _legal(f"{_label(cell, tag)}{cell.reason or cell.verdict.meaning}")
             found = ElementTree.SubElement(case, tag, type=cell.verdict.value, message=message)
-            found.text = _legal(_story(cell))
+            found.text = _legal(_details(cell))
         else:
-            ElementTree.SubElement(case, "system-out").text = _legal(_story(cell))
+            ElementTree.SubElement(case, "system-out").text = _legal(_details(cell))
     return suite
 
 
@@ -81,7 +81,7 @@ def _tag(cell: Cell, accepted: bool) -> str:
     return "failure" if cell.verdict.bad and not accepted else "skipped"
 
 
-def _standing(cell: Cell, tag: str) -> str:
+def _label(cell: Cell, tag: str) -> str:
     known = "accepted by the baseline, " if cell.verdict.bad and tag == "skipped" else ""
     return f"{known}{cell.verdict.words}: "
 
@@ -95,8 +95,8 @@ def _names(test: str, prefix: str | None) -> tuple[str, str]:
     return ".".join([*([prefix] if prefix else []), *above]), name + bracket + parameters
 
 
-def _story(cell: Cell) -> str:
-    """All there is to say of a cell."""
+def _details(cell: Cell) -> str:
+    """Everything about a cell, for the text of its element."""
     lines = [f"{cell.verdict.words}: {cell.verdict.meaning}"]
     lines += ["flaky: several runs of it disagreed"] * cell.flaky
     lines += [f"experiment: {cell.what or cell.experiment}", f"weight: {cell.weight:g}"]

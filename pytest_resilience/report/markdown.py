@@ -27,26 +27,27 @@ _ESCAPED = {ord(char): f"&#{ord(char)};" for char in "&<>|`*_[]\\~@$:#\"'"}
 
 def markdown_text(report: Report, gate: GateResult | None = None) -> str:
     """The document: the verdict, what is bad, the experiments, all else folded away."""
-    lines = ["## Resilience", "", *_verdict(report, gate), "", INTRODUCTION, ""]
+    lines = ["## Resilience", "", *_headline(report, gate), "", INTRODUCTION, ""]
     room = _MOST
-    looked_at = [cell for cell in report.cells if cell.verdict.fails]
-    if looked_at:
-        rows = _fitting(map(_full_row, sorted(looked_at, key=_worst_first)), room)
+    cells = sorted(report.cells, key=lambda cell: -cell.verdict.severity)
+    failing = [cell for cell in cells if cell.verdict.fails]
+    if failing:
+        rows = _fitting((_row(*_fields(cell), _code(cell.repeat)) for cell in failing), room)
         room -= sum(map(_size, rows))
         lines += _table("verdict", "test", "experiment", "reason", "repeat", rows=rows)
-        lines += _left_out(len(looked_at) - len(rows))
+        lines += _left_out(len(failing) - len(rows))
     accepted = {cell.key for cell in gate.accepted} if gate else set()
     lines += _experiments(report, accepted)
-    others = [cell for cell in report.cells if not cell.verdict.fails]
+    others = [cell for cell in cells if not cell.verdict.fails]
     if others:
-        rows = _fitting(map(_short_row, sorted(others, key=_worst_first)), room)
+        rows = _fitting((_row(*_fields(cell)) for cell in others), room)
         lines += [f"<details><summary>{len(others)} other cells</summary>", ""]
         lines += _table("verdict", "test", "experiment", "reason", rows=rows)
         lines += [*_left_out(len(others) - len(rows)), "</details>", ""]
     return "\n".join([*lines, *_meanings(report), _conditions(report)]) + "\n"
 
 
-def _verdict(report: Report, gate: GateResult | None) -> Iterator[str]:
+def _headline(report: Report, gate: GateResult | None) -> Iterator[str]:
     score = gate.score if gate else report.score
     if gate is None:
         yield f"**{score}**"
@@ -63,34 +64,20 @@ def _verdict(report: Report, gate: GateResult | None) -> Iterator[str]:
         yield f"- coverage {score.coverage:g} %: {score.tried} of {score.planned} cells were tried"
 
 
-def _worst_first(cell: Cell) -> int:
-    return -cell.verdict.severity
-
-
-def _full_row(cell: Cell) -> str:
-    return _row(
-        _words(cell), _code(cell.test), _plain(cell.experiment), _plain(cell.reason[:_LONGEST]),
-        _code(cell.repeat),
-    )  # fmt: skip
-
-
-def _short_row(cell: Cell) -> str:
+def _fields(cell: Cell) -> list[str]:
+    words = cell.verdict.words + (" (flaky)" if cell.flaky else "")
     reason = _plain(cell.reason[:_LONGEST])
-    return _row(_words(cell), _code(cell.test), _plain(cell.experiment), reason)
+    return [words, _code(cell.test), _plain(cell.experiment), reason]
 
 
-def _words(cell: Cell) -> str:
-    return cell.verdict.words + (" (flaky)" if cell.flaky else "")
-
-
-def _there(report: Report) -> list[CellVerdict]:
-    """The verdicts that there are."""
+def _verdicts(report: Report) -> list[CellVerdict]:
+    """The verdicts that occur."""
     found = {cell.verdict for cell in report.cells}
     return [verdict for verdict in CellVerdict if verdict in found]
 
 
 def _meanings(report: Report) -> list[str]:
-    rows = [_row(verdict.words, verdict.meaning) for verdict in _there(report)]
+    rows = [_row(verdict.words, verdict.meaning) for verdict in _verdicts(report)]
     if not rows:
         return []
     table = _table("verdict", "meaning", rows=rows)
@@ -99,25 +86,19 @@ def _meanings(report: Report) -> list[str]:
 
 def _experiments(report: Report, accepted: Container[tuple[str, str]]) -> list[str]:
     """A table: how many cells of each verdict."""
-    verdicts = _there(report)
-    words = [verdict.words for verdict in verdicts]
-    rows = _rows(report, verdicts, accepted)
-    return _table("experiment", "weight", *words, "score", rows=rows)
-
-
-def _rows(
-    report: Report, verdicts: list[CellVerdict], accepted: Container[tuple[str, str]]
-) -> Iterator[str]:
+    verdicts = _verdicts(report)
     by_name: dict[str, list[Cell]] = {}
     for cell in report.cells:
         by_name.setdefault(cell.experiment, []).append(cell)
+    rows = []
     for name, cells in by_name.items():
-        counts = Counter(cell.verdict for cell in cells)
         what = f"<br>{_plain(cells[0].what)}" if cells[0].what not in {"", name} else ""
+        counts = Counter(cell.verdict for cell in cells)
         numbers = [str(counts[verdict] or "") for verdict in verdicts]
-        yield _row(
-            _plain(name) + what, f"{cells[0].weight:g}", *numbers, str(Score.of(cells, accepted))
-        )
+        score = str(Score.of(cells, accepted))
+        rows.append(_row(_plain(name) + what, f"{cells[0].weight:g}", *numbers, score))
+    words = [verdict.words for verdict in verdicts]
+    return _table("experiment", "weight", *words, "score", rows=rows)
 
 
 def _table(*columns: str, rows: Iterable[str]) -> list[str]:

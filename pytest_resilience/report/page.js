@@ -1,10 +1,10 @@
 "use strict";
 (() => {
-  // cells: [test, experiment, verdict, flags, milliseconds, reason, repeat, hidden, moments], the
+  // cells: [test, experiment, verdict, flags, milliseconds, reason, repeat, hidden, entries], the
   // first three as indexes, reason and repeat as indexes of texts; in `repeat`, NUL stands for the
-  // test. flags: 1 flaky, 2 in the baseline. moments, flat: [milliseconds since the one before, kind, source, text, …].
+  // test. flags: 1 flaky, 2 in the baseline. entries, flat: [milliseconds since the one before, kind, source, text, …].
   const data = JSON.parse(document.getElementById("data").textContent);
-  const [TEST, EXPERIMENT, VERDICT, FLAGS, DURATION, REASON, REPEAT, HIDDEN, MOMENTS] =
+  const [TEST, EXPERIMENT, VERDICT, FLAGS, DURATION, REASON, REPEAT, HIDDEN, ENTRIES] =
     [0, 1, 2, 3, 4, 5, 6, 7, 8];
   const byId = (id) => document.getElementById(id);
   // Text goes in as text, never as markup.
@@ -128,12 +128,12 @@
   function drawTimeline(cell) {
     const lines = [];
     let at = 0;
-    const moments = cell[MOMENTS];
-    for (let i = 0; i < moments.length; i += 4) {
-      at += moments[i];
-      const kind = data.kinds[moments[i + 1]];
+    const entries = cell[ENTRIES];
+    for (let i = 0; i < entries.length; i += 4) {
+      at += entries[i];
+      const kind = data.kinds[entries[i + 1]];
       const line = element("li", "", kind);
-      const [source, text] = [data.texts[moments[i + 2]], data.texts[moments[i + 3]]];
+      const [source, text] = [data.texts[entries[i + 2]], data.texts[entries[i + 3]]];
       line.append(element("time", "+" + seconds(at)), element("span", kind));
       line.append(element("p", [source, text].filter(Boolean).join(": ")));
       lines.push(line);

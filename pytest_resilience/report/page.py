@@ -22,7 +22,7 @@ from pytest_resilience.report.run_report import Report
 
 __all__ = ["page_text"]
 
-_MOMENTS = 160_000  # in each half of a page: more makes it slow to open
+_ENTRIES = 160_000  # in each half of a page: more makes it slow to open
 _FEWEST, _MOST = 10, 200  # of one cell: its end is what failed it
 _LONGEST = 4000  # characters of one text
 _AGES = 1e9  # seconds
@@ -82,14 +82,14 @@ class _Table(dict[str, int]):
 
 
 def _data(report: Report, gate: GateResult | None) -> dict[str, Any]:
-    """What the script draws from; its reading of it is at the top of page.js."""
+    """The data from which the script draws; their format is told at the top of page.js."""
     accepted = {cell.key for cell in gate.accepted} if gate else set()
     tests, texts = _Table(), _Table()
     experiments: dict[str, Cell] = {}
     for cell in report.cells:
         experiments.setdefault(cell.experiment, cell)
     columns = {name: number for number, name in enumerate(experiments)}
-    caps = _caps(report.cells)
+    shown = _shown_entries(report.cells)
     rows = [
         [
             tests[cell.test],
@@ -100,8 +100,8 @@ def _data(report: Report, gate: GateResult | None) -> dict[str, Any]:
             texts[_cut(cell.reason)],
             # Most command lines differ in nothing but the test.
             texts[cell.repeat.replace(cell.test, "\0") if cell.test else cell.repeat],
-            max(0, len(cell.timeline) - caps[cell.verdict.good]),
-            _moments(cell.timeline[-caps[cell.verdict.good] :], texts),
+            max(0, len(cell.timeline) - shown[cell.verdict.good]),
+            _flat(cell.timeline[-shown[cell.verdict.good] :], texts),
         ]
         for cell in report.cells
     ]
@@ -115,21 +115,21 @@ def _data(report: Report, gate: GateResult | None) -> dict[str, Any]:
     }
 
 
-def _caps(cells: tuple[Cell, ...]) -> dict[bool, int]:
-    """How many moments of a cell are shown, by whether it is good."""
+def _shown_entries(cells: tuple[Cell, ...]) -> dict[bool, int]:
+    """The number of entries that are shown of a cell that is good (True), and of another."""
     counts = Counter(cell.verdict.good for cell in cells)
     return {
-        good: max(_FEWEST, min(_MOST, _MOMENTS // (counts[good] or 1))) for good in (True, False)
+        good: max(_FEWEST, min(_MOST, _ENTRIES // (counts[good] or 1))) for good in (True, False)
     }
 
 
-def _moments(moments: tuple[TimelineEntry, ...], texts: _Table) -> list[int]:
+def _flat(timeline: tuple[TimelineEntry, ...], texts: _Table) -> list[int]:
     """Four numbers each: milliseconds since the one before, kind, source, text."""
     flat = []
     before = 0
-    for moment in moments:
-        at = _milliseconds(moment.at)
-        flat += [at - before, _KINDS[moment.kind], texts[moment.source], texts[_cut(moment.text)]]
+    for entry in timeline:
+        at = _milliseconds(entry.at)
+        flat += [at - before, _KINDS[entry.kind], texts[entry.source], texts[_cut(entry.text)]]
         before = at
     return flat
 

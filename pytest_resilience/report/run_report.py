@@ -24,7 +24,7 @@ FORMAT = 1  # of the JSON document; raised when an older reader would misread a 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """Which part of a run on several machines: the `index`th of `count`, from 1."""
+    """A part of a run on several machines: the `index`th of `count`, from 1."""
 
     index: int = 1
     count: int = 1
@@ -35,7 +35,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a run found.
+    """The result of a run.
 
     Attributes:
         cells: one per test and experiment, also those that were planned and not run.
@@ -43,9 +43,7 @@ class Report:
         profiles: the names of the profiles that asked for them.
         seed: of all chance; None if the parts of the run had several.
         started_at: when, as an ISO 8601 text with its offset from UTC.
-        python: the version of the interpreter.
-        pytest: the version of pytest.
-        plugin: the version of this package.
+        python, pytest, plugin: versions; `plugin` is this package's.
         interrupted: why the run ended before its end; "" if it did not.
         shard: which part of a run this is.
     """
@@ -63,12 +61,12 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether the run came to its end."""
+        """True if the run came to its end."""
         return not self.interrupted
 
     @property
     def score(self) -> Score:
-        """What the cells add up to."""
+        """Of all cells, none accepted."""
         return Score.of(self.cells)
 
     def to_json(self, score: Score | None = None) -> dict[str, Any]:
@@ -96,7 +94,7 @@ class Report:
 
     @classmethod
     def from_json(cls, data: Any) -> Report:
-        """What `to_json` gave; score and coverage are worked out anew. Raises MisfitError."""
+        """From the output of `to_json`; the score is computed anew. Raises MisfitError."""
         fields = Fields(data)
         if fields.whole("format", least=1) != FORMAT:
             raise fields.misfit("format", f"this version reads format {FORMAT}")

@@ -23,7 +23,7 @@ _NOT_TRIED = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """What the cells of a run add up to.
+    """The cells of a run, added up.
 
     Attributes:
         good: the weights of the cells that held, added.
@@ -70,7 +70,7 @@ class Score:
         return _percent(Fraction(self.tried), Fraction(self.planned))
 
     def reaches(self, threshold: float) -> bool:
-        """Whether `percent`, the figure that is shown, is as high; no score reaches nothing."""
+        """True if `percent`, as it is shown, is `threshold` or more; False without a score."""
         return self.percent is not None and self.percent >= threshold
 
     def __str__(self) -> str:

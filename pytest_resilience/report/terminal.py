@@ -15,7 +15,7 @@ _MOST_LINES = 30  # of one failed test's timeline: its end is what failed it
 
 
 def timeline(events: list[tuple[float, FaultInjected]]) -> str:
-    """What was injected into one test, a line a fault, seconds since it began."""
+    """The faults of one test, one a line, with the seconds since it began."""
     hidden = max(0, len(events) - _MOST_LINES)
     lines = [f"… {hidden} earlier faults"] if hidden else []
     for at, event in events[hidden:]:
@@ -38,13 +38,13 @@ class _Tally:
 
 
 class Tallies:
-    """What each experiment of a run did, added up over its tests."""
+    """The counts of each experiment, added up over the tests of a run."""
 
     def __init__(self) -> None:
         self._by_experiment: dict[tuple[str, str], _Tally] = {}
 
     def add(self, record: ChaosRecord) -> None:
-        """One test more."""
+        """Add the counts of one test."""
         for row in record.experiments:
             tally = self._by_experiment.setdefault((row.what, row.origin), _Tally())
             tally.tests += row.started

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import json
 
+from importlib.resources import files
 from typing import Any
 
 from hypothesis import strategies as st
@@ -16,6 +18,9 @@ from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.run_report import Shard
 
 
+SCHEMA = json.loads(
+    files("pytest_resilience.report").joinpath("report.schema.json").read_text(encoding="utf-8")
+)
 TODAY = datetime.date(2026, 6, 15)
 
 

@@ -20,17 +20,17 @@ from pytest_resilience.report.cell import TimelineEntry
 from pytest_resilience.report.gate import judge
 from pytest_resilience.report.json_file import json_text
 from pytest_resilience.report.json_file import read_report
-from pytest_resilience.report.json_file import schema
 from pytest_resilience.report.json_reader import MisfitError
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.run_report import fingerprint
+from tests.report.conftest import SCHEMA
 from tests.report.conftest import TODAY
 from tests.report.conftest import cell
 from tests.report.conftest import report
 from tests.report.conftest import reports
 
 
-VALIDATOR = jsonschema.Draft202012Validator(schema())
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 FULL = report(
     cell(
@@ -51,10 +51,10 @@ def test_every_report_comes_back_and_fits_its_schema(original: Report) -> None:
 
 
 def test_the_schema_is_one() -> None:
-    jsonschema.Draft202012Validator.check_schema(schema())
-    defs = schema()["$defs"]
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    defs = SCHEMA["$defs"]
     assert defs["cell"]["properties"]["verdict"]["enum"] == list(CellVerdict)
-    assert defs["moment"]["properties"]["kind"]["enum"] == list(EntryKind)
+    assert defs["entry"]["properties"]["kind"]["enum"] == list(EntryKind)
 
 
 def test_other_readers_find_score_and_coverage() -> None:

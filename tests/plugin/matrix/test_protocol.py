@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from pytest_resilience.__main__ import main
-from pytest_resilience.report.json_file import schema
+from tests.report.conftest import SCHEMA
 
 
 PROFILE = """
@@ -120,7 +120,7 @@ def test_every_verdict(shop: pytest.Pytester) -> None:
     result = matrix(shop, "--resilience-report=out.json")
     result.assert_outcomes(passed=7, failed=1, skipped=1)
     document: dict[str, Any] = json.loads((shop.path / "out.json").read_text())
-    jsonschema.validate(document, schema())
+    jsonschema.validate(document, SCHEMA)
     assert verdicts(shop.path / "out.json") == EXPECTED
     # good: 2 + 2 of "refused", 5 of "slow"; bad: three of "refused", which counts twice
     assert document["score"] == 60.0
