@@ -139,14 +139,14 @@ class NeverFiredError(ResilienceError):
 
 
 class CircuitBreakerError(ResilienceError):
-    """A call was refused because the breaker lets none through now.
+    """A call was rejected because the breaker lets none through now.
 
-    A breaker that is open refuses by the thousand, so nothing is made of an error before it is
-    read: `args` are what it was made with, as those of an OSError are.
+    A breaker that is open rejects by the thousand, so the text is formatted when it is read:
+    `args` are what the error was made with, as those of an OSError are.
 
     Attributes:
         name: the breaker's name.
-        state: the state that refused, e.g. ``"OPEN"``.
+        state: the state that rejected it, e.g. ``"OPEN"``.
         retry_after: seconds until a call may be let through; None when
             nobody can tell (forced open, or probes are under way).
     """
@@ -212,7 +212,7 @@ class RetryExhaustedError(ResilienceError):
 
 
 class BulkheadRejectedError(ResilienceError):
-    """A bulkhead had no room for a call.
+    """A bulkhead had no room for a call. Formatted when read, as `CircuitBreakerError` is.
 
     Attributes:
         name: the bulkhead's name.
@@ -223,18 +223,39 @@ class BulkheadRejectedError(ResilienceError):
 
     def __init__(
         self,
-        message: str,
-        *,
-        name: str = "",
-        in_use: int = 0,
-        capacity: int = 0,
+        name: str,
+        in_use: int,
+        capacity: int,
+        unit: str = "slots are taken",
         retry_after: float | None = None,
     ) -> None:
-        Exception.__init__(self, message)
-        self.name = name
-        self.in_use = in_use
-        self.capacity = capacity
-        self.retry_after = retry_after
+        """`unit`: what `in_use` of `capacity` are or do, e.g. ``"calls run or wait"``."""
+        super().__init__(name, in_use, capacity, unit, retry_after)
+
+    @cached_property
+    def name(self) -> str:
+        return self.args[0]  # type: ignore[no-any-return]
+
+    @cached_property
+    def in_use(self) -> int:
+        return self.args[1]  # type: ignore[no-any-return]
+
+    @cached_property
+    def capacity(self) -> int:
+        return self.args[2]  # type: ignore[no-any-return]
+
+    @cached_property
+    def retry_after(self) -> float | None:
+        return self.args[4]  # type: ignore[no-any-return]
+
+    def __str__(self) -> str:
+        when = "when a call has ended"
+        if self.retry_after is not None:
+            when = f"in {self.retry_after:.3g} s"
+        return (
+            f"{self.name} is full: {self.in_use} of {self.capacity} {self.args[3]}; "
+            f"try again {when}"
+        )
 
 
 class TimeLimitExceededError(ResilienceError, TimeoutError):

@@ -16,7 +16,7 @@ from typing import Any
 from typing import TypeVar
 
 
-__all__ = ["CallKind", "calls_first_argument", "innermost", "kind_of", "plain_or_coroutine", "wrap"]
+__all__ = ["CallKind", "calls_first_argument", "generator_error", "innermost", "kind_of", "wrap"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -114,18 +114,16 @@ def _kind_by_inspection(func: Any) -> CallKind:
     return _PLAIN
 
 
-def plain_or_coroutine(func: Any, advice: str, args: tuple[Any, ...] = ()) -> CallKind:
-    """The kind of `func`, called with `args`; TypeError, with `advice`, for a generator."""
-    kind = kind_of(func, args)
-    if kind is not _PLAIN and kind is not _COROUTINE:
-        raise TypeError(f"{func!r} is a {kind.value} function; {advice}")
-    return kind
+def generator_error(func: Any, kind: CallKind, advice: str) -> TypeError:
+    """What a pattern raises that cannot be put around a generator function."""
+    return TypeError(f"{func!r} is a {kind.value} function; {advice}")
 
 
 def wrap(
     func: Callable[..., Any],
     wrap_plain: Callable[[Callable[..., Any]], Callable[..., Any]],
     run_coroutine: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Awaitable[Any]],
+    no_generators: str | None = None,
 ) -> Any:
     """`func` in a wrapper of its own kind, with its name and signature.
 
@@ -134,8 +132,12 @@ def wrap(
         wrap_plain: makes the wrapper of what is no coroutine function. Each pattern writes its
             own: handing the call on to a method would double what the wrapper costs.
         run_coroutine: calls and awaits `func` in the pattern, given it, `args` and `kwargs`.
+        no_generators: raise TypeError with this advice for a generator function.
     """
-    if kind_of(func) is not _COROUTINE:
+    kind = kind_of(func)
+    if kind is not _COROUTINE:
+        if no_generators is not None and kind is not _PLAIN:
+            raise generator_error(func, kind, no_generators)
         return functools.update_wrapper(wrap_plain(func), func)
 
     @functools.wraps(func)

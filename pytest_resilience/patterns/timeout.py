@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import functools
 import logging
 import threading
 
@@ -11,7 +10,6 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import CoroutineType
-from types import TracebackType
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import ParamSpec
@@ -27,8 +25,10 @@ from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import calls_first_argument
+from pytest_resilience.patterns.callables import generator_error
 from pytest_resilience.patterns.callables import innermost
 from pytest_resilience.patterns.callables import kind_of
+from pytest_resilience.patterns.callables import wrap
 
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ _R = TypeVar("_R")
 
 _PLAIN, _COROUTINE = CallKind.PLAIN, CallKind.COROUTINE
 
+_NO_GENERATORS = "who iterates takes the time: put the limit around what consumes it"
 _logger = logging.getLogger("pytest_resilience.timelimit")
 
 # One for all limiters: a ContextVar is never collected. Innermost block last.
@@ -130,18 +131,18 @@ class TimeLimiter:
 
         Raises TypeError for a generator function: who iterates takes the time.
         """
-        if self._kind_of(func) is _COROUTINE:
+        return wrap(func, self._wrap_plain, self._call_and_await, _NO_GENERATORS)  # type: ignore[no-any-return]
 
-            @functools.wraps(func)
-            async def limited(*args: Any, **kwargs: Any) -> Any:
-                return await self._await(func(*args, **kwargs), _name(func, args))  # type: ignore[arg-type]
-        else:
+    def _wrap_plain(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return self._run(func, args, kwargs)
 
-            @functools.wraps(func)
-            def limited(*args: Any, **kwargs: Any) -> Any:
-                return self._run(func, args, kwargs)
+        return wrapper
 
-        return limited  # type: ignore[return-value]
+    async def _call_and_await(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        return await self._await(func(*args, **kwargs), _name(func, args))
 
     @calls_first_argument
     def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -149,8 +150,11 @@ class TimeLimiter:
 
         Raises TimeLimitExceededError, a TimeoutError, when it takes too long.
         """
-        if self._kind_of(func, args) is _COROUTINE:
+        kind = kind_of(func, args)
+        if kind is _COROUTINE:
             return self._await(func(*args, **kwargs), _name(func, args))  # type: ignore[return-value,arg-type]
+        if kind is not _PLAIN:
+            raise generator_error(func, kind, _NO_GENERATORS)
         return self._run(func, args, kwargs)  # type: ignore[no-any-return]
 
     async def __aenter__(self) -> Self:
@@ -161,29 +165,15 @@ class TimeLimiter:
         _blocks.set((*_blocks.get(), (timer, self._clock.monotonic())))
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         *outer, (timer, started) = _blocks.get()
         _blocks.set(tuple(outer))
         try:
-            await timer.__aexit__(kind, error, traceback)
+            await timer.__aexit__(None if error is None else type(error), error, None)
         except TimeoutError as late:
             raise self._exceeded("block", "it was cancelled") from late
         if error is None:
             self._measure("block", started)
-
-    def _kind_of(self, func: Callable[..., Any], args: tuple[Any, ...] = ()) -> CallKind:
-        kind = kind_of(func, args)
-        if kind is not _PLAIN and kind is not _COROUTINE:
-            raise TypeError(
-                f"{func!r} is a {kind.value} function, whose time is taken by who iterates: put "
-                "the limit around what consumes it"
-            )
-        return kind
 
     async def _await(self, call: Awaitable[Any], name: str) -> Any:
         import asyncio

@@ -1,4 +1,4 @@
-"""What every bulkhead has."""
+"""What all bulkheads share: a limit, and the memory of what they rejected."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
 
 __all__ = ["Bulkhead", "BulkheadRejection"]
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_HISTORY = 100  # rejections that are remembered
+
+# `__init__` would set the same `args` again, and take three times as long.
+_new_error = BulkheadRejectedError.__new__
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BulkheadRejection(Event):
@@ -39,19 +47,13 @@ class BulkheadRejection(Event):
     retry_after: float | None = None
 
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-_HISTORY = 100  # rejections that are remembered
-
-
 class Bulkhead(ABC):
     """Limits how much of something is used, and rejects the rest.
 
     Attributes:
         config: as given.
         name: what errors and events call it.
-        listeners: told of every `BulkheadRejection`.
+        listeners: are given every `BulkheadRejection`.
     """
 
     def __init__(self, config: BulkheadConfig | None, name: str, clock: Clock) -> None:
@@ -62,8 +64,8 @@ class Bulkhead(ABC):
         self._monotonic = clock.monotonic
         self._lock = fork_safe(self, "_lock", threading.Lock)
         self._rejected = 0
-        # When, in use, capacity, until when: who is full rejects by the thousand, so an event
-        # is made of them when somebody looks or listens.
+        # The fields of each event. Who is full rejects by the thousand, so events and the texts
+        # of errors are made when somebody looks at them.
         self._recent: deque[tuple[float, int, int, float | None]] = deque(maxlen=_HISTORY)
 
     @property
@@ -83,27 +85,15 @@ class Bulkhead(ABC):
     def get_stats(self) -> dict[str, Any]:
         """The counts now."""
 
-    def _reject(
-        self,
-        why: str,
-        *,
-        in_use: int,
-        capacity: int,
-        at: float | None = None,
-        retry_after: float | None = None,
+    def _rejection(
+        self, in_use: int, capacity: int, unit: str, retry_after: float | None = None
     ) -> BulkheadRejectedError:
-        """Remember a rejection and tell of it; the error is for the caller to raise."""
-        what = (self._monotonic() if at is None else at, in_use, capacity, retry_after)
-        self._recent.append(what)
+        """Remember a rejection and tell listeners; the error is for the caller to raise."""
+        at = self._monotonic()
+        self._recent.append((at, in_use, capacity, retry_after))
         if self.listeners.listened:
-            self.listeners.emit(self._event(*what))
-        return BulkheadRejectedError(
-            f"{self.name} {why}",
-            name=self.name,
-            in_use=in_use,
-            capacity=capacity,
-            retry_after=retry_after,
-        )
+            self.listeners.emit(self._event(at, in_use, capacity, retry_after))
+        return _new_error(BulkheadRejectedError, self.name, in_use, capacity, unit, retry_after)
 
     def _event(
         self, at: float, in_use: int, capacity: int, retry_after: float | None

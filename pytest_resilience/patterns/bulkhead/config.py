@@ -29,7 +29,7 @@ class BulkheadConfig:
         queue_size: calls that may wait for a thread of the pool; 0 for none.
         timeout: seconds a caller waits for its result from the pool.
         bulkhead_type: what it limits by.
-        max_wait: seconds a caller waits for a place in a semaphore; 0 to be rejected at once.
+        max_wait: seconds a caller waits for a slot of a semaphore; 0 to be rejected at once.
         window_size: seconds of a rate limit's window.
         burst: calls of a rate limit that may follow one another at once; the others of a
             window are spread over it. None for all of them.

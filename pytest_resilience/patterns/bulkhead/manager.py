@@ -66,12 +66,12 @@ class BulkheadManager:
 
     def get_all_stats(self) -> dict[str, dict[str, Any]]:
         """The stats of every bulkhead, by name."""
-        return {name: bulkhead.get_stats() for name, bulkhead in self.bulkheads.items()}
+        return {name: bulkhead.get_stats() for name, bulkhead in self.bulkheads.copy().items()}
 
     def shutdown_all(self, *, wait: bool = True) -> None:
         """Shut down every bulkhead that has threads; harmless when done again."""
         with self._lock:
             self._closed = True
-        for bulkhead in self.bulkheads.values():
+        for bulkhead in self.bulkheads.copy().values():
             if isinstance(bulkhead, ThreadPoolBulkhead):
                 bulkhead.shutdown(wait=wait)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 
 from collections import deque
@@ -18,6 +17,7 @@ from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import kind_of
+from pytest_resilience.patterns.callables import wrap
 
 
 __all__ = ["RateLimitBulkhead"]
@@ -31,12 +31,13 @@ _COROUTINE = CallKind.COROUTINE
 class RateLimitBulkhead(Bulkhead):
     """Lets at most `max_concurrent` calls begin in any `window_size` seconds.
 
-    The window slides with every call: each is remembered until it is older than the window,
-    so no stretch of that length ever holds more, as fixed windows allow at their borders.
-    With `burst`, no more than that many begin in the stretch that is their share of the
-    window, `window_size * burst / max_concurrent`. Each call costs O(1), amortised.
+    The algorithm is a sliding window log: the time of each call is remembered until it is
+    older than the window. So no stretch of that length ever holds more calls, as fixed
+    windows, token buckets and GCRA allow. With `burst`, no more than that many begin in the
+    stretch that is their share of the window, `window_size * burst / max_concurrent`. Each
+    call costs O(1), amortised.
 
-    A call that is admitted runs in the caller; a coroutine function's begins when it is
+    A call that is let through runs in the caller; a coroutine function's begins when it is
     awaited. Safe among threads and tasks, which share one limit.
     """
 
@@ -52,41 +53,37 @@ class RateLimitBulkhead(Bulkhead):
         self._burst = self.config.burst
         share = (self._burst or self._limit) / self._limit
         self._burst_window = self._window * share
-        self._begun: deque[float] = deque()
-        # Taken without the lock, one a call, until there is none; a burst leaves none to take.
+        self._unit = f"calls began in the last {self._window:g} s"
+        if self._burst is not None:
+            self._unit += f", at most {self._burst} in {self._burst_window:g} s"
+        self._started: deque[float] = deque()  # when each call of the window began
+        # A call takes one without the lock: `next` of a C iterator is one step of the
+        # interpreter. With a burst none is left to take, for each call has to be looked at.
         self._issued = self._limit if self._burst is None else 0
         self._permits = itertools.repeat(True, self._issued)
-        self._forgotten = 0  # calls that have begun and are older than the window
+        self._expired = 0  # calls that began and are older than the window
 
     def acquire(self) -> None:
         """Count a call that begins now. Raises BulkheadRejectedError with `retry_after`."""
         if next(self._permits, False):
-            self._begun.append(self._monotonic())
+            self._started.append(self._monotonic())
             return
         with self._lock:
             now = self._monotonic()
             if self._renew_permits(now):
-                self._begun.append(now)
+                self._started.append(now)
                 return
             self._rejected += 1
-            in_use, free_at = self._in_use(), self._free_at(now)
-            retry_after = max(0.0, free_at - now)
-        raise self._reject(
-            f"has let {in_use} of {self._limit} calls begin in the last {self._window:g} s; "
-            f"try again in {retry_after:.3g} s",
-            in_use=in_use,
-            capacity=self._limit,
-            at=now,
-            retry_after=retry_after,
-        )
+            in_use, retry_after = self._in_use(), max(0.0, self._free_at(now) - now)
+        raise self._rejection(in_use, self._limit, self._unit, retry_after)
 
     def _renew_permits(self, now: float) -> bool:
-        """Issue a permit for each place that has become free; False if there is none."""
+        """Issue a permit for each call that has left the window; False if there is none."""
         if next(self._permits, False):  # another thread has been here
             return True
-        self._let_go(now)
+        self._expire(now)
         free = self._limit - self._in_use()
-        if free <= 0 or not self._unhurried(now):
+        if free <= 0 or not self._burst_allows(now):
             return False
         issued = free if self._burst is None else 1
         self._issued += issued
@@ -95,27 +92,27 @@ class RateLimitBulkhead(Bulkhead):
 
     def _in_use(self) -> int:
         """Calls of the window, once no permit is left; some may be about to note their time."""
-        return self._issued - self._forgotten
+        return self._issued - self._expired
 
-    def _let_go(self, now: float) -> None:
+    def _expire(self, now: float) -> None:
         """Forget calls that are older than the window."""
-        begun, horizon = self._begun, now - self._window
-        while begun and begun[0] <= horizon:
-            begun.popleft()
-            self._forgotten += 1
+        started, horizon = self._started, now - self._window
+        while started and started[0] <= horizon:
+            started.popleft()
+            self._expired += 1
 
-    def _unhurried(self, now: float) -> bool:
+    def _burst_allows(self, now: float) -> bool:
         """Whether the last `burst` calls did not all begin within their share."""
-        begun, burst = self._begun, self._burst
-        return burst is None or len(begun) < burst or begun[-burst] <= now - self._burst_window
+        started, burst = self._started, self._burst
+        return burst is None or len(started) < burst or started[-burst] <= now - self._burst_window
 
     def _free_at(self, now: float) -> float:
         """When the next call may begin, if none does before."""
-        begun = self._begun
+        started = self._started
         full = self._in_use() >= self._limit
-        free = (begun[0] if begun else now) + self._window if full else now
-        if self._burst is not None and not self._unhurried(now):
-            free = max(free, begun[-self._burst] + self._burst_window)
+        free = (started[0] if started else now) + self._window if full else now
+        if self._burst is not None and not self._burst_allows(now):
+            free = max(free, started[-self._burst] + self._burst_window)
         return free
 
     @calls_first_argument
@@ -127,7 +124,7 @@ class RateLimitBulkhead(Bulkhead):
         if kind_of(func, args) is _COROUTINE:
             return self._await(func, args, kwargs)  # type: ignore[return-value]
         if next(self._permits, False):
-            self._begun.append(self._monotonic())
+            self._started.append(self._monotonic())
         else:
             self.acquire()
         return func(*args, **kwargs)
@@ -135,42 +132,39 @@ class RateLimitBulkhead(Bulkhead):
     async def _await(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        self.acquire()
+        if next(self._permits, False):
+            self._started.append(self._monotonic())
+        else:
+            self.acquire()
         return await func(*args, **kwargs)
 
     def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
         """Limit a function of any kind, as a decorator; a coroutine function stays one."""
-        acquire, append, monotonic = self.acquire, self._begun.append, self._monotonic
-        if kind_of(func) is _COROUTINE:
+        return wrap(func, self._wrap_plain, self._await)  # type: ignore[no-any-return]
 
-            @functools.wraps(func)
-            async def awaited(*args: Any, **kwargs: Any) -> Any:
-                acquire()
-                return await func(*args, **kwargs)  # type: ignore[misc]
+    def _wrap_plain(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
+        acquire, append, monotonic = self.acquire, self._started.append, self._monotonic
 
-            return awaited  # type: ignore[return-value]
-
-        # `acquire`, written out for when a permit is left: one call less.
-        @functools.wraps(func)
-        def limited(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            # `acquire`, written out for when a permit is left: one call less.
             if next(self._permits, False):
                 append(monotonic())
             else:
                 acquire()
             return func(*args, **kwargs)
 
-        return limited
+        return wrapper
 
     def get_stats(self) -> dict[str, Any]:
         """The counts now."""
         with self._lock:
-            self._let_go(self._monotonic())
-            current = len(self._begun)
+            self._expire(self._monotonic())
+            current = len(self._started)
             return {
                 "max_rate": self._limit,
                 "current_rate": current,
                 "window_size": self._window,
-                "total_requests": self._forgotten + current,
+                "total_requests": self._expired + current,
                 "rejected_requests": self._rejected,
                 "utilization": current / self._limit,
             }

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import threading
 
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 from typing import ParamSpec
 from typing import Self
@@ -17,12 +15,13 @@ from typing import TypeVar
 
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
-from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
 from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import calls_first_argument
+from pytest_resilience.patterns.callables import generator_error
 from pytest_resilience.patterns.callables import kind_of
+from pytest_resilience.patterns.callables import wrap
 
 
 __all__ = ["SemaphoreBulkhead"]
@@ -31,16 +30,17 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _PLAIN, _COROUTINE = CallKind.PLAIN, CallKind.COROUTINE
+_NO_GENERATORS = "limit what consumes it"
 
-# How often it has been used: only who holds it counts.
-_Place = list[int]
+# How many calls have used it: a count that only its holder changes, so it needs no lock.
+_Slot = list[int]
 
 
 class SemaphoreBulkhead(Bulkhead):
-    """Lets at most `max_concurrent` calls run at once; threads and tasks share the places.
+    """Lets at most `max_concurrent` calls run at once; threads and tasks share the slots.
 
     A caller that finds none free waits up to `max_wait` seconds, in the order of arrival
-    whatever it is, thread or task; tasks wait without blocking their loop. That wait is of
+    whatever it is, thread or task. Tasks wait without blocking their loop. That wait is of
     real time: it ends when another caller leaves, not when a clock says so.
     """
 
@@ -53,265 +53,233 @@ class SemaphoreBulkhead(Bulkhead):
     ) -> None:
         super().__init__(config, name, clock)
         # Seconds; None for ever.
-        self._patience = None if self.config.max_wait == math.inf else self.config.max_wait
-        # Made when first needed. They are taken and given back without the lock, in one step
-        # of the interpreter; who joins the line, or finds one there, looks again under it.
-        self._places: list[_Place] = []
-        self._free: deque[_Place] = deque()
-        self._line: deque[_Waiting] = deque()
-        # By `acquire`, whose caller does not know which.
-        self._taken: deque[_Place] = deque()
+        self._max_wait = None if self.config.max_wait == math.inf else self.config.max_wait
+        # Slots are made when first needed. Callers take and return free ones without the lock:
+        # to append to a deque, or pop from it, is one step of the interpreter. Who joins the
+        # waiters, or finds some after returning a slot, looks again under the lock.
+        self._slots: list[_Slot] = []
+        self._free: deque[_Slot] = deque()
+        self._waiters: deque[_Waiter] = deque()
+        # Those taken by `acquire`, whose caller does not know which.
+        self._acquired: deque[_Slot] = deque()
 
     def acquire(self) -> None:
-        """Take a place, waiting for it if need be. Raises BulkheadRejectedError."""
-        self._taken.append(self._take_free() or self._take())
+        """Take a slot, waiting for it if need be. Raises BulkheadRejectedError."""
+        self._acquired.append(self._take_free() or self._take())
 
     async def acquire_async(self) -> None:
-        """Take a place without blocking the loop. Raises BulkheadRejectedError."""
-        self._taken.append(self._take_free() or await self._take_async())
+        """Take a slot without blocking the loop. Raises BulkheadRejectedError."""
+        self._acquired.append(self._take_free() or await self._take_async())
 
     def release(self) -> None:
-        """Give a place back; who has waited longest has it next. RuntimeError if none is taken."""
+        """Return a slot; who has waited longest gets it. RuntimeError if none is taken."""
         try:
-            place = self._taken.pop()
+            slot = self._acquired.pop()
         except IndexError:
-            raise RuntimeError(f"{self.name}: no place is taken that could be released") from None
-        self._give(place)
+            raise RuntimeError(f"{self.name}: no slot is taken that could be released") from None
+        self._return(slot)
 
-    def _take_free(self) -> _Place | None:
-        """A place, if there is one that nobody waits for."""
-        if self._line or not self._free:
+    def _take_free(self) -> _Slot | None:
+        """A slot, if there is one that nobody waits for."""
+        if self._waiters or not self._free:
             return None
         try:
-            place = self._free.pop()
-        except IndexError:  # another thread has had it
+            slot = self._free.pop()
+        except IndexError:  # another thread has taken it
             return None
-        place[0] += 1
-        return place
+        slot[0] += 1
+        return slot
 
-    def _take(self) -> _Place:
-        if self._patience == 0:
-            return self._take_now()
-        event = threading.Event()
-        waiting = self._join_line(event.set)
-        if waiting.place is None:
+    def _take(self) -> _Slot:
+        if self._max_wait == 0:
+            return self._take_or_reject()
+        woken = threading.Event()
+        waiter = self._join_waiters(woken.set)
+        if waiter.slot is None:
             try:
-                event.wait(self._patience)
+                woken.wait(self._max_wait)
             except BaseException:
-                self._give_up(waiting)
+                self._cancel(waiter)
                 raise
-        return self._leave_line(waiting)
+        return self._slot_of(waiter)
 
-    async def _take_async(self) -> _Place:
-        if self._patience == 0:
-            return self._take_now()
+    async def _take_async(self) -> _Slot:
+        if self._max_wait == 0:
+            return self._take_or_reject()
         import asyncio
 
         loop = asyncio.get_running_loop()
-        told = asyncio.Event()
-        waiting = self._join_line(lambda: _tell(loop, told))
-        if waiting.place is None:
+        woken = asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+                loop.call_soon_threadsafe(woken.set)
+
+        waiter = self._join_waiters(wake)
+        if waiter.slot is None:
             try:
-                async with asyncio.timeout(self._patience):
-                    await told.wait()
+                async with asyncio.timeout(self._max_wait):
+                    await woken.wait()
             except TimeoutError:
                 pass
             except BaseException:
-                self._give_up(waiting)
+                self._cancel(waiter)
                 raise
-        return self._leave_line(waiting)
+        return self._slot_of(waiter)
 
-    def _take_now(self) -> _Place:
-        """A place, without waiting: then there is no line. Raises BulkheadRejectedError."""
+    def _take_or_reject(self) -> _Slot:
+        """A slot without waiting: with `max_wait` 0 nobody does. Raises BulkheadRejectedError."""
         with self._lock:
-            place = self._free_place()
-            if place is None:
-                self._rejected += 1
-        if place is None:
-            raise self._full()
-        place[0] += 1
-        return place
+            slot = self._free_or_new()
+            if slot is not None:
+                slot[0] += 1
+                return slot
+            self._rejected += 1
+        raise self._rejection(self._in_use(), self._limit, "slots are taken")
 
-    def _join_line(self, tell: Callable[[], Any]) -> _Waiting:
-        waiting = _Waiting(tell)
-        self._line.append(waiting)
+    def _join_waiters(self, wake: Callable[[], Any]) -> _Waiter:
+        waiter = _Waiter(wake)
+        self._waiters.append(waiter)
         self._serve()
-        return waiting
+        return waiter
 
-    def _leave_line(self, waiting: _Waiting) -> _Place:
-        """The place that was given. Raises BulkheadRejectedError if none was."""
+    def _slot_of(self, waiter: _Waiter) -> _Slot:
+        """The slot a waiter was given. Raises BulkheadRejectedError if none was in time."""
         with self._lock:
-            if waiting.place is None:
-                self._line.remove(waiting)
-                self._rejected += 1
-        if waiting.place is None:
-            raise self._full()
-        return waiting.place
+            if waiter.slot is not None:
+                return waiter.slot
+            self._waiters.remove(waiter)
+            self._rejected += 1
+        raise self._rejection(self._in_use(), self._limit, "slots are taken")
 
-    def _give_up(self, waiting: _Waiting) -> None:
-        """Stop waiting; a place that was given meanwhile goes to the next."""
+    def _cancel(self, waiter: _Waiter) -> None:
+        """Stop waiting; a slot that was given meanwhile goes to the next."""
         with self._lock:
-            if waiting.place is None:
-                self._line.remove(waiting)
+            if waiter.slot is None:
+                self._waiters.remove(waiter)
                 return
-        self._give(waiting.place)
+        self._return(waiter.slot)
 
-    def _give(self, place: _Place) -> None:
-        self._free.append(place)
-        if self._line:
+    def _return(self, slot: _Slot) -> None:
+        self._free.append(slot)
+        if self._waiters:
             self._serve()
 
     def _serve(self) -> None:
-        """Give the free places to those who wait, in the order of their arrival."""
+        """Give the free slots to those who wait, in the order of their arrival."""
         served = []
         with self._lock:
-            while self._line and (place := self._free_place()) is not None:
-                waiting = self._line.popleft()
-                waiting.place = place
-                place[0] += 1
-                served.append(waiting)
-        for waiting in served:
-            waiting.tell()
+            while self._waiters and (slot := self._free_or_new()) is not None:
+                waiter = self._waiters.popleft()
+                waiter.slot = slot
+                slot[0] += 1
+                served.append(waiter)
+        for waiter in served:
+            waiter.wake()
 
-    def _free_place(self) -> _Place | None:
+    def _free_or_new(self) -> _Slot | None:
+        """A slot that is free, or has not been needed before; under the lock."""
         if self._free:
-            try:
+            with contextlib.suppress(IndexError):  # as in `_take_free`
                 return self._free.pop()
-            except IndexError:  # as above
-                pass
-        if len(self._places) == self._limit:
+        if len(self._slots) == self._limit:
             return None
-        place = [0]
-        self._places.append(place)
-        return place
+        slot = [0]
+        self._slots.append(slot)
+        return slot
 
-    def _active(self) -> int:
-        return len(self._places) - len(self._free)
-
-    def _full(self) -> BulkheadRejectedError:
-        active = self._active()
-        return self._reject(
-            f"is full: {active} of {self._limit} places are taken; try again when a call has ended",
-            in_use=active,
-            capacity=self._limit,
-        )
+    def _in_use(self) -> int:
+        return len(self._slots) - len(self._free)
 
     @calls_first_argument
     def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """Call `func` in a place of its own; await the result of a coroutine function.
+        """Call `func` in a slot of its own; await the result of a coroutine function.
 
-        Raises TypeError for a generator function.
+        Raises BulkheadRejectedError if there is no slot, TypeError for a generator function.
         """
         kind = kind_of(func, args)
-        if kind is not _PLAIN:
-            _check(func, kind)
+        if kind is _COROUTINE:
             return self._await(func, args, kwargs)  # type: ignore[return-value]
-        place = self._take_free() or self._take()
+        if kind is not _PLAIN:
+            raise generator_error(func, kind, _NO_GENERATORS)
+        slot = self._take_free() or self._take()
         try:
             return func(*args, **kwargs)
         finally:
-            self._free.append(place)
-            if self._line:
+            self._free.append(slot)
+            if self._waiters:
                 self._serve()
 
     async def _await(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        place = self._take_free() or await self._take_async()
+        slot = self._take_free() or await self._take_async()
         try:
             return await func(*args, **kwargs)
         finally:
-            self._free.append(place)
-            if self._line:
+            self._free.append(slot)
+            if self._waiters:
                 self._serve()
 
     def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
         """Limit a function, as a decorator. Raises TypeError for a generator function."""
-        kind = kind_of(func)
-        if kind is not _PLAIN:
-            _check(func, kind)
+        return wrap(func, self._wrap_plain, self._await, _NO_GENERATORS)  # type: ignore[no-any-return]
 
-            @functools.wraps(func)
-            async def awaited(*args: Any, **kwargs: Any) -> Any:
-                return await self._await(func, args, kwargs)
+    def _wrap_plain(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
+        take, give, serve, waiters = self._take, self._free.append, self._serve, self._waiters
+        pop_free = self._free.pop
 
-            return awaited  # type: ignore[return-value]
-        take, give, serve, line = self._take, self._free.append, self._serve, self._line
-        take_free = self._free.pop
-
-        @functools.wraps(func)
-        def limited(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            # `_take_free` and `_give`, written out for when nobody waits: two calls less.
+        def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            # `_take_free` and `_return`, written out for when nobody waits: two calls less.
             try:
-                place = None if line else take_free()
+                slot = None if waiters else pop_free()
             except IndexError:
-                place = None
-            if place is None:
-                place = take()
+                slot = None
+            if slot is None:
+                slot = take()
             else:
-                place[0] += 1
+                slot[0] += 1
             try:
                 return func(*args, **kwargs)
             finally:
-                give(place)
-                if line:
+                give(slot)
+                if waiters:
                     serve()
 
-        return limited
+        return wrapper
 
     def __enter__(self) -> Self:
         self.acquire()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self.release()
 
     async def __aenter__(self) -> Self:
         await self.acquire_async()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         self.release()
 
     def get_stats(self) -> dict[str, Any]:
         """The counts now."""
-        active = self._active()
+        in_use = self._in_use()
         return {
             "max_concurrent": self._limit,
-            "active_count": active,
-            "waiting_count": len(self._line),
-            "total_acquired": sum(used for (used,) in self._places),
+            "active_count": in_use,
+            "waiting_count": len(self._waiters),
+            "total_acquired": sum(used for (used,) in self._slots),
             "total_rejected": self._rejected,
-            "available_permits": self._limit - active,
+            "available_permits": self._limit - in_use,
         }
 
 
-def _check(func: Callable[..., Any], kind: CallKind) -> None:
-    if kind is not _COROUTINE:
-        raise TypeError(f"{func!r} is a {kind.value} function; limit what consumes it")
+class _Waiter:
+    """A thread or task that waits, and how to wake it when there is a slot for it."""
 
+    __slots__ = ("slot", "wake")
 
-class _Waiting:
-    """Somebody in line; told, in whatever way it waits, when there is a place for it."""
-
-    __slots__ = ("place", "tell")
-
-    def __init__(self, tell: Callable[[], Any]) -> None:
-        self.place: _Place | None = None
-        self.tell = tell
-
-
-def _tell(loop: Any, told: Any) -> None:
-    # A loop that has been closed meanwhile has nobody left to tell.
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(told.set)
+    def __init__(self, wake: Callable[[], Any]) -> None:
+        self.slot: _Slot | None = None
+        self.wake = wake

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
-from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import TimeLimitExceededError
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
@@ -36,7 +35,7 @@ class ThreadPoolBulkhead(Bulkhead):
     """Runs at most `max_concurrent` calls in a pool, while `queue_size` more may wait.
 
     A caller waits `timeout` seconds of real time for its result. What has not begun by then
-    never will; what runs cannot be stopped, and keeps its place until it really ends, as
+    never will. What runs cannot be stopped, and keeps its thread until it really ends, as
     `get_stats` shows. Calls see the context variables of their callers.
     """
 
@@ -49,7 +48,7 @@ class ThreadPoolBulkhead(Bulkhead):
     ) -> None:
         super().__init__(config, name, clock)
         self._executor = ThreadPoolExecutor(self._limit, thread_name_prefix=name)
-        self._admitted = 0  # running and waiting
+        self._accepted = 0  # calls that run or wait
         self._active = 0
         self._completed = 0
         self._timed_out = 0
@@ -66,26 +65,23 @@ class ThreadPoolBulkhead(Bulkhead):
                 f"{innermost(func, args)!r} is a {kind.value} function, which a thread cannot "
                 "run; use a SemaphoreBulkhead"
             )
-        room = self._limit + self.config.queue_size
+        capacity = self._limit + self.config.queue_size
         with self._lock:
             if self._closed:
                 raise ShutdownError(f"{self.name} has been shut down; make a new bulkhead")
-            admitted = self._admitted < room
-            if admitted:
-                self._admitted += 1
-            else:
-                self._rejected += 1
-            in_use = self._admitted
-        if not admitted:
-            raise self._full(in_use, room)
+            accepted, in_use = self._accepted < capacity, self._accepted
+            self._accepted += accepted
+            self._rejected += not accepted
+        if not accepted:
+            raise self._rejection(in_use, capacity, "calls run or wait")
         context = contextvars.copy_context()
         call = functools.partial(func, *args, **kwargs)
         try:
             future = self._executor.submit(context.run, self._run, call)
         except RuntimeError:  # shut down since
-            self._left()
+            self._ended()
             raise ShutdownError(f"{self.name} has been shut down; make a new bulkhead") from None
-        future.add_done_callback(lambda _: self._left())
+        future.add_done_callback(lambda _: self._ended())
         return future
 
     def _run(self, call: Callable[[], _R]) -> _R:
@@ -98,17 +94,9 @@ class ThreadPoolBulkhead(Bulkhead):
                 self._active -= 1
                 self._completed += 1
 
-    def _left(self) -> None:
+    def _ended(self) -> None:
         with self._lock:
-            self._admitted -= 1
-
-    def _full(self, in_use: int, room: int) -> BulkheadRejectedError:
-        return self._reject(
-            f"is full: {self._limit} calls run and {self.config.queue_size} wait; "
-            "try again when one has ended",
-            in_use=in_use,
-            capacity=room,
-        )
+            self._accepted -= 1
 
     def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` in the pool and wait for its result.
@@ -123,7 +111,7 @@ class ThreadPoolBulkhead(Bulkhead):
         except TimeoutError:
             if future.done() and not future.cancelled():
                 return future.result()  # it ended just now, or raised a TimeoutError itself
-            raise self._too_late(future) from None
+            raise self._timed_out_error(future) from None
 
     async def execute_async(
         self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs
@@ -138,14 +126,14 @@ class ThreadPoolBulkhead(Bulkhead):
         if done:
             return waiting.result()
         waiting.cancel()
-        raise self._too_late(future)
+        raise self._timed_out_error(future)
 
-    def _too_late(self, future: Future[Any]) -> TimeLimitExceededError:
+    def _timed_out_error(self, future: Future[Any]) -> TimeLimitExceededError:
         never = future.cancel()
         with self._lock:
             self._timed_out += 1
         limit = self.config.timeout
-        fate = "it had not begun and never will" if never else "it still runs and keeps its place"
+        fate = "it had not begun and never will" if never else "it still runs and keeps its thread"
         return TimeLimitExceededError(
             f"no result from {self.name} within {limit:g} s; {fate}", limit=limit
         )
@@ -165,7 +153,7 @@ class ThreadPoolBulkhead(Bulkhead):
             return {
                 "max_concurrent": self._limit,
                 "active_tasks": self._active,
-                "queued_tasks": self._admitted - self._active,
+                "queued_tasks": self._accepted - self._active,
                 "completed_tasks": self._completed,
                 "rejected_tasks": self._rejected,
                 "timed_out_tasks": self._timed_out,

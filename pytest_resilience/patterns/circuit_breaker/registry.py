@@ -75,4 +75,5 @@ class CircuitBreakerRegistry:
 
     def get_all_stats(self) -> dict[str, dict[str, Any]]:
         """The stats of every breaker, by name."""
-        return {name: self._breakers[name].get_stats() for name in self.names}
+        breakers = self._breakers.copy()  # others may add and remove meanwhile
+        return {name: breakers[name].get_stats() for name in sorted(breakers)}

@@ -279,8 +279,6 @@ class Circuit:
     def acquire_permit(self) -> StatePermit:
         """Let a call through. Raises CircuitBreakerError."""
         state = self.current
-        if isinstance(state, _Closed):
-            return state, 0.0 if self.config.slow_call_duration is None else self._monotonic()
         if isinstance(state, _Open):
             remaining = state.reopens_at - self._monotonic()
             if remaining > 0:
@@ -288,6 +286,8 @@ class Circuit:
                     self._announce_rejection(state)
                 retry_after = None if remaining == _NEVER else remaining
                 raise _new_error(CircuitBreakerError, self.name, state.name, retry_after)
+        elif isinstance(state, _Closed):
+            return state, 0.0 if self.config.slow_call_duration is None else self._monotonic()
         now = self._monotonic()
         with self._lock:
             transition = self._half_open(now)
@@ -330,24 +330,31 @@ class Circuit:
 
     def record_result(self, permit: StatePermit, result: Any) -> None:
         """A call has returned."""
-        if self.config.is_failed_result is None:
-            self.record_success(permit)
-            return
-        self._record(permit, self._judge(permit, self.config.judge_result, result), None)
+        if self.config.is_failed_result is not None:
+            outcome = self._judge(permit, self.config.judge_result, result)
+            if outcome is not _SUCCESS:
+                self._record(permit, outcome, None)
+                return
+        self.record_success(permit)
 
     def record_success(self, permit: StatePermit) -> None:
         """A call has ended well, and has no result to be judged."""
+        if self.fast_path is permit:
+            return
         state, counts, window = permit[0], self.counts, self.counts.window
-        if window is not None and self._fast and state.kind is _CLOSED:
-            # `_record`, written out for what nearly all calls under a window come to.
-            now = self._monotonic()
-            with self._lock:
-                if state is self.current and not window.failures:
-                    window.record(now)
-                    counts.consecutive_failures = 0
-                    if window.settled:
-                        self._update_fast_path()
-                    return
+        now, limit = self._monotonic(), self.config.slow_call_duration
+        # `_record`, written out for what nearly all calls come to.
+        if state.kind is _CLOSED and (limit is None or now - permit[1] <= limit):
+            if counts.settled:
+                return
+            if window is not None:
+                with self._lock:
+                    if state is self.current and not window.failures:
+                        window.record(now)
+                        counts.consecutive_failures = 0
+                        if window.settled:
+                            self._update_fast_path()
+                        return
         self._record(permit, _SUCCESS, None)
 
     def record_error(self, permit: StatePermit, error: BaseException) -> None:
@@ -369,8 +376,6 @@ class Circuit:
     def _record(self, permit: StatePermit, outcome: Outcome, error: BaseException | None) -> None:
         now, limit, transition = self._monotonic(), self.config.slow_call_duration, None
         slow = limit is not None and now - permit[1] > limit
-        if outcome is _SUCCESS and not (slow or self._fast) and self._forgets_nothing(permit[0]):
-            return
         with self._lock:
             if permit[0] is not self.current:
                 return  # too late to say anything about this state
@@ -411,12 +416,8 @@ class Circuit:
         return event
 
     def _update_fast_path(self) -> None:
-        fast = self._fast and self._forgets_nothing(self.current)
+        fast = self._fast and isinstance(self.current, _Closed) and self.counts.settled
         self.fast_path = (self.current, 0.0) if fast else None
-
-    def _forgets_nothing(self, state: _State) -> bool:
-        """Whether a quick success in this state would change nothing."""
-        return isinstance(state, _Closed) and self.counts.settled
 
     def _ask_timeout(self, error: BaseException | None) -> None:
         """Ask the user's function how long to stay open, not under the lock."""

@@ -70,7 +70,7 @@ def test_a_full_semaphore_rejects_at_once() -> None:
         error = caught.value
         assert (error.name, error.in_use, error.capacity) == ("api", 2, 2)
         assert str(error) == (
-            "api is full: 2 of 2 places are taken; try again when a call has ended"
+            "api is full: 2 of 2 slots are taken; try again when a call has ended"
         )
     assert bulkhead.execute(int) == 0
     assert bulkhead.get_stats() == {
@@ -189,7 +189,8 @@ def test_seed_defect_queue_size_was_ignored(queue_size: int) -> None:
         with pytest.raises(BulkheadRejectedError) as caught:
             bulkhead.submit(gate)
         assert str(caught.value) == (
-            f"db is full: 2 calls run and {queue_size} wait; try again when one has ended"
+            f"db is full: {2 + queue_size} of {2 + queue_size} calls run or wait; "
+            "try again when a call has ended"
         )
         assert (caught.value.in_use, caught.value.capacity) == (2 + queue_size, 2 + queue_size)
         stats = bulkhead.get_stats()
@@ -205,7 +206,7 @@ def test_seed_defect_a_timed_out_call_was_no_longer_counted() -> None:
     with pytest.raises(TimeLimitExceededError) as caught:
         bulkhead.execute(gate)
     assert str(caught.value) == (
-        "no result from db within 0.01 s; it still runs and keeps its place"
+        "no result from db within 0.01 s; it still runs and keeps its thread"
     )
     assert isinstance(caught.value, TimeoutError)
     assert bulkhead.get_stats()["active_tasks"] == 1
@@ -294,7 +295,7 @@ def test_a_rate_limit_says_exactly_when_to_come_back() -> None:
         bulkhead.execute(int)
     assert caught.value.retry_after == 5.0
     assert str(caught.value) == (
-        "mail has let 2 of 2 calls begin in the last 10 s; try again in 5 s"
+        "mail is full: 2 of 2 calls began in the last 10 s; try again in 5 s"
     )
     clock.advance(5)
     assert bulkhead(int)() == 0
@@ -349,7 +350,7 @@ def test_p14_seed_defect_bookkeeping_was_o_n() -> None:
             raise AssertionError("it was walked")
 
     bulkhead = rate(100, ManualClock())
-    bulkhead._begun = NeverWalked()
+    bulkhead._started = NeverWalked()
     for _ in range(100):
         bulkhead.acquire()
     with pytest.raises(BulkheadRejectedError):
