@@ -48,6 +48,11 @@ APART: dict[str, frozenset[str]] = {
     "interceptors.sockets": frozenset(),
 }
 
+# Folders of one purpose, which nobody imports but these, and those within.
+ONLY_FOR: dict[str, frozenset[str]] = {
+    "proxy.toxiproxy_api": frozenset({"proxy", "proxy.__main__"}),  # for who asks for the control
+}
+
 HEAVY = frozenset({"asyncio", "psutil", "requests", "responses", "sqlite3", "ssl"})
 # Modules about nothing else, which are themselves imported only by those who need them.
 ABOUT: dict[str, frozenset[str]] = {
@@ -195,6 +200,7 @@ def problems(root: Path) -> list[str]:
     return [
         *_upwards(found),
         *_sideways(found),
+        *_only_for(found),
         *_foreign(found),
         *_heavy(found),
         *_cycles(found),
@@ -219,6 +225,17 @@ def _sideways(found: list[Import]) -> Iterator[str]:
         by, of = (".".join(name.split(".")[:2]) for name in (each.by, each.of))
         if by in APART and of in APART and of not in {by, *APART[by]}:
             yield f"{each}, which is beside it"
+
+
+def _only_for(found: list[Import]) -> Iterator[str]:
+    for each in found:
+        for folder, readers in ONLY_FOR.items():
+            inside = each.by == folder or each.by.startswith(f"{folder}.")
+            if each.own and f"{each.of}.".startswith(f"{folder}.") and not inside:
+                if each.by not in readers:
+                    yield f"{each}, which is only for {', '.join(sorted(readers))}"
+                elif each.moment == "import" and each.by != "proxy.__main__":
+                    yield f"{each} before it is needed"
 
 
 def _foreign(found: list[Import]) -> Iterator[str]:
@@ -374,6 +391,7 @@ def test_the_walk_sees_the_whole_package() -> None:
 
 
 SOCKETS = "pytest_resilience.interceptors.sockets"
+TOXIPROXY_API = "pytest_resilience.proxy.toxiproxy_api"
 
 
 def house(root: Path, **files: str) -> Path:
@@ -413,6 +431,16 @@ def house(root: Path, **files: str) -> Path:
         (
             {"interceptors__files__a": "from ..sockets import a", "interceptors__sockets__a": ""},
             [f"interceptors.files.a:1 imports {SOCKETS}.a, which is beside it"],
+        ),
+        (
+            {
+                "proxy__a": "def f():\n  from .toxiproxy_api import b",
+                "proxy__toxiproxy_api__b": "",
+                "proxy__toxiproxy_api__c": "from . import b",
+            },
+            [
+                f"proxy.a:2 imports {TOXIPROXY_API}.b, which is only for proxy, proxy.__main__",
+            ],
         ),
         (
             {"tools__a": "import pytest_resilience.errors"},

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from copy import copy
 from typing import Any
-from typing import Protocol
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.active_experiment import never_entered
@@ -41,6 +40,7 @@ from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ShutdownError
+from pytest_resilience.proxy.acceptor import Acceptor
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.toxics.toxic import DOWNSTREAM
 from pytest_resilience.proxy.toxics.toxic import STREAMS
@@ -123,33 +123,6 @@ def _subclass(base: type[Any], kinds: frozenset[str]) -> type[Any]:
 
 
 _MOST_SPARED = 100  # lines about the latest
-
-
-class Acceptor(Protocol):
-    """What lets the clients of a proxy in.
-
-    Attributes:
-        accepted: how many clients there have been.
-    """
-
-    accepted: int
-
-    @property
-    def address(self) -> object:
-        """Where clients connect to, as a text `host:port`."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every `host:port` that the server is known by."""
-
-    def accept_waiting(self) -> None:
-        """Take in those who have connected already."""
-
-    def refuse(self, reason: object) -> None:
-        """Refuse new clients for a reason."""
-
-    def refuse_no_more(self, reason: object) -> None:
-        """That reason is over."""
 
 
 class Experiments:

@@ -10,12 +10,10 @@ While no experiment runs and there is no toxic, the source's bytes go to the tar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
-from pytest_resilience.proxy.decisions import Decisions
-from pytest_resilience.proxy.decisions import ExperimentStage
 from pytest_resilience.proxy.endpoint import Endpoint
-from pytest_resilience.proxy.event_loop import EventLoop
+from pytest_resilience.proxy.stage import ConnectionContext
+from pytest_resilience.proxy.stage import ExperimentStage
 from pytest_resilience.proxy.stage import Sink
 from pytest_resilience.proxy.toxics.stages import ToxicStage
 from pytest_resilience.proxy.toxics.stages import make_stage
@@ -24,7 +22,7 @@ from pytest_resilience.proxy.toxics.toxic import Toxic
 from pytest_resilience.seeds import Stream
 
 
-__all__ = ["ConnectionContext", "Link", "is_hit"]
+__all__ = ["Link", "is_hit"]
 
 _MOST_HELD = 4 * 2**20  # bytes that stages hold back before the sender is held up
 _MOST_UNSENT = 2**18  # bytes that wait for a slow reader before the sender is held up
@@ -36,39 +34,12 @@ def is_hit(toxic: Toxic, seed: int, connection: int) -> bool:
     return Stream.at(seed, "toxicity", toxic.name, connection).draw(0) < toxic.toxicity
 
 
-class ConnectionContext(Protocol):
-    """The connection of a link, as the link sees it."""
-
-    number: int
-    decisions: Decisions
-    is_open: bool
-    client_done: bool
-
-    @property
-    def loop(self) -> EventLoop:
-        """Who serves it."""
-
-    @property
-    def seed(self) -> int:
-        """Decides all chance in it."""
-
-    def reset(self) -> None:
-        """Close both endpoints with RST."""
-
-    def close(self) -> None:
-        """Close both endpoints now."""
-
-    def fail(self, stream: str) -> None:
-        """A message of a direction is lost, and the connection with it."""
-
-    def message_passed(self, stream: str) -> None:
-        """Bytes of a message have been passed on."""
-
-
 class Link:
     """See the module.
 
     Attributes:
+        connection: what it is part of.
+        stream: "upstream" or "downstream".
         source, target: its endpoints.
         experiments: the first stage.
         ended: whether the source sends no more.
@@ -80,38 +51,13 @@ class Link:
     def __init__(
         self, connection: ConnectionContext, stream: str, source: Endpoint, target: Endpoint
     ) -> None:
-        """`stream`: "upstream" or "downstream"."""
         self.source = source
         self.target = target
         self.ended = self.closes = self.broken = self.replaced = False
-        self._connection = connection
-        self._stream = stream
+        self.connection = connection
+        self.stream = stream
         self._toxics: dict[str, tuple[Toxic, ToxicStage]] = {}
-        self.experiments = ExperimentStage(stream, connection.decisions, self, target)
-
-    @property
-    def loop(self) -> EventLoop:
-        return self._connection.loop
-
-    @property
-    def turn(self) -> int:
-        return self._connection.decisions.turn
-
-    @property
-    def client_done(self) -> bool:
-        return self._connection.client_done
-
-    def reset(self) -> None:
-        self._connection.reset()
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def fail(self) -> None:
-        self._connection.fail(self._stream)
-
-    def message_passed(self) -> None:
-        self._connection.message_passed(self._stream)
+        self.experiments = ExperimentStage(self, target)
 
     def close_after_eof(self) -> None:
         self.closes = True
@@ -127,7 +73,7 @@ class Link:
             self.experiments.begin()
             self.experiments.write(bytes(data))
         else:
-            self.message_passed()
+            self.connection.message_passed(self.stream)
             if self._toxics:
                 self.experiments.following.write(bytes(data))
             else:
@@ -155,15 +101,15 @@ class Link:
         """Have a stage for each toxic that happens to this direction here, and no other."""
         if self.closes:
             return
-        seed, number = self._connection.seed, self._connection.number
+        seed, number = self.connection.seed, self.connection.number
         # A refusal happens to a connect: see the acceptor.
-        here = (each for each in toxics if each.stream == self._stream and each.type != REFUSE)
+        here = (each for each in toxics if each.stream == self.stream and each.type != REFUSE)
         mine = [each for each in here if is_hit(each, seed, number)]
         names = {toxic.name for toxic in mine}
         for name in [name for name in self._toxics if name not in names]:
             self._toxics[name][1].remove()  # what follows is still there to take what it holds
             del self._toxics[name]
-        if not self._connection.is_open:
+        if not self.connection.is_open:
             return  # one of them left nothing that could go on
         new = [self._stage_of(toxic) for toxic in mine]
         self._join()
@@ -175,7 +121,7 @@ class Link:
         """The stage of a toxic that has none yet; one that is there is told what is new."""
         known, stage = self._toxics.get(toxic.name, (None, None))
         if stage is None:
-            chance = Stream.at(self._connection.seed, "toxic", toxic.name, self._connection.number)
+            chance = Stream.at(self.connection.seed, "toxic", toxic.name, self.connection.number)
             stage = make_stage(toxic.type, self, toxic.attributes, chance.random(), self.target)
             self._toxics[toxic.name] = (toxic, stage)
             return stage

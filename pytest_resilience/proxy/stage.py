@@ -10,18 +10,29 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.operation import END
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.response_stream import ReadPeer
 from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import WaitUntil
+from pytest_resilience.proxy.decisions import Decisions
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.event_loop import Timer
+from pytest_resilience.proxy.toxics.toxic import DOWNSTREAM
+from pytest_resilience.proxy.toxics.toxic import UPSTREAM
 
 
-__all__ = ["LinkContext", "Sink", "Stage"]
+__all__ = ["ConnectionContext", "ExperimentStage", "LinkContext", "Sink", "Stage"]
 
+_LOOK = 0.05  # seconds until it is noticed that an experiment was ended by another thread
+# The operations of each direction: a message, and the end of all messages.
+_OPERATIONS = {UPSTREAM: (SEND, END), DOWNSTREAM: (RECEIVE, CLOSE)}
 _AT_ONCE = 256  # pieces passed on in a row, so that other connections are served meanwhile
 
 
@@ -35,12 +46,44 @@ class Sink(Protocol):
         """There will be no more."""
 
 
-class LinkContext(Protocol):
-    """The link that a stage is part of, as the stage sees it."""
+class ConnectionContext(Protocol):
+    """A connection, as its links and their stages see it."""
+
+    number: int
+    decisions: Decisions
+    is_open: bool
+    client_done: bool
 
     @property
     def loop(self) -> EventLoop:
-        """Whose timers and clock to use."""
+        """Who serves it."""
+
+    @property
+    def seed(self) -> int:
+        """Decides all chance in it."""
+
+    def reset(self) -> None:
+        """Close both endpoints with RST, whatever is still on its way."""
+
+    def close(self) -> None:
+        """Close both endpoints now."""
+
+    def fail(self, stream: str) -> None:
+        """A message of a direction is lost, and the connection with it."""
+
+    def message_passed(self, stream: str) -> None:
+        """Bytes of a message have passed the experiments."""
+
+
+class LinkContext(Protocol):
+    """A link, as its stages see it.
+
+    Attributes:
+        stream: its direction, "upstream" or "downstream".
+    """
+
+    connection: ConnectionContext
+    stream: str
 
     def update_reading(self) -> None:
         """Bytes that were held have been passed on: there may be room to read more."""
@@ -50,9 +93,6 @@ class LinkContext(Protocol):
 
     def replace_source(self) -> None:
         """Ignore what the source still sends: it has been answered for."""
-
-    def fail(self) -> None:
-        """The message that passes is lost, and the connection with it."""
 
 
 @dataclass(slots=True)
@@ -152,7 +192,7 @@ class Stage:
                 self._replace(stream.replay())
             case ResetConnection():
                 self.stop()
-                self._link.fail()
+                self._link.connection.fail(self._link.stream)
         return None
 
     def _look_again(self, due: float) -> float:
@@ -195,7 +235,7 @@ class Stage:
 
     def _wait(self, due: float) -> None:
         if due < float("inf"):
-            self._timer = self._link.loop.call_at(due, self._go_on)
+            self._timer = self._link.connection.loop.call_at(due, self._go_on)
 
     def _go_on(self) -> None:
         self._timer = None
@@ -208,4 +248,75 @@ class Stage:
             self._timer = None
 
     def _now(self) -> float:
-        return self._link.loop.clock.monotonic()
+        return self._link.connection.loop.clock.monotonic()
+
+
+class ExperimentStage(Stage):
+    """The first stage of a link: what experiments do to the messages of one direction.
+
+    While no experiment runs and nothing waits in it, bytes need not be shown to it.
+    """
+
+    def __init__(self, link: LinkContext, following: Sink) -> None:
+        super().__init__(link, following)
+        self._decisions = link.connection.decisions
+        self._kinds = _OPERATIONS[link.stream]
+        self._asked: tuple[int, tuple[ActiveExperiment, ...]] = (0, ())
+        self._message: ResponseStream | None = None
+        self._partition: Effect | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no experiment can have to do with what comes next."""
+        return not (self._decisions.active or self._queue or self.stopped) and (
+            self._message is None or not self._message.effect.left()
+        )
+
+    def begin(self) -> None:
+        """A message comes, or more of one: ask about each once.
+
+        Once more where an experiment has begun since that may be about it: not all that is sent
+        is answered, and there are responses that go on for ever.
+        """
+        turn, active = self._decisions.turn, self._decisions.active
+        asked_turn, known = self._asked
+        if not active or (turn, active) == self._asked:
+            return
+        self._asked = (turn, active)
+        if turn != asked_turn or self._decisions.is_newly_targeted(known):
+            effect = self._decisions.decide(self._kinds[0])
+            self._message = None if effect is None else ResponseStream(effect)
+            if effect is not None and effect.transient and effect.delay == float("inf"):
+                self._partition = effect
+            if self._message is not None and not self._message.needs_response:
+                self._put(self._message)
+
+    def write(self, data: bytes) -> None:
+        self._look_for_partition()
+        self._put(self._message, data)
+
+    def write_eof(self) -> None:
+        if self.stopped:
+            return
+        effect = self._decisions.decide(self._kinds[1])
+        self._look_for_partition()
+        self._put_eof(None if effect is None else ResponseStream(effect))
+
+    def stop(self) -> None:
+        super().stop()
+        self._message = None
+
+    def _look_for_partition(self) -> None:
+        """Nothing gets through a partition: in the middle of a message, or without one, neither."""
+        if self._partition is not None and self._partition.left():
+            return
+        self._partition = self._decisions.decide(self._kinds[0], mid_message=True)
+        if self._partition is not None:
+            self._put(ResponseStream(self._partition))
+
+    def _write_on(self, data: bytes) -> None:
+        super()._write_on(data)
+        self._link.connection.message_passed(self._link.stream)
+
+    def _look_again(self, due: float) -> float:
+        return min(due, self._now() + _LOOK)

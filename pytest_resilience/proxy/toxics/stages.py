@@ -13,7 +13,6 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from typing import Protocol
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults.network import Fault
@@ -32,28 +31,10 @@ from pytest_resilience.proxy.stage import Sink
 from pytest_resilience.proxy.stage import Stage
 
 
-__all__ = ["ToxicLink", "ToxicStage", "make_stage"]
+__all__ = ["ToxicStage", "make_stage"]
 
 _MS = 1e-3
 _US = 1e-6
-
-
-class ToxicLink(LinkContext, Protocol):
-    """The link of a toxic, and the connection that it belongs to."""
-
-    @property
-    def turn(self) -> int:
-        """The number of the response that comes now, from 1."""
-
-    @property
-    def client_done(self) -> bool:
-        """Whether the client sends no more: most likely it has given up."""
-
-    def reset(self) -> None:
-        """Close both endpoints with RST, whatever is still on its way."""
-
-    def close(self) -> None:
-        """Close both endpoints now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,13 +82,13 @@ class ToxicStage(Stage):
 
     def __init__(
         self,
-        link: ToxicLink,
+        link: LinkContext,
         attributes: Mapping[str, Any],
         chance: random.Random,
         following: Sink,
     ) -> None:
         super().__init__(link, following)
-        self._toxic_link = link
+        self._connection = link.connection
         self._attributes = attributes
         self._chance = chance
 
@@ -122,7 +103,7 @@ class ToxicStage(Stage):
         """The toxic has been removed: pass on at once whatever is held."""
 
     def client_gone(self) -> None:
-        """The client sends no more; see `ToxicLink.client_done`."""
+        """The client sends no more; most likely it has given up."""
 
 
 class _FaultStage(ToxicStage):
@@ -156,7 +137,7 @@ class _FaultStage(ToxicStage):
             self._pump()
 
     def _new_message(self) -> ResponseStream:
-        clock = self._link.loop.clock
+        clock = self._connection.loop.clock
         return ResponseStream(_ToxicEffect((), clock, self.fault(), lambda: self._is_active))
 
 
@@ -219,8 +200,8 @@ class _ResponseStage(_FaultStage):
     _turn = -1
 
     def write(self, data: bytes) -> None:
-        if self._toxic_link.turn != self._turn:
-            self._turn = self._toxic_link.turn
+        if self._connection.decisions.turn != self._turn:
+            self._turn = self._connection.decisions.turn
             self._turns += 1
         self._put(self._message if self._turns == self._attributes["answer"] else None, data)
 
@@ -256,14 +237,14 @@ class _Timeout(ToxicStage):
 
     def _go_on(self) -> None:
         if self._now() >= self._due:
-            self._toxic_link.close()
+            self._connection.close()
         else:  # there was data meanwhile
             self._wait(self._due)
 
     def write_eof(self) -> None:
         """Lost too: a client that waits is not told that the server has gone."""
         self._eof = True
-        if self._toxic_link.client_done:
+        if self._connection.client_done:
             self.following.write_eof()
 
     def client_gone(self) -> None:
@@ -271,7 +252,7 @@ class _Timeout(ToxicStage):
             self.following.write_eof()
 
     def remove(self) -> None:
-        self._toxic_link.close()  # what was lost is missing: nothing can go on
+        self._connection.close()  # what was lost is missing: nothing can go on
 
 
 class _ResetPeer(ToxicStage):
@@ -288,7 +269,7 @@ class _ResetPeer(ToxicStage):
         self.start()
 
     def _go_on(self) -> None:
-        self._toxic_link.reset()
+        self._connection.reset()
 
     def write(self, data: bytes) -> None:  # noqa: ARG002  # who is reset gets no response first
         self._lost = True
@@ -299,7 +280,7 @@ class _ResetPeer(ToxicStage):
     def remove(self) -> None:
         self._cancel_timer()
         if self._lost:
-            self._toxic_link.reset()  # what is missing would not be noticed
+            self._connection.reset()  # what is missing would not be noticed
 
 
 _STAGES: dict[str, type[ToxicStage]] = {
@@ -318,7 +299,7 @@ _STAGES: dict[str, type[ToxicStage]] = {
 
 def make_stage(
     kind: str,
-    link: ToxicLink,
+    link: LinkContext,
     attributes: Mapping[str, Any],
     chance: random.Random,
     following: Sink,

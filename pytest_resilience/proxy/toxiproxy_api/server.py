@@ -1,4 +1,4 @@
-"""Control from outside while a proxy runs: Toxiproxy's HTTP API, for the clients it has."""
+"""Toxiproxy's HTTP API, for its clients: an HTTP server on loopback."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import loopback
 from pytest_resilience.proxy.proxy import ChaosProxy
-from pytest_resilience.proxy.toxiproxy_api.routes import Requests
 from pytest_resilience.proxy.toxiproxy_api.routes import Response
+from pytest_resilience.proxy.toxiproxy_api.routes import Router
+from pytest_resilience.proxy.toxiproxy_api.routes import error_response
 
 
 __all__ = ["ControlServer"]
 
 _logger = logging.getLogger("pytest_resilience.proxy")
 PORT = 8474  # where Toxiproxy's clients look for it
-_PATIENCE = 15.0  # seconds for the whole of a request to arrive, once connected
-_HEAD = 2**17  # bytes of a request's first line and headers
-_MOST = 2**20  # bytes of a request's body
-_SENT = 4 * _MOST  # bytes by which it may come: chunks have sizes, and headers behind them
-_LINE = 2**10  # bytes of a line within it
-_TRAILERS = 100  # lines behind a body in chunks
-_CONNECTIONS = 64  # at once
+_DEADLINE = 15.0  # seconds for the whole of a request to arrive, once connected
+_MOST_HEAD = 2**17  # bytes of a request's first line and headers
+_MOST_BODY = 2**20  # bytes of a request's body
+_MOST_SENT = 4 * _MOST_BODY  # bytes by which a body may come: chunks have sizes and headers
+_MOST_LINE = 2**10  # bytes of a line within it
+_MOST_TRAILERS = 100  # lines behind a body in chunks
+_MOST_CONNECTIONS = 64  # at once
 _LOCAL = ("localhost", "localhost.")
-_WORDS = 200  # characters of what is repeated of a request
+_MOST_WORDS = 200  # characters of what is repeated of a request
 
 
 class ControlServer:
@@ -68,10 +69,10 @@ class ControlServer:
         that is not loopback or is taken, DuplicateNameError for two proxies of one name.
         """
         address = loopback(listen)
-        self._requests = Requests(proxies, seed=seed)
+        self._router = Router(proxies, seed=seed)
         try:
             with limits_lifted():
-                self._server = _Server(address.family, address.sockaddr, self._requests)
+                self._server = _Server(address.family, address.sockaddr, self._router)
         except OSError as error:
             raise ConfigurationError(
                 f"the control cannot listen on {address}: {error.strerror or error}; give "
@@ -95,16 +96,16 @@ class ControlServer:
 
     @property
     def proxies(self) -> dict[str, ChaosProxy]:
-        return self._requests.proxies
+        return self._router.proxies
 
     def close(self) -> None:
         """End it, and the proxies that clients made; harmless when it has ended."""
         self._closed = True
-        self._server.hang_up()
+        self._server.disconnect()
         self._thread.join()
-        self._server.hang_up()  # and on whom it let in meanwhile
+        self._server.disconnect()  # and on whom it let in meanwhile
         self._server.server_close()
-        self._requests.close()
+        self._router.close()
 
     def __enter__(self) -> Self:
         return self
@@ -116,9 +117,9 @@ class ControlServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = False  # `server_close` waits for them
 
-    def __init__(self, family: int, sockaddr: tuple[Any, ...], requests: Requests) -> None:
+    def __init__(self, family: int, sockaddr: tuple[Any, ...], router: Router) -> None:
         self.address_family = socket.AddressFamily(family)
-        self.requests = requests
+        self.router = router
         self._clients: set[socket.socket] = set()
         super().__init__((sockaddr[0], sockaddr[1]), _Handler)
 
@@ -143,9 +144,9 @@ class _Server(ThreadingHTTPServer):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002  # its names
         """Whether there is room for one more; each takes a thread and a descriptor."""
-        if len(self._clients) <= _CONNECTIONS:
+        if len(self._clients) <= _MOST_CONNECTIONS:
             return True
-        words = f"there are {_CONNECTIONS} connections already; try again when one has ended"
+        words = f"there are {_MOST_CONNECTIONS} connections already; try again when one has ended"
         body = json.dumps({"error": words, "status": 503})
         with contextlib.suppress(OSError):
             request.setblocking(False)
@@ -170,7 +171,7 @@ class _Server(ThreadingHTTPServer):
         if not isinstance(error, OSError):  # a client that leaves early is no news
             _logger.error("a request was given up", exc_info=error)
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         """Wake whoever waits for clients to come, or to say something."""
         for client in (self.socket, *self._clients):
             with contextlib.suppress(OSError):
@@ -191,8 +192,8 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-class _Incoming(io.RawIOBase):
-    """What a client sends, until a deadline: a client that drips bytes is no more patient.
+class _RequestReader(io.RawIOBase):
+    """What a client sends, until a deadline: a client that sends byte by byte gets no more time.
 
     Attributes:
         room: how many bytes more are taken.
@@ -216,7 +217,7 @@ class _Incoming(io.RawIOBase):
         try:
             size = self._client.recv_into(buffer, min(len(buffer), self.room))
         finally:
-            self._client.settimeout(_PATIENCE)
+            self._client.settimeout(_DEADLINE)
         self.room -= size
         return size
 
@@ -233,18 +234,14 @@ class _BadRequestError(Exception):
         super().__init__(text)
 
 
-def _refusal(status: int, words: str) -> Response:
-    return Response(status, {"error": words, "status": status})
-
-
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    timeout = _PATIENCE
+    timeout = _DEADLINE
     default_request_version = "HTTP/1.0"  # that of 0.9 is answered without a status
 
     def setup(self) -> None:
         super().setup()
-        self._incoming = _Incoming(self.connection, _PATIENCE, _HEAD)
+        self._incoming = _RequestReader(self.connection, _DEADLINE, _MOST_HEAD)
         self.rfile = io.BufferedReader(self._incoming)
 
     def parse_request(self) -> bool:
@@ -254,17 +251,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(431, "Too many headers")
             return False
 
-    def _meet(self) -> None:
-        self._incoming.room = _SENT
+    def _handle(self) -> None:
+        self._incoming.room = _MOST_SENT
         try:
             response = self._respond()
         except _BadRequestError as error:
-            response = _refusal(error.status, str(error))
+            response = error_response(error.status, str(error))
         except TimeoutError:
-            response = _refusal(408, f"the request did not arrive within {_PATIENCE:g} s")
+            response = error_response(408, f"the request did not arrive within {_DEADLINE:g} s")
         except (ValueError, RecursionError) as error:  # numbers, URLs and texts of every kind
-            response = _refusal(400, f"bad request: {error}")
-        self._answer(response)
+            response = error_response(400, f"bad request: {error}")
+        self._send(response)
 
     def _respond(self) -> Response:
         # Web pages can send requests to loopback, also by a name that leads here; none of them
@@ -276,7 +273,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._check_host(target.netloc)
         body = self._body()
         path = [unquote(step) for step in target.path.strip("/").split("/")]
-        return self.server.requests.meet(self.command, path, body)
+        return self.server.router.respond(self.command, path, body)
 
     def _check_host(self, authority: str) -> None:
         """Raise _BadRequestError for a request to another host than this one.
@@ -302,7 +299,7 @@ class _Handler(BaseHTTPRequestHandler):
         size = sizes.pop() if sizes else "0"
         if sizes or not (size.isascii() and size.isdecimal()):
             raise _BadRequestError(400, "bad request body: Content-Length is no number")
-        if len(size) > len(str(_MOST)) or int(size) > _MOST:
+        if len(size) > len(str(_MOST_BODY)) or int(size) > _MOST_BODY:
             raise _BadRequestError(413, "request body too large")
         return self._read(int(size))
 
@@ -315,9 +312,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _chunks(self) -> bytes:
         """A body that tells no size before, and the headers behind it."""
         body = bytearray()
-        while chunk := self._chunk(_MOST - len(body)):
+        while chunk := self._chunk(_MOST_BODY - len(body)):
             body += chunk
-        for _ in range(_TRAILERS):
+        for _ in range(_MOST_TRAILERS):
             if not self._line().strip():
                 return bytes(body)
         raise _BadRequestError(400, "bad request body: too many headers behind it")
@@ -335,14 +332,14 @@ class _Handler(BaseHTTPRequestHandler):
         return chunk
 
     def _line(self) -> bytes:
-        line = self.rfile.readline(_LINE)
+        line = self.rfile.readline(_MOST_LINE)
         if not line.endswith(b"\n"):
             raise _BadRequestError(400, "bad request body: it has no end, or too long a line")
         return line
 
-    do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = do_HEAD = _meet  # noqa: N815  # its names
+    do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = do_HEAD = _handle  # noqa: N815  # its names
 
-    def _answer(self, response: Response) -> None:
+    def _send(self, response: Response) -> None:
         body = b"" if response.content is None else json.dumps(response.content).encode() + b"\n"
         self.send_response(response.status)
         self.send_header("Content-Type", "application/json")
@@ -355,7 +352,7 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Refuse, as everything else is refused, what is not even HTTP."""
         words = message or explain or HTTPStatus(code).phrase
-        self._answer(_refusal(code, words[:_WORDS]))
+        self._send(error_response(code, words[:_MOST_WORDS]))
 
     def log_message(self, *_: Any) -> None:
-        """Keep still: this is a test's output."""
+        """Write nothing: this is a test's output."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.response import Alteration
+from pytest_resilience.chaos.faults.response import ByteLimit
 from pytest_resilience.chaos.faults.response import Corruption
 from pytest_resilience.chaos.faults.response import Truncation
 
@@ -120,3 +121,22 @@ def test_pieces_after_the_first_are_hit_as_the_whole_would_be(
     assert heard(Corruption(share=0.1, seed=seed), parts) == heard(
         Corruption(share=0.1, seed=seed), [body[:50], body[50:]]
     )
+
+
+@given(bodies, st.integers(0, 200), cuts)
+def test_of_a_stream_so_many_bytes_pass_whatever_they_are(
+    body: bytes, limit: int, sizes: list[int]
+) -> None:
+    message = HEAD % len(body) + body
+    assert heard(ByteLimit(limit=limit), pieces(message, sizes)) == message[:limit]
+
+
+@given(bodies, st.integers(0, 200), cuts)
+def test_of_a_stream_what_comes_after_the_skipped_bytes_is_hit_whatever_it_is(
+    body: bytes, skip: int, sizes: list[int]
+) -> None:
+    message = HEAD % len(body) + body
+    got = heard(Corruption(share=1, skip=skip), pieces(message, sizes))
+    assert got[:skip] == message[:skip]
+    assert all(new != old for new, old in zip(got[skip:], message[skip:], strict=True))
+    assert heard(Corruption(share=0, skip=skip), pieces(message, sizes)) == message

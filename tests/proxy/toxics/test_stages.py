@@ -24,6 +24,8 @@ class FakeLink:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.loop = self
+        self.connection = self.decisions = self  # all that stages see of these is here
+        self.stream = "downstream"
         self.turn = 1
         self.client_done = False
         self.happened: list[Any] = []
@@ -59,8 +61,8 @@ class FakeLink:
     def close_after_eof(self) -> None:
         self._note("end")
 
-    def fail(self) -> None:
-        self._note("fail")
+    def fail(self, stream: str) -> None:
+        self._note(f"fail {stream}")
 
     def update_reading(self) -> None:
         """Not of interest."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from pytest_resilience.proxy.cli import main
+from pytest_resilience.proxy.__main__ import main
 from pytest_resilience.proxy.toxics.toxic import KINDS
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask

@@ -26,7 +26,7 @@ from pytest_resilience.proxy import ControlServer
 from pytest_resilience.proxy import Toxic
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.toxics.toxic import KINDS
-from pytest_resilience.proxy.toxiproxy_api.server import _Incoming
+from pytest_resilience.proxy.toxiproxy_api.server import _RequestReader
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask
 from tests.proxy.conftest import echo
@@ -169,7 +169,7 @@ class _Elapsing:
 
 def test_patience_is_for_the_whole_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
     client: Any = _Elapsing(monkeypatch)
-    incoming = _Incoming(client, 5.0, room=1000)
+    incoming = _RequestReader(client, 5.0, room=1000)
     read = bytearray(10)
     for left in (5.0, 4.0, 3.0, 2.0, 1.0):
         assert incoming.readinto(read) == 1
@@ -179,7 +179,7 @@ def test_patience_is_for_the_whole_of_a_request(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_who_is_too_slow_is_told(control: ControlServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_api.server._PATIENCE", 0.1)
+    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_api.server._DEADLINE", 0.1)
     with socket.create_connection(control.address, timeout=30) as client:
         client.sendall(RESET + b"Content-Length: 10\r\n\r\n{")
         answer = client.recv(1000)
@@ -187,7 +187,7 @@ def test_who_is_too_slow_is_told(control: ControlServer, monkeypatch: pytest.Mon
 
 
 def test_who_finds_no_room_is_told(control: ControlServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_api.server._CONNECTIONS", 1)
+    monkeypatch.setattr("pytest_resilience.proxy.toxiproxy_api.server._MOST_CONNECTIONS", 1)
     with socket.create_connection(control.address, timeout=30) as first:
         first.sendall(b"GET ")
         with socket.create_connection(control.address, timeout=30) as second:
