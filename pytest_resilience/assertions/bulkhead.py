@@ -1,4 +1,4 @@
-"""Assertions about bulkheads: what they rejected, and whether they keep trouble apart."""
+"""Assertions about bulkheads: calls that they rejected, and calls that they keep apart."""
 
 from __future__ import annotations
 
@@ -28,11 +28,7 @@ from pytest_resilience.patterns.callables import kind_of
 __all__ = ["assert_bulkhead_rejected", "assert_isolated", "assert_rate_limited"]
 
 _SHOWN = 10  # rejections in a message
-_REJECTED: dict[type[Bulkhead], str] = {
-    SemaphoreBulkhead: "total_rejected",
-    ThreadPoolBulkhead: "rejected_tasks",
-    RateLimitBulkhead: "rejected_requests",
-}
+_REJECTED = ("total_rejected", "rejected_tasks", "rejected_requests")  # as statistics call it
 
 Saturated = SemaphoreBulkhead | ThreadPoolBulkhead | AbstractContextManager[Any]
 
@@ -41,11 +37,12 @@ def assert_bulkhead_rejected(bulkhead: Bulkhead, *, times: int | None = None) ->
     """Raise AssertionError unless the bulkhead rejected so many calls; None: 1 or more."""
     __tracebackhide__ = True
     stats = bulkhead.get_stats()
-    seen = stats[_REJECTED[type(bulkhead)]]
+    seen = next(stats[name] for name in _REJECTED if name in stats)
     if seen < 1 if times is None else seen != times:
+        wanted = "a call" if times is None else f"{times} call{'' if times == 1 else 's'}"
         raise AssertionError(
-            f"expected {bulkhead.name} to reject {_wanted(times)}, but it rejected "
-            f"{seen or 'none'}\n{_story(bulkhead, stats)}"
+            f"expected {bulkhead.name} to reject {wanted}, but it rejected {seen or 'none'}\n"
+            f"{_timeline(bulkhead, stats)}"
         )
 
 
@@ -60,11 +57,7 @@ def assert_rate_limited(limit: RateLimitBulkhead, *, times: int | None = None) -
     assert_bulkhead_rejected(limit, times=times)
 
 
-def _wanted(times: int | None) -> str:
-    return "a call" if times is None else f"{times} call{'' if times == 1 else 's'}"
-
-
-def _story(bulkhead: Bulkhead, stats: dict[str, Any]) -> str:
+def _timeline(bulkhead: Bulkhead, stats: dict[str, Any]) -> str:
     lines = [", ".join(f"{name} {value}" for name, value in stats.items())]
     rejections = bulkhead.rejections[-_SHOWN:]
     for each in rejections:
@@ -131,7 +124,7 @@ def _late(within: float) -> TimeLimitExceededError:
 
 
 def _outcome(victim: Callable[[], object], within: float) -> BaseException | None:
-    """How a call ends, made in a thread so that one that never does holds nobody up."""
+    """The error of a call, if any; made in a thread, since it may never return."""
     outcome: list[BaseException | None] = []
 
     def call() -> None:

@@ -61,7 +61,7 @@ def assert_circuit_transitions(breaker: object, states: Sequence[CircuitState | 
     if reading.path != expected:
         raise AssertionError(
             f"expected {reading.name} to go {_path(expected)}, but it went "
-            f"{_path(reading.path)}\n{_story(reading)}"
+            f"{_path(reading.path)}\n{_timeline(reading)}"
         )
 
 
@@ -77,12 +77,13 @@ def assert_fails_fast(breaker: object, *, within: float = 0.1) -> None:
     taken = time.perf_counter() - started
     if not refused:
         raise AssertionError(
-            f"expected {reading.name} to refuse a call, but it lets one through\n{_story(reading)}"
+            f"expected {reading.name} to refuse a call, but it lets one through\n"
+            f"{_timeline(reading)}"
         )
     if taken > within:
         raise AssertionError(
             f"expected {reading.name} to refuse a call within {within:g} s, but it took "
-            f"{taken:.3g} s\n{_story(reading)}"
+            f"{taken:.3g} s\n{_timeline(reading)}"
         )
 
 
@@ -104,9 +105,9 @@ def _assert_state(breaker: object, expected: CircuitState) -> None:
     if reading.state != expected.value:
         raise AssertionError(
             f"expected {reading.name} to be {expected.value}, but it is {reading.state}\n"
-            f"{_story(reading)}"
+            f"{_timeline(reading)}"
         )
 
 
-def _story(reading: CircuitReading) -> str:
+def _timeline(reading: CircuitReading) -> str:
     return "\n".join(f"  {line}" for line in reading.timeline)

@@ -33,7 +33,7 @@ def assert_degraded(
         expected = "degraded" if wanted is None else wanted.value
         raise AssertionError(
             f"expected {service} to be {expected}, but it is {seen.value}\n"
-            f"{_story(manager, service)}"
+            f"{_timeline(manager, service)}"
         )
 
 
@@ -61,7 +61,7 @@ def assert_fallback_used(
         often = "" if times is None else f" {times} times"
         raise AssertionError(
             f"expected {service} to be replaced by {what}{often}, but it was {seen or 'never'}"
-            f"{' times' if seen > 1 else ''}\n{_story(manager, service)}"
+            f"{' times' if seen > 1 else ''}\n{_timeline(manager, service)}"
         )
 
 
@@ -73,7 +73,7 @@ def _level(manager: DegradationManager, service: str) -> ServiceLevel:
     return manager.service_health[service] if feature.enabled else ServiceLevel.UNAVAILABLE
 
 
-def _story(manager: DegradationManager, service: str) -> str:
+def _timeline(manager: DegradationManager, service: str) -> str:
     events = [event for event in manager.events if event.source == service][-_SHOWN:]
     lines = [f"  +{event.at - events[0].at:.3f}s {_told(event)}" for event in events]
     return "\n".join(lines) or "  nothing has happened to it"

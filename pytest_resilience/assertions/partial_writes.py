@@ -1,4 +1,4 @@
-"""Whether a database holds half of something."""
+"""An assertion about a database: no transaction was written by half."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _rows(connection: Any, query: str) -> list[Any]:
 
 
 def _begun(connection: Any) -> bool | None:
-    """Whether it is in a transaction; None where it does not say so in a way known here."""
+    """True in a transaction, False outside; None if the driver does not say."""
     for name in ("in_transaction", "is_in_transaction"):
         found = getattr(connection, name, None)
         if found is not None:

@@ -1,4 +1,4 @@
-"""What the assertions know of an object, whichever library it comes from."""
+"""State of a breaker and of a retry, in one form for all libraries."""
 
 from __future__ import annotations
 

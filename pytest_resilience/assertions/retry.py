@@ -41,7 +41,7 @@ def assert_retried(retry: object, *, attempts: int | None = None) -> None:
     if made < 2 if attempts is None else made != attempts:
         wanted = "2 attempts or more" if attempts is None else _count(attempts)
         raise AssertionError(
-            f"expected {reading.name} to make {wanted}, but {_made(reading)}\n{_story(reading)}"
+            f"expected {reading.name} to make {wanted}, but {_made(reading)}\n{_timeline(reading)}"
         )
 
 
@@ -60,7 +60,7 @@ def assert_retry_exhausted(retry: object, *, attempts: int | None = None) -> Non
         gave_up = exhausted or not reading.attempts
         did = _made(reading) + ("" if gave_up else " and did not give up")
         raise AssertionError(
-            f"expected {reading.name} to give up{after}, but {did}\n{_story(reading)}"
+            f"expected {reading.name} to give up{after}, but {did}\n{_timeline(reading)}"
         )
 
 
@@ -91,7 +91,7 @@ def assert_backoff(retry: object, waits: Sequence[float], *, tolerance: float = 
     if wrong:
         raise AssertionError(
             f"expected {reading.name} to wait {_list(waits)} (within {tolerance:.0%}), but it "
-            f"waited {_list(seen_waits)}: {', '.join(wrong)}\n{_story(reading)}"
+            f"waited {_list(seen_waits)}: {', '.join(wrong)}\n{_timeline(reading)}"
         )
 
 
@@ -103,7 +103,7 @@ def _assert_sum(reading: RetryReading, waits: Sequence[float], tolerance: float)
         raise AssertionError(
             f"expected {reading.name} to wait {_list(waits)}, {wanted:.3g} s in all (within "
             f"{tolerance:.0%}), but {_made(reading)} and waited {waited:.3g} s in all\n"
-            f"{_story(reading)}"
+            f"{_timeline(reading)}"
         )
 
 
@@ -126,7 +126,7 @@ def _made(reading: RetryReading) -> str:
     return f"it made {_count(made)}" if made else "it tried no call again"
 
 
-def _story(reading: RetryReading) -> str:
+def _timeline(reading: RetryReading) -> str:
     if not reading.timeline:
         return "  (what succeeds at its first attempt, or may not be tried again, leaves no trace)"
     hidden = len(reading.timeline) - _SHOWN

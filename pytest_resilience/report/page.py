@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import itertools
 import json
 
 from collections import Counter
+from collections import defaultdict
 from importlib.resources import files
 from typing import Any
 
@@ -73,18 +75,12 @@ def _json_in_html(data: Any) -> str:
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
-class _Table(dict[str, int]):
-    """Texts by number, each once."""
-
-    def __missing__(self, text: str) -> int:
-        self[text] = number = len(self)
-        return number
-
-
 def _data(report: Report, gate: GateResult | None) -> dict[str, Any]:
     """The data from which the script draws; their format is told at the top of page.js."""
     accepted = {cell.key for cell in gate.accepted} if gate else set()
-    tests, texts = _Table(), _Table()
+    # Each text once, numbered in order of first use.
+    tests: dict[str, int] = defaultdict(itertools.count().__next__)
+    texts: dict[str, int] = defaultdict(itertools.count().__next__)
     experiments: dict[str, Cell] = {}
     for cell in report.cells:
         experiments.setdefault(cell.experiment, cell)
@@ -123,7 +119,7 @@ def _shown_entries(cells: tuple[Cell, ...]) -> dict[bool, int]:
     }
 
 
-def _flat(timeline: tuple[TimelineEntry, ...], texts: _Table) -> list[int]:
+def _flat(timeline: tuple[TimelineEntry, ...], texts: dict[str, int]) -> list[int]:
     """Four numbers each: milliseconds since the one before, kind, source, text."""
     flat = []
     before = 0

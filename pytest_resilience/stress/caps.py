@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-_MEMORY, _DISK, _CPU = Amount(share=0.5), Amount(share=0.1), Amount(share=1.0)
+_TENTH, _HALF, _ALL = Amount(share=0.1), Amount(share=0.5), Amount(share=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,23 +45,21 @@ class Caps:
     """The most that experiments may ask for.
 
     Attributes:
-        memory: of what is available to this process.
-        disk: of what is free on the disk concerned.
+        memory: of the memory that is available to this process.
+        disk: of the free space on the disk concerned.
         cpu: share of the CPUs that this process may use.
     """
 
-    memory: Amount = _MEMORY
-    disk: Amount = _DISK
-    cpu: Amount = _CPU
+    memory: Amount = _HALF
+    disk: Amount = _TENTH
+    cpu: Amount = _ALL
 
     @classmethod
     def parse(cls, memory: str = "", disk: str = "", cpu: str = "") -> Caps:
-        """From texts, empty for the default. Raises ConfigurationError naming the option."""
-        usual = cls()
+        """From ini options, "" for the default. Raises ConfigurationError naming the option."""
+        given = {"memory": memory, "disk": disk, "cpu": cpu}
         found = cls(
-            memory=amount("chaos_max_memory", memory) if memory else usual.memory,
-            disk=amount("chaos_max_disk", disk) if disk else usual.disk,
-            cpu=amount("chaos_max_cpu", cpu) if cpu else usual.cpu,
+            **{name: amount(f"chaos_max_{name}", text) for name, text in given.items() if text}
         )
         if found.cpu.share is None:
             raise ConfigurationError(f"chaos_max_cpu={cpu!r}: give a share, such as '80%'")
@@ -69,7 +67,7 @@ class Caps:
 
     def approve(self, experiment: ChaosExperiment) -> None:
         """Raise ConfigurationError for an experiment that asks for more."""
-        with limits_lifted():  # what there is is read from files
+        with limits_lifted():  # sizes of the machine are read from files
             for fault in experiment.faults:
                 self._approve(fault)
 
@@ -77,8 +75,7 @@ class Caps:
         if isinstance(fault, (CpuLoad, GilLoad)):
             self._approve_cpu(fault)
         elif isinstance(fault, MemoryLoad):
-            there = machine.available_memory()
-            most = self.memory.of(there)
+            most = self.memory.of(machine.available_memory())
             _compare(fault, memory_size(fault), most, f"chaos_max_memory = {self.memory}")
         elif isinstance(fault, (DiskLoad, DiskFill)):
             size = file_size(fault) if isinstance(fault, DiskLoad) else fill_size(fault)
@@ -87,19 +84,19 @@ class Caps:
 
     def _approve_cpu(self, fault: CpuLoad | GilLoad) -> None:
         cores, load = cores_and_load(fault)
-        there = machine.cpus()
-        most = (self.cpu.share or 0.0) * there
+        available = machine.cpus()
+        most = (self.cpu.share or 0.0) * available
         if cores * load > most * (1 + 1e-9):
             raise ConfigurationError(
-                f"{fault}: {cores * load:.3g} CPUs are more than the {most:.3g} of {there:g} that "
-                f"chaos_max_cpu = {self.cpu} allows"
+                f"{fault}: {cores * load:.3g} CPUs are more than the {most:.3g} of {available:g} "
+                f"that chaos_max_cpu = {self.cpu} allows"
             )
         # Each costs memory and a place in the scheduler's queue, however little it computes.
         if cores > max(1, math.ceil(most)):
             what = "processes" if isinstance(fault, CpuLoad) else "threads"
             raise ConfigurationError(
                 f"{fault}: {cores} {what} are more than the {max(1, math.ceil(most))} that "
-                f"chaos_max_cpu = {self.cpu} of {there:g} CPUs allows; ask for fewer cores"
+                f"chaos_max_cpu = {self.cpu} of {available:g} CPUs allows; ask for fewer cores"
             )
 
 
@@ -115,30 +112,30 @@ def _compare(fault: Fault, size: int, most: int, cap: str) -> None:
 
 
 def cores_and_load(fault: CpuLoad | GilLoad) -> tuple[int, float]:
-    """How many processes or threads, and how much of the time each computes.
+    """The number of processes or threads, and the share of the time, 0 to 1, that each computes.
 
-    Together they take `intensity` times the CPUs, where neither was said.
+    Together they take `intensity` times the CPUs if neither is given.
     """
-    there = machine.cpus()
+    available = machine.cpus()
     asked = fault.cores if isinstance(fault, CpuLoad) else fault.threads
     if asked is None:
-        asked = max(1, -int(-fault.intensity * there // 1))  # rounded up
+        asked = max(1, -int(-fault.intensity * available // 1))  # rounded up
     load = fault.load
     if load is None:
-        load = min(1.0, fault.intensity * there / asked)
+        load = min(1.0, fault.intensity * available / asked)
     return asked, load
 
 
 def memory_size(fault: MemoryLoad) -> int:
     """Bytes to hold."""
-    there = machine.available_memory()
+    available = machine.available_memory()
     if fault.size is None:
-        return int(there * MOST_MEMORY * fault.intensity)
-    return fault.size.of(there)
+        return int(available * MOST_MEMORY * fault.intensity)
+    return fault.size.of(available)
 
 
 def disk_folder(fault: DiskLoad | DiskFill) -> str:
-    """Where to write. Raises ConfigurationError if that is no folder."""
+    """The folder to write to. Raises ConfigurationError if it is none."""
     folder = fault.path or tempfile.gettempdir()
     if not os.path.isdir(folder):
         raise ConfigurationError(f"path={folder!r} is no folder")
@@ -152,7 +149,7 @@ def file_size(fault: DiskLoad) -> int:
 
 
 def fill_size(fault: DiskFill) -> int:
-    """Bytes to take so that the floor is left. Nothing at intensity 0."""
+    """Bytes to take so that the floor stays free; 0 at intensity 0."""
     free, whole = machine.disk_space(disk_folder(fault))
     floor = max(LEAST_FLOOR, fault.floor.of(whole))
     return max(0, free - floor) if fault.intensity else 0

@@ -51,7 +51,7 @@ class StressInterceptor:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._running: dict[ActiveExperiment, _Running] = {}
+        self._running: dict[ActiveExperiment, _RunningStressors] = {}
 
     def install(self) -> None:
         """Do nothing: `refresh` starts and stops everything."""
@@ -75,7 +75,7 @@ class StressInterceptor:
         ]
         with limits_lifted():  # sizes depend on the machine's, which are read from files
             stressors = [_stressor(fault) for fault in faults]
-        running = _Running(active_experiment, stressors)
+        running = _RunningStressors(active_experiment, stressors)
         running.start(active_experiment.left(self._engine.clock.monotonic()))
         self._running[active_experiment] = running
         for fault in faults:
@@ -86,7 +86,7 @@ class StressInterceptor:
             self._running.pop(active_experiment).stop()
 
 
-class _Running:
+class _RunningStressors:
     """The stressors of one experiment."""
 
     def __init__(self, active_experiment: ActiveExperiment, stressors: list[Stressor]) -> None:

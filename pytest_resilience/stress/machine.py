@@ -1,4 +1,4 @@
-"""What this process can have of the machine: CPUs, memory, disk.
+"""CPUs, memory and disk space that are available to this process.
 
 Containers give less than the machine has, so control groups (version 1 and 2) are asked
 too, every one from this process's own up to the root.

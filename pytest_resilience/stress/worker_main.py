@@ -1,4 +1,4 @@
-"""What a worker process does: the only code here that runs in a process of its own.
+"""The main function and the jobs of a worker process, the only code that runs in one.
 
 It is started isolated, with the standard library alone, and ends when its parent lets go of
 its standard input, for whatever reason: closed, killed, crashed.
@@ -44,7 +44,7 @@ class _Job:
         """Keep it there; need not end."""
 
     def figures(self) -> dict[str, Any]:
-        """What has come of it; asked for in another thread."""
+        """Measurements for the parent; asked for in another thread."""
         return {}
 
     def end(self) -> None:

@@ -64,6 +64,13 @@ def test_rejections_of_a_semaphore(semaphore: SemaphoreBulkhead, clock: ManualCl
     assert semaphore.get_stats() == before
 
 
+def test_rejections_of_a_bulkhead_that_somebody_has_derived() -> None:
+    class Counted(SemaphoreBulkhead):
+        pass
+
+    assert_bulkhead_rejected(Counted(), times=0)
+
+
 def test_rejections_of_a_pool(pool: ThreadPoolBulkhead) -> None:
     assert_bulkhead_rejected(pool, times=0)
     over = threading.Event()

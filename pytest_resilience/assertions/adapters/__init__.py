@@ -1,1 +1,1 @@
-"""How the breakers and retries of each library are read, ours among them."""
+"""Readers of the breakers and retries of each library, ours among them."""

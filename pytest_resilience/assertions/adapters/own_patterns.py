@@ -66,15 +66,15 @@ def _circuit_timeline(circuit: Circuit) -> tuple[str, ...]:
 
 def _read_retry(name: str, events: tuple[RetryEvent, ...]) -> RetryReading:
     call = max((each.call for each in events), default=0)
-    story = [each for each in events if each.call == call]
-    waits = tuple(each.delay for each in story if isinstance(each, RetryScheduled))
+    latest = [each for each in events if each.call == call]
+    waits = tuple(each.delay for each in latest if isinstance(each, RetryScheduled))
     return RetryReading(
         name=name,
-        attempts=story[-1].attempt if story else 0,
+        attempts=latest[-1].attempt if latest else 0,
         waits=waits,
         waited=sum(waits),
-        exhausted=bool(story) and isinstance(story[-1], RetryGaveUp),
-        timeline=tuple(f"+{each.at - story[0].at:.3f}s {_told(each)}" for each in story),
+        exhausted=bool(latest) and isinstance(latest[-1], RetryGaveUp),
+        timeline=tuple(f"+{each.at - latest[0].at:.3f}s {_told(each)}" for each in latest),
     )
 
 
