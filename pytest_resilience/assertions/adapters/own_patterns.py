@@ -7,11 +7,11 @@ from pytest_resilience.assertions.readings import RetryReading
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
 from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
+from pytest_resilience.patterns.retry.attempts import HandlerState
 from pytest_resilience.patterns.retry.attempts import RetryAborted
 from pytest_resilience.patterns.retry.attempts import RetryEvent
 from pytest_resilience.patterns.retry.attempts import RetryGaveUp
 from pytest_resilience.patterns.retry.attempts import RetryScheduled
-from pytest_resilience.patterns.retry.attempts import Surroundings
 from pytest_resilience.patterns.retry.handler import RetryHandler
 
 
@@ -28,7 +28,7 @@ def read_own_patterns(thing: object) -> CircuitReading | RetryReading | None:
         return _read_circuit(thing)
     if isinstance(thing, RetryHandler):
         return _read_retry(thing.name, thing.events)
-    if isinstance(thing, Surroundings):
+    if isinstance(thing, HandlerState):
         return _read_retry(thing.name, thing.history)
     return None
 

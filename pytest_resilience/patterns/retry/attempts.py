@@ -1,4 +1,4 @@
-"""The attempts of one call: all that is remembered between them."""
+"""The state of a retry handler, and of each call between its attempts."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from pytest_resilience.events import describe
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.retry.config import RetryConfig
-from pytest_resilience.patterns.retry.delays import Uniform
+from pytest_resilience.patterns.retry.delays import RandomSource
 from pytest_resilience.patterns.retry.delays import backoff
-from pytest_resilience.patterns.retry.delays import next_delay
 from pytest_resilience.patterns.retry.delays import retry_after_of
+from pytest_resilience.patterns.retry.delays import with_jitter
 
 
 __all__ = [
+    "CallState",
+    "HandlerState",
     "RetryAborted",
     "RetryEvent",
     "RetryGaveUp",
     "RetryScheduled",
     "RetrySucceeded",
-    "Series",
-    "Surroundings",
 ]
 
 
@@ -40,10 +40,10 @@ __all__ = [
 class RetryEvent(Event):
     """Something about one call.
 
-    No event keeps an exception: it would keep every frame alive that it passed through.
+    No event keeps an exception, which would keep every frame alive that it passed through.
 
     Attributes:
-        call: the call's number among those its handler had to try again.
+        call: the call's number among those that the handler retried.
         attempt: how many attempts were made by then.
     """
 
@@ -66,15 +66,15 @@ class RetryScheduled(RetryEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySucceeded(RetryEvent):
-    """A call has succeeded after all."""
+    """A call has succeeded in a later attempt than the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryAborted(RetryEvent):
-    """A call that was to be tried again was ended by what is not: cancellation, say.
+    """A call that was being retried was ended by what is not retried, such as cancellation.
 
     Attributes:
-        failure: by what, in words.
+        failure: what ended it, in words.
     """
 
     failure: str
@@ -98,22 +98,21 @@ _logger = logging.getLogger("pytest_resilience.retry")
 _HISTORY = 1000  # events that are remembered
 
 
-class Surroundings:
-    """What all calls of one handler share: its configuration, and where it reports."""
+class HandlerState:
+    """What all calls of one handler share: its configuration, clock, listeners and history."""
 
     def __init__(
-        self, config: RetryConfig, name: str, clock: Clock, chance: Uniform | None
+        self, config: RetryConfig, name: str, clock: Clock, source: RandomSource | None
     ) -> None:
         self.config = config
         self.name = name
         self.clock = clock
-        # The module's generator, for it is seeded anew in a forked child. One of our own
-        # would make all workers of a server that forks wait the same times.
-        self.chance: Uniform = random if chance is None else chance
+        # The module's generator by default, for it is seeded anew in a forked child. One of our
+        # own would make all workers of a server that forks wait the same times.
+        self.random: RandomSource = random if source is None else source
         self.listeners = Listeners()
-        self.numbers = itertools.count(1)
-        # Whether a call has to be known of before it fails.
-        self.begins = config.budget is not None or config.max_elapsed is not None
+        self.call_numbers = itertools.count(1)
+        self.needs_start = config.budget is not None or config.max_elapsed is not None
         self._history: deque[RetryEvent] = deque(maxlen=_HISTORY)
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
@@ -123,148 +122,136 @@ class Surroundings:
         with self._lock:
             return tuple(self._history)
 
-    def begin(self) -> float:
-        """A call is about to be made for the first time: monotonic seconds."""
+    def start(self) -> float | None:
+        """Note that a call begins: monotonic seconds, None if neither time nor budget matters."""
+        if not self.needs_start:
+            return None
         if self.config.budget is not None:
             self.config.budget.deposit()
         return self.clock.monotonic()
 
-    def tell(self, event: RetryEvent) -> None:
-        """Remember and announce."""
+    def announce(self, event: RetryEvent) -> None:
+        """Remember an event and give it to the listeners."""
         with self._lock:
             self._history.append(event)
         self.listeners.emit(event)
 
 
-class Series:
-    """One call and its attempts; nothing here is shared with another call.
+class CallState:
+    """One call between its attempts; nothing here is shared with another call.
 
-    No exception is kept between the attempts: its traceback holds the frame that holds this.
+    No exception is kept: its traceback holds the frame that holds this.
 
     Attributes:
-        delay: seconds to wait before the next attempt; None before the first, and when
-            there is no next.
+        delay: seconds to wait before the next attempt; None before the first, and when none
+            follows.
     """
 
-    __slots__ = ("_around", "_attempt", "_number", "_previous", "_started", "delay")
+    __slots__ = ("_failed", "_handler", "_number", "_previous_delay", "_started", "delay")
 
-    def __init__(self, around: Surroundings, started: float | None = None) -> None:
-        """`started`: what `Surroundings.begin` returned; None to count from the first failure."""
-        self._around = around
-        self._attempt = 0
-        self._number = 0
+    def __init__(self, handler: HandlerState, started: float | None = None) -> None:
+        """`started`: as `HandlerState.start` returned it; None to count from the first failure."""
+        self._handler = handler
+        self._failed = 0  # attempts
+        self._number = 0  # among the calls that were retried
         self._started = started
-        self._previous = around.config.base_delay
+        self._previous_delay = handler.config.base_delay
         self.delay: float | None = None
 
     def raised(self, error: BaseException) -> bool:
-        """An attempt has raised. False: what it raised is to pass as it is.
+        """Record that an attempt raised. True: another follows. False: the error is to pass.
 
-        Raises RetryExhaustedError, from the error, if no attempt follows.
+        Raises RetryExhaustedError, from the error, if it could be retried but no attempt is left.
         """
-        if isinstance(error, Exception) and self._around.config.tries_again(error):
-            self._failed(error, None)
+        if isinstance(error, Exception) and self._handler.config.retries(error):
+            self._record_failure(error, None)
             return True
         self.aborted(error)
         return False
 
     def returned(self, result: Any) -> bool:
-        """An attempt has returned. False: another follows, or RetryExhaustedError is raised."""
-        unwanted = self._around.config.retry_on_result
+        """Record that an attempt returned. True: that is the call's result. False: another follows.
+
+        Raises RetryExhaustedError if the result should be retried but no attempt is left.
+        """
+        unwanted = self._handler.config.retry_on_result
         if unwanted is None or not unwanted(result):
             self.succeeded()
             return True
-        self._failed(None, result)
+        self._record_failure(None, result)
         return False
 
     def succeeded(self) -> None:
-        """The call has succeeded; told only if an attempt failed before."""
+        """Record that the call succeeded; an event only if an attempt failed before."""
         self.delay = None
         if self._number:
-            attempt, name = self._attempt + 1, self._around.name
+            attempt, name = self._failed + 1, self._handler.name
             _logger.info("%s: succeeded at attempt %d", name, attempt)
-            at = self._around.clock.monotonic()
-            event = RetrySucceeded(at=at, source=name, call=self._number, attempt=attempt)
-            self._around.tell(event)
+            self._announce(RetrySucceeded, self._handler.clock.monotonic(), attempt)
 
     def aborted(self, error: BaseException) -> None:
-        """The call was ended by what is not tried again; told as success is."""
-        waited, self.delay = self.delay is not None, None
+        """Record that what is not retried ended the call; an event only if an attempt failed."""
+        waiting, self.delay = self.delay is not None, None
         if self._number:
-            self._around.tell(
-                RetryAborted(
-                    at=self._around.clock.monotonic(), source=self._around.name,
-                    call=self._number, attempt=self._attempt + (not waited),
-                    failure=describe(error),
-                )
-            )  # fmt: skip
+            attempt, now = self._failed + (not waiting), self._handler.clock.monotonic()
+            self._announce(RetryAborted, now, attempt, failure=describe(error))
 
-    def pause(self) -> None:
-        """Wait as long as is due before the next attempt."""
+    def wait(self) -> None:
+        """Block for the seconds that are due before the next attempt."""
         if self.delay is not None:
             try:
-                self._around.clock.sleep(self.delay)
+                self._handler.clock.sleep(self.delay)
             except BaseException as interruption:
                 self.aborted(interruption)
                 raise
             self.delay = None
 
-    async def apause(self) -> None:
-        """Wait as `pause` does, suspended."""
+    async def wait_async(self) -> None:
+        """Wait as `wait` does, suspended."""
         if self.delay is not None:
             try:
-                await self._around.clock.asleep(self.delay)
+                await self._handler.clock.asleep(self.delay)
             except BaseException as interruption:
                 self.aborted(interruption)
                 raise
             self.delay = None
 
-    def _failed(self, error: Exception | None, result: Any) -> None:
-        around = self._around
-        now = around.clock.monotonic()
-        if self._started is None:
-            self._started = now
-        self._attempt += 1
-        self._number = self._number or next(around.numbers)
+    def _record_failure(self, error: Exception | None, result: Any) -> None:
+        handler, now = self._handler, self._handler.clock.monotonic()
+        started = self._started = now if self._started is None else self._started
+        self._failed += 1
+        self._number = self._number or next(handler.call_numbers)
         cause = result if error is None else error
-        failure, asked = describe(cause), self._asked(cause)
-        delay = self._backoff() if asked is None else asked
-        reason = self._enough(delay, asked, now - self._started)
+        failure, requested = describe(cause), self._requested_delay(cause)
+        delay = self._backoff() if requested is None else requested
+        reason = self._reason_to_stop(delay, requested, now - started)
         if reason is not None:
-            self._gave_up(now, failure, reason)
+            _logger.error(
+                "%s: gave up at attempt %d (%s), %s", handler.name, self._failed, reason, failure
+            )
+            self._announce(RetryGaveUp, now, self._failed, failure=failure, reason=reason)
             raise RetryExhaustedError(
-                self._attempt, error, reason=reason, last_result=result,
-                elapsed=now - self._started,
-            ) from error  # fmt: skip
-        self.delay = self._previous = delay
+                self._failed, error, reason=reason, last_result=result, elapsed=now - started
+            ) from error
+        self.delay = self._previous_delay = delay
         _logger.warning(
             "%s: attempt %d failed, %s; the next in %.3g s",
-            around.name, self._attempt, failure, delay,
+            handler.name, self._failed, failure, delay,
         )  # fmt: skip
-        around.tell(
-            RetryScheduled(
-                at=now, source=around.name, call=self._number, attempt=self._attempt,
-                failure=failure, delay=delay,
-            )
-        )  # fmt: skip
+        self._announce(RetryScheduled, now, self._failed, failure=failure, delay=delay)
 
-    def _gave_up(self, now: float, failure: str, reason: str) -> None:
-        name = self._around.name
-        _logger.error("%s: gave up at attempt %d (%s), %s", name, self._attempt, reason, failure)
-        self._around.tell(
-            RetryGaveUp(
-                at=now, source=name, call=self._number, attempt=self._attempt,
-                failure=failure, reason=reason,
-            )
-        )  # fmt: skip
+    def _announce(self, kind: type[RetryEvent], at: float, attempt: int, **fields: Any) -> None:
+        name, number = self._handler.name, self._number
+        self._handler.announce(kind(at=at, source=name, call=number, attempt=attempt, **fields))
 
-    def _enough(self, delay: float, asked: float | None, elapsed: float) -> str | None:
-        """Why no other attempt follows, if none does."""
-        config = self._around.config
-        if self._attempt >= config.max_attempts:
+    def _reason_to_stop(self, delay: float, requested: float | None, elapsed: float) -> str | None:
+        """Why no other attempt follows; None if one does, which the budget has then paid."""
+        config = self._handler.config
+        if self._failed >= config.max_attempts:
             return f"max_attempts={config.max_attempts}"
-        if asked is not None and asked > config.max_retry_after:
-            return f"asked to wait {asked:.10g} s, max_retry_after={config.max_retry_after:g} s"
+        if requested is not None and requested > config.max_retry_after:
+            most = config.max_retry_after
+            return f"asked to wait {requested:.10g} s, max_retry_after={most:g} s"
         if config.max_elapsed is not None and elapsed + delay > config.max_elapsed:
             return f"max_elapsed={config.max_elapsed:g} s"
         if config.budget is not None and not config.budget.withdraw():
@@ -272,23 +259,23 @@ class Series:
         return None
 
     def _backoff(self) -> float:
-        config = self._around.config
-        plain = backoff(
-            self._attempt, config.base_delay, config.exponential_multiplier, config.max_delay
+        config = self._handler.config
+        delay = backoff(
+            self._failed, config.base_delay, config.exponential_multiplier, config.max_delay
         )
-        return next_delay(
-            config.jitter, plain, base=config.base_delay, cap=config.max_delay,
-            previous=self._previous, chance=self._around.chance,
+        return with_jitter(
+            config.jitter, delay, base=config.base_delay, cap=config.max_delay,
+            previous=self._previous_delay, source=self._handler.random,
         )  # fmt: skip
 
-    def _asked(self, failure: Any) -> float | None:
-        """What a failure asks for; a function that cannot say leaves it to the rest."""
-        ask = self._around.config.wait_from
+    def _requested_delay(self, failure: Any) -> float | None:
+        """The seconds that a failure asks for; None if it does not, or cannot be asked."""
+        ask = self._handler.config.wait_from
         if ask is None:
-            return retry_after_of(failure, self._around.clock.time())
+            return retry_after_of(failure, self._handler.clock.time())
         try:
-            asked = ask(failure)
-            return None if asked is None else validation.number("wait_from", asked)
+            seconds = ask(failure)
+            return None if seconds is None else validation.number("wait_from", seconds)
         except Exception:
-            _logger.exception("%s: %r cannot say how long to wait", self._around.name, ask)
+            _logger.exception("%s: %r cannot say how long to wait", self._handler.name, ask)
             return None

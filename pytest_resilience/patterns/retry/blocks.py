@@ -1,14 +1,13 @@
-"""Blocks of code, run again when they fail."""
+"""Blocks of code that run again when they fail: `for attempt in handler: with attempt: …`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Self
 from typing import TypeVar
 
-from pytest_resilience.patterns.retry.attempts import Series
-from pytest_resilience.patterns.retry.attempts import Surroundings
+from pytest_resilience.patterns.retry.attempts import CallState
+from pytest_resilience.patterns.retry.attempts import HandlerState
 
 
 __all__ = ["AsyncAttempts", "Attempt", "attempts"]
@@ -21,30 +20,31 @@ class Attempt:
 
     Attributes:
         number: 1, 2, …
-        delay: seconds to wait for the next; None if none follows, or before it is known.
+        delay: seconds until the next attempt; None if none follows, or before it is known.
     """
 
-    # What most attempts never set stands here: to make one is most of what a block costs.
+    # What most attempts never set is a class attribute: to make an attempt is most of what a
+    # block costs.
     delay: float | None = None
     _entered = False
     _result: tuple[object] | None = None
 
     def __init__(
-        self, around: Surroundings, started: float | None, number: int, series: Series | None
+        self, handler: HandlerState, started: float | None, number: int, call: CallState | None
     ) -> None:
-        """`series`: None for a first attempt, which leaves no trace if it succeeds."""
+        """`call`: None for a first attempt, which leaves no trace if it succeeds."""
         self.number = number
-        self._around = around
+        self._handler = handler
         self._started = started
-        self._series = series
+        self._call = call
 
     @property
     def entered(self) -> bool:
-        """Whether there was a `with`."""
+        """Whether `with attempt:` was reached."""
         return self._entered
 
     def returned(self, result: _R) -> _R:
-        """Say what the block has come to, so that `retry_on_result` can judge it; hands it back."""
+        """Give the block's result to `retry_on_result`; returns it."""
         self._result = (result,)
         return result
 
@@ -54,54 +54,49 @@ class Attempt:
         self._entered = True
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        series = self._series
-        if series is None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        call = self._call
+        if call is None:
             if error is None and self._result is None:
                 return False
-            series = self._series = Series(self._around, self._started)
+            call = self._call = CallState(self._handler, self._started)
         again = False
         if error is not None:
-            again = series.raised(error)
+            again = call.raised(error)
         elif self._result is not None:
-            series.returned(self._result[0])
+            call.returned(self._result[0])
         else:
-            series.succeeded()
-        self.delay = series.delay
+            call.succeeded()
+        self.delay = call.delay
         return again
 
-    def next_after(self) -> Series | None:
-        """What is waited by before the next attempt; None if none follows."""
+    def next_call(self) -> CallState | None:
+        """The state to wait with before the next attempt; None if none follows."""
         if not self._entered:
             raise RuntimeError(f"attempt {self.number} was not used; put `with attempt:` around it")
-        return None if self.delay is None else self._series
+        return None if self.delay is None else self._call
 
 
-def attempts(around: Surroundings, started: float | None) -> Iterator[Attempt]:
+def attempts(handler: HandlerState, started: float | None) -> Iterator[Attempt]:
     """The attempts at one block, with waits that block the thread."""
-    attempt = Attempt(around, started, 1, None)
+    attempt = Attempt(handler, started, 1, None)
     yield attempt
-    while (series := attempt.next_after()) is not None:
-        series.pause()
-        attempt = Attempt(around, started, attempt.number + 1, series)
+    while (call := attempt.next_call()) is not None:
+        call.wait()
+        attempt = Attempt(handler, started, attempt.number + 1, call)
         yield attempt
 
 
 class AsyncAttempts:
     """The attempts at one block, with waits that suspend the task.
 
-    No generator as `attempts` is: a loop that is left early would leave it to be closed.
+    A class, not an async generator: one that a loop leaves early must be closed by somebody.
     """
 
-    __slots__ = ("_around", "_last", "_started")
+    __slots__ = ("_handler", "_last", "_started")
 
-    def __init__(self, around: Surroundings, started: float | None) -> None:
-        self._around = around
+    def __init__(self, handler: HandlerState, started: float | None) -> None:
+        self._handler = handler
         self._started = started
         self._last: Attempt | None = None
 
@@ -109,12 +104,12 @@ class AsyncAttempts:
         return self
 
     async def __anext__(self) -> Attempt:
-        last, series, number = self._last, None, 1
+        last, call, number = self._last, None, 1
         if last is not None:
-            series = last.next_after()
-            if series is None:
+            call = last.next_call()
+            if call is None:
                 raise StopAsyncIteration
-            await series.apause()
+            await call.wait_async()
             number = last.number + 1
-        self._last = Attempt(self._around, self._started, number, series)
+        self._last = Attempt(self._handler, self._started, number, call)
         return self._last

@@ -1,4 +1,4 @@
-"""A budget of retries that many callers share, so that together they cannot storm."""
+"""A budget of retries that many callers share, so that together they cause no retry storm."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["RetryBudget"]
 
 
 class RetryBudget:
-    """A token bucket: each call puts a share of a token in, each retry takes a whole one out.
+    """A token bucket: each call adds a fraction of a token, each retry takes a whole one.
 
     With `ratio` 0.2, retries add at most a fifth to the calls there are, however many of
-    them fail; `reserve` tokens a second come on top, so that a quiet caller can retry too.
-    The idea is that of retry budgets in Finagle (Twitter, 2016). Share one between all
+    them fail. `reserve` tokens a second are added as well, so that a caller with few calls
+    can retry too. This is the retry budget of Finagle (Twitter, 2016). Share one between all
     handlers that call the same thing.
     """
 
@@ -30,46 +30,46 @@ class RetryBudget:
         capacity: float = 100.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """`capacity` is the most tokens it holds; it begins with `reserve` (at most that)."""
+        """`capacity`: the most tokens it holds; it starts with `reserve` of them, at most that."""
         self._ratio = validation.number("ratio", ratio)
         self._reserve = validation.number("reserve", reserve)
         self._capacity = validation.number("capacity", capacity, low=1.0)
         self._clock = clock
         self._lock = fork_safe(self, "_lock", threading.Lock)
         self._tokens = min(self._reserve, self._capacity)
-        self._filled_at = clock.monotonic()
+        self._refilled_at = clock.monotonic()
 
     @property
     def tokens(self) -> float:
-        """Tokens there are now."""
+        """The tokens in the bucket now."""
         now = self._clock.monotonic()
         with self._lock:
-            self._fill(now)
+            self._refill(now)
             return self._tokens
 
     def deposit(self) -> None:
-        """A call is made for the first time."""
-        # What flows in by itself can be added later: the bucket is full at the same point.
+        """Add the tokens of a call, as its first attempt begins."""
+        # The reserve can be added later: the bucket is full at the same moment.
         with self._lock:
             self._tokens = min(self._capacity, self._tokens + self._ratio)
 
     def withdraw(self) -> bool:
-        """Take a token for a retry; False, and nothing taken, if there is none."""
+        """Take a token for a retry. False, and none taken, if there is less than one."""
         now = self._clock.monotonic()
         with self._lock:
-            self._fill(now)
-            # Ten fifths are two, whatever floating point makes of them.
+            self._refill(now)
+            # Five deposits of 0.2 are one token, whatever floating point makes of them.
             enough = self._tokens >= 1.0 - 1e-9
             if enough:
                 self._tokens = max(0.0, self._tokens - 1.0)
             return enough
 
-    def _fill(self, now: float) -> None:
-        # Who read the clock before another may come after it to the lock.
-        if now > self._filled_at:
-            grown = self._tokens + (now - self._filled_at) * self._reserve
+    def _refill(self, now: float) -> None:
+        # A thread that read the clock first may come to the lock later.
+        if now > self._refilled_at:
+            grown = self._tokens + (now - self._refilled_at) * self._reserve
             self._tokens = min(self._capacity, grown)
-            self._filled_at = now
+            self._refilled_at = now
 
     def __repr__(self) -> str:
         return f"<RetryBudget {self.tokens:.3g} of {self._capacity:g} tokens>"

@@ -1,4 +1,4 @@
-"""What is tried again, how often, and how long is waited in between."""
+"""What is retried, how often, and with which delays."""
 
 from __future__ import annotations
 
@@ -22,23 +22,22 @@ class RetryConfig:
 
     Attributes:
         max_attempts: calls in all, the first included.
-        base_delay: seconds after the first failure.
-        max_delay: the longest of all delays but those that a failure asks for.
-        exponential_multiplier: by which the delay grows from attempt to attempt.
-        jitter: how delays are spread: True by 10 % either way, "full", "equal",
-            "decorrelated", or False.
-        retryable_exceptions: exceptions that are tried again. Others pass at once, as they are.
-        max_elapsed: seconds since the first attempt began after which none begins.
-        is_retryable: overrules `retryable_exceptions`: whether an exception is tried again.
-        retry_on_result: whether a result is tried again.
-        wait_from: seconds that an error or result asks for, None for the usual. By default a
-            `Retry-After` header or an attribute `retry_after` is honoured. What is asked for
-            is waited as it is, without jitter.
-        budget: of retries, shared with others.
+        base_delay: the delay after the first failure, in seconds.
+        max_delay: the longest delay, in seconds, but for those that a failure asks for.
+        exponential_multiplier: the factor by which the delay grows from attempt to attempt.
+        jitter: how delays are spread: True by 10 % either way, or AWS's "full", "equal" and
+            "decorrelated", or False for none.
+        retryable_exceptions: exceptions that are retried. Others pass at once, as they are.
+        max_elapsed: seconds after the start of the first attempt, after which none starts.
+        is_retryable: overrules `retryable_exceptions`: whether an exception is retried.
+        retry_on_result: whether a result is retried.
+        wait_from: the seconds that an error or a result asks for, None for backoff. By default
+            the `Retry-After` header or an attribute `retry_after` is taken. No jitter is added.
+        budget: a limit to all retries, shared with other handlers.
         max_retry_after: the longest delay a failure may ask for, in seconds. If it asks for
-            more it is not tried again: coming back sooner than asked is of no use.
+            more it is not retried: to come back sooner than asked is of no use.
 
-    What is no `Exception` (cancellation, KeyboardInterrupt, …) is never tried again.
+    What is no `Exception` (cancellation, KeyboardInterrupt, …) is never retried.
     Raises ConfigurationError or TypeError for a value that makes no sense.
     """
 
@@ -75,8 +74,8 @@ class RetryConfig:
                 f"base_delay={self.base_delay!r}: at most max_delay={self.max_delay!r} is needed"
             )
 
-    def tries_again(self, error: Exception) -> bool:
-        """Whether an exception is tried again. Calls `is_retryable`."""
+    def retries(self, error: Exception) -> bool:
+        """Whether an exception is retried. Calls `is_retryable`."""
         if self.is_retryable is not None:
             return self.is_retryable(error)
         return isinstance(error, self.retryable_exceptions)

@@ -15,11 +15,11 @@ from typing import Protocol
 __all__ = [
     "JITTERS",
     "Jitter",
-    "Uniform",
+    "RandomSource",
     "backoff",
-    "next_delay",
     "parse_retry_after",
     "retry_after_of",
+    "with_jitter",
 ]
 
 Jitter = Literal["full", "equal", "decorrelated"] | bool
@@ -28,8 +28,8 @@ JITTERS: Final = (True, False, "full", "equal", "decorrelated")
 _PLAIN_SPREAD = 0.1  # jitter=True: 10 % either way
 
 
-class Uniform(Protocol):
-    """What is needed of a `random.Random`."""
+class RandomSource(Protocol):
+    """The part of `random.Random` that jitter needs."""
 
     def uniform(self, a: float, b: float) -> float:
         """A number between `a` and `b`."""
@@ -43,29 +43,29 @@ def backoff(attempt: int, base: float, multiplier: float, cap: float) -> float:
         return cap
 
 
-def next_delay(
-    jitter: Jitter, delay: float, *, base: float, cap: float, previous: float, chance: Uniform
+def with_jitter(
+    jitter: Jitter, delay: float, *, base: float, cap: float, previous: float, source: RandomSource
 ) -> float:
-    """`delay` (at most `cap`) with jitter, in seconds.
+    """`delay` with jitter, in seconds, never more than `cap`.
 
     Args:
         jitter: True spreads by 10 % either way, "full" over 0..delay, "equal" over
-            delay/2..delay, "decorrelated" over base..3*previous; False does not.
-        delay: the seconds of plain backoff.
+            delay/2..delay, "decorrelated" over base..3*previous; False adds none.
+        delay: the seconds of plain backoff, at most `cap`.
         base: the shortest delay of "decorrelated".
-        cap: the longest of all.
-        previous: the last delay that was waited; `base` at first.
-        chance: where the randomness comes from.
+        cap: the longest delay.
+        previous: the delay before this one; `base` at first.
+        source: of random numbers.
     """
     if jitter is False:
         return delay
     if jitter == "full":
-        return chance.uniform(0.0, delay)
+        return source.uniform(0.0, delay)
     if jitter == "equal":
-        return chance.uniform(delay / 2, delay)
+        return source.uniform(delay / 2, delay)
     if jitter == "decorrelated":
-        return chance.uniform(min(base, cap), min(cap, max(base, 3 * previous)))
-    return chance.uniform(delay * (1 - _PLAIN_SPREAD), min(cap, delay * (1 + _PLAIN_SPREAD)))
+        return source.uniform(min(base, cap), min(cap, max(base, 3 * previous)))
+    return source.uniform(delay * (1 - _PLAIN_SPREAD), min(cap, delay * (1 + _PLAIN_SPREAD)))
 
 
 # RFC 9110 has whole seconds only, some servers send fractions. What else `float` reads
@@ -92,7 +92,7 @@ def parse_retry_after(value: str, now: float) -> float | None:
 
 
 def retry_after_of(error_or_result: Any, now: float) -> float | None:
-    """Seconds that an error, its response, or a response asks for; None if it does not.
+    """The seconds that a response, or an error or its response, asks for; None if it does not.
 
     Read from the headers of it or of its `response`, as requests, httpx, urllib3 and aiohttp
     have them, or from an attribute `retry_after`, as `CircuitBreakerError` has it.
@@ -102,9 +102,9 @@ def retry_after_of(error_or_result: Any, now: float) -> float | None:
         seconds = parse_retry_after(value, now) if isinstance(value, str) else None
         if seconds is not None:
             return seconds
-    told = _attribute(error_or_result, "retry_after")
-    if isinstance(told, (int, float)) and not isinstance(told, bool) and math.isfinite(told):
-        return max(0.0, float(told))
+    after = _attribute(error_or_result, "retry_after")
+    if isinstance(after, (int, float)) and not isinstance(after, bool) and math.isfinite(after):
+        return max(0.0, float(after))
     return None
 
 

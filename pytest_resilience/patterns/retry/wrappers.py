@@ -1,4 +1,4 @@
-"""Functions, called again when they fail."""
+"""Functions that are called again when they fail."""
 
 from __future__ import annotations
 
@@ -12,83 +12,87 @@ from types import GeneratorType
 from typing import Any
 
 from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import generator_error
 from pytest_resilience.patterns.callables import kind_of
-from pytest_resilience.patterns.retry.attempts import Series
-from pytest_resilience.patterns.retry.attempts import Surroundings
+from pytest_resilience.patterns.retry.attempts import CallState
+from pytest_resilience.patterns.retry.attempts import HandlerState
 
 
-__all__ = ["go_on", "repeat", "retrying"]
+__all__ = ["after_first_result", "retry", "wrap"]
+
+_GENERATORS = frozenset({CallKind.GENERATOR, CallKind.ASYNC_GENERATOR})
+_NO_GENERATORS = (
+    "what it has yielded before it fails cannot be taken back: put the retry around what "
+    "consumes it"
+)
 
 
-def retrying(around: Surroundings, func: Callable[..., Any]) -> Callable[..., Any]:
-    """`func`, tried again; a coroutine function stays one.
+def wrap(handler: HandlerState, func: Callable[..., Any]) -> Callable[..., Any]:
+    """`func` with retries; a coroutine function stays one.
 
     Raises TypeError for a generator function: what it has yielded cannot be taken back.
     """
-    wrap = _awaiting if _kind_of(func) is CallKind.COROUTINE else _calling
-    return wrap(around, func)
+    kind = kind_of(func)
+    if kind in _GENERATORS:
+        raise generator_error(func, kind, _NO_GENERATORS)
+    make = _coroutine if kind is CallKind.COROUTINE else _plain
+    return functools.update_wrapper(make(handler, func), func)
 
 
-def _kind_of(func: Callable[..., Any], args: tuple[Any, ...] = ()) -> CallKind:
-    kind = kind_of(func, args)
-    if kind in (CallKind.GENERATOR, CallKind.ASYNC_GENERATOR):
-        raise TypeError(
-            f"{func!r} is a {kind.value} function; what it has yielded before it fails cannot "
-            "be taken back: put the retry around what consumes it"
-        )
-    return kind
+# A first attempt that succeeds makes no object and reads no clock. That is why it is written out,
+# before `retry`, in each of these and in `RetryHandler.execute`.
 
 
-# A first attempt that succeeds makes no object and reads no clock: that is why it is written
-# out before `repeat` in each of these, and in `RetryHandler.execute`.
+def _plain(handler: HandlerState, func: Callable[..., Any]) -> Callable[..., Any]:
+    start, unwanted = _start_and_unwanted(handler)
 
-
-def _calling(around: Surroundings, func: Callable[..., Any]) -> Callable[..., Any]:
-    begin, unwanted = around.begin if around.begins else None, around.config.retry_on_result
-
-    @functools.wraps(func)
-    def retried(*args: Any, **kwargs: Any) -> Any:
-        started = None if begin is None else begin()
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        started = None if start is None else start()
         try:
             result = func(*args, **kwargs)
         except Exception as error:
-            series = Series(around, started)
-            if not series.raised(error):
+            call = CallState(handler, started)
+            if not call.raised(error):
                 raise
         else:
             if unwanted is None and type(result) is not CoroutineType:
                 return result
-            return go_on(around, started, func, args, kwargs, result=result)
-        return repeat(series, func, args, kwargs)
+            return after_first_result(handler, started, func, args, kwargs, result=result)
+        return retry(call, func, args, kwargs)
 
-    return retried
+    return wrapper
 
 
-def _awaiting(around: Surroundings, func: Callable[..., Any]) -> Callable[..., Any]:
-    begin, unwanted = around.begin if around.begins else None, around.config.retry_on_result
+def _coroutine(handler: HandlerState, func: Callable[..., Any]) -> Callable[..., Any]:
+    start, unwanted = _start_and_unwanted(handler)
 
-    @functools.wraps(func)
-    async def retried(*args: Any, **kwargs: Any) -> Any:
-        started = None if begin is None else begin()
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        started = None if start is None else start()
         try:
             result = await func(*args, **kwargs)
         except Exception as error:
-            series = Series(around, started)
-            if not series.raised(error):
+            call = CallState(handler, started)
+            if not call.raised(error):
                 raise
         else:
             if unwanted is None:
                 return result
-            series = Series(around, started)
-            if series.returned(result):
+            call = CallState(handler, started)
+            if call.returned(result):
                 return result
-        return await _repeat_async(series, func, args, kwargs)
+        return await _retry_async(call, func, args, kwargs)
 
-    return retried
+    return wrapper
 
 
-def go_on(
-    around: Surroundings,
+def _start_and_unwanted(
+    handler: HandlerState,
+) -> tuple[Callable[[], float | None] | None, Callable[[Any], bool] | None]:
+    return handler.start if handler.needs_start else None, handler.config.retry_on_result
+
+
+def after_first_result(
+    handler: HandlerState,
     started: float | None,
     func: Callable[..., Any],
     args: tuple[Any, ...],
@@ -96,74 +100,76 @@ def go_on(
     *,
     result: Any,
 ) -> Any:
-    """What becomes of a first attempt's result that may not be the end of it."""
+    """Go on from a first attempt that returned, where that may not be the end of the call."""
     if type(result) is CoroutineType:
-        return _await_first(around, started, func, args, kwargs, under_way=result)
+        return _await_first(handler, started, func, args, kwargs, first=result)
     if isinstance(result, (GeneratorType, AsyncGeneratorType)):
-        _kind_of(func, args)  # nothing in a generator has run by now
-    series = Series(around, started)
-    return result if series.returned(result) else repeat(series, func, args, kwargs)
+        kind = kind_of(func, args)
+        if kind in _GENERATORS:  # nothing in it has run by now
+            raise generator_error(func, kind, _NO_GENERATORS)
+    call = CallState(handler, started)
+    return result if call.returned(result) else retry(call, func, args, kwargs)
 
 
-def repeat(
-    series: Series, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+def retry(
+    call: CallState, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Wait and call `func`, until it succeeds or is to be tried no more."""
+    """Wait and call `func`, until it succeeds or is not to be retried."""
     while True:
-        series.pause()
+        call.wait()
         try:
             result = func(*args, **kwargs)
         except BaseException as error:
-            if not series.raised(error):
+            if not call.raised(error):
                 raise
         else:
-            # A plain function that hands out a coroutine, as a lambda does.
+            # A plain function that returns a coroutine, as a lambda does.
             if type(result) is CoroutineType:
-                return _repeat_async(series, func, args, kwargs, result)
-            if series.returned(result):
+                return _retry_async(call, func, args, kwargs, result)
+            if call.returned(result):
                 return result
 
 
 async def _await_first(
-    around: Surroundings,
+    handler: HandlerState,
     started: float | None,
     func: Callable[..., Awaitable[Any]],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     *,
-    under_way: Awaitable[Any],
+    first: Awaitable[Any],
 ) -> Any:
     try:
-        result = await under_way
+        result = await first
     except Exception as error:
-        series = Series(around, started)
-        if not series.raised(error):
+        call = CallState(handler, started)
+        if not call.raised(error):
             raise
     else:
-        if around.config.retry_on_result is None:
+        if handler.config.retry_on_result is None:
             return result
-        series = Series(around, started)
-        if series.returned(result):
+        call = CallState(handler, started)
+        if call.returned(result):
             return result
-    return await _repeat_async(series, func, args, kwargs)
+    return await _retry_async(call, func, args, kwargs)
 
 
-async def _repeat_async(
-    series: Series,
+async def _retry_async(
+    call: CallState,
     func: Callable[..., Awaitable[Any]],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    under_way: Awaitable[Any] | None = None,
+    begun: Awaitable[Any] | None = None,
 ) -> Any:
-    """Await `under_way`, which `func` has returned already, and go on as `repeat` does."""
+    """Do as `retry` does, starting with `begun`, which `func` has returned already."""
     while True:
-        await series.apause()
+        await call.wait_async()
         try:
-            attempt, under_way = under_way or func(*args, **kwargs), None
+            attempt, begun = begun or func(*args, **kwargs), None
             result = await attempt
         except BaseException as error:
-            if not series.raised(error):
+            if not call.raised(error):
                 raise
         else:
-            if series.returned(result):
+            if call.returned(result):
                 return result

@@ -12,9 +12,9 @@ from pytest_resilience import RetryBudget
 from pytest_resilience.patterns.retry.delays import JITTERS
 from pytest_resilience.patterns.retry.delays import Jitter
 from pytest_resilience.patterns.retry.delays import backoff
-from pytest_resilience.patterns.retry.delays import next_delay
 from pytest_resilience.patterns.retry.delays import parse_retry_after
 from pytest_resilience.patterns.retry.delays import retry_after_of
+from pytest_resilience.patterns.retry.delays import with_jitter
 
 
 def test_plain_backoff_grows_to_its_cap() -> None:
@@ -39,7 +39,7 @@ def test_every_jitter_keeps_its_bounds(
     base, cap = bounds
     delay = backoff(attempt, base, 2.0, cap)
     chance = random.Random(seed)
-    jittered = next_delay(jitter, delay, base=base, cap=cap, previous=previous, chance=chance)
+    jittered = with_jitter(jitter, delay, base=base, cap=cap, previous=previous, source=chance)
     low, high = {
         True: (0.9 * delay, 1.1 * delay),
         False: (delay, delay),
@@ -55,7 +55,7 @@ def test_library_defect_jitter_cut_off_by_the_cap(jitter: Jitter) -> None:
     """Callers that have reached the cap must not all wait the same."""
     chance = random.Random(1)
     waits = {
-        next_delay(jitter, 60.0, base=1.0, cap=60.0, previous=60.0, chance=chance)
+        with_jitter(jitter, 60.0, base=1.0, cap=60.0, previous=60.0, source=chance)
         for _ in range(100)
     }
     assert len(waits) == 100
