@@ -185,9 +185,10 @@ class ToolkitExperiment:
                     event_handlers=[observer],
                 )
             except BaseException:
-                # chaoslib leaves without a rollback if, say, a tolerance cannot be compared.
-                if observer.journal and not observer.rolled_back:
+                if observer.journal:
                     observer.journal["status"] = "aborted"
+                # chaoslib leaves without a rollback if, say, a tolerance cannot be compared.
+                if observer.journal and not observer.journal["rollbacks"]:
                     undo = self._prepared() | {"method": []}
                     done = run_experiment(undo, settings, strategy=Strategy.SKIP)
                     observer.journal["rollbacks"] = done["rollbacks"]
@@ -251,7 +252,6 @@ def _observer() -> Any:
         def __init__(self) -> None:
             self.journal: dict[str, Any] = {}
             self.interrupt: KeyboardInterrupt | None = None
-            self.rolled_back = False
             self._sigterm = signal.getsignal(signal.SIGTERM)
 
         def started(self, _experiment: Any, journal: dict[str, Any]) -> None:
@@ -263,9 +263,6 @@ def _observer() -> Any:
         def continuous_hypothesis_iteration(self, _index: int, state: Any) -> None:
             if state is not None and not state["steady_state_met"]:
                 self.journal["deviated"] = True  # which chaoslib notes after the method alone
-
-        def start_rollbacks(self, _experiment: Any) -> None:
-            self.rolled_back = True
 
         def signal_exit(self) -> None:
             error = sys.exception()  # chaoslib ends the run for it, and goes no further

@@ -36,9 +36,7 @@ class GilStressor:
     """Threads that compute in Python; together they can never have more than one CPU."""
 
     def __init__(self, fault: GilLoad) -> None:
-        self._threads, self._load = caps.cores_and_load(
-            GilLoad(intensity=fault.intensity, load=fault.load, threads=fault.threads)
-        )
+        self._threads, self._load = caps.cores_and_load(fault)
         self._ended = threading.Event()
         self._used: list[float] = []
         self._running: list[threading.Thread] = []
