@@ -135,7 +135,7 @@ def _outcome(victim: Callable[[], object], within: float) -> BaseException | Non
         else:
             outcome.append(None)
 
-    context = contextvars.copy_context()
+    context = contextvars.copy_context()  # with the `Timeout`s around the assertion
     thread = threading.Thread(target=context.run, args=(call,), name="victim", daemon=True)
     with limits_lifted():
         thread.start()
@@ -170,6 +170,7 @@ def _saturation(what: Saturated) -> tuple[str, AbstractContextManager[Any]]:
 def _all_places(semaphore: SemaphoreBulkhead) -> Iterator[None]:
     taken = 0
     try:
+        # Asked each time: others may take a place or give one back meanwhile.
         while semaphore.get_stats()["available_permits"] > 0:
             semaphore.acquire()
             taken += 1
@@ -188,7 +189,7 @@ def _all_threads(pool: ThreadPoolBulkhead) -> Iterator[None]:
         stats = pool.get_stats()
         for _ in range(room - stats["active_tasks"] - stats["queued_tasks"]):
             try:
-                futures.append(pool.submit(over.wait))
+                futures.append(pool.submit(over.wait))  # holds a thread, or a place in the queue
             except BulkheadRejectedError:  # somebody else was there first
                 break
         yield

@@ -73,6 +73,7 @@ def assert_fails_fast(breaker: object, *, within: float = 0.1) -> None:
     __tracebackhide__ = True
     started = time.perf_counter()
     reading = read_circuit(breaker)
+    # A breaker whose time is over would let the call through, and change its state by that.
     refused = reading.refuses and (reading.ask is None or _is_refused(reading.ask))
     taken = time.perf_counter() - started
     if not refused:

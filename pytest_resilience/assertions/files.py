@@ -99,6 +99,7 @@ def _difference(content: bytes, versions: _Versions) -> str:
         for name, version in versions.items()
     }
     if len(versions) == 2:
+        # What a write in place leaves when it is broken off.
         written = shared["after"]
         if 0 < written < len(content) and content[written:] == versions["before"][written:]:
             return (

@@ -23,6 +23,7 @@ def assert_no_partial_write(connection: Any, query: str) -> Any:
     __tracebackhide__ = True
     if _is_async(connection):
         return _assert_async(connection, query)
+    # A query begins a transaction with most drivers; its locks are not to outlive this.
     before = _begun(connection)
     rows = _rows(connection, query)
     if before is False and _begun(connection):

@@ -70,6 +70,7 @@ def _read(thing: object, kind: type[_Reading], what: str) -> _Reading:
 
 def _candidates(thing: object) -> list[object]:
     """The object, and what a function's closure holds: there its decorator is."""
+    # Decorators of most libraries keep themselves in a variable of the function they return.
     cells: tuple[CellType, ...] = getattr(thing, "__closure__", None) or ()
     return [thing, *(each.cell_contents for each in cells if _is_filled(each))]
 

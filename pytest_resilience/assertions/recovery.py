@@ -106,7 +106,7 @@ class _Attempts:
     def _succeeded(self, result: Any) -> Any:
         __tracebackhide__ = True
         elapsed = self._clock.monotonic() - self._began
-        if elapsed > self._within:
+        if elapsed > self._within:  # it had begun in time
             raise AssertionError(self._message(f"took {elapsed:.3g} s"))
         return result
 

@@ -23,6 +23,7 @@ _HEADING = "# pytest-resilience baseline: what is known to break"
 _SHAPE = "verdict  experiment  test  # reason; until 2026-12-31"
 _BARE = r'(?!["#])\S+(?: (?!#)\S+)*'  # a field as it is: two spaces end it, " #" does too
 _FIELD = rf'("(?:[^"\\]|\\.)*"|{_BARE})'
+# Names may hold single spaces, so two of them, or a tab, are what separates fields.
 _GAP = r"(?:\t|  )\s*"
 _LINE = re.compile(rf"{_FIELD}{_GAP}{_FIELD}{_GAP}{_FIELD}(?:\s+#(.*))?")
 _CONFIGURATION = re.compile(r"#\s*configuration:\s*(\S+)")
@@ -89,6 +90,7 @@ class Baseline:
 
     def text(self) -> str:
         """The file: the lines in the order of `sort`, below a heading."""
+        # In an order of their own, so that two branches conflict only where both changed a line.
         lines = sorted(map(str, self.known))
         head = [_HEADING, f"# {_SHAPE}", f"# configuration: {self.configuration}"]
         return "\n".join([*head, *lines]) + "\n"

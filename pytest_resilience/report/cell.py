@@ -94,6 +94,7 @@ _MEANINGS = {
 _GOOD = frozenset({CellVerdict.SURVIVED, CellVerdict.DEGRADED})
 _BAD = frozenset({CellVerdict.LEAK, CellVerdict.FAILED, CellVerdict.HANG})
 _VOID = frozenset({CellVerdict.NEVER_FIRED, CellVerdict.NOT_STARTED, CellVerdict.INVALID})
+# The members of CellVerdict stand in this order.
 _SEVERITY = {verdict: number for number, verdict in enumerate(CellVerdict)}
 _LETTERS = {verdict: verdict.value[0].upper() for verdict in CellVerdict} | {
     CellVerdict.NOT_RUN: "-",

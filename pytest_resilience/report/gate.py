@@ -91,6 +91,7 @@ def judge(
         baseline.check(report)
     known = baseline.by_key() if baseline is not None else None
     problems, accepted = [], []
+    # The worst first: a log of CI is read from its top, and cut at its end.
     for cell in sorted(report.cells, key=lambda cell: -cell.verdict.severity):
         why = _objection(cell, known, today)
         if why is not None:
@@ -165,6 +166,7 @@ def _notes(report: Report, listed: _Listed, accepted: int) -> Iterator[str]:
         for name in dict.fromkeys(cell.experiment for cell in report.cells):
             if name not in hit:
                 yield f"{name!r} is applicable to no test: what it could hit, none of them does"
+    # Else a cell that breaks again would be accepted.
     for cell in report.cells:
         if cell.verdict.good and cell.key in listed:
             yield f"{cell.verdict.words}, take it out of the baseline: {listed[cell.key]}"

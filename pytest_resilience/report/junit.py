@@ -88,6 +88,7 @@ def _label(cell: Cell, tag: str) -> str:
 
 def _names(test: str, prefix: str | None) -> tuple[str, str]:
     """Class name and name of a test, as pytest writes them for its id."""
+    # As `_pytest.junitxml.mangle_test_address` does it, which is private.
     address, bracket, parameters = test.partition("[")
     path, *names = address.split("::")
     module = re.sub(r"\.py$", "", path.replace("/", "."))

@@ -32,6 +32,7 @@ def merge(named: Sequence[tuple[str, Report]]) -> Report:
     _all_there(named)
     _all_different(named)
     reports = [report for _, report in sorted(named, key=lambda each: each[1].shard.index)]
+    # Shards of one run have the same seed, repetitions of a run need not.
     seeds = {report.seed for report in reports}
     return Report(
         cells=combine(cell for report in reports for cell in report.cells),

@@ -122,6 +122,7 @@ def fingerprint(experiments: Iterable[Mapping[str, Any]]) -> str:
     Runs can be compared, and their shards merged, only where it is the same.
     """
     tables = sorted(json.dumps(dict(each), sort_keys=True, default=str) for each in experiments)
+    # 12 digits: short enough for a line, and enough to tell the configurations of a project apart.
     return hashlib.sha256("\n".join(tables).encode()).hexdigest()[:12]
 
 

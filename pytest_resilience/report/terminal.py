@@ -33,8 +33,8 @@ class _Tally:
     matched: int = 0
     hits: int = 0
     delay: float = 0.0
-    pressures: int = 0
-    last_pressure: str = ""
+    readings: int = 0
+    last_reading: str = ""
 
 
 class Tallies:
@@ -53,8 +53,8 @@ class Tallies:
             tally.hits += row.hits
             tally.delay += row.delay
             if row.pressure:
-                tally.pressures += 1
-                tally.last_pressure = row.pressure
+                tally.readings += 1
+                tally.last_reading = row.pressure
 
     def lines(self) -> list[str]:
         """A line per experiment: in how many tests, matched, hit, total delay."""
@@ -65,9 +65,9 @@ def _line(what: str, origin: str, tally: _Tally) -> str:
     parts = [f"{tally.tests} test{'' if tally.tests == 1 else 's'}"]
     if tally.idle:
         parts.append(f"not started in {tally.idle} (chance)")
-    if tally.pressures:
-        last = f" (the last of {tally.pressures})" if tally.pressures > 1 else ""
-        parts.append(f"{tally.last_pressure}{last}")
+    if tally.readings:  # of stress, which hits no operations
+        last = f" (the last of {tally.readings})" if tally.readings > 1 else ""
+        parts.append(f"{tally.last_reading}{last}")
     elif tally.matched or not tally.tests:
         parts.append(f"matched {tally.matched}")
         parts.append(f"hit {tally.hits}")

@@ -47,7 +47,7 @@ def check_place(path: Path) -> None:
         if path.exists() and not path.is_file():
             raise ConfigurationError(f"{path} is no file; give the path of a file")
         if path.exists():
-            path.open("ab").close()
+            path.open("ab").close()  # asks for the right to write, and changes nothing
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -90,6 +90,7 @@ def write_text(path: Path, text: str) -> None:
     target = Path(os.path.realpath(path))  # a link stays one
     target.parent.mkdir(parents=True, exist_ok=True)
     # Not by tempfile: its files are for their owner's eyes only.
+    # Beside the target: a file is replaced in one step within one file system alone.
     half = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         half.write_bytes(_encoded(text))
