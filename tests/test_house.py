@@ -88,8 +88,6 @@ NOT_YET = {
     # sockets
     "interceptors.sockets.connections Link has attributes": 32,
     "interceptors.sockets.patches Interception has attributes": 13,
-    # files
-    "interceptors.files.file_objects make_stream has lines": 41,
     # patterns
     "patterns.degradation.manager DegradationManager has attributes": 12,
     # plugin

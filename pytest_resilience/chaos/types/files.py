@@ -36,15 +36,18 @@ from pytest_resilience.chaos.types.schema import triggered
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["DISK_FAILURE", "DiskDelay", "DiskError", "ShortWrite", "TornWrite"]
+__all__ = [
+    "DISK_FAILURE", "FILE_KINDS", "OPENING_KINDS", "DiskDelay", "DiskError", "ShortWrite",
+    "TornWrite",
+]  # fmt: skip
 
 MOST_DELAY = 2.0  # seconds at intensity 1
 
 # What the number of open files is the limit of, even where the file cannot be had.
-_TAKING = frozenset({OPEN, OPEN_IN_VAIN, OPEN_TO_WRITE, CREATE})
-_OPENING = _TAKING - {OPEN_IN_VAIN}
+OPENING_KINDS = frozenset({OPEN, OPEN_IN_VAIN, OPEN_TO_WRITE, CREATE})
+_OPENING = OPENING_KINDS - {OPEN_IN_VAIN}
 _STEPS = {
-    "open": _TAKING,
+    "open": OPENING_KINDS,
     "read": frozenset({READ}),
     "write": frozenset({WRITE}),
     "resize": frozenset({RESIZE}),
@@ -53,7 +56,8 @@ _STEPS = {
     "make": frozenset({MAKE}),
     "remove": frozenset({REMOVE}),
 }
-_ALL = frozenset[str]().union(*_STEPS.values()) - {OPEN_IN_VAIN}
+FILE_KINDS = frozenset[str]().union(*_STEPS.values())
+_ALL = FILE_KINDS - {OPEN_IN_VAIN}
 _CHANGES = frozenset({OPEN_TO_WRITE, CREATE, RESIZE, RENAME, MAKE, REMOVE})
 _SPACE = frozenset({CREATE, WRITE, RESIZE, SYNC, RENAME, MAKE})
 
@@ -83,7 +87,7 @@ _MODES = {
     "permission_denied": _Mode(
         usual=_OPENING | _CHANGES, possible=_OPENING | _CHANGES, code=errno.EACCES
     ),
-    "too_many_open_files": _Mode(usual=_TAKING, possible=_TAKING, code=errno.EMFILE),
+    "too_many_open_files": _Mode(usual=OPENING_KINDS, possible=OPENING_KINDS, code=errno.EMFILE),
     "failed_fsync": _Mode(usual=frozenset({SYNC}), possible=frozenset({SYNC}), code=errno.EIO),
     "failed_rename": _Mode(usual=frozenset({RENAME}), possible=frozenset({RENAME}), code=errno.EIO),
     _SHORT: _Mode(usual=_WRITING, possible=_WRITING),

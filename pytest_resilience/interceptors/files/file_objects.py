@@ -1,8 +1,8 @@
 """What `open` returns for a file that an experiment is aimed at.
 
 It is built of the same classes as always: a text layer on a buffer on a raw file, and only
-the raw one is ours. So an error comes where the real one does: data is lost when a buffer is
-flushed, which may be as late as `close`.
+the raw one is ours. So an error comes where the real one does: when a buffer is flushed, which
+may be as late as `close`.
 """
 
 from __future__ import annotations
@@ -25,31 +25,30 @@ from pytest_resilience.chaos.operation import RESIZE
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.types.files import ShortWrite
 from pytest_resilience.chaos.types.files import TornWrite
-from pytest_resilience.interceptors.files.matching import AimedFiles
+from pytest_resilience.interceptors.files.matching import FileTargets
 from pytest_resilience.interceptors.files.matching import Names
 from pytest_resilience.interceptors.files.matching import error_of
 
 
-__all__ = ["RawFile", "Tear", "as_bytes", "make_stream", "opening_kind"]
+__all__ = ["RawFile", "TornWrites", "as_bytes", "make_stream", "opening_kind"]
 
 _MOST_BLOCK = 8 * 2**20  # of a buffer, since Python 3.14
 
 
-class Tear:
-    """What is torn stays torn: the writes through one descriptor, after one that was torn."""
+class TornWrites:
+    """The writes through one descriptor: after one that was torn, all of them fail."""
 
     def __init__(self) -> None:
         self._effect: Effect | None = None
 
-    def check(self) -> None:
-        """Raise EIO while the experiment lasts that tore it."""
+    def accepted(self, files: FileTargets, names: Names | None, size: int) -> int:
+        """How many bytes of a write of `size` are written; raises where that is none."""
+        __tracebackhide__ = True
         if self._effect is not None:
             if self._effect.left():
                 raise error_of(errno.EIO)
             self._effect = None
-
-    def taken(self, effect: Effect | None, size: int) -> int:
-        """How much a write of `size` bytes takes; raises EIO where that is nothing."""
+        effect = None if names is None else files.apply(WRITE, names)
         fault = None if effect is None else effect.failure
         if isinstance(fault, ShortWrite):
             return fault.taken(size)
@@ -62,55 +61,54 @@ class Tear:
 
 
 class RawFile(io.FileIO):
-    """A file whose system calls ask first."""
+    """A file whose operations can wait and fail."""
 
     def __init__(
-        self, files: AimedFiles, names: Names | None, file: Any, mode: str, **more: Any
+        self, files: FileTargets, names: Names | None, file: Any, mode: str, **more: Any
     ) -> None:
-        """Without names they are those of what `opener` opens."""
+        """`names`: None for those of what `opener` opens."""
         super().__init__(file, mode, **more)
         self._files = files
-        self._names = names or files.open_as(self.fileno())
-        self._tear = Tear()
+        self._names = names or files.names_of(self.fileno())
+        self._torn = TornWrites()
 
-    def _ask(self, kind: str) -> Effect | None:
+    def _apply(self, kind: str) -> None:
         __tracebackhide__ = True
-        return None if self._names is None else self._files.ask(kind, self._names)
+        if self._names is not None:
+            self._files.apply(kind, self._names)
 
     def write(self, data: Any, /) -> int:
         __tracebackhide__ = True
         view = as_bytes(data)
         if not view or self.closed or not self.writable():
             return super().write(data)
-        self._tear.check()
-        taken = self._tear.taken(self._ask(WRITE), view.nbytes)
-        return super().write(view[:taken])
+        return super().write(view[: self._torn.accepted(self._files, self._names, view.nbytes)])
 
     def truncate(self, size: int | None = None, /) -> int:
         __tracebackhide__ = True
-        self._ask(RESIZE)
+        self._apply(RESIZE)
         return super().truncate(size)
 
     def read(self, size: int | None = -1, /) -> Any:
         __tracebackhide__ = True
         if size is None or size < 0:
             return self.readall()
-        self._ask(READ)
+        self._apply(READ)
         return super().read(size)
 
     def readall(self) -> Any:
         __tracebackhide__ = True
-        self._ask(READ)
+        self._apply(READ)
         return super().readall()
 
     def readinto(self, buffer: Any, /) -> Any:
         __tracebackhide__ = True
-        self._ask(READ)
+        self._apply(READ)
         return super().readinto(buffer)
 
 
 def as_bytes(data: Any) -> memoryview | None:
-    """What a write is given, where it can be written; None otherwise."""
+    """The bytes that a write is given; None where they cannot be written."""
     try:
         return memoryview(data).cast("B")
     except (TypeError, ValueError):  # a text; not contiguous
@@ -118,7 +116,7 @@ def as_bytes(data: Any) -> memoryview | None:
 
 
 def opening_kind(file: Any, flags: int, folder: int | None = None) -> str:
-    """What opening a file with these flags is."""
+    """The kind of operation that opening a file with these flags is."""
     try:
         os.stat(file, dir_fd=folder)
     except OSError:
@@ -129,39 +127,31 @@ def opening_kind(file: Any, flags: int, folder: int | None = None) -> str:
 
 
 def make_stream(  # noqa: PLR0917  # the order is that of open
-    files: AimedFiles, original: Callable[..., Any], file: Any, mode: Any = "r",
+    files: FileTargets, original: Callable[..., Any], file: Any, mode: Any = "r",
     buffering: Any = -1, encoding: str | None = None, errors: str | None = None,
     newline: str | None = None, closefd: bool = True, opener: Any = None,
 ) -> Any:  # fmt: skip
-    """What `open` does, with a raw file that asks."""
+    """What `open` returns, made of a `RawFile` where an experiment is aimed at the file."""
     __tracebackhide__ = True
-    if files.aside:
-        names = files.at(file)
-        if names:
-            for kind in _kinds(file, mode):
-                files.ask(kind, names)
-        return original(file, mode, buffering, encoding, errors, newline, closefd, opener)
-    text = isinstance(mode, str) and "b" not in mode
-    extras = (encoding, errors, newline) != (None, None, None)
-    names = None if opener else files.at(file)
-    if (
-        (names is None and opener is None)
-        or not _sensible(mode, buffering)
-        or (extras if not text else buffering == 0)
-    ):
-        return original(file, mode, buffering, encoding, errors, newline, closefd, opener)
+    given = (mode, buffering, encoding, errors, newline, closefd, opener)
+    is_valid = _is_valid(mode, buffering, is_text_given=given[2:5] != (None, None, None))
+    names = files.names_at(file) if opener is None or files.only_recording else None
+    if files.only_recording and names and is_valid:
+        for kind in _kinds(file, mode):
+            files.apply(kind, names)
+    if files.only_recording or not is_valid or (names is None and opener is None):
+        return original(file, *given)
     if names and not isinstance(file, int):
-        files.ask(opening_kind(file, _flags(mode)), names, file)
+        files.apply(opening_kind(file, _flags(mode)), names, file)
     path = os.fspath(file) if isinstance(file, os.PathLike) else file
     plain = mode.replace("b", "").replace("t", "")
-    raw = RawFile(files, names, path, plain, closefd=closefd, opener=opener)
-    layer: Any = raw
+    layer: Any = RawFile(files, names, path, plain, closefd=closefd, opener=opener)
     try:
         if buffering == 0:
-            return raw
-        line_buffering = buffering == 1 or (buffering < 0 and raw.isatty())
-        layer = _buffer(plain)(raw, buffering if buffering > 1 else _block_size(raw))
-        if not text:
+            return layer
+        line_buffering = buffering == 1 or (buffering < 0 and layer.isatty())
+        layer = _buffer(plain)(layer, buffering if buffering > 1 else _block_size(layer))
+        if "b" in mode:
             return layer
         layer = io.TextIOWrapper(layer, io.text_encoding(encoding), errors, newline, line_buffering)
         layer.mode = mode
@@ -171,22 +161,21 @@ def make_stream(  # noqa: PLR0917  # the order is that of open
     return layer
 
 
-def _sensible(mode: Any, buffering: Any) -> bool:
-    """Whether `open` would not complain, which is left to itself."""
+def _is_valid(mode: Any, buffering: Any, *, is_text_given: bool) -> bool:
+    """Whether `open` takes it; what it does not take is left for it to refuse."""
     return (
         isinstance(mode, str)
         and isinstance(buffering, int)
         and set(mode) <= set("rwxa+bt")
         and len(set(mode)) == len(mode)
         and sum(letter in mode for letter in "rwxa") == 1
-        and not ("b" in mode and ("t" in mode or buffering == 1))
+        and not ("b" in mode and ("t" in mode or buffering == 1 or is_text_given))
+        and not ("b" not in mode and buffering == 0)
     )
 
 
 def _kinds(file: Any, mode: Any) -> list[str]:
-    """What is done with a file that is opened so, first and later."""
-    if not _sensible(mode, -1):
-        return []
+    """The kinds of operation that a file which is opened so can see."""
     opening = [] if isinstance(file, int) else [opening_kind(file, _flags(mode))]
     reading = [READ] if "r" in mode or "+" in mode else []
     writing = [WRITE, RESIZE] if "r" not in mode or "+" in mode else []

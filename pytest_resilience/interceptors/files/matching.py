@@ -1,4 +1,4 @@
-"""Which file an operation is about, who does it, and whether an experiment is aimed at it.
+"""Which file an operation is about, and what the experiments aimed at it do to it.
 
 Never hit, whatever the glob:
 
@@ -15,39 +15,27 @@ import os
 import sys
 import threading
 
+from collections.abc import Callable
 from functools import lru_cache
 from types import FrameType
 from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.operation import CREATE
-from pytest_resilience.chaos.operation import MAKE
 from pytest_resilience.chaos.operation import OPEN
-from pytest_resilience.chaos.operation import OPEN_IN_VAIN
-from pytest_resilience.chaos.operation import OPEN_TO_WRITE
-from pytest_resilience.chaos.operation import READ
-from pytest_resilience.chaos.operation import REMOVE
-from pytest_resilience.chaos.operation import RENAME
-from pytest_resilience.chaos.operation import RESIZE
-from pytest_resilience.chaos.operation import SYNC
-from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.types.files import FILE_KINDS
 from pytest_resilience.chaos.types.files import DiskError
 from pytest_resilience.interceptors.foreign_objects import looked
 from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.waiting import wait
 
 
-__all__ = ["FILE_KINDS", "AimedFiles", "Names", "error_of"]
-
-FILE_KINDS = frozenset(
-    {OPEN, OPEN_IN_VAIN, OPEN_TO_WRITE, CREATE, READ, WRITE, RESIZE, SYNC, RENAME, MAKE, REMOVE}
-)
+__all__ = ["FileTargets", "Names", "error_of"]
 
 Names = tuple[str, ...]
 
-_MOST = 4096  # verdicts remembered
+_MOST_REMEMBERED = 4096  # paths
 _STANDARD = 2  # the highest descriptor of standard input, output and error
 _NO_FILES = ("/dev/", "/proc/", "/sys/")
 _TOOLS = frozenset({"_pytest", "pluggy", "xdist", "execnet", "coverage", "hypothesis"})
@@ -55,75 +43,88 @@ _TOOLS = frozenset({"_pytest", "pluggy", "xdist", "execnet", "coverage", "hypoth
 _BETWEEN = ("pytest_resilience.patterns.", "_pytest.raises", "_pytest.python_api")
 
 
-class AimedFiles:
-    """Finds the files that active experiments are aimed at, and lets happen what happens.
+class FileTargets:
+    """Finds out which files active experiments are aimed at, and applies their faults.
+
+    What a path means is looked up once, and remembered until `forget`: after that an
+    operation is matched by the engine alone.
 
     Attributes:
-        verdicts: whether a path, as it was given, concerns anybody; replaced and not emptied
-            when that may have changed, so that no late verdict of before gets into it.
+        untargeted: paths, as they were given, at which no experiment is aimed.
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.verdicts: dict[str, bool] = {}
         self._engine = engine
-        self._retired = False
-        self._asking: set[int] = set()
+        self._removed = False
+        self._deciding: set[int] = set()  # threads
+        self.forget()
 
     @property
-    def aside(self) -> bool:
+    def only_recording(self) -> bool:
         """Whether no experiment is about files: what is done with them is only noted."""
         return not any(each.kinds & FILE_KINDS for each in self._engine.active)
 
     def forget(self) -> None:
         """What paths mean has changed: other experiments, links, or another current folder."""
-        self.verdicts = {}
+        # Replaced, not emptied: another thread may be about to add what held before.
+        self.untargeted: set[str] = set()
+        self._targeted: dict[str, Names] = {}
 
-    def retire(self) -> None:
-        """From now on nothing concerns anybody."""
-        self._retired = True
+    def remove(self) -> None:
+        """From now on no file is targeted."""
+        self._removed = True
         self.forget()
 
-    def at(self, path: Any, folder: int | None = None) -> Names | None:
-        """The names of the file at `path`, if it concerns anybody.
+    def names_at(self, path: Any, folder: int | None = None) -> Names | None:
+        """The names of the file at `path`; None if no experiment is aimed at it.
 
         `path` is what functions of `os` take, a descriptor included; `folder` the `dir_fd`
         that a relative one begins at.
         """
         if isinstance(path, int):
-            return self.open_as(path)
+            return self.names_of(path)
         given = path if type(path) is str else text_of(looked(os.fsdecode, path))
         if not given:
             return None  # the function itself will say so
-        verdicts = self.verdicts
-        if folder is None and verdicts.get(given) is False:
-            return None
-        names = None if self._retired else _names(given, folder)
-        concerns = names is not None and self._concerns(names)
-        if folder is None and not self._engine.curious(FILE_KINDS):
-            _remember(verdicts, given, concerns)
-        return names if concerns else None
+        if folder is not None:
+            names = _names(given, folder)
+            return names if names is not None and self._is_target(names) else None
+        return self._look_up(given, lambda: _names(given, None))
 
-    def open_as(self, descriptor: Any) -> Names | None:
-        """The name of the file behind a descriptor, if it concerns anybody."""
-        if self._retired:
+    def names_of(self, descriptor: Any) -> Names | None:
+        """The name of the file behind a descriptor; None if no experiment is aimed at it."""
+        if self._removed:
             return None
         try:
             number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
             name = os.readlink(f"/proc/self/fd/{number}")
         except (AttributeError, OSError, ValueError):
             return None  # the function itself will say so; or there is no /proc
-        if number <= _STANDARD or not name.startswith("/") or name.endswith(" (deleted)"):
+        if name in self.untargeted or number <= _STANDARD:
             return None
-        verdicts = self.verdicts
-        concerns = verdicts.get(name)
-        if concerns is None:
-            concerns = self._concerns((name,))
-            if not self._engine.curious(FILE_KINDS):
-                _remember(verdicts, name, concerns)
-        return (name,) if concerns else None
+        if not name.startswith("/") or name.endswith(" (deleted)"):
+            return None
+        return self._look_up(name, lambda: (name,))  # all its links are resolved
 
-    def _concerns(self, names: Names) -> bool:
-        if names[-1].startswith(_NO_FILES):
+    def _look_up(self, key: str, find: Callable[[], Names | None]) -> Names | None:
+        untargeted, targeted = self.untargeted, self._targeted
+        if key in untargeted:
+            return None
+        if key in targeted:
+            return targeted[key]
+        names = find()
+        is_target = names is not None and self._is_target(names)
+        if not self._engine.curious(FILE_KINDS):
+            if len(untargeted) + len(targeted) >= _MOST_REMEMBERED:
+                self.forget()
+            elif is_target and names is not None:
+                targeted[key] = names
+            else:
+                untargeted.add(key)
+        return names if is_target else None
+
+    def _is_target(self, names: Names) -> bool:
+        if self._removed or names[-1].startswith(_NO_FILES):
             return False
         operation = Operation(kind=OPEN, target=names[0], names=names)
         found = self._engine.curious(FILE_KINDS)
@@ -131,45 +132,35 @@ class AimedFiles:
             if active_experiment.kinds & FILE_KINDS:
                 if active_experiment.experiment.matches_target(operation):
                     found = True
-                elif not _of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as in chaos.place
+                elif not _is_of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as in chaos.place
                     active_experiment.saw(operation)
         return found
 
-    def ask(self, kind: str, names: Names, *given: Any) -> Effect | None:
+    def apply(self, kind: str, names: Names, *given: Any) -> Effect | None:
         """Let an operation on a file wait or fail, as its experiments say.
 
-        Raises the system's error with the file names `given`. Returns what a write has yet to
-        see to; None if that is nothing.
+        Raises the system's error with the file names `given`. Returns the effect on what a
+        write writes; None if there is none.
         """
         __tracebackhide__ = True
         thread = threading.get_ident()
-        # A thread that asks already writes for a listener, or for a file that is forgotten and
-        # flushed by the garbage collector: asking again could wait for itself without an end.
-        if thread in self._asking or _of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as above
+        # A thread that decides already writes for a listener, or for a file that is forgotten
+        # and flushed by the garbage collector: deciding again could wait for itself for ever.
+        if thread in self._deciding or _is_of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as above
             return None
-        self._asking.add(thread)
+        began = self._engine.clock.monotonic()
+        self._deciding.add(thread)
         try:
-            effect = self._meet(Operation(kind=kind, target=names[0], names=names))
+            effect = self._engine.decide(Operation(kind=kind, target=names[0], names=names))
+            if effect is not None and effect.delay:
+                # What it took to decide is part of the delay: it is as much as 0.4 ms.
+                spent = effect.clock.monotonic() - began
+                effect.add_delay(spent + wait(effect.clock, effect.delay - spent, effect.left))
         finally:
-            self._asking.discard(thread)
+            self._deciding.discard(thread)
         if effect is not None and isinstance(effect.failure, DiskError):
             raise error_of(effect.failure.code, *given)
         return effect
-
-    def _meet(self, operation: Operation) -> Effect | None:
-        began = self._engine.clock.monotonic()
-        effect = self._engine.decide(operation)
-        if effect is not None and effect.delay:
-            # What it took to find that out is part of the delay: it is as much as 0.4 ms.
-            spent = effect.clock.monotonic() - began
-            effect.add_delay(spent + wait(effect.clock, effect.delay - spent, effect.left))
-        return effect
-
-
-def _remember(verdicts: dict[str, bool], name: str, concerns: bool) -> None:
-    if len(verdicts) >= _MOST:
-        verdicts.clear()
-    verdicts[name] = concerns
 
 
 def error_of(code: int, *given: Any) -> OSError:
@@ -190,8 +181,8 @@ def _names(given: str, folder: int | None) -> Names | None:
         return None
 
 
-def _of_a_tool(frame: FrameType | None) -> bool:
-    """Whether the nearest module that is not of the standard library is one of a tool."""
+def _is_of_a_tool(frame: FrameType | None) -> bool:
+    """A tool does it: the nearest module that is not of the standard library is a tool's."""
     while frame is not None:
         role = _role(frame.f_globals.get("__name__") or "")
         if role is not None:
@@ -202,7 +193,7 @@ def _of_a_tool(frame: FrameType | None) -> bool:
 
 @lru_cache(maxsize=4096)
 def _role(module: str) -> bool | None:
-    """Whether a module is a tool; None where that depends on who calls it."""
+    """True for the module of a tool; None where that depends on who calls it."""
     if module.startswith((*_BETWEEN, "pytest_resilience.interceptors.files")):
         return None
     top = module.partition(".")[0]

@@ -1,7 +1,6 @@
 """The functions of `os` about files, as they are while an experiment is aimed at some.
 
-Each maker takes the function that was found and returns what stands in its place: it passes
-on what concerns nobody, and what fails fails before the function is called.
+What concerns no experiment is passed on, and what fails fails before the function is called.
 """
 
 from __future__ import annotations
@@ -14,31 +13,29 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_resilience.chaos.operation import MAKE
-from pytest_resilience.chaos.operation import READ
 from pytest_resilience.chaos.operation import REMOVE
 from pytest_resilience.chaos.operation import RENAME
 from pytest_resilience.chaos.operation import RESIZE
-from pytest_resilience.chaos.operation import SYNC
-from pytest_resilience.chaos.operation import WRITE
-from pytest_resilience.interceptors.files.file_objects import Tear
+from pytest_resilience.interceptors.files.file_objects import TornWrites
 from pytest_resilience.interceptors.files.file_objects import as_bytes
 from pytest_resilience.interceptors.files.file_objects import make_stream
 from pytest_resilience.interceptors.files.file_objects import opening_kind
-from pytest_resilience.interceptors.files.matching import AimedFiles
+from pytest_resilience.interceptors.files.matching import FileTargets
+from pytest_resilience.interceptors.files.matching import Names
 
 
-__all__ = ["FileCalls"]
+__all__ = ["FileFunctions"]
 
 Call = Callable[..., Any]
 
 
-class FileCalls:
-    """Makes the functions that ask about the files they are given."""
+class FileFunctions:
+    """Makes what stands in the place of each function: given the function that was found."""
 
-    def __init__(self, files: AimedFiles) -> None:
+    def __init__(self, files: FileTargets) -> None:
         self._files = files
         # By descriptor, with the name it had: numbers are given to other files later.
-        self._tears: dict[int, tuple[str, Tear]] = {}
+        self._torn: dict[int, tuple[str, TornWrites]] = {}
 
     def open(self, original: Call) -> Call:
         """Of `builtins.open`, which is `io.open`."""
@@ -47,10 +44,10 @@ class FileCalls:
         @functools.wraps(original)
         def opened(file: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            # A path that is remembered as nobody's concern costs a look, and nothing else.
+            # A path that is remembered as untargeted costs this look, and nothing else.
             if isinstance(file, str) or hasattr(file, "__fspath__"):
                 path = os.fspath(file)
-                if files.verdicts.get(path) is False and not kwargs.get("opener"):
+                if path in files.untargeted and not kwargs.get("opener"):
                     return original(path, *args, **kwargs)
             return make_stream(files, original, file, *args, **kwargs)
 
@@ -63,11 +60,11 @@ class FileCalls:
         def opened(path: Any, flags: int, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
             folder = kwargs.get("dir_fd")
-            names = self._files.at(path, folder)
+            names = self._files.names_at(path, folder)
             if names:
-                self._files.ask(opening_kind(path, flags, folder), names, path)
+                self._files.apply(opening_kind(path, flags, folder), names, path)
             descriptor = original(path, flags, *args, **kwargs)
-            self._tears.pop(descriptor, None)
+            self._torn.pop(descriptor, None)
             return descriptor
 
         return opened
@@ -78,10 +75,11 @@ class FileCalls:
         @functools.wraps(original)
         def write(fd: Any, data: Any, *offset: Any) -> Any:
             __tracebackhide__ = True
-            view = None if self._files.open_as(fd) is None else as_bytes(data)
-            if view is None:
+            names = self._files.names_of(fd)
+            view = None if names is None else as_bytes(data)
+            if names is None or view is None:
                 return original(fd, data, *offset)
-            return original(fd, view[: self._taken(fd, view.nbytes)], *offset)
+            return original(fd, view[: self._accepted(fd, names, view.nbytes)], *offset)
 
         return write
 
@@ -91,14 +89,13 @@ class FileCalls:
         @functools.wraps(original)
         def write(fd: Any, buffers: Sequence[Any], *more: Any) -> Any:
             __tracebackhide__ = True
-            if self._files.open_as(fd) is None:
-                return original(fd, buffers, *more)
-            views = [as_bytes(each) for each in buffers]
-            if None in views:
+            names = self._files.names_of(fd)
+            views = [] if names is None else [as_bytes(each) for each in buffers]
+            if names is None or None in views:
                 return original(fd, buffers, *more)
             data = b"".join(filter(None, views))
-            taken = self._taken(fd, len(data))
-            return original(fd, buffers if taken == len(data) else [data[:taken]], *more)
+            accepted = self._accepted(fd, names, len(data))
+            return original(fd, buffers if accepted == len(data) else [data[:accepted]], *more)
 
         return write
 
@@ -108,8 +105,9 @@ class FileCalls:
         @functools.wraps(original)
         def send(out_fd: Any, in_fd: Any, offset: Any, count: int, *args: Any, **more: Any) -> Any:
             __tracebackhide__ = True
-            if self._files.open_as(out_fd) is not None:
-                count = self._taken(out_fd, _available(in_fd, offset, count))
+            names = self._files.names_of(out_fd)
+            if names is not None:
+                count = self._accepted(out_fd, names, _available(in_fd, offset, count))
             return original(out_fd, in_fd, offset, count, *args, **more)
 
         return send
@@ -122,144 +120,115 @@ class FileCalls:
             src: Any, dst: Any, count: int, offset_src: Any = None, offset_dst: Any = None
         ) -> Any:
             __tracebackhide__ = True
-            if self._files.open_as(dst) is not None:
-                count = self._taken(dst, _available(src, offset_src, count))
+            names = self._files.names_of(dst)
+            if names is not None:
+                count = self._accepted(dst, names, _available(src, offset_src, count))
             return original(src, dst, count, offset_src, offset_dst)
 
         return copy
 
-    def _taken(self, fd: Any, size: int) -> int:
-        """How much of a write reaches the file; raises where that is none."""
+    def _accepted(self, fd: Any, names: Names, size: int) -> int:
+        """How many bytes of a write reach the file; raises where that is none."""
         __tracebackhide__ = True
-        names = self._files.open_as(fd) if size else None
-        if names is None:
+        if not size:
             return size
-        name, tear = self._tears.get(fd, ("", None))
-        if name != names[0] or tear is None:
-            tear = Tear()
-            self._tears[fd] = (names[0], tear)
-        tear.check()
-        return tear.taken(self._files.ask(WRITE, names), size)
+        name, torn = self._torn.get(fd, ("", None))
+        if name != names[0] or torn is None:
+            torn = TornWrites()
+            self._torn[fd] = (names[0], torn)
+        return torn.accepted(self._files, names, size)
 
     def by_descriptor(self, kind: str) -> Callable[[Call], Call]:
-        """Of functions whose first argument is a descriptor, and whose errors name no file."""
+        """Of what is given a descriptor, and whose errors name no file."""
 
-        def make(original: Call) -> Call:
-            @functools.wraps(original)
-            def call(fd: Any, *args: Any, **kwargs: Any) -> Any:
-                __tracebackhide__ = True
-                names = self._files.open_as(fd)
-                if names:
-                    self._files.ask(kind, names)
-                return original(fd, *args, **kwargs)
+        def before(fd: Any, *_: Any, **__: Any) -> None:
+            __tracebackhide__ = True
+            names = self._files.names_of(fd)
+            if names:
+                self._files.apply(kind, names)
 
-            return call
-
-        return make
+        return functools.partial(_preceded, before)
 
     def truncate(self, original: Call) -> Call:
         """Of `os.truncate`."""
 
-        @functools.wraps(original)
-        def truncate(path: Any, length: int) -> None:
+        def before(path: Any, _length: int) -> None:
             __tracebackhide__ = True
-            names = self._files.at(path)
+            names = self._files.names_at(path)
             if names:
-                self._files.ask(RESIZE, names, *(() if isinstance(path, int) else (path,)))
-            original(path, length)
+                self._files.apply(RESIZE, names, *(() if isinstance(path, int) else (path,)))
 
-        return truncate
-
-    def rename(self, original: Call) -> Call:
-        """Of `os.rename` and `os.replace`."""
-
-        @functools.wraps(original)
-        def rename(src: Any, dst: Any, **folders: Any) -> None:
-            __tracebackhide__ = True
-            there = self._files.at(dst, folders.get("dst_dir_fd"))
-            here = self._files.at(src, folders.get("src_dir_fd"))
-            if (there or here) and _exists(src, folders.get("src_dir_fd")):
-                self._files.ask(RENAME, (*(there or ()), *(here or ())), src, dst)
-            try:
-                original(src, dst, **folders)
-            finally:
-                self._files.forget()
-
-        return rename
+        return _preceded(before, original)
 
     def make_folder(self, original: Call) -> Call:
         """Of `os.mkdir`."""
 
-        @functools.wraps(original)
-        def make(path: Any, *args: Any, **kwargs: Any) -> None:
+        def before(path: Any, *_: Any, dir_fd: int | None = None, **__: Any) -> None:
             __tracebackhide__ = True
-            folder = kwargs.get("dir_fd")
-            names = self._files.at(path, folder)
-            if names and not _exists(path, folder):
-                self._files.ask(MAKE, names, path)
-            original(path, *args, **kwargs)
+            names = self._files.names_at(path, dir_fd)
+            if names and not _exists(path, dir_fd):
+                self._files.apply(MAKE, names, path)
 
-        return make
+        return _preceded(before, original)
+
+    def rename(self, original: Call) -> Call:
+        """Of `os.rename` and `os.replace`."""
+
+        def before(
+            src: Any, dst: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None
+        ) -> None:
+            __tracebackhide__ = True
+            there = self._files.names_at(dst, dst_dir_fd)
+            here = self._files.names_at(src, src_dir_fd)
+            if (there or here) and _exists(src, src_dir_fd):
+                self._files.apply(RENAME, (*(there or ()), *(here or ())), src, dst)
+
+        return _preceded(before, original, finally_=self._files.forget)
 
     def link(self, folder: str) -> Callable[[Call], Call]:
         """Of `os.link` and `os.symlink`; `folder` is what they call that of the new name."""
 
-        def make(original: Call) -> Call:
-            @functools.wraps(original)
-            def link(src: Any, dst: Any, *args: Any, **kwargs: Any) -> None:
-                __tracebackhide__ = True
-                names = self._files.at(dst, kwargs.get(folder))
-                if names and not _exists(dst, kwargs.get(folder)):
-                    self._files.ask(MAKE, names, src, dst)
-                try:
-                    original(src, dst, *args, **kwargs)
-                finally:
-                    self._files.forget()
+        def before(src: Any, dst: Any, *_: Any, **given: Any) -> None:
+            __tracebackhide__ = True
+            names = self._files.names_at(dst, given.get(folder))
+            if names and not _exists(dst, given.get(folder)):
+                self._files.apply(MAKE, names, src, dst)
 
-            return link
-
-        return make
+        return functools.partial(_preceded, before, finally_=self._files.forget)
 
     def remove(self, original: Call) -> Call:
         """Of `os.unlink`, `os.remove` and `os.rmdir`."""
 
-        @functools.wraps(original)
-        def remove(path: Any, **kwargs: Any) -> None:
+        def before(path: Any, *, dir_fd: int | None = None) -> None:
             __tracebackhide__ = True
-            folder = kwargs.get("dir_fd")
-            names = self._files.at(path, folder)
-            if names and _exists(path, folder):
-                self._files.ask(REMOVE, names, path)
-            try:
-                original(path, **kwargs)
-            finally:
-                self._files.forget()
+            names = self._files.names_at(path, dir_fd)
+            if names and _exists(path, dir_fd):
+                self._files.apply(REMOVE, names, path)
 
-        return remove
+        return _preceded(before, original, finally_=self._files.forget)
 
-    def go(self, original: Call) -> Call:
+    def change_folder(self, original: Call) -> Call:
         """Of `os.chdir` and `os.fchdir`, after which a relative path is another one."""
+        return _preceded(lambda *_, **__: None, original, finally_=self._files.forget)
 
-        @functools.wraps(original)
-        def go(*args: Any, **kwargs: Any) -> None:
-            try:
-                original(*args, **kwargs)
-            finally:
-                self._files.forget()
 
-        return go
+def _preceded(
+    before: Callable[..., None], original: Call, *, finally_: Callable[[], None] | None = None
+) -> Call:
+    """`original`, with `before` called before it, and `finally_` after it or its error."""
 
-    def read(self, original: Call) -> Call:
-        """Of `os.read` and its kin."""
-        return self.by_descriptor(READ)(original)
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        before(*args, **kwargs)
+        if finally_ is None:
+            return original(*args, **kwargs)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            finally_()
 
-    def sync(self, original: Call) -> Call:
-        """Of `os.fsync` and `os.fdatasync`."""
-        return self.by_descriptor(SYNC)(original)
-
-    def resize(self, original: Call) -> Call:
-        """Of `os.ftruncate` and `os.posix_fallocate`."""
-        return self.by_descriptor(RESIZE)(original)
+    return call
 
 
 def _available(source: Any, offset: Any, count: int) -> int:
@@ -272,7 +241,7 @@ def _available(source: Any, offset: Any, count: int) -> int:
 
 
 def _exists(path: Any, folder: int | None) -> bool:
-    """Whether there is anything; what is not there, or is already, is no disk's fault."""
+    """False of what is not there; that is no disk's fault, nor is what is there already."""
     try:
         os.stat(path, dir_fd=folder, follow_symlinks=False)
     except (OSError, TypeError, ValueError):

@@ -34,6 +34,7 @@ from pytest_resilience import RetryHandler
 from pytest_resilience.assertions import assert_file_intact
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.interceptors.files.interceptor import FileInterceptor
 
 
@@ -810,3 +811,22 @@ def test_only_what_is_needed_is_replaced(tmp_path: Path, inject: Inject) -> None
             assert os.read is not reading
             assert open is not opening
             assert os.mkdir is mkdir
+
+
+def test_an_operation_is_matched_once_when_its_file_is_known(engine: Engine, here: Path) -> None:
+    matched: list[str] = []
+
+    class Everything:
+        def admits(self, operation: Operation) -> bool:
+            matched.append(operation.kind)
+            return True
+
+    late = ChaosExperiment("disk", "disk_failure", mode="EIO", rate=0, path=str(here))
+    engine.start(late.narrowed("only", Everything()), seed=1)
+    for _ in range(2):
+        matched.clear()
+        with open("orders", "w") as file:
+            file.write("tea")
+        os.write(descriptor := os.open("orders", os.O_WRONLY), b"cup")
+        os.close(descriptor)
+    assert matched == ["file.write", "file.write"]
