@@ -89,7 +89,6 @@ NOT_YET = {
     "interceptors.sockets.connections Link has attributes": 32,
     "interceptors.sockets.patches Interception has attributes": 13,
     # patterns
-    "patterns.degradation.manager DegradationManager has attributes": 12,
     # plugin
     "plugin.fixtures.proxy has one reader and lines": 49,
     "plugin.matrix.results Results has attributes": 15,

@@ -22,10 +22,10 @@ __all__ = ["NOTHING", "FeatureFlag", "HealthCheck", "ServiceLevel"]
 
 
 class ServiceLevel(Enum):
-    """How much of a service there is.
+    """How well a service works.
 
-    FULL: all of it. DEGRADED: it fails, or says that it is unwell. MINIMAL: it cannot even
-    say. UNAVAILABLE: it is switched off.
+    FULL: without failures. DEGRADED: it fails, or its health check says so. MINIMAL: its
+    health check fails or takes too long. UNAVAILABLE: it is switched off.
     """
 
     FULL = "full"
@@ -34,27 +34,27 @@ class ServiceLevel(Enum):
     UNAVAILABLE = "unavailable"
 
 
-class _Nothing(Enum):
+class _NoValue(Enum):
     NOTHING = "nothing"
 
     def __repr__(self) -> str:
         return "NOTHING"
 
 
-NOTHING: Final = _Nothing.NOTHING
-"""Stands where no value was given; None, 0, "" and [] are values."""
+NOTHING: Final = _NoValue.NOTHING
+"""Stands for a value that was not given; None, 0, "" and [] are values."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureFlag:
-    """A service that the application can do without, more or less.
+    """A service that the application can do without.
 
     Attributes:
         name: of the service.
         enabled: a disabled one is UNAVAILABLE and never called.
-        service_level: what it is taken for at first.
-        fallback_value: used when the call gives no default of its own; NOTHING for none.
-        health_check: whether the service is well, or a ServiceLevel; plain or async.
+        service_level: its level at first.
+        fallback_value: the result when a call has no default of its own; NOTHING for none.
+        health_check: returns whether the service is well, or a ServiceLevel; plain or async.
     """
 
     name: str
@@ -72,86 +72,87 @@ class FeatureFlag:
         validation.function("health_check", self.health_check)
 
 
-_Verdict = tuple[ServiceLevel, str]
+# The level of a service, and why, in words.
+_Health = tuple[ServiceLevel, str]
 
 
 class HealthCheck:
-    """One service's health check.
+    """A health check with a time limit and a cache, run by one caller at a time.
 
-    While one caller asks, the others are given what was known before. A plain check runs in
-    a thread, because nothing else could be stopped waiting for.
+    While it runs, other callers take the level that was known before. A plain check runs in a
+    thread of its own: what runs in the caller's cannot be abandoned.
     """
 
     def __init__(
         self, check: Callable[[], Any], *, limit: float, cache: float, clock: Clock
     ) -> None:
-        """`limit`: seconds of real time it may take; `cache`: seconds its verdict holds."""
+        """`limit`: seconds of real time it may take; `cache`: seconds its result is used."""
         self._check = check
         self._limit = limit
         self._cache = cache
         self._clock = clock
         self._lock = fork_safe(self, "_lock", threading.Lock)
-        self._asking = False
-        self._until = float("-inf")
+        self._running = False
+        self._cached_until = float("-inf")
         self.is_async = kind_of(check) is CallKind.COROUTINE
 
     def begin(self) -> bool:
-        """Whether the caller has to ask; then it must call `ask` or `ask_async`."""
-        if self._clock.monotonic() < self._until:
+        """Whether the caller has to run the check; it must then call `run` or `run_async`."""
+        if self._clock.monotonic() < self._cached_until:
             return False
         with self._lock:
-            if self._asking or self._clock.monotonic() < self._until:
+            if self._running or self._clock.monotonic() < self._cached_until:
                 return False
-            self._asking = True
+            self._running = True
             return True
 
     def _end(self) -> None:
         with self._lock:
-            self._asking = False
-            self._until = self._clock.monotonic() + self._cache
+            self._running = False
+            self._cached_until = self._clock.monotonic() + self._cache
 
-    def ask(self) -> _Verdict:
-        """The verdict of a plain check, and the reason."""
+    def run(self) -> _Health:
+        """Run a plain check."""
         answers: list[Any] = []
         done = threading.Event()
         context = contextvars.copy_context()
 
-        def run() -> None:
+        def check() -> None:
             try:
                 answers.append(context.run(self._check))
-            except Exception as error:
+            except BaseException as error:  # SystemExit, say: it is the check that fails
                 answers.append(error)
             finally:
                 done.set()
 
         try:
-            threading.Thread(target=run, daemon=True, name="health check").start()
-            return _judge(answers[0]) if done.wait(self._limit) else self._late()
+            threading.Thread(target=check, daemon=True, name="health check").start()
+            return _health(answers[0]) if done.wait(self._limit) else self._timed_out()
         finally:
             self._end()
 
-    async def ask_async(self) -> _Verdict:
-        """The verdict of either kind of check, without blocking the loop."""
+    async def run_async(self) -> _Health:
+        """Run a check of either kind, without blocking the loop."""
         import asyncio
 
         try:
             async with asyncio.timeout(self._limit):
                 if self.is_async:
-                    return _judge(await self._check())
-                return _judge(await asyncio.to_thread(self._check))
+                    return _health(await self._check())
+                return _health(await asyncio.to_thread(self._check))
         except TimeoutError:
-            return self._late()
+            return self._timed_out()
         except Exception as error:
-            return _judge(error)
+            return _health(error)
         finally:
             self._end()
 
-    def _late(self) -> _Verdict:
+    def _timed_out(self) -> _Health:
         return ServiceLevel.MINIMAL, f"its health check took longer than {self._limit:g} s"
 
 
-def _judge(answer: Any) -> _Verdict:
-    if isinstance(answer, Exception):
+def _health(answer: Any) -> _Health:
+    if isinstance(answer, BaseException):
         return ServiceLevel.MINIMAL, f"its health check failed with {type(answer).__name__}"
     if isinstance(answer, ServiceLevel):
         return answer, "its health check says so"

@@ -1,11 +1,10 @@
-"""Doing with less: fallbacks and defaults for services that fail."""
+"""Graceful degradation: fallbacks and defaults for services that fail."""
 
 from __future__ import annotations
 
 import logging
 import threading
 
-from collections import Counter
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ class LevelChanged(Event):
 
     Attributes:
         old: the level before.
-        new: the level since.
+        new: the level after.
         reason: why, in words.
     """
 
@@ -49,11 +48,11 @@ class LevelChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FellBack(Event):
-    """A call was answered by something less than the service; `source` is its name.
+    """A call got its result from something less than the service; `source` is its name.
 
     Attributes:
         used: "fallback", "default" or "fallback_value".
-        reason: why the service itself did not answer, in words.
+        reason: why not from the service itself, in words.
     """
 
     used: str
@@ -63,24 +62,35 @@ class FellBack(Event):
 _HISTORY = 1000  # events that are remembered
 _COROUTINE = CallKind.COROUTINE
 _FULL, _UNAVAILABLE = ServiceLevel.FULL, ServiceLevel.UNAVAILABLE
-
-# Why a service did not answer: in words, and what is raised if nothing else does.
-_Trouble = tuple[str, Exception]
 _logger = logging.getLogger("pytest_resilience.degradation")
+
+# Why a service gave no result: in words, and what is raised if there is nothing else.
+_Failure = tuple[str, Exception]
+
+
+class _Service:
+    """A feature, and what is known of it."""
+
+    __slots__ = ("check", "fallbacks", "feature", "level", "retry_at")
+
+    def __init__(self, feature: FeatureFlag, check: HealthCheck | None) -> None:
+        self.feature = feature
+        self.check = check
+        self.level = feature.service_level
+        self.retry_at: float | None = None  # monotonic seconds, after a failure
+        self.fallbacks = 0
 
 
 class DegradationManager:
-    """Answers for services: with them while they are FULL, with less when they are not.
+    """Calls services while they are FULL, and falls back to less while they are not.
 
     A service whose primary fails is DEGRADED. With a health check it is FULL again when the
-    check says so, without one it is tried again after `recovery_time`. Health checks are
-    limited in time and remembered; no lock is held while one, or anything else of the user's,
+    check says so; without one it is tried again after `recovery_time`. Health checks are
+    limited in time and cached. No lock is held while one, or anything else of the user's,
     runs.
 
     Attributes:
-        features: what was registered, by name.
-        service_health: the levels as they are known, by name.
-        listeners: told of every `LevelChanged` and `FellBack`.
+        listeners: are given every `LevelChanged` and `FellBack`.
     """
 
     def __init__(
@@ -91,73 +101,78 @@ class DegradationManager:
         recovery_time: float = 30.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """All in seconds: what a check may take, how long its verdict holds, see the class."""
+        """All in seconds: the limit of a check, how long its result is used, see the class."""
         self._limit = validation.number(
             "health_check_timeout", health_check_timeout, above_low=True
         )
         self._cache = validation.number("health_check_cache", health_check_cache)
-        self._recovery = validation.number("recovery_time", recovery_time)
+        self._recovery_time = validation.number("recovery_time", recovery_time)
         self._clock = clock
-        self.features: dict[str, FeatureFlag] = {}
-        self.service_health: dict[str, ServiceLevel] = {}
+        self._services: dict[str, _Service] = {}
         self.listeners = Listeners()
-        self._checks: dict[str, HealthCheck] = {}
-        self._retry_at: dict[str, float] = {}
-        self._fallbacks: Counter[str] = Counter()
         self._history: deque[Event] = deque(maxlen=_HISTORY)
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
     @property
     def events(self) -> tuple[Event, ...]:
         """The latest events, at most 1000, oldest first."""
-        return tuple(self._history)
+        return tuple(self._history.copy())
+
+    @property
+    def features(self) -> dict[str, FeatureFlag]:
+        """The features that were registered, by name."""
+        return {name: each.feature for name, each in self._services.copy().items()}
+
+    @property
+    def service_health(self) -> dict[str, ServiceLevel]:
+        """The last known levels, by name; no health check is run."""
+        return {name: each.level for name, each in self._services.copy().items()}
 
     def register_feature(self, feature: FeatureFlag) -> None:
-        """Take a service over. Raises DuplicateNameError if there is one of that name."""
+        """Add a service. Raises DuplicateNameError if there is one of that name."""
+        check = None
+        if feature.health_check is not None:
+            check = HealthCheck(
+                feature.health_check, limit=self._limit, cache=self._cache, clock=self._clock
+            )
         with self._lock:
-            if feature.name in self.features:
+            if feature.name in self._services:
                 raise DuplicateNameError("service", feature.name)
-            self.service_health[feature.name] = feature.service_level
-            if feature.health_check is not None:
-                self._checks[feature.name] = HealthCheck(
-                    feature.health_check, limit=self._limit, cache=self._cache, clock=self._clock
-                )
-            self.features[feature.name] = feature
+            self._services[feature.name] = _Service(feature, check)
 
     def check_service_health(self, service_name: str) -> ServiceLevel:
-        """The level of a service now, asking its health check if need be.
+        """The level of a service now, by its health check if the cached result is too old.
 
-        An async check cannot be asked from here: what is known is given. Raises
+        An async check cannot run here: the last known level is returned. Raises
         UnknownNameError, a KeyError, naming the known services.
         """
-        known, check = self._known(service_name)
-        if check is not None and not check.is_async and check.begin():
-            return self._set(service_name, *check.ask())
-        return known
+        service = self._service(service_name)
+        check = service.check
+        if check is not None and service.feature.enabled and not check.is_async and check.begin():
+            return self._set_level(service, *check.run())
+        return self._known_level(service)
 
     async def check_service_health_async(self, service_name: str) -> ServiceLevel:
-        """As `check_service_health`, without blocking the loop; asks async checks too."""
-        known, check = self._known(service_name)
-        if check is not None and check.begin():
-            return self._set(service_name, *await check.ask_async())
-        return known
+        """As `check_service_health`, without blocking the loop; runs async checks too."""
+        service = self._service(service_name)
+        check = service.check
+        if check is not None and service.feature.enabled and check.begin():
+            return self._set_level(service, *await check.run_async())
+        return self._known_level(service)
 
-    def _known(self, name: str) -> tuple[ServiceLevel, HealthCheck | None]:
-        """What is known, and the check that may know better."""
-        feature = self._feature(name)
-        if not feature.enabled:
-            return _UNAVAILABLE, None
-        check = self._checks.get(name)
-        due = self._retry_at.get(name)
-        if check is None and due is not None and self._clock.monotonic() >= due:
-            return _FULL, None  # to be tried again; how it ends decides
-        return self.service_health[name], check
-
-    def _feature(self, name: str) -> FeatureFlag:
+    def _service(self, name: str) -> _Service:
         try:
-            return self.features[name]
+            return self._services[name]
         except KeyError:
-            raise UnknownNameError("service", name, tuple(self.features)) from None
+            raise UnknownNameError("service", name, tuple(self._services)) from None
+
+    def _known_level(self, service: _Service) -> ServiceLevel:
+        if not service.feature.enabled:
+            return _UNAVAILABLE
+        due = service.retry_at
+        if due is not None and service.check is None and self._clock.monotonic() >= due:
+            return _FULL  # to be tried again; how it ends decides
+        return service.level
 
     def execute_with_degradation(
         self,
@@ -166,101 +181,102 @@ class DegradationManager:
         fallback_func: Callable[[], Any] | None = None,
         default_value: Any = NOTHING,
     ) -> Any:
-        """Call the service, or else the fallback, or else give a default.
+        """Call the service, or else the fallback, or else return a default.
 
         With a coroutine function as primary the result is to be awaited; its fallback may
         be of either kind. When there is nothing left (no fallback that works, no default,
-        no `fallback_value`) the error of the last thing tried is raised; a service that was
-        not tried raises ServiceFailureError.
+        no `fallback_value`) the error of the last thing tried is raised. If the service was
+        not tried, that is ServiceFailureError.
         """
         if kind_of(primary_func) is _COROUTINE:
             return self._execute_async(service_name, primary_func, fallback_func, default_value)
         level = self.check_service_health(service_name)
+        service = self._services[service_name]
         if level is _FULL:
             try:
                 result = primary_func()
-            except Exception as failure:
-                trouble = self._failed(service_name, failure)
+            except Exception as error:
+                failure = self._primary_failed(service, error)
             else:
-                if self.service_health[service_name] is not _FULL:
-                    self._recovered(service_name)
+                if service.level is not _FULL:
+                    self._recovered(service)
                 return result
         else:
-            trouble = _not_tried(service_name, level)
+            failure = _not_tried(service_name, level)
         if fallback_func is not None and level is not _UNAVAILABLE:
             try:
                 result = fallback_func()
-            except Exception as failure:
-                trouble = _fallback_failed(trouble, failure)
+            except Exception as error:
+                failure = _fallback_failed(failure, error)
             else:
-                self._fell_back(service_name, "fallback", trouble)
+                self._fell_back(service, "fallback", failure)
                 return result
-        return self._default(service_name, default_value, trouble)
+        return self._default(service, default_value, failure)
 
     async def _execute_async(
         self, name: str, primary: Callable[[], Any], fallback: Any, default: Any
     ) -> Any:
         level = await self.check_service_health_async(name)
+        service = self._services[name]
         if level is _FULL:
             try:
                 result = await primary()
-            except Exception as failure:
-                trouble = self._failed(name, failure)
+            except Exception as error:
+                failure = self._primary_failed(service, error)
             else:
-                if self.service_health[name] is not _FULL:
-                    self._recovered(name)
+                if service.level is not _FULL:
+                    self._recovered(service)
                 return result
         else:
-            trouble = _not_tried(name, level)
+            failure = _not_tried(name, level)
         if fallback is not None and level is not _UNAVAILABLE:
             try:
                 result = fallback()
                 if kind_of(fallback) is _COROUTINE:
                     result = await result
-            except Exception as failure:
-                trouble = _fallback_failed(trouble, failure)
+            except Exception as error:
+                failure = _fallback_failed(failure, error)
             else:
-                self._fell_back(name, "fallback", trouble)
+                self._fell_back(service, "fallback", failure)
                 return result
-        return self._default(name, default, trouble)
+        return self._default(service, default, failure)
 
-    def _failed(self, name: str, error: Exception) -> _Trouble:
+    def _primary_failed(self, service: _Service, error: Exception) -> _Failure:
         reason = describe(error)
-        with self._lock:
-            self._retry_at[name] = self._clock.monotonic() + self._recovery
-        self._set(name, ServiceLevel.DEGRADED, f"it failed with {reason}")
+        service.retry_at = self._clock.monotonic() + self._recovery_time
+        self._set_level(service, ServiceLevel.DEGRADED, f"it failed with {reason}")
         return reason, error
 
-    def _recovered(self, name: str) -> None:
-        with self._lock:
-            self._retry_at.pop(name, None)
-        self._set(name, _FULL, "it was tried again and answered")
+    def _recovered(self, service: _Service) -> None:
+        service.retry_at = None
+        self._set_level(service, _FULL, "it was tried again and answered")
 
-    def _default(self, name: str, default: Any, trouble: _Trouble) -> Any:
+    def _default(self, service: _Service, default: Any, failure: _Failure) -> Any:
         used, value = "default", default
         if value is NOTHING:
-            used, value = "fallback_value", self.features[name].fallback_value
+            used, value = "fallback_value", service.feature.fallback_value
         if value is NOTHING:
-            raise trouble[1]
-        self._fell_back(name, used, trouble)
+            raise failure[1]
+        self._fell_back(service, used, failure)
         return value
 
-    def _set(self, name: str, new: ServiceLevel, reason: str) -> ServiceLevel:
+    def _set_level(self, service: _Service, new: ServiceLevel, reason: str) -> ServiceLevel:
         with self._lock:
-            old, self.service_health[name] = self.service_health[name], new
+            old, service.level = service.level, new
         if old is not new:
+            name = service.feature.name
             _logger.warning("%s: %s -> %s, %s", name, old.value, new.value, reason)
             at = self._clock.monotonic()
-            self._tell(LevelChanged(at=at, source=name, old=old, new=new, reason=reason))
+            self._announce(LevelChanged(at=at, source=name, old=old, new=new, reason=reason))
         return new
 
-    def _fell_back(self, name: str, used: str, trouble: _Trouble) -> None:
+    def _fell_back(self, service: _Service, used: str, failure: _Failure) -> None:
         with self._lock:
-            self._fallbacks[name] += 1
-        at = self._clock.monotonic()
-        self._tell(FellBack(at=at, source=name, used=used, reason=trouble[0]))
+            service.fallbacks += 1
+        at, name = self._clock.monotonic(), service.feature.name
+        self._announce(FellBack(at=at, source=name, used=used, reason=failure[0]))
 
-    def _tell(self, event: Event) -> None:
+    def _announce(self, event: Event) -> None:
         self._history.append(event)
         self.listeners.emit(event)
 
@@ -274,26 +290,26 @@ class DegradationManager:
         services = {
             name: {
                 "health": self.check_service_health(name).value,
-                "enabled": feature.enabled,
-                "fallbacks": self._fallbacks[name],
+                "enabled": service.feature.enabled,
+                "fallbacks": service.fallbacks,
             }
-            for name, feature in list(self.features.items())
+            for name, service in self._services.copy().items()
         }
         levels = [each["health"] for each in services.values() if each["enabled"]]
-        full = levels.count(ServiceLevel.FULL.value)
+        full = levels.count(_FULL.value)
         if full == len(levels):
             overall = "healthy"
-        elif full == 0 or ServiceLevel.UNAVAILABLE.value in levels:
+        elif full == 0 or _UNAVAILABLE.value in levels:
             overall = "degraded"
         else:
             overall = "partial"
         return {"overall_status": overall, "services": services, "timestamp": self._clock.time()}
 
 
-def _not_tried(name: str, level: ServiceLevel) -> _Trouble:
+def _not_tried(name: str, level: ServiceLevel) -> _Failure:
     error = ServiceFailureError(name, f"service {name!r} is {level.value}")
     return f"it is {level.value}", error
 
 
-def _fallback_failed(trouble: _Trouble, error: Exception) -> _Trouble:
-    return f"{trouble[0]}; its fallback: {describe(error)}", error
+def _fallback_failed(failure: _Failure, error: Exception) -> _Failure:
+    return f"{failure[0]}; its fallback: {describe(error)}", error

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 import threading
 
 from collections import deque
@@ -445,3 +446,26 @@ def test_nonsense_is_refused_naming_field_and_value(
     with pytest.raises(error, match=field) as caught:
         BulkheadConfig(**{field: value})
     assert repr(value) in str(caught.value)
+
+
+class Meddling:
+    """A clock in whose every reading somebody else does something."""
+
+    def __init__(self) -> None:
+        self.meddle: Callable[[], object] = lambda: None
+
+    def monotonic(self) -> float:
+        self.meddle()
+        return 0.0
+
+
+def test_statistics_while_others_add() -> None:
+    clock = Meddling()
+    manager = BulkheadManager(clock=clock)  # type: ignore[arg-type]
+    config, numbers = BulkheadConfig(bulkhead_type=BulkheadType.RATE_LIMIT), itertools.count()
+    for name in ("a", "b"):
+        manager.create_bulkhead(name, config)
+    clock.meddle = lambda: manager.create_bulkhead(f"z{next(numbers)}", config)
+    assert list(manager.get_all_stats()) == ["a", "b"]
+    clock.meddle = lambda: None
+    assert list(manager.get_all_stats()) == ["a", "b", "z0", "z1"]

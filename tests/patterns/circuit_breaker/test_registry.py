@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import threading
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -53,3 +55,31 @@ def test_an_unknown_name_is_told_the_known() -> None:
         registry.get("prizes")
     with pytest.raises(KeyError):
         registry.remove("prizes")
+
+
+class Meddling:
+    """A clock in whose every reading somebody else does something."""
+
+    def __init__(self) -> None:
+        self.meddle: Callable[[], object] = lambda: None
+
+    def monotonic(self) -> float:
+        self.meddle()
+        return 0.0
+
+
+def test_statistics_while_others_add_and_remove() -> None:
+    clock = Meddling()
+    registry = CircuitBreakerRegistry(clock=clock)  # type: ignore[arg-type]
+    for name in ("a", "b", "c"):
+        registry.create(name)
+    numbers = itertools.count()
+
+    def meddle() -> None:
+        for name in registry.names:
+            registry.remove(name)
+        registry.create(f"z{next(numbers)}")
+
+    clock.meddle = meddle
+    assert list(registry.get_all_stats()) == ["a", "b", "c"]
+    assert list(registry.get_all_stats()) == ["z2"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 
 from concurrent.futures import ThreadPoolExecutor
@@ -145,6 +146,14 @@ def test_a_health_check_that_hangs_holds_nobody_up(clock: ManualClock) -> None:
     assert isinstance(event, LevelChanged)
     assert event.reason == "its health check took longer than 0.01 s"
     release.set()
+
+
+def test_a_health_check_that_exits_has_failed(manager: DegradationManager) -> None:
+    manager.register_feature(FeatureFlag("prices", health_check=sys.exit))
+    assert manager.execute_with_degradation("prices", pytest.fail, lambda: "less") == "less"
+    (changed, _) = manager.events
+    assert isinstance(changed, LevelChanged)
+    assert changed.reason == "its health check failed with SystemExit"
 
 
 def test_one_asks_and_the_others_are_told_what_is_known(manager: DegradationManager) -> None:
