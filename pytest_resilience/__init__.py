@@ -2,12 +2,13 @@
 
 How the package is laid out, and what may import what (downwards only):
 
-    plugin                    pytest, and only there
-    report, assertions        events and states, read and judged
-    runtime                   experiments in this process, with every interceptor there is
-    interceptors, stress, proxy      where operations are intercepted; pressure; between both ends
-    chaos                     decides which operation meets which fault
-    patterns                  protects code: breaker, retry, bulkhead, degradation
+    plugin                       pytest, and only there
+    chaostoolkit                 experiments of Chaos Toolkit, run by its own library
+    report, assertions           events and states, read and judged
+    runtime                      experiments in this process, with every interceptor there is
+    interceptors, stress, proxy  faults in this process; load on the machine; faults on the wire
+    chaos                        decides which operation meets which fault
+    patterns                     protects code: breaker, retry, bulkhead, degradation
     errors, events, clock, seeds
 
 `chaos` and `patterns` never see each other: they meet in the user's code.
