@@ -6,8 +6,11 @@ them, and when, is told by `chaos.response_stream`; a stage drives it, with the 
 
 from __future__ import annotations
 
+import math
+
 from collections import deque
 from dataclasses import dataclass
+from typing import ClassVar
 from typing import Protocol
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
@@ -30,7 +33,6 @@ from pytest_resilience.proxy.toxics.toxic import UPSTREAM
 
 __all__ = ["ConnectionContext", "ExperimentStage", "LinkContext", "Sink", "Stage"]
 
-_LOOK = 0.05  # seconds until it is noticed that an experiment was ended by another thread
 # The operations of each direction: a message, and the end of all messages.
 _OPERATIONS = {UPSTREAM: (SEND, END), DOWNSTREAM: (RECEIVE, CLOSE)}
 _AT_ONCE = 256  # pieces passed on in a row, so that other connections are served meanwhile
@@ -107,17 +109,20 @@ class _Piece:
     stream: ResponseStream | None
     data: memoryview
     arrived: float
-    is_eof: bool = False
+    is_eof: bool
 
 
 class Stage:
     """See the module. By itself it passes everything on.
 
     Attributes:
+        look_every: seconds until it looks whether what holds bytes back has ended.
         following: where everything is passed on to.
         held: bytes in the queue.
         stopped: whether all that comes is lost.
     """
+
+    look_every: ClassVar[float] = math.inf
 
     def __init__(self, link: LinkContext, following: Sink) -> None:
         self.following = following
@@ -132,7 +137,7 @@ class Stage:
         self._put(None, data)
 
     def write_eof(self) -> None:
-        self._put_eof(None)
+        self._put(None, is_eof=True)
 
     def stop(self) -> None:
         """Lose what is held, and all that comes."""
@@ -141,18 +146,14 @@ class Stage:
         self._queue.clear()
         self.held = 0
 
-    def _put(self, stream: ResponseStream | None, data: bytes = b"") -> None:
-        """Queue bytes of a message; none: fail or wait as it does before anything has come."""
-        self._append(_Piece(stream, memoryview(data), self._now()))
-
-    def _put_eof(self, stream: ResponseStream | None) -> None:
-        self._append(_Piece(stream, memoryview(b""), self._now(), is_eof=True))
-
-    def _append(self, piece: _Piece) -> None:
+    def _put(
+        self, stream: ResponseStream | None, data: bytes = b"", *, is_eof: bool = False
+    ) -> None:
+        """Queue bytes of a message, or EOF; or neither, to fail or wait before any have come."""
         if self.stopped:
             return
-        self._queue.append(piece)
-        self.held += len(piece.data)
+        self._queue.append(_Piece(stream, memoryview(data), self._now(), is_eof))
+        self.held += len(data)
         if self._timer is None:
             self._pump()
 
@@ -163,28 +164,30 @@ class Stage:
             if not self._queue:
                 return
             piece = self._queue[0]
-            due = self._advance(piece)
-            if due is not None:
-                self._wait(due)
-                return
+            if piece.stream is None:
+                self._pass(piece, len(piece.data))
+            else:
+                due = self._advance(piece, piece.stream)
+                if due is not None:
+                    self._wait(due)
+                    return
         self._wait(self._now())
 
-    def _advance(self, piece: _Piece) -> float | None:
+    def _advance(self, piece: _Piece, stream: ResponseStream) -> float | None:
         """Do with the first piece what is to be done now; or tell when that is."""
-        stream, size = piece.stream, len(piece.data)
-        if stream is None:
-            self._pass(piece, size)
-            return None
         if stream.due is None:
             stream.arrive(piece.arrived)
-        late = piece.arrived + stream.effect.delay  # for each piece, however many come at once
-        now = self._now()
-        step = stream.next(size, now, since=late)
+        size, now = len(piece.data), self._now()
+        # Each piece of a message is late by itself, as on a long line: a big message, that comes
+        # in many of them, is no later than a small one.
+        step = stream.next(size, now, since=piece.arrived + stream.effect.delay)
         if isinstance(step, WaitUntil):
             if self._waiting_since is None:
                 self._waiting_since = piece.arrived if stream.content is None else now
-            return self._look_again(step.due)
-        self._add_delay(stream.effect, now)
+            return step.due
+        if self._waiting_since is not None:
+            stream.effect.add_delay(now - self._waiting_since)
+            self._waiting_since = None
         match step:
             case ReadPeer(most):
                 self._pass(piece, min(size, most))
@@ -194,15 +197,6 @@ class Stage:
                 self.stop()
                 self._link.connection.fail(self._link.stream)
         return None
-
-    def _look_again(self, due: float) -> float:
-        """When to look again at a piece that is due then."""
-        return due
-
-    def _add_delay(self, effect: Effect, now: float) -> None:
-        if self._waiting_since is not None:
-            effect.add_delay(now - self._waiting_since)
-            self._waiting_since = None
 
     def _pass(self, piece: _Piece, size: int) -> None:
         """Pass on so many bytes of the first piece."""
@@ -234,7 +228,8 @@ class Stage:
         self.following.write_eof()
 
     def _wait(self, due: float) -> None:
-        if due < float("inf"):
+        due = min(due, self._now() + self.look_every)
+        if due < math.inf:
             self._timer = self._link.connection.loop.call_at(due, self._go_on)
 
     def _go_on(self) -> None:
@@ -256,6 +251,8 @@ class ExperimentStage(Stage):
 
     While no experiment runs and nothing waits in it, bytes need not be shown to it.
     """
+
+    look_every = 0.05  # an experiment is ended by another thread, which tells nobody here
 
     def __init__(self, link: LinkContext, following: Sink) -> None:
         super().__init__(link, following)
@@ -286,7 +283,7 @@ class ExperimentStage(Stage):
         if turn != asked_turn or self._decisions.is_newly_targeted(known):
             effect = self._decisions.decide(self._kinds[0])
             self._message = None if effect is None else ResponseStream(effect)
-            if effect is not None and effect.transient and effect.delay == float("inf"):
+            if effect is not None and effect.transient and effect.delay == math.inf:
                 self._partition = effect
             if self._message is not None and not self._message.needs_response:
                 self._put(self._message)
@@ -300,7 +297,7 @@ class ExperimentStage(Stage):
             return
         effect = self._decisions.decide(self._kinds[1])
         self._look_for_partition()
-        self._put_eof(None if effect is None else ResponseStream(effect))
+        self._put(None if effect is None else ResponseStream(effect), is_eof=True)
 
     def stop(self) -> None:
         super().stop()
@@ -317,6 +314,3 @@ class ExperimentStage(Stage):
     def _write_on(self, data: bytes) -> None:
         super()._write_on(data)
         self._link.connection.message_passed(self._link.stream)
-
-    def _look_again(self, due: float) -> float:
-        return min(due, self._now() + _LOOK)

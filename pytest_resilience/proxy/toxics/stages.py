@@ -176,7 +176,7 @@ class _SlowClose(_FaultStage):
         self._put(None, data)
 
     def write_eof(self) -> None:
-        self._put_eof(self._message)
+        self._put(self._message, is_eof=True)
 
 
 class _LimitData(_FaultStage):

@@ -1,4 +1,4 @@
-"""What Toxiproxy's HTTP API means: requests on a set of proxies, and what each is answered.
+"""The routes of Toxiproxy's HTTP API: what each request does to a set of proxies.
 
 Paths, fields, status codes and error texts are the protocol's.
 """
@@ -35,7 +35,7 @@ from pytest_resilience.seeds import derive
 from pytest_resilience.seeds import new_seed
 
 
-__all__ = ["API_VERSION", "Response", "Router", "error_response"]
+__all__ = ["API_VERSION", "RefusedError", "Response", "Router", "error_response"]
 
 API_VERSION = "2.12.0"  # of Toxiproxy, whose API this is: clients decide by it what they may ask
 _ANYWHERE = "127.0.0.1:0"
@@ -46,7 +46,7 @@ _MOST_FIELDS = 100  # of one object: what each nearly is takes a search
 _TOXIC_FIELDS = ("name", "type", "stream", "toxicity", "attributes")
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """A request that cannot be met.
 
     Attributes:
@@ -95,7 +95,7 @@ class Router:
         try:
             with self._lock:
                 return self._handler(method, path)(self, body, *path[1::2])
-        except _RefusedError as error:
+        except RefusedError as error:
             return error_response(error.status, str(error))
         except UnknownNameError:
             return error_response(404, "toxic not found")
@@ -109,15 +109,15 @@ class Router:
     def _handler(self, method: str, path: Sequence[str]) -> Callable[..., Response]:
         shape = "/".join("*" if number % 2 else step for number, step in enumerate(path))
         if shape not in _ROUTES:
-            raise _RefusedError(404, "404 page not found")
+            raise RefusedError(404, "404 page not found")
         handlers = _ROUTES[shape]
         if method not in handlers:
-            raise _RefusedError(405, f"{method} is not allowed here; {', '.join(handlers)} is")
+            raise RefusedError(405, f"{method} is not allowed here; {', '.join(handlers)} is")
         return handlers[method]
 
     def _find(self, name: str) -> ChaosProxy:
         if name not in self.proxies:
-            raise _RefusedError(404, "proxy not found")
+            raise RefusedError(404, "proxy not found")
         return self.proxies[name]
 
     def version(self, _body: bytes) -> Response:
@@ -176,9 +176,9 @@ class Router:
     def _make(self, given: Mapping[str, Any]) -> ChaosProxy:
         name = _name_in(given)
         if name in self.proxies:
-            raise _RefusedError(409, "proxy already exists")
+            raise RefusedError(409, "proxy already exists")
         if len(self.proxies) >= _MOST_PROXIES:
-            raise _RefusedError(400, f"there are {len(self.proxies)} proxies already; delete some")
+            raise RefusedError(400, f"there are {len(self.proxies)} proxies already; delete some")
         proxy = ChaosProxy(
             given["upstream"],
             given.get("listen") or _ANYWHERE,
@@ -214,9 +214,9 @@ class Router:
         given = _fields(_read(body), _TOXIC_FIELDS)
         kind, stream = given.get("type"), str(given.get("stream") or DOWNSTREAM).lower()
         if not isinstance(kind, str) or kind not in KINDS:
-            raise _RefusedError(400, "invalid toxic type")
+            raise RefusedError(400, "invalid toxic type")
         if stream not in STREAMS:
-            raise _RefusedError(400, "stream was invalid, can be either upstream or downstream")
+            raise RefusedError(400, "stream was invalid, can be either upstream or downstream")
         toxic = Toxic.make(
             kind,
             _attributes_in(given),
@@ -225,11 +225,11 @@ class Router:
             toxicity=given.get("toxicity", 1.0),
         )
         if len(proxy.toxics) >= _MOST_TOXICS:
-            raise _RefusedError(400, f"there are {len(proxy.toxics)} toxics already; delete some")
+            raise RefusedError(400, f"there are {len(proxy.toxics)} toxics already; delete some")
         try:
             proxy.apply(toxic)
         except DuplicateNameError as error:
-            raise _RefusedError(409, "toxic already exists") from error
+            raise RefusedError(409, "toxic already exists") from error
         return Response(200, _toxic_json(toxic))
 
     def show_toxic(self, _body: bytes, name: str, toxic: str) -> Response:
@@ -294,7 +294,7 @@ def _attributes_in(given: Mapping[str, Any]) -> Any:
 
 
 def _read(body: bytes) -> Any:
-    """What a request says. Raises ConfigurationError if that is no JSON."""
+    """The JSON of a request. Raises ConfigurationError if it is none."""
     try:
         return json.loads(body, parse_constant=_refuse)
     except ValueError as error:
@@ -308,7 +308,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _fields(given: Any, known: tuple[str, ...]) -> dict[str, Any]:
-    """An object of the API. What is nearly one of its fields is an error; else it is ignored.
+    """The fields of an object. A misspelt one is an error, another that is not known is ignored.
 
     Toxiproxy ignores all that it does not know, and clients rely on it.
     """
@@ -316,11 +316,11 @@ def _fields(given: Any, known: tuple[str, ...]) -> dict[str, Any]:
         raise ConfigurationError(f"{shortened(given)} is no object")
     if len(given) > _MOST_FIELDS:
         raise ConfigurationError(f"an object of {len(given)} fields; give {_MOST_FIELDS} at most")
-    told = _as_go_reads(given)
-    for name in told:
+    fields = _as_go_reads(given)
+    for name in fields:
         if name not in known and nearest(name, known):
             raise ConfigurationError(f"unknown field {name!r}{nearest(name, known)}")
-    return told
+    return fields
 
 
 def _as_go_reads(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -331,10 +331,10 @@ def _as_go_reads(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name_in(given: Mapping[str, Any], where: str = "") -> str:
-    """The name of a proxy that has all it needs. Raises _RefusedError."""
+    """The name of a proxy that has all it needs. Raises RefusedError."""
     for field in ("name", "upstream"):
         if not given.get(field):
-            raise _RefusedError(400, f"missing required field: {field}{where}")
+            raise RefusedError(400, f"missing required field: {field}{where}")
         if not isinstance(given[field], str):
             raise ConfigurationError(f"{field}={given[field]!r}: give a text")
     return str(given["name"])

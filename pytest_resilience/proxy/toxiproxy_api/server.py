@@ -26,6 +26,7 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import loopback
 from pytest_resilience.proxy.proxy import ChaosProxy
+from pytest_resilience.proxy.toxiproxy_api.routes import RefusedError
 from pytest_resilience.proxy.toxiproxy_api.routes import Response
 from pytest_resilience.proxy.toxiproxy_api.routes import Router
 from pytest_resilience.proxy.toxiproxy_api.routes import error_response
@@ -47,7 +48,7 @@ _MOST_WORDS = 200  # characters of what is repeated of a request
 
 
 class ControlServer:
-    """Lets clients of Toxiproxy's HTTP API see, make, change and harm proxies.
+    """Serves Toxiproxy's HTTP API: its clients list, make and change proxies, and add toxics.
 
     A context manager. It listens on loopback, and exists only if somebody makes it.
 
@@ -147,7 +148,7 @@ class _Server(ThreadingHTTPServer):
         if len(self._clients) <= _MOST_CONNECTIONS:
             return True
         words = f"there are {_MOST_CONNECTIONS} connections already; try again when one has ended"
-        body = json.dumps({"error": words, "status": 503})
+        body = json.dumps(error_response(503, words).content)
         with contextlib.suppress(OSError):
             request.setblocking(False)
             request.send(
@@ -172,20 +173,19 @@ class _Server(ThreadingHTTPServer):
             _logger.error("a request was given up", exc_info=error)
 
     def disconnect(self) -> None:
-        """Wake whoever waits for clients to come, or to say something."""
+        """Wake the threads that wait for clients, or for what these send."""
         for client in (self.socket, *self._clients):
             with contextlib.suppress(OSError):
                 client.shutdown(socket.SHUT_RDWR)
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether the `host:port` that a request is for names this machine.
+    """Is the `host:port` that a request is for a name of this machine?
 
     A web page whose own name resolves to loopback reaches this server, but says its name.
     """
-    bare = (
-        host.strip().removeprefix("[").partition("]")[0] if "[" in host else host.partition(":")[0]
-    )
+    is_ipv6 = "[" in host
+    bare = host.strip().removeprefix("[").partition("]")[0] if is_ipv6 else host.partition(":")[0]
     try:
         return bare.lower() in _LOCAL or ipaddress.ip_address(bare).is_loopback
     except ValueError:
@@ -193,7 +193,7 @@ def _is_loopback(host: str) -> bool:
 
 
 class _RequestReader(io.RawIOBase):
-    """What a client sends, until a deadline: a client that sends byte by byte gets no more time.
+    """Reads what a client sends until a deadline: byte by byte there is no more time.
 
     Attributes:
         room: how many bytes more are taken.
@@ -212,7 +212,7 @@ class _RequestReader(io.RawIOBase):
         if left <= 0:
             raise TimeoutError("the request takes too long")
         if self.room <= 0:
-            raise _BadRequestError(413, "request too large")
+            raise RefusedError(413, "request too large")
         self._client.settimeout(left)
         try:
             size = self._client.recv_into(buffer, min(len(buffer), self.room))
@@ -220,18 +220,6 @@ class _RequestReader(io.RawIOBase):
             self._client.settimeout(_DEADLINE)
         self.room -= size
         return size
-
-
-class _BadRequestError(Exception):
-    """What a client has sent cannot be understood.
-
-    Attributes:
-        status: of the answer.
-    """
-
-    def __init__(self, status: int, text: str) -> None:
-        self.status = status
-        super().__init__(text)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -247,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
     def parse_request(self) -> bool:
         try:
             return super().parse_request()
-        except _BadRequestError:
+        except RefusedError:
             self.send_error(431, "Too many headers")
             return False
 
@@ -255,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._incoming.room = _MOST_SENT
         try:
             response = self._respond()
-        except _BadRequestError as error:
+        except RefusedError as error:
             response = error_response(error.status, str(error))
         except TimeoutError:
             response = error_response(408, f"the request did not arrive within {_DEADLINE:g} s")
@@ -268,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
         # is to change a proxy.
         browser = self.headers.get("User-Agent", "").startswith("Mozilla/")
         if browser or "Origin" in self.headers:
-            raise _BadRequestError(403, "User agent not allowed")
+            raise RefusedError(403, "User agent not allowed")
         target = urlsplit(self.path)
         self._check_host(target.netloc)
         body = self._body()
@@ -276,37 +264,37 @@ class _Handler(BaseHTTPRequestHandler):
         return self.server.router.respond(self.command, path, body)
 
     def _check_host(self, authority: str) -> None:
-        """Raise _BadRequestError for a request to another host than this one.
+        """Raise RefusedError for a request to another host than this one.
 
         It stands in the Host header, and, as clients of a proxy write it, in the URL.
         """
         if self.headers.defects:
-            raise _BadRequestError(400, "bad request: a header has no colon")
+            raise RefusedError(400, "bad request: a header has no colon")
         hosts = self.headers.get_all("Host", [])
         if len(hosts) > 1 or not (hosts or self.request_version == "HTTP/1.0"):
-            raise _BadRequestError(400, "bad request: give one Host header")
+            raise RefusedError(400, "bad request: give one Host header")
         if not all(map(_is_loopback, [*hosts, *filter(None, [authority])])):
-            raise _BadRequestError(403, "Host not allowed: only loopback is")
+            raise RefusedError(403, "Host not allowed: only loopback is")
 
     def _body(self) -> bytes:
-        """What was sent with the request. Raises _BadRequestError."""
+        """The body of the request. Raises RefusedError."""
         codings = [each.strip().lower() for each in self.headers.get_all("Transfer-Encoding", [])]
         sizes = {each.strip() for each in self.headers.get_all("Content-Length", [])}
         if codings:
             if sizes or codings != ["chunked"]:
-                raise _BadRequestError(400, "bad request body: it is sent in two ways, or unknown")
+                raise RefusedError(400, "bad request body: it is sent in two ways, or unknown")
             return self._chunks()
         size = sizes.pop() if sizes else "0"
         if sizes or not (size.isascii() and size.isdecimal()):
-            raise _BadRequestError(400, "bad request body: Content-Length is no number")
+            raise RefusedError(400, "bad request body: Content-Length is no number")
         if len(size) > len(str(_MOST_BODY)) or int(size) > _MOST_BODY:
-            raise _BadRequestError(413, "request body too large")
+            raise RefusedError(413, "request body too large")
         return self._read(int(size))
 
     def _read(self, size: int) -> bytes:
         data = self.rfile.read(size)
         if len(data) < size:
-            raise _BadRequestError(400, "bad request body: it is shorter than it says")
+            raise RefusedError(400, "bad request body: it is shorter than it says")
         return data
 
     def _chunks(self) -> bytes:
@@ -317,24 +305,24 @@ class _Handler(BaseHTTPRequestHandler):
         for _ in range(_MOST_TRAILERS):
             if not self._line().strip():
                 return bytes(body)
-        raise _BadRequestError(400, "bad request body: too many headers behind it")
+        raise RefusedError(400, "bad request body: too many headers behind it")
 
     def _chunk(self, room: int) -> bytes:
         digits = self._line().partition(b";")[0].strip()
         if not re.fullmatch(rb"[0-9A-Fa-f]+", digits):
-            raise _BadRequestError(400, "bad request body: a chunk has no size")
+            raise RefusedError(400, "bad request body: a chunk has no size")
         size = int(digits, 16)
         if size > room:
-            raise _BadRequestError(413, "request body too large")
+            raise RefusedError(413, "request body too large")
         chunk = self._read(size)
         if size and self._line().strip():
-            raise _BadRequestError(400, "bad request body: a chunk is longer than it says")
+            raise RefusedError(400, "bad request body: a chunk is longer than it says")
         return chunk
 
     def _line(self) -> bytes:
         line = self.rfile.readline(_MOST_LINE)
         if not line.endswith(b"\n"):
-            raise _BadRequestError(400, "bad request body: it has no end, or too long a line")
+            raise RefusedError(400, "bad request body: it has no end, or too long a line")
         return line
 
     do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = do_HEAD = _handle  # noqa: N815  # its names

@@ -109,7 +109,7 @@ def test_a_type_that_there_is_not() -> None:
 def test_answers_come_from_the_server() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Toxic.make("truncate", {}, stream="upstream")
-    assert str(caught.value) == "truncate happens to answers; leave out stream='upstream'"
+    assert str(caught.value) == "truncate happens to responses; leave out stream='upstream'"
 
 
 def test_changed_keeps_the_rest() -> None:
