@@ -101,7 +101,7 @@ class Runtime:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.engine = new_engine(services=services, caps=caps, clock=clock)
-        self.engine.rehearse()
+        self.engine.preload()
 
     def start(self, experiment: ChaosExperiment, *, seed: int) -> ActiveExperiment:
         """Start an experiment for certain; its `probability` is for those who draw.

@@ -23,9 +23,8 @@ PACKAGE = "pytest_resilience"
 
 GROUND = frozenset({"errors", "events", "clock", "locks", "seeds"})
 BELOW = {
-    "plugin": frozenset(
-        {"chaostoolkit", "runtime", "report", "assertions", "patterns", "proxy", "monkey", "chaos"}
-    )
+    "plugin": frozenset({"assertions", "chaos", "chaostoolkit", "diagnosis", "monkey", "patterns"})
+    | {"proxy", "report", "runtime"}
     | GROUND,
     "report": frozenset({"chaos"}) | GROUND,
     "__main__": frozenset({"report", "chaos"}) | GROUND,
@@ -35,7 +34,8 @@ BELOW = {
     "assertions": frozenset({"chaos", "patterns"}) | GROUND,
     "interceptors": frozenset({"chaos"}) | GROUND,
     "stress": frozenset({"chaos"}) | GROUND,
-    "proxy": frozenset({"chaos"}) | GROUND,
+    "proxy": frozenset({"diagnosis", "chaos"}) | GROUND,
+    "diagnosis": frozenset({"chaos"}) | GROUND,
     "monkey": frozenset({"chaos"}) | GROUND,
     "chaos": GROUND,
     "patterns": GROUND,
@@ -80,8 +80,7 @@ EXEMPT = {
 }
 # What is still too large, and how large: nothing may grow, nor stay here when it has shrunk.
 NOT_YET = {
-    # chaos, monkey
-    "chaos.active_experiment ActiveExperiment has attributes": 22,
+    # monkey
     "monkey.monkey Monkey has attributes": 19,
     "monkey.monkey start_chaos_monkey has lines": 46,
     "monkey.session MonkeyRun has attributes": 15,

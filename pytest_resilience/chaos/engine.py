@@ -1,7 +1,30 @@
-"""Holds the active experiments and answers the interceptors: what happens to this operation?"""
+"""Holds the active experiments and tells interceptors what happens to each operation.
+
+    @pytest.mark.chaos("network_latency", delay="200ms"),  --chaos,  fixtures,  ChaosMonkey
+              |
+    ChaosExperiment                     what is to happen, and to which targets
+              |  Engine.start           installs the interceptors that can do it
+    ActiveExperiment  <-----------+     one run of it: counts, seeded chance, `stop`
+                                  |
+    client.recv()                 |     the code under test
+              |                   |
+    interceptor (patched recv)    |     makes an Operation of the call
+              |  Engine.decide ---+     target, trigger, and then a Hit
+              |       |
+              |       +-- FaultInjected --> listeners: report, timeline
+              |
+            Effect                      delay, failure, pace
+              |
+    interceptor                         waits, raises, or changes the response
+              |
+    client                              sees what the real event would show it
+
+Nothing here does any I/O, nor imports what does.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
 
 from collections.abc import Callable
@@ -9,6 +32,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 from typing import Protocol
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
@@ -20,7 +44,7 @@ from pytest_resilience.chaos.faults.response import Alteration
 from pytest_resilience.chaos.faults.response import Pace
 from pytest_resilience.chaos.forked_children import watch_forks
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.recorder import Watch
+from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.clock import SYSTEM_CLOCK
@@ -31,6 +55,8 @@ from pytest_resilience.locks import fork_safe
 
 
 __all__ = ["Effect", "Engine", "FaultInjected", "Interceptor"]
+
+_ENDLESS: Final = math.inf  # seconds of delay: silence
 
 
 class Interceptor(Protocol):
@@ -73,78 +99,91 @@ class FaultInjected(Event):
     place: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
     """What an interceptor has to do to one operation: wait, then maybe fail.
 
     Attributes:
-        hits: what each experiment does to it, the oldest experiment first.
         clock: on which to wait.
+        delay: seconds to wait, the sum of all, for latencies add up; infinite for silence.
+        failure: how it fails after the wait; None if it does not.
+        pace: how fast a response comes; None if it comes at once.
+        transient: whether what waits for ever goes on when the experiments have ended.
+        hits: what each experiment does to it, the oldest experiment first.
     """
 
-    hits: tuple[Hit, ...]
     clock: Clock
+    delay: float = 0.0
+    failure: Fault | None = None
+    pace: Pace | None = None
+    transient: bool = True
+    hits: Sequence[Hit] = ()
 
-    @property
-    def delay(self) -> float:
-        """Seconds to wait: the sum of all, for latencies add up."""
-        return sum(hit.fault.delay for hit in self.hits)
+    @classmethod
+    def of(cls, hits: Sequence[Hit], clock: Clock) -> Effect:
+        """What several hits come to. Of failures and paces the oldest experiment's holds."""
+        delay, transient = 0.0, True
+        failure: Fault | None = None
+        pace: Pace | None = None
+        for hit in hits:
+            fault = hit.fault
+            delay += fault.delay
+            if fault.delay == _ENDLESS and not fault.transient:
+                transient = False
+            if failure is None and not fault.waits:
+                failure = fault
+            if pace is None and isinstance(fault, Pace):
+                pace = fault
+        return cls(
+            clock=clock, delay=delay, failure=failure, pace=pace, transient=transient, hits=hits
+        )
 
-    @property
-    def failure(self) -> Fault | None:
-        """How it fails after the wait: the oldest experiment's say."""
-        return next((hit.fault for hit in self.hits if not hit.fault.waits), None)
-
-    @property
-    def pace(self) -> Pace | None:
-        """How fast an answer comes: the oldest experiment's say."""
-        return next((hit.fault for hit in self.hits if isinstance(hit.fault, Pace)), None)
-
-    @property
-    def transient(self) -> bool:
-        """Whether what waits goes on when the experiments have ended."""
-        return all(hit.fault.transient for hit in self.hits if hit.fault.delay == float("inf"))
-
-    def spare(self) -> None:
-        """Take back what was to alter an answer: there is nothing in it."""
+    def uncount(self) -> None:
+        """Do not count what was to alter a response: there was nothing in it to alter."""
         for hit in self.hits:
             if isinstance(hit.fault, Alteration):
-                hit.active_experiment.spared()
+                hit.active_experiment.uncount()
 
     def left(self) -> float:
         """Seconds until every experiment behind it has ended, so that nothing waits any more.
 
         Silence ends when those that ask for it do, whatever else is late.
         """
-        now = self.clock.monotonic()
-        endless = [hit for hit in self.hits if hit.fault.delay == float("inf")]
-        return max(hit.active_experiment.left(now) for hit in endless or self.hits)
+        now, longest = self.clock.monotonic(), 0.0
+        for hit in self.hits:
+            if self.delay < _ENDLESS or hit.fault.delay == _ENDLESS:
+                longest = max(longest, hit.active_experiment.left(now))
+        return longest
 
     def add_delay(self, seconds: float) -> None:
-        """Book a wait on the experiments that caused it, in proportion."""
-        if len(self.hits) == 1:
-            if self.hits[0].fault.waits:
-                self.hits[0].active_experiment.delayed(seconds)
-            return
-        delays = {hit.active_experiment: hit.fault.delay for hit in self.hits if hit.fault.delay}
-        endless = {each: 1.0 for each, delay in delays.items() if delay == float("inf")}
-        paced = {hit.active_experiment: 1.0 for hit in self.hits if isinstance(hit.fault, Pace)}
-        shares = endless or delays or paced
-        whole = sum(shares.values())
-        for active_experiment, part in shares.items():
-            active_experiment.delayed(seconds * part / whole)
+        """Book a wait on the experiments that caused it, in proportion to what they asked for.
+
+        A pace asks for no delay of its own: where nothing else does, it has caused all of it.
+        """
+        asked = []
+        for hit in self.hits:
+            delay = hit.fault.delay
+            asked.append(float(delay == _ENDLESS) if self.delay == _ENDLESS else delay)
+        if not any(asked):
+            asked = [float(hit.fault.waits) for hit in self.hits]
+        total = sum(asked)
+        for hit, part in zip(self.hits, asked, strict=True):
+            if part:
+                hit.active_experiment.add_delay(seconds * part / total)
 
 
 class Engine:
-    """The active experiments of one process.
+    """The active experiments of one process, and the interceptors that they need.
 
-    It installs an interceptor when the first experiment needs it and removes it after the last.
+    An interceptor is installed when the first experiment needs it and removed after the last.
 
     Attributes:
         clock: on which durations and delays are measured.
         services: what experiments that fail services can name.
         listeners: told of every `FaultInjected`.
-        watch: notes what is done; None while nobody wants to know.
+        active: the experiments that run now, the oldest first.
+        active_kinds: the kinds of operation that one of them can happen to.
+        recorder: notes what is done; None while nobody wants to know.
     """
 
     def __init__(
@@ -157,43 +196,49 @@ class Engine:
         folder: str = "",
     ) -> None:
         """`interceptors` makes those of this engine, and is called once. `approve` raises
-        ConfigurationError for an experiment that is not to be started. Places in files below
+        ConfigurationError for an experiment that is not to be started. Call sites in files below
         `folder` are told without it.
         """
         self.clock = clock
-        self._folder = folder
         self.services = services or Services()
         self.listeners = Listeners()
+        # Replaced, never changed in place: operations read them without a lock.
+        self.active: tuple[ActiveExperiment, ...] = ()
+        self.active_kinds: frozenset[str] = frozenset()
+        self.recorder: Recorder | None = None
+        self._folder = folder
         self._approve = approve
         self._interceptors = tuple(interceptors(self))
-        # Replaced, never changed in place: operations read it without a lock.
-        self._active: tuple[ActiveExperiment, ...] = ()
-        self.watch: Watch | None = None
+        # Re-entrant: what an interceptor loads may make a connection, or start an experiment.
         self._lock = fork_safe(self, "_lock", threading.RLock)
         watch_forks(self)
 
-    @property
-    def active(self) -> tuple[ActiveExperiment, ...]:
-        """The experiments that run now, oldest first."""
-        return self._active
-
     def before_fork(self) -> None:
-        """A child is about to be made: who watches sees nothing of it."""
-        for active_experiment in self._active:
+        """A child of this process is about to be made."""
+        for active_experiment in self.active:
             active_experiment.before_fork()
-        if self.watch is not None:
-            self.watch.forked()
+        if self.recorder is not None:
+            self.recorder.forked()
 
     def after_fork(self) -> None:
-        """This is the child."""
-        for active_experiment in self._active:
+        """This process is the child."""
+        for active_experiment in self.active:
             active_experiment.after_fork()
 
     @property
     def kinds(self) -> frozenset[str]:
-        """The kinds of operation that have to be intercepted, to hit or to note them."""
-        watched = frozenset[str]() if self.watch is None else self.watch.kinds
-        return watched.union(*(active_experiment.kinds for active_experiment in self._active))
+        """The kinds of operation to intercept, for a fault or for the recorder."""
+        recorded = frozenset[str]() if self.recorder is None else self.recorder.kinds
+        return self.active_kinds | recorded
+
+    @property
+    def is_pacing(self) -> bool:
+        """Whether an active experiment lets responses come in pieces."""
+        for active_experiment in self.active:
+            for fault in active_experiment.experiment.faults:
+                if isinstance(fault, Pace):
+                    return True
+        return False
 
     def check(self, experiment: ChaosExperiment) -> ChaosExperiment:
         """The experiment with its services. Raises ConfigurationError if it cannot be started."""
@@ -217,164 +262,143 @@ class Engine:
             on_stop=self._remove,
         )
         with self._lock:
-            before = self._active
+            before = self.active
             try:
-                self._activate((*before, active_experiment))
+                self._set_active((*before, active_experiment))
             except BaseException:  # an interrupt in between must not leave half of it
-                self._activate(before)
+                self._set_active(before)
                 raise
-            # Some of its time has passed, maybe all.
-            active_experiment.begin(self.clock.monotonic())
+            # To install may have taken some of its time, maybe all.
+            active_experiment.started_at = self.clock.monotonic()
         return active_experiment
 
     def _remove(self, active_experiment: ActiveExperiment) -> None:
         with self._lock:
-            self._activate(tuple(each for each in self._active if each is not active_experiment))
+            self._set_active(tuple(each for each in self.active if each is not active_experiment))
 
-    def settle(self) -> None:
-        """Take out of every idle interceptor what could not be taken out when it went idle."""
-        with self._lock:
-            self._activate(self._active)
+    def refresh(self) -> None:
+        """Install and remove what has to be, again.
 
-    def rehearse(self) -> None:
-        """Load what the interceptors need, now: who starts an experiment may be an event loop."""
+        An interceptor may have found another tool's patch over its own, and that may be gone now;
+        an experiment that is paused, or goes on, puts pressure off and on.
+        """
         with self._lock:
-            if not self._active:
+            self._set_active(self.active)
+
+    def preload(self) -> None:
+        """Import what the interceptors need, now: who starts an experiment may be an event loop."""
+        with self._lock:
+            if not self.active:
                 for interceptor in self._interceptors:
                     interceptor.install()
                     interceptor.remove()
 
-    def _activate(self, active: tuple[ActiveExperiment, ...]) -> None:
-        self._active = active
+    def _set_active(self, active: tuple[ActiveExperiment, ...]) -> None:
+        self.active = active
+        self.active_kinds = frozenset[str]().union(*(each.kinds for each in active))
         needed = self.kinds
         for interceptor in self._interceptors:
             if not needed.isdisjoint(interceptor.kinds):
-                with limits_lifted():  # what it loads is read from files
+                with limits_lifted():  # what it imports is read from files
                     interceptor.install()
                 interceptor.refresh()
             else:
                 interceptor.remove()
 
     @contextmanager
-    def watching(self, watch: Watch) -> Iterator[None]:
-        """Let `watch` note what is done in the block; nothing happens to it for that."""
+    def recording(self, recorder: Recorder) -> Iterator[None]:
+        """Let `recorder` note what is done in the block; no fault happens for that."""
         try:
-            self._look_out(watch)
+            self._set_recorder(recorder)
         except Exception:  # the experiment that needs what failed will say so
-            watch.sees = False
-            self._look_out(None)
+            recorder.is_complete = False
+            self._set_recorder(None)
         try:
             yield
         finally:
-            self._look_out(None)
+            self._set_recorder(None)
+
+    def _set_recorder(self, recorder: Recorder | None) -> None:
+        with self._lock:
+            self.recorder = recorder
+            self._set_active(self.active)
 
     @contextmanager
-    def noting(self) -> Iterator[None]:
-        """What is done in the block is the test's: note it, if there is a watch."""
-        watch = self.watch
-        if watch is None:
+    def recording_test(self) -> Iterator[None]:
+        """What is done in the block is the test's own, and not that of a fixture."""
+        recorder = self.recorder
+        if recorder is None:
             yield
             return
-        watch.noting = True
+        recorder.in_test = True
         try:
-            self.settle()  # what was passed over before is looked at anew
+            self.refresh()  # connections that nobody was interested in before are looked at anew
             yield
         finally:
-            watch.noting = False
+            recorder.in_test = False
 
-    def _look_out(self, watch: Watch | None) -> None:
-        with self._lock:
-            self.watch = watch
-            self._activate(self._active)
+    def is_recording(self, kinds: frozenset[str]) -> bool:
+        """Whether the recorder has not seen operations of all of these kinds yet."""
+        return self.recorder is not None and self.recorder.lacks(kinds)
 
-    def curious(self, kinds: frozenset[str]) -> bool:
-        """Whether operations of these kinds are still to be noted."""
-        return self.watch is not None and self.watch.lacks(kinds)
+    def is_targeted(self, operation: Operation, *, known: Sequence[ActiveExperiment] = ()) -> bool:
+        """Whether an active experiment, that is none of the `known`, has the operation's target."""
+        for active_experiment in self.active:
+            if active_experiment in known:
+                continue
+            if active_experiment.experiment.matches_target(operation):
+                return True
+        return False
 
-    def has(self, kind: str) -> bool:
-        """Whether an active experiment has anything to do with operations of a kind."""
-        return any(kind in active_experiment.kinds for active_experiment in self._active)
+    def note_unmatched(self, operation: Operation) -> None:
+        """Note an operation that no fault can happen to, for experiments that never fire."""
+        if self.recorder is not None:
+            self.recorder.note(operation)
+        for active_experiment in self.active:
+            active_experiment.unmatched.note(operation)
 
-    @property
-    def paced(self) -> bool:
-        """Whether an active experiment lets answers come in pieces."""
-        faults = (fault for each in self._active for fault in each.experiment.faults)
-        return any(isinstance(fault, Pace) for fault in faults)
-
-    def concerns(self, operation: Operation) -> bool:
-        """Whether an active experiment is aimed at the operation's target."""
-        return any(
-            active_experiment.experiment.matches_target(operation)
-            for active_experiment in self._active
-        )
-
-    def news(self, known: Sequence[ActiveExperiment], operation: Operation) -> bool:
-        """Whether an experiment that is not `known` is aimed at the operation's target."""
-        return any(
-            active_experiment.experiment.matches_target(operation)
-            for active_experiment in self._active
-            if active_experiment not in known
-        )
-
-    def saw(self, operation: Operation) -> None:
-        """Note an operation that concerns no experiment, for those that never fire."""
-        if self.watch is not None:
-            self.watch.saw(operation)
-        for active_experiment in self._active:
-            active_experiment.saw(operation)
-
-    def press(self, active_experiment: ActiveExperiment, fault: Fault, kind: str) -> None:
-        """Count and tell of a fault that answers to no operation."""
+    def record_fault(self, active_experiment: ActiveExperiment, fault: Fault, kind: str) -> None:
+        """Count and tell of a fault that happens to no operation."""
         hit = not fault.is_nothing
-        active_experiment.pressed(hit=hit)
-        if not hit:
-            return
-        self.listeners.emit(
-            FaultInjected(
-                at=self.clock.monotonic(),
-                source=active_experiment.experiment.name,
-                kind=kind,
-                target="this machine",
-                fault=str(fault),
-                number=active_experiment.matched,
-                delay=0.0,
-                place="",
-            )
-        )
+        number = active_experiment.count_fault(hit=hit)
+        if hit:
+            operation = Operation(kind=kind, target="this machine", names=())
+            self._notify(operation, [Hit(active_experiment, fault, number)], "")
 
-    def place(self, through: tuple[object, ...] = ()) -> str:
-        """Where in the user's code this is called from; see `chaos.place`."""
+    def call_site(self, loop_objects: tuple[object, ...] = ()) -> str:
+        """Where in the user's code this is called from; see `chaos.call_site.caller`."""
         try:
-            return caller(self._folder, through)
+            return caller(self._folder, loop_objects)
         except Exception:  # it goes through the objects of many libraries
             return ""
 
     def decide(self, operation: Operation) -> Effect | None:
-        """What happens to `operation`; None if nothing does."""
-        if self.watch is not None:
-            self.watch.saw(operation)
+        """What happens to `operation`, which is about to be done; None if nothing does."""
+        if self.recorder is not None:
+            self.recorder.note(operation)
         now = self.clock.monotonic()
-        hits = tuple(
-            hit
-            for active_experiment in self._active
-            if active_experiment.left(now)
-            for hit in active_experiment.decide(operation, now)
-        )
+        hits: list[Hit] = []
+        for active_experiment in self.active:
+            hits += active_experiment.decide(operation, now)
         if not hits:
             return None
-        if self.listeners:
-            place = self.place(operation.call_site.loop_objects) or operation.call_site.place
-            for hit in hits:
-                self.listeners.emit(
-                    FaultInjected(
-                        at=now,
-                        source=hit.active_experiment.experiment.name,
-                        kind=operation.kind,
-                        target=operation.target,
-                        fault=str(hit.fault),
-                        number=hit.number,
-                        delay=hit.fault.delay,
-                        place=place,
-                    )
+        if self.listeners.listened:
+            known = operation.call_site
+            self._notify(operation, hits, self.call_site(known.loop_objects) or known.place)
+        return Effect.of(hits, self.clock)
+
+    def _notify(self, operation: Operation, hits: Sequence[Hit], place: str) -> None:
+        now = self.clock.monotonic()
+        for hit in hits:
+            self.listeners.emit(
+                FaultInjected(
+                    at=now,
+                    source=hit.active_experiment.experiment.name,
+                    kind=operation.kind,
+                    target=operation.target,
+                    fault=str(hit.fault),
+                    number=hit.number,
+                    delay=hit.fault.delay,
+                    place=place,
                 )
-        return Effect(hits, self.clock)
+            )

@@ -172,10 +172,20 @@ class ChaosExperiment:
         """What happens; nothing at intensity 0 unless a physical parameter says more."""
         return self.schema.faults(dict(self.parameters), self.intensity)
 
-    @property
+    @cached_property
     def kinds(self) -> frozenset[str]:
         """The kinds of operation that it can happen to."""
         return frozenset[str]().union(*(fault.kinds for fault in self.faults))
+
+    @cached_property
+    def is_nothing(self) -> bool:
+        """Whether nobody could tell that its faults have happened."""
+        return all(fault.is_nothing for fault in self.faults)
+
+    @cached_property
+    def varies(self) -> bool:
+        """Whether a fault of it is drawn anew for each operation, such as a random delay."""
+        return any(fault.varies for fault in self.faults)
 
     @cached_property
     def trigger(self) -> Trigger:
@@ -194,15 +204,15 @@ class ChaosExperiment:
         return tuple(value for _, value in self.parameters if hasattr(value, "admits"))
 
     @property
-    def aim(self) -> str:
+    def target_text(self) -> str:
         """The targets, for people."""
         if self.target_services:
             return " | ".join(map(str, self.services or self.target_services))
-        aims = [" | ".join(map(str, self.targets)), *map(str, self._filters)]
-        return ", ".join(filter(None, aims)) or "any"
+        texts = [" | ".join(map(str, self.targets)), *map(str, self._filters)]
+        return ", ".join(filter(None, texts)) or "any"
 
     @property
-    def aims(self) -> tuple[str, ...]:
+    def target_patterns(self) -> tuple[str, ...]:
         """The targets, one by one, as they were written; none if it is aimed at everybody."""
         paths = dict(self.parameters).get("path")
         filters = paths.patterns if isinstance(paths, Paths) else self._filters
@@ -218,25 +228,28 @@ class ChaosExperiment:
 
     def matches_target(self, operation: Operation) -> bool:
         """Whether the operation is meant, whatever its kind."""
-        if not all(each.admits(operation) for each in self._filters):
-            return False
+        for each in self._filters:
+            if not each.admits(operation):
+                return False
         if operation.kind == CALL:
             return operation.target in self.target_services
         if self.target_services and not self.targets:
             return False  # services without a host
-        return not self.targets or any(
-            target.matches(name) for target in self.targets for name in operation.names
-        )
+        for target in self.targets:
+            for name in operation.names:
+                if target.matches(name):
+                    return True
+        return not self.targets
 
     @property
-    def deed(self) -> str:
+    def fault_text(self) -> str:
         """The faults, for people."""
         return " + ".join(map(str, self.faults))
 
     def __str__(self) -> str:
         if all(isinstance(fault, Pressure) for fault in self.faults):
-            return f"{self.name}: {self.deed}"
-        return f"{self.name}: {self.deed}, {self.trigger}, target {self.aim}"
+            return f"{self.name}: {self.fault_text}"
+        return f"{self.name}: {self.fault_text}, {self.trigger}, target {self.target_text}"
 
 
 def _services(kind: Kind, names: Sequence[Any] | str | None) -> tuple[str, ...]:

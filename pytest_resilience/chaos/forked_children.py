@@ -21,43 +21,122 @@ from typing import Protocol
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["Forked", "SharedState", "watch_forks"]
+__all__ = ["Forked", "SharedCounts", "watch_forks"]
 
 _SLOTS = 256  # as many as there are in a page of memory
-_PAIR = struct.Struct("qq")  # matched, hit; the first of all is: ended, paused
+_PAIR = struct.Struct("qq")  # matched, hits; the first pair of all is: stopped, paused
 
 
-class SharedState:
-    """What one process and its forked children know of an experiment of that process."""
+class SharedCounts:
+    """Counts and state of an experiment, for the process that started it and its forked children.
+
+    Attributes:
+        delay: seconds of waiting, in this process alone.
+    """
 
     def __init__(self) -> None:
-        self._page = mmap.mmap(-1, _SLOTS * _PAIR.size)
-
-    def say(self, *, ended: bool, paused: bool) -> None:
-        """In the parent: whether it has ended, or has no effect for now."""
-        _PAIR.pack_into(self._page, 0, ended, paused)
+        self.delay = 0.0
+        self._matched = 0
+        self._hits = 0
+        self._number = 0  # of the latest operation that this process matched
+        self._stopped = False
+        self._paused = False
+        self._page: mmap.mmap | None = None  # shared, once there are children
+        self._in_child = False
+        self._lock = fork_safe(self, "_lock", threading.Lock)
 
     @property
-    def ended(self) -> bool:
-        """Whether the parent has ended it."""
-        return bool(_PAIR.unpack_from(self._page)[0])
+    def matched(self) -> int:
+        """Operations matched, of children too."""
+        return self._matched + self._of_children(0)
+
+    @property
+    def hits(self) -> int:
+        """Operations hit, of children too."""
+        return self._hits + self._of_children(1)
+
+    def _of_children(self, which: int) -> int:
+        if self._page is None:
+            return 0
+        return sum(pair[which] for pair in _PAIR.iter_unpack(self._page[_PAIR.size :]))
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it has no effect: `stopped` or `paused`, at the cost of one of them."""
+        if self._in_child:
+            return self.stopped or self.paused
+        return self._stopped or self._paused
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was ended; in a child, by the parent too."""
+        return self._stopped or bool(self._said_by_parent(0))
 
     @property
     def paused(self) -> bool:
-        """Whether it has no effect for now."""
-        return bool(_PAIR.unpack_from(self._page)[1])
+        """Whether it has no effect for now; in a child, as the parent says."""
+        return bool(self._said_by_parent(1)) if self._in_child else self._paused
 
-    def add(self, matched: int, hits: int) -> None:
-        """In a child: count so many more."""
-        place = (1 + os.getpid() % (_SLOTS - 1)) * _PAIR.size
-        before = _PAIR.unpack_from(self._page, place)
-        _PAIR.pack_into(self._page, place, before[0] + matched, before[1] + hits)
+    def _said_by_parent(self, which: int) -> int:
+        if self._page is None or not self._in_child:
+            return 0
+        return int(_PAIR.unpack_from(self._page)[which])
 
-    @property
-    def counts(self) -> tuple[int, int]:
-        """What all children have matched and hit."""
-        pairs = list(_PAIR.iter_unpack(self._page[_PAIR.size :]))
-        return sum(pair[0] for pair in pairs), sum(pair[1] for pair in pairs)
+    def stop(self) -> None:
+        """End it, in children as well; a child ends its copy alone."""
+        self._stopped = True
+        self._tell_children()
+
+    def pause(self, paused: bool) -> None:
+        """Let it have no effect for now, or have it again."""
+        self._paused = paused
+        self._tell_children()
+
+    def _tell_children(self) -> None:
+        if self._page is not None and not self._in_child:
+            _PAIR.pack_into(self._page, 0, self._stopped, self._paused)
+
+    def before_fork(self) -> None:
+        """Have something to share with a child that is about to be made."""
+        if self._page is None:
+            self._page = mmap.mmap(-1, _SLOTS * _PAIR.size)
+            self._tell_children()
+
+    def after_fork(self) -> None:
+        """In the child: count for the parent."""
+        self._in_child = self._page is not None
+
+    def add_match(self) -> int:
+        """Count an operation that was matched, and return its number in this process, from 1."""
+        with self._lock:
+            self._number += 1
+            self._add(1, 0)
+            return self._number
+
+    def add_hit(self) -> None:
+        """Count an operation that was hit."""
+        with self._lock:
+            self._add(0, 1)
+
+    def take_back(self) -> None:
+        """Do not count the latest operation, which was hit."""
+        with self._lock:
+            self._number -= 1
+            self._add(-1, -1)
+
+    def add_delay(self, seconds: float) -> None:
+        """Count a wait."""
+        with self._lock:
+            self.delay += seconds
+
+    def _add(self, matched: int, hits: int) -> None:
+        if self._page is None or not self._in_child:
+            self._matched += matched
+            self._hits += hits
+            return
+        slot = (1 + os.getpid() % (_SLOTS - 1)) * _PAIR.size
+        before = _PAIR.unpack_from(self._page, slot)
+        _PAIR.pack_into(self._page, slot, before[0] + matched, before[1] + hits)
 
 
 class Forked(Protocol):

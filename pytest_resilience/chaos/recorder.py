@@ -25,26 +25,25 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.types.catalog import ChaosType
 
 
-__all__ = ["Watch"]
+__all__ = ["Recorder"]
 
 _MOST_LINES = 8  # of what was done that anybody reads
 _OF_NETWORK = frozenset({RESOLVE, CONNECT, HANDSHAKE, SEND, RECEIVE, CLOSE})
 _OF_DATABASE = frozenset({OPEN_CONNECTION, CHECK_OUT, EXECUTE, COMMIT, FETCH})
-_FAMILIES = (_OF_NETWORK, _OF_DATABASE)
 
 
-class Watch:
-    """Notes which kinds of operations happen, for experiments that are to run later.
+class Recorder:
+    """Notes which kinds of operation a test does, for experiments that are to run later.
 
-    Where it cannot be sure it takes for done what may be: an experiment that is run in vain
-    says so, but one that is not run says nothing.
+    In doubt it takes a kind for done: an experiment that is then run in vain says so, while one
+    that is not run says nothing.
 
     Attributes:
-        kinds: those that are to be noted.
-        services: those whose calls are.
-        noting: whether the test runs; what is done before it is not its own doing.
-        did: what was done, a line each.
-        sees: whether it is told of what is done.
+        kinds: the kinds of operation to note.
+        services: the services whose calls are noted.
+        in_test: whether the test runs; what is done before is not its own doing.
+        lines: what was done, for people, in order.
+        is_complete: whether it is told of all that is done.
     """
 
     def __init__(self, experiments: Iterable[ChaosExperiment]) -> None:
@@ -52,40 +51,43 @@ class Watch:
         found = list(experiments)
         self.kinds = frozenset[str]().union(*(each.kinds for each in found)) - PRESSURES
         self.services = tuple(service for each in found for service in each.services)
-        self.noting = False
-        self.sees = True
-        self.did: dict[str, None] = {}
-        self._seen: set[str] = set()
-        self._called: set[str] = set()
-        self._opened: set[str] = set()
+        self.in_test = False
+        self.is_complete = True
+        self.lines: dict[str, None] = {}
+        self._done: set[str] = set()  # kinds
+        self._called: set[str] = set()  # services
+        self._opened: set[str] = set()  # kinds that are possible on what was opened
 
-    def saw(self, operation: Operation) -> None:
+    def note(self, operation: Operation) -> None:
         """Note an operation that is about to happen."""
-        self._opened |= _kept(operation)
-        if not self.noting:
+        self._opened |= _possible_later(operation)
+        if not self.in_test:
             return
-        self._seen |= _kinds(operation)
+        self._done |= _implied_kinds(operation)
         if operation.kind == CALL:
             self._called.add(operation.target)
-        if len(self.did) < _MOST_LINES:
+        if len(self.lines) < _MOST_LINES:
             remark = f" ({operation.remark})" if operation.remark else ""
-            self.did[f"{operation.kind} {operation.target}{remark}"] = None
+            self.lines[f"{operation.kind} {operation.target}{remark}"] = None
 
     def forked(self) -> None:
-        """A child is made, which notes nothing here of what it does."""
-        self.sees = self.sees and not self.noting
+        """A child of this process is made, of which nothing is noted here."""
+        self.is_complete = self.is_complete and not self.in_test
 
-    def assume(self, service: str) -> None:
-        """Take a service for called: nothing can be known of it."""
+    def assume_called(self, service: str) -> None:
+        """Take a service for called: its calls cannot be seen."""
         self._called.add(service)
 
     def lacks(self, kinds: frozenset[str]) -> bool:
-        """Whether one of these has still to be noted."""
-        return self.noting and bool((kinds & self.kinds) - self._seen)
+        """Whether the test has not done one of these kinds that is to be noted."""
+        return self.in_test and bool((kinds & self.kinds) - self._done)
 
     @contextmanager
     def opening(self) -> Iterator[set[str]]:
-        """The kinds of operation on connections that are opened in the block, before the test."""
+        """The kinds of operation that are possible on connections opened in the block.
+
+        For connections that a fixture opens and a test uses.
+        """
         before, self._opened = self._opened, set()
         try:
             yield self._opened
@@ -93,20 +95,20 @@ class Watch:
             self._opened |= before
 
     def could_hit(self, experiment: ChaosExperiment) -> bool:
-        """Whether something was done of the kinds that `experiment` happens to.
+        """Whether the test did something of the kinds that `experiment` happens to.
 
-        Pressure happens whatever is done; of a type that is not ours nothing is known.
+        Pressure happens whatever is done. Of a type that is not ours nothing is known.
         """
         ours = isinstance(experiment.chaos_type, ChaosType)
-        kinds = self.reach(experiment)
-        if not self.sees or not ours or not kinds or kinds & PRESSURES:
+        kinds = self.possible_kinds(experiment)
+        if not self.is_complete or not ours or not kinds or kinds & PRESSURES:
             return True
-        if kinds & self._seen - {CALL}:
+        if kinds & self._done - {CALL}:
             return True
         return CALL in kinds and not self._called.isdisjoint(experiment.target_services)
 
-    def reach(self, experiment: ChaosExperiment) -> frozenset[str]:
-        """The kinds that it happens to, of hosts or callables as its services are."""
+    def possible_kinds(self, experiment: ChaosExperiment) -> frozenset[str]:
+        """The kinds that it happens to, given whether its services are hosts or callables."""
         services = [each for each in self.services if each.name in experiment.target_services]
         if services and not any(each.hosts for each in services):
             return experiment.kinds & {CALL}
@@ -115,16 +117,17 @@ class Watch:
         return experiment.kinds
 
 
-def _kinds(operation: Operation) -> AbstractSet[str]:
-    """What is done with it, as far as that is seen."""
+def _implied_kinds(operation: Operation) -> AbstractSet[str]:
+    """The kinds that are done with it, as far as that is seen."""
     if operation.advice:  # it is out of reach, so that no more is seen of what comes with it
-        return next((each for each in _FAMILIES if operation.kind in each), {operation.kind})
+        families = (_OF_NETWORK, _OF_DATABASE)
+        return next((each for each in families if operation.kind in each), {operation.kind})
     # That a connection ends is looked for only where it matters.
     return {RECEIVE, CLOSE} if operation.kind == RECEIVE else {operation.kind}
 
 
-def _kept(operation: Operation) -> frozenset[str]:
-    """What may be done later with what it opens, and not be seen then."""
+def _possible_later(operation: Operation) -> frozenset[str]:
+    """The kinds that may be done later with what it opens, and not be seen then."""
     if operation.kind == OPEN_CONNECTION:
         return _OF_DATABASE
     return _OF_NETWORK if operation.advice and operation.kind == CONNECT else frozenset()

@@ -133,7 +133,7 @@ class Content:
             self._replacement = io.BytesIO()
         if altered.spared:
             self._altered = None
-            effect.spare()
+            effect.uncount()
         return delivered
 
     def replay(self, size: int = -1) -> bytes:

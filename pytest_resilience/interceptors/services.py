@@ -41,13 +41,13 @@ class ServiceInterceptor:
         for active_experiment in self._engine.active:
             for service in active_experiment.experiment.services:
                 self._replace_all(service)
-        watch = self._engine.watch
-        if watch is not None:
-            for service in watch.services:
+        recorder = self._engine.recorder
+        if recorder is not None:
+            for service in recorder.services:
                 try:
                     self._replace_all(service)
                 except ConfigurationError:  # for those to tell who want it to fail
-                    watch.assume(service.name)
+                    recorder.assume_called(service.name)
 
     def refresh(self) -> None:
         """Nothing to do: `install` is called at every change, and asks who is active."""

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.active_experiment import never_entered
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
+from pytest_resilience.diagnosis import missed_by_chance
+from pytest_resilience.diagnosis import never_entered
+from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnavailableError
@@ -174,7 +176,7 @@ class ChaosScope:
         with self._lock:
             self._closed = True
         self.stop_all()
-        self._engine.settle()
+        self._engine.refresh()
         while self._services:
             self._engine.services.remove(self._services.pop())
         self._forget()
@@ -191,7 +193,7 @@ class ChaosScope:
         silent = [each for _, each in self.started if each.must_fire and not each.matched]
         forgotten = [each for each in self._waiting if each.must_fire and not self._calm]
         return [
-            *(each.never_fired() for each in silent),
+            *(never_fired(each) for each in silent),
             *(never_entered(each.experiment) for each in forgotten),
             *(error for other in self._others for error in other()),
         ]
@@ -205,7 +207,7 @@ class ChaosScope:
             if each.experiment.enabled
         ]
         for _, each in self.started:
-            lines += each.by_chance()
+            lines += missed_by_chance(each)
         return [*lines, *(line for other in self._others_spared for line in other())]
 
     def include(

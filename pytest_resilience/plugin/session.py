@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience.chaos.parsing.texts import printable
-from pytest_resilience.chaos.recorder import Watch
+from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
@@ -142,15 +142,15 @@ class ChaosSession:
             del item.stash[_MORE]
 
     @contextmanager
-    def watching(self, requests: Iterable[Requested]) -> Iterator[Watch]:
+    def watching(self, requests: Iterable[Requested]) -> Iterator[Recorder]:
         """Note what is done in the block that these could hit."""
-        watch = Watch(each.experiment.bind(self._engine.services) for each in requests)
-        with self._engine.watching(watch):
-            yield watch
+        recorder = Recorder(each.experiment.bind(self._engine.services) for each in requests)
+        with self._engine.recording(recorder):
+            yield recorder
 
     def noting(self) -> AbstractContextManager[None]:
         """What is done in the block is what the test itself does."""
-        return self._engine.noting()
+        return self._engine.recording_test()
 
     def last(self, item: pytest.Item) -> ChaosScope | None:
         """What was chaotic about the last run of `item`, if no other item has run since."""
@@ -160,7 +160,7 @@ class ChaosSession:
         """What the `chaos` fixture of `item` is."""
         if not self._rehearsed:
             self._rehearsed = True
-            self._engine.rehearse()
+            self._engine.preload()
         return Chaos(self._scope(item), self._settings.defaults)
 
     def monkey(self, request: pytest.FixtureRequest) -> AbstractContextManager[ChaosMonkey]:
@@ -290,7 +290,7 @@ class ChaosSession:
         """Undo what an interrupt or another plugin's patch kept from being undone."""
         for active_experiment in self._engine.active:
             active_experiment.stop()
-        self._engine.settle()
+        self._engine.refresh()
 
 
 def _selected(settings: Settings, item: pytest.Item) -> list[Requested]:

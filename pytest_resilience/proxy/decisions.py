@@ -86,11 +86,12 @@ class Decisions:
         if mid_message:
             return any(kind in fault.kinds and fault.transient for fault in faults)
         # An experiment that never fires tells which connections and responses there were.
-        return self._engine.has(kind) or (kind in (CONNECT, RECEIVE) and bool(self.active))
+        told = kind in (CONNECT, RECEIVE) and bool(self.active)
+        return told or kind in self._engine.active_kinds
 
     def is_newly_targeted(self, known: tuple[ActiveExperiment, ...]) -> bool:
         """Whether an experiment runs that is not `known`, and is about this connection."""
-        return self._engine.news(known, self._operation(RECEIVE))
+        return self._engine.is_targeted(self._operation(RECEIVE), known=known)
 
     def _operation(self, kind: str, *, mid_message: bool = False) -> Operation:
         is_response = kind == RECEIVE

@@ -13,7 +13,6 @@ from copy import copy
 from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.active_experiment import never_entered
 from pytest_resilience.chaos.context_managers import DualContext
 from pytest_resilience.chaos.context_managers import dual_context
 from pytest_resilience.chaos.engine import Engine
@@ -37,6 +36,9 @@ from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.chaos.types.catalog import chaos_type
 from pytest_resilience.chaos.types.schema import nearest
+from pytest_resilience.diagnosis import missed_by_chance
+from pytest_resilience.diagnosis import never_entered
+from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ShutdownError
@@ -193,13 +195,13 @@ class Experiments:
             yield active_experiment
         finally:
             active_experiment.stop()
-            self._spared.extend(active_experiment.by_chance())
+            self._spared.extend(missed_by_chance(active_experiment))
             with suppress(ShutdownError):  # the proxy was closed meanwhile
                 self._loop.call(lambda: self._acceptor.refuse_no_more(active_experiment))
         if must_fire and not active_experiment.matched:
             if not self._acceptor.accepted:
-                active_experiment.saw(self._no_client())
-            raise active_experiment.never_fired()
+                active_experiment.unmatched.note(self._no_client())
+            raise never_fired(active_experiment)
 
     def _no_client(self) -> Operation:
         here = str(self._acceptor.address)
@@ -238,7 +240,7 @@ class Experiments:
             )
 
         self._loop.call(refuse)
-        self._engine.press(active_experiment, refusal, CONNECT)
+        self._engine.record_fault(active_experiment, refusal, CONNECT)
 
     def _experiment(
         self, given: ChaosExperiment | ChaosType | str, parameters: Mapping[str, Any]

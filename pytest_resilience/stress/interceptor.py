@@ -79,7 +79,7 @@ class StressInterceptor:
         running.start(active_experiment.left(self._engine.clock.monotonic()))
         self._running[active_experiment] = running
         for fault in faults:
-            self._engine.press(active_experiment, fault, min(fault.kinds))
+            self._engine.record_fault(active_experiment, fault, min(fault.kinds))
 
     def _stop(self, active_experiments: list[ActiveExperiment]) -> None:
         for active_experiment in active_experiments:

@@ -18,6 +18,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.diagnosis import never_fired
 
 
 def operation(target: str = "api:443", *, blocking: bool = True) -> Operation:
@@ -61,7 +62,7 @@ def test_threads_lose_neither_counts_nor_seconds() -> None:
         numbers = []
         for _ in range(500):
             numbers += [hit.number for hit in running.decide(operation(), 100.0)]
-            running.delayed(0.5)
+            running.add_delay(0.5)
         return numbers
 
     with ThreadPoolExecutor(8) as pool:
@@ -76,7 +77,7 @@ def test_threads_lose_neither_counts_nor_seconds() -> None:
 
 
 def test_what_was_done_instead_is_told() -> None:
-    assert str(active_experiment(target="db:1").never_fired()) == (
+    assert str(never_fired(active_experiment(target="db:1"))) == (
         "chaos experiment 'x' (latency 1s, target db:1) never fired: no operation matched it, "
         "so this test proves nothing.\n"
         "  The code did: nothing that a fault could hit\n"
@@ -86,9 +87,9 @@ def test_what_was_done_instead_is_told() -> None:
     running = active_experiment(target="db:1")
     for _ in range(2):
         running.decide(operation(), 100.0)
-    assert "\n  The code did:\n    network.connect api:443\n  It hits" in str(running.never_fired())
+    assert "\n  The code did:\n    network.connect api:443\n  It hits" in str(never_fired(running))
     running.decide(operation("db:1", blocking=False), 100.0)
-    assert str(running.never_fired()).endswith(
+    assert str(never_fired(running)).endswith(
         "\n    network.connect db:1 (begun without blocking, in no loop of asyncio or trio)"
         "\n  This fault makes callers wait, and nobody waits for what begins without blocking."
     )
@@ -103,9 +104,9 @@ def test_what_was_done_instead_is_told() -> None:
 )
 def test_what_was_not_done_at_all_is_told_why(mode: str, did: str, likely: str) -> None:
     running = active_experiment("network_failure", mode=mode)
-    assert likely not in str(running.never_fired())
+    assert likely not in str(never_fired(running))
     running.decide(Operation(kind=did, target="a:1", names=("a:1",)), 100.0)
-    assert likely in str(running.never_fired())
+    assert likely in str(never_fired(running))
 
 
 @pytest.mark.parametrize("mode", ["refuse", "reset"])
@@ -123,22 +124,22 @@ def noted(*names: str, advice: str = "use the proxy") -> Operation:
 
 def test_what_is_out_of_reach_brings_its_own_advice() -> None:
     running = active_experiment(target="db:1")
-    running.saw(noted("api:443"))
-    assert "Correct the target" in str(running.never_fired())
-    running.saw(noted("db:1"))
-    error = running.never_fired()
+    running.unmatched.note(noted("api:443"))
+    assert "Correct the target" in str(never_fired(running))
+    running.unmatched.note(noted("db:1"))
+    error = never_fired(running)
     assert error.seen == ("network.connect api:443 (in C)", "network.connect db:1 (in C)")
     assert str(error).endswith("\n  use the proxy")
 
 
 def test_what_was_meant_for_certain_has_the_better_advice() -> None:
     running = active_experiment()
-    running.saw(noted(advice="perhaps this"))
-    assert str(running.never_fired()).endswith("\n  perhaps this")
-    running.saw(noted("db:1", advice="this"))
-    running.saw(noted("db:2", advice="not this"))
-    running.saw(noted(advice="perhaps that"))
-    assert str(running.never_fired()).endswith("\n  this")
+    running.unmatched.note(noted(advice="perhaps this"))
+    assert str(never_fired(running)).endswith("\n  perhaps this")
+    running.unmatched.note(noted("db:1", advice="this"))
+    running.unmatched.note(noted("db:2", advice="not this"))
+    running.unmatched.note(noted(advice="perhaps that"))
+    assert str(never_fired(running)).endswith("\n  this")
 
 
 @pytest.mark.parametrize(
@@ -147,9 +148,9 @@ def test_what_was_meant_for_certain_has_the_better_advice() -> None:
 )
 def test_what_is_not_about_the_wire_gets_no_advice_on_it(kind: str, given: dict[str, Any]) -> None:
     running = active_experiment(kind, **given)
-    running.saw(noted("db:1"))
-    assert "use the proxy" not in str(running.never_fired())
-    assert running.never_fired().seen == ()
+    running.unmatched.note(noted("db:1"))
+    assert "use the proxy" not in str(never_fired(running))
+    assert never_fired(running).seen == ()
 
 
 def test_more_of_a_message_is_only_held_back_by_what_lets_nothing_through() -> None:
@@ -179,10 +180,10 @@ def test_what_is_most_like_what_was_meant_is_told_first(
     for name in (*(about.format(n) for n in range(30)), nearest):
         statement = f"UPDATE {name} SET a = 1" if did == EXECUTE else ""
         target = "shop.db" if did == EXECUTE else name
-        running.saw(
+        running.unmatched.note(
             Operation(kind=did, target=target, names=(target,), sql=SqlDetails(statement=statement))
         )
-    seen = running.never_fired().seen
+    seen = never_fired(running).seen
     assert nearest in seen[0]
     assert len(seen) == 8
 
@@ -191,8 +192,8 @@ def test_a_relative_path_is_said_to_begin_at_the_current_folder() -> None:
     def advice(path: str) -> str:
         experiment = ChaosExperiment("x", "disk_failure", path=path)
         running = ActiveExperiment(experiment, seed=1, started_at=0.0)
-        running.saw(Operation(kind=OPEN, target="/tmp/x.csv", names=("/tmp/x.csv",)))
-        return str(running.never_fired())
+        running.unmatched.note(Operation(kind=OPEN, target="/tmp/x.csv", names=("/tmp/x.csv",)))
+        return str(never_fired(running))
 
     assert "with **/ in front it begins anywhere" in advice("data/x.csv")
     for path in ("/data/x.csv", "**/y.csv", "~/x.csv"):
@@ -205,5 +206,5 @@ def test_the_nearest_is_told_however_much_came_before_it(before: int) -> None:
         ChaosExperiment("x", "disk_failure", path="/srv/shop/stock.csv"), seed=1, started_at=0.0
     )
     for name in (*(f"/tmp/{n}.log" for n in range(before)), "/tmp/a/stock.csv"):
-        running.saw(Operation(kind=OPEN, target=name, names=(name,)))
-    assert running.never_fired().seen[0] == "file.open /tmp/a/stock.csv"
+        running.unmatched.note(Operation(kind=OPEN, target=name, names=(name,)))
+    assert never_fired(running).seen[0] == "file.open /tmp/a/stock.csv"

@@ -19,6 +19,7 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.diagnosis import never_fired
 
 
 class Recorder:
@@ -118,11 +119,11 @@ def test_its_time_begins_when_what_it_needs_is_in_place(clock: ManualClock) -> N
 
 
 def test_what_seams_need_can_be_loaded_before(engine: Engine, interceptor: Recorder) -> None:
-    engine.rehearse()
+    engine.preload()
     assert interceptor.done == ["install", "remove"]
     engine.start(LATENCY, seed=1)
     interceptor.done.clear()
-    engine.rehearse()  # it is, by now
+    engine.preload()  # it is, by now
     assert interceptor.done == []
 
 
@@ -142,13 +143,13 @@ def test_silence_ends_with_its_own_experiment(
 def test_only_what_it_is_aimed_at_counts(engine: Engine) -> None:
     aimed = ChaosExperiment("aimed", "network_latency", delay=1, target="api:443")
     active_experiment = engine.start(aimed, seed=1)
-    assert engine.concerns(operation())
-    assert not engine.concerns(operation(CONNECT, "db:5432"))
+    assert engine.is_targeted(operation())
+    assert not engine.is_targeted(operation(CONNECT, "db:5432"))
     assert engine.decide(operation(CONNECT, "db:5432")) is None
     assert engine.decide(operation(SEND)) is None
     assert engine.decide(operation(RECEIVE, blocking=False)) is None
     assert (active_experiment.matched, active_experiment.hits) == (0, 0)
-    assert active_experiment.never_fired().seen == (
+    assert never_fired(active_experiment).seen == (
         "network.connect db:5432",
         "network.send api:443",
         "network.receive api:443 (begun without blocking, in no loop of asyncio or trio)",
@@ -158,8 +159,8 @@ def test_only_what_it_is_aimed_at_counts(engine: Engine) -> None:
 def test_only_so_much_is_remembered_of_what_it_is_not_aimed_at(engine: Engine) -> None:
     active_experiment = engine.start(ChaosExperiment("x", "network_latency", target="y"), seed=1)
     for number in range(1000):
-        engine.saw(operation(CONNECT, f"host{number}:1"))
-    assert len(active_experiment.never_fired().seen) == 8
+        engine.note_unmatched(operation(CONNECT, f"host{number}:1"))
+    assert len(never_fired(active_experiment).seen) == 8
 
 
 def test_events_say_what_happened_where(engine: Engine, clock: ManualClock) -> None:

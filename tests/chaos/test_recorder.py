@@ -10,7 +10,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.recorder import Watch
+from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
 
@@ -28,11 +28,11 @@ SERVICES = Services([
 
 
 def seen(*operations: Operation, noting: bool = True) -> set[str]:
-    watch = Watch(ALL)
-    watch.noting = noting
+    recorder = Recorder(ALL)
+    recorder.in_test = noting
     for each in operations:
-        watch.saw(each)
-    return {each.name for each in ALL if watch.could_hit(each)} - {"busy"}
+        recorder.note(each)
+    return {each.name for each in ALL if recorder.could_hit(each)} - {"busy"}
 
 
 def operation(kind: str, advice: str = "") -> Operation:
@@ -41,11 +41,11 @@ def operation(kind: str, advice: str = "") -> Operation:
 
 def test_pressure_and_what_has_no_fault_at_all_could_hit_anything() -> None:
     weak = ChaosExperiment("weak", "cpu_stress", intensity=0)
-    watch = Watch([BUSY, weak, REFUSED])
-    assert watch.could_hit(BUSY)
-    assert watch.could_hit(weak)
-    assert not watch.could_hit(REFUSED)
-    assert watch.kinds == {CONNECT}
+    recorder = Recorder([BUSY, weak, REFUSED])
+    assert recorder.could_hit(BUSY)
+    assert recorder.could_hit(weak)
+    assert not recorder.could_hit(REFUSED)
+    assert recorder.kinds == {CONNECT}
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,13 @@ def test_what_is_done_could_be_hit(kind: str, advice: str, expected: set[str]) -
 
 
 def test_it_lacks_what_it_has_not_seen_of_what_is_asked_for() -> None:
-    watch = Watch([REFUSED, CORRUPT])
+    recorder = Recorder([REFUSED, CORRUPT])
     talk = frozenset({SEND, RECEIVE})
-    assert not watch.lacks(talk)  # the test has not begun
-    watch.noting = True
-    assert watch.lacks(talk)
-    watch.saw(operation(RECEIVE))
-    assert not watch.lacks(talk)  # nobody asked for what is sent
+    assert not recorder.lacks(talk)  # the test has not begun
+    recorder.in_test = True
+    assert recorder.lacks(talk)
+    recorder.note(operation(RECEIVE))
+    assert not recorder.lacks(talk)  # nobody asked for what is sent
 
 
 @pytest.mark.parametrize(
@@ -84,24 +84,24 @@ def test_it_lacks_what_it_has_not_seen_of_what_is_asked_for() -> None:
 def test_a_service_is_reached_where_it_is(name: str, called: bool, connected: bool) -> None:
     experiment = ChaosExperiment("down", "service_failure", target_services=[name])
     for kind, expected in ((CALL, called), (CONNECT, connected)):
-        watch = Watch([experiment.bind(SERVICES)])
-        watch.noting = True
-        watch.saw(Operation(kind=kind, target=name, names=(name,)))
-        assert watch.could_hit(experiment) == expected
+        recorder = Recorder([experiment.bind(SERVICES)])
+        recorder.in_test = True
+        recorder.note(Operation(kind=kind, target=name, names=(name,)))
+        assert recorder.could_hit(experiment) == expected
 
 
 def test_a_child_is_not_seen() -> None:
-    watch = Watch(ALL)
-    watch.forked()
-    assert not watch.could_hit(REFUSED)  # that of a fixture
-    watch.noting = True
-    watch.forked()
-    assert all(map(watch.could_hit, ALL))
+    recorder = Recorder(ALL)
+    recorder.forked()
+    assert not recorder.could_hit(REFUSED)  # that of a fixture
+    recorder.in_test = True
+    recorder.forked()
+    assert all(map(recorder.could_hit, ALL))
 
 
 def test_only_the_first_lines_are_kept() -> None:
-    watch = Watch(ALL)
-    watch.noting = True
+    recorder = Recorder(ALL)
+    recorder.in_test = True
     for number in range(100):
-        watch.saw(Operation(kind=CONNECT, target=f"shop:{number}", names=()))
-    assert list(watch.did) == [f"network.connect shop:{number}" for number in range(8)]
+        recorder.note(Operation(kind=CONNECT, target=f"shop:{number}", names=()))
+    assert list(recorder.lines) == [f"network.connect shop:{number}" for number in range(8)]

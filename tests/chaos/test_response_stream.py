@@ -56,7 +56,7 @@ def effect_of(*faults: Fault, clock: ManualClock) -> Effect:
     running = Engine(lambda _: [], clock=clock).start(
         ChaosExperiment("any", "network_latency", delay=0.1, duration=LASTS), seed=1
     )
-    return Effect(tuple(Hit(running, fault, 1) for fault in faults), clock)
+    return Effect.of([Hit(running, fault, 1) for fault in faults], clock)
 
 
 def http(body: bytes) -> bytes:

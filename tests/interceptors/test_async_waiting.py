@@ -22,7 +22,7 @@ from pytest_resilience.interceptors.async_waiting import pause
 def effect(delay: float, clock: Clock = SYSTEM_CLOCK, duration: float = math.inf) -> Effect:
     experiment = ChaosExperiment("far", "network_latency", delay=1, duration=duration)
     active_experiment = ActiveExperiment(experiment, seed=1, started_at=clock.monotonic())
-    return Effect((Hit(active_experiment, Latency(delay=delay), 1),), clock)
+    return Effect.of([Hit(active_experiment, Latency(delay=delay), 1)], clock)
 
 
 def booked(effect: Effect) -> float:

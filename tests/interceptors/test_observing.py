@@ -27,7 +27,7 @@ from pytest_resilience import DatabaseSimulator
 from pytest_resilience import NetworkSimulator
 from pytest_resilience import ServiceFailureSimulator
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.recorder import Watch
+from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.runtime import new_engine
@@ -76,7 +76,7 @@ def engine(shop: types.ModuleType) -> Iterator[Engine]:
     services = [Service.at(name, [f"watched_shop:{name}"]) for name in places]
     engine = new_engine(services=Services(services))
     yield engine
-    assert engine.watch is None
+    assert engine.recorder is None
     for active_experiment in engine.active:
         active_experiment.stop()
 
@@ -85,10 +85,10 @@ def noted(
     engine: Engine, experiments: list[ChaosExperiment], deed: Callable[[], object]
 ) -> set[str]:
     """The names of the experiments that could hit what `deed` does."""
-    watch = Watch(each.bind(engine.services) for each in experiments)
-    with engine.watching(watch), engine.noting():
+    recorder = Recorder(each.bind(engine.services) for each in experiments)
+    with engine.recording(recorder), engine.recording_test():
         deed()
-    return {each.name for each in experiments if watch.could_hit(each)}
+    return {each.name for each in experiments if recorder.could_hit(each)}
 
 
 def matches(engine: Engine, experiment: ChaosExperiment, deed: Callable[[], object]) -> bool:
@@ -233,12 +233,12 @@ def test_a_connection_is_noted_as_long_as_it_lives(engine: Engine) -> None:
 
 
 def test_what_is_opened_before_the_test_stays_as_it_is_and_is_told(engine: Engine) -> None:
-    watch = Watch(ROWS)
-    with engine.watching(watch), watch.opening() as kinds:
+    recorder = Recorder(ROWS)
+    with engine.recording(recorder), recorder.opening() as kinds:
         connection = sqlite3.connect(":memory:")
     assert type(connection) is sqlite3.Connection
     assert {each.name for each in ROWS if each.kinds & kinds} == {each.name for each in ROWS}
-    assert not any(map(watch.could_hit, ROWS))  # it was not the test
+    assert not any(map(recorder.could_hit, ROWS))  # it was not the test
     connection.close()
 
 
@@ -274,11 +274,11 @@ def test_calls_of_mocks_are_noted_as_whole_exchanges(engine: Engine, kind: str, 
 
 
 def test_a_process_of_its_own_is_told_and_nothing_can_hit_it(engine: Engine) -> None:
-    watch = Watch(NETWORK)
-    with engine.watching(watch), engine.noting():
+    recorder = Recorder(NETWORK)
+    with engine.recording(recorder), engine.recording_test():
         subprocess.run([sys.executable, "-c", ""], check=True)
-    assert not any(map(watch.could_hit, NETWORK))
-    assert any("a process of its own" in line for line in watch.did)
+    assert not any(map(recorder.could_hit, NETWORK))
+    assert any("a process of its own" in line for line in recorder.lines)
 
 
 def test_a_seam_that_cannot_be_installed_leaves_the_test_alone(engine: Engine) -> None:
@@ -286,7 +286,7 @@ def test_a_seam_that_cannot_be_installed_leaves_the_test_alone(engine: Engine) -
         kinds = frozenset({"network.connect"})
 
         def install(self) -> None:
-            if engine.watch is not None:
+            if engine.recorder is not None:
                 raise RuntimeError("no licence is left")
 
         def refresh(self) -> None: ...

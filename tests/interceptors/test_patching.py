@@ -75,12 +75,12 @@ def test_after_any_nesting_and_overlap(steps: list[tuple[str, Any]]) -> None:
         elif step == "unpatch" and foreign:
             foreign.pop().undo()
         elif step == "settle":
-            engine.settle()
+            engine.refresh()
     for active_experiment in running:
         active_experiment.stop()
     while foreign:
         foreign.pop().undo()
-    engine.settle()  # as at the end of each test, when the others are gone
+    engine.refresh()  # as at the end of each test, when the others are gone
     assert touched() == before
 
 
@@ -151,7 +151,7 @@ def test_a_wrapper_below_another_tool_s_does_not_act_a_second_time(
     assert second.matched == 1
     second.stop()
     theirs.undo()
-    engine.settle()
+    engine.refresh()
     assert touched() == before
 
 

@@ -117,10 +117,10 @@ def test_no_memory_is_to_be_had(runtime: Runtime) -> None:
 def test_while_it_is_paused_there_is_no_limit(runtime: Runtime) -> None:
     running = start(runtime, "fd_exhaustion", leave=0)
     running.paused = True
-    runtime.engine.settle()
+    runtime.engine.refresh()
     Path(os.devnull).read_bytes()
     running.paused = False
-    runtime.engine.settle()
+    runtime.engine.refresh()
     with pytest.raises(OSError, match="Too many open files"):
         os.open(os.devnull, os.O_RDONLY)
     running.stop()
@@ -337,7 +337,7 @@ class Limited:
             case "pause or go on":
                 active_experiment = self.running[given % len(self.running)][0]
                 active_experiment.paused = not active_experiment.paused
-                self.runtime.engine.settle()
+                self.runtime.engine.refresh()
                 self.foreign = False
             case "ours opens":
                 with limits_lifted():

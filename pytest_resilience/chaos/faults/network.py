@@ -88,7 +88,12 @@ class Fault:
             and (self.transient or not tcp.mid_message)
         )
 
-    def drawn(self, share: float) -> Fault:  # noqa: ARG002  # those that differ use it
+    @property
+    def varies(self) -> bool:
+        """Whether `drawn` makes another fault of it for each operation."""
+        return False
+
+    def drawn(self, share: float) -> Fault:  # noqa: ARG002  # those that vary use it
         """The fault as it happens once: `share` is uniform in [0, 1)."""
         return self
 
@@ -106,6 +111,10 @@ class Delay(Fault):
 
     waits: ClassVar[bool] = True
     spread: Spread | None = None
+
+    @property
+    def varies(self) -> bool:
+        return self.spread is not None
 
     def drawn(self, share: float) -> Fault:
         if self.spread is None:

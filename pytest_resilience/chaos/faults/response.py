@@ -149,6 +149,10 @@ class Corruption(Alteration):
     seed: float = 0.0
     skip: int | None = None
 
+    @property
+    def varies(self) -> bool:
+        return True
+
     def drawn(self, share: float) -> Fault:
         return replace(self, seed=share)
 

@@ -101,8 +101,8 @@ class DriverHooks:
     @property
     def only_recording(self) -> bool:
         """Whether a new connection is only noted, outside of a test: it is not to be changed."""
-        watch = self._engine.watch
-        return watch is not None and not watch.noting and not self._engine.active
+        recorder = self._engine.recorder
+        return recorder is not None and not recorder.in_test and not self._engine.active
 
     def before_connect(self, names: tuple[str, ...], fail: Fail) -> Injection | None:
         return self._decide(Operation(kind=OPEN_CONNECTION, target=names[0], names=names), fail)

@@ -65,7 +65,7 @@ class OpenedBefore:
             self._note(context.engine.url.database or ":memory:", sql, _SQLALCHEMY)
 
     def _note(self, database: str, sql: str, otherwise: str) -> None:
-        self._engine.saw(
+        self._engine.note_unmatched(
             Operation(
                 kind=EXECUTE,
                 target=database,

@@ -114,7 +114,7 @@ class FileTargets:
             return targeted[key]
         names = find()
         is_target = names is not None and self._is_target(names)
-        if not self._engine.curious(FILE_KINDS):
+        if not self._engine.is_recording(FILE_KINDS):
             if len(untargeted) + len(targeted) >= _MOST_REMEMBERED:
                 self.forget()
             elif is_target and names is not None:
@@ -127,13 +127,13 @@ class FileTargets:
         if self._removed or names[-1].startswith(_NO_FILES):
             return False
         operation = Operation(kind=OPEN, target=names[0], names=names)
-        found = self._engine.curious(FILE_KINDS)
+        found = self._engine.is_recording(FILE_KINDS)
         for active_experiment in self._engine.active:
             if active_experiment.kinds & FILE_KINDS:
                 if active_experiment.experiment.matches_target(operation):
                     found = True
                 elif not _is_of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as in chaos.place
-                    active_experiment.saw(operation)
+                    active_experiment.unmatched.note(operation)
         return found
 
     def apply(self, kind: str, names: Names, *given: Any) -> Effect | None:

@@ -82,7 +82,7 @@ class Reply:
     def heard_under(self, effect: Effect, began: float) -> Course:
         """How it is heard, from `began` on, in monotonic seconds."""
         if not self.body:  # whatever length is named, as in an answer to HEAD
-            effect.spare()
+            effect.uncount()
         return Course(effect, began, encrypted=not self.body)
 
 
@@ -118,7 +118,7 @@ class Peer:
         Notes that it was called if not.
         """
         operation = self._operation(CONNECT)
-        if not self._spoken or not self._engine.concerns(operation):
+        if not self._spoken or not self._engine.is_targeted(operation):
             self._note(operation)
             return False
         if not answered():
@@ -133,10 +133,10 @@ class Peer:
     def _note(self, operation: Operation) -> None:
         if not self._spoken:
             return
-        self._engine.saw(operation)
-        if self._engine.watch is not None:  # it would be a whole exchange
+        self._engine.note_unmatched(operation)
+        if self._engine.recorder is not None:  # it would be a whole exchange
             for kind in (RECEIVE,) if self._resolved else (RESOLVE, RECEIVE):
-                self._engine.watch.saw(self._operation(kind))
+                self._engine.recorder.note(self._operation(kind))
 
     def ask(self, kind: str) -> Effect | None:
         """What happens to an operation `kind`; None if nothing does."""

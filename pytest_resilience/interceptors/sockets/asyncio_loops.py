@@ -261,7 +261,7 @@ class Loops:
         @functools.wraps(original)
         async def getaddrinfo(loop: Any, host: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            place = self._engine.place() if self._engine.has(RESOLVE) else ""
+            place = self._engine.call_site() if RESOLVE in self._engine.active_kinds else ""
             port = args[0] if args else kwargs.get("port")
             with self._names.resolved_elsewhere(host, port, place):
                 found = await original(loop, host, *args, **kwargs)  # which asks another thread

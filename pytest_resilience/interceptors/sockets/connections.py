@@ -272,7 +272,7 @@ class Links:
             for link in self.all():
                 link.stale = True
                 heard = link.client and link.receiving and link.answer is None
-                if heard and self._engine.news(known, link.operation(RECEIVE)):
+                if heard and self._engine.is_targeted(link.operation(RECEIVE), known=known):
                     link.receiving, link.midway = False, True
 
     def forget(self) -> None:
@@ -284,11 +284,11 @@ class Links:
 
     def _look(self, sock: socket.socket, link: Link, kind: str) -> None:
         with self._lock:
-            link.calm = not link.client or not self._engine.concerns(link.operation(kind))
+            link.calm = not link.client or not self._engine.is_targeted(link.operation(kind))
             if link.calm and link.client:
-                self._engine.saw(link.operation(kind))
+                self._engine.note_unmatched(link.operation(kind))
             # As long as somebody wants to know what else is done with it, it is looked at again.
-            link.stale = link.calm and link.client and self._engine.curious(_TALK)
+            link.stale = link.calm and link.client and self._engine.is_recording(_TALK)
             if link.calm and not link.stale:
                 self._let_pass(sock)
 

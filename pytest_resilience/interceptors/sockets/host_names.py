@@ -82,7 +82,7 @@ class NamesElsewhere:
         @functools.wraps(original)
         async def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            place = self._engine.place() if self._engine.has(RESOLVE) else ""
+            place = self._engine.call_site() if RESOLVE in self._engine.active_kinds else ""
             port = args[0] if args else kwargs.get("port")
             with self._names.resolved_elsewhere(host, port, place):
                 found = await original(host, *args, **kwargs)

@@ -149,7 +149,7 @@ class InProcess:
         **kwargs: Any,
     ) -> None:
         names = self._names.of(*place_of(*args, **kwargs))
-        self._engine.saw(
+        self._engine.note_unmatched(
             Operation(
                 kind=_REQUEST,
                 target=names[0],

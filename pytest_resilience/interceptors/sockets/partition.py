@@ -53,7 +53,8 @@ class Walls:
         """Whether nothing gets through; once that is so, it stays so for a while."""
         if link.cut is not None and link.cut.left():
             return True
-        link.cut = self._engine.decide(link.operation(SEND)) if self._engine.has(SEND) else None
+        asked = SEND in self._engine.active_kinds
+        link.cut = self._engine.decide(link.operation(SEND)) if asked else None
         if link.cut is None:
             return False
         if self._loops.reads(sock):  # nobody blocks here who would notice when it is over

@@ -232,7 +232,7 @@ class Interception:
             self._resolving.resolve(address[0], address[1])
             blocking = sock.gettimeout() != 0
             effect = self._engine.decide(link.operation(CONNECT, blocking=blocking))
-        elif self._engine.watch is not None:
+        elif self._engine.recorder is not None:
             self._resolving.resolve(address[0], address[1])
         try:
             return self._attempt(sock, effect, "timed out", proceed)
@@ -256,7 +256,8 @@ class Interception:
             path = text_of(address)
             where = path or ":".join(map(text_of, address[:2]))
             remark = "a socket of the file system" if path else "no TCP"
-            self._engine.saw(Operation(kind=CONNECT, target=where, names=(), remark=remark))
+            found = Operation(kind=CONNECT, target=where, names=(), remark=remark)
+            self._engine.note_unmatched(found)
 
     def _note_datagram(self, sock: socket.socket, given: Any) -> None:
         """As `_note`, of one that is about to go to `given`, or to whom it is connected."""
@@ -264,7 +265,7 @@ class Interception:
             return
         ends = (None, given) if is_a(given, tuple) else ends_of(sock)
         if ends is not None:
-            self._engine.saw(datagram(self._names.of(*ends[1][:2])))
+            self._engine.note_unmatched(datagram(self._names.of(*ends[1][:2])))
 
     def _shaking_hands(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)

@@ -123,7 +123,7 @@ class Receiving:
     def _proceed(self, sock: socket.socket, link: Link, call: Call) -> Any:
         """Receive, on a blocking socket that nothing holds up."""
         __tracebackhide__ = True
-        if link.course is None and link.script is None and not self._engine.has(CLOSE):
+        if link.course is None and link.script is None and CLOSE not in self._engine.active_kinds:
             return call()
         if link.script is not None:
             return response.recite(sock, link, link.script, call)

@@ -37,7 +37,7 @@ class ReceivingInLoops:
         """
         __tracebackhide__ = True
         arrived = self._loops.arrival(link.sent_at)
-        early = self._engine.paced and not link.receiving and bool(effects.available(sock))
+        early = self._engine.is_pacing and not link.receiving and bool(effects.available(sock))
         answer = self._hear(sock, link, arrived) if early else None
         if answer is not None and answer.pace is not None:
             response.begin(sock, link, answer, arrived + answer.delay)
@@ -55,7 +55,7 @@ class ReceivingInLoops:
             raise
         if not early:
             answer = self._hear(sock, link, arrived)
-        if self._engine.has(CLOSE):
+        if CLOSE in self._engine.active_kinds:
             receipt = Receipt(call)
             self._hear_the_end(sock, link, receipt, receipt.content(result))
         if answer is None or answer.failure is None:
@@ -100,7 +100,7 @@ class ReceivingInLoops:
 
     def _hear_the_end(self, sock: socket.socket, link: Link, receipt: Receipt, data: bytes) -> None:
         """If it is the end that has been received: when is asyncio told of it?"""
-        if data or link.ended or not receipt.size or not self._engine.has(CLOSE):
+        if data or link.ended or not receipt.size or CLOSE not in self._engine.active_kinds:
             return
         detour = self._loops.detour(sock)
         through = None if detour is None else detour.protocol

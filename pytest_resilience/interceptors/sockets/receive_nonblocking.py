@@ -56,7 +56,7 @@ class ReceivingPolled:
             return Receipt(call).deliver(b"")
         if link.before:
             return self._hear_before(sock, link, Receipt(call))
-        if link.course is None and not self._engine.has(CLOSE):
+        if link.course is None and CLOSE not in self._engine.active_kinds:
             result = call()
         else:
             result = self._proceed(sock, link, Receipt(call))

@@ -66,7 +66,7 @@ class Resolving:
         if not _is_name(host):
             return
         names = self._names.of(host, port)
-        self._engine.saw(
+        self._engine.note_unmatched(
             Operation(
                 kind=RESOLVE,
                 target=names[0],

@@ -236,5 +236,5 @@ class Course:
         self.ended = self._altered.ended
         if self._altered.spared:
             self._altered = None
-            self.effect.spare()
+            self.effect.uncount()
         return heard

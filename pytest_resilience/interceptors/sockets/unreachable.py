@@ -170,7 +170,7 @@ class OutOfReach:
         def sending(
             _loop: Any, _protocol: Any, _local: Any = None, remote_addr: Any = None, **_: Any
         ) -> None:
-            self._engine.saw(datagram(self._names.of(*remote_addr[:2])))
+            self._engine.note_unmatched(datagram(self._names.of(*remote_addr[:2])))
 
         loop = sys.modules["uvloop"].Loop
         self._observer.observe(loop, "create_connection", connecting)
@@ -187,7 +187,7 @@ class OutOfReach:
     def _connecting(self, driver: _Driver, host: str, port: str, address: str = "") -> None:
         names = self._called(host, port, address or host)
         there = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._engine.saw(
+        self._engine.note_unmatched(
             Operation(
                 kind=CONNECT,
                 target=there,
@@ -201,7 +201,7 @@ class OutOfReach:
         )
 
     def _at_home(self, driver: _Driver, port: str) -> None:
-        self._engine.saw(
+        self._engine.note_unmatched(
             Operation(
                 kind=CONNECT,
                 target=f"unix socket of port {port}",
@@ -216,7 +216,7 @@ class OutOfReach:
         )
 
     def _started(self, program: str) -> None:
-        self._engine.saw(
+        self._engine.note_unmatched(
             Operation(
                 kind=_START,
                 target=program,

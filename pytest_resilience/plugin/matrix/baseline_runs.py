@@ -10,7 +10,7 @@ from typing import Protocol
 
 import pytest
 
-from pytest_resilience.chaos.recorder import Watch
+from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.plugin.experiment_request import Requested
 from pytest_resilience.plugin.matrix.rerun import run_once
 from pytest_resilience.plugin.matrix.verdict import Judgement
@@ -23,7 +23,7 @@ __all__ = ["CalmRuns", "Watches"]
 class Watches(Protocol):
     """What sees the operations of a test: the chaos session."""
 
-    def watching(self, requests: Iterable[Requested]) -> AbstractContextManager[Watch]:
+    def watching(self, requests: Iterable[Requested]) -> AbstractContextManager[Recorder]:
         """Note what is done in the block that these could hit."""
 
     def noting(self) -> AbstractContextManager[None]:
@@ -39,14 +39,14 @@ class CalmRuns:
 
     def __init__(self, session: Watches) -> None:
         self._session = session
-        self._watch: Watch | None = None
-        self._last = Watch(())
+        self._watch: Recorder | None = None
+        self._last = Recorder(())
         self._opened: dict[str, set[str]] = {}  # kinds of operation, by the fixture's name
 
     def run(self, item: pytest.Item, requests: Iterable[Requested]) -> list[pytest.TestReport]:
         """The reports of a calm run; `requests` are what the test is to run under later."""
-        with self._session.watching(requests) as watch:
-            self._watch = self._last = watch
+        with self._session.watching(requests) as recorder:
+            self._watch = self._last = recorder
             try:
                 return run_once(item, brief=False)
             finally:
@@ -57,13 +57,13 @@ class CalmRuns:
         experiment = requested.experiment
         if self._last.could_hit(experiment) or self.opened_before(item, requested):
             return None
-        did = "; ".join(self._last.did) or "nothing that any could hit"
-        kinds = ", ".join(sorted(self._last.reach(experiment)))
+        did = "; ".join(self._last.lines) or "nothing that any could hit"
+        kinds = ", ".join(sorted(self._last.possible_kinds(experiment)))
         return CellVerdict.NOT_APPLICABLE, f"it hits {kinds}; in the calm run the test did: {did}"
 
     def opened_before(self, item: pytest.Item, requested: Requested) -> list[str]:
         """The fixtures of a test that have opened what the experiment could have hit."""
-        kinds = self._last.reach(requested.experiment)
+        kinds = self._last.possible_kinds(requested.experiment)
         names = getattr(item, "fixturenames", ())
         return [name for name in names if not kinds.isdisjoint(self._opened.get(name, ()))]
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.plugin.matrix.expectation import DeadlineError
@@ -110,8 +111,8 @@ def _why_never(active_experiment: ActiveExperiment) -> str:
     if active_experiment.matched:
         operations = "operation" if active_experiment.matched == 1 else "operations"
         return f"it matched {active_experiment.matched} {operations} and hit none"
-    did = "; ".join(active_experiment.never_fired().seen) or "nothing that a fault could hit"
-    return f"no operation matched {active_experiment.experiment.aim}; the code did: {did}"
+    did = "; ".join(never_fired(active_experiment).seen) or "nothing that a fault could hit"
+    return f"no operation matched {active_experiment.experiment.target_text}; the code did: {did}"
 
 
 def _because(report: pytest.TestReport) -> str:

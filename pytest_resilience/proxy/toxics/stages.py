@@ -54,24 +54,11 @@ class _Slices(Pace):
         return self.pause
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _ToxicEffect(Effect):
     """A toxic's fault, until the toxic is removed; no experiment counts it."""
 
-    fault: Fault
     is_active: Callable[[], bool]
-
-    @property
-    def delay(self) -> float:
-        return self.fault.delay
-
-    @property
-    def failure(self) -> Fault | None:
-        return None if self.fault.waits else self.fault
-
-    @property
-    def pace(self) -> Pace | None:
-        return self.fault if isinstance(self.fault, Pace) else None
 
     def left(self) -> float:
         return math.inf if self.is_active() else 0.0
@@ -138,7 +125,15 @@ class _FaultStage(ToxicStage):
 
     def _new_message(self) -> ResponseStream:
         clock = self._connection.loop.clock
-        return ResponseStream(_ToxicEffect((), clock, self.fault(), lambda: self._is_active))
+        fault = self.fault()
+        effect = _ToxicEffect(
+            clock=clock,
+            delay=fault.delay,
+            failure=None if fault.waits else fault,
+            pace=fault if isinstance(fault, Pace) else None,
+            is_active=lambda: self._is_active,
+        )
+        return ResponseStream(effect)
 
 
 class _Latency(_FaultStage):

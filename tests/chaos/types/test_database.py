@@ -71,7 +71,7 @@ def operation(kind: str = EXECUTE, **fields: Any) -> Operation:
 
 def test_what_is_meant() -> None:
     aimed = experiment("database_failure", match="UPDATE orders", position=2, database="*.db|other")
-    assert aimed.aim == (
+    assert aimed.target_text == (
         "match UPDATE orders, statement 2 of each transaction, database *.db | other"
     )
     update = "UPDATE orders SET x = 1"

@@ -87,7 +87,7 @@ def test_hosts_and_callables_are_hit_where_they_are() -> None:
     two = failing("payment", "inventory")
     assert two.matches_target(call("inventory"))
     assert two.matches_target(connect("payments.internal:443"))
-    assert two.aim == (
+    assert two.target_text == (
         "payment (payments.internal:443 | 10.0.0.*) | inventory (shop.clients:Inventory.check)"
     )
 
@@ -95,7 +95,7 @@ def test_hosts_and_callables_are_hit_where_they_are() -> None:
 def test_several_services_in_one_text() -> None:
     one = ChaosExperiment("x", "service_failure", target_services="payment | inventory")
     assert one.target_services == ("payment", "inventory")
-    assert one.aim == "payment | inventory"
+    assert one.target_text == "payment | inventory"
 
 
 @pytest.mark.parametrize(

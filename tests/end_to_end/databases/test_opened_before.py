@@ -13,6 +13,7 @@ import sqlalchemy
 from sqlalchemy.pool import StaticPool
 
 from pytest_resilience import ChaosExperiment
+from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.runtime import new_engine
 
 
@@ -45,7 +46,8 @@ def teas():
 running = engine.start(slow, seed=1)
 assert teas() == [("green",)]
 running.stop()
-print(running.never_fired())
+from pytest_resilience.diagnosis import never_fired
+print(never_fired(running))
 
 running = engine.start(slow, seed=1)
 connections["default"].connect()  # what it has said
@@ -86,7 +88,7 @@ def test_sqlalchemy_in_memory(parameters: dict[str, Any]) -> None:
     with database.connect() as connection:
         connection.execute(sqlalchemy.text("SELECT name FROM tea"))
     running.stop()
-    error = running.never_fired()
+    error = never_fired(running)
     assert error.seen == (
         "database.execute :memory: SELECT name FROM tea (on a connection opened before)",
     )

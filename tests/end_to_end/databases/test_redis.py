@@ -13,6 +13,7 @@ import redis.asyncio
 
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.runtime import Runtime
 from tests.end_to_end.databases.conftest import Chaos
 from tests.redis_server import redis_server
@@ -96,7 +97,7 @@ def test_what_redis_does_not_know_does_not_happen(client: Any, mode: str) -> Non
     client.get("a")
     running.stop()
     assert running.matched == 0
-    told = str(running.never_fired())
+    told = str(never_fired(running))
     known = "'disk_full', 'locked', 'read_only', 'too_many_connections'"
     assert (
         f"GET 'a' (which knows but {known})" in told or f"GET a (which knows but {known})" in told

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ManualClock
+from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.runtime import Runtime
 from tests.end_to_end.databases.conftest import Chaos
 
@@ -163,6 +164,6 @@ def test_statements_that_are_not_meant_are_named_when_it_never_fires(
     experiment = chaos_on_databases("database_failure", match="DELETE*")
     with contextlib.closing(connect()) as connection:
         connection.execute("SELECT a FROM t")
-    text = str(experiment.never_fired())
+    text = str(never_fired(experiment))
     assert "database.execute :memory: SELECT a FROM t" in text
     assert "connections that were open before" in text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.recorder import Watch
+from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.runtime import Runtime
 from tests.end_to_end.databases.conftest import Database
 
@@ -24,10 +24,10 @@ STEPS = [
 
 @contextlib.contextmanager
 def noting(runtime: Runtime, found: set[str]) -> Any:
-    watch = Watch(STEPS)
-    with runtime.engine.watching(watch), runtime.engine.noting():
+    recorder = Recorder(STEPS)
+    with runtime.engine.recording(recorder), runtime.engine.recording_test():
         yield
-    found |= {each.name for each in STEPS if watch.could_hit(each)}
+    found |= {each.name for each in STEPS if recorder.could_hit(each)}
 
 
 def test_each_step_of_each_driver_is_noted(database: Database) -> None:
@@ -48,8 +48,8 @@ def test_a_connection_that_is_opened_before_the_test_is_left_as_it_is(
     runtime = Runtime()
     with contextlib.closing(database.connect()) as connection:
         usual = type(connection)
-    watch = Watch(STEPS)
-    with runtime.engine.watching(watch), watch.opening() as kinds:
+    recorder = Recorder(STEPS)
+    with runtime.engine.recording(recorder), recorder.opening() as kinds:
         connection = database.connect()
     with contextlib.closing(connection):
         assert type(connection) is usual

@@ -15,7 +15,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.recorder import Watch
+from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.runtime import Runtime
 from tests.end_to_end.network.clients import BEHIND_PROXY
 from tests.end_to_end.network.clients import HTTP
@@ -45,25 +45,25 @@ OTHER = [ChaosExperiment("files", "disk_failure"), ChaosExperiment("rows", "data
 TALKING = frozenset({SEND, RECEIVE, CLOSE, HANDSHAKE})
 
 
-class WatchOfPlace(Watch):
+class RecorderOfPlace(Recorder):
     """Of one place: what leads there has connections of its own."""
 
     def __init__(self, port: int) -> None:
         super().__init__([*NETWORK, *OTHER])
         self._port = str(port)
 
-    def saw(self, operation: Operation) -> None:
+    def note(self, operation: Operation) -> None:
         if operation.target.rpartition(":")[2] == self._port:
-            super().saw(operation)
+            super().note(operation)
 
 
 def watched(runtime: Runtime, port: int, ask: Callable[[], object]) -> set[str]:
     """The experiments that could hit what `ask` does."""
-    watch = WatchOfPlace(port)
-    with runtime.engine.watching(watch), runtime.engine.noting():
+    recorder = RecorderOfPlace(port)
+    with runtime.engine.recording(recorder), runtime.engine.recording_test():
         ask()
-    assert runtime.engine.watch is None
-    return {each.name for each in [*NETWORK, *OTHER] if watch.could_hit(each)}
+    assert runtime.engine.recorder is None
+    return {each.name for each in [*NETWORK, *OTHER] if recorder.could_hit(each)}
 
 
 def about(kinds: frozenset[str]) -> set[str]:

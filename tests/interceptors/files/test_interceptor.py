@@ -35,6 +35,7 @@ from pytest_resilience.assertions import assert_file_intact
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.files.interceptor import FileInterceptor
 
 
@@ -504,7 +505,7 @@ def test_triggers_count_the_operations_on_files_that_are_meant(
 def test_what_was_done_instead_is_told(tmp_path: Path, inject: Inject) -> None:
     with inject(path=tmp_path / "*.json", mode="ENOSPC") as idle:
         (tmp_path / "a.txt").write_text("x")
-    error = idle.never_fired()
+    error = never_fired(idle)
     assert isinstance(error, NeverFiredError)
     assert f"file.open {tmp_path}/a.txt" in str(error)
 
@@ -648,7 +649,7 @@ def test_a_tool_that_replaced_open_meanwhile_keeps_its_own(
     assert len(calls) == 2
     assert open is recording
     monkeypatch.undo()
-    engine.settle()
+    engine.refresh()
     assert open is before
 
 
@@ -780,7 +781,7 @@ def test_a_file_that_is_forgotten_in_the_middle_of_a_decision(
                 forgotten[0].flush()
                 return 0.0
 
-        vars(active_experiment)["_stream"] = Stream()
+        vars(active_experiment)["_draws"] = Stream()
         with fails(errno.ENOSPC), open(tmp_path / "file", "wb", 0) as file:
             file.write(b"x")
         forgotten[0].close()

@@ -19,6 +19,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets import connections as links_module
 from pytest_resilience.interceptors.sockets import descriptors
 from pytest_resilience.interceptors.sockets.connections import Links
@@ -75,7 +76,7 @@ def test_a_connection_passes_while_every_experiment_is_aimed_elsewhere(
         links.refresh()
         assert links.of(client, SEND) is link
         assert id(client) in links.passing
-    assert elsewhere.never_fired().seen
+    assert never_fired(elsewhere).seen
 
 
 def test_what_a_server_accepted_passes_whatever_is_active(

@@ -17,6 +17,7 @@ import pytest
 
 from pytest_resilience import NeverFiredError
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.diagnosis import never_fired
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 
@@ -33,7 +34,7 @@ def lost(inject: Inject) -> Lost:
         with inject("network_failure", mode="reset", **given) as active_experiment:
             action()
         assert active_experiment.matched == 0
-        return active_experiment.never_fired()
+        return never_fired(active_experiment)
 
     return run
 
@@ -143,6 +144,7 @@ from django.conf import settings
 from django.http import HttpResponse
 from django.urls import path
 from pytest_resilience import ChaosExperiment
+from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.runtime import new_engine
 
 settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"])
@@ -162,7 +164,7 @@ for call in (ask, ask_async):
     running = engine.start(ChaosExperiment("x", "network_latency"), seed=1)
     call()
     running.stop()
-    print(running.never_fired())
+    print(never_fired(running))
 """
 
 

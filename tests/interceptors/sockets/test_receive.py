@@ -24,6 +24,7 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
@@ -469,4 +470,4 @@ def test_no_answer_is_made_up_in_the_middle_of_one(mode: str, inject: Inject) ->
             go_on.set()
             assert client.recv(100) == b"two"
         assert failure.matched == 0
-    assert f"{port} (more of an answer)" in str(failure.never_fired())
+    assert f"{port} (more of an answer)" in str(never_fired(failure))

@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.diagnosis import never_fired
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
@@ -236,7 +237,7 @@ def test_nothing_can_be_made_up_on_a_connection_that_was_sealed_before(
     with serve(trust.over_tls(echo)) as port:
         malformed = run(over_an_open_connection(port, trust.client, experiment))
     assert malformed.matched == 0
-    error = str(malformed.never_fired())
+    error = str(never_fired(malformed))
     assert f"network.receive {HOST}:{port} (encrypted above the socket)" in error
     assert "in asyncio where it was open before the experiment" in error
 

@@ -16,6 +16,7 @@ import requests
 import trustme
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
 from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
 from pytest_resilience.interceptors.sockets.wire_format import FRAMED
@@ -138,4 +139,4 @@ def test_in_http_2_no_answer_is_taken_for_another(way: str, inject: Inject) -> N
     with serve(settings) as port, inject("network_failure", mode="lose_answer", rate=1) as lost:
         heard = blocking(port) if way == "blocking" else asyncio.run(awaited(port))
     assert (heard, lost.matched) == (SETTINGS, 0)
-    assert "Answers in HTTP/2 are not told apart" in str(lost.never_fired())
+    assert "Answers in HTTP/2 are not told apart" in str(never_fired(lost))

@@ -1,0 +1,144 @@
+"""The operations that an experiment saw and did not match, for when it never fires."""
+
+from __future__ import annotations
+
+import difflib
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.operation import CHECK_OUT
+from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import TcpDetails
+
+
+__all__ = ["UnmatchedOperation", "UnmatchedOperations"]
+
+_LONGEST = 80  # characters of a statement
+_COMPARED = 200  # characters: comparing takes the square of the length
+_MOST_NEAREST = 8  # lines of "the code did" that anybody reads
+_MOST_KEPT = 100  # of which those are shown that are most like the targets
+_MOST_DIFFERENT = 1000  # after which none is kept any more: comparing takes time
+
+
+class UnmatchedOperation(NamedTuple):
+    """What is kept of an operation: nothing that could keep an object of the code alive.
+
+    Attributes:
+        statement: the beginning of the SQL text.
+        others: as in `Operation` and its details.
+    """
+
+    kind: str
+    target: str
+    statement: str
+    remark: str
+    blocking: bool
+    tcp: TcpDetails
+    conditions: frozenset[str] | None
+
+    @property
+    def subject(self) -> str:
+        """Target and statement, as people compare them with what they aimed at."""
+        return f"{self.target} {self.statement}".rstrip()
+
+
+class UnmatchedOperations:
+    """Keeps different operations, and of very many those that are most like the targets.
+
+    Attributes:
+        advice: how to reach an operation that was out of reach and may have been meant.
+        advice_is_certain: whether that operation is one of the targets for sure.
+    """
+
+    def __init__(self, experiment: ChaosExperiment) -> None:
+        self.advice = ""
+        self.advice_is_certain = False
+        self._experiment = experiment
+        self._kept: dict[UnmatchedOperation, None] = {}
+        self._different = 0
+
+    @property
+    def all(self) -> tuple[UnmatchedOperation, ...]:
+        """Those that are kept, in order."""
+        return tuple(self._kept)
+
+    def note(self, operation: Operation) -> None:
+        """Keep an operation."""
+        if operation.advice and not self._take_advice(operation):
+            return
+        if len(self._kept) >= 2 * _MOST_KEPT or self._different >= _MOST_DIFFERENT:
+            return
+        found = UnmatchedOperation(
+            operation.kind,
+            operation.target,
+            operation.sql.statement[:_LONGEST],
+            operation.remark,
+            operation.blocking,
+            operation.tcp,
+            operation.sql.conditions,
+        )
+        if found not in self._kept:
+            self._different += 1
+            self._kept[found] = None
+            self._forget()
+
+    def _take_advice(self, operation: Operation) -> bool:
+        """Keep what to do about it; False if the experiment is not about such operations at all.
+
+        What is certainly a target is worth more than what nobody knows the name of.
+        """
+        if not self._is_about(operation):
+            return False
+        certain = bool(operation.names)
+        if certain and not self._experiment.matches_target(operation):
+            return True
+        if not self.advice or (certain and not self.advice_is_certain):
+            self.advice, self.advice_is_certain = operation.advice, certain
+        return True
+
+    def _is_about(self, operation: Operation) -> bool:
+        """Whether it is about the network, or about databases, as the operation is."""
+        family = "database." if operation.kind.startswith("database.") else "network."
+        kinds = self._experiment.kinds - {CHECK_OUT, RESOLVE}  # these are seen all the same
+        return any(kind.startswith(family) for kind in kinds)
+
+    def _forget(self) -> None:
+        """Keep those that are nearest to the targets; without targets, the first."""
+        targets = self._experiment.target_patterns
+        if not targets and len(self._kept) >= _MOST_KEPT:
+            self._different = _MOST_DIFFERENT
+        elif targets and len(self._kept) >= 2 * _MOST_KEPT:
+            self._kept = dict.fromkeys(_nearest(tuple(self._kept), targets, _MOST_KEPT, _by_end))
+
+    def nearest(self) -> tuple[UnmatchedOperation, ...]:
+        """The few that are most like the targets, the nearest first; if all are few, in order."""
+        targets = self._experiment.target_patterns
+        if not targets or len(self._kept) <= _MOST_NEAREST:
+            return self.all[:_MOST_NEAREST]
+        return _nearest(self.all, targets, _MOST_NEAREST, _likeness)
+
+
+def _nearest(
+    kept: Sequence[UnmatchedOperation],
+    targets: Sequence[str],
+    most: int,
+    likeness: Callable[[str, str], float],
+) -> tuple[UnmatchedOperation, ...]:
+    scores = {each: max(likeness(each.subject, target) for target in targets) for each in kept}
+    return tuple(sorted(kept, key=scores.__getitem__, reverse=True)[:most])
+
+
+def _likeness(one: str, other: str) -> float:
+    """From 0 to 1, of the whole texts or of their ends, whichever is more."""
+    whole = difflib.SequenceMatcher(None, one[-_COMPARED:], other[-_COMPARED:]).ratio()
+    return max(whole, _by_end(one, other))
+
+
+def _by_end(one: str, other: str) -> float:
+    """As `_likeness`, of what follows the last `/`: faster, and mostly what a typo spares."""
+    ends = one.rpartition("/")[2], other.rpartition("/")[2]
+    return difflib.SequenceMatcher(None, ends[0][-_COMPARED:], ends[1][-_COMPARED:]).ratio()

@@ -1,0 +1,125 @@
+"""What to tell people about an experiment that did not happen, or not to everything.
+
+Knows the clients and drivers that the interceptors reach, and where they cannot.
+"""
+
+from __future__ import annotations
+
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.faults.response import InjectedResponse
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.triggers import is_left_to_chance
+from pytest_resilience.chaos.types.database import DatabaseFailure
+from pytest_resilience.chaos.unmatched import UnmatchedOperation
+from pytest_resilience.errors import NeverFiredError
+
+
+__all__ = ["missed_by_chance", "never_entered", "never_fired"]
+
+_ENCRYPTED = "encrypted above the socket"
+_NON_BLOCKING = "begun without blocking, in no loop of asyncio or trio"
+_HTTP_2 = "HTTP/2"
+_KNOWS_BUT = "which knows but"
+_ADVICE = {  # by remark, the surest first
+    _ENCRYPTED: (
+        "Answers over TLS are encrypted: to a proxy always, in asyncio where it was open "
+        "before the experiment."
+    ),
+    _HTTP_2: "Answers in HTTP/2 are not told apart: use HTTP/1.1, or a fault of connections.",
+    _NON_BLOCKING: (
+        "This fault makes callers wait, and nobody waits for what begins without blocking."
+    ),
+}
+
+
+def never_fired(active_experiment: ActiveExperiment) -> NeverFiredError:
+    """The error for an experiment that matched nothing: what the code did, and what to change."""
+    experiment, unmatched = active_experiment.experiment, active_experiment.unmatched
+    lines = []
+    for each in unmatched.nearest():
+        remark = _remark(experiment, each)
+        lines.append(f"{each.kind} {each.subject}" + (f" ({remark})" if remark else ""))
+    return NeverFiredError(
+        experiment.name,
+        fault=experiment.fault_text,
+        target=experiment.target_text,
+        seen=tuple(dict.fromkeys(lines)),
+        advice=_advice(active_experiment),
+    )
+
+
+def never_entered(experiment: ChaosExperiment) -> NeverFiredError:
+    """The error for a context manager that was asked for and never entered."""
+    return NeverFiredError(
+        experiment.name,
+        fault=experiment.fault_text,
+        target=experiment.target_text,
+        seen=("ask for it, and never enter what it was given",),
+        advice="Write `with` before it, around what it is to happen to.",
+    )
+
+
+def missed_by_chance(active_experiment: ActiveExperiment) -> list[str]:
+    """A line about the operations that chance, and nothing else, kept it from hitting."""
+    experiment, matched = active_experiment.experiment, active_experiment.matched
+    missed = matched - active_experiment.hits
+    if not missed or not is_left_to_chance(experiment.trigger):
+        return []
+    which = f"{missed} of {matched} operations ({experiment.trigger})"
+    return [f"{experiment.name}: by chance it spared {which}; rate=1 hits them all"]
+
+
+def _remark(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:
+    """Why no fault of the experiment can happen to it; '' where it is only no target."""
+    if operation.remark:
+        return operation.remark
+    if any(isinstance(fault, InjectedResponse) for fault in experiment.faults):
+        if operation.tcp.encrypted:
+            return _ENCRYPTED
+        if operation.tcp.partial:
+            return "more of an answer"
+    if operation.tcp.multiplexed:
+        return _HTTP_2
+    known = operation.conditions
+    if known is not None and any(
+        isinstance(fault, DatabaseFailure) and fault.condition not in known
+        for fault in experiment.faults
+    ):
+        return f"{_KNOWS_BUT} {', '.join(map(repr, sorted(known)))}"
+    return "" if operation.blocking else _NON_BLOCKING
+
+
+def _advice(active_experiment: ActiveExperiment) -> str:
+    experiment, unmatched = active_experiment.experiment, active_experiment.unmatched
+    if unmatched.advice_is_certain:
+        return unmatched.advice
+    remarks = {_remark(experiment, each) for each in unmatched.all}
+    for remark, advice in _ADVICE.items():
+        if remark in remarks:
+            return advice
+    if unmatched.advice:
+        return unmatched.advice
+    return (
+        f"{_likely_reason(active_experiment, remarks)}It hits {', '.join(sorted(experiment.kinds))}"
+        ". Correct the target or the fault, or say must_fire=False if firing is not what you test."
+    )
+
+
+def _likely_reason(active_experiment: ActiveExperiment, remarks: set[str]) -> str:
+    experiment = active_experiment.experiment
+    if any(remark.startswith(_KNOWS_BUT) for remark in remarks):
+        return "Connections of redis are lost and refused by network_failure. "
+    did = {each.kind for each in active_experiment.unmatched.all}
+    if any(kind.startswith("file.") for kind in experiment.kinds) and experiment.is_relative:
+        return (
+            "A relative path begins at the current folder; with **/ in front it begins anywhere. "
+        )
+    if any(kind.startswith("database.") for kind in experiment.kinds):
+        return "Of sqlite3 and psycopg2, connections that were open before are not reached. "
+    if did and experiment.kinds == {RESOLVE} and RESOLVE not in did:
+        return "Where an address is given, no name is resolved. "
+    if did and experiment.kinds == {CONNECT} and CONNECT not in did:
+        return "A connection that was open before is not made again. "
+    return ""
