@@ -20,7 +20,6 @@ from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConf
 from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
 from pytest_resilience.patterns.circuit_breaker.state_machine import CircuitState
 from pytest_resilience.patterns.circuit_breaker.state_machine import CircuitTransition
-from pytest_resilience.patterns.circuit_breaker.state_machine import StatePermit
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
 from pytest_resilience.patterns.circuit_breaker.wrappers import start
 from pytest_resilience.patterns.circuit_breaker.wrappers import wrap
@@ -33,8 +32,9 @@ _R = TypeVar("_R")
 
 _PLAIN = CallKind.PLAIN
 
-# A block that was entered and not left: its circuit, its permit, and the block around it.
-_Block = tuple[Circuit, StatePermit, "_Block | None"]
+# A block that was entered: its circuit (None once it was left), its permit, and the block around
+# it. A list, because whoever leaves it marks it for all contexts that were copied meanwhile.
+_Block = list[Any]
 
 # The innermost block of this thread or task. One variable for all breakers: a ContextVar is
 # never collected.
@@ -123,17 +123,25 @@ class CircuitBreaker:
     def __enter__(self) -> Self:
         circuit = self._circuit
         permit = circuit.fast_path or circuit.acquire_permit()
-        _innermost.set((circuit, permit, _innermost.get()))
+        outer = _innermost.get()
+        while outer is not None and outer[0] is None:
+            outer = outer[2]
+        _innermost.set([circuit, permit, outer])
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         circuit = self._circuit
-        block = _innermost.get()
-        if block is not None and block[0] is circuit:
-            _, permit, outer = block
-            _innermost.set(outer)
+        block = innermost = _innermost.get()
+        while block is not None and block[0] is not circuit:
+            block = block[2]  # of another breaker, inside this one: generators end in any order
+        if block is None:
+            # It was entered in another context. Frameworks run the two halves of a generator
+            # each in a thread of its own.
+            permit = circuit.adopt()
         else:
-            permit = _leave(circuit)
+            permit, block[0] = block[1], None
+            if block is innermost:
+                _innermost.set(block[2])
         if error is not None:
             circuit.record_error(permit, error)
         elif circuit.fast_path is not permit:
@@ -171,21 +179,3 @@ class CircuitBreaker:
     def __repr__(self) -> str:
         failures = self.get_stats()["failure_count"]
         return f"<CircuitBreaker {self.name!r} {self.state.value} failures={failures}>"
-
-
-def _leave(circuit: Circuit) -> StatePermit:
-    """The permit of a block that is left before those inside it, as in a generator."""
-    inner: list[_Block] = []
-    block = _innermost.get()
-    while block is not None and block[0] is not circuit:
-        inner.append(block)
-        block = block[2]
-    if block is None:
-        # It was entered in another context, as the two halves of a generator are by whoever
-        # runs each in a thread of its own.
-        return circuit.adopt()
-    _, permit, outer = block
-    for each in reversed(inner):
-        outer = (each[0], each[1], outer)
-    _innermost.set(outer)
-    return permit

@@ -307,6 +307,18 @@ def test_a_block_left_in_another_context_is_no_probe_where_none_is_under_way(
     assert breaker.state.value == "HALF_OPEN"
 
 
+def test_a_block_left_in_a_copied_context_is_left_where_it_was_entered(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=1, success_threshold=1, timeout=10.0)
+    with contextlib.ExitStack() as around:
+        around.enter_context(breaker)
+        contextvars.copy_context().run(around.close)
+    run(breaker, "f")
+    clock.advance(10)
+    contextvars.Context().run(breaker.__enter__)
+    breaker.__exit__(None, None, None)  # of the trial call, not of the block that began before
+    assert moves(breaker) == ["OPEN", "HALF_OPEN", "CLOSED"]
+
+
 def test_a_block_has_no_result_to_be_judged(clock: ManualClock) -> None:
     breaker = make(clock, failure_threshold=1, is_failed_result=lambda answer: answer.status > 499)
     with breaker:
