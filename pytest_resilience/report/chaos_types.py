@@ -1,4 +1,4 @@
-"""The chaos types for people: what `--chaos-list` prints."""
+"""The list of chaos types that `--chaos-list` prints."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _parameter(parameter: Parameter) -> str:
 
 
 def _row(name: str, unit: str, default: str, meaning: str) -> str:
-    """In one line where there is room for it, else below each other, beside the name."""
+    """One line if there is room for it, else several, those after the first indented."""
     return textwrap.fill(
         f"{name:<{_NAMES}}{unit}; default {default} - {meaning}",
         width=max(_LEAST, shutil.get_terminal_size().columns - 1),

@@ -22,7 +22,7 @@ class CpuUsage:
         self.load_before = machine.load_per_cpu()
         self._began = time.monotonic()
         self._busy, self._whole = _machine_seconds()
-        self._own = _own_seconds()
+        self._own = sum(os.times()[:2])
 
     @property
     def seconds(self) -> float:
@@ -35,13 +35,8 @@ class CpuUsage:
         `workers` is the processor time in seconds that these have used.
         """
         busy, whole = _machine_seconds()
-        taken = busy - self._busy - (_own_seconds() - self._own) - workers
+        taken = busy - self._busy - (sum(os.times()[:2]) - self._own) - workers
         return min(1.0, max(0.0, taken / max(whole - self._whole, 1e-9)))
-
-
-def _own_seconds() -> float:
-    times = os.times()
-    return times.user + times.system
 
 
 def _machine_seconds() -> tuple[float, float]:
@@ -60,12 +55,7 @@ def cpu_seconds(pid: int) -> float:
 
     try:
         process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
-        return sum(_used(each) for each in family) + sum(process.cpu_times()[2:4])
+        used = sum(process.cpu_times()[:4])  # the last two: by children that have ended
+        return used + sum(sum(each.cpu_times()[:2]) for each in process.children(recursive=True))
     except psutil.NoSuchProcess:
         return 0.0
-
-
-def _used(process: object) -> float:
-    times = process.cpu_times()  # type: ignore[attr-defined]
-    return float(times.user + times.system)
