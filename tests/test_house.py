@@ -87,13 +87,6 @@ NOT_YET = {
     # sockets
     "interceptors.sockets.connections Link has attributes": 32,
     "interceptors.sockets.patches Interception has attributes": 13,
-    # patterns
-    # plugin
-    "plugin.fixtures.proxy has one reader and lines": 49,
-    "plugin.matrix.results Results has attributes": 15,
-    "plugin.scope ChaosScope has attributes": 18,
-    "plugin.settings Settings has attributes": 17,
-    "plugin.settings _checked has lines": 44,
 }
 
 

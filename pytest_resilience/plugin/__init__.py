@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_resilience.runtime import ChaosMonkey
 
 
+_SESSION = "resilience-chaos"
 _FIXTURES = frozenset({"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses"})
 
 
@@ -58,23 +59,53 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if any(options.given(config, flag) for flag in options.FLAGS):
         _session(config)
-    if config.pluginmanager.hasplugin("xdist"):
-        _register_occasional(config, "XdistController")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the ini options; the flags come when those of all other plugins are known."""
+    options.add_ini_options(parser)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(
     early_config: pytest.Config, parser: pytest.Parser, args: list[str]
 ) -> None:
-    """Add the options now, when every installed plugin has added its own."""
-    options.add_settings(parser)
-    if options.wanted(args) and options.add_options(parser, early_config):
-        _register_occasional(early_config, "MovedOptions")
-    if options.typed(args):
-        # Until now the values of our options were taken for files to collect.
-        known = parser.parse_known_args(args, namespace=copy(early_config.option))
-        early_config.known_args_namespace.file_or_dir = known.file_or_dir
-        _register_occasional(early_config, "Listing")
+    """Add the flags.
+
+    A plugin that is loaded after this one could not add a flag of the same name, and no test
+    would run. By now all plugins are loaded that the user has installed, and ours make way.
+    """
+    options.add_flags(parser, early_config)
+    # Until now the values of our flags were taken for files to collect.
+    known = parser.parse_known_args(args, namespace=copy(early_config.option))
+    early_config.known_args_namespace.file_or_dir = known.file_or_dir
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say what to type where another plugin has taken names of our flags."""
+    names = [
+        f"{options.option_name(config, flag)} for --{flag}"
+        for flag in options.renamed_flags(config)
+    ]
+    told = f"resilience: another plugin has taken our options; type {', '.join(names)}"
+    return told if names else None
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Answer --chaos-list."""
+    if not options.given(config, "chaos-list"):
+        return None
+    from pytest_resilience.plugin.summary import list_types
+
+    return list_types(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give a worker of pytest-xdist the seed of the run, and add up what it reports."""
+    from pytest_resilience.plugin.summary import configure_node
+
+    configure_node(node)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -87,23 +118,27 @@ def pytest_collection_modifyitems(
     """
     result = yield
     if any(map(_has_marks_to_check, items)):
-        from pytest_resilience.plugin import optional_hooks
+        from pytest_resilience.plugin.markers import check_expectation
+        from pytest_resilience.plugin.markers import check_marks
 
-        optional_hooks.check_marks(config, items)
-    # Flags have begun it already, and may choose among the tests.
-    if config.pluginmanager.has_plugin(options.SESSION) or any(map(_asks_for_chaos, items)):
-        _session(config).check(items)
-    if config.hook.pytest_resilience_adapters.get_hookimpls():
-        from pytest_resilience.plugin import optional_hooks
+        check_marks(config, items, check_expectation)
+    # Flags have started it already, and may choose among the tests.
+    if config.pluginmanager.has_plugin(_SESSION) or any(map(_asks_for_chaos, items)):
+        from pytest_resilience.plugin.markers import check_marks
 
-        optional_hooks.add_adapters(config)
+        check_marks(config, items, _session(config).check_mark)
+    for readers in config.hook.pytest_resilience_adapters():
+        from pytest_resilience.assertions.readers import add_reader
+
+        for reader in readers:
+            config.add_cleanup(add_reader(reader))
     return result
 
 
 @pytest.fixture
 def chaos(request: pytest.FixtureRequest) -> Chaos:
     """Faults for parts of a test: `with chaos.network_latency(delay=0.2): ...`."""
-    fixture: Chaos = _session(request.config).fixture(request.node)
+    fixture: Chaos = _session(request.config).chaos(request.node)
     return fixture
 
 
@@ -141,8 +176,8 @@ def chaos_proxy(request: pytest.FixtureRequest) -> Iterator[Callable[..., ChaosP
 
 @pytest.fixture
 def chaos_responses(request: pytest.FixtureRequest) -> Iterator[ChaosResponses]:
-    """A started `responses.RequestsMock` whose replies take faults: `get(url, chaos="...")`."""
-    mock: ChaosResponses = _session(request.config).replies(request.node)
+    """A started `responses.RequestsMock` whose responses take faults: `get(url, chaos="...")`."""
+    mock: ChaosResponses = _session(request.config).responses(request.node)
     with mock:
         yield mock
 
@@ -203,13 +238,23 @@ def _has_marks_to_check(item: pytest.Item) -> bool:
 
 
 def _session(config: pytest.Config) -> Any:
-    from pytest_resilience.plugin.session import session_of
+    """The `ChaosSession` of this run, started if need be.
 
-    return session_of(config)
+    Raises `pytest.UsageError` for flags that make no sense.
+    """
+    session = config.pluginmanager.get_plugin(_SESSION)
+    if session is None:
+        from pytest_resilience.plugin.session import ChaosSession
+        from pytest_resilience.plugin.settings import settings_of
+        from pytest_resilience.plugin.summary import ChaosSummary
 
+        settings = settings_of(config)
+        session = ChaosSession(config, settings)
+        config.pluginmanager.register(session, _SESSION)
+        if not hasattr(config, "workerinput"):  # a worker of xdist has no terminal
+            ChaosSummary.register(config, settings)
+        if settings.matrix is not None:
+            from pytest_resilience.plugin.matrix.protocol import register
 
-def _register_occasional(config: pytest.Config, name: str) -> None:
-    """Register hooks that most runs have no use for: each costs every run as much as a module."""
-    from pytest_resilience.plugin import optional_hooks
-
-    config.pluginmanager.register(getattr(optional_hooks, name)(), f"resilience-{name}")
+            register(config, session)
+    return session

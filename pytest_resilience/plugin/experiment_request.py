@@ -15,32 +15,32 @@ from pytest_resilience.chaos.types.catalog import chaos_type
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["Defaults", "Origin", "Requested", "from_mark", "from_parameters"]
+__all__ = ["Defaults", "ExperimentRequest", "RequestedBy", "from_mark", "from_parameters"]
 
-Origin = Literal["marker", "fixture", "flag", "profile", "matrix", "monkey"]
+RequestedBy = Literal["marker", "fixture", "flag", "profile", "matrix", "monkey"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
-    """What holds for experiments that do not say it themselves; None: the usual."""
+    """For experiments that do not say it themselves; None: the default of the chaos type."""
 
     intensity: float | None = None
     probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Requested:
+class ExperimentRequest:
     """An experiment, and how it was asked for.
 
     Attributes:
         experiment: what to run.
-        origin: who asked.
+        requested_by: who asked for it.
         must_fire: whether matching nothing is an error.
         include_setup: whether it is active from the set-up on.
     """
 
     experiment: ChaosExperiment
-    origin: Origin
+    requested_by: RequestedBy
     must_fire: bool = True
     include_setup: bool = False
 
@@ -50,11 +50,11 @@ def from_parameters(
     parameters: Mapping[str, Any],
     defaults: Defaults,
     *,
-    origin: Origin,
+    requested_by: RequestedBy,
     must_fire: bool = True,
     include_setup: bool = False,
-) -> Requested:
-    """From a type and what it is told. Raises ConfigurationError.
+) -> ExperimentRequest:
+    """From a chaos type and its parameters, or an experiment. Raises ConfigurationError.
 
     Who asks for a type by name wants it to happen, so its probability is 1, unlike that of
     a `ChaosExperiment`, which may be one of many of a monkey. Who asks in a test wants it to
@@ -76,16 +76,16 @@ def from_parameters(
             "probability", 1.0 if defaults.probability is None else defaults.probability
         )
         experiment = ChaosExperiment(given.pop("name", chaos_type(kind).value), kind, **given)
-    in_the_test = origin in ("marker", "fixture")
-    return Requested(
+    in_the_test = requested_by in ("marker", "fixture")
+    return ExperimentRequest(
         experiment=experiment.unsparing() if in_the_test else experiment,
-        origin=origin,
+        requested_by=requested_by,
         must_fire=must_fire and in_the_test,
         include_setup=include_setup,
     )
 
 
-def from_mark(mark: pytest.Mark, defaults: Defaults) -> Requested:
+def from_mark(mark: pytest.Mark, defaults: Defaults) -> ExperimentRequest:
     """From `@pytest.mark.chaos(...)`. Raises ConfigurationError."""
     if len(mark.args) != 1:
         raise ConfigurationError(
@@ -96,7 +96,7 @@ def from_mark(mark: pytest.Mark, defaults: Defaults) -> Requested:
     switches = {
         name: parameters.pop(name) for name in ("must_fire", "include_setup") if name in parameters
     }
-    return from_parameters(mark.args[0], parameters, defaults, origin="marker", **switches)
+    return from_parameters(mark.args[0], parameters, defaults, requested_by="marker", **switches)
 
 
 def _check_switch(name: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""The command-line flags, under names that no other plugin holds."""
+"""The command-line flags and the ini options."""
 
 from __future__ import annotations
 
@@ -7,117 +7,67 @@ import pytest
 from pytest_resilience.plugin.pytest_internals import taken_options
 
 
-__all__ = ["FLAGS", "NAMES", "SESSION", "add_options", "add_settings", "given", "typed", "wanted"]
+__all__ = [
+    "FLAGS",
+    "VALUES",
+    "add_flags",
+    "add_ini_options",
+    "given",
+    "option_name",
+    "renamed_flags",
+    "times_typed",
+]
 
 PREFIX = "resilience"
 
-# name, argparse settings; every one of them also as --resilience-NAME
+# Name and help of each; every one is also there as --resilience-NAME.
 FLAGS = {
-    "chaos": {
-        "action": "append",
-        "metavar": "SPEC",
-        "help": "Put an experiment around every selected test, e.g. "
-        "'network_latency:delay=200ms,rate=0.5,target=api.*'. Repeatable.",
-    },
-    "chaos-profile": {
-        "action": "append",
-        "metavar": "NAME",
-        "help": "Put the experiments of a profile around every test that it selects: a table "
-        "[tool.pytest_resilience.profiles.NAME] of pyproject.toml, or FILE.toml:NAME. Repeatable.",
-    },
-    "chaos-monkey": {
-        "action": "append",
-        "metavar": "PROFILE",
-        "help": "Start and end the experiments of a profile by chance while tests run.",
-    },
-    "chaos-matrix": {
-        "action": "store_true",
-        "help": "Run each test that a profile selects once calm and once under each of its "
-        "experiments, and tell what survived.",
-    },
-    "chaos-experiment": {
-        "action": "append",
-        "metavar": "NAME",
-        "help": "Of the profiles' experiments take this one only. Repeatable.",
-    },
-    "chaos-seed": {
-        "action": "append",
-        "metavar": "N",
-        "help": "Seed of all chance in this run; the same seed gives the same faults.",
-    },
-    "chaos-intensity": {
-        "action": "append",
-        "metavar": "X",
-        "help": "Intensity, 0 to 1, of experiments that name none.",
-    },
-    "chaos-probability": {
-        "action": "append",
-        "metavar": "P",
-        "help": "Probability, 0 to 1, that an experiment that names none starts in a test.",
-    },
-    "no-chaos": {
-        "action": "store_true",
-        "help": "A calm run: no experiment starts, not even those of markers and fixtures.",
-    },
-    "chaos-list": {
-        "action": "store_true",
-        "help": "Show every chaos type with its parameters, units and defaults, then exit.",
-    },
-    "resilience-report": {
-        "action": "append",
-        "metavar": "PATH",
-        "help": "Write what the matrix found to a file, by its suffix: .json, .md or .html. "
-        "Repeatable.",
-    },
-    "resilience-gate": {
-        "action": "append",
-        "metavar": "SCORE",
-        "help": "The least score, 0 to 100, with which the matrix passes. It fails in any case "
-        "where a cell is bad that no baseline accepts, or proves nothing.",
-    },
-    "resilience-report-only": {
-        "action": "store_true",
-        "help": "Tell what the matrix found, and fail no run for it.",
-    },
-    "resilience-baseline": {
-        "action": "append",
-        "metavar": "FILE",
-        "help": "The cells that are known to break, and until when that is accepted.",
-    },
-    "resilience-shard": {
-        "action": "append",
-        "metavar": "I/N",
-        "help": "Run the I-th of N parts of the tests; their reports can be merged.",
-    },
+    "chaos": "Put an experiment around every selected test, e.g. "
+    "'network_latency:delay=200ms,rate=0.5,target=api.*'. Repeatable.",
+    "chaos-profile": "Put the experiments of a profile around every test that it selects: a table "
+    "[tool.pytest_resilience.profiles.NAME] of pyproject.toml, or FILE.toml:NAME. Repeatable.",
+    "chaos-monkey": "Start and end the experiments of a profile by chance while tests run.",
+    "chaos-matrix": "Run each test that a profile selects once without chaos and once under each "
+    "of its experiments, and report what survived.",
+    "chaos-experiment": "Of the profiles' experiments take this one only. Repeatable.",
+    "chaos-seed": "Seed of all chance in this run; the same seed gives the same faults.",
+    "chaos-intensity": "Intensity, 0 to 1, of experiments that name none.",
+    "chaos-probability": "Probability, 0 to 1, that experiments that name none start in a test.",
+    "no-chaos": "Start no experiment, not even those of markers and fixtures.",
+    "chaos-list": "Show every chaos type with its parameters, units and defaults, then exit.",
+    "resilience-report": "Write what the matrix found to a file, by its suffix: .json, .md or "
+    ".html. Repeatable.",
+    "resilience-gate": "The least score, 0 to 100, with which the matrix passes. It fails in any "
+    "case where a cell is bad that no baseline accepts, or proves nothing.",
+    "resilience-report-only": "Report what the matrix found, and fail no run for it.",
+    "resilience-baseline": "The cells that are known to break, and until when that is accepted.",
+    "resilience-shard": "Run the I-th of N parts of the tests; their reports can be merged.",
 }
-
-_LONG = f"--{PREFIX}"
-_HELP = frozenset({"-h", "--help"})
+# The name of the value of those that are no switch.
+VALUES = {
+    "chaos": "SPEC",
+    "chaos-profile": "NAME",
+    "chaos-monkey": "PROFILE",
+    "chaos-experiment": "NAME",
+    "chaos-seed": "N",
+    "chaos-intensity": "X",
+    "chaos-probability": "P",
+    "resilience-report": "PATH",
+    "resilience-gate": "SCORE",
+    "resilience-baseline": "FILE",
+    "resilience-shard": "I/N",
+}
 _CAPS = {
     "chaos_max_cpu": "share of the CPUs that this process may use (default 100%)",
     "chaos_max_memory": "memory, or share of what is available to this process (default 50%)",
     "chaos_max_disk": "bytes on a disk, or share of what is free there (default 10%)",
 }
 
-SESSION = "resilience-chaos"
-"""The name under which the session is registered with pytest."""
-
-NAMES = pytest.StashKey[dict[str, str]]()
-"""Flag name -> the option to type for it in this run."""
+_RENAMED = pytest.StashKey[list[str]]()
 
 
-def typed(args: list[str]) -> bool:
-    """Whether one of our flags may be among these arguments."""
-    return any("chaos" in arg or arg.startswith(_LONG) for arg in args)
-
-
-def wanted(args: list[str]) -> bool:
-    """Whether somebody asks for one of our flags, or what flags there are."""
-    return typed(args) or not _HELP.isdisjoint(args)
-
-
-def add_settings(parser: pytest.Parser) -> None:
-    """Add what can be said in the ini file."""
+def add_ini_options(parser: pytest.Parser) -> None:
+    """Add what can be set in the ini file."""
     parser.addini(
         "chaos_services",
         "Services that experiments can fail, a line each: "
@@ -128,29 +78,42 @@ def add_settings(parser: pytest.Parser) -> None:
         parser.addini(name, f"The most that experiments may ask for: {meaning}.", default="")
 
 
-def add_options(parser: pytest.Parser, config: pytest.Config) -> bool:
-    """Add every flag, by its short name where nobody else has taken that; whether one has.
-
-    They are added only where they are `wanted`: each is read again and again by every run.
-    """
+def add_flags(parser: pytest.Parser, config: pytest.Config) -> None:
+    """Add every flag, by its short name only where no other plugin has taken that."""
     taken = taken_options(parser)
     group = parser.getgroup(PREFIX, "chaos and resilience")
-    names = {}
-    for flag, settings in FLAGS.items():
-        short, long = f"--{flag}", f"--{PREFIX}-{flag}"
-        if flag.startswith(PREFIX):
-            long = short
-        free = [short, long] if short != long and short not in taken else [long]
-        names[flag] = free[0]
-        group.addoption(*free, dest=_dest(flag), default=None, **settings)
-    config.stash[NAMES] = names
-    return any(name != f"--{flag}" for flag, name in names.items())
+    renamed = config.stash[_RENAMED] = [flag for flag in FLAGS if f"--{flag}" in taken]
+    for flag, meaning in FLAGS.items():
+        names = dict.fromkeys([_long(flag)] if flag in renamed else [f"--{flag}", _long(flag)])
+        value = VALUES.get(flag)
+        kind = {"action": "append", "metavar": value} if value else {"action": "store_true"}
+        group.addoption(*names, dest=_dest(flag), default=None, help=meaning, **kind)
+
+
+def renamed_flags(config: pytest.Config) -> list[str]:
+    """The flags whose short names another plugin has taken."""
+    return config.stash.get(_RENAMED, [])
+
+
+def option_name(config: pytest.Config, flag: str) -> str:
+    """The option to type for a flag in this run."""
+    return _long(flag) if flag in renamed_flags(config) else f"--{flag}"
 
 
 def given(config: pytest.Config, flag: str) -> list[str]:
-    """What was given for `flag`, each time; empty when it was not, ['True'] for a switch."""
+    """Every value given for `flag`; empty when it was not given, ['True'] for a switch."""
     value = config.getoption(_dest(flag), default=None)
     return list(map(str, value)) if isinstance(value, list) else ["True"] * bool(value)
+
+
+def times_typed(config: pytest.Config, flag: str) -> int:
+    """How often a flag stands on the command line itself, by either name, not in `addopts`."""
+    names = {f"--{flag}", _long(flag)}
+    return sum(str(arg).partition("=")[0] in names for arg in config.invocation_params.args)
+
+
+def _long(flag: str) -> str:
+    return f"--{flag}" if flag.startswith(PREFIX) else f"--{PREFIX}-{flag}"
 
 
 def _dest(flag: str) -> str:

@@ -21,13 +21,13 @@ from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin.experiment_request import Defaults
-from pytest_resilience.plugin.experiment_request import Requested
+from pytest_resilience.plugin.experiment_request import ExperimentRequest
 from pytest_resilience.plugin.experiment_request import from_parameters
 from pytest_resilience.plugin.pytest_internals import check_markers
 from pytest_resilience.plugin.pytest_internals import has_markers
 
 
-__all__ = ["Check", "all_profiles", "check_experiments", "find_profile", "requested_of", "selects"]
+__all__ = ["Check", "all_profiles", "check_experiments", "find_profile", "requests_of", "selects"]
 
 Check = Callable[[ChaosExperiment], object]
 """Raises ConfigurationError for an experiment that cannot be started in this run."""
@@ -57,7 +57,7 @@ def find_profile(config: pytest.Config, text: str) -> Profile:
 
 
 def all_profiles(config: pytest.Config) -> list[Profile]:
-    """Those of `pyproject.toml` that make sense; none if there is no such file."""
+    """Those of `pyproject.toml`; none if there is none. Raises `pytest.UsageError`."""
     path = config.rootpath / "pyproject.toml"
     try:
         document = _table(_table(_read(path), "tool"), "pytest_resilience")
@@ -68,12 +68,12 @@ def all_profiles(config: pytest.Config) -> list[Profile]:
         raise pytest.UsageError(printable(f"{path}: {error}")) from None
 
 
-def requested_of(profile: Profile, defaults: Defaults) -> tuple[Requested, ...]:
+def requests_of(profile: Profile, defaults: Defaults) -> tuple[ExperimentRequest, ...]:
     """The experiments of a profile for a test that it selects. Raises ConfigurationError."""
     if profile.markers:
         check_markers(profile.markers)
     return tuple(
-        from_parameters(each.kind, each.parameters, defaults, origin="profile")
+        from_parameters(each.kind, each.parameters, defaults, requested_by="profile")
         for each in profile.experiments
     )
 

@@ -1,9 +1,10 @@
-"""All that is used of pytest without being public, in one place."""
+"""Everything that this plugin uses of pytest without its being public."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import ExitStack
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,12 +14,10 @@ import pytest
 __all__ = [
     "check_markers",
     "count_in_last_line",
-    "forget_run",
     "has_markers",
-    "run_protocol",
-    "subtests_forgotten",
+    "run_once",
     "taken_options",
-    "tear_down_until",
+    "tear_down",
     "write_lines",
 ]
 
@@ -45,32 +44,62 @@ def write_lines(config: pytest.Config, text: str) -> None:
         writer.line(line)
 
 
-def run_protocol(item: pytest.Item, keep: Any) -> list[pytest.TestReport]:
-    """Run a test without telling anybody; `keep`: the node whose fixtures stay."""
+def run_once(item: pytest.Item, *, counts: bool) -> list[pytest.TestReport]:
+    """Set up, call and tear down a test; the reports, which no hook has seen.
+
+    Fixtures of functions are made anew; those of classes, modules and the session are kept, as
+    between tests. A run that does not count as the test's own has no tracebacks, which cost
+    more than most tests.
+    """
     from _pytest.runner import runtestprotocol
 
-    with _overhearing(item.config) as told:
-        setup, *rest = runtestprotocol(item, log=False, nextitem=keep)
-    return [setup, *told, *rest]
+    item._report_sections.clear()  # noqa: SLF001
+    for name in ("_instance", "_obj"):  # else methods share one `self`
+        vars(item).pop(name, None)
+    properties = list(item.user_properties)
+    option = item.config.option
+    style = option.tbstyle
+    with ExitStack() as stack:
+        stack.callback(item.user_properties.__setitem__, slice(None), properties)
+        if not counts:
+            option.tbstyle = "no"
+            stack.callback(setattr, option, "tbstyle", style)
+            stack.enter_context(_subtests_forgotten(item.config))
+        of_subtests = stack.enter_context(_captured_reports(item.config))
+        parent: Any = item.parent  # typed as an item, but any node does
+        setup, *rest = runtestprotocol(item, log=False, nextitem=parent)
+    return [setup, *of_subtests, *rest]
+
+
+def tear_down(item: pytest.Item, nextitem: pytest.Item | None) -> pytest.TestReport | None:
+    """Tear down the fixtures that the next test does not need; a report if that failed."""
+    call = pytest.CallInfo.from_call(
+        lambda: item.session._setupstate.teardown_exact(nextitem),  # noqa: SLF001
+        when="teardown",
+    )
+    if call.excinfo is None:
+        return None
+    report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
+    return report
 
 
 @contextmanager
-def _overhearing(config: pytest.Config) -> Iterator[list[pytest.TestReport]]:
-    """Keep reports to oneself: subtests tell theirs whatever the protocol is told."""
-    told: list[pytest.TestReport] = []
+def _captured_reports(config: pytest.Config) -> Iterator[list[pytest.TestReport]]:
+    """Keep reports from all hooks: subtests send theirs whatever `log` is."""
+    captured: list[pytest.TestReport] = []
 
     def keep(report: pytest.TestReport) -> None:
-        told.append(report)
+        captured.append(report)
 
     # pytest 8 has a proxy before the hooks, which remembers those that it was asked for.
     places = [vars(config.pluginmanager.hook), vars(config.hook)]
-    usual = [place.get(_LOGREPORT) for place in places]
+    before = [place.get(_LOGREPORT) for place in places]
     for place in places:
         place[_LOGREPORT] = keep
     try:
-        yield told
+        yield captured
     finally:
-        for place, found in zip(places, usual, strict=True):
+        for place, found in zip(places, before, strict=True):
             if found is None:
                 place.pop(_LOGREPORT, None)
             else:
@@ -78,8 +107,8 @@ def _overhearing(config: pytest.Config) -> Iterator[list[pytest.TestReport]]:
 
 
 @contextmanager
-def subtests_forgotten(config: pytest.Config) -> Iterator[None]:
-    """Let no subtest that fails in the block count when the test's outcome is told."""
+def _subtests_forgotten(config: pytest.Config) -> Iterator[None]:
+    """Let no subtest that fails in the block count in the test's outcome."""
     try:
         from _pytest.subtests import failed_subtests_key
     except ImportError:  # pytest 8 has none of its own
@@ -92,18 +121,6 @@ def subtests_forgotten(config: pytest.Config) -> Iterator[None]:
     finally:
         counts.clear()
         counts.update(before)
-
-
-def tear_down_until(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Finish the fixtures that the next test does not need."""
-    item.session._setupstate.teardown_exact(nextitem)  # noqa: SLF001
-
-
-def forget_run(item: pytest.Item) -> None:
-    """Take off an item what its last run has left there."""
-    item._report_sections.clear()  # noqa: SLF001
-    for name in ("_instance", "_obj"):  # else methods share one `self`
-        vars(item).pop(name, None)
 
 
 def count_in_last_line(terminal: Any, what: str, items: Sequence[object], *, failed: bool) -> None:

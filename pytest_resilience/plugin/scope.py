@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import pytest
 
@@ -24,19 +25,19 @@ from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.events import Event
 from pytest_resilience.locks import fork_safe
-from pytest_resilience.plugin.experiment_request import Requested
+from pytest_resilience.plugin.experiment_request import ExperimentRequest
 from pytest_resilience.report.chaos_record import ChaosRecord
 from pytest_resilience.report.chaos_record import ExperimentRecord
 from pytest_resilience.seeds import Stream
 from pytest_resilience.seeds import derive
 
 
-__all__ = ["ChaosScope", "over"]
+__all__ = ["ChaosScope", "ExperimentLog", "FaultLog", "after_test_error"]
 
-_MOST_EVENTS = 10_000  # of one test; the oldest go first
+_MOST_FAULTS = 10_000  # of one test; the oldest go first
 
 
-def over(nodeid: str) -> ShutdownError:
+def after_test_error(nodeid: str) -> ShutdownError:
     """The error for chaos of a test that begins when the test has ended."""
     return ShutdownError(
         f"the chaos of {nodeid or 'this test'} is over, and something of it wants to begin: a "
@@ -44,122 +45,218 @@ def over(nodeid: str) -> ShutdownError:
     )
 
 
+class FaultLog:
+    """The faults injected into one test.
+
+    Attributes:
+        faults: in order; the latest 10 000.
+        notify: called with `nodeid` and `event` for each.
+    """
+
+    def __init__(self, nodeid: str, began: float) -> None:
+        """`began`: when the test did, in seconds of the engine's clock."""
+        self.faults: deque[FaultInjected] = deque(maxlen=_MOST_FAULTS)
+        self.notify: Callable[..., object] | None = None
+        self._nodeid = nodeid
+        self._began = began
+
+    def add(self, event: Event) -> None:
+        """Keep an event if it is a fault."""
+        if isinstance(event, FaultInjected):
+            self.faults.append(event)
+            if self.notify is not None:
+                self.notify(nodeid=self._nodeid, event=event)
+
+    def timeline(self) -> list[tuple[float, FaultInjected]]:
+        """Each fault with the seconds since the test began."""
+        return [(event.at - self._began, event) for event in self.faults]
+
+
+class ExperimentLog:
+    """The experiments of one test, and what came of them.
+
+    Attributes:
+        started: those that ran, with who asked for them, in order.
+        not_started: those that are disabled or whose probability did not come up.
+        expected: those of blocks that have not been entered.
+    """
+
+    def __init__(self) -> None:
+        self.started: list[tuple[ExperimentRequest, ActiveExperiment]] = []
+        self.not_started: list[ExperimentRequest] = []
+        self.expected: list[ExperimentRequest] = []
+        self._elsewhere_silent: list[Callable[[], list[NeverFiredError]]] = []
+        self._elsewhere_by_chance: list[Callable[[], list[str]]] = []
+
+    def include(
+        self,
+        *,
+        never_fired: Callable[[], list[NeverFiredError]],
+        by_chance: Callable[[], list[str]],
+    ) -> None:
+        """Ask for experiments of an engine other than the session's as well."""
+        self._elsewhere_silent.append(never_fired)
+        self._elsewhere_by_chance.append(by_chance)
+
+    def never_fired(self) -> list[NeverFiredError]:
+        """An error for each experiment that had to fire and matched nothing."""
+        silent = [each for _, each in self.started if each.must_fire and not each.matched]
+        forgotten = [each for each in self.expected if each.must_fire]
+        return [
+            *(never_fired(each) for each in silent),
+            *(never_entered(each.experiment) for each in forgotten),
+            *(error for elsewhere in self._elsewhere_silent for error in elsewhere()),
+        ]
+
+    def raise_never_fired(self) -> None:
+        """Raise `NeverFiredError` if one that had to fire matched nothing; it names them all."""
+        errors = self.never_fired()
+        if errors:
+            errors[0].args = ("\n".join(map(str, errors)),)
+            raise errors[0]
+
+    def by_chance(self) -> list[str]:
+        """A line for each experiment that chance, and nothing else, kept from hitting more."""
+        lines = [
+            f"{each.experiment.name}: by chance it did not start "
+            f"(probability {each.experiment.probability:g})"
+            for each in self.not_started
+            if each.experiment.enabled
+        ]
+        for _, each in self.started:
+            lines += missed_by_chance(each)
+        return [*lines, *(line for elsewhere in self._elsewhere_by_chance for line in elsewhere())]
+
+    def record(self, nodeid: str, monkeys: Sequence[ExperimentRecord] = ()) -> ChaosRecord:
+        """What is reported of the test; `monkeys`: what those of the whole run did to it.
+
+        One row for each experiment, however often it ran: a block can be entered in a loop.
+        """
+        rows: dict[tuple[str, str, bool], ExperimentRecord] = {}
+        for request, active_experiment in self.started:
+            key = str(active_experiment.experiment), request.requested_by, True
+            known = rows.get(key) or _row(*key)
+            rows[key] = dataclasses.replace(
+                known,
+                matched=known.matched + active_experiment.matched,
+                hits=known.hits + active_experiment.hits,
+                delay=known.delay + active_experiment.delay,
+                pressure=str(active_experiment.pressure or known.pressure),
+            )
+        for request in self.not_started:
+            key = str(request.experiment), request.requested_by, False
+            rows[key] = _row(*key)
+        return ChaosRecord(nodeid=nodeid, experiments=(*rows.values(), *monkeys))
+
+
+def _row(what: str, requested_by: str, started: bool) -> ExperimentRecord:
+    return ExperimentRecord(what=what, origin=requested_by, started=started)
+
+
+class _Seeds:
+    """The seeds of one test: the same whichever tests run before it, and in whatever process."""
+
+    def __init__(self, seed: int, nodeid: str) -> None:
+        self._seed = derive(seed, nodeid)
+        self._times: dict[str, int] = {}
+
+    def of(self, name: str) -> int:
+        """That of something that draws for itself."""
+        return derive(self._seed, name)
+
+    def next(self, experiment: str) -> int:
+        """One for each experiment of the test, by its name and how often that was started."""
+        self._times[experiment] = self._times.get(experiment, 0) + 1
+        return derive(self._seed, experiment, self._times[experiment])
+
+
 class ChaosScope:
     """Everything chaotic about one run of one test.
 
     Attributes:
-        started: the experiments that ran, with who asked for them, in order.
-        idle: those whose chance did not come up.
-        events: what was injected, in order; the latest 10 000.
+        experiments: what was started, and what came of it.
+        faults: what was injected.
+        seeds: of what draws in this test.
         outcome: of the call phase, once known.
-        tell: who is told of each fault, by `nodeid` and `event`.
+        no_chaos: whether nothing takes effect.
+        nodeid: of the test.
     """
 
-    def __init__(self, engine: Engine, nodeid: str, seed: int, *, calm: bool = False) -> None:
-        """`seed` is the run's; in a calm scope nothing takes effect."""
-        self.started: list[tuple[Requested, ActiveExperiment]] = []
-        self.idle: list[Requested] = []
-        self.events: deque[FaultInjected] = deque(maxlen=_MOST_EVENTS)
+    def __init__(self, engine: Engine, nodeid: str, seed: int, *, no_chaos: bool = False) -> None:
+        """`seed` is the run's."""
+        self.experiments = ExperimentLog()
+        self.faults = FaultLog(nodeid, engine.clock.monotonic())
+        self.seeds = _Seeds(seed, nodeid)
         self.outcome = ""
-        self.tell: Callable[..., object] | None = None
+        self.no_chaos = no_chaos
+        self.nodeid = nodeid
         self._engine = engine
-        self._calm = calm
         self._closed = False
         self._lock = fork_safe(self, "_lock", threading.RLock)
-        self._nodeid = nodeid
-        self._seed = derive(seed, nodeid)
-        self._asked: dict[str, int] = {}
-        self._waiting: list[Requested] = []
-        self._others: list[Callable[[], list[NeverFiredError]]] = []
-        self._others_spared: list[Callable[[], list[str]]] = []
-        self._services: list[Service] = []
-        self._began = engine.clock.monotonic()
-        self._forget = engine.listeners.add(self.note)
-
-    def note(self, event: Event) -> None:
-        """Count a fault among those of this test."""
-        if isinstance(event, FaultInjected):
-            self.events.append(event)
-            if self.tell is not None:
-                self.tell(nodeid=self._nodeid, event=event)
-
-    def roll(self, requested: Requested) -> None:
-        """Start an experiment if it is enabled and its probability comes up."""
-        self.check_open()
-        if self._calm:
-            return
-        experiment = requested.experiment
-        seed = self._next_seed(experiment.name)
-        if not experiment.enabled or Stream.at(seed, "start").draw(0) >= experiment.probability:
-            self.idle.append(requested)
-        else:
-            self._start(requested, seed)
-
-    def await_start(self, requested: Requested) -> None:
-        """Expect `start`: an experiment that is asked for and forgotten proves nothing."""
-        self.check_open()
-        self._waiting.append(requested)
-
-    def start(self, requested: Requested, *, seed: int | None = None) -> ActiveExperiment:
-        """Start an experiment for certain; in a calm run, or disabled, it does nothing."""
-        self.check_open()
-        self._waiting = [each for each in self._waiting if each is not requested]
-        if self._calm or not requested.experiment.enabled:
-            return ActiveExperiment(requested.experiment, seed=0, started_at=0.0, must_fire=False)
-        if seed is None:
-            seed = self._next_seed(requested.experiment.name)
-        return self._start(requested, seed)
-
-    @property
-    def calm(self) -> bool:
-        """Whether nothing takes effect."""
-        return self._calm
+        self._cleanup = ExitStack()
+        self._cleanup.callback(engine.listeners.add(self.faults.add))
 
     @property
     def services(self) -> Services:
         """What experiments of this test can name."""
         return self._engine.services
 
-    def seed_of(self, name: str) -> int:
-        """The seed, in this test, of something that draws for itself."""
-        return derive(self._seed, name)
-
     def declare(self, service: Service) -> None:
         """Make a service known until the test ends. Raises DuplicateNameError."""
         with self._lock:
             self.check_open()
             self._engine.services.add(service)
-            self._services.append(service)
+            self._cleanup.callback(self._engine.services.remove, service)
 
-    def check(self, requested: Requested) -> None:
+    def check(self, request: ExperimentRequest) -> None:
         """Raise ConfigurationError for an experiment that cannot be started."""
-        self._engine.check(requested.experiment)
-
-    def _next_seed(self, name: str) -> int:
-        """A seed of its own for each experiment of a test, by name and order."""
-        self._asked[name] = self._asked.get(name, 0) + 1
-        return derive(self._seed, name, self._asked[name])
-
-    def _start(self, requested: Requested, seed: int) -> ActiveExperiment:
-        with self._lock:  # or it could begin after the end has stopped all
-            self.check_open()
-            try:
-                active_experiment = self._engine.start(
-                    requested.experiment, seed=seed, must_fire=requested.must_fire
-                )
-            except UnavailableError as error:
-                pytest.skip(f"chaos experiment {requested.experiment.name!r}: {error}")
-            self.started.append((requested, active_experiment))
-        return active_experiment
+        self._engine.check(request.experiment)
 
     def check_open(self) -> None:
         """Raise ShutdownError when the test is over: what begins now would hit others."""
         if self._closed:
-            raise self.over()
+            raise after_test_error(self.nodeid)
 
-    def over(self) -> ShutdownError:
-        """The error for what begins when the test has ended."""
-        return over(self._nodeid)
+    def start_by_chance(self, request: ExperimentRequest) -> None:
+        """Start an experiment if it is enabled and its probability comes up."""
+        self.check_open()
+        if self.no_chaos:
+            return
+        experiment = request.experiment
+        seed = self.seeds.next(experiment.name)
+        if not experiment.enabled or Stream.at(seed, "start").draw(0) >= experiment.probability:
+            self.experiments.not_started.append(request)
+        else:
+            self._start(request, seed)
+
+    def expect_start(self, request: ExperimentRequest) -> None:
+        """Expect `start`: an experiment that is asked for and forgotten proves nothing."""
+        self.check_open()
+        if not self.no_chaos:
+            self.experiments.expected.append(request)
+
+    def start(self, request: ExperimentRequest, *, seed: int | None = None) -> ActiveExperiment:
+        """Start an experiment for certain; under --no-chaos, or disabled, it does nothing."""
+        self.check_open()
+        log = self.experiments
+        log.expected = [each for each in log.expected if each is not request]
+        if self.no_chaos or not request.experiment.enabled:
+            return ActiveExperiment(request.experiment, seed=0, started_at=0.0, must_fire=False)
+        if seed is None:
+            seed = self.seeds.next(request.experiment.name)
+        return self._start(request, seed)
+
+    def _start(self, request: ExperimentRequest, seed: int) -> ActiveExperiment:
+        with self._lock:  # or it could begin after the end has stopped all
+            self.check_open()
+            try:
+                active_experiment = self._engine.start(
+                    request.experiment, seed=seed, must_fire=request.must_fire
+                )
+            except UnavailableError as error:
+                pytest.skip(f"chaos experiment {request.experiment.name!r}: {error}")
+            self.experiments.started.append((request, active_experiment))
+        return active_experiment
 
     def stop(self, active_experiment: ActiveExperiment) -> None:
         """End one experiment."""
@@ -167,7 +264,7 @@ class ChaosScope:
 
     def stop_all(self) -> None:
         """End every experiment; harmless when they have ended."""
-        for _, active_experiment in self.started:
+        for _, active_experiment in self.experiments.started:
             if not active_experiment.stopped:
                 active_experiment.stop()
 
@@ -177,72 +274,4 @@ class ChaosScope:
             self._closed = True
         self.stop_all()
         self._engine.refresh()
-        while self._services:
-            self._engine.services.remove(self._services.pop())
-        self._forget()
-
-    def raise_never_fired(self) -> None:
-        """Raise `NeverFiredError` if one that had to fire matched nothing; it names them all."""
-        errors = self.never_fired()
-        if errors:
-            errors[0].args = ("\n".join(map(str, errors)),)
-            raise errors[0]
-
-    def never_fired(self) -> list[NeverFiredError]:
-        """An error for each experiment that had to fire and matched nothing."""
-        silent = [each for _, each in self.started if each.must_fire and not each.matched]
-        forgotten = [each for each in self._waiting if each.must_fire and not self._calm]
-        return [
-            *(never_fired(each) for each in silent),
-            *(never_entered(each.experiment) for each in forgotten),
-            *(error for other in self._others for error in other()),
-        ]
-
-    def spared(self) -> list[str]:
-        """A line for each experiment that chance, and nothing else, kept from hitting more."""
-        lines = [
-            f"{each.experiment.name}: by chance it did not start "
-            f"(probability {each.experiment.probability:g})"
-            for each in self.idle
-            if each.experiment.enabled
-        ]
-        for _, each in self.started:
-            lines += missed_by_chance(each)
-        return [*lines, *(line for other in self._others_spared for line in other())]
-
-    def include(
-        self, never_fired: Callable[[], list[NeverFiredError]], spared: Callable[[], list[str]]
-    ) -> None:
-        """Ask somebody else as well what never fired in this test, and what chance spared."""
-        self._others.append(never_fired)
-        self._others_spared.append(spared)
-
-    def record(self, monkeys: Sequence[ExperimentRecord] = ()) -> ChaosRecord:
-        """What is reported of this test; `monkeys`: what those of the whole run did to it.
-
-        One row for each experiment, however often it ran: a block can be entered in a loop.
-        """
-        rows: dict[tuple[str, str, bool], ExperimentRecord] = {}
-        for requested, active_experiment in self.started:
-            what = str(active_experiment.experiment)
-            key = what, requested.origin, True
-            known = rows.get(key) or ExperimentRecord(
-                what=what, origin=requested.origin, started=True
-            )
-            rows[key] = dataclasses.replace(
-                known,
-                matched=known.matched + active_experiment.matched,
-                hits=known.hits + active_experiment.hits,
-                delay=known.delay + active_experiment.delay,
-                pressure=str(active_experiment.pressure or known.pressure),
-            )
-        for each in self.idle:
-            what = str(each.experiment)
-            rows[what, each.origin, False] = ExperimentRecord(
-                what=what, origin=each.origin, started=False
-            )
-        return ChaosRecord(nodeid=self._nodeid, experiments=(*rows.values(), *monkeys))
-
-    def timeline(self) -> list[tuple[float, FaultInjected]]:
-        """Each fault with the seconds since the test began."""
-        return [(event.at - self._began, event) for event in self.events]
+        self._cleanup.close()

@@ -9,20 +9,38 @@ from typing import Any
 import pytest
 
 from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.plugin.markers import PROBLEMS
+from pytest_resilience.plugin.profiles import all_profiles
+from pytest_resilience.plugin.pytest_internals import write_lines
+from pytest_resilience.plugin.settings import SEED_KEY
 from pytest_resilience.plugin.settings import Settings
+from pytest_resilience.plugin.settings import settings_of
 from pytest_resilience.report.chaos_record import ChaosRecord
 from pytest_resilience.report.terminal import Tallies
 
 
-__all__ = ["PROBLEMS", "RECORD", "ChaosSummary"]
+__all__ = ["RECORD", "ChaosSummary", "configure_node", "list_types"]
 
 RECORD = "resilience_chaos"
 """The attribute of a teardown report under which a test's record travels."""
 
-PROBLEMS = "resilience_problems"
-"""The key under which a worker of xdist hands over what is wrong with the markers."""
-
 _NAME = "resilience-summary"
+
+
+def list_types(config: pytest.Config) -> int:
+    """Show every chaos type, those of other plugins and profiles too; the exit status."""
+    from pytest_resilience.report.chaos_types import listing
+
+    settings_of(config)  # with the types of other plugins
+    write_lines(config, listing(all_profiles(config)))
+    return 0
+
+
+def configure_node(node: Any) -> None:
+    """On xdist's controller, before a worker starts: `node` is its WorkerController."""
+    settings = settings_of(node.config)
+    node.workerinput[SEED_KEY] = settings.seed
+    ChaosSummary.register(node.config, settings)
 
 
 class ChaosSummary:
@@ -52,14 +70,14 @@ class ChaosSummary:
             f"  monkey {profile.name}: {len(profile.experiments)} experiments"
             for profile in self._settings.monkeys
         ]
-        if self._settings.calm:
-            return ["chaos: none, this is a calm run"]
+        if self._settings.no_chaos:
+            return ["chaos: none (--no-chaos)"]
         return [f"chaos: seed {self._settings.seed}", *lines] if lines else None
 
     def pytest_report_collectionfinish(self) -> str | None:
         # Only now are the markers known; with flags the header has said it.
         settings = self._settings
-        if settings.experiments or settings.profiles or settings.monkeys or settings.calm:
+        if settings.experiments or settings.profiles or settings.monkeys or settings.no_chaos:
             return None
         return f"chaos: seed {self._settings.seed}"
 
@@ -95,7 +113,7 @@ class ChaosSummary:
         for line in self._tallies.lines():
             terminalreporter.line(printable(line))
         for nodeid in filter(self._failed.__contains__, self._tests):
-            command = self._settings.repeat(_as_argument(config, nodeid))
+            command = self._settings.repeat.command(_as_argument(config, nodeid))
             terminalreporter.line(printable(f"repeat: {command}"))
 
 

@@ -13,8 +13,8 @@ from pytest_resilience.report.json_reader import Fields
 __all__ = ["INTRODUCTION", "Cell", "CellVerdict", "EntryKind", "TimelineEntry"]
 
 INTRODUCTION: Final = (
-    "A cell is one test under one experiment; the calm run of a test, before its cells, is without "
-    "any. Coverage is the share of the applicable cells in which the experiment ran."
+    "A cell is one test under one experiment; before its cells, each test runs without chaos. "
+    "Coverage is the share of the applicable cells in which the experiment ran."
 )
 """For people who read a report for the first time."""
 
@@ -79,8 +79,7 @@ class CellVerdict(StrEnum):
 
 _MEANINGS = {
     CellVerdict.NOT_RUN: "it was not to be run, or the run ended before",
-    CellVerdict.NOT_APPLICABLE: "in its calm run the test did nothing that the experiment could "
-    "hit",
+    CellVerdict.NOT_APPLICABLE: "without chaos the test did nothing that the experiment could hit",
     CellVerdict.SURVIVED: "the fault happened, and the test passed",
     CellVerdict.DEGRADED: "the fault happened, and the test failed in a way that it allows",
     CellVerdict.LEAK: "the test passed, but left threads, sockets or files behind",

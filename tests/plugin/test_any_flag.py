@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from pytest_resilience.plugin.options import FLAGS
+from pytest_resilience.plugin.options import VALUES
 from pytest_resilience.plugin.settings import _read
 from pytest_resilience.plugin.settings import settings_of
 from tests.values import ANY
@@ -76,9 +76,7 @@ def problem_with(config: pytest.Config, argument: str) -> str:
     return ""
 
 
-@pytest.mark.parametrize(
-    "flag", [name for name, how in FLAGS.items() if how["action"] == "append" and name not in PATHS]
-)
+@pytest.mark.parametrize("flag", [name for name in VALUES if name not in PATHS])
 def test_every_flag(project: pytest.Pytester, flag: str) -> None:
     config = project.parseconfig("-p", "no:ordeal", "--chaos-profile=ci", "--chaos-matrix")
     taken = set()

@@ -12,7 +12,7 @@ from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.chaos.triggers import Rate
 from pytest_resilience.chaos.types.catalog import recipe_of
 from pytest_resilience.plugin.experiment_request import Defaults
-from pytest_resilience.plugin.experiment_request import Origin
+from pytest_resilience.plugin.experiment_request import RequestedBy
 from pytest_resilience.plugin.experiment_request import from_parameters
 from pytest_resilience.proxy import ChaosProxy
 
@@ -25,34 +25,41 @@ CHOSEN = [each for each in ChaosType if any(p.name == "rate" for p in recipe_of(
 FAILURES = [each for each in CHOSEN if each.value.endswith("_failure")]
 
 
-def trigger(kind: Any, origin: Origin, defaults: Defaults = Defaults(), **given: Any) -> object:  # noqa: B008  # frozen
-    return from_parameters(kind, given, defaults, origin=origin).experiment.trigger
+def trigger(
+    kind: Any, requested_by: RequestedBy, defaults: Defaults | None = None, **given: Any
+) -> object:
+    defaults = defaults or Defaults()
+    return from_parameters(kind, given, defaults, requested_by=requested_by).experiment.trigger
 
 
-@pytest.mark.parametrize("origin", ["marker", "fixture"])
+@pytest.mark.parametrize("requested_by", ["marker", "fixture"])
 @pytest.mark.parametrize("kind", CHOSEN)
-def test_asked_for_in_a_test_it_happens_every_time(kind: ChaosType, origin: Origin) -> None:
+def test_asked_for_in_a_test_it_happens_every_time(
+    kind: ChaosType, requested_by: RequestedBy
+) -> None:
     required = REQUIRED.get(kind, {})
-    assert trigger(kind, origin, **required) == Always()
-    assert trigger(ChaosExperiment("x", kind, **required), origin) == Always()
+    assert trigger(kind, requested_by, **required) == Always()
+    assert trigger(ChaosExperiment("x", kind, **required), requested_by) == Always()
 
 
-@pytest.mark.parametrize("origin", ["marker", "fixture"])
+@pytest.mark.parametrize("requested_by", ["marker", "fixture"])
 @pytest.mark.parametrize("kind", FAILURES)
-def test_unless_it_is_said_how_often(kind: ChaosType, origin: Origin) -> None:
+def test_unless_it_is_said_how_often(kind: ChaosType, requested_by: RequestedBy) -> None:
     required = REQUIRED.get(kind, {})
     ways: list[dict[str, Any]] = [{"rate": 0.3}, {"intensity": 0.3}]
     for said in ways:
-        assert trigger(kind, origin, **said, **required) == Rate(0.3)
-        assert trigger(ChaosExperiment("x", kind, **said, **required), origin) == Rate(0.3)
-    assert trigger(kind, origin, Defaults(intensity=0.2), **required) == Rate(0.2)
-    assert trigger(kind, origin, Defaults(intensity=0.2), rate=0.3, **required) == Rate(0.3)
+        assert trigger(kind, requested_by, **said, **required) == Rate(0.3)
+        assert trigger(ChaosExperiment("x", kind, **said, **required), requested_by) == Rate(0.3)
+    assert trigger(kind, requested_by, Defaults(intensity=0.2), **required) == Rate(0.2)
+    assert trigger(kind, requested_by, Defaults(intensity=0.2), rate=0.3, **required) == Rate(0.3)
 
 
-@pytest.mark.parametrize("origin", ["flag", "profile", "monkey"])
+@pytest.mark.parametrize("requested_by", ["flag", "profile", "monkey"])
 @pytest.mark.parametrize("kind", FAILURES)
-def test_asked_for_all_tests_the_intensity_says_how_often(kind: ChaosType, origin: Origin) -> None:
-    assert trigger(kind, origin, **REQUIRED.get(kind, {})) == Rate(0.5)
+def test_asked_for_all_tests_the_intensity_says_how_often(
+    kind: ChaosType, requested_by: RequestedBy
+) -> None:
+    assert trigger(kind, requested_by, **REQUIRED.get(kind, {})) == Rate(0.5)
 
 
 def test_through_a_proxy_it_happens_every_time_too() -> None:

@@ -58,7 +58,7 @@ def test_intensity_and_probability_hold_for_those_that_name_none(suite: pytest.P
     suite.runpytest(*flags).assert_outcomes(passed=1)
 
 
-def test_no_chaos_calms_markers_and_flags(suite: pytest.Pytester) -> None:
+def test_no_chaos_starts_no_experiment_of_markers_and_flags(suite: pytest.Pytester) -> None:
     suite.makepyfile("""
         import pytest
         import requests
@@ -69,7 +69,7 @@ def test_no_chaos_calms_markers_and_flags(suite: pytest.Pytester) -> None:
     """)
     result = suite.runpytest("--no-chaos", "--chaos", "network_failure:rate=1")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["chaos: none, this is a calm run"])
+    result.stdout.fnmatch_lines(["chaos: none (--no-chaos)"])
 
 
 def test_chaos_list_shows_types_parameters_units_and_defaults(

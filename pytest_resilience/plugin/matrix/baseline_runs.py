@@ -1,69 +1,60 @@
-"""Tests run without any experiment, and what experiments could hit in them."""
+"""Baseline runs: tests without any experiment, and which operations they do."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from typing import Any
-from typing import Protocol
 
 import pytest
 
 from pytest_resilience.chaos.recorder import Recorder
-from pytest_resilience.plugin.experiment_request import Requested
-from pytest_resilience.plugin.matrix.rerun import run_once
+from pytest_resilience.plugin.experiment_request import ExperimentRequest
 from pytest_resilience.plugin.matrix.verdict import Judgement
+from pytest_resilience.plugin.pytest_internals import run_once
+from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.report.cell import CellVerdict
 
 
-__all__ = ["CalmRuns", "Watches"]
+__all__ = ["BaselineRuns"]
 
 
-class Watches(Protocol):
-    """What sees the operations of a test: the chaos session."""
+class BaselineRuns:
+    """Runs one test after the other, and knows which operations the last one did.
 
-    def watching(self, requests: Iterable[Requested]) -> AbstractContextManager[Recorder]:
-        """Note what is done in the block that these could hit."""
-
-    def noting(self) -> AbstractContextManager[None]:
-        """What is done in the block is what the test itself does."""
-
-
-class CalmRuns:
-    """Runs one test after the other, and knows of the last what it did.
-
-    Of connections that a fixture has opened before the test no more may be seen, so who uses that
-    fixture is taken to use them.
+    What a test does on a connection that a fixture opened before may not be seen. So a test that
+    uses such a fixture is taken to use the connection.
     """
 
-    def __init__(self, session: Watches) -> None:
+    def __init__(self, session: ChaosSession) -> None:
         self._session = session
-        self._watch: Recorder | None = None
+        self._recorder: Recorder | None = None
         self._last = Recorder(())
         self._opened: dict[str, set[str]] = {}  # kinds of operation, by the fixture's name
 
-    def run(self, item: pytest.Item, requests: Iterable[Requested]) -> list[pytest.TestReport]:
-        """The reports of a calm run; `requests` are what the test is to run under later."""
-        with self._session.watching(requests) as recorder:
-            self._watch = self._last = recorder
+    def run(
+        self, item: pytest.Item, requests: Iterable[ExperimentRequest]
+    ) -> list[pytest.TestReport]:
+        """The reports of a run; `requests` are what the test is to run under later."""
+        with self._session.record(requests) as recorder:
+            self._recorder = self._last = recorder
             try:
-                return run_once(item, brief=False)
+                return run_once(item, counts=True)
             finally:
-                self._watch = None
+                self._recorder = None
 
-    def spares(self, item: pytest.Item, requested: Requested) -> Judgement | None:
-        """The verdict of an experiment that can hit nothing in the test that was run last."""
-        experiment = requested.experiment
-        if self._last.could_hit(experiment) or self.opened_before(item, requested):
+    def not_applicable(self, item: pytest.Item, request: ExperimentRequest) -> Judgement | None:
+        """The verdict on an experiment that can hit nothing in the test that was run last."""
+        experiment = request.experiment
+        if self._last.could_hit(experiment) or self.opened_before(item, request):
             return None
         did = "; ".join(self._last.lines) or "nothing that any could hit"
         kinds = ", ".join(sorted(self._last.possible_kinds(experiment)))
-        return CellVerdict.NOT_APPLICABLE, f"it hits {kinds}; in the calm run the test did: {did}"
+        return CellVerdict.NOT_APPLICABLE, f"it hits {kinds}; without chaos the test did: {did}"
 
-    def opened_before(self, item: pytest.Item, requested: Requested) -> list[str]:
+    def opened_before(self, item: pytest.Item, request: ExperimentRequest) -> list[str]:
         """The fixtures of a test that have opened what the experiment could have hit."""
-        kinds = self._last.possible_kinds(requested.experiment)
+        kinds = self._last.possible_kinds(request.experiment)
         names = getattr(item, "fixturenames", ())
         return [name for name in names if not kinds.isdisjoint(self._opened.get(name, ()))]
 
@@ -71,10 +62,10 @@ class CalmRuns:
     def pytest_fixture_setup(
         self, fixturedef: pytest.FixtureDef[Any]
     ) -> Generator[None, object, object]:
-        """Note what is opened by which fixture."""
-        if self._watch is None:
+        """Record what is opened by which fixture."""
+        if self._recorder is None:
             return (yield)
-        with self._watch.opening() as kinds:
+        with self._recorder.opening() as kinds:
             result = yield
         if kinds:
             self._opened.setdefault(fixturedef.argname, set()).update(kinds)
@@ -82,6 +73,6 @@ class CalmRuns:
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self) -> Generator[None, object, object]:
-        """Note what the test does, and not what is done around it."""
-        with self._session.noting():
+        """Record what the test does, and not what is done around it."""
+        with self._session.record_test():
             return (yield)

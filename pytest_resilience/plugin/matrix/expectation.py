@@ -1,4 +1,4 @@
-"""What a test says of itself with `@pytest.mark.resilience(...)`."""
+"""How a test may end under chaos: `@pytest.mark.resilience(...)`, and its deadline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pytest_resilience.errors import ConfigurationError
 
 __all__ = ["DEADLINE", "DeadlineError", "Expectation", "deadline"]
 
-_AGAIN = 0.5  # seconds
+_REPEAT = 0.5  # seconds between signals after the deadline
 
 
 class DeadlineError(BaseException):
@@ -49,7 +49,7 @@ def deadline(seconds: float) -> Iterator[bool]:
     before = signal.signal(signal.SIGALRM, expired)
     began = time.monotonic()
     # Again and again: raised in a destructor or a callback it would reach nobody.
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _REPEAT)
     try:
         yield True
     finally:
@@ -78,7 +78,7 @@ class Expectation:
 
     @classmethod
     def of(cls, item: pytest.Item) -> Expectation:
-        """What the marks of a test say, the nearest first. Raises ConfigurationError."""
+        """From all marks of a test; the nearest deadline holds. Raises ConfigurationError."""
         marks = [cls.read(mark) for mark in item.iter_markers("resilience")]
         return cls(
             allowed=tuple(each for mark in marks for each in mark.allowed),
@@ -87,7 +87,7 @@ class Expectation:
 
     @classmethod
     def read(cls, mark: pytest.Mark) -> Expectation:
-        """What one mark says; a deadline of 0 where it says none. Raises ConfigurationError."""
+        """From one mark; the deadline is 0 where it gives none. Raises ConfigurationError."""
         given = dict(mark.kwargs)
         if mark.args:
             raise ConfigurationError("resilience takes allowed= and deadline=, nothing else")

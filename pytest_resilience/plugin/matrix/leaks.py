@@ -1,4 +1,4 @@
-"""What a run leaves behind in its process: threads, sockets, files."""
+"""Resources that a run of a test leaks: threads, sockets, files."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from collections import Counter
 from dataclasses import dataclass
 
 
-__all__ = ["Leftovers", "Snapshot"]
+__all__ = ["LeakedResources", "Snapshot"]
 
 
 @dataclass(frozen=True, slots=True)
-class Leftovers:
-    """How much more there is than there was, by kind."""
+class LeakedResources:
+    """How many more there are after a run than before it, by kind."""
 
     threads: int = 0
     sockets: int = 0
     files: int = 0
 
-    def beyond(self, usual: Leftovers) -> str:
-        """What is more than another run left, in words; "" if nothing is."""
+    def more_than(self, other: LeakedResources) -> str:
+        """What is leaked beyond what another run leaks, in words; "" if nothing is."""
         found = []
         for name in self.__slots__:
-            more = getattr(self, name) - max(0, getattr(usual, name))
+            more = getattr(self, name) - max(0, getattr(other, name))
             if more > 0:
                 found.append(f"{more} {name if more > 1 else name[:-1]}")
         return ", ".join(found)
 
 
 class Snapshot:
-    """What there was before a run."""
+    """The threads, sockets and files before a run."""
 
     def __init__(self) -> None:
         self._threads = set(threading.enumerate())
         self._open = _descriptors()
 
-    def leftovers(self, usual: Leftovers | None = None) -> Leftovers:
-        """What has come and not gone; looked at twice if it is more than `usual`."""
+    def leaked(self, baseline: LeakedResources | None = None) -> LeakedResources:
+        """What is there now and was not; counted again if that is more than in `baseline`."""
         found = self._compare()
-        if found.beyond(usual or Leftovers()):
+        if found.more_than(baseline or LeakedResources()):
             gc.collect()  # what only a cycle keeps open is closed
             for thread in set(threading.enumerate()) - self._threads:
                 if thread is not threading.current_thread():
@@ -49,11 +49,11 @@ class Snapshot:
             found = self._compare()
         return found
 
-    def _compare(self) -> Leftovers:
+    def _compare(self) -> LeakedResources:
         now = _descriptors()
         kinds = Counter(kind for number, kind in now.items() if self._open.get(number) != kind)
         sockets = sum(count for kind, count in kinds.items() if kind.startswith("socket:"))
-        return Leftovers(
+        return LeakedResources(
             threads=len(set(threading.enumerate()) - self._threads),
             sockets=sockets,
             files=kinds.total() - sockets,

@@ -1,4 +1,4 @@
-"""Which cells there are to be, before the first is run."""
+"""The cells that are to be run: each test that profiles select, under each experiment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience.chaos.profile import Profile
-from pytest_resilience.plugin.experiment_request import Requested
+from pytest_resilience.plugin.experiment_request import ExperimentRequest
 from pytest_resilience.plugin.matrix.verdict import Judgement
 from pytest_resilience.plugin.profiles import selects
 from pytest_resilience.plugin.settings import Settings
@@ -30,21 +30,21 @@ class Planned:
     """One experiment for one test.
 
     Attributes:
-        requested: what is run.
-        cell: as it is reported if it never is.
+        request: the experiment.
+        cell: as it is reported if it is never run.
     """
 
-    requested: Requested
+    request: ExperimentRequest
     cell: Cell
 
     @property
-    def spared(self) -> Judgement | None:
-        """The verdict of what is not to be run at all; None for what is."""
-        if self.requested.experiment.enabled:
+    def disabled(self) -> Judgement | None:
+        """The verdict of an experiment that is disabled; None for one that is to be run."""
+        if self.request.experiment.enabled:
             return None
         return CellVerdict.NOT_RUN, "the experiment is disabled: enabled = false"
 
-    def ended(
+    def finished(
         self,
         verdict: CellVerdict,
         reason: str,
@@ -62,7 +62,7 @@ def plan_of(items: Iterable[pytest.Item], settings: Settings) -> dict[str, list[
     """The cells of each test that a profile selects, by its id."""
     found: dict[str, list[Planned]] = {}
     certain = [  # once for all tests: there is a cell of each for every test
-        (profile, [_certain(requested) for requested in requests])
+        (profile, [_certain(request) for request in requests])
         for profile, requests in settings.profiles
     ]
     for item in items:
@@ -71,33 +71,37 @@ def plan_of(items: Iterable[pytest.Item], settings: Settings) -> dict[str, list[
         cells: dict[str, Planned] = {}
         for profile, requests in certain:
             if selects(profile, item):
-                for each, requested in zip(profile.experiments, requests, strict=True):
-                    cells.setdefault(each.name, _planned(item, each.weight, requested, settings))
+                for each, request in zip(profile.experiments, requests, strict=True):
+                    cells.setdefault(each.name, _planned(item, each.weight, request, settings))
         if cells:
             found[item.nodeid] = list(cells.values())
     return found
 
 
-def _certain(requested: Requested) -> Requested:
-    experiment = requested.experiment.certain()
-    return dataclasses.replace(requested, experiment=experiment, origin="matrix", must_fire=False)
+def _certain(request: ExperimentRequest) -> ExperimentRequest:
+    experiment = request.experiment.certain()
+    return dataclasses.replace(
+        request, experiment=experiment, requested_by="matrix", must_fire=False
+    )
 
 
-def _planned(item: pytest.Item, weight: float, requested: Requested, settings: Settings) -> Planned:
-    experiment = requested.experiment
+def _planned(
+    item: pytest.Item, weight: float, request: ExperimentRequest, settings: Settings
+) -> Planned:
+    experiment = request.experiment
     cell = Cell(
         test=item.nodeid,
         experiment=experiment.name,
         what=str(experiment),
         weight=weight,
         verdict=CellVerdict.NOT_RUN,
-        repeat=settings.repeat(item.nodeid, experiment.name),
+        repeat=settings.repeat.command(item.nodeid, experiment.name),
     )
-    return Planned(requested=requested, cell=cell)
+    return Planned(request=request, cell=cell)
 
 
 def configuration_of(profiles: Iterable[Profile]) -> str:
-    """What two runs have to have in common to be compared."""
+    """A fingerprint of the experiments: two runs with the same one can be compared."""
     tables: list[dict[str, Any]] = []
     for profile in profiles:
         for each in profile.experiments:

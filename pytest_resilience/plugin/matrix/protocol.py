@@ -1,38 +1,33 @@
-"""The matrix: each test once calm, then once under each experiment, in one session."""
+"""The matrix: each test without chaos, then under each experiment, in one session."""
 
 from __future__ import annotations
 
 import time
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager
 from typing import Any
-from typing import Protocol
 
 import pytest
 
 from pytest_resilience.errors import ConfigurationError
-from pytest_resilience.plugin.experiment_request import Requested
-from pytest_resilience.plugin.matrix.baseline_runs import CalmRuns
-from pytest_resilience.plugin.matrix.baseline_runs import Watches
+from pytest_resilience.plugin.matrix.baseline_runs import BaselineRuns
 from pytest_resilience.plugin.matrix.expectation import Expectation
 from pytest_resilience.plugin.matrix.expectation import deadline
-from pytest_resilience.plugin.matrix.leaks import Leftovers
+from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.leaks import Snapshot
 from pytest_resilience.plugin.matrix.plan import Planned
 from pytest_resilience.plugin.matrix.plan import in_shard
 from pytest_resilience.plugin.matrix.plan import plan_of
-from pytest_resilience.plugin.matrix.rerun import finish
-from pytest_resilience.plugin.matrix.rerun import run_once
 from pytest_resilience.plugin.matrix.results import CELLS
 from pytest_resilience.plugin.matrix.results import PLAN
 from pytest_resilience.plugin.matrix.results import Results
 from pytest_resilience.plugin.matrix.timeline import Timeline
 from pytest_resilience.plugin.matrix.verdict import Judgement
-from pytest_resilience.plugin.matrix.verdict import of_calm_run
-from pytest_resilience.plugin.matrix.verdict import of_cell
-from pytest_resilience.plugin.scope import ChaosScope
-from pytest_resilience.plugin.settings import Settings
+from pytest_resilience.plugin.matrix.verdict import judge_baseline_run
+from pytest_resilience.plugin.matrix.verdict import judge_cell
+from pytest_resilience.plugin.pytest_internals import run_once
+from pytest_resilience.plugin.pytest_internals import tear_down
+from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 
@@ -42,21 +37,11 @@ __all__ = ["Matrix", "register"]
 _RUNNING_NOTHING = ("collectonly", "setuponly", "setupplan")
 
 _EXPECTED = pytest.StashKey[Expectation]()
-_LIMIT = pytest.StashKey[float]()
+_DEADLINE = pytest.StashKey[float]()  # on an item while it runs under an experiment
 _RAISED = pytest.StashKey[dict[str, BaseException]]()
 
 
-class Runs(Watches, Protocol):
-    """What knows which experiments a test is run under: the chaos session."""
-
-    def running(self, item: pytest.Item, requested: Requested) -> AbstractContextManager[None]:
-        """Put every run of `item` in the block under one experiment more."""
-
-    def last(self, item: pytest.Item) -> ChaosScope | None:
-        """What was chaotic about the last run of `item`."""
-
-
-def register(config: pytest.Config, session: Runs, settings: Settings) -> None:
+def register(config: pytest.Config, session: ChaosSession) -> None:
     """Let this process run the matrix; where the terminal is, collect what all have found.
 
     A run that runs no tests, as with --collect-only, is none.
@@ -65,10 +50,10 @@ def register(config: pytest.Config, session: Runs, settings: Settings) -> None:
         return
     results = None
     if not hasattr(config, "workerinput"):
-        results = Results.register(config, settings)
-    calm = CalmRuns(session)
-    config.pluginmanager.register(calm, "resilience-calm-runs")
-    config.pluginmanager.register(Matrix(session, settings, calm, results), "resilience-matrix")
+        results = Results.register(config, session.settings)
+    runs = BaselineRuns(session)
+    config.pluginmanager.register(runs, "resilience-baseline-runs")
+    config.pluginmanager.register(Matrix(session, runs, results), "resilience-matrix")
 
 
 class Matrix:
@@ -78,12 +63,11 @@ class Matrix:
     """
 
     def __init__(
-        self, session: Runs, settings: Settings, calm: CalmRuns, results: Results | None
+        self, session: ChaosSession, baseline_runs: BaselineRuns, results: Results | None
     ) -> None:
         """`results`: of this process; None in a worker of xdist, which sends what it finds."""
         self._session = session
-        self._settings = settings
-        self._calm = calm
+        self._baseline_runs = baseline_runs
         self._results = results
         self._plan: dict[str, list[Planned]] = {}
         self._unsent: list[list[Any]] = []
@@ -92,28 +76,32 @@ class Matrix:
     def pytest_collection_modifyitems(
         self, items: list[pytest.Item]
     ) -> Generator[None, object, object]:
-        """Read what the tests expect; bad marks are told of elsewhere."""
+        """Read how the tests may end."""
         result = yield
-        self._take_part(items)
+        self._deselect_other_shards(items)
         for item in items:
             try:
                 item.stash[_EXPECTED] = Expectation.of(item)
-            except ConfigurationError:  # told with its line when all marks are checked, hereafter
+            except (
+                ConfigurationError
+            ):  # reported with its line when all marks are checked, after this
                 item.stash[_EXPECTED] = Expectation()
         return result
 
-    def _take_part(self, items: list[pytest.Item]) -> None:
-        """Leave to other machines what is theirs."""
-        others = [item for item in items if not in_shard(item.nodeid, self._settings.shard)]
+    def _deselect_other_shards(self, items: list[pytest.Item]) -> None:
+        """Leave to other machines the tests of their shards."""
+        assert self._session.settings.matrix is not None
+        shard = self._session.settings.matrix.shard
+        others = [item for item in items if not in_shard(item.nodeid, shard)]
         if others:
-            items[:] = [item for item in items if in_shard(item.nodeid, self._settings.shard)]
+            items[:] = [item for item in items if in_shard(item.nodeid, shard)]
             others[0].config.hook.pytest_deselected(items=others)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Plan the cells, so that those which are never run are known to be missing."""
-        self._plan = plan_of(session.items, self._settings)
+        self._plan = plan_of(session.items, self._session.settings)
         if self._results is not None:
-            self._results.planned(self._all_planned())
+            self._results.plan(self._all_planned())
         else:
             self._unsent = [cell.to_json() for cell in self._all_planned()]  # type: ignore[misc]
 
@@ -128,14 +116,15 @@ class Matrix:
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         before = Snapshot()
-        reports = self._calm.run(item, [each.requested for each in planned if not each.spared])
-        usual = before.leftovers()
-        spared = of_calm_run(reports)
+        to_run = [each.request for each in planned if not each.disabled]
+        reports = self._baseline_runs.run(item, to_run)
+        leaked = before.leaked()
+        failed = judge_baseline_run(reports)
         try:
-            cells = [self._ended(item, each, spared, usual) for each in planned]
-            end = finish(item, nextitem)
+            cells = [self._finished(item, each, failed, leaked) for each in planned]
+            end = tear_down(item, nextitem)
         except BaseException:
-            finish(item, None)
+            tear_down(item, None)
             raise
         vars(reports[-1])[CELLS] = [cell.to_json() for cell in cells]
         if self._unsent:
@@ -145,52 +134,64 @@ class Matrix:
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
-    def _ended(
-        self, item: pytest.Item, planned: Planned, spared: Judgement | None, usual: Leftovers
+    def _finished(
+        self,
+        item: pytest.Item,
+        planned: Planned,
+        failed: Judgement | None,
+        leaked: LeakedResources,
     ) -> Cell:
-        """What came of a cell; where it is `spared`, without running it."""
-        spared = spared or planned.spared or self._calm.spares(item, planned.requested)
-        cell = planned.ended(*spared) if spared else self._run(item, planned, usual)
-        told = item.ihook.pytest_resilience_verdict(item=item, cell=cell)
-        cell = cell if told is None else told
+        """A cell with its verdict; it is run only where nothing decides that before.
+
+        `failed`: the verdict where the baseline run did not pass; `leaked`: by that run.
+        """
+        judgement = (
+            failed or planned.disabled or self._baseline_runs.not_applicable(item, planned.request)
+        )
+        if judgement is None:
+            cell = self._run(item, planned, leaked)
+        else:
+            cell = planned.finished(*judgement)
+        cell = item.ihook.pytest_resilience_verdict(item=item, cell=cell) or cell
         if self._results is not None:
             self._results.add(cell)
         return cell
 
-    def _run(self, item: pytest.Item, planned: Planned, usual: Leftovers) -> Cell:
-        expected = item.stash[_EXPECTED]
-        item.stash[_LIMIT] = expected.deadline
-        raised: dict[str, BaseException] = {}
-        item.stash[_RAISED] = raised
+    def _run(self, item: pytest.Item, planned: Planned, baseline: LeakedResources) -> Cell:
+        item.stash[_DEADLINE] = item.stash[_EXPECTED].deadline
+        raised = item.stash[_RAISED] = {}
         before, began = Snapshot(), time.perf_counter()
         timeline = Timeline()
         try:
-            with self._session.running(item, planned.requested), timeline:
-                reports = run_once(item, brief=True)
+            with self._session.matrix_experiment(item, planned.request), timeline:
+                reports = run_once(item, counts=False)
         finally:
-            del item.stash[_LIMIT]
-        scope = self._session.last(item)
-        started = [] if scope is None else scope.started
+            del item.stash[_DEADLINE]
+        scope = self._session.last_scope(item)
+        started = [] if scope is None else scope.experiments.started
         active_experiment = next(
-            (each for asked, each in started if asked is planned.requested), None
+            (each for request, each in started if request is planned.request), None
         )
-        verdict, reason = of_cell(reports, raised, expected, active_experiment)
-        opened = self._calm.opened_before(item, planned.requested)
+        verdict, reason = judge_cell(reports, raised, item.stash[_EXPECTED], active_experiment)
+        opened = self._baseline_runs.opened_before(item, planned.request)
         if opened and verdict is CellVerdict.NEVER_FIRED:
             reason += f"; what a fixture opens before it is out of its reach: {', '.join(opened)}"
         raised.clear()  # tracebacks keep what their frames held
-        left = before.leftovers(usual).beyond(usual)
-        if left and verdict.good:
-            verdict, reason = CellVerdict.LEAK, f"it left {left} behind"
-        moments = timeline.moments(scope.timeline() if scope is not None else [])
-        return planned.ended(
-            verdict, reason, duration=time.perf_counter() - began, timeline=moments
+        leaked = before.leaked(baseline).more_than(baseline)
+        if leaked and verdict.good:
+            verdict, reason = CellVerdict.LEAK, f"it left {leaked} behind"
+        faults = [] if scope is None else scope.faults.timeline()
+        return planned.finished(
+            verdict,
+            reason,
+            duration=time.perf_counter() - began,
+            timeline=timeline.moments(faults),
         )
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """End what hangs under chaos."""
-        limit = item.stash.get(_LIMIT, None)
+        limit = item.stash.get(_DEADLINE, None)
         if limit is None:
             return (yield)
         with deadline(limit):
@@ -201,6 +202,6 @@ class Matrix:
         self, item: pytest.Item, call: pytest.CallInfo[Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Keep the exception: a report has its text alone."""
-        if _LIMIT in item.stash and call.excinfo is not None:
+        if _DEADLINE in item.stash and call.excinfo is not None:
             item.stash[_RAISED][call.when] = call.excinfo.value
         return (yield)

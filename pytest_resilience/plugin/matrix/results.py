@@ -1,13 +1,15 @@
-"""What the matrix has found, where the terminal is: progress, verdict, reports."""
+"""What the matrix has found, where the terminal is: progress, gate, reports."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import platform
 import time
 
 from collections.abc import Generator
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -52,29 +54,80 @@ _NAME = "resilience-results"
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
+class _CellLog:
+    """The cells of a run, planned and finished, here or in workers of xdist.
+
+    Attributes:
+        finished: in the order in which they ended.
+        interrupted: why the run came to an early end; "" if it did not.
+    """
+
+    def __init__(self, settings: Settings, shard: tuple[int, int]) -> None:
+        self.finished: list[Cell] = []
+        self.interrupted = ""
+        self._planned: dict[tuple[str, str], Cell] = {}
+        self._failing = 0
+        self._began = time.monotonic()
+        index, count = shard
+        profiles = [profile for profile, _ in settings.profiles]
+        self._report = Report(  # of a run in which nothing has happened yet
+            cells=(),
+            configuration=configuration_of(profiles),
+            profiles=tuple(profile.name for profile in profiles),
+            seed=settings.seed,
+            started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            python=platform.python_version(),
+            pytest=pytest.__version__,
+            plugin=metadata.version("pytest-resilience"),
+            interrupted="",
+            shard=Shard(index=index, count=count),
+        )
+
+    def plan(self, cells: Iterable[Cell]) -> None:
+        """These are to be run, here or elsewhere."""
+        for cell in cells:
+            self._planned.setdefault(cell.key, cell)
+
+    def add(self, cell: Cell) -> None:
+        """A cell has been run."""
+        self.finished.append(cell)
+        self._failing += cell.verdict.fails
+
+    def progress(self) -> str:
+        """How far the run is, in a line."""
+        done, total = len(self.finished), max(len(self._planned), len(self.finished))
+        left = (time.monotonic() - self._began) / done * (total - done)
+        return f"matrix {done}/{total}, {self._failing} not good, {left:.0f} s left"
+
+    def report(self) -> Report:
+        """What has been found so far."""
+        keys = {cell.key for cell in self.finished}
+        missing = [cell for key, cell in self._planned.items() if key not in keys]
+        return dataclasses.replace(
+            self._report,
+            cells=combine([*self.finished, *missing]),
+            interrupted=self.interrupted or _never_run(missing),
+        )
+
+
 class Results:
-    """Collects cells, from here or from xdist's workers, and judges them in the end."""
+    """Collects the cells where the terminal is, and judges them in the end."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         """Raises `pytest.UsageError` for what could not be written or compared in the end."""
+        assert settings.matrix is not None
         self._config = config
-        self._settings = settings
+        self._settings = settings.matrix
         self._process = os.getpid()
-        self._cells: dict[tuple[str, str], Cell] = {}
-        self._ended: list[Cell] = []
-        self._began = time.monotonic()
-        self._started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self._interrupted = ""
+        self._cells = _CellLog(settings, settings.matrix.shard)
         self._outcome: tuple[Report, GateResult] | None = None
-        self._failures: list[str] = []
+        self._errors: list[str] = []  # reports that could not be written
         self._failed = False
-        self._wanting = 0
         self._junit = _junit_file(config)
-        self._configuration = configuration_of(profile for profile, _ in settings.profiles)
         try:
-            for path in settings.reports:
+            for path in settings.matrix.reports:
                 check_writable(path)
-            self._baseline = self._read_baseline(settings.baseline)
+            self._baseline = self._read_baseline(settings.matrix.baseline)
         except ConfigurationError as error:
             raise pytest.UsageError(printable(str(error))) from None
 
@@ -92,23 +145,31 @@ class Results:
         if path is None:
             return None
         baseline = read_baseline(path)
-        baseline.check(self._report())
+        baseline.check(self._cells.report())
         return baseline
 
-    def planned(self, cells: list[Cell]) -> None:
+    def plan(self, cells: Iterable[Cell]) -> None:
         """These are to be run, here or elsewhere."""
-        for cell in cells:
-            self._cells.setdefault(cell.key, cell)
+        self._cells.plan(cells)
 
     def add(self, cell: Cell) -> None:
-        """A cell has been run."""
-        self._ended.append(cell)
-        self._progress(cell)
+        """A cell has been run: one line written over on a terminal, elsewhere one if it is bad."""
+        self._cells.add(cell)
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is None or self._config.option.verbose < 0:
+            return
+        if terminal.isatty:
+            terminal.rewrite(self._cells.progress(), erase=True)
+        elif cell.verdict.fails:
+            terminal.ensure_newline()
+            terminal.write_line(
+                printable(f"{cell.verdict.words}: {cell.test} under {cell.experiment!r}")
+            )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take over what a worker has found; what was found here is known already."""
         plan, cells = (vars(report).pop(name, ()) for name in (PLAN, CELLS))  # reports are kept
-        self.planned([Cell.from_json(Fields(each)) for each in plan])
+        self.plan([Cell.from_json(Fields(each)) for each in plan])
         if getattr(report, "node", None) is not None:
             for each in cells:
                 self.add(Cell.from_json(Fields(each)))
@@ -117,49 +178,12 @@ class Results:
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """A worker that crashed takes cells along."""
         if error:
-            self._interrupted = f"worker {node.gateway.id} crashed"
-
-    def _progress(self, cell: Cell) -> None:
-        """One line that is written over on a terminal; elsewhere a line for each bad cell."""
-        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
-        if terminal is None or self._config.option.verbose < 0:
-            return
-        self._wanting += cell.verdict.fails
-        if terminal.isatty:
-            done, whole = len(self._ended), max(len(self._cells), len(self._ended))
-            left = (time.monotonic() - self._began) / done * (whole - done)
-            text = f"matrix {done}/{whole}, {self._wanting} not good, {left:.0f} s left"
-            terminal.rewrite(text, erase=True)
-        elif cell.verdict.fails:
-            terminal.ensure_newline()
-            terminal.write_line(
-                printable(f"{cell.verdict.words}: {cell.test} under {cell.experiment!r}")
-            )
-
-    def _report(self) -> Report:
-        index, count = self._settings.shard
-        missing = self._missing()
-        return Report(
-            cells=combine([*self._ended, *missing]),
-            configuration=self._configuration,
-            profiles=tuple(profile.name for profile, _ in self._settings.profiles),
-            seed=self._settings.seed,
-            started_at=self._started_at,
-            python=platform.python_version(),
-            pytest=pytest.__version__,
-            plugin=metadata.version("pytest-resilience"),
-            interrupted=self._interrupted or _left_over(missing),
-            shard=Shard(index=index, count=count),
-        )
-
-    def _missing(self) -> list[Cell]:
-        ended = {cell.key for cell in self._ended}
-        return [cell for key, cell in self._cells.items() if key not in ended]
+            self._cells.interrupted = f"worker {node.gateway.id} crashed"
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self) -> None:
         """The report is written all the same."""
-        self._interrupted = "it was interrupted"
+        self._cells.interrupted = "it was interrupted"
 
     # Innermost: then the JUnit file is there, and the terminal has not summed up.
     @pytest.hookimpl(wrapper=True, trylast=True)
@@ -168,9 +192,9 @@ class Results:
         if os.getpid() != self._process:
             return (yield)  # a forked child of a test: the reports are its parent's
         stopped = session.shouldstop or session.shouldfail
-        if stopped and not self._interrupted:
-            self._interrupted = str(stopped)
-        report = self._report()
+        if stopped and not self._cells.interrupted:
+            self._cells.interrupted = str(stopped)
+        report = self._cells.report()
         gate = judge(
             report,
             threshold=self._settings.gate,
@@ -178,15 +202,15 @@ class Results:
             today=datetime.datetime.now(datetime.UTC).date(),
         )
         self._outcome = report, gate
-        self._failures = write_reports(self._settings.reports, report, gate)
+        self._errors = write_reports(self._settings.reports, report, gate)
         if os.environ.get(_SUMMARY):
             try:
                 append_summary(Path(os.environ[_SUMMARY]), report, gate)
             except OSError as error:
-                self._failures.append(f"{_SUMMARY} was not written: {error}")
+                self._errors.append(f"{_SUMMARY} was not written: {error}")
         result = yield
         self._add_to_junit(report, gate)
-        self._failed = bool(self._failures) or not (gate.passed or self._settings.report_only)
+        self._failed = bool(self._errors) or not (gate.passed or self._settings.report_only)
         if self._failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = MATRIX_FAILED
         return result
@@ -198,13 +222,13 @@ class Results:
         try:
             add_suite(self._junit, report, gate, prefix=self._config.option.junitprefix)
         except (OSError, ElementTree.ParseError) as error:
-            self._failures.append(f"{self._junit} did not get the cells: {error}")
+            self._errors.append(f"{self._junit} did not get the cells: {error}")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter
     ) -> Generator[None, object, object]:
-        """Say what survived, and let the last line count the cells, beside the tests.
+        """Show what survived, and let the last line count the cells, beside the tests.
 
         That comes after all other plugins, which take for reports what they find counted.
         """
@@ -212,14 +236,14 @@ class Results:
             return (yield)
         report, gate = self._outcome
         result = yield
-        self._tell(terminalreporter, report, gate)
+        self._show(terminalreporter, report, gate)
         if report.cells:
             pytest_internals.count_in_last_line(
                 terminalreporter, _tally(report, gate), report.cells, failed=self._failed
             )
         return result
 
-    def _tell(
+    def _show(
         self, terminalreporter: pytest.TerminalReporter, report: Report, gate: GateResult
     ) -> None:
         terminalreporter.section("resilience matrix")
@@ -237,7 +261,7 @@ class Results:
             terminalreporter.line(f"report: {path}")
         for text in self._config.hook.pytest_resilience_report_section(report=report):
             terminalreporter.line(text)
-        for failure in self._failures:
+        for failure in self._errors:
             terminalreporter.line(printable(f"ERROR: {failure}"), red=True)
 
 
@@ -261,8 +285,8 @@ def _junit_file(config: pytest.Config) -> Path | None:
     return Path(os.path.expandvars(given)).expanduser().absolute() if given else None
 
 
-def _left_over(missing: list[Cell]) -> str:
-    """Why a run that nobody has stopped has not come to its end; "" if it has."""
+def _never_run(missing: list[Cell]) -> str:
+    """Why a run that nobody has interrupted is not complete; "" if it is."""
     if not missing:
         return ""
     number = "1 planned cell was" if len(missing) == 1 else f"{len(missing)} planned cells were"

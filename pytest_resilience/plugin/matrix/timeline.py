@@ -1,4 +1,4 @@
-"""What happened in one run, from the faults and from what the patterns log."""
+"""The timeline of one run under an experiment: its faults, and what this package logs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pytest_resilience.report.cell import TimelineEntry
 
 __all__ = ["Timeline"]
 
-_MOST = 500  # entries of one run; the first tell what led to the rest
+_MOST = 500  # records of one run; the first show what led to the rest
 _KINDS = {"breaker": EntryKind.BREAKER, "retry": EntryKind.RETRY}
 _root = logging.getLogger("pytest_resilience")
 
 
 class Timeline(logging.Handler):
-    """Listens while its block runs."""
+    """Collects log records of this package while its block runs."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -48,7 +48,7 @@ class Timeline(logging.Handler):
             self._records.append((time.monotonic() - self._began, record))
 
     def moments(self, faults: list[tuple[float, FaultInjected]]) -> tuple[TimelineEntry, ...]:
-        """All that was heard, and the faults with the seconds since the run began."""
+        """The records and `faults`, each with the seconds since the run began, in order."""
         found = [
             TimelineEntry(
                 at=at,

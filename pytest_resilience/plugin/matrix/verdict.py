@@ -1,4 +1,4 @@
-"""What the reports of a run come to: whether a test can have chaos, and the verdict of a cell."""
+"""The verdict on a run of a test, from its reports: without any experiment, and under one."""
 
 from __future__ import annotations
 
@@ -16,20 +16,17 @@ from pytest_resilience.plugin.matrix.expectation import Expectation
 from pytest_resilience.report.cell import CellVerdict
 
 
-__all__ = ["Judgement", "of_calm_run", "of_cell"]
+__all__ = ["Judgement", "judge_baseline_run", "judge_cell"]
 
 Judgement = tuple[CellVerdict, str]
 """A verdict with its reason."""
 
 
-def of_calm_run(reports: Sequence[pytest.TestReport]) -> Judgement | None:
-    """What becomes of a test's cells without any being run; None if its calm run passed."""
+def judge_baseline_run(reports: Sequence[pytest.TestReport]) -> Judgement | None:
+    """The verdict on all cells of a test that cannot be run; None if its baseline run passed."""
     for report in reports:
         if report.failed:
-            return (
-                CellVerdict.INVALID,
-                f"the calm run, without any experiment, failed in {report.when}",
-            )
+            return CellVerdict.INVALID, f"the test, without any experiment, failed in {report.when}"
         if hasattr(report, "wasxfail"):
             return (
                 CellVerdict.NOT_RUN,
@@ -43,13 +40,13 @@ def of_calm_run(reports: Sequence[pytest.TestReport]) -> Judgement | None:
     return None
 
 
-def of_cell(
+def judge_cell(
     reports: Sequence[pytest.TestReport],
     raised: Mapping[str, BaseException],
     expected: Expectation,
     active_experiment: ActiveExperiment | None,
 ) -> Judgement:
-    """The verdict of a run under one experiment.
+    """The verdict on a run under one experiment.
 
     `raised` are the exceptions by phase, which reports have as text alone. `active_experiment` is
     None where the experiment was not started.
@@ -66,7 +63,7 @@ def of_cell(
     if skipped is not None:
         return CellVerdict.INVALID, f"it was skipped under the experiment{_because(skipped)}"
     if not active_experiment.hits:
-        return CellVerdict.NEVER_FIRED, _why_never(active_experiment)
+        return CellVerdict.NEVER_FIRED, _why_never_fired(active_experiment)
     return CellVerdict.SURVIVED, ""
 
 
@@ -107,7 +104,7 @@ def _why_not_started(
     return f"the experiment could not begin{why}"
 
 
-def _why_never(active_experiment: ActiveExperiment) -> str:
+def _why_never_fired(active_experiment: ActiveExperiment) -> str:
     if active_experiment.matched:
         operations = "operation" if active_experiment.matched == 1 else "operations"
         return f"it matched {active_experiment.matched} {operations} and hit none"
@@ -116,7 +113,7 @@ def _why_never(active_experiment: ActiveExperiment) -> str:
 
 
 def _because(report: pytest.TestReport) -> str:
-    """What was said of a skip or an expected failure, behind a colon."""
+    """The reason of a skip or an expected failure, behind a colon."""
     if hasattr(report, "wasxfail"):
         reason = str(report.wasxfail).removeprefix("reason: ")
     else:

@@ -103,9 +103,7 @@ FLAGS = {
     "--chaos-probability": Flag(
         value="0", args=("--chaos=network_failure:rate=1",), shows="*not started*"
     ),
-    "--no-chaos": Flag(
-        args=("--chaos=network_failure:rate=1",), shows="chaos: none, this is a calm run"
-    ),
+    "--no-chaos": Flag(args=("--chaos=network_failure:rate=1",), shows="chaos: none (--no-chaos)"),
     "--chaos-list": Flag(shows="network_failure: *"),
     "--resilience-report": Flag(value="report.json", args=MATRIX, shows="*report.json*", ret=10),
     "--resilience-report-only": Flag(args=MATRIX, shows="outage: 2 failed*"),

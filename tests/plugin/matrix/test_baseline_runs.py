@@ -1,4 +1,4 @@
-"""What a test does in its calm run says which experiments are applicable to it."""
+"""What a test does in its baseline run says which experiments are applicable to it."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_pure_unit_test_is_not_run_again_and_spoils_no_gate(shop: pytest.Pytes
         if each["verdict"] == "not_applicable"
     ]
     assert cell["reason"] == (
-        "it hits network.connect; in the calm run the test did: nothing that any could hit"
+        "it hits network.connect; without chaos the test did: nothing that any could hit"
     )
 
 
@@ -276,7 +276,9 @@ CALM = """
 """
 
 
-def test_the_calm_run_is_calm_and_leaves_nothing_replaced(shop: pytest.Pytester) -> None:
+def test_the_baseline_run_is_without_chaos_and_leaves_nothing_replaced(
+    shop: pytest.Pytester,
+) -> None:
     shop.makepyfile(CALM)
     shop.makeconftest(
         (shop.path / "conftest.py").read_text()
@@ -314,7 +316,7 @@ def pytest_resilience_verdict(item, cell):
     assert verdicts(shop)["test_it"].keys() == set(NAMES)
 
 
-def test_a_test_with_chaos_of_its_own_has_it_in_the_calm_run_as_always(
+def test_a_test_with_chaos_of_its_own_has_it_in_the_baseline_run_as_always(
     shop: pytest.Pytester,
 ) -> None:
     shop.makepyfile("""

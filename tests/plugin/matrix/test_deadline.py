@@ -19,7 +19,7 @@ def test_a_blocking_call_is_ended() -> None:
 
 
 def test_one_that_is_swallowed_is_raised_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_AGAIN", 0.01)
+    monkeypatch.setattr(module, "_REPEAT", 0.01)
     swallowed = 0
 
     def hang() -> None:

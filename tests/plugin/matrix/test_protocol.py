@@ -153,7 +153,7 @@ def test_a_cell_can_be_repeated_alone(shop: pytest.Pytester) -> None:
     )
 
 
-def test_a_calm_run_that_failed_is_repeated_calm(shop: pytest.Pytester) -> None:
+def test_a_baseline_run_that_failed_is_repeated_as_one(shop: pytest.Pytester) -> None:
     shop.makepyfile(
         test_own="""
         import pytest
@@ -177,7 +177,7 @@ def test_the_gate(shop: pytest.Pytester) -> None:
     passed = matrix(shop, *GOOD, "--resilience-gate=100")
     assert passed.ret == 0
     passed.stdout.fnmatch_lines([
-        "A cell is one test under one experiment; the calm run of a test, *",
+        "A cell is one test under one experiment; before its cells, *",
         "resilience gate passed: 100 %, 100 asked, coverage 100 %",
     ])  # fmt: skip
     failed = matrix(shop, "-k", "fails or survives", "--resilience-gate=70")
@@ -274,7 +274,7 @@ def test_under_xdist_it_is_the_same(shop: pytest.Pytester) -> None:
         (["--resilience-report=a.json"], "--resilience-report needs --chaos-matrix: without it *"),
         (
             ["--chaos-matrix", "--chaos-profile=ci", "--no-chaos", "--resilience-gate=1"],
-            "--resilience-gate cannot be with --no-chaos: in a calm run there is nothing to judge",
+            "--resilience-gate cannot be with --no-chaos: without chaos there is nothing to judge",
         ),
         (
             ["--chaos-profile=ci", "--chaos-experiment=x"],

@@ -274,7 +274,7 @@ def test_what_ends_so_without_a_fault_proves_nothing(
     ],
 )
 @pytest.mark.parametrize("passes", [True, False])
-def test_a_test_that_is_not_to_pass_calm_is_not_run(
+def test_a_test_that_is_not_to_pass_without_chaos_is_not_run(
     suite: pytest.Pytester, mark: str, reason: str, passes: bool
 ) -> None:
     profile(suite, REFUSED)
@@ -291,10 +291,10 @@ def test_a_test_that_is_not_to_pass_calm_is_not_run(
     assert (cell["verdict"], cell["reason"]) == ("not_run", reason)
 
 
-def test_a_calm_run_that_failed_spares_the_cells(suite: pytest.Pytester) -> None:
+def test_no_cell_is_run_after_a_baseline_run_that_failed(suite: pytest.Pytester) -> None:
     profile(suite, REFUSED)
     suite.makepyfile("def test_it():\n    assert 0")
     assert matrix(suite).ret == pytest.ExitCode.TESTS_FAILED
     assert verdicts(suite.path / "out.json") == {"test_it": ("invalid",)}
-    reason = "the calm run, without any experiment, failed in call"
+    reason = "the test, without any experiment, failed in call"
     assert only_cell(suite)["reason"] == reason

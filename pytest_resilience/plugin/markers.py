@@ -1,21 +1,63 @@
-"""Where a marker is written: file and line, for messages about it."""
+"""The markers of the collected tests: checked, with the place of each bad one."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.plugin.matrix.expectation import Expectation
 
-__all__ = ["mark_location"]
+
+__all__ = ["PROBLEMS", "check_expectation", "check_marks"]
+
+PROBLEMS = "resilience_problems"
+"""The key under which a worker of xdist hands over what is wrong with the markers."""
 
 
-def mark_location(node: Any, mark: pytest.Mark) -> str:
+def check_marks(
+    config: pytest.Config,
+    items: list[pytest.Item],
+    check: Callable[[pytest.Item, pytest.Mark], object],
+) -> None:
+    """Raise `pytest.UsageError` naming each mark of `items` that `check` refuses.
+
+    `check` raises ConfigurationError. In a worker of xdist nothing is raised: it would reach
+    the user as an internal error of xdist. The worker runs no test, and the controller, which
+    is given the problems, raises.
+    """
+    problems: dict[str, None] = {}
+    for item in items:
+        # From the module to the function, as they are written.
+        for node, mark in reversed(list(item.iter_markers_with_node())):
+            try:
+                check(item, mark)
+            except ConfigurationError as error:
+                problems[f"{_location(node, mark)}: {error}"] = None
+    if problems and hasattr(config, "workeroutput"):
+        config.workeroutput[PROBLEMS] = list(problems)
+        items.clear()
+    elif problems:
+        raise pytest.UsageError(printable("\n".join(problems)))
+
+
+def check_expectation(_item: pytest.Item, mark: pytest.Mark) -> None:
+    """Raise ConfigurationError for a bad mark `resilience` or `no_chaos`."""
+    if mark.name == "resilience":
+        Expectation.read(mark)
+    elif mark.name == "no_chaos" and (mark.args or mark.kwargs):
+        raise ConfigurationError("no_chaos takes nothing; write @pytest.mark.no_chaos")
+
+
+def _location(node: Any, mark: pytest.Mark) -> str:
     """`file:line` of `mark`, which stands on `node`: a function, class or module.
 
     A mark does not know where it was made, so it is looked for in the source. One that
