@@ -247,10 +247,16 @@ class Engine:
         return bound
 
     def start(
-        self, experiment: ChaosExperiment, *, seed: int, must_fire: bool = True
+        self,
+        experiment: ChaosExperiment,
+        *,
+        seed: int,
+        must_fire: bool = True,
+        paused: bool = False,
     ) -> ActiveExperiment:
         """Let an experiment run until its `stop` is called, or its duration is over.
 
+        One that starts `paused` hits nothing until that is taken back.
         Raises ConfigurationError as `check` does, and UnavailableError where this machine
         cannot do it.
         """
@@ -261,6 +267,7 @@ class Engine:
             must_fire=must_fire,
             on_stop=self._remove,
         )
+        active_experiment.paused = paused
         with self._lock:
             before = self.active
             try:
