@@ -29,8 +29,8 @@ _R = TypeVar("_R")
 
 _PLAIN, _COROUTINE = CallKind.PLAIN, CallKind.COROUTINE
 
-# What stands outside what, and why that is hardly meant.
-_WRONG: tuple[tuple[type, type, str], ...] = (
+# Outer pattern, inner pattern, and why that order goes wrong.
+_WRONG_ORDER: tuple[tuple[type, type, str], ...] = (
     (
         CircuitBreaker,
         RetryHandler,
@@ -44,7 +44,7 @@ _WRONG: tuple[tuple[type, type, str], ...] = (
 )
 
 
-# None of these keeps anything of the function it is put around.
+# Patterns whose wrappers keep nothing of the function, so one wrapper serves all functions.
 _OURS = frozenset(
     {
         CircuitBreaker, RateLimitBulkhead, RetryHandler, SemaphoreBulkhead, ThreadPoolBulkhead,
@@ -54,7 +54,7 @@ _OURS = frozenset(
 
 
 class PipelineOrderWarning(UserWarning):
-    """Two patterns stand in an order that is known to go wrong."""
+    """Two patterns are in an order that is known to go wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +75,9 @@ class Step:
 class Pipeline:
     """Patterns around a function, the first one outermost.
 
-    Any decorator can stand in it: each is called with what the later ones have made of the
-    function, so sync and async functions go through alike. Warns with
-    `PipelineOrderWarning` where a breaker or rate limit stands outside a retry.
+    Any decorator can be one of them: each wraps what the later ones made of the function, so
+    sync and async functions work alike. Warns with `PipelineOrderWarning` where a breaker or a
+    rate limit is outside a retry.
 
     Example:
         >>> from pytest_resilience.patterns import CircuitBreaker, RetryHandler
@@ -89,12 +89,12 @@ class Pipeline:
     """
 
     def __init__(self, *patterns: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Raises TypeError for what is no decorator."""
+        """Raises TypeError for what cannot be called as a decorator."""
         for pattern in patterns:
             if not callable(pattern):
                 raise TypeError(f"{pattern!r} cannot be put around a function")
         self.patterns = patterns
-        # Put around these once, they are ready for every function that is given to them.
+        # Wrapped around two functions that call their argument, once and not at each `call`.
         ours = _OURS.issuperset(map(type, patterns))
         self._call = self._around(_call) if ours else None
         self._await = self._around(_await) if ours else None
@@ -116,12 +116,12 @@ class Pipeline:
         """Call `func` through all patterns; await the result of a coroutine function."""
         kind = kind_of(func, args)
         ready = self._call if kind is _PLAIN else self._await if kind is _COROUTINE else None
-        if ready is None:  # what somebody else's decorator makes of it depends on the function
+        if ready is None:  # the wrapper of somebody else's decorator may depend on the function
             return self(func)(*args, **kwargs)
         return ready(func, *args, **kwargs)  # type: ignore[no-any-return]
 
     def describe(self) -> tuple[Step, ...]:
-        """What it is made of, outermost first, for a test to compare."""
+        """Its patterns, outermost first, for a test to compare."""
         return tuple(
             Step(
                 kind=type(pattern).__name__,
@@ -133,7 +133,7 @@ class Pipeline:
 
 
 def _warn(outer: object, inner: object) -> None:
-    for outside, inside, why in _WRONG:
+    for outside, inside, why in _WRONG_ORDER:
         if isinstance(outer, outside) and isinstance(inner, inside):
             message = f"{outside.__name__} outside {inside.__name__}: {why}"
             warnings.warn(message, PipelineOrderWarning, stacklevel=3)

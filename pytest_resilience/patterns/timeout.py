@@ -42,7 +42,7 @@ _R = TypeVar("_R")
 
 _PLAIN, _COROUTINE = CallKind.PLAIN, CallKind.COROUTINE
 
-_NO_GENERATORS = "who iterates takes the time: put the limit around what consumes it"
+_NO_GENERATORS = "its time is that of whoever iterates: put the limit around what consumes it"
 _logger = logging.getLogger("pytest_resilience.timelimit")
 
 # One for all limiters: a ContextVar is never collected. Innermost block last.
@@ -58,7 +58,7 @@ class TimeLimitExceeded(Event):
     Attributes:
         call: the function's name, or "block".
         limit: in seconds.
-        running: whether it runs on, because it is a plain function.
+        running: whether it still runs, because it is a plain function.
     """
 
     call: str
@@ -84,26 +84,26 @@ class OverdueCall:
 class TimeLimiter:
     """Raises `TimeLimitExceededError` for calls that take longer than `limit` seconds.
 
-    A coroutine function, or a block under `async with`, is cancelled when the time is up,
-    by `asyncio.timeout`: it ends at its next `await`, and if it refuses to, when it likes.
+    A coroutine function, or a block under `async with`, is cancelled when the time is up, by
+    `asyncio.timeout`: it ends at its next `await`, unless it suppresses the cancellation.
 
-    A plain function cannot be stopped by anybody. It runs in a thread of its own, and when
-    the time is up its caller stops waiting: **the call runs on**, with all it does and holds,
-    until it ends by itself; `overdue` lists those calls, and what they come to is dropped.
-    It sees the context variables of its caller, though what it sets there is not seen
-    outside; what belongs to a thread (`threading.local`, an sqlite3 connection) is not at
-    hand. The thread is a daemon: it keeps no process from ending. Starting it takes some
-    50 µs. Where calls may hang in numbers, put a bulkhead inside, which they then fill.
+    A plain function cannot be stopped. It runs in a thread of its own, and when the time is
+    up its caller stops waiting: **the call runs on**, with all it does and holds, until it ends
+    by itself. `overdue` lists those calls; their results are dropped. The function sees the
+    context variables of its caller, but what it sets there is not seen outside, and what
+    belongs to a thread (`threading.local`, an sqlite3 connection) is not available. The thread
+    is a daemon, so it keeps no process from ending. Starting it takes some 50 µs. Where many
+    calls may hang, put a bulkhead inside, which they then fill.
 
-    What interrupts is real time, for no other wakes a thread or an event loop. A call that
-    has ended is measured by `clock`, and a result that came too late by that is refused too:
-    so, on a `ManualClock`, a call that sleeps for longer than the limit exceeds it at once.
-    What a call raises passes as it is, late or not; so does cancellation from outside.
+    Real time interrupts, for no other wakes a thread or an event loop. A call that has ended
+    is measured by `clock` as well, and a result that came too late by it is dropped. So, on a
+    `ManualClock`, a call that sleeps for longer than the limit exceeds it at once. An error of
+    the call passes as it is, late or not; so does cancellation from outside.
 
     Attributes:
         limit: in seconds.
         name: what errors, events, logs and threads call it.
-        listeners: told of every `TimeLimitExceeded`.
+        listeners: are given every `TimeLimitExceeded`.
 
     Example:
         >>> TimeLimiter(5.0).execute(len, "abc")
@@ -122,14 +122,14 @@ class TimeLimiter:
 
     @property
     def overdue(self) -> tuple[OverdueCall, ...]:
-        """The calls of plain functions that still run though their time is up."""
+        """The calls of plain functions that still run after their time was up."""
         with self._lock:
             return tuple(self._overdue.values())
 
     def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
         """Limit a function or a coroutine function, as a decorator.
 
-        Raises TypeError for a generator function: who iterates takes the time.
+        Raises TypeError for a generator function: its time is that of whoever iterates.
         """
         return wrap(func, self._wrap_plain, self._call_and_await, _NO_GENERATORS)  # type: ignore[no-any-return]
 
@@ -142,7 +142,7 @@ class TimeLimiter:
     async def _call_and_await(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        return await self._await(func(*args, **kwargs), _name(func, args))
+        return await self._await(func(*args, **kwargs), _name_of(func, args))
 
     @calls_first_argument
     def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -152,7 +152,7 @@ class TimeLimiter:
         """
         kind = kind_of(func, args)
         if kind is _COROUTINE:
-            return self._await(func(*args, **kwargs), _name(func, args))  # type: ignore[return-value,arg-type]
+            return self._await(func(*args, **kwargs), _name_of(func, args))  # type: ignore[return-value,arg-type]
         if kind is not _PLAIN:
             raise generator_error(func, kind, _NO_GENERATORS)
         return self._run(func, args, kwargs)  # type: ignore[no-any-return]
@@ -173,7 +173,7 @@ class TimeLimiter:
         except TimeoutError as late:
             raise self._exceeded("block", "it was cancelled") from late
         if error is None:
-            self._measure("block", started)
+            self._check_duration("block", started)
 
     async def _await(self, call: Awaitable[Any], name: str) -> Any:
         import asyncio
@@ -185,22 +185,22 @@ class TimeLimiter:
                 result = await call
         except TimeoutError as late:
             if not timer.expired():
-                raise  # its own
+                raise  # the call's own
             raise self._exceeded(name, "it was cancelled") from late
         finally:
-            # It holds the task, which holds the error, whose traceback holds this frame.
+            # It holds the task, which holds the error, whose traceback holds this frame: a cycle.
             del timer
-        self._measure(name, started)
+        self._check_duration(name, started)
         return result
 
     def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         from concurrent.futures import Future
 
         future: Future[Any] = Future()
-        name, started = _name(func, args), self._clock.monotonic()
+        name, started = _name_of(func, args), self._clock.monotonic()
         thread = threading.Thread(
             target=contextvars.copy_context().run,
-            args=(_work, future, func, args, kwargs),
+            args=(_run_into, future, func, args, kwargs),
             name=f"{self.name}: {name}",
             daemon=True,
         )
@@ -208,10 +208,10 @@ class TimeLimiter:
             self._wait(future, OverdueCall(call=name, since=started, thread=thread))
             result = future.result()
         finally:
-            # An error's traceback holds this frame: together they would keep each other.
+            # It holds the error, whose traceback holds this frame: a cycle.
             del future
-        self._measure(name, started)
-        # A plain function that hands out a coroutine, as a lambda does.
+        self._check_duration(name, started)
+        # A plain function that returns a coroutine, as a lambda does.
         return self._await(result, name) if type(result) is CoroutineType else result
 
     def _wait(self, future: Future[Any], call: OverdueCall) -> None:
@@ -220,42 +220,44 @@ class TimeLimiter:
             future.exception(self.limit)
         except BaseException as interruption:  # the time is up, or KeyboardInterrupt
             if isinstance(interruption, TimeoutError) and future.done():
-                return  # just now
+                return  # it ended just now
             if call.thread.ident is None:
-                raise  # there are too many threads for another one
+                raise  # no thread could be started
             with self._lock:
                 self._overdue[future] = call
-            future.add_done_callback(self._ended)
+            future.add_done_callback(self._overdue_ended)
             if isinstance(interruption, TimeoutError):
                 raise self._exceeded(call.call, "it runs on", running=True) from None
             raise
 
-    def _ended(self, future: Future[Any]) -> None:
+    def _overdue_ended(self, future: Future[Any]) -> None:
         with self._lock:
             call = self._overdue.pop(future)
         took = self._clock.monotonic() - call.since
         _logger.info("%s: %s has ended after %.3g s", self.name, call.call, took)
 
-    def _measure(self, call: str, started: float) -> None:
-        """Refuse a result that came too late by the clock."""
+    def _check_duration(self, call: str, started: float) -> None:
+        """Raise if a result came too late by the clock."""
         took = self._clock.monotonic() - started
         if took > self.limit:
             raise self._exceeded(call, f"it ended after {took:.3g} s")
 
-    def _exceeded(self, call: str, fate: str, *, running: bool = False) -> TimeLimitExceededError:
-        _logger.warning("%s: %s took longer than %g s; %s", self.name, call, self.limit, fate)
+    def _exceeded(
+        self, call: str, outcome: str, *, running: bool = False
+    ) -> TimeLimitExceededError:
+        _logger.warning("%s: %s took longer than %g s; %s", self.name, call, self.limit, outcome)
         at = self._clock.monotonic()
         self.listeners.emit(
             TimeLimitExceeded(at=at, source=self.name, call=call, limit=self.limit, running=running)
         )
-        message = f"{self.name}: {call} took longer than {self.limit:g} s; {fate}"
+        message = f"{self.name}: {call} took longer than {self.limit:g} s; {outcome}"
         return TimeLimitExceededError(message, limit=self.limit)
 
     def __repr__(self) -> str:
         return f"<TimeLimiter {self.name!r} {self.limit:g} s>"
 
 
-def _work(
+def _run_into(
     future: Future[Any], func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     try:
@@ -267,6 +269,6 @@ def _work(
         future.set_result(result)
 
 
-def _name(func: Callable[..., Any], args: tuple[Any, ...] = ()) -> str:
+def _name_of(func: Callable[..., Any], args: tuple[Any, ...] = ()) -> str:
     func = innermost(func, args)
     return getattr(func, "__qualname__", None) or repr(func)

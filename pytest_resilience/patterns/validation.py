@@ -50,7 +50,7 @@ def boolean(field: str, value: Any) -> bool:  # noqa: D103
 
 
 def function(field: str, value: Any) -> Callable[..., Any] | None:
-    """A callable, or None for none."""
+    """A callable or None."""
     if value is not None and not callable(value):
         raise TypeError(f"{field} must be a function or None, not {value!r}")
     return value  # type: ignore[no-any-return]

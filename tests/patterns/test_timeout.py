@@ -370,7 +370,7 @@ def test_generator_functions_are_refused() -> None:
     for func in (rows, arows):
         with pytest.raises(TypeError, match="put the limit around what consumes it"):
             TimeLimiter(1.0)(func)
-        with pytest.raises(TypeError, match="generator function; who iterates"):
+        with pytest.raises(TypeError, match="generator function; its time is"):
             TimeLimiter(1.0).execute(func)
 
 

@@ -1,4 +1,4 @@
-"""How much of something may be used at once, or in a while."""
+"""How many calls a bulkhead lets run at once, or begin in a window."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["BulkheadConfig", "BulkheadType"]
 
 
 class BulkheadType(Enum):
-    """What a bulkhead limits calls by."""
+    """The kinds of bulkheads."""
 
     THREAD_POOL = "thread_pool"
     SEMAPHORE = "semaphore"
@@ -28,11 +28,11 @@ class BulkheadConfig:
         max_concurrent: calls at once; for a rate limit, calls in any window.
         queue_size: calls that may wait for a thread of the pool; 0 for none.
         timeout: seconds a caller waits for its result from the pool.
-        bulkhead_type: what it limits by.
-        max_wait: seconds a caller waits for a slot of a semaphore; 0 to be rejected at once.
+        bulkhead_type: its kind, for `BulkheadManager`.
+        max_wait: seconds a caller waits for a slot of a semaphore; 0: it is rejected at once.
         window_size: seconds of a rate limit's window.
-        burst: calls of a rate limit that may follow one another at once; the others of a
-            window are spread over it. None for all of them.
+        burst: calls of a rate limit that may begin at once; the others of a window are spread
+            over it. None: all may.
 
     Raises ConfigurationError or TypeError for a value that makes no sense.
     """

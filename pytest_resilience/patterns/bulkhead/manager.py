@@ -1,4 +1,4 @@
-"""Bulkheads by name, one for each thing that must not drown the others."""
+"""Bulkheads by name, one for each service that must not exhaust the others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _KINDS: dict[BulkheadType, type[Bulkhead]] = {
 
 
 class BulkheadManager:
-    """Makes bulkheads, finds them by name, and shuts them down together.
+    """Creates bulkheads, finds them by name, and shuts them down together.
 
     Attributes:
         bulkheads: all of them, by name.

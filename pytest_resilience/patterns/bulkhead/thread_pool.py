@@ -1,4 +1,4 @@
-"""A bulkhead that runs calls in threads of its own, so that callers need not wait for ever."""
+"""A bulkhead that runs calls in threads of its own, so callers need not wait until they end."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class ThreadPoolBulkhead(Bulkhead):
             }
 
     def shutdown(self, *, wait: bool = True) -> None:
-        """Take no more calls and drop those that wait; with `wait`, until the others end."""
+        """Accept no more calls, cancel those that wait and, with `wait`, wait for the others."""
         with self._lock:
             self._closed = True
         self._executor.shutdown(wait=wait, cancel_futures=True)

@@ -18,7 +18,7 @@ __all__ = ["CircuitBreakerConfig", "Outcome"]
 
 
 class Outcome(Enum):
-    """What a call says about the thing called."""
+    """What the end of a call says about the service."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -29,29 +29,30 @@ class Outcome(Enum):
 class CircuitBreakerConfig:
     """How a circuit breaker decides.
 
-    Without a window it opens after `failure_threshold` failures in a row. With one (of
-    `window_size` calls or `window_seconds`) it opens when, among at least `minimum_calls` in
-    it, the share of failures reaches `failure_rate_threshold`, or that of slow calls
+    Without a window it opens after `failure_threshold` consecutive failures. With one (of
+    `window_size` calls or `window_seconds`) it opens when the window has `minimum_calls` and
+    its failure rate reaches `failure_rate_threshold`, or its rate of slow calls
     `slow_call_rate_threshold`.
 
     Attributes:
-        failure_threshold: failures in a row that open it, when it has no window.
+        failure_threshold: consecutive failures that open it, when it has no window.
         success_threshold: successes while half open that close it.
-        timeout: seconds it stays open; or a function of how often it has opened since it
-            was last closed (1, 2, …) and the error that opened it, None for a slow call.
+        timeout: seconds it stays open; or a function that returns them, given how often it has
+            opened since it was last closed (1, 2, …) and the error that opened it (None for a
+            slow call).
         expected_exception: exceptions that are failures. Others count neither way.
         ignored_exception: exceptions that count neither way even so.
         is_failure: overrules both: whether an exception is a failure.
         is_failed_result: whether a result is a failure; a block has none, nor an async generator.
-        failure_rate_threshold: share of failures, above 0 up to 1, that opens it.
-        window_size: how many of the latest calls are looked at.
-        window_seconds: how many of the latest seconds are looked at, to a tenth of them.
-        minimum_calls: calls in the window below which nothing is concluded.
+        failure_rate_threshold: rate of failures, above 0 up to 1, that opens it.
+        window_size: how many calls the sliding window holds.
+        window_seconds: how many seconds the sliding window holds, to a tenth of them.
+        minimum_calls: calls in the window below which no rate is calculated.
         slow_call_duration: seconds above which a call is slow. Without a window a slow call
             is a failure; half open, it always is.
-        slow_call_rate_threshold: share of slow calls in the window that opens it.
-        half_open_max_calls: calls under way at once while half open; None for
-            `success_threshold`. Never more than can still be needed to close are let through.
+        slow_call_rate_threshold: rate of slow calls, above 0 up to 1, that opens it.
+        half_open_max_calls: trial calls at once while half open; None for `success_threshold`.
+            Never more are let through than can still be needed to close.
 
     What is no `Exception` (cancellation, KeyboardInterrupt, …) always counts neither way.
     Raises ConfigurationError or TypeError for a value that makes no sense.

@@ -1,4 +1,4 @@
-"""Circuit breakers by name, so that all who call one thing share one breaker."""
+"""Circuit breakers by name, so that all callers of one service share one breaker."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class CircuitBreakerRegistry:
             raise UnknownNameError(_KIND, name, tuple(self._breakers)) from None
 
     def get_or_create(self, name: str) -> CircuitBreaker:
-        """The breaker of that name, made with the default configuration if need be."""
+        """The breaker of that name, created with the default configuration if there is none."""
         known = self._breakers.get(name)
         if known is not None:
             return known
-        with self._lock:  # and look again: another thread may have been here
+        with self._lock:  # and look again: another thread may have created it
             return self._breakers.get(name) or self._add(name, None)
 
     def _add(self, name: str, config: CircuitBreakerConfig | None) -> CircuitBreaker:

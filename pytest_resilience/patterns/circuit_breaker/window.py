@@ -1,9 +1,12 @@
-"""The latest calls, counted: by number or by time, each in constant time and space."""
+"""Sliding windows: the outcomes of the latest calls, by number or by time.
+
+They are resilience4j's COUNT_BASED and TIME_BASED windows: a ring of outcomes, and a ring of
+buckets with a total of each. Both take constant time and space for a call.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
 
 
 __all__ = ["CountWindow", "TimeWindow", "Window"]
@@ -11,53 +14,30 @@ __all__ = ["CountWindow", "TimeWindow", "Window"]
 _BUCKETS = 10  # of a time window: it slides by tenths of its length
 
 
-class Window(Protocol):
-    """What a breaker remembers of recent calls.
+class CountWindow:
+    """The last `size` calls.
 
     Attributes:
         calls: how many there are.
         failures: how many of them failed.
         slow: how many of them were slow.
-        timed: whether `now` matters to it.
     """
-
-    timed: bool
-    calls: int
-    failures: int
-    slow: int
-
-    @property
-    def settled(self) -> bool:
-        """Whether one more quick success would change nothing."""
-
-    def record(self, now: float, failed: bool = False, slow: bool = False) -> None:
-        """Add a call that ended at `now`, monotonic seconds; forget those too old."""
-
-    def forget(self, now: float) -> None:
-        """Let go of what is too old at `now`."""
-
-    def clear(self) -> None:
-        """Forget everything."""
-
-
-class CountWindow:
-    """The last `size` calls."""
-
-    timed = False
 
     def __init__(self, size: int) -> None:
         # 1 for a failure, plus 2 for a slow call; nearly always 0.
-        self._last: deque[int] = deque(maxlen=size)
+        self._outcomes: deque[int] = deque(maxlen=size)
         self._size = size
         self.calls = self.failures = self.slow = 0
 
     @property
     def settled(self) -> bool:
+        """Whether one more quick success would change nothing."""
         return self.calls == self._size and not self.failures and not self.slow
 
     def record(self, now: float, failed: bool = False, slow: bool = False) -> None:  # noqa: ARG002
+        """Add a call that has just ended."""
         if self.calls == self._size:
-            oldest = self._last[0]
+            oldest = self._outcomes[0]
             if oldest:
                 self.failures -= oldest & 1
                 self.slow -= oldest >> 1
@@ -66,23 +46,22 @@ class CountWindow:
         if failed or slow:
             self.failures += failed
             self.slow += slow
-            self._last.append(failed + 2 * slow)
+            self._outcomes.append(failed + 2 * slow)
         else:
-            self._last.append(0)
+            self._outcomes.append(0)
 
     def forget(self, now: float) -> None:
         """Nothing: a call here is never too old."""
 
     def clear(self) -> None:
-        self._last.clear()
+        self._outcomes.clear()
         self.calls = self.failures = self.slow = 0
 
 
 class TimeWindow:
-    """The calls of the last `seconds`, to a tenth of it."""
+    """The calls of the last `seconds`, to a tenth of it; attributes as of `CountWindow`."""
 
-    timed = True
-    settled = False
+    settled = False  # a success always changes it: it is the call's time that counts
 
     def __init__(self, seconds: float) -> None:
         self._step = seconds / _BUCKETS
@@ -91,9 +70,10 @@ class TimeWindow:
         self.calls = self.failures = self.slow = 0
 
     def record(self, now: float, failed: bool = False, slow: bool = False) -> None:
+        """Add a call that ended at `now`, monotonic seconds; forget those too old."""
         self.forget(now)
         number = int(now // self._step)
-        # A clock read before another thread's may arrive after it: it joins the newest.
+        # A thread that read the clock first may arrive later: its call joins the newest bucket.
         if not self._buckets or self._buckets[-1][0] < number:
             self._buckets.append([number, 0, 0, 0])
         bucket = self._buckets[-1]
@@ -105,6 +85,7 @@ class TimeWindow:
         self.slow += slow
 
     def forget(self, now: float) -> None:
+        """Remove the calls that are too old at `now`."""
         oldest = int(now // self._step) - _BUCKETS
         while self._buckets and self._buckets[0][0] <= oldest:
             _, calls, failures, slow = self._buckets.popleft()
@@ -115,3 +96,6 @@ class TimeWindow:
     def clear(self) -> None:
         self._buckets.clear()
         self.calls = self.failures = self.slow = 0
+
+
+Window = CountWindow | TimeWindow
