@@ -150,7 +150,7 @@ class ExperimentLog:
 
 
 def _row(what: str, requested_by: str, started: bool) -> ExperimentRecord:
-    return ExperimentRecord(what=what, origin=requested_by, started=started)
+    return ExperimentRecord(what=what, requested_by=requested_by, started=started)
 
 
 class _Seeds:

@@ -16,7 +16,7 @@ class ExperimentRecord:
 
     Attributes:
         what: the experiment in words, with its physical parameters.
-        origin: who asked: "marker", "fixture" or "flag".
+        requested_by: "marker", "fixture", "flag", "profile", "matrix" or "monkey".
         started: False if its `probability` decided against it.
         matched: operations that its target matched.
         hits: operations that got a fault.
@@ -25,7 +25,7 @@ class ExperimentRecord:
     """
 
     what: str
-    origin: str
+    requested_by: str
     started: bool
     matched: int = 0
     hits: int = 0

@@ -46,7 +46,7 @@ class Tallies:
     def add(self, record: ChaosRecord) -> None:
         """Add the counts of one test."""
         for row in record.experiments:
-            tally = self._by_experiment.setdefault((row.what, row.origin), _Tally())
+            tally = self._by_experiment.setdefault((row.what, row.requested_by), _Tally())
             tally.tests += row.started
             tally.idle += not row.started
             tally.matched += row.matched
@@ -61,7 +61,7 @@ class Tallies:
         return [_line(*key, tally) for key, tally in self._by_experiment.items()]
 
 
-def _line(what: str, origin: str, tally: _Tally) -> str:
+def _line(what: str, requested_by: str, tally: _Tally) -> str:
     parts = [f"{tally.tests} test{'' if tally.tests == 1 else 's'}"]
     if tally.idle:
         parts.append(f"not started in {tally.idle} (chance)")
@@ -75,4 +75,4 @@ def _line(what: str, origin: str, tally: _Tally) -> str:
         parts.append("never fired: nothing matched")
     if tally.delay:
         parts.append(f"delayed {format_seconds(tally.delay)}")
-    return f"{what} [{origin}] - {', '.join(parts)}"
+    return f"{what} [{requested_by}] - {', '.join(parts)}"
