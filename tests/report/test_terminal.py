@@ -11,7 +11,12 @@ from pytest_resilience.report.terminal import timeline
 
 def row(what: str, *, started: bool = True, matched: int = 0, delay: float = 0) -> ExperimentRecord:
     return ExperimentRecord(
-        what=what, requested_by="flag", started=started, matched=matched, hits=matched // 2, delay=delay
+        what=what,
+        requested_by="flag",
+        started=started,
+        matched=matched,
+        hits=matched // 2,
+        delay=delay,
     )
 
 
