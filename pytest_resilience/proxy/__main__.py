@@ -33,7 +33,7 @@ _FOR_EVER = "1000000h"
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pytest_resilience.proxy",
-        description="Lead TCP connections to a server, and harm them on the way.",
+        description="Lead TCP connections to a server, and delay, damage or cut them on the way.",
         epilog=_toxic_types(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _toxic_types() -> str:
-    lines = ["types of toxic, with what they can be told (unit, default):"]
+    lines = ["types of toxic, with their attributes (unit, default):"]
     for kind, attributes in KINDS.items():
         shown = (f"{name} ({each.unit}, {each.default})" for name, each in attributes.items())
         lines.append(f"  {kind:<12} {', '.join(shown)}".rstrip())

@@ -112,7 +112,7 @@ class Acceptor:
     def set_toxics(self, toxics: Sequence[Toxic]) -> None:
         """Let these toxics happen to every connection, open and new."""
         self._toxics = tuple(toxics)
-        # Only a refusal of everybody can be the kernel's, which is told before anybody comes.
+        # The kernel can only refuse everybody: it has to be known before anybody connects.
         if any(each.toxicity == 1 for each in toxics if each.type == REFUSE):
             self.refuse("toxic")
         else:

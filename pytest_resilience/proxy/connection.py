@@ -130,7 +130,8 @@ class Connection:
         if stream == DOWNSTREAM:
             self.decisions.answered = True
         elif not self.decisions.answered and not self._down.replaced:
-            self._down.experiments.begin()  # some faults need no response to happen to
+            # The request is on its way: a reset or a silence need not wait for the response.
+            self._down.experiments.begin()
 
     def fail(self, stream: str) -> None:
         """A request or a response is lost, and the connection with it."""
@@ -154,6 +155,8 @@ class Connection:
         if link.replaced:
             self.close()
             return
+        # Bytes that were sent before the reset may still be held by a stage. They are delivered
+        # first, and a RST in the place of the EOF that follows them: see `finished`.
         link.broken = True
         endpoint.reset()
         back.close_after_eof()
@@ -173,7 +176,7 @@ class Connection:
         elif back.closes or link.target.is_finished:
             self.close()
         else:
-            endpoint.shutdown_write()
+            endpoint.shutdown_write()  # half-closed: the other direction goes on
 
     def _links_of(self, endpoint: Endpoint) -> tuple[Link, Link]:
         """The link that comes from an endpoint, and the other one, which goes to it."""

@@ -1,4 +1,4 @@
-"""What experiments do to one connection: its conversation, and what they decide about it."""
+"""Asks the engine what experiments do to one connection, whose conversation it follows."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _HTTP2_PREFACE = b"PRI * HTTP/2"
 
 
 class Decisions:
-    """Follows the conversation of one connection, and asks the engine about its operations.
+    """See the module.
 
-    Nobody tells a proxy where messages begin. A request is what the client sends after the server
-    has answered, and a response is what the server sends until then.
+    A proxy knows no protocol, and so not where messages begin. A request is what the client sends
+    once the server has responded to the one before; a response is what the server sends until then.
 
     Attributes:
         turn: the number of the response that comes now, or is awaited, from 1; 0 before any.
         answered: whether any of that response has passed: what the client sends next is a new
             request.
-        encrypted: whether nobody but the server can answer: what passes is encrypted, or HTTP/2,
-            or nobody has asked yet.
-        informational: whether what was asked is only to be told to go on (100 Continue).
+        encrypted: whether no response can be injected: what passes is encrypted, or HTTP/2, or
+            there was no request yet.
+        informational: whether the request waits for 100 Continue, which is no response yet.
     """
 
     def __init__(self, engine: Engine, names: tuple[str, ...]) -> None:
@@ -76,7 +76,7 @@ class Decisions:
             self.encrypted, self._remark = False, ""
 
     def decide(self, kind: str, *, mid_message: bool = False) -> Effect | None:
-        """What happens to an operation; None if nothing does. `mid_message`: see `TcpDetails`."""
+        """The effect on an operation; None if there is none. `mid_message`: see `TcpDetails`."""
         if not self._concerns(kind, mid_message=mid_message):
             return None
         return self._engine.decide(self._operation(kind, mid_message=mid_message))
@@ -86,11 +86,11 @@ class Decisions:
         if mid_message:
             return any(kind in fault.kinds and fault.transient for fault in faults)
         # An experiment that never fires tells which connections and responses there were.
-        told = kind in (CONNECT, RECEIVE) and bool(self.active)
-        return told or kind in self._engine.active_kinds
+        is_noted = kind in (CONNECT, RECEIVE) and bool(self.active)
+        return is_noted or kind in self._engine.active_kinds
 
     def is_newly_targeted(self, known: tuple[ActiveExperiment, ...]) -> bool:
-        """Whether an experiment runs that is not `known`, and is about this connection."""
+        """True if an experiment runs that is not `known`, and is about this connection."""
         return self._engine.is_targeted(self._operation(RECEIVE), known=known)
 
     def _operation(self, kind: str, *, mid_message: bool = False) -> Operation:

@@ -109,7 +109,7 @@ def _connection_string(dsn: str, address: Address) -> str:
 
 
 def libpq_variables(address: Address) -> dict[str, str]:
-    """What libpq reads where a program does not say where to connect to."""
+    """The variables that libpq reads where a program names no host and port."""
     return {"PGHOST": address.host, "PGHOSTADDR": address.host, "PGPORT": str(address.port)}
 
 

@@ -21,7 +21,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # on, for no time: closing sends RST
 
 
 class EndpointOwner(Protocol):
-    """Who is told what happens at an endpoint."""
+    """What is notified of what happens at an endpoint: the names are those of asyncio."""
 
     def data_received(self, endpoint: Endpoint, data: memoryview) -> None:
         """Bytes have come; the view is good for this call only."""
@@ -33,7 +33,7 @@ class EndpointOwner(Protocol):
         """It has been reset, or cannot be written to."""
 
     def drained(self, endpoint: Endpoint) -> None:
-        """What waited to be written is written."""
+        """All that waited to be written is written."""
 
     def finished(self, endpoint: Endpoint) -> None:
         """Everything up to EOF is written: tell its peer so, or close or reset it."""
@@ -99,7 +99,7 @@ class Endpoint:
             self._write_end()
 
     def shutdown_write(self) -> None:
-        """Tell the other end that nothing more comes, and go on reading."""
+        """Send FIN, and go on reading."""
         if self._open:
             with contextlib.suppress(OSError):  # the other end is gone, and will be noticed
                 self.sock.shutdown(socket.SHUT_WR)

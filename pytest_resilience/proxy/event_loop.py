@@ -29,7 +29,7 @@ _logger = logging.getLogger("pytest_resilience.proxy")
 _Result = TypeVar("_Result")
 
 _LOOK = 0.05  # seconds: how soon a moment is noticed on a clock that does not run with the kernel's
-_PATIENCE = 1.0  # seconds between looks at whether the thread that is to answer is alive
+_PATIENCE = 1.0  # seconds between looks at whether the loop's thread is alive
 _SETSIZE = 1024  # descriptors that select(2) can take
 
 
@@ -144,7 +144,7 @@ class EventLoop:
 
     @property
     def closed(self) -> bool:
-        """Whether it has ended, or is about to."""
+        """True once it has ended, or is about to."""
         return self._closed
 
     def close_in_child(self) -> None:

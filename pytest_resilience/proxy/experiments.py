@@ -1,4 +1,4 @@
-"""Experiments around one proxy: started, counted, ended."""
+"""The experiments of one proxy: checked, turned to a direction, started and stopped."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ _ONE_WAY = (Refusal, LostResponse, InjectedResponse)
 
 
 def directed(experiment: ChaosExperiment, stream: Any = None) -> ChaosExperiment:
-    """The experiment as a proxy does it to a stream: "downstream", "upstream" or "both".
+    """The experiment on a stream of a proxy: "downstream", "upstream" or "both".
 
-    None: downstream, where answers are, and both for a partition. Raises ConfigurationError
+    None: downstream, where responses are, and both for a partition. Raises ConfigurationError
     for another stream, for what cannot be done to bytes that pass by, and for what cannot
     happen to requests.
     """
@@ -90,7 +90,7 @@ def _check(experiment: ChaosExperiment, fault: Fault, stream: str | None) -> Non
             "service_failure do to these, but not to names"
         )
     if stream in (UPSTREAM, BOTH) and isinstance(fault, _ONE_WAY):
-        what = "connecting" if isinstance(fault, Refusal) else "answers"
+        what = "connecting" if isinstance(fault, Refusal) else "responses"
         raise ConfigurationError(
             f"experiment {experiment.name!r}: {fault} happens to {what}; leave out "
             f"stream={stream!r}"
@@ -98,7 +98,7 @@ def _check(experiment: ChaosExperiment, fault: Fault, stream: str | None) -> Non
 
 
 def _for_stream(fault: Fault, stream: str | None) -> Fault:
-    """The fault, as it happens to the operations of a stream."""
+    """The fault, happening to the operations of a stream."""
     if isinstance(fault, Partition):
         kinds = {UPSTREAM: SEND, DOWNSTREAM: RECEIVE}
         return (
@@ -119,7 +119,7 @@ def _of_kinds(fault: Fault, kinds: frozenset[str]) -> Fault:
 
 @functools.cache
 def _subclass(base: type[Any], kinds: frozenset[str]) -> type[Any]:
-    """`base`, happening to other kinds of operation; called what it was called."""
+    """`base`, happening to other kinds of operation. Faults are data: no state is shared."""
     body = {"kinds": kinds, "__slots__": (), "__module__": base.__module__}
     return type(base.__name__, (base,), body)
 

@@ -1,6 +1,6 @@
 """One direction of a connection: from one endpoint, through stages, to the other.
 
-Each stage, of the experiments and of each toxic, passes on to the next what it does not hold back:
+Each stage, one of the experiments and one of each toxic, passes on to the next what is due:
 
     source --write--> ExperimentStage --write--> ToxicStage --write--> ... --write--> target
 
@@ -29,7 +29,7 @@ _MOST_UNSENT = 2**18  # bytes that wait for a slow reader before the sender is h
 
 
 def is_hit(toxic: Toxic, seed: int, connection: int) -> bool:
-    """Whether a toxic happens to the connection of a number, by its toxicity."""
+    """Decide, by its toxicity, if a toxic happens to the connection of a number."""
     # A draw of its own for each: neither another toxic nor another connection moves it.
     return Stream.at(seed, "toxicity", toxic.name, connection).draw(0) < toxic.toxicity
 
@@ -38,14 +38,13 @@ class Link:
     """See the module.
 
     Attributes:
-        connection: what it is part of.
         stream: "upstream" or "downstream".
         source, target: its endpoints.
         experiments: the first stage.
         ended: whether the source sends no more.
         closes: whether the EOF that is on its way closes the whole connection.
         broken: whether the source was reset.
-        replaced: whether the source has been answered for, and is not listened to any more.
+        replaced: whether the source is ignored: a response has been injected in its place.
     """
 
     def __init__(
@@ -53,7 +52,10 @@ class Link:
     ) -> None:
         self.source = source
         self.target = target
-        self.ended = self.closes = self.broken = self.replaced = False
+        self.ended = False
+        self.closes = False
+        self.broken = False
+        self.replaced = False
         self.connection = connection
         self.stream = stream
         self._toxics: dict[str, tuple[Toxic, ToxicStage]] = {}
@@ -65,7 +67,7 @@ class Link:
 
     def replace_source(self) -> None:
         self.ended = self.replaced = True
-        self.source.resume_reading()  # what it sends is ignored; its EOF is not
+        self.source.resume_reading()  # its data is ignored, but not that it goes away
 
     def write(self, data: memoryview) -> None:
         """Bytes from the source; the view is good for this call only."""
@@ -77,6 +79,7 @@ class Link:
             if self._toxics:
                 self.experiments.following.write(bytes(data))
             else:
+                # What all traffic takes most of the time: no copy, and no call that can be saved.
                 self.target.write(data)
                 if not self.target.unsent:
                     return
@@ -118,7 +121,7 @@ class Link:
         self.update_reading()
 
     def _stage_of(self, toxic: Toxic) -> ToxicStage | None:
-        """The stage of a toxic that has none yet; one that is there is told what is new."""
+        """A new stage for a toxic that has none yet; None after changing the one that it has."""
         known, stage = self._toxics.get(toxic.name, (None, None))
         if stage is None:
             chance = Stream.at(self.connection.seed, "toxic", toxic.name, self.connection.number)

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that harms what passes through it."""
+"""A TCP proxy on loopback that delays, damages and cuts off what passes through it."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class ChaosProxy:
 
     @property
     def enabled(self) -> bool:
-        """Whether it lets clients in."""
+        """True while it lets clients in."""
         return self._acceptor.enabled
 
     @property
@@ -152,7 +152,7 @@ class ChaosProxy:
 
     @property
     def toxics(self) -> tuple[Toxic, ...]:
-        """What is wrong with it, in the order in which it happens."""
+        """The toxics, in the order in which bytes pass them."""
         return self._toxics
 
     def toxic(self, name: str) -> Toxic:
@@ -171,7 +171,7 @@ class ChaosProxy:
         name: str | None = None,
         **attributes: Any,
     ) -> Toxic:
-        """Let something be wrong, e.g. `add("latency", latency=100, jitter=20)`.
+        """Add a toxic, e.g. `add("latency", latency=100, jitter=20)`.
 
         Times are milliseconds (of `slicer` microseconds), or texts such as "1s". It happens
         to a share `toxicity` of the connections, open and new ones. Raises UnknownNameError,
@@ -196,7 +196,7 @@ class ChaosProxy:
         return new
 
     def remove(self, name: str) -> None:
-        """Take a toxic away; what it holds goes on at once. Raises UnknownNameError."""
+        """Remove a toxic; what it holds back passes at once. Raises UnknownNameError."""
         with self._lock:
             gone = self.toxic(name)
             self._set_toxics(tuple(each for each in self._toxics if each is not gone))
@@ -216,7 +216,7 @@ class ChaosProxy:
         self._loop.call(self._acceptor.enable)
 
     def disable(self) -> None:
-        """Cut all connections, and refuse new ones."""
+        """Close all connections, and refuse new ones."""
         self._loop.call(self._acceptor.disable)
 
     @dual_context
@@ -230,7 +230,7 @@ class ChaosProxy:
                 self.enable()
 
     def reset(self) -> None:
-        """As it was made: enabled, and with no toxics."""
+        """Enable it, and remove all toxics."""
         with self._lock:
             self._set_toxics(())
             self.enable()
@@ -241,7 +241,7 @@ class ChaosProxy:
         upstream: str | tuple[str, int] | None = None,
         listen: str | tuple[str, int] | None = None,
     ) -> None:
-        """Lead elsewhere, or listen elsewhere: cuts all connections. Raises ConfigurationError."""
+        """Lead or listen elsewhere: closes all connections. Raises ConfigurationError."""
         there = self._acceptor
         server = there.server if upstream is None else resolve("upstream", upstream)
         address = loopback(there.address if listen is None else listen)
@@ -262,18 +262,18 @@ class ChaosProxy:
 
         Every fault of the network can be had but those of names. Its operations are this
         proxy's connects and, with `stream` "downstream", which is the default, the server's
-        answers. With "upstream" they are the requests instead, which are late, thin, cut off
-        or damaged on their way to the server, or, by "reset" and "timeout", never get there;
-        with "both" they are requests and answers, each on its own. A partition is both ways
-        unless told otherwise: what is sent meanwhile arrives when it is over. What is about
-        answers (lose_answer, status, malformed_json) or connecting (refuse) has no stream.
+        responses. With "upstream" they are the requests instead, which are late, throttled, cut
+        off or damaged on their way to the server, or, by "reset" and "timeout", never get there;
+        with "both" they are requests and responses, each on its own. A partition is both ways
+        unless a stream is given: what is sent meanwhile arrives when it is over. What is about
+        responses (lose_answer, status, malformed_json) or connecting (refuse) has no stream.
 
         The kernel accepts a client before anybody can decide about it: so a connect that is
-        delayed, or lost in silence, is felt by the first answer, and a refusal of some clients
+        delayed, or lost in silence, delays the first response, and a refusal of some clients
         is a reset. A refusal of all is a real one; nobody hears of those it meets, so it counts
-        as one hit. An answer in the server's place is plain HTTP/1; the server gets the request
-        all the same. Over TLS and HTTP/2 nobody can give it, and what is damaged in TLS is
-        what is encrypted.
+        as one hit. An injected response is plain HTTP/1; the server gets the request all the
+        same. Over TLS and HTTP/2 nobody can inject one, and what is damaged in TLS is what is
+        encrypted.
 
         Raises ConfigurationError at once for what cannot happen here, and NeverFiredError when
         the `with` ends and nothing matched, unless `must_fire` is False.
@@ -281,9 +281,9 @@ class ChaosProxy:
         return self._experiments.inject(experiment, parameters, stream=stream, must_fire=must_fire)
 
     def close(self, reason: str = "") -> None:
-        """End it with all its connections, at once; harmless when it has ended.
+        """Close it with all its connections, at once; harmless when it is closed.
 
-        What is asked of it from then on raises ShutdownError, with `reason` if there is one.
+        Its methods raise ShutdownError from then on, with `reason` if there is one.
         """
         self._loop.close(self._acceptor.close, reason)
         for stack in list(self._environments):
@@ -312,7 +312,7 @@ class ChaosProxy:
         return redirected_variables(names, here) if names else libpq_variables(here)
 
     def in_environment(self, *names: str) -> DualContext[None]:
-        """Have `environment(...)` in this process for a `with`, or until the proxy is closed."""
+        """Set `environment(...)` in this process for a `with`, or until the proxy is closed."""
         return self._setting_variables(self.environment(*names))
 
     @dual_context

@@ -1,7 +1,7 @@
 """One stage on the way of the bytes: what is written to it goes on to the next when it is due.
 
 Bytes and EOF that are held back wait in one queue, so that nothing ever overtakes. What happens to
-them, and when, is told by `chaos.response_stream`; a stage drives it, with the loop's timers.
+them, and when, is decided by `chaos.response_stream`; a stage drives it with timers of the loop.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class LinkContext(Protocol):
         """Read no more; close both endpoints when the EOF arrives that is written next."""
 
     def replace_source(self) -> None:
-        """Ignore what the source still sends: it has been answered for."""
+        """Ignore what the source still sends: a response is injected in its place."""
 
 
 @dataclass(slots=True)
@@ -116,7 +116,7 @@ class Stage:
     """See the module. By itself it passes everything on.
 
     Attributes:
-        look_every: seconds until it looks whether what holds bytes back has ended.
+        look_every: seconds between looks at whether what holds bytes back has ended.
         following: where everything is passed on to.
         held: bytes in the queue.
         stopped: whether all that comes is lost.
@@ -174,7 +174,7 @@ class Stage:
         self._wait(self._now())
 
     def _advance(self, piece: _Piece, stream: ResponseStream) -> float | None:
-        """Do with the first piece what is to be done now; or tell when that is."""
+        """Do the next step of the first piece; or return when it is due, in monotonic seconds."""
         if stream.due is None:
             stream.arrive(piece.arrived)
         size, now = len(piece.data), self._now()
@@ -218,9 +218,11 @@ class Stage:
         self.following.write(data)
 
     def _replace(self, data: bytes) -> None:
-        """Pass on this and EOF, whatever else the source sends."""
+        """Pass on this and EOF, and nothing more of what the source sends."""
         self.stop()
         if data:
+            # The client may still be sending the request, which the server gets all the same:
+            # closed now, the kernel would answer it with RST, before this is read.
             self._link.replace_source()
             self.following.write(data)
         else:
@@ -252,7 +254,7 @@ class ExperimentStage(Stage):
     While no experiment runs and nothing waits in it, bytes need not be shown to it.
     """
 
-    look_every = 0.05  # an experiment is ended by another thread, which tells nobody here
+    look_every = 0.05  # experiments are ended by other threads, and nobody is notified here
 
     def __init__(self, link: LinkContext, following: Sink) -> None:
         super().__init__(link, following)
@@ -264,7 +266,7 @@ class ExperimentStage(Stage):
 
     @property
     def is_open(self) -> bool:
-        """Whether no experiment can have to do with what comes next."""
+        """True if no experiment can have to do with what comes next."""
         return not (self._decisions.active or self._queue or self.stopped) and (
             self._message is None or not self._message.effect.left()
         )
@@ -286,7 +288,7 @@ class ExperimentStage(Stage):
             if effect is not None and effect.transient and effect.delay == math.inf:
                 self._partition = effect
             if self._message is not None and not self._message.needs_response:
-                self._put(self._message)
+                self._put(self._message)  # it happens though the server may never respond
 
     def write(self, data: bytes) -> None:
         self._look_for_partition()

@@ -706,12 +706,15 @@ def test_one_that_hits_no_request_is_told_what_there_was(
         ),
         (
             {"mode": "lose_answer", "stream": "both"},
-            "experiment 'network_failure': lost answer happens to answers; leave out stream='both'",
+            (
+                "experiment 'network_failure': lost answer happens to responses; leave out "
+                "stream='both'"
+            ),
         ),
         (
             {"mode": "status", "stream": "upstream"},
             (
-                "experiment 'network_failure': status 503 happens to answers; leave out "
+                "experiment 'network_failure': status 503 happens to responses; leave out "
                 "stream='upstream'"
             ),
         ),

@@ -103,7 +103,7 @@ class _FaultStage(ToxicStage):
         self._message = self._new_message()
 
     def fault(self) -> Fault:
-        """What happens, in seconds and bytes."""
+        """Made of the attributes, in seconds and bytes."""
         raise NotImplementedError
 
     def write(self, data: bytes) -> None:
@@ -237,7 +237,7 @@ class _Timeout(ToxicStage):
             self._wait(self._due)
 
     def write_eof(self) -> None:
-        """Lost too: a client that waits is not told that the server has gone."""
+        """Lost too: a client that waits must not learn that the server has gone."""
         self._eof = True
         if self._connection.client_done:
             self.following.write_eof()

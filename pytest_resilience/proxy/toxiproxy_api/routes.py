@@ -341,7 +341,7 @@ def _name_in(given: Mapping[str, Any], where: str = "") -> str:
 
 
 def _enabled_in(given: Mapping[str, Any], *, default: bool) -> bool:
-    """Whether a proxy is to be enabled."""
+    """The field `enabled` of a proxy. Raises ConfigurationError."""
     enabled = given.get("enabled", default)
     if not isinstance(enabled, bool):
         raise ConfigurationError(f"enabled={enabled!r}: give true or false")
@@ -349,7 +349,7 @@ def _enabled_in(given: Mapping[str, Any], *, default: bool) -> bool:
 
 
 def _same_address(wanted: Any, there: str) -> bool:
-    """Whether an address, if one is given, is the one that is there; port 0 is any."""
+    """True if no address is wanted, or the one that is there; port 0 is any."""
     if not wanted:
         return True
     address, now = parse_address("address", wanted), parse_address("address", there)

@@ -144,7 +144,7 @@ class _Server(ThreadingHTTPServer):
             super().process_request(request, client_address)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002  # its names
-        """Whether there is room for one more; each takes a thread and a descriptor."""
+        """Refuse a client where there is no room for one more: a thread and a descriptor."""
         if len(self._clients) <= _MOST_CONNECTIONS:
             return True
         words = f"there are {_MOST_CONNECTIONS} connections already; try again when one has ended"
@@ -225,7 +225,7 @@ class _RequestReader(io.RawIOBase):
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     timeout = _DEADLINE
-    default_request_version = "HTTP/1.0"  # that of 0.9 is answered without a status
+    default_request_version = "HTTP/1.0"  # in 0.9 a response has no status
 
     def setup(self) -> None:
         super().setup()
