@@ -43,6 +43,7 @@ class ActiveExperiment:
         kinds: the kinds of operation that it can happen to.
         must_fire: whether matching nothing is an error.
         started_at: monotonic seconds.
+        counts: what engines and their forked children count of it.
         unmatched: what the code did that the experiment did not match.
         pressure: what a pressure achieved, once it is off.
     """
@@ -63,7 +64,7 @@ class ActiveExperiment:
         self.started_at = started_at
         self.unmatched = UnmatchedOperations(experiment)
         self.pressure: PressureReading | None = None
-        self._counts = SharedCounts()
+        self.counts = SharedCounts()
         self._on_stop = on_stop
         # Two streams: whether an operation is hit does not depend on how its delay is drawn.
         self._draws = Stream(seed)
@@ -72,17 +73,17 @@ class ActiveExperiment:
     @property
     def matched(self) -> int:
         """Operations that it was aimed at and could have hit, of forked children too."""
-        return self._counts.matched
+        return self.counts.matched
 
     @property
     def hits(self) -> int:
         """Operations that it hit, of forked children too."""
-        return self._counts.hits
+        return self.counts.hits
 
     @property
     def delay(self) -> float:
         """Seconds by which it held callers up in this process, all together."""
-        return self._counts.delay
+        return self.counts.delay
 
     @property
     def ends_at(self) -> float:
@@ -92,36 +93,28 @@ class ActiveExperiment:
     @property
     def stopped(self) -> bool:
         """Whether it was ended before its time; in a forked child, by the parent too."""
-        return self._counts.stopped
+        return self.counts.stopped
 
     @property
     def paused(self) -> bool:
         """Whether it has no effect for now; its time goes on."""
-        return self._counts.paused
+        return self.counts.paused
 
     @paused.setter
     def paused(self, paused: bool) -> None:
-        self._counts.pause(paused)
+        self.counts.pause(paused)
 
     def stop(self) -> None:
         """End it, in forked children as well; harmless when it has ended. A child ends its copy."""
-        self._counts.stop()
+        self.counts.stop()
         self._on_stop(self)
-
-    def before_fork(self) -> None:
-        """A child of this process is about to be made."""
-        self._counts.before_fork()
-
-    def after_fork(self) -> None:
-        """This process is the child."""
-        self._counts.after_fork()
 
     def left(self, now: float) -> float:
         """Seconds until it ends; 0 when it has, by its duration or by `stop`.
 
         Also 0 while it is paused, so that nobody waits for it.
         """
-        if self._counts.is_off:
+        if self.counts.is_off:
             return 0.0
         return max(0.0, self.started_at + self.experiment.duration - now)
 
@@ -138,33 +131,15 @@ class ActiveExperiment:
         if not possible or not experiment.matches_target(operation):
             self.unmatched.note(operation)
             return ()
-        number = self._counts.add_match()
+        number = self.counts.add_match()
         elapsed = now - self.started_at
         if experiment.is_nothing or not experiment.trigger.hits(number, elapsed, self._draws):
             return ()
-        self._counts.add_hit()
+        self.counts.add_hit()
         if experiment.varies:
             share = self._delays.draw(number)
             possible = [fault.drawn(share) for fault in possible]
         return [Hit(self, fault, number) for fault in possible]
-
-    def count_fault(self, *, hit: bool) -> int:
-        """Count a fault that happens to no operation; `hit`: whether it is anything at all.
-
-        Returns its number.
-        """
-        number = self._counts.add_match()
-        if hit:
-            self._counts.add_hit()
-        return number
-
-    def uncount(self) -> None:
-        """Do not count the operation that was hit last: there was nothing to change in it."""
-        self._counts.take_back()
-
-    def add_delay(self, seconds: float) -> None:
-        """Add to `delay`."""
-        self._counts.add_delay(seconds)
 
     def __repr__(self) -> str:
         until = "inf" if math.isinf(self.ends_at) else f"{self.ends_at:.3f}"

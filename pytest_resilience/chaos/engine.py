@@ -142,7 +142,7 @@ class Effect:
         """Do not count what was to alter a response: there was nothing in it to alter."""
         for hit in self.hits:
             if isinstance(hit.fault, Alteration):
-                hit.active_experiment.uncount()
+                hit.active_experiment.counts.take_back()
 
     def left(self) -> float:
         """Seconds until every experiment behind it has ended, so that nothing waits any more.
@@ -169,7 +169,7 @@ class Effect:
         total = sum(asked)
         for hit, part in zip(self.hits, asked, strict=True):
             if part:
-                hit.active_experiment.add_delay(seconds * part / total)
+                hit.active_experiment.counts.add_delay(seconds * part / total)
 
 
 class Engine:
@@ -216,14 +216,14 @@ class Engine:
     def before_fork(self) -> None:
         """A child of this process is about to be made."""
         for active_experiment in self.active:
-            active_experiment.before_fork()
+            active_experiment.counts.before_fork()
         if self.recorder is not None:
             self.recorder.forked()
 
     def after_fork(self) -> None:
         """This process is the child."""
         for active_experiment in self.active:
-            active_experiment.after_fork()
+            active_experiment.counts.after_fork()
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -366,9 +366,9 @@ class Engine:
 
     def record_fault(self, active_experiment: ActiveExperiment, fault: Fault, kind: str) -> None:
         """Count and tell of a fault that happens to no operation."""
-        hit = not fault.is_nothing
-        number = active_experiment.count_fault(hit=hit)
-        if hit:
+        number = active_experiment.counts.add_match()
+        if not fault.is_nothing:
+            active_experiment.counts.add_hit()
             operation = Operation(kind=kind, target="this machine", names=())
             self._notify(operation, [Hit(active_experiment, fault, number)], "")
 

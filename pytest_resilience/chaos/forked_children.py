@@ -110,30 +110,37 @@ class SharedCounts:
         """Count an operation that was matched, and return its number in this process, from 1."""
         with self._lock:
             self._number += 1
-            self._add(1, 0)
+            if self._in_child:
+                self._add_in_page(1, 0)
+            else:
+                self._matched += 1
             return self._number
 
     def add_hit(self) -> None:
         """Count an operation that was hit."""
         with self._lock:
-            self._add(0, 1)
+            if self._in_child:
+                self._add_in_page(0, 1)
+            else:
+                self._hits += 1
 
     def take_back(self) -> None:
         """Do not count the latest operation, which was hit."""
         with self._lock:
             self._number -= 1
-            self._add(-1, -1)
+            if self._in_child:
+                self._add_in_page(-1, -1)
+            else:
+                self._matched -= 1
+                self._hits -= 1
 
     def add_delay(self, seconds: float) -> None:
         """Count a wait."""
         with self._lock:
             self.delay += seconds
 
-    def _add(self, matched: int, hits: int) -> None:
-        if self._page is None or not self._in_child:
-            self._matched += matched
-            self._hits += hits
-            return
+    def _add_in_page(self, matched: int, hits: int) -> None:
+        assert self._page is not None  # else this would be no child
         slot = (1 + os.getpid() % (_SLOTS - 1)) * _PAIR.size
         before = _PAIR.unpack_from(self._page, slot)
         _PAIR.pack_into(self._page, slot, before[0] + matched, before[1] + hits)

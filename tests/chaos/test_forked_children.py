@@ -155,7 +155,7 @@ def test_no_lock_of_a_thread_that_is_not_there_stays_held(engine: Engine) -> Non
     held, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with engine._lock, running._counts._lock:
+        with engine._lock, running.counts._lock:
             held.set()
             over.wait(60)
 
