@@ -1,4 +1,4 @@
-"""The experiments a monkey has running: started and undone, each on its own."""
+"""The active experiments of one monkey: started and stopped, each on its own."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from typing import Protocol
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.clock import Clock
-from pytest_resilience.events import Event
 from pytest_resilience.events import describe
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.monkey.events import ExperimentEnded
 from pytest_resilience.monkey.events import ExperimentFailed
 from pytest_resilience.monkey.events import ExperimentHeldBack
 from pytest_resilience.monkey.events import ExperimentStarted
+from pytest_resilience.monkey.events import Journal
 
 
-__all__ = ["Running", "RunningExperiments", "Starter"]
+__all__ = ["ActiveExperiments", "Starter", "TimedExperiment"]
 
-_PATIENCE = 5.0  # seconds of real time for a start or an end that is under way elsewhere
+_PATIENCE = 5.0  # seconds of real time for a start or a stop that is under way elsewhere
 _logger = logging.getLogger("pytest_resilience.monkey")
 
 
@@ -37,14 +36,14 @@ class Starter(Protocol):
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Running:
-    """One experiment that runs.
+class TimedExperiment:
+    """An experiment with the time that the monkey gives it, which its window may cut short.
 
     Attributes:
         experiment: which.
         started_at, ends_at: monotonic seconds.
         start_time: seconds since 1970-01-01 UTC.
-        reason: why it will end at `ends_at`.
+        reason: why it ends at `ends_at`.
         active: what was started; None until it is.
     """
 
@@ -56,23 +55,21 @@ class Running:
     active: ActiveExperiment | None = None
 
 
-class RunningExperiments:
-    """Starts and ends experiments, from any threads. No lock is held while either happens.
+class ActiveExperiments:
+    """Starts and stops experiments, from any threads. No lock is held while either happens.
 
     Attributes:
-        failures: how many starts and ends have failed.
+        failures: how many starts and stops have failed.
     """
 
-    def __init__(self, start: Starter, *, clock: Clock, tell: Callable[[Event], None]) -> None:
-        """`tell` is given every event."""
+    def __init__(self, start: Starter, journal: Journal) -> None:
         self.failures = 0
         self._start = start
-        self._clock = clock
-        self._tell = tell
+        self._journal = journal
         self._closed = False
-        self._by_name: dict[str, Running] = {}
-        # Being started or ended just now, and in which thread.
-        self._busy: dict[Running, int] = {}
+        self._by_name: dict[str, TimedExperiment] = {}
+        # Being started or stopped just now, and in which thread: only that one goes on with it.
+        self._busy: dict[TimedExperiment, int] = {}
         self._changed = fork_safe(self, "_changed", lambda: threading.Condition(threading.Lock()))
 
     def start(
@@ -83,136 +80,139 @@ class RunningExperiments:
         allowed: float = math.inf,
         most: int | None = None,
     ) -> None:
-        """Start it for its duration, at most `allowed` seconds.
+        """Start it for its duration, at most `allowed` seconds. Its failure is an event.
 
-        Does nothing if it runs already, and holds it back if as many as `most` run.
-        Its failure is an event.
+        Does nothing if it is active, and holds it back if as many as `most` are.
         """
-        now = self._clock.monotonic()
-        running = Running(
+        clock = self._journal.clock
+        now = clock.monotonic()
+        timed = TimedExperiment(
             experiment=experiment,
             started_at=now,
             ends_at=now + min(experiment.duration, allowed),
-            start_time=self._clock.time(),
+            start_time=clock.time(),
             reason="its time was over" if experiment.duration <= allowed else "its window closed",
         )
-        if not self._reserve(running, most):
+        if not self._reserve(timed, most):
             return
         try:
-            running.active = self._start(experiment, seed=seed)
+            timed.active = self._start(experiment, seed=seed)
         except Exception as error:
-            self._drop(running)
-            self._failed(running, "start", error)
+            self._release(timed)
+            self._failed(timed, "start", error)
         except BaseException:  # an interrupt
-            self._drop(running)
+            self._release(timed)
             raise
         else:
-            self._settle(running, seed)
+            self._started(timed, seed)
 
-    def _reserve(self, running: Running, most: int | None) -> bool:
-        name = running.experiment.name
+    def _reserve(self, timed: TimedExperiment, most: int | None) -> bool:
+        """Take its name, so that no other thread starts it, and a place among `most`."""
+        name = timed.experiment.name
         with self._changed:
             if self._closed or name in self._by_name:
                 return False
             full = most is not None and len(self._by_name) >= most
             if not full:
-                self._by_name[name] = running
-                self._busy[running] = threading.get_ident()
+                self._by_name[name] = timed
+                self._busy[timed] = threading.get_ident()
         if full and most is not None:
-            self._tell(ExperimentHeldBack(at=running.started_at, source=name, most=most))
+            self._journal.record(ExperimentHeldBack(at=timed.started_at, source=name, most=most))
         return not full
 
-    def _drop(self, running: Running) -> None:
+    def _release(self, timed: TimedExperiment) -> None:
         with self._changed:
-            if self._by_name.get(running.experiment.name) is running:
-                del self._by_name[running.experiment.name]
-            self._done(running)
+            if self._by_name.get(timed.experiment.name) is timed:
+                del self._by_name[timed.experiment.name]
+            self._done(timed)
 
-    def _done(self, running: Running) -> None:
-        self._busy.pop(running, None)
+    def _done(self, timed: TimedExperiment) -> None:
+        self._busy.pop(timed, None)
         self._changed.notify_all()
 
-    def _settle(self, running: Running, seed: int) -> None:
-        """Keep what was started, or undo it if everything was ended in the meantime."""
+    def _started(self, timed: TimedExperiment, seed: int) -> None:
+        """Keep what was started, or stop it if all was closed in the meantime."""
+        name = timed.experiment.name
         with self._changed:
-            kept = self._by_name.get(running.experiment.name) is running
+            kept = self._by_name.get(name) is timed
             if kept:
-                self._done(running)
-        if kept:
-            self._tell(
-                ExperimentStarted(
-                    at=running.started_at,
-                    source=running.experiment.name,
-                    what=str(running.experiment),
-                    seed=seed,
-                    ends_at=running.ends_at,
-                )
+                self._done(timed)
+        if not kept:
+            self._stop(timed, "stopped while it started")
+            return
+        self._journal.record(
+            ExperimentStarted(
+                at=timed.started_at,
+                source=name,
+                what=str(timed.experiment),
+                seed=seed,
+                ends_at=timed.ends_at,
             )
-        else:
-            self._undo(running, "stopped while it started")
+        )
 
-    def _undo(self, running: Running, reason: str) -> None:
-        """Stop what nobody else can find any more."""
+    def _stop(self, timed: TimedExperiment, reason: str) -> None:
+        """Stop one that was taken out of `_by_name`, so that no other thread does."""
         try:
-            if running.active is not None:
-                running.active.stop()
+            if timed.active is not None:
+                timed.active.stop()
         except Exception as error:
-            self._failed(running, "stop", error)
+            self._failed(timed, "stop", error)
         else:
-            now = self._clock.monotonic()
-            lasted = now - running.started_at
-            name = running.experiment.name
-            self._tell(ExperimentEnded(at=now, source=name, lasted=lasted, reason=reason))
+            now, name = self._journal.clock.monotonic(), timed.experiment.name
+            lasted = now - timed.started_at
+            self._journal.record(ExperimentEnded(at=now, source=name, lasted=lasted, reason=reason))
         finally:
             with self._changed:
-                self._done(running)
+                self._done(timed)
 
-    def _failed(self, running: Running, doing: Literal["start", "stop"], error: Exception) -> None:
+    def _failed(
+        self, timed: TimedExperiment, doing: Literal["start", "stop"], error: Exception
+    ) -> None:
         self.failures += 1
-        name = running.experiment.name
+        name, now = timed.experiment.name, self._journal.clock.monotonic()
         _logger.error("%s: cannot %s it: %s", name, doing, describe(error), exc_info=error)
-        now = self._clock.monotonic()
-        self._tell(ExperimentFailed(at=now, source=name, doing=doing, error=describe(error)))
+        self._journal.record(
+            ExperimentFailed(at=now, source=name, doing=doing, error=describe(error))
+        )
 
-    def end_due(self) -> None:
-        """End those whose time is over."""
-        now = self._clock.monotonic()
-        for running in self._take(lambda each: each.ends_at <= now):
-            self._undo(running, running.reason)
+    def stop_due(self) -> None:
+        """Stop those whose time is over."""
+        now = self._journal.clock.monotonic()
+        for timed in self._take(lambda each: each.ends_at <= now):
+            self._stop(timed, timed.reason)
 
     def close(self, reason: str) -> None:
-        """End all and start none any more; returns when everything is undone.
+        """Stop all and start none any more; returns when all are stopped.
 
-        What another thread is starting or ending at this moment is waited for, 5 s at most.
-        An interrupt does not keep the others from being ended.
+        What another thread is starting or stopping at this moment is waited for, 5 s at most.
+        An interrupt does not keep the others from being stopped.
         """
         with self._changed:
             self._closed = True
-        taken = self._take(lambda _: True)
         interrupt: BaseException | None = None
-        for running in taken:
+        for timed in self._take(lambda _: True):
             try:
-                self._undo(running, reason)
+                self._stop(timed, reason)
             except BaseException as error:
                 interrupt = error
         self._wait()
         if interrupt is not None:
             raise interrupt
 
-    def _take(self, chosen: Callable[[Running], bool]) -> list[Running]:
+    def _take(self, chosen: Callable[[TimedExperiment], bool]) -> list[TimedExperiment]:
         """Take those out that are chosen and no other thread is about to start, oldest first."""
         me = threading.get_ident()
         taken = []
         with self._changed:
-            for name, running in list(self._by_name.items()):
-                if not chosen(running):
+            for name, timed in list(self._by_name.items()):
+                if not chosen(timed):
                     continue
                 # An interrupt may have cut this thread's own start off after it was done.
-                mine = self._busy.get(running) == me and running.active is not None
-                if running not in self._busy or mine:
+                mine = self._busy.get(timed) == me and timed.active is not None
+                if timed not in self._busy or mine:
                     del self._by_name[name]
-                    self._busy[running] = me
-                    taken.append(running)
+                    self._busy[timed] = me
+                    taken.append(timed)
                 elif self._closed:  # whoever starts it will see that it is gone
                     del self._by_name[name]
         return taken
@@ -223,17 +223,15 @@ class RunningExperiments:
             settled = self._changed.wait_for(
                 lambda: all(thread == me for thread in self._busy.values()), _PATIENCE
             )
-            late = [running.experiment.name for running in self._busy]
+            late = [timed.experiment.name for timed in self._busy]
         if not settled:
             _logger.error("%s: under way for %g s, undone as soon as it can be", late, _PATIENCE)
 
     def next_end(self) -> float:
-        """Monotonic seconds when the next one ends; infinite if none runs."""
-        with self._changed:
-            ends = (each.ends_at for each in self._by_name.values() if each not in self._busy)
-            return min(ends, default=math.inf)
+        """Monotonic seconds when the next one ends; infinite if none is active."""
+        return min((each.ends_at for each in self.all()), default=math.inf)
 
-    def all(self) -> tuple[Running, ...]:
-        """Those that run, oldest first; without those that are just being started."""
+    def all(self) -> tuple[TimedExperiment, ...]:
+        """The active ones, oldest first; without those that are just being started."""
         with self._changed:
             return tuple(each for each in self._by_name.values() if each not in self._busy)

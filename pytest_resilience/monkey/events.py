@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
+from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
+from pytest_resilience.clock import Clock
 from pytest_resilience.events import Event
+from pytest_resilience.events import Listeners
 from pytest_resilience.monkey.steady_state import Reading
 from pytest_resilience.monkey.steady_state import Verdict
 
@@ -15,10 +20,14 @@ __all__ = [
     "ExperimentFailed",
     "ExperimentHeldBack",
     "ExperimentStarted",
+    "Journal",
     "MonkeyStarted",
     "MonkeyStopped",
     "SteadyStateRead",
 ]
+
+_MOST_EVENTS = 10_000  # that are kept; the oldest go first
+_logger = logging.getLogger("pytest_resilience.monkey")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,3 +124,26 @@ class SteadyStateRead(Event):
     def met(self) -> bool:
         """Whether all of it is tolerated."""
         return all(reading.met for reading in self.readings)
+
+
+class Journal:
+    """Keeps what happens to a monkey, and tells who listens.
+
+    Attributes:
+        name: the monkey's, for logs and as `source` of events about itself.
+        clock: on which its times are measured.
+        listeners: told of every event.
+        events: the latest 10 000, the oldest first.
+    """
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self.name = name
+        self.clock = clock
+        self.listeners = Listeners()
+        self.events: deque[Event] = deque(maxlen=_MOST_EVENTS)
+
+    def record(self, event: Event) -> None:
+        """Keep an event, log it and tell of it."""
+        self.events.append(event)
+        _logger.info("%s", event)
+        self.listeners.emit(event)

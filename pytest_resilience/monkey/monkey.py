@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 
-from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterable
 from types import TracebackType
@@ -29,22 +28,23 @@ from pytest_resilience.events import describe
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.monkey.active_experiments import Starter
 from pytest_resilience.monkey.events import ExperimentFailed
+from pytest_resilience.monkey.events import Journal
 from pytest_resilience.monkey.events import MonkeyStarted
 from pytest_resilience.monkey.events import MonkeyStopped
 from pytest_resilience.monkey.schedule import ByChance
 from pytest_resilience.monkey.schedule import Schedule
-from pytest_resilience.monkey.session import MonkeyRun
+from pytest_resilience.monkey.session import MonkeySession
+from pytest_resilience.monkey.session import MonkeySettings
 from pytest_resilience.monkey.steady_state import Probe
 from pytest_resilience.monkey.steady_state import Verdict
 from pytest_resilience.monkey.stop_conditions import StopCondition
-from pytest_resilience.monkey.watchdog import Guard
+from pytest_resilience.monkey.watchdog import Watchdog
 from pytest_resilience.seeds import derive
 from pytest_resilience.seeds import new_seed
 
 
 __all__ = ["Monkey"]
 
-_MOST_EVENTS = 10_000  # that are remembered; the oldest go first
 _LONGEST_WAIT = 3600.0  # seconds; far below what an operating system can wait
 _logger = logging.getLogger("pytest_resilience.monkey")
 
@@ -62,9 +62,7 @@ class Monkey:
 
     Attributes:
         seed: decides everything; the same seed makes the same starts.
-        interval: seconds between ticks, unless `start_chaos_monkey` is told another.
         experiments: the registered ones, by name.
-        listeners: told of every event.
         verdict: what the last period of chaos has shown; None before its end.
 
     Raises ConfigurationError for settings that mean nothing.
@@ -87,29 +85,28 @@ class Monkey:
         name: str = "chaos monkey",
     ) -> None:
         """`start` makes an experiment happen, and `approve` raises ConfigurationError for one that
-        it would refuse; `check_every`: seconds between looks at guards.
+        it would refuse; `check_every`: seconds between looks at stop conditions and probes.
         """
         self.seed = new_seed() if seed is None else seed
-        self.interval = period("interval", interval)
-        self.name = name
         self.experiments: dict[str, ChaosExperiment] = {}
-        self.listeners = Listeners()
         self.verdict: Verdict | None = None
         if start is None:
             start, approve = self.default_start(), approve or self.default_approve()
-        self._start = start
-        self._approve = approve
-        self._schedule = schedule or ByChance()
-        self._max_active = None if max_active is None else count("max_active", max_active)
-        self._check_every = period("check_every", check_every)
-        self._background = background
-        self._clock = clock
-        self._events: deque[Event] = deque(maxlen=_MOST_EVENTS)
-        self._run: MonkeyRun | None = None
-        self._runs = 0
-        self._lock = fork_safe(self, "_lock", threading.Lock)
+        self._settings = MonkeySettings(
+            start=start,
+            approve=approve or _approve_any,
+            schedule=schedule or ByChance(),
+            interval=period("interval", interval),
+            max_active=None if max_active is None else count("max_active", max_active),
+            check_every=period("check_every", check_every),
+            background=background,
+        )
+        self._journal = Journal(name, clock)
+        self._watchdog = Watchdog(stop_when, steady_state, self._journal)
+        self._session: MonkeySession | None = None
+        self._sessions = 0
         self._closed = ""  # why, when it is
-        self._guard = Guard(stop_when, steady_state, source=name, clock=clock, tell=self._tell)
+        self._lock = fork_safe(self, "_lock", threading.Lock)
 
     def default_start(self) -> Starter:
         """What makes experiments happen when the constructor was not told. Raises here."""
@@ -123,14 +120,29 @@ class Monkey:
         return None
 
     @property
-    def running(self) -> bool:
-        """Whether it has been started and has not ended."""
-        return self._run is not None and not self._run.over
+    def name(self) -> str:
+        """Its name in logs and events."""
+        return self._journal.name
+
+    @property
+    def interval(self) -> float:
+        """Seconds between ticks, unless `start_chaos_monkey` is told another."""
+        return self._settings.interval
+
+    @property
+    def listeners(self) -> Listeners:
+        """Told of every event."""
+        return self._journal.listeners
 
     @property
     def events(self) -> tuple[Event, ...]:
         """What it has recorded, oldest first; the latest 10 000."""
-        return tuple(self._events)
+        return tuple(self._journal.events)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self._session is not None and not self._session.is_over
 
     def register_experiment(self, experiment: ChaosExperiment) -> None:
         """Add an experiment, also while it runs.
@@ -140,8 +152,7 @@ class Monkey:
         self._check_open()
         if not isinstance(experiment, ChaosExperiment):
             raise ConfigurationError(f"{experiment!r} is no ChaosExperiment")
-        if self._approve is not None:
-            self._approve(experiment)
+        self._settings.approve(experiment)
         with self._lock:
             if experiment.name in self.experiments:
                 raise DuplicateNameError("chaos experiment", experiment.name)
@@ -158,49 +169,54 @@ class Monkey:
         self._check_open()
         if self._runs_already(every):
             return
-        self._schedule.check(tuple(self.experiments))
+        self._settings.schedule.check(tuple(self.experiments))
         try:
-            self._guard.before()
+            self._watchdog.check_before()
         except SteadyStateError as error:
             self._conclude(Verdict.FAILED, str(error))
             raise
+        session = self._new_session(every)
+        if session is None:
+            return
+        try:
+            self._watchdog.begin(session.alarm.set)
+        except BaseException as error:
+            self._end(session, Verdict.FAILED, describe(error))
+            raise
+        self._journal.record(
+            MonkeyStarted(at=session.began, source=self.name, interval=every, seed=self.seed)
+        )
+        self._end_if(session, self._watchdog.check_conditions())  # before anything starts
+        if self._settings.background:
+            self._start_threads(session)
+
+    def _runs_already(self, interval: float) -> bool:
+        session = self._session
+        if session is not None and not session.is_over and session.interval != interval:
+            raise ConfigurationError(
+                f"{self.name} runs already, at an interval of {session.interval:g} s; stop it first"
+            )
+        return self.running
+
+    def _new_session(self, interval: float) -> MonkeySession | None:
         with self._lock:
             self._check_open()  # once more: it may have been closed meanwhile
             if self.running:  # another thread was faster
-                return
-            self._runs += 1
-            run = MonkeyRun(
-                start=self._start,
-                schedule=self._schedule,
-                interval=every,
-                seed=derive(self.seed, "run", self._runs),
-                clock=self._clock,
-                tell=self._tell,
-                most=self._max_active,
+                return None
+            self._sessions += 1
+            seed = derive(self.seed, "run", self._sessions)
+            self._session = MonkeySession(
+                self._settings, self._journal, interval=interval, seed=seed
             )
-            self._run = run
             self.verdict = None
-        try:
-            self._guard.begin(run.alarm.set)
-        except BaseException as error:
-            self._end(run, Verdict.FAILED, describe(error))
-            raise
-        self._tell(MonkeyStarted(at=run.began, source=self.name, interval=every, seed=self.seed))
-        self._heed(run, self._guard.alarmed())  # before anything starts
-        if self._background:
-            # Two: a probe that hangs must not keep an experiment from ending.
-            for work in (self._work, self._watch) if self._guard else (self._work,):
-                thread = threading.Thread(target=work, args=(run,), name=self.name, daemon=True)
-                with limits_lifted():
-                    thread.start()
+            return self._session
 
-    def _runs_already(self, interval: float) -> bool:
-        run = self._run
-        if run is not None and not run.over and run.interval != interval:
-            raise ConfigurationError(
-                f"{self.name} runs already, at an interval of {run.interval:g} s; stop it first"
-            )
-        return self.running
+    def _start_threads(self, session: MonkeySession) -> None:
+        # Two: a probe that hangs must not keep an experiment from ending.
+        for work in (self._work, self._watch) if self._watchdog else (self._work,):
+            thread = threading.Thread(target=work, args=(session,), name=self.name, daemon=True)
+            with limits_lifted():
+                thread.start()
 
     def stop_chaos_monkey(self) -> None:
         """End it and everything it began, at once; does nothing if it does not run.
@@ -208,9 +224,8 @@ class Monkey:
         When this returns all is undone, whoever ended it. A steady state is looked at once
         more after that, which takes as long as its probes do.
         """
-        run = self._run
-        if run is not None:
-            self._end(run, Verdict.PASSED, "stopped")
+        if self._session is not None:
+            self._end(self._session, Verdict.PASSED, "stopped")
 
     def close(self, reason: str) -> None:
         """End it as `stop_chaos_monkey` does, and for good.
@@ -230,65 +245,62 @@ class Monkey:
 
         Its own threads do so by themselves.
         """
-        run = self._run
-        if run is not None and not run.over:
-            self._step(run)
-            run.wake.set()  # what has started may end before the thread would look
-            self._heed(run, self._guard.look(lambda: run.over))
+        session = self._session
+        if session is not None and not session.is_over:
+            self._step(session)
+            session.wake.set()  # what has started may end before the thread would look
+            self._end_if(session, self._watchdog.check(lambda: session.is_over))
 
-    def _work(self, run: MonkeyRun) -> None:
-        while not run.over:
-            self._step(run)
-            wait = min(run.next_step() - self._clock.monotonic(), _LONGEST_WAIT)
-            run.wake.wait(max(wait, 0.0))
-            run.wake.clear()
+    def _work(self, session: MonkeySession) -> None:
+        while not session.is_over:
+            self._step(session)
+            wait = min(session.next_step() - self._journal.clock.monotonic(), _LONGEST_WAIT)
+            session.wake.wait(max(wait, 0.0))
+            session.wake.clear()
 
-    def _watch(self, run: MonkeyRun) -> None:
-        while not run.over:
-            run.alarm.wait(self._check_every)
-            run.alarm.clear()
-            self._heed(run, self._guard.look(lambda: run.over))
+    def _watch(self, session: MonkeySession) -> None:
+        while not session.is_over:
+            session.alarm.wait(self._settings.check_every)
+            session.alarm.clear()
+            self._end_if(session, self._watchdog.check(lambda: session.is_over))
 
-    def _step(self, run: MonkeyRun) -> None:
-        """End and start what is due. What goes wrong is an event, and the monkey goes on."""
+    def _step(self, session: MonkeySession) -> None:
+        """Stop and start what is due. What goes wrong is an event, and the monkey goes on."""
         try:
-            run.step(tuple(self.experiments.values()))
+            session.step(tuple(self.experiments.values()))
         except Exception as error:
-            run.failures += 1
-            why = describe(error)
+            session.active.failures += 1
+            why, now = describe(error), self._journal.clock.monotonic()
             _logger.exception("%s: cannot decide: %s", self.name, why)
-            now = self._clock.monotonic()
-            self._tell(ExperimentFailed(at=now, source=self.name, doing="decide", error=why))
+            self._journal.record(
+                ExperimentFailed(at=now, source=self.name, doing="decide", error=why)
+            )
 
-    def _heed(self, run: MonkeyRun, found: tuple[Verdict, str] | None) -> None:
-        """End the run if the guard has found a reason."""
+    def _end_if(self, session: MonkeySession, found: tuple[Verdict, str] | None) -> None:
         if found is not None:
-            self._end(run, *found)
+            self._end(session, *found)
 
-    def _end(self, run: MonkeyRun, verdict: Verdict, reason: str) -> None:
-        """End a run; who comes second only waits until all is undone."""
-        first = run.finish()
-        run.running.close(reason)
+    def _end(self, session: MonkeySession, verdict: Verdict, reason: str) -> None:
+        """End a session; who comes second only waits until all is undone."""
+        first = session.finish()
+        session.active.close(reason)
         if not first:
             return
-        self._guard.end()
+        self._watchdog.end()
         if verdict is not Verdict.DEVIATED:
-            missed = self._guard.after()
-            if missed:
-                verdict, reason = Verdict.DEVIATED, missed
-            elif run.failures + run.running.failures:
+            problems = self._watchdog.check_after()
+            if problems:
+                verdict, reason = Verdict.DEVIATED, problems
+            elif session.active.failures:
                 verdict = Verdict.FAILED
         self._conclude(verdict, reason)
 
     def _conclude(self, verdict: Verdict, reason: str) -> None:
         self.verdict = verdict
-        now = self._clock.monotonic()
-        self._tell(MonkeyStopped(at=now, source=self.name, verdict=verdict, reason=reason))
-
-    def _tell(self, event: Event) -> None:
-        self._events.append(event)
-        _logger.info("%s", event)
-        self.listeners.emit(event)
+        now = self._journal.clock.monotonic()
+        self._journal.record(
+            MonkeyStopped(at=now, source=self.name, verdict=verdict, reason=reason)
+        )
 
     def get_active_experiments(self) -> dict[str, dict[str, Any]]:
         """What runs now, by name.
@@ -296,8 +308,7 @@ class Monkey:
         Each with `experiment_name`, `chaos_type`, `start_time` (seconds since 1970-01-01
         UTC), `duration` and `elapsed` (seconds).
         """
-        run = self._run
-        now = self._clock.monotonic()
+        session, now = self._session, self._journal.clock.monotonic()
         return {
             each.experiment.name: {
                 "experiment_name": each.experiment.name,
@@ -306,7 +317,7 @@ class Monkey:
                 "duration": each.experiment.duration,
                 "elapsed": now - each.started_at,
             }
-            for each in (run.running.all() if run is not None else ())
+            for each in (() if session is None else session.active.all())
         }
 
     def __enter__(self) -> Self:
@@ -336,3 +347,7 @@ class Monkey:
         state = "running" if self.running else "stopped"
         active = len(self.get_active_experiments())
         return f"<{type(self).__name__} {self.name!r} {state} active={active} seed={self.seed}>"
+
+
+def _approve_any(_: ChaosExperiment) -> None:
+    pass

@@ -2,104 +2,133 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.clock import Clock
-from pytest_resilience.events import Event
 from pytest_resilience.locks import fork_safe
-from pytest_resilience.monkey.active_experiments import RunningExperiments
+from pytest_resilience.monkey.active_experiments import ActiveExperiments
 from pytest_resilience.monkey.active_experiments import Starter
+from pytest_resilience.monkey.events import Journal
 from pytest_resilience.monkey.schedule import Moment
 from pytest_resilience.monkey.schedule import Schedule
 from pytest_resilience.seeds import derive
 
 
-__all__ = ["MonkeyRun"]
+__all__ = ["MonkeySession", "MonkeySettings"]
 
 
-class MonkeyRun:
-    """Decides what starts when, and says when there is something to do next.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonkeySettings:
+    """What a monkey was made with.
+
+    Attributes:
+        start: starts an experiment.
+        approve: raises ConfigurationError for an experiment that `start` would refuse.
+        schedule: when experiments start.
+        interval: seconds between ticks.
+        max_active: how many experiments may be active at once; None for any number.
+        check_every: seconds between looks of the watchdog.
+        background: whether it has threads of its own.
+    """
+
+    start: Starter
+    approve: Callable[[ChaosExperiment], object]
+    schedule: Schedule
+    interval: float
+    max_active: int | None
+    check_every: float
+    background: bool
+
+
+class MonkeySession:
+    """Starts what is due and stops what has run long enough; knows when that is to be done next.
 
     Attributes:
         interval: seconds between ticks.
         began: monotonic seconds.
-        over: whether it has ended.
-        failures: how often deciding failed.
-        running: the experiments.
+        is_over: whether it has ended.
+        active: the experiments.
         wake: set when the next step may have changed, or it is over.
-        alarm: set when it is to be looked at at once, or is over.
+        alarm: set when the watchdog is to look at once, or it is over.
     """
 
     def __init__(
-        self,
-        *,
-        start: Starter,
-        schedule: Schedule,
-        interval: float,
-        seed: int,
-        clock: Clock,
-        tell: Callable[[Event], None],
-        most: int | None,
+        self, settings: MonkeySettings, journal: Journal, *, interval: float, seed: int
     ) -> None:
         self.interval = interval
-        self.began = clock.monotonic()
-        self.over = False
-        self.failures = 0
-        self.running = RunningExperiments(start, clock=clock, tell=tell)
+        self.began = journal.clock.monotonic()
+        self.is_over = False
+        self.active = ActiveExperiments(settings.start, journal)
         self.wake = threading.Event()
         self.alarm = threading.Event()
-        self._schedule = schedule
+        self._settings = settings
+        self._clock = journal.clock
         self._seed = seed
-        self._clock = clock
-        self._most = most
-        self._lock = fork_safe(self, "_lock", threading.Lock)
-        self._moments = schedule.moments(interval)
-        self._next = next(self._moments, float("inf"))
-        self._number = 0
+        self._moments = _Moments(settings.schedule, interval)
 
     def next_step(self) -> float:
-        """Monotonic seconds when something is to be started or ended; maybe infinite."""
-        return min(self.began + self._next, self.running.next_end())
+        """Monotonic seconds when an experiment is to be started or stopped; maybe infinite."""
+        return min(self.began + self._moments.next, self.active.next_end())
 
     def step(self, experiments: Sequence[ChaosExperiment]) -> None:
-        """End what has run long enough, then start what is due."""
-        self.running.end_due()
-        now = self._clock.monotonic()
-        numbers = self._passed(now - self.began)
+        """Stop what has run long enough, then start what is due."""
+        self.active.stop_due()
+        elapsed = self._clock.monotonic() - self.began
+        numbers = self._moments.take(elapsed)
         if not numbers:
             return
-        moment = Moment(
-            numbers=numbers, elapsed=now - self.began, time=self._clock.time(), seed=self._seed
-        )
-        allowed = self._schedule.allowed(moment)
+        moment = Moment(numbers=numbers, elapsed=elapsed, time=self._clock.time(), seed=self._seed)
+        schedule = self._settings.schedule
+        allowed = schedule.allowed(moment)
         if allowed <= 0:
             return
-        enabled = [each for each in experiments if each.enabled]
-        for experiment in self._schedule.choose(enabled, moment):
-            self.running.start(
+        for experiment in schedule.choose([each for each in experiments if each.enabled], moment):
+            self.active.start(
                 experiment,
                 seed=derive(self._seed, "experiment", experiment.name, numbers[-1]),
                 allowed=allowed,
-                most=self._most,
+                most=self._settings.max_active,
             )
 
-    def _passed(self, elapsed: float) -> range:
-        """The numbers of the moments that have come since this was last asked."""
+    def finish(self) -> bool:
+        """Be over; False if it was before."""
+        first = self._moments.close()
+        self.is_over = True
+        self.wake.set()
+        self.alarm.set()
+        return first
+
+
+class _Moments:
+    """The moments of a schedule that are still to come.
+
+    Attributes:
+        next: seconds since the start until the next one; infinite if there is none.
+    """
+
+    def __init__(self, schedule: Schedule, interval: float) -> None:
+        self._all = schedule.moments(interval)
+        self.next = next(self._all, math.inf)
+        self._number = 0
+        self._closed = False
+        self._lock = fork_safe(self, "_lock", threading.Lock)
+
+    def take(self, elapsed: float) -> range:
+        """The numbers of those that have come since the last call."""
         with self._lock:
             first = self._number
-            while self._next <= elapsed:
-                self._next = next(self._moments, float("inf"))
+            while self.next <= elapsed:
+                self.next = next(self._all, math.inf)
                 self._number += 1
             return range(first, self._number)
 
-    def finish(self) -> bool:
-        """Be over; whether it was not before."""
+    def close(self) -> bool:
+        """No more is to come; False if that was known before."""
         with self._lock:
-            first, self.over = not self.over, True
-        self.wake.set()
-        self.alarm.set()
+            first, self._closed = not self._closed, True
         return first

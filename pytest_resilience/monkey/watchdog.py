@@ -1,4 +1,4 @@
-"""What watches over a monkey: its stop conditions, and the steady state of the system."""
+"""Says when chaos must not begin and when it has to end: stop conditions and steady state."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 from typing import Literal
 
-from pytest_resilience.clock import Clock
-from pytest_resilience.events import Event
+from pytest_resilience.monkey.events import Journal
 from pytest_resilience.monkey.events import SteadyStateRead
 from pytest_resilience.monkey.steady_state import Probe
 from pytest_resilience.monkey.steady_state import Reading
@@ -19,11 +18,11 @@ from pytest_resilience.monkey.stop_conditions import parse_conditions
 from pytest_resilience.monkey.stop_conditions import reason_of
 
 
-__all__ = ["Guard"]
+__all__ = ["Watchdog"]
 
 
-class Guard:
-    """Says when chaos must not begin and when it has to end.
+class Watchdog:
+    """Looks at the stop conditions and the steady state of one monkey.
 
     Raises ConfigurationError for conditions and probes that are none.
     """
@@ -32,28 +31,20 @@ class Guard:
         self,
         conditions: Iterable[StopCondition | Callable[[], Any]],
         probes: Iterable[Probe],
-        *,
-        source: str,
-        clock: Clock,
-        tell: Callable[[Event], None],
+        journal: Journal,
     ) -> None:
-        """`source` and `tell` are for its events."""
         self._conditions = parse_conditions(conditions)
         self._steady_state = SteadyState(probes)
-        self._source = source
-        self._clock = clock
-        self._tell = tell
+        self._journal = journal
 
     def __bool__(self) -> bool:
-        """Whether there is anything to watch."""
+        """Whether there is anything to look at."""
         return bool(self._conditions or self._steady_state)
 
-    def before(self) -> None:
+    def check_before(self) -> None:
         """Raise SteadyStateError if the system is not well to begin with."""
         if self._steady_state:
-            readings = self._steady_state.read()
-            self._note("before", readings)
-            self._steady_state.require(readings)
+            self._steady_state.require(self._read("before"))
 
     def begin(self, alarm: Callable[[], None]) -> None:
         """The chaos begins; conditions call `alarm` to be looked at at once."""
@@ -65,41 +56,42 @@ class Guard:
         for condition in self._conditions:
             condition.end()
 
-    def alarmed(self) -> tuple[Verdict, str] | None:
-        """Which stop condition wants the chaos to end, if one does."""
+    def check_conditions(self) -> tuple[Verdict, str] | None:
+        """The verdict and the reason of a stop condition that wants the chaos to end."""
         for condition in self._conditions:
             reason = reason_of(condition)
             if reason:
                 return Verdict.ABORTED, reason
         return None
 
-    def look(self, over: Callable[[], bool]) -> tuple[Verdict, str] | None:
-        """Why the chaos has to end, if it has to; None as well when it is `over` meanwhile."""
-        alarmed = self.alarmed()
-        if alarmed is not None:
-            return alarmed
-        if self._steady_state and not over():
-            readings = self._steady_state.read()
-            if not over():  # else the answers are about what came after
-                self._note("during", readings)
-                missed = _missed(readings)
-                return (Verdict.DEVIATED, missed) if missed else None
-        return None
-
-    def after(self) -> str:
-        """What is not well now that everything is undone; '' if nothing is."""
-        if not self._steady_state:
-            return ""
+    def check(self, is_over: Callable[[], bool]) -> tuple[Verdict, str] | None:
+        """Why the chaos has to end; None if it has not, or `is_over` meanwhile."""
+        stop = self.check_conditions()
+        if stop is not None or not self._steady_state or is_over():
+            return stop
         readings = self._steady_state.read()
-        self._note("after", readings)
-        return _missed(readings)
+        if is_over():  # the answers may be about what came after
+            return None
+        self._record("during", readings)
+        problems = _problems(readings)
+        return (Verdict.DEVIATED, problems) if problems else None
 
-    def _note(
+    def check_after(self) -> str:
+        """What is not well now that everything is undone; '' if all is."""
+        return _problems(self._read("after")) if self._steady_state else ""
+
+    def _read(self, phase: Literal["before", "after"]) -> tuple[Reading, ...]:
+        readings = self._steady_state.read()
+        self._record(phase, readings)
+        return readings
+
+    def _record(
         self, phase: Literal["before", "during", "after"], readings: tuple[Reading, ...]
     ) -> None:
-        now = self._clock.monotonic()
-        self._tell(SteadyStateRead(at=now, source=self._source, phase=phase, readings=readings))
+        journal = self._journal
+        now = journal.clock.monotonic()
+        journal.record(SteadyStateRead(at=now, source=journal.name, phase=phase, readings=readings))
 
 
-def _missed(readings: Iterable[Reading]) -> str:
+def _problems(readings: Iterable[Reading]) -> str:
     return "; ".join(each.problem for each in readings if not each.met)

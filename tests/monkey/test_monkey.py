@@ -27,7 +27,7 @@ from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.monkey.active_experiments import RunningExperiments
+from pytest_resilience.monkey.active_experiments import ActiveExperiments
 from pytest_resilience.monkey.events import ExperimentEnded
 from pytest_resilience.monkey.events import ExperimentFailed
 from pytest_resilience.monkey.events import ExperimentHeldBack
@@ -638,7 +638,7 @@ def test_its_thread_waits_again_after_a_tick_from_elsewhere(world: World) -> Non
     monkey = Monkey(world.start, seed=1, interval="1h")
     with monkey:
         monkey.tick()
-        run = monkey._run
+        run = monkey._session
         assert run is not None
         deadline = time.monotonic() + PATIENCE
         while run.wake.is_set() and time.monotonic() < deadline:
@@ -655,7 +655,7 @@ def test_an_interrupt_right_after_a_start_leaves_something_that_can_be_stopped(
     monkey = by_hand(world, clock)
     monkey.register_experiment(experiment("slow"))
     monkey.start_chaos_monkey()
-    monkeypatch.setattr(RunningExperiments, "_settle", interrupt)
+    monkeypatch.setattr(ActiveExperiments, "_started", interrupt)
     with pytest.raises(KeyboardInterrupt):
         monkey.tick()
     assert world.on == ["slow"]
