@@ -26,21 +26,21 @@ pytestmark = [
 @contextlib.contextmanager
 def forked(work: Callable[[], object] = lambda: None) -> Iterator[int]:
     """A child that does some work, and stays until the `with` ends; what its work gave: 0 or 1."""
-    told, tell = os.pipe()
+    reader, writer = os.pipe()
     done, end = os.pipe()
     child = os.fork()
     if not child:
         try:
             os.close(end)
-            os.write(tell, b"1" if work() else b"0")
+            os.write(writer, b"1" if work() else b"0")
             os.read(done, 1)
         finally:
             os._exit(0)
     os.close(done)
     try:
-        yield int(os.read(told, 1))
+        yield int(os.read(reader, 1))
     finally:
-        for each in (told, tell, end):
+        for each in (reader, writer, end):
             os.close(each)
         os.waitpid(child, 0)
 

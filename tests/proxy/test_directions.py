@@ -35,10 +35,10 @@ from tests.proxy.conftest import receive
 from tests.proxy.conftest import until
 
 
-Dial = Callable[[], socket.socket]
+Connect = Callable[[], socket.socket]
 
 
-class Listener:
+class Recorder:
     """A server that notes when what reaches it; it answers with `answer`, or the same."""
 
     def __init__(self, answer: bytes = b"") -> None:
@@ -68,39 +68,39 @@ HTTP = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
 @pytest.fixture
-def listener() -> Listener:
-    return Listener()
+def recorder() -> Recorder:
+    return Recorder()
 
 
 @pytest.fixture
-def proxy(serve: Serve, listener: Listener) -> Iterator[ChaosProxy]:
-    with ChaosProxy(("127.0.0.1", serve(listener)), seed=1) as proxy:
+def proxy(serve: Serve, recorder: Recorder) -> Iterator[ChaosProxy]:
+    with ChaosProxy(("127.0.0.1", serve(recorder)), seed=1) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def dial(proxy: ChaosProxy) -> Iterator[Dial]:
+def connect(proxy: ChaosProxy) -> Iterator[Connect]:
     with contextlib.ExitStack() as stack:
         yield lambda: stack.enter_context(socket.create_connection(proxy.address, timeout=10))
 
 
 @pytest.fixture
-def client(dial: Dial, listener: Listener) -> socket.socket:
+def client(connect: Connect, recorder: Recorder) -> socket.socket:
     """A connection that has been used already."""
-    client = dial()
+    client = connect()
     assert ask(client, b"hello") == b"hello"
-    assert listener.next() == b"hello"
+    assert recorder.next() == b"hello"
     return client
 
 
 # --- late ---
 
 
-def test_requests_are_late(proxy: ChaosProxy, client: socket.socket, listener: Listener) -> None:
+def test_requests_are_late(proxy: ChaosProxy, client: socket.socket, recorder: Recorder) -> None:
     with proxy.inject("network_latency", delay="30ms", stream="upstream") as latency:
         started = time.monotonic()
         client.sendall(b"ping")
-        arrived, data = listener.next_timed()
+        arrived, data = recorder.next_timed()
         assert (data, arrived - started >= 0.03) == (b"ping", True)
         assert receive(client, 4) == b"ping"
     assert (latency.matched, latency.hits) == (1, 1)
@@ -108,11 +108,11 @@ def test_requests_are_late(proxy: ChaosProxy, client: socket.socket, listener: L
 
 
 def test_answers_are_late_and_requests_are_not(
-    proxy: ChaosProxy, client: socket.socket, listener: Listener
+    proxy: ChaosProxy, client: socket.socket, recorder: Recorder
 ) -> None:
     with proxy.inject("network_latency", delay="500ms", stream="downstream") as latency:
         client.sendall(b"ping")
-        assert listener.next() == b"ping"
+        assert recorder.next() == b"ping"
         assert not latency.delay
         assert receive(client, 4) == b"ping"
     assert latency.delay >= 0.5
@@ -203,14 +203,16 @@ def test_delays_differ_as_they_are_told(
 
 
 @pytest.mark.parametrize("stream", ["downstream", "upstream"])
-def test_the_end_comes_late(proxy: ChaosProxy, listener: Listener, dial: Dial, stream: str) -> None:
-    client = dial()
+def test_the_end_comes_late(
+    proxy: ChaosProxy, recorder: Recorder, connect: Connect, stream: str
+) -> None:
+    client = connect()
     assert ask(client) == b"ping"
-    listener.next()
+    recorder.next()
     with proxy.inject("network_latency", mode="slow_close", delay="40ms", stream=stream) as slow:
         started = time.monotonic()
         client.shutdown(socket.SHUT_WR)
-        arrived, data = listener.next_timed()
+        arrived, data = recorder.next_timed()
         assert data == b""
         assert read_all(client) == b""
         heard = time.monotonic()
@@ -260,7 +262,7 @@ def test_what_is_left_of_a_thin_line_comes_at_once_when_it_is_over(
 
 
 def test_half_of_an_answer(serve: Serve) -> None:
-    with ChaosProxy(("127.0.0.1", serve(Listener(HTTP)))) as proxy:
+    with ChaosProxy(("127.0.0.1", serve(Recorder(HTTP)))) as proxy:
         with (
             socket.create_connection(proxy.address, timeout=10) as client,
             proxy.inject("network_failure", mode="truncate", rate=1) as cut,
@@ -276,10 +278,10 @@ def test_half_of_an_answer(serve: Serve) -> None:
         assert requests.get(f"http://{proxy.listen}/", timeout=10).content == BODY
 
 
-def test_half_of_a_request(proxy: ChaosProxy, client: socket.socket, listener: Listener) -> None:
+def test_half_of_a_request(proxy: ChaosProxy, client: socket.socket, recorder: Recorder) -> None:
     with proxy.inject("network_failure", mode="truncate", rate=1, stream="upstream") as cut:
         client.sendall(b"ping")
-        assert listener.rest() == b"pi"
+        assert recorder.rest() == b"pi"
         assert read_all(client) in (b"", b"pi")  # what the server still says is lost or not
     assert (cut.matched, cut.hits) == (1, 1)
 
@@ -288,7 +290,7 @@ def test_half_of_a_request(proxy: ChaosProxy, client: socket.socket, listener: L
 def test_damaged_bytes(
     proxy: ChaosProxy,
     client: socket.socket,
-    listener: Listener,
+    recorder: Recorder,
     stream: str,
     at_the_server: bool,
 ) -> None:
@@ -297,7 +299,7 @@ def test_damaged_bytes(
         "network_failure", mode="corrupt", share=0.05, rate=1, stream=stream
     ) as damage:
         answer = ask(client, message)
-    got = listener.next()
+    got = recorder.next()
     assert (got == message) is at_the_server
     assert len(answer) == len(message)
     assert 1 <= sum(byte != 0 for byte in answer) <= 200
@@ -307,7 +309,7 @@ def test_damaged_bytes(
 
 def test_the_head_of_an_answer_is_not_damaged(serve: Serve) -> None:
     with (
-        ChaosProxy(("127.0.0.1", serve(Listener(HTTP)))) as proxy,
+        ChaosProxy(("127.0.0.1", serve(Recorder(HTTP)))) as proxy,
         proxy.inject("network_failure", mode="corrupt", share=1, rate=1),
     ):
         answer = requests.get(f"http://{proxy.listen}/", timeout=10)
@@ -320,37 +322,37 @@ def test_the_head_of_an_answer_is_not_damaged(serve: Serve) -> None:
 
 
 def test_an_answer_is_lost_after_the_server_has_given_it(
-    proxy: ChaosProxy, client: socket.socket, listener: Listener
+    proxy: ChaosProxy, client: socket.socket, recorder: Recorder
 ) -> None:
     with proxy.inject("network_failure", mode="lose_answer", rate=1) as lost:
         client.sendall(b"order")
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-    assert listener.rest() == b"order"
+    assert recorder.rest() == b"order"
     assert (lost.matched, lost.hits) == (1, 1)
 
 
 def test_a_request_that_is_reset_never_arrives(
-    proxy: ChaosProxy, client: socket.socket, listener: Listener
+    proxy: ChaosProxy, client: socket.socket, recorder: Recorder
 ) -> None:
     with proxy.inject("network_failure", mode="reset", rate=1, stream="upstream") as lost:
         client.sendall(b"order")
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-    assert listener.rest() == b""
+    assert recorder.rest() == b""
     assert (lost.matched, lost.hits) == (1, 1)
     until(lambda: proxy.connections == 0)
 
 
 def test_a_request_that_meets_silence_is_not_there_until_it_is_over(
-    proxy: ChaosProxy, client: socket.socket, listener: Listener
+    proxy: ChaosProxy, client: socket.socket, recorder: Recorder
 ) -> None:
     with proxy.inject("network_failure", mode="timeout", rate=1, stream="upstream") as silence:
         client.sendall(b"order")
         client.settimeout(0.05)
         with pytest.raises(TimeoutError):
             client.recv(1)
-        assert listener.received.empty()
+        assert recorder.received.empty()
     client.settimeout(10)
     assert receive(client, 5) == b"order"
     assert (silence.matched, silence.hits) == (1, 1)
@@ -360,8 +362,8 @@ def test_a_request_that_meets_silence_is_not_there_until_it_is_over(
 
 
 def test_a_status_in_the_servers_place(serve: Serve) -> None:
-    listener = Listener(HTTP)
-    with ChaosProxy(("127.0.0.1", serve(listener))) as proxy, requests.Session() as session:
+    recorder = Recorder(HTTP)
+    with ChaosProxy(("127.0.0.1", serve(recorder))) as proxy, requests.Session() as session:
         assert session.get(f"http://{proxy.listen}/", timeout=10).content == BODY
         with proxy.inject(
             "network_failure", mode="status", status=429, retry_after=2, body="busy", rate=1
@@ -376,7 +378,7 @@ def test_a_status_in_the_servers_place(serve: Serve) -> None:
 
 def test_no_json_in_the_servers_place(serve: Serve) -> None:
     with (
-        ChaosProxy(("127.0.0.1", serve(Listener(HTTP)))) as proxy,
+        ChaosProxy(("127.0.0.1", serve(Recorder(HTTP)))) as proxy,
         proxy.inject("network_failure", mode="malformed_json", rate=1),
     ):
         answer = requests.get(f"http://{proxy.listen}/", timeout=10)
@@ -386,26 +388,26 @@ def test_no_json_in_the_servers_place(serve: Serve) -> None:
 
 
 def test_the_server_hears_the_request_all_the_same(
-    proxy: ChaosProxy, client: socket.socket, listener: Listener
+    proxy: ChaosProxy, client: socket.socket, recorder: Recorder
 ) -> None:
     with proxy.inject("network_failure", mode="status", rate=1):
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert read_all(client).startswith(b"HTTP/1.1 503 ")
         client.sendall(b"more")
         client.close()
-        assert listener.rest() == b"GET / HTTP/1.1\r\n\r\nmore"
+        assert recorder.rest() == b"GET / HTTP/1.1\r\n\r\nmore"
     until(lambda: proxy.connections == 0)
 
 
 def test_a_status_instead_of_the_word_to_go_on_is_the_only_one(
-    proxy: ChaosProxy, client: socket.socket, listener: Listener
+    proxy: ChaosProxy, client: socket.socket, recorder: Recorder
 ) -> None:
     with proxy.inject("network_failure", mode="status", rate=1) as status:
         client.sendall(b"PUT / HTTP/1.1\r\nExpect: 100-continue\r\n\r\n")
         client.sendall(b"body")  # of a client that does not wait for it
         assert read_all(client).startswith(b"HTTP/1.1 503 ")
         client.close()
-        assert listener.rest().endswith(b"body")
+        assert recorder.rest().endswith(b"body")
     assert (status.matched, status.hits) == (1, 1)
 
 
@@ -417,7 +419,7 @@ def test_nobody_answers_for_another_over_tls(serve: Serve) -> None:
 
     def handle(connection: socket.socket) -> None:
         with theirs.wrap_socket(connection, server_side=True) as wrapped:
-            Listener()(wrapped)
+            Recorder()(wrapped)
 
     with (
         ChaosProxy(("127.0.0.1", serve(handle))) as proxy,
@@ -568,22 +570,22 @@ def test_nobody_answers_who_has_not_been_asked(serve: Serve) -> None:
 
 
 def test_a_partition_is_both_ways_and_heals_in_order(
-    proxy: ChaosProxy, client: socket.socket, listener: Listener, dial: Dial
+    proxy: ChaosProxy, client: socket.socket, recorder: Recorder, connect: Connect
 ) -> None:
-    with proxy.inject("network_failure", mode="partition") as wall:
+    with proxy.inject("network_failure", mode="partition") as partition:
         for part in (b"one,", b"two,", b"three"):
             client.sendall(part)
-        new = dial()
+        new = connect()
         new.sendall(b"new")
         for each in (client, new):
             each.settimeout(0.05)
             with pytest.raises(TimeoutError):
                 each.recv(1)
             each.settimeout(10)
-        assert listener.received.empty()
+        assert recorder.received.empty()
     assert receive(client, 13) == b"one,two,three"
     assert receive(new, 3) == b"new"
-    assert wall.hits == wall.matched >= 2
+    assert partition.hits == partition.matched >= 2
 
 
 def push(serve: Serve) -> tuple[int, queue.Queue[socket.socket]]:
@@ -607,9 +609,9 @@ def test_a_partition_holds_back_what_is_no_answer_and_the_end_of_it(serve: Serve
         server = there.get(timeout=10)
         server.sendall(b"news")
         assert receive(client, 4) == b"news"
-        with proxy.inject("network_failure", mode="partition") as wall:
+        with proxy.inject("network_failure", mode="partition") as partition:
             server.sendall(b"more")
-            until(lambda: bool(wall.hits))
+            until(lambda: bool(partition.hits))
             server.sendall(b" news")
             server.shutdown(socket.SHUT_WR)
             client.settimeout(0.05)
@@ -617,24 +619,24 @@ def test_a_partition_holds_back_what_is_no_answer_and_the_end_of_it(serve: Serve
                 client.recv(1)
         client.settimeout(10)
         assert read_all(client) == b"more news"
-    assert wall.hits == 1
+    assert partition.hits == 1
 
 
 @pytest.mark.parametrize("stream", ["upstream", "downstream"])
 def test_a_partition_of_one_direction(
-    proxy: ChaosProxy, client: socket.socket, listener: Listener, stream: str
+    proxy: ChaosProxy, client: socket.socket, recorder: Recorder, stream: str
 ) -> None:
-    with proxy.inject("network_failure", mode="partition", stream=stream) as wall:
+    with proxy.inject("network_failure", mode="partition", stream=stream) as partition:
         client.sendall(b"order")
         client.settimeout(0.05)
         with pytest.raises(TimeoutError):
             client.recv(1)
         if stream == "downstream":
-            assert listener.next() == b"order"
-        assert listener.received.empty()
+            assert recorder.next() == b"order"
+        assert recorder.received.empty()
     client.settimeout(10)
     assert receive(client, 5) == b"order"
-    assert wall.hits == 1
+    assert partition.hits == 1
 
 
 # --- together, and in text ---
@@ -669,7 +671,7 @@ def test_an_experiment_in_one_line(proxy: ChaosProxy, client: socket.socket) -> 
 
 def test_a_service_where_it_is_reached(serve: Serve) -> None:
     """What its callables would raise is not the wire's business."""
-    port = serve(Listener(HTTP))
+    port = serve(Recorder(HTTP))
     services = Services([Service.at("tea", [f"127.0.0.1:{port}", "shop:tea"])])
     engine = Engine(lambda _: (), services=services)
     with ChaosProxy(("127.0.0.1", port), engine=engine) as proxy:

@@ -32,10 +32,10 @@ Connect = Callable[[], socket.socket]
 
 def test_many_connections_are_held_and_go_on(proxy: ChaosProxy, connect: Connect) -> None:
     clients = [connect() for _ in range(150)]
-    with proxy.inject("network_failure", mode="partition") as wall:
+    with proxy.inject("network_failure", mode="partition") as partition:
         for client in clients:
             client.sendall(b"ping")
-        until(lambda: wall.hits >= len(clients))
+        until(lambda: partition.hits >= len(clients))
     assert [receive(client, 4) for client in clients] == [b"ping"] * len(clients)
     assert proxy.connections == len(clients)
 
@@ -88,12 +88,12 @@ def test_a_client_that_has_said_everything_gets_its_answer(serve: Serve, stream:
 
 
 def test_clients_that_leave_while_they_are_held(proxy: ChaosProxy, connect: Connect) -> None:
-    with proxy.inject("network_failure", mode="partition") as wall:
+    with proxy.inject("network_failure", mode="partition") as partition:
         for _ in range(20):
             client = connect()
             client.sendall(b"ping")
             client.close()
-        until(lambda: wall.hits >= 20)
+        until(lambda: partition.hits >= 20)
     until(lambda: not proxy.connections)
 
 
@@ -101,7 +101,7 @@ def test_it_is_closed_while_experiments_run(proxy: ChaosProxy, connect: Connect)
     client = connect()
     assert ask(client) == b"ping"
     with (
-        proxy.inject("network_failure", mode="partition", name="wall", must_fire=False),
+        proxy.inject("network_failure", mode="partition", name="partition", must_fire=False),
         proxy.inject("network_failure", mode="refuse", rate=1, name="refusal"),
         proxy.inject("network_latency", mode="bandwidth", bandwidth=1, must_fire=False),
     ):

@@ -1,4 +1,4 @@
-"""TLS passes through: the proxy harms what it cannot read."""
+"""TLS passes through: the proxy delays, damages and cuts off what it cannot read."""
 
 from __future__ import annotations
 

@@ -251,7 +251,7 @@ class _Timeout(ToxicStage):
 
 
 class _ResetPeer(ToxicStage):
-    """RST to both sides, at once or after a time."""
+    """RST to both endpoints, at once or after a time."""
 
     _lost = False
 

@@ -1,4 +1,4 @@
-"""Each toxic's sense of time, to the microsecond, on a loop whose time is told."""
+"""Each toxic's sense of time, to the microsecond, on a loop whose clock the test sets."""
 
 from __future__ import annotations
 

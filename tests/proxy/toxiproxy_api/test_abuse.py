@@ -1,4 +1,4 @@
-"""The control, asked by those who mean it no good: each is answered in words, and harms nobody."""
+"""Hostile requests: each gets an error in words, and nobody else suffers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def upstream(serve: Serve) -> str:
     return f"127.0.0.1:{serve(echo)}"
 
 
-def told(control: ControlServer, request: bytes) -> tuple[int, Any]:
+def exchange(control: ControlServer, request: bytes) -> tuple[int, Any]:
     """The status and the JSON of the answer to a request, after which nothing more is sent."""
     with socket.create_connection(control.address, timeout=30) as client:
         with contextlib.suppress(OSError):  # it may be answered before it is all sent
@@ -64,7 +64,7 @@ def told(control: ControlServer, request: bytes) -> tuple[int, Any]:
 def post(control: ControlServer, path: str, document: Any) -> tuple[int, Any]:
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-    return told(control, head.encode() + body)
+    return exchange(control, head.encode() + body)
 
 
 GET = b"GET /version HTTP/1.1\r\n"
@@ -103,7 +103,7 @@ RESET = b"POST /reset HTTP/1.1\r\n" + LOCAL
 def test_requests_that_mean_two_things_or_none(
     control: ControlServer, request_: bytes, status: int, words: str
 ) -> None:
-    found, said = told(control, request_)
+    found, said = exchange(control, request_)
     assert (found, said["status"]) == (status, status)
     assert words in said["error"]
     assert len(said["error"]) < 300
@@ -121,12 +121,12 @@ def test_requests_that_mean_two_things_or_none(
 def test_requests_to_this_machine_however_it_is_written(
     control: ControlServer, request_: bytes
 ) -> None:
-    assert told(control, request_)[0] == 200
+    assert exchange(control, request_)[0] == 200
 
 
 @pytest.mark.parametrize("size", [b"0 ", b"\t0", b"00000"])
 def test_a_size_with_space_around_it(control: ControlServer, size: bytes) -> None:
-    assert told(control, RESET + b"Content-Length: " + size + b"\r\n\r\n")[0] == 204
+    assert exchange(control, RESET + b"Content-Length: " + size + b"\r\n\r\n")[0] == 204
 
 
 def test_headers_take_no_more_room_than_they_may(control: ControlServer) -> None:
@@ -374,7 +374,7 @@ def test_whatever_a_document_says_it_is_answered_in_words(
             assert status in {400, 404, 405, 409}
             assert said["status"] == status
             assert said["error"].strip()
-        assert told(control, GET + LOCAL + b"\r\n")[0] == 200
+        assert exchange(control, GET + LOCAL + b"\r\n")[0] == 200
     assert caplog.text == ""
 
 
@@ -407,9 +407,9 @@ def test_whatever_a_head_says_it_is_answered_in_words(
     caplog: pytest.LogCaptureFixture, first: bytes, headers: list[bytes], body: bytes
 ) -> None:
     with ControlServer(listen=("127.0.0.1", 0), seed=1) as control:
-        status, said = told(control, b"\r\n".join([first, *headers, b"", body]))
+        status, said = exchange(control, b"\r\n".join([first, *headers, b"", body]))
         if status >= 400 and not first.startswith(b"HEAD"):
             assert said["status"] == status
             assert said["error"].strip()
-        assert told(control, GET + LOCAL + b"\r\n")[0] == 200
+        assert exchange(control, GET + LOCAL + b"\r\n")[0] == 200
     assert caplog.text == ""
