@@ -148,7 +148,7 @@ class CircuitBreakerError(ResilienceError):
         name: the breaker's name.
         state: the state that rejected it, e.g. ``"OPEN"``.
         retry_after: seconds until a call may be let through; None when
-            nobody can tell (forced open, or probes are under way).
+            nobody can tell (forced open, or trial calls are in progress).
     """
 
     def __init__(self, name: str, state: str, retry_after: float | None = None) -> None:
@@ -170,7 +170,7 @@ class CircuitBreakerError(ResilienceError):
         if self.retry_after is not None:
             when = f"try again in {self.retry_after:.3g} s"
         elif self.state == "HALF_OPEN":
-            when = "its probes are under way"
+            when = "its trial calls are in progress"
         else:
             when = "nobody can say until when"
         return f"{self.name} is {self.state}: {when}"

@@ -67,7 +67,7 @@ def test_a_failure_tells_the_counts_and_the_last_transitions(
         "  failures in a row: 0 (opens at 2)",
         "  successes half open: 1 (closes at 2)",
         "  +0.000s CLOSED -> OPEN: 2 failures in a row, with ConnectionError",
-        "  +31.500s OPEN -> HALF_OPEN: its time was over",
+        "  +31.500s OPEN -> HALF_OPEN: its timeout was over",
     ]
 
 
@@ -117,16 +117,16 @@ def test_one_whose_time_is_over_lets_a_call_through_and_stays_as_it_is(
     assert breaker.get_stats() == before
 
 
-def test_half_open_it_fails_fast_while_its_probes_are_under_way(
+def test_half_open_it_fails_fast_while_its_trial_calls_are_in_progress(
     breaker: CircuitBreaker, clock: ManualClock
 ) -> None:
     for _ in range(2):
         with pytest.raises(ConnectionError):
             breaker.call(broken)
     clock.advance(30)
-    probes = [breaker.acquire(), breaker.acquire()]
+    trials = [breaker.acquire(), breaker.acquire()]
     assert_fails_fast(breaker)
-    probes[0].release()
+    trials[0].release()
     with pytest.raises(AssertionError, match="to refuse a call"):
         assert_fails_fast(breaker)
 

@@ -81,7 +81,7 @@ class Inside:
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3])
-def test_no_more_probes_under_way_than_allowed(budget: int) -> None:
+def test_no_more_trial_calls_in_progress_than_allowed(budget: int) -> None:
     """Counted from outside, by who is inside; calls end well, badly, or are given up."""
     clock = ManualClock()
     breaker = make_breaker(clock, half_open_max_calls=budget)
@@ -259,7 +259,7 @@ def test_cancelled_tasks_leave_nothing_behind() -> None:
     assert breaker.state.value == "CLOSED"
 
 
-def test_cancelled_probes_give_their_places_back() -> None:
+def test_cancelled_trial_calls_return_their_slots() -> None:
     clock = ManualClock()
     breaker = make_breaker(clock, failure_threshold=1, success_threshold=2)
     chance = random.Random(5)

@@ -227,7 +227,7 @@ class _HalfOpen:
         failed = outcome is _FAILURE or slow
         self.counts.add_consecutive(now, failed)
         if failed:
-            return _OPEN, "a probe failed"
+            return _OPEN, "a trial call failed"
         self.successes += 1
         if self.successes < self.counts.config.success_threshold:
             return None
@@ -322,9 +322,9 @@ class Circuit:
         """Turn half open if it is time; give up on trial calls that never ended."""
         state = self.current
         if isinstance(state, _Open) and now >= state.reopens_at:
-            return self._enter(_HALF_OPEN, "its time was over")
+            return self._enter(_HALF_OPEN, "its timeout was over")
         if isinstance(state, _HalfOpen) and state.is_stuck(now):
-            _logger.warning("%s: %d probes never ended", self.name, state.in_progress)
+            _logger.warning("%s: %d trial calls never ended", self.name, state.in_progress)
             self.current = _HalfOpen(self.counts, now, state.successes)
         return None
 

@@ -44,7 +44,8 @@ def wrap(handler: HandlerState, func: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _plain(handler: HandlerState, func: Callable[..., Any]) -> Callable[..., Any]:
-    start, unwanted = _start_and_unwanted(handler)
+    start = handler.start if handler.needs_start else None
+    unwanted = handler.config.retry_on_result
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         started = None if start is None else start()
@@ -64,7 +65,8 @@ def _plain(handler: HandlerState, func: Callable[..., Any]) -> Callable[..., Any
 
 
 def _coroutine(handler: HandlerState, func: Callable[..., Any]) -> Callable[..., Any]:
-    start, unwanted = _start_and_unwanted(handler)
+    start = handler.start if handler.needs_start else None
+    unwanted = handler.config.retry_on_result
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         started = None if start is None else start()
@@ -83,12 +85,6 @@ def _coroutine(handler: HandlerState, func: Callable[..., Any]) -> Callable[...,
         return await _retry_async(call, func, args, kwargs)
 
     return wrapper
-
-
-def _start_and_unwanted(
-    handler: HandlerState,
-) -> tuple[Callable[[], float | None] | None, Callable[[Any], bool] | None]:
-    return handler.start if handler.needs_start else None, handler.config.retry_on_result
 
 
 def after_first_result(

@@ -136,7 +136,7 @@ def test_p1_seed_defect_every_caller_was_let_through_half_open(
         release.set()
         outcomes = [result.result(10) for result in results]
     assert outcomes.count("called") == 2
-    assert outcomes.count("prices is HALF_OPEN: its probes are under way") == 30
+    assert outcomes.count("prices is HALF_OPEN: its trial calls are in progress") == 30
     assert breaker.state.value == "CLOSED"
 
 
@@ -174,7 +174,7 @@ def test_other_exceptions_count_neither_way(
     assert breaker.get_stats()["failure_count"] == 2
     fail(breaker)
     clock.advance(30)
-    for _ in range(5):  # each gives its probe back
+    for _ in range(5):  # each returns its slot
         with pytest.raises(error):
             breaker.call(other)
     assert breaker.state.value == "HALF_OPEN"

@@ -79,7 +79,7 @@ def test_slow_calls_are_failures_where_failures_in_a_row_count(clock: ManualCloc
     assert breaker.transitions[-1].reason == "2 failures in a row, too slow"
     clock.advance(60)
     breaker.call(clock.sleep, 5)
-    assert breaker.transitions[-1].reason == "a probe failed, too slow"
+    assert breaker.transitions[-1].reason == "a trial call failed, too slow"
 
 
 def test_a_rate_of_slow_calls(clock: ManualClock) -> None:
@@ -117,14 +117,14 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-def test_no_more_probes_at_once_than_configured(clock: ManualClock) -> None:
+def test_no_more_trial_calls_at_once_than_configured(clock: ManualClock) -> None:
     breaker = make(clock, failure_threshold=1, success_threshold=3, half_open_max_calls=1)
     run(breaker, "f")
     clock.advance(60)
     first = breaker.acquire()
-    with pytest.raises(CircuitBreakerError, match="its probes are under way"):
+    with pytest.raises(CircuitBreakerError, match="its trial calls are in progress"):
         breaker.acquire()
-    first.release()  # it said nothing: its place is free again
+    first.release()  # it said nothing: its slot is free again
     run(breaker, "ss")
     last = breaker.acquire()
     with pytest.raises(CircuitBreakerError):
@@ -133,7 +133,7 @@ def test_no_more_probes_at_once_than_configured(clock: ManualClock) -> None:
     assert moves(breaker) == ["OPEN", "HALF_OPEN", "CLOSED"]
 
 
-def test_probes_that_never_end_do_not_stick(clock: ManualClock) -> None:
+def test_trial_calls_that_never_end_are_given_up(clock: ManualClock) -> None:
     breaker = make(clock, failure_threshold=1, success_threshold=1, timeout=10.0)
     run(breaker, "f")
     clock.advance(10)
@@ -294,7 +294,7 @@ def test_a_block_that_is_left_in_another_context_counts(clock: ManualClock) -> N
     assert moves(breaker) == ["OPEN", "HALF_OPEN", "CLOSED"]
 
 
-def test_a_block_left_in_another_context_is_no_probe_where_none_is_under_way(
+def test_a_block_left_in_another_context_is_no_trial_call_where_none_is_in_progress(
     clock: ManualClock,
 ) -> None:
     breaker = make(clock, failure_threshold=1, success_threshold=2, timeout=10.0)
@@ -338,7 +338,7 @@ def test_a_block_has_no_result_to_be_judged(clock: ManualClock) -> None:
 
 
 @pytest.mark.parametrize("predicate", ["is_failure", "is_failed_result"])
-def test_a_predicate_that_raises_takes_no_probe_along(clock: ManualClock, predicate: str) -> None:
+def test_a_predicate_that_raises_takes_no_slot_along(clock: ManualClock, predicate: str) -> None:
     answers: list[bool] = []
 
     def judge(ending: Any) -> bool:
@@ -406,7 +406,7 @@ def test_a_rejection_that_interrupts_a_listener_takes_no_slot(clock: ManualClock
     assert breaker.state.value == "CLOSED"
 
 
-def test_a_generator_that_cannot_be_called_takes_no_probe_along(clock: ManualClock) -> None:
+def test_a_generator_that_cannot_be_called_takes_no_slot_along(clock: ManualClock) -> None:
     breaker = make(clock, failure_threshold=1, success_threshold=1, timeout=10.0)
     run(breaker, "f")
     clock.advance(10)
