@@ -63,14 +63,14 @@ if TYPE_CHECKING:
     from pytest_resilience.monkey.schedule import Daily as Daily
     from pytest_resilience.monkey.schedule import FixedSequence as FixedSequence
     from pytest_resilience.monkey.schedule import Windows as Windows
+    from pytest_resilience.monkey.steady_state import Matches as Matches
+    from pytest_resilience.monkey.steady_state import OneOf as OneOf
     from pytest_resilience.monkey.steady_state import Probe as Probe
     from pytest_resilience.monkey.steady_state import Verdict as Verdict
+    from pytest_resilience.monkey.steady_state import Within as Within
     from pytest_resilience.monkey.stop_conditions import BreakerOpens as BreakerOpens
     from pytest_resilience.monkey.stop_conditions import ErrorBudget as ErrorBudget
     from pytest_resilience.monkey.stop_conditions import When as When
-    from pytest_resilience.monkey.tolerance import Matches as Matches
-    from pytest_resilience.monkey.tolerance import OneOf as OneOf
-    from pytest_resilience.monkey.tolerance import Within as Within
     from pytest_resilience.patterns.bulkhead.config import BulkheadConfig as BulkheadConfig
     from pytest_resilience.patterns.bulkhead.config import BulkheadType as BulkheadType
     from pytest_resilience.patterns.bulkhead.manager import BulkheadManager as BulkheadManager
@@ -145,14 +145,14 @@ _HOMES = {
     "FeatureFlag": "patterns.degradation.features",
     "FixedSequence": "monkey.schedule",
     "ManualClock": "clock",
-    "Matches": "monkey.tolerance",
+    "Matches": "monkey.steady_state",
     "MonkeyStarted": "monkey.events",
     "MonkeyStopped": "monkey.events",
     "NOTHING": "patterns.degradation.features",
     "NetworkSimulator": "interceptors.simulators",
     "NeverFiredError": "errors",
     "NewChaosType": "runtime",
-    "OneOf": "monkey.tolerance",
+    "OneOf": "monkey.steady_state",
     "Pipeline": "patterns.pipeline",
     "PressureReading": "chaos.faults.resources",
     "Probe": "monkey.steady_state",
@@ -181,7 +181,7 @@ _HOMES = {
     "Verdict": "monkey.steady_state",
     "When": "monkey.stop_conditions",
     "Windows": "monkey.schedule",
-    "Within": "monkey.tolerance",
+    "Within": "monkey.steady_state",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605  # one list, checked against the block above by a test

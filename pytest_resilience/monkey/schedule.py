@@ -8,6 +8,7 @@ and the moment's number, so neither the machine's speed nor other experiments ch
 from __future__ import annotations
 
 import itertools
+import math
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -55,30 +56,29 @@ class Moment:
 class Schedule(Protocol):
     """See the module."""
 
-    def check(self, names: Sequence[str]) -> None:
+    def check(self, names: Sequence[str]) -> None:  # noqa: ARG002  # for those that name some
         """Raise UnknownNameError for an experiment it needs and that is not among `names`."""
+        return
 
     def moments(self, interval: float) -> Iterator[float]:
-        """When to decide, ascending; `interval` is the monkey's."""
+        """When to decide, ascending, in seconds; `interval` is the monkey's."""
 
     def choose(
         self, experiments: Sequence[ChaosExperiment], moment: Moment
     ) -> list[ChaosExperiment]:
-        """What to start, the first of them first should there not be room for all."""
+        """The experiments to start, in order, should there not be room for all."""
 
-    def allowed(self, moment: Moment) -> float:
+    def allowed(self, moment: Moment) -> float:  # noqa: ARG002  # for those that limit it
         """For how many seconds what starts now may run; 0 if nothing may."""
+        return math.inf
 
 
 @dataclass(frozen=True, slots=True)
-class ByChance:
+class ByChance(Schedule):
     """At each tick, each experiment with its own probability.
 
     Ticks that were missed are not made up for: chaos never comes in a burst.
     """
-
-    def check(self, names: Sequence[str]) -> None:
-        pass
 
     def moments(self, interval: float) -> Iterator[float]:
         return (number * interval for number in itertools.count())
@@ -95,11 +95,8 @@ class ByChance:
                 chosen.append((draw / experiment.probability, place, experiment))
         return [experiment for _, _, experiment in sorted(chosen, key=lambda each: each[:2])]
 
-    def allowed(self, moment: Moment) -> float:  # noqa: ARG002
-        return float("inf")
 
-
-class FixedSequence:
+class FixedSequence(Schedule):
     """Named experiments at fixed times, whatever their probability.
 
     Raises ConfigurationError for steps that cannot be followed.
@@ -141,14 +138,29 @@ class FixedSequence:
         )
         return [by_name[name] for name in wanted if name in by_name]
 
-    def allowed(self, moment: Moment) -> float:  # noqa: ARG002
-        return float("inf")
-
     def __repr__(self) -> str:
         return f"FixedSequence({self.steps!r}, every={self.every!r})"
 
 
-class Windows:
+class _Limited(Schedule):
+    """Base of those that let another schedule start something at certain times only."""
+
+    def __init__(self, schedule: Schedule | None) -> None:
+        self.schedule = schedule or ByChance()
+
+    def check(self, names: Sequence[str]) -> None:
+        self.schedule.check(names)
+
+    def moments(self, interval: float) -> Iterator[float]:
+        return self.schedule.moments(interval)
+
+    def choose(
+        self, experiments: Sequence[ChaosExperiment], moment: Moment
+    ) -> list[ChaosExperiment]:
+        return self.schedule.choose(experiments, moment)
+
+
+class Windows(_Limited):
     """Another schedule, but only in windows: what runs when one closes is ended.
 
     Raises ConfigurationError for windows that never open.
@@ -166,9 +178,9 @@ class Windows:
         schedule: Schedule | None = None,
     ) -> None:
         """`windows`: seconds since the start; `every`: after which they come again."""
+        super().__init__(schedule)
         self.windows = [parse_interval("window", window) for window in windows]
         self.every = None if every is None else period("every", every)
-        self.schedule = schedule or ByChance()
         if not self.windows:
             raise ConfigurationError("no windows are given; e.g. ['10s..20s']")
         last = max(end for _, end in self.windows)
@@ -177,24 +189,13 @@ class Windows:
                 f"every={every!r}: the windows come again before the last has closed, at {last:g} s"
             )
 
-    def check(self, names: Sequence[str]) -> None:
-        self.schedule.check(names)
-
-    def moments(self, interval: float) -> Iterator[float]:
-        return self.schedule.moments(interval)
-
-    def choose(
-        self, experiments: Sequence[ChaosExperiment], moment: Moment
-    ) -> list[ChaosExperiment]:
-        return self.schedule.choose(experiments, moment)
-
     def allowed(self, moment: Moment) -> float:
         at = moment.elapsed % self.every if self.every else moment.elapsed
         left = max((end - at for start, end in self.windows if start <= at < end), default=0.0)
         return min(left, self.schedule.allowed(moment))
 
 
-class Daily:
+class Daily(_Limited):
     """Another schedule, but only at certain hours of certain days, such as office hours.
 
     Raises ConfigurationError for hours that are none.
@@ -213,23 +214,12 @@ class Daily:
         schedule: Schedule | None = None,
     ) -> None:
         """`days`: 0 is Monday; `zone`: of the hours, by default the machine's."""
+        super().__init__(schedule)
         self.hours = _hours(hours)
         self.days = frozenset(days)
         self.zone = zone
-        self.schedule = schedule or ByChance()
         if not self.days or not self.days <= _EVERY_DAY:
             raise ConfigurationError(f"days={sorted(self.days)}: give some of 0 (Monday) to 6")
-
-    def check(self, names: Sequence[str]) -> None:
-        self.schedule.check(names)
-
-    def moments(self, interval: float) -> Iterator[float]:
-        return self.schedule.moments(interval)
-
-    def choose(
-        self, experiments: Sequence[ChaosExperiment], moment: Moment
-    ) -> list[ChaosExperiment]:
-        return self.schedule.choose(experiments, moment)
 
     def allowed(self, moment: Moment) -> float:
         now = datetime.fromtimestamp(moment.time, tz=self.zone).astimezone(self.zone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import threading
 
 from collections.abc import Callable
@@ -12,15 +13,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import SteadyStateError
 from pytest_resilience.events import describe
-from pytest_resilience.monkey.tolerance import tolerates
 
 
-__all__ = ["Probe", "Reading", "SteadyState", "Verdict"]
+__all__ = ["Matches", "OneOf", "Probe", "Reading", "SteadyState", "Verdict", "Within"]
 
 
 class Verdict(Enum):
@@ -35,6 +36,66 @@ class Verdict(Enum):
     FAILED = "failed"
     ABORTED = "aborted"
     PASSED = "passed"
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """Numbers from `low` to `high`, both included."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        try:
+            ascending = self.low <= self.high
+        except TypeError:  # they cannot even be compared
+            ascending = False
+        if not ascending:
+            raise ConfigurationError(
+                f"nothing is within {shortened(self.low)} and {shortened(self.high)}; give two "
+                "numbers, the lower one first"
+            )
+
+    def __call__(self, value: Any) -> bool:
+        return bool(self.low <= value <= self.high)
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """Any of several values."""
+
+    values: tuple[Any, ...]
+
+    def __call__(self, value: Any) -> bool:
+        return value in self.values
+
+    def __str__(self) -> str:
+        return " or ".join(map(repr, self.values))
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """Texts in which a regular expression is found; the text of anything else."""
+
+    pattern: str
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except (re.error, TypeError, RecursionError, OverflowError) as error:
+            raise ConfigurationError(
+                f"{shortened(self.pattern)} is no regular expression: {error}"
+            ) from error
+
+    def __call__(self, value: Any) -> bool:
+        text = value if isinstance(value, str) else str(value)
+        return re.search(self.pattern, text) is not None
+
+    def __str__(self) -> str:
+        return f"text with {self.pattern!r}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +154,8 @@ class Probe:
 
     def _problem(self, value: Any) -> str:
         try:
-            if tolerates(self.tolerance, value):
+            tolerance = self.tolerance
+            if tolerance(value) if callable(tolerance) else tolerance == value:
                 return ""
             why = f"is not tolerated ({_expected(self.tolerance)})"
         except Exception as error:  # an answer of a kind its tolerance knows nothing of

@@ -30,14 +30,16 @@ _OPEN = frozenset({"open", "forced_open", "forced-open"})
 class StopCondition(Protocol):
     """Something that can end the chaos."""
 
-    def begin(self, alarm: Callable[[], None]) -> None:
+    def begin(self, alarm: Callable[[], None]) -> None:  # noqa: ARG002  # for those that call it
         """The chaos begins; who calls `alarm` is asked at once, and not at the next look."""
+        return
 
     def reason(self) -> str:
         """Why the chaos has to end now, in words; '' while it has not."""
 
     def end(self) -> None:
         """The chaos has ended."""
+        return
 
 
 def parse_conditions(given: Iterable[StopCondition | Callable[[], Any]]) -> list[StopCondition]:
@@ -53,7 +55,7 @@ def reason_of(condition: StopCondition) -> str:
         return f"its stop condition cannot be asked: {describe(error)}"
 
 
-class When:
+class When(StopCondition):
     """When a function returns something true."""
 
     def __init__(self, alarmed: Callable[[], Any], name: str = "") -> None:
@@ -64,20 +66,14 @@ class When:
         self.name = name or getattr(alarmed, "__qualname__", repr(alarmed))
         self._alarmed = alarmed
 
-    def begin(self, alarm: Callable[[], None]) -> None:
-        pass
-
     def reason(self) -> str:
         answer = self._alarmed()
         if not answer:
             return ""
         return f"{self.name}: {answer}" if isinstance(answer, str) else f"{self.name} is true"
 
-    def end(self) -> None:
-        pass
 
-
-class BreakerOpens:
+class BreakerOpens(StopCondition):
     """When a circuit breaker opens, of this package or of another.
 
     A breaker with `listeners` is heard the moment it opens, even if it closes before anybody
@@ -129,7 +125,7 @@ def _is_open(state: Any) -> bool:
     return False
 
 
-class ErrorBudget:
+class ErrorBudget(StopCondition):
     """When more calls fail than may, of those in a sliding window of time.
 
     It has to be told of calls, from any thread: `record(failed=…)`.

@@ -18,13 +18,13 @@ from pytest_resilience.errors import SteadyStateError
 from pytest_resilience.monkey.events import MonkeyStopped
 from pytest_resilience.monkey.events import SteadyStateRead
 from pytest_resilience.monkey.monkey import Monkey
+from pytest_resilience.monkey.steady_state import Matches
+from pytest_resilience.monkey.steady_state import OneOf
 from pytest_resilience.monkey.steady_state import Probe
 from pytest_resilience.monkey.steady_state import Reading
 from pytest_resilience.monkey.steady_state import SteadyState
 from pytest_resilience.monkey.steady_state import Verdict
-from pytest_resilience.monkey.tolerance import Matches
-from pytest_resilience.monkey.tolerance import OneOf
-from pytest_resilience.monkey.tolerance import Within
+from pytest_resilience.monkey.steady_state import Within
 
 
 PATIENCE = 30  # seconds of real time
