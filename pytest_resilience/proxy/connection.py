@@ -23,9 +23,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.proxy.connect import Connect
 from pytest_resilience.proxy.decisions import Decisions
 from pytest_resilience.proxy.endpoint import Endpoint
 from pytest_resilience.proxy.event_loop import EventLoop
@@ -35,14 +35,7 @@ from pytest_resilience.proxy.toxics.toxic import UPSTREAM
 from pytest_resilience.proxy.toxics.toxic import Toxic
 
 
-__all__ = ["Connecting", "Connection", "ConnectionSettings"]
-
-
-class Connecting(Protocol):
-    """A connect to the server that is under way."""
-
-    def cancel(self) -> None:
-        """Give it up; harmless when it is over."""
+__all__ = ["Connection", "ConnectionSettings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +74,7 @@ class Connection:
     def __init__(self, number: int, settings: ConnectionSettings) -> None:
         self.number = number
         self.decisions = Decisions(settings.engine, settings.names)
-        self.connecting: Connecting | None = None
+        self.connecting: Connect | None = None
         self.is_open = True
         self.client_done = False
         self._settings = settings

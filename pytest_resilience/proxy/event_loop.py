@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+from typing import TypeAlias
 from typing import TypeVar
 
 from pytest_resilience.chaos.shared_settings import limits_lifted
@@ -27,6 +28,7 @@ __all__ = ["EventLoop", "Timer"]
 
 _logger = logging.getLogger("pytest_resilience.proxy")
 _Result = TypeVar("_Result")
+_Outcome: TypeAlias = tuple[Any, BaseException | None]  # what a call returned, or raised
 
 _LOOK = 0.05  # seconds: how soon a moment is noticed on a clock that does not run with the kernel's
 _PATIENCE = 1.0  # seconds between looks at whether the loop's thread is alive
@@ -46,31 +48,6 @@ class Timer:
         self.action = None
 
 
-class _Call:
-    """A call that another thread waits for."""
-
-    def __init__(self, action: Callable[[], Any]) -> None:
-        self.action = action
-        self.done = queue.SimpleQueue[None]()
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self.result = self.action()
-        except BaseException as error:  # whoever asked for it gets it
-            self.error = error
-        self.done.put(None)
-
-    def is_done(self, seconds: float) -> bool:
-        """Wait for it so many seconds at most."""
-        try:
-            self.done.get(timeout=seconds)
-        except queue.Empty:
-            return False
-        return True
-
-
 class EventLoop:
     """One thread that serves sockets. Everything but `call` and `close` is for that thread."""
 
@@ -84,7 +61,7 @@ class EventLoop:
         self._selector.register(self._wake_pipe[0], selectors.EVENT_READ, self._drain_pipe)
         self._timers: list[tuple[float, int, Timer]] = []
         self._number = itertools.count()
-        self._calls: deque[_Call] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
         self._lock = fork_safe(self, "_lock", threading.Lock)
         self._closed = False
         self._reason = "the proxy is closed; make a new one"
@@ -104,18 +81,39 @@ class EventLoop:
         """
         if threading.current_thread() is self._thread:
             return action()
-        call = _Call(action)
         with self._lock:
             self.check_open()
-            self._calls.append(call)
-            os.write(self._wake_pipe[1], b".")
-        while not call.is_done(_PATIENCE):
-            if not self._thread.is_alive():
-                raise ShutdownError("the proxy's thread has died; see what was logged")
-        if call.error is not None:
-            raise call.error
-        result: _Result = call.result
+            outcome = self._submit(action)
+        found = self._outcome(outcome)
+        if found is None:
+            raise ShutdownError("the proxy's thread has died; see what was logged")
+        if found[1] is not None:
+            raise found[1]
+        result: _Result = found[0]
         return result
+
+    def _submit(self, action: Callable[[], Any]) -> queue.SimpleQueue[_Outcome]:
+        """Have it called in the loop's thread; what comes of it. The lock has to be held."""
+        outcome = queue.SimpleQueue[_Outcome]()
+
+        def run() -> None:
+            try:
+                outcome.put((action(), None))
+            except BaseException as error:  # it is raised where `call` was called
+                outcome.put((None, error))
+
+        self._calls.append(run)
+        os.write(self._wake_pipe[1], b".")
+        return outcome
+
+    def _outcome(self, outcome: queue.SimpleQueue[_Outcome]) -> _Outcome | None:
+        """Wait for it; None if the thread has died before."""
+        while True:
+            try:
+                return outcome.get(timeout=_PATIENCE)
+            except queue.Empty:
+                if not self._thread.is_alive():
+                    return None
 
     def check_open(self) -> None:
         """Raise ShutdownError once it is closed."""
@@ -132,13 +130,10 @@ class EventLoop:
                 return
             self._reason = reason or self._reason
             self._closed = True
-            call = _Call(last_action)
-            self._calls.append(call)
-            os.write(self._wake_pipe[1], b".")
+            outcome = self._submit(last_action)
         if threading.current_thread() is self._thread:  # which may be where it is collected
             return
-        while not call.is_done(_PATIENCE) and self._thread.is_alive():
-            pass
+        self._outcome(outcome)
         if not in_a_loop():  # where the thread may take its time to end
             self._thread.join()
 
@@ -198,7 +193,7 @@ class EventLoop:
                     self.watch(key.fileobj, 0, key.data)  # else it would fail for ever
             self._run_timers()
             while self._calls:
-                self._calls.popleft().run()
+                self._calls.popleft()()
             with self._lock:  # whoever has asked for something has also written to the pipe
                 if self._closed and not self._calls:
                     self._close_descriptors()
