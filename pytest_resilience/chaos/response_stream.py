@@ -190,7 +190,7 @@ class ResponseStream:
     """
 
     __slots__ = (
-        "_asked", "_encrypted", "_line", "_now", "_resets", "content", "due", "effect",
+        "_asked", "_encrypted", "_line", "_now", "_resets", "_taken", "content", "due", "effect",
     )  # fmt: skip
 
     def __init__(self, effect: Effect, *, encrypted: bool = False) -> None:
@@ -203,6 +203,7 @@ class ResponseStream:
         self._now = -math.inf  # the latest time that it was told
         self._asked: float | None = None  # when the driver first asked what to do
         self._line: _Line | None = None
+        self._taken = False  # some of it was read
 
     @property
     def needs_response(self) -> bool:
@@ -279,6 +280,7 @@ class ResponseStream:
 
     def take(self, data: bytes) -> bytes:
         """The bytes that are delivered for the next `data` that was read from the peer."""
+        self._taken = True
         if self._line is not None:
             self._line.read(len(data))
         return data if self._encrypted or self.content is None else self.content.take(data)
@@ -293,8 +295,8 @@ class ResponseStream:
             self._line.drained()
 
     def await_again(self) -> None:
-        """What had come was none of it, but TLS's own, such as tickets: it is still awaited."""
-        if self._line is None:
-            self.due = self.content = self._asked = None
-        else:
+        """Nothing could be read: what had come is TLS's own, such as tickets, or half a record."""
+        if self._line is not None:
             self._line.drained()
+        elif not self._taken:
+            self.due = self.content = self._asked = None

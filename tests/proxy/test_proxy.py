@@ -16,7 +16,7 @@ from pytest_resilience import ConfigurationError
 from pytest_resilience import ShutdownError
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.interceptors.sockets.descriptors import listening_ports
+from pytest_resilience.interceptors.sockets.connections import listening_ports
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.proxy import ChaosProxy
 from tests.proxy.conftest import Serve

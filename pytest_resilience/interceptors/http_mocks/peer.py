@@ -24,7 +24,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.targets import as_shown
-from pytest_resilience.interceptors.sockets.host_names import Names
+from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.host_names import is_literal
 from pytest_resilience.interceptors.sockets.response_stream import Course
 
@@ -105,7 +105,7 @@ class Peer:
         host = as_shown(host)
         self._resolved = is_literal(host)
         self._spoken = scheme in _PORTS
-        self._names = Names().of(host, port or _PORTS.get(scheme))
+        self._names = HostNames().of(host, port or _PORTS.get(scheme))
 
     @classmethod
     def nobody(cls, engine: Engine) -> Peer:

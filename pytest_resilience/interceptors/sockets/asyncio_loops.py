@@ -1,8 +1,8 @@
-"""What the interception of sockets has to do with asyncio: connecting, which a loop awaits.
+"""The loops of asyncio: which one runs here, when something came, and connects that it awaits.
 
-Receiving is held up elsewhere (see `detours`): a transport is found by the socket that it
-reads, and one without (`loop.sock_recv`) is polled (see `readiness`). Event loops written in
-C, as uvloop, call no method of a Python socket and are not reached.
+Receiving is delayed elsewhere (see `delaying_protocol`): a transport is found by the socket that
+it reads, and a socket without one (`loop.sock_recv`) is polled (see `receive_nonblocking`).
+Event loops written in C, as uvloop, call no method of a Python socket and are not reached.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from pytest_resilience.chaos.call_site import task_here
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RESOLVE
-from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.async_waiting import Wait
 from pytest_resilience.interceptors.async_waiting import pause
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.patching import Patches
-from pytest_resilience.interceptors.sockets.connect import Dialing
-from pytest_resilience.interceptors.sockets.host_names import Names
+from pytest_resilience.interceptors.sockets.connect import LoopConnects
+from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.trio import TrioSockets
 from pytest_resilience.locks import fork_safe
 
@@ -37,27 +36,24 @@ from pytest_resilience.locks import fork_safe
 if TYPE_CHECKING:
     import asyncio
 
-    from pytest_resilience.interceptors.sockets.delaying_protocol import Detour
+    from pytest_resilience.interceptors.sockets.delaying_protocol import DelayingProtocol
 
-if TYPE_CHECKING:
-    import asyncio
-
-__all__ = ["Loops", "Passes"]
+__all__ = ["AsyncioLoops", "LoopIterations"]
 
 
-class Passes:
-    """Keeps account of the passes of all loops."""
+class LoopIterations:
+    """Keeps account of the iterations of all loops."""
 
     def __init__(self) -> None:
-        self._passes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Pass] = (
+        self._iterations: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Iteration] = (
             weakref.WeakKeyDictionary()
         )
 
-    def spoke(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
+    def sent(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
         """Something is sent, at `now` in monotonic seconds."""
         current = self._of(loop)
-        if current.spoke is None:
-            current.spoke = now
+        if current.sent is None:
+            current.sent = now
             loop.call_soon(self._turn, loop)
 
     def arrival(self, loop: asyncio.AbstractEventLoop, sent_at: float, now: float) -> float:
@@ -65,7 +61,7 @@ class Passes:
 
         Where it is there when the loop looks for the first time after that, it may have been
         there for as long as the loop was busy: then it came at once. Otherwise the loop had
-        nothing to do but wait for it, and it came just before this pass, however long that
+        nothing to do but wait for it, and it came just before this iteration, however long that
         takes: from the first time that this is asked in it.
         """
         current = self._of(loop)
@@ -76,16 +72,16 @@ class Passes:
             return sent_at
         return max(current.began, sent_at)
 
-    def _of(self, loop: asyncio.AbstractEventLoop) -> _Pass:
-        found = self._passes.get(loop)
+    def _of(self, loop: asyncio.AbstractEventLoop) -> _Iteration:
+        found = self._iterations.get(loop)
         if found is None:
-            found = self._passes[loop] = _Pass()
+            found = self._iterations[loop] = _Iteration()
         return found
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The pass after one in which something was sent begins, before anything is read."""
+        """The iteration after one in which something was sent begins, before anything is read."""
         current = self._of(loop)
-        current.looked, current.spoke = current.spoke, None
+        current.looked, current.sent = current.sent, None
         loop.call_soon(self._see, loop)
 
     def _see(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -95,81 +91,69 @@ class Passes:
         self._of(loop).began = None
 
 
-class _Pass:
-    """What is known of a loop's pass, in monotonic seconds.
+class _Iteration:
+    """What is known of one iteration of a loop, in monotonic seconds.
 
     Attributes:
         began: when it began to read; None if it has not.
-        spoke: when something was first sent in it; None if nothing was.
-        looked: the same of the pass before, so that in this one the loop has looked for the
+        sent: when something was first sent in it; None if nothing was.
+        looked: the same of the iteration before, so that in this one the loop has looked for the
             first time whether it is answered.
     """
 
-    __slots__ = ("began", "looked", "spoke")
+    __slots__ = ("began", "looked", "sent")
 
     def __init__(self) -> None:
         self.began: float | None = None
-        self.spoke: float | None = None
+        self.sent: float | None = None
         self.looked: float | None = None
 
 
-class Loops:
+class AsyncioLoops:
     """The loops of asyncio, once there are any."""
 
-    def __init__(self, engine: Engine, dialing: Dialing, names: Names, patches: Patches) -> None:
+    def __init__(
+        self, engine: Engine, connects: LoopConnects, names: HostNames, patches: Patches
+    ) -> None:
         self._engine = engine
-        self._dialing = dialing
+        self._connects = connects
         self._names = names
         self._patches = patches
-        self._trio = TrioSockets(dialing, patches)
-        self._passes = Passes()
+        self._trio = TrioSockets(connects, patches)
+        self._iterations = LoopIterations()
+        self._delaying: Callable[..., DelayingProtocol] | None = None
         self._reached = False
-        self._retired = False
+        self._installed = False
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
-    def watch(self) -> None:
+    def install(self) -> None:
         """Reach asyncio and trio now, or when they make their first loop.
 
         Each of their loops begins with a pair of sockets to be woken by. So nobody has to
         load them who does not use them.
         """
-        self._reached = self._retired = False
+        self._reached, self._installed = False, True
         self._patches.replace(socket, "socketpair", self._pairing)
         self._reach()
-        self._trio.watch()
+        self._trio.install()
 
-    def retire(self) -> None:
-        self._trio.retire()
+    def remove(self) -> None:
+        self._trio.remove()
         with self._lock:  # or another thread's first loop comes in between
-            self._retired = True
+            self._installed = False
 
     def reads(self, sock: socket.socket) -> bool:
         """Whether a transport of the loop that runs here reads a non-blocking `sock`."""
         loop = self._running() if self._reached else None
         return loop is not None and _transport_of(loop, sock) is not None
 
-    def detour(self, sock: socket.socket) -> Detour | None:
-        """For what a non-blocking `sock` receives, if asyncio reads it."""
-        loop = self._running() if self._reached else None
-        if loop is None:
-            return None
-        transport = _transport_of(loop, sock)
-        if transport is None:
-            return None
-        with limits_lifted():  # it may be the first time
-            from pytest_resilience.interceptors.sockets.delaying_protocol import detour_of
-
-        return detour_of(loop, transport)
-
-    def pause_reading(self, sock: socket.socket, effect: Effect, seconds: float) -> bool:
-        """Let the transport that reads `sock` wait; False if there is none."""
-        loop = self._running() if self._reached else None
+    def delaying_protocol(self, sock: socket.socket) -> DelayingProtocol | None:
+        """For what a non-blocking `sock` receives, if a transport of the loop here reads it."""
+        loop = self._running() if self._delaying is not None else None
         transport = None if loop is None else _transport_of(loop, sock)
-        if loop is None or transport is None:
-            return False
-        transport.pause_reading()
-        Wait(loop, effect, seconds, transport.resume_reading)
-        return True
+        if loop is None or transport is None or self._delaying is None:
+            return None
+        return self._delaying(loop, transport)
 
     def after(self, effect: Effect, then: Callable[[], None]) -> None:
         """Call `then` when the experiments behind `effect` have ended, if a loop runs here."""
@@ -204,17 +188,17 @@ class Loops:
         if loop is not None:
             loop.call_later(seconds, then)
 
-    def spoke(self, now: float) -> None:
+    def sent(self, now: float) -> None:
         """Something is sent on a non-blocking socket, at `now` in monotonic seconds."""
         loop = self._running() if self._reached else None
         if loop is not None:
-            self._passes.spoke(loop, now)
+            self._iterations.sent(loop, now)
 
     def arrival(self, sent_at: float) -> float:
         """Monotonic seconds at which what is read now, after a send at `sent_at`, has arrived."""
         now = self._engine.clock.monotonic()
         loop = self._running() if self._reached else None
-        return max(now, sent_at) if loop is None else self._passes.arrival(loop, sent_at, now)
+        return max(now, sent_at) if loop is None else self._iterations.arrival(loop, sent_at, now)
 
     def task(self) -> Callable[[], object] | None:
         """What gives, as long as it is there, the task that is behind what is done here."""
@@ -242,12 +226,13 @@ class Loops:
     def _reach(self) -> None:
         asyncio_loops = sys.modules.get("asyncio.selector_events")
         with self._lock:
-            if self._reached or self._retired or asyncio_loops is None:
+            if self._reached or not self._installed or asyncio_loops is None:
                 return
             self._reached = True
             # Loaded now, with asyncio: later a loop would wait for it.
-            import pytest_resilience.interceptors.sockets.delaying_protocol  # noqa: F401
+            from pytest_resilience.interceptors.sockets.delaying_protocol import delaying
 
+            self._delaying = delaying
             self._patches.replace(
                 asyncio_loops.BaseSelectorEventLoop, "sock_connect", self._connecting
             )
@@ -265,7 +250,7 @@ class Loops:
             port = args[0] if args else kwargs.get("port")
             with self._names.resolved_elsewhere(host, port, place):
                 found = await original(loop, host, *args, **kwargs)  # which asks another thread
-            if not self._retired:
+            if self._installed:
                 self._names.learn_all(host, found)
             return found
 
@@ -277,7 +262,7 @@ class Loops:
         @functools.wraps(original)
         async def sock_connect(loop: Any, sock: socket.socket, address: Any) -> None:
             __tracebackhide__ = True
-            await self._dialing.connect(
+            await self._connects.connect(
                 sock,
                 address,
                 pause=functools.partial(pause, loop),

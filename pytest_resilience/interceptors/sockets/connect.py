@@ -1,8 +1,12 @@
-"""Connecting in an event loop, which awaits it: held up first, and decided before it begins."""
+"""Connecting: resolving names, and connects that an event loop awaits.
+
+A connect in a loop is held up first, and what happens to it is decided before it begins.
+"""
 
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 
 from collections.abc import Awaitable
@@ -11,32 +15,42 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import ResolutionFailure
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.operation import CallSite
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import looked
-from pytest_resilience.interceptors.sockets.connections import Links
+from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.interceptors.patching import green_module
+from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.connections import ConnectionTable
+from pytest_resilience.interceptors.sockets.host_names import HostNames
+from pytest_resilience.interceptors.sockets.host_names import is_literal
 
 
-__all__ = ["Dialing"]
+__all__ = ["LoopConnects", "NameResolution"]
 
 
-class Dialing:
+class LoopConnects:
     """What happens to connects that loops begin.
 
     Attributes:
         decided: by the `id` of the socket, as long as they are tried.
     """
 
-    def __init__(self, engine: Engine, links: Links) -> None:
+    def __init__(self, engine: Engine, connections: ConnectionTable) -> None:
         self.decided: dict[int, Effect | None] = {}
         self._engine = engine
-        self._links = links
-        self._retired = False
+        self._connections = connections
+        self._installed = False
 
-    def watch(self) -> None:
-        self._retired = False
+    def install(self) -> None:
+        self._installed = True
 
-    def retire(self) -> None:
-        self._retired = True
+    def remove(self) -> None:
+        self._installed = False
 
     async def connect(
         self,
@@ -52,11 +66,11 @@ class Dialing:
         Past the end of a silence raises TimeoutError with the text `failed`.
         """
         __tracebackhide__ = True
-        link = None if self._retired else looked(self._links.opened, sock, address)
-        if link is None or link.calm:
+        connection = looked(self._connections.opened, sock, address) if self._installed else None
+        if connection is None or connection.untargeted:
             await proceed()
             return
-        effect = self._engine.decide(link.operation(CONNECT))
+        effect = self._engine.decide(connection.operation(CONNECT))
         if effect is not None and effect.delay:
             await pause(effect)
             if effect.delay == float("inf") and not effect.transient:
@@ -66,3 +80,93 @@ class Dialing:
             await proceed()
         finally:
             self.decided.pop(id(sock), None)
+
+
+_GIVEN = ("host", "port", "family", "type", "proto", "flags")
+_RESOLVING = ("getaddrinfo", "gethostbyname", "gethostbyname_ex")
+
+
+class NameResolution:
+    """Lets names be found, or not, and remembers what was found."""
+
+    def __init__(self, engine: Engine, names: HostNames, patches: Patches) -> None:
+        self._patches = patches
+        self._engine = engine
+        self._names = names
+        self._installed = False
+
+    def install(self) -> None:
+        self._installed = True
+        green = green_module("gevent.socket")
+        for module in (socket, *([] if green is None else [green])):
+            for name in _RESOLVING:
+                self._patches.replace(module, name, self._resolving, mocks=True)
+
+    def remove(self) -> None:
+        self._installed = False
+
+    def resolve(self, host: Any, port: Any) -> None:
+        """A name server is about to be asked for `host`, unless that is an address."""
+        __tracebackhide__ = True
+        if not _is_name(host):
+            return
+        names = self._names.of(host, port)
+        place = self._names.place_of(host, port)
+        effect = self._engine.decide(
+            Operation(kind=RESOLVE, target=names[0], names=names, call_site=CallSite(place=place))
+        )
+        if effect is None:
+            return
+        effects.hold_a_call(effect)
+        if isinstance(effect.failure, ResolutionFailure):
+            raise effects.name_resolution_failure(effect.failure)
+
+    def _note(self, host: Any, port: Any, error: socket.gaierror) -> None:
+        """Let those that never fire tell of a name for which there is no connect."""
+        if not _is_name(host):
+            return
+        names = self._names.of(host, port)
+        self._engine.note_unmatched(
+            Operation(
+                kind=RESOLVE,
+                target=names[0],
+                names=names,
+                remark="does not resolve here",
+                advice=(
+                    f"{names[0]} does not resolve here ({error.strerror}), so that nothing "
+                    "connected: use a name that does, or an address; or, if this is what you "
+                    "test, network_failure with mode='dns'."
+                ),
+            )
+        )
+
+    def _resolving(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def resolve(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            if not self._installed:
+                return original(*args, **kwargs)
+            given = dict(zip(_GIVEN, args, strict=False)) | kwargs
+            host, port = given.get("host"), given.get("port")
+            asks = not _takes_addresses_only(given.get("flags"))
+            if asks:
+                self.resolve(host, port)
+            try:
+                found = original(*args, **kwargs)
+            except socket.gaierror as error:
+                if asks:
+                    self._note(host, port, error)
+                raise
+            self._names.learn_all(host, found)
+            return found
+
+        return resolve
+
+
+def _is_name(host: object) -> bool:
+    return is_a(host, str, bytes) and not is_literal(host)
+
+
+def _takes_addresses_only(flags: Any) -> bool:
+    """Whether `getaddrinfo`, given these, asks nobody: as loops find out first."""
+    return is_a(flags, int) and bool(int.__and__(flags, socket.AI_NUMERICHOST))

@@ -1,18 +1,21 @@
-"""What is known about each open connection: whose it is, and whose turn it is to speak."""
+"""What is known of each open connection: its ends, whose turn it is to speak, and what comes in."""
 
 from __future__ import annotations
 
-import io
+import contextlib
+import os
 import socket
 import threading
 import weakref
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
@@ -20,16 +23,11 @@ from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.foreign_objects import is_a
-from pytest_resilience.interceptors.sockets.descriptors import borrowed
-from pytest_resilience.interceptors.sockets.descriptors import ends_of
-from pytest_resilience.interceptors.sockets.descriptors import is_tcp
-from pytest_resilience.interceptors.sockets.descriptors import listening_ports
-from pytest_resilience.interceptors.sockets.host_names import Names
-from pytest_resilience.interceptors.sockets.response_stream import Course
-from pytest_resilience.interceptors.sockets.response_stream import Decrypted
-from pytest_resilience.interceptors.sockets.response_stream import Ending
-from pytest_resilience.interceptors.sockets.send_queue import Backlog
+from pytest_resilience.interceptors.patching import KernelSocket
+from pytest_resilience.interceptors.sockets.host_names import HostNames
+from pytest_resilience.interceptors.sockets.send_queue import SendQueue
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
 from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
 from pytest_resilience.interceptors.sockets.wire_format import FRAMED
@@ -41,27 +39,117 @@ from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["Link", "Links"]
-
+__all__ = [
+    "ConnectionTable", "Inbound", "TcpConnection", "Turn", "borrowed", "ends_of", "is_tcp",
+    "is_udp", "listening_ports",
+]  # fmt: skip
 
 _TALK = frozenset({SEND, RECEIVE})
-
-
-def _is_address(address: Any) -> bool:
-    """Whether it is a host and a port, as far as that can be told without touching them."""
-    return (
-        is_a(address, tuple)
-        and tuple.__len__(address) > 1
-        and is_a(address[0], str, bytes)
-        and is_a(address[1], int)
-    )
 
 
 def _nobody() -> None:
     """The owner of what no socket object was seen on yet."""
 
 
-class Link:
+class Turn:
+    """Whose turn it is to speak on a connection, and what for.
+
+    Attributes:
+        receiving: it is the peer's: True from the first receive after a send on.
+        partial: the response had begun before an experiment began to be about it.
+        asked: something was sent since it was the peer's turn.
+        sent_at: monotonic seconds of the last send.
+        request: which kind was sent last: of `wire_format.kind_of`.
+        tls: TLS is made above the socket, so that what is sent are its records.
+        decrypted: that TLS is known, so that faults can change what is in its records.
+        handshaking: what is awaited is the response to a TLS hello.
+        after_handshake: nothing has come since the handshake.
+    """
+
+    __slots__ = (
+        "after_handshake", "asked", "decrypted", "handshaking", "partial", "receiving", "request",
+        "sent_at", "tls",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.receiving = False
+        self.partial = False
+        self.asked = False
+        self.sent_at = 0.0
+        self.request = ""
+        self.tls = False
+        self.decrypted = False
+        self.handshaking = False
+        self.after_handshake = False
+
+    def sent(self, message: bytes, now: float) -> bool:
+        """`message` was sent at `now`; returns whether it asks for a response."""
+        self.sent_at = now
+        if is_hello(message):
+            self.tls = self.handshaking = True
+        elif not self.tls:
+            self.tls = is_sealed(message)  # it was open before anybody looked
+        elif not asks_something(message):
+            return False
+        self.request = self.request if self.request == FRAMED else kind_of(message)
+        self.receiving = self.partial = False
+        self.asked = True
+        return True
+
+    def receive(self) -> str:
+        """The peer's turn begins; returns the kind of operation that it is for the client."""
+        self.receiving = True
+        self.asked = False
+        kind = HANDSHAKE if self.handshaking else RECEIVE
+        self.after_handshake, self.handshaking = self.handshaking, False
+        return kind
+
+    def details(self) -> TcpDetails:
+        """The state of the response, for the faults that depend on it."""
+        return TcpDetails(
+            encrypted=self.tls and not self.decrypted,
+            partial=self.partial,
+            bodiless=self.request == BODILESS,
+            informational=self.request == EXPECTANT,
+            multiplexed=self.request == FRAMED,
+        )
+
+
+class Inbound:
+    """What comes in on a connection.
+
+    Attributes:
+        stream: the response that is awaited or received now, if something happens to it.
+        eof: the EOF, while it is held back.
+        eof_received: the peer has closed its side.
+        unread: bytes that were received for real and not delivered, to see what they are.
+        tickets: something of TLS's own may come before the response, and look like it.
+        asked_early: bytes of the response to an earlier request, when more was asked meanwhile.
+        more_early: what has come after those came while they were held back.
+        thread: which is in one of the receiving methods: one may be made of others.
+    """
+
+    __slots__ = (
+        "asked_early", "eof", "eof_received", "more_early", "stream", "thread", "tickets", "unread",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.stream: ResponseStream | None = None
+        self.eof: ResponseStream | None = None
+        self.eof_received = False
+        self.unread = b""
+        self.tickets = False
+        self.asked_early = 0
+        self.more_early = False
+        self.thread: int | None = None
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the client receives something else than what the peer sends: to the end."""
+        return self.stream is not None and self.stream.is_replaced
+
+
+class TcpConnection:
     """One TCP connection.
 
     Attributes:
@@ -69,42 +157,18 @@ class Link:
         ends: own and peer's address, once connected: what stays when a descriptor moves
             to another socket object, as in TLS.
         names: every `host:port` the peer is known by, the best first.
-        client: whether this side opened it.
-        stale: whether the active experiments have changed since `calm` was decided.
-        calm: whether no active experiment is aimed at it.
-        receiving: whose turn it is: True from the first receive after a send on.
-        midway: whether its turn began before somebody began to be interested in it.
-        before: bytes that had come before more was asked, and may still be heard.
-        shaded: whether what has come after those came while they were held back.
-        asked: whether anything was sent since it was the peer's turn.
-        sent_at: monotonic seconds of the last send.
-        answer: what happens to the answer that is awaited now.
-        due: monotonic seconds before which that answer is not there.
-        script: what is received instead of what the peer sends, from now to the end.
-        tls: whether TLS is made above the socket, so that what is sent are its records.
-        unsealed: whether that TLS is known, so that something can be done above it.
-        decrypted: what is heard above TLS of the answer that is received now.
-        unsure: whether something of TLS's own may come before the answer.
-        unread: what was received to be sure, and has not been heard.
-        shaking: whether what is awaited is the answer to a TLS hello.
-        fresh: whether nothing was received on it since it has shaken hands.
-        again: what happens to more of the answer that is received now.
-        course: how that answer is heard, where it matters how.
-        ending: the end of what the peer sends, as long as it is not there yet.
-        ended: whether the end of what the peer sends has been received.
-        cut: what keeps anything from being sent, since the last try.
-        backlog: what could not be sent.
-        request: what kind of one was sent last, as far as that matters.
+        client: this side opened it.
+        stale: the active experiments have changed since `untargeted` was decided.
+        untargeted: no active experiment has it for a target.
         task: of an event loop, that has connected or sent on it last.
-        heard_by, told_by: the thread that is in one of the socket's methods, which may be made
-            of others of them.
+        turn: whose turn it is to speak.
+        inbound: what comes in.
+        send_queue: what could not be sent.
     """
 
     __slots__ = (
-        "again", "answer", "asked", "backlog", "before", "calm", "client", "course", "cut",
-        "decrypted", "due", "ended", "ending", "ends", "fresh", "heard_by", "midway", "names",
-        "owner", "receiving", "request", "script", "sent_at", "shaded", "shaking", "stale", "task",
-        "tls", "told_by", "unread", "unsealed", "unsure",
+        "client", "ends", "inbound", "names", "owner", "send_queue", "stale", "task", "turn",
+        "untargeted",
     )  # fmt: skip
 
     def __init__(
@@ -116,56 +180,40 @@ class Link:
         self.names = names
         self.client = client
         self.stale = True
-        self.calm = False
-        self.receiving = False
-        self.midway = False
-        self.before = 0
-        self.shaded = False
-        self.asked = False
-        self.sent_at = 0.0
-        self.answer: Effect | None = None
-        self.due: float | None = None
-        self.script: io.BytesIO | None = None
-        self.tls = False
-        self.unsealed = False
-        self.decrypted: Decrypted | None = None
-        self.unsure = False
-        self.unread = b""
-        self.shaking = False
-        self.fresh = False
-        self.again: Effect | None = None
-        self.course: Course | None = None
-        self.ending: Ending | None = None
-        self.ended = False
-        self.cut: Effect | None = None
-        self.request = ""
+        self.untargeted = False
         self.task: Callable[[], object] = _nobody
-        self.heard_by: int | None = None
-        self.told_by: int | None = None
-        self.backlog = Backlog()
+        self.turn = Turn()
+        self.inbound = Inbound()
+        self.send_queue = SendQueue()
 
-    def spoke(self, message: bytes, now: float) -> None:
+    def sent(self, message: bytes, now: float) -> None:
         """`message` was sent: now it is the peer's turn, unless there is nothing to answer."""
-        self.sent_at = now
-        if is_hello(message):
-            self.tls = self.shaking = True
-        elif not self.tls:
-            self.tls = is_sealed(message)  # it was open before anybody looked
-        elif not asks_something(message):
-            return
-        self.request = self.request if self.request == FRAMED else kind_of(message)
-        self.receiving = self.midway = False
-        self.asked = True
-        self.answer = self.again = self.course = self.decrypted = None
+        if self.turn.sent(message, now) and not self.inbound.is_replaced:
+            self.inbound.stream = None
 
-    def turn(self) -> str:
-        """It is the peer's turn, who says something: what kind of an answer?"""
-        self.receiving = True
-        self.asked = False
-        self.due = None
-        kind = HANDSHAKE if self.shaking else RECEIVE
-        self.fresh, self.shaking = self.shaking, False
-        return kind
+    def begin_response(
+        self, engine: Engine, *, blocking: bool = True, through: object = None
+    ) -> ResponseStream | None:
+        """The client turns from sending to receiving: what happens to the response?"""
+        operation = self.operation(self.turn.receive(), blocking=blocking, through=through)
+        effect = engine.decide(operation)
+        if self.send_queue and (effect is None or effect.delay < float("inf")):
+            effect = self.send_queue.cut  # to what the peer was not told it does not respond
+        if effect is not None:
+            self.inbound.stream = ResponseStream(effect, encrypted=self.turn.decrypted)
+        elif not self.turn.partial:  # else what has happened to the rest of it goes on
+            self.inbound.stream = None
+        return self.inbound.stream
+
+    def begin_eof(
+        self, engine: Engine, *, blocking: bool = True, through: object = None
+    ) -> ResponseStream | None:
+        """The peer has closed its side: what happens to the EOF, the first time?"""
+        if self.inbound.eof_received:
+            return None
+        self.inbound.eof_received = True
+        effect = engine.decide(self.operation(CLOSE, blocking=blocking, through=through))
+        return None if effect is None else ResponseStream(effect)
 
     def operation(self, kind: str, *, blocking: bool = True, through: object = None) -> Operation:
         """The operation `kind` on this connection; in a loop, `through` what it is delivered."""
@@ -174,35 +222,27 @@ class Link:
             target=self.names[0],
             names=self.names,
             blocking=blocking,
-            tcp=self._details() if kind == RECEIVE else TcpDetails(),
+            tcp=self.turn.details() if kind == RECEIVE else TcpDetails(),
             call_site=CallSite(loop_objects=(through, self.task())),
         )
 
-    def _details(self) -> TcpDetails:
-        return TcpDetails(
-            encrypted=self.tls and not self.unsealed,
-            partial=self.midway,
-            bodiless=self.request == BODILESS,
-            informational=self.request == EXPECTANT,
-            multiplexed=self.request == FRAMED,
-        )
 
-
-class Links:
+class ConnectionTable:
     """The connections of this process that were seen.
 
     They are kept by file descriptor. One is used again after a close, but then it comes
     back through `opened` or `accepted`, or with another owner and other ends.
 
     Attributes:
-        passing: the sockets that no experiment is aimed at, by `id`. What they do passes
+        passing: the sockets that no experiment has for a target, by `id`. What they do passes
             straight through, and this is all that it costs to know. A socket leaves when
             it dies, so an id never stands for another one.
+        names: what is known of host names.
     """
 
-    def __init__(self, engine: Engine, names: Names) -> None:
+    def __init__(self, engine: Engine, names: HostNames) -> None:
         self.passing: dict[int, weakref.ref[socket.socket]] = {}
-        self._by_descriptor: dict[int, Link] = {}
+        self._by_descriptor: dict[int, TcpConnection] = {}
         # Connections accepted from now on are seen: only those of listeners that are there
         # already have to be told by their port.
         self._listening: frozenset[int] | None = None
@@ -211,69 +251,72 @@ class Links:
         self._roles = weakref.WeakKeyDictionary()
         self._engine = engine
         self._known: tuple[ActiveExperiment, ...] = ()
-        self._names = names
+        self.names = names
         # Between a decision that a socket may pass and its note nothing may start.
         # Re-entrant: a destructor that says goodbye on its socket can run anywhere.
         self._lock = fork_safe(self, "_lock", threading.RLock)
 
-    def opened(self, sock: socket.socket, address: Any) -> Link | None:
+    def opened(self, sock: socket.socket, address: Any) -> TcpConnection | None:
         """A connect to `address` is about to be tried; None if it is no TCP connection."""
-        if not _is_address(address) or not is_tcp(sock):
+        if not is_tcp(sock) or not _is_address(address):
             return None
         self.passing.pop(id(sock), None)  # what it tried before may have been another peer
-        link = Link(sock, self._names.of(*address[:2]), client=True)
-        self._by_descriptor[sock.fileno()] = link
-        self._look(sock, link, CONNECT)
-        return link
+        connection = TcpConnection(sock, self.names.of(*address[:2]), client=True)
+        self._by_descriptor[sock.fileno()] = connection
+        self._target(sock, connection, CONNECT)
+        return connection
 
-    def is_dialing(self, sock: socket.socket) -> bool:
+    def is_connecting(self, sock: socket.socket) -> bool:
         """Whether a connect was begun without blocking that has not, or not yet, succeeded."""
-        link = self.known(sock) if sock.gettimeout() == 0 else None
-        return link is not None and link.client and link.ends is None
+        connection = self.known(sock) if sock.gettimeout() == 0 else None
+        return connection is not None and connection.client and connection.ends is None
 
-    def connected(self, link: Link, sock: socket.socket) -> None:
+    def connected(self, connection: TcpConnection, sock: socket.socket) -> None:
         """That connect has succeeded, or is under way."""
-        link.ends = ends_of(sock)
-        link.sent_at = self._engine.clock.monotonic()
+        connection.ends = ends_of(sock)
+        connection.turn.sent_at = self._engine.clock.monotonic()
 
     def accepted(self, descriptor: int) -> None:
         """A server of this process has accepted a connection: it is never touched."""
-        link = Link(None, (), client=False)
+        connection = TcpConnection(None, (), client=False)
         with borrowed(descriptor) as sock:
-            link.ends = ends_of(sock)
-        self._by_descriptor[descriptor] = link
+            connection.ends = ends_of(sock)
+        self._by_descriptor[descriptor] = connection
 
-    def of(self, sock: socket.socket, kind: str) -> Link | None:
-        """The link of a connected socket about to do `kind`; None if it is no TCP connection."""
-        link = self._by_descriptor.get(sock.fileno())
-        if link is None or link.owner() is not sock:
+    def of(self, sock: socket.socket, kind: str) -> TcpConnection | None:
+        """The connection of a socket that is about to do `kind`; None if it has none of TCP."""
+        connection = self._by_descriptor.get(sock.fileno())
+        if connection is None or connection.owner() is not sock:
             with self._lock:  # a reader and a sender may be the first at the same time
-                link = self._by_descriptor.get(sock.fileno())
-                if link is None or link.owner() is not sock:
-                    link = self._adopt(sock, link)
-        if link is not None and link.stale:
-            self._look(sock, link, kind)
-        return link
+                connection = self._by_descriptor.get(sock.fileno())
+                if connection is None or connection.owner() is not sock:
+                    connection = self._adopt(sock, connection)
+        if connection is not None and connection.stale:
+            self._target(sock, connection, kind)
+        return connection
 
-    def known(self, sock: socket.socket) -> Link | None:
-        """The link of a socket, if it has been seen."""
-        link = self._by_descriptor.get(sock.fileno())
-        return None if link is None or link.owner() is not sock else link
+    def known(self, sock: socket.socket) -> TcpConnection | None:
+        """The connection of a socket, if it has been seen."""
+        connection = self._by_descriptor.get(sock.fileno())
+        return None if connection is None or connection.owner() is not sock else connection
 
-    def all(self) -> list[Link]:
+    def all(self) -> list[TcpConnection]:
         """Every connection that is known, open or not."""
         return list(self._by_descriptor.values())
 
     def refresh(self) -> None:
-        """The active experiments have changed: to one that is new, more of an answer is one."""
+        """The active experiments have changed: to a new one, more of a response is a response."""
         with self._lock:
             self.passing.clear()
             known, self._known = self._known, self._engine.active
-            for link in self.all():
-                link.stale = True
-                heard = link.client and link.receiving and link.answer is None
-                if heard and self._engine.is_targeted(link.operation(RECEIVE), known=known):
-                    link.receiving, link.midway = False, True
+            for connection in self.all():
+                connection.stale = True
+                turn, stream = connection.turn, connection.inbound.stream
+                is_read = turn.receiving and (stream is None or stream.content is not None)
+                if not (is_read and connection.client):
+                    continue
+                if self._engine.is_targeted(connection.operation(RECEIVE), known=known):
+                    turn.receiving, turn.partial = False, True
 
     def forget(self) -> None:
         """Every connection: nothing is intercepted any more."""
@@ -282,21 +325,25 @@ class Links:
             self._by_descriptor.clear()
             self._listening, self._known = None, ()
 
-    def _look(self, sock: socket.socket, link: Link, kind: str) -> None:
+    def _target(self, sock: socket.socket, connection: TcpConnection, kind: str) -> None:
         with self._lock:
-            link.calm = not link.client or not self._engine.is_targeted(link.operation(kind))
-            if link.calm and link.client:
-                self._engine.note_unmatched(link.operation(kind))
-            # As long as somebody wants to know what else is done with it, it is looked at again.
-            link.stale = link.calm and link.client and self._engine.is_recording(_TALK)
-            if link.calm and not link.stale:
+            connection.untargeted, connection.stale = True, False
+            if connection.client:
+                operation = connection.operation(kind)
+                if self._engine.is_targeted(operation):
+                    connection.untargeted = False
+                    return
+                self._engine.note_unmatched(operation)
+                # As long as somebody wants to know what else is done, it is looked at again.
+                connection.stale = self._engine.is_recording(_TALK)
+            if not connection.stale:
                 self._let_pass(sock)
 
     def _let_pass(self, sock: socket.socket) -> None:
         key = id(sock)
         self.passing[key] = weakref.ref(sock, lambda _: self.passing.pop(key, None))
 
-    def _adopt(self, sock: socket.socket, known: Link | None) -> Link | None:
+    def _adopt(self, sock: socket.socket, known: TcpConnection | None) -> TcpConnection | None:
         if not is_tcp(sock):
             self._let_pass(sock)
             return None
@@ -306,8 +353,13 @@ class Links:
         if known is not None and known.ends == ends:
             known.owner, known.stale = weakref.ref(sock), True
             return known
-        names = self._names.of(*ends[1][:2])
-        return self._keep(sock, Link(sock, names, client=self._is_client(sock, ends)))
+        names = self.names.of(*ends[1][:2])
+        connection = TcpConnection(sock, names, client=self._is_client(sock, ends))
+        connection.ends = ends
+        connection.inbound.tickets = may_bring_tickets(sock)
+        connection.turn.sent_at = self._engine.clock.monotonic()  # at the latest
+        self._by_descriptor[sock.fileno()] = connection
+        return connection
 
     def _is_client(self, sock: socket.socket, ends: tuple[Any, Any]) -> bool:
         """Whether this side opened a connection that was there before anybody looked."""
@@ -318,9 +370,70 @@ class Links:
             role = self._roles[sock] = (ends, ends[0][1] not in self._listening)
         return role[1]
 
-    def _keep(self, sock: socket.socket, link: Link) -> Link:
-        link.ends = ends_of(sock)
-        link.unsure = may_bring_tickets(sock)
-        link.sent_at = self._engine.clock.monotonic()  # at the latest
-        self._by_descriptor[sock.fileno()] = link
-        return link
+
+def _is_address(address: Any) -> bool:
+    """Whether it is a host and a port, as far as that can be told without touching them."""
+    if type(address) is tuple and len(address) > 1:
+        host, port = address[:2]
+        if type(host) is str and type(port) is int:  # as nearly always: this is fast
+            return True
+    return (
+        is_a(address, tuple)
+        and tuple.__len__(address) > 1
+        and is_a(address[0], str, bytes)
+        and is_a(address[1], int)
+    )
+
+
+def is_tcp(sock: KernelSocket) -> bool:
+    """Whether it is one of TCP, connected or not."""
+    return _is(sock, socket.SOCK_STREAM)
+
+
+def is_udp(sock: KernelSocket) -> bool:
+    """Whether it is one of UDP."""
+    return _is(sock, socket.SOCK_DGRAM)
+
+
+def _is(sock: KernelSocket, kind: int) -> bool:
+    try:
+        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+    except OSError:  # closed
+        return False
+    return found == kind and sock.family in (socket.AF_INET, socket.AF_INET6)
+
+
+def ends_of(sock: KernelSocket) -> tuple[Any, Any] | None:
+    """Its own address and its peer's; None if it has none."""
+    try:
+        return sock.getsockname(), sock.getpeername()
+    except OSError:  # closed, or not connected yet
+        return None
+
+
+def listening_ports() -> frozenset[int]:
+    """Where this process listens.
+
+    Asked of the descriptors themselves, and of nobody who would have to be imported: an
+    event loop may be waiting.
+    """
+    ports = set()
+    for descriptor in open_descriptors():
+        with contextlib.suppress(OSError), borrowed(descriptor) as sock:  # OSError: no socket
+            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and is_tcp(sock):
+                ports.add(sock.getsockname()[1])
+    return frozenset(ports)
+
+
+@contextlib.contextmanager
+def borrowed(descriptor: int) -> Iterator[KernelSocket]:
+    """A socket object for a while. Raises OSError if it is no socket."""
+    timeouts = socket.getdefaulttimeout() is not None  # with which it would not block any more
+    blocking = timeouts and os.get_blocking(descriptor)
+    sock = KernelSocket(fileno=descriptor)
+    try:
+        if timeouts:
+            os.set_blocking(descriptor, blocking)
+        yield sock
+    finally:
+        sock.detach()

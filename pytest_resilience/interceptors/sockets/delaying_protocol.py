@@ -13,22 +13,22 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.async_waiting import Wait
 
 
-__all__ = ["Detour", "detour_of"]
+__all__ = ["DelayingProtocol", "delaying"]
 
 _LEAVING = (SSLProtocolState.FLUSHING, SSLProtocolState.SHUTDOWN)
 _ENDLESS = float("inf")
 _MOST_HELD = 4 << 20  # bytes; beyond that the peer's packets wait in the kernel, as its own would
 
 
-class Detour(asyncio.Protocol):
+class DelayingProtocol(asyncio.Protocol):
     """Stands between a transport and its protocol while something is held back.
 
-    What comes in is passed on in the order in which it came, each turn's answer when its
-    time has come. What the protocol says goes straight to the transport, and when there is
+    What comes in is passed on in the order in which it came, each response when it is
+    due. What the protocol writes goes straight to the transport, and when there is
     nothing left to hold, this steps aside.
     """
 
@@ -36,7 +36,7 @@ class Detour(asyncio.Protocol):
         self._loop = loop
         self._transport = transport
         self._protocol: Any = transport.get_protocol()
-        self._held: deque[_Answer] = deque()
+        self._held: deque[_Held] = deque()
         self._size = 0
         self._paused = False
         self._lost = False
@@ -49,27 +49,32 @@ class Detour(asyncio.Protocol):
         return self._protocol
 
     @property
-    def is_taking_leave(self) -> bool:
+    def is_closing_tls(self) -> bool:
         """Whether TLS is being closed, so that what still comes is no answer to anybody."""
         state = getattr(self._protocol, "_state", None)
         return isinstance(self._protocol, SSLProtocol) and state in _LEAVING
 
-    def hold(self, effect: Effect, arrived: float) -> None:
-        """What has `arrived`, and comes from now on, is held back for the delay of `effect`."""
-        due = arrived + effect.delay
+    def hold(self, stream: ResponseStream) -> None:
+        """What comes from now on is held back until `stream` is due."""
         if self._transport.get_protocol() is not self:
             self._protocol = self._transport.get_protocol()
             self._transport.set_protocol(self)
-        if self._held and self._held[-1].effect is effect:
-            self._held[-1].due = due
-            if len(self._held) == 1:
-                self._await_first()
-            return
-        self._held.append(_Answer(effect, due))
-        if effect.delay == _ENDLESS:
+        if not self._held or self._held[-1].stream is not stream:
+            self._held.append(_Held(stream))
+        if stream.due == _ENDLESS:
             self._pause()  # nothing comes any more, not even bad news
         if len(self._held) == 1:
             self._await_first()
+
+    def pause_reading(self, stream: ResponseStream, due: float) -> None:
+        """Let the transport read nothing until `due`, in monotonic seconds."""
+
+        def resume() -> None:
+            stream.waited(due)
+            self._transport.resume_reading()
+
+        self._transport.pause_reading()
+        Wait(self._loop, stream.effect, due - stream.effect.clock.monotonic(), resume)
 
     def data_received(self, data: bytes) -> None:
         if self._held:
@@ -144,30 +149,31 @@ class Detour(asyncio.Protocol):
     def _await_first(self) -> None:
         if self._wait is not None:
             self._wait.cancel()
-        first = self._held[0]
-        rest = first.due - first.effect.clock.monotonic()
-        self._wait = Wait(self._loop, first.effect, rest, self._release)
+        stream = self._held[0].stream
+        assert stream.due is not None  # what is held has arrived
+        rest = stream.due - stream.effect.clock.monotonic()
+        self._wait = Wait(self._loop, stream.effect, rest, self._release)
 
     def _release(self) -> None:
         current: object = self._transport.get_protocol()
         if current not in (self, None):
             self._protocol = current  # TLS has begun meanwhile
-        first = self._held[0].effect
-        if first.delay == _ENDLESS and not first.transient:
+        first = self._held[0].stream
+        if first.due == _ENDLESS and not first.effect.transient:
             self._give_up()
             return
         self._resume()  # before the protocol hears so much that it asks for a pause of its own
-        self._play(self._held.popleft())
+        self._deliver(self._held.popleft())
         if self._held:
-            if self._held[0].effect.delay == _ENDLESS:
+            if self._held[0].stream.due == _ENDLESS:
                 self._pause()
             self._await_first()
         else:
             self._step_aside()
 
-    def _play(self, answer: _Answer) -> None:
+    def _deliver(self, held: _Held) -> None:
         was_closing = self._transport.is_closing()
-        for name, step in answer.steps:
+        for name, step in held.steps:
             if self._transport.is_closing() and not was_closing:
                 return  # closed by what it has just been told: it wants no more
             try:
@@ -215,18 +221,19 @@ class Detour(asyncio.Protocol):
         self._resume()
 
 
-class _Answer:
-    """What the peer says in one turn, and when it may be heard."""
+class _Held:
+    """What has come of one response, or an EOF, and is told to the protocol when it is due."""
 
-    __slots__ = ("due", "effect", "steps")
+    __slots__ = ("steps", "stream")
 
-    def __init__(self, effect: Effect, due: float) -> None:
-        self.effect = effect
-        self.due = due
+    def __init__(self, stream: ResponseStream) -> None:
+        self.stream = stream
         self.steps: list[tuple[str, Callable[[], object]]] = []
 
 
-def detour_of(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> Detour:
-    """For what `transport` receives from now on."""
+def delaying(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> DelayingProtocol:
+    """What delays for `transport`: its protocol, or one that can take its place."""
     protocol = transport.get_protocol()
-    return protocol if isinstance(protocol, Detour) else Detour(loop, transport)
+    if isinstance(protocol, DelayingProtocol):
+        return protocol
+    return DelayingProtocol(loop, transport)

@@ -1,7 +1,9 @@
 """What a fault does to a socket: the waits, the errors, and the state it is left in.
 
-Each error is the one that the real event raises: raised by the real event where one can
-be arranged (see `wrecks`), and otherwise made the way the interpreter makes it.
+What a socket does after an accident is the kernel's and the interpreter's business, and on TLS
+it differs from one Python to the next. So it is not imitated: the user's socket is brought into
+the state, and what it then raises and returns is the truth. Only where that cannot be arranged,
+an error is made the way the interpreter makes it.
 """
 
 from __future__ import annotations
@@ -14,19 +16,21 @@ import select
 import socket
 import sys
 
+from typing import Any
 from typing import Protocol
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults.network import Fault
-from pytest_resilience.chaos.faults.network import LostResponse
 from pytest_resilience.chaos.faults.network import Refusal
-from pytest_resilience.chaos.faults.network import Reset
 from pytest_resilience.chaos.faults.network import ResolutionFailure
+from pytest_resilience.chaos.response_stream import ResponseStream
+from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.patching import KernelSocket
 from pytest_resilience.interceptors.patching import kernel_socket
 from pytest_resilience.interceptors.patching import tls_modules
-from pytest_resilience.interceptors.sockets import real_errors
-from pytest_resilience.interceptors.sockets.connections import Link
+from pytest_resilience.interceptors.sockets.connections import Inbound
+from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
+from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.waiting import wait
 
 
@@ -38,11 +42,10 @@ if sys.platform != "win32":
 __all__ = [
     "Receiver",
     "available",
-    "await_answer",
     "await_more",
-    "end",
+    "close_by_peer",
+    "end_of_stream",
     "fail",
-    "hear_no_more",
     "hold_a_call",
     "hold_before",
     "hold_sending",
@@ -51,9 +54,15 @@ __all__ = [
     "no_room",
     "nothing_yet",
     "readable",
+    "replay",
+    "reset_by_peer",
     "silenced",
     "speaks_tls",
+    "take",
+    "timed_out",
 ]
+
+_LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
 class Receiver(Protocol):
@@ -64,6 +73,9 @@ class Receiver(Protocol):
 
     def gettimeout(self) -> float | None:
         """In seconds; None for no limit."""
+
+
+# Waits.
 
 
 def hold_before(sock: socket.socket, effect: Effect, timed_out: str) -> float | None:
@@ -82,72 +94,26 @@ def hold_before(sock: socket.socket, effect: Effect, timed_out: str) -> float | 
     return left
 
 
-def await_answer(sock: socket.socket, link: Link, effect: Effect, asked_at: float) -> None:
-    """Hold the answer on `link` back until it may arrive, or the socket's timeout.
+def hold_until(sock: Receiver, due: float, effect: Effect, *, asked_at: float = math.inf) -> None:
+    """Hold a receive up until `due`, in monotonic seconds, or the socket's timeout.
 
-    The delay comes on top of what the peer takes: an answer that is not there yet is
-    delayed from its arrival on, one that is there from the last send on, which is the
-    latest it can have left. What it took to decide, since the client has asked for the
-    answer at `asked_at` in monotonic seconds, is not the peer's doing. Where the answer is
-    lost anyway, nobody waits for it to arrive.
+    The timeout counts from `asked_at` on, if that was before.
     """
     __tracebackhide__ = True
-    clock, limit = effect.clock, sock.gettimeout()
-    started = clock.monotonic()
-    if link.due is None:
-        failure = effect.failure
-        lost = failure is not None and not failure.answered
-        if lost or effect.delay == float("inf") or readable(sock, 0):
-            link.due = link.sent_at + effect.delay
-        elif readable(sock, limit):
-            link.due = clock.monotonic() + effect.delay - (started - asked_at)
-        else:
-            raise TimeoutError(_timed_out(sock))
-        if 0 < effect.delay < float("inf"):  # of which some has passed while that was found out
-            now = clock.monotonic()
-            effect.add_delay(min(now - asked_at, effect.delay - (link.due - now)))
-    now = clock.monotonic()
-    rest = None if limit is None else max(0.0, limit - (now - asked_at))
-    _hold(effect, max(0.0, link.due - now), rest, _timed_out(sock))
-
-
-def await_more(sock: socket.socket) -> None:
-    """Wait until there is something to receive, and take nothing; or the socket's timeout."""
-    __tracebackhide__ = True
-    if not available(sock) and not readable(sock, sock.gettimeout()):
-        raise TimeoutError(_timed_out(sock))
-
-
-def fail(sock: socket.socket, fault: Fault | None) -> None:
-    """Let `fault` happen to `sock`, if it is one that fails.
-
-    A refusal raises here. A reset is met by whatever is done to the socket next.
-    """
-    __tracebackhide__ = True
-    if isinstance(fault, Refusal):
-        real_errors.refuse(sock)
-        raise _os_error(errno.ECONNREFUSED)
-    if isinstance(fault, (Reset, LostResponse)):
-        try:
-            real_errors.tear_down(sock)
-        except OSError:  # no descriptor to be had; or closed meanwhile, as will be noticed
-            if sock.fileno() >= 0:
-                raise _os_error(errno.ECONNRESET) from None
-
-
-def hold_until(sock: Receiver, due: float, effect: Effect) -> None:
-    """Hold a receive up until `due`, in monotonic seconds, or the socket's timeout."""
-    __tracebackhide__ = True
-    rest = due - effect.clock.monotonic()
-    if rest > 0:
-        _hold(effect, rest, sock.gettimeout(), _timed_out(sock))
+    now = effect.clock.monotonic()
+    if due > now:
+        limit = sock.gettimeout()
+        if limit is not None:
+            limit = max(0.0, limit - max(0.0, now - asked_at))
+        message = "The read operation timed out" if speaks_tls(sock) else "timed out"
+        _hold(effect, due - now, limit, message)
 
 
 def hold_sending(sock: socket.socket, effect: Effect) -> None:
     """Hold a send up until the experiments have ended, or the socket's timeout."""
     __tracebackhide__ = True
-    timed_out = "The write operation timed out" if speaks_tls(sock) else "timed out"
-    _hold(effect, float("inf"), sock.gettimeout(), timed_out)
+    message = "The write operation timed out" if speaks_tls(sock) else "timed out"
+    _hold(effect, float("inf"), sock.gettimeout(), message)
 
 
 def hold_a_call(effect: Effect) -> None:
@@ -157,82 +123,24 @@ def hold_a_call(effect: Effect) -> None:
         _hold(effect, effect.delay, None, "")
 
 
-def end(sock: socket.socket) -> None:
-    """Let the peer of `sock` have closed the connection, in good order."""
-    try:
-        real_errors.end(sock)
-    except OSError:  # no descriptor to be had, or closed meanwhile
-        hear_no_more(sock)
-
-
-def hear_no_more(sock: socket.socket) -> None:
-    """Let the end of the stream be all that is still received; pollers are told at once."""
-    with contextlib.suppress(OSError):  # the peer was faster
-        KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_RD)
-
-
-def name_resolution_failure(fault: ResolutionFailure) -> socket.gaierror:
-    """What `getaddrinfo` raises when no name server answers, or none knows the name."""
-    if fault.known:
-        return socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-    return socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-
-def _timed_out(sock: Receiver) -> str:
-    """What a receive says when the socket's own timeout is over."""
-    return "The read operation timed out" if speaks_tls(sock) else "timed out"
-
-
-def _hold(effect: Effect, delay: float, limit: float | None, timed_out: str) -> float:
-    """Wait `delay` seconds; past `limit` raise the socket's timeout, as it would by itself."""
+def _hold(effect: Effect, delay: float, limit: float | None, message: str) -> float:
+    """Wait `delay` seconds; past `limit` raise TimeoutError, as the socket would by itself."""
     __tracebackhide__ = True
     too_long = limit is not None and delay > limit
     taken = wait(effect.clock, limit if too_long and limit is not None else delay, effect.left)
     effect.add_delay(taken)
     if too_long and effect.left() > 0:
-        raise TimeoutError(timed_out)
+        raise TimeoutError(message)
     if delay == float("inf") and limit is None and not effect.transient:
         raise silenced()
     return taken
 
 
-def silenced() -> OSError:
-    """What a receive without a timeout raises when the kernel gives up on a peer."""
-    error = _os_error(errno.ETIMEDOUT)
-    error.add_note(
-        "No timeout is set on this socket: the peer's silence would have lasted until the "
-        "kernel gave up, here it ended with the experiment."
-    )
-    return error
-
-
-def no_room(sock: Receiver) -> OSError:
-    """What a non-blocking send raises when the kernel takes no more."""
-    return _would_block(sock, "SSLWantWriteError", "SSL_ERROR_WANT_WRITE", "write")
-
-
-def nothing_yet(sock: Receiver) -> OSError:
-    """What a non-blocking receive raises when there is nothing to receive yet."""
-    return _would_block(sock, "SSLWantReadError", "SSL_ERROR_WANT_READ", "read")
-
-
-def _would_block(sock: Receiver, error: str, code: str, deed: str) -> OSError:
-    if not speaks_tls(sock):
-        return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-    ssl = tls_modules()[0]  # whoever has such a socket has loaded it
-    made: OSError = getattr(ssl, error)(
-        getattr(ssl, code), f"The operation did not complete ({deed})"
-    )
-    return made
-
-
-def speaks_tls(sock: object) -> bool:
-    """Whether TLS is made within the socket itself."""
-    return hasattr(sock, "pending")
-
-
-def _os_error(code: int) -> OSError:
-    return OSError(code, os.strerror(code))
+def await_more(sock: socket.socket) -> None:
+    """Wait until there is something to receive, and take nothing; or the socket's timeout."""
+    __tracebackhide__ = True
+    if not available(sock) and not readable(sock, sock.gettimeout()):
+        raise timed_out(sock)
 
 
 def readable(sock: socket.socket, timeout: float | None) -> bool:
@@ -258,3 +166,176 @@ def available(sock: socket.socket) -> int:
     except (OSError, ValueError):  # closed
         return 0
     return int.from_bytes(found, sys.byteorder)
+
+
+# Errors.
+
+
+def timed_out(sock: Receiver) -> TimeoutError:
+    """What a receive raises when the socket's own timeout is over."""
+    return TimeoutError("The read operation timed out" if speaks_tls(sock) else "timed out")
+
+
+def silenced() -> OSError:
+    """What a receive without a timeout raises when the kernel gives up on a peer."""
+    error = _os_error(errno.ETIMEDOUT)
+    error.add_note(
+        "No timeout is set on this socket: the peer's silence would have lasted until the "
+        "kernel gave up, here it ended with the experiment."
+    )
+    return error
+
+
+def no_room(sock: Receiver) -> OSError:
+    """What a non-blocking send raises when the kernel takes no more."""
+    return _would_block(sock, "SSLWantWriteError", "SSL_ERROR_WANT_WRITE", "write")
+
+
+def nothing_yet(sock: Receiver) -> OSError:
+    """What a non-blocking receive raises when there is nothing to receive yet."""
+    return _would_block(sock, "SSLWantReadError", "SSL_ERROR_WANT_READ", "read")
+
+
+def _would_block(sock: Receiver, error: str, code: str, operation: str) -> OSError:
+    if not speaks_tls(sock):
+        return BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    ssl = tls_modules()[0]  # whoever has such a socket has loaded it
+    made: OSError = getattr(ssl, error)(
+        getattr(ssl, code), f"The operation did not complete ({operation})"
+    )
+    return made
+
+
+def name_resolution_failure(fault: ResolutionFailure) -> socket.gaierror:
+    """What `getaddrinfo` raises when no name server answers, or none knows the name."""
+    if fault.known:
+        return socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    return socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+def speaks_tls(sock: object) -> bool:
+    """Whether TLS is made within the socket itself."""
+    return hasattr(sock, "pending")
+
+
+def _os_error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))
+
+
+# States.
+
+
+def fail(sock: socket.socket, fault: Fault | None) -> None:
+    """Let `fault` happen to a connect or handshake of `sock`, if it is one that fails.
+
+    A refusal raises here. A reset is met by whatever is done to the socket next.
+    """
+    __tracebackhide__ = True
+    if isinstance(fault, Refusal):
+        _refuse(sock)
+        raise _os_error(errno.ECONNREFUSED)
+    if fault is not None and fault.resets:
+        reset_by_peer(sock)
+
+
+def _refuse(sock: socket.socket) -> None:
+    """Connect `sock` to a port where nobody listens, which raises what that raises.
+
+    Returns only where this cannot be done, as with a socket bound to an outside address.
+    """
+    __tracebackhide__ = True
+    with (
+        limits_lifted(),
+        contextlib.closing(KernelSocket(sock.family, socket.SOCK_STREAM)) as holder,
+    ):
+        try:
+            holder.bind((_LOOPBACK[sock.family], 0))  # held, so that nobody listens there
+            KernelSocket.connect(kernel_socket(sock), holder.getsockname())
+        except ConnectionRefusedError:
+            raise
+        except BlockingIOError:  # it will be
+            if sock.gettimeout() == 0:
+                raise
+        except OSError:
+            return
+
+
+def reset_by_peer(sock: socket.socket) -> None:
+    """Make `sock` a connection that its peer has just reset; what is done next will tell."""
+    __tracebackhide__ = True
+    try:
+        _replace(sock, accepted=False)
+    except OSError:  # no descriptor to be had; or closed meanwhile, as will be noticed
+        if sock.fileno() >= 0:
+            raise _os_error(errno.ECONNRESET) from None
+
+
+def close_by_peer(sock: socket.socket) -> None:
+    """Make `sock` a connection that its peer has just closed, in good order."""
+    try:
+        _replace(sock, accepted=True)
+    except OSError:  # no descriptor to be had, or closed meanwhile
+        end_of_stream(sock)
+
+
+def end_of_stream(sock: socket.socket) -> None:
+    """Let EOF be all that is still received; pollers are told at once."""
+    with contextlib.suppress(OSError):  # the peer was faster
+        KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_RD)
+
+
+def replay(sock: socket.socket, inbound: Inbound, call: SocketCall) -> Any:
+    """Do `call` on what is received in the peer's place; after that, EOF."""
+    __tracebackhide__ = True
+    assert inbound.stream is not None  # it is what replaces the peer
+    arguments = ReceiveArguments(call)
+    data = inbound.stream.replay(arguments.size)
+    if not data and arguments.size and not inbound.eof_received:
+        inbound.eof_received = True
+        if sock.gettimeout() != 0:  # a loop closes it, and has it registered until then
+            close_by_peer(sock)
+            while arguments.fetch():  # TLS may have more, and has to see the end as well
+                pass
+    return arguments.returned(data)
+
+
+def take(sock: socket.socket, stream: ResponseStream | None, data: bytes) -> bytes:
+    """What is delivered of the next `data` from the peer, and maybe EOF right after it."""
+    if stream is None or not data:
+        return data
+    delivered = stream.take(data)
+    if stream.is_replaced:
+        end_of_stream(sock)
+    return delivered
+
+
+def _replace(sock: socket.socket, *, accepted: bool) -> None:
+    """Raises OSError if there is no descriptor left to do it with."""
+    with limits_lifted(), contextlib.closing(_abandoned(accepted=accepted)) as other:
+        with contextlib.suppress(OSError):  # the peer was faster
+            # Wakes other threads that wait on it.
+            KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_RDWR)
+        number = sock.fileno()
+        os.set_blocking(other.fileno(), os.get_blocking(number))
+        os.dup2(other.fileno(), number, inheritable=os.get_inheritable(number))
+
+
+def _abandoned(*, accepted: bool) -> KernelSocket:
+    """The client's end of a connection whose other end is gone: closed, or never `accepted`."""
+    client = KernelSocket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        with contextlib.closing(KernelSocket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
+            listener.bind((_LOOPBACK[socket.AF_INET], 0))
+            listener.listen(1)
+            client.connect(listener.getsockname())
+            if accepted:
+                # What `socket.socket` accepts by; this class has no other.
+                os.close(listener._accept()[0])  # type: ignore[attr-defined]  # noqa: SLF001
+        # Closing a listener resets what it has not accepted.
+        gone = select.poll()
+        gone.register(client.fileno(), select.POLLIN)
+        gone.poll(1000)
+    except BaseException:
+        client.close()
+        raise
+    return client

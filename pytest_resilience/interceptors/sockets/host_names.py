@@ -25,17 +25,17 @@ from pytest_resilience.interceptors.import_hook import ImportHook
 from pytest_resilience.interceptors.patching import Patches
 
 
-__all__ = ["Names", "NamesElsewhere", "addresses_in", "is_literal"]
+__all__ = ["HostNameHooks", "HostNames", "addresses_in", "is_literal"]
 
 _TRIO = "trio._highlevel_open_tcp_stream"  # which has it under a name of its own
 
 Resolve = Callable[..., Awaitable[Any]]
 
 
-class NamesElsewhere:
+class HostNameHooks:
     """Watches from an install of the socket interceptor to its remove."""
 
-    def __init__(self, engine: Engine, names: Names, patches: Patches) -> None:
+    def __init__(self, engine: Engine, names: HostNames, patches: Patches) -> None:
         self._engine = engine
         self._names = names
         self._patches = patches
@@ -47,11 +47,11 @@ class NamesElsewhere:
             }
         )
 
-    def watch(self) -> None:
+    def install(self) -> None:
         """Begin."""
         self._import_hook.install()
 
-    def retire(self) -> None:
+    def remove(self) -> None:
         """Await no more modules; what is replaced is put back with the rest of the interceptor."""
         self._import_hook.remove()
 
@@ -95,7 +95,7 @@ class NamesElsewhere:
 _MOST = 4096  # remembered addresses; the oldest go first
 _MOST_ASKED = 64  # of one thread or task
 
-# By whom (a `Names`) and address: what this thread or task has asked for last.
+# By whom (a `HostNames`) and address: what this thread or task has asked for last.
 _asked: ContextVar[Mapping[tuple[int, str], str]] = ContextVar("hosts asked for", default={})  # noqa: B039  # never changed in place
 _numbers = itertools.count()
 
@@ -129,7 +129,7 @@ def addresses_in(found: Any) -> list[str]:
     return [text_of(host) for host in hosts if is_a(host, str)]
 
 
-class Names:
+class HostNames:
     """Remembers which host names were resolved to which addresses.
 
     Several names can share an address. The one that the current thread, or task of asyncio,

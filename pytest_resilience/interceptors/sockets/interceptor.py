@@ -3,13 +3,24 @@
 requests, urllib3, httpx, http.client and redis-py bring their own ways of connecting, but
 all of them call methods of the class `socket.socket` (or `ssl.SSLSocket` on TLS), and
 `socket.getaddrinfo` for names. httpx, aiohttp, redis-py and asyncpg under asyncio do too,
-where what takes time is left to the loop (see `loops` and `detours`), and so do programs that
-poll, as trio (see `readiness`). Sockets that a server of this process accepted, sockets that
-are no TCP, and connections that no experiment is aimed at pass straight through.
+where what takes time is left to the loop (see `receive_asyncio`), and so do programs that poll,
+as trio (see `receive_nonblocking`). Sockets that a server of this process accepted, sockets that
+are no TCP, and connections that no experiment has for a target pass straight through.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
+import socket
+import threading
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import TypeVar
+
+from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
@@ -17,15 +28,40 @@ from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.interceptors.foreign_objects import is_a
+from pytest_resilience.interceptors.foreign_objects import looked
+from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.patching import Patches
-from pytest_resilience.interceptors.sockets.host_names import Names
-from pytest_resilience.interceptors.sockets.host_names import NamesElsewhere
-from pytest_resilience.interceptors.sockets.in_process_apps import InProcess
-from pytest_resilience.interceptors.sockets.patches import Interception
-from pytest_resilience.interceptors.sockets.unreachable import OutOfReach
+from pytest_resilience.interceptors.patching import accepting_classes
+from pytest_resilience.interceptors.patching import socket_classes
+from pytest_resilience.interceptors.patching import tls_modules
+from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
+from pytest_resilience.interceptors.sockets.connect import LoopConnects
+from pytest_resilience.interceptors.sockets.connect import NameResolution
+from pytest_resilience.interceptors.sockets.connections import ConnectionTable
+from pytest_resilience.interceptors.sockets.connections import ends_of
+from pytest_resilience.interceptors.sockets.connections import is_udp
+from pytest_resilience.interceptors.sockets.host_names import HostNameHooks
+from pytest_resilience.interceptors.sockets.host_names import HostNames
+from pytest_resilience.interceptors.sockets.in_process_apps import InProcessApps
+from pytest_resilience.interceptors.sockets.receive import Receiver
+from pytest_resilience.interceptors.sockets.send import PartitionedSends
+from pytest_resilience.interceptors.sockets.send import Sender
+from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
+from pytest_resilience.interceptors.sockets.socket_calls import is_valid
+from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
+from pytest_resilience.interceptors.sockets.unreachable import UnreachableClients
+from pytest_resilience.interceptors.sockets.unreachable import datagram
+from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
 
 
-__all__ = ["SocketInterceptor"]
+if TYPE_CHECKING:
+    import ssl
+
+
+__all__ = ["SocketInterceptor", "SocketPatches"]
 
 
 class SocketInterceptor:
@@ -35,41 +71,333 @@ class SocketInterceptor:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._names = Names()
+        self._names = HostNames()
         self._patches = Patches()
         self._installed = False
         # Made by the first install, and used again by the next: most tests need the same.
-        self._interception: Interception | None = None
-        self._beside: tuple[NamesElsewhere | OutOfReach | InProcess, ...] = ()
+        self._socket_patches: SocketPatches | None = None
+        self._beside: tuple[HostNameHooks | UnreachableClients | InProcessApps, ...] = ()
 
     def install(self) -> None:
         if self._installed:
             return
         self._installed = True
-        if self._interception is None:
-            self._interception = Interception(self._engine, self._names, self._patches)
+        if self._socket_patches is None:
+            self._socket_patches = SocketPatches(self._engine, self._names, self._patches)
             self._beside = (
-                NamesElsewhere(self._engine, self._names, self._patches),
-                OutOfReach(self._engine, self._names, self._patches),
-                InProcess(self._engine, self._names, self._patches),
+                HostNameHooks(self._engine, self._names, self._patches),
+                UnreachableClients(self._engine, self._names, self._patches),
+                InProcessApps(self._engine, self._names, self._patches),
             )
-        self._interception.apply()
+        self._socket_patches.install()
         for each in self._beside:
-            each.watch()
+            each.install()
 
     def refresh(self) -> None:
-        if self._interception is not None:
-            self._interception.refresh()
+        if self._socket_patches is not None:
+            self._socket_patches.refresh()
 
     def remove(self) -> None:
-        if self._installed and self._interception is not None:
+        if self._installed and self._socket_patches is not None:
             self._installed = False
-            self._interception.retire()
+            self._socket_patches.remove()
             for each in self._beside:
-                each.retire()
+                each.remove()
         if self._patches:
             self._patches.restore()
             if self._patches:
                 # Some of it is stuck below another tool's, and may only pass on from now on:
                 # the next install puts its own on top.
-                self._interception = None
+                self._socket_patches = None
+
+
+_Handle = Callable[[socket.socket, SocketCall], Any]
+
+_R = TypeVar("_R")
+
+_NOTHING = object()
+_RECEIVING = ("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into")
+_SENDING = ("send", "sendall", "sendmsg", "sendto", "sendfile")
+_TLS_RECEIVING = ("recv", "recv_into", "read")
+_TLS_SENDING = ("send", "sendall", "write")
+
+
+class SocketPatches:
+    """The methods of sockets while they are replaced, again and again.
+
+    The replacements can be called in between, where somebody has kept hold of them: then they
+    only pass on. `__tracebackhide__` keeps their frames out of pytest's tracebacks: what the user
+    sees is what the real event would show.
+    """
+
+    def __init__(self, engine: Engine, names: HostNames, patches: Patches) -> None:
+        self._engine = engine
+        self._patches = patches
+        self._installed = False
+        self._connections = ConnectionTable(engine, names)
+        self._resolution = NameResolution(engine, names, patches)
+        self._connects = LoopConnects(engine, self._connections)
+        loops = AsyncioLoops(engine, self._connects, names, patches)
+        ssl_objects = SslObjects(patches)
+        self._partitions = PartitionedSends(engine, self._connections, loops)
+        self._sender = Sender(engine, self._partitions, loops, ssl_objects)
+        self._receiver = Receiver(engine, loops)
+        self._parts = (self._resolution, self._connects, loops, ssl_objects)
+
+    def refresh(self) -> None:
+        """The active experiments have changed."""
+        self._partitions.flush_all()
+        self._receiver.nonblocking.readiness.refresh()
+        self._connections.refresh()
+
+    def remove(self) -> None:
+        """Only pass on, from now on; who has made the patches takes them out."""
+        self._installed = False
+        self._partitions.remove()
+        self._receiver.nonblocking.readiness.remove()
+        for part in self._parts:
+            part.remove()
+        self._connections.forget()
+
+    def install(self) -> None:
+        """Replace what clients call."""
+        self._installed = True
+        for plain in socket_classes():
+            self._replace_in(plain)
+        for each in accepting_classes():
+            # Of which `accept` is made.
+            self._patches.replace(each, "_accept", self._accepting)
+        for tls in tls_modules():
+            self._replace_in_tls(tls.SSLSocket)
+        for part in self._parts:
+            part.install()
+
+    def _replace_in(self, plain: Any) -> None:
+        """Replace the methods of a class of sockets without TLS."""
+        patches = self._patches
+        self._replace_all(plain, self._receive, _RECEIVING)
+        self._replace_all(plain, self._send, _SENDING)
+        patches.replace(plain, "connect", self._connecting)
+        patches.replace(plain, "connect_ex", self._connecting_ex)
+        patches.replace(plain, "detach", self._detaching)
+        patches.replace(plain, "shutdown", self._shutting)
+        patches.replace(plain, "_real_close", self._closing)
+
+    def _replace_in_tls(self, tls: Any) -> None:
+        """Replace the methods of a class of sockets with TLS."""
+        self._replace_all(tls, self._receive, _TLS_RECEIVING)
+        self._replace_all(tls, self._send, _TLS_SENDING)
+        self._patches.replace(tls, "do_handshake", self._shaking_hands)
+
+    def _replace_all(self, owner: Any, handle: _Handle, names: tuple[str, ...]) -> None:
+        for name in names:
+            make = functools.partial(self._passing, handle, name)
+            self._patches.replace(owner, name, make)
+
+    def _passing(
+        self, handle: _Handle, name: str, original: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """What calls `handle` unless the socket may pass; all that chaos costs one that may.
+
+        Nearly everybody gives one argument, and packing it in a tuple takes longer than this.
+        """
+        passing = self._connections.passing
+
+        @functools.wraps(original)
+        def call(sock: socket.socket, given: Any = _NOTHING, /, *more: Any, **named: Any) -> Any:
+            __tracebackhide__ = True
+            if not more and not named and id(sock) in passing and given is not _NOTHING:
+                return original(sock, given)
+            args = (sock,) if given is _NOTHING else (sock, given, *more)
+            if id(sock) in passing:
+                return original(*args, **named)
+            return handle(sock, SocketCall.of(name, original, *args, **named))
+
+        return call
+
+    def _receive(self, sock: socket.socket, call: SocketCall) -> Any:
+        __tracebackhide__ = True
+        connection = self._look(self._connections.of, sock, RECEIVE)
+        if connection is None or connection.untargeted or not (call.is_plain or is_valid(call)):
+            return call()
+        me = threading.get_ident()
+        if connection.inbound.thread == me:
+            return call()
+        connection.inbound.thread = me
+        try:
+            return self._receiver.receive(sock, connection, call)
+        finally:
+            connection.inbound.thread = None
+
+    def _send(self, sock: socket.socket, call: SocketCall) -> Any:
+        __tracebackhide__ = True
+        connection = self._look(self._connections.of, sock, SEND)
+        if connection is None:
+            self._look(self._note_datagram, sock, call.args[-1])
+            return call()
+        if connection.untargeted:
+            return call()
+        me = threading.get_ident()
+        if connection.send_queue.thread == me:
+            return call()
+        connection.send_queue.thread = me
+        try:
+            return self._sender.send(sock, connection, call)
+        finally:
+            connection.send_queue.thread = None
+
+    def _connecting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def connect(sock: socket.socket, *args: Any, **named: Any) -> Any:
+            __tracebackhide__ = True
+            proceed = functools.partial(original, sock, *args, **named)
+            return self._connect(sock, args[0], proceed) if len(args) == 1 else proceed()
+
+        return connect
+
+    def _connecting_ex(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def connect_ex(sock: socket.socket, *args: Any, **named: Any) -> Any:
+            proceed = functools.partial(original, sock, *args, **named)
+            try:
+                return self._connect(sock, args[0], proceed) if len(args) == 1 else proceed()
+            except socket.gaierror:
+                raise  # as it does by itself
+            except OSError as error:
+                return error.errno or errno.EAGAIN  # EAGAIN: what it returns for a timeout
+
+        return connect_ex
+
+    def _connect(self, sock: socket.socket, address: Any, proceed: Callable[[], Any]) -> Any:
+        __tracebackhide__ = True
+        decided = id(sock) in self._connects.decided
+        if not decided and self._look(self._connections.is_connecting, sock):
+            return proceed()  # who polls may ask again how far it is
+        connection = self._look(self._connections.opened, sock, address)
+        if connection is None:
+            self._look(self._note, sock, address)
+            return proceed()
+        effect = None
+        if decided:
+            known = self._connects.decided[id(sock)]
+            effects.fail(sock, None if known is None else known.failure)
+        elif not connection.untargeted:
+            self._resolution.resolve(address[0], address[1])
+            blocking = sock.gettimeout() != 0
+            effect = self._engine.decide(connection.operation(CONNECT, blocking=blocking))
+        elif self._engine.recorder is not None:
+            self._resolution.resolve(address[0], address[1])
+        try:
+            if effect is None:
+                return proceed()
+            return self._attempt(sock, effect, "timed out", proceed)
+        finally:
+            looked(self._connections.connected, connection, sock)
+
+    def _look(self, look: Callable[..., _R], *args: Any) -> _R | None:
+        """What `look` finds, of whatever there is; None where it raises, or is removed."""
+        if not self._installed:
+            return None
+        try:
+            return look(*args)
+        except Exception:
+            return None
+
+    def _note(self, sock: socket.socket, address: Any) -> None:
+        """Let those that never fire tell of a connect that nothing can happen to."""
+        if is_udp(sock):
+            self._note_datagram(sock, address)
+        elif is_a(address, tuple, str, bytes):
+            path = text_of(address)
+            where = path or ":".join(map(text_of, address[:2]))
+            remark = "a socket of the file system" if path else "no TCP"
+            self._engine.note_unmatched(
+                Operation(kind=CONNECT, target=where, names=(), remark=remark)
+            )
+
+    def _note_datagram(self, sock: socket.socket, given: Any) -> None:
+        """As `_note`, of one that is about to go to `given`, or to whom it is connected."""
+        if not is_udp(sock):
+            return
+        ends = (None, given) if is_a(given, tuple) else ends_of(sock)
+        if ends is not None:
+            self._engine.note_unmatched(datagram(self._connections.names.of(*ends[1][:2])))
+
+    def _shaking_hands(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def do_handshake(sock: ssl.SSLSocket, *args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            return self._shake_hands(sock, functools.partial(original, sock, *args, **kwargs))
+
+        return do_handshake
+
+    def _shake_hands(self, sock: ssl.SSLSocket, proceed: Callable[[], Any]) -> Any:
+        """A round trip that happens within one call. What is there to receive comes after it."""
+        __tracebackhide__ = True
+        connection = self._look(self._connections.of, sock, RECEIVE)
+        if connection is None or connection.untargeted or sock.gettimeout() == 0:
+            return proceed()
+        effect = self._engine.decide(connection.operation(HANDSHAKE))
+        connection.turn.receiving = True
+        done = self._attempt(sock, effect, "The handshake operation timed out", proceed)
+        connection.inbound.tickets = may_bring_tickets(sock)
+        return done
+
+    def _attempt(
+        self, sock: socket.socket, effect: Effect | None, timed_out: str, proceed: Callable[[], Any]
+    ) -> Any:
+        """Do what `effect` says, then `proceed` in the time that is left."""
+        __tracebackhide__ = True
+        if effect is None:
+            return proceed()
+        timeout = sock.gettimeout()
+        left = effects.hold_before(sock, effect, timed_out)
+        if left == timeout:
+            return proceed()
+        sock.settimeout(left)
+        try:
+            return proceed()
+        finally:
+            sock.settimeout(timeout)
+
+    def _accepting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def _accept(sock: socket.socket) -> Any:
+            accepted = original(sock)
+            if is_a(accepted, tuple):
+                self._look(lambda: self._connections.accepted(accepted[0]))
+            return accepted
+
+        return _accept
+
+    def _detaching(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def detach(sock: socket.socket, *args: Any) -> Any:
+            connection = self._look(self._connections.known, sock)
+            if connection is not None:
+                self._receiver.nonblocking.readiness.release(connection)
+            return original(sock, *args)
+
+        return detach
+
+    def _shutting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def shutdown(sock: socket.socket, *how: Any) -> None:
+            __tracebackhide__ = True
+            connection = self._look(self._connections.known, sock) if len(how) == 1 else None
+            if connection is None or not self._partitions.shut_down(
+                sock, connection, how[0], original
+            ):
+                original(sock, *how)
+
+        return shutdown
+
+    def _closing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def _real_close(sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+            connection = self._look(self._connections.known, sock)
+            if connection is not None:
+                self._partitions.close(sock, connection)
+            original(sock, *args, **kwargs)
+
+        return _real_close

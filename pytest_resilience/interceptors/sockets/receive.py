@@ -1,194 +1,231 @@
-"""What happens to what clients receive."""
+"""What blocking clients receive, and the choice between the three ways to receive.
+
+Each way drives the same `ResponseStream` (see `chaos.response_stream`). Nothing is taken from the
+kernel before it is due: until then there is nothing, for timeouts and for polls as well.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
+import sys
 
 from typing import Any
 
-from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.response_stream import ReadPeer
+from pytest_resilience.chaos.response_stream import ReadReplacement
+from pytest_resilience.chaos.response_stream import ResetConnection
+from pytest_resilience.chaos.response_stream import ResponseStream
+from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.interceptors.sockets import effects
-from pytest_resilience.interceptors.sockets import response
-from pytest_resilience.interceptors.sockets.asyncio_loops import Loops
-from pytest_resilience.interceptors.sockets.connections import Link
-from pytest_resilience.interceptors.sockets.readiness import Readiness
-from pytest_resilience.interceptors.sockets.receive_asyncio import ReceivingInLoops
-from pytest_resilience.interceptors.sockets.receive_nonblocking import ReceivingPolled
-from pytest_resilience.interceptors.sockets.response_stream import Call
-from pytest_resilience.interceptors.sockets.response_stream import Course
-from pytest_resilience.interceptors.sockets.response_stream import Ending
-from pytest_resilience.interceptors.sockets.response_stream import Receipt
-from pytest_resilience.interceptors.sockets.response_stream import flags_of
+from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
+from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.interceptors.sockets.receive_asyncio import AsyncioReceiver
+from pytest_resilience.interceptors.sockets.receive_nonblocking import NonblockingReceiver
+from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
+from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
+from pytest_resilience.interceptors.sockets.socket_calls import flags_of
 
 
-__all__ = ["Receiving"]
+__all__ = ["Receiver"]
 
 _NO_TIME = 0.0005  # seconds in which nobody waits
-_AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)  # not on every system
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # not on every system
 
 
-class Receiving:
-    """Lets clients receive what, and when, the experiments leave them."""
+class Receiver:
+    """Receives for clients what the experiments leave them, and when."""
 
-    def __init__(self, engine: Engine, loops: Loops, readiness: Readiness) -> None:
+    def __init__(self, engine: Engine, loops: AsyncioLoops) -> None:
+        self.nonblocking = NonblockingReceiver(engine)
+        self._asyncio = AsyncioReceiver(engine, loops)
         self._engine = engine
         self._loops = loops
-        self._in_loops = ReceivingInLoops(engine, loops)
-        self._readiness = readiness
-        self._polled = ReceivingPolled(engine, readiness)
 
-    def receive(self, sock: socket.socket, link: Link, call: Call) -> Any:
-        """`call`, one of the socket's receiving methods with what it was given."""
+    def receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
+        """Do `call`, of one of the socket's receiving methods."""
         __tracebackhide__ = True
-        if link.script is not None:
-            return response.recite(sock, link, link.script, call)
-        if _is_at_once(sock, call):
-            if flags_of(call) & socket.MSG_PEEK:  # who looks whether anybody is there still
-                return call()
-            way = self._in_loops if self._loops.reads(sock) else self._polled
-            return way.receive(sock, link, call)
-        self._readiness.release(link)
-        if link.ending is not None:
-            return self._end(sock, link, link.ending, Receipt(call))
-        if link.receiving and link.answer is None and not link.unread:
-            effects.await_more(sock)  # of this answer; or another thread asks meanwhile
+        inbound, timeout = connection.inbound, sock.gettimeout()
+        if inbound.is_replaced:
+            return effects.replay(sock, inbound, call)
+        # Where there is a timeout, Python waits despite the flag.
+        if timeout == 0 or (timeout is None and flags_of(call) & _DONT_WAIT):
+            return self._receive_at_once(sock, connection, call)
+        self.nonblocking.readiness.release(connection)
+        if inbound.eof is not None:
+            return self._deliver_eof(sock, connection, inbound.eof, ReceiveArguments(call))
+        turn, stream = connection.turn, inbound.stream
+        if turn.receiving and not inbound.unread and (stream is None or stream.content is not None):
+            if stream is not None and not effects.available(sock):
+                stream.drained()
+            effects.await_more(sock)  # of this response; or another thread asks meanwhile
         asked_at = self._engine.clock.monotonic()
-        expected, asked = not link.receiving, link.asked
+        expected, asked = not turn.receiving, turn.asked
         if expected:
-            response.turn(self._engine, link)
-        elif link.answer is not None and not link.answer.left():
-            link.answer = None  # held back by what has ended since
-        answer = link.answer
-        if answer is not None:
-            if link.unsure and asked and answer.pace is None:
-                self._make_sure(link, answer, Receipt(call))
-            effects.await_answer(sock, link, answer, asked_at)
-            link.answer = None
-            response.begin(sock, link, answer, self._engine.clock.monotonic())
-            if answer.failure is not None and not answer.failure.needs_body:
-                link.unread = b""  # it is lost
-        link.backlog.flush(sock)
-        if link.unread:
-            return self._hear_unread(sock, link, call)
-        result = self._proceed(sock, link, call)
-        if expected and not asked:  # whoever may have asked meanwhile: this is the answer
-            link.receiving = True
-        return result if expected or link.receiving else self._hear_late(sock, link, call, result)
+            stream = connection.begin_response(self._engine)
+            if stream is not None and asked and inbound.tickets:
+                self._receive_tickets(connection, stream, call)
+        result = self._read(sock, connection, call, asked_at)
+        if expected and not asked:  # whoever may have asked meanwhile: this is the response
+            turn.receiving = True
+        if expected or turn.receiving:
+            return result
+        return self._receive_late(sock, connection, call, result)
 
-    @staticmethod
-    def _make_sure(link: Link, answer: Effect, receipt: Receipt) -> None:
-        """Know when the answer has come: what TLS 1.3 has to say first looks the same.
+    def _receive_at_once(
+        self, sock: socket.socket, connection: TcpConnection, call: SocketCall
+    ) -> Any:
+        __tracebackhide__ = True
+        if flags_of(call) & socket.MSG_PEEK:  # who looks whether anybody is there still
+            return call()
+        protocol = self._loops.delaying_protocol(sock)
+        if protocol is not None:
+            return self._asyncio.receive(sock, connection, call, protocol)
+        return self.nonblocking.receive(sock, connection, call)
+
+    def _receive_tickets(
+        self, connection: TcpConnection, stream: ResponseStream, call: SocketCall
+    ) -> None:
+        """Know when the response has come: what TLS 1.3 has to say first looks the same.
 
         It can only be told apart by receiving. What has to wait for that is kept for then.
         """
         __tracebackhide__ = True
-        failure = answer.failure
-        if answer.delay == float("inf") or (failure is not None and not failure.answered):
+        if stream.is_paced or not stream.needs_response:
             return  # nobody waits for what is lost
-        began = answer.clock.monotonic()
-        link.unread = receipt.fetch()
-        link.unsure = False
-        now = answer.clock.monotonic()
-        link.due = (now if now - began > _NO_TIME else link.sent_at) + answer.delay
+        clock, inbound = self._engine.clock, connection.inbound
+        began = clock.monotonic()
+        inbound.unread = ReceiveArguments(call).fetch()
+        inbound.tickets = False
+        now = clock.monotonic()
+        stream.arrive(now if now - began > _NO_TIME else connection.turn.sent_at)
 
-    def _hear_unread(self, sock: socket.socket, link: Link, call: Call) -> Any:
+    def _receive_late(
+        self, sock: socket.socket, connection: TcpConnection, call: SocketCall, result: Any
+    ) -> Any:
+        """Another thread has asked while this one was receiving: `result` is a response."""
         __tracebackhide__ = True
-        receipt = Receipt(call)
-        if link.script is not None:
-            return response.recite(sock, link, link.script, call)
-        data, link.unread = link.unread[: receipt.size], link.unread[receipt.size :]
-        return receipt.deliver(response.take(sock, link, data))
+        stream = connection.begin_response(self._engine)
+        if stream is None or flags_of(call) & socket.MSG_PEEK:
+            return result
+        connection.inbound.unread = ReceiveArguments(call).content(result)
+        arrived = self._engine.clock.monotonic()
+        stream.arrive(arrived)
+        return self._read(sock, connection, call, arrived)
 
-    def _hear_late(self, sock: socket.socket, link: Link, call: Call, result: Any) -> Any:
-        """Another thread has asked while TLS waited for this within its own receive.
+    def _read(
+        self, sock: socket.socket, connection: TcpConnection, call: SocketCall, asked_at: float
+    ) -> Any:
+        """Receive more of a response, as soon as it is there."""
+        __tracebackhide__ = True
+        inbound = connection.inbound
+        most = self._await_turn(sock, connection, asked_at)
+        if inbound.is_replaced:
+            return effects.replay(sock, inbound, call)
+        connection.send_queue.flush(sock)
+        plain = inbound.stream is None or inbound.stream.is_unchanged
+        if plain and not inbound.unread and CLOSE not in self._engine.active_kinds:
+            return call()
+        arguments = ReceiveArguments(call)
+        if not inbound.unread and (arguments.peeks or not arguments.size):
+            return call()
+        data = _fetch(sock, connection, arguments, most)
+        if not data and not inbound.is_replaced:
+            eof = connection.begin_eof(self._engine)
+            if eof is not None:
+                eof.arrive(self._engine.clock.monotonic())
+                return self._deliver_eof(sock, connection, eof, arguments)
+        while arguments.wants_all and data and len(data) < arguments.size:
+            more = b""
+            with contextlib.suppress(TimeoutError):  # what is there is better than nothing
+                most = self._await_turn(sock, connection, asked_at)
+                more = _fetch(sock, connection, arguments, min(most, arguments.size - len(data)))
+            if not more:
+                break
+            data += more
+        return arguments.returned(data)
 
-        It cannot be put back: so it is late even where the socket's timeout is shorter.
+    def _await_turn(self, sock: socket.socket, connection: TcpConnection, asked_at: float) -> int:
+        """Do what the stream says until something can be read; returns how many bytes at most."""
+        __tracebackhide__ = True
+        inbound, stream = connection.inbound, connection.inbound.stream
+        if stream is None:
+            return sys.maxsize
+        if stream.due is None and stream.effect.left():
+            self._await_arrival(sock, connection, stream, asked_at)
+        while True:
+            there = len(inbound.unread) or effects.available(sock)
+            if not there and stream.content is not None and stream.is_paced:
+                stream.drained()
+                effects.await_more(sock)
+                there = effects.available(sock)
+            match stream.next(there, self._engine.clock.monotonic()):
+                case WaitUntil(due):
+                    effects.hold_until(sock, due, stream.effect, asked_at=asked_at)
+                    stream.waited(due)
+                case ReadPeer(most):
+                    return most
+                case ReadReplacement():
+                    inbound.unread = b""
+                    return 0
+                case ResetConnection():
+                    inbound.stream, inbound.unread = None, b""
+                    effects.reset_by_peer(sock)
+                    return sys.maxsize
+
+    def _await_arrival(
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        stream: ResponseStream,
+        asked_at: float,
+    ) -> None:
+        """Find out when the response has come; what that takes is a part of its delay.
+
+        One that is not there yet is late from its arrival on, one that is there from the last
+        send on, which is the latest it can have left. What it took to decide, since the client
+        has asked at `asked_at`, is not the peer's doing.
         """
         __tracebackhide__ = True
-        arrived = self._engine.clock.monotonic()
-        response.turn(self._engine, link)
-        answer, link.answer = link.answer, None
-        if answer is None or flags_of(call) & socket.MSG_PEEK:
-            return result
-        if answer.failure is None and (answer.delay < float("inf") or answer.transient):
-            effects.hold_a_call(answer)
+        clock, delay = self._engine.clock, stream.effect.delay
+        started = clock.monotonic()
+        if not stream.needs_response or effects.readable(sock, 0):
+            due = stream.arrive(connection.turn.sent_at)
+        elif effects.readable(sock, sock.gettimeout()):
+            due = stream.arrive(clock.monotonic() - (started - asked_at))
         else:
-            effects.hold_until(sock, arrived + answer.delay, answer)
-        response.begin(sock, link, answer, arrived + answer.delay)
-        return response.instead(sock, link, answer, call, result)
-
-    def _proceed(self, sock: socket.socket, link: Link, call: Call) -> Any:
-        """Receive, on a blocking socket that nothing holds up."""
-        __tracebackhide__ = True
-        if link.course is None and link.script is None and CLOSE not in self._engine.active_kinds:
-            return call()
-        if link.script is not None:
-            return response.recite(sock, link, link.script, call)
-        receipt = Receipt(call)
-        if receipt.peeks or not receipt.size:
-            return call()
-        data = self._next(sock, link, receipt)
-        if not data and not (link.course is not None and link.course.ended):
-            return self._close(sock, link, receipt)
-        while receipt.wants_all and data and len(data) < receipt.size:
-            with contextlib.suppress(TimeoutError):  # what is there is better than nothing
-                more = self._next(sock, link, receipt, receipt.size - len(data))
-                data += more
-                if more:
-                    continue
-            break
-        return receipt.deliver(data)
-
-    def _next(
-        self, sock: socket.socket, link: Link, receipt: Receipt, most: int | None = None
-    ) -> bytes:
-        """What comes next, when it is there: nothing is taken before, which might be lost."""
-        __tracebackhide__ = True
-        course = link.course
-        if course is None:
-            return receipt.fetch(most)
-        if course.ended:
-            return b""
-        if course.piece is not None:
-            if not course.ready:
-                self._await_piece(sock, course, course.piece)
-            most = min(receipt.size if most is None else most, course.ready or 1)
-        data = receipt.fetch(most)
-        course.ready = max(0, course.ready - len(data))
-        return response.take(sock, link, data) if data else b""
+            raise effects.timed_out(sock)
+        if 0 < delay < math.inf:  # of which some has passed while that was found out
+            now = clock.monotonic()
+            stream.effect.add_delay(min(now - asked_at, delay - (due - now)))
 
     @staticmethod
-    def _await_piece(sock: socket.socket, course: Course, piece: int) -> None:
+    def _deliver_eof(
+        sock: socket.socket,
+        connection: TcpConnection,
+        eof: ResponseStream,
+        arguments: ReceiveArguments,
+    ) -> Any:
         __tracebackhide__ = True
-        idle = not effects.readable(sock, 0)
-        effects.await_more(sock)
-        size = min(piece, effects.available(sock))
-        if size:  # or it is the end
-            effects.hold_until(sock, course.expect(size, idle=idle), course.effect)
-            course.ready = size
-
-    def _close(self, sock: socket.socket, link: Link, receipt: Receipt) -> Any:
-        """The end of what the peer sends has been received."""
-        __tracebackhide__ = True
-        effect = response.end(self._engine, link)
-        if effect is None:
-            return receipt.deliver(b"")
-        due = self._engine.clock.monotonic() + effect.delay
-        return self._end(sock, link, Ending(due, effect), receipt)
-
-    def _end(self, sock: socket.socket, link: Link, ending: Ending, receipt: Receipt) -> Any:
-        """Tell of the end when it is there."""
-        __tracebackhide__ = True
-        link.ending = ending
-        effects.hold_until(sock, ending.due, ending.effect)
-        link.ending = None
-        return receipt.deliver(b"")
+        connection.inbound.eof = eof
+        assert eof.due is not None  # it has arrived
+        effects.hold_until(sock, eof.due, eof.effect)
+        connection.inbound.eof = None
+        return arguments.returned(b"")
 
 
-def _is_at_once(sock: socket.socket, call: Call) -> bool:
-    """Whether `call` waits for nothing. Where there is a timeout, Python waits despite the flag."""
-    timeout = sock.gettimeout()
-    return timeout == 0 or (timeout is None and bool(flags_of(call) & _AT_ONCE))
+def _fetch(
+    sock: socket.socket, connection: TcpConnection, arguments: ReceiveArguments, most: int
+) -> bytes:
+    """What is delivered of the next bytes, `most` at most, that are unread or in the kernel."""
+    __tracebackhide__ = True
+    inbound = connection.inbound
+    if inbound.unread:
+        size = min(arguments.size, most)
+        data, inbound.unread = inbound.unread[:size], inbound.unread[size:]
+    else:
+        data = arguments.fetch(most)
+    return effects.take(sock, inbound.stream, data)

@@ -1,4 +1,8 @@
-"""What happens to what a transport of asyncio receives."""
+"""What a transport of asyncio receives.
+
+The transport reads when there is something. What is not due yet goes to the protocol that delays
+it, so that the loop goes on; only a throttled response stays in the kernel, piece by piece.
+"""
 
 from __future__ import annotations
 
@@ -6,104 +10,94 @@ import errno
 import os
 import socket
 
+from typing import TYPE_CHECKING
 from typing import Any
 
-from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.response_stream import ReadPeer
+from pytest_resilience.chaos.response_stream import ReadReplacement
+from pytest_resilience.chaos.response_stream import ResetConnection
+from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.interceptors.sockets import effects
-from pytest_resilience.interceptors.sockets import response
-from pytest_resilience.interceptors.sockets.asyncio_loops import Loops
-from pytest_resilience.interceptors.sockets.connections import Link
-from pytest_resilience.interceptors.sockets.response_stream import Call
-from pytest_resilience.interceptors.sockets.response_stream import Course
-from pytest_resilience.interceptors.sockets.response_stream import Receipt
+from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
+from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
+from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 
 
-__all__ = ["ReceivingInLoops"]
+if TYPE_CHECKING:
+    from pytest_resilience.interceptors.sockets.delaying_protocol import DelayingProtocol
 
 
-class ReceivingInLoops:
-    """Lets transports receive what the experiments leave them, and tell of it when it is time."""
+__all__ = ["AsyncioReceiver"]
 
-    def __init__(self, engine: Engine, loops: Loops) -> None:
+
+class AsyncioReceiver:
+    """Receives for transports, and has their protocols told of it when it is time."""
+
+    def __init__(self, engine: Engine, loops: AsyncioLoops) -> None:
         self._engine = engine
         self._loops = loops
 
-    def receive(self, sock: socket.socket, link: Link, call: Call) -> Any:
-        """`call`, one of the socket's receiving methods with what it was given.
-
-        Only one that finds something is an answer.
-        """
+    def receive(
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        call: SocketCall,
+        protocol: DelayingProtocol,
+    ) -> Any:
+        """Do `call`, of one of the socket's receiving methods, for a transport of `protocol`."""
         __tracebackhide__ = True
-        arrived = self._loops.arrival(link.sent_at)
-        early = self._engine.is_pacing and not link.receiving and bool(effects.available(sock))
-        answer = self._hear(sock, link, arrived) if early else None
-        if answer is not None and answer.pace is not None:
-            response.begin(sock, link, answer, arrived + answer.delay)
-            answer = None
-        if link.script is not None:
-            return response.recite(sock, link, link.script, call)
-        if link.course is not None:
-            return self._follow(sock, link, link.course, Receipt(call))
-        try:
-            result = call()
-        except (BlockingIOError, InterruptedError):
-            raise
-        except OSError:  # bad news take as long as good ones
-            self._hear(sock, link, arrived)
-            raise
-        if not early:
-            answer = self._hear(sock, link, arrived)
-        if CLOSE in self._engine.active_kinds:
-            receipt = Receipt(call)
-            self._hear_the_end(sock, link, receipt, receipt.content(result))
-        if answer is None or answer.failure is None:
-            return result
-        response.begin(sock, link, answer, arrived)
-        return response.instead(sock, link, answer, call, result)
-
-    def _hear(self, sock: socket.socket, link: Link, arrived: float) -> Effect | None:
-        """Something has been received: what happens to it, which asyncio is told of later?"""
-        detour = self._loops.detour(sock)
-        leaving = detour is not None and detour.is_taking_leave
-        if link.receiving or leaving:
-            answer, held = None, link.again
-            link.again = None
-        else:
-            fresh = link.fresh
-            through = None if detour is None else detour.protocol
-            response.turn(self._engine, link, blocking=detour is not None, through=through)
-            answer = held = link.answer
-            link.answer = None
-            # In TLS 1.3 a server's tickets may come before its answer, and look the same.
-            link.again = answer if fresh else None
-        paced = held is not None and held.pace is not None
-        if detour is not None and held is not None and held.delay and not paced:
-            detour.hold(held, arrived)
-        return answer
-
-    def _follow(self, sock: socket.socket, link: Link, course: Course, receipt: Receipt) -> Any:
-        """Receive more of an answer, at once or, from asyncio, when its time has come."""
-        __tracebackhide__ = True
-        piece = course.piece
-        if piece is not None:
-            size = min(piece, receipt.size, effects.available(sock))
-            if size:
-                rest = course.expect(size, idle=course.idle) - self._engine.clock.monotonic()
-                if rest > 0 and self._loops.pause_reading(sock, course.effect, rest):
+        if not effects.readable(sock, 0):  # only what is there is a response: bytes, EOF, an error
+            return call()
+        self._begin(connection, protocol)
+        inbound, most = connection.inbound, 0
+        stream = inbound.stream
+        if stream is not None:
+            match stream.next(effects.available(sock), self._engine.clock.monotonic()):
+                case WaitUntil(due):
+                    protocol.pause_reading(stream, due)
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        data = receipt.fetch(piece)
-        course.idle = not effects.available(sock)
-        self._hear_the_end(sock, link, receipt, data)
-        return receipt.deliver(response.take(sock, link, data))
+                case ResetConnection():
+                    inbound.stream = None
+                    effects.reset_by_peer(sock)
+                    return call()
+                case ReadReplacement():
+                    return effects.replay(sock, inbound, call)
+                case ReadPeer(most):
+                    pass
+        if (stream is None or stream.is_unchanged) and CLOSE not in self._engine.active_kinds:
+            return call()
+        arguments = ReceiveArguments(call)
+        data = arguments.fetch(*[most] if stream is not None else [])
+        if stream is not None and not effects.available(sock):
+            stream.drained()
+        if not data and arguments.size:
+            self._hold_eof(connection, protocol)
+        return arguments.returned(effects.take(sock, stream, data))
 
-    def _hear_the_end(self, sock: socket.socket, link: Link, receipt: Receipt, data: bytes) -> None:
-        """If it is the end that has been received: when is asyncio told of it?"""
-        if data or link.ended or not receipt.size or CLOSE not in self._engine.active_kinds:
+    def _begin(self, connection: TcpConnection, protocol: DelayingProtocol) -> None:
+        """Something has come: if it begins a response, what happens to that?"""
+        turn, inbound = connection.turn, connection.inbound
+        if not turn.receiving and not protocol.is_closing_tls:
+            # In TLS 1.3 a server's tickets may come before its response, and look the same.
+            inbound.tickets = turn.after_handshake
+            connection.begin_response(self._engine, through=protocol.protocol)
+        elif inbound.tickets:
+            inbound.tickets = False
+        else:
             return
-        detour = self._loops.detour(sock)
-        through = None if detour is None else detour.protocol
-        effect = response.end(self._engine, link, blocking=detour is not None, through=through)
-        if detour is not None and effect is not None and effect.delay:
-            detour.hold(effect, self._engine.clock.monotonic())
+        stream = inbound.stream
+        if stream is None:
+            return
+        due = stream.arrive(self._loops.arrival(turn.sent_at))
+        if stream.effect.delay and not stream.is_paced:
+            protocol.hold(stream)
+            stream.waited(due)
+
+    def _hold_eof(self, connection: TcpConnection, protocol: DelayingProtocol) -> None:
+        eof = connection.begin_eof(self._engine, through=protocol.protocol)
+        if eof is not None and eof.effect.delay:
+            eof.arrive(self._engine.clock.monotonic())
+            protocol.hold(eof)

@@ -1,173 +1,330 @@
-"""What happens to what a program receives that polls its sockets by itself.
+"""What a program receives that polls its sockets by itself.
 
-As one on `selectors` does, and trio, and `loop.sock_recv`. Nothing is taken from the kernel
-before it may be heard: until then there is nothing yet.
+As one on `selectors` does, and trio, and `loop.sock_recv`. Who reads without blocking asks the
+system when there is something to read: with select, poll or epoll, or through a loop that is made
+of them, in whatever language. So it is the kernel that has to keep quiet, and it does below the
+socket's low-water mark. What the mark cannot keep back, the end of a stream and a full buffer, is
+polled again until its time has come; and so is everything where there is no such mark.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import socket
+import sys
+import threading
+import weakref
 
 from typing import Any
 
-from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.response_stream import ReadPeer
+from pytest_resilience.chaos.response_stream import ReadReplacement
+from pytest_resilience.chaos.response_stream import ResetConnection
+from pytest_resilience.chaos.response_stream import ResponseStream
+from pytest_resilience.chaos.response_stream import WaitUntil
+from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import Clock
+from pytest_resilience.clock import in_a_loop
 from pytest_resilience.interceptors.sockets import effects
-from pytest_resilience.interceptors.sockets import response
-from pytest_resilience.interceptors.sockets.connections import Link
-from pytest_resilience.interceptors.sockets.readiness import Readiness
-from pytest_resilience.interceptors.sockets.response_stream import Call
-from pytest_resilience.interceptors.sockets.response_stream import Course
-from pytest_resilience.interceptors.sockets.response_stream import Ending
-from pytest_resilience.interceptors.sockets.response_stream import Receipt
+from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
+from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
+from pytest_resilience.interceptors.waiting import SLICE
+from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["ReceivingPolled"]
+__all__ = ["NonblockingReceiver", "Readiness"]
+
+_PATIENCE = 1.0  # seconds for the thread to end
+_HIGH = 1 << 20  # bytes: more than comes while nobody reads
+_MARK = getattr(socket, "SO_RCVLOWAT", None)
 
 
-class ReceivingPolled:
-    """Lets clients that poll receive what, and when, the experiments leave them."""
+class NonblockingReceiver:
+    """Receives for clients that poll; raises what a socket raises until something is due.
 
-    def __init__(self, engine: Engine, readiness: Readiness) -> None:
+    Attributes:
+        readiness: the sockets on which something is held back.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.readiness = Readiness(engine.clock)
         self._engine = engine
-        self._readiness = readiness
 
-    def receive(self, sock: socket.socket, link: Link, call: Call) -> Any:
-        """`call`, one of the socket's receiving methods with what it was given."""
+    def receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
+        """Do `call`, of one of the socket's receiving methods."""
         __tracebackhide__ = True
         if not effects.speaks_tls(sock):
-            return self._receive(sock, link, call)
-        with link.backlog.alone:  # TLS bears no two at once, and the backlog may be sent on
-            return self._receive(sock, link, call)
+            return self._receive(sock, connection, call)
+        with connection.send_queue.lock:  # TLS bears no two at once, and the queue may be sent
+            return self._receive(sock, connection, call)
 
-    def _receive(self, sock: socket.socket, link: Link, call: Call) -> Any:
+    def _receive(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         __tracebackhide__ = True
         if sock.fileno() < 0:
             return call()  # which says so
-        if not self._readiness.ask(sock, link):
-            self._look(sock, link)
-        if link.script is not None:
-            return response.recite(sock, link, link.script, call)
-        if link.ending is not None:
-            link.ending = None
-            return Receipt(call).deliver(b"")
-        if link.before:
-            return self._hear_before(sock, link, Receipt(call))
-        if link.course is None and CLOSE not in self._engine.active_kinds:
-            result = call()
-        else:
-            result = self._proceed(sock, link, Receipt(call))
-        link.again = None
-        return result
+        inbound = connection.inbound
+        self._resume(sock, connection)
+        if inbound.eof is not None:
+            return self._deliver_eof(sock, connection, inbound.eof, ReceiveArguments(call))
+        if not inbound.asked_early:
+            self._begin(sock, connection)
+        most = self._await_turn(sock, connection)
+        if inbound.is_replaced:
+            return effects.replay(sock, inbound, call)
+        return self._read(sock, connection, call, most)
 
-    def _look(self, sock: socket.socket, link: Link) -> None:
-        """Nothing is held: what is there, and what happens to it?"""
+    def _resume(self, sock: socket.socket, connection: TcpConnection) -> None:
+        """If something was held back, go on with it; raises while it is."""
         __tracebackhide__ = True
-        if link.ending is not None:
-            self._hold_the_end(sock, link, link.ending)
+        held = self.readiness.ended(sock, connection)
+        if held is None:
             return
-        if link.before:
-            return
+        held.stream.waited(held.due)
+        if held.size and not connection.turn.receiving:  # more was asked meanwhile
+            inbound = connection.inbound
+            inbound.stream, inbound.asked_early = held.stream, held.size
+            inbound.more_early = effects.available(sock) > held.size
+
+    def _begin(self, sock: socket.socket, connection: TcpConnection) -> None:
+        """If what is there begins a response, what happens to that? Raises if nothing is."""
+        __tracebackhide__ = True
         if not effects.readable(sock, 0):
             raise effects.nothing_yet(sock)
-        since = link.sent_at if link.shaded else self._engine.clock.monotonic()
-        # Unasked, what comes in TLS is no answer.
-        if not link.receiving and (link.asked or not effects.speaks_tls(sock)):
-            link.course = link.decrypted = None
-            link.shaded = False
-            response.turn(self._engine, link)
-            if link.answer is not None:
-                link.due = since + link.answer.delay
-        elif link.again is not None:  # all that had come was TLS's own
-            link.answer, link.due = link.again, since + link.again.delay
-        answer, link.answer = link.answer, None
-        if answer is not None and link.due is not None:
-            size = 0 if effects.speaks_tls(sock) else effects.available(sock)
-            then = functools.partial(self._begin, sock, link, answer, link.due, size)
-            self._readiness.hold(sock, link, answer, link.due, then)
+        turn, inbound = connection.turn, connection.inbound
+        if turn.receiving or not (turn.asked or not effects.speaks_tls(sock)):
+            return  # unasked, what comes in TLS is no response
+        since = turn.sent_at if inbound.more_early else self._engine.clock.monotonic()
+        inbound.more_early = False
+        stream = connection.begin_response(self._engine)
+        if stream is not None:
+            stream.arrive(since)
 
-    @staticmethod
-    def _begin(  # as `hearing.begin`, of so many bytes
-        sock: socket.socket, link: Link, answer: Effect, began: float, size: int
-    ) -> None:
-        """An answer of which `size` bytes were there when it was held back may be heard."""
+    def _await_turn(self, sock: Any, connection: TcpConnection) -> int:
+        """Do what the stream says; returns how many bytes can be read. Raises while none can."""
         __tracebackhide__ = True
-        if not link.receiving and size:  # more was asked meanwhile, and may be answered
-            link.before = size
-            link.shaded = effects.available(sock) > size
-        response.begin(sock, link, answer, began)
-        if effects.speaks_tls(sock) and link.course is None and link.script is None:
-            link.again = answer
+        inbound, stream = connection.inbound, connection.inbound.stream
+        tls = effects.speaks_tls(sock)
+        while stream is not None:
+            there = inbound.asked_early or effects.available(sock)
+            if tls:  # which gives nothing of a record before all of it is there
+                there = 0 if sock.pending() else min(RECORD, there)
+            match stream.next(there, self._engine.clock.monotonic(), whole=tls):
+                case WaitUntil(due):
+                    size = 0 if tls or stream.content is not None else there
+                    self.readiness.hold(sock, connection, _Held(sock, stream, due, size))
+                    stream.waited(due)
+                case ReadPeer(most):
+                    return min(most, inbound.asked_early or sys.maxsize)
+                case ReadReplacement():
+                    return 0
+                case ResetConnection():
+                    inbound.stream, inbound.asked_early = None, 0
+                    effects.reset_by_peer(sock)
+                    break
+        return sys.maxsize
 
-    def _hear_before(self, sock: socket.socket, link: Link, receipt: Receipt) -> Any:
-        """Receive what had come before more was asked, and nothing else."""
+    def _read(
+        self, sock: socket.socket, connection: TcpConnection, call: SocketCall, most: int
+    ) -> Any:
         __tracebackhide__ = True
-        data = receipt.fetch(link.before)
-        link.before = max(0, link.before - len(data)) if data else 0
-        return receipt.deliver(response.take(sock, link, data))
-
-    def _proceed(self, sock: socket.socket, link: Link, receipt: Receipt) -> Any:
-        __tracebackhide__ = True
-        course = link.course
-        if course is None:
-            data = receipt.fetch()
-        elif effects.speaks_tls(sock):
-            data = self._fetch_decrypted(sock, link, course, receipt)
-        else:
-            data = receipt.fetch(self._await_piece(sock, link, course, receipt.size))
-            course.ready = max(0, course.ready - len(data))
-            course.idle = not effects.available(sock)
-        if not data and receipt.size:
-            return self._close(sock, link, receipt)
-        return receipt.deliver(response.take(sock, link, data))
-
-    def _await_piece(
-        self, sock: socket.socket, link: Link, course: Course, most: int
-    ) -> int | None:
-        """How many bytes may be taken now; None for any number."""
-        __tracebackhide__ = True
-        piece = course.piece
-        if piece is None:
-            return None
-        if not course.ready:
-            size = min(piece, effects.available(sock))
-            if size:  # or it is the end
-                due = course.expect(size, idle=course.idle)
-                then = functools.partial(setattr, course, "ready", size)
-                self._readiness.hold(sock, link, course.effect, due, then)
-        return min(most, course.ready or 1)
-
-    def _fetch_decrypted(self, sock: Any, link: Link, course: Course, receipt: Receipt) -> bytes:
-        """TLS gives nothing of a record before the line has carried it all."""
-        __tracebackhide__ = True
-        there = 0 if sock.pending() else min(RECORD, effects.available(sock))
-        if course.piece is not None and there > course.ready:
-            due = course.expect_more(there - course.ready, idle=course.idle)
-            then = functools.partial(setattr, course, "ready", there)
-            self._readiness.hold(sock, link, course.effect, due, then)
+        inbound, stream = connection.inbound, connection.inbound.stream
+        tls = effects.speaks_tls(sock)
+        plain = (stream is None or stream.is_unchanged) and CLOSE not in self._engine.active_kinds
         try:
-            data = receipt.fetch()
-        except OSError:  # what has come is nothing to be heard, or not all of a record
-            course.carry()
-            course.ready, course.idle = 0, True
+            if plain and not inbound.asked_early:
+                result = call()
+                inbound.stream = None if tls else stream  # it was the response, and no ticket
+                return result
+            arguments = ReceiveArguments(call)
+            data = arguments.fetch(most)
+        except OSError:
+            if tls and stream is not None:
+                stream.await_again()
             raise
-        course.idle = not effects.available(sock)
-        course.ready = 0 if course.idle else max(0, course.ready - len(data))
-        return data
+        delivered = effects.take(sock, stream, data)
+        if stream is not None and not effects.available(sock):
+            stream.drained()
+        if inbound.asked_early:
+            inbound.asked_early = max(0, inbound.asked_early - len(data)) if data else 0
+        elif not data and arguments.size:
+            eof = connection.begin_eof(self._engine)
+            if eof is not None:
+                eof.arrive(self._engine.clock.monotonic())
+                inbound.eof = eof
+                return self._deliver_eof(sock, connection, eof, arguments)
+        return arguments.returned(delivered)
 
-    def _close(self, sock: socket.socket, link: Link, receipt: Receipt) -> Any:
-        """The end of what the peer sends has been received."""
+    def _deliver_eof(
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        eof: ResponseStream,
+        arguments: ReceiveArguments,
+    ) -> Any:
         __tracebackhide__ = True
-        effect = response.end(self._engine, link)
-        if effect is not None:
-            link.ending = Ending(self._engine.clock.monotonic() + effect.delay, effect)
-            self._hold_the_end(sock, link, link.ending)
-            link.ending = None
-        return receipt.deliver(b"")
+        match eof.next(0, self._engine.clock.monotonic()):
+            case WaitUntil(due):
+                self.readiness.hold(sock, connection, _Held(sock, eof, due, 0))
+        connection.inbound.eof = None
+        return arguments.returned(b"")
 
-    def _hold_the_end(self, sock: socket.socket, link: Link, ending: Ending) -> None:
+
+class Readiness:
+    """The sockets that are not ready yet. One thread sees when they are."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._held: dict[TcpConnection, _Held] = {}
+        self._changed = fork_safe(self, "_changed", threading.Condition)
+        self._watcher: threading.Thread | None = None
+
+    def hold(self, sock: socket.socket, connection: TcpConnection, held: _Held) -> None:
+        """Let there be nothing to receive until `held` is over.
+
+        Raises what a non-blocking receive raises then, unless it is over already.
+        """
         __tracebackhide__ = True
-        self._readiness.hold(sock, link, ending.effect, ending.due, lambda: None)
+        in_hand = getattr(sock, "pending", int)()  # in TLS: no poll would tell of it later
+        now = self._clock.monotonic()
+        if in_hand or held.due <= now or not held.stream.effect.left():
+            return
+        with self._changed:
+            held.begin(sock, now)
+            self._held[connection] = held
+            self._watch()
+        raise effects.nothing_yet(sock)
+
+    def ended(self, sock: socket.socket, connection: TcpConnection) -> _Held | None:
+        """What was held and is over now; None if nothing was.
+
+        While it is not over, raises what a non-blocking receive raises; after a silence, what
+        ends it.
+        """
+        __tracebackhide__ = True
+        if connection not in self._held:
+            return None
+        with self._changed:
+            held = self._held.get(connection)
+            if held is None:  # its socket was another one, and has just gone
+                return None
+            if not held.is_over(self._clock.monotonic()):
+                raise effects.nothing_yet(sock)
+            del self._held[connection]
+        if held.due == float("inf") and not held.stream.effect.transient:
+            raise effects.silenced()
+        return held
+
+    def release(self, connection: TcpConnection) -> None:
+        """Whoever uses the socket from now on polls no more, or uses another object for it."""
+        if connection not in self._held:
+            return
+        with self._changed:
+            held = self._held.pop(connection, None)
+            if held is not None:
+                held.end(self._clock.monotonic())
+
+    def refresh(self) -> None:
+        """The active experiments have changed."""
+        with self._changed:
+            self._changed.notify()
+
+    def remove(self) -> None:
+        """Keep nobody waiting any more."""
+        with self._changed:
+            for held in self._held.values():
+                held.end(self._clock.monotonic())
+            self._held.clear()
+            self._changed.notify()
+            watcher = self._watcher
+        if watcher is not None and watcher is not threading.current_thread() and not in_a_loop():
+            watcher.join(_PATIENCE)
+
+    def _watch(self) -> None:
+        if self._watcher is None or not self._watcher.is_alive():  # it was, before a fork
+            self._watcher = threading.Thread(
+                target=self._end_in_time, name="pytest-resilience readiness", daemon=True
+            )
+            with limits_lifted():
+                self._watcher.start()
+        self._changed.notify()
+
+    def _end_in_time(self) -> None:
+        with self._changed:
+            while True:
+                now = self._clock.monotonic()
+                waiting = [held for held in self._held.values() if not held.is_over(now)]
+                # Each of the others is over, with what it took: nobody comes for those.
+                self._held = {key: held for key, held in self._held.items() if not held.is_closed}
+                if not waiting:
+                    self._watcher = None
+                    return
+                rest = min(held.rest for held in waiting)
+                self._changed.wait(min(max(rest, 0.0), SLICE))
+
+
+class _Held:
+    """What is held back on one socket.
+
+    Time passes with the clock or with the machine, whichever is faster: one that stands
+    still holds nobody up for ever.
+
+    Attributes:
+        stream: the response, or the EOF.
+        due: until when, in monotonic seconds.
+        size: bytes that were there when a response was held back before it began.
+    """
+
+    __slots__ = ("_began", "_machine_due", "_mark", "_over", "_sock", "due", "size", "stream")
+
+    def __init__(self, sock: socket.socket, stream: ResponseStream, due: float, size: int) -> None:
+        self.stream = stream
+        self.due = due
+        self.size = size
+        self._sock = weakref.ref(sock)
+        self._began = self._machine_due = due
+        self._over = False
+        self._mark: int | None = None
+
+    def begin(self, sock: socket.socket, now: float) -> None:
+        """Keep the kernel from telling that there is something to receive."""
+        self._began = now
+        self._machine_due = SYSTEM_CLOCK.monotonic() + self.due - now
+        # Where the socket blocks, and only this call was not to, the mark would hold up others.
+        if _MARK is not None and sock.gettimeout() == 0:
+            with contextlib.suppress(OSError):
+                self._mark = sock.getsockopt(socket.SOL_SOCKET, _MARK)
+                sock.setsockopt(socket.SOL_SOCKET, _MARK, _HIGH)
+
+    @property
+    def rest(self) -> float:
+        """Seconds of the machine until it is over, if nothing else ends it."""
+        return self._machine_due - SYSTEM_CLOCK.monotonic()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the socket is closed, or nobody's any more."""
+        sock = self._sock()
+        return sock is None or sock.fileno() < 0
+
+    def is_over(self, now: float) -> bool:
+        """Whether it is over `now`, in monotonic seconds; if so, it is ended."""
+        effect = self.stream.effect
+        if self.is_closed or now >= self.due or self.rest <= 0 or not effect.left():
+            self.end(now)
+        return self._over
+
+    def end(self, now: float) -> None:
+        """Let the socket be ready when it is."""
+        if self._over:
+            return
+        self._over = True
+        self.stream.effect.add_delay(max(0.0, min(now, self.due) - self._began))
+        sock = self._sock()
+        if sock is not None and self._mark is not None and _MARK is not None:
+            with contextlib.suppress(OSError):  # closed
+                sock.setsockopt(socket.SOL_SOCKET, _MARK, self._mark)

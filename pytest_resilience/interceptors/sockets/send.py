@@ -1,62 +1,251 @@
-"""What happens to what clients send."""
+"""What clients send: passed on, or kept while a partition lets nothing through.
+
+As a kernel whose packets are lost does, a partition takes no more than a buffer full, and what
+was closed meanwhile is still delivered. Only where TLS is made within a socket, that cannot be.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
+import threading
 
+from collections.abc import Callable
 from typing import Any
 
+from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.faults.network import Reset
+from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.clock import in_a_loop
+from pytest_resilience.interceptors.patching import KernelSocket
+from pytest_resilience.interceptors.patching import another
 from pytest_resilience.interceptors.sockets import effects
-from pytest_resilience.interceptors.sockets.asyncio_loops import Loops
-from pytest_resilience.interceptors.sockets.connections import Link
-from pytest_resilience.interceptors.sockets.partition import Walls
-from pytest_resilience.interceptors.sockets.response_stream import Call
-from pytest_resilience.interceptors.sockets.ssl_objects import TlsObjects
+from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
+from pytest_resilience.interceptors.sockets.connections import ConnectionTable
+from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.interceptors.sockets.send_queue import SendQueue
+from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
+from pytest_resilience.interceptors.sockets.socket_calls import message_of
+from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
 from pytest_resilience.interceptors.sockets.wire_format import beginning
+from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["Sending"]
+__all__ = ["PartitionedSends", "Sender"]
+
+_SOON = 0.01  # seconds until a full socket is tried again, or a partition looked at
+_PATIENCE = 1.0  # seconds for what was closed, at the end
 
 
-class Sending:
-    """Lets clients send what is not in their way."""
+class Sender:
+    """Sends for clients, and notes whose turn it is then."""
 
-    def __init__(self, engine: Engine, walls: Walls, loops: Loops, tls_objects: TlsObjects) -> None:
-        self._tls_objects = tls_objects
+    def __init__(
+        self,
+        engine: Engine,
+        partitions: PartitionedSends,
+        loops: AsyncioLoops,
+        ssl_objects: SslObjects,
+    ) -> None:
         self._engine = engine
-        self._walls = walls
+        self._partitions = partitions
         self._loops = loops
+        self._ssl_objects = ssl_objects
 
-    def send(self, sock: socket.socket, link: Link, call: Call) -> Any:
-        """`call`, one of the socket's sending methods with what it was given."""
+    def send(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
+        """Do `call`, of one of the socket's sending methods."""
         __tracebackhide__ = True
-        if link.script is not None and not link.ended:  # it said that it would close
-            link.script = None
-            effects.fail(sock, Reset())
+        turn, inbound = connection.turn, connection.inbound
+        if inbound.is_replaced and not inbound.eof_received:
+            inbound.stream = None
+            effects.reset_by_peer(sock)  # the response said that it would close
         message = beginning(call.args[1] if len(call.args) > 1 else b"")
-        at_once = sock.gettimeout() == 0
-        before = link.receiving
-        if not at_once:  # another thread may hear the answer before this one is back
-            link.spoke(message, self._engine.clock.monotonic())
+        blocking = sock.gettimeout() != 0
+        before = turn.receiving
+        if blocking:  # another thread may receive the response before this one is back
+            connection.sent(message, self._engine.clock.monotonic())
         try:
-            result = self._say(sock, link, call)
+            if self._partitions.holds(sock, connection):
+                result = self._partitions.keep(sock, connection, call)
+            else:
+                connection.send_queue.flush(sock)
+                result = call()
         except OSError:
-            link.receiving = before  # there is nothing new to be answered
+            turn.receiving = before  # there is nothing new to be answered
             raise
-        link.sent_at = self._engine.clock.monotonic()
-        if at_once:
-            link.spoke(message, link.sent_at)
-            self._loops.spoke(link.sent_at)
-            link.task = self._loops.task() or link.task
-        if link.shaking and not link.unsealed:
-            self._tls_objects.said_hello(link, message)
+        turn.sent_at = self._engine.clock.monotonic()
+        if not blocking:
+            connection.sent(message, turn.sent_at)
+            self._loops.sent(turn.sent_at)
+            connection.task = self._loops.task() or connection.task
+        if turn.handshaking and not turn.decrypted:
+            self._ssl_objects.sent_hello(connection, message)
         return result
 
-    def _say(self, sock: socket.socket, link: Link, call: Call) -> Any:
+
+class PartitionedSends:
+    """Keeps what clients send during a partition, and sends it on afterwards."""
+
+    def __init__(self, engine: Engine, connections: ConnectionTable, loops: AsyncioLoops) -> None:
+        self._engine = engine
+        self._connections = connections
+        self._loops = loops
+        self._closed: list[tuple[KernelSocket, SendQueue, Effect]] = []
+        self._lock = fork_safe(self, "_lock", threading.Lock)
+        self._watcher: threading.Thread | None = None
+        self._over = threading.Event()  # of its own for each watcher
+
+    def holds(self, sock: socket.socket, connection: TcpConnection) -> bool:
+        """Whether nothing gets through; once that is so, it stays so for a while."""
+        queue = connection.send_queue
+        if queue.cut is not None and queue.cut.left():
+            return True
+        queue.cut = None
+        if SEND in self._engine.active_kinds:
+            queue.cut = self._engine.decide(connection.operation(SEND))
+        if queue.cut is None:
+            return False
+        if self._loops.reads(sock):  # nobody blocks here who would notice when it is over
+            self._loops.after(queue.cut, lambda: self._flush_soon(sock, connection))
+        else:
+            queue.watched = True
+        return True
+
+    def keep(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
+        """Keep what `call` would send; returns what its method returns, when it does."""
         __tracebackhide__ = True
-        if self._walls.is_before(sock, link):
-            return self._walls.keep(sock, link, call)
-        link.backlog.flush(sock)
-        return call()
+        cut = connection.send_queue.cut
+        assert cut is not None  # it is what is in the way
+        send, data = message_of(call)
+        kept = connection.send_queue.keep(send, data)
+        if not cut.left():  # since it was looked at
+            connection.send_queue.flush(sock)
+        elif connection.send_queue.watched:
+            self._watch()
+        whole = call.name in ("sendall", "sendfile")
+        if kept < len(data) and (whole or not kept):
+            if sock.gettimeout() == 0:
+                self._loops.hold_writing(sock, cut)
+                raise effects.no_room(sock)
+            effects.hold_sending(sock, cut)
+            connection.send_queue.flush(sock)
+            while kept < len(data):
+                sent = send(sock, data[kept:])
+                kept = len(data) if sent is None else kept + sent
+        return None if call.name == "sendall" else kept
+
+    def shut_down(
+        self, sock: socket.socket, connection: TcpConnection, how: int, shut: Callable[..., Any]
+    ) -> bool:
+        """Keep the end of what is sent, if it has to come after more; whether that is so."""
+        if how == socket.SHUT_RD or not self._is_kept(sock, connection):
+            return False
+        connection.send_queue.keep(lambda sock, _: shut(sock, how), b"")
+        return True
+
+    def close(self, sock: socket.socket, connection: TcpConnection) -> None:
+        """The socket is being closed: what has not got through still does."""
+        if not self._is_kept(sock, connection) or connection.send_queue.cut is None:
+            return
+        with contextlib.suppress(OSError):  # no descriptor to be had
+            with limits_lifted():
+                left = another(sock, os.dup(sock.fileno()))
+            left.settimeout(_PATIENCE)
+            with self._lock:
+                self._closed.append((left, connection.send_queue, connection.send_queue.cut))
+            connection.send_queue = SendQueue()
+            self._watch()
+
+    @staticmethod
+    def _is_kept(sock: socket.socket, connection: TcpConnection) -> bool:
+        in_tls = effects.speaks_tls(sock)
+        return bool(connection.send_queue) and connection.send_queue.cut is not None and not in_tls
+
+    def flush_all(self) -> None:
+        """Send on, everywhere, what nothing keeps back any more."""
+        for connection in self._connections.all():
+            sock = connection.owner()
+            if (
+                sock is not None
+                and connection.send_queue
+                and not (connection.send_queue.cut and connection.send_queue.cut.left())
+            ):
+                self._flush(sock, connection)
+        if not in_a_loop():  # or they may block: the watcher does it
+            self._flush_closed()
+
+    def remove(self) -> None:
+        """Keep nothing any more."""
+        watcher, self._watcher = self._watcher, None
+        self._over.set()
+        self.flush_all()
+        if watcher is not None and watcher is not threading.current_thread() and not in_a_loop():
+            watcher.join(_PATIENCE)
+
+    def _flush_closed(self) -> None:
+        with self._lock:
+            ready = [each for each in self._closed if not each[2].left()]
+            self._closed = [each for each in self._closed if each not in ready]
+        for sock, queue, _ in ready:
+            with contextlib.suppress(OSError):
+                queue.flush(sock)
+            with limits_lifted():
+                sock.close()
+
+    def _flush_soon(self, sock: socket.socket, connection: TcpConnection) -> None:
+        self._flush(sock, connection)
+        if connection.send_queue and sock.fileno() >= 0:
+            self._loops.later(_SOON, lambda: self._flush_soon(sock, connection))
+
+    def _flush(self, sock: Any, connection: TcpConnection) -> None:
+        with contextlib.suppress(OSError):  # full; or gone, and whoever uses it next is told
+            connection.send_queue.flush(sock)
+        connection.turn.sent_at = self._engine.clock.monotonic()
+
+    def _watch(self) -> None:
+        """Have a thread see when it is over, where nobody else would."""
+        with self._lock:
+            if self._watcher is None or not self._watcher.is_alive():  # it was, before a fork
+                self._over = threading.Event()
+                self._watcher = threading.Thread(
+                    target=self._wait_for_the_end,
+                    args=[self._over],
+                    name="pytest-resilience partition",
+                    daemon=True,
+                )
+                with limits_lifted():
+                    self._watcher.start()
+
+    def _wait_for_the_end(self, over: threading.Event) -> None:
+        while not over.wait(_SOON):
+            held = [
+                connection
+                for connection in self._connections.all()
+                if self._is_for_the_watcher(connection)
+            ]
+            for connection in held:
+                sock = connection.owner()
+                if (
+                    sock is not None
+                    and connection.send_queue.cut is not None
+                    and not connection.send_queue.cut.left()
+                ):
+                    self._flush(sock, connection)
+            self._flush_closed()
+            with self._lock:
+                if not (held or self._closed):
+                    if self._over is over:
+                        self._watcher = None
+                    return
+        self._flush_closed()
+
+    def _is_for_the_watcher(self, connection: TcpConnection) -> bool:
+        """Not for a loop, nor where TLS may be in use for long by the thread that has sent."""
+        sock = connection.owner()
+        if sock is None or not connection.send_queue.watched:
+            return False
+        return self._is_kept(sock, connection) or (
+            bool(connection.send_queue) and sock.gettimeout() == 0
+        )

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import functools
 import socket
 import threading
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
-from pytest_resilience.interceptors.patching import KernelSocket
-from pytest_resilience.interceptors.patching import kernel_socket
-from pytest_resilience.interceptors.sockets.response_stream import Call
+from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["Backlog", "message_of"]
+__all__ = ["SendQueue"]
 
-_MOST = 1 << 18  # bytes: what a kernel takes, more or less, of what nobody acknowledges
+_CAPACITY = 1 << 18  # bytes: what a kernel takes, more or less, of what nobody acknowledges
 
 
-class Backlog:
+class SendQueue:
     """The messages of one connection, in order. Any thread may send them on.
 
     Attributes:
-        alone: held by who uses the socket for it, or must not be disturbed there.
-        watched: whether a thread has to see when they can be: no loop does.
+        cut: what keeps anything from being sent, since the last try.
+        lock: held by who uses the socket for it, or must not be disturbed there.
+        watched: a thread has to see when they can be sent: no loop does.
+        thread: which is in one of the sending methods: one may be made of others.
     """
 
     def __init__(self) -> None:
+        self.cut: Effect | None = None
         self.watched = False
+        self.thread: int | None = None
         self._messages: deque[tuple[Callable[..., int | None], bytes]] = deque()
-        self._room = _MOST
-        self.alone = fork_safe(self, "alone", threading.RLock)
+        self._room = _CAPACITY
+        self.lock = fork_safe(self, "lock", threading.RLock)
         self._flushed_by: int | None = None
 
     def __bool__(self) -> bool:
@@ -53,7 +53,7 @@ class Backlog:
         me = threading.get_ident()
         if not self._messages or self._flushed_by == me:  # what sends may be made of other ways
             return
-        with self.alone:
+        with self.lock:
             self._flushed_by = me
             try:
                 self._send_on(sock)
@@ -71,28 +71,3 @@ class Backlog:
                 self._messages.popleft()
             else:
                 self._messages[0] = (send, data[sent:])
-
-
-def message_of(call: Call) -> tuple[Callable[..., int | None], bytes]:
-    """What `call`, one of a socket's sending methods, would send, and how it can be sent."""
-    _, given, *more = call.args
-    name, send = call.name, call.func
-    if name == "sendmsg":
-        return functools.partial(_send_one, send), b"".join(map(bytes, given))
-    if name == "sendfile":
-        return _send_plain, _content(given, *more, **call.keywords)
-    return send, bytes(given)
-
-
-def _send_plain(sock: Any, data: bytes) -> int:
-    return KernelSocket.send(kernel_socket(sock), data)
-
-
-def _send_one(sendmsg: Callable[..., int], sock: socket.socket, data: bytes) -> int:
-    return sendmsg(sock, [data])
-
-
-def _content(file: Any, offset: int = 0, count: int | None = None) -> bytes:
-    """What `socket.sendfile` would send."""
-    file.seek(offset)
-    return bytes(file.read() if count is None else file.read(count))

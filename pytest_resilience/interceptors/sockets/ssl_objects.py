@@ -1,4 +1,4 @@
-"""TLS that is made above sockets, as asyncio and anyio do: what is heard once it is decrypted.
+"""TLS that is made above sockets, as asyncio and anyio do: what is received once it is decrypted.
 
 A socket sees only records there, and an `ssl.SSLObject` sees no socket. They are brought
 together by the hello that one makes and the other sends: no two of them are the same.
@@ -16,9 +16,9 @@ from typing import Any
 from pytest_resilience.interceptors.foreign_objects import looked
 from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.patching import tls_modules
-from pytest_resilience.interceptors.sockets.connections import Link
-from pytest_resilience.interceptors.sockets.response_stream import Call
-from pytest_resilience.interceptors.sockets.response_stream import Receipt
+from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
+from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.wire_format import FRAMED
 from pytest_resilience.interceptors.sockets.wire_format import client_random
 from pytest_resilience.interceptors.sockets.wire_format import is_hello
@@ -28,40 +28,42 @@ if TYPE_CHECKING:
     import ssl
 
 
-__all__ = ["TlsObjects"]
+__all__ = ["SslObjects"]
 
 
-class TlsObjects:
+class SslObjects:
     """Every `ssl.SSLObject` of a client that is made from now on."""
 
     def __init__(self, patches: Patches) -> None:
         self._patches = patches
-        self._retired = False
+        self._installed = False
         self._outgoing: weakref.WeakKeyDictionary[Any, ssl.MemoryBIO]
         self._outgoing = weakref.WeakKeyDictionary()
         self._made: dict[bytes, weakref.ref[Any]] = {}  # by what is random in its hello
-        self._links: weakref.WeakKeyDictionary[Any, Link] = weakref.WeakKeyDictionary()
+        self._connections: weakref.WeakKeyDictionary[Any, TcpConnection] = (
+            weakref.WeakKeyDictionary()
+        )
 
-    def watch(self) -> None:
-        self._retired = False
+    def install(self) -> None:
+        self._installed = True
         for tls in tls_modules():
             self._patches.replace(tls.SSLContext, "wrap_bio", self._wrapping)
             self._patches.replace(tls.SSLObject, "do_handshake", self._shaking_hands)
             self._patches.replace(tls.SSLObject, "read", self._reading)
 
-    def retire(self) -> None:
-        self._retired = True
+    def remove(self) -> None:
+        self._installed = False
         self._outgoing.clear()
         self._made.clear()
-        self._links.clear()
+        self._connections.clear()
 
-    def said_hello(self, link: Link, hello: bytes) -> None:
-        """`hello` has been sent on `link`: whose was it?"""
+    def sent_hello(self, connection: TcpConnection, hello: bytes) -> None:
+        """`hello` has been sent on `connection`: whose was it?"""
         found = self._made.pop(client_random(hello), None)
         made = None if found is None else found()
         if made is not None:
-            self._links[made] = link
-            link.unsealed = True
+            self._connections[made] = connection
+            connection.turn.decrypted = True
 
     def _wrapping(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -69,7 +71,7 @@ class TlsObjects:
             context: ssl.SSLContext, incoming: Any, outgoing: Any, *args: Any, **kwargs: Any
         ) -> Any:
             made = original(context, incoming, outgoing, *args, **kwargs)
-            if not self._retired:
+            if self._installed:
                 looked(self._wrapped, made, outgoing)
             return made
 
@@ -84,9 +86,9 @@ class TlsObjects:
                 outgoing = looked(self._outgoing.pop, made, None)
                 if outgoing is not None:
                     looked(self._note, made, outgoing)
-            link = looked(self._links.get, made)
-            if link is not None and made.selected_alpn_protocol() == "h2":
-                link.request = FRAMED
+            connection = looked(self._connections.get, made)
+            if connection is not None and made.selected_alpn_protocol() == "h2":
+                connection.turn.request = FRAMED
 
         return do_handshake
 
@@ -104,10 +106,13 @@ class TlsObjects:
     def _reading(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def read(made: Any, *args: Any, **kwargs: Any) -> Any:
-            link = None if self._retired else looked(self._links.get, made)
-            if link is None or link.decrypted is None:
+            connection = looked(self._connections.get, made) if self._installed else None
+            stream = None if connection is None else connection.inbound.stream
+            content = None if stream is None else stream.content
+            if content is None or not (content.is_altered or content.is_replaced):
                 return original(made, *args, **kwargs)
-            call = Call.of("read", original, made, *args, **kwargs)
-            return link.decrypted.read(Receipt(call))
+            arguments = ReceiveArguments(SocketCall.of("read", original, made, *args, **kwargs))
+            data = b"" if content.is_replaced else content.take(arguments.fetch())
+            return arguments.returned(data or content.replay(arguments.size))
 
         return read

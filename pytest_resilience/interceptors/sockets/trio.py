@@ -1,7 +1,7 @@
-"""What the interception of sockets has to do with trio.
+"""The sockets of trio: they poll, and are read as all that do (see `receive_nonblocking`).
 
-Its sockets poll, and so are read as all that do (see `receiving_polled`). But they call
-the methods of Python's sockets that were there when trio was loaded, and await connects.
+But they call the methods of Python's sockets that were there when trio was loaded, and await
+connects.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.patching import python_socket_class
-from pytest_resilience.interceptors.sockets.connect import Dialing
+from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.locks import fork_safe
 
@@ -30,14 +30,14 @@ __all__ = ["TrioSockets"]
 class TrioSockets:
     """The sockets of trio, once it is loaded."""
 
-    def __init__(self, dialing: Dialing, patches: Patches) -> None:
-        self._dialing = dialing
+    def __init__(self, connects: LoopConnects, patches: Patches) -> None:
+        self._connects = connects
         self._patches = patches
         self._reached = False
         self._retired = False
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
-    def watch(self) -> None:
+    def install(self) -> None:
         """Reach trio now, if it is loaded."""
         self._reached = self._retired = False
         self.reach()
@@ -53,7 +53,7 @@ class TrioSockets:
             self._patches.replace(made, "_nonblocking_helper", self._calling)
             self._patches.replace(made, "connect", self._connecting)
 
-    def retire(self) -> None:
+    def remove(self) -> None:
         with self._lock:  # or another thread's first run comes in between
             self._retired = True
 
@@ -74,7 +74,7 @@ class TrioSockets:
         @functools.wraps(original)
         async def connect(sock: Any, address: Any) -> None:
             __tracebackhide__ = True
-            await self._dialing.connect(
+            await self._connects.connect(
                 sock._sock,  # noqa: SLF001  # trio has no name for it
                 address,
                 pause=_pause,

@@ -23,10 +23,10 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.interceptors.import_hook import ImportHook
 from pytest_resilience.interceptors.observing import Observer
 from pytest_resilience.interceptors.patching import Patches
-from pytest_resilience.interceptors.sockets.host_names import Names
+from pytest_resilience.interceptors.sockets.host_names import HostNames
 
 
-__all__ = ["OutOfReach", "datagram"]
+__all__ = ["UnreachableClients", "datagram"]
 
 _DATAGRAM = "network.datagram"
 _START = "process.start"
@@ -78,10 +78,10 @@ _UVLOOP = _Driver(
 )
 
 
-class OutOfReach:
+class UnreachableClients:
     """Watches from an install of the socket interceptor to its remove."""
 
-    def __init__(self, engine: Engine, names: Names, patches: Patches) -> None:
+    def __init__(self, engine: Engine, names: HostNames, patches: Patches) -> None:
         self._engine = engine
         self._names = names
         self._observer = Observer(patches)
@@ -97,11 +97,11 @@ class OutOfReach:
             }
         )
 
-    def watch(self) -> None:
+    def install(self) -> None:
         """Begin."""
         self._import_hook.install()
 
-    def retire(self) -> None:
+    def remove(self) -> None:
         """Await no more modules; what is replaced is put back with the rest of the interceptor."""
         self._import_hook.remove()
 

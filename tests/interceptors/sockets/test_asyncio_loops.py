@@ -10,10 +10,10 @@ import sys
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.patching import Patches
-from pytest_resilience.interceptors.sockets.asyncio_loops import Loops
-from pytest_resilience.interceptors.sockets.connect import Dialing
-from pytest_resilience.interceptors.sockets.connections import Links
-from pytest_resilience.interceptors.sockets.host_names import Names
+from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
+from pytest_resilience.interceptors.sockets.connect import LoopConnects
+from pytest_resilience.interceptors.sockets.connections import ConnectionTable
+from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 
 
@@ -87,14 +87,16 @@ def test_a_wrapper_that_outlives_its_experiments_passes_on(echo_port: int) -> No
 
 def test_a_socket_without_a_transport_has_no_detour(engine: Engine) -> None:
     patches = Patches()
-    names = Names()
-    loops = Loops(engine, Dialing(engine, Links(engine, names)), names, patches)
+    names = HostNames()
+    loops = AsyncioLoops(
+        engine, LoopConnects(engine, ConnectionTable(engine, names)), names, patches
+    )
 
     async def story() -> object:
         with socket.socket() as sock:
-            return loops.detour(sock)
+            return loops.delaying_protocol(sock)
 
-    loops.watch()
+    loops.install()
     try:
         assert asyncio.run(story()) is None
     finally:

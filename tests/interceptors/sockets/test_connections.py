@@ -20,10 +20,9 @@ from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.diagnosis import never_fired
-from pytest_resilience.interceptors.sockets import connections as links_module
-from pytest_resilience.interceptors.sockets import descriptors
-from pytest_resilience.interceptors.sockets.connections import Links
-from pytest_resilience.interceptors.sockets.host_names import Names
+from pytest_resilience.interceptors.sockets import connections
+from pytest_resilience.interceptors.sockets.connections import ConnectionTable
+from pytest_resilience.interceptors.sockets.host_names import HostNames
 
 
 ELSEWHERE = "elsewhere.example"
@@ -40,8 +39,8 @@ def engine() -> Engine:
 
 
 @pytest.fixture
-def links(engine: Engine) -> Links:
-    return Links(engine, Names())
+def table(engine: Engine) -> ConnectionTable:
+    return ConnectionTable(engine, HostNames())
 
 
 @pytest.fixture
@@ -50,101 +49,101 @@ def listener() -> Iterator[socket.socket]:
         yield sock
 
 
-def connect(links: Links, listener: socket.socket) -> socket.socket:
+def connect(table: ConnectionTable, listener: socket.socket) -> socket.socket:
     client = socket.socket()
-    link = links.opened(client, listener.getsockname())
-    assert link is not None
+    connection = table.opened(client, listener.getsockname())
+    assert connection is not None
     client.connect(listener.getsockname())
-    links.connected(link, client)
+    table.connected(connection, client)
     return client
 
 
 def test_a_connection_passes_while_every_experiment_is_aimed_elsewhere(
-    engine: Engine, links: Links, listener: socket.socket
+    engine: Engine, table: ConnectionTable, listener: socket.socket
 ) -> None:
     elsewhere = engine.start(aimed_at(ELSEWHERE), seed=1)
-    with connect(links, listener) as client:
-        assert id(client) in links.passing
+    with connect(table, listener) as client:
+        assert id(client) in table.passing
         here = engine.start(aimed_at(HERE), seed=1)
-        links.refresh()
-        assert id(client) not in links.passing
-        link = links.of(client, RECEIVE)
-        assert link is not None
-        assert not link.calm
-        assert id(client) not in links.passing
+        table.refresh()
+        assert id(client) not in table.passing
+        connection = table.of(client, RECEIVE)
+        assert connection is not None
+        assert not connection.untargeted
+        assert id(client) not in table.passing
         here.stop()
-        links.refresh()
-        assert links.of(client, SEND) is link
-        assert id(client) in links.passing
+        table.refresh()
+        assert table.of(client, SEND) is connection
+        assert id(client) in table.passing
     assert never_fired(elsewhere).seen
 
 
 def test_what_a_server_accepted_passes_whatever_is_active(
-    engine: Engine, links: Links, listener: socket.socket
+    engine: Engine, table: ConnectionTable, listener: socket.socket
 ) -> None:
     engine.start(aimed_at(HERE), seed=1)
-    with connect(links, listener), listener.accept()[0] as accepted:
-        links.accepted(accepted.fileno())
+    with connect(table, listener), listener.accept()[0] as accepted:
+        table.accepted(accepted.fileno())
         for _ in range(2):
-            link = links.of(accepted, RECEIVE)
-            assert link is not None
-            assert link.calm
-            assert id(accepted) in links.passing
-            links.refresh()
+            connection = table.of(accepted, RECEIVE)
+            assert connection is not None
+            assert connection.untargeted
+            assert id(accepted) in table.passing
+            table.refresh()
 
 
-def test_what_is_no_tcp_passes(engine: Engine, links: Links) -> None:
+def test_what_is_no_tcp_passes(engine: Engine, table: ConnectionTable) -> None:
     engine.start(aimed_at("*"), seed=1)
     one, other = socket.socketpair()
     with one, other, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
         for sock in (one, datagrams):
-            assert links.of(sock, SEND) is None
-            assert id(sock) in links.passing
+            assert table.of(sock, SEND) is None
+            assert id(sock) in table.passing
 
 
 def test_a_socket_that_tries_another_peer_is_looked_at_again(
-    engine: Engine, links: Links, listener: socket.socket
+    engine: Engine, table: ConnectionTable, listener: socket.socket
 ) -> None:
     port = listener.getsockname()[1]
     engine.start(aimed_at(f"127.0.0.1:{port}"), seed=1)
     with socket.socket() as client:
-        links.opened(client, ("127.0.0.1", 9))  # refused, and tried again elsewhere
-        assert id(client) in links.passing
-        links.opened(client, listener.getsockname())
-        assert id(client) not in links.passing
+        table.opened(client, ("127.0.0.1", 9))  # refused, and tried again elsewhere
+        assert id(client) in table.passing
+        table.opened(client, listener.getsockname())
+        assert id(client) not in table.passing
 
 
 def test_a_socket_leaves_when_it_dies(
-    engine: Engine, links: Links, listener: socket.socket
+    engine: Engine, table: ConnectionTable, listener: socket.socket
 ) -> None:
     engine.start(aimed_at(ELSEWHERE), seed=1)
-    with closing(connect(links, listener)) as client:
-        assert list(links.passing) == [id(client)]
+    with closing(connect(table, listener)) as client:
+        assert list(table.passing) == [id(client)]
     del client
     gc.collect()
-    assert not links.passing
+    assert not table.passing
 
 
 def test_nothing_is_kept_when_interception_ends(
-    engine: Engine, links: Links, listener: socket.socket
+    engine: Engine, table: ConnectionTable, listener: socket.socket
 ) -> None:
     engine.start(aimed_at(ELSEWHERE), seed=1)
-    with connect(links, listener):
-        links.forget()
-        assert not links.passing
+    with connect(table, listener):
+        table.forget()
+        assert not table.passing
 
 
 def test_the_new_owner_of_a_connection_is_looked_at(
-    engine: Engine, links: Links, listener: socket.socket
+    engine: Engine, table: ConnectionTable, listener: socket.socket
 ) -> None:
     engine.start(aimed_at(ELSEWHERE), seed=1)
-    old = connect(links, listener)
+    old = connect(table, listener)
     with socket.socket(fileno=old.detach()) as new:
-        assert id(new) not in links.passing
-        link = links.of(new, SEND)
-        assert link is not None
-        assert link.owner() is new
-        assert id(new) in links.passing
+        assert id(new) not in table.passing
+        connection = table.of(new, SEND)
+        assert connection is not None
+        assert connection.owner() is new
+        assert id(new) in table.passing
 
 
 @pytest.mark.parametrize("default", [None, 5.0])
@@ -153,7 +152,7 @@ def test_asking_who_listens_changes_nothing(listener: socket.socket, default: fl
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(default)
     try:
-        ports = descriptors.listening_ports()
+        ports = connections.listening_ports()
     finally:
         socket.setdefaulttimeout(previous)
     assert listener.getsockname()[1] in ports
@@ -162,7 +161,7 @@ def test_asking_who_listens_changes_nothing(listener: socket.socket, default: fl
         one.sendall(b"x")
         assert other.recv(1) == b"x"
     with socket.create_connection(listener.getsockname()) as client:
-        assert client.getsockname()[1] not in descriptors.listening_ports()
+        assert client.getsockname()[1] not in connections.listening_ports()
 
 
 def test_who_listens_is_found_however_many_were_closed_below(listener: socket.socket) -> None:
@@ -170,7 +169,7 @@ def test_who_listens_is_found_however_many_were_closed_below(listener: socket.so
     with socket.create_server(("127.0.0.1", 0)) as above:
         for each in below:
             os.close(each)
-        found = descriptors.listening_ports()
+        found = connections.listening_ports()
         assert {above.getsockname()[1], listener.getsockname()[1]} <= found
 
 
@@ -179,13 +178,13 @@ def test_who_listens_is_found_where_few_descriptors_may_be_open(listener: socket
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
     try:
-        assert listener.getsockname()[1] in descriptors.listening_ports()
+        assert listener.getsockname()[1] in connections.listening_ports()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_who_has_opened_a_connection_is_found_out_once(
-    engine: Engine, links: Links, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, table: ConnectionTable, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times: list[None] = []
 
@@ -193,18 +192,18 @@ def test_who_has_opened_a_connection_is_found_out_once(
         times.append(None)
         return frozenset({listener.getsockname()[1]})
 
-    monkeypatch.setattr(links_module, "listening_ports", listening)
+    monkeypatch.setattr(connections, "listening_ports", listening)
     engine.start(aimed_at(HERE), seed=1)
     with socket.create_connection(listener.getsockname()) as client, listener.accept()[0] as server:
         for _ in range(2):
-            sides = [links.of(client, SEND), links.of(server, SEND)]
-            assert [link.client for link in sides if link] == [True, False]
-            links.forget()  # as between two tests
+            sides = [table.of(client, SEND), table.of(server, SEND)]
+            assert [connection.client for connection in sides if connection] == [True, False]
+            table.forget()  # as between two tests
     assert len(times) == 1
 
 
 def test_two_threads_that_are_first_at_the_same_time_see_one_connection(
-    engine: Engine, links: Links, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, table: ConnectionTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.start(aimed_at(HERE), seed=1)
     together = threading.Barrier(2)
@@ -214,11 +213,11 @@ def test_two_threads_that_are_first_at_the_same_time_see_one_connection(
             together.wait(0.2)  # as long as it takes the other one to come in, if it can
         return frozenset()
 
-    monkeypatch.setattr(links_module, "listening_ports", listening)
+    monkeypatch.setattr(connections, "listening_ports", listening)
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         closing(socket.create_connection(listener.getsockname())) as client,
         ThreadPoolExecutor(2) as pool,
     ):
-        first, second = pool.map(lambda kind: links.of(client, kind), (SEND, RECEIVE))
+        first, second = pool.map(lambda kind: table.of(client, kind), (SEND, RECEIVE))
     assert first is second is not None

@@ -16,7 +16,7 @@ import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.interceptors.sockets import delaying_protocol
-from pytest_resilience.interceptors.sockets.delaying_protocol import Detour
+from pytest_resilience.interceptors.sockets.delaying_protocol import DelayingProtocol
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
@@ -143,7 +143,7 @@ def test_it_steps_aside_when_there_is_nothing_left_to_hold(echo_port: int, injec
                 transport.write(b"hello")
                 await until(lambda: latency.matched)
                 found: Any = transport.get_protocol()
-                assert isinstance(found, Detour)
+                assert isinstance(found, DelayingProtocol)
                 assert found.told is protocol.told  # whoever asks a transport for its protocol
                 await until(lambda: protocol.told)
                 left: Any = transport.get_protocol()

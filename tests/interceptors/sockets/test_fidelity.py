@@ -22,7 +22,7 @@ import urllib3
 
 from requests.adapters import HTTPAdapter
 
-from pytest_resilience.interceptors.sockets import real_errors
+from pytest_resilience.interceptors.sockets import effects
 from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import closed_port
 from tests.interceptors.conftest import echo
@@ -186,7 +186,7 @@ def test_a_socket_bound_to_where_loopback_cannot_be_reached_is_refused_too(injec
         inject("network_failure", mode="refuse", rate=1),
         pytest.MonkeyPatch.context() as patched,
     ):
-        patched.setitem(real_errors._LOOPBACK, socket.AF_INET6, "2001:db8::1")  # not this machine's
+        patched.setitem(effects._LOOPBACK, socket.AF_INET6, "2001:db8::1")  # not this machine's
         with pytest.raises(ConnectionRefusedError, match="Connection refused") as caught:
             client.connect(("::1", 9))
     assert caught.value.errno == errno.ECONNREFUSED
@@ -198,7 +198,7 @@ def test_a_connection_is_reset_though_no_descriptor_is_left(
     def none_left(**_: Any) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(real_errors, "_wreck", none_left)
+    monkeypatch.setattr(effects, "_abandoned", none_left)
     with (
         inject("network_failure", mode="reset", rate=1),
         socket.create_connection(("127.0.0.1", silent_port)) as client,

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.sockets.host_names import Names
+from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.host_names import addresses_in
 from pytest_resilience.interceptors.sockets.host_names import is_literal
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
@@ -33,7 +33,7 @@ def test_what_is_an_address_already(host: object, literal: bool) -> None:
 
 
 def test_an_address_is_known_by_what_resolved_to_it() -> None:
-    names = Names()
+    names = HostNames()
     assert names.of("10.0.0.1", 80) == ("10.0.0.1:80",)
     names.learn("api.example.com", "10.0.0.1")
     assert names.of("10.0.0.1", 80) == ("api.example.com:80", "10.0.0.1:80")
@@ -42,7 +42,7 @@ def test_an_address_is_known_by_what_resolved_to_it() -> None:
 
 
 def test_loopback_is_localhost_unless_known_better() -> None:
-    names = Names()
+    names = HostNames()
     assert names.of("127.0.0.1", 80) == ("127.0.0.1:80", "localhost:80")
     assert names.of("::1", 80) == ("[::1]:80", "localhost:80")
     names.learn("service.test", "127.0.0.1")
@@ -50,18 +50,18 @@ def test_loopback_is_localhost_unless_known_better() -> None:
 
 
 def test_the_port_may_be_unknown() -> None:
-    assert Names().of("example.com", None) == ("example.com:",)
+    assert HostNames().of("example.com", None) == ("example.com:",)
 
 
 def test_a_literal_undoes_what_this_thread_asked_before() -> None:
-    names = Names()
+    names = HostNames()
     names.learn("one.example", "10.0.0.1")
     names.learn("10.0.0.1", "10.0.0.1")  # this time nobody asked by name
     assert names.of("10.0.0.1", 80) == ("10.0.0.1:80", "one.example:80")
 
 
 def test_another_thread_gets_every_name() -> None:
-    names = Names()
+    names = HostNames()
     for name in ("one.example", "two.example", "one.example"):
         names.learn(name, "10.0.0.1")
     seen: list[tuple[str, ...]] = []
@@ -73,7 +73,7 @@ def test_another_thread_gets_every_name() -> None:
 
 
 def test_tasks_that_run_side_by_side_have_each_asked_for_their_own() -> None:
-    names = Names()
+    names = HostNames()
 
     async def ask(name: str) -> tuple[str, ...]:
         names.learn(name, "10.0.0.1")
@@ -90,7 +90,7 @@ def test_tasks_that_run_side_by_side_have_each_asked_for_their_own() -> None:
 
 def test_what_was_asked_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pytest_resilience.interceptors.sockets.host_names._MOST_ASKED", 2)
-    names = Names()
+    names = HostNames()
     for number in range(4):
         names.learn(f"{number}.example", f"10.0.0.{number}")
         names.learn("other.example", f"10.0.0.{number}")
@@ -101,7 +101,7 @@ def test_what_was_asked_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pytest_resilience.interceptors.sockets.host_names._MOST", 2)
-    names = Names()
+    names = HostNames()
 
     def learn() -> None:
         for number in (1, 2, 3):
@@ -124,14 +124,14 @@ def test_where_the_addresses_are_in_what_was_resolved() -> None:
 
 @pytest.mark.parametrize("found", [None, 3, (), [()], [None], ("a",), [(1, 2)], object(), {"a": 1}])
 def test_what_a_test_resolves_to_may_be_anything(found: object) -> None:
-    names = Names()
+    names = HostNames()
     names.learn_all("shop.internal", found)
     assert names.of("127.0.0.1", 80)
 
 
 def test_what_can_be_read_once_is_not_used_up() -> None:
     found = iter([(2, 1, 6, "", ("127.0.0.1", 80))])
-    Names().learn_all("shop.internal", found)
+    HostNames().learn_all("shop.internal", found)
     assert len(list(found)) == 1
 
 

@@ -22,7 +22,7 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import ManualClock
-from pytest_resilience.interceptors.sockets import readiness
+from pytest_resilience.interceptors.sockets import receive_nonblocking
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
@@ -133,7 +133,7 @@ def test_who_polls_is_not_told_in_vain(plain: Polling, inject: Inject) -> None:
 def test_without_a_mark_it_is_looked_at_again_and_again(
     plain: Polling, inject: Inject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness, "_MARK", None)
+    monkeypatch.setattr(receive_nonblocking, "_MARK", None)
     with inject("network_latency", delay=DELAY):
         plain.send(b"hello")
         assert seconds(plain.receive) >= DELAY * 0.9

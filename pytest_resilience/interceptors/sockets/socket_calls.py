@@ -1,0 +1,162 @@
+"""What a socket's methods are given: read from the call, and used to give less or something else.
+
+`recv`, `recv_into`, `recvfrom`, `recvmsg` and `SSLSocket.read` want the same thing and say it in
+different ways, and so do the methods that send.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import socket
+import sys
+
+from collections.abc import Callable
+from typing import Any
+
+from pytest_resilience.interceptors.foreign_objects import is_a
+from pytest_resilience.interceptors.foreign_objects import looked
+from pytest_resilience.interceptors.patching import KernelSocket
+from pytest_resilience.interceptors.patching import kernel_socket
+
+
+__all__ = ["ReceiveArguments", "SocketCall", "flags_of", "is_valid", "message_of"]
+
+# The parameters of each method, in order. The two that are missing fill several buffers, or
+# one and an address: nobody reads a stream like that.
+_PARAMETERS = {
+    "recv": ("size", "flags"),
+    "recv_into": ("buffer", "size", "flags"),
+    "read": ("size", "buffer"),
+    "recvfrom": ("size", "flags"),
+    "recvmsg": ("size", "space", "flags"),
+}
+_KEYWORDS = {"bufsize": "size", "buflen": "size", "len": "size", "nbytes": "size"}
+_DEFAULTS: dict[str, Any] = {"size": None, "buffer": None, "flags": 0, "space": 0}
+_DEFAULT_SIZE = 1024
+_NO_BUFFER = bytearray()
+_RETURNED_TOO: dict[str, tuple[Any, ...]] = {"recvfrom": (None,), "recvmsg": ([], 0, None)}
+
+
+class SocketCall(functools.partial[Any]):
+    """A call of one of a socket's methods: with the socket, and everything that it was given.
+
+    Attributes:
+        name: of the method. A tool that has wrapped the method may have left its own.
+    """
+
+    name: str
+
+    @classmethod
+    def of(cls, name: str, method: Callable[..., Any], *args: Any, **named: Any) -> SocketCall:
+        """The call of a method of this name."""
+        call = cls(method, *args, **named)
+        call.name = name
+        return call
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is given a size and nothing else, as nearly all calls that receive."""
+        return len(self.args) == 2 and not self.keywords and type(self.args[1]) is int
+
+
+def flags_of(call: SocketCall) -> int:
+    """The `MSG_…` flags that a receiving method is given; 0 for none."""
+    if len(call.args) <= 2 and not call.keywords:  # the socket and a size
+        return 0
+    given = dict(zip(_PARAMETERS.get(call.name, ()), call.args[1:], strict=False)) | call.keywords
+    return int(given.get("flags", 0))
+
+
+def is_valid(call: SocketCall) -> bool:
+    """Whether a receiving method takes what it was given; if not, it shall say so itself."""
+    names = _PARAMETERS.get(call.name)
+    if names is None:
+        return True
+    given = dict(zip(names, call.args[1:], strict=False))
+    given |= {_KEYWORDS.get(name, name): value for name, value in call.keywords.items()}
+    if hasattr(type(call.args[0]), "pending"):  # TLS takes None for a default
+        given = {name: value for name, value in given.items() if value is not None}
+    view: Any = looked(lambda: memoryview(given.pop("buffer", _NO_BUFFER)))
+    return (
+        len(call.args) - 1 <= len(names)
+        and view is not None
+        and not view.readonly
+        and all(is_a(each, int) and 0 <= each < sys.maxsize for each in given.values())
+    )
+
+
+class ReceiveArguments:
+    """What a receiving method is given, and how it returns bytes.
+
+    Attributes:
+        size: most bytes that it may return.
+        peeks: the bytes stay where they are (MSG_PEEK).
+        wants_all: it waits for `size` bytes (MSG_WAITALL).
+    """
+
+    def __init__(self, call: SocketCall) -> None:
+        """Raises ConnectionResetError for a method that does not read a stream."""
+        self._call = call
+        self._sock, *given = call.args
+        if call.name not in _PARAMETERS:
+            raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        self._names = _PARAMETERS[call.name]
+        named = {_KEYWORDS.get(name, name): value for name, value in call.keywords.items()}
+        self._given = {**_DEFAULTS, **dict(zip(self._names, given, strict=False)), **named}
+        buffer, size = self._given["buffer"], self._given["size"]
+        self._view = None if buffer is None else memoryview(buffer).cast("B")
+        if self._view is not None:
+            self.size: int = size or len(self._view)
+        else:
+            self.size = _DEFAULT_SIZE if size is None else size
+        self.peeks = bool(self._given["flags"] & socket.MSG_PEEK)
+        self.wants_all = bool(self._given["flags"] & socket.MSG_WAITALL)
+
+    def fetch(self, most: int = sys.maxsize) -> bytes:
+        """Receive from the socket, `most` bytes at most. Raises what the method raises."""
+        __tracebackhide__ = True
+        size = min(self.size, most)
+        view = None if self._view is None else self._view[:size]
+        given = {**self._given, "size": size, "buffer": view}
+        return self.content(self._call.func(self._sock, *(given[name] for name in self._names)))
+
+    def content(self, result: Any) -> bytes:
+        """The bytes in what the method has returned."""
+        if self._view is not None:
+            return bytes(self._view[:result])
+        return bytes(result[0] if isinstance(result, tuple) else result)
+
+    def returned(self, data: bytes) -> Any:
+        """What the method returns when it has received `data`, no more than `size`."""
+        if self._view is not None:
+            self._view[: len(data)] = data
+            return len(data)
+        more = _RETURNED_TOO.get(self._call.name)
+        return data if more is None else (data, *more)
+
+
+def message_of(call: SocketCall) -> tuple[Callable[..., int | None], bytes]:
+    """What a sending method would send, and the function by which a socket sends some of it."""
+    _, given, *more = call.args
+    name, send = call.name, call.func
+    if name == "sendmsg":
+        return functools.partial(_send_buffers, send), b"".join(map(bytes, given))
+    if name == "sendfile":
+        return _send_plain, _content_of(given, *more, **call.keywords)
+    return send, bytes(given)
+
+
+def _send_plain(sock: Any, data: bytes) -> int:
+    return KernelSocket.send(kernel_socket(sock), data)
+
+
+def _send_buffers(sendmsg: Callable[..., int], sock: socket.socket, data: bytes) -> int:
+    return sendmsg(sock, [data])
+
+
+def _content_of(file: Any, offset: int = 0, count: int | None = None) -> bytes:
+    """What `socket.sendfile` would send."""
+    file.seek(offset)
+    return bytes(file.read() if count is None else file.read(count))
