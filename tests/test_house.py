@@ -82,8 +82,6 @@ EXEMPT = {
 NOT_YET = {
     # monkey
     # sockets
-    "interceptors.sockets.connections Link has attributes": 32,
-    "interceptors.sockets.patches Interception has attributes": 13,
 }
 
 
