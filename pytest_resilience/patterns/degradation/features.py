@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import threading
 
 from collections.abc import Callable
@@ -12,10 +11,12 @@ from typing import Any
 from typing import Final
 
 from pytest_resilience.clock import Clock
+from pytest_resilience.errors import TimeLimitExceededError
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import kind_of
+from pytest_resilience.patterns.timeout import TimeLimiter
 
 
 __all__ = ["NOTHING", "FeatureFlag", "HealthCheck", "ServiceLevel"]
@@ -75,26 +76,28 @@ class FeatureFlag:
 # The level of a service, and why, in words.
 _Health = tuple[ServiceLevel, str]
 
+# A check that exits has failed; KeyboardInterrupt is of the caller.
+_FAILURES = (Exception, SystemExit)
+
 
 class HealthCheck:
     """A health check with a time limit and a cache, run by one caller at a time.
 
-    While it runs, other callers take the level that was known before. A plain check runs in a
-    thread of its own: what runs in the caller's cannot be abandoned.
+    While it runs, other callers take the level that was known before.
     """
 
     def __init__(
-        self, check: Callable[[], Any], *, limit: float, cache: float, clock: Clock
+        self, check: Callable[[], Any], name: str, *, limit: float, cache: float, clock: Clock
     ) -> None:
-        """`limit`: seconds of real time it may take; `cache`: seconds its result is used."""
+        """`name`: of the service; `limit`: seconds it may take; `cache`: seconds it is used."""
         self._check = check
-        self._limit = limit
+        self._limiter = TimeLimiter(limit, name=f"health check of {name}", clock=clock)
         self._cache = cache
         self._clock = clock
         self._lock = fork_safe(self, "_lock", threading.Lock)
         self._running = False
         self._cached_until = float("-inf")
-        self.is_async = kind_of(check) is CallKind.COROUTINE
+        self.is_async = kind_of(self._check) is CallKind.COROUTINE
 
     def begin(self) -> bool:
         """Whether the caller has to run the check; it must then call `run` or `run_async`."""
@@ -113,21 +116,10 @@ class HealthCheck:
 
     def run(self) -> _Health:
         """Run a plain check."""
-        answers: list[Any] = []
-        done = threading.Event()
-        context = contextvars.copy_context()
-
-        def check() -> None:
-            try:
-                answers.append(context.run(self._check))
-            except BaseException as error:  # SystemExit, say: it is the check that fails
-                answers.append(error)
-            finally:
-                done.set()
-
         try:
-            threading.Thread(target=check, daemon=True, name="health check").start()
-            return _health(answers[0]) if done.wait(self._limit) else self._timed_out()
+            return _health(self._limiter.execute(self._check))
+        except _FAILURES as error:
+            return _failed(error)
         finally:
             self._end()
 
@@ -136,26 +128,25 @@ class HealthCheck:
         import asyncio
 
         try:
-            async with asyncio.timeout(self._limit):
+            async with self._limiter:
                 if self.is_async:
                     return _health(await self._check())
                 return _health(await asyncio.to_thread(self._check))
-        except TimeoutError:
-            return self._timed_out()
-        except Exception as error:
-            return _health(error)
+        except _FAILURES as error:
+            return _failed(error)
         finally:
             self._end()
 
-    def _timed_out(self) -> _Health:
-        return ServiceLevel.MINIMAL, f"its health check took longer than {self._limit:g} s"
-
 
 def _health(answer: Any) -> _Health:
-    if isinstance(answer, BaseException):
-        return ServiceLevel.MINIMAL, f"its health check failed with {type(answer).__name__}"
     if isinstance(answer, ServiceLevel):
         return answer, "its health check says so"
     if answer:
         return ServiceLevel.FULL, "its health check is well"
     return ServiceLevel.DEGRADED, "its health check is not well"
+
+
+def _failed(error: BaseException) -> _Health:
+    if isinstance(error, TimeLimitExceededError):
+        return ServiceLevel.MINIMAL, f"its health check took longer than {error.limit:g} s"
+    return ServiceLevel.MINIMAL, f"its health check failed with {type(error).__name__}"

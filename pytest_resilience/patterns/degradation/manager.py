@@ -130,11 +130,10 @@ class DegradationManager:
 
     def register_feature(self, feature: FeatureFlag) -> None:
         """Add a service. Raises DuplicateNameError if there is one of that name."""
-        check = None
-        if feature.health_check is not None:
-            check = HealthCheck(
-                feature.health_check, limit=self._limit, cache=self._cache, clock=self._clock
-            )
+        check = feature.health_check and HealthCheck(
+            feature.health_check, feature.name,
+            limit=self._limit, cache=self._cache, clock=self._clock,
+        )  # fmt: skip
         with self._lock:
             if feature.name in self._services:
                 raise DuplicateNameError("service", feature.name)

@@ -156,6 +156,29 @@ def test_a_health_check_that_exits_has_failed(manager: DegradationManager) -> No
     assert changed.reason == "its health check failed with SystemExit"
 
 
+@pytest.mark.parametrize("way", ["plain", "plain in a loop", "async"])
+def test_a_health_check_that_raises_a_timeout_error_of_its_own(
+    manager: DegradationManager, way: str
+) -> None:
+    """As one that pings over a socket does: it was the ping that took too long."""
+
+    def check() -> None:
+        raise TimeoutError
+
+    async def acheck() -> None:
+        raise TimeoutError
+
+    health_check = acheck if way == "async" else check
+    manager.register_feature(FeatureFlag("prices", health_check=health_check))
+    if way == "plain":
+        manager.check_service_health("prices")
+    else:
+        asyncio.run(manager.check_service_health_async("prices"))
+    (changed,) = manager.events
+    assert isinstance(changed, LevelChanged)
+    assert changed.reason == "its health check failed with TimeoutError"
+
+
 def test_one_asks_and_the_others_are_told_what_is_known(manager: DegradationManager) -> None:
     asking, release, asked = threading.Event(), threading.Event(), []
 
