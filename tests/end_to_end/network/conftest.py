@@ -163,7 +163,11 @@ def grpc_port() -> Iterator[int]:
 
 @pytest.fixture
 def lead_to(request: pytest.FixtureRequest) -> Callable[..., AbstractContextManager[Place]]:
-    """`with lead_to("redis") as place:` a place that leads to the real server, or is one."""
+    """`with lead_to("redis") as place:` a place that leads to the real server, or is one.
+
+    Any thread may ask for it: servers are started one at a time.
+    """
+    starting = threading.Lock()
 
     def way(speaks: str, answers: dict[str, bytes], trust: Trust | None) -> Handler:
         if speaks == "http":
@@ -179,6 +183,8 @@ def lead_to(request: pytest.FixtureRequest) -> Callable[..., AbstractContextMana
     def led(
         speaks: str, answers: dict[str, bytes] | None = None, tls: Trust | None = None
     ) -> AbstractContextManager[Place]:
-        return place(way(speaks, answers or {}, tls))
+        with starting:
+            handler = way(speaks, answers or {}, tls)
+        return place(handler)
 
     return led

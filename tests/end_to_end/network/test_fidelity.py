@@ -5,6 +5,7 @@ The tables of `docs/fidelity.md` are what these tests find.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import errno
 import gc
@@ -41,6 +42,7 @@ from tests.interceptors.conftest import Trust
 
 
 Lead = Callable[..., AbstractContextManager[Place]]
+Tell = Callable[[Client, str], str]
 
 TIMEOUT = 0.25
 NOBODY = "nobody.invalid"
@@ -182,17 +184,39 @@ def section_of(client: Client) -> Section:
     return Section(title=client.name, events=tuple(events), libraries=client.libraries)
 
 
-def cases(*clients: Client, events: dict[str, Event] | None = None) -> pytest.MarkDecorator:
-    """Each client, with each event that it can meet."""
+def cases(*clients: Client, events: dict[str, Event]) -> pytest.MarkDecorator:
+    """Each client, with each event of these that it can meet."""
     return pytest.mark.parametrize(
         ("client", "name"),
         [
             pytest.param(client, name, id=f"{client}: {name}")
             for client in clients
             for name in events_of(client)
-            if events is None or name in events
+            if name in events
         ],
     )
+
+
+def quick(*clients: Client) -> pytest.MarkDecorator:
+    """Each client, with each event that it need not wait for."""
+    every = OF_HTTP | SEALED | OF_OTHERS | OF_OTHERS_SEALED | OF_MYSQL
+    return cases(*clients, events={name: each for name, each in every.items() if not each.waits})
+
+
+def waiting(client: Client) -> list[str]:
+    return [name for name, event in events_of(client).items() if event.waits]
+
+
+def warm_up(client: Client, lead_to: Lead) -> None:
+    """Load what it loads when it is first used: in several threads at once, loops would wait."""
+    with lead_to(client.speaks) as place, client.opened(Peer(port=place.port)) as ask:
+        assert ask() == "ok"
+
+
+def side_by_side(client: Client, tellers: list[tuple[Tell, str]]) -> list[str]:
+    """Their stories of events; one after the other, each would wait for a timeout."""
+    with concurrent.futures.ThreadPoolExecutor(len(tellers)) as threads:
+        return list(threads.map(lambda teller: teller[0](client, teller[1]), tellers))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -275,36 +299,84 @@ def peer_of(place: Place, event: Event, tls: Trust | None) -> Peer:
     return Peer(port=place.port, timeout=answered, connect_timeout=connected, tls=tls)
 
 
-@cases(*HTTP, *OTHERS, events=OF_HTTP | SEALED | OF_OTHERS | OF_OTHERS_SEALED | OF_MYSQL)
-def test_it_is_what_really_happens(
-    client: Client, name: str, lead_to: Lead, trust: Trust, inject: Inject
+@pytest.fixture
+def really(lead_to: Lead, trust: Trust) -> Tell:
+    """The story of a client to whom it really happens."""
+
+    def told(client: Client, name: str) -> str:
+        event = events_of(client)[name]
+        tls = trust if name.endswith(", TLS") else None
+        with lead_to(client.speaks, event.answers, tls) as place:
+            return story(client, peer_of(place, event, tls), event, treated(place, event.mood))
+
+    return told
+
+
+@pytest.fixture
+def injected(lead_to: Lead, trust: Trust, inject: Inject) -> Tell:
+    """The story of a client into which it is injected."""
+
+    def told(client: Client, name: str) -> str:
+        event = events_of(client)[name]
+        tls = trust if name.endswith(", TLS") else None
+        with lead_to(client.speaks, event.answers, tls) as place:
+            peer = peer_of(place, event, tls)
+            return story(client, peer, event, inject(event.kind, **event.aimed_at(peer)))
+
+    return told
+
+
+@pytest.fixture
+def proxied(lead_to: Lead) -> Tell:
+    """The story of a client to whom a proxy does it."""
+
+    def told(client: Client, name: str) -> str:
+        event = events_of(client)[name]
+        with (
+            lead_to(client.speaks) as place,
+            ChaosProxy(("127.0.0.1", place.port), seed=1) as proxy,
+        ):
+            peer = replace(peer_of(place, event, None), port=proxy.port)
+            trouble = proxy.inject(event.kind, rate=1, **event.parameters)
+            return story(client, peer, event, trouble)
+
+    return told
+
+
+@quick(*HTTP, *OTHERS)
+def test_it_is_what_really_happens(client: Client, name: str, really: Tell, injected: Tell) -> None:
+    section_of(client).note(name, injected(client, name), really(client, name))
+
+
+@pytest.mark.parametrize("client", [*HTTP, *OTHERS], ids=str)
+def test_waiting_is_what_really_happens(
+    client: Client, lead_to: Lead, really: Tell, injected: Tell
 ) -> None:
-    event = events_of(client)[name]
-    tls = trust if name.endswith(", TLS") else None
-    with lead_to(client.speaks, event.answers, tls) as place:
-        peer = peer_of(place, event, tls)
-        real = story(client, peer, event, treated(place, event.mood))
-    with lead_to(client.speaks, event.answers, tls) as place:
-        peer = peer_of(place, event, tls)
-        trouble = inject(event.kind, **event.aimed_at(peer))
-        injected = story(client, peer, event, trouble)
-    section_of(client).note(name, injected, real)
+    """First all that are real, while nothing is intercepted."""
+    warm_up(client, lead_to)
+    names = waiting(client)
+    real = side_by_side(client, [(really, name) for name in names])
+    met = side_by_side(client, [(injected, name) for name in names])
+    for row in zip(names, met, real, strict=True):
+        section_of(client).note(*row)
 
 
-@cases(*BEHIND_PROXY)
-def test_behind_a_proxy_it_is_what_really_happens(client: Client, name: str, lead_to: Lead) -> None:
-    event = events_of(client)[name]
-    with lead_to(client.speaks) as place:
-        peer = peer_of(place, event, None)
-        real = story(client, peer, event, treated(place, event.mood))
-    with (
-        lead_to(client.speaks) as place,
-        ChaosProxy(("127.0.0.1", place.port), seed=1) as proxy,
-    ):
-        peer = replace(peer, port=proxy.port)
-        trouble = proxy.inject(event.kind, rate=1, **event.parameters)
-        injected = story(client, peer, event, trouble)
-    section_of(client).note(name, injected, real)
+@quick(*BEHIND_PROXY)
+def test_behind_a_proxy_it_is_what_really_happens(
+    client: Client, name: str, really: Tell, proxied: Tell
+) -> None:
+    section_of(client).note(name, proxied(client, name), really(client, name))
+
+
+@pytest.mark.parametrize("client", [*filter(waiting, BEHIND_PROXY)], ids=str)
+def test_waiting_behind_a_proxy_is_what_really_happens(
+    client: Client, lead_to: Lead, really: Tell, proxied: Tell
+) -> None:
+    """Both at once: a proxy is not in the way of others."""
+    warm_up(client, lead_to)
+    for name in waiting(client):
+        met, real = side_by_side(client, [(proxied, name), (really, name)])
+        section_of(client).note(name, met, real)
 
 
 @cases(*HTTP, *OTHERS, events=NAMES)
