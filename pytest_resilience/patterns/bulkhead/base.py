@@ -88,7 +88,7 @@ class Bulkhead(ABC):
     def _rejection(
         self, in_use: int, capacity: int, unit: str, retry_after: float | None = None
     ) -> BulkheadRejectedError:
-        """Remember a rejection and tell listeners; the error is for the caller to raise."""
+        """Remember and announce a rejection; the error is for the caller to raise."""
         at = self._monotonic()
         self._recent.append((at, in_use, capacity, retry_after))
         if self.listeners.listened:

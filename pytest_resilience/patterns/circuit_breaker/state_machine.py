@@ -1,4 +1,4 @@
-"""The state machine of a circuit breaker: lets calls through, and learns from how they end.
+"""The state machine of a circuit breaker: which calls get through, by how earlier ones ended.
 
                   `failure_threshold` consecutive failures,
                   or a rate reached in the sliding window
@@ -244,10 +244,10 @@ StatePermit = tuple[_State, float]
 class Circuit:
     """Decides for one breaker. No lock is held while anything of the user's runs.
 
-    A call holds `fast_path`, or else what `acquire_permit()` returns. When it raises,
-    `record_error` is told. When it returns and `fast_path` is not its permit, `record_result` or
-    `record_success` is. Each wrapper has that written out: one function more around a call
-    would double what it costs.
+    A call gets `fast_path`, or else what `acquire_permit()` returns. When it raises, its wrapper
+    calls `record_error`. When it returns and `fast_path` is not its permit (any more), its
+    wrapper calls `record_result`, or `record_success` for a block. Each wrapper has that written
+    out: one function more around a call would double what it costs.
 
     Attributes:
         fast_path: the permit of every call while the breaker is closed and has no failure to

@@ -111,7 +111,7 @@ def retry_after_of(error_or_result: Any, now: float) -> float | None:
 def _header(headers: Any) -> Any:
     get = _attribute(headers, "get")
     try:
-        # A plain dict minds the case that the libraries' own mappings do not.
+        # The libraries' own mappings ignore case; a plain dict does not.
         return get("Retry-After", get("retry-after")) if callable(get) else None
     except Exception:
         return None
