@@ -138,6 +138,10 @@ class Effect:
             clock=clock, delay=delay, failure=failure, pace=pace, transient=transient, hits=hits
         )
 
+    def error(self, target: str) -> Exception | None:
+        """What the call raises after the wait; None if it does not fail by itself."""
+        return None if self.failure is None else self.failure.error(target)
+
     def uncount(self) -> None:
         """Do not count what was to alter a response: there was nothing in it to alter."""
         for hit in self.hits:

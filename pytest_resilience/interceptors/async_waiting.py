@@ -152,15 +152,17 @@ def _schedule_of(loop: asyncio.AbstractEventLoop) -> _Schedule:
     return schedule
 
 
-async def pause(loop: asyncio.AbstractEventLoop, effect: Effect) -> None:
-    """Suspend the task for the delay of `effect`. Can be cancelled."""
+async def pause(
+    loop: asyncio.AbstractEventLoop, effect: Effect, seconds: float | None = None
+) -> None:
+    """Suspend the task for so long, or for the delay of `effect`. Can be cancelled."""
     over: asyncio.Future[None] = loop.create_future()
 
     def end() -> None:
         if not over.done():  # cancelled just now
             over.set_result(None)
 
-    wait = Wait(loop, effect, effect.delay, end)
+    wait = Wait(loop, effect, effect.delay if seconds is None else seconds, end)
     try:
         await over
     finally:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.faults.network import ServiceError
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.types.service import Service
@@ -99,9 +98,9 @@ class ServiceInterceptor:
     def _call(self, service: str) -> None:
         __tracebackhide__ = True
         effect = self._engine.decide(Operation(kind=CALL, target=service, names=(service,)))
-        fault = None if effect is None else effect.failure
-        if isinstance(fault, ServiceError):
-            raise fault.make(service)
+        error = None if effect is None else effect.error(service)
+        if error is not None:
+            raise error
 
 
 def _find(service: Service, place: str) -> tuple[Any, str]:

@@ -1,4 +1,4 @@
-"""Explicit points: for code that names the operation itself, where no interceptor can see it.
+"""Simulators: for code that names an operation itself, where no interceptor can see it.
 
 `NetworkSimulator`, `ServiceFailureSimulator` and `DatabaseSimulator` call a function as the
 operation that it stands for. They cost a truth test while no experiment runs.
@@ -7,6 +7,7 @@ operation that it stands for. They cost a truth test while no experiment runs.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 
 from collections.abc import Callable
@@ -15,12 +16,6 @@ from typing import TypeVar
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.faults.network import Fault
-from pytest_resilience.chaos.faults.network import LostResponse
-from pytest_resilience.chaos.faults.network import Refusal
-from pytest_resilience.chaos.faults.network import Reset
-from pytest_resilience.chaos.faults.network import ResolutionFailure
-from pytest_resilience.chaos.faults.network import ServiceError
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import EXECUTE
@@ -28,7 +23,10 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
-from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.chaos.response_stream import ReadReplacement
+from pytest_resilience.chaos.response_stream import ResetConnection
+from pytest_resilience.chaos.response_stream import ResponseStream
+from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.interceptors.waiting import wait
 
 
@@ -42,12 +40,12 @@ __all__ = [
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-# Replaced, never changed in place: points read it without a lock.
+# Replaced, never changed in place: simulators read it without a lock.
 _engines: tuple[Engine, ...] = ()
 
 
 class SimulatorInterceptor:
-    """Lets the points ask an engine while it has experiments. See `chaos.engine.Interceptor`."""
+    """Has simulators ask an engine while it has experiments. See `chaos.engine.Interceptor`."""
 
     kinds = frozenset({RESOLVE, CONNECT, RECEIVE, CALL, EXECUTE})
 
@@ -55,12 +53,12 @@ class SimulatorInterceptor:
         self._engine = engine
 
     def install(self) -> None:
-        global _engines  # noqa: PLW0603  # a point in the user's code has nobody else to ask
+        global _engines  # noqa: PLW0603  # they are static methods, which have nobody else to ask
         if self._engine not in _engines:
             _engines = (*_engines, self._engine)
 
     def refresh(self) -> None:
-        """Nothing to do: the points ask the engine itself."""
+        """Nothing to do: the simulators ask the engine itself."""
 
     def remove(self) -> None:
         global _engines  # noqa: PLW0603
@@ -84,14 +82,11 @@ class NetworkSimulator:
     def request_to(target: str, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """The same to a `host` or `host:port` that experiments can be aimed at."""
         __tracebackhide__ = True
-        if _engines:
+        for engine in _engines:
             name = target if ":" in target else f"{target}:"
-            _meet(RESOLVE, target, name, blocking=False)
-            _meet(CONNECT, target, name, blocking=False)
-            lost = _meet(RECEIVE, target, name)
-            if lost is not None:
-                func(*args, **kwargs)
-                raise _error(lost, target)
+            for kind in (RESOLVE, CONNECT):
+                _call(engine, Operation(kind=kind, target=target, names=(name,), blocking=False))
+            _receive(engine, target, name, functools.partial(func, *args, **kwargs))
         return func(*args, **kwargs)
 
 
@@ -107,8 +102,8 @@ class ServiceFailureSimulator:
         Raises `ServiceFailureError`, or the exception that the experiment asks for.
         """
         __tracebackhide__ = True
-        if _engines:
-            _meet(CALL, service_name, service_name)
+        for engine in _engines:
+            _call(engine, Operation(kind=CALL, target=service_name, names=(service_name,)))
         return func(*args, **kwargs)
 
 
@@ -119,52 +114,47 @@ class DatabaseSimulator:
     def simulate_query(func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` as a statement; `database_slowdown` delays it."""
         __tracebackhide__ = True
-        if _engines:
-            _meet(EXECUTE, "simulated", "simulated:")
+        for engine in _engines:
+            _call(engine, Operation(kind=EXECUTE, target="simulated", names=("simulated:",)))
         return func(*args, **kwargs)
 
 
-def _meet(kind: str, target: str, name: str, *, blocking: bool = True) -> Fault | None:
-    """Let happen what happens to an operation; `blocking`: whether a wait may.
-
-    Returns what will happen to its answer.
-    """
+def _call(engine: Engine, operation: Operation) -> None:
+    """Wait or raise, if something happens to an operation."""
     __tracebackhide__ = True
-    operation = Operation(
-        kind=kind,
-        target=target,
-        names=(name,),
-        blocking=blocking,
-        tcp=TcpDetails(bodiless=kind == RECEIVE),
-    )
-    lost = None
-    for engine in _engines:
-        effect = engine.decide(operation)
-        if effect is not None:
-            lost = lost or _apply(effect, target)
-    return lost
+    effect = engine.decide(operation)
+    if effect is not None:
+        _wait(effect)
+        error = effect.error(operation.target)
+        if error is not None:
+            raise error
 
 
-def _apply(effect: Effect, target: str) -> Fault | None:
+def _receive(engine: Engine, target: str, name: str, func: Callable[[], object]) -> None:
+    """Wait or raise, if something happens to the response that `func` gets."""
+    __tracebackhide__ = True
+    # No bytes of it are seen, so none can be changed.
+    operation = Operation(kind=RECEIVE, target=target, names=(name,), tcp=TcpDetails(bodiless=True))
+    effect = engine.decide(operation)
+    if effect is None:
+        return
+    stream = ResponseStream(effect)
+    step = stream.next(0, engine.clock.monotonic())
+    if isinstance(step, WaitUntil):
+        _wait(effect)
+        step = stream.next(0, step.due)
+    if isinstance(step, ResetConnection):
+        if stream.needs_response:
+            func()
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+    if isinstance(step, ReadReplacement):
+        # A response has no form without a protocol; it is a failure all the same.
+        raise ConnectionError(f"{target} failed: {effect.failure}")
+
+
+def _wait(effect: Effect) -> None:
     __tracebackhide__ = True
     if effect.delay:
         effect.add_delay(wait(effect.clock, effect.delay, effect.left))
     if effect.delay == float("inf") and not effect.transient:
         raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-    failure = effect.failure
-    if failure is None or failure.answered:
-        return failure
-    raise _error(failure, target)
-
-
-def _error(fault: Fault, target: str) -> Exception:
-    if isinstance(fault, ServiceError):
-        return fault.make(target)
-    if isinstance(fault, ResolutionFailure):
-        return effects.name_resolution_failure(fault)
-    if isinstance(fault, Refusal):
-        return ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-    if isinstance(fault, (Reset, LostResponse)):
-        return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-    # An answer with a status has no form without a protocol; it is a failure all the same.
-    return ConnectionError(f"{target} failed: {fault}")

@@ -30,6 +30,7 @@ def clock() -> ManualClock:
 def engine(clock: ManualClock) -> Iterator[Engine]:
     engine = Engine(lambda engine: [SimulatorInterceptor(engine)], clock=clock)
     engine.services.add(Service.at("inventory", ["shop:check"]))
+    engine.services.add(Service.at("prices", ["prices.internal"]))
     yield engine
     for active_experiment in engine.active:
         active_experiment.stop()
@@ -99,3 +100,16 @@ def test_without_experiments_they_only_call() -> None:
     assert NetworkSimulator.simulate_request(identity, 1, more=2) == 3
     assert ServiceFailureSimulator.simulate_service_call("any", identity, 1, more=2) == 3
     assert DatabaseSimulator.simulate_query(identity, 1, more=2) == 3
+
+
+def test_a_response_that_is_lost_or_replaced(engine: Engine) -> None:
+    calls: list[str] = []
+    lost = start(engine, "network_failure", mode="lose_answer")
+    with pytest.raises(ConnectionResetError):
+        NetworkSimulator.simulate_request(calls.append, "done")
+    assert calls == ["done"]
+    lost.stop()
+    start(engine, "service_failure", target_services=["prices"], status=503)
+    with pytest.raises(ConnectionError, match=r"prices\.internal failed: status 503"):
+        NetworkSimulator.request_to("prices.internal", calls.append, "not asked for")
+    assert calls == ["done"]

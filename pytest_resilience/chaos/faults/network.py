@@ -7,6 +7,10 @@ terms of the four things a driver can do: wait, reset, replace, and alter what i
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
+
 from dataclasses import dataclass
 from dataclasses import replace
 from typing import ClassVar
@@ -76,6 +80,10 @@ class Fault:
 
     def altered(self) -> Altered | None:
         """A new state for one response whose bytes are changed; None if they stay as they are."""
+        return None
+
+    def error(self, target: str) -> Exception | None:  # noqa: ARG002  # those that differ use it
+        """What the call raises to which it happens; None where the call itself does not fail."""
         return None
 
     def can_happen_to(self, operation: Operation) -> bool:
@@ -156,6 +164,9 @@ class Refusal(Fault):
 
     kinds: ClassVar[frozenset[str]] = frozenset({CONNECT})
 
+    def error(self, target: str) -> Exception:  # noqa: ARG002
+        return OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reset(Fault):
@@ -198,6 +209,11 @@ class ResolutionFailure(Fault):
     kinds: ClassVar[frozenset[str]] = frozenset({RESOLVE})
     known: bool = True
 
+    def error(self, target: str) -> Exception:  # noqa: ARG002
+        if self.known:
+            return socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
     def __str__(self) -> str:
         return "name resolution failure" if self.known else "unknown host"
 
@@ -223,11 +239,10 @@ class ServiceError(Fault):
     kinds: ClassVar[frozenset[str]] = frozenset({CALL})
     exception: type[Exception] = ServiceFailureError
 
-    def make(self, service: str) -> Exception:
-        """What a call of `service` raises."""
+    def error(self, target: str) -> Exception:
         if issubclass(self.exception, ServiceFailureError):
-            return self.exception(service)
-        return self.exception(f"service {service!r} failed")
+            return self.exception(target)
+        return self.exception(f"service {target!r} failed")
 
     def __str__(self) -> str:
         return self.exception.__name__

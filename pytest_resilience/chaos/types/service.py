@@ -146,7 +146,7 @@ def _exception(name: str, value: Any) -> type[Exception]:
             f"{name}={shortened(value)}: give an exception type or 'module:Name'"
         )
     try:
-        ServiceError(exception=found).make("example")
+        ServiceError(exception=found).error("example")
     except Exception as error:
         raise ConfigurationError(
             f"{name}={shortened(value)} cannot be made from a text alone: {error!r}; give a "

@@ -1,7 +1,7 @@
 """httpx, where its transports are mocked: its own way to send, with nobody at the other end.
 
 A call that an experiment is aimed at goes through httpx's and httpcore's own code, with a
-network of ours. See `mocked_requests`, which does the same for requests.
+fake network. See `requests_client`, which does the same for requests.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.http_mocks.fake_stream import AsyncNetwork
-from pytest_resilience.interceptors.http_mocks.fake_stream import Network
-from pytest_resilience.interceptors.http_mocks.peer import GetThrough
-from pytest_resilience.interceptors.http_mocks.peer import Peer
-from pytest_resilience.interceptors.http_mocks.peer import Reply
+from pytest_resilience.interceptors.http_mocks.exchange import LeftToMock
+from pytest_resilience.interceptors.http_mocks.exchange import MockResponse
+from pytest_resilience.interceptors.http_mocks.exchange import Peer
+from pytest_resilience.interceptors.http_mocks.fake_network import AsyncNetwork
+from pytest_resilience.interceptors.http_mocks.fake_network import Network
 
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import httpx
 
 
-__all__ = ["STAGED", "load", "peer_of", "retries_of", "send", "send_async"]
+__all__ = ["SENT_HERE", "load", "retries_of", "send", "send_async"]
 
-STAGED = "pytest_resilience.staged"  # among the extensions of the requests sent here
+SENT_HERE = "pytest_resilience"  # among the extensions of requests that are sent here
 _ABOUT_THE_BODY = frozenset({"content-length", "transfer-encoding"})
 
 
@@ -44,11 +44,6 @@ def load() -> None:
         import anyio._backends._asyncio  # noqa: F401
 
 
-def peer_of(engine: Engine, request: httpx.Request) -> Peer:
-    """Whom a request is for."""
-    return Peer(engine, request.url.scheme, request.url.host, request.url.port)
-
-
 def retries_of(pool: Any) -> int:
     """How often the user's transport, or its pool, tries to connect again."""
     inner = getattr(pool, "_pool", None)  # of a transport; older pools have a list of that name
@@ -57,65 +52,79 @@ def retries_of(pool: Any) -> int:
 
 
 def send(
-    peer: Peer, request: httpx.Request, reply: Callable[[], httpx.Response], *, retries: int = 0
+    engine: Engine,
+    request: httpx.Request,
+    ask_mock: Callable[[], httpx.Response],
+    mock_responds: Callable[[], bool],
+    retries: int,
 ) -> httpx.Response | None:
-    """Send a request the way httpx does, with nobody at the other end.
+    """Send a request that an experiment is aimed at the way httpx does, with a fake network.
 
-    None if it is for the mock to answer. Raises what a client meets, or the mock raised.
+    None if it is left to the mock. Raises what a client meets, or the mock has raised.
     """
     __tracebackhide__ = True
+    peer = _peer_of(engine, request)
+    if not peer.is_targeted(mock_responds):
+        return None
     import httpcore
 
     from httpx._transports.default import ResponseStream
     from httpx._transports.default import map_httpcore_exceptions
 
-    network: Any = Network(peer, lambda: _reply_in(reply()))
+    network: Any = Network(peer, lambda: _read(ask_mock()))
     pool = httpcore.ConnectionPool(_context(peer), network_backend=network, retries=retries)
     try:
         with map_httpcore_exceptions():
-            answer = pool.handle_request(_unread(request))
-    except GetThrough as through:
-        mocks = through.error
+            response = pool.handle_request(_without_body(request))
+    except LeftToMock as left:
+        error_of_mock = left.error
     else:
-        return _response(answer, ResponseStream(answer.stream))  # type: ignore[arg-type]
-    if mocks is not None:
-        raise mocks  # as it is: no cause, no context of ours
+        return _response(response, ResponseStream(response.stream))  # type: ignore[arg-type]
+    if error_of_mock is not None:
+        raise error_of_mock  # as it is: no cause, no context of ours
     return None
 
 
 async def send_async(
-    peer: Peer,
+    engine: Engine,
     request: httpx.Request,
-    reply: Callable[[], Awaitable[httpx.Response]],
-    *,
-    retries: int = 0,
+    ask_mock: Callable[[], Awaitable[httpx.Response]],
+    mock_responds: Callable[[], bool],
+    retries: int,
 ) -> httpx.Response | None:
     """As `send`, of an AsyncClient."""
     __tracebackhide__ = True
+    peer = _peer_of(engine, request)
+    if not peer.is_targeted(mock_responds):
+        return None
     import httpcore
 
     from httpx._transports.default import AsyncResponseStream
     from httpx._transports.default import map_httpcore_exceptions
 
-    async def asked() -> Reply:
-        return await _reply_in_async(await reply())
+    async def ask() -> MockResponse:
+        return await _read_async(await ask_mock())
 
-    network: Any = AsyncNetwork(peer, asked)
+    network: Any = AsyncNetwork(peer, ask)
     pool = httpcore.AsyncConnectionPool(_context(peer), network_backend=network, retries=retries)
     try:
         with map_httpcore_exceptions():
-            answer = await pool.handle_async_request(_unread(request))
-    except GetThrough as through:
-        mocks = through.error
+            response = await pool.handle_async_request(_without_body(request))
+    except LeftToMock as left:
+        error_of_mock = left.error
     else:
-        return _response(answer, AsyncResponseStream(answer.stream))  # type: ignore[arg-type]
-    if mocks is not None:
-        raise mocks  # as it is: no cause, no context of ours
+        return _response(response, AsyncResponseStream(response.stream))  # type: ignore[arg-type]
+    if error_of_mock is not None:
+        raise error_of_mock  # as it is: no cause, no context of ours
     return None
 
 
-def _unread(request: httpx.Request) -> httpcore.Request:
-    """The request without its body, which the mock reads."""
+def _peer_of(engine: Engine, request: httpx.Request) -> Peer:
+    return Peer(engine, request.url.scheme, request.url.host, request.url.port)
+
+
+def _without_body(request: httpx.Request) -> httpcore.Request:
+    """The request as httpcore has it, but for the body, which the mock reads."""
     import httpcore
     import httpx
 
@@ -129,15 +138,15 @@ def _unread(request: httpx.Request) -> httpcore.Request:
             if name.lower().decode("latin-1") not in _ABOUT_THE_BODY
         ],
         content=httpx.ByteStream(b""),
-        extensions={**request.extensions, STAGED: True},
+        extensions={**request.extensions, SENT_HERE: True},
     )
 
 
-def _response(answer: httpcore.Response, stream: Any) -> httpx.Response:
+def _response(response: httpcore.Response, stream: Any) -> httpx.Response:
     import httpx
 
     return httpx.Response(
-        answer.status, headers=answer.headers, stream=stream, extensions=answer.extensions
+        response.status, headers=response.headers, stream=stream, extensions=response.extensions
     )
 
 
@@ -150,26 +159,26 @@ def _context(peer: Peer) -> ssl.SSLContext | None:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def _reply_in(response: httpx.Response) -> Reply:
-    """What the mock has answered, which it and its user can still read afterwards."""
+def _read(response: httpx.Response) -> MockResponse:
+    """The mock's response, which it and its user can still read afterwards."""
     stream: Any = response.stream
     body = b"".join(stream)
     stream.close()  # as a client does that has read it
-    return _reply_of(response, body)
+    return _kept(response, body)
 
 
-async def _reply_in_async(response: httpx.Response) -> Reply:
+async def _read_async(response: httpx.Response) -> MockResponse:
     stream: Any = response.stream
     body = b"".join([part async for part in stream])
     await stream.aclose()
-    return _reply_of(response, body)
+    return _kept(response, body)
 
 
-def _reply_of(response: httpx.Response, body: bytes) -> Reply:
+def _kept(response: httpx.Response, body: bytes) -> MockResponse:
     import httpx
 
     response.stream = httpx.ByteStream(body)
     headers = [
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw
     ]
-    return Reply.of(response.status_code, response.reason_phrase, headers, body)
+    return MockResponse.of(response.status_code, response.reason_phrase, headers, body)

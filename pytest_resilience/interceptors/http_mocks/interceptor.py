@@ -27,10 +27,10 @@ __all__ = ["HttpMockInterceptor"]
 
 # The module of each that holds what is reached.
 _MOCKS = {
-    "responses": responses.reach,
-    "requests_mock.adapter": requests_mock.reach,
-    "respx.router": respx.reach,
-    "pytest_httpx._httpx_mock": pytest_httpx.reach,
+    "responses": responses.install,
+    "requests_mock.adapter": requests_mock.install,
+    "respx.router": respx.install,
+    "pytest_httpx._httpx_mock": pytest_httpx.install,
 }
 
 
@@ -44,8 +44,8 @@ class HttpMockInterceptor:
         self._patches = Patches()
         self._import_hook = ImportHook(
             {
-                name: functools.partial(reach, engine, self._patches)
-                for name, reach in _MOCKS.items()
+                name: functools.partial(install, engine, self._patches)
+                for name, install in _MOCKS.items()
             }
         )
         self._installed = False

@@ -10,7 +10,6 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.http_mocks.httpx_client import load
-from pytest_resilience.interceptors.http_mocks.httpx_client import peer_of
 from pytest_resilience.interceptors.http_mocks.httpx_client import retries_of
 from pytest_resilience.interceptors.http_mocks.httpx_client import send
 from pytest_resilience.interceptors.http_mocks.httpx_client import send_async
@@ -21,52 +20,46 @@ if TYPE_CHECKING:
     import httpx
 
 
-__all__ = ["reach"]
+__all__ = ["install"]
 
 
-def reach(engine: Engine, patches: Patches) -> None:
-    """Reach what pytest-httpx mocks."""
+def install(engine: Engine, patches: Patches) -> None:
+    """Reach what pytest-httpx mocks, until the patches are restored."""
     from pytest_httpx._httpx_mock import HTTPXMock
 
     load()
-    patches.replace(HTTPXMock, "_handle_request", functools.partial(_over_httpx_mock, engine))
-    patches.replace(
-        HTTPXMock, "_handle_async_request", functools.partial(_over_httpx_mock_async, engine)
-    )
+    patches.replace(HTTPXMock, "_handle_request", functools.partial(_over, engine))
+    patches.replace(HTTPXMock, "_handle_async_request", functools.partial(_over_async, engine))
 
 
-def _over_httpx_mock(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
+def _over(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def handle_request(mock: Any, transport: Any, request: httpx.Request) -> Any:
         __tracebackhide__ = True
         request.read()
-        peer = peer_of(engine, request)
         ask = functools.partial(original, mock, transport, request)
-        response = None
-        if peer.concerns(functools.partial(_answered_by_httpx_mock, mock, transport, request)):
-            response = send(peer, request, ask, retries=retries_of(transport))
+        responds = functools.partial(_has_response, mock, transport, request)
+        response = send(engine, request, ask, responds, retries_of(transport))
         return ask() if response is None else response
 
     return handle_request
 
 
-def _over_httpx_mock_async(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
+def _over_async(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def handle_async_request(mock: Any, transport: Any, request: httpx.Request) -> Any:
         __tracebackhide__ = True
         await request.aread()
-        peer = peer_of(engine, request)
         ask = functools.partial(original, mock, transport, request)
-        response = None
-        if peer.concerns(functools.partial(_answered_by_httpx_mock, mock, transport, request)):
-            response = await send_async(peer, request, ask, retries=retries_of(transport))
+        responds = functools.partial(_has_response, mock, transport, request)
+        response = await send_async(engine, request, ask, responds, retries_of(transport))
         return await ask() if response is None else response
 
     return handle_async_request
 
 
-def _answered_by_httpx_mock(mock: Any, transport: Any, request: httpx.Request) -> bool:
-    """Whether it has an answer left for this request."""
+def _has_response(mock: Any, transport: Any, request: httpx.Request) -> bool:
+    """The mock has a response left for this request."""
     known = mock._callbacks  # noqa: SLF001  # nothing public tells without using one up
     found = [each for each, _ in known if each.match(transport, request)]
     if any(not each.nb_calls for each in found):

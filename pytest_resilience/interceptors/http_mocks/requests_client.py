@@ -1,10 +1,10 @@
 """requests, where its adapters are mocked: its own way to send, with nobody at the other end.
 
 A call that an experiment is aimed at goes through requests' own adapter and urllib3, with
-a `Wire` for a socket. So they make their exceptions themselves, the retries of an adapter
-are tried as in production, and an answer that is made up is read as every other. What gets
-through goes to the mock as it is. A call that the mock lets pass to the network is met at
-its socket, and one that it has no answer for is its own affair: neither is touched here.
+a `FakeSocket`. So they make their exceptions themselves, the retries of an adapter are tried
+as in production, and an injected response is read as every other. What nothing happens to
+goes to the mock as it is. A call that the mock lets pass to the network is met at its socket,
+and one that it has no response for is its own affair: neither is touched here.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ import io
 import types
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.http_mocks.fake_socket import Wire
-from pytest_resilience.interceptors.http_mocks.peer import GetThrough
-from pytest_resilience.interceptors.http_mocks.peer import Peer
-from pytest_resilience.interceptors.http_mocks.peer import Reply
+from pytest_resilience.interceptors.http_mocks.exchange import LeftToMock
+from pytest_resilience.interceptors.http_mocks.exchange import MockResponse
+from pytest_resilience.interceptors.http_mocks.exchange import Peer
+from pytest_resilience.interceptors.http_mocks.fake_network import FakeSocket
 
 
 if TYPE_CHECKING:
@@ -34,12 +36,12 @@ if TYPE_CHECKING:
     from requests.adapters import HTTPAdapter
 
 
-__all__ = ["STAGED", "Stage", "peer_of"]
+__all__ = ["SENT_HERE", "MatchCache", "Sender", "match_once", "peer_of"]
 
-STAGED = "_pytest_resilience_staged"
+SENT_HERE = "_pytest_resilience"  # an attribute of the adapters of requests that are sent here
 
 
-class Stage:
+class Sender:
     """requests' own way to send one request, with nobody at the other end.
 
     Attributes:
@@ -48,29 +50,29 @@ class Stage:
 
     def __init__(
         self,
-        whom: Callable[[], Peer],
+        peers: Iterator[Peer],
         request: requests.PreparedRequest,
-        reply: Callable[[], requests.Response],
+        ask_mock: Callable[[], requests.Response],
         *,
         adapter: HTTPAdapter | None = None,
         retries: Any = 0,
         waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
-        """`whom` it is for is asked at each try; `adapter` is the user's own, if there is one;
+        """`peers`: whom it is for, at each try; `adapter`: the user's own, if there is one;
         `waiting` is entered for the length of each wait.
         """
         self.retries = retries
-        self._whom = whom
+        self._peers = peers
         self._request = request
-        self._reply = reply
+        self._ask_mock = ask_mock
         self._adapter = adapter
         self._waiting = waiting
-        self._answer: requests.Response | None = None
+        self._response: requests.Response | None = None  # the mock's
 
     def send(self, options: dict[str, Any]) -> requests.Response | None:
         """Send the request with these options of `HTTPAdapter.send`.
 
-        None if it is for the mock to answer. Raises what a client meets, or the mock raised.
+        None if it is left to the mock. Raises what a client meets, or the mock has raised.
         """
         __tracebackhide__ = True
         from requests import RequestException
@@ -78,36 +80,36 @@ class Stage:
         unread = self._request.copy()
         unread.body = None  # the mock reads it
         try:
-            response = self._staged().send(unread, **options)
+            response = self._own_adapter().send(unread, **options)
         except RequestException as error:
             error.request = self._request
             raise
-        except GetThrough as through:
-            mocks = through.error
+        except LeftToMock as left:
+            error_of_mock = left.error
         else:
             response.request = self._request
-            if self._answer is not None:  # has what its user or the mock has added to it
-                response.cookies.update(self._answer.cookies)
-                vars(response).update(vars(self._answer) | vars(response))
+            if self._response is not None:  # has what its user or the mock has added to it
+                response.cookies.update(self._response.cookies)
+                vars(response).update(vars(self._response) | vars(response))
             return response
-        if mocks is not None:
-            raise mocks  # as it is: no cause, no context of ours
+        if error_of_mock is not None:
+            raise error_of_mock  # as it is: no cause, no context of ours
         return None
 
-    def _staged(self) -> HTTPAdapter:
+    def _own_adapter(self) -> HTTPAdapter:
         from requests.adapters import HTTPAdapter
 
-        staged = HTTPAdapter(max_retries=self.retries)
+        own = HTTPAdapter(max_retries=self.retries)
         pool = self._pool()
-        setattr(staged, STAGED, True)
-        vars(staged).update(
+        setattr(own, SENT_HERE, True)
+        vars(own).update(
             get_connection_with_tls_context=lambda *_, **__: pool,
             get_connection=lambda *_, **__: pool,  # its name in older versions
             cert_verify=lambda *_, **__: None,
         )
         if self._adapter is not None:
-            vars(staged)["build_response"] = self._adapter.build_response
-        return staged
+            vars(own)["build_response"] = self._adapter.build_response
+        return own
 
     def _pool(self) -> urllib3.HTTPConnectionPool:
         from urllib3.connectionpool import connection_from_url
@@ -134,56 +136,103 @@ class Stage:
 
         connection = kind(*args, **kwargs)
         vars(connection).update(
-            _new_conn=functools.partial(_connect, connection, self._wire),
+            _new_conn=functools.partial(self._connect, connection),
             connect=functools.partial(HTTPConnection.connect, connection),
             is_verified=True,  # in TLS: there is nobody whose certificate to check
         )
         return connection
 
-    def _wire(self) -> Wire:
-        return Wire(self._whom(), self._ask, self._waiting)
+    def _connect(self, connection: Any) -> Any:
+        """urllib3's own way to connect, which makes its exceptions, to a fake socket."""
+        __tracebackhide__ = True
+        from urllib3.connection import HTTPConnection
 
-    def _ask(self) -> Reply:
-        self._answer = self._reply()
-        return _reply_in(self._answer)
+        def create_connection(_address: object, timeout: Any, **_options: object) -> FakeSocket:
+            sock = FakeSocket(next(self._peers), self._ask, self._waiting)
+            sock.connect(timeout if isinstance(timeout, (int, float)) else None)
+            return sock
 
+        original = HTTPConnection._new_conn  # noqa: SLF001  # where it translates what a socket raises
+        # Its own names but one: to replace that one in its module would be seen by all threads.
+        names = {
+            **original.__globals__,
+            "connection": types.SimpleNamespace(create_connection=create_connection),
+        }
+        return types.FunctionType(original.__code__, names, original.__name__)(connection)
 
-def _connect(connection: Any, new_wire: Callable[[], Wire]) -> Any:
-    """urllib3's own way to connect, which makes its exceptions, with a wire for a socket."""
-    __tracebackhide__ = True
-    from urllib3.connection import HTTPConnection
+    def _ask(self) -> MockResponse:
+        """The mock's response, which it and its user can still read afterwards."""
+        from urllib3 import HTTPResponse
 
-    def create_connection(_address: object, timeout: Any, **_options: object) -> Wire:
-        wire = new_wire()
-        wire.connect(timeout if isinstance(timeout, (int, float)) else None)
-        return wire
-
-    original = HTTPConnection._new_conn  # noqa: SLF001  # where it translates what a socket raises
-    # Its own names but one: to replace that one in its module would be seen by all threads.
-    names = {
-        **original.__globals__,
-        "connection": types.SimpleNamespace(create_connection=create_connection),
-    }
-    return types.FunctionType(original.__code__, names, original.__name__)(connection)
-
-
-def _reply_in(response: requests.Response) -> Reply:
-    """What the mock has answered, which it and its user can still read afterwards."""
-    from urllib3 import HTTPResponse
-
-    raw: Any = response.raw
-    body = raw.read(decode_content=False)
-    response.raw = HTTPResponse(
-        body=io.BytesIO(body),
-        headers=raw.headers,
-        status=response.status_code,
-        reason=response.reason,
-        preload_content=False,
-    )
-    return Reply.of(response.status_code, response.reason or "", raw.headers.items(), body)
+        response = self._response = self._ask_mock()
+        raw: Any = response.raw
+        body = raw.read(decode_content=False)
+        response.raw = HTTPResponse(
+            body=io.BytesIO(body),
+            headers=raw.headers,
+            status=response.status_code,
+            reason=response.reason,
+            preload_content=False,
+        )
+        headers = raw.headers.items()
+        return MockResponse.of(response.status_code, response.reason or "", headers, body)
 
 
-def peer_of(engine: Engine, request: requests.PreparedRequest, answer: object = None) -> Peer:
-    """Whom a request is for, and which object of the mock answers it, if that is known."""
+def peer_of(
+    engine: Engine, request: requests.PreparedRequest, mock_response: object = None
+) -> Peer:
+    """Whom a request is for; `mock_response`: the mock's object that responds, if known."""
     parts = urlsplit(str(request.url))
-    return Peer(engine, parts.scheme, parts.hostname or "", parts.port, answer)
+    return Peer(engine, parts.scheme, parts.hostname or "", parts.port, mock_response)
+
+
+class MatchCache:
+    """The results of the user's matchers for one request, each of which is called once.
+
+    Before something happens to a request it is looked up whether the mock has a response; when
+    nothing has happened, the mock looks that up itself. A matcher may count its calls.
+    """
+
+    def __init__(self) -> None:
+        self._results: dict[int, tuple[object, Any]] = {}
+        self._looking_ahead = False
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Within, what this thread matches is about this request."""
+        token = _MATCH_CACHE.set(self)
+        try:
+            yield
+        finally:
+            _MATCH_CACHE.reset(token)
+
+    @contextlib.contextmanager
+    def looking_ahead(self) -> Iterator[None]:
+        """Within, results are kept: the mock itself has not asked yet."""
+        self._looking_ahead = True
+        try:
+            yield
+        finally:
+            self._looking_ahead = False
+
+    def match(self, matcher: object, call: Callable[[], Any]) -> Any:
+        """The result of `call`, or the one that was kept for this matcher."""
+        if id(matcher) not in self._results:
+            result = call()
+            if self._looking_ahead:
+                # The matcher is kept with it, so that its id stays its own.
+                self._results[id(matcher)] = (matcher, result)
+            return result
+        kept = self._results[id(matcher)]
+        if not self._looking_ahead:
+            del self._results[id(matcher)]
+        return kept[1]
+
+
+_MATCH_CACHE: ContextVar[MatchCache | None] = ContextVar("of this request", default=None)
+
+
+def match_once(matcher: object, call: Callable[[], Any]) -> Any:
+    """The result of a matcher of the user's for the request that this thread sends."""
+    cache = _MATCH_CACHE.get()
+    return call() if cache is None else cache.match(matcher, call)

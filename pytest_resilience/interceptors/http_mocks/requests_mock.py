@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.http_mocks.match_cache import Verdicts
-from pytest_resilience.interceptors.http_mocks.match_cache import ask_once
-from pytest_resilience.interceptors.http_mocks.requests_client import Stage
+from pytest_resilience.interceptors.http_mocks.requests_client import MatchCache
+from pytest_resilience.interceptors.http_mocks.requests_client import Sender
+from pytest_resilience.interceptors.http_mocks.requests_client import match_once
 from pytest_resilience.interceptors.http_mocks.requests_client import peer_of
 from pytest_resilience.interceptors.patching import Patches
 
 
-__all__ = ["reach"]
+__all__ = ["install"]
 
 
-def reach(engine: Engine, patches: Patches) -> None:
-    """Reach what requests-mock mocks."""
+def install(engine: Engine, patches: Patches) -> None:
+    """Reach what requests-mock mocks, until the patches are restored."""
     from requests_mock.adapter import Adapter
     from requests_mock.adapter import _Matcher
 
@@ -34,27 +35,28 @@ def reach(engine: Engine, patches: Patches) -> None:
         def send(mock: Any, request: Any, **options: Any) -> Any:
             __tracebackhide__ = True
             peer = peer_of(engine, request)
-            verdicts = Verdicts()
-            with verdicts.heard():
-                answered = functools.partial(_answered, verdicts, mock, request, options)
-                if not peer.concerns(answered):
-                    return original(mock, request, **options)
-                reply = functools.partial(original, mock, request, **options)
-                stage = Stage(lambda: peer, request, reply, waiting=_letting_others_in)
-                response = stage.send(options)
-                return reply() if response is None else response
+            cache = MatchCache()
+            ask_mock = functools.partial(original, mock, request, **options)
+            with cache.active():
+                responds = functools.partial(_has_response, cache, mock, request, options)
+                if not peer.is_targeted(responds):
+                    return ask_mock()
+                peers = itertools.repeat(peer)
+                sender = Sender(peers, request, ask_mock, waiting=_letting_others_in)
+                response = sender.send(options)
+                return ask_mock() if response is None else response
 
         return send
 
     patches.replace(Adapter, "send", over)
-    patches.replace(_Matcher, "_match_additional", _asking_once)
+    patches.replace(_Matcher, "_match_additional", _matching_once)
 
 
 @contextlib.contextmanager
 def _letting_others_in() -> Iterator[None]:
     """Without the mockers' lock: they would wait in turn, and raise after ten seconds of it.
 
-    It guards how an adapter is chosen, which is done when one waits, and what the mock answers.
+    It guards how an adapter is chosen, which is done when one waits, and how the mock responds.
     """
     from requests_mock import mocker
 
@@ -69,30 +71,26 @@ def _letting_others_in() -> Iterator[None]:
         lock._acquire_restore(depth)  # noqa: SLF001
 
 
-def _asking_once(original: Callable[..., Any]) -> Callable[..., Any]:
+def _matching_once(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def match_additional(matcher: Any, request: Any) -> Any:
-        return ask_once(matcher, functools.partial(original, matcher, request))
+        return match_once(matcher, functools.partial(original, matcher, request))
 
     return match_additional
 
 
-def _answered(verdicts: Verdicts, mock: Any, request: Any, options: dict[str, Any]) -> bool:
-    with verdicts.looking():
-        return _finds(mock, request, options)
-
-
-def _finds(mock: Any, request: Any, options: dict[str, Any]) -> bool:
-    """Whether the mock has an answer of its own."""
+def _has_response(cache: MatchCache, mock: Any, request: Any, options: dict[str, Any]) -> bool:
+    """The mock has a response of its own."""
     from requests_mock.adapter import _Matcher
     from requests_mock.request import _RequestObjectProxy
 
     case = mock._case_sensitive  # noqa: SLF001
     seen = _RequestObjectProxy(request, case_sensitive=case, **options)
-    for matcher in reversed(mock._matchers):  # noqa: SLF001
-        if not isinstance(matcher, _Matcher):
-            return True  # a function, which may only be asked once
-        registered: Any = matcher  # its stubs leave out what is asked here
-        if registered._match(seen):  # noqa: SLF001
-            return not registered._real_http  # noqa: SLF001
+    with cache.looking_ahead():
+        for matcher in reversed(mock._matchers):  # noqa: SLF001
+            if not isinstance(matcher, _Matcher):
+                return True  # a function, which may only be asked once
+            registered: Any = matcher  # its stubs leave out what is asked here
+            if registered._match(seen):  # noqa: SLF001
+                return not registered._real_http  # noqa: SLF001
     return False

@@ -1,83 +1,90 @@
-"""responses: what its mocks are asked, with the retries that are left."""
+"""responses: requests that its mocks are asked for, with the retries that are left."""
 
 from __future__ import annotations
 
 import copy
 import functools
+import itertools
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.http_mocks.match_cache import Verdicts
-from pytest_resilience.interceptors.http_mocks.match_cache import ask_once
-from pytest_resilience.interceptors.http_mocks.peer import Peer
-from pytest_resilience.interceptors.http_mocks.requests_client import STAGED
-from pytest_resilience.interceptors.http_mocks.requests_client import Stage
+from pytest_resilience.interceptors.http_mocks.exchange import Peer
+from pytest_resilience.interceptors.http_mocks.requests_client import SENT_HERE
+from pytest_resilience.interceptors.http_mocks.requests_client import MatchCache
+from pytest_resilience.interceptors.http_mocks.requests_client import Sender
+from pytest_resilience.interceptors.http_mocks.requests_client import match_once
 from pytest_resilience.interceptors.http_mocks.requests_client import peer_of
 from pytest_resilience.interceptors.patching import Patches
 
 
-__all__ = ["reach"]
+__all__ = ["install"]
 
 
-def reach(engine: Engine, patches: Patches) -> None:
-    """Reach what responses mocks."""
+def install(engine: Engine, patches: Patches) -> None:
+    """Reach what responses mocks, until the patches are restored."""
     import responses
 
     patches.replace(responses.RequestsMock, "_on_request", functools.partial(_over, engine))
-    patches.replace(responses.BaseResponse, "_req_attr_matches", _asking_once)
+    patches.replace(responses.BaseResponse, "_req_attr_matches", _matching_once)
 
 
 def _over(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def on_request(mock: Any, adapter: Any, request: Any, **options: Any) -> Any:
         __tracebackhide__ = True
-        if hasattr(adapter, STAGED):
+        if hasattr(adapter, SENT_HERE):
             return mock._real_send(adapter, request, **options)  # noqa: SLF001  # what it replaced
-        verdicts = Verdicts()
-        with verdicts.heard():
-            whom = functools.partial(_whom, engine, verdicts, mock, request, options)
-            if not whom().concerns():
+        cache = MatchCache()
+        with cache.active():
+            peers = _peers(engine, cache, mock, request, options)
+            peer = next(peers)
+            if not peer.is_targeted():
                 return original(mock, adapter, request, **options)
-            asked = functools.partial(original, mock, adapter, request)
-            return _through(whom, asked, adapter, request, options)
+            ask_mock = functools.partial(original, mock, adapter, request)
+            return _send(itertools.chain([peer], peers), ask_mock, adapter, request, options)
 
     return on_request
 
 
-def _through(
-    whom: Callable[[], Peer],
-    asked: Callable[..., Any],
+def _send(
+    peers: Iterator[Peer],
+    ask_mock: Callable[..., Any],
     adapter: Any,
     request: Any,
     options: dict[str, Any],
 ) -> Any:
-    """Send a request on its way, and ask the mock if it gets through."""
+    """Send a request on its way, and ask the mock if nothing happens to it."""
     __tracebackhide__ = True
     from urllib3.util.retry import Retry
 
     retries = options.pop("retries", None) or adapter.max_retries
-    # The client has retries of its own, which see the reply.
-    reply = functools.partial(asked, retries=Retry(0), **options)
-    stage = Stage(whom, request, reply, adapter=adapter, retries=retries)
-    response = stage.send(options)
-    return asked(retries=stage.retries, **options) if response is None else response
+    # The client has retries of its own, which see the mock's response.
+    ask_once = functools.partial(ask_mock, retries=Retry(0), **options)
+    sender = Sender(peers, request, ask_once, adapter=adapter, retries=retries)
+    response = sender.send(options)
+    return ask_mock(retries=sender.retries, **options) if response is None else response
 
 
-def _whom(engine: Engine, verdicts: Verdicts, mock: Any, request: Any, options: Any) -> Peer:
-    """Whom a request is for, as the mock would answer it now; nobody if it would not."""
-    with verdicts.looking():
-        match = _match(mock, request, options)
-    if match is None:
-        peer_of(engine, request).unanswered()
-    if match is None or match.passthrough:
-        return Peer.nobody(engine)
-    return peer_of(engine, request, match)
+def _peers(
+    engine: Engine, cache: MatchCache, mock: Any, request: Any, options: dict[str, Any]
+) -> Iterator[Peer]:
+    """Whom a request is for, at each try, as the mock would respond; nobody if it would not."""
+    while True:
+        with cache.looking_ahead():
+            match = _match(mock, request, options)
+        if match is None:
+            peer_of(engine, request).note_no_response()
+        if match is None or match.passthrough:
+            yield Peer.nobody(engine)
+        else:
+            yield peer_of(engine, request, match)
 
 
 def _match(mock: Any, request: Any, options: dict[str, Any]) -> Any:
-    """The mock's own answer, if it has one, looked for on a twin: a find can use it up."""
+    """The mock's response, if it has one, looked for in a copy: to find one can use it up."""
     request.params = mock._parse_request_params(request.path_url)  # noqa: SLF001
     request.req_kwargs = {name: value for name, value in options.items() if name != "retries"}
     if hasattr(mock, "_read_filelike_body"):
@@ -87,8 +94,8 @@ def _match(mock: Any, request: Any, options: dict[str, Any]) -> Any:
     return twin.find(request)[0]
 
 
-def _asking_once(original: Callable[..., Any]) -> Any:
+def _matching_once(original: Callable[..., Any]) -> Any:
     def matches(match: Any, request: Any) -> Any:
-        return ask_once(match, functools.partial(original, match, request))
+        return match_once(match, functools.partial(original, match, request))
 
     return staticmethod(matches)

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.http_mocks.httpx_client import STAGED
+from pytest_resilience.interceptors.http_mocks.httpx_client import SENT_HERE
 from pytest_resilience.interceptors.http_mocks.httpx_client import load
-from pytest_resilience.interceptors.http_mocks.httpx_client import peer_of
 from pytest_resilience.interceptors.http_mocks.httpx_client import retries_of
 from pytest_resilience.interceptors.http_mocks.httpx_client import send
 from pytest_resilience.interceptors.http_mocks.httpx_client import send_async
@@ -25,13 +24,16 @@ if TYPE_CHECKING:
     import httpx
 
 
-__all__ = ["reach"]
+__all__ = ["install"]
 
 _RETRIES: ContextVar[int] = ContextVar("retries of the transport that respx stands for", default=0)
 
 
-def reach(engine: Engine, patches: Patches) -> None:
-    """Reach what respx mocks, by whichever of its mockers, and its routers as handlers."""
+def install(engine: Engine, patches: Patches) -> None:
+    """Reach what respx mocks, until the patches are restored.
+
+    By whichever of its mockers, and its routers as handlers of a transport.
+    """
     from respx.mocks import AbstractRequestMocker
     from respx.router import Router
     from respx.transports import TryTransport
@@ -41,51 +43,46 @@ def reach(engine: Engine, patches: Patches) -> None:
     patches.replace(AbstractRequestMocker, "_send_async_request", _around_mocker_async)
     patches.replace(TryTransport, "handle_request", _around_transports)
     patches.replace(TryTransport, "handle_async_request", _around_transports_async)
-    patches.replace(Router, "resolve", functools.partial(_over_respx, engine))
-    patches.replace(Router, "aresolve", functools.partial(_over_respx_async, engine))
+    patches.replace(Router, "resolve", functools.partial(_over, engine))
+    patches.replace(Router, "aresolve", functools.partial(_over_async, engine))
 
 
-def _over_respx(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
+def _over(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def resolve(router: Any, request: httpx.Request) -> Any:
         __tracebackhide__ = True
-        peer = peer_of(engine, request)
-        response = None
-        if peer.concerns(functools.partial(_answered_by_respx, router, request)):
-            response = send(
-                peer,
-                request,
-                lambda: original(router, request).response,
-                retries=_RETRIES.get(),
-            )
+
+        def ask() -> Any:
+            return original(router, request).response
+
+        responds = functools.partial(_has_response, router, request)
+        response = send(engine, request, ask, responds, _RETRIES.get())
         return original(router, request) if response is None else _resolved(response)
 
     return resolve
 
 
-def _over_respx_async(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
+def _over_async(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     async def aresolve(router: Any, request: httpx.Request) -> Any:
         __tracebackhide__ = True
-        peer = peer_of(engine, request)
-        response = None
-        if peer.concerns(functools.partial(_answered_by_respx, router, request)):
 
-            async def reply() -> Any:
-                return (await original(router, request)).response
+        async def ask() -> Any:
+            return (await original(router, request)).response
 
-            response = await send_async(peer, request, reply, retries=_RETRIES.get())
+        responds = functools.partial(_has_response, router, request)
+        response = await send_async(engine, request, ask, responds, _RETRIES.get())
         return await original(router, request) if response is None else _resolved(response)
 
     return aresolve
 
 
 def _around_mocker(original: Any) -> Any:
-    """Past the mock goes what comes from here: it lies around httpcore's classes too."""
+    """What is sent here goes past the mock, which lies around httpcore's classes too."""
 
     def sending(cls: Any, seen: Any, /, *, target_spec: Any, instance: Any, **given: Any) -> Any:
         __tracebackhide__ = True
-        if STAGED in seen.extensions:
+        if SENT_HERE in seen.extensions:
             return target_spec(instance, **given)
         with _standing_for(instance):
             return original.__func__(cls, seen, target_spec=target_spec, instance=instance, **given)
@@ -98,7 +95,7 @@ def _around_mocker_async(original: Any) -> Any:
         cls: Any, seen: Any, /, *, target_spec: Any, instance: Any, **given: Any
     ) -> Any:
         __tracebackhide__ = True
-        if STAGED in seen.extensions:
+        if SENT_HERE in seen.extensions:
             return await target_spec(instance, **given)
         with _standing_for(instance):
             return await original.__func__(
@@ -147,9 +144,9 @@ def _resolved(response: httpx.Response) -> Any:
     return resolved
 
 
-def _answered_by_respx(router: Any, request: httpx.Request) -> bool:
-    """Whether the router has an answer of its own."""
+def _has_response(router: Any, request: httpx.Request) -> bool:
+    """The router has a response of its own."""
     for route in router.routes:
         if route.pattern is None or route.pattern.match(request):
             return not route.is_pass_through
-    return not router._assert_all_mocked  # noqa: SLF001  # if not, it answers whatever comes
+    return not router._assert_all_mocked  # noqa: SLF001  # if not, it responds to all

@@ -15,7 +15,6 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.faults.network import ResolutionFailure
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import CallSite
@@ -118,8 +117,9 @@ class NameResolution:
         if effect is None:
             return
         effects.hold_a_call(effect)
-        if isinstance(effect.failure, ResolutionFailure):
-            raise effects.name_resolution_failure(effect.failure)
+        error = effect.error(names[0])
+        if error is not None:
+            raise error
 
     def _note(self, host: Any, port: Any, error: socket.gaierror) -> None:
         """Let those that never fire tell of a name for which there is no connect."""

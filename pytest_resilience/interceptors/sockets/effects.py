@@ -22,7 +22,6 @@ from typing import Protocol
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import Refusal
-from pytest_resilience.chaos.faults.network import ResolutionFailure
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.patching import KernelSocket
@@ -50,7 +49,6 @@ __all__ = [
     "hold_before",
     "hold_sending",
     "hold_until",
-    "name_resolution_failure",
     "no_room",
     "nothing_yet",
     "readable",
@@ -204,13 +202,6 @@ def _would_block(sock: Receiver, error: str, code: str, operation: str) -> OSErr
         getattr(ssl, code), f"The operation did not complete ({operation})"
     )
     return made
-
-
-def name_resolution_failure(fault: ResolutionFailure) -> socket.gaierror:
-    """What `getaddrinfo` raises when no name server answers, or none knows the name."""
-    if fault.known:
-        return socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-    return socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
 def speaks_tls(sock: object) -> bool:

@@ -118,11 +118,11 @@ def test_what_happens(parameters: dict[str, Any], faults: str) -> None:
 
 def test_what_is_raised() -> None:
     (error,) = failing("both", mode="error").faults
-    made = error.make("both")  # type: ignore[attr-defined]
+    made = error.error("both")
     assert isinstance(made, ServiceFailureError)
     assert made.service == "both"
     (error,) = failing("both", exception="TimeoutError").faults
-    made = error.make("both")  # type: ignore[attr-defined]
+    made = error.error("both")
     assert (type(made), str(made)) == (TimeoutError, "service 'both' failed")
 
 

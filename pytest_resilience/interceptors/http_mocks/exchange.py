@@ -1,0 +1,248 @@
+"""One request to a mocked peer and its response, as they would pass over a connection. Sans-IO.
+
+A mock has no connections. Each call, and each retry of one, counts as a connection of its
+own: a name that is resolved, unless it is an address; a connect; a response. So the nth
+call is the nth of each, whatever a pool would have made of it. There is no TLS handshake,
+and nobody sees how a connection is closed.
+
+An `Exchange` decides what happens and touches neither client nor mock. Its methods are
+generators, which yield what their driver has to do (see `fake_network`): hold the client up,
+or ask the mock for its response and send that in.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import io
+import os
+
+from collections.abc import Callable
+from collections.abc import Generator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from dataclasses import replace
+from typing import TypeVar
+
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.parsing.targets import as_shown
+from pytest_resilience.chaos.response_stream import ReadReplacement
+from pytest_resilience.chaos.response_stream import ResetConnection
+from pytest_resilience.chaos.response_stream import ResponseStream
+from pytest_resilience.chaos.response_stream import WaitUntil
+from pytest_resilience.interceptors.sockets.host_names import HostNames
+from pytest_resilience.interceptors.sockets.host_names import is_literal
+
+
+__all__ = [
+    "AskMock", "Exchange", "Hold", "LeftToMock", "MockResponse", "Peer", "Steps", "os_error",
+]  # fmt: skip
+
+_PORTS = {"http": 80, "https": 443}
+
+
+class LeftToMock(BaseException):  # no client may catch it
+    """Nothing happens to this call: the mock responds. Its argument: what the mock has raised."""
+
+    @property
+    def error(self) -> Exception | None:
+        """What the mock has raised; None if it was not asked."""
+        return self.args[0] if self.args else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MockResponse:
+    """The response of a mock.
+
+    Attributes:
+        head: in HTTP/1.1, up to where the body begins.
+        body: as it would be sent, before anything is decoded.
+    """
+
+    head: bytes
+    body: bytes
+
+    @classmethod
+    def of(
+        cls, status: int, reason: str, headers: Iterable[tuple[str, str]], body: bytes
+    ) -> MockResponse:
+        """As a server sends it: the body in one piece, whose length it names, if any."""
+        kept = [
+            each for each in headers if each[0].lower() not in {"transfer-encoding", "connection"}
+        ]
+        if body and not any(name.lower() == "content-length" for name, _ in kept):
+            kept.append(("Content-Length", str(len(body))))
+        lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in kept)]
+        head = "\r\n".join([*lines, "Connection: close", "", ""])
+        return cls(head=head.encode("latin-1", "replace"), body=body)
+
+
+class Peer:
+    """A host that is mocked.
+
+    Attributes:
+        clock: on which those who wait for it wait.
+        tls: whether it would be spoken to over TLS.
+        name: `host:port`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        scheme: str,
+        host: str,
+        port: int | None,
+        mock_response: object = None,
+    ) -> None:
+        """`mock_response`: the mock's own object that responds; None where it is not known."""
+        self.clock = engine.clock
+        self.tls = scheme == "https"
+        self._engine = engine
+        self._mock_response = mock_response
+        self._is_http = scheme in _PORTS
+        self._names, self._is_address = _names(host, port or _PORTS.get(scheme))
+        self.name = self._names[0]
+
+    @classmethod
+    def nobody(cls, engine: Engine) -> Peer:
+        """Where nothing happens, and nothing is noted."""
+        return cls(engine, "", "", None)
+
+    def is_targeted(self, mock_responds: Callable[[], bool] | None = None) -> bool:
+        """An active experiment is aimed at it, and the mock has a response; noted if not."""
+        operation = self._operation(CONNECT)
+        if not self._is_http or not self._engine.is_targeted(operation):
+            self._note(operation)
+            return False
+        if mock_responds is not None and not mock_responds():
+            self.note_no_response()
+            return False
+        return True
+
+    def note_no_response(self) -> None:
+        """Note that it was called, and that the mock has no response."""
+        self._note(replace(self._operation(CONNECT), remark="the mock has no answer"))
+
+    def _note(self, operation: Operation) -> None:
+        if not self._is_http:
+            return
+        self._engine.note_unmatched(operation)
+        if self._engine.recorder is not None:  # it would be a whole exchange
+            for kind in (RECEIVE,) if self._is_address else (RESOLVE, RECEIVE):
+                self._engine.recorder.note(self._operation(kind))
+
+    def decide(self, kind: str) -> Effect | None:
+        """The effect on an operation of this kind; None if nothing happens to it."""
+        if not self._is_http or (kind == RESOLVE and self._is_address):
+            return None  # nobody is called, or nobody has to be asked for an address
+        return self._engine.decide(self._operation(kind))
+
+    def _operation(self, kind: str) -> Operation:
+        return Operation(
+            kind=kind, target=self.name, names=self._names, mock_response=self._mock_response
+        )
+
+
+@functools.lru_cache
+def _names(host: str, port: int | None) -> tuple[tuple[str, ...], bool]:
+    """Every `host:port` of a host, and whether it is an address."""
+    host = as_shown(host)
+    return HostNames().of(host, port), is_literal(host)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Hold the client up until `due`, in monotonic seconds, or until its own timeout."""
+
+    effect: Effect
+    due: float
+
+
+@dataclass(frozen=True, slots=True)
+class AskMock:
+    """Send in the mock's response, or raise LeftToMock with what the mock has raised."""
+
+
+_R = TypeVar("_R")
+Steps = Generator[Hold | AskMock, MockResponse | None, _R]
+
+
+class Exchange:
+    """See the module. Raises what a socket raises, or LeftToMock."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._stream: ResponseStream | None = None
+        self._head = io.BytesIO()  # what has come and is not paced: a mock sends it at once
+        self._body: io.BytesIO | None = None  # what has not been read of it; None before it came
+
+    def resolve(self) -> Steps[None]:
+        """Look the host's name up."""
+        return self._call(RESOLVE)
+
+    def connect(self) -> Steps[None]:
+        """Make the connection."""
+        return self._call(CONNECT)
+
+    def _call(self, kind: str) -> Steps[None]:
+        __tracebackhide__ = True
+        effect = self._peer.decide(kind)
+        if effect is None:
+            return
+        if effect.delay:
+            yield Hold(effect, self._peer.clock.monotonic() + effect.delay)
+        error = effect.error(self._peer.name)
+        if error is not None:
+            raise error
+
+    def receive(self, size: int) -> Steps[bytes]:
+        """The next bytes of the response, `size` at most; none at EOF."""
+        __tracebackhide__ = True
+        stream = self._stream = self._stream or self._begin()
+        while not (ready := self._head.read(size)):
+            available = 0 if self._body is None else len(self._body.getbuffer()) - self._body.tell()
+            step = stream.next(available, self._peer.clock.monotonic())
+            if isinstance(step, WaitUntil):
+                yield Hold(stream.effect, step.due)
+                stream.waited(step.due)
+            elif isinstance(step, ResetConnection):
+                if stream.needs_response:
+                    yield AskMock()
+                raise os_error(errno.ECONNRESET)
+            elif isinstance(step, ReadReplacement):
+                return stream.replay(size)
+            elif self._body is not None:
+                return stream.take(self._body.read(min(size, step.most)))
+            elif stream.is_unchanged:
+                raise LeftToMock
+            else:
+                response = yield AskMock()
+                assert response is not None
+                self._receive_head(stream, response)
+        return ready
+
+    def _begin(self) -> ResponseStream:
+        effect = self._peer.decide(RECEIVE)
+        if effect is None:
+            raise LeftToMock
+        stream = ResponseStream(effect)
+        stream.arrive(self._peer.clock.monotonic())
+        return stream
+
+    def _receive_head(self, stream: ResponseStream, response: MockResponse) -> None:
+        self._body = io.BytesIO(response.body)
+        if response.body:
+            self._head = io.BytesIO(stream.take(response.head))
+        else:  # whatever length is named, as in the response to HEAD
+            self._head = io.BytesIO(response.head)
+            stream.effect.uncount()
+
+
+def os_error(code: int) -> OSError:
+    """As the system raises it."""
+    return OSError(code, os.strerror(code))

@@ -1,0 +1,316 @@
+"""What mocked clients take for the network: a socket, and the network backends of httpcore.
+
+They are given to the client's own code, which makes of their errors and bytes what it makes
+of those of a real network. Each drives an `Exchange`, which decides what happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import socket
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+from typing import TypeVar
+
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.interceptors.async_waiting import pause
+from pytest_resilience.interceptors.http_mocks.exchange import Exchange
+from pytest_resilience.interceptors.http_mocks.exchange import Hold
+from pytest_resilience.interceptors.http_mocks.exchange import LeftToMock
+from pytest_resilience.interceptors.http_mocks.exchange import MockResponse
+from pytest_resilience.interceptors.http_mocks.exchange import Peer
+from pytest_resilience.interceptors.http_mocks.exchange import Steps
+from pytest_resilience.interceptors.http_mocks.exchange import os_error
+from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.waiting import SLICE
+
+
+__all__ = ["AsyncNetwork", "FakeSocket", "Network"]
+
+_R = TypeVar("_R")
+
+
+class FakeSocket:
+    """A socket that is connected to a mocked peer, for one request and its response."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        ask_mock: Callable[[], MockResponse],
+        waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        """`waiting` is entered for the length of each wait."""
+        self._exchange = Exchange(peer)
+        self._ask_mock = ask_mock
+        self._waiting = waiting
+        self._timeout: float | None = None
+        self._tls = peer.tls
+
+    def connect(self, timeout: float | None) -> None:
+        """Resolve and connect. Raises what a socket raises."""
+        __tracebackhide__ = True
+        self._run(self._exchange.resolve())  # which has no timeout
+        self._timeout = timeout
+        self._run(self._exchange.connect())
+        if self._tls:
+            self.pending = int  # by which a socket is known to speak TLS
+
+    def settimeout(self, timeout: float | None) -> None:
+        self._timeout = timeout
+
+    def gettimeout(self) -> float | None:
+        return self._timeout
+
+    def sendall(self, data: Any) -> None:
+        """Ignore it: the mock is given the request itself."""
+
+    def recv(self, size: int) -> bytes:
+        """The next bytes of the response. Raises LeftToMock if the mock is to give it."""
+        __tracebackhide__ = True
+        return self._run(self._exchange.receive(size))
+
+    def makefile(self, *_args: Any, **_kwargs: Any) -> io.BufferedReader:
+        return io.BufferedReader(_Reader(self))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _run(self, steps: Steps[_R]) -> _R:
+        __tracebackhide__ = True
+        response: MockResponse | None = None
+        while True:
+            try:
+                step = steps.send(response)
+            except StopIteration as done:
+                result: _R = done.value
+                return result
+            response = None
+            if isinstance(step, Hold):
+                with self._waiting():
+                    effects.hold_until(self, step.due, step.effect)
+            else:
+                try:
+                    response = self._ask_mock()
+                except Exception as error:  # the mock's own affair
+                    raise LeftToMock(error) from None
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, sock: FakeSocket) -> None:
+        self._sock = sock
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        __tracebackhide__ = True
+        data = self._sock.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class Network:
+    """A network of one peer. See `httpcore.NetworkBackend`."""
+
+    def __init__(self, peer: Peer, ask_mock: Callable[[], MockResponse]) -> None:
+        self._peer = peer
+        self._ask_mock = ask_mock
+
+    def connect_tcp(self, *, timeout: float | None = None, **_where: Any) -> _Stream:
+        """Resolve and connect. Raises what httpcore does of what a socket raises."""
+        __tracebackhide__ = True
+        import httpcore
+
+        stream = _Stream(self._peer, self._ask_mock)
+        with _translated(httpcore.ConnectTimeout, httpcore.ConnectError):
+            stream.connect(timeout)
+        return stream
+
+    def sleep(self, seconds: float) -> None:
+        """Between two tries of the client's own."""
+        self._peer.clock.sleep(seconds)
+
+
+class _Stream(FakeSocket):
+    """A connection to a mocked peer. See `httpcore.NetworkStream`."""
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        __tracebackhide__ = True
+        import httpcore
+
+        self.settimeout(timeout)
+        with _translated(httpcore.ReadTimeout, httpcore.ReadError):
+            return self.recv(max_bytes)
+
+    def write(self, *_what: Any, **_options: Any) -> None:
+        """Ignore it, as `sendall`."""
+
+    def start_tls(self, *_args: Any, **_options: Any) -> _Stream:
+        """There is nobody to shake hands with."""
+        return self
+
+    def get_extra_info(self, info: str) -> None:
+        """There is nothing more to tell."""
+
+
+@contextlib.contextmanager
+def _translated(
+    timeout: type[Exception],
+    failure: type[Exception],
+    kinds: tuple[type[Exception], ...] = (OSError,),
+) -> Iterator[None]:
+    """Raise what httpcore makes of a TimeoutError, and of other `kinds`."""
+    __tracebackhide__ = True
+    try:
+        yield
+    except TimeoutError as error:
+        raise timeout(error) from error
+    except kinds as error:
+        raise failure(error) from error
+
+
+class AsyncNetwork:
+    """A network of one peer. See `httpcore.AsyncNetworkBackend`.
+
+    Nothing blocks: a wait suspends the task, in asyncio and in trio.
+    """
+
+    def __init__(self, peer: Peer, ask_mock: Callable[[], Awaitable[MockResponse]]) -> None:
+        self._peer = peer
+        self._ask_mock = ask_mock
+
+    async def connect_tcp(self, *, timeout: float | None = None, **_where: Any) -> _AsyncStream:  # noqa: ASYNC109
+        """Resolve and connect. Raises what httpcore does of what anyio raises."""
+        __tracebackhide__ = True
+        import anyio
+        import httpcore
+
+        stream = _AsyncStream(self._peer, self._ask_mock)
+        with _translated(httpcore.ConnectTimeout, httpcore.ConnectError), anyio.fail_after(timeout):
+            try:
+                await stream.connect()
+            except socket.gaierror:
+                raise
+            except OSError as error:
+                # All addresses of a host are tried, and what was met at each is worded.
+                raise OSError(
+                    f"all attempts to connect to {self._peer.name} failed"
+                    if _in_trio()
+                    else "All connection attempts failed"
+                ) from error
+        return stream
+
+    async def sleep(self, seconds: float) -> None:
+        """Between two tries of the client's own."""
+        import anyio
+
+        await anyio.sleep(seconds)
+
+
+class _AsyncStream:
+    """A connection to a mocked peer. See `httpcore.AsyncNetworkStream`."""
+
+    def __init__(self, peer: Peer, ask_mock: Callable[[], Awaitable[MockResponse]]) -> None:
+        self._exchange = Exchange(peer)
+        self._ask_mock = ask_mock
+
+    async def connect(self) -> None:
+        """Resolve and connect. Raises what a socket raises."""
+        await self._run(self._exchange.resolve())
+        await self._run(self._exchange.connect())
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        """The next bytes of the response. Raises LeftToMock if the mock is to give it."""
+        __tracebackhide__ = True
+        import anyio
+        import httpcore
+
+        kinds = (OSError, anyio.BrokenResourceError)
+        with (
+            _translated(httpcore.ReadTimeout, httpcore.ReadError, kinds),
+            anyio.fail_after(timeout),
+        ):
+            try:
+                return await self._run(self._exchange.receive(max_bytes))
+            except OSError as error:
+                said = (f"socket connection broken: {error}",) if _in_trio() else ()
+                raise anyio.BrokenResourceError(*said) from error
+
+    async def write(self, *_what: Any, **_options: Any) -> None:
+        """Ignore it: the mock is given the request itself."""
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+    async def start_tls(self, *_args: Any, **_options: Any) -> _AsyncStream:
+        """There is nobody to shake hands with."""
+        return self
+
+    def get_extra_info(self, info: str) -> None:
+        """There is nothing more to tell."""
+
+    async def _run(self, steps: Steps[_R]) -> _R:
+        __tracebackhide__ = True
+        response: MockResponse | None = None
+        while True:
+            try:
+                step = steps.send(response)
+            except StopIteration as done:
+                result: _R = done.value
+                return result
+            response = None
+            if isinstance(step, Hold):
+                await _hold(step.effect, step.due - step.effect.clock.monotonic())
+            else:
+                try:
+                    response = await self._ask_mock()
+                except Exception as error:  # the mock's own affair
+                    raise LeftToMock(error) from None
+
+
+async def _hold(effect: Effect, seconds: float) -> None:
+    """Suspend the task for so long; whoever waits is cancelled at its timeout."""
+    if seconds <= 0:
+        return
+    if _in_trio():
+        await _hold_in_trio(effect, seconds)
+    else:
+        import asyncio
+
+        await pause(asyncio.get_running_loop(), effect, seconds)
+    if seconds == float("inf") and not effect.transient:
+        raise os_error(errno.ETIMEDOUT)
+
+
+def _in_trio() -> bool:
+    """Whether this is a task of trio, and not of asyncio."""
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False
+
+
+async def _hold_in_trio(effect: Effect, seconds: float) -> None:
+    import anyio
+
+    clock = effect.clock
+    began, began_here = clock.monotonic(), anyio.current_time()
+    try:
+        while True:  # nobody says when an experiment ends
+            # Whichever is faster: a clock that stands still holds nobody up for ever.
+            passed = max(clock.monotonic() - began, anyio.current_time() - began_here)
+            rest = min(seconds - passed, effect.left())
+            if rest <= 0:
+                break
+            await anyio.sleep(min(rest, SLICE))
+    finally:
+        effect.add_delay(clock.monotonic() - began)
