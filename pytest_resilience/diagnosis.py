@@ -112,7 +112,7 @@ def _likely_reason(active_experiment: ActiveExperiment, remarks: set[str]) -> st
     if any(remark.startswith(_KNOWS_BUT) for remark in remarks):
         return "Connections of redis are lost and refused by network_failure. "
     did = {each.kind for each in active_experiment.unmatched.all}
-    if any(kind.startswith("file.") for kind in experiment.kinds) and experiment.is_relative:
+    if any(kind.startswith("file.") for kind in experiment.kinds) and experiment.has_relative_path:
         return (
             "A relative path begins at the current folder; with **/ in front it begins anywhere. "
         )

@@ -30,7 +30,7 @@ from types import ModuleType
 from typing import Any
 
 
-__all__ = ["caller", "task_here"]
+__all__ = ["caller", "current_task_of_user"]
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARIES = tuple(
@@ -51,8 +51,8 @@ _CONTROL = {
     "_handle_job": (os.path.join("trio", "_core", "_thread_cache.py"), _WORKER),
 }
 _MOST_LOOKED_AT = 300  # objects, on the way to a task
-_LEADING_NOWHERE = frozenset({bool, bytearray, bytes, float, int, str, type(None)})
-_LEADING_ASTRAY = (  # to everything there is
+_WITHOUT_REFERENCES = frozenset({bool, bytearray, bytes, float, int, str, type(None)})
+_NOT_FOLLOWED = (  # to everything there is
     BaseException, CodeType, Context, CoroutineType, FrameType, GeneratorType, ModuleType, type,
 )  # fmt: skip
 
@@ -69,40 +69,40 @@ def caller(folder: str = "", through: tuple[object, ...] = ()) -> str:
     """
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # inspect's way is 100 times slower
     while frame is not None and not _is_runner(frame.f_code.co_filename):
-        if not _foreign(frame.f_code.co_filename):
-            return _shown(frame, folder)
-        if place := _in_control(frame, folder, through):
+        if not _is_library(frame.f_code.co_filename):
+            return _format(frame, folder)
+        if place := _behind_control(frame, folder, through):
             return place
         frame = frame.f_back
-    return _of_greenlet(folder)
+    return _greenlet_site(folder)
 
 
-def _in_control(frame: FrameType, folder: str, through: tuple[object, ...]) -> str:
+def _behind_control(frame: FrameType, folder: str, through: tuple[object, ...]) -> str:
     """Where the user waits, if this is what gives control to something nobody has called."""
-    role = _control(frame.f_code)
+    role = _control_role(frame.f_code)
     if role == _LOOP:
-        return _of_tasks(through, folder) or _of_tasks((_current_task(),), folder)
+        return _task_site(through, folder) or _task_site((_current_task(),), folder)
     if role == _WORKER:
-        return _of_tasks(tuple(frame.f_locals.values()), folder)  # the job, and it is not for long
+        return _task_site(tuple(frame.f_locals.values()), folder)  # the job, and it is not for long
     return ""
 
 
-def task_here() -> Any:
+def current_task_of_user() -> Any:
     """The task of an event loop that does this, or waits for the one that does; or None.
 
     The nearest in which something is the user's.
     """
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # as above
     current = _current_task()
-    while frame is not None and _control(frame.f_code) != _LOOP:
-        if not _foreign(frame.f_code.co_filename):
+    while frame is not None and _control_role(frame.f_code) != _LOOP:
+        if not _is_library(frame.f_code.co_filename):
             return current
         frame = frame.f_back
     return next((task for task in _tasks_behind(current) if _frames(task)), current)
 
 
 @lru_cache(maxsize=4096)
-def _foreign(filename: str) -> bool:
+def _is_library(filename: str) -> bool:
     return (
         filename.startswith((*_LIBRARIES, _HERE, "<"))
         or any(each in filename for each in _SHARED)
@@ -116,12 +116,12 @@ def _is_runner(filename: str) -> bool:
     return any(each in filename for each in _RUNNERS)
 
 
-def _control(code: CodeType) -> str:
+def _control_role(code: CodeType) -> str:
     end, role = _CONTROL.get(code.co_name, ("", ""))
     return role if code.co_filename.endswith(end) else ""
 
 
-def _shown(frame: Any, folder: str) -> str:
+def _format(frame: Any, folder: str) -> str:
     code = frame.f_code
     name = code.co_filename
     if folder:
@@ -138,11 +138,11 @@ def _current_task() -> object:
     return None
 
 
-def _of_tasks(through: tuple[object, ...], folder: str) -> str:
+def _task_site(through: tuple[object, ...], folder: str) -> str:
     """Where the first task is suspended that one of these leads to, in code of the user's."""
     found = (_frames(task) for each in through for task in _tasks_behind(each))
     frames: list[FrameType] = next(filter(None, found), [])
-    return _shown(frames[-1], folder) if frames else ""
+    return _format(frames[-1], folder) if frames else ""
 
 
 def _tasks_behind(start: object) -> Iterator[Any]:
@@ -156,7 +156,7 @@ def _tasks_behind(start: object) -> Iterator[Any]:
     while queue and len(seen) < _MOST_LOOKED_AT:
         found: Any = queue.popleft()
         kind = type(found)
-        if kind in _LEADING_NOWHERE or id(found) in seen:
+        if kind in _WITHOUT_REFERENCES or id(found) in seen:
             continue
         seen.add(id(found))
         role = _roles.get(kind)
@@ -166,7 +166,7 @@ def _tasks_behind(start: object) -> Iterator[Any]:
             yield found
             nursery = found.parent_nursery
             queue.append(None if nursery is None else nursery.parent_task)
-        elif role != "astray":
+        elif role != "ignored":
             if role == "task":
                 yield found
             queue.extend(_referents(found))
@@ -182,8 +182,8 @@ def _role(kind: type) -> str:
         return "task"
     if issubclass(kind, known("trio.lowlevel", "Task")):
         return "trio"
-    astray = issubclass(kind, (*_LEADING_ASTRAY, known("asyncio", "AbstractEventLoop")))
-    return "astray" if astray else ""
+    ignored = issubclass(kind, (*_NOT_FOLLOWED, known("asyncio", "AbstractEventLoop")))
+    return "ignored" if ignored else ""
 
 
 def _referents(found: Any) -> Sequence[Any]:
@@ -201,7 +201,7 @@ def _referents(found: Any) -> Sequence[Any]:
 def _frames(task: Any) -> list[FrameType]:
     """Those of a suspended task that are of the user's code, the innermost last."""
     with contextlib.suppress(Exception):  # there are tasks of many makes
-        return [each for each in _suspended(task) if not _foreign(each.f_code.co_filename)]
+        return [each for each in _suspended(task) if not _is_library(each.f_code.co_filename)]
     return []
 
 
@@ -216,13 +216,13 @@ def _suspended(task: Any) -> Iterator[FrameType]:
         coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
 
 
-def _of_greenlet(folder: str) -> str:
+def _greenlet_site(folder: str) -> str:
     """Where the greenlet that runs here was started, if it has no code of the user's itself."""
     gevent = sys.modules.get("gevent")
     current = getattr(gevent, "getcurrent", None)
     frame = None if current is None else getattr(current(), "spawning_stack", None)
     while frame is not None and not _is_runner(frame.f_code.co_filename):
-        if not _foreign(frame.f_code.co_filename):
-            return _shown(frame, folder)
+        if not _is_library(frame.f_code.co_filename):
+            return _format(frame, folder)
         frame = frame.f_back
     return ""

@@ -26,10 +26,10 @@ from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.triggers import Trigger
 from pytest_resilience.chaos.triggers import is_left_to_chance
+from pytest_resilience.chaos.types.catalog import SCHEMAS
 from pytest_resilience.chaos.types.catalog import ChaosType
 from pytest_resilience.chaos.types.catalog import Kind
 from pytest_resilience.chaos.types.catalog import chaos_type as parse_type
-from pytest_resilience.chaos.types.catalog import recipe_of
 from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
@@ -44,7 +44,7 @@ _INTENSITY = 0.5  # of an experiment that names none
 class Filter(Protocol):
     """Says of operations whether they are meant; as a text, which ones."""
 
-    def admits(self, operation: Operation) -> bool:
+    def accepts(self, operation: Operation) -> bool:
         """Whether this one is."""
 
 
@@ -94,7 +94,7 @@ class ChaosExperiment:
         self._set("name", check_name("an experiment", name))
         self._set("enabled", _flag("enabled", enabled))
         kind = parse_type(chaos_type)
-        parsed = recipe_of(kind).parse(parameters)
+        parsed = SCHEMAS[kind].parse(parameters)
         self._set("chaos_type", kind)
         self._set("probability", share("probability", probability))
         self._set("duration", _duration(duration))
@@ -138,13 +138,13 @@ class ChaosExperiment:
         vars(bound).pop("targets", None)  # of the unbound one
         return bound
 
-    def certain(self) -> ChaosExperiment:
+    def starting_always(self) -> ChaosExperiment:
         """This experiment, started whenever it is asked for."""
         sure = copy(self)
         object.__setattr__(sure, "probability", 1.0)
         return sure
 
-    def unsparing(self) -> ChaosExperiment:
+    def hitting_all(self) -> ChaosExperiment:
         """This experiment, which hits every operation that it matches.
 
         It stays as it is where `rate` or `intensity` says how many it is to hit.
@@ -156,8 +156,8 @@ class ChaosExperiment:
         vars(sure).pop("trigger", None)
         return sure
 
-    def narrowed(self, name: str, only: Filter) -> ChaosExperiment:
-        """This experiment, aimed at those alone of its targets that `only` admits."""
+    def filtered(self, name: str, only: Filter) -> ChaosExperiment:
+        """This experiment, aimed at those alone of its targets that `only` accepts as well."""
         narrow = copy(self)
         object.__setattr__(narrow, "parameters", (*self.parameters, (name, only)))
         vars(narrow).pop("_filters", None)
@@ -165,7 +165,7 @@ class ChaosExperiment:
 
     @property
     def schema(self) -> TypeSchema:
-        return recipe_of(self.chaos_type)
+        return SCHEMAS[self.chaos_type]
 
     @cached_property
     def faults(self) -> tuple[Fault, ...]:
@@ -201,7 +201,7 @@ class ChaosExperiment:
     @cached_property
     def _filters(self) -> tuple[Any, ...]:
         """The parameters that say of an operation whether it is meant."""
-        return tuple(value for _, value in self.parameters if hasattr(value, "admits"))
+        return tuple(value for _, value in self.parameters if hasattr(value, "accepts"))
 
     @property
     def target_text(self) -> str:
@@ -219,17 +219,15 @@ class ChaosExperiment:
         return tuple(map(str, (*self.targets, *self.services, *filters)))
 
     @property
-    def is_relative(self) -> bool:
+    def has_relative_path(self) -> bool:
         """Whether it is aimed at files by where they are from the current folder."""
         paths = dict(self.parameters).get("path")
-        return isinstance(paths, Paths) and any(
-            each.is_of_the_current_folder for each in paths.patterns
-        )
+        return isinstance(paths, Paths) and any(each.is_relative for each in paths.patterns)
 
     def matches_target(self, operation: Operation) -> bool:
         """Whether the operation is meant, whatever its kind."""
         for each in self._filters:
-            if not each.admits(operation):
+            if not each.accepts(operation):
                 return False
         if operation.kind == CALL:
             return operation.target in self.target_services

@@ -19,7 +19,7 @@ from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["Profile", "ProfileExperiment", "gate_of"]
+__all__ = ["Profile", "ProfileExperiment", "parse_gate"]
 
 _HIGHEST_GATE = 100
 _MOST = 1e300  # of a weight: sums of them are numbers, too
@@ -145,7 +145,7 @@ class Profile:
             seed=optional("seed", quantities.seed),
             intensity=optional("intensity", quantities.share),
             probability=optional("probability", quantities.share),
-            gate=optional("gate", gate_of),
+            gate=optional("gate", parse_gate),
             interval=optional("interval", quantities.period) or 30.0,
             max_active=optional("max_active", quantities.count),
         )
@@ -190,7 +190,7 @@ def _texts(key: str, value: Any) -> tuple[str, ...]:
     return tuple(_text(key, each) for each in ([value] if isinstance(value, str) else value))
 
 
-def gate_of(key: str, value: Any) -> float:
+def parse_gate(key: str, value: Any) -> float:
     """The least score that passes, 0 to 100. Raises ConfigurationError."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(

@@ -209,7 +209,7 @@ class ResponseStream:
     def needs_response(self) -> bool:
         """Whether the peer's response has to be there first: a reset or a silence needs none."""
         failure = self.effect.failure
-        return self.effect.delay < math.inf and (failure is None or failure.answered)
+        return self.effect.delay < math.inf and (failure is None or failure.needs_response)
 
     @property
     def is_paced(self) -> bool:

@@ -54,7 +54,7 @@ class SharedSetting(Generic[T]):
         """Want it to be so until what is returned is called; calling it again is harmless."""
         owner = object()
         with _lock:
-            self._look()
+            self._notice_changes()
             self._wanted[owner] = wanted
             try:
                 self._apply()
@@ -63,21 +63,21 @@ class SharedSetting(Generic[T]):
                 self._apply()
                 raise
 
-        def let_go() -> None:
+        def release() -> None:
             with _lock:
                 if owner in self._wanted:
-                    self._look()
+                    self._notice_changes()
                     del self._wanted[owner]
                     self._apply()
 
-        return let_go
+        return release
 
     @property
     def held(self) -> bool:
         """Whether it has an owner."""
         return bool(self._wanted)
 
-    def _look(self) -> None:
+    def _notice_changes(self) -> None:
         """Keep what somebody else has set: without owners, that is whatever is there."""
         current = self.read()
         if not self._wanted or current != self._set:
@@ -85,9 +85,9 @@ class SharedSetting(Generic[T]):
 
     def _apply(self) -> None:
         wants = list(self._wanted.values())
-        self._put(self._combine(self._found, wants) if wants else self._found)
+        self._write_if_changed(self._combine(self._found, wants) if wants else self._found)
 
-    def _put(self, value: T) -> None:
+    def _write_if_changed(self, value: T) -> None:
         if value != self._set:
             self._write(value)
             self._set = value
@@ -106,47 +106,47 @@ class Limit(SharedSetting[T]):
         write: Callable[[T], object],
         combine: Callable[[T, list[T]], T],
         used: Callable[[], Any] = lambda: None,
-        moved: Callable[[T, Any, Any], T] = lambda wanted, _, __: wanted,
+        adjust: Callable[[T, Any, Any], T] = lambda wanted, _, __: wanted,
     ) -> None:
-        """`used` says what is in use; `moved` makes, of what an owner wanted and of what was in
+        """`used` says what is in use; `adjust` makes, of what an owner wanted and of what was in
         use before and after, what leaves as much as it wanted to leave.
         """
         super().__init__(read, write, combine)
         self._used = used
-        self._moved = moved
+        self._adjust = adjust
         self._lifted = False
         self._before: tuple[list[object], Any] = [], None  # for whom, what was in use
         _limits.append(self)  # type: ignore[arg-type]  # of whatever type
 
     def lift(self) -> None:
         """Have it as the first owner found it, until `lower`."""
-        self._look()
+        self._notice_changes()
         self._lifted = True
         self._apply()
 
-    def look_before(self) -> None:
+    def measure_before(self) -> None:
         """See what is in use, now that all limits are lifted: looking takes some as well."""
         if self._wanted:
             self._before = list(self._wanted), self._used()
 
-    def look_after(self) -> None:
+    def adjust_after(self) -> None:
         """Charge no owner for what has been taken; those that are new have seen it."""
         (owners, before), self._before = self._before, ([], None)
         if owners:
             with contextlib.suppress(OSError, MemoryError):  # the machine itself has no more
                 after = self._used()
                 for owner in self._wanted.keys() & owners:
-                    self._wanted[owner] = self._moved(self._wanted[owner], before, after)
+                    self._wanted[owner] = self._adjust(self._wanted[owner], before, after)
 
-    def lower(self) -> None:
+    def restore(self) -> None:
         """Have it again as the owners want it."""
-        self._look()
+        self._notice_changes()
         self._lifted = False
         self._apply()
 
     def _apply(self) -> None:
         if self._lifted:
-            self._put(self._found)
+            self._write_if_changed(self._found)
         else:
             super()._apply()
 
@@ -178,7 +178,7 @@ def _begin() -> None:
             for each in _limits:
                 each.lift()
             for each in _limits:
-                each.look_before()
+                each.measure_before()
 
 
 def _end() -> None:
@@ -186,12 +186,12 @@ def _end() -> None:
         try:
             if len(_lifting) == 1:
                 for each in _limits:
-                    each.look_after()
+                    each.adjust_after()
         finally:
             _lifting.remove(threading.get_ident())
             if not _lifting:
                 for each in _limits:
-                    each.lower()
+                    each.restore()
 
 
 def _forget_other_threads() -> None:
@@ -200,7 +200,7 @@ def _forget_other_threads() -> None:
     _lifting[:] = [each for each in _lifting if each == threading.get_ident()]
     if lifted and not _lifting:
         for each in _limits:
-            each.lower()
+            each.restore()
 
 
 if hasattr(os, "register_at_fork"):

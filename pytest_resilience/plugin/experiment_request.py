@@ -78,7 +78,7 @@ def from_parameters(
         experiment = ChaosExperiment(given.pop("name", chaos_type(kind).value), kind, **given)
     in_the_test = requested_by in ("marker", "fixture")
     return ExperimentRequest(
-        experiment=experiment.unsparing() if in_the_test else experiment,
+        experiment=experiment.hitting_all() if in_the_test else experiment,
         requested_by=requested_by,
         must_fire=must_fire and in_the_test,
         include_setup=include_setup,

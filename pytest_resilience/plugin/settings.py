@@ -19,7 +19,7 @@ from pytest_resilience.chaos.parsing.texts import inline
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.profile import Profile
-from pytest_resilience.chaos.profile import gate_of
+from pytest_resilience.chaos.profile import parse_gate
 from pytest_resilience.chaos.types.catalog import add_type
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
@@ -364,7 +364,7 @@ def _one(config: pytest.Config, flag: str, parse: Callable[[str, str], _Value]) 
 
 def _score(name: str, value: str) -> float:
     is_number = value.isascii() and value.replace(".", "", 1).isdigit()
-    return gate_of(name, float(value) if is_number else value)
+    return parse_gate(name, float(value) if is_number else value)
 
 
 def _shard(name: str, value: str) -> tuple[int, int]:

@@ -165,7 +165,7 @@ class Experiments:
             experiment, spec = parse_spec(experiment)
             given = spec | given
             stream = stream or given.pop("stream", None)
-        chosen = directed(self._experiment(experiment, given).unsparing(), stream)
+        chosen = directed(self._experiment(experiment, given).hitting_all(), stream)
         self._engine.check(chosen)
         self._loop.check_open()
         if must_fire and not self._calm:

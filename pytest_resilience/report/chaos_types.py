@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.profile import Profile
-from pytest_resilience.chaos.types.catalog import RECIPES
+from pytest_resilience.chaos.types.catalog import SCHEMAS
 from pytest_resilience.chaos.types.catalog import ChaosType
 from pytest_resilience.chaos.types.catalog import Kind
 from pytest_resilience.chaos.types.schema import Parameter
@@ -32,7 +32,7 @@ _COMMON = (
 def listing(profiles: Iterable[Profile] = ()) -> str:
     """Every type with its parameters, units and defaults; then the profiles there are."""
     lines = ["Chaos types and what each can be told (name, unit; default - meaning):"]
-    for kind in RECIPES:
+    for kind in SCHEMAS:
         lines += ["", *_type(kind)]
     lines += ["", "every type"]
     lines += [_row(*row) for row in _COMMON]
@@ -46,7 +46,7 @@ def listing(profiles: Iterable[Profile] = ()) -> str:
 
 
 def _type(kind: Kind) -> list[str]:
-    schema = RECIPES[kind]
+    schema = SCHEMAS[kind]
     return [f"{kind.value}: {schema.summary}", *map(_parameter, schema.parameters)]
 
 

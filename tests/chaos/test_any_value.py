@@ -12,7 +12,7 @@ from pytest_resilience import ChaosType
 from pytest_resilience import ConfigurationError
 from pytest_resilience.chaos.parsing.spec import parse_spec
 from pytest_resilience.chaos.profile import Profile
-from pytest_resilience.chaos.types.catalog import RECIPES
+from pytest_resilience.chaos.types.catalog import SCHEMAS
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.monkey.schedule import FixedSequence
@@ -25,7 +25,7 @@ from tests.values import one_sentence
 
 SERVICES = Services([Service.at("x", ["h:1"])])
 COMMON = ("name", "probability", "duration", "intensity", "target_services", "enabled", "nosuch")
-KINDS = {kind: kind.value for kind in RECIPES}
+KINDS = {kind: kind.value for kind in SCHEMAS}
 
 
 def problem(make: Callable[[], object]) -> str:
@@ -56,7 +56,7 @@ def experiment(kind: Any, **given: Any) -> str:
 
 @pytest.mark.parametrize("kind", KINDS, ids=KINDS.values())
 def test_every_parameter_of_every_type(kind: Any) -> None:
-    for name in (*(each.name for each in RECIPES[kind].parameters), *COMMON):
+    for name in (*(each.name for each in SCHEMAS[kind].parameters), *COMMON):
         check(lambda value: experiment(kind, **{name: value}), name)  # noqa: B023  # used at once
 
 

@@ -16,7 +16,7 @@ from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import Reset
 from pytest_resilience.chaos.faults.network import ResolutionFailure
 from pytest_resilience.chaos.faults.network import Silence
-from pytest_resilience.chaos.types.catalog import RECIPES
+from pytest_resilience.chaos.types.catalog import SCHEMAS
 
 
 def test_the_seeds_members_fields_and_defaults() -> None:
@@ -123,7 +123,7 @@ def test_it_may_last_for_ever() -> None:
     assert ChaosExperiment("x", "network_latency", duration=math.inf).duration == math.inf
 
 
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize("kind", SCHEMAS)
 def test_every_parameter_says_its_unit_default_and_meaning(kind: ChaosType) -> None:
-    for parameter in RECIPES[kind].parameters:
+    for parameter in SCHEMAS[kind].parameters:
         assert all((parameter.unit, parameter.default, parameter.help))

@@ -18,7 +18,7 @@ import pytest_resilience
 
 from pytest_resilience import ConfigurationError
 from pytest_resilience.chaos.profile import Profile
-from pytest_resilience.chaos.types.catalog import RECIPES
+from pytest_resilience.chaos.types.catalog import SCHEMAS
 
 
 FILE = Path(pytest_resilience.__file__).parent / "chaos" / "profile.schema.json"
@@ -47,7 +47,7 @@ def expected() -> dict[str, Any]:
             "required": ["chaos_type"],
             "additionalProperties": False,
         }
-        for kind, schema in RECIPES.items()
+        for kind, schema in SCHEMAS.items()
     ]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -56,15 +56,15 @@ def test_whatever_the_order_of_ends(found: int, steps: list[tuple[str, int]]) ->
         if step == "hold":
             held.append((number, setting.hold(number)))
         elif step == "let go" and held:
-            _, let_go = held.pop(number % len(held))
-            let_go()
-            ended.append(let_go)
+            _, release = held.pop(number % len(held))
+            release()
+            ended.append(release)
         elif ended:
             ended[number % len(ended)]()
         assert machine.value == min([found, *(each for each, _ in held)])
         assert setting.held == bool(held)
-    for _, let_go in held[::-1]:
-        let_go()
+    for _, release in held[::-1]:
+        release()
     assert machine.value == found
 
 
@@ -87,9 +87,9 @@ def test_what_is_changed_while_nobody_holds_it_is_what_the_next_one_finds() -> N
     setting = machine.setting()
     setting.hold(10)()
     machine.value = 70
-    let_go = setting.hold(20)
+    release = setting.hold(20)
     assert machine.value == 20
-    let_go()
+    release()
     assert machine.value == 70
 
 
@@ -111,19 +111,19 @@ def test_limits_are_lifted_for_the_length_of_a_block() -> None:
     other.setting().hold(3)  # no limit
     with limits_lifted():
         assert machine.value == 50
-    let_go = limit.hold(10)
+    release = limit.hold(10)
     with limits_lifted():
         assert machine.value == 50
         with limits_lifted():
             assert machine.value == 50
         assert machine.value == 50
-        let_go_too = limit.hold(5)
+        release_too = limit.hold(5)
         assert machine.value == 50
     assert machine.value == 5
-    let_go_too()
+    release_too()
     with pytest.raises(KeyError), limits_lifted():
         raise KeyError
-    let_go()
+    release()
     assert (machine.value, other.value) == (50, 3)
 
 
@@ -152,7 +152,7 @@ def test_what_fails_to_be_lifted_is_lowered_again() -> None:
     machine, others = Machine(50), Machine(50)
     limit = Limit(machine.read, machine.write, lambda found, wanted: min(found, *wanted))
     other = Limit(others.read, others.write, lambda found, wanted: min(found, *wanted))
-    let_go, let_go_too = limit.hold(10), other.hold(10)
+    release, release_too = limit.hold(10), other.hold(10)
     others.writable = False
     with pytest.raises(OSError, match="read-only"), limits_lifted():
         pass
@@ -160,8 +160,8 @@ def test_what_fails_to_be_lifted_is_lowered_again() -> None:
     others.writable = True
     with limits_lifted():
         assert (machine.value, others.value) == (50, 50)
-    let_go()
-    let_go_too()
+    release()
+    release_too()
 
 
 def test_nobody_else_waits_for_a_block_without_limits() -> None:
@@ -181,7 +181,7 @@ def test_nobody_else_waits_for_a_block_without_limits() -> None:
 def test_a_child_that_is_forked_while_another_thread_has_a_block_is_limited() -> None:
     machine = Machine(50)
     limit = Limit(machine.read, machine.write, lambda found, wanted: min(found, *wanted))
-    let_go = limit.hold(7)
+    release = limit.hold(7)
     lifted, over = threading.Event(), threading.Event()
 
     def lift() -> None:
@@ -201,5 +201,5 @@ def test_a_child_that_is_forked_while_another_thread_has_a_block_is_limited() ->
     status = os.waitpid(child, 0)[1]
     over.set()
     thread.join()
-    let_go()
+    release()
     assert status == 0

@@ -10,7 +10,7 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import ChaosType
 from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.chaos.triggers import Rate
-from pytest_resilience.chaos.types.catalog import recipe_of
+from pytest_resilience.chaos.types.catalog import SCHEMAS
 from pytest_resilience.plugin.experiment_request import Defaults
 from pytest_resilience.plugin.experiment_request import RequestedBy
 from pytest_resilience.plugin.experiment_request import from_parameters
@@ -21,7 +21,7 @@ REQUIRED: dict[ChaosType, dict[str, Any]] = {
     ChaosType.SERVICE_FAILURE: {"target_services": "bank"},
     ChaosType.DISK_FAILURE: {"path": "data/**"},
 }
-CHOSEN = [each for each in ChaosType if any(p.name == "rate" for p in recipe_of(each).parameters)]
+CHOSEN = [each for each in ChaosType if any(p.name == "rate" for p in SCHEMAS[each].parameters)]
 FAILURES = [each for each in CHOSEN if each.value.endswith("_failure")]
 
 

@@ -38,7 +38,7 @@ class MailInterceptor:
 
 LOST_MAIL = TypeSchema(
     summary="letters do not arrive",
-    parameters=triggered(rate="1"),
+    parameters=trigger_parameters(rate="1"),
     faults=lambda given, intensity: (LostMail(),),
     rate=lambda given, intensity: 1.0,
 )

@@ -23,7 +23,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.parsing.distributions import Spread
+from pytest_resilience.chaos.parsing.distributions import DelayDistribution
 from pytest_resilience.chaos.parsing.quantities import format_seconds
 from pytest_resilience.errors import ServiceFailureError
 
@@ -51,7 +51,7 @@ class Fault:
         kinds: the kinds of operation it can happen to.
         waits: whether the caller is made to wait, which only a blocking one can.
         transient: whether what it holds up goes on as if nothing had been, when it has ended.
-        answered: whether the peer's answer must be there before it happens.
+        needs_response: whether the peer's answer must be there before it happens.
         needs_body: whether it happens to the bytes of an answer, which must be seen for that.
         resets: whether the connection is reset when the wait is over.
         delay: how long, in seconds; infinite where the answer never comes.
@@ -59,7 +59,7 @@ class Fault:
 
     waits: ClassVar[bool] = False
     transient: ClassVar[bool] = False
-    answered: ClassVar[bool] = False
+    needs_response: ClassVar[bool] = False
     needs_body: ClassVar[bool] = False
     resets: ClassVar[bool] = False
     delay: float = 0.0
@@ -92,7 +92,7 @@ class Fault:
         return (
             (operation.blocking or not self.waits)
             and not (tcp.bodiless and self.needs_body)
-            and not ((tcp.informational or tcp.multiplexed) and self.answered)
+            and not ((tcp.informational or tcp.multiplexed) and self.needs_response)
             and (self.transient or not tcp.mid_message)
         )
 
@@ -114,29 +114,29 @@ class Delay(Fault):
     """Base of those that make callers wait for a while.
 
     Attributes:
-        spread: how delays differ; None where all are the same.
+        distribution: how delays differ; None where all are the same.
     """
 
     waits: ClassVar[bool] = True
-    spread: Spread | None = None
+    distribution: DelayDistribution | None = None
 
     @property
     def varies(self) -> bool:
-        return self.spread is not None
+        return self.distribution is not None
 
     def drawn(self, share: float) -> Fault:
-        if self.spread is None:
+        if self.distribution is None:
             return self
-        return replace(self, delay=self.spread.at(share), spread=None)
+        return replace(self, delay=self.distribution.at(share), distribution=None)
 
     @property
     def is_nothing(self) -> bool:
-        return not self.delay and (self.spread is None or not self.spread.at(1.0))
+        return not self.delay and (self.distribution is None or not self.distribution.at(1.0))
 
     @property
     def length(self) -> str:
         """For people."""
-        return f"{format_seconds(self.delay)}{self.spread or ''}"
+        return f"{format_seconds(self.delay)}{self.distribution or ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +181,7 @@ class LostResponse(Fault):
     """The peer has done what it was asked, and the connection is reset before its answer."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
-    answered: ClassVar[bool] = True
+    needs_response: ClassVar[bool] = True
     resets: ClassVar[bool] = True
 
     def __str__(self) -> str:

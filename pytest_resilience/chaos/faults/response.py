@@ -56,7 +56,7 @@ class Pace(Fault):
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
     waits: ClassVar[bool] = True
-    answered: ClassVar[bool] = True
+    needs_response: ClassVar[bool] = True
     needs_body: ClassVar[bool] = True
 
     @property
@@ -105,7 +105,7 @@ class Alteration(Fault):
     """Base of those that change the bytes of a response, in HTTP those of its body only."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
-    answered: ClassVar[bool] = True
+    needs_response: ClassVar[bool] = True
     needs_body: ClassVar[bool] = True
 
 

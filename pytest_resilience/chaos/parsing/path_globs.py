@@ -18,7 +18,7 @@ from pytest_resilience.errors import ConfigurationError
 
 __all__ = ["PathPattern", "Paths", "parse_paths"]
 
-_SIGNS = re.compile(r"[*?\[]")
+_WILDCARDS = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class PathPattern:
         return _matches(parts, glob) or _matches(parts, _resolved(glob))
 
     @property
-    def is_of_the_current_folder(self) -> bool:
+    def is_relative(self) -> bool:
         """Whether it depends on the current folder which files are meant."""
         return not self.text.startswith((os.sep, "~", "**"))
 
@@ -60,13 +60,13 @@ class PathPattern:
 
 def _resolved(glob: list[str]) -> list[str]:
     """With the links resolved in front of the first sign: from there on they are matched."""
-    plain = next((at for at, part in enumerate(glob) if _SIGNS.search(part)), len(glob))
+    plain = next((at for at, part in enumerate(glob) if _WILDCARDS.search(part)), len(glob))
     base = os.path.realpath(os.sep.join(glob[:plain]) or os.sep)
     return [*base.rstrip(os.sep).split(os.sep), *glob[plain:]]
 
 
 def _matches(parts: list[str], glob: list[str]) -> bool:
-    if _SIGNS.search(glob[-1]):
+    if _WILDCARDS.search(glob[-1]):
         return _follows(parts, glob)
     least = len(glob) - glob.count("**")
     return any(_follows(parts[:end], glob) for end in range(least, len(parts) + 1))
@@ -88,7 +88,7 @@ class Paths:
 
     patterns: tuple[PathPattern, ...]
 
-    def admits(self, operation: Operation) -> bool:
+    def accepts(self, operation: Operation) -> bool:
         """Whether the operation is about a file that is meant."""
         return any(pattern.matches(name) for name in operation.names for pattern in self.patterns)
 

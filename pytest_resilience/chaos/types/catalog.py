@@ -31,7 +31,7 @@ from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
 
 
-__all__ = ["RECIPES", "ChaosType", "Kind", "OwnType", "add_type", "chaos_type", "recipe_of"]
+__all__ = ["SCHEMAS", "ChaosType", "Kind", "OwnType", "add_type", "chaos_type"]
 
 
 class ChaosType(Enum):
@@ -59,7 +59,7 @@ class OwnType:
 
 Kind = ChaosType | OwnType
 
-RECIPES: dict[Kind, TypeSchema] = {
+SCHEMAS: dict[Kind, TypeSchema] = {
     ChaosType.NETWORK_LATENCY: NETWORK_LATENCY,
     ChaosType.NETWORK_FAILURE: NETWORK_FAILURE,
     ChaosType.SERVICE_FAILURE: SERVICE_FAILURE,
@@ -80,17 +80,17 @@ def add_type(name: str, schema: TypeSchema) -> Callable[[], None]:
     Raises DuplicateNameError if there is one of that name.
     """
     kind = OwnType(name)
-    if name in (each.value for each in RECIPES):
+    if name in (each.value for each in SCHEMAS):
         raise DuplicateNameError("chaos type", name)
-    RECIPES[kind] = schema
-    return functools.partial(RECIPES.pop, kind, None)  # type: ignore[return-value]
+    SCHEMAS[kind] = schema
+    return functools.partial(SCHEMAS.pop, kind, None)  # type: ignore[return-value]
 
 
 def chaos_type(value: Any) -> Kind:
     """The type meant by a `ChaosType` or its name. Raises ConfigurationError."""
     if isinstance(value, (ChaosType, OwnType)):
         return value
-    known = {each.value: each for each in RECIPES}
+    known = {each.value: each for each in SCHEMAS}
     names = list(known)
     if isinstance(value, str) and value.strip().lower() in known:
         return known[value.strip().lower()]
@@ -98,8 +98,3 @@ def chaos_type(value: Any) -> Kind:
     raise ConfigurationError(
         f"unknown chaos type {shortened(value)}{guess}; known: {', '.join(names)}"
     )
-
-
-def recipe_of(kind: Kind) -> TypeSchema:
-    """Its schema."""
-    return RECIPES[kind]

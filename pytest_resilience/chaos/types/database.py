@@ -22,11 +22,11 @@ from pytest_resilience.chaos.parsing.sql import parse_statements
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.chaos.types.schema import TypeSchema
-from pytest_resilience.chaos.types.schema import delayed
+from pytest_resilience.chaos.types.schema import delay_parameters
+from pytest_resilience.chaos.types.schema import distribution_of
 from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.chaos.types.schema import one_of
-from pytest_resilience.chaos.types.schema import spread_of
-from pytest_resilience.chaos.types.schema import triggered
+from pytest_resilience.chaos.types.schema import trigger_parameters
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -105,7 +105,7 @@ class _Statements:
 
     patterns: tuple[StatementPattern, ...]
 
-    def admits(self, operation: Operation) -> bool:
+    def accepts(self, operation: Operation) -> bool:
         return any(pattern.matches(operation.sql.statement) for pattern in self.patterns)
 
     def __str__(self) -> str:
@@ -118,7 +118,7 @@ class _Position:
 
     number: int
 
-    def admits(self, operation: Operation) -> bool:
+    def accepts(self, operation: Operation) -> bool:
         return operation.sql.position == self.number
 
     def __str__(self) -> str:
@@ -131,7 +131,7 @@ class _Databases:
 
     globs: tuple[str, ...]
 
-    def admits(self, operation: Operation) -> bool:
+    def accepts(self, operation: Operation) -> bool:
         return any(fnmatch.fnmatch(name, glob) for name in operation.names for glob in self.globs)
 
     def __str__(self) -> str:
@@ -155,7 +155,7 @@ def _steps(name: str, value: Any) -> tuple[str, ...]:
     return tuple(_step(name, each.strip() if isinstance(each, str) else each) for each in texts)
 
 
-_AIMED = (
+_TARGET_PARAMETERS = (
     Parameter(
         name="match", unit="SQL with * or ..., several between |", default="every statement",
         parse=lambda name, value: _Statements(parse_statements(name, value)),
@@ -175,9 +175,9 @@ _AIMED = (
 
 def _slowdown(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
     delay = given.get("delay", intensity * MOST_DELAY)
-    spread = spread_of(given, delay)
+    distribution = distribution_of(given, delay)
     steps = given.get("at", (EXECUTE,))
-    return tuple(DatabaseDelay(delay=delay, spread=spread, at=step) for step in steps)
+    return tuple(DatabaseDelay(delay=delay, distribution=distribution, at=step) for step in steps)
 
 
 def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
@@ -214,13 +214,13 @@ def _moment(name: str, meaning: str) -> Parameter:
 DATABASE_SLOWDOWN = TypeSchema(
     summary="a database answers late",
     parameters=(
-        *delayed(f"intensity x {MOST_DELAY:g}s", "added to each step"),
+        *delay_parameters(f"intensity x {MOST_DELAY:g}s", "added to each step"),
         Parameter(
             name="at", unit=f"{', '.join(_STEPS)}, several between |", default="execute",
             parse=_steps, help="which steps are slow",
         ),
-        *_AIMED,
-        *triggered(rate="1"),
+        *_TARGET_PARAMETERS,
+        *trigger_parameters(rate="1"),
     ),
     faults=_slowdown,
     rate=lambda _given, _intensity: 1.0,
@@ -236,8 +236,8 @@ DATABASE_FAILURE = TypeSchema(
         _moment(BEFORE, "lost before this step reaches the database"),
         _moment(DURING, "fails at this step; lost: the outcome is unknown, it was not done"),
         _moment(AFTER, "lost when this step was done, and the answer did not arrive"),
-        *_AIMED,
-        *triggered(rate="1 in a test; by flag or profile intensity"),
+        *_TARGET_PARAMETERS,
+        *trigger_parameters(rate="1 in a test; by flag or profile intensity"),
     ),
     faults=_failure,
     rate=lambda _given, intensity: intensity,

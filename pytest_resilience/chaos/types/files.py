@@ -24,15 +24,15 @@ from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.path_globs import parse_paths
 from pytest_resilience.chaos.parsing.texts import shortened
-from pytest_resilience.chaos.types.schema import DELAYS
+from pytest_resilience.chaos.types.schema import DELAY_NAMES
 from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.chaos.types.schema import TypeSchema
-from pytest_resilience.chaos.types.schema import delayed
+from pytest_resilience.chaos.types.schema import delay_parameters
+from pytest_resilience.chaos.types.schema import distribution_of
 from pytest_resilience.chaos.types.schema import mode_of
 from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.chaos.types.schema import one_of
-from pytest_resilience.chaos.types.schema import spread_of
-from pytest_resilience.chaos.types.schema import triggered
+from pytest_resilience.chaos.types.schema import trigger_parameters
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -232,11 +232,11 @@ def _kinds(mode: str, steps: tuple[str, ...] | None) -> frozenset[str]:
 
 
 def _faults(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
-    mode = mode_of(given, _MEANT_FOR, otherwise="disk_full")
+    mode = mode_of(given, _MODES_OF, otherwise="disk_full")
     kinds, size = _kinds(mode, given.get("at")), given.get("bytes_written")
     if mode == _SLOW:
         delay = given.get("delay", intensity * MOST_DELAY)
-        return (DiskDelay(delay=delay, spread=spread_of(given, delay), at=kinds),)
+        return (DiskDelay(delay=delay, distribution=distribution_of(given, delay), at=kinds),)
     if mode == _SHORT:
         return (ShortWrite(bytes_written=size),)
     if mode == _TORN:
@@ -244,8 +244,8 @@ def _faults(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
     return (DiskError(at=kinds, code=_MODES[mode].code),)
 
 
-_DELAYS = delayed(f"intensity x {MOST_DELAY:g}s", "what each slow operation takes longer")
-_MEANT_FOR = {"bytes_written": (_TORN, _SHORT), **dict.fromkeys(DELAYS, (_SLOW,))}
+_DELAYS = delay_parameters(f"intensity x {MOST_DELAY:g}s", "what each slow operation takes longer")
+_MODES_OF = {"bytes_written": (_TORN, _SHORT), **dict.fromkeys(DELAY_NAMES, (_SLOW,))}
 
 DISK_FAILURE = TypeSchema(
     summary="files cannot be opened, written, synced or renamed, with the system's own error",
@@ -267,7 +267,7 @@ DISK_FAILURE = TypeSchema(
             parse=_size, help="how much of a short or torn write reaches the file",
         ),
         *_DELAYS,
-        *triggered(rate="1 in a test; by flag or profile intensity"),
+        *trigger_parameters(rate="1 in a test; by flag or profile intensity"),
     ),
     faults=_faults,
     rate=lambda _given, intensity: intensity,

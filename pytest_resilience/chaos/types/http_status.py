@@ -12,7 +12,7 @@ from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["ANSWERED", "parse_body", "status_answer"]
+__all__ = ["STATUS_PARAMETERS", "parse_body", "status_response"]
 
 _LEAST_STATUS, _MOST_STATUS = 400, 599
 
@@ -40,7 +40,7 @@ def _status(name: str, value: Any) -> int:
     return status
 
 
-ANSWERED = (
+STATUS_PARAMETERS = (
     Parameter(
         name="status", unit="400..599", default="503", parse=_status,
         help="what HTTP clients are answered",
@@ -56,8 +56,8 @@ ANSWERED = (
 )  # fmt: skip
 
 
-def status_answer(given: Mapping[str, Any]) -> StatusResponse:
-    """What these parameters ask for, which may be none of `ANSWERED`."""
+def status_response(given: Mapping[str, Any]) -> StatusResponse:
+    """What these parameters ask for, which may be none of `STATUS_PARAMETERS`."""
     return StatusResponse(
         status=given.get("status", 503),
         retry_after=given.get("retry_after"),

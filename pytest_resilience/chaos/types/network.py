@@ -23,17 +23,17 @@ from pytest_resilience.chaos.faults.response import SlowClose
 from pytest_resilience.chaos.faults.response import Truncation
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import shortened
-from pytest_resilience.chaos.types.http_status import ANSWERED
-from pytest_resilience.chaos.types.http_status import status_answer
-from pytest_resilience.chaos.types.schema import DELAYS
-from pytest_resilience.chaos.types.schema import TARGETED
+from pytest_resilience.chaos.types.http_status import STATUS_PARAMETERS
+from pytest_resilience.chaos.types.http_status import status_response
+from pytest_resilience.chaos.types.schema import DELAY_NAMES
+from pytest_resilience.chaos.types.schema import TARGET_PARAMETERS
 from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.chaos.types.schema import TypeSchema
-from pytest_resilience.chaos.types.schema import delayed
+from pytest_resilience.chaos.types.schema import delay_parameters
+from pytest_resilience.chaos.types.schema import distribution_of
 from pytest_resilience.chaos.types.schema import mode_of
 from pytest_resilience.chaos.types.schema import one_of
-from pytest_resilience.chaos.types.schema import spread_of
-from pytest_resilience.chaos.types.schema import triggered
+from pytest_resilience.chaos.types.schema import trigger_parameters
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -52,10 +52,10 @@ _WAITS: dict[str, Callable[..., Fault]] = {
     "slow_dns": SlowResolution,
 }
 _SLOW_MODES = (*_WAITS, "bandwidth", "dribble")
-_SLOW_MEANT_FOR: dict[str, tuple[str, ...]] = {
+_LATENCY_MODES_OF: dict[str, tuple[str, ...]] = {
     "bandwidth": ("bandwidth",),
     "piece": ("dribble",),
-    **dict.fromkeys(DELAYS, tuple(_WAITS)),
+    **dict.fromkeys(DELAY_NAMES, tuple(_WAITS)),
     "delay": (*_WAITS, "dribble"),
 }
 
@@ -84,11 +84,11 @@ _FAILURES: dict[str, Callable[[Mapping[str, Any]], Fault]] = {
     "lose_answer": lambda _: LostResponse(),
     "truncate": _truncation,
     "corrupt": _corruption,
-    "status": status_answer,
+    "status": status_response,
     "malformed_json": lambda given: MalformedJson(body=given.get("body")),
 }
-_FAILURES_MEANT_FOR: dict[str, tuple[str, ...]] = {
-    **{each.name: ("status",) for each in ANSWERED},
+_FAILURE_MODES_OF: dict[str, tuple[str, ...]] = {
+    **{each.name: ("status",) for each in STATUS_PARAMETERS},
     "body": ("status", "malformed_json"),
     "share": ("truncate", "corrupt"),
 }
@@ -102,7 +102,7 @@ def _bandwidth(name: str, value: Any) -> int:
 
 
 def _latency(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
-    mode = mode_of(given, _SLOW_MEANT_FOR, otherwise="round_trip")
+    mode = mode_of(given, _LATENCY_MODES_OF, otherwise="round_trip")
     if mode == "bandwidth":
         usual = max(LEAST_BANDWIDTH, MOST_BANDWIDTH * (1 - intensity))
         return (Bandwidth(rate=given.get("bandwidth", usual)),)
@@ -110,11 +110,11 @@ def _latency(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
         pause = given.get("delay", intensity * MOST_PAUSE)
         return (Dribble(piece=given.get("piece", 1), pause=pause),)
     delay = given.get("delay", intensity * MOST_LATENCY)
-    return (_WAITS[mode](delay=delay, spread=spread_of(given, delay)),)
+    return (_WAITS[mode](delay=delay, distribution=distribution_of(given, delay)),)
 
 
 def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
-    return (_FAILURES[mode_of(given, _FAILURES_MEANT_FOR, otherwise="refuse")](given),)
+    return (_FAILURES[mode_of(given, _FAILURE_MODES_OF, otherwise="refuse")](given),)
 
 
 def _failure_rate(given: Mapping[str, Any], intensity: float) -> float:
@@ -130,7 +130,7 @@ NETWORK_LATENCY = TypeSchema(
             help="each round trip takes longer, or the end of a connection, or name resolution; "
             "or answers come over a thin line, or in little pieces",
         ),
-        *delayed(
+        *delay_parameters(
             f"intensity x {MOST_LATENCY:g}s (dribble: x {MOST_PAUSE * 1e3:g}ms)",
             "added to each round trip, close or resolution; between two pieces",
         ),
@@ -143,8 +143,8 @@ NETWORK_LATENCY = TypeSchema(
             name="piece", unit="bytes", default="1", parse=quantities.count,
             help="how much comes at a time (dribble)",
         ),
-        *TARGETED,
-        *triggered(rate="1"),
+        *TARGET_PARAMETERS,
+        *trigger_parameters(rate="1"),
     ),
     faults=_latency,
     rate=lambda _given, _intensity: 1.0,
@@ -164,9 +164,9 @@ NETWORK_FAILURE = TypeSchema(
             default=f"{TRUNCATED_TO:.0%} (truncate), {CORRUPTED:.0%} (corrupt)",
             help="of the answer's bytes: that arrive, or are damaged",
         ),
-        *ANSWERED,
-        *TARGETED,
-        *triggered(rate="1 in a test; by flag or profile intensity (partition: 1)"),
+        *STATUS_PARAMETERS,
+        *TARGET_PARAMETERS,
+        *trigger_parameters(rate="1 in a test; by flag or profile intensity (partition: 1)"),
     ),
     faults=_failure,
     rate=_failure_rate,

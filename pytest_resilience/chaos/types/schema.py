@@ -16,16 +16,24 @@ from pytest_resilience.chaos import triggers
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.distributions import DISTRIBUTIONS
-from pytest_resilience.chaos.parsing.distributions import Spread
-from pytest_resilience.chaos.parsing.distributions import make_spread
+from pytest_resilience.chaos.parsing.distributions import DelayDistribution
+from pytest_resilience.chaos.parsing.distributions import make_distribution
 from pytest_resilience.chaos.parsing.targets import parse_targets
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = [
-    "DELAYS", "TARGETED", "Parameter", "TypeSchema", "delayed", "mode_of", "nearest", "one_of",
-    "spread_of", "triggered",
+    "DELAY_NAMES",
+    "TARGET_PARAMETERS",
+    "Parameter",
+    "TypeSchema",
+    "delay_parameters",
+    "distribution_of",
+    "mode_of",
+    "nearest",
+    "one_of",
+    "trigger_parameters",
 ]  # fmt: skip
 
 # What an experiment itself takes: here only to be named to who has misspelt one.
@@ -131,7 +139,7 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
         raise ConfigurationError(f"{said}: no operation has a number that fits all; leave one out")
 
 
-TARGETED = (
+TARGET_PARAMETERS = (
     Parameter(
         name="target",
         unit="host, host:port, globs, several between |",
@@ -142,7 +150,7 @@ TARGETED = (
 )
 
 
-def triggered(rate: str) -> tuple[Parameter, ...]:
+def trigger_parameters(rate: str) -> tuple[Parameter, ...]:
     """The parameters that choose among the matching operations; `rate` is its default."""
     number = "operation number, from 1"
     return (
@@ -173,10 +181,10 @@ def triggered(rate: str) -> tuple[Parameter, ...]:
     )  # fmt: skip
 
 
-DELAYS = ("delay", "jitter", "distribution", "p99")  # the names of what is in `delayed`
+DELAY_NAMES = ("delay", "jitter", "distribution", "p99")  # of `delay_parameters`
 
 
-def delayed(default: str, what: str) -> tuple[Parameter, ...]:
+def delay_parameters(default: str, what: str) -> tuple[Parameter, ...]:
     """The parameters of a delay; `default` and `what` it does are of `delay` itself."""
     unit = "seconds, or us, ms, s, m, h"
     return (
@@ -196,11 +204,12 @@ def delayed(default: str, what: str) -> tuple[Parameter, ...]:
     )  # fmt: skip
 
 
-def spread_of(given: Mapping[str, Any], delay: float) -> Spread | None:
+def distribution_of(given: Mapping[str, Any], delay: float) -> DelayDistribution | None:
     """How the delays differ that these parameters ask for. Raises ConfigurationError."""
     if given.get("delay") == 0 and not given.get("jitter"):
         raise ConfigurationError("delay=0: nothing would be late; give more")
-    return make_spread(delay, given.get("jitter"), given.get("distribution"), given.get("p99"))
+    jitter, kind, p99 = (given.get(name) for name in ("jitter", "distribution", "p99"))
+    return make_distribution(delay, jitter, kind, p99)
 
 
 def one_of(allowed: Iterable[str]) -> Callable[[str, Any], str]:
@@ -219,16 +228,16 @@ def one_of(allowed: Iterable[str]) -> Callable[[str, Any], str]:
 
 
 def mode_of(
-    given: Mapping[str, Any], meant_for: Mapping[str, tuple[str, ...]], *, otherwise: str
+    given: Mapping[str, Any], modes_of: Mapping[str, tuple[str, ...]], *, otherwise: str
 ) -> str:
     """The mode that is given, or meant by what else is; `otherwise` where nothing tells.
 
-    `meant_for` has the modes that a parameter makes sense for, the one that it means first.
+    `modes_of` has the modes that a parameter makes sense for, the one that it means first.
     Raises ConfigurationError for a parameter of another mode.
     """
-    concerned = {name: modes for name, modes in meant_for.items() if name in given}
-    mode = str(given.get("mode") or next((modes[0] for modes in concerned.values()), otherwise))
-    for name, modes in concerned.items():
+    relevant = {name: modes for name, modes in modes_of.items() if name in given}
+    mode = str(given.get("mode") or next((modes[0] for modes in relevant.values()), otherwise))
+    for name, modes in relevant.items():
         if mode not in modes:
             allowed = " or ".join(map(repr, modes))
             raise ConfigurationError(f"mode={mode!r}: {name} is for mode={allowed}")

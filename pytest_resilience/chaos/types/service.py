@@ -22,14 +22,14 @@ from pytest_resilience.chaos.faults.network import ServiceError
 from pytest_resilience.chaos.faults.network import Silence
 from pytest_resilience.chaos.parsing.targets import Target
 from pytest_resilience.chaos.parsing.texts import shortened
-from pytest_resilience.chaos.types.http_status import ANSWERED
-from pytest_resilience.chaos.types.http_status import status_answer
+from pytest_resilience.chaos.types.http_status import STATUS_PARAMETERS
+from pytest_resilience.chaos.types.http_status import status_response
 from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.schema import mode_of
 from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.chaos.types.schema import one_of
-from pytest_resilience.chaos.types.schema import triggered
+from pytest_resilience.chaos.types.schema import trigger_parameters
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import ServiceFailureError
@@ -40,7 +40,7 @@ __all__ = ["SERVICE_FAILURE", "Service", "Services"]
 
 _CALLABLE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 _MODES = ("error", "refuse", "reset", "timeout", "status")
-_MEANT_FOR = {**{each.name: ("status",) for each in ANSWERED}, "exception": ("error",)}
+_MODES_OF = {**{each.name: ("status",) for each in STATUS_PARAMETERS}, "exception": ("error",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +157,13 @@ def _exception(name: str, value: Any) -> type[Exception]:
 
 def _faults(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
     """Without a mode, each kind of place fails in its own way."""
-    mode = mode_of(given, _MEANT_FOR, otherwise="")
+    mode = mode_of(given, _MODES_OF, otherwise="")
     error = ServiceError(exception=given.get("exception", ServiceFailureError))
     wire: dict[str, Fault] = {
         "refuse": Refusal(),
         "reset": Reset(),
         "timeout": Silence(),
-        "status": status_answer(given),
+        "status": status_response(given),
     }
     if not mode:
         return (error, wire["refuse"])
@@ -182,8 +182,8 @@ SERVICE_FAILURE = TypeSchema(
             name="exception", unit="type, or module:Name", default="ServiceFailureError",
             parse=_exception, help="what callables raise",
         ),
-        *ANSWERED,
-        *triggered(rate="1 in a test; by flag or profile intensity"),
+        *STATUS_PARAMETERS,
+        *trigger_parameters(rate="1 in a test; by flag or profile intensity"),
     ),
     faults=_faults,
     rate=lambda _given, intensity: intensity,

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from typing import Any
 
-from pytest_resilience.chaos.call_site import task_here
+from pytest_resilience.chaos.call_site import current_task_of_user
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RESOLVE
@@ -202,7 +202,7 @@ class AsyncioLoops:
 
     def task(self) -> Callable[[], object] | None:
         """What gives, as long as it is there, the task that is behind what is done here."""
-        task = task_here() if self._reached else None
+        task = current_task_of_user() if self._reached else None
         return None if task is None else weakref.ref(task)
 
     @staticmethod

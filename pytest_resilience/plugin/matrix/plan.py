@@ -79,7 +79,7 @@ def plan_of(items: Iterable[pytest.Item], settings: Settings) -> dict[str, list[
 
 
 def _certain(request: ExperimentRequest) -> ExperimentRequest:
-    experiment = request.experiment.certain()
+    experiment = request.experiment.starting_always()
     return dataclasses.replace(
         request, experiment=experiment, requested_by="matrix", must_fire=False
     )

@@ -24,7 +24,7 @@ from pytest_resilience.chaos.faults.response import Corruption
 from pytest_resilience.chaos.faults.response import Pace
 from pytest_resilience.chaos.faults.response import SlowClose
 from pytest_resilience.chaos.faults.response import Truncation
-from pytest_resilience.chaos.parsing.distributions import Spread
+from pytest_resilience.chaos.parsing.distributions import DelayDistribution
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.proxy.stage import LinkContext
 from pytest_resilience.proxy.stage import Sink
@@ -141,8 +141,8 @@ class _Latency(_FaultStage):
 
     def fault(self) -> Fault:
         delay, jitter = self._attributes["latency"] * _MS, self._attributes["jitter"] * _MS
-        spread = Spread(distribution="uniform", delay=delay, jitter=jitter)
-        return Latency(delay=delay, spread=spread).drawn(self._chance.random())
+        distribution = DelayDistribution(kind="uniform", delay=delay, jitter=jitter)
+        return Latency(delay=delay, distribution=distribution).drawn(self._chance.random())
 
     def write(self, data: bytes) -> None:
         self._put(self._new_message(), data)

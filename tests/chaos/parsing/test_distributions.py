@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ConfigurationError
-from pytest_resilience.chaos.parsing.distributions import make_spread
+from pytest_resilience.chaos.parsing.distributions import make_distribution
 
 
 SHARES = [(number + 0.5) / 10_000 for number in range(10_000)]
@@ -23,9 +23,9 @@ DELAYS = st.floats(1e-4, 10)
 def sample(
     delay: float, jitter: float | None = None, kind: str | None = None, p99: float | None = None
 ) -> list[float]:
-    spread = make_spread(delay, jitter, kind, p99)
-    assert spread is not None
-    return [spread.at(share) for share in SHARES]
+    distribution = make_distribution(delay, jitter, kind, p99)
+    assert distribution is not None
+    return [distribution.at(share) for share in SHARES]
 
 
 def test_uniform() -> None:
@@ -44,18 +44,18 @@ def test_normal() -> None:
 
 @given(delay=DELAYS, more=st.floats(1.1, 50))
 def test_lognormal_by_median_and_p99(delay: float, more: float) -> None:
-    spread = make_spread(delay, None, "lognormal", delay * more)
-    assert spread is not None
-    assert spread.at(0.5) == pytest.approx(delay)
-    assert spread.at(0.99) == pytest.approx(delay * more)
+    distribution = make_distribution(delay, None, "lognormal", delay * more)
+    assert distribution is not None
+    assert distribution.at(0.5) == pytest.approx(delay)
+    assert distribution.at(0.99) == pytest.approx(delay * more)
 
 
 @given(delay=DELAYS, more=st.floats(1.1, 50))
 def test_pareto_by_least_and_p99(delay: float, more: float) -> None:
-    spread = make_spread(delay, None, "pareto", delay * more)
-    assert spread is not None
-    assert spread.at(0) == pytest.approx(delay)
-    assert spread.at(0.99) == pytest.approx(delay * more)
+    distribution = make_distribution(delay, None, "pareto", delay * more)
+    assert distribution is not None
+    assert distribution.at(0) == pytest.approx(delay)
+    assert distribution.at(0.99) == pytest.approx(delay * more)
 
 
 @given(
@@ -65,10 +65,10 @@ def test_pareto_by_least_and_p99(delay: float, more: float) -> None:
 )
 def test_never_negative_and_never_falling(kind: str, first: float, second: float) -> None:
     wide = kind in ("uniform", "normal")
-    spread = make_spread(1.0, 3.0 if wide else None, kind, None if wide else 3.0)
-    assert spread is not None
+    distribution = make_distribution(1.0, 3.0 if wide else None, kind, None if wide else 3.0)
+    assert distribution is not None
     low, high = sorted([first, second])
-    assert 0 <= spread.at(low) <= spread.at(high) < float("inf")
+    assert 0 <= distribution.at(low) <= distribution.at(high) < float("inf")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,6 @@ def test_contradictions(kind: str, parameters: dict[str, Any], message: str) -> 
 
 
 def test_in_words() -> None:
-    assert str(make_spread(0.2, 0.05, None, None)) == " +- 50ms"
-    assert str(make_spread(0.2, 0.05, "normal", None)) == " +- 50ms (normal)"
-    assert str(make_spread(0.2, None, "pareto", 1.0)) == ", pareto with p99 1s"
+    assert str(make_distribution(0.2, 0.05, None, None)) == " +- 50ms"
+    assert str(make_distribution(0.2, 0.05, "normal", None)) == " +- 50ms (normal)"
+    assert str(make_distribution(0.2, None, "pareto", 1.0)) == ", pareto with p99 1s"

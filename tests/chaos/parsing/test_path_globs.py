@@ -111,10 +111,10 @@ def test_several_globs(value: Any, shown: str) -> None:
     assert str(paths) == shown
     assert parse_paths("path", paths) is paths
     named = Operation(kind=OPEN, target="/data/config.json", names=("/data/config.json",))
-    assert paths.admits(named)
-    assert not paths.admits(Operation(kind=OPEN, target="/x", names=("/x",)))
+    assert paths.accepts(named)
+    assert not paths.accepts(Operation(kind=OPEN, target="/x", names=("/x",)))
     # A file with two names is meant by either.
-    assert paths.admits(Operation(kind=OPEN, target="/x", names=("/x", "/data/config.json")))
+    assert paths.accepts(Operation(kind=OPEN, target="/x", names=("/x", "/data/config.json")))
 
 
 @pytest.mark.parametrize("value", ["", " ", "a||b", "a\0b", 3, b"a", [], [3], None])

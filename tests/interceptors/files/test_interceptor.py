@@ -818,12 +818,12 @@ def test_an_operation_is_matched_once_when_its_file_is_known(engine: Engine, her
     matched: list[str] = []
 
     class Everything:
-        def admits(self, operation: Operation) -> bool:
+        def accepts(self, operation: Operation) -> bool:
             matched.append(operation.kind)
             return True
 
     late = ChaosExperiment("disk", "disk_failure", mode="EIO", rate=0, path=str(here))
-    engine.start(late.narrowed("only", Everything()), seed=1)
+    engine.start(late.filtered("only", Everything()), seed=1)
     for _ in range(2):
         matched.clear()
         with open("orders", "w") as file:
