@@ -6,10 +6,12 @@ is the part of the stream that is one message to it: a piece, a response, or all
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,11 +41,18 @@ _US = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Slices(Pace):
-    """Data comes in pieces of `size` bytes, give or take `variation`, each after a `pause`."""
+    """Data comes in pieces of `size` bytes, give or take `variation`, with a pause after each.
+
+    Other faults have their pause before each piece. So this one is told as a negative `delay`:
+    data that comes later than that after the piece before need not wait.
+
+    Attributes:
+        pauses: in seconds, before each piece; the first has none.
+    """
 
     size: int
     variation: int
-    pause: float
+    pauses: Iterator[float]
     chance: random.Random
 
     @property
@@ -51,7 +60,7 @@ class _Slices(Pace):
         return max(1, self.size + self.chance.randint(-self.variation, self.variation))
 
     def seconds(self, size: int) -> float:  # noqa: ARG002  # the pause is all
-        return self.pause
+        return next(self.pauses)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,10 +164,12 @@ class _Bandwidth(_FaultStage):
 
 class _Slicer(_FaultStage):
     def fault(self) -> Fault:
+        pause = self._attributes["delay"] * _US
         return _Slices(
+            delay=-pause,
             size=self._attributes["average_size"],
             variation=self._attributes["size_variation"],
-            pause=self._attributes["delay"] * _US,
+            pauses=itertools.chain([0.0], itertools.repeat(pause)),
             chance=self._chance,
         )
 

@@ -162,8 +162,19 @@ def test_the_slicers_pieces_and_pauses() -> None:
     assert all(6 <= size <= 14 for size in sizes[:-1])
     assert len(set(sizes)) > 1
     assert [moment for moment, _ in target.pieces] == pytest.approx(
-        [number * 500e-6 for number in range(1, len(sizes) + 1)]
+        [number * 500e-6 for number in range(len(sizes))]
     )
+
+
+def test_the_slicer_pauses_after_pieces_and_not_before() -> None:
+    made, link, target = stage("slicer", average_size=2, delay=500)
+    for moment in (0, 0.0002, 0.01):
+        link.run(moment)
+        made.write(b"ab")
+    link.run(1)
+    assert target.pieces == [
+        (0, b"ab"), (pytest.approx(0.0005), b"ab"), (pytest.approx(0.01), b"ab"),
+    ]  # fmt: skip
 
 
 def test_little_pieces_are_cut_when_they_are_due_and_let_others_have_their_turn() -> None:
