@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from typing import ClassVar
 from typing import ParamSpec
 from typing import TypeVar
 
+from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.events import Event
@@ -56,9 +58,18 @@ class Bulkhead(ABC):
         listeners: are given every `BulkheadRejection`.
     """
 
-    def __init__(self, config: BulkheadConfig | None, name: str, clock: Clock) -> None:
+    default_name: ClassVar[str]
+
+    def __init__(
+        self,
+        config: BulkheadConfig | None = None,
+        *,
+        name: str | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """`name`: by default what kind of bulkhead it is, e.g. ``"semaphore"``."""
         self.config = config or BulkheadConfig()
-        self.name = name
+        self.name = self.default_name if name is None else name
         self.listeners = Listeners()
         self._limit = self.config.max_concurrent
         self._monotonic = clock.monotonic
@@ -67,6 +78,11 @@ class Bulkhead(ABC):
         # The fields of each event. Who is full rejects by the thousand, so events and the texts
         # of errors are made when somebody looks at them.
         self._recent: deque[tuple[float, int, int, float | None]] = deque(maxlen=_HISTORY)
+        self._set_up()
+
+    @abstractmethod
+    def _set_up(self) -> None:
+        """Make what this kind of bulkhead counts with."""
 
     @property
     def rejections(self) -> tuple[BulkheadRejection, ...]:

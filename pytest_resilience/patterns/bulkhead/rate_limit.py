@@ -10,10 +10,7 @@ from typing import Any
 from typing import ParamSpec
 from typing import TypeVar
 
-from pytest_resilience.clock import SYSTEM_CLOCK
-from pytest_resilience.clock import Clock
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
-from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import kind_of
@@ -41,14 +38,9 @@ class RateLimitBulkhead(Bulkhead):
     awaited. Safe among threads and tasks, which share one limit.
     """
 
-    def __init__(
-        self,
-        config: BulkheadConfig | None = None,
-        *,
-        name: str = "rate limit",
-        clock: Clock = SYSTEM_CLOCK,
-    ) -> None:
-        super().__init__(config, name, clock)
+    default_name = "rate limit"
+
+    def _set_up(self) -> None:
         self._window = self.config.window_size
         self._burst = self.config.burst
         share = (self._burst or self._limit) / self._limit

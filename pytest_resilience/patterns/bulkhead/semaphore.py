@@ -13,10 +13,7 @@ from typing import ParamSpec
 from typing import Self
 from typing import TypeVar
 
-from pytest_resilience.clock import SYSTEM_CLOCK
-from pytest_resilience.clock import Clock
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
-from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import generator_error
@@ -44,14 +41,9 @@ class SemaphoreBulkhead(Bulkhead):
     real time: it ends when another caller leaves, not when a clock says so.
     """
 
-    def __init__(
-        self,
-        config: BulkheadConfig | None = None,
-        *,
-        name: str = "semaphore",
-        clock: Clock = SYSTEM_CLOCK,
-    ) -> None:
-        super().__init__(config, name, clock)
+    default_name = "semaphore"
+
+    def _set_up(self) -> None:
         # Seconds; None for ever.
         self._max_wait = None if self.config.max_wait == math.inf else self.config.max_wait
         # Slots are made when first needed. Callers take and return free ones without the lock:

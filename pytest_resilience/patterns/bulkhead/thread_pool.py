@@ -12,12 +12,9 @@ from typing import Any
 from typing import ParamSpec
 from typing import TypeVar
 
-from pytest_resilience.clock import SYSTEM_CLOCK
-from pytest_resilience.clock import Clock
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import TimeLimitExceededError
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
-from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import innermost
 from pytest_resilience.patterns.callables import kind_of
@@ -39,15 +36,10 @@ class ThreadPoolBulkhead(Bulkhead):
     `get_stats` shows. Calls see the context variables of their callers.
     """
 
-    def __init__(
-        self,
-        config: BulkheadConfig | None = None,
-        *,
-        name: str = "thread pool",
-        clock: Clock = SYSTEM_CLOCK,
-    ) -> None:
-        super().__init__(config, name, clock)
-        self._executor = ThreadPoolExecutor(self._limit, thread_name_prefix=name)
+    default_name = "thread pool"
+
+    def _set_up(self) -> None:
+        self._executor = ThreadPoolExecutor(self._limit, thread_name_prefix=self.name)
         self._accepted = 0  # calls that run or wait
         self._active = 0
         self._completed = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-import threading
 
 from collections import deque
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from pytest_resilience.errors import RetryExhaustedError
 from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.events import describe
-from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.retry.config import RetryConfig
 from pytest_resilience.patterns.retry.delays import RandomSource
@@ -113,14 +111,13 @@ class HandlerState:
         self.listeners = Listeners()
         self.call_numbers = itertools.count(1)
         self.needs_start = config.budget is not None or config.max_elapsed is not None
+        # To append to a deque, or to copy one, is one step of the interpreter: no lock.
         self._history: deque[RetryEvent] = deque(maxlen=_HISTORY)
-        self._lock = fork_safe(self, "_lock", threading.Lock)
 
     @property
     def history(self) -> tuple[RetryEvent, ...]:
         """The latest events, oldest first."""
-        with self._lock:
-            return tuple(self._history)
+        return tuple(self._history.copy())
 
     def start(self) -> float | None:
         """Note that a call begins: monotonic seconds, None if neither time nor budget matters."""
@@ -132,8 +129,7 @@ class HandlerState:
 
     def announce(self, event: RetryEvent) -> None:
         """Remember an event and give it to the listeners."""
-        with self._lock:
-            self._history.append(event)
+        self._history.append(event)
         self.listeners.emit(event)
 
 
