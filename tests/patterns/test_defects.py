@@ -63,9 +63,9 @@ def test_seed_defect_wall_clock() -> None:
 
 def test_p15_nothing_runs_in_the_background() -> None:
     before = threading.enumerate()
-    limit, places = RateLimitBulkhead(), SemaphoreBulkhead()
+    limit, slots = RateLimitBulkhead(), SemaphoreBulkhead()
     retry = RetryHandler(RetryConfig(budget=RetryBudget()))
-    for guard in (limit, places, retry, CircuitBreaker()):
+    for guard in (limit, slots, retry, CircuitBreaker()):
         assert guard(int)() == 0
     assert DegradationManager().get_service_status()["overall_status"] == "healthy"
     assert threading.enumerate() == before

@@ -51,7 +51,7 @@ def make() -> tuple[Pipeline, CircuitBreaker, RetryHandler]:
     clock = ManualClock()
     retry = RetryHandler(RetryConfig(max_attempts=3), name="again", clock=clock)
     breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=2), name="db", clock=clock)
-    return Pipeline(retry, breaker, SemaphoreBulkhead(name="places")), breaker, retry
+    return Pipeline(retry, breaker, SemaphoreBulkhead(name="slots")), breaker, retry
 
 
 def test_a_test_can_compare_what_it_is_made_of() -> None:
@@ -59,7 +59,7 @@ def test_a_test_can_compare_what_it_is_made_of() -> None:
     assert pipeline.describe() == (
         Step(kind="RetryHandler", name="again", config=retry.config),
         Step(kind="CircuitBreaker", name="db", config=breaker.config),
-        Step(kind="SemaphoreBulkhead", name="places", config=BulkheadConfig()),
+        Step(kind="SemaphoreBulkhead", name="slots", config=BulkheadConfig()),
     )
 
 
@@ -88,7 +88,7 @@ class Trace:
         made: dict[str, Any] = {
             "breaker": CircuitBreaker(CircuitBreakerConfig(failure_threshold=3), clock=clock),
             "limit": RateLimitBulkhead(BulkheadConfig(max_concurrent=4), clock=clock),
-            "places": SemaphoreBulkhead(clock=clock),
+            "slots": SemaphoreBulkhead(clock=clock),
             "retry": RetryHandler(RetryConfig(max_attempts=2, jitter=False), clock=clock),
             "time": TimeLimiter(0.5, clock=clock),
             "pool": ThreadPoolBulkhead(clock=clock),
@@ -124,8 +124,8 @@ class Trace:
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize(
     "order",
-    [*permutations(["breaker", "retry", "time"]), *permutations(["limit", "places", "time"]),
-     ("retry", "breaker", "limit", "places", "time"), ("breaker", "pool"), ("pool", "places"), ()],
+    [*permutations(["breaker", "retry", "time"]), *permutations(["limit", "slots", "time"]),
+     ("retry", "breaker", "limit", "slots", "time"), ("breaker", "pool"), ("pool", "slots"), ()],
 )  # fmt: skip
 def test_a_call_does_what_the_decorator_does(order: Sequence[str], is_async: bool) -> None:
     decorated, called = Trace(order), Trace(order)

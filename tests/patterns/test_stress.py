@@ -93,8 +93,8 @@ def test_no_more_trial_calls_in_progress_than_allowed(budget: int) -> None:
         for _ in range(CALLS):
             try:
                 permit = breaker.acquire()
-            except CircuitBreakerError as refused:
-                if refused.state == "OPEN":
+            except CircuitBreakerError as rejected:
+                if rejected.state == "OPEN":
                     clock.advance(0.01)
                 continue
             inside.entered(permit)
@@ -290,7 +290,7 @@ def test_cancelled_trial_calls_return_their_slots() -> None:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            # Not stuck, and no place is lost: two are needed to close it.
+            # Not stuck, and no slot is lost: two are needed to close it.
             assert breaker.state.value in ("OPEN", "HALF_OPEN")
             await asyncio.gather(call(), call())
             assert breaker.state.value == "CLOSED"

@@ -77,13 +77,13 @@ def attempts(handler: RetryHandler) -> Callable[[], None]:
 
 
 def sync_ways() -> dict[str, tuple[int, Callable[[], Any]]]:
-    breaker, retry, places, limit = (
+    breaker, retry, slots, limit = (
         CircuitBreaker(), RetryHandler(), SemaphoreBulkhead(), RateLimitBulkhead(),
     )  # fmt: skip
     window = CircuitBreaker(
         CircuitBreakerConfig(failure_rate_threshold=0.5, window_size=1, minimum_calls=1)
     )
-    manager, pipeline = DegradationManager(), Pipeline(retry, breaker, places)
+    manager, pipeline = DegradationManager(), Pipeline(retry, breaker, slots)
     manager.register_feature(FeatureFlag("prices"))
     return {
         "breaker, decorator": (1, breaker(work)),
@@ -94,9 +94,9 @@ def sync_ways() -> dict[str, tuple[int, Callable[[], Any]]]:
         "retry, decorator": (1, retry(work)),
         "retry, execute": (1, functools.partial(retry.execute, work)),
         "retry, for attempt": (9, attempts(retry)),
-        "semaphore, decorator": (1, places(work)),
-        "semaphore, execute": (3, functools.partial(places.execute, work)),
-        "semaphore, with": (6, block(places)),
+        "semaphore, decorator": (1, slots(work)),
+        "semaphore, execute": (3, functools.partial(slots.execute, work)),
+        "semaphore, with": (6, block(slots)),
         "rate limit, decorator": (2, limit(work)),
         "rate limit, execute": (3, functools.partial(limit.execute, work)),
         "rate limit, acquire": (2, limit.acquire),
@@ -123,10 +123,10 @@ def async_attempts(handler: RetryHandler) -> Callable[[], Coroutine[Any, Any, No
 
 
 def async_ways() -> dict[str, tuple[int, Callable[[], Any]]]:
-    breaker, retry, places, limit = (
+    breaker, retry, slots, limit = (
         CircuitBreaker(), RetryHandler(), SemaphoreBulkhead(), RateLimitBulkhead(),
     )  # fmt: skip
-    manager, pipeline = DegradationManager(), Pipeline(retry, breaker, places)
+    manager, pipeline = DegradationManager(), Pipeline(retry, breaker, slots)
     manager.register_feature(FeatureFlag("prices"))
     return {
         "breaker, async decorator": (1, breaker(awork)),
@@ -135,9 +135,9 @@ def async_ways() -> dict[str, tuple[int, Callable[[], Any]]]:
         "retry, async decorator": (1, retry(awork)),
         "retry, await execute": (3, functools.partial(retry.execute, awork)),
         "retry, async for attempt": (9, async_attempts(retry)),
-        "semaphore, async decorator": (3, places(awork)),
-        "semaphore, await execute": (5, functools.partial(places.execute, awork)),
-        "semaphore, async with": (6, async_block(places)),
+        "semaphore, async decorator": (3, slots(awork)),
+        "semaphore, await execute": (5, functools.partial(slots.execute, awork)),
+        "semaphore, async with": (6, async_block(slots)),
         "rate limit, async decorator": (3, limit(awork)),
         "rate limit, await execute": (5, functools.partial(limit.execute, awork)),
         "degradation, await": (6, lambda: manager.execute_with_degradation("prices", awork)),
@@ -145,7 +145,7 @@ def async_ways() -> dict[str, tuple[int, Callable[[], Any]]]:
     }
 
 
-def refusals() -> dict[str, tuple[int, Callable[[], Any]]]:
+def rejections() -> dict[str, tuple[int, Callable[[], Any]]]:
     breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=1, timeout=1e9))
     with pytest.raises(ZeroDivisionError):
         breaker.call(divmod, 1, 0)
@@ -176,7 +176,7 @@ def awaited(call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
 
 WAYS = (
     sync_ways()
-    | refusals()
+    | rejections()
     | {
         name: (most, functools.partial(awaited, call))
         for name, (most, call) in async_ways().items()

@@ -139,15 +139,16 @@ class CallState:
     No exception is kept: its traceback holds the frame that holds this.
 
     Attributes:
+        handler: what it shares with other calls.
         delay: seconds to wait before the next attempt; None before the first, and when none
             follows.
     """
 
-    __slots__ = ("_failed", "_handler", "_number", "_previous_delay", "_started", "delay")
+    __slots__ = ("_failed", "_number", "_previous_delay", "_started", "delay", "handler")
 
     def __init__(self, handler: HandlerState, started: float | None = None) -> None:
         """`started`: as `HandlerState.start` returned it; None to count from the first failure."""
-        self._handler = handler
+        self.handler = handler
         self._failed = 0  # attempts
         self._number = 0  # among the calls that were retried
         self._started = started
@@ -159,7 +160,7 @@ class CallState:
 
         Raises RetryExhaustedError, from the error, if it could be retried but no attempt is left.
         """
-        if isinstance(error, Exception) and self._handler.config.retries(error):
+        if isinstance(error, Exception) and self.handler.config.retries(error):
             self._record_failure(error, None)
             return True
         self.aborted(error)
@@ -170,7 +171,7 @@ class CallState:
 
         Raises RetryExhaustedError if the result should be retried but no attempt is left.
         """
-        unwanted = self._handler.config.retry_on_result
+        unwanted = self.handler.config.retry_on_result
         if unwanted is None or not unwanted(result):
             self.succeeded()
             return True
@@ -181,22 +182,22 @@ class CallState:
         """Record that the call succeeded; an event only if an attempt failed before."""
         self.delay = None
         if self._number:
-            attempt, name = self._failed + 1, self._handler.name
+            attempt, name = self._failed + 1, self.handler.name
             _logger.info("%s: succeeded at attempt %d", name, attempt)
-            self._announce(RetrySucceeded, self._handler.clock.monotonic(), attempt)
+            self._announce(RetrySucceeded, self.handler.clock.monotonic(), attempt)
 
     def aborted(self, error: BaseException) -> None:
         """Record that what is not retried ended the call; an event only if an attempt failed."""
         waiting, self.delay = self.delay is not None, None
         if self._number:
-            attempt, now = self._failed + (not waiting), self._handler.clock.monotonic()
+            attempt, now = self._failed + (not waiting), self.handler.clock.monotonic()
             self._announce(RetryAborted, now, attempt, failure=describe(error))
 
     def wait(self) -> None:
         """Block for the seconds that are due before the next attempt."""
         if self.delay is not None:
             try:
-                self._handler.clock.sleep(self.delay)
+                self.handler.clock.sleep(self.delay)
             except BaseException as interruption:
                 self.aborted(interruption)
                 raise
@@ -206,14 +207,14 @@ class CallState:
         """Wait as `wait` does, suspended."""
         if self.delay is not None:
             try:
-                await self._handler.clock.asleep(self.delay)
+                await self.handler.clock.asleep(self.delay)
             except BaseException as interruption:
                 self.aborted(interruption)
                 raise
             self.delay = None
 
     def _record_failure(self, error: Exception | None, result: Any) -> None:
-        handler, now = self._handler, self._handler.clock.monotonic()
+        handler, now = self.handler, self.handler.clock.monotonic()
         started = self._started = now if self._started is None else self._started
         self._failed += 1
         self._number = self._number or next(handler.call_numbers)
@@ -237,12 +238,12 @@ class CallState:
         self._announce(RetryScheduled, now, self._failed, failure=failure, delay=delay)
 
     def _announce(self, kind: type[RetryEvent], at: float, attempt: int, **fields: Any) -> None:
-        name, number = self._handler.name, self._number
-        self._handler.announce(kind(at=at, source=name, call=number, attempt=attempt, **fields))
+        name, number = self.handler.name, self._number
+        self.handler.announce(kind(at=at, source=name, call=number, attempt=attempt, **fields))
 
     def _reason_to_stop(self, delay: float, requested: float | None, elapsed: float) -> str | None:
         """Why no other attempt follows; None if one does, which the budget has then paid."""
-        config = self._handler.config
+        config = self.handler.config
         if self._failed >= config.max_attempts:
             return f"max_attempts={config.max_attempts}"
         if requested is not None and requested > config.max_retry_after:
@@ -255,23 +256,23 @@ class CallState:
         return None
 
     def _backoff(self) -> float:
-        config = self._handler.config
+        config = self.handler.config
         delay = backoff(
             self._failed, config.base_delay, config.exponential_multiplier, config.max_delay
         )
         return with_jitter(
             config.jitter, delay, base=config.base_delay, cap=config.max_delay,
-            previous=self._previous_delay, source=self._handler.random,
+            previous=self._previous_delay, source=self.handler.random,
         )  # fmt: skip
 
     def _requested_delay(self, failure: Any) -> float | None:
         """The seconds that a failure asks for; None if it does not, or cannot be asked."""
-        ask = self._handler.config.wait_from
+        ask = self.handler.config.wait_from
         if ask is None:
-            return retry_after_of(failure, self._handler.clock.time())
+            return retry_after_of(failure, self.handler.clock.time())
         try:
             seconds = ask(failure)
             return None if seconds is None else validation.number("wait_from", seconds)
         except Exception:
-            _logger.exception("%s: %r cannot say how long to wait", self._handler.name, ask)
+            _logger.exception("%s: %r cannot say how long to wait", self.handler.name, ask)
             return None

@@ -82,7 +82,7 @@ def _coroutine(handler: HandlerState, func: Callable[..., Any]) -> Callable[...,
             call = CallState(handler, started)
             if call.returned(result):
                 return result
-        return await _retry_async(call, func, args, kwargs)
+        return await _retry_async(handler, started, func, args, kwargs, call=call)
 
     return wrapper
 
@@ -98,7 +98,7 @@ def after_first_result(
 ) -> Any:
     """Go on from a first attempt that returned, where that may not be the end of the call."""
     if type(result) is CoroutineType:
-        return _await_first(handler, started, func, args, kwargs, first=result)
+        return _retry_async(handler, started, func, args, kwargs, call=None, begun=result)
     if isinstance(result, (GeneratorType, AsyncGeneratorType)):
         kind = kind_of(func, args)
         if kind in _GENERATORS:  # nothing in it has run by now
@@ -121,51 +121,38 @@ def retry(
         else:
             # A plain function that returns a coroutine, as a lambda does.
             if type(result) is CoroutineType:
-                return _retry_async(call, func, args, kwargs, result)
+                return _retry_async(call.handler, None, func, args, kwargs, call=call, begun=result)
             if call.returned(result):
                 return result
 
 
-async def _await_first(
+async def _retry_async(
     handler: HandlerState,
     started: float | None,
     func: Callable[..., Awaitable[Any]],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     *,
-    first: Awaitable[Any],
-) -> Any:
-    try:
-        result = await first
-    except Exception as error:
-        call = CallState(handler, started)
-        if not call.raised(error):
-            raise
-    else:
-        if handler.config.retry_on_result is None:
-            return result
-        call = CallState(handler, started)
-        if call.returned(result):
-            return result
-    return await _retry_async(call, func, args, kwargs)
-
-
-async def _retry_async(
-    call: CallState,
-    func: Callable[..., Awaitable[Any]],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    call: CallState | None,
     begun: Awaitable[Any] | None = None,
 ) -> Any:
-    """Do as `retry` does, starting with `begun`, which `func` has returned already."""
+    """Do as `retry` does, starting with `begun`, if `func` has returned that already.
+
+    `call` is None until an attempt has failed.
+    """
     while True:
-        await call.wait_async()
+        if call is not None:
+            await call.wait_async()
         try:
             attempt, begun = begun or func(*args, **kwargs), None
             result = await attempt
         except BaseException as error:
+            call = call or CallState(handler, started)
             if not call.raised(error):
                 raise
         else:
+            if call is None and handler.config.retry_on_result is None:
+                return result
+            call = call or CallState(handler, started)
             if call.returned(result):
                 return result

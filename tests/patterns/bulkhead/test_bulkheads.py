@@ -117,7 +117,7 @@ def test_who_waits_too_long_leaves_the_line_and_takes_nothing_along() -> None:
     assert bulkhead.get_stats()["waiting_count"] == 0
 
 
-def test_tasks_and_threads_share_the_places() -> None:
+def test_tasks_and_threads_share_the_slots() -> None:
     bulkhead = semaphore(1, max_wait=10.0)
     gate = Gate()
 
@@ -152,7 +152,7 @@ def test_a_task_that_is_cancelled_while_waiting_loses_no_place() -> None:
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.sleep(0)
-        late.cancel()  # it has just been granted the place, and does not take it
+        late.cancel()  # it has just been given the slot, and does not take it
         await asyncio.gather(waiting, late, return_exceptions=True)
         async with asyncio.timeout(5), bulkhead:
             pass

@@ -31,7 +31,7 @@ from tests.patterns.ways import Ongoing
 
 
 class ByAcquire:
-    """The way of those who give their place back themselves."""
+    """The way of those who return their slot themselves."""
 
     def __init__(self, bulkhead: SemaphoreBulkhead) -> None:
         bulkhead.acquire()
@@ -82,7 +82,7 @@ OUTCOMES = st.sampled_from(["fine", OSError(), KeyboardInterrupt(), asyncio.Canc
 
 
 class SemaphoreMachine(RuleBasedStateMachine):
-    """Nobody waits here: who finds no place is rejected at once."""
+    """Nobody waits here: who finds no slot is rejected at once."""
 
     @initialize(limit=st.integers(1, 4), listened=st.booleans())
     def begin(self, limit: int, listened: bool) -> None:

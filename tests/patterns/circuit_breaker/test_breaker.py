@@ -68,9 +68,9 @@ def test_opens_after_failures_in_a_row_and_refuses(
     clock.advance(10)
     with pytest.raises(
         CircuitBreakerError, match=r"^prices is OPEN: try again in 20 s$"
-    ) as refused:
+    ) as rejected:
         breaker.call(pytest.fail, "it was called")
-    assert (refused.value.name, refused.value.state, refused.value.retry_after) == (
+    assert (rejected.value.name, rejected.value.state, rejected.value.retry_after) == (
         "prices", "OPEN", 20.0,
     )  # fmt: skip
 
@@ -115,24 +115,24 @@ def test_p1_seed_defect_every_caller_was_let_through_half_open(
     release = threading.Event()
     arrived = threading.Barrier(32, timeout=10)
 
-    def probe() -> None:
+    def trial() -> None:
         assert release.wait(10)
 
     def caller(_: int) -> str:
         arrived.wait()
         try:
-            breaker.call(probe)
-        except CircuitBreakerError as refused:
-            assert (refused.state, refused.retry_after) == ("HALF_OPEN", None)  # noqa: PT017  # others get through
-            refusals.release()
-            return str(refused)
+            breaker.call(trial)
+        except CircuitBreakerError as rejected:
+            assert (rejected.state, rejected.retry_after) == ("HALF_OPEN", None)  # noqa: PT017  # others get through
+            rejections.release()
+            return str(rejected)
         return "called"
 
-    refusals = threading.Semaphore(0)
+    rejections = threading.Semaphore(0)
     with ThreadPoolExecutor(32) as pool:
         results = [pool.submit(caller, number) for number in range(32)]
         for _ in range(30):
-            assert refusals.acquire(timeout=10)
+            assert rejections.acquire(timeout=10)
         release.set()
         outcomes = [result.result(10) for result in results]
     assert outcomes.count("called") == 2

@@ -168,9 +168,9 @@ def test_open_time_as_a_function(clock: ManualClock, caplog: pytest.LogCaptureFi
     breaker = make(clock, failure_threshold=1, success_threshold=1, timeout=timeout)
     for seconds in (10, 20, 60):
         run(breaker, "f")
-        with pytest.raises(CircuitBreakerError) as refused:
+        with pytest.raises(CircuitBreakerError) as rejected:
             breaker.call(int)
-        assert refused.value.retry_after == seconds
+        assert rejected.value.retry_after == seconds
         clock.advance(seconds)
     run(breaker, "s")
     run(breaker, "f")
@@ -183,10 +183,10 @@ def test_states_that_somebody_sets(clock: ManualClock) -> None:
     breaker = make(clock, failure_threshold=1)
     breaker.force_open()
     clock.advance(1e9)
-    with pytest.raises(CircuitBreakerError) as refused:
+    with pytest.raises(CircuitBreakerError) as rejected:
         breaker.call(int)
-    assert str(refused.value) == "prices is FORCED_OPEN: nobody can say until when"
-    assert refused.value.retry_after is None
+    assert str(rejected.value) == "prices is FORCED_OPEN: nobody can say until when"
+    assert rejected.value.retry_after is None
     breaker.metrics_only()
     run(breaker, "ff")
     assert breaker.get_stats()["failure_count"] == 2
@@ -399,10 +399,10 @@ def test_a_rejection_that_interrupts_a_listener_takes_no_slot(clock: ManualClock
     run(breaker, "f")
     clock.advance(60)
     breaker.listeners.add(interrupted)
-    probe = breaker.acquire()
+    trial = breaker.acquire()
     with pytest.raises(KeyboardInterrupt):
         breaker.acquire()
-    probe.returned(1)
+    trial.returned(1)
     assert breaker.state.value == "CLOSED"
 
 
@@ -532,10 +532,10 @@ def test_p6_each_refusal_is_an_error_of_its_own(clock: ManualClock) -> None:
     breaker.force_open()
     errors = set()
     for _ in range(3):
-        with pytest.raises(CircuitBreakerError) as refused:
+        with pytest.raises(CircuitBreakerError) as rejected:
             breaker.call(int)
-        errors.add(id(refused.value))
-        frames, traceback = 0, refused.value.__traceback__
+        errors.add(id(rejected.value))
+        frames, traceback = 0, rejected.value.__traceback__
         while traceback is not None:
             frames, traceback = frames + 1, traceback.tb_next
         assert frames < 8

@@ -145,7 +145,7 @@ class Model:
         self.config = config
         self.state = "CLOSED"
         self.moves: list[str] = []
-        self.era = self.streak = self.successes = self.opened = self.under_way = 0
+        self.era = self.consecutive_failures = self.successes = self.opened = self.under_way = 0
         self.ended: list[Ended] = []
         self.reopens_at = self.asked_at = 0.0
 
@@ -160,24 +160,24 @@ class Model:
             timeout = self.config.timeout
             self.reopens_at = now + (timeout(self.opened, error) if callable(timeout) else timeout)
         elif state != "HALF_OPEN":
-            self.opened = self.streak = 0
+            self.opened = self.consecutive_failures = 0
             self.ended.clear()
 
-    def places(self) -> int:
+    def slots(self) -> int:
         budget = self.config.half_open_max_calls or self.config.success_threshold
         return min(budget, self.config.success_threshold - self.successes)
 
-    def admits(self, now: float) -> bool:
+    def lets_through(self, now: float) -> bool:
         if self.state == "OPEN" and now >= self.reopens_at:
             self.enter("HALF_OPEN", now)
         if self.state != "HALF_OPEN":
             return self.state in ("CLOSED", "DISABLED", "METRICS_ONLY")
-        if self.under_way >= self.places():
+        if self.under_way >= self.slots():
             timeout = self.config.timeout
             patience = 60.0 if callable(timeout) else timeout
             if now < self.asked_at + patience:
                 return False
-            self.era += 1  # who has not come back by now has no place any more
+            self.era += 1  # who has not come back by now has no slot any more
             self.under_way = 0
         self.under_way += 1
         self.asked_at = now
@@ -196,16 +196,18 @@ class Model:
         error = OSError() if outcome == FAILURE else None
         if self.state == "HALF_OPEN":
             if failed or slow:
-                self.streak += 1
+                self.consecutive_failures += 1
                 self.enter("OPEN", now, error)
             else:
-                self.streak = 0
+                self.consecutive_failures = 0
                 self.successes += 1
                 if self.successes == self.config.success_threshold:
                     self.enter("CLOSED", now)
             return
         windowed = self.config.window_size or self.config.window_seconds
-        self.streak = self.streak + 1 if failed or (slow and not windowed) else 0
+        self.consecutive_failures = (
+            self.consecutive_failures + 1 if failed or (slow and not windowed) else 0
+        )
         if windowed:
             self.ended.append(Ended(now, failed, slow))
         if self.state == "CLOSED" and self.too_many(now):
@@ -223,7 +225,7 @@ class Model:
     def too_many(self, now: float) -> bool:
         config, calls = self.config, self.window(now)
         if config.window_size is None and config.window_seconds is None:
-            return self.streak >= config.failure_threshold
+            return self.consecutive_failures >= config.failure_threshold
         if len(calls) < config.minimum_calls:
             return False
         counted = [
@@ -253,9 +255,9 @@ class BreakerMachine(RuleBasedStateMachine):
     def a_call_begins(self, way: str) -> None:
         now = self.clock.monotonic()
         rejects = self.breaker._circuit.rejects()
-        admitted = self.model.admits(now)
-        assert rejects is not admitted
-        if admitted:
+        let_through = self.model.lets_through(now)
+        assert rejects is not let_through
+        if let_through:
             self.calls.append(Call(WAYS[way](self.breaker), way, self.model.era, now))
             return
         with pytest.raises(CircuitBreakerError) as caught:
@@ -309,7 +311,7 @@ class BreakerMachine(RuleBasedStateMachine):
             assert stats["failure_count"] == sum(each.failed for each in window)
             assert stats["window_slow_calls"] == sum(each.slow for each in window)
         else:
-            assert stats["failure_count"] == model.streak
+            assert stats["failure_count"] == model.consecutive_failures
 
 
 TestBreakerMachine = BreakerMachine.TestCase
