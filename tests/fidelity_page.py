@@ -20,7 +20,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "fidelity.md"
 
-AGAIN = "UPDATE_DOCS=1 python -m pytest tests/databases tests/network"
+AGAIN = "UPDATE_DOCS=1 python -m pytest tests/end_to_end"
 HEAD = f"""\
 # What is injected, and what really happens
 
