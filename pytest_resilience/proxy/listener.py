@@ -41,32 +41,31 @@ class Listener:
         self._loop = loop
         self._accepted = accepted
         self._open = False
-        self._sock = self._bound(listen.sockaddr[1], listen.sockaddr[0])
+        host, port = listen.sockaddr
+        if port:
+            self._check_free(host, port)
+        self._sock = self._bound(host, port)
         host, port = self._sock.getsockname()[:2]
         self.address = Address(host, port)
 
-    def _bound(self, port: int, host: str) -> socket.socket:
-        sock = self._new_socket()
+    def _check_free(self, host: str, port: int) -> None:
+        with self._bound(host, port) as sock:
+            try:
+                sock.listen(_BACKLOG)  # only this fails where somebody else listens already
+            except OSError as error:
+                raise _unavailable(Address(host, port), error) from error
+
+    def _bound(self, host: str, port: int) -> socket.socket:
+        with limits_lifted():
+            sock = socket.socket(self._family, socket.SOCK_STREAM)
+        sock.setblocking(False)
         try:
             # The connections of one that was shut are still around; they do not block it.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, port))
-            if port:  # whether somebody listens there is only known to the listening
-                sock.listen(_BACKLOG)
         except OSError as error:
             sock.close()
             raise _unavailable(Address(host, port), error) from error
-        if port:
-            sock.close()
-            sock = self._new_socket()
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, port))
-        return sock
-
-    def _new_socket(self) -> socket.socket:
-        with limits_lifted():
-            sock = socket.socket(self._family, socket.SOCK_STREAM)
-        sock.setblocking(False)
         return sock
 
     def open(self) -> None:
@@ -83,7 +82,7 @@ class Listener:
         """Refuse clients; harmless when it is shut."""
         if self._open:
             self.close()
-            self._sock = self._bound(self.address.port, self.address.host)
+            self._sock = self._bound(self.address.host, self.address.port)
 
     def close(self) -> None:
         """Give the port back."""

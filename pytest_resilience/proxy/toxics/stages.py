@@ -222,49 +222,11 @@ class _LoseAnswer(_ResponseStage):
         return LostResponse() if self._attributes["reset"] else ByteLimit(limit=0)
 
 
-class _Timeout(ToxicStage):
-    """Nothing gets through; once nothing has come for so long, the connection is closed."""
+class _TimerStage(ToxicStage):
+    """Base of those through which nothing gets, and which end the connection after a time."""
 
-    _due = math.inf
-    _eof = False
-
-    def start(self) -> None:
-        self._cancel_timer()
-        self._due = self._now() + self._attributes["timeout"] * _MS
-        if self._attributes["timeout"]:
-            self._wait(self._due)
-
-    def change(self, attributes: Mapping[str, Any]) -> None:
-        super().change(attributes)
-        self.start()
-
-    def write(self, data: bytes) -> None:  # noqa: ARG002  # it is lost
-        self._due = self._now() + self._attributes["timeout"] * _MS
-
-    def _go_on(self) -> None:
-        if self._now() >= self._due:
-            self._connection.close()
-        else:  # there was data meanwhile
-            self._wait(self._due)
-
-    def write_eof(self) -> None:
-        """Lost too: a client that waits must not learn that the server has gone."""
-        self._eof = True
-        if self._connection.client_done:
-            self.following.write_eof()
-
-    def client_gone(self) -> None:
-        if self._eof:
-            self.following.write_eof()
-
-    def remove(self) -> None:
-        self._connection.close()  # what was lost is missing: nothing can go on
-
-
-class _ResetPeer(ToxicStage):
-    """RST to both endpoints, at once or after a time."""
-
-    _lost = False
+    _lost_data = False
+    _lost_eof = False
 
     def start(self) -> None:
         self._cancel_timer()
@@ -274,18 +236,57 @@ class _ResetPeer(ToxicStage):
         super().change(attributes)
         self.start()
 
+    def write(self, data: bytes) -> None:  # noqa: ARG002  # it is lost
+        self._lost_data = True
+
+    def write_eof(self) -> None:
+        self._lost_eof = True
+
+
+class _Timeout(_TimerStage):
+    """Once nothing has come for so long, the connection is closed; a time of 0 never ends."""
+
+    _due = 0.0
+
+    def start(self) -> None:
+        self._cancel_timer()
+        self._due = 0.0
+        if self._attributes["timeout"]:
+            super().start()
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self._due = self._now() + self._attributes["timeout"] * _MS
+
+    def _go_on(self) -> None:
+        if self._now() < self._due:  # data came meanwhile: one timer is enough for all of it
+            self._wait(self._due)
+        else:
+            self._connection.close()
+
+    def write_eof(self) -> None:
+        """Lost as well: a client that waits must not learn that the server has gone."""
+        super().write_eof()
+        if self._connection.client_done:
+            self.following.write_eof()
+
+    def client_gone(self) -> None:
+        if self._lost_eof:
+            self.following.write_eof()
+
+    def remove(self) -> None:
+        self._connection.close()  # what was lost is missing: nothing can go on
+
+
+class _ResetPeer(_TimerStage):
+    """RST to both endpoints, at once or after a time: no response and no EOF comes before."""
+
     def _go_on(self) -> None:
         self._connection.reset()
 
-    def write(self, data: bytes) -> None:  # noqa: ARG002  # who is reset gets no response first
-        self._lost = True
-
-    def write_eof(self) -> None:
-        self._lost = True  # an orderly end would be none
-
     def remove(self) -> None:
         self._cancel_timer()
-        if self._lost:
+        if self._lost_data or self._lost_eof:
             self._connection.reset()  # what is missing would not be noticed
 
 

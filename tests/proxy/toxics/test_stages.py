@@ -226,6 +226,14 @@ def test_timeouts_can_be_changed_while_they_run() -> None:
     assert link.happened == [(10, "close")]
 
 
+def test_a_timeout_that_gets_shorter_counts_from_then_on() -> None:
+    made, link, _ = stage("timeout", timeout="1h")
+    made.write(b"lost")
+    made.change({"timeout": 100})
+    link.run(1)
+    assert link.happened == [(pytest.approx(0.1), "close")]
+
+
 def test_reset_peer_waits_for_its_time_alone() -> None:
     made, link, target = stage("reset_peer", timeout=100)
     made.write(b"lost")
