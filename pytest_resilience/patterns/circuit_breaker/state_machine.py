@@ -250,9 +250,9 @@ class Circuit:
     out: one function more around a call would double what it costs.
 
     Attributes:
-        fast_path: the permit of every call while the breaker is closed and has no failure to
-            forget. Such a call takes no lock, and its success need not be recorded. None in
-            all other states, and always where durations or results matter.
+        fast_path: the permit of every call while all are let through and no failure is there to
+            forget. Such a call takes no lock, and its success need not be recorded. None while
+            open or half open, and always where durations or results matter.
         current: the state now.
         history: the latest transitions, oldest first.
     """
