@@ -73,33 +73,27 @@ class Pressure(Fault):
     """Base of all.
 
     Attributes:
-        intensity: 0 to 1; at 0, and with nothing more said, it is nothing at all.
+        intensity: 0 to 1; at 0, and without an amount, it is nothing at all.
+        amount_field: the field that says how much in its own unit, instead of `intensity`.
     """
 
     intensity: float
-
-    @property
-    def said(self) -> object:
-        """How much was asked for in its own unit; None where `intensity` alone says it."""
-        return None
+    amount_field: ClassVar[str] = ""
 
     @property
     def is_nothing(self) -> bool:
-        return self.said is None and not self.intensity
+        return not self.intensity and getattr(self, self.amount_field, None) is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuLoad(Pressure):
     """Processes that compute, `load` (0 to 1) of the time on each of `cores`."""
 
+    amount_field: ClassVar[str] = "load"
     kinds: ClassVar[frozenset[str]] = frozenset({CPU})
     load: float | None = None
     cores: int | None = None
     engine: str = BUILT_IN
-
-    @property
-    def said(self) -> object:
-        return self.load
 
     def __str__(self) -> str:
         return f"CPU load {_share(self.load, self.intensity)} on {_number(self.cores, 'core')}"
@@ -109,13 +103,10 @@ class CpuLoad(Pressure):
 class GilLoad(Pressure):
     """Threads of this process that compute: what they take is the interpreter's lock."""
 
+    amount_field: ClassVar[str] = "load"
     kinds: ClassVar[frozenset[str]] = frozenset({CPU})
     load: float | None = None
     threads: int | None = None
-
-    @property
-    def said(self) -> object:
-        return self.load
 
     def __str__(self) -> str:
         return f"GIL load {_share(self.load, self.intensity)} in {_number(self.threads, 'thread')}"
@@ -131,15 +122,12 @@ class MemoryLoad(Pressure):
         reserve: what it leaves to others, whatever was asked.
     """
 
+    amount_field: ClassVar[str] = "size"
     kinds: ClassVar[frozenset[str]] = frozenset({MEMORY})
     size: Amount | None = None
     ramp: float = 0.0
     reserve: Amount | None = None
     engine: str = BUILT_IN
-
-    @property
-    def said(self) -> object:
-        return self.size
 
     def __str__(self) -> str:
         grown = f" within {format_seconds(self.ramp)}" if self.ramp else ""
@@ -161,14 +149,11 @@ class MemoryLimit(Pressure):
 class DiskLoad(Pressure):
     """A process that writes, syncs and reads a file of `size` in the folder `path`."""
 
+    amount_field: ClassVar[str] = "size"
     kinds: ClassVar[frozenset[str]] = frozenset({DISK})
     size: Amount | None = None
     path: str | None = None
     engine: str = BUILT_IN
-
-    @property
-    def said(self) -> object:
-        return self.size
 
     def __str__(self) -> str:
         return f"disk load {_amount(self.size, self.intensity)}"
@@ -190,12 +175,9 @@ class DiskFill(Pressure):
 class DescriptorLimit(Pressure):
     """This process can open no more than `leave` files and sockets in addition (EMFILE)."""
 
+    amount_field: ClassVar[str] = "leave"
     kinds: ClassVar[frozenset[str]] = frozenset({DESCRIPTORS})
     leave: int | None = None
-
-    @property
-    def said(self) -> object:
-        return self.leave
 
     def __str__(self) -> str:
         left = f"intensity {self.intensity:g}" if self.leave is None else f"{self.leave} left"

@@ -24,8 +24,8 @@ from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.schema import delay_parameters
 from pytest_resilience.chaos.types.schema import distribution_of
-from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.chaos.types.schema import one_of
+from pytest_resilience.chaos.types.schema import several_of
 from pytest_resilience.chaos.types.schema import trigger_parameters
 from pytest_resilience.errors import ConfigurationError
 
@@ -146,15 +146,6 @@ def _databases(name: str, value: Any) -> _Databases:
     return _Databases(tuple(each.strip() for each in value.split("|")))
 
 
-def _step(name: str, value: Any) -> str:
-    return _STEPS[one_of(_STEPS)(name, value)]
-
-
-def _steps(name: str, value: Any) -> tuple[str, ...]:
-    texts = value.split("|") if isinstance(value, str) else [value]
-    return tuple(_step(name, each.strip() if isinstance(each, str) else each) for each in texts)
-
-
 _TARGET_PARAMETERS = (
     Parameter(
         name="match", unit="SQL with * or ..., several between |", default="every statement",
@@ -176,8 +167,8 @@ _TARGET_PARAMETERS = (
 def _slowdown(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
     delay = given.get("delay", intensity * MOST_DELAY)
     distribution = distribution_of(given, delay)
-    steps = given.get("at", (EXECUTE,))
-    return tuple(DatabaseDelay(delay=delay, distribution=distribution, at=step) for step in steps)
+    kinds = [_STEPS[step] for step in given.get("at", ("execute",))]
+    return tuple(DatabaseDelay(delay=delay, distribution=distribution, at=kind) for kind in kinds)
 
 
 def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
@@ -192,23 +183,17 @@ def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
     if condition in _ONLY_THERE or (condition != LOST and moment != DURING):
         allowed = "no moment" if condition in _ONLY_THERE else f"{DURING}="
         raise ConfigurationError(f"{moment}: mode={condition!r} takes {allowed}")
-    if condition != LOST and given[moment] not in (EXECUTE, COMMIT):
+    kind = _STEPS[given[moment]]
+    if condition != LOST and kind not in {EXECUTE, COMMIT}:
         raise ConfigurationError(f"{moment}: mode={condition!r} happens to execute or commit")
-    return (DatabaseFailure(condition=condition, at=given[moment], moment=moment),)
-
-
-def _condition(name: str, value: Any) -> str:
-    if not isinstance(value, str) or value not in _CONDITIONS:
-        guess = nearest(value, _CONDITIONS)
-        known = ", ".join(map(repr, _CONDITIONS))
-        raise ConfigurationError(f"{name}={shortened(value)}{guess}: give one of {known}")
-    return value
+    return (DatabaseFailure(condition=condition, at=kind, moment=moment),)
 
 
 def _moment(name: str, meaning: str) -> Parameter:
     return Parameter(
-        name=name, unit=", ".join(_STEPS), default="as fits the mode", parse=_step, help=meaning
-    )
+        name=name, unit=", ".join(_STEPS), default="as fits the mode", parse=one_of(_STEPS),
+        help=meaning,
+    )  # fmt: skip
 
 
 DATABASE_SLOWDOWN = TypeSchema(
@@ -217,7 +202,7 @@ DATABASE_SLOWDOWN = TypeSchema(
         *delay_parameters(f"intensity x {MOST_DELAY:g}s", "added to each step"),
         Parameter(
             name="at", unit=f"{', '.join(_STEPS)}, several between |", default="execute",
-            parse=_steps, help="which steps are slow",
+            parse=several_of(_STEPS), help="which steps are slow",
         ),
         *_TARGET_PARAMETERS,
         *trigger_parameters(rate="1"),
@@ -230,7 +215,7 @@ DATABASE_FAILURE = TypeSchema(
     summary="a database fails, with the driver's own error and code",
     parameters=(
         Parameter(
-            name="mode", unit=", ".join(_CONDITIONS), default=LOST, parse=_condition,
+            name="mode", unit=", ".join(_CONDITIONS), default=LOST, parse=one_of(_CONDITIONS),
             help="what is the matter",
         ),
         _moment(BEFORE, "lost before this step reaches the database"),

@@ -7,6 +7,7 @@ import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from typing import ClassVar
 
 from pytest_resilience.chaos.faults.network import Delay
 from pytest_resilience.chaos.faults.network import Fault
@@ -30,8 +31,8 @@ from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.schema import delay_parameters
 from pytest_resilience.chaos.types.schema import distribution_of
 from pytest_resilience.chaos.types.schema import mode_of
-from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.chaos.types.schema import one_of
+from pytest_resilience.chaos.types.schema import several_of
 from pytest_resilience.chaos.types.schema import trigger_parameters
 from pytest_resilience.errors import ConfigurationError
 
@@ -139,51 +140,45 @@ class DiskDelay(Delay):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShortWrite(Fault):
-    """A write takes less than it was given, and says so: what is left is the caller's to write.
+class _PartialWrite(Fault):
+    """Base of writes that take less than they are given.
 
     Attributes:
-        bytes_written: how much it takes at most, and 1 at least; None for half.
+        bytes_written: how much is taken; None for half.
     """
 
+    kinds: ClassVar[frozenset[str]] = _WRITING
+    name: ClassVar[str]
+    least: ClassVar[int] = 0
     bytes_written: int | None = None
 
-    @property
-    def kinds(self) -> frozenset[str]:
-        return _WRITING
-
     def taken(self, size: int) -> int:
-        """Of a write of `size` bytes."""
+        """How many bytes of a write of `size` bytes are written."""
         wanted = size // 2 if self.bytes_written is None else self.bytes_written
-        return min(size, max(1, wanted))
+        return min(size, max(self.least, wanted))
 
     def __str__(self) -> str:
-        return f"short write, {_part(self.bytes_written)}"
+        much = self.bytes_written
+        return f"{self.name}, {'half of it' if much is None else quantities.format_bytes(much)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TornWrite(Fault):
+class ShortWrite(_PartialWrite):
+    """A write takes less than it was given, and says so: what is left is the caller's to write."""
+
+    name: ClassVar[str] = "short write"
+    least: ClassVar[int] = 1  # a write that takes nothing is no short write
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TornWrite(_PartialWrite):
     """The first bytes of a write reach the file, and no more does through the same descriptor.
 
     As on a real system the write that is torn says how much it has taken, where that is
     anything, and the next one raises EIO.
-
-    Attributes:
-        bytes_written: how much reaches the file; None for half.
     """
 
-    bytes_written: int | None = None
-
-    @property
-    def kinds(self) -> frozenset[str]:
-        return _WRITING
-
-    def taken(self, size: int) -> int:
-        """Of a write of `size` bytes."""
-        return min(size, size // 2 if self.bytes_written is None else self.bytes_written)
-
-    def __str__(self) -> str:
-        return f"torn write, {_part(self.bytes_written)}"
+    name: ClassVar[str] = "torn write"
 
 
 def _named(kinds: frozenset[str]) -> str:
@@ -191,25 +186,11 @@ def _named(kinds: frozenset[str]) -> str:
     return "/".join(step for step, those in _STEPS.items() if those & kinds)
 
 
-def _part(size: int | None) -> str:
-    return "half of it" if size is None else quantities.format_bytes(size)
-
-
 def _mode(name: str, value: Any) -> str:
     text = value.strip() if isinstance(value, str) else value
     if isinstance(text, str) and text.upper() in _BY_CODE:
         return _BY_CODE[text.upper()]
-    if not isinstance(text, str) or text not in _MODES:
-        known = ", ".join(map(repr, [*_MODES, *_BY_CODE]))
-        guess = nearest(text, [*_MODES, *_BY_CODE])
-        raise ConfigurationError(f"{name}={shortened(value)}{guess}: give one of {known}")
-    return text
-
-
-def _steps(name: str, value: Any) -> tuple[str, ...]:
-    texts = value.split("|") if isinstance(value, str) else [value]
-    pick = one_of(_STEPS)
-    return tuple(pick(name, each.strip() if isinstance(each, str) else each) for each in texts)
+    return one_of([*_MODES, *_BY_CODE])(name, text)
 
 
 def _size(name: str, value: Any) -> int:
@@ -256,7 +237,7 @@ DISK_FAILURE = TypeSchema(
         ),
         Parameter(
             name="at", unit=f"{', '.join(_STEPS)}, several between |", default="as fits the mode",
-            parse=_steps, help="which operations fail",
+            parse=several_of(_STEPS), help="which operations fail",
         ),
         Parameter(
             name="path", unit="globs of files, several between |", default="every file",

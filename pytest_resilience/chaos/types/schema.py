@@ -24,16 +24,8 @@ from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = [
-    "DELAY_NAMES",
-    "TARGET_PARAMETERS",
-    "Parameter",
-    "TypeSchema",
-    "delay_parameters",
-    "distribution_of",
-    "mode_of",
-    "nearest",
-    "one_of",
-    "trigger_parameters",
+    "DELAY_NAMES", "TARGET_PARAMETERS", "Parameter", "TypeSchema", "delay_parameters",
+    "distribution_of", "mode_of", "nearest", "one_of", "several_of", "trigger_parameters",
 ]  # fmt: skip
 
 # What an experiment itself takes: here only to be named to who has misspelt one.
@@ -223,6 +215,17 @@ def one_of(allowed: Iterable[str]) -> Callable[[str, Any], str]:
                 f"{name}={shortened(value)}{guess}: give one of {', '.join(map(repr, words))}"
             )
         return value
+
+    return parse
+
+
+def several_of(allowed: Iterable[str]) -> Callable[[str, Any], tuple[str, ...]]:
+    """A parser for a parameter that is some of some words, between `|`."""
+    parse_one = one_of(allowed)
+
+    def parse(name: str, value: Any) -> tuple[str, ...]:
+        texts = [each.strip() for each in value.split("|")] if isinstance(value, str) else [value]
+        return tuple(parse_one(name, each) for each in texts)
 
     return parse
 
