@@ -26,7 +26,7 @@ def in_a_loop() -> bool:
 
 @runtime_checkable
 class Clock(Protocol):
-    """What the package needs of time. All values are seconds."""
+    """A source of time, in seconds, that tests can replace."""
 
     def monotonic(self) -> float:
         """A reading that never goes back; only differences mean anything."""

@@ -119,8 +119,8 @@ class NeverFiredError(ResilienceError):
 
     Attributes:
         experiment: its name.
-        fault: what it would have done.
-        target: what it was aimed at.
+        fault: its faults, in words.
+        target: its targets, in words.
         seen: what the code did instead, one line each.
     """
 
@@ -271,7 +271,7 @@ class TimeLimitExceededError(ResilienceError, TimeoutError):
 
 
 class ServiceFailureError(ResilienceError):
-    """What a failing service raises where no more exact error is known.
+    """The error of a failing service, where the user gives no other.
 
     Attributes:
         service: the service's name.

@@ -1,4 +1,4 @@
-"""What happened, as frozen records, and those who listen to it."""
+"""Events, which are frozen records, and their listeners."""
 
 from __future__ import annotations
 

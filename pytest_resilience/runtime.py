@@ -42,12 +42,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class NewChaosType:
-    """A chaos type that somebody else has made.
+    """A chaos type that a plugin adds.
 
     Attributes:
         name: as it is written in markers, flags and profiles.
-        schema: what it can be told, and which faults that makes.
-        interceptor: makes, for an engine, what lets those faults happen.
+        schema: its parameters, and the faults that they make.
+        interceptor: makes the interceptor of those faults for an engine.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Runtime:
     """Starts experiments in this process.
 
     Attributes:
-        engine: which decides; its listeners are told of every fault.
+        engine: its listeners are told of every fault.
     """
 
     def __init__(

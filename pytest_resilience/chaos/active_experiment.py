@@ -72,12 +72,12 @@ class ActiveExperiment:
 
     @property
     def matched(self) -> int:
-        """Operations that it was aimed at and could have hit, of forked children too."""
+        """Operations that it could have hit, in forked children too."""
         return self.counts.matched
 
     @property
     def hits(self) -> int:
-        """Operations that it hit, of forked children too."""
+        """Operations that it hit, in forked children too."""
         return self.counts.hits
 
     @property
@@ -119,7 +119,10 @@ class ActiveExperiment:
         return max(0.0, self.started_at + self.experiment.duration - now)
 
     def decide(self, operation: Operation, now: float) -> Sequence[Hit]:
-        """What happens to `operation`: one hit for each of its faults; counts a match."""
+        """The faults that happen to `operation`: all or none of the experiment's.
+
+        Counts it if it is matched, and notes it if it is not.
+        """
         experiment = self.experiment
         if not self.left(now):
             return ()

@@ -78,7 +78,7 @@ def caller(folder: str = "", through: tuple[object, ...] = ()) -> str:
 
 
 def _behind_control(frame: FrameType, folder: str, through: tuple[object, ...]) -> str:
-    """Where the user waits, if this is what gives control to something nobody has called."""
+    """The user's line that waits, if `frame` is a loop's or a worker's, which nobody has called."""
     role = _control_role(frame.f_code)
     if role == _LOOP:
         return _task_site(through, folder) or _task_site((_current_task(),), folder)
@@ -173,7 +173,7 @@ def _tasks_behind(start: object) -> Iterator[Any]:
 
 
 def _role(kind: type) -> str:
-    """What to do with objects of a type, on the way to a task."""
+    """How to treat objects of a type on the way to a task: "task", "trio", "ignored" or ""."""
 
     def known(module: str, name: str) -> Any:
         return getattr(sys.modules.get(module), name, ())
@@ -187,7 +187,7 @@ def _role(kind: type) -> str:
 
 
 def _referents(found: Any) -> Sequence[Any]:
-    """What an object refers to, without asking it."""
+    """The objects that it refers to, without calling any of its code."""
     kind = type(found)
     if kind is FunctionType:  # its globals would be everything
         return found.__closure__ or ()

@@ -60,7 +60,7 @@ _ENDLESS: Final = math.inf  # seconds of delay: silence
 
 
 class Interceptor(Protocol):
-    """The one place where a family of operations is intercepted.
+    """Intercepts a family of operations, such as those on sockets, by patches.
 
     Attributes:
         kinds: the kinds of operation it can intercept.
@@ -101,7 +101,7 @@ class FaultInjected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """What an interceptor has to do to one operation: wait, then maybe fail.
+    """The plan for one operation: wait, then maybe fail, or change its response.
 
     Attributes:
         clock: on which to wait.
@@ -121,7 +121,7 @@ class Effect:
 
     @classmethod
     def of(cls, hits: Sequence[Hit], clock: Clock) -> Effect:
-        """What several hits come to. Of failures and paces the oldest experiment's holds."""
+        """Several hits together: delays add up, and the oldest experiment's failure holds."""
         delay, transient = 0.0, True
         failure: Fault | None = None
         pace: Pace | None = None
@@ -336,7 +336,7 @@ class Engine:
 
     @contextmanager
     def recording_test(self) -> Iterator[None]:
-        """What is done in the block is the test's own, and not that of a fixture."""
+        """The block is the test's own; what came before was done by fixtures."""
         recorder = self.recorder
         if recorder is None:
             yield
@@ -384,7 +384,7 @@ class Engine:
             return ""
 
     def decide(self, operation: Operation) -> Effect | None:
-        """What happens to `operation`, which is about to be done; None if nothing does."""
+        """The effect on `operation`, which is about to be done; None if no fault happens to it."""
         if self.recorder is not None:
             self.recorder.note(operation)
         now = self.clock.monotonic()

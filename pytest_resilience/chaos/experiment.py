@@ -1,4 +1,4 @@
-"""An experiment: what trouble, aimed at whom, how much and for how long."""
+"""An experiment: a fault, its targets, which of their operations it hits, and for how long."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _INTENSITY = 0.5  # of an experiment that names none
 
 
 class Filter(Protocol):
-    """Says of operations whether they are meant; as a text, which ones."""
+    """Accepts some operations; `str` of it says which."""
 
     def accepts(self, operation: Operation) -> bool:
-        """Whether this one is."""
+        """Whether the operation is one of them."""
 
 
 @dataclass(frozen=True, init=False)
@@ -65,7 +65,7 @@ class ChaosExperiment:
         enabled: a disabled experiment never starts.
         parameters: the type's own parameters as given, e.g. `delay="200ms"`, `rate=0.3`,
             `target="api.example.com:443"`; `pytest --chaos-list` shows them all.
-        services: what `target_services` stand for; empty until `bind`.
+        services: those of `target_services`; empty until `bind`.
 
     Raises ConfigurationError for anything that cannot mean what it says.
     """
@@ -139,15 +139,15 @@ class ChaosExperiment:
         return bound
 
     def starting_always(self) -> ChaosExperiment:
-        """This experiment, started whenever it is asked for."""
+        """This experiment with probability 1."""
         sure = copy(self)
         object.__setattr__(sure, "probability", 1.0)
         return sure
 
     def hitting_all(self) -> ChaosExperiment:
-        """This experiment, which hits every operation that it matches.
+        """This experiment with `rate=1`.
 
-        It stays as it is where `rate` or `intensity` says how many it is to hit.
+        Unchanged where `rate` or `intensity` is given, or another parameter chooses operations.
         """
         if vars(self)["_share_was_given"] or not is_left_to_chance(self.trigger):
             return self
@@ -157,7 +157,7 @@ class ChaosExperiment:
         return sure
 
     def filtered(self, name: str, only: Filter) -> ChaosExperiment:
-        """This experiment, aimed at those alone of its targets that `only` accepts as well."""
+        """This experiment, for those operations on its targets that `only` accepts too."""
         narrow = copy(self)
         object.__setattr__(narrow, "parameters", (*self.parameters, (name, only)))
         vars(narrow).pop("_filters", None)
@@ -169,7 +169,7 @@ class ChaosExperiment:
 
     @cached_property
     def faults(self) -> tuple[Fault, ...]:
-        """What happens; nothing at intensity 0 unless a physical parameter says more."""
+        """Its faults; at intensity 0 they do nothing, unless a physical parameter is given."""
         return self.schema.faults(dict(self.parameters), self.intensity)
 
     @cached_property
@@ -189,18 +189,18 @@ class ChaosExperiment:
 
     @cached_property
     def trigger(self) -> Trigger:
-        """To which of the operations it happens."""
+        """Chooses which of the matching operations are hit."""
         return self.schema.trigger(dict(self.parameters), self.intensity)
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
-        """Whom it is aimed at; empty means everybody."""
+        """Hosts and ports; empty for all."""
         hosts = tuple(host for service in self.services for host in service.hosts)
         return tuple(dict(self.parameters).get("target", hosts))
 
     @cached_property
     def _filters(self) -> tuple[Any, ...]:
-        """The parameters that say of an operation whether it is meant."""
+        """The parameters that accept some operations only."""
         return tuple(value for _, value in self.parameters if hasattr(value, "accepts"))
 
     @property
@@ -213,19 +213,19 @@ class ChaosExperiment:
 
     @property
     def target_patterns(self) -> tuple[str, ...]:
-        """The targets, one by one, as they were written; none if it is aimed at everybody."""
+        """The targets, one by one, as they were written; none if there is no restriction."""
         paths = dict(self.parameters).get("path")
         filters = paths.patterns if isinstance(paths, Paths) else self._filters
         return tuple(map(str, (*self.targets, *self.services, *filters)))
 
     @property
     def has_relative_path(self) -> bool:
-        """Whether it is aimed at files by where they are from the current folder."""
+        """Whether a glob of files of it begins at the current folder."""
         paths = dict(self.parameters).get("path")
         return isinstance(paths, Paths) and any(each.is_relative for each in paths.patterns)
 
     def matches_target(self, operation: Operation) -> bool:
-        """Whether the operation is meant, whatever its kind."""
+        """Whether the operation is on a target, whatever its kind."""
         for each in self._filters:
             if not each.accepts(operation):
                 return False

@@ -1,4 +1,4 @@
-"""Forked children of this process: what they meet counts, and no lock of ours stays held in them.
+"""Forked children of this process: experiments count in them as well.
 
 A child has the experiments of its parent, and the patches, but memory of its own. So its counts
 go into a page that both share, where the parent in turn says that an experiment has ended: a
@@ -147,7 +147,7 @@ class SharedCounts:
 
 
 class Forked(Protocol):
-    """What has to know that this process forks."""
+    """Is told when this process forks."""
 
     def before_fork(self) -> None:
         """A child is about to be made."""

@@ -1,4 +1,4 @@
-"""Profiles: what a system must survive, said once, as a table of a TOML file."""
+"""Profiles: the experiments that a system must survive, as a table of a TOML file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ProfileExperiment:
 
     Attributes:
         kind: the chaos type's name.
-        parameters: everything else it is told.
+        parameters: all others of its table.
         weight: how much it counts in the score.
     """
 
@@ -66,7 +66,7 @@ class ProfileExperiment:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name in events and reports."""
         return str(self.parameters["name"])
 
     def make(self) -> ChaosExperiment:
@@ -80,9 +80,9 @@ class Profile:
     """One profile, checked.
 
     Attributes:
-        name: what it is called.
-        experiments: what is injected.
-        services: what those can name.
+        name: its key in the file.
+        experiments: the faults that are injected.
+        services: those that the experiments can name.
         markers: a marker expression that chooses the tests; empty for all.
         paths: globs of test files, one of which has to match; empty for all.
         seed: of all chance; None for a new one each run.

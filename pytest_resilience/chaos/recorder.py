@@ -1,4 +1,4 @@
-"""What a test does that experiments could hit, noted while none of them runs."""
+"""Records the kinds of operation that a test does, while no experiment is active."""
 
 from __future__ import annotations
 

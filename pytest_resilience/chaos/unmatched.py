@@ -25,7 +25,7 @@ _MOST_DIFFERENT = 1000  # after which none is kept any more: comparing takes tim
 
 
 class UnmatchedOperation(NamedTuple):
-    """What is kept of an operation: nothing that could keep an object of the code alive.
+    """An operation without references to objects of the code under test.
 
     Attributes:
         statement: the beginning of the SQL text.
@@ -42,7 +42,7 @@ class UnmatchedOperation(NamedTuple):
 
     @property
     def subject(self) -> str:
-        """Target and statement, as people compare them with what they aimed at."""
+        """Target and statement, which are compared with the patterns of the targets."""
         return f"{self.target} {self.statement}".rstrip()
 
 

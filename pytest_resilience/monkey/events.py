@@ -1,4 +1,4 @@
-"""What a chaos monkey records of itself."""
+"""The events of a chaos monkey, and the journal that keeps them."""
 
 from __future__ import annotations
 

@@ -109,14 +109,14 @@ class Monkey:
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
     def default_start(self) -> Starter:
-        """What makes experiments happen when the constructor was not told. Raises here."""
+        """The `start` of a constructor without one; ConfigurationError, unless a subclass has one."""
         raise ConfigurationError(
             "nothing is given that makes experiments happen: Monkey(start); "
             "pytest_resilience.ChaosMonkey() has its own"
         )
 
     def default_approve(self) -> Callable[[ChaosExperiment], object] | None:
-        """What raises ConfigurationError for an experiment that `default_start` would refuse."""
+        """The `approve` that goes with `default_start`."""
         return None
 
     @property
@@ -136,7 +136,7 @@ class Monkey:
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """What it has recorded, oldest first; the latest 10 000."""
+        """Its latest 10 000 events, the oldest first."""
         return tuple(self._journal.events)
 
     @property
@@ -303,7 +303,7 @@ class Monkey:
         )
 
     def get_active_experiments(self) -> dict[str, dict[str, Any]]:
-        """What runs now, by name.
+        """The active experiments, by name.
 
         Each with `experiment_name`, `chaos_type`, `start_time` (seconds since 1970-01-01
         UTC), `duration` and `elapsed` (seconds).

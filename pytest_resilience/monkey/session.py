@@ -24,7 +24,7 @@ __all__ = ["MonkeySession", "MonkeySettings"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonkeySettings:
-    """What a monkey was made with.
+    """The constructor's parameters, checked.
 
     Attributes:
         start: starts an experiment.

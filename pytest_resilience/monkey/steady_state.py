@@ -1,4 +1,4 @@
-"""How a system is when it is well, asked before, during and after chaos."""
+"""The steady state of a system: probes that are read before, during and after chaos."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Matches", "OneOf", "Probe", "Reading", "SteadyState", "Verdict", "Wi
 
 
 class Verdict(Enum):
-    """What a period of chaos has shown, the gravest first.
+    """The result of a period of chaos, the gravest first.
 
     DEVIATED: the system left its steady state, which is a finding about the system.
     FAILED: the chaos itself did not go as it should: it was not steady before, or an
@@ -100,7 +100,7 @@ class Matches:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a probe said.
+    """The value that a probe returned, and whether it is tolerated.
 
     Attributes:
         probe: its name.

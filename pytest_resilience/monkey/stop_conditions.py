@@ -1,4 +1,4 @@
-"""What ends a monkey's chaos before its time: an alarm, an open breaker, a spent budget."""
+"""Stop conditions, which end the chaos early: a function, an open breaker, a spent budget."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class When(StopCondition):
 class BreakerOpens(StopCondition):
     """When a circuit breaker opens, of this package or of another.
 
-    A breaker with `listeners` is heard the moment it opens, even if it closes before anybody
+    A breaker with `listeners` is noticed the moment it opens, even if it closes before anybody
     looks. Of any other the `state` (or `current_state`) is read at each look.
     Raises ConfigurationError for what has neither.
     """
@@ -102,12 +102,12 @@ class BreakerOpens(StopCondition):
         if add is None:
             return
 
-        def hear(event: object) -> None:
+        def notice(event: object) -> None:
             if _is_open(getattr(event, "new", "")):
                 self._opened = True
                 alarm()
 
-        forget = add(hear)
+        forget = add(notice)
         self._forget = forget if callable(forget) else lambda: None
 
     def reason(self) -> str:

@@ -77,7 +77,7 @@ class Watchdog:
         return (Verdict.DEVIATED, problems) if problems else None
 
     def check_after(self) -> str:
-        """What is not well now that everything is undone; '' if all is."""
+        """The problems of the steady state after all is undone; '' if there are none."""
         return _problems(self._read("after")) if self._steady_state else ""
 
     def _read(self, phase: Literal["before", "after"]) -> tuple[Reading, ...]:

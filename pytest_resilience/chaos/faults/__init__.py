@@ -1,1 +1,1 @@
-"""What happens to an operation: frozen descriptions, each an answer to "what can go wrong"."""
+"""The faults that can happen to operations, as frozen data."""

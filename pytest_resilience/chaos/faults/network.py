@@ -51,10 +51,10 @@ class Fault:
         kinds: the kinds of operation it can happen to.
         waits: whether the caller is made to wait, which only a blocking one can.
         transient: whether what it holds up goes on as if nothing had been, when it has ended.
-        needs_response: whether the peer's answer must be there before it happens.
-        needs_body: whether it happens to the bytes of an answer, which must be seen for that.
+        needs_response: whether the peer's response must be there before it happens.
+        needs_body: whether it happens to the bytes of a response, which must be seen for that.
         resets: whether the connection is reset when the wait is over.
-        delay: how long, in seconds; infinite where the answer never comes.
+        delay: how long, in seconds; infinite where the response never comes.
     """
 
     waits: ClassVar[bool] = False
@@ -87,7 +87,7 @@ class Fault:
         return None
 
     def can_happen_to(self, operation: Operation) -> bool:
-        """Whether there is such a thing where `operation` is done."""
+        """Whether it is possible where `operation` is done."""
         tcp = operation.tcp
         return (
             (operation.blocking or not self.waits)
@@ -151,7 +151,7 @@ class Latency(Delay):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Silence(Fault):
-    """The peer never answers: packets are lost without a word."""
+    """The peer never responds: packets are lost without notice."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, HANDSHAKE, RECEIVE})
     waits: ClassVar[bool] = True
@@ -170,7 +170,7 @@ class Refusal(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reset(Fault):
-    """The peer tears the connection down while an answer is awaited (ECONNRESET)."""
+    """The peer tears the connection down while a response is awaited (ECONNRESET)."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({HANDSHAKE, RECEIVE})
     resets: ClassVar[bool] = True
@@ -178,7 +178,7 @@ class Reset(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LostResponse(Fault):
-    """The peer has done what it was asked, and the connection is reset before its answer."""
+    """The peer has done what it was asked, and the connection is reset before its response."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
     needs_response: ClassVar[bool] = True

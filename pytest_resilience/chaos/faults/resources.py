@@ -35,7 +35,7 @@ STRESS_NG: Final = "stress-ng"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PressureReading:
-    """What was asked of a pressure, and what came of it, measured over its life.
+    """The amount asked of a pressure, and the amount achieved, measured over its life.
 
     Attributes:
         asked, achieved: in `unit`.
@@ -70,7 +70,7 @@ class PressureReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pressure(Fault):
-    """Base of all.
+    """Base of all pressures.
 
     Attributes:
         intensity: 0 to 1; at 0, and without an amount, it is nothing at all.
@@ -195,7 +195,7 @@ class ThreadLimit(Pressure):
 
 
 LIMITS = (DescriptorLimit, MemoryLimit, ThreadLimit)
-"""What takes nothing from the machine, but leaves less to this process."""
+"""Those that take nothing from the machine, but allow this process less."""
 
 
 def _share(share: float | None, intensity: float) -> str:

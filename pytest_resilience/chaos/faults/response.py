@@ -52,7 +52,7 @@ class SlowClose(Delay):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace(Fault):
-    """Base of those that let an answer arrive in pieces, each after a time."""
+    """Base of those that let a response arrive in pieces, each after a time."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
     waits: ClassVar[bool] = True
@@ -71,7 +71,7 @@ class Pace(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bandwidth(Pace):
-    """Answers come over a line of `rate` bytes a second; if that is 0, not at all."""
+    """Responses come over a line of `rate` bytes a second; if that is 0, not at all."""
 
     rate: float
 
@@ -88,7 +88,7 @@ class Bandwidth(Pace):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dribble(Pace):
-    """Answers come `piece` bytes at a time, each `pause` seconds after the one before."""
+    """Responses come `piece` bytes at a time, each `pause` seconds after the one before."""
 
     piece: int = 1
     pause: float
@@ -111,7 +111,7 @@ class Alteration(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truncation(Alteration):
-    """A `share` of the answer's bytes arrives, then the connection ends in good order."""
+    """A `share` of the response's bytes arrives, then the connection ends in good order."""
 
     share: float
 
@@ -137,7 +137,7 @@ class ByteLimit(Alteration):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corruption(Alteration):
-    """A `share` of the answer's bytes, and at least one, is not what was sent.
+    """A `share` of the response's bytes, and at least one, is not what was sent.
 
     Attributes:
         seed: decides which, and what they are instead.
@@ -165,10 +165,10 @@ class Corruption(Alteration):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InjectedResponse(Fault):
-    """Base of those that answer in the peer's place, in HTTP/1.1, and close the connection.
+    """Base of responses in the peer's place, in HTTP/1.1, after which the connection is closed.
 
     Attributes:
-        body: what is answered, after the headers; None for a default.
+        body: the text after the headers; None for a default.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
@@ -198,7 +198,7 @@ class InjectedResponse(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusResponse(InjectedResponse):
-    """The service answers that it cannot serve.
+    """The service responds that it has failed, or is overloaded.
 
     Attributes:
         status: the HTTP status, 400 to 599.
@@ -235,7 +235,7 @@ class StatusResponse(InjectedResponse):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MalformedJson(InjectedResponse):
-    """The service answers 200, with what should be JSON and cannot be read as such."""
+    """The service responds 200, with JSON that cannot be parsed."""
 
     @property
     def head(self) -> list[str]:

@@ -1,1 +1,1 @@
-"""How what users write is read: quantities, distributions, targets, globs, SQL patterns."""
+"""Parsers for what users write: quantities, distributions, targets, globs, SQL patterns."""

@@ -1,4 +1,4 @@
-"""How delays differ from one another: distributions, drawn from uniform numbers.
+"""Distributions of delays, drawn from uniform numbers.
 
 Each is sampled through its quantile function, so one number of a seeded stream is one delay.
 """

@@ -1,4 +1,4 @@
-"""Which files an experiment is aimed at: globs of paths."""
+"""Globs of paths, the targets of file experiments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WILDCARDS = re.compile(r"[*?\[]")
 class PathPattern:
     """The files that a glob such as `data/**/*.json` stands for.
 
-    `*` and `?` stand for signs of one name, `[a-z]` for one of them, and `**` for any number
+    `*` and `?` stand for characters of one name, `[a-z]` for one of them, and `**` for any number
     of folders. A glob whose last part is a plain name stands for the file or folder of that
     name and for everything below it. A relative glob begins at the folder that is the current
     one when a file is used; one that begins with `**` begins anywhere. `~` is the user's home.
@@ -38,7 +38,7 @@ class PathPattern:
             raise ConfigurationError(f"path={self.text!r}: there is no such file")
 
     def matches(self, path: str) -> bool:
-        """Whether an absolute path is meant, by this name."""
+        """Whether an absolute path matches."""
         whole = os.path.normpath(os.path.expanduser(self.text))
         parts = path.split(os.sep)
         if self.text.partition(os.sep)[0] == "**":
@@ -51,7 +51,7 @@ class PathPattern:
 
     @property
     def is_relative(self) -> bool:
-        """Whether it depends on the current folder which files are meant."""
+        """Whether it begins at the current folder."""
         return not self.text.startswith((os.sep, "~", "**"))
 
     def __str__(self) -> str:
@@ -89,7 +89,7 @@ class Paths:
     patterns: tuple[PathPattern, ...]
 
     def accepts(self, operation: Operation) -> bool:
-        """Whether the operation is about a file that is meant."""
+        """Whether the operation is on a file that matches."""
         return any(pattern.matches(name) for name in operation.names for pattern in self.patterns)
 
     def __str__(self) -> str:

@@ -146,7 +146,7 @@ def count(name: str, value: Any) -> int:
 
 
 def seed(name: str, value: Any) -> int:
-    """What decides all chance: a whole number below 2^64, or a text of one."""
+    """A seed: a whole number below 2^64, or its digits as a text."""
     number = value
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _DIGITS:
         number = int(value)

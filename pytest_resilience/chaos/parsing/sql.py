@@ -1,4 +1,4 @@
-"""SQL statements, as far as aiming at some of them needs it."""
+"""Patterns of SQL statements, the targets of database experiments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["StatementPattern", "control_word", "parse_statements", "plain_text"]
 _COMMENTS = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _QUOTED = re.compile(r"[\"`\[]([^\W\d]\w*)[\"`\]]")
 _WILD = {"*": ".*", "?": "."}
-_LONG = 2048  # signs; what is longer, such as an INSERT of many rows, hardly comes twice
+_LONG = 2048  # characters; what is longer, such as an INSERT of many rows, hardly comes twice
 _CONTROL = {
     "begin": "begin",
     "commit": "commit",
@@ -49,7 +49,7 @@ class StatementPattern:
 
     `*` and `…` stand for anything, `?` for one character. Case, quotes around names, comments
     and white space do not matter. The whole statement must match, but for a text without any
-    of these signs, which stands for how a statement begins: `UPDATE accounts`.
+    wildcard, which stands for how a statement begins: `UPDATE accounts`.
     """
 
     text: str
@@ -67,7 +67,7 @@ class StatementPattern:
         return re.compile(pattern, re.DOTALL)
 
     def matches(self, statement: str) -> bool:
-        """Whether a statement is meant."""
+        """Whether a statement matches."""
         return self._pattern.fullmatch(plain_text(statement)) is not None
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Whom an experiment is aimed at: host and port patterns."""
+"""Patterns of hosts and ports, the targets of network experiments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts that come from users and from programs, made fit to be shown."""
+"""Texts of users and programs, made safe and short enough to show."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pytest_resilience.errors import ConfigurationError
 
 __all__ = ["check_name", "inline", "printable", "read_text", "shortened"]
 
-_LONGEST = 200  # signs of a value in a message, and of a name
+_LONGEST = 200  # characters of a value in a message, and of a name
 # A line of a CI log that begins so is a command: of GitHub Actions, and of Azure Pipelines.
 _COMMAND = re.compile(r"(?m)^(\s*)(::|##\[|##vso\[)")
 
 
 def shortened(value: Any) -> str:
-    """`repr(value)` for a message: of bearable length, and whatever the value is."""
+    """`repr(value)` for a message: at most 200 characters, and never an exception."""
     try:
         text = repr(value)
     except Exception:  # an int of more digits than Python writes; an object that cannot say
@@ -28,12 +28,12 @@ def shortened(value: Any) -> str:
 
 
 def inline(text: str) -> str:
-    """`text` as it is in the middle of a message, where it is short and in one line."""
+    """`text` as it is, or its `repr` if it is long or has more than one line."""
     return text if text.isprintable() and len(text) <= _LONGEST else shortened(text)
 
 
 def read_text(path: Path) -> str:
-    """What a file says in UTF-8. Raises ConfigurationError naming it."""
+    """The text of a file in UTF-8. Raises ConfigurationError naming it."""
     try:
         if path.is_char_device() or path.is_block_device():  # some have no end
             raise ConfigurationError(f"{inline(str(path))} cannot be read: it is a device")

@@ -1,1 +1,1 @@
-"""What users can ask for: every chaos type, its parameters, units and defaults."""
+"""The chaos types that users can ask for: each, its parameters, units and defaults."""

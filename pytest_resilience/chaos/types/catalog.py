@@ -1,4 +1,4 @@
-"""The chaos types there are, what each can be told, and what faults it makes.
+"""All chaos types by name, each with its schema.
 
 `intensity` (0 to 1) is the one knob every type has. A schema translates it into the
 type's own physical parameters, each of which can always be given instead.
@@ -35,7 +35,7 @@ __all__ = ["SCHEMAS", "ChaosType", "Kind", "OwnType", "add_type", "chaos_type"]
 
 
 class ChaosType(Enum):
-    """What kind of trouble."""
+    """The built-in chaos types."""
 
     NETWORK_LATENCY = "network_latency"
     NETWORK_FAILURE = "network_failure"
@@ -52,7 +52,7 @@ class ChaosType(Enum):
 
 @dataclass(frozen=True, slots=True)
 class OwnType:
-    """A kind of trouble that somebody else has added."""
+    """A chaos type that a plugin has added."""
 
     value: str
 
@@ -75,7 +75,7 @@ SCHEMAS: dict[Kind, TypeSchema] = {
 
 
 def add_type(name: str, schema: TypeSchema) -> Callable[[], None]:
-    """Make a type of somebody else's known; what is given makes it unknown again.
+    """Add a chaos type of a plugin; call the result to take it out again.
 
     Raises DuplicateNameError if there is one of that name.
     """

@@ -1,4 +1,4 @@
-"""The chaos types of databases: late answers, and failures as the engines report them."""
+"""The chaos types of databases: slow steps, and failures as the drivers report them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BEFORE, DURING, AFTER = "before", "during", "after"
 LOST = "lost"
 
 _STEPS = {"connect": OPEN_CONNECTION, "execute": EXECUTE, "commit": COMMIT, "fetch": FETCH}
-# When each happens, unless said otherwise.
+# The step at which each happens, where the user gives none.
 _CONDITIONS = {
     LOST: EXECUTE,
     "refused": OPEN_CONNECTION,
@@ -55,7 +55,7 @@ _CONDITIONS = {
     "constraint": EXECUTE,
     "too_many_connections": OPEN_CONNECTION,
 }
-_ONLY_THERE = frozenset({"refused", "pool_exhausted", "too_many_connections"})
+_AT_FIXED_STEP = frozenset({"refused", "pool_exhausted", "too_many_connections"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ class DatabaseFailure(Fault):
     """A step `at` which the database fails, as its driver tells it.
 
     Attributes:
-        condition: what is the matter, as in the parameter `mode`.
+        condition: the parameter `mode`.
         at: the kind of operation.
         moment: BEFORE it reaches the database, DURING it, or AFTER it has been done.
     """
@@ -180,8 +180,8 @@ def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
         moment = BEFORE if condition == LOST else DURING
         return (DatabaseFailure(condition=condition, at=_CONDITIONS[condition], moment=moment),)
     (moment,) = moments
-    if condition in _ONLY_THERE or (condition != LOST and moment != DURING):
-        allowed = "no moment" if condition in _ONLY_THERE else f"{DURING}="
+    if condition in _AT_FIXED_STEP or (condition != LOST and moment != DURING):
+        allowed = "no moment" if condition in _AT_FIXED_STEP else f"{DURING}="
         raise ConfigurationError(f"{moment}: mode={condition!r} takes {allowed}")
     kind = _STEPS[given[moment]]
     if condition != LOST and kind not in {EXECUTE, COMMIT}:

@@ -44,7 +44,7 @@ __all__ = [
 
 MOST_DELAY = 2.0  # seconds at intensity 1
 
-# What the number of open files is the limit of, even where the file cannot be had.
+# EMFILE comes before the file is looked for, so opening fails even where there is none.
 OPENING_KINDS = frozenset({OPEN, OPEN_IN_VAIN, OPEN_TO_WRITE, CREATE})
 _OPENING = OPENING_KINDS - {OPEN_IN_VAIN}
 _STEPS = {
@@ -201,7 +201,7 @@ def _size(name: str, value: Any) -> int:
 
 
 def _kinds(mode: str, steps: tuple[str, ...] | None) -> frozenset[str]:
-    """Those that a mode happens to at some steps. Raises ConfigurationError for others."""
+    """The kinds of operation at `steps` that a mode happens to. Raises ConfigurationError."""
     known = _MODES[mode]
     if steps is None:
         return known.usual

@@ -1,4 +1,4 @@
-"""What a service can be told to answer instead of serving."""
+"""The parameters of an injected HTTP response: status, Retry-After and body."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ STATUS_PARAMETERS = (
 
 
 def status_response(given: Mapping[str, Any]) -> StatusResponse:
-    """What these parameters ask for, which may be none of `STATUS_PARAMETERS`."""
+    """The response that the parameters ask for; 503 where they say nothing of it."""
     return StatusResponse(
         status=given.get("status", 503),
         retry_after=given.get("retry_after"),

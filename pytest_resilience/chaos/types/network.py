@@ -118,7 +118,9 @@ def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
 
 
 def _failure_rate(given: Mapping[str, Any], intensity: float) -> float:
-    return 1.0 if given.get("mode") == "partition" else intensity  # half a wall is none
+    return (
+        1.0 if given.get("mode") == "partition" else intensity
+    )  # a partition of some operations is none
 
 
 NETWORK_LATENCY = TypeSchema(

@@ -1,4 +1,4 @@
-"""The chaos types of pressure: what each can be told, and what that makes."""
+"""The chaos types of resources: CPU, memory, disk, descriptors and threads run short."""
 
 from __future__ import annotations
 

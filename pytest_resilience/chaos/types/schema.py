@@ -1,4 +1,4 @@
-"""What a chaos type can be told, and how that becomes faults and a trigger."""
+"""The parameters of a chaos type, and how they become faults and a trigger."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ __all__ = [
     "distribution_of", "mode_of", "nearest", "one_of", "several_of", "trigger_parameters",
 ]  # fmt: skip
 
-# What an experiment itself takes: here only to be named to who has misspelt one.
+# Parameters of the experiment itself: named to users who have misspelt one.
 _OF_ALL_TYPES = ("duration", "enabled", "intensity", "name", "probability")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """Something a chaos type can be told.
+    """A parameter of a chaos type.
 
     Attributes:
         name: as it is written in markers, flags and profiles.
-        unit: what its values are, for people.
-        default: what holds when it is not given, for people.
-        help: what it does, in one phrase.
+        unit: of its values, for people.
+        default: for people.
+        help: its effect, in one phrase.
         parse: `(name, value) -> value`; raises ConfigurationError.
     """
 
@@ -56,11 +56,11 @@ class TypeSchema:
     """How a chaos type becomes faults.
 
     Attributes:
-        summary: what it does, in one phrase.
-        parameters: what it can be told.
+        summary: its effect, in one phrase.
+        parameters: in the order in which they are shown.
         faults: `(given parameters, intensity) -> faults`.
-        rate: `(given parameters, intensity) -> share of the matching operations hit` when
-            neither a rate is given nor which of them are meant.
+        rate: `(given parameters, intensity) -> share of the matching operations hit`, where
+            no parameter says how many of them, or which.
     """
 
     summary: str
@@ -88,7 +88,7 @@ class TypeSchema:
         Raises ConfigurationError for parameters that no operation can fulfil together.
         """
         _check_numbers(given)
-        # Who says which ones are meant, means them for certain.
+        # Who chooses operations wants each of them hit.
         usual = 1.0 if _CHOOSING & given.keys() else self.rate(given, intensity)
         rate = given.get("rate", usual)
         chosen: list[triggers.Trigger] = [] if rate == 1 else [triggers.Rate(rate)]
@@ -197,7 +197,7 @@ def delay_parameters(default: str, what: str) -> tuple[Parameter, ...]:
 
 
 def distribution_of(given: Mapping[str, Any], delay: float) -> DelayDistribution | None:
-    """How the delays differ that these parameters ask for. Raises ConfigurationError."""
+    """The distribution of delays that these parameters ask for; None for a constant. Raises ConfigurationError."""
     if given.get("delay") == 0 and not given.get("jitter"):
         raise ConfigurationError("delay=0: nothing would be late; give more")
     jitter, kind, p99 = (given.get(name) for name in ("jitter", "distribution", "p99"))
@@ -233,9 +233,9 @@ def several_of(allowed: Iterable[str]) -> Callable[[str, Any], tuple[str, ...]]:
 def mode_of(
     given: Mapping[str, Any], modes_of: Mapping[str, tuple[str, ...]], *, otherwise: str
 ) -> str:
-    """The mode that is given, or meant by what else is; `otherwise` where nothing tells.
+    """The mode that is given, or implied by another parameter; else `otherwise`.
 
-    `modes_of` has the modes that a parameter makes sense for, the one that it means first.
+    `modes_of` has the modes that a parameter belongs to, the one that it implies first.
     Raises ConfigurationError for a parameter of another mode.
     """
     relevant = {name: modes for name, modes in modes_of.items() if name in given}
