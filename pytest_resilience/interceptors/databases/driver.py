@@ -10,6 +10,7 @@ generator that yields the calls to be made, in the way of psycopg's own `generat
 from __future__ import annotations
 
 import functools
+import operator
 
 from collections.abc import Awaitable
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.parsing.sql import control_word
 from pytest_resilience.chaos.types.database import AFTER
 from pytest_resilience.chaos.types.database import DatabaseFailure
+from pytest_resilience.interceptors.steps import run
+from pytest_resilience.interceptors.steps import run_async
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.interceptors.waiting import wait_async
 
@@ -198,18 +201,7 @@ def inject(injection: Injection | None, proceed: Callable[[], Any]) -> Any:
     effect = injection.effect
     if effect.delay:
         effect.add_delay(wait(effect.clock, effect.delay, effect.left))
-    steps, result, error = _steps(injection, proceed), None, None
-    while True:
-        try:
-            step = steps.send(result) if error is None else steps.throw(error)
-        except StopIteration as done:
-            return done.value
-        finally:
-            error = None  # its traceback leads to this frame: a cycle otherwise
-        try:
-            result = step()
-        except BaseException as raised:  # for the generator, which may expect it
-            error = raised
+    return run(_steps(injection, proceed), operator.call)
 
 
 async def _inject_async(injection: Injection, proceed: Callable[[], Any]) -> Any:
@@ -218,18 +210,7 @@ async def _inject_async(injection: Injection, proceed: Callable[[], Any]) -> Any
     effect = injection.effect
     if effect.delay:
         effect.add_delay(await wait_async(effect.clock, effect.delay, effect.left))
-    steps, result, error = _steps(injection, proceed), None, None
-    while True:
-        try:
-            step = steps.send(result) if error is None else steps.throw(error)
-        except StopIteration as done:
-            return done.value
-        finally:
-            error = None  # as above
-        try:
-            result = await step()
-        except BaseException as raised:  # as above
-            error = raised
+    return await run_async(_steps(injection, proceed), operator.call)
 
 
 def _steps(

@@ -40,19 +40,22 @@ from pytest_resilience.interceptors.sockets.host_names import is_literal
 
 
 __all__ = [
-    "AskMock", "Exchange", "Hold", "LeftToMock", "MockResponse", "Peer", "Steps", "os_error",
+    "AskMock", "Exchange", "Hold", "LeftToMock", "MockResponse", "Peer", "os_error",
 ]  # fmt: skip
 
 _PORTS = {"http": 80, "https": 443}
 
 
 class LeftToMock(BaseException):  # no client may catch it
-    """Nothing happens to this call: the mock responds. Its argument: what the mock has raised."""
+    """Nothing happens to this call: the mock responds.
 
-    @property
-    def error(self) -> Exception | None:
-        """What the mock has raised; None if it was not asked."""
-        return self.args[0] if self.args else None
+    Attributes:
+        error: what the mock has raised; None if it was not asked.
+    """
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,10 +160,10 @@ def _names(host: str, port: int | None) -> tuple[tuple[str, ...], bool]:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Hold the client up until `due`, in monotonic seconds, or until its own timeout."""
+    """Hold the client up for so many seconds, or until its own timeout."""
 
     effect: Effect
-    due: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,21 +184,14 @@ class Exchange:
         self._head = io.BytesIO()  # what has come and is not paced: a mock sends it at once
         self._body: io.BytesIO | None = None  # what has not been read of it; None before it came
 
-    def resolve(self) -> Steps[None]:
-        """Look the host's name up."""
-        return self._call(RESOLVE)
-
-    def connect(self) -> Steps[None]:
-        """Make the connection."""
-        return self._call(CONNECT)
-
-    def _call(self, kind: str) -> Steps[None]:
+    def call(self, kind: str) -> Steps[None]:
+        """RESOLVE the host's name, or CONNECT to it."""
         __tracebackhide__ = True
         effect = self._peer.decide(kind)
         if effect is None:
             return
         if effect.delay:
-            yield Hold(effect, self._peer.clock.monotonic() + effect.delay)
+            yield Hold(effect, effect.delay)
         error = effect.error(self._peer.name)
         if error is not None:
             raise error
@@ -206,9 +202,10 @@ class Exchange:
         stream = self._stream = self._stream or self._begin()
         while not (ready := self._head.read(size)):
             available = 0 if self._body is None else len(self._body.getbuffer()) - self._body.tell()
-            step = stream.next(available, self._peer.clock.monotonic())
+            now = self._peer.clock.monotonic()
+            step = stream.next(available, now)
             if isinstance(step, WaitUntil):
-                yield Hold(stream.effect, step.due)
+                yield Hold(stream.effect, step.due - now)
                 stream.waited(step.due)
             elif isinstance(step, ResetConnection):
                 if stream.needs_response:
@@ -230,9 +227,7 @@ class Exchange:
         effect = self._peer.decide(RECEIVE)
         if effect is None:
             raise LeftToMock
-        stream = ResponseStream(effect)
-        stream.arrive(self._peer.clock.monotonic())
-        return stream
+        return ResponseStream(effect)
 
     def _receive_head(self, stream: ResponseStream, response: MockResponse) -> None:
         self._body = io.BytesIO(response.body)

@@ -16,24 +16,25 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
-from typing import TypeVar
 
 from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.interceptors.async_waiting import pause
+from pytest_resilience.interceptors.http_mocks.exchange import AskMock
 from pytest_resilience.interceptors.http_mocks.exchange import Exchange
 from pytest_resilience.interceptors.http_mocks.exchange import Hold
 from pytest_resilience.interceptors.http_mocks.exchange import LeftToMock
 from pytest_resilience.interceptors.http_mocks.exchange import MockResponse
 from pytest_resilience.interceptors.http_mocks.exchange import Peer
-from pytest_resilience.interceptors.http_mocks.exchange import Steps
 from pytest_resilience.interceptors.http_mocks.exchange import os_error
 from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.steps import run
+from pytest_resilience.interceptors.steps import run_async
 from pytest_resilience.interceptors.waiting import SLICE
 
 
 __all__ = ["AsyncNetwork", "FakeSocket", "Network"]
-
-_R = TypeVar("_R")
 
 
 class FakeSocket:
@@ -55,9 +56,9 @@ class FakeSocket:
     def connect(self, timeout: float | None) -> None:
         """Resolve and connect. Raises what a socket raises."""
         __tracebackhide__ = True
-        self._run(self._exchange.resolve())  # which has no timeout
+        run(self._exchange.call(RESOLVE), self._perform)  # which has no timeout
         self._timeout = timeout
-        self._run(self._exchange.connect())
+        run(self._exchange.call(CONNECT), self._perform)
         if self._tls:
             self.pending = int  # by which a socket is known to speak TLS
 
@@ -73,46 +74,35 @@ class FakeSocket:
     def recv(self, size: int) -> bytes:
         """The next bytes of the response. Raises LeftToMock if the mock is to give it."""
         __tracebackhide__ = True
-        return self._run(self._exchange.receive(size))
+        return run(self._exchange.receive(size), self._perform)
+
+    def recv_into(self, buffer: Any) -> int:
+        __tracebackhide__ = True
+        data = self.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
     def makefile(self, *_args: Any, **_kwargs: Any) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self))
+        sock: Any = self
+        return io.BufferedReader(socket.SocketIO(sock, "r"))
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _run(self, steps: Steps[_R]) -> _R:
+    def _decref_socketios(self) -> None:
+        """A file of it is closed, as `socket.SocketIO` tells."""
+
+    def _perform(self, step: Hold | AskMock) -> MockResponse | None:
         __tracebackhide__ = True
-        response: MockResponse | None = None
-        while True:
-            try:
-                step = steps.send(response)
-            except StopIteration as done:
-                result: _R = done.value
-                return result
-            response = None
-            if isinstance(step, Hold):
-                with self._waiting():
-                    effects.hold_until(self, step.due, step.effect)
-            else:
-                try:
-                    response = self._ask_mock()
-                except Exception as error:  # the mock's own affair
-                    raise LeftToMock(error) from None
-
-
-class _Reader(io.RawIOBase):
-    def __init__(self, sock: FakeSocket) -> None:
-        self._sock = sock
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        __tracebackhide__ = True
-        data = self._sock.recv(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        if isinstance(step, Hold):
+            with self._waiting():
+                due = step.effect.clock.monotonic() + step.seconds
+                effects.hold_until(self, due, step.effect)
+            return None
+        try:
+            return self._ask_mock()
+        except Exception as error:  # the mock's own affair
+            raise LeftToMock(error) from None
 
 
 class Network:
@@ -222,8 +212,8 @@ class _AsyncStream:
 
     async def connect(self) -> None:
         """Resolve and connect. Raises what a socket raises."""
-        await self._run(self._exchange.resolve())
-        await self._run(self._exchange.connect())
+        for kind in (RESOLVE, CONNECT):
+            await run_async(self._exchange.call(kind), self._perform)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         """The next bytes of the response. Raises LeftToMock if the mock is to give it."""
@@ -237,7 +227,7 @@ class _AsyncStream:
             anyio.fail_after(timeout),
         ):
             try:
-                return await self._run(self._exchange.receive(max_bytes))
+                return await run_async(self._exchange.receive(max_bytes), self._perform)
             except OSError as error:
                 said = (f"socket connection broken: {error}",) if _in_trio() else ()
                 raise anyio.BrokenResourceError(*said) from error
@@ -255,29 +245,19 @@ class _AsyncStream:
     def get_extra_info(self, info: str) -> None:
         """There is nothing more to tell."""
 
-    async def _run(self, steps: Steps[_R]) -> _R:
+    async def _perform(self, step: Hold | AskMock) -> MockResponse | None:
         __tracebackhide__ = True
-        response: MockResponse | None = None
-        while True:
-            try:
-                step = steps.send(response)
-            except StopIteration as done:
-                result: _R = done.value
-                return result
-            response = None
-            if isinstance(step, Hold):
-                await _hold(step.effect, step.due - step.effect.clock.monotonic())
-            else:
-                try:
-                    response = await self._ask_mock()
-                except Exception as error:  # the mock's own affair
-                    raise LeftToMock(error) from None
+        if isinstance(step, Hold):
+            await _hold(step.effect, step.seconds)
+            return None
+        try:
+            return await self._ask_mock()
+        except Exception as error:  # the mock's own affair
+            raise LeftToMock(error) from None
 
 
 async def _hold(effect: Effect, seconds: float) -> None:
     """Suspend the task for so long; whoever waits is cancelled at its timeout."""
-    if seconds <= 0:
-        return
     if _in_trio():
         await _hold_in_trio(effect, seconds)
     else:
