@@ -118,9 +118,8 @@ def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
 
 
 def _failure_rate(given: Mapping[str, Any], intensity: float) -> float:
-    return (
-        1.0 if given.get("mode") == "partition" else intensity
-    )  # a partition of some operations is none
+    # A partition of some operations only would be none.
+    return 1.0 if given.get("mode") == "partition" else intensity
 
 
 NETWORK_LATENCY = TypeSchema(

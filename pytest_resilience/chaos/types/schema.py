@@ -197,7 +197,7 @@ def delay_parameters(default: str, what: str) -> tuple[Parameter, ...]:
 
 
 def distribution_of(given: Mapping[str, Any], delay: float) -> DelayDistribution | None:
-    """The distribution of delays that these parameters ask for; None for a constant. Raises ConfigurationError."""
+    """The distribution of delays; None for a constant one. Raises ConfigurationError."""
     if given.get("delay") == 0 and not given.get("jitter"):
         raise ConfigurationError("delay=0: nothing would be late; give more")
     jitter, kind, p99 = (given.get(name) for name in ("jitter", "distribution", "p99"))
