@@ -109,7 +109,7 @@ class Monkey:
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
     def default_start(self) -> Starter:
-        """The `start` of a constructor without one. Raises ConfigurationError: only subclasses know."""
+        """The `start` where the constructor is given none. Raises ConfigurationError."""
         raise ConfigurationError(
             "nothing is given that makes experiments happen: Monkey(start); "
             "pytest_resilience.ChaosMonkey() has its own"
