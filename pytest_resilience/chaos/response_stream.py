@@ -106,11 +106,11 @@ class Content:
 
     __slots__ = ("_altered", "_effect", "_replacement")
 
-    def __init__(self, failure: Fault | None, effect: Effect) -> None:
-        """`failure`: of `effect`, or None where nothing happens to them any more."""
+    def __init__(self, failure: Fault, effect: Effect) -> None:
+        """`failure`: of `effect`."""
         self._effect = effect
-        self._altered = None if failure is None else failure.altered()
-        replacement = None if failure is None else failure.replacement
+        self._altered = failure.altered()
+        replacement = failure.replacement
         self._replacement = None if replacement is None else io.BytesIO(replacement)
 
     @property
@@ -186,24 +186,29 @@ class ResponseStream:
     Attributes:
         effect: what happens to the response.
         due: when it begins, in monotonic seconds; None until it has arrived.
-        content: its bytes; None until it begins.
+        begun: the wait for it is over.
+        content: its bytes, if something happens to them; None until it begins.
+        is_replaced: the driver delivers no more of what the peer sends, but `replay`.
+        is_unchanged: what the peer sends is delivered as it is and at once: no driver is needed.
     """
 
     __slots__ = (
-        "_asked", "_encrypted", "_line", "_now", "_resets", "_taken", "content", "due", "effect",
+        "_encrypted", "_line", "_now", "_resets", "begun", "content", "due", "effect",
+        "is_replaced", "is_unchanged",
     )  # fmt: skip
 
     def __init__(self, effect: Effect, *, encrypted: bool = False) -> None:
         """`encrypted`: the driver sees TLS records; another one reads `content` (see there)."""
         self.effect = effect
         self.due: float | None = None
+        self.begun = False
         self.content: Content | None = None
+        self.is_replaced = False
+        self.is_unchanged = False
         self._encrypted = encrypted
         self._resets = False
         self._now = -math.inf  # the latest time that it was told
-        self._asked: float | None = None  # when the driver first asked what to do
         self._line: _Line | None = None
-        self._taken = False  # some of it was read
 
     @property
     def needs_response(self) -> bool:
@@ -215,20 +220,6 @@ class ResponseStream:
     def is_paced(self) -> bool:
         """Whether the response comes in pieces, each at a time of its own."""
         return self.effect.pace is not None and self.effect.left() > 0
-
-    @property
-    def is_replaced(self) -> bool:
-        """Whether the driver delivers no more of what the peer sends, but `replay`."""
-        return self.content is not None and self.content.is_replaced and not self._encrypted
-
-    @property
-    def is_unchanged(self) -> bool:
-        """Whether what the peer sends is delivered as it is, and at once: no driver is needed."""
-        return (
-            self.content is not None
-            and not (self._resets or self.is_paced)
-            and (self._encrypted or not (self.content.is_altered or self.content.is_replaced))
-        )
 
     def arrive(self, at: float) -> float:
         """Its first byte has come, `at` in monotonic seconds; returns when it is due."""
@@ -249,14 +240,15 @@ class ResponseStream:
         `since`: when those bytes were put on the line, where the driver knows.
         `whole`: none of them can be read before all are there, as those of a TLS record.
         """
-        now = self._now = max(self._now, now)
+        first, self._now = self._now == -math.inf, max(self._now, now)
+        now = self._now
         due = self.arrive(now) if self.due is None else self.due
-        if self._asked is None:
-            self._asked = now
-        if self.content is None:
+        if not self.begun:
             if now < due and self.effect.left():
                 return WaitUntil(due)
-            self._begin(due)
+            # A client that comes later than `due` would find all of it carried, and it is the
+            # line that it came to test: nothing is carried before the client asks.
+            self._begin(now if first else due)
         if self._resets:
             return ResetConnection()
         if self.is_replaced:
@@ -267,23 +259,35 @@ class ResponseStream:
             return ReadPeer()
         return self._line.next(available, now, since, whole=whole)
 
-    def _begin(self, due: float) -> None:
+    def _begin(self, line_free: float) -> None:
         """The wait for the response is over, because it is due or the experiments have ended."""
-        assert self._asked is not None  # by `next`
-        over, failure, pace = not self.effect.left(), self.effect.failure, self.effect.pace
-        self.content = Content(None if over else failure, self.effect)
-        self._resets = not over and failure is not None and failure.resets
+        self.begun = True
+        failure, pace = self.effect.failure, self.effect.pace
+        if not self.effect.left():
+            failure = pace = None
         if pace is not None:
-            # A client that comes later than `due` would find all of it carried, and it is the
-            # line that it came to test: nothing is carried before the client asks.
-            self._line = _Line(pace, max(self._asked, due))
+            self._line = _Line(pace, line_free)
+        if failure is not None:
+            self._resets = failure.resets
+            self.content = Content(failure, self.effect)
+        self._update()
+
+    def _update(self) -> None:
+        """Something has happened to the content."""
+        content = None if self._encrypted else self.content
+        self.is_replaced = content is not None and content.is_replaced
+        altered = content is not None and (content.is_altered or content.is_replaced)
+        self.is_unchanged = not (altered or self._resets or self._line is not None)
 
     def take(self, data: bytes) -> bytes:
         """The bytes that are delivered for the next `data` that was read from the peer."""
-        self._taken = True
         if self._line is not None:
             self._line.read(len(data))
-        return data if self._encrypted or self.content is None else self.content.take(data)
+        if self._encrypted or self.content is None:
+            return data
+        delivered = self.content.take(data)
+        self._update()
+        return delivered
 
     def replay(self, size: int = -1) -> bytes:
         """The next `size` bytes, or all, that are delivered in place of the peer's; b"" at EOF."""
@@ -295,8 +299,5 @@ class ResponseStream:
             self._line.drained()
 
     def await_again(self) -> None:
-        """Nothing could be read: what had come is TLS's own, such as tickets, or half a record."""
-        if self._line is not None:
-            self._line.drained()
-        elif not self._taken:
-            self.due = self.content = self._asked = None
+        """What had come was none of it, but TLS's own, such as tickets: it is still awaited."""
+        self.due, self.begun, self._now = None, False, -math.inf

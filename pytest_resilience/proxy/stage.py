@@ -183,7 +183,7 @@ class Stage:
         step = stream.next(size, now, since=piece.arrived + stream.effect.delay)
         if isinstance(step, WaitUntil):
             if self._waiting_since is None:
-                self._waiting_since = piece.arrived if stream.content is None else now
+                self._waiting_since = piece.arrived if not stream.begun else now
             return step.due
         if self._waiting_since is not None:
             stream.effect.add_delay(now - self._waiting_since)

@@ -247,7 +247,7 @@ def test_a_record_is_carried_as_a_whole_and_what_comes_meanwhile_too() -> None:
     assert stream.next(100, began, whole=True) == WaitUntil(began + 1)
     assert stream.next(150, began + 1, whole=True) == WaitUntil(began + 1.5)
     assert stream.next(150, began + 1.5, whole=True) == ReadPeer()
-    stream.await_again()  # it was not all of a record
+    stream.drained()  # it was not all of a record
     assert stream.next(50, began + 2, whole=True) == WaitUntil(began + 2.5)
 
 

@@ -45,6 +45,7 @@ __all__ = [
 ]  # fmt: skip
 
 _TALK = frozenset({SEND, RECEIVE})
+_NO_RESPONSE = TcpDetails()
 
 
 def _nobody() -> None:
@@ -104,16 +105,6 @@ class Turn:
         self.after_handshake, self.handshaking = self.handshaking, False
         return kind
 
-    def details(self) -> TcpDetails:
-        """The state of the response, for the faults that depend on it."""
-        return TcpDetails(
-            encrypted=self.tls and not self.decrypted,
-            partial=self.partial,
-            bodiless=self.request == BODILESS,
-            informational=self.request == EXPECTANT,
-            multiplexed=self.request == FRAMED,
-        )
-
 
 class Inbound:
     """What comes in on a connection.
@@ -142,11 +133,6 @@ class Inbound:
         self.asked_early = 0
         self.more_early = False
         self.thread: int | None = None
-
-    @property
-    def is_replaced(self) -> bool:
-        """Whether the client receives something else than what the peer sends: to the end."""
-        return self.stream is not None and self.stream.is_replaced
 
 
 class TcpConnection:
@@ -181,14 +167,15 @@ class TcpConnection:
         self.client = client
         self.stale = True
         self.untargeted = False
-        self.task: Callable[[], object] = _nobody
+        self.task: Callable[[], object] | None = None
         self.turn = Turn()
         self.inbound = Inbound()
         self.send_queue = SendQueue()
 
     def sent(self, message: bytes, now: float) -> None:
         """`message` was sent: now it is the peer's turn, unless there is nothing to answer."""
-        if self.turn.sent(message, now) and not self.inbound.is_replaced:
+        stream = self.inbound.stream
+        if self.turn.sent(message, now) and not (stream is not None and stream.is_replaced):
             self.inbound.stream = None
 
     def begin_response(
@@ -197,7 +184,7 @@ class TcpConnection:
         """The client turns from sending to receiving: what happens to the response?"""
         operation = self.operation(self.turn.receive(), blocking=blocking, through=through)
         effect = engine.decide(operation)
-        if self.send_queue and (effect is None or effect.delay < float("inf")):
+        if self.send_queue.messages and (effect is None or effect.delay < float("inf")):
             effect = self.send_queue.cut  # to what the peer was not told it does not respond
         if effect is not None:
             self.inbound.stream = ResponseStream(effect, encrypted=self.turn.decrypted)
@@ -217,13 +204,22 @@ class TcpConnection:
 
     def operation(self, kind: str, *, blocking: bool = True, through: object = None) -> Operation:
         """The operation `kind` on this connection; in a loop, `through` what it is delivered."""
+        turn = self.turn
         return Operation(
             kind=kind,
             target=self.names[0],
             names=self.names,
             blocking=blocking,
-            tcp=self.turn.details() if kind == RECEIVE else TcpDetails(),
-            call_site=CallSite(loop_objects=(through, self.task())),
+            tcp=_NO_RESPONSE
+            if kind != RECEIVE
+            else TcpDetails(
+                encrypted=turn.tls and not turn.decrypted,
+                partial=turn.partial,
+                bodiless=turn.request == BODILESS,
+                informational=turn.request == EXPECTANT,
+                multiplexed=turn.request == FRAMED,
+            ),
+            call_site=CallSite(loop_objects=(through, None if self.task is None else self.task())),
         )
 
 
@@ -312,7 +308,7 @@ class ConnectionTable:
             for connection in self.all():
                 connection.stale = True
                 turn, stream = connection.turn, connection.inbound.stream
-                is_read = turn.receiving and (stream is None or stream.content is not None)
+                is_read = turn.receiving and (stream is None or stream.begun)
                 if not (is_read and connection.client):
                     continue
                 if self._engine.is_targeted(connection.operation(RECEIVE), known=known):

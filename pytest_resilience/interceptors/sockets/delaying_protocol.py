@@ -11,6 +11,8 @@ from asyncio.sslproto import SSLProtocol
 from asyncio.sslproto import SSLProtocolState
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import field
 from typing import Any
 
 from pytest_resilience.chaos.response_stream import ResponseStream
@@ -30,12 +32,15 @@ class DelayingProtocol(asyncio.Protocol):
     What comes in is passed on in the order in which it came, each response when it is
     due. What the protocol writes goes straight to the transport, and when there is
     nothing left to hold, this steps aside.
+
+    Attributes:
+        protocol: which is told of what comes in, in the end.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
         self._loop = loop
         self._transport = transport
-        self._protocol: Any = transport.get_protocol()
+        self.protocol: Any = transport.get_protocol()
         self._held: deque[_Held] = deque()
         self._size = 0
         self._paused = False
@@ -44,20 +49,15 @@ class DelayingProtocol(asyncio.Protocol):
         self._error: Exception | None = None
 
     @property
-    def protocol(self) -> object:
-        """Who is told of what comes in, in the end."""
-        return self._protocol
-
-    @property
     def is_closing_tls(self) -> bool:
         """Whether TLS is being closed, so that what still comes is no answer to anybody."""
-        state = getattr(self._protocol, "_state", None)
-        return isinstance(self._protocol, SSLProtocol) and state in _LEAVING
+        state = getattr(self.protocol, "_state", None)
+        return isinstance(self.protocol, SSLProtocol) and state in _LEAVING
 
     def hold(self, stream: ResponseStream) -> None:
         """What comes from now on is held back until `stream` is due."""
         if self._transport.get_protocol() is not self:
-            self._protocol = self._transport.get_protocol()
+            self.protocol = self._transport.get_protocol()
             self._transport.set_protocol(self)
         if not self._held or self._held[-1].stream is not stream:
             self._held.append(_Held(stream))
@@ -88,31 +88,31 @@ class DelayingProtocol(asyncio.Protocol):
 
         It asks nobody for another one as long as this is here, so what is in it stays.
         """
-        self._pass("buffer_updated", functools.partial(self._protocol.buffer_updated, nbytes))
+        self._pass("buffer_updated", functools.partial(self.protocol.buffer_updated, nbytes))
 
     def eof_received(self) -> bool:
         if not self._held:
-            return bool(self._protocol.eof_received())
+            return bool(self.protocol.eof_received())
         self._pass("eof_received", self._end)
         return True  # or the transport would close at once
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is None:  # closed by our side, which waits for nothing any more
             self._forget()
-            self._protocol.connection_lost(self._error)
+            self.protocol.connection_lost(self._error)
         else:
             self._lost = True
-            self._pass("connection_lost", functools.partial(self._protocol.connection_lost, exc))
+            self._pass("connection_lost", functools.partial(self.protocol.connection_lost, exc))
 
     def pause_writing(self) -> None:
-        self._protocol.pause_writing()
+        self.protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        self._protocol.resume_writing()
+        self.protocol.resume_writing()
 
     def __getattr__(self, name: str) -> Any:
         """What is asked of a transport's protocol, which this is for a while."""
-        return getattr(self._protocol, name)
+        return getattr(self.protocol, name)
 
     def _pause(self) -> None:
         if not self._paused and self._transport.is_reading():  # else somebody else has paused it
@@ -131,19 +131,19 @@ class DelayingProtocol(asyncio.Protocol):
             step()
 
     def _give(self, data: bytes) -> None:
-        if not isinstance(self._protocol, asyncio.BufferedProtocol):
-            self._protocol.data_received(data)
+        if not isinstance(self.protocol, asyncio.BufferedProtocol):
+            self.protocol.data_received(data)
             return
         while data:
-            buffer = memoryview(self._protocol.get_buffer(len(data)))
+            buffer = memoryview(self.protocol.get_buffer(len(data)))
             if not buffer:
                 raise RuntimeError("get_buffer() returned an empty buffer")
             part, data = data[: len(buffer)], data[len(buffer) :]
             buffer[: len(part)] = part
-            self._protocol.buffer_updated(len(part))
+            self.protocol.buffer_updated(len(part))
 
     def _end(self) -> None:
-        if not self._protocol.eof_received():
+        if not self.protocol.eof_received():
             self._transport.close()
 
     def _await_first(self) -> None:
@@ -157,7 +157,7 @@ class DelayingProtocol(asyncio.Protocol):
     def _release(self) -> None:
         current: object = self._transport.get_protocol()
         if current not in (self, None):
-            self._protocol = current  # TLS has begun meanwhile
+            self.protocol = current  # TLS has begun meanwhile
         first = self._held[0].stream
         if first.due == _ENDLESS and not first.effect.transient:
             self._give_up()
@@ -190,7 +190,7 @@ class DelayingProtocol(asyncio.Protocol):
                 "message": f"Fatal error: protocol.{name}() call failed.",
                 "exception": error,
                 "transport": self._transport,
-                "protocol": self._protocol,
+                "protocol": self.protocol,
             }
         )
         self._error = error if isinstance(error, Exception) else None
@@ -205,7 +205,7 @@ class DelayingProtocol(asyncio.Protocol):
             "with the experiment."
         )
         if self._lost:
-            self._protocol.connection_lost(self._error)
+            self.protocol.connection_lost(self._error)
         else:
             self._transport.abort()
 
@@ -217,18 +217,16 @@ class DelayingProtocol(asyncio.Protocol):
     def _step_aside(self) -> None:
         self._size = 0
         if self._transport.get_protocol() is self and self._error is None:
-            self._transport.set_protocol(self._protocol)
+            self._transport.set_protocol(self.protocol)
         self._resume()
 
 
+@dataclass(frozen=True, slots=True)
 class _Held:
     """What has come of one response, or an EOF, and is told to the protocol when it is due."""
 
-    __slots__ = ("steps", "stream")
-
-    def __init__(self, stream: ResponseStream) -> None:
-        self.stream = stream
-        self.steps: list[tuple[str, Callable[[], object]]] = []
+    stream: ResponseStream
+    steps: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
 
 
 def delaying(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> DelayingProtocol:

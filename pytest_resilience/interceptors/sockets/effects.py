@@ -103,7 +103,7 @@ def hold_until(sock: Receiver, due: float, effect: Effect, *, asked_at: float = 
         limit = sock.gettimeout()
         if limit is not None:
             limit = max(0.0, limit - max(0.0, now - asked_at))
-        message = "The read operation timed out" if speaks_tls(sock) else "timed out"
+        message = "The read operation timed out" if hasattr(sock, "pending") else "timed out"
         _hold(effect, due - now, limit, message)
 
 

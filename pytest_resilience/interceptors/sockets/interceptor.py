@@ -204,16 +204,18 @@ class SocketPatches:
         passing = self._connections.passing
 
         @functools.wraps(original)
-        def call(sock: socket.socket, given: Any = _NOTHING, /, *more: Any, **named: Any) -> Any:
+        def method(sock: socket.socket, given: Any = _NOTHING, /, *more: Any, **named: Any) -> Any:
             __tracebackhide__ = True
             if not more and not named and id(sock) in passing and given is not _NOTHING:
                 return original(sock, given)
             args = (sock,) if given is _NOTHING else (sock, given, *more)
             if id(sock) in passing:
                 return original(*args, **named)
-            return handle(sock, SocketCall.of(name, original, *args, **named))
+            call = SocketCall(original, *args, **named)
+            call.name, call.is_plain = name, type(given) is int and not more and not named
+            return handle(sock, call)
 
-        return call
+        return method
 
     def _receive(self, sock: socket.socket, call: SocketCall) -> Any:
         __tracebackhide__ = True

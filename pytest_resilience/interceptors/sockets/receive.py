@@ -49,16 +49,17 @@ class Receiver:
         """Do `call`, of one of the socket's receiving methods."""
         __tracebackhide__ = True
         inbound, timeout = connection.inbound, sock.gettimeout()
-        if inbound.is_replaced:
+        turn, stream = connection.turn, inbound.stream
+        if stream is not None and stream.is_replaced:
             return effects.replay(sock, inbound, call)
         # Where there is a timeout, Python waits despite the flag.
-        if timeout == 0 or (timeout is None and flags_of(call) & _DONT_WAIT):
+        if timeout == 0 or (timeout is None and not call.is_plain and flags_of(call) & _DONT_WAIT):
             return self._receive_at_once(sock, connection, call)
-        self.nonblocking.readiness.release(connection)
+        if connection in self.nonblocking.readiness.held:
+            self.nonblocking.readiness.release(connection)
         if inbound.eof is not None:
             return self._deliver_eof(sock, connection, inbound.eof, ReceiveArguments(call))
-        turn, stream = connection.turn, inbound.stream
-        if turn.receiving and not inbound.unread and (stream is None or stream.content is not None):
+        if turn.receiving and not inbound.unread and (stream is None or stream.begun):
             if stream is not None and not effects.available(sock):
                 stream.drained()
             effects.await_more(sock)  # of this response; or another thread asks meanwhile
@@ -79,7 +80,9 @@ class Receiver:
         self, sock: socket.socket, connection: TcpConnection, call: SocketCall
     ) -> Any:
         __tracebackhide__ = True
-        if flags_of(call) & socket.MSG_PEEK:  # who looks whether anybody is there still
+        if (
+            not call.is_plain and flags_of(call) & socket.MSG_PEEK
+        ):  # who looks whether anybody is there still
             return call()
         protocol = self._loops.delaying_protocol(sock)
         if protocol is not None:
@@ -123,17 +126,19 @@ class Receiver:
         __tracebackhide__ = True
         inbound = connection.inbound
         most = self._await_turn(sock, connection, asked_at)
-        if inbound.is_replaced:
+        stream = inbound.stream
+        if stream is not None and stream.is_replaced:
             return effects.replay(sock, inbound, call)
-        connection.send_queue.flush(sock)
-        plain = inbound.stream is None or inbound.stream.is_unchanged
+        if connection.send_queue.messages:
+            connection.send_queue.flush(sock)
+        plain = stream is None or stream.is_unchanged
         if plain and not inbound.unread and CLOSE not in self._engine.active_kinds:
             return call()
         arguments = ReceiveArguments(call)
         if not inbound.unread and (arguments.peeks or not arguments.size):
             return call()
         data = _fetch(sock, connection, arguments, most)
-        if not data and not inbound.is_replaced:
+        if not data and not (stream is not None and stream.is_replaced):
             eof = connection.begin_eof(self._engine)
             if eof is not None:
                 eof.arrive(self._engine.clock.monotonic())
@@ -156,16 +161,17 @@ class Receiver:
             return sys.maxsize
         if stream.due is None and stream.effect.left():
             self._await_arrival(sock, connection, stream, asked_at)
-        while True:
-            there = len(inbound.unread) or effects.available(sock)
-            if not there and stream.content is not None and stream.is_paced:
+        there, now = len(inbound.unread), self._engine.clock.monotonic()
+        if not there and stream.effect.pace is not None:
+            if stream.begun and not effects.available(sock):
                 stream.drained()
                 effects.await_more(sock)
-                there = effects.available(sock)
-            match stream.next(there, self._engine.clock.monotonic()):
+            there = effects.available(sock)
+        while True:
+            match stream.next(there, now):
                 case WaitUntil(due):
                     effects.hold_until(sock, due, stream.effect, asked_at=asked_at)
-                    stream.waited(due)
+                    now = due  # as far as the socket's timeout and the clock let it come
                 case ReadPeer(most):
                     return most
                 case ReadReplacement():

@@ -74,7 +74,7 @@ class NonblockingReceiver:
         if not inbound.asked_early:
             self._begin(sock, connection)
         most = self._await_turn(sock, connection)
-        if inbound.is_replaced:
+        if inbound.stream is not None and inbound.stream.is_replaced:
             return effects.replay(sock, inbound, call)
         return self._read(sock, connection, call, most)
 
@@ -115,7 +115,7 @@ class NonblockingReceiver:
                 there = 0 if sock.pending() else min(RECORD, there)
             match stream.next(there, self._engine.clock.monotonic(), whole=tls):
                 case WaitUntil(due):
-                    size = 0 if tls or stream.content is not None else there
+                    size = 0 if tls or stream.begun else there
                     self.readiness.hold(sock, connection, _Held(sock, stream, due, size))
                     stream.waited(due)
                 case ReadPeer(most):
@@ -143,8 +143,10 @@ class NonblockingReceiver:
             arguments = ReceiveArguments(call)
             data = arguments.fetch(most)
         except OSError:
-            if tls and stream is not None:
-                stream.await_again()
+            if tls and stream is not None and stream.is_unchanged:
+                stream.await_again()  # what had come were tickets
+            elif tls and stream is not None:
+                stream.drained()  # it was not all of a record
             raise
         delivered = effects.take(sock, stream, data)
         if stream is not None and not effects.available(sock):
@@ -175,11 +177,15 @@ class NonblockingReceiver:
 
 
 class Readiness:
-    """The sockets that are not ready yet. One thread sees when they are."""
+    """The sockets that are not ready yet. One thread sees when they are.
+
+    Attributes:
+        held: what is held back, by connection.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._held: dict[TcpConnection, _Held] = {}
+        self.held: dict[TcpConnection, _Held] = {}
         self._changed = fork_safe(self, "_changed", threading.Condition)
         self._watcher: threading.Thread | None = None
 
@@ -195,7 +201,7 @@ class Readiness:
             return
         with self._changed:
             held.begin(sock, now)
-            self._held[connection] = held
+            self.held[connection] = held
             self._watch()
         raise effects.nothing_yet(sock)
 
@@ -206,25 +212,25 @@ class Readiness:
         ends it.
         """
         __tracebackhide__ = True
-        if connection not in self._held:
+        if connection not in self.held:
             return None
         with self._changed:
-            held = self._held.get(connection)
+            held = self.held.get(connection)
             if held is None:  # its socket was another one, and has just gone
                 return None
             if not held.is_over(self._clock.monotonic()):
                 raise effects.nothing_yet(sock)
-            del self._held[connection]
+            del self.held[connection]
         if held.due == float("inf") and not held.stream.effect.transient:
             raise effects.silenced()
         return held
 
     def release(self, connection: TcpConnection) -> None:
         """Whoever uses the socket from now on polls no more, or uses another object for it."""
-        if connection not in self._held:
+        if connection not in self.held:
             return
         with self._changed:
-            held = self._held.pop(connection, None)
+            held = self.held.pop(connection, None)
             if held is not None:
                 held.end(self._clock.monotonic())
 
@@ -236,9 +242,9 @@ class Readiness:
     def remove(self) -> None:
         """Keep nobody waiting any more."""
         with self._changed:
-            for held in self._held.values():
+            for held in self.held.values():
                 held.end(self._clock.monotonic())
-            self._held.clear()
+            self.held.clear()
             self._changed.notify()
             watcher = self._watcher
         if watcher is not None and watcher is not threading.current_thread() and not in_a_loop():
@@ -257,9 +263,9 @@ class Readiness:
         with self._changed:
             while True:
                 now = self._clock.monotonic()
-                waiting = [held for held in self._held.values() if not held.is_over(now)]
+                waiting = [held for held in self.held.values() if not held.is_over(now)]
                 # Each of the others is over, with what it took: nobody comes for those.
-                self._held = {key: held for key, held in self._held.items() if not held.is_closed}
+                self.held = {key: held for key, held in self.held.items() if not held.is_closed}
                 if not waiting:
                     self._watcher = None
                     return

@@ -58,7 +58,8 @@ class Sender:
         """Do `call`, of one of the socket's sending methods."""
         __tracebackhide__ = True
         turn, inbound = connection.turn, connection.inbound
-        if inbound.is_replaced and not inbound.eof_received:
+        stream = inbound.stream
+        if stream is not None and stream.is_replaced and not inbound.eof_received:
             inbound.stream = None
             effects.reset_by_peer(sock)  # the response said that it would close
         message = beginning(call.args[1] if len(call.args) > 1 else b"")
@@ -161,17 +162,17 @@ class PartitionedSends:
     @staticmethod
     def _is_kept(sock: socket.socket, connection: TcpConnection) -> bool:
         in_tls = effects.speaks_tls(sock)
-        return bool(connection.send_queue) and connection.send_queue.cut is not None and not in_tls
+        return (
+            bool(connection.send_queue.messages)
+            and connection.send_queue.cut is not None
+            and not in_tls
+        )
 
     def flush_all(self) -> None:
         """Send on, everywhere, what nothing keeps back any more."""
         for connection in self._connections.all():
-            sock = connection.owner()
-            if (
-                sock is not None
-                and connection.send_queue
-                and not (connection.send_queue.cut and connection.send_queue.cut.left())
-            ):
+            sock, queue = connection.owner(), connection.send_queue
+            if sock is not None and queue.messages and not (queue.cut and queue.cut.left()):
                 self._flush(sock, connection)
         if not in_a_loop():  # or they may block: the watcher does it
             self._flush_closed()
@@ -196,7 +197,7 @@ class PartitionedSends:
 
     def _flush_soon(self, sock: socket.socket, connection: TcpConnection) -> None:
         self._flush(sock, connection)
-        if connection.send_queue and sock.fileno() >= 0:
+        if connection.send_queue.messages and sock.fileno() >= 0:
             self._loops.later(_SOON, lambda: self._flush_soon(sock, connection))
 
     def _flush(self, sock: Any, connection: TcpConnection) -> None:
@@ -247,5 +248,5 @@ class PartitionedSends:
         if sock is None or not connection.send_queue.watched:
             return False
         return self._is_kept(sock, connection) or (
-            bool(connection.send_queue) and sock.gettimeout() == 0
+            bool(connection.send_queue.messages) and sock.gettimeout() == 0
         )

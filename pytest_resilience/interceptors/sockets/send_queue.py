@@ -21,6 +21,7 @@ class SendQueue:
     """The messages of one connection, in order. Any thread may send them on.
 
     Attributes:
+        messages: each with the function that sends it, or what is left of it.
         cut: what keeps anything from being sent, since the last try.
         lock: held by who uses the socket for it, or must not be disturbed there.
         watched: a thread has to see when they can be sent: no loop does.
@@ -31,19 +32,16 @@ class SendQueue:
         self.cut: Effect | None = None
         self.watched = False
         self.thread: int | None = None
-        self._messages: deque[tuple[Callable[..., int | None], bytes]] = deque()
+        self.messages: deque[tuple[Callable[..., int | None], bytes]] = deque()
         self._room = _CAPACITY
         self.lock = fork_safe(self, "lock", threading.RLock)
         self._flushed_by: int | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self._messages)
 
     def keep(self, send: Callable[..., int | None], data: bytes) -> int:
         """Keep as much of `data` as there is room for, to be sent by `send`; how many bytes."""
         kept = min(self._room, len(data))
         if kept or not data:
-            self._messages.append((send, data[:kept]))
+            self.messages.append((send, data[:kept]))
             self._room -= kept
         return kept
 
@@ -51,23 +49,19 @@ class SendQueue:
         """Send all of it. What was not sent when sending raises is kept."""
         __tracebackhide__ = True
         me = threading.get_ident()
-        if not self._messages or self._flushed_by == me:  # what sends may be made of other ways
+        if not self.messages or self._flushed_by == me:  # what sends may be made of other ways
             return
         with self.lock:
             self._flushed_by = me
             try:
-                self._send_on(sock)
+                while self.messages:
+                    send, data = self.messages[0]
+                    sent = send(sock, data)
+                    sent = len(data) if sent is None else sent
+                    self._room += sent
+                    if sent >= len(data):
+                        self.messages.popleft()
+                    else:
+                        self.messages[0] = (send, data[sent:])
             finally:
                 self._flushed_by = None
-
-    def _send_on(self, sock: socket.SocketType) -> None:
-        __tracebackhide__ = True
-        while self._messages:
-            send, data = self._messages[0]
-            sent = send(sock, data)
-            sent = len(data) if sent is None else sent
-            self._room += sent
-            if sent >= len(data):
-                self._messages.popleft()
-            else:
-                self._messages[0] = (send, data[sent:])

@@ -44,27 +44,15 @@ class SocketCall(functools.partial[Any]):
 
     Attributes:
         name: of the method. A tool that has wrapped the method may have left its own.
+        is_plain: it is given one whole number, as nearly every call that receives.
     """
 
     name: str
-
-    @classmethod
-    def of(cls, name: str, method: Callable[..., Any], *args: Any, **named: Any) -> SocketCall:
-        """The call of a method of this name."""
-        call = cls(method, *args, **named)
-        call.name = name
-        return call
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is given a size and nothing else, as nearly all calls that receive."""
-        return len(self.args) == 2 and not self.keywords and type(self.args[1]) is int
+    is_plain: bool
 
 
 def flags_of(call: SocketCall) -> int:
     """The `MSG_…` flags that a receiving method is given; 0 for none."""
-    if len(call.args) <= 2 and not call.keywords:  # the socket and a size
-        return 0
     given = dict(zip(_PARAMETERS.get(call.name, ()), call.args[1:], strict=False)) | call.keywords
     return int(given.get("flags", 0))
 

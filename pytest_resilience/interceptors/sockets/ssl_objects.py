@@ -111,7 +111,9 @@ class SslObjects:
             content = None if stream is None else stream.content
             if content is None or not (content.is_altered or content.is_replaced):
                 return original(made, *args, **kwargs)
-            arguments = ReceiveArguments(SocketCall.of("read", original, made, *args, **kwargs))
+            call = SocketCall(original, made, *args, **kwargs)
+            call.name, call.is_plain = "read", False
+            arguments = ReceiveArguments(call)
             data = b"" if content.is_replaced else content.take(arguments.fetch())
             return arguments.returned(data or content.replay(arguments.size))
 
