@@ -270,13 +270,14 @@ class ResponseStream:
         if failure is not None:
             self._resets = failure.resets
             self.content = Content(failure, self.effect)
-        self._update()
+            self._update(self.content)
+        else:
+            self.is_unchanged = self._line is None
 
-    def _update(self) -> None:
-        """Something has happened to the content."""
-        content = None if self._encrypted else self.content
-        self.is_replaced = content is not None and content.is_replaced
-        altered = content is not None and (content.is_altered or content.is_replaced)
+    def _update(self, content: Content) -> None:
+        """`content` has begun, or some of it was taken."""
+        self.is_replaced = content.is_replaced and not self._encrypted
+        altered = (content.is_altered or content.is_replaced) and not self._encrypted
         self.is_unchanged = not (altered or self._resets or self._line is not None)
 
     def take(self, data: bytes) -> bytes:
@@ -286,7 +287,7 @@ class ResponseStream:
         if self._encrypted or self.content is None:
             return data
         delivered = self.content.take(data)
-        self._update()
+        self._update(self.content)
         return delivered
 
     def replay(self, size: int = -1) -> bytes:

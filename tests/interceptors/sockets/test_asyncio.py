@@ -447,8 +447,8 @@ def test_a_dead_peers_answer_is_late_too(inject: Inject) -> None:
     async def story(port: int) -> None:
         reader, writer = await asyncio.open_connection(HOST, port)
         with inject("network_latency", delay=0.1) as latency:
-            writer.write(b"hello")
             started = time.monotonic()
+            writer.write(b"hello")
             with pytest.raises(ConnectionResetError):
                 await reader.read(100)
             assert time.monotonic() - started >= 0.1
