@@ -22,11 +22,11 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import looked
 from pytest_resilience.interceptors.patching import Patches
-from pytest_resilience.interceptors.patching import green_module
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.host_names import is_literal
+from pytest_resilience.interceptors.sockets.socket_classes import green_module
 
 
 __all__ = ["LoopConnects", "NameResolution"]

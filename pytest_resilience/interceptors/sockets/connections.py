@@ -25,9 +25,9 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.foreign_objects import is_a
-from pytest_resilience.interceptors.patching import KernelSocket
 from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue
+from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
 from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
 from pytest_resilience.interceptors.sockets.wire_format import FRAMED

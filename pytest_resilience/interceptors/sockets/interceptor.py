@@ -33,9 +33,6 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import looked
 from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.patching import Patches
-from pytest_resilience.interceptors.patching import accepting_classes
-from pytest_resilience.interceptors.patching import socket_classes
-from pytest_resilience.interceptors.patching import tls_modules
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
@@ -51,6 +48,9 @@ from pytest_resilience.interceptors.sockets.send import PartitionedSends
 from pytest_resilience.interceptors.sockets.send import Sender
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import is_valid
+from pytest_resilience.interceptors.sockets.socket_classes import accepting_classes
+from pytest_resilience.interceptors.sockets.socket_classes import socket_classes
+from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
 from pytest_resilience.interceptors.sockets.unreachable import UnreachableClients
 from pytest_resilience.interceptors.sockets.unreachable import datagram

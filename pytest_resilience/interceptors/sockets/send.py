@@ -19,8 +19,6 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import in_a_loop
-from pytest_resilience.interceptors.patching import KernelSocket
-from pytest_resilience.interceptors.patching import another
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
@@ -28,6 +26,8 @@ from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import message_of
+from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.sockets.socket_classes import another
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
 from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.locks import fork_safe

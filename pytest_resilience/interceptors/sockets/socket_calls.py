@@ -17,8 +17,8 @@ from typing import Any
 
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import looked
-from pytest_resilience.interceptors.patching import KernelSocket
-from pytest_resilience.interceptors.patching import kernel_socket
+from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 
 
 __all__ = ["ReceiveArguments", "SocketCall", "flags_of", "is_valid", "message_of"]

@@ -15,10 +15,10 @@ from typing import Any
 
 from pytest_resilience.interceptors.foreign_objects import looked
 from pytest_resilience.interceptors.patching import Patches
-from pytest_resilience.interceptors.patching import tls_modules
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
+from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.wire_format import FRAMED
 from pytest_resilience.interceptors.sockets.wire_format import client_random
 from pytest_resilience.interceptors.sockets.wire_format import is_hello

@@ -18,8 +18,8 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.interceptors.patching import Patches
-from pytest_resilience.interceptors.patching import python_socket_class
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
+from pytest_resilience.interceptors.sockets.socket_classes import python_socket_class
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.locks import fork_safe
 

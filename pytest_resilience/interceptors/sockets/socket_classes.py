@@ -1,0 +1,79 @@
+"""The classes and modules by which sockets are made, also where gevent has replaced them."""
+
+from __future__ import annotations
+
+import _socket
+import sys
+
+from types import ModuleType
+from typing import Any
+
+
+__all__ = [
+    "KernelSocket", "accepting_classes", "another", "green_module", "kernel_socket",
+    "python_socket_class", "socket_classes", "tls_modules",
+]  # fmt: skip
+
+# What is below `socket.socket`: never replaced, neither by us nor by other tools.
+KernelSocket = _socket.socket
+
+_tls_modules: list[ModuleType] = []
+
+
+def python_socket_class() -> Any:
+    """The standard library's own class, even where a tool has put another in its place."""
+    return next(cls for cls in KernelSocket.__subclasses__() if cls.__module__ == "socket")
+
+
+def socket_classes() -> list[Any]:
+    """Every class whose methods clients call, without TLS."""
+    green = getattr(green_module("gevent._socket3"), "socket", None)
+    return [python_socket_class(), *([] if green is None else [green])]
+
+
+def tls_modules() -> list[ModuleType]:
+    """Python's `ssl`, loaded if it never was: it may not come after us unseen.
+
+    A test can have taken it out, or let nobody load it, to see how it is without: then it is
+    what was there before. And it can have loaded another for itself. A Python that was built
+    without has none.
+    """
+    here = sys.modules.get("ssl")
+    if here is None and not _tls_modules:
+        try:
+            import ssl as here
+        except ImportError:
+            return []
+    here = here if hasattr(here, "SSLSocket") else None
+    if here is not None and not _tls_modules:
+        _tls_modules.append(here)
+    return [*_tls_modules, *([] if here is None or here in _tls_modules else [here])]
+
+
+def green_module(name: str) -> Any:
+    """A module of gevent, where gevent has put all that waits in the place of Python's; or None.
+
+    Elsewhere nobody can be held up in a greenlet without stopping all of them, so that
+    what gevent does there passes untouched.
+    """
+    is_patched = getattr(sys.modules.get("gevent.monkey"), "is_module_patched", None)
+    if is_patched is None or not all(map(is_patched, ("socket", "select", "time"))):
+        return None
+    return sys.modules.get(name)
+
+
+def accepting_classes() -> list[Any]:
+    """Every class by which servers accept: those of gevent do by what is below its sockets."""
+    below = getattr(sys.modules.get("gevent._socket3"), "_wrefsocket", None)
+    return [python_socket_class(), *([] if below is None else [below])]
+
+
+def another(sock: Any, descriptor: int) -> KernelSocket:
+    """A socket of the same making, to which the same methods can be applied."""
+    made = KernelSocket if isinstance(sock, KernelSocket) else type(sock)
+    return made(fileno=descriptor)
+
+
+def kernel_socket(sock: Any) -> KernelSocket:
+    """What is below `sock`, which is that itself unless a tool has made it anew (gevent)."""
+    return sock if isinstance(sock, KernelSocket) else sock._sock  # noqa: SLF001  # gevent's word
