@@ -345,7 +345,7 @@ class Circuit:
         now, limit = self._monotonic(), self.config.slow_call_duration
         # `_record`, written out for what nearly all calls come to.
         if state.kind is _CLOSED and (limit is None or now - permit[1] <= limit):
-            if counts.settled:
+            if not counts.consecutive_failures and (window is None or window.settled):
                 return
             if window is not None:
                 with self._lock:
