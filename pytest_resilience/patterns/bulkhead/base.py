@@ -58,7 +58,7 @@ class Bulkhead(ABC):
         listeners: are given every `BulkheadRejection`.
     """
 
-    default_name: ClassVar[str]
+    _default_name: ClassVar[str]
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Bulkhead(ABC):
     ) -> None:
         """`name`: by default what kind of bulkhead it is, e.g. ``"semaphore"``."""
         self.config = config or BulkheadConfig()
-        self.name = self.default_name if name is None else name
+        self.name = self._default_name if name is None else name
         self.listeners = Listeners()
         self._limit = self.config.max_concurrent
         self._monotonic = clock.monotonic

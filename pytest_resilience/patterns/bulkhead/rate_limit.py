@@ -38,7 +38,7 @@ class RateLimitBulkhead(Bulkhead):
     awaited. Safe among threads and tasks, which share one limit.
     """
 
-    default_name = "rate limit"
+    _default_name = "rate limit"
 
     def _set_up(self) -> None:
         self._window = self.config.window_size

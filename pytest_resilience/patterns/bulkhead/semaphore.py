@@ -41,7 +41,7 @@ class SemaphoreBulkhead(Bulkhead):
     real time: it ends when another caller leaves, not when a clock says so.
     """
 
-    default_name = "semaphore"
+    _default_name = "semaphore"
 
     def _set_up(self) -> None:
         # Seconds; None for ever.

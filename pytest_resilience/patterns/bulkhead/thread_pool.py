@@ -36,7 +36,7 @@ class ThreadPoolBulkhead(Bulkhead):
     `get_stats` shows. Calls see the context variables of their callers.
     """
 
-    default_name = "thread pool"
+    _default_name = "thread pool"
 
     def _set_up(self) -> None:
         self._executor = ThreadPoolExecutor(self._limit, thread_name_prefix=self.name)
