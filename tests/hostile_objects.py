@@ -7,7 +7,7 @@ from typing import Any
 from typing import NoReturn
 from unittest import mock
 
-from pytest_resilience.interceptors.foreign_objects import looked
+from pytest_resilience.interceptors.foreign_objects import or_none
 
 
 __all__ = ["ODD", "Prickly", "outcome_of"]
@@ -79,4 +79,4 @@ def outcome_of(action: Callable[[], object]) -> tuple[type, str]:
     try:
         return type(action()), ""
     except Exception as error:
-        return type(error), "" if isinstance(error, TouchedError) else looked(str, error) or ""
+        return type(error), "" if isinstance(error, TouchedError) else or_none(str, error) or ""

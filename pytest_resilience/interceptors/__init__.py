@@ -1,3 +1,3 @@
-"""Where operations are intercepted: one module a family."""
+"""Where operations are intercepted: a module or a folder for each family of operations."""
 
 from __future__ import annotations

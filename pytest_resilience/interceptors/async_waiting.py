@@ -1,4 +1,4 @@
-"""Holding something up in an event loop, which goes on meanwhile.
+"""Delaying something in an event loop of asyncio, which goes on meanwhile.
 
 The other half of `waiting`. Nothing here imports asyncio: whoever has a loop has done so.
 """
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Wait", "pause"]
 
-_FINE = 0.002  # seconds: selectors count in whole milliseconds, round up, and wake up late
-_INSTANT = 1e-9  # seconds: less than that is lost when times are added up
+_LATE = 0.002  # seconds: selectors count in whole milliseconds, round up, and wake up late
+_EPSILON = 1e-9  # seconds: less than that is lost when times are added up
 
 
 class Wait:
     """Calls `then` once, when `seconds` have passed or no experiment of `effect` is left.
 
     Time passes with the clock or with the loop, whichever is faster: a clock that stands
-    still holds nobody up for ever, and in a loop whose time is virtual no real time is
-    taken. What is waited is booked as it passes.
+    still delays nobody for ever, and in a loop whose time is virtual no real time is taken.
+    The delay is added to that of the experiments as it passes.
 
     Attributes:
         due: when it is over, in the loop's time, unless the clock is faster.
-        cancelled: whether it is over.
+        cancelled: it is over, or was cancelled.
     """
 
     __slots__ = ("_booked", "_effect", "_ends", "_then", "cancelled", "due")
@@ -68,8 +68,8 @@ class Wait:
         self.cancel()
         self._then()
 
-    def look(self) -> bool:
-        """Whether the clock or the experiments say that it is over."""
+    def is_over(self) -> bool:
+        """By the clock, or because the experiments have ended."""
         self._book()
         return self._ends <= self._booked or self._effect.left() <= 0
 
@@ -82,8 +82,8 @@ class Wait:
 class _Schedule:
     """All waits of one loop, with one timer, so that many cost little more than one.
 
-    The last milliseconds before a moment are spent in turns with everything else that the
-    loop has to do, for no timer of a loop is that exact.
+    No timer of a loop is exact to a millisecond. So the timer is set a little too early, and
+    from then on the loop looks at the time in each of its iterations.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -91,53 +91,54 @@ class _Schedule:
         self._waits: list[tuple[float, int, Wait]] = []  # a heap
         self._numbers = itertools.count()
         self._handle: asyncio.Handle | None = None
-        self._looking = False
-        self._swept = loop.time()
-        self._last = -math.inf
+        self._ending = False
+        self._polled_at = loop.time()
+        self._ran_at = -math.inf
 
     def add(self, wait: Wait) -> None:
         heapq.heappush(self._waits, (wait.due, next(self._numbers), wait))
-        if self._looking or (self._handle is not None and self._waits[0][2] is not wait):
+        if self._ending or (self._handle is not None and self._waits[0][2] is not wait):
             return
         if self._handle is not None:
             self._handle.cancel()
         loop = self._loop()
         assert loop is not None  # it is the one that runs
-        self._handle = loop.call_soon(self._look)
+        self._handle = loop.call_soon(self._run)
 
-    def _look(self) -> None:
+    def _run(self) -> None:
         loop = self._loop()
         assert loop is not None
-        now, self._looking = loop.time(), True
+        now, self._ending = loop.time(), True
         try:
             self._end_due(now)
         finally:  # whatever one of them has raised
-            self._looking = False
+            self._ending = False
             self._handle = self._next(loop, now)
-            self._last = now
+            self._ran_at = now
 
     def _end_due(self, now: float) -> None:
-        if now - self._swept > SLICE - _INSTANT:
-            self._swept = now
+        if now - self._polled_at > SLICE - _EPSILON:
+            self._polled_at = now
             for _, _, wait in sorted(self._waits):
-                if not wait.cancelled and wait.look():
+                if not wait.cancelled and wait.is_over():
                     wait.end()
-        while self._waits and (self._waits[0][2].cancelled or self._waits[0][0] - now < _INSTANT):
+        while self._waits and (self._waits[0][2].cancelled or self._waits[0][0] - now < _EPSILON):
             wait = heapq.heappop(self._waits)[2]
             if not wait.cancelled:
                 wait.end()
 
     def _next(self, loop: asyncio.AbstractEventLoop, now: float) -> asyncio.Handle | None:
-        """The next look, when there is something to look at."""
+        """The handle of the next run; None if nothing waits."""
         if not self._waits:
             return None
         rest = self._waits[0][0] - now
-        if rest > _FINE + _INSTANT:
-            slept = max(0.0, self._swept + SLICE - now)
-            return loop.call_later(min(rest - _FINE, slept), self._look)
-        if now > self._last:
-            return loop.call_soon(self._look)
-        return loop.call_later(rest, self._look)  # time stands still until there is nothing to do
+        if rest > _LATE + _EPSILON:
+            next_poll = max(0.0, self._polled_at + SLICE - now)
+            return loop.call_later(min(rest - _LATE, next_poll), self._run)
+        if now > self._ran_at:
+            return loop.call_soon(self._run)
+        # Virtual time stands still until the loop has nothing else to do.
+        return loop.call_later(rest, self._run)
 
 
 _schedules: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Schedule] = (

@@ -1,8 +1,8 @@
-"""Looking at what other people's code gives and returns.
+"""Reading what other people's code passes and returns, without raising.
 
-It may be of any shape: a stub's result, a mock, an object that bears no touch. So who watches
-looks at the type first, touches only what is of a kind that it knows, and never raises: what
-is wrong about it is for the real thing to say.
+It may be of any shape: a stub's result, a mock, an object that raises when it is touched. So
+an interceptor looks at the type first, and uses only what is of a type that it knows. What is
+wrong about the rest is for the real function to say.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import ParamSpec
 from typing import TypeVar
 
 
-__all__ = ["is_a", "looked", "text_of"]
+__all__ = ["is_a", "or_none", "text_of"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def looked(look: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R | None:
-    """What `look` finds; None where it raises."""
+def or_none(call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R | None:
+    """The result of `call`; None where it raises."""
     try:
-        return look(*args, **kwargs)
+        return call(*args, **kwargs)
     except Exception:
         return None
 
 
-def is_a(thing: Any, *kinds: type) -> bool:
-    """Whether it is of one of these kinds: itself, and not only what it says about itself."""
-    return issubclass(type(thing), kinds)
+def is_a(thing: Any, *types: type) -> bool:
+    """As `isinstance`, by the real type: a mock may claim another one by its `__class__`."""
+    return issubclass(type(thing), types)
 
 
 def text_of(part: Any) -> str:
-    """A text, bytes or a whole number, as a plain text; of anything else nothing."""
+    """A str, bytes or an int as a plain str; "" for anything else."""
     if is_a(part, str):
         return str.__str__(part)
     if is_a(part, bytes):

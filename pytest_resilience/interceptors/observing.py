@@ -1,4 +1,4 @@
-"""Watching calls to which nothing can happen here, so that never-fired can tell of them."""
+"""Recording calls to which no fault can happen, for the advice when an experiment never fires."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Note = Callable[..., None]
 
 
 class Observer:
-    """Has notes told what is called with which arguments; callers see no difference."""
+    """Records calls of functions, which callers do not notice."""
 
     def __init__(self, patches: Patches) -> None:
         self._patches = patches
         self._makers: dict[tuple[Any, str], Callable[[Any], Any]] = {}
 
     def observe(self, owner: Any, name: str, note: Note, *, after: bool = False) -> None:
-        """Have `note` told what `owner.name` is given, if this version has it.
+        """Call `note` with the arguments of each call of `owner.name`, if this version has it.
 
-        `after`: when it has returned or raised, so that what it does itself is noted first.
+        `after`: when it has returned or raised, so that what it calls itself is noted first.
         """
         there = vars(owner).get(name, getattr(owner, name, None))
         if there is None:
@@ -35,25 +35,25 @@ class Observer:
 
         def make(original: Any) -> Any:
             call = there.__func__ if isinstance(there, classmethod) else original
-            observed = (_followed if after else _preceded)(call, note)
+            observed = (_noted_after if after else _noted_before)(call, note)
             return classmethod(observed) if isinstance(there, classmethod) else observed
 
-        # The first for each is as good as any, and so is what it has made.
+        # The first for each is as good as any: `Patches` makes a replacement once for each.
         self._patches.replace(owner, name, self._makers.setdefault((owner, name), make))
 
 
-def _preceded(call: Callable[..., Any], note: Note) -> Callable[..., Any]:
+def _noted_before(call: Callable[..., Any], note: Note) -> Callable[..., Any]:
     @functools.wraps(call)
     def observed(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        with contextlib.suppress(Exception):  # what is wrong is for the real one to say
+        with contextlib.suppress(Exception):  # what is wrong is for the real function to say
             note(*args, **kwargs)
         return call(*args, **kwargs)
 
     return observed
 
 
-def _followed(call: Callable[..., Any], note: Note) -> Callable[..., Any]:
+def _noted_after(call: Callable[..., Any], note: Note) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(call):
 
         @functools.wraps(call)

@@ -14,26 +14,25 @@ __all__ = ["Patches"]
 
 _ABSENT = object()
 
-# Replacements that were to be taken out while another lay on top of them, by id, with what
-# each had found.
-_buried: dict[int, tuple[object, object]] = {}
+# Replacements that were to be removed while another tool's lay on top of them: by id, each with
+# what it had found.
+_pending_removal: dict[int, tuple[object, object]] = {}
 
 
-def _uncovered(found: object) -> object:
-    """What is below `found`, and below whatever is there only because it was covered."""
-    while _buried.get(id(found), (None,))[0] is found:
-        found = _buried.pop(id(found))[1]
+def _found_below(found: object) -> object:
+    """What to put back: `found`, or what lay below it if it is to be removed itself."""
+    while _pending_removal.get(id(found), (None,))[0] is found:
+        found = _pending_removal.pop(id(found))[1]
     return found
 
 
 class Patches:
     """Attributes replaced for a while.
 
-    What is put back is what was found, not what is believed to be the true one: another
-    tool may have replaced it before. Where another tool replaced it *after*, taking
-    ours out would take theirs out too, so it stays until they are gone; `restore` can be
-    called again for that. What lies on top may be of another `Patches`: that one takes both
-    out when it is restored.
+    What is put back is what was found, not what is believed to be the original: another tool
+    may have replaced it before. Where another tool has replaced it *since*, removing ours
+    would remove theirs too. So ours stays until theirs is gone; `restore` can be called again
+    for that. Where what lies on top is of another `Patches`, that one removes both.
 
     To make a replacement takes longer than to put it in place, so each is kept and used
     again as long as the same `make` replaces the same thing.
@@ -41,7 +40,7 @@ class Patches:
 
     def __init__(self) -> None:
         self._applied: list[tuple[Any, str, object, object]] = []
-        self._covered: set[int] = set()  # of those, by id, on which another's lay last time
+        self._covered: set[int] = set()  # by id, those on which another's lay at `restore`
         self._made: dict[tuple[int, str], _Made] = {}
 
     def __bool__(self) -> bool:
@@ -52,15 +51,15 @@ class Patches:
     ) -> None:
         """Put `make(what is there)` at `owner.name`.
 
-        A mock that a test has put there is left alone, and so is what in a class is given no
-        self: nothing that could be watched is behind it. With `mocks` they are replaced too.
+        A mock that a test has put there is left alone, and so is what is no method although it
+        is in a class: no I/O is behind it. With `mocks` they are replaced too.
         """
         found = vars(owner).get(name, _ABSENT)  # _ABSENT: inherited, e.g. from a C type
         original = getattr(owner, name)
         if not mocks and _is_stub(owner, found, original):
             return
         known = self._made.get((id(owner), name))
-        if known is None or known.original is not original or not _alike(known.make, make):
+        if known is None or known.original is not original or not _is_same(known.make, make):
             ours = _OverMock(make(original), original) if _is_mock(original) else make(original)
             known = _Made(owner, original, make, ours)
             self._made[id(owner), name] = known
@@ -78,15 +77,15 @@ class Patches:
         for owner, name, found, ours in reversed(self._applied):
             current = vars(owner).get(name, _ABSENT)
             if current is not ours:
-                taken_out = id(ours) in self._covered and id(ours) not in _buried
-                if current is not found and not taken_out:
+                removed = id(ours) in self._covered and id(ours) not in _pending_removal
+                if current is not found and not removed:
                     kept.append((owner, name, found, ours))
-                    _buried[id(ours)] = (ours, found)
+                    _pending_removal[id(ours)] = (ours, found)
                 else:
-                    _buried.pop(id(ours), None)
+                    _pending_removal.pop(id(ours), None)
                 continue
-            _buried.pop(id(ours), None)
-            below = _uncovered(found)
+            _pending_removal.pop(id(ours), None)
+            below = _found_below(found)
             if below is _ABSENT:
                 delattr(owner, name)
             else:
@@ -97,7 +96,7 @@ class Patches:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """What `make` has made of an `owner`'s `original`. The owner is kept: its id is its own."""
+    """A replacement that was made. The owner is kept with it, so that its id stays its own."""
 
     owner: Any
     original: object
@@ -106,20 +105,20 @@ class _Made:
 
 
 class _OverMock:
-    """What stands in the place of a mock, where the test still looks for the mock."""
+    """Stands in the place of a mock; its attributes are the mock's, as the test expects."""
 
-    def __init__(self, call: Callable[..., Any], over: Any) -> None:
-        vars(self).update(_call=call, _over=over)
+    def __init__(self, call: Callable[..., Any], mock: Any) -> None:
+        vars(self).update(_call=call, _mock=mock)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         return vars(self)["_call"](*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self)["_over"], name)
+        return getattr(vars(self)["_mock"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(vars(self)["_over"], name, value)
+        setattr(vars(self)["_mock"], name, value)
 
 
 def _is_mock(original: object) -> bool:
@@ -128,13 +127,13 @@ def _is_mock(original: object) -> bool:
 
 
 def _is_stub(owner: Any, found: object, original: object) -> bool:
-    """Whether a test has put it there: a mock, or what in a class is given no self."""
+    """A test has put it there: it is a mock, or no method although it is in a class."""
     return _is_mock(original) or (
         isinstance(owner, type) and found is not _ABSENT and not hasattr(type(found), "__get__")
     )
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _is_same(one: Any, other: Any) -> bool:
     if isinstance(one, functools.partial) and isinstance(other, functools.partial):
         return (one.func, one.args, one.keywords) == (other.func, other.args, other.keywords)
     return bool(one == other)

@@ -1,4 +1,4 @@
-"""The service interceptor: callables of the code under test that stand for services.
+"""The interceptor of services: callables of the code under test that stand for them.
 
 A callable is replaced where its name says it is. Code that has taken it from there under a
 name of its own (`from shop.clients import check`) is reached by naming that place.
@@ -45,11 +45,11 @@ class ServiceInterceptor:
             for service in recorder.services:
                 try:
                     self._replace_all(service)
-                except ConfigurationError:  # for those to tell who want it to fail
+                except ConfigurationError:  # an experiment that needs it will raise that
                     recorder.assume_called(service.name)
 
     def refresh(self) -> None:
-        """Nothing to do: `install` is called at every change, and asks who is active."""
+        """Nothing to do: `install` is called at every change."""
 
     def remove(self) -> None:
         self._patches.restore()
@@ -64,25 +64,26 @@ class ServiceInterceptor:
         owner, name = _find(service, place)
         self._replaced.add(place)
         self._patches.replace(
-            owner, name, functools.partial(self._guarding, owner, name, service.name), mocks=True
+            owner, name, functools.partial(self._replacement, owner, name, service.name), mocks=True
         )
 
-    def _guarding(self, owner: Any, name: str, service: str, original: Any) -> Any:
-        """`original`, of its own kind, failing when the engine says so."""
+    def _replacement(self, owner: Any, name: str, service: str, original: Any) -> Any:
+        """`original`, with faults, bound in a class as before."""
         found = inspect.getattr_static(owner, name)
         if isinstance(found, (staticmethod, classmethod)):
-            return type(found)(self._guard(service, found.__func__))
+            return type(found)(self._with_faults(service, found.__func__))
         if isinstance(owner, type) and not hasattr(type(found), "__get__"):
-            return staticmethod(self._guard(service, original))  # as a mock it is given no self
-        return self._guard(service, original)
+            # A mock, say: it is given no self.
+            return staticmethod(self._with_faults(service, original))
+        return self._with_faults(service, original)
 
-    def _guard(self, service: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _with_faults(self, service: str, original: Callable[..., Any]) -> Callable[..., Any]:
         if inspect.iscoroutinefunction(original):
 
             @functools.wraps(original)
             async def awaited(*args: Any, **kwargs: Any) -> Any:
                 __tracebackhide__ = True
-                self._call(service)
+                self._decide(service)
                 return await original(*args, **kwargs)
 
             return awaited
@@ -90,12 +91,12 @@ class ServiceInterceptor:
         @functools.wraps(original)
         def called(*args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
-            self._call(service)
+            self._decide(service)
             return original(*args, **kwargs)
 
         return called
 
-    def _call(self, service: str) -> None:
+    def _decide(self, service: str) -> None:
         __tracebackhide__ = True
         effect = self._engine.decide(Operation(kind=CALL, target=service, names=(service,)))
         error = None if effect is None else effect.error(service)
@@ -104,7 +105,7 @@ class ServiceInterceptor:
 
 
 def _find(service: Service, place: str) -> tuple[Any, str]:
-    """The module or class, and the name in it. Raises ConfigurationError."""
+    """The module or class that has it, and its name there. Raises ConfigurationError."""
     module, _, path = place.partition(":")
     above, _, name = path.rpartition(".")
     try:

@@ -1,4 +1,4 @@
-"""Holding a caller up, for as long as there is a reason to."""
+"""Delaying a caller for a time, or until its experiments have ended."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pytest_resilience.clock import SystemClock
 
 __all__ = ["SLICE", "wait", "wait_async"]
 
-SLICE = 0.05  # seconds: how soon whoever waits notices that its experiment is over
-_FINE = 0.0005  # seconds by which the machine may wake up late
-_FINEST = 0.0001  # seconds: even to sleep not at all takes the machine that long
-_MOST_NAPS, _MOST_LOOKS = 20, 5_000  # on a clock that may stand still
+SLICE = 0.05  # seconds: how soon a wait notices that its experiment is over
+_LATE = 0.0005  # seconds by which the operating system may wake a thread up late
+_SPIN = 0.0001  # seconds: even `sleep(0)` takes that long, so the rest is spun
+_MOST_YIELDS, _MOST_SPINS = 20, 5_000  # on a clock that may stand still
 
 
 def wait(clock: Clock, seconds: float, left: Callable[[], float]) -> float:
     """Sleep until `seconds` have passed or none are `left()`; returns the seconds it took.
 
-    Ends after as many slices as fit even on a clock that stands still, as a frozen one
-    does. Either may be infinite.
+    Either may be infinite. On a clock that stands still, as a frozen one does, it ends after
+    as many slices as fit.
     """
     __tracebackhide__ = True
     started = clock.monotonic()
@@ -37,14 +37,14 @@ def wait(clock: Clock, seconds: float, left: Callable[[], float]) -> float:
 
 
 def _sleep_exactly(clock: Clock, due: float, rest: float) -> None:
-    """Sleep nearly for `rest`, let others take turns, and look at the clock until it is `due`."""
-    if rest > _FINE:
-        clock.sleep(rest - _FINE)
-    for _ in range(_MOST_NAPS):
-        if due - clock.monotonic() <= _FINEST:
+    """Sleep for nearly the `rest`, then yield to other threads, then spin until it is `due`."""
+    if rest > _LATE:
+        clock.sleep(rest - _LATE)
+    for _ in range(_MOST_YIELDS):
+        if due - clock.monotonic() <= _SPIN:
             break
         clock.sleep(0)
-    for _ in range(_MOST_LOOKS):
+    for _ in range(_MOST_SPINS):
         if clock.monotonic() >= due:
             return
 

@@ -24,7 +24,7 @@ from pytest_resilience.chaos.types.database import DatabaseFailure
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.interceptors.databases.driver import Steps
 from pytest_resilience.interceptors.foreign_objects import is_a
-from pytest_resilience.interceptors.foreign_objects import looked
+from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
 
 
@@ -123,5 +123,5 @@ def statement_in(query: Any, connection: Any) -> str:
     if is_a(query, bytes):
         return bytes.decode(query, errors="replace")
     if hasattr(type(query), "as_string"):
-        query = looked(query.as_string, connection)
+        query = or_none(query.as_string, connection)
     return text_of(query) if is_a(query, str) else ""

@@ -20,7 +20,7 @@ from pytest_resilience.interceptors.databases.driver import Fail
 from pytest_resilience.interceptors.databases.driver import Steps
 from pytest_resilience.interceptors.databases.driver import inject
 from pytest_resilience.interceptors.foreign_objects import is_a
-from pytest_resilience.interceptors.foreign_objects import looked
+from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.patching import Patches
 
 
@@ -63,7 +63,7 @@ class Psycopg2Driver:
 
 def _names(dsn: Any, **given: Any) -> tuple[str, ...]:
     """The names of the database that a connect asks for."""
-    parts = (looked(psycopg2.extensions.parse_dsn, dsn) if is_a(dsn, str) else None) or {}
+    parts = (or_none(psycopg2.extensions.parse_dsn, dsn) if is_a(dsn, str) else None) or {}
     parts |= given
     host, port = str(parts.get("host", "localhost")), parts.get("port", 5432)
     name = str(parts.get("dbname") or parts.get("database") or "postgres")

@@ -17,7 +17,7 @@ from pytest_resilience.interceptors.databases.driver import Session
 from pytest_resilience.interceptors.databases.driver import hooked
 from pytest_resilience.interceptors.databases.driver import hooked_async
 from pytest_resilience.interceptors.foreign_objects import is_a
-from pytest_resilience.interceptors.foreign_objects import looked
+from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.patching import Patches
 
 
@@ -52,7 +52,7 @@ class RedisDriver:
 
     def _before_command(self, client: Any, *args: Any, **_: Any) -> Injection | None:
         # A command and its key: what experiments are aimed by.
-        words = (each if is_a(each, str) else looked(repr, each) or "" for each in args[:2])
+        words = (each if is_a(each, str) else or_none(repr, each) or "" for each in args[:2])
         return self._before_text(client, " ".join(words))
 
     def _before_pipeline(self, pipeline: Any, *_: Any, **__: Any) -> Injection | None:

@@ -22,7 +22,7 @@ from pytest_resilience.interceptors.databases.driver import DriverHooks
 from pytest_resilience.interceptors.databases.driver import Fail
 from pytest_resilience.interceptors.databases.driver import inject
 from pytest_resilience.interceptors.foreign_objects import is_a
-from pytest_resilience.interceptors.foreign_objects import looked
+from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.patching import Patches
 
@@ -184,5 +184,5 @@ def _error(condition: str, text: str) -> sqlite3.Error:
 
 
 def _names(database: Any) -> tuple[str, ...]:
-    path = text_of(looked(os.fsdecode, database))
+    path = text_of(or_none(os.fsdecode, database))
     return (path or ":memory:", os.path.basename(path) or path or ":memory:")

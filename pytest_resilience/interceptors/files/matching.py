@@ -26,7 +26,7 @@ from pytest_resilience.chaos.operation import OPEN
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.types.files import FILE_KINDS
 from pytest_resilience.chaos.types.files import DiskError
-from pytest_resilience.interceptors.foreign_objects import looked
+from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.waiting import wait
 
@@ -83,7 +83,7 @@ class FileTargets:
         """
         if isinstance(path, int):
             return self.names_of(path)
-        given = path if type(path) is str else text_of(looked(os.fsdecode, path))
+        given = path if type(path) is str else text_of(or_none(os.fsdecode, path))
         if not given:
             return None  # the function itself will say so
         if folder is not None:

@@ -20,7 +20,7 @@ from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.interceptors.foreign_objects import is_a
-from pytest_resilience.interceptors.foreign_objects import looked
+from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
@@ -65,7 +65,7 @@ class LoopConnects:
         Past the end of a silence raises TimeoutError with the text `failed`.
         """
         __tracebackhide__ = True
-        connection = looked(self._connections.opened, sock, address) if self._installed else None
+        connection = or_none(self._connections.opened, sock, address) if self._installed else None
         if connection is None or connection.untargeted:
             await proceed()
             return

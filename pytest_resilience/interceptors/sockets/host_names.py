@@ -19,7 +19,7 @@ from typing import Any
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.interceptors.foreign_objects import is_a
-from pytest_resilience.interceptors.foreign_objects import looked
+from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.import_hook import ImportHook
 from pytest_resilience.interceptors.patching import Patches
@@ -122,10 +122,10 @@ def addresses_in(found: Any) -> list[str]:
     if is_a(found, str):
         return [text_of(found)]
     if is_a(found, tuple):
-        within: Any = looked(lambda: found[2])
+        within: Any = or_none(lambda: found[2])
         return [text_of(each) for each in within if is_a(each, str)] if is_a(within, list) else []
     entries = list.__iter__(found) if is_a(found, list) else ()
-    hosts = (looked(lambda entry: entry[4][0], entry) for entry in entries if is_a(entry, tuple))
+    hosts = (or_none(lambda entry: entry[4][0], entry) for entry in entries if is_a(entry, tuple))
     return [text_of(host) for host in hosts if is_a(host, str)]
 
 

@@ -30,7 +30,7 @@ from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.interceptors.foreign_objects import is_a
-from pytest_resilience.interceptors.foreign_objects import looked
+from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets import effects
@@ -294,7 +294,7 @@ class SocketPatches:
                 return proceed()
             return self._attempt(sock, effect, "timed out", proceed)
         finally:
-            looked(self._connections.connected, connection, sock)
+            or_none(self._connections.connected, connection, sock)
 
     def _look(self, look: Callable[..., _R], *args: Any) -> _R | None:
         """What `look` finds, of whatever there is; None where it raises, or is removed."""

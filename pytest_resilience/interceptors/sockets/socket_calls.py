@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.interceptors.foreign_objects import is_a
-from pytest_resilience.interceptors.foreign_objects import looked
+from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 
@@ -66,7 +66,7 @@ def is_valid(call: SocketCall) -> bool:
     given |= {_KEYWORDS.get(name, name): value for name, value in call.keywords.items()}
     if hasattr(type(call.args[0]), "pending"):  # TLS takes None for a default
         given = {name: value for name, value in given.items() if value is not None}
-    view: Any = looked(lambda: memoryview(given.pop("buffer", _NO_BUFFER)))
+    view: Any = or_none(lambda: memoryview(given.pop("buffer", _NO_BUFFER)))
     return (
         len(call.args) - 1 <= len(names)
         and view is not None

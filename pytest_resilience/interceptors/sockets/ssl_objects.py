@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from typing import Any
 
-from pytest_resilience.interceptors.foreign_objects import looked
+from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
@@ -72,7 +72,7 @@ class SslObjects:
         ) -> Any:
             made = original(context, incoming, outgoing, *args, **kwargs)
             if self._installed:
-                looked(self._wrapped, made, outgoing)
+                or_none(self._wrapped, made, outgoing)
             return made
 
         return wrap_bio
@@ -83,10 +83,10 @@ class SslObjects:
             try:
                 original(made)
             finally:
-                outgoing = looked(self._outgoing.pop, made, None)
+                outgoing = or_none(self._outgoing.pop, made, None)
                 if outgoing is not None:
-                    looked(self._note, made, outgoing)
-            connection = looked(self._connections.get, made)
+                    or_none(self._note, made, outgoing)
+            connection = or_none(self._connections.get, made)
             if connection is not None and made.selected_alpn_protocol() == "h2":
                 connection.turn.request = FRAMED
 
@@ -106,7 +106,7 @@ class SslObjects:
     def _reading(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def read(made: Any, *args: Any, **kwargs: Any) -> Any:
-            connection = looked(self._connections.get, made) if self._installed else None
+            connection = or_none(self._connections.get, made) if self._installed else None
             stream = None if connection is None else connection.inbound.stream
             content = None if stream is None else stream.content
             if content is None or not (content.is_altered or content.is_replaced):
