@@ -235,15 +235,6 @@ class Engine:
         recorded = frozenset[str]() if self.recorder is None else self.recorder.kinds
         return self.active_kinds | recorded
 
-    @property
-    def is_pacing(self) -> bool:
-        """Whether an active experiment lets responses come in pieces."""
-        for active_experiment in self.active:
-            for fault in active_experiment.experiment.faults:
-                if isinstance(fault, Pace):
-                    return True
-        return False
-
     def check(self, experiment: ChaosExperiment) -> ChaosExperiment:
         """The experiment with its services. Raises ConfigurationError if it cannot be started."""
         bound = experiment.bind(self.services)

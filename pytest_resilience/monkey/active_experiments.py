@@ -67,6 +67,7 @@ class ActiveExperiments:
         self._start = start
         self._journal = journal
         self._closed = False
+        # A name is taken before its experiment starts, so that no other thread starts it as well.
         self._by_name: dict[str, TimedExperiment] = {}
         # Being started or stopped just now, and in which thread: only that one goes on with it.
         self._busy: dict[TimedExperiment, int] = {}
@@ -107,7 +108,7 @@ class ActiveExperiments:
             self._started(timed, seed)
 
     def _reserve(self, timed: TimedExperiment, most: int | None) -> bool:
-        """Take its name, so that no other thread starts it, and a place among `most`."""
+        """Take its name, and a place among `most`; False if there is none."""
         name = timed.experiment.name
         with self._changed:
             if self._closed or name in self._by_name:
@@ -193,7 +194,7 @@ class ActiveExperiments:
         for timed in self._take(lambda _: True):
             try:
                 self._stop(timed, reason)
-            except BaseException as error:
+            except BaseException as error:  # a second Ctrl-C, and the others must end all the same
                 interrupt = error
         self._wait()
         if interrupt is not None:

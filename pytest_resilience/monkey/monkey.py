@@ -103,7 +103,7 @@ class Monkey:
         )
         self._journal = Journal(name, clock)
         self._watchdog = Watchdog(stop_when, steady_state, self._journal)
-        self._session: MonkeySession | None = None
+        self._session: MonkeySession | None = None  # the last one, when it is over
         self._sessions = 0
         self._closed = ""  # why, when it is
         self._lock = fork_safe(self, "_lock", threading.Lock)
@@ -156,6 +156,7 @@ class Monkey:
         with self._lock:
             if experiment.name in self.experiments:
                 raise DuplicateNameError("chaos experiment", experiment.name)
+            # Replaced, never changed in place: a thread may be walking it.
             self.experiments = {**self.experiments, experiment.name: experiment}
 
     def start_chaos_monkey(self, interval: float | str | None = None) -> None:
@@ -175,12 +176,13 @@ class Monkey:
         except SteadyStateError as error:
             self._conclude(Verdict.FAILED, str(error))
             raise
+        # No lock is held while probes run, so another thread may have come before.
         session = self._new_session(every)
         if session is None:
             return
         try:
             self._watchdog.begin(session.alarm.set)
-        except BaseException as error:
+        except BaseException as error:  # a condition of the user's has failed
             self._end(session, Verdict.FAILED, describe(error))
             raise
         self._journal.record(
@@ -256,7 +258,7 @@ class Monkey:
             self._step(session)
             wait = min(session.next_step() - self._journal.clock.monotonic(), _LONGEST_WAIT)
             session.wake.wait(max(wait, 0.0))
-            session.wake.clear()
+            session.wake.clear()  # after the wait: whoever sets it from now on wakes the next one
 
     def _watch(self, session: MonkeySession) -> None:
         while not session.is_over:
@@ -287,6 +289,7 @@ class Monkey:
         if not first:
             return
         self._watchdog.end()
+        # A deviation was seen under chaos; that the system recovers later does not excuse it.
         if verdict is not Verdict.DEVIATED:
             problems = self._watchdog.check_after()
             if problems:

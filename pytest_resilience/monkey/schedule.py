@@ -226,6 +226,7 @@ class Daily(_Limited):
         start, end = self.hours
         if now.weekday() not in self.days or not start <= now.time() < end:
             return 0.0
+        # Of the day's own offset: a day of daylight saving has 23 or 25 hours.
         closes = datetime.combine(now.date(), end, tzinfo=self.zone).timestamp()
         return min(closes - moment.time, self.schedule.allowed(moment))
 

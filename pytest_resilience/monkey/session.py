@@ -51,7 +51,6 @@ class MonkeySession:
     Attributes:
         interval: seconds between ticks.
         began: monotonic seconds.
-        is_over: whether it has ended.
         active: the experiments.
         wake: set when the next step may have changed, or it is over.
         alarm: set when the watchdog is to look at once, or it is over.
@@ -62,7 +61,6 @@ class MonkeySession:
     ) -> None:
         self.interval = interval
         self.began = journal.clock.monotonic()
-        self.is_over = False
         self.active = ActiveExperiments(settings.start, journal)
         self.wake = threading.Event()
         self.alarm = threading.Event()
@@ -70,6 +68,13 @@ class MonkeySession:
         self._clock = journal.clock
         self._seed = seed
         self._moments = _Moments(settings.schedule, interval)
+        # Emptied by who ends it: `pop` is atomic, so of two threads one is the first.
+        self._open = [True]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return not self._open
 
     def next_step(self) -> float:
         """Monotonic seconds when an experiment is to be started or stopped; maybe infinite."""
@@ -77,7 +82,7 @@ class MonkeySession:
 
     def step(self, experiments: Sequence[ChaosExperiment]) -> None:
         """Stop what has run long enough, then start what is due."""
-        self.active.stop_due()
+        self.active.stop_due()  # first, for there may be no room for more
         elapsed = self._clock.monotonic() - self.began
         numbers = self._moments.take(elapsed)
         if not numbers:
@@ -90,6 +95,7 @@ class MonkeySession:
         for experiment in schedule.choose([each for each in experiments if each.enabled], moment):
             self.active.start(
                 experiment,
+                # By name and number, so that neither other experiments nor late ticks change it.
                 seed=derive(self._seed, "experiment", experiment.name, numbers[-1]),
                 allowed=allowed,
                 most=self._settings.max_active,
@@ -97,11 +103,13 @@ class MonkeySession:
 
     def finish(self) -> bool:
         """Be over; False if it was before."""
-        first = self._moments.close()
-        self.is_over = True
+        try:
+            self._open.pop()
+        except IndexError:
+            return False
         self.wake.set()
         self.alarm.set()
-        return first
+        return True
 
 
 class _Moments:
@@ -115,20 +123,13 @@ class _Moments:
         self._all = schedule.moments(interval)
         self.next = next(self._all, math.inf)
         self._number = 0
-        self._closed = False
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
     def take(self, elapsed: float) -> range:
         """The numbers of those that have come since the last call."""
-        with self._lock:
+        with self._lock:  # `tick` and the monkey's own thread may ask at once
             first = self._number
             while self.next <= elapsed:
                 self.next = next(self._all, math.inf)
                 self._number += 1
             return range(first, self._number)
-
-    def close(self) -> bool:
-        """No more is to come; False if that was known before."""
-        with self._lock:
-            first, self._closed = not self._closed, True
-        return first

@@ -146,7 +146,7 @@ class Probe:
             value: Any = self.ask()
             if inspect.iscoroutine(value):
                 value = _awaited(value)
-        except Exception as error:
+        except Exception as error:  # under chaos this is a finding, and no error of the monkey
             problem = f"{self.name} failed with {describe(error)}"
             return Reading(probe=self.name, value=None, met=False, problem=problem)
         problem = self._problem(value)
@@ -182,13 +182,13 @@ def _awaited(coroutine: Coroutine[Any, Any, Any]) -> Any:
         try:
             with limits_lifted():
                 runner = asyncio.Runner()
-                runner.get_loop()  # it is made now
+                runner.get_loop()  # made now: its descriptors may be the last that are to be had
             try:
                 results.append(runner.run(coroutine))
             finally:
                 with limits_lifted():
                     runner.close()
-        except BaseException as error:
+        except BaseException as error:  # raised again in the thread that has asked
             errors.append(error)
 
     thread = threading.Thread(target=run, name="steady state probe", daemon=True)

@@ -84,7 +84,7 @@ class BreakerOpens(StopCondition):
     def __init__(self, breaker: Any) -> None:
         self.name = str(getattr(breaker, "name", "") or type(breaker).__name__)
         self._breaker = breaker
-        self._opened = False
+        self._opened = False  # a breaker may close again before anybody looks
         self._forget: Callable[[], None] = lambda: None
         self._state()
 
@@ -156,7 +156,7 @@ class ErrorBudget(StopCondition):
         self._clock = clock
         self._lock = fork_safe(self, "_lock", threading.Lock)
         self._alarm: Callable[[], None] = lambda: None
-        # Of each tenth: its number, calls, failed calls.
+        # Of each tenth: its number, calls, failed calls. Counts, for calls come by the thousand.
         self._parts: deque[list[int]] = deque()
 
     def record(self, *, failed: bool) -> None:

@@ -41,6 +41,8 @@ class Watchdog:
         """Whether there is anything to look at."""
         return bool(self._conditions or self._steady_state)
 
+    # Conditions are asked first each time: they are cheap, and a probe may take seconds.
+
     def check_before(self) -> None:
         """Raise SteadyStateError if the system is not well to begin with."""
         if self._steady_state:
