@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import threading
@@ -13,8 +14,10 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from pytest_resilience.interceptors.patching import Patches
 
-__all__ = ["ImportHook"]
+
+__all__ = ["ImportHook", "LibraryPatches"]
 
 
 class ImportHook:
@@ -66,6 +69,40 @@ class ImportHook:
         then = self._awaited.pop(name, None)
         if then is not None:
             then()
+
+
+class LibraryPatches:
+    """Patches of libraries, installed for each when it is imported."""
+
+    def __init__(self, installers: Mapping[str, Callable[[Patches], None]]) -> None:
+        """`installers`: by the module whose import means that what they replace is there."""
+        self._patches = Patches()
+        self._is_installed = False
+        self._hook = ImportHook(
+            {
+                name: functools.partial(self._install_one, install)
+                for name, install in installers.items()
+            }
+        )
+
+    def install(self) -> None:
+        """Harmless when repeated."""
+        if not self._is_installed:
+            self._is_installed = True
+            self._hook.install()
+
+    def remove(self) -> None:
+        """Harmless when repeated, or when nothing is installed."""
+        if self._is_installed:
+            self._is_installed = False
+            self._hook.remove()
+        if self._patches:
+            self._patches.restore()
+
+    def _install_one(self, install: Callable[[Patches], None]) -> None:
+        # What is broken, or of another version, is for who imports it to find out.
+        with contextlib.suppress(ImportError, AttributeError):
+            install(self._patches)
 
 
 class _NotifyingLoader:

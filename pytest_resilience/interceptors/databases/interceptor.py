@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import pkgutil
 
@@ -11,7 +10,7 @@ from typing import Protocol
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.databases.driver import DATABASE_KINDS
 from pytest_resilience.interceptors.databases.driver import DriverHooks
-from pytest_resilience.interceptors.import_hook import ImportHook
+from pytest_resilience.interceptors.import_hook import LibraryPatches
 from pytest_resilience.interceptors.patching import Patches
 
 
@@ -47,39 +46,29 @@ class DatabaseInterceptor:
     kinds = DATABASE_KINDS
 
     def __init__(self, engine: Engine) -> None:
-        self._patches = Patches()
+        self._engine = engine
         # One for all time: connections outlive experiments, and their classes hold its hooks.
         self._hooks = DriverHooks(engine)
-        self._installed = False
         self._drivers: dict[str, Driver] = {}  # each made once
-        self._engine = engine
-        self._import_hook = ImportHook(
-            {name: functools.partial(self._reach, name) for name in _DRIVERS}
+        self._libraries = LibraryPatches(
+            {name: functools.partial(self._install_one, name) for name in _DRIVERS}
         )
 
     def install(self) -> None:
-        if not self._installed:
-            self._installed = True
-            self._import_hook.install()
+        self._libraries.install()
 
     def refresh(self) -> None:
         self._hooks.refresh()
 
     def remove(self) -> None:
-        if self._installed:
-            self._installed = False
-            self._import_hook.remove()
-            self._hooks.refresh()  # nothing is active: from now on everything passes
-        if self._patches:
-            self._patches.restore()
+        self._libraries.remove()
+        self._hooks.refresh()  # nothing is active: from now on everything passes
 
-    def _reach(self, name: str) -> None:
-        # What is broken, or of another version, is for who loads it to find out.
-        with contextlib.suppress(ImportError, AttributeError):
-            if name not in self._drivers:
-                self._drivers[name] = pkgutil.resolve_name(_DRIVERS[name])(self._hooks)
-            self._drivers[name].install(self._patches)
-            if name == "sqlite3":
-                from pytest_resilience.interceptors.databases.opened_before import OpenedBefore
+    def _install_one(self, name: str, patches: Patches) -> None:
+        if name not in self._drivers:
+            self._drivers[name] = pkgutil.resolve_name(_DRIVERS[name])(self._hooks)
+        self._drivers[name].install(patches)
+        if name == "sqlite3":
+            from pytest_resilience.interceptors.databases.opened_before import OpenedBefore
 
-                OpenedBefore(self._engine).install(self._patches)
+            OpenedBefore(self._engine).install(patches)

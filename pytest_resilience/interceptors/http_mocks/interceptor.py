@@ -1,5 +1,19 @@
 """The interceptor for mocked HTTP: there is no socket below a mock, so the fault goes in above it.
 
+    requests.get, httpx.get
+        |
+    responses, requests_mock,     Is the host targeted, and has the mock a response?
+    respx, pytest_httpx           No: the mock is asked, as always.
+        |  yes
+    requests_client,              The client's own code sends the request once more, so that
+    httpx_client                  errors, timeouts and retries are the client's,
+        |
+    fake_network                  over a socket that leads nowhere,
+        |
+    exchange                      which decides for each name, connect and response.
+        |
+    the mock                      It is asked if the request gets that far.
+
 A mocking library is reached when it is there, if it was loaded before or is while an
 experiment runs. It is reached in what its mocks call when they are asked, and not in what
 they replace: so it does not matter which was first, the mock or the experiment, and a mock
@@ -19,8 +33,7 @@ from pytest_resilience.interceptors.http_mocks import pytest_httpx
 from pytest_resilience.interceptors.http_mocks import requests_mock
 from pytest_resilience.interceptors.http_mocks import responses
 from pytest_resilience.interceptors.http_mocks import respx
-from pytest_resilience.interceptors.import_hook import ImportHook
-from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.interceptors.import_hook import LibraryPatches
 
 
 __all__ = ["HttpMockInterceptor"]
@@ -41,26 +54,15 @@ class HttpMockInterceptor:
     kinds = frozenset({RESOLVE, CONNECT, RECEIVE, CLOSE})
 
     def __init__(self, engine: Engine) -> None:
-        self._patches = Patches()
-        self._import_hook = ImportHook(
-            {
-                name: functools.partial(install, engine, self._patches)
-                for name, install in _MOCKS.items()
-            }
+        self._libraries = LibraryPatches(
+            {name: functools.partial(install, engine) for name, install in _MOCKS.items()}
         )
-        self._installed = False
 
     def install(self) -> None:
-        if not self._installed:
-            self._installed = True
-            self._import_hook.install()
+        self._libraries.install()
 
     def refresh(self) -> None:
-        """Nothing to do: each call asks whom the active experiments are aimed at."""
+        """Nothing to do: each call is matched with the active experiments."""
 
     def remove(self) -> None:
-        if self._installed:
-            self._installed = False
-            self._import_hook.remove()
-        if self._patches:
-            self._patches.restore()
+        self._libraries.remove()
