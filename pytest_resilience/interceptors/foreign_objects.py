@@ -34,6 +34,8 @@ def is_a(thing: Any, *types: type) -> bool:
 
 def text_of(part: Any) -> str:
     """A str, bytes or an int as a plain str; "" for anything else."""
+    if type(part) is str:  # as nearly always
+        return part
     if is_a(part, str):
         return str.__str__(part)
     if is_a(part, bytes):

@@ -57,7 +57,7 @@ class LoopIterations:
             loop.call_soon(self._turn, loop)
 
     def arrival(self, loop: asyncio.AbstractEventLoop, sent_at: float, now: float) -> float:
-        """Monotonic seconds at which the answer to what was `sent_at`, now being read, came.
+        """Monotonic seconds at which the response to what was `sent_at`, now being read, came.
 
         Where it is there when the loop looks for the first time after that, it may have been
         there for as long as the loop was busy: then it came at once. Otherwise the loop had
@@ -98,7 +98,7 @@ class _Iteration:
         began: when it began to read; None if it has not.
         sent: when something was first sent in it; None if nothing was.
         looked: the same of the iteration before, so that in this one the loop has looked for the
-            first time whether it is answered.
+            first time for a response.
     """
 
     __slots__ = ("began", "looked", "sent")
@@ -144,12 +144,12 @@ class AsyncioLoops:
 
     def reads(self, sock: socket.socket) -> bool:
         """Whether a transport of the loop that runs here reads a non-blocking `sock`."""
-        loop = self._running() if self._reached else None
+        loop = self._running()
         return loop is not None and _transport_of(loop, sock) is not None
 
     def delaying_protocol(self, sock: socket.socket) -> DelayingProtocol | None:
         """For what a non-blocking `sock` receives, if a transport of the loop here reads it."""
-        loop = self._running() if self._delaying is not None else None
+        loop = self._running()
         transport = None if loop is None else _transport_of(loop, sock)
         if loop is None or transport is None or self._delaying is None:
             return None
@@ -157,7 +157,7 @@ class AsyncioLoops:
 
     def after(self, effect: Effect, then: Callable[[], None]) -> None:
         """Call `then` when the experiments behind `effect` have ended, if a loop runs here."""
-        loop = self._running() if self._reached else None
+        loop = self._running()
         if loop is not None:
             Wait(loop, effect, float("inf"), then)
 
@@ -166,7 +166,7 @@ class AsyncioLoops:
 
         The kernel would take it, so it would be tried again at once, and all the time.
         """
-        loop: Any = self._running() if self._reached else None
+        loop: Any = self._running()
         transport = None if loop is None else _transport_of(loop, sock)
         if transport is None:
             return
@@ -184,20 +184,20 @@ class AsyncioLoops:
 
     def later(self, seconds: float, then: Callable[[], None]) -> None:
         """Call `then` in so many seconds, if a loop runs here."""
-        loop = self._running() if self._reached else None
+        loop = self._running()
         if loop is not None:
             loop.call_later(seconds, then)
 
     def sent(self, now: float) -> None:
         """Something is sent on a non-blocking socket, at `now` in monotonic seconds."""
-        loop = self._running() if self._reached else None
+        loop = self._running()
         if loop is not None:
             self._iterations.sent(loop, now)
 
     def arrival(self, sent_at: float) -> float:
         """Monotonic seconds at which what is read now, after a send at `sent_at`, has arrived."""
         now = self._engine.clock.monotonic()
-        loop = self._running() if self._reached else None
+        loop = self._running()
         return max(now, sent_at) if loop is None else self._iterations.arrival(loop, sent_at, now)
 
     def task(self) -> Callable[[], object] | None:
@@ -205,8 +205,10 @@ class AsyncioLoops:
         task = current_task_of_user() if self._reached else None
         return None if task is None else weakref.ref(task)
 
-    @staticmethod
-    def _running() -> asyncio.AbstractEventLoop | None:
+    def _running(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that runs in this thread."""
+        if not self._reached:
+            return None
         import asyncio
 
         try:

@@ -173,7 +173,7 @@ class TcpConnection:
         self.send_queue = SendQueue()
 
     def sent(self, message: bytes, now: float) -> None:
-        """`message` was sent: now it is the peer's turn, unless there is nothing to answer."""
+        """`message` was sent: now it is the peer's turn, unless it asks for nothing."""
         stream = self.inbound.stream
         if self.turn.sent(message, now) and not (stream is not None and stream.is_replaced):
             self.inbound.stream = None
@@ -185,7 +185,7 @@ class TcpConnection:
         operation = self.operation(self.turn.receive(), blocking=blocking, through=through)
         effect = engine.decide(operation)
         if self.send_queue.messages and (effect is None or effect.delay < float("inf")):
-            effect = self.send_queue.cut  # to what the peer was not told it does not respond
+            effect = self.send_queue.cut  # what it has not received it does not respond to
         if effect is not None:
             self.inbound.stream = ResponseStream(effect, encrypted=self.turn.decrypted)
         elif not self.turn.partial:  # else what has happened to the rest of it goes on
@@ -240,7 +240,7 @@ class ConnectionTable:
         self.passing: dict[int, weakref.ref[socket.socket]] = {}
         self._by_descriptor: dict[int, TcpConnection] = {}
         # Connections accepted from now on are seen: only those of listeners that are there
-        # already have to be told by their port.
+        # already have to be known by their port.
         self._listening: frozenset[int] | None = None
         # Of those that were there before, with their ends: it takes long to find out.
         self._roles: weakref.WeakKeyDictionary[socket.socket, tuple[object, bool]]
@@ -368,7 +368,7 @@ class ConnectionTable:
 
 
 def _is_address(address: Any) -> bool:
-    """Whether it is a host and a port, as far as that can be told without touching them."""
+    """Whether it is a host and a port, as far as that is seen without touching them."""
     if type(address) is tuple and len(address) > 1:
         host, port = address[:2]
         if type(host) is str and type(port) is int:  # as nearly always: this is fast

@@ -50,7 +50,7 @@ class DelayingProtocol(asyncio.Protocol):
 
     @property
     def is_closing_tls(self) -> bool:
-        """Whether TLS is being closed, so that what still comes is no answer to anybody."""
+        """Whether TLS is being closed, so that what still comes is no response."""
         state = getattr(self.protocol, "_state", None)
         return isinstance(self.protocol, SSLProtocol) and state in _LEAVING
 
@@ -162,7 +162,7 @@ class DelayingProtocol(asyncio.Protocol):
         if first.due == _ENDLESS and not first.effect.transient:
             self._give_up()
             return
-        self._resume()  # before the protocol hears so much that it asks for a pause of its own
+        self._resume()  # before the protocol is given so much that it asks for a pause of its own
         self._deliver(self._held.popleft())
         if self._held:
             if self._held[0].stream.due == _ENDLESS:

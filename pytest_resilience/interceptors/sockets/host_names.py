@@ -33,27 +33,23 @@ Resolve = Callable[..., Awaitable[Any]]
 
 
 class HostNameHooks:
-    """Watches from an install of the socket interceptor to its remove."""
+    """Learns host names from clients that have them resolved elsewhere than in `socket`.
+
+    Attributes:
+        import_hook: reaches the clients, as soon as they are loaded.
+    """
 
     def __init__(self, engine: Engine, names: HostNames, patches: Patches) -> None:
         self._engine = engine
         self._names = names
         self._patches = patches
-        self._import_hook = ImportHook(
+        self.import_hook = ImportHook(
             {
                 "aiohttp.connector": self._aiohttp,
                 "trio.socket": functools.partial(self._trio, "trio.socket"),
                 _TRIO: functools.partial(self._trio, _TRIO),
             }
         )
-
-    def install(self) -> None:
-        """Begin."""
-        self._import_hook.install()
-
-    def remove(self) -> None:
-        """Await no more modules; what is replaced is put back with the rest of the interceptor."""
-        self._import_hook.remove()
 
     def _aiohttp(self) -> None:
         connector = sys.modules["aiohttp.connector"].TCPConnector
@@ -112,6 +108,11 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+@functools.lru_cache  # as above
+def _is_loopback(host: str) -> bool:
+    return _is_address(host) and ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
 
 def addresses_in(found: Any) -> list[str]:
@@ -191,7 +192,7 @@ class HostNames:
         hosts = self._hosts.get(host, ())
         if hosts and mine is None:
             return hosts  # asked by another thread, as event loops have it done
-        if is_literal(host) and ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        if _is_loopback(host):
             return (host, *hosts, "localhost")
         return (host, *hosts)
 

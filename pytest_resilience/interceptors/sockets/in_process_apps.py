@@ -107,13 +107,17 @@ _DJANGO = tuple(
 
 
 class InProcessApps:
-    """Watches from an install of the socket interceptor to its remove."""
+    """See the module.
+
+    Attributes:
+        import_hook: reaches the clients, as soon as they are loaded.
+    """
 
     def __init__(self, engine: Engine, names: HostNames, patches: Patches) -> None:
         self._engine = engine
         self._names = names
         self._observer = Observer(patches)
-        self._import_hook = ImportHook(
+        self.import_hook = ImportHook(
             {
                 **{
                     each.module: functools.partial(self._watch, _of_url, each)
@@ -123,14 +127,6 @@ class InProcessApps:
                 "django.test.client": functools.partial(self._watch, _of_fields, *_DJANGO),
             }
         )
-
-    def install(self) -> None:
-        """Begin."""
-        self._import_hook.install()
-
-    def remove(self) -> None:
-        """Await no more modules; what is replaced is put back with the rest of the interceptor."""
-        self._import_hook.remove()
 
     def _watch(self, place_of: Callable[..., tuple[str, Any]], *callers: _Caller) -> None:
         for each in callers:

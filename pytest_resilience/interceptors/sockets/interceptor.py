@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import functools
 import socket
+import sys
 import threading
 
 from collections.abc import Callable
@@ -91,7 +92,7 @@ class SocketInterceptor:
             )
         self._socket_patches.install()
         for each in self._beside:
-            each.install()
+            each.import_hook.install()
 
     def refresh(self) -> None:
         if self._socket_patches is not None:
@@ -102,7 +103,7 @@ class SocketInterceptor:
             self._installed = False
             self._socket_patches.remove()
             for each in self._beside:
-                each.remove()
+                each.import_hook.remove()
         if self._patches:
             self._patches.restore()
             if self._patches:
@@ -111,6 +112,7 @@ class SocketInterceptor:
                 self._socket_patches = None
 
 
+_Proceed = functools.partial[Any]
 _Handle = Callable[[socket.socket, SocketCall], Any]
 
 _R = TypeVar("_R")
@@ -166,7 +168,7 @@ class SocketPatches:
             self._replace_in(plain)
         for each in accepting_classes():
             # Of which `accept` is made.
-            self._patches.replace(each, "_accept", self._accepting)
+            self._patches.replace(each, "_accept", _around(self._accept))
         for tls in tls_modules():
             self._replace_in_tls(tls.SSLSocket)
         for part in self._parts:
@@ -177,17 +179,17 @@ class SocketPatches:
         patches = self._patches
         self._replace_all(plain, self._receive, _RECEIVING)
         self._replace_all(plain, self._send, _SENDING)
-        patches.replace(plain, "connect", self._connecting)
-        patches.replace(plain, "connect_ex", self._connecting_ex)
-        patches.replace(plain, "detach", self._detaching)
-        patches.replace(plain, "shutdown", self._shutting)
-        patches.replace(plain, "_real_close", self._closing)
+        patches.replace(plain, "connect", _around(self._connect))
+        patches.replace(plain, "connect_ex", _around(self._connect_ex))
+        patches.replace(plain, "detach", _around(self._detach))
+        patches.replace(plain, "shutdown", _around(self._shut_down))
+        patches.replace(plain, "_real_close", _around(self._close))
 
     def _replace_in_tls(self, tls: Any) -> None:
         """Replace the methods of a class of sockets with TLS."""
         self._replace_all(tls, self._receive, _TLS_RECEIVING)
         self._replace_all(tls, self._send, _TLS_SENDING)
-        self._patches.replace(tls, "do_handshake", self._shaking_hands)
+        self._patches.replace(tls, "do_handshake", _around(self._shake_hands))
 
     def _replace_all(self, owner: Any, handle: _Handle, names: tuple[str, ...]) -> None:
         for name in names:
@@ -201,7 +203,7 @@ class SocketPatches:
 
         Nearly everybody gives one argument, and packing it in a tuple takes longer than this.
         """
-        passing = self._connections.passing
+        passing, takes_size = self._connections.passing, not name.endswith("_into")
 
         @functools.wraps(original)
         def method(sock: socket.socket, given: Any = _NOTHING, /, *more: Any, **named: Any) -> Any:
@@ -212,7 +214,9 @@ class SocketPatches:
             if id(sock) in passing:
                 return original(*args, **named)
             call = SocketCall(original, *args, **named)
-            call.name, call.is_plain = name, type(given) is int and not more and not named
+            call.name = name
+            sized = takes_size and type(given) is int and 0 <= given < sys.maxsize
+            call.is_plain = sized and not (more or named)
             return handle(sock, call)
 
         return method
@@ -248,30 +252,19 @@ class SocketPatches:
         finally:
             connection.send_queue.thread = None
 
-    def _connecting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def connect(sock: socket.socket, *args: Any, **named: Any) -> Any:
-            __tracebackhide__ = True
-            proceed = functools.partial(original, sock, *args, **named)
-            return self._connect(sock, args[0], proceed) if len(args) == 1 else proceed()
+    def _connect_ex(self, sock: socket.socket, proceed: _Proceed) -> Any:
+        try:
+            return self._connect(sock, proceed)
+        except socket.gaierror:
+            raise  # as it does by itself
+        except OSError as error:
+            return error.errno or errno.EAGAIN  # EAGAIN: what it returns for a timeout
 
-        return connect
-
-    def _connecting_ex(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def connect_ex(sock: socket.socket, *args: Any, **named: Any) -> Any:
-            proceed = functools.partial(original, sock, *args, **named)
-            try:
-                return self._connect(sock, args[0], proceed) if len(args) == 1 else proceed()
-            except socket.gaierror:
-                raise  # as it does by itself
-            except OSError as error:
-                return error.errno or errno.EAGAIN  # EAGAIN: what it returns for a timeout
-
-        return connect_ex
-
-    def _connect(self, sock: socket.socket, address: Any, proceed: Callable[[], Any]) -> Any:
+    def _connect(self, sock: socket.socket, proceed: _Proceed) -> Any:
         __tracebackhide__ = True
+        if len(proceed.args) != 2:
+            return proceed()  # which says what is wrong about it
+        address = proceed.args[1]
         decided = id(sock) in self._connects.decided
         if not decided and self._look(self._connections.is_connecting, sock):
             return proceed()  # who polls may ask again how far it is
@@ -325,15 +318,7 @@ class SocketPatches:
         if ends is not None:
             self._engine.note_unmatched(datagram(self._connections.names.of(*ends[1][:2])))
 
-    def _shaking_hands(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def do_handshake(sock: ssl.SSLSocket, *args: Any, **kwargs: Any) -> Any:
-            __tracebackhide__ = True
-            return self._shake_hands(sock, functools.partial(original, sock, *args, **kwargs))
-
-        return do_handshake
-
-    def _shake_hands(self, sock: ssl.SSLSocket, proceed: Callable[[], Any]) -> Any:
+    def _shake_hands(self, sock: ssl.SSLSocket, proceed: _Proceed) -> Any:
         """A round trip that happens within one call. What is there to receive comes after it."""
         __tracebackhide__ = True
         connection = self._look(self._connections.of, sock, RECEIVE)
@@ -346,7 +331,7 @@ class SocketPatches:
         return done
 
     def _attempt(
-        self, sock: socket.socket, effect: Effect | None, timed_out: str, proceed: Callable[[], Any]
+        self, sock: socket.socket, effect: Effect | None, timed_out: str, proceed: _Proceed
     ) -> Any:
         """Do what `effect` says, then `proceed` in the time that is left."""
         __tracebackhide__ = True
@@ -362,44 +347,41 @@ class SocketPatches:
         finally:
             sock.settimeout(timeout)
 
-    def _accepting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def _accept(sock: socket.socket) -> Any:
-            accepted = original(sock)
-            if is_a(accepted, tuple):
-                self._look(lambda: self._connections.accepted(accepted[0]))
-            return accepted
+    def _accept(self, _listener: socket.socket, proceed: _Proceed) -> Any:
+        accepted = proceed()
+        if is_a(accepted, tuple):
+            self._look(lambda: self._connections.accepted(accepted[0]))
+        return accepted
 
-        return _accept
+    def _detach(self, sock: socket.socket, proceed: _Proceed) -> Any:
+        connection = self._look(self._connections.known, sock)
+        if connection is not None:
+            self._receiver.nonblocking.readiness.release(connection)
+        return proceed()
 
-    def _detaching(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def detach(sock: socket.socket, *args: Any) -> Any:
-            connection = self._look(self._connections.known, sock)
-            if connection is not None:
-                self._receiver.nonblocking.readiness.release(connection)
-            return original(sock, *args)
+    def _shut_down(self, sock: socket.socket, proceed: _Proceed) -> None:
+        __tracebackhide__ = True
+        connection = self._look(self._connections.known, sock)
+        given = len(proceed.args) == 2
+        if not (given and connection and self._partitions.shut_down(sock, connection, proceed)):
+            proceed()
 
-        return detach
+    def _close(self, sock: socket.socket, proceed: _Proceed) -> None:
+        connection = self._look(self._connections.known, sock)
+        if connection is not None:
+            self._partitions.close(sock, connection)
+        proceed()
 
-    def _shutting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def shutdown(sock: socket.socket, *how: Any) -> None:
-            __tracebackhide__ = True
-            connection = self._look(self._connections.known, sock) if len(how) == 1 else None
-            if connection is None or not self._partitions.shut_down(
-                sock, connection, how[0], original
-            ):
-                original(sock, *how)
 
-        return shutdown
+def _around(handle: Callable[[Any, _Proceed], Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Makes of a method of sockets one that has `handle` do it, given the call to proceed with."""
+    return functools.partial(_wrapped, handle)
 
-    def _closing(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def _real_close(sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-            connection = self._look(self._connections.known, sock)
-            if connection is not None:
-                self._partitions.close(sock, connection)
-            original(sock, *args, **kwargs)
 
-        return _real_close
+def _wrapped(handle: Callable[[Any, _Proceed], Any], original: Callable[..., Any]) -> Any:
+    @functools.wraps(original)
+    def method(sock: socket.socket, *args: Any, **named: Any) -> Any:
+        __tracebackhide__ = True
+        return handle(sock, functools.partial(original, sock, *args, **named))
+
+    return method

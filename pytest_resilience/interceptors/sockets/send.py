@@ -7,11 +7,11 @@ was closed meanwhile is still delivered. Only where TLS is made within a socket,
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import threading
 
-from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
@@ -74,7 +74,7 @@ class Sender:
                 connection.send_queue.flush(sock)
                 result = call()
         except OSError:
-            turn.receiving = before  # there is nothing new to be answered
+            turn.receiving = before  # nothing new has been asked
             raise
         turn.sent_at = self._engine.clock.monotonic()
         if not blocking:
@@ -117,13 +117,13 @@ class PartitionedSends:
     def keep(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Keep what `call` would send; returns what its method returns, when it does."""
         __tracebackhide__ = True
-        cut = connection.send_queue.cut
+        queue, cut = connection.send_queue, connection.send_queue.cut
         assert cut is not None  # it is what is in the way
         send, data = message_of(call)
-        kept = connection.send_queue.keep(send, data)
+        kept = queue.keep(send, data)
         if not cut.left():  # since it was looked at
-            connection.send_queue.flush(sock)
-        elif connection.send_queue.watched:
+            queue.flush(sock)
+        elif queue.watched:
             self._watch()
         whole = call.name in ("sendall", "sendfile")
         if kept < len(data) and (whole or not kept):
@@ -131,19 +131,19 @@ class PartitionedSends:
                 self._loops.hold_writing(sock, cut)
                 raise effects.no_room(sock)
             effects.hold_sending(sock, cut)
-            connection.send_queue.flush(sock)
+            queue.flush(sock)
             while kept < len(data):
                 sent = send(sock, data[kept:])
                 kept = len(data) if sent is None else kept + sent
         return None if call.name == "sendall" else kept
 
     def shut_down(
-        self, sock: socket.socket, connection: TcpConnection, how: int, shut: Callable[..., Any]
+        self, sock: socket.socket, connection: TcpConnection, call: functools.partial[Any]
     ) -> bool:
         """Keep the end of what is sent, if it has to come after more; whether that is so."""
-        if how == socket.SHUT_RD or not self._is_kept(sock, connection):
+        if call.args[1:] == (socket.SHUT_RD,) or not self._is_kept(sock, connection):
             return False
-        connection.send_queue.keep(lambda sock, _: shut(sock, how), b"")
+        connection.send_queue.keep(lambda sock, _: call.func(sock, *call.args[1:]), b"")
         return True
 
     def close(self, sock: socket.socket, connection: TcpConnection) -> None:
@@ -161,12 +161,8 @@ class PartitionedSends:
 
     @staticmethod
     def _is_kept(sock: socket.socket, connection: TcpConnection) -> bool:
-        in_tls = effects.speaks_tls(sock)
-        return (
-            bool(connection.send_queue.messages)
-            and connection.send_queue.cut is not None
-            and not in_tls
-        )
+        queue = connection.send_queue
+        return bool(queue.messages) and queue.cut is not None and not effects.speaks_tls(sock)
 
     def flush_all(self) -> None:
         """Send on, everywhere, what nothing keeps back any more."""
@@ -221,18 +217,10 @@ class PartitionedSends:
 
     def _wait_for_the_end(self, over: threading.Event) -> None:
         while not over.wait(_SOON):
-            held = [
-                connection
-                for connection in self._connections.all()
-                if self._is_for_the_watcher(connection)
-            ]
+            held = [each for each in self._connections.all() if self._is_for_the_watcher(each)]
             for connection in held:
-                sock = connection.owner()
-                if (
-                    sock is not None
-                    and connection.send_queue.cut is not None
-                    and not connection.send_queue.cut.left()
-                ):
+                sock, cut = connection.owner(), connection.send_queue.cut
+                if sock is not None and cut is not None and not cut.left():
                     self._flush(sock, connection)
             self._flush_closed()
             with self._lock:
@@ -244,9 +232,7 @@ class PartitionedSends:
 
     def _is_for_the_watcher(self, connection: TcpConnection) -> bool:
         """Not for a loop, nor where TLS may be in use for long by the thread that has sent."""
-        sock = connection.owner()
-        if sock is None or not connection.send_queue.watched:
+        sock, queue = connection.owner(), connection.send_queue
+        if sock is None or not queue.watched or not queue.messages:
             return False
-        return self._is_kept(sock, connection) or (
-            bool(connection.send_queue.messages) and sock.gettimeout() == 0
-        )
+        return self._is_kept(sock, connection) or sock.gettimeout() == 0

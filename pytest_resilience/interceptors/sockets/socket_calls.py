@@ -44,7 +44,7 @@ class SocketCall(functools.partial[Any]):
 
     Attributes:
         name: of the method. A tool that has wrapped the method may have left its own.
-        is_plain: it is given one whole number, as nearly every call that receives.
+        is_plain: it is given a size and nothing else, as nearly every call that receives.
     """
 
     name: str

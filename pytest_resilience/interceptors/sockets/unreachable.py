@@ -79,13 +79,17 @@ _UVLOOP = _Driver(
 
 
 class UnreachableClients:
-    """Watches from an install of the socket interceptor to its remove."""
+    """See the module.
+
+    Attributes:
+        import_hook: reaches the clients, as soon as they are loaded.
+    """
 
     def __init__(self, engine: Engine, names: HostNames, patches: Patches) -> None:
         self._engine = engine
         self._names = names
         self._observer = Observer(patches)
-        self._import_hook = ImportHook(
+        self.import_hook = ImportHook(
             {
                 "psycopg": self._psycopg,
                 "psycopg2": self._psycopg2,
@@ -96,14 +100,6 @@ class UnreachableClients:
                 "uvloop": self._uvloop,
             }
         )
-
-    def install(self) -> None:
-        """Begin."""
-        self._import_hook.install()
-
-    def remove(self) -> None:
-        """Await no more modules; what is replaced is put back with the rest of the interceptor."""
-        self._import_hook.remove()
 
     def _psycopg(self) -> None:
         module = sys.modules["psycopg"]

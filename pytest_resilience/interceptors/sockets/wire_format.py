@@ -26,7 +26,7 @@ __all__ = [
     "may_bring_tickets",
 ]
 
-BODILESS: Final = "bodiless"  # whose answer has no body
+BODILESS: Final = "bodiless"  # whose response has no body
 EXPECTANT: Final = "expectant"  # the head of one, whose body is to follow when it is wanted
 FRAMED: Final = "framed"  # the first of many that share a connection
 
@@ -88,7 +88,7 @@ def client_random(hello: bytes) -> bytes:
 
 
 def asks_something(data: bytes) -> bool:
-    """Whether `data`, sent after a hello, has something in it that the peer will answer.
+    """Whether `data`, sent after a hello, asks for a response.
 
     What ends a handshake may go out together with the first request. In TLS 1.3 it is
     dressed as application data, but follows a change of cipher that means nothing else.
@@ -112,6 +112,6 @@ def _records(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def may_bring_tickets(sock: Any) -> bool:
-    """Whether `sock` speaks TLS 1.3, whose servers send tickets before their first answer."""
+    """Whether `sock` speaks TLS 1.3, whose servers send tickets before their first response."""
     version = getattr(sock, "version", None)
     return version is not None and version() == "TLSv1.3"
