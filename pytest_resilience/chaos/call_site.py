@@ -1,9 +1,9 @@
-"""Where in the user's code an operation came from.
+"""The line of the user's code that an operation comes from.
 
-Mostly that is on the stack. But what an event loop delivers it delivers in a callback, and
-what it leaves to a thread is done there: then it is where the task is suspended that waits
-for it. Such a task is found through the objects that lead to it, and only by looking at
-what is in memory: nothing here asks the file system, for an event loop may be waiting.
+Mostly it is on the stack. But an event loop delivers data in a callback, and leaves name
+resolution to a thread: there the line is that where a task is suspended. The task is found by
+following references in memory from the objects of the loop. Nothing here asks the file system,
+for an event loop may be waiting.
 """
 
 from __future__ import annotations
@@ -60,37 +60,36 @@ _NOT_FOLLOWED = (  # to everything there is
 _roles: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 
 
-def caller(folder: str = "", through: tuple[object, ...] = ()) -> str:
-    """`file:line in function` of the nearest frame that is no library's; '' if none is.
+def caller(folder: str = "", loop_objects: tuple[object, ...] = ()) -> str:
+    """`file:line in function` of the nearest frame that is no library's; '' if there is none.
 
-    `folder` is left out of the names of files in it. `through` are objects of an event loop
-    that may lead to the task that is behind it. Takes 1 to 100 µs, so only for what is
-    recorded.
+    `folder` is left out of the names of files in it. `loop_objects` may lead to the task that
+    waits for what is done here. Takes 1 to 100 µs, so it is asked only for what is recorded.
     """
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # inspect's way is 100 times slower
     while frame is not None and not _is_runner(frame.f_code.co_filename):
         if not _is_library(frame.f_code.co_filename):
             return _format(frame, folder)
-        if place := _behind_control(frame, folder, through):
+        if place := _waiting_site(frame, folder, loop_objects):
             return place
         frame = frame.f_back
     return _greenlet_site(folder)
 
 
-def _behind_control(frame: FrameType, folder: str, through: tuple[object, ...]) -> str:
+def _waiting_site(frame: FrameType, folder: str, loop_objects: tuple[object, ...]) -> str:
     """The user's line that waits, if `frame` is a loop's or a worker's, which nobody has called."""
     role = _control_role(frame.f_code)
     if role == _LOOP:
-        return _task_site(through, folder) or _task_site((_current_task(),), folder)
+        return _task_site(loop_objects, folder) or _task_site((_current_task(),), folder)
     if role == _WORKER:
         return _task_site(tuple(frame.f_locals.values()), folder)  # the job, and it is not for long
     return ""
 
 
 def current_task_of_user() -> Any:
-    """The task of an event loop that does this, or waits for the one that does; or None.
+    """The nearest task with code of the user's that runs here, or waits for the one that does.
 
-    The nearest in which something is the user's.
+    None if no event loop runs here.
     """
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # as above
     current = _current_task()
@@ -112,7 +111,7 @@ def _is_library(filename: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _is_runner(filename: str) -> bool:
-    """Whether who has called it runs tests, and does nothing that is under test."""
+    """Whether a file is of pytest: its callers are no code under test."""
     return any(each in filename for each in _RUNNERS)
 
 
@@ -138,9 +137,9 @@ def _current_task() -> object:
     return None
 
 
-def _task_site(through: tuple[object, ...], folder: str) -> str:
-    """Where the first task is suspended that one of these leads to, in code of the user's."""
-    found = (_frames(task) for each in through for task in _tasks_behind(each))
+def _task_site(objects: tuple[object, ...], folder: str) -> str:
+    """The line where the first task that one of the objects leads to is suspended."""
+    found = (_frames(task) for each in objects for task in _tasks_behind(each))
     frames: list[FrameType] = next(filter(None, found), [])
     return _format(frames[-1], folder) if frames else ""
 
@@ -148,8 +147,8 @@ def _task_site(through: tuple[object, ...], folder: str) -> str:
 def _tasks_behind(start: object) -> Iterator[Any]:
     """The tasks that wait for something, the nearest first; `start` may be one itself.
 
-    Whoever waits has left word with what it waits for: so what an object refers to leads
-    there. In trio a task waits for those that it has started.
+    A task that waits has left a callback with what it waits for, so the references of that lead
+    to the task. In trio a task waits for those that it has started.
     """
     seen = set[int]()
     queue = deque([start])
@@ -199,7 +198,7 @@ def _referents(found: Any) -> Sequence[Any]:
 
 
 def _frames(task: Any) -> list[FrameType]:
-    """Those of a suspended task that are of the user's code, the innermost last."""
+    """The frames of a suspended task that are the user's code, the innermost last."""
     with contextlib.suppress(Exception):  # there are tasks of many makes
         return [each for each in _suspended(task) if not _is_library(each.f_code.co_filename)]
     return []
@@ -217,7 +216,7 @@ def _suspended(task: Any) -> Iterator[FrameType]:
 
 
 def _greenlet_site(folder: str) -> str:
-    """Where the greenlet that runs here was started, if it has no code of the user's itself."""
+    """The line where the current greenlet was started, which has no code of the user's itself."""
     gevent = sys.modules.get("gevent")
     current = getattr(gevent, "getcurrent", None)
     frame = None if current is None else getattr(current(), "spawning_stack", None)

@@ -35,7 +35,7 @@ class DualContext(AbstractContextManager[T], AbstractAsyncContextManager[T]):
     """
 
     def __init__(self, manager: AbstractContextManager[T], *, blocks: bool = False) -> None:
-        """`blocks`: whether to enter and to leave `manager` takes long."""
+        """`blocks`: `manager` takes long, so `async with` enters and leaves it in a thread."""
         self._manager = manager
         self._blocks = blocks
 

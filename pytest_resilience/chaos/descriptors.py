@@ -1,4 +1,4 @@
-"""Which descriptors of this process are open."""
+"""The file descriptors that this process has open."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _MOST_FREE = 512  # of them in a row: the system gives the lowest that is free, 
 
 
 def open_descriptors() -> frozenset[int]:
-    """All that are open, but for those that only a call that waits has.
+    """All descriptors that are open.
 
-    Each is asked for: to list a folder of the system would block a loop.
+    Each is asked for by poll: to list a folder of the system would block an event loop.
     """
     with limits_lifted():  # poll takes as many at once as there may be
         if isinstance(getattr(select, "poll", None), BuiltinFunctionType):  # and no tool's own

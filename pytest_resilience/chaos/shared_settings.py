@@ -1,4 +1,4 @@
-"""Settings of the whole process that several owners change at once, and end in any order."""
+"""Settings of the whole process that several owners change at once, and put back in any order."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _lock = fork_safe(sys.modules[__name__], "_lock", threading.RLock)
 class SharedSetting(Generic[T]):
     """One setting: a resource limit, a variable of the environment.
 
-    Each owner says what it wants; what stands is what `combine` makes of all that is wanted.
-    When the last owner lets go, the setting is what the first one found. Undoing owner by
-    owner would not do: the one that ends last would put back what another had set.
+    Each owner wants a value, and the setting is what `combine` makes of all of them. When the last
+    owner releases it, the setting is what the first one found. If each owner put back what it had
+    found, the last to end would put back what another had set.
 
     A value that somebody else has set meanwhile counts as found: it stays.
 
     Attributes:
-        read: what it is now.
+        read: returns the value that it has now.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SharedSetting(Generic[T]):
         write: Callable[[T], object],
         combine: Callable[[T, list[T]], T] = lambda _, wanted: wanted[-1],
     ) -> None:
-        """`combine` is given what was found and what the owners want, the oldest first."""
+        """`combine` makes the value of the one found and those wanted, the oldest first."""
         self.read = read
         self._write = write
         self._combine = combine
@@ -51,7 +51,7 @@ class SharedSetting(Generic[T]):
         self._found = self._set = read()
 
     def hold(self, wanted: T) -> Callable[[], None]:
-        """Want it to be so until what is returned is called; calling it again is harmless."""
+        """Want a value until the result is called; calling it again is harmless."""
         owner = object()
         with _lock:
             self._notice_changes()
@@ -78,7 +78,7 @@ class SharedSetting(Generic[T]):
         return bool(self._wanted)
 
     def _notice_changes(self) -> None:
-        """Keep what somebody else has set: without owners, that is whatever is there."""
+        """Take a value that somebody else has set for the one found; without owners, any value."""
         current = self.read()
         if not self._wanted or current != self._set:
             self._found = self._set = current
@@ -94,10 +94,10 @@ class SharedSetting(Generic[T]):
 
 
 class Limit(SharedSetting[T]):
-    """A setting that lets this process have only so much of something; `limits_lifted` lifts it.
+    """A resource limit of this process, which `limits_lifted` lifts.
 
-    What is taken or given back while it is lifted is ours, so that afterwards as much can be had
-    as before.
+    What is taken or given back while it is lifted is the package's own. It is charged to no
+    experiment: afterwards as much is left as before.
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class Limit(SharedSetting[T]):
         used: Callable[[], Any] = lambda: None,
         adjust: Callable[[T, Any, Any], T] = lambda wanted, _, __: wanted,
     ) -> None:
-        """`used` says what is in use; `adjust` makes, of what an owner wanted and of what was in
-        use before and after, what leaves as much as it wanted to leave.
+        """`used` returns what is in use. `adjust` takes the value wanted, and what was in use
+        before and after a lift; it returns the value that leaves as much as was wanted.
         """
         super().__init__(read, write, combine)
         self._used = used
@@ -119,18 +119,18 @@ class Limit(SharedSetting[T]):
         _limits.append(self)  # type: ignore[arg-type]  # of whatever type
 
     def lift(self) -> None:
-        """Have it as the first owner found it, until `lower`."""
+        """Set it to what the first owner found, until `restore`."""
         self._notice_changes()
         self._lifted = True
         self._apply()
 
     def measure_before(self) -> None:
-        """See what is in use, now that all limits are lifted: looking takes some as well."""
+        """Note what is in use, now that all limits are lifted: to ask takes some as well."""
         if self._wanted:
             self._before = list(self._wanted), self._used()
 
     def adjust_after(self) -> None:
-        """Charge no owner for what has been taken; those that are new have seen it."""
+        """Charge no owner for what was taken meanwhile; owners that are new have counted it."""
         (owners, before), self._before = self._before, ([], None)
         if owners:
             with contextlib.suppress(OSError, MemoryError):  # the machine itself has no more
@@ -139,7 +139,7 @@ class Limit(SharedSetting[T]):
                     self._wanted[owner] = self._adjust(self._wanted[owner], before, after)
 
     def restore(self) -> None:
-        """Have it again as the owners want it."""
+        """Set it to what the owners want again."""
         self._notice_changes()
         self._lifted = False
         self._apply()
@@ -159,10 +159,9 @@ _lifting: list[int] = []  # the thread of each block that runs
 def limits_lifted() -> Iterator[None]:
     """Run a block without the limits that experiments have put on this process.
 
-    For what is ours: a worker, a timer or a proxy that starts while an experiment leaves the
-    process no thread or no descriptor, and children, which inherit its limits. Other threads
-    are without limits as well meanwhile, and what they take or give back counts as ours: a block
-    is as short as can be.
+    For the package itself: a worker, a timer or a proxy that starts while an experiment leaves the
+    process no thread or no descriptor, and children, which inherit its limits. Other threads have
+    no limits meanwhile either, and what they take counts as ours: keep the block short.
     """
     try:
         _begin()
@@ -195,7 +194,7 @@ def _end() -> None:
 
 
 def _forget_other_threads() -> None:
-    """In a forked child, where no other thread is to end its block."""
+    """In a forked child, where the threads of the parent will never end their blocks."""
     lifted = bool(_lifting)
     _lifting[:] = [each for each in _lifting if each == threading.get_ident()]
     if lifted and not _lifting:
