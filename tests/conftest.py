@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import quick_end
+from tests.ahead import surroundings
 from tests.end_to_end.databases.server import server
 from tests.free_loops import free_loops
 
 
-pytest_plugins = ["pytester", "tests.suites"]
+pytest_plugins = ["pytester", "tests.suites", "tests.ahead"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,17 +57,16 @@ def _loops_stay_free(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """Suites of their own, in which no plugin is loaded but ours and those asked for by -p.
+    """Suites of their own.
 
-    Set here and not outside: pytester clears the environment when it begins.
+    Their surroundings are set here and not outside: pytester clears the environment when it begins.
     """
-    for name in ("CI", "BUILD_NUMBER"):  # there, pytest cuts no line short
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p resilience -p no:cacheprovider")
     monkeypatch.setattr(importlib.metadata, "distributions", _installed)
-    for name, value in quick_end.environment().items():
-        monkeypatch.setenv(name, value)
+    for name, value in surroundings().items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
     return pytester
 
 

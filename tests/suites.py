@@ -71,6 +71,9 @@ def loops_stay_free():
 """
 
 
+WITH_FREE_LOOPS = SERVER + FREE_LOOPS.format(root=str(pathlib.Path(__file__).parents[1]))
+
+
 @pytest.fixture
 def suite(pytester: pytest.Pytester) -> pytest.Pytester:
     """An empty suite whose tests can use the fixture `url`."""
@@ -81,5 +84,5 @@ def suite(pytester: pytest.Pytester) -> pytest.Pytester:
 @pytest.fixture
 def with_free_loops(pytester: pytest.Pytester) -> pytest.Pytester:
     """A suite in which whatever blocks an event loop raises."""
-    pytester.makeconftest(SERVER + FREE_LOOPS.format(root=str(pathlib.Path(__file__).parents[2])))
+    pytester.makeconftest(WITH_FREE_LOOPS)
     return pytester

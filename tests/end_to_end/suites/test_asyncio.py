@@ -6,9 +6,14 @@ import sys
 
 import pytest
 
+from tests.ahead import runs
+from tests.suites import SERVER
+from tests.suites import WITH_FREE_LOOPS
 
-def test_a_marker_delays_and_silences_an_async_client(suite: pytest.Pytester) -> None:
-    suite.makepyfile("""
+
+@runs(
+    conftest=SERVER,
+    test_it="""
         import time
 
         import pytest
@@ -42,13 +47,15 @@ def test_a_marker_delays_and_silences_an_async_client(suite: pytest.Pytester) ->
 
             with pytest.raises(httpx.ReadTimeout):
                 get(url, timeout=0.1)
-    """)
-    suite.runpytest_subprocess().assert_outcomes(passed=3)
+    """,
+)
+def test_a_marker_delays_and_silences_an_async_client(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=3)
 
 
-def test_an_async_client_aimed_at_by_name(with_free_loops: pytest.Pytester) -> None:
-    """Its names are resolved by another thread."""
-    with_free_loops.makepyfile("""
+@runs(
+    conftest=WITH_FREE_LOOPS,
+    test_it="""
         import asyncio
 
         import aiohttp
@@ -63,8 +70,11 @@ def test_an_async_client_aimed_at_by_name(with_free_loops: pytest.Pytester) -> N
 
             with chaos.network_latency(delay=0.001, target=target, name=target):
                 asyncio.run(main())
-    """)
-    with_free_loops.runpytest_subprocess().assert_outcomes(passed=3, errors=1)
+    """,
+)
+def test_an_async_client_aimed_at_by_name(ran: pytest.RunResult) -> None:
+    """Its names are resolved by another thread."""
+    ran.assert_outcomes(passed=3, errors=1)
 
 
 PLACES = """
@@ -240,8 +250,7 @@ IN_A_LOOP = """
 """
 
 
-def test_nothing_of_ours_blocks_a_loop(with_free_loops: pytest.Pytester) -> None:
+@runs("-p", "asyncio", "-W", "ignore", "-x", conftest=WITH_FREE_LOOPS, test_it=IN_A_LOOP)
+def test_nothing_of_ours_blocks_a_loop(ran: pytest.RunResult) -> None:
     """In a process of its own, where nothing has been loaded before."""
-    with_free_loops.makepyfile(IN_A_LOOP)
-    result = with_free_loops.runpytest_subprocess("-p", "asyncio", "-W", "ignore", "-x")
-    result.assert_outcomes(passed=6)
+    ran.assert_outcomes(passed=6)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.ahead import runs
 
-@pytest.fixture
-def django(pytester: pytest.Pytester) -> pytest.Pytester:
-    """A folder for tests with a database in memory; run them in a process: settings are its own."""
-    pytester.makeconftest("""
+
+CONFTEST = """
         from django.conf import settings
 
         def pytest_configure():
@@ -16,18 +15,16 @@ def django(pytester: pytest.Pytester) -> pytest.Pytester:
                 DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
                 INSTALLED_APPS=["django.contrib.contenttypes"],
             )
-    """)
-    return pytester
+    """
 
 
-def run(django: pytest.Pytester) -> pytest.RunResult:
-    return django.runpytest_subprocess("-p", "pytest_django.plugin", "-W", "ignore")
+def on_django(test_it: str) -> pytest.MarkDecorator:
+    """A database in memory, in a process: settings are its own."""
+    flags = ("-p", "pytest_django.plugin", "-W", "ignore")
+    return runs(*flags, conftest=CONFTEST, test_it=test_it)
 
 
-def test_a_database_that_django_db_setup_has_opened_is_said_to_be_open(
-    django: pytest.Pytester,
-) -> None:
-    django.makepyfile("""
+@on_django("""
         import pytest
 
         from django.contrib.contenttypes.models import ContentType
@@ -37,20 +34,21 @@ def test_a_database_that_django_db_setup_has_opened_is_said_to_be_open(
         def test_it():
             ContentType.objects.count()
     """)
-    result = run(django)
-    result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(
+def test_a_database_that_django_db_setup_has_opened_is_said_to_be_open(
+    ran: pytest.RunResult,
+) -> None:
+    ran.assert_outcomes(passed=1, errors=1)
+    ran.stdout.fnmatch_lines(
         [
             "  The code did:",
             "    database.execute *memory* SELECT COUNT*(on a connection opened before)",
             "*it was opened before the experiment began, by Django, as django_db_setup does*",
         ]
     )
-    assert "nothing that a fault could hit" not in result.stdout.str()
+    assert "nothing that a fault could hit" not in ran.stdout.str()
 
 
-def test_what_is_said_to_help_does(django: pytest.Pytester) -> None:
-    django.makepyfile("""
+@on_django("""
         import django.db
         import pytest
 
@@ -67,4 +65,5 @@ def test_what_is_said_to_help_does(django: pytest.Pytester) -> None:
         def test_later():
             ContentType.objects.count()
     """)
-    run(django).assert_outcomes(passed=2)
+def test_what_is_said_to_help_does(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=2)

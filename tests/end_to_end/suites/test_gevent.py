@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.ahead import runs
+
 
 CONFTEST = """
 from gevent import monkey
@@ -154,10 +156,9 @@ def test_answers_that_nobody_gave(url, chaos):
 """
 
 
-def test_its_sockets_are_reached_and_its_hub_goes_on(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest(CONFTEST)
-    pytester.makepyfile(TESTS)
-    pytester.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=2 * 14 + 1)
+@runs(conftest=CONFTEST, test_it=TESTS)
+def test_its_sockets_are_reached_and_its_hub_goes_on(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=2 * 14 + 1)
 
 
 UNPATCHED = """
@@ -185,6 +186,6 @@ def test_of_its_own(chaos):
 """
 
 
-def test_a_hub_that_cannot_wait_elsewhere_is_not_stopped(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(UNPATCHED)
-    pytester.runpytest_subprocess(timeout=60).assert_outcomes(passed=1)
+@runs(test_it=UNPATCHED)
+def test_a_hub_that_cannot_wait_elsewhere_is_not_stopped(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=1)

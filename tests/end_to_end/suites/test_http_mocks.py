@@ -8,27 +8,27 @@ from pathlib import Path
 
 import pytest
 
-
-@pytest.fixture
-def mocked(with_free_loops: pytest.Pytester) -> pytest.Pytester:
-    """A suite with async tests."""
-    with_free_loops.makeini(
-        "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
-    )
-    return with_free_loops
+from tests.ahead import runs
+from tests.suites import WITH_FREE_LOOPS
 
 
-PLUGINS = ["asyncio", "pytest_httpx", "requests_mock.contrib._pytest_plugin", "respx.plugin"]
+INI = """
+[pytest]
+asyncio_mode = auto
+asyncio_default_fixture_loop_scope = function
+"""
+PLUGINS = ("asyncio", "pytest_httpx", "requests_mock.contrib._pytest_plugin", "respx.plugin")
 
 
-def run(suite: pytest.Pytester, *args: str) -> pytest.RunResult:
+def mocking(test_it: str, *args: str, plugins: tuple[str, ...] = PLUGINS) -> pytest.MarkDecorator:
     """In a process of its own: which mocks have been loaded is a part of what is tested."""
-    loaded = [each for plugin in PLUGINS for each in ("-p", plugin)]
-    return suite.runpytest_subprocess(*loaded, *args)
+    loaded = [each for plugin in plugins for each in ("-p", plugin)]
+    return runs(
+        *loaded, *args, conftest=WITH_FREE_LOOPS, test_it=test_it, others={"pytest.ini": INI}
+    )
 
 
-def test_a_marker_over_responses_however_it_is_started(mocked: pytest.Pytester) -> None:
-    mocked.makepyfile("""
+@mocking("""
         import pytest
         import requests
         import responses
@@ -90,11 +90,11 @@ def test_a_marker_over_responses_however_it_is_started(mocked: pytest.Pytester) 
                 responses.get(URL, json=[])
                 meet_it()
     """)
-    run(mocked).assert_outcomes(passed=7)
+def test_a_marker_over_responses_however_it_is_started(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=7)
 
 
-def test_the_fixtures_and_decorators_of_the_others(mocked: pytest.Pytester) -> None:
-    mocked.makepyfile("""
+@mocking("""
         import httpx
         import pytest
         import requests
@@ -158,11 +158,11 @@ def test_the_fixtures_and_decorators_of_the_others(mocked: pytest.Pytester) -> N
                     await client.post(URL)
             assert len(httpx_mock.get_requests()) == 1
     """)
-    run(mocked).assert_outcomes(passed=7)
+def test_the_fixtures_and_decorators_of_the_others(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=7)
 
 
-def test_latency_of_a_mocked_async_client_does_not_stop_the_loop(mocked: pytest.Pytester) -> None:
-    mocked.makepyfile("""
+@mocking("""
         import asyncio
         import contextlib
         import time
@@ -195,7 +195,8 @@ def test_latency_of_a_mocked_async_client_does_not_stop_the_loop(mocked: pytest.
                     assert (await client.get(URL)).json() == []
                 assert other.done()  # it would have waited, too
     """)
-    run(mocked).assert_outcomes(passed=2)
+def test_latency_of_a_mocked_async_client_does_not_stop_the_loop(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=2)
 
 
 SUITE = """
@@ -230,25 +231,35 @@ SUITE = """
 """
 
 
-@pytest.mark.parametrize("workers", [[], ["-p", "xdist", "-n2"]], ids=["here", "xdist"])
-def test_a_flag_for_all_tests(mocked: pytest.Pytester, workers: list[str]) -> None:
-    mocked.makepyfile(SUITE)
-    busy = "--chaos=network_failure:mode=status,rate=1,body=busy"
-    result = run(mocked, busy, "--tb=no", *workers)
-    result.assert_outcomes(failed=5)
-    result.stdout.fnmatch_lines("network_failure: *matched 5, hit 5*")
+BUSY = ("--chaos=network_failure:mode=status,rate=1,body=busy", "--tb=no")
 
 
-@pytest.mark.parametrize(
-    "args", [["--chaos=network_latency:delay=1ms"], ["--chaos=network_failure", "--no-chaos"]]
-)
-def test_a_flag_that_does_no_harm(mocked: pytest.Pytester, args: list[str]) -> None:
-    mocked.makepyfile(SUITE)
-    run(mocked, *args).assert_outcomes(passed=5)
+@mocking(SUITE, *BUSY)
+def test_a_flag_for_all_tests(ran: pytest.RunResult) -> None:
+    assert_all_were_busy(ran)
 
 
-def test_a_mocked_call_that_was_not_meant_is_named(mocked: pytest.Pytester) -> None:
-    mocked.makepyfile("""
+@mocking(SUITE, *BUSY, "-p", "xdist", "-n2")
+def test_a_flag_for_all_tests_of_all_workers(ran: pytest.RunResult) -> None:
+    assert_all_were_busy(ran)
+
+
+def assert_all_were_busy(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(failed=5)
+    ran.stdout.fnmatch_lines("network_failure: *matched 5, hit 5*")
+
+
+@mocking(SUITE, "--chaos=network_latency:delay=1ms")
+def test_a_flag_that_does_no_harm(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=5)
+
+
+@mocking(SUITE, "--chaos=network_failure", "--no-chaos")
+def test_a_flag_that_is_switched_off(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=5)
+
+
+@mocking("""
         import httpx
         import pytest
         import requests
@@ -266,14 +277,13 @@ def test_a_mocked_call_that_was_not_meant_is_named(mocked: pytest.Pytester) -> N
             async with httpx.AsyncClient() as client:
                 await client.get("https://stock.example.com/")
     """)
-    result = run(mocked)
-    result.assert_outcomes(passed=2, errors=2)
-    result.stdout.fnmatch_lines("*network.connect orders.example.com:80*")
-    result.stdout.fnmatch_lines("*network.connect stock.example.com:443*")
+def test_a_mocked_call_that_was_not_meant_is_named(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=2, errors=2)
+    ran.stdout.fnmatch_lines("*network.connect orders.example.com:80*")
+    ran.stdout.fnmatch_lines("*network.connect stock.example.com:443*")
 
 
-def test_chaos_responses_is_a_mock_as_every_other(mocked: pytest.Pytester) -> None:
-    mocked.makepyfile("""
+@mocking("""
         import pytest
         import requests
         import responses
@@ -313,13 +323,12 @@ def test_chaos_responses_is_a_mock_as_every_other(mocked: pytest.Pytester) -> No
             import requests.adapters
             assert requests.adapters.HTTPAdapter.send.__module__ == "requests.adapters"
     """)
-    result = run(mocked)
-    result.assert_outcomes(passed=6, errors=1)
-    result.stdout.fnmatch_lines("*AssertionError: Not all requests have been executed*")
+def test_chaos_responses_is_a_mock_as_every_other(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=6, errors=1)
+    ran.stdout.fnmatch_lines("*AssertionError: Not all requests have been executed*")
 
 
-def test_a_reply_with_a_fault_of_its_own(mocked: pytest.Pytester) -> None:
-    mocked.makepyfile("""
+REPLIES = """
         import pytest
         import requests
 
@@ -383,45 +392,60 @@ def test_a_reply_with_a_fault_of_its_own(mocked: pytest.Pytester) -> None:
         def test_never_asked(chaos_responses):
             chaos_responses.get(URL, chaos="network_failure")
             chaos_responses.get(URL + "/2", chaos="network_failure", must_fire=False)
-    """)
-    result = run(mocked)
-    result.assert_outcomes(passed=10, errors=1)
-    result.stdout.fnmatch_lines("*(*, target GET http://api.example.com/orders) never fired*")
-    calm = mocked.runpytest("--no-chaos", "-k", "never_asked")
-    calm.assert_outcomes(passed=1, deselected=9)
+    """
 
 
-def test_what_makes_no_sense_fails_at_its_line(mocked: pytest.Pytester) -> None:
-    senseless = {
-        "'network_failure:mode=rset'": "*mode='rset' (did you mean 'reset'?)*",
-        "'network_failur'": "*did you mean 'network_failure'?*",
-        "'network_latency:mode=slow_close'": "*slow_close' happens to no reply; give *",
-        "'cpu_stress'": "*chaos='cpu_stress' happens to no reply; give network_latency *",
-        "503": "*chaos=503: give a text such as 'network_failure:mode=reset'*",
-    }
-    mocked.makepyfile(
-        "\n".join(
-            f"""
+@mocking(REPLIES)
+def test_a_reply_with_a_fault_of_its_own(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=10, errors=1)
+    ran.stdout.fnmatch_lines("*(*, target GET http://api.example.com/orders) never fired*")
+
+
+@mocking(REPLIES, "--no-chaos", "-k", "never_asked")
+def test_a_reply_whose_fault_is_switched_off_need_not_be_asked_for(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=1, deselected=9)
+
+
+SENSELESS = {
+    "'network_failure:mode=rset'": "*mode='rset' (did you mean 'reset'?)*",
+    "'network_failur'": "*did you mean 'network_failure'?*",
+    "'network_latency:mode=slow_close'": "*slow_close' happens to no response; give *",
+    "'cpu_stress'": "*chaos='cpu_stress' happens to no response; give network_latency *",
+    "503": "*chaos=503: give a text such as 'network_failure:mode=reset'*",
+}
+
+
+@mocking(
+    "\n".join(
+        f"""
 def test_reply_{number}(chaos_responses):
     try:
         chaos_responses.get("http://api.example.com/", chaos={chaos})
     finally:
         assert chaos_responses.registered() == []
 """
-            for number, chaos in enumerate(senseless)
-        )
-    )
-    result = mocked.runpytest_subprocess("-p", "asyncio")
-    result.assert_outcomes(failed=len(senseless))
-    for chaos, why in senseless.items():
-        result.stdout.fnmatch_lines([f">*chaos={chaos})", f"E*ConfigurationError: {why}"])
+        for number, chaos in enumerate(SENSELESS)
+    ),
+    plugins=("asyncio",),
+)
+def test_what_makes_no_sense_fails_at_its_line(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(failed=len(SENSELESS))
+    for chaos, why in SENSELESS.items():
+        ran.stdout.fnmatch_lines([f">*chaos={chaos})", f"E*ConfigurationError: {why}"])
 
 
-def test_the_example_of_the_readme(mocked: pytest.Pytester) -> None:
+def example_of_the_readme() -> str:
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     section = readme.partition("### Mocked HTTP")[2].partition("###")[0]
     [example] = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    mocked.makepyfile(example)
-    run(mocked).assert_outcomes(passed=1)
-    calm = mocked.runpytest("--no-chaos")  # the fault is what it passes by
-    calm.assert_outcomes(failed=1)
+    return str(example)
+
+
+@mocking(example_of_the_readme())
+def test_the_example_of_the_readme(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=1)
+
+
+@mocking(example_of_the_readme(), "--no-chaos")
+def test_the_fault_is_what_the_example_of_the_readme_passes_by(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(failed=1)

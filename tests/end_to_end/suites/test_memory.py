@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from tests.ahead import runs
+
 
 # The first rounds fill what has a bound, and load what is loaded once.
 FIRST, LAST = 3, 6
@@ -95,7 +97,7 @@ def ask(port):
 
 @pytest.fixture
 def calm(request):
-    return request.config.getoption("no_chaos")
+    return request.config.getoption("--no-chaos")
 """
 
 HEAD = """
@@ -204,17 +206,23 @@ experiments = [{chaos_type = "network_failure", mode = "refuse", rate = 1, proba
 """
 
 
-def grown(
-    pytester: pytest.Pytester, head: str, tests: str, *flags: str
-) -> tuple[dict[str, int], dict[str, int]]:
-    """How many more objects there are after more rounds of `tests`, and more blocks of memory."""
-    pytester.makefile(".toml", chaos=PROFILE)
-    pytester.makeconftest(COUNTING.replace("ROUNDS", f"{FIRST}, {LAST}"))
+def counting(head: str, tests: str, *flags: str) -> pytest.MarkDecorator:
+    """Rounds of `tests`, and what there is after some of them and after all."""
     rounds = [tests.replace("ROUND", f"r{number}") for number in range(LAST)]
-    pytester.makepyfile("".join([head, *rounds]))
-    result = pytester.runpytest_subprocess("-q", "--tb=no", *flags)
+    return runs(
+        "-q",
+        "--tb=no",
+        *flags,
+        conftest=COUNTING.replace("ROUNDS", f"{FIRST}, {LAST}"),
+        test_it="".join([head, *rounds]),
+        others={"chaos.toml": PROFILE},
+    )
+
+
+def grown(ran: pytest.RunResult) -> tuple[dict[str, int], dict[str, int]]:
+    """How many more objects there are after more rounds, and more blocks of memory."""
     objects, blocks = (
-        re.search(rf"^{what}: (.*)$", result.stdout.str(), re.MULTILINE)
+        re.search(rf"^{what}: (.*)$", ran.stdout.str(), re.MULTILINE)
         for what in ("objects", "blocks")
     )
     assert objects is not None
@@ -222,36 +230,43 @@ def grown(
     return ast.literal_eval(objects[1]), ast.literal_eval(blocks[1])
 
 
+FLAG = "--chaos=network_failure:mode=refuse,rate=1,target=127.0.0.1"
+XDIST = ("-p", "xdist", "-n", "1")
+
+
 @pytest.mark.parametrize(
-    ("head", "tests", "flags"),
+    "way",
     [
-        (HEAD, ROUND, ()),
-        ("", PLAIN, ("--chaos=network_failure:mode=refuse,rate=1,target=127.0.0.1",)),
-        ("", PLAIN, ("--chaos-profile=chaos.toml:ci",)),
-        ("", PLAIN, ("--chaos-monkey=chaos.toml:ci",)),
-        (HEAD, ROUND, ("-p", "xdist", "-n", "1")),
-        (HEAD, ROUND, ("--no-chaos",)),
+        pytest.param("markers and fixtures", marks=counting(HEAD, ROUND)),
+        pytest.param("flag", marks=counting("", PLAIN, FLAG)),
+        pytest.param("profile", marks=counting("", PLAIN, "--chaos-profile=chaos.toml:ci")),
+        pytest.param("monkey", marks=counting("", PLAIN, "--chaos-monkey=chaos.toml:ci")),
+        pytest.param("xdist", marks=counting(HEAD, ROUND, *XDIST)),
+        pytest.param("calm", marks=counting(HEAD, ROUND, "--no-chaos")),
     ],
-    ids=["markers and fixtures", "flag", "profile", "monkey", "xdist", "calm"],
 )
-def test_nothing_is_kept_of_tests_that_are_over(
-    pytester: pytest.Pytester, head: str, tests: str, flags: tuple[str, ...]
-) -> None:
-    assert grown(pytester, head, tests, *flags) == ({}, {})
+def test_nothing_is_kept_of_tests_that_are_over(way: str, ran: pytest.RunResult) -> None:
+    assert grown(ran) == ({}, {}), way
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "1")], ids=["alone", "xdist"])
-def test_the_matrix_keeps_its_cells(pytester: pytest.Pytester, workers: tuple[str, ...]) -> None:
-    objects, _ = grown(
-        pytester, HEAD, TOLERANT, "--chaos-profile=chaos.toml:ci", "--chaos-matrix", *workers
-    )
-    assert set(objects) == {"pytest_resilience.report.cell.Cell"} | {
-        "pytest_resilience.report.cell.Moment"
-    }
+MATRIX = ("--chaos-profile=chaos.toml:ci", "--chaos-matrix")
 
 
-def test_of_one_test_as_many_events_are_kept_as_anybody_reads(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile("""
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("alone", marks=counting(HEAD, TOLERANT, *MATRIX)),
+        pytest.param("xdist", marks=counting(HEAD, TOLERANT, *MATRIX, *XDIST)),
+    ],
+)
+def test_the_matrix_keeps_its_cells(way: str, ran: pytest.RunResult) -> None:
+    objects, _ = grown(ran)
+    cells = {f"pytest_resilience.report.cell.{name}" for name in ("Cell", "TimelineEntry")}
+    assert set(objects) == cells, way
+
+
+@runs(
+    test_it="""
         import gc
 
         from pytest_resilience import FaultInjected
@@ -259,6 +274,7 @@ def test_of_one_test_as_many_events_are_kept_as_anybody_reads(pytester: pytest.P
         from pytest_resilience.chaos.operation import CONNECT, Operation
 
         def test_much(chaos):
+            gc.unfreeze()  # what is there when tests are collected, too
             engine = next(each for each in gc.get_objects() if isinstance(each, Engine))
             connect = Operation(kind=CONNECT, target="shop:80", names=("shop:80",))
             for _ in range(3):  # in a loop, as Hypothesis does
@@ -272,7 +288,8 @@ def test_of_one_test_as_many_events_are_kept_as_anybody_reads(pytester: pytest.P
         def test_more():
             gc.collect()
             assert not any(isinstance(each, FaultInjected) for each in gc.get_objects())
-    """)
-    result = pytester.runpytest_subprocess()
-    result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines("network_failure: * - 1 test, matched 15000, hit 15000")
+    """
+)
+def test_of_one_test_as_many_events_are_kept_as_anybody_reads(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=2)
+    ran.stdout.fnmatch_lines("network_failure: * - 1 test, matched 15000, hit 15000")

@@ -6,30 +6,40 @@ import importlib.metadata
 
 import pytest
 
-
-@pytest.fixture
-def with_ordeal(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    found = {each.name for each in importlib.metadata.entry_points(group="pytest11")}
-    assert "ordeal" in found  # in the `test` extra, so it must be here
-    # By entry points, in whatever order those come: theirs may be loaded after ours.
-    monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
-    others = [*(found - {"ordeal", "resilience"}), "cacheprovider"]
-    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in others))
-    return suite
+from tests.ahead import runs
+from tests.suites import SERVER
 
 
-def test_we_make_way_and_say_so(with_ordeal: pytest.Pytester) -> None:
-    with_ordeal.makepyfile("""
+FOUND = {each.name for each in importlib.metadata.entry_points(group="pytest11")}
+# By entry points, in whatever order those come: theirs may be loaded after ours.
+OTHERS = [*(FOUND - {"ordeal", "resilience"}), "cacheprovider"]
+LOADED = {
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": None,
+    "PYTEST_ADDOPTS": " ".join(f"-p no:{name}" for name in OTHERS),
+}
+
+
+def test_it_is_here() -> None:
+    """By the `test` extra."""
+    assert "ordeal" in FOUND
+
+
+@runs(
+    "--resilience-chaos",
+    "network_failure:rate=1",
+    "--resilience-chaos-seed=3",
+    variables=LOADED,
+    conftest=SERVER,
+    test_it="""
         import requests
 
         def test_request(url):
             requests.get(url, timeout=5)
-    """)
-    result = with_ordeal.runpytest_subprocess(
-        "--resilience-chaos", "network_failure:rate=1", "--resilience-chaos-seed=3"
-    )
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
+    """,
+)
+def test_we_make_way_and_say_so(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(failed=1)
+    ran.stdout.fnmatch_lines(
         [
             "resilience: another plugin has taken our options; type * --chaos-seed",
             "chaos: seed 3",
@@ -38,8 +48,12 @@ def test_we_make_way_and_say_so(with_ordeal: pytest.Pytester) -> None:
     )
 
 
-def test_their_flag_lets_our_markers_run(with_ordeal: pytest.Pytester) -> None:
-    with_ordeal.makepyfile("""
+@runs(
+    "--chaos",
+    "--chaos-intensity=1",
+    variables=LOADED,
+    conftest=SERVER,
+    test_it="""
         import pytest
         import requests
 
@@ -47,6 +61,7 @@ def test_their_flag_lets_our_markers_run(with_ordeal: pytest.Pytester) -> None:
         def test_request(url):
             with pytest.raises(requests.ConnectionError):
                 requests.get(url, timeout=5)
-    """)
-    result = with_ordeal.runpytest_subprocess("--chaos", "--chaos-intensity=1")
-    result.assert_outcomes(passed=1)
+    """,
+)
+def test_their_flag_lets_our_markers_run(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=1)
