@@ -129,7 +129,7 @@ class Peer:
 
     def note_no_response(self) -> None:
         """Note that it was called, and that the mock has no response."""
-        self._note(replace(self._operation(CONNECT), remark="the mock has no answer"))
+        self._note(replace(self._operation(CONNECT), remark="the mock has no response"))
 
     def _note(self, operation: Operation) -> None:
         if not self._is_http:

@@ -19,7 +19,7 @@ from pytest_httpx import HTTPXMock
 from pytest_resilience.clock import Clock
 
 
-Answer = Callable[[httpx.Request], Any]
+Handler = Callable[[httpx.Request], Any]
 
 URL = "http://api.example.com/orders"
 KINDS = ["respx httpcore", "respx httpx", "respx as handler", "pytest-httpx"]
@@ -30,7 +30,7 @@ class Mock(Protocol):
 
     Attributes:
         calls: how often it was asked.
-        unknown: what it raises for what it has no answer for.
+        unknown: what it raises for what it has no response for.
     """
 
     unknown: type[Exception]
@@ -38,8 +38,8 @@ class Mock(Protocol):
     @property
     def calls(self) -> int: ...
 
-    def answer(self, url: str, answer: Answer) -> None:
-        """Answer every call of `url`."""
+    def respond(self, url: str, handler: Handler) -> None:
+        """Give this response to every call of `url`."""
 
     def transport(self, *, awaited: bool) -> Any:
         """What a client must be given to be mocked, if anything."""
@@ -55,8 +55,8 @@ class Respx:
     def calls(self) -> int:
         return len(self.router.calls)
 
-    def answer(self, url: str, answer: Answer) -> None:
-        self.router.route(url=url).mock(side_effect=answer)
+    def respond(self, url: str, handler: Handler) -> None:
+        self.router.route(url=url).mock(side_effect=handler)
 
     def transport(self, *, awaited: bool) -> Any:
         return None
@@ -79,8 +79,8 @@ class PytestHttpx:
     def calls(self) -> int:
         return len(self.mock.get_requests())
 
-    def answer(self, url: str, answer: Answer) -> None:
-        self.mock.add_callback(answer, url=url, is_optional=True, is_reusable=True)
+    def respond(self, url: str, handler: Handler) -> None:
+        self.mock.add_callback(handler, url=url, is_optional=True, is_reusable=True)
 
     def transport(self, *, awaited: bool) -> Any:
         return None

@@ -104,7 +104,7 @@ MOCKED = [
 ]
 
 
-def answer(*parts: bytes) -> Handler:
+def respond(*parts: bytes) -> Handler:
     def handle(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(b"".join(parts))
@@ -118,7 +118,7 @@ def head(status: str, **headers: str) -> bytes:
 
 
 def cut_off() -> AbstractContextManager[int]:
-    return serve(answer(head("200 OK", Content_Length=str(len(BODY))), BODY[: len(BODY) // 2]))
+    return serve(respond(head("200 OK", Content_Length=str(len(BODY))), BODY[: len(BODY) // 2]))
 
 
 FAILURES: dict[str, tuple[Callable[[], AbstractContextManager[int]], dict[str, Any]]] = {
@@ -129,7 +129,7 @@ FAILURES: dict[str, tuple[Callable[[], AbstractContextManager[int]], dict[str, A
     "timeout while reading": (lambda: serve(silent), {"mode": "timeout", "from_nth": 2}),
     "truncate": (cut_off, {"mode": "truncate"}),
     "truncate to nothing": (
-        lambda: serve(answer(head("200 OK", Content_Length=str(len(BODY))))),
+        lambda: serve(respond(head("200 OK", Content_Length=str(len(BODY))))),
         {"mode": "truncate", "share": 0},
     ),
 }
@@ -187,7 +187,7 @@ def test_the_same_exceptions_where_no_name_is_resolved(
 
 
 def seen(client: Client, url: str) -> dict[str, Any]:
-    """What can be seen of an answer, and what asking for its sense raises."""
+    """What can be seen of a response, and what asking for its sense raises."""
     found = client(url)
     headers = {name.lower(): value for name, value in found.headers.items()}
     return {
@@ -226,7 +226,7 @@ ANSWERS: dict[str, tuple[list[bytes], dict[str, Any]]] = {
 
 @cases
 @pytest.mark.parametrize("event", ANSWERS)
-def test_the_same_answer(
+def test_the_same_response(
     event: str,
     client: Client,
     mock: Callable[..., Any],
@@ -234,7 +234,7 @@ def test_the_same_answer(
     inject: Inject,
 ) -> None:
     parts, parameters = ANSWERS[event]
-    with serve(answer(*parts)) as port:
+    with serve(respond(*parts)) as port:
         real = seen(client, f"http://127.0.0.1:{port}/")
     with mock(request), inject("network_failure", rate=1, **parameters) as failure:
         assert seen(client, URL) == real

@@ -78,10 +78,10 @@ def paid(request: httpx.Request) -> httpx.Response:
 
 @pytest.fixture(params=KINDS)
 def mock(request: pytest.FixtureRequest, call: Caller) -> Iterator[Mock]:
-    """Each mock there is, which answers `URL` and `SAFE`."""
+    """Each mock there is, with a response for `URL` and `SAFE`."""
     with started(request.param, request) as mock:
-        mock.answer(URL, paid)
-        mock.answer(SAFE, paid)
+        mock.respond(URL, paid)
+        mock.respond(SAFE, paid)
         call.mock = mock
         yield mock
 
@@ -94,7 +94,7 @@ in_place_of_transports = pytest.mark.parametrize(
 
 @pytest.mark.parametrize(("url", "port"), [(URL, 80), (SAFE, 443)])
 @pytest.mark.usefixtures("mock")
-def test_a_call_is_a_resolution_a_connect_and_an_answer(
+def test_a_call_is_a_resolution_a_connect_and_a_response(
     url: str, port: int, call: Caller, inject: Inject, events: list[FaultInjected]
 ) -> None:
     place = f"api.example.com:{port}"
@@ -120,8 +120,8 @@ def test_each_call_is_a_connection_of_its_own(mock: Mock, call: Caller, inject: 
 
 
 def test_an_address_is_not_resolved(mock: Mock, call: Caller, inject: Inject) -> None:
-    mock.answer("http://192.0.2.7/", paid)
-    mock.answer("http://[2001:db8::7]:8080/", paid)
+    mock.respond("http://192.0.2.7/", paid)
+    mock.respond("http://[2001:db8::7]:8080/", paid)
     with inject("network_failure", mode="dns", rate=1) as dns:
         assert call("http://192.0.2.7/").is_success
         assert call("http://[2001:db8::7]:8080/").is_success
@@ -197,7 +197,7 @@ def test_silence_without_a_timeout_ends_with_the_experiment(
     assert clock.monotonic() - began >= 0.3
 
 
-def test_silence_while_an_answer_is_awaited_ends_with_the_experiment(
+def test_silence_while_a_response_is_awaited_ends_with_the_experiment(
     mock: Mock, call: Caller, inject: Inject
 ) -> None:
     with (
@@ -216,7 +216,7 @@ def test_a_partition_heals(mock: Mock, call: Caller, clock: Clock, inject: Injec
 
 
 def test_a_thin_line_takes_its_time_for_the_body(mock: Mock, call: Caller, inject: Inject) -> None:
-    mock.answer(f"{URL}/1", lambda _: httpx.Response(200, content=b"x" * 10_000))
+    mock.respond(f"{URL}/1", lambda _: httpx.Response(200, content=b"x" * 10_000))
     with inject("network_latency", mode="bandwidth", bandwidth="100kB"):
         assert call(f"{URL}/1").content == b"x" * 10_000
     assert call.has_taken(0.1)
@@ -251,7 +251,7 @@ def parts_of(call: Caller, url: str) -> list[bytes]:
 
 
 def test_a_dribbled_body_arrives_piece_by_piece(mock: Mock, call: Caller, inject: Inject) -> None:
-    mock.answer(f"{URL}/1", lambda _: httpx.Response(200, content=b"abcde"))
+    mock.respond(f"{URL}/1", lambda _: httpx.Response(200, content=b"abcde"))
     with inject("network_latency", mode="dribble", piece=2, delay="1ms"):
         assert parts_of(call, f"{URL}/1") == [b"ab", b"cd", b"e"]
     with inject("network_latency", delay="1ms"):
@@ -282,7 +282,7 @@ def test_a_mock_that_streams(
     slow: dict[str, str], mock: Mock, call: Caller, inject: Inject
 ) -> None:
     body = Parts()
-    mock.answer(f"{URL}/1", lambda _: httpx.Response(200, stream=body))
+    mock.respond(f"{URL}/1", lambda _: httpx.Response(200, stream=body))
     with inject("network_latency", **slow) as latency:
         assert b"".join(parts_of(call, f"{URL}/1")) == b"abcd"
     assert latency.hits
@@ -293,9 +293,9 @@ def test_a_mock_that_streams(
 def test_nothing_is_altered_where_there_is_no_body(
     mode: str, mock: Mock, call: Caller, inject: Inject
 ) -> None:
-    mock.answer(f"{URL}/1", lambda _: httpx.Response(200, headers={"Content-Length": "15"}))
-    mock.answer(f"{URL}/2", lambda _: httpx.Response(204))
-    mock.answer(f"{URL}/3", lambda _: httpx.Response(200, content=b"whole"))
+    mock.respond(f"{URL}/1", lambda _: httpx.Response(200, headers={"Content-Length": "15"}))
+    mock.respond(f"{URL}/2", lambda _: httpx.Response(204))
+    mock.respond(f"{URL}/3", lambda _: httpx.Response(200, content=b"whole"))
     with inject("network_failure", mode=mode, rate=1) as failure:
         assert call(f"{URL}/1", method="HEAD").headers["Content-Length"] == "15"
         assert "Content-Length" not in call(f"{URL}/2").headers
@@ -310,7 +310,7 @@ def test_a_corrupted_body_is_what_the_client_decodes(
 ) -> None:
     packed = gzip.compress(b"x" * 1000)
     headers = {"Content-Encoding": "gzip"}
-    mock.answer(f"{URL}/1", lambda _: httpx.Response(200, headers=headers, content=packed))
+    mock.respond(f"{URL}/1", lambda _: httpx.Response(200, headers=headers, content=packed))
     with inject("network_latency", mode="bandwidth", bandwidth="10MB"):
         assert call(f"{URL}/1").content == b"x" * 1000
     with (
@@ -320,11 +320,11 @@ def test_a_corrupted_body_is_what_the_client_decodes(
         call(f"{URL}/1")
 
 
-def test_an_altered_answer_keeps_its_headers_and_cookies(
+def test_an_altered_response_keeps_its_headers_and_cookies(
     mock: Mock, call: Caller, inject: Inject
 ) -> None:
     headers = [("Set-Cookie", "jar=full"), ("Set-Cookie", "lid=on"), ("X-Name", "here")]
-    mock.answer(f"{URL}/1", lambda _: httpx.Response(203, headers=headers, text="sweet"))
+    mock.respond(f"{URL}/1", lambda _: httpx.Response(203, headers=headers, text="sweet"))
     with inject("network_latency", mode="dribble", piece=5, delay="1ms"):
         found = call(f"{URL}/1")
     assert (found.status_code, found.text, found.headers["X-Name"]) == (203, "sweet", "here")
@@ -333,7 +333,7 @@ def test_an_altered_answer_keeps_its_headers_and_cookies(
 
 @pytest.mark.httpx_mock(assert_all_requests_were_expected=False)
 @pytest.mark.parametrize("mode", ["refuse", "reset", "lose_answer", "status", "truncate"])
-def test_what_a_mock_has_no_answer_for_is_its_own_affair(
+def test_what_a_mock_has_no_response_for_is_its_own_affair(
     mode: str, mock: Mock, call: Caller, inject: Inject
 ) -> None:
     with (
@@ -342,7 +342,7 @@ def test_what_a_mock_has_no_answer_for_is_its_own_affair(
     ):
         call("http://api.example.com/unknown")
     assert failure.matched == 0
-    assert "(the mock has no answer)" in str(never_fired(failure))
+    assert "(the mock has no response)" in str(never_fired(failure))
 
 
 @pytest.mark.parametrize("fault", [{"mode": "lose_answer"}, {"mode": "truncate"}, {"nth": 9}])
@@ -354,7 +354,7 @@ def test_what_a_mock_raises_is_raised_as_it_is(
     def fail(request: httpx.Request) -> httpx.Response:
         raise error
 
-    mock.answer(f"{URL}/1", fail)
+    mock.respond(f"{URL}/1", fail)
     with pytest.raises(httpx.ReadError) as without:
         call(f"{URL}/1")
     before = (type(error.__cause__), type(error.__context__))
@@ -387,7 +387,7 @@ def test_a_body_is_left_for_the_mock_to_read(mock: Mock, call: Caller, inject: I
         seen.append(request.content)
         return httpx.Response(201)
 
-    mock.answer(f"{URL}/1", note)
+    mock.respond(f"{URL}/1", note)
     with inject("network_latency", delay="1ms") as latency:
         assert call(f"{URL}/1", method="POST", content=b"tea=1").status_code == 201
         assert call(f"{URL}/1", method="PUT", data={"tea": "2"}).status_code == 201
@@ -431,12 +431,12 @@ def test_a_mock_may_start_before_or_during_and_stop_before_the_end(
 ) -> None:
     with contextlib.ExitStack() as outlives:
         with started(kind, request) as before:
-            before.answer(URL, paid)
+            before.respond(URL, paid)
             with inject("network_failure", rate=1) as failure:
                 with pytest.raises(httpx.ConnectError):
                     call()
                 during = outlives.enter_context(started(kind, request))
-                during.answer(SAFE, paid)
+                during.respond(SAFE, paid)
                 with pytest.raises(httpx.ConnectError):
                     call(SAFE)
                 assert failure.hits == 2
@@ -473,7 +473,7 @@ def test_two_mocks_at_once(call: Caller, inject: Inject, request: pytest.Fixture
     """The one above httpx takes the call, and httpcore is not reached."""
     with started(KINDS[0], request) as below, started(KINDS[1], request) as above:
         for each in (below, above):
-            each.answer(URL, paid)
+            each.respond(URL, paid)
         with (
             inject("network_failure", mode="lose_answer", rate=1) as failure,
             pytest.raises(httpx.ReadError),
@@ -553,17 +553,17 @@ def test_calls_at_once_wait_at_once(mock: Mock, inject: Inject) -> None:
         async with async_client(mock) as client:
             with contextlib.ExitStack() as ending:
                 latency = ending.enter_context(inject("network_latency", delay="1m"))
-                answers = asyncio.gather(*(client.get(URL) for _ in range(50)))
+                responses = asyncio.gather(*(client.get(URL) for _ in range(50)))
                 await until(lambda: latency.hits == 50)  # and nobody is connected
                 ending.close()
-                assert [each.status_code for each in await answers] == [200] * 50
+                assert [each.status_code for each in await responses] == [200] * 50
 
     asyncio.run(main())
     assert mock.calls == 50
 
 
 @awaited_alone
-@pytest.mark.parametrize("place", [1, 2], ids=["connecting", "awaiting the answer"])
+@pytest.mark.parametrize("place", [1, 2], ids=["connecting", "awaiting the response"])
 def test_who_is_cancelled_while_waiting_has_not_asked_the_mock(
     place: int, mock: Mock, inject: Inject, events: list[FaultInjected]
 ) -> None:
@@ -660,7 +660,7 @@ def test_a_side_effect_that_is_awaited(mock: Mock, call: Caller, inject: Inject)
         await asyncio.sleep(0)
         return httpx.Response(200, text="later")
 
-    mock.answer(f"{URL}/1", later)
+    mock.respond(f"{URL}/1", later)
     with inject("network_latency", mode="dribble", piece=2, delay="1ms"):
         assert call(f"{URL}/1").text == "later"
     with inject("network_latency", delay="1ms"):
@@ -683,7 +683,7 @@ def test_redirects_hooks_and_a_second_request_to_authenticate(
         challenge = 'Digest realm="tea", nonce="1", qop="auth", algorithm=MD5'
         return httpx.Response(401, headers={"WWW-Authenticate": challenge})
 
-    mock.answer(f"{URL}/1", guarded)
+    mock.respond(f"{URL}/1", guarded)
     options: dict[str, Any] = {
         "auth": httpx.DigestAuth("me", "secret"),
         "follow_redirects": True,
@@ -709,7 +709,7 @@ def test_a_mock_that_calls_what_is_mocked(mock: Mock, call: Caller, inject: Inje
         with httpx.Client(transport=mock.transport(awaited=False), verify=False) as client:
             return httpx.Response(200, json=client.get(SAFE).json())
 
-    mock.answer(f"{URL}/1", forward)
+    mock.respond(f"{URL}/1", forward)
     with inject("network_failure", mode="lose_answer", rate=1, target="*:443") as inner:
         with pytest.raises(httpx.ReadError):
             call(f"{URL}/1")

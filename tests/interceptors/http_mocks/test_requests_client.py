@@ -73,7 +73,7 @@ def session() -> Iterator[requests.Session]:
 
 
 def mock_of(kind: str, **options: Any) -> Any:
-    """A started mock that answers both URLs."""
+    """A started mock with a response for both URLs."""
     mock = (
         responses.RequestsMock(assert_all_requests_are_fired=False)
         if kind == "responses"
@@ -92,7 +92,7 @@ both = pytest.mark.parametrize("kind", ["responses", "requests-mock"])
 @pytest.mark.parametrize(
     ("url", "place"), [(URL, "api.example.com:80"), (SAFE, "api.example.com:443")]
 )
-def test_a_call_is_a_resolution_a_connect_and_an_answer(
+def test_a_call_is_a_resolution_a_connect_and_a_response(
     kind: str, url: str, place: str, inject: Inject, events: list[FaultInjected]
 ) -> None:
     mock = mock_of(kind)
@@ -142,7 +142,7 @@ def test_an_address_is_not_resolved(mock: responses.RequestsMock, inject: Inject
 
 
 @both
-def test_what_gets_through_is_the_mocks_own_answer(kind: str, inject: Inject) -> None:
+def test_what_gets_through_is_the_mocks_own_response(kind: str, inject: Inject) -> None:
     mock = mock_of(kind)
     with inject("network_latency", delay="1s") as latency:
         found = requests.get(URL)
@@ -265,9 +265,9 @@ def test_half_a_body_is_noticed(
         pytest.raises(requests.exceptions.ChunkedEncodingError, match="10 bytes read, 11 more"),
     ):
         requests.get(URL)
-    answer = mock.calls[0].response
-    assert isinstance(answer, requests.Response)
-    assert answer.json() == {"orders": [1, 2, 3]}
+    response = mock.calls[0].response
+    assert isinstance(response, requests.Response)
+    assert response.json() == {"orders": [1, 2, 3]}
 
 
 @both
@@ -300,7 +300,7 @@ def test_a_corrupted_body_is_what_the_client_decodes(
         requests.get(URL)
 
 
-def test_an_altered_answer_keeps_its_headers_and_cookies(
+def test_an_altered_response_keeps_its_headers_and_cookies(
     mock: responses.RequestsMock, inject: Inject
 ) -> None:
     mock.get(
@@ -316,7 +316,7 @@ def test_an_altered_answer_keeps_its_headers_and_cookies(
 
 
 @pytest.mark.parametrize("mode", ["refuse", "reset", "lose_answer", "status", "truncate"])
-def test_what_a_mock_has_no_answer_for_is_its_own_affair(mode: str, inject: Inject) -> None:
+def test_what_a_mock_has_no_response_for_is_its_own_affair(mode: str, inject: Inject) -> None:
     with inject("network_failure", mode=mode, rate=1) as failure:
         with responses.RequestsMock() as mock:
             mock.get(SAFE)
@@ -327,8 +327,8 @@ def test_what_a_mock_has_no_answer_for_is_its_own_affair(mode: str, inject: Inje
             requests.get("http://192.0.2.7/")
     assert failure.matched == 0
     said = str(never_fired(failure))
-    assert "network.connect api.example.com:80 (the mock has no answer)" in said
-    assert "network.connect 192.0.2.7:80 (the mock has no answer)" in said
+    assert "network.connect api.example.com:80 (the mock has no response)" in said
+    assert "network.connect 192.0.2.7:80 (the mock has no response)" in said
 
 
 @pytest.mark.parametrize("mode", ["lose_answer", "truncate", "corrupt"])
@@ -360,7 +360,7 @@ def test_the_adapters_retries_are_tried(
         assert failure.hits == 4
 
 
-def test_retries_of_what_the_mock_answers_are_counted_together_with_ours(
+def test_retries_of_what_the_mock_responds_are_counted_together_with_ours(
     mock: responses.RequestsMock, session: requests.Session, inject: Inject
 ) -> None:
     """Three retries: two for connects that are refused, one for the mock's own 503."""
@@ -371,7 +371,7 @@ def test_retries_of_what_the_mock_answers_are_counted_together_with_ours(
     assert len(mock.calls) == 2
 
 
-def test_where_answers_are_lost_only_the_client_tries_again(
+def test_where_responses_are_lost_only_the_client_tries_again(
     mock: responses.RequestsMock, session: requests.Session, inject: Inject
 ) -> None:
     mock.get(URL, status=503)
@@ -380,7 +380,7 @@ def test_where_answers_are_lost_only_the_client_tries_again(
     assert len(mock.calls) == 4
 
 
-def test_answers_in_an_order_are_not_used_up_by_what_never_asked(inject: Inject) -> None:
+def test_responses_in_an_order_are_not_used_up_by_what_never_asked(inject: Inject) -> None:
     with responses.RequestsMock(registry=OrderedRegistry) as mock:
         mock.get(URL, body="first")
         mock.get(URL, body="second")
@@ -423,7 +423,7 @@ class Hosts(HTTPAdapter):
         return found
 
 
-def test_an_adapter_of_the_users_builds_the_answer(
+def test_an_adapter_of_the_users_builds_the_response(
     mock: responses.RequestsMock, inject: Inject
 ) -> None:
     with requests.Session() as session, inject("network_failure", mode="status", rate=1):
@@ -548,7 +548,7 @@ FAULTS: list[tuple[str, dict[str, Any]]] = [
 
 @both
 @pytest.mark.parametrize(("type_", "fault"), FAULTS, ids=str)
-def test_what_the_user_lets_choose_an_answer_is_asked_only_once(
+def test_what_the_user_lets_choose_a_response_is_asked_only_once(
     kind: str, type_: str, fault: dict[str, Any], inject: Inject
 ) -> None:
     asked: list[str] = []
@@ -588,7 +588,7 @@ def test_each_try_that_gets_to_the_mock_is_asked_about(
     assert asked == [True]
     with inject("network_failure", mode="lose_answer", rate=1) as failure:
         with pytest.raises(requests.ConnectionError, match="enough"):
-            session.get(URL)  # the second try finds nothing that answers
+            session.get(URL)  # the second try finds no response
         assert (failure.matched, failure.hits) == (1, 1)
     assert asked == [True, True, False]
 
@@ -650,7 +650,7 @@ def test_redirects_hooks_and_cookies(
 
 
 @SLOW
-def test_what_is_added_to_an_answer_stays(slow: dict[str, str], inject: Inject) -> None:
+def test_what_is_added_to_a_response_stays(slow: dict[str, str], inject: Inject) -> None:
     def mark(found: Any) -> Any:
         found.seen_by = "callback"
         return found
