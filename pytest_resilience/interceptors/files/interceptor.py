@@ -62,7 +62,7 @@ class FileInterceptor:
                 self._replace(owner, "open", make)
         for kinds, names, maker in _replacements(self._functions):
             make = _once(maker)
-            for name in names.split() if not kinds or kinds & needed else ():
+            for name in names if not kinds or kinds & needed else ():
                 if hasattr(os, name):
                     self._replace(os, name, make)
 
@@ -108,26 +108,27 @@ def _once(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _replacements(
     functions: FileFunctions,
-) -> tuple[tuple[frozenset[str], str, Callable[[Any], Any]], ...]:
+) -> tuple[tuple[frozenset[str], tuple[str, ...], Callable[[Any], Any]], ...]:
     """What is replaced in `os`: for which kinds, the names, what makes the replacement.
 
-    What may change where a path leads is always replaced.
+    What may change where a path leads is always replaced. The names are constants, for Python's
+    cache of attributes keeps every string that one was looked up by.
     """
     write, always = frozenset({WRITE}), frozenset[str]()
     return (
-        (OPENING_KINDS | write, "open", functions.open_descriptor),
-        (write, "write pwrite", functions.write),
-        (write, "writev pwritev", functions.write_several),
-        (write, "sendfile", functions.send),
-        (write, "copy_file_range", functions.copy),
-        (frozenset({READ}), "read pread readv preadv", functions.by_descriptor(READ)),
-        (frozenset({RESIZE}), "truncate", functions.truncate),
-        (frozenset({RESIZE}), "ftruncate posix_fallocate", functions.by_descriptor(RESIZE)),
-        (frozenset({SYNC}), "fsync fdatasync", functions.by_descriptor(SYNC)),
-        (frozenset({MAKE}), "mkdir", functions.make_folder),
-        (always, "rename replace", functions.rename),
-        (always, "link", functions.link("dst_dir_fd")),
-        (always, "symlink", functions.link("dir_fd")),
-        (always, "unlink remove rmdir", functions.remove),
-        (always, "chdir fchdir", functions.change_folder),
+        (OPENING_KINDS | write, ("open",), functions.open_descriptor),
+        (write, ("write", "pwrite"), functions.write),
+        (write, ("writev", "pwritev"), functions.write_several),
+        (write, ("sendfile",), functions.send),
+        (write, ("copy_file_range",), functions.copy),
+        (frozenset({READ}), ("read", "pread", "readv", "preadv"), functions.by_descriptor(READ)),
+        (frozenset({RESIZE}), ("truncate",), functions.truncate),
+        (frozenset({RESIZE}), ("ftruncate", "posix_fallocate"), functions.by_descriptor(RESIZE)),
+        (frozenset({SYNC}), ("fsync", "fdatasync"), functions.by_descriptor(SYNC)),
+        (frozenset({MAKE}), ("mkdir",), functions.make_folder),
+        (always, ("rename", "replace"), functions.rename),
+        (always, ("link",), functions.link("dst_dir_fd")),
+        (always, ("symlink",), functions.link("dir_fd")),
+        (always, ("unlink", "remove", "rmdir"), functions.remove),
+        (always, ("chdir", "fchdir"), functions.change_folder),
     )
