@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from collections.abc import Iterable
-from collections.abc import Mapping
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from pytest_resilience.chaos.parsing.quantities import share
 from pytest_resilience.chaos.parsing.targets import Target
 from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.texts import split_patterns
 from pytest_resilience.chaos.triggers import Trigger
 from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.chaos.types.catalog import SCHEMAS
@@ -251,12 +250,10 @@ class ChaosExperiment:
 
 
 def _services(kind: Kind, names: Sequence[Any] | str | None) -> tuple[str, ...]:
-    given: Any = names.split("|") if isinstance(names, str) else names
-    given = () if given is None else given
-    if not isinstance(given, Iterable) or isinstance(given, (Mapping, bytes)):
+    given = [] if names is None else split_patterns(names)
+    if given is None:
         raise ConfigurationError(f"target_services={shortened(names)}: give the names of services")
     fails_services = kind is ChaosType.SERVICE_FAILURE
-    given = list(given)
     if given and not fails_services:
         raise ConfigurationError(
             f"target_services={shortened(names)}: {kind.value} is aimed with target="

@@ -6,13 +6,12 @@ import fnmatch
 import os
 import re
 
-from collections.abc import Iterable
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.texts import split_patterns
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -103,16 +102,10 @@ def parse_paths(name: str, value: Any) -> Paths:
     """
     if isinstance(value, Paths):
         return value
-    several: Iterable[Any]
-    if isinstance(value, str):
-        several = value.split("|")
-    else:
-        several = [value] if isinstance(value, os.PathLike) else value
-    if not isinstance(several, Iterable) or isinstance(several, (Mapping, bytes)):
-        raise ConfigurationError(
-            f"{name}={shortened(value)}: give a glob of files such as 'data/**'"
-        )
-    texts = [os.fspath(each) if isinstance(each, os.PathLike) else each for each in several]
+    texts = [
+        os.fspath(each) if isinstance(each, os.PathLike) else each
+        for each in split_patterns(value) or []
+    ]
     if not texts or not all(isinstance(each, str) for each in texts):
         raise ConfigurationError(
             f"{name}={shortened(value)}: give a glob of files such as 'data/**'"

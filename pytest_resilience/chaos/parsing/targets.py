@@ -6,13 +6,12 @@ import fnmatch
 import re
 import socket
 
-from collections.abc import Iterable
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.parsing.texts import split_patterns
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -96,8 +95,8 @@ def parse_targets(value: Any) -> tuple[Target, ...]:
     """One pattern, several in one text between `|`, or an iterable of patterns."""
     if isinstance(value, Target):
         return (value,)
-    texts: Any = value.split("|") if isinstance(value, str) else value
-    if not isinstance(texts, Iterable) or isinstance(texts, (Mapping, bytes)):
+    texts = split_patterns(value)
+    if texts is None:
         raise ConfigurationError(
             f"target {shortened(value)} is not a text; e.g. 'api.example.com:443'"
         )

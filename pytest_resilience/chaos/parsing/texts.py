@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 
+from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["check_name", "inline", "printable", "read_text", "shortened"]
+__all__ = ["check_name", "inline", "printable", "read_text", "shortened", "split_patterns"]
 
 _LONGEST = 200  # characters of a value in a message, and of a name
 # A line of a CI log that begins so is a command: of GitHub Actions, and of Azure Pipelines.
@@ -52,6 +55,16 @@ def printable(text: str) -> str:
         shown = (each if each.isprintable() or each == "\n" else repr(each)[1:-1] for each in text)
         text = "".join(shown)
     return _COMMAND.sub(r"\1·\2", text)
+
+
+def split_patterns(value: Any) -> list[Any] | None:
+    """One pattern, several in one text between `|`, or an iterable of patterns; None for others."""
+    if isinstance(value, str):
+        return [each.strip() for each in value.split("|")]
+    if isinstance(value, os.PathLike):
+        return [value]
+    is_list = isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes))
+    return list(value) if is_list else None
 
 
 def check_name(what: str, value: Any) -> str:

@@ -6,21 +6,8 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_resilience.chaos.faults.network import Fault
-from pytest_resilience.chaos.faults.network import Latency
-from pytest_resilience.chaos.faults.network import LostResponse
-from pytest_resilience.chaos.faults.network import Partition
-from pytest_resilience.chaos.faults.network import Refusal
-from pytest_resilience.chaos.faults.network import Reset
-from pytest_resilience.chaos.faults.network import ResolutionFailure
-from pytest_resilience.chaos.faults.network import Silence
-from pytest_resilience.chaos.faults.network import SlowResolution
-from pytest_resilience.chaos.faults.response import Bandwidth
-from pytest_resilience.chaos.faults.response import Corruption
-from pytest_resilience.chaos.faults.response import Dribble
-from pytest_resilience.chaos.faults.response import MalformedJson
-from pytest_resilience.chaos.faults.response import SlowClose
-from pytest_resilience.chaos.faults.response import Truncation
+from pytest_resilience.chaos.faults import network
+from pytest_resilience.chaos.faults import response
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.http_status import STATUS_PARAMETERS
@@ -46,10 +33,10 @@ LEAST_BANDWIDTH = 1_000  # and at 1
 TRUNCATED_TO = 0.5
 CORRUPTED = 0.01
 
-_WAITS: dict[str, Callable[..., Fault]] = {
-    "round_trip": Latency,
-    "slow_close": SlowClose,
-    "slow_dns": SlowResolution,
+_WAITS: dict[str, Callable[..., network.Fault]] = {
+    "round_trip": network.Latency,
+    "slow_close": response.SlowClose,
+    "slow_dns": network.SlowResolution,
 }
 _SLOW_MODES = (*_WAITS, "bandwidth", "dribble")
 _LATENCY_MODES_OF: dict[str, tuple[str, ...]] = {
@@ -60,32 +47,32 @@ _LATENCY_MODES_OF: dict[str, tuple[str, ...]] = {
 }
 
 
-def _truncation(given: Mapping[str, Any]) -> Truncation:
+def _truncation(given: Mapping[str, Any]) -> response.Truncation:
     share = given.get("share", TRUNCATED_TO)
     if share == 1:
         raise ConfigurationError(f"share={share:g}: all of the answer would arrive; give less")
-    return Truncation(share=share)
+    return response.Truncation(share=share)
 
 
-def _corruption(given: Mapping[str, Any]) -> Corruption:
+def _corruption(given: Mapping[str, Any]) -> response.Corruption:
     share = given.get("share", CORRUPTED)
     if share == 0:
         raise ConfigurationError(f"share={share:g}: nothing would be damaged; give more")
-    return Corruption(share=share)
+    return response.Corruption(share=share)
 
 
-_FAILURES: dict[str, Callable[[Mapping[str, Any]], Fault]] = {
-    "refuse": lambda _: Refusal(),
-    "reset": lambda _: Reset(),
-    "timeout": lambda _: Silence(),
-    "dns": lambda _: ResolutionFailure(),
-    "dns_not_found": lambda _: ResolutionFailure(known=False),
-    "partition": lambda _: Partition(),
-    "lose_answer": lambda _: LostResponse(),
+_FAILURES: dict[str, Callable[[Mapping[str, Any]], network.Fault]] = {
+    "refuse": lambda _: network.Refusal(),
+    "reset": lambda _: network.Reset(),
+    "timeout": lambda _: network.Silence(),
+    "dns": lambda _: network.ResolutionFailure(),
+    "dns_not_found": lambda _: network.ResolutionFailure(known=False),
+    "partition": lambda _: network.Partition(),
+    "lose_answer": lambda _: network.LostResponse(),
     "truncate": _truncation,
     "corrupt": _corruption,
     "status": status_response,
-    "malformed_json": lambda given: MalformedJson(body=given.get("body")),
+    "malformed_json": lambda given: response.MalformedJson(body=given.get("body")),
 }
 _FAILURE_MODES_OF: dict[str, tuple[str, ...]] = {
     **{each.name: ("status",) for each in STATUS_PARAMETERS},
@@ -101,19 +88,19 @@ def _bandwidth(name: str, value: Any) -> int:
     return rate
 
 
-def _latency(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
+def _latency(given: Mapping[str, Any], intensity: float) -> tuple[network.Fault, ...]:
     mode = mode_of(given, _LATENCY_MODES_OF, otherwise="round_trip")
     if mode == "bandwidth":
         usual = max(LEAST_BANDWIDTH, MOST_BANDWIDTH * (1 - intensity))
-        return (Bandwidth(rate=given.get("bandwidth", usual)),)
+        return (response.Bandwidth(rate=given.get("bandwidth", usual)),)
     if mode == "dribble":
         pause = given.get("delay", intensity * MOST_PAUSE)
-        return (Dribble(piece=given.get("piece", 1), pause=pause),)
+        return (response.Dribble(piece=given.get("piece", 1), pause=pause),)
     delay = given.get("delay", intensity * MOST_LATENCY)
     return (_WAITS[mode](delay=delay, distribution=distribution_of(given, delay)),)
 
 
-def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
+def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[network.Fault, ...]:
     return (_FAILURES[mode_of(given, _FAILURE_MODES_OF, otherwise="refuse")](given),)
 
 
