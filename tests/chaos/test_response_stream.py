@@ -24,6 +24,7 @@ from pytest_resilience.chaos.faults.network import LostResponse
 from pytest_resilience.chaos.faults.network import Partition
 from pytest_resilience.chaos.faults.network import Reset
 from pytest_resilience.chaos.faults.network import Silence
+from pytest_resilience.chaos.faults.response import Alteration
 from pytest_resilience.chaos.faults.response import Bandwidth
 from pytest_resilience.chaos.faults.response import Corruption
 from pytest_resilience.chaos.faults.response import Dribble
@@ -276,3 +277,36 @@ def test_pieces_that_a_driver_has_stamped_are_late_each_by_itself() -> None:
     stream.arrive(began)
     assert stream.next(3, began + 1, since=began + 1) == ReadPeer()
     assert stream.next(3, began + 1, since=began + 1.5) == WaitUntil(began + 1.5)
+
+
+class Shouting:
+    """What becomes of a response under the fault below."""
+
+    ended = spared = False
+
+    def alter(self, data: bytes) -> bytes:
+        return data.upper()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Shout(Alteration):
+    """A kind of fault that the package does not know."""
+
+    def altered(self) -> Shouting:
+        return Shouting()
+
+
+@given(bodies, cuts, cuts)
+def test_another_kind_of_fault_is_one_class(body: bytes, sent: list[int], reads: list[int]) -> None:
+    found = deliver([Latency(delay=1), Shout()], split(body, sent), reads=reads)
+    assert found == Delivery(body.upper(), [1] * len(body), EOF)
+
+
+def test_a_driver_that_wakes_up_late_loses_no_time_on_the_line() -> None:
+    clock = ManualClock()
+    began = clock.monotonic()
+    stream = ResponseStream(effect_of(Dribble(piece=1, pause=1), clock=clock))
+    assert stream.next(3, began) == WaitUntil(began + 1)
+    assert stream.next(3, began + 1.5) == ReadPeer(1)
+    stream.take(b"x")
+    assert stream.next(2, began + 1.5) == WaitUntil(began + 2)

@@ -1,12 +1,15 @@
-"""How blocking clients hear answers that come slowly, damaged, cut off, or made up."""
+"""How blocking clients receive responses that come slowly, damaged, cut off, or injected."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
 import http.client
 import json
 import queue
 import select
+import selectors
 import socket
 import ssl
 import threading
@@ -24,6 +27,7 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.response import Alteration
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.interceptors.conftest import HOST
@@ -471,3 +475,62 @@ def test_no_answer_is_made_up_in_the_middle_of_one(mode: str, inject: Inject) ->
             assert client.recv(100) == b"two"
         assert failure.matched == 0
     assert f"{port} (more of an answer)" in str(never_fired(failure))
+
+
+class Shouting:
+    """What becomes of a response under the fault below."""
+
+    ended = spared = False
+
+    def alter(self, data: bytes) -> bytes:
+        return data.upper()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Shout(Alteration):
+    """A kind of fault that the package does not know."""
+
+    def altered(self) -> Shouting:
+        return Shouting()
+
+
+def blocking(sock: socket.socket) -> bytes:
+    sock.sendall(b"hello")
+    return sock.recv(100)
+
+
+def polling(sock: socket.socket) -> bytes:
+    sock.setblocking(False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        sock.send(b"hello")
+        while True:
+            selector.select()
+            with contextlib.suppress(BlockingIOError):
+                return sock.recv(100)
+
+
+def in_asyncio(sock: socket.socket) -> bytes:
+    async def story() -> bytes:
+        reader, writer = await asyncio.open_connection(sock=sock)
+        writer.write(b"hello")
+        found = await reader.read(100)
+        writer.close()
+        return found
+
+    return asyncio.run(story())
+
+
+@pytest.mark.parametrize("client", [blocking, polling, in_asyncio])
+def test_no_way_to_receive_has_to_know_of_another_kind_of_fault(
+    client: Callable[[socket.socket], bytes], echo_port: int
+) -> None:
+    engine = Engine(lambda engine: [SocketInterceptor(engine)])
+    experiment = ChaosExperiment("loud", "network_latency", delay=1)
+    vars(experiment)["faults"] = (Shout(),)  # nobody can ask for it by a name
+    running = engine.start(experiment, seed=1)
+    try:
+        with socket.create_connection((HOST, echo_port)) as sock:
+            assert client(sock) == b"HELLO"
+    finally:
+        running.stop()
