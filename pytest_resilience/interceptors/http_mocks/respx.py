@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 
 from collections.abc import Callable
+from collections.abc import Coroutine
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -40,9 +42,9 @@ def install(engine: Engine, patches: Patches) -> None:
 
     load()
     patches.replace(AbstractRequestMocker, "_send_sync_request", _around_mocker)
-    patches.replace(AbstractRequestMocker, "_send_async_request", _around_mocker_async)
+    patches.replace(AbstractRequestMocker, "_send_async_request", _around_mocker)
     patches.replace(TryTransport, "handle_request", _around_transports)
-    patches.replace(TryTransport, "handle_async_request", _around_transports_async)
+    patches.replace(TryTransport, "handle_async_request", _around_transports)
     patches.replace(Router, "resolve", functools.partial(_over, engine))
     patches.replace(Router, "aresolve", functools.partial(_over_async, engine))
 
@@ -84,23 +86,10 @@ def _around_mocker(original: Any) -> Any:
         __tracebackhide__ = True
         if SENT_HERE in seen.extensions:
             return target_spec(instance, **given)
-        with _standing_for(instance):
-            return original.__func__(cls, seen, target_spec=target_spec, instance=instance, **given)
-
-    return classmethod(sending)
-
-
-def _around_mocker_async(original: Any) -> Any:
-    async def sending(
-        cls: Any, seen: Any, /, *, target_spec: Any, instance: Any, **given: Any
-    ) -> Any:
-        __tracebackhide__ = True
-        if SENT_HERE in seen.extensions:
-            return await target_spec(instance, **given)
-        with _standing_for(instance):
-            return await original.__func__(
-                cls, seen, target_spec=target_spec, instance=instance, **given
-            )
+        call = functools.partial(
+            original.__func__, cls, seen, target_spec=target_spec, instance=instance, **given
+        )
+        return _with_retries_of(instance, call)
 
     return classmethod(sending)
 
@@ -111,20 +100,23 @@ def _around_transports(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def handle_request(tried: Any, request: httpx.Request) -> Any:
         __tracebackhide__ = True
-        with _standing_for(tried.transports[-1]):
-            return original(tried, request)
+        return _with_retries_of(tried.transports[-1], functools.partial(original, tried, request))
 
     return handle_request
 
 
-def _around_transports_async(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    async def handle_async_request(tried: Any, request: httpx.Request) -> Any:
-        __tracebackhide__ = True
-        with _standing_for(tried.transports[-1]):
-            return await original(tried, request)
+def _with_retries_of(transport: Any, call: Callable[[], Any]) -> Any:
+    """The result of `call`, or a coroutine of it, with the retries of the user's transport."""
+    __tracebackhide__ = True
+    with _standing_for(transport):
+        result = call()
+    return _awaited(transport, result) if inspect.iscoroutine(result) else result
 
-    return handle_async_request
+
+async def _awaited(transport: Any, result: Coroutine[Any, Any, Any]) -> Any:
+    __tracebackhide__ = True
+    with _standing_for(transport):
+        return await result
 
 
 @contextlib.contextmanager
