@@ -60,12 +60,12 @@ def unmatched(runtime: Runtime) -> list[Figure]:
         running.stop()
     return [
         Figure(
-            what=f"unmatched statement, {door}.execute, over none",
-            value=(found[f"{door} under"] - found[door]) * 1e6,
+            what=f"unmatched statement, {method}.execute, over none",
+            value=(found[f"{method} under"] - found[method]) * 1e6,
             target=1.0,
             unit="us",
         )
-        for door in ("cursor", "connection")
+        for method in ("cursor", "connection")
     ]
 
 

@@ -49,7 +49,7 @@ class ImportHook:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """What the other finders find, with a loader that calls back."""
+        """The spec that the other finders find, with a loader that calls back."""
         if name not in self._awaited or getattr(self._asking, "name", None) == name:
             return None
         self._asking.name = name  # another one of us may ask all finders in turn

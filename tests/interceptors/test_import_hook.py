@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_module_that_is_there_has_arrived(folder: Path) -> None:
+def test_a_module_that_is_there_is_told_of_at_once(folder: Path) -> None:
     import guest  # type: ignore[import-not-found]  # noqa: F401  # it is made here
 
     heard: list[str] = []
@@ -84,7 +84,7 @@ def test_a_loader_of_several_modules_is_left_as_it_is(
     assert outer.__spec__.loader is outer.__loader__ is shared
 
 
-def test_one_that_cannot_be_executed_has_not_arrived(folder: Path) -> None:
+def test_one_that_cannot_be_executed_was_not_imported(folder: Path) -> None:
     (folder / "broken.py").write_text("raise OSError\n", encoding="utf-8")
     heard: list[str] = []
     hook = ImportHook({"broken": lambda: heard.append("broken")})

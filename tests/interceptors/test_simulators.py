@@ -40,8 +40,8 @@ def start(engine: Engine, kind: str, **parameters: Any) -> ActiveExperiment:
     return engine.start(ChaosExperiment(kind, kind, intensity=1, **parameters), seed=1)
 
 
-def request(answer: str = "ok") -> str:
-    return NetworkSimulator.simulate_request(lambda: answer)
+def request(response: str = "ok") -> str:
+    return NetworkSimulator.simulate_request(lambda: response)
 
 
 @pytest.mark.parametrize(

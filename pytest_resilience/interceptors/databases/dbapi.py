@@ -48,11 +48,11 @@ class HookedConnection(_Base):  # type: ignore[misc]  # see above
 
     @staticmethod
     def chaos_names(database: Any) -> tuple[str, ...]:
-        """What a database is called, the best name first."""
+        """The names of a database, the best first."""
         raise NotImplementedError
 
     def chaos_in_transaction(self) -> bool:
-        """Whether the connection is open, and a transaction on it."""
+        """The connection is open, and has begun a transaction."""
         raise NotImplementedError
 
     def chaos_failing(self, statement: str) -> Fail:
@@ -67,6 +67,7 @@ class HookedCursor(_Base):  # type: ignore[misc]  # see above
     connection: HookedConnection
 
     def execute(self, sql: Any, *args: Any) -> Any:
+        # Before all else: this is what a statement costs at which no experiment is aimed.
         if type(sql) is str and sql in self.chaos_hooks.unmatched:
             return super().execute(sql, *args)
         __tracebackhide__ = True

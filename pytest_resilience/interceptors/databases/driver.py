@@ -53,7 +53,7 @@ Fail = Callable[[DatabaseFailure], Steps | BaseException | None]
 
 @dataclass(slots=True)
 class Session:
-    """What is known of one connection.
+    """The state of one connection, as far as experiments are about it.
 
     Attributes:
         names: what its database is called, the best name first.
@@ -70,14 +70,14 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """What happens to one call: a wait, then maybe a failure, which `fail` brings about."""
+    """The effect on one call: a wait, then maybe a failure, which `fail` brings about."""
 
     effect: Effect
     fail: Fail
 
 
 class DriverHooks:
-    """What a driver calls before it connects, executes, commits, fetches or checks out.
+    """Called by a driver before it connects, executes, commits, fetches or checks out.
 
     Attributes:
         unmatched: statements that no active experiment is aimed at, whatever the connection
@@ -103,7 +103,7 @@ class DriverHooks:
 
     @property
     def only_recording(self) -> bool:
-        """Whether a new connection is only noted, outside of a test: it is not to be changed."""
+        """No test runs, so that a new connection is only noted, and stays what it is."""
         recorder = self._engine.recorder
         return recorder is not None and not recorder.in_test and not self._engine.active
 
@@ -119,7 +119,7 @@ class DriverHooks:
     ) -> Injection | None:
         """Before a statement; `in_transaction`: whether a transaction was begun before it."""
         control = control_word(statement)
-        if control == "commit":
+        if control == "commit":  # said as a statement, it is one all the same
             return self.before_commit(session, fail) if in_transaction else None
         if control:
             session.position = session.position if control == "savepoint" else 0
@@ -222,7 +222,7 @@ def _steps(
     if not isinstance(failure, DatabaseFailure):
         return (yield proceed)
     if failure.moment == AFTER:
-        yield proceed
+        yield proceed  # it is done, and only the response to it is lost
     error = injection.fail(failure)
     if isinstance(error, Generator):
         error = yield from error

@@ -42,6 +42,7 @@ class OpenedBefore:
 
     def install(self, patches: Patches) -> None:
         """Watch what is loaded: what is loaded later has no connection yet."""
+        # By the modules that are there: to import Django or SQLAlchemy for it takes long.
         observer = Observer(patches)
         django = getattr(sys.modules.get("django.db.backends.utils"), "CursorWrapper", None)
         dialect = getattr(sys.modules.get("sqlalchemy.engine.default"), "DefaultDialect", None)

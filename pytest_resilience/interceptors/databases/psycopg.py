@@ -133,6 +133,7 @@ class _Statements:
         """The end of a `with connection.transaction()`, which commits unless it is nested."""
 
         def before(transaction: Any, kind: Any, _error: Any, _traceback: Any) -> Injection | None:
+            # The end of a nested block releases a savepoint, which is no COMMIT.
             nested = not getattr(transaction, "_outer_transaction", True)
             if kind is not None or transaction.force_rollback or nested:
                 return None
@@ -159,6 +160,7 @@ class _Statements:
         server = postgres.Server(
             descriptor=connection.fileno,
             execute=execute,
+            # Not `connection.rollback`, which is forbidden within `connection.transaction()`.
             rollback=functools.partial(execute, "ROLLBACK"),
             errors=(psycopg.Error,),
         )
@@ -166,7 +168,7 @@ class _Statements:
 
 
 def _session_of(connection: Any) -> Session:
-    """What is known of a connection, kept on it."""
+    """The state of a connection, kept on it: also of one that was open before."""
     session: Session | None = vars(connection).get("chaos_session")
     if session is None:
         info = connection.info

@@ -77,6 +77,7 @@ def _refused(names: tuple[str, ...], failure: DatabaseFailure) -> BaseException:
     return error
 
 
+# `with connection` needs no hook: in C it calls the method `commit`, which is hooked.
 class _Connection(HookedConnection, _connection):  # type: ignore[misc]  # the classes are C's
     def cursor(
         self, name: Any = None, cursor_factory: Any = None, *args: Any, **kwargs: Any
@@ -110,6 +111,7 @@ def _fail(connection: Any, statement: str, failure: DatabaseFailure) -> Steps:
     server = postgres.Server(
         descriptor=connection.fileno,
         execute=execute,
+        # Not by a statement: the driver would believe itself in a transaction afterwards.
         rollback=connection.rollback,
         errors=(psycopg2.Error,),
     )

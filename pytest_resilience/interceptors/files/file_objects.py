@@ -131,7 +131,7 @@ def make_stream(  # noqa: PLR0917  # the order is that of open
     buffering: Any = -1, encoding: str | None = None, errors: str | None = None,
     newline: str | None = None, closefd: bool = True, opener: Any = None,
 ) -> Any:  # fmt: skip
-    """What `open` returns, made of a `RawFile` where an experiment is aimed at the file."""
+    """As `open`, with a `RawFile` below where an experiment is aimed at the file."""
     __tracebackhide__ = True
     given = (mode, buffering, encoding, errors, newline, closefd, opener)
     is_valid = _is_valid(mode, buffering, is_text_given=given[2:5] != (None, None, None))
@@ -162,7 +162,7 @@ def make_stream(  # noqa: PLR0917  # the order is that of open
 
 
 def _is_valid(mode: Any, buffering: Any, *, is_text_given: bool) -> bool:
-    """Whether `open` takes it; what it does not take is left for it to refuse."""
+    """As `open` sees it: what is not valid is left for it to refuse."""
     return (
         isinstance(mode, str)
         and isinstance(buffering, int)

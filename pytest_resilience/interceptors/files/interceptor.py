@@ -109,7 +109,7 @@ def _once(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def _replacements(
     functions: FileFunctions,
 ) -> tuple[tuple[frozenset[str], tuple[str, ...], Callable[[Any], Any]], ...]:
-    """What is replaced in `os`: for which kinds, the names, what makes the replacement.
+    """The functions of `os` to replace: for which kinds, their names, the maker of replacements.
 
     What may change where a path leads is always replaced. The names are constants, for Python's
     cache of attributes keeps every string that one was looked up by.

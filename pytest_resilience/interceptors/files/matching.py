@@ -61,11 +61,11 @@ class FileTargets:
 
     @property
     def only_recording(self) -> bool:
-        """Whether no experiment is about files: what is done with them is only noted."""
+        """No experiment is about files, so that what is done with them is only noted."""
         return not any(each.kinds & FILE_KINDS for each in self._engine.active)
 
     def forget(self) -> None:
-        """What paths mean has changed: other experiments, links, or another current folder."""
+        """To be called when paths mean something else: other experiments, links, another folder."""
         # Replaced, not emptied: another thread may be about to add what held before.
         self.untargeted: set[str] = set()
         self._targeted: dict[str, Names] = {}

@@ -64,6 +64,7 @@ class FileFunctions:
             if names:
                 self._files.apply(opening_kind(path, flags, folder), names, path)
             descriptor = original(path, flags, *args, **kwargs)
+            # The number may be that of a file which was torn and closed since.
             self._torn.pop(descriptor, None)
             return descriptor
 
@@ -95,6 +96,7 @@ class FileFunctions:
                 return original(fd, buffers, *more)
             data = b"".join(filter(None, views))
             accepted = self._accepted(fd, names, len(data))
+            # Joined only where a part of it is written: the end may lie within a buffer.
             return original(fd, buffers if accepted == len(data) else [data[:accepted]], *more)
 
         return write
@@ -178,6 +180,7 @@ class FileFunctions:
             src: Any, dst: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None
         ) -> None:
             __tracebackhide__ = True
+            # The new name first: it is the one shown, and the one that people aim at.
             there = self._files.names_at(dst, dst_dir_fd)
             here = self._files.names_at(src, src_dir_fd)
             if (there or here) and _exists(src, src_dir_fd):

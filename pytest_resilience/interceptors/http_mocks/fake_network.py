@@ -269,7 +269,7 @@ async def _hold(effect: Effect, seconds: float) -> None:
 
 
 def _in_trio() -> bool:
-    """Whether this is a task of trio, and not of asyncio."""
+    """This is a task of trio, and not of asyncio."""
     import asyncio
 
     try:

@@ -80,7 +80,7 @@ def _over_async(engine: Engine, original: Callable[..., Any]) -> Callable[..., A
 
 
 def _around_mocker(original: Any) -> Any:
-    """What is sent here goes past the mock, which lies around httpcore's classes too."""
+    """Requests that are sent here go past the mock, which lies around httpcore's classes too."""
 
     def sending(cls: Any, seen: Any, /, *, target_spec: Any, instance: Any, **given: Any) -> Any:
         __tracebackhide__ = True

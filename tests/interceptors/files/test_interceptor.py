@@ -300,11 +300,11 @@ def test_files_are_what_open_returns(
         return found
 
     plain = facts(tmp_path / "plain")
-    with inject(path=tmp_path / "aimed", mode="failed_fsync", at="sync"):
-        assert facts(tmp_path / "aimed") == plain
-    (tmp_path / "aimed").unlink()
-    with inject(path=tmp_path / "aimed", rate=0, mode="io_error", at="read|write") as seen:
-        assert facts(tmp_path / "aimed") == plain
+    with inject(path=tmp_path / "targeted", mode="failed_fsync", at="sync"):
+        assert facts(tmp_path / "targeted") == plain
+    (tmp_path / "targeted").unlink()
+    with inject(path=tmp_path / "targeted", rate=0, mode="io_error", at="read|write") as seen:
+        assert facts(tmp_path / "targeted") == plain
     assert seen.matched
 
 
@@ -318,8 +318,8 @@ def test_buffers_are_as_large_as_ever(tmp_path: Path, inject: Inject) -> None:
             return sizes
 
     plain = flushed(tmp_path / "plain")
-    with inject(path=tmp_path / "aimed", rate=0):
-        assert flushed(tmp_path / "aimed") == plain
+    with inject(path=tmp_path / "targeted", rate=0):
+        assert flushed(tmp_path / "targeted") == plain
 
 
 @pytest.mark.parametrize(
