@@ -10,7 +10,7 @@ import dataclasses
 
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.types.schema import TypeSchema, triggered
+from pytest_resilience.chaos.types.schema import TypeSchema, trigger_parameters
 from pytest_resilience.runtime import NewChaosType
 from pytest_resilience.report.cell import CellVerdict
 
