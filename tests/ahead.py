@@ -126,6 +126,12 @@ def _start(root: Path) -> Callable[[], None]:
 
 
 @pytest.fixture
+def ran_in(request: pytest.FixtureRequest, ran: pytest.RunResult) -> Path:
+    """Where `ran` has run."""
+    return request.config.stash[_FOLDERS][request.node.nodeid] / "suite"
+
+
+@pytest.fixture
 def ran(request: pytest.FixtureRequest) -> pytest.RunResult:
     """The result of the suite that the test is about."""
     folder = request.config.stash[_FOLDERS][request.node.nodeid]

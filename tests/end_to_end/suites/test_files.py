@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import json
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+
+from tests.ahead import runs
 
 
 SAVING = """
@@ -167,56 +172,55 @@ def test_that_fails(tmp_path):
 """
 
 
+LATE = """
+def save(path):
+    assert path.parent.is_dir()
+    path.write_text("x")
+"""
+
+
+def hitting(mode: str, *workers: str) -> Any:
+    asked = {"mode": mode} | ({"at": "open|read|write"} if mode == "io_error" else {})
+    suite = runs(
+        "--junitxml=report.xml",
+        *workers,
+        # With a cache.
+        variables={"PYTEST_ADDOPTS": "-p resilience", "PYTHONDONTWRITEBYTECODE": None},
+        others={"pytest.ini": "[pytest]\ntmp_path_retention_policy = failed\n"},
+        conftest="import pytest\npytest.register_assert_rewrite(*(f'late_{n}' for n in range(3)))",
+        test_own=f"ASKED = {asked}\n{OWN_FILES}",
+        late_0=LATE,
+        late_1=LATE,
+        late_2=LATE,
+    )
+    return pytest.param(mode, marks=suite, id="-".join([mode, *workers[-1:]]))
+
+
 @pytest.mark.parametrize(
-    ("mode", "workers"),
+    "mode",
     [
-        ("disk_full", ()),
-        ("io_error", ()),
-        ("permission_denied", ()),
-        ("too_many_open_files", ()),
-        ("read_only", ()),
-        ("permission_denied", ("-p", "xdist", "-n2")),
+        hitting("disk_full"),
+        hitting("io_error"),
+        hitting("permission_denied"),
+        hitting("too_many_open_files"),
+        hitting("read_only"),
+        hitting("permission_denied", "-p", "xdist", "-n2"),
     ],
 )
-def test_nothing_of_the_run_itself_is_hit(
-    pytester: pytest.Pytester,
-    monkeypatch: pytest.MonkeyPatch,
-    mode: str,
-    workers: tuple[str, ...],
-) -> None:
-    asked = {"mode": mode} | ({"at": "open|read|write"} if mode == "io_error" else {})
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p resilience")  # with a cache
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-    late = """
-        def save(path):
-            assert path.parent.is_dir()
-            path.write_text("x")
-    """
-    pytester.makepyfile(
-        test_own=f"ASKED = {asked}\n{OWN_FILES}", **{f"late_{number}": late for number in range(3)}
-    )
-    pytester.syspathinsert()
-    pytester.makeini("[pytest]\ntmp_path_retention_policy = failed\n")
-    pytester.makeconftest(
-        "import pytest\npytest.register_assert_rewrite(*(f'late_{n}' for n in range(3)))"
-    )
-    result = pytester.runpytest_subprocess(
-        "--junitxml=report.xml", f"--basetemp={pytester.path / 'base'}",
-        *workers,
-    )  # fmt: skip
-    result.assert_outcomes(passed=3, failed=1)
+def test_nothing_of_the_run_itself_is_hit(mode: str, ran: pytest.RunResult, ran_in: Path) -> None:
+    ran.assert_outcomes(passed=3, failed=1)
     # What the test writes, and nothing else. A buffer is flushed again when it is closed.
     hits = 6 if mode == "disk_full" else 3
     told = f"disk_failure: *, always, target path /[*][*] [[]marker[]] - 4 tests, matched {hits}, *"
-    result.stdout.fnmatch_lines(["*AssertionError*", "*shown*", told])
-    report = (pytester.path / "report.xml").read_text()
+    ran.stdout.fnmatch_lines(["*AssertionError*", "*shown*", told])
+    report = (ran_in / "report.xml").read_text()
     assert report.rstrip().endswith("</testsuites>")
-    cache = pytester.path / ".pytest_cache" / "v"
+    cache = ran_in / ".pytest_cache" / "v"
     assert list(json.loads((cache / "cache" / "lastfailed").read_text())) == [
         "test_own.py::test_that_fails"
     ]
     assert json.loads((cache / "saving" / "number").read_text()) in range(3)
-    compiled = {path.name.partition(".")[0] for path in pytester.path.glob("__pycache__/*.pyc")}
+    compiled = {path.name.partition(".")[0] for path in ran_in.glob("__pycache__/*.pyc")}
     assert compiled >= {"test_own", "late_0", "late_1", "late_2"}
 
 

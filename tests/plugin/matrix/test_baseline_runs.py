@@ -77,7 +77,7 @@ def applicable(shop: pytest.Pytester) -> dict[str, set[str]]:
     }
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n1")], ids=["alone", "xdist"])
 def test_a_test_is_run_under_what_could_hit_it(
     shop: pytest.Pytester, workers: tuple[str, ...]
 ) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
+
+from tests.ahead import runs
 
 
 SHOP = """
@@ -44,14 +47,21 @@ def shop(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-def run(shop: pytest.Pytester, *arguments: str, subprocess: bool = False) -> pytest.RunResult:
-    flags = ("--chaos-matrix", "--chaos-profile=ci", "--resilience-report=out.json")
-    start = shop.runpytest_subprocess if subprocess else shop.runpytest
-    return start(*flags, *arguments)
+FLAGS = ("--chaos-matrix", "--chaos-profile=ci", "--resilience-report=out.json")
 
 
-def counts(shop: pytest.Pytester) -> Counter[str]:
-    cells = json.loads((shop.path / "out.json").read_text())["cells"]
+def run(shop: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return shop.runpytest(*FLAGS, *arguments)
+
+
+def apart(*arguments: str, profile: str = PROFILE, **modules: str) -> pytest.MarkDecorator:
+    """The same in a process of its own."""
+    files = {f"{name}.py": text for name, text in {"shop": SHOP, **modules}.items()}
+    return runs(*FLAGS, *arguments, others={"pyproject.toml": profile, **files})
+
+
+def counts(folder: Path) -> Counter[str]:
+    cells = json.loads((folder / "out.json").read_text())["cells"]
     return Counter(cell["verdict"] for cell in cells)
 
 
@@ -112,7 +122,7 @@ def test_fixtures_of_functions_are_fresh_and_others_are_kept(shop: pytest.Pytest
     """)
     result = run(shop)
     result.assert_outcomes(passed=5)
-    assert counts(shop) == {"survived": 10}
+    assert counts(shop.path) == {"survived": 10}
 
 
 def test_unittest(shop: pytest.Pytester) -> None:
@@ -147,7 +157,7 @@ def test_unittest(shop: pytest.Pytester) -> None:
     """)
     result = run(shop)
     result.assert_outcomes(passed=3)
-    assert counts(shop) == {"survived": 4, "failed": 2}
+    assert counts(shop.path) == {"survived": 4, "failed": 2}
 
 
 def test_doctests(shop: pytest.Pytester) -> None:
@@ -162,7 +172,7 @@ def test_doctests(shop: pytest.Pytester) -> None:
     )
     result = run(shop, "--doctest-modules", "test_doc.py")
     result.assert_outcomes(passed=1)
-    assert counts(shop) == {"failed": 2}
+    assert counts(shop.path) == {"failed": 2}
 
 
 NAIVE = """
@@ -195,31 +205,34 @@ def test_timeouts_and_deadlines(shop: pytest.Pytester) -> None:
     """)
     result = run(shop, "-p", "pytest_timeout", "--timeout=30")
     result.assert_outcomes(passed=1)
-    assert counts(shop) == {"hang": 2}
+    assert counts(shop.path) == {"hang": 2}
 
 
 @pytest.mark.parametrize(
-    ("module", "plugin", "arguments"),
+    "module",
     [
-        ("pytest_randomly", "pytest_randomly", []),
-        ("pytest_rerunfailures", "pytest_rerunfailures", ["--reruns=2"]),
-        ("pytest_cov", "pytest_cov", ["--cov=shop", "--cov-report="]),
-        ("xdist", "xdist", ["-n2"]),
+        pytest.param(module, marks=apart("-p", module, *arguments, test_it=NAIVE))
+        for module, arguments in {
+            "pytest_randomly": (),
+            "pytest_rerunfailures": ("--reruns=2",),
+            "pytest_cov": ("--cov=shop", "--cov-report="),
+            "xdist": ("-n2",),
+        }.items()
     ],
 )
-def test_other_plugins(
-    shop: pytest.Pytester, module: str, plugin: str, arguments: list[str]
-) -> None:
+def test_other_plugins(module: str, ran: pytest.RunResult, ran_in: Path) -> None:
     pytest.importorskip(module)
-    shop.makepyfile(NAIVE)
-    result = run(shop, "-p", plugin, *arguments, subprocess=True)
-    result.assert_outcomes(passed=2)
-    assert counts(shop) == {"survived": 2, "failed": 2}
+    ran.assert_outcomes(passed=2)
+    assert counts(ran_in) == {"survived": 2, "failed": 2}
 
 
-def test_asyncio(shop: pytest.Pytester) -> None:
-    pytest.importorskip("pytest_asyncio")
-    shop.makepyfile("""
+@apart(
+    "-p",
+    "pytest_asyncio.plugin",
+    "--asyncio-mode=auto",
+    "-W",
+    "ignore",
+    test_it="""
         import asyncio
         import shop
 
@@ -233,17 +246,18 @@ def test_asyncio(shop: pytest.Pytester) -> None:
                 shop.stock()
             except Exception:
                 await asyncio.sleep(0)
-    """)
-    result = run(
-        shop, "-p", "pytest_asyncio.plugin", "--asyncio-mode=auto", "-W", "ignore", subprocess=True
-    )
-    result.assert_outcomes(passed=1)
-    assert counts(shop) == {"survived": 2}
+    """,
+)
+def test_asyncio(ran: pytest.RunResult, ran_in: Path) -> None:
+    pytest.importorskip("pytest_asyncio")
+    ran.assert_outcomes(passed=1)
+    assert counts(ran_in) == {"survived": 2}
 
 
-def test_anyio(shop: pytest.Pytester) -> None:
-    pytest.importorskip("anyio")
-    shop.makepyfile("""
+@apart(
+    "-p",
+    "anyio",
+    test_it="""
         import pytest
         import shop
 
@@ -254,14 +268,16 @@ def test_anyio(shop: pytest.Pytester) -> None:
         @pytest.mark.anyio
         async def test_naive():
             assert shop.stock() == 3
-    """)
-    result = run(shop, "-p", "anyio", subprocess=True)
-    result.assert_outcomes(passed=1)
-    assert counts(shop) == {"failed": 2}
+    """,
+)
+def test_anyio(ran: pytest.RunResult, ran_in: Path) -> None:
+    pytest.importorskip("anyio")
+    ran.assert_outcomes(passed=1)
+    assert counts(ran_in) == {"failed": 2}
 
 
-def test_hypothesis(shop: pytest.Pytester) -> None:
-    shop.makepyfile("""
+@apart(
+    test_it="""
         from hypothesis import given, settings, strategies as st
         import shop
 
@@ -272,10 +288,11 @@ def test_hypothesis(shop: pytest.Pytester) -> None:
                 shop.stock()
             except Exception:
                 pass
-    """)
-    result = run(shop, subprocess=True)
-    result.assert_outcomes(passed=1)
-    assert counts(shop) == {"survived": 2}
+    """
+)
+def test_hypothesis(ran: pytest.RunResult, ran_in: Path) -> None:
+    ran.assert_outcomes(passed=1)
+    assert counts(ran_in) == {"survived": 2}
 
 
 def test_subtests_of_inner_runs_are_not_counted(shop: pytest.Pytester) -> None:
@@ -291,7 +308,7 @@ def test_subtests_of_inner_runs_are_not_counted(shop: pytest.Pytester) -> None:
     """)
     result = run(shop, "--resilience-report-only")
     assert result.ret == 0
-    assert counts(shop)["failed"] == 2
+    assert counts(shop.path)["failed"] == 2
 
 
 def test_the_first_failure_ends_the_run_and_the_report_says_so(shop: pytest.Pytester) -> None:
@@ -306,14 +323,14 @@ def test_the_first_failure_ends_the_run_and_the_report_says_so(shop: pytest.Pyte
     """)
     result = run(shop, "-x")
     result.assert_outcomes(failed=1)
-    assert counts(shop) == {"invalid": 2, "not_run": 2}
+    assert counts(shop.path) == {"invalid": 2, "not_run": 2}
     document = json.loads((shop.path / "out.json").read_text())
     assert not document["complete"]
     assert document["interrupted"]
 
 
-def test_an_interrupt_loses_no_report(shop: pytest.Pytester) -> None:
-    shop.makepyfile("""
+@apart(
+    test_it="""
         import shop
 
         def test_wary():
@@ -323,16 +340,21 @@ def test_an_interrupt_loses_no_report(shop: pytest.Pytester) -> None:
                 raise KeyboardInterrupt
             except Exception:
                 pass
-    """)
-    result = run(shop, subprocess=True)
-    assert result.ret == pytest.ExitCode.INTERRUPTED
-    assert counts(shop) == {"survived": 1, "not_run": 1}
-    assert json.loads((shop.path / "out.json").read_text())["interrupted"] == "it was interrupted"
+    """
+)
+def test_an_interrupt_loses_no_report(ran: pytest.RunResult, ran_in: Path) -> None:
+    assert ran.ret == pytest.ExitCode.INTERRUPTED
+    assert counts(ran_in) == {"survived": 1, "not_run": 1}
+    document = json.loads((ran_in / "out.json").read_text())
+    assert document["interrupted"] == "it was interrupted"
 
 
-def test_a_worker_that_crashes_leaves_its_cells_not_run(shop: pytest.Pytester) -> None:
-    shop.makepyfile(
-        test_a="""
+@apart(
+    "-p",
+    "xdist",
+    "-n1",
+    "--max-worker-restart=0",
+    test_a="""
             import shop
 
             def test_wary():
@@ -341,7 +363,7 @@ def test_a_worker_that_crashes_leaves_its_cells_not_run(shop: pytest.Pytester) -
                 except Exception:
                     pass
         """,
-        test_b="""
+    test_b="""
             import os
             import shop
 
@@ -351,66 +373,81 @@ def test_a_worker_that_crashes_leaves_its_cells_not_run(shop: pytest.Pytester) -
                 except Exception:
                     os._exit(3)
         """,
-    )
-    result = run(shop, "-p", "xdist", "-n1", "--max-worker-restart=0", subprocess=True)
-    assert result.ret != 0
-    assert counts(shop) == {"survived": 2, "not_run": 2}
-    document = json.loads((shop.path / "out.json").read_text())
+)
+def test_a_worker_that_crashes_leaves_its_cells_not_run(
+    ran: pytest.RunResult, ran_in: Path
+) -> None:
+    assert ran.ret != 0
+    assert counts(ran_in) == {"survived": 2, "not_run": 2}
+    document = json.loads((ran_in / "out.json").read_text())
     assert "gw0 crashed" in document["interrupted"]
 
 
-def test_planned_cells_that_a_worker_never_ran_leave_the_run_incomplete(
-    shop: pytest.Pytester,
-) -> None:
-    shop.makepyfile(NAIVE)
-    shop.makeconftest("""
+@apart(
+    "-p",
+    "xdist",
+    "-n1",
+    test_it=NAIVE,
+    conftest="""
         def pytest_resilience_verdict(item, cell):
             if item.name == "test_wary":
                 raise RuntimeError("an internal error")
-    """)
-    result = run(shop, "-p", "xdist", "-p", "no:randomly", "-n1", subprocess=True)
-    document = json.loads((shop.path / "out.json").read_text())
-    assert result.ret != 0
-    assert counts(shop) == {"failed": 2, "not_run": 2}
-    assert document["interrupted"] == (
-        "2 planned cells were never run, "
-        "test_planned_cells_that_a_worker_never_ran_leave_the_run_incomplete.py::test_wary under "
-        "'no stock' first"
-    )
-    result.stdout.fnmatch_lines(
-        ["  - the run did not come to its end: 2 planned cells were never *"]
-    )
-
-
-@pytest.mark.parametrize(("careful", "verdict"), [(True, "survived"), (False, "failed")])
-def test_calls_of_a_mocked_transport_are_cells_like_others(
-    careful: bool, verdict: str, shop: pytest.Pytester
+    """,
+)
+def test_planned_cells_that_a_worker_never_ran_leave_the_run_incomplete(
+    ran: pytest.RunResult, ran_in: Path
 ) -> None:
-    with (shop.path / "pyproject.toml").open("a") as file:
-        file.write("""
+    assert ran.ret != 0
+    assert counts(ran_in) == {"failed": 2, "not_run": 2}
+    document = json.loads((ran_in / "out.json").read_text())
+    assert document["interrupted"] == (
+        "2 planned cells were never run, test_it.py::test_wary under 'no stock' first"
+    )
+    ran.stdout.fnmatch_lines(["  - the run did not come to its end: 2 planned cells were never *"])
+
+
+REFUSED = """
 [[tool.pytest_resilience.profiles.ci.experiments]]
 name = "refused"
 chaos_type = "network_failure"
 rate = 1
-""")
-    shop.makepyfile(f"""
-        import httpx
+"""
 
-        def greeting():
-            try:
-                return httpx.get("http://shop.example/").text
-            except httpx.ConnectError:
-                if not {careful}:
-                    raise
-                return "ok"
+CAREFUL_WITH_A_MOCK = """
+import httpx
 
-        def test_mocked(httpx_mock):
-            httpx_mock.add_response(text="ok", is_optional=True)
-            assert greeting() == "ok"
-    """)
-    result = run(shop, "--chaos-experiment=refused", "-p", "pytest_httpx", subprocess=True)
-    result.assert_outcomes(passed=1)
-    assert counts(shop) == {verdict: 1}
+def greeting():
+    try:
+        return httpx.get("http://shop.example/").text
+    except httpx.ConnectError:
+        if not CAREFUL:
+            raise
+        return "ok"
+
+def test_mocked(httpx_mock):
+    httpx_mock.add_response(text="ok", is_optional=True)
+    assert greeting() == "ok"
+"""
+
+
+def mocked(careful: bool) -> pytest.MarkDecorator:
+    arguments = ("--chaos-experiment=refused", "-p", "pytest_httpx")
+    test = CAREFUL_WITH_A_MOCK.replace("CAREFUL", str(careful))
+    return apart(*arguments, profile=PROFILE + REFUSED, test_it=test)
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        pytest.param("survived", marks=mocked(careful=True)),
+        pytest.param("failed", marks=mocked(careful=False)),
+    ],
+)
+def test_calls_of_a_mocked_transport_are_cells_like_others(
+    verdict: str, ran: pytest.RunResult, ran_in: Path
+) -> None:
+    ran.assert_outcomes(passed=1)
+    assert counts(ran_in) == {verdict: 1}
 
 
 def test_a_terminal_gets_one_line_that_is_written_over(shop: pytest.Pytester) -> None:

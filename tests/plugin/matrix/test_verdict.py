@@ -47,7 +47,7 @@ def only_cell(suite: pytest.Pytester) -> dict[str, Any]:
     return cell
 
 
-WORKERS = pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n2")], ids=["alone", "xdist"])
+WORKERS = pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n1")], ids=["alone", "xdist"])
 
 
 @WORKERS

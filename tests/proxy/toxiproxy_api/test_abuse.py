@@ -344,7 +344,7 @@ def test_the_largest_and_smallest_work(
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text() | st.integers() | st.just(10**500),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=8,
+    max_leaves=4,
 )
 NAMES = ("name", "upstream", "listen", "enabled", "toxics", "type", "stream", "toxicity")
 VALUES = (
