@@ -366,7 +366,7 @@ def test_the_walk_sees_the_whole_package() -> None:
     seen = {(each.by, each.of, each.moment) for each in imports(root)}
     assert ("", "errors", "typing") in seen
     assert ("clock", "asyncio", "call") in seen
-    assert ("plugin", "plugin.options", "import") in seen
+    assert ("plugin", "plugin.newhooks", "import") in seen
     assert ("plugin", "plugin.session", "call") in seen
     assert ("chaos.engine", "chaos.active_experiment", "import") in seen
 

@@ -2,7 +2,7 @@
 
 It registers options, markers and fixtures, and looks at the collected items. Whatever
 does something lives in modules imported by those who ask for it, so that an idle run
-pays for this file and `options` alone. No assertion stands here: PYTEST_DONT_REWRITE.
+pays for this file and `newhooks` alone. No assertion stands here: PYTEST_DONT_REWRITE.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from pytest_resilience.plugin import newhooks
-from pytest_resilience.plugin import options
 
 
 if TYPE_CHECKING:
@@ -34,7 +33,16 @@ if TYPE_CHECKING:
     from pytest_resilience.runtime import ChaosMonkey
 
 
+# The names under which parts are registered with pytest where they are needed.
 _SESSION = "resilience-chaos"
+_OPTIONS = "resilience-options"
+
+_CAPS = {
+    "chaos_max_cpu": "share of the CPUs that this process may use (default 100%)",
+    "chaos_max_memory": "memory, or share of what is available to this process (default 50%)",
+    "chaos_max_disk": "bytes on a disk, or share of what is free there (default 10%)",
+}
+
 _FIXTURES = frozenset({"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses"})
 
 
@@ -57,43 +65,45 @@ def pytest_configure(config: pytest.Config) -> None:
         "resilience(allowed=[], deadline=60): in the matrix, the exceptions that mean degraded and "
         "not failed, and the seconds after which the test hangs.",
     )
-    if any(options.given(config, flag) for flag in options.FLAGS):
+    options = config.pluginmanager.get_plugin(_OPTIONS)
+    if options is not None and any(options.given(config, flag) for flag in options.FLAGS):
         _session(config)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the ini options; the flags come when those of all other plugins are known."""
-    options.add_ini_options(parser)
+    """Add the ini options."""
+    parser.addini(
+        "chaos_services",
+        "Services that experiments can fail, a line each: "
+        "'payment = payments.internal:443 | shop.clients:Payment.charge' (which is imported).",
+        type="linelist",
+    )
+    for name, meaning in _CAPS.items():
+        parser.addini(name, f"The most that experiments may ask for: {meaning}.", default="")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(
     early_config: pytest.Config, parser: pytest.Parser, args: list[str]
 ) -> None:
-    """Add the flags.
+    """Add the flags, if one of them may be typed, or help is asked for.
 
-    A plugin that is loaded after this one could not add a flag of the same name, and no test
-    would run. By now all plugins are loaded that the user has installed, and ours make way.
+    Not sooner: a plugin that is loaded later could not add a flag of the same name, and no test
+    would run. By now every installed plugin is loaded, and our flags make way.
     """
-    options.add_flags(parser, early_config)
-    # Until now the values of our flags were taken for files to collect.
-    known = parser.parse_known_args(args, namespace=copy(early_config.option))
-    early_config.known_args_namespace.file_or_dir = known.file_or_dir
+    if any(map(_may_be_a_flag, args)):
+        from pytest_resilience.plugin import options
 
-
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say what to type where another plugin has taken names of our flags."""
-    names = [
-        f"{options.option_name(config, flag)} for --{flag}"
-        for flag in options.renamed_flags(config)
-    ]
-    told = f"resilience: another plugin has taken our options; type {', '.join(names)}"
-    return told if names else None
+        early_config.pluginmanager.register(options, _OPTIONS)
+        # Until now the values of our flags were taken for files to collect.
+        known = parser.parse_known_args(args, namespace=copy(early_config.option))
+        early_config.known_args_namespace.file_or_dir = known.file_or_dir
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """Answer --chaos-list."""
-    if not options.given(config, "chaos-list"):
+    options = config.pluginmanager.get_plugin(_OPTIONS)
+    if options is None or not options.given(config, "chaos-list"):
         return None
     from pytest_resilience.plugin.summary import list_types
 
@@ -221,6 +231,12 @@ def degradation_manager(request: pytest.FixtureRequest) -> DegradationManager:
     from pytest_resilience.plugin.fixtures import patterns
 
     return patterns.degradation(patterns.clock_of(request))
+
+
+def _may_be_a_flag(arg: str) -> bool:
+    if arg.startswith("--"):
+        return "chaos" in arg or "resilience" in arg or arg == "--help"
+    return arg == "-h" or arg.startswith("@")  # a file of arguments
 
 
 def _asks_for_chaos(item: pytest.Item) -> bool:

@@ -1,4 +1,4 @@
-"""The command-line flags and the ini options."""
+"""The flags: a plugin of its own, which is loaded where one of them may be typed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,7 @@ import pytest
 from pytest_resilience.plugin.pytest_internals import taken_options
 
 
-__all__ = [
-    "FLAGS",
-    "VALUES",
-    "add_flags",
-    "add_ini_options",
-    "given",
-    "option_name",
-    "renamed_flags",
-    "times_typed",
-]
+__all__ = ["FLAGS", "VALUES", "given", "option_name", "times_typed"]
 
 PREFIX = "resilience"
 
@@ -57,47 +48,34 @@ VALUES = {
     "resilience-baseline": "FILE",
     "resilience-shard": "I/N",
 }
-_CAPS = {
-    "chaos_max_cpu": "share of the CPUs that this process may use (default 100%)",
-    "chaos_max_memory": "memory, or share of what is available to this process (default 50%)",
-    "chaos_max_disk": "bytes on a disk, or share of what is free there (default 10%)",
-}
-
 _RENAMED = pytest.StashKey[list[str]]()
 
 
-def add_ini_options(parser: pytest.Parser) -> None:
-    """Add what can be set in the ini file."""
-    parser.addini(
-        "chaos_services",
-        "Services that experiments can fail, a line each: "
-        "'payment = payments.internal:443 | shop.clients:Payment.charge' (which is imported).",
-        type="linelist",
-    )
-    for name, meaning in _CAPS.items():
-        parser.addini(name, f"The most that experiments may ask for: {meaning}.", default="")
-
-
-def add_flags(parser: pytest.Parser, config: pytest.Config) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Add every flag, by its short name only where no other plugin has taken that."""
     taken = taken_options(parser)
+    renamed = [flag for flag in FLAGS if f"--{flag}" in taken]
     group = parser.getgroup(PREFIX, "chaos and resilience")
-    renamed = config.stash[_RENAMED] = [flag for flag in FLAGS if f"--{flag}" in taken]
     for flag, meaning in FLAGS.items():
         names = dict.fromkeys([_long(flag)] if flag in renamed else [f"--{flag}", _long(flag)])
         value = VALUES.get(flag)
         kind = {"action": "append", "metavar": value} if value else {"action": "store_true"}
         group.addoption(*names, dest=_dest(flag), default=None, help=meaning, **kind)
+    config = pluginmanager.get_plugin("pytestconfig")
+    assert isinstance(config, pytest.Config)
+    config.stash[_RENAMED] = renamed
 
 
-def renamed_flags(config: pytest.Config) -> list[str]:
-    """The flags whose short names another plugin has taken."""
-    return config.stash.get(_RENAMED, [])
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say what to type where another plugin has taken names of our flags."""
+    names = [f"{option_name(config, flag)} for --{flag}" for flag in config.stash[_RENAMED]]
+    told = f"resilience: another plugin has taken our options; type {', '.join(names)}"
+    return told if names else None
 
 
 def option_name(config: pytest.Config, flag: str) -> str:
     """The option to type for a flag in this run."""
-    return _long(flag) if flag in renamed_flags(config) else f"--{flag}"
+    return _long(flag) if flag in config.stash.get(_RENAMED, ()) else f"--{flag}"
 
 
 def given(config: pytest.Config, flag: str) -> list[str]:
