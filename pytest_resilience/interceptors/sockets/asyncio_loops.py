@@ -92,7 +92,7 @@ class LoopIterations:
 
 
 class _Iteration:
-    """What is known of one iteration of a loop, in monotonic seconds.
+    """The times of one iteration of a loop, in monotonic seconds.
 
     Attributes:
         began: when it began to read; None if it has not.
@@ -201,7 +201,7 @@ class AsyncioLoops:
         return max(now, sent_at) if loop is None else self._iterations.arrival(loop, sent_at, now)
 
     def task(self) -> Callable[[], object] | None:
-        """What gives, as long as it is there, the task that is behind what is done here."""
+        """A weak reference to the task that runs here; None if none does."""
         task = current_task_of_user() if self._reached else None
         return None if task is None else weakref.ref(task)
 
@@ -276,7 +276,7 @@ class AsyncioLoops:
 
 
 def _transport_of(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> Any:
-    """What reads `sock` for `loop`, unless it is closing; None if nothing does."""
+    """The transport that reads `sock` for `loop`, unless it is closing; None if there is none."""
     # asyncio's own note of which transport has which descriptor; loops in C have none.
     noted: Any = getattr(loop, "_transports", None)
     transport = noted.get(sock.fileno()) if is_a(noted, Mapping) else None

@@ -33,7 +33,7 @@ __all__ = ["LoopConnects", "NameResolution"]
 
 
 class LoopConnects:
-    """What happens to connects that loops begin.
+    """Connects that event loops begin and await.
 
     Attributes:
         decided: by the `id` of the socket, as long as they are tried.

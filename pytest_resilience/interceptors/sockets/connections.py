@@ -1,4 +1,4 @@
-"""What is known of each open connection: its ends, whose turn it is to speak, and what comes in."""
+"""The open connections: the ends of each, whose turn it is to speak, what comes in and goes out."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import socket
 import threading
 import weakref
 
+from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.descriptors import open_descriptors
+from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
@@ -26,7 +28,6 @@ from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.host_names import HostNames
-from pytest_resilience.interceptors.sockets.send_queue import SendQueue
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
 from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
@@ -40,12 +41,13 @@ from pytest_resilience.locks import fork_safe
 
 
 __all__ = [
-    "ConnectionTable", "Inbound", "TcpConnection", "Turn", "borrowed", "ends_of", "is_tcp",
-    "is_udp", "listening_ports",
+    "ConnectionTable", "Inbound", "SendQueue", "TcpConnection", "Turn", "borrowed", "ends_of",
+    "is_tcp", "is_udp", "listening_ports",
 ]  # fmt: skip
 
 _TALK = frozenset({SEND, RECEIVE})
 _NO_RESPONSE = TcpDetails()
+_CAPACITY = 1 << 18  # bytes: what a kernel takes, more or less, of what nobody acknowledges
 
 
 def _nobody() -> None:
@@ -133,6 +135,56 @@ class Inbound:
         self.asked_early = 0
         self.more_early = False
         self.thread: int | None = None
+
+
+class SendQueue:
+    """The messages of one connection, in order. Any thread may send them on.
+
+    Attributes:
+        messages: each with the function that sends it, or what is left of it.
+        cut: what keeps anything from being sent, since the last try.
+        lock: held by who uses the socket for it, or must not be disturbed there.
+        watched: a thread has to see when they can be sent: no loop does.
+        thread: which is in one of the sending methods: one may be made of others.
+    """
+
+    def __init__(self) -> None:
+        self.cut: Effect | None = None
+        self.watched = False
+        self.thread: int | None = None
+        self.messages: deque[tuple[Callable[..., int | None], bytes]] = deque()
+        self._room = _CAPACITY
+        self.lock = fork_safe(self, "lock", threading.RLock)
+        self._flushed_by: int | None = None
+
+    def keep(self, send: Callable[..., int | None], data: bytes) -> int:
+        """Keep as much of `data` as there is room for, to be sent by `send`; how many bytes."""
+        kept = min(self._room, len(data))
+        if kept or not data:
+            self.messages.append((send, data[:kept]))
+            self._room -= kept
+        return kept
+
+    def flush(self, sock: socket.SocketType) -> None:
+        """Send all of it. What was not sent when sending raises is kept."""
+        __tracebackhide__ = True
+        me = threading.get_ident()
+        if not self.messages or self._flushed_by == me:  # what sends may be made of other ways
+            return
+        with self.lock:
+            self._flushed_by = me
+            try:
+                while self.messages:
+                    send, data = self.messages[0]
+                    sent = send(sock, data)
+                    sent = len(data) if sent is None else sent
+                    self._room += sent
+                    if sent >= len(data):
+                        self.messages.popleft()
+                    else:
+                        self.messages[0] = (send, data[sent:])
+            finally:
+                self._flushed_by = None
 
 
 class TcpConnection:

@@ -55,7 +55,7 @@ class DelayingProtocol(asyncio.Protocol):
         return isinstance(self.protocol, SSLProtocol) and state in _LEAVING
 
     def hold(self, stream: ResponseStream) -> None:
-        """What comes from now on is held back until `stream` is due."""
+        """Hold back all that comes from now on until `stream` is due."""
         if self._transport.get_protocol() is not self:
             self.protocol = self._transport.get_protocol()
             self._transport.set_protocol(self)
@@ -111,7 +111,7 @@ class DelayingProtocol(asyncio.Protocol):
         self.protocol.resume_writing()
 
     def __getattr__(self, name: str) -> Any:
-        """What is asked of a transport's protocol, which this is for a while."""
+        """Any other attribute is that of the protocol whose place this takes."""
         return getattr(self.protocol, name)
 
     def _pause(self) -> None:
@@ -184,7 +184,7 @@ class DelayingProtocol(asyncio.Protocol):
                 self._fail(name, error)
 
     def _fail(self, name: str, error: BaseException) -> None:
-        """What a transport does when its protocol raises."""
+        """Do as a transport does whose protocol has raised."""
         self._loop.call_exception_handler(
             {
                 "message": f"Fatal error: protocol.{name}() call failed.",
@@ -223,14 +223,14 @@ class DelayingProtocol(asyncio.Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What has come of one response, or an EOF, and is told to the protocol when it is due."""
+    """One response, or an EOF: the calls of the protocol that wait until it is due."""
 
     stream: ResponseStream
     steps: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
 
 
 def delaying(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> DelayingProtocol:
-    """What delays for `transport`: its protocol, or one that can take its place."""
+    """The delaying protocol of `transport`, or a new one that can take its protocol's place."""
     protocol = transport.get_protocol()
     if isinstance(protocol, DelayingProtocol):
         return protocol

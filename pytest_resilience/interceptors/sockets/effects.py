@@ -64,7 +64,7 @@ _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
 class Receiver(Protocol):
-    """What something is received from: a socket, or what takes the place of one.
+    """A socket, or an object that takes its place, as far as waits need it.
 
     One that speaks TLS has a method `pending` as well.
     """
@@ -170,12 +170,12 @@ def available(sock: socket.socket) -> int:
 
 
 def timed_out(sock: Receiver) -> TimeoutError:
-    """What a receive raises when the socket's own timeout is over."""
+    """The error of a receive when the socket's own timeout is over."""
     return TimeoutError("The read operation timed out" if speaks_tls(sock) else "timed out")
 
 
 def silenced() -> OSError:
-    """What a receive without a timeout raises when the kernel gives up on a peer."""
+    """The error of a receive without a timeout when the kernel gives up on a peer."""
     error = _os_error(errno.ETIMEDOUT)
     error.add_note(
         "No timeout is set on this socket: the peer's silence would have lasted until the "
@@ -185,12 +185,12 @@ def silenced() -> OSError:
 
 
 def no_room(sock: Receiver) -> OSError:
-    """What a non-blocking send raises when the kernel takes no more."""
+    """The error of a non-blocking send when the kernel takes no more."""
     return _would_block(sock, "SSLWantWriteError", "SSL_ERROR_WANT_WRITE", "write")
 
 
 def nothing_yet(sock: Receiver) -> OSError:
-    """What a non-blocking receive raises when there is nothing to receive yet."""
+    """The error of a non-blocking receive when there is nothing to receive yet."""
     return _would_block(sock, "SSLWantReadError", "SSL_ERROR_WANT_READ", "read")
 
 
@@ -291,7 +291,7 @@ def replay(sock: socket.socket, inbound: Inbound, call: SocketCall) -> Any:
 
 
 def take(sock: socket.socket, stream: ResponseStream | None, data: bytes) -> bytes:
-    """What is delivered of the next `data` from the peer, and maybe EOF right after it."""
+    """The bytes that are delivered for `data` from the peer; EOF may follow them at once."""
     if stream is None or not data:
         return data
     delivered = stream.take(data)

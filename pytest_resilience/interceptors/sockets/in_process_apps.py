@@ -31,7 +31,7 @@ _MOCKED = "mock with respx or pytest-httpx, whose answers faults reach, or serve
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Caller:
-    """What calls an application.
+    """A test client, or a transport, that calls an application.
 
     Attributes:
         name: for people.

@@ -199,7 +199,7 @@ class SocketPatches:
     def _passing(
         self, handle: _Handle, name: str, original: Callable[..., Any]
     ) -> Callable[..., Any]:
-        """What calls `handle` unless the socket may pass; all that chaos costs one that may.
+        """A method that calls `handle` unless the socket may pass: the whole cost where it may.
 
         Nearly everybody gives one argument, and packing it in a tuple takes longer than this.
         """
@@ -290,7 +290,7 @@ class SocketPatches:
             or_none(self._connections.connected, connection, sock)
 
     def _look(self, look: Callable[..., _R], *args: Any) -> _R | None:
-        """What `look` finds, of whatever there is; None where it raises, or is removed."""
+        """The result of `look`; None where it raises, on odd objects, or nothing is installed."""
         if not self._installed:
             return None
         try:

@@ -226,7 +226,7 @@ class Receiver:
 def _fetch(
     sock: socket.socket, connection: TcpConnection, arguments: ReceiveArguments, most: int
 ) -> bytes:
-    """What is delivered of the next bytes, `most` at most, that are unread or in the kernel."""
+    """Read `most` bytes at most, of those unread first; returns what is delivered for them."""
     __tracebackhide__ = True
     inbound = connection.inbound
     if inbound.unread:

@@ -206,7 +206,7 @@ class Readiness:
         raise effects.nothing_yet(sock)
 
     def ended(self, sock: socket.socket, connection: TcpConnection) -> _Held | None:
-        """What was held and is over now; None if nothing was.
+        """The hold on `connection` that is over now; None if there was none.
 
         While it is not over, raises what a non-blocking receive raises; after a silence, what
         ends it.
@@ -274,7 +274,7 @@ class Readiness:
 
 
 class _Held:
-    """What is held back on one socket.
+    """A hold on one socket: it is kept from being ready to read.
 
     Time passes with the clock or with the machine, whichever is faster: one that stands
     still holds nobody up for ever.

@@ -22,8 +22,8 @@ from pytest_resilience.clock import in_a_loop
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
+from pytest_resilience.interceptors.sockets.connections import SendQueue
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
-from pytest_resilience.interceptors.sockets.send_queue import SendQueue
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import message_of
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket

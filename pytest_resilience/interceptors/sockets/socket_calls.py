@@ -1,4 +1,4 @@
-"""What a socket's methods are given: read from the call, and used to give less or something else.
+"""Calls of a socket's methods: their arguments read, and their results made.
 
 `recv`, `recv_into`, `recvfrom`, `recvmsg` and `SSLSocket.read` want the same thing and say it in
 different ways, and so do the methods that send.
@@ -76,7 +76,7 @@ def is_valid(call: SocketCall) -> bool:
 
 
 class ReceiveArguments:
-    """What a receiving method is given, and how it returns bytes.
+    """The arguments of a receiving method, and the way it returns bytes.
 
     Attributes:
         size: most bytes that it may return.
@@ -117,7 +117,7 @@ class ReceiveArguments:
         return bytes(result[0] if isinstance(result, tuple) else result)
 
     def returned(self, data: bytes) -> Any:
-        """What the method returns when it has received `data`, no more than `size`."""
+        """The result of the method when it has received `data`, of no more than `size` bytes."""
         if self._view is not None:
             self._view[: len(data)] = data
             return len(data)
@@ -126,7 +126,7 @@ class ReceiveArguments:
 
 
 def message_of(call: SocketCall) -> tuple[Callable[..., int | None], bytes]:
-    """What a sending method would send, and the function by which a socket sends some of it."""
+    """The function by which a socket sends some of a message, and the message of this call."""
     _, given, *more = call.args
     name, send = call.name, call.func
     if name == "sendmsg":
@@ -145,6 +145,6 @@ def _send_buffers(sendmsg: Callable[..., int], sock: socket.socket, data: bytes)
 
 
 def _content_of(file: Any, offset: int = 0, count: int | None = None) -> bytes:
-    """What `socket.sendfile` would send."""
+    """The bytes that `socket.sendfile` would send."""
     file.seek(offset)
     return bytes(file.read() if count is None else file.read(count))

@@ -37,7 +37,7 @@ _GRPC_TARGET = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Driver:
-    """What connects in C.
+    """A client that connects in C.
 
     Attributes:
         name: of the module.

@@ -1,4 +1,4 @@
-"""What a client's TLS records are about, as far as their outside tells.
+"""HTTP requests and TLS records of a client: what they ask for, seen from outside.
 
 Where TLS is made above the socket, as asyncio and anyio do, a connection that has been
 opened says more than requests: a handshake of one or two round trips, and goodbyes. The
@@ -82,7 +82,7 @@ def is_sealed(data: bytes) -> bool:
 
 
 def client_random(hello: bytes) -> bytes:
-    """What is in no other hello: 32 bytes after the type and length, and the version."""
+    """The 32 random bytes of a hello, after its type, length and version: no other has them."""
     start = _HEADER + 6
     return hello[start : start + 32]
 

@@ -470,8 +470,8 @@ def test_a_far_peer_that_resets(echo_port: int, inject: Inject, engine: Engine) 
             inject("network_latency", delay=0.1) as latency,
             inject("network_failure", mode="reset", rate=1) as failure,
         ):
-            writer.write(b"hello")
             started = time.monotonic()
+            writer.write(b"hello")
             with pytest.raises(ConnectionResetError):
                 await reader.read(100)
             assert time.monotonic() - started >= 0.1

@@ -152,8 +152,8 @@ def test_a_shorter_socket_timeout_fires_and_the_answer_still_comes(
 def test_a_peer_who_does_not_answer_times_out_as_ever(silent_port: int, inject: Inject) -> None:
     """There is no answer that could be delayed."""
     with connected(silent_port, 0.05) as client, inject("network_latency", delay=60):
-        client.sendall(b"hello")
         started = time.monotonic()
+        client.sendall(b"hello")
         with pytest.raises(TimeoutError, match=r"^timed out$"):
             client.recv(100)
         assert time.monotonic() - started >= 0.049
