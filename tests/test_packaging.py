@@ -18,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
+DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -55,14 +56,13 @@ def test_the_sdist_can_be_built_and_tested(built: Path) -> None:
     [path] = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for name in ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "tox.ini", ".ci/run"):
-        assert name in names
+    assert names >= {*DOCUMENTS, "pyproject.toml", "tox.ini", ".ci/run"}
     for path in (ROOT / "tests").rglob("*.py"):
         assert path.relative_to(ROOT).as_posix() in names
     tops = {name.partition("/")[0] for name in names}
     assert tops <= {
         *(".ci", "benchmarks", "docs", "examples", "pytest_resilience", "tests"),
-        *("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "tox.ini"),
+        *(*DOCUMENTS, "pyproject.toml", "tox.ini"),
         *("PKG-INFO", ".gitignore"),  # what hatchling adds
     }
 
