@@ -139,7 +139,7 @@ class Effect:
         )
 
     def error(self, target: str) -> Exception | None:
-        """What the call raises after the wait; None if it does not fail by itself."""
+        """The exception that the call raises after the wait; None if it does not raise."""
         return None if self.failure is None else self.failure.error(target)
 
     def uncount(self) -> None:

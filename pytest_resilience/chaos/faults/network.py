@@ -75,7 +75,7 @@ class Fault:
 
     @property
     def replacement(self) -> bytes | None:
-        """What is received in place of the response, and then EOF; None for the response."""
+        """Bytes to receive in place of the response, before EOF; None for the response itself."""
         return None
 
     def altered(self) -> Altered | None:
@@ -83,7 +83,7 @@ class Fault:
         return None
 
     def error(self, target: str) -> Exception | None:  # noqa: ARG002  # those that differ use it
-        """What the call raises to which it happens; None where the call itself does not fail."""
+        """The exception that the call raises; None where it is the response that fails."""
         return None
 
     def can_happen_to(self, operation: Operation) -> bool:
