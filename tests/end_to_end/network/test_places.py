@@ -108,13 +108,24 @@ def test_elsewhere(client: Client, lead_to: Lead, inject: Inject, places: list[s
     assert set(elsewhere(places, client.opened)) == unknown
 
 
-@pytest.mark.parametrize("mode", ["slow_dns", "dns"])
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [
+        ("network_latency", {"mode": "slow_dns", "delay": 0.001}),
+        ("network_failure", {"mode": "dns"}),
+    ],
+    ids=["slow_dns", "dns"],
+)
 @pytest.mark.parametrize("client", IN_LOOP, ids=str)
-def test_of_a_name_that_another_thread_resolves(
-    client: Client, mode: str, lead_to: Lead, inject: Inject, places: list[str]
+def test_of_a_name_that_another_thread_resolves(  # noqa: PLR0917  # all by name
+    client: Client,
+    kind: str,
+    parameters: dict[str, Any],
+    lead_to: Lead,
+    inject: Inject,
+    places: list[str],
 ) -> None:
-    kind = "network_latency" if mode == "slow_dns" else "network_failure"
-    slow = inject(kind, mode=mode, target="localhost")
+    slow = inject(kind, target="localhost", **parameters)
     with lead_to(client.speaks) as place, contextlib.suppress(Exception):
         peer = Peer(host="localhost", port=place.port)
         asyncio.run(story(client, peer, slow))
