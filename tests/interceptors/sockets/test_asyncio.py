@@ -231,7 +231,7 @@ TIMEOUTS: dict[Client, dict[str, type[Exception]]] = {
     with_streams: dict.fromkeys(("connect", "handshake", "receive"), TimeoutError),
 }
 # Whatever keeps the answer away.
-FAR = [
+FAR: list[tuple[str, dict[str, Any]]] = [
     ("network_latency", {"delay": 60}),
     ("network_failure", {"mode": "timeout", "rate": 1}),
 ]
