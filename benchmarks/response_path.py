@@ -37,20 +37,18 @@ MOST = {"blocking recv": (30, 12), "asyncio read": (45, 14), "mocked get": (45, 
 
 
 class Trace:
-    """The functions of the package that are entered while it is on."""
+    """The functions of the package that this thread enters while it is on."""
 
     def __init__(self) -> None:
         self.entered: set[CodeType] = set()
 
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
-        threading.setprofile(self._note)
         sys.setprofile(self._note)
         try:
             yield
         finally:
             sys.setprofile(None)
-            threading.setprofile(None)
 
     def _note(self, frame: FrameType, event: str, _: object) -> None:
         if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
