@@ -109,7 +109,7 @@ def _mark_lines(path: Path, first: int, name: str) -> list[int]:
 
 
 def _listed(owner: Any) -> list[ast.expr]:
-    """What `pytestmark = …` in the body of a module or class holds."""
+    """The marks of `pytestmark = …` in the body of a module or class."""
     for statement in owner.body:
         if isinstance(statement, ast.Assign):
             names = [target.id for target in statement.targets if isinstance(target, ast.Name)]

@@ -1,4 +1,4 @@
-"""What other plugins and conftest files can tell this one, and be told by it."""
+"""The hooks by which other plugins and conftest files extend this one, or are notified."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pytest_resilience_adapters() -> Iterable[Reader]:  # type: ignore[empty-body
 
 @pytest.hookspec
 def pytest_resilience_chaos_types() -> Iterable[NewChaosType]:  # type: ignore[empty-body]
-    """Give chaos types of your own: a name, what it can be told, and where it happens.
+    """Give chaos types of your own: a name, its parameters, and where it happens.
 
     They are asked for once, when the first chaos of a run is asked for; flags are read before
     any conftest.py but that of the root.

@@ -69,8 +69,8 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say what to type where another plugin has taken names of our flags."""
     names = [f"{option_name(config, flag)} for --{flag}" for flag in config.stash[_RENAMED]]
-    told = f"resilience: another plugin has taken our options; type {', '.join(names)}"
-    return told if names else None
+    line = f"resilience: another plugin has taken our options; type {', '.join(names)}"
+    return line if names else None
 
 
 def option_name(config: pytest.Config, flag: str) -> str:

@@ -92,7 +92,7 @@ def check_experiments(
 
 
 def selects(profile: Profile, item: pytest.Item) -> bool:
-    """Whether a test is meant by the profile's `markers` and `paths`."""
+    """True if the profile's `markers` and `paths` select the test."""
     path = os.path.relpath(item.path, item.config.rootpath).replace(os.sep, "/")
     if profile.paths and not any(fnmatch.fnmatch(path, each) for each in profile.paths):
         return False

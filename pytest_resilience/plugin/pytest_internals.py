@@ -136,7 +136,7 @@ def check_markers(expression: str) -> None:
 
 
 def has_markers(item: pytest.Item, expression: str) -> bool:
-    """Whether `-m expression` would select the item."""
+    """True if `-m expression` would select the item."""
     from _pytest.mark import MarkMatcher
 
     return bool(_compiled(expression).evaluate(MarkMatcher.from_markers(item.iter_markers())))

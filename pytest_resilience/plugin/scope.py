@@ -128,7 +128,7 @@ class ExperimentLog:
         return [*lines, *(line for elsewhere in self._elsewhere_by_chance for line in elsewhere())]
 
     def record(self, nodeid: str, monkeys: Sequence[ExperimentRecord] = ()) -> ChaosRecord:
-        """What is reported of the test; `monkeys`: what those of the whole run did to it.
+        """The record of the test; `monkeys`: the rows of those of the whole run.
 
         One row for each experiment, however often it ran: a block can be entered in a loop.
         """
@@ -198,7 +198,7 @@ class ChaosScope:
 
     @property
     def services(self) -> Services:
-        """What experiments of this test can name."""
+        """The services that experiments of this test can name."""
         return self._engine.services
 
     def declare(self, service: Service) -> None:

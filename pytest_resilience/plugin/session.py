@@ -71,7 +71,7 @@ class ChaosSession:
                 self._engine.check(request.experiment)
 
     def _may_declare(self, item: pytest.Item, request: ExperimentRequest) -> bool:
-        """Whether a fixture may declare the services of an experiment before it starts."""
+        """True if a fixture may declare the services of an experiment before it starts."""
         names = request.experiment.target_services
         return (
             not request.include_setup

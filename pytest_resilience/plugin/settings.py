@@ -1,4 +1,4 @@
-"""What the flags, ini options and profiles of this run say, read and checked once."""
+"""The flags, ini options and profiles of this run, read and checked once."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _MOST_DIGITS = 9  # of a number of shards: int() of very many raises
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeat:
-    """What to type to get the same faults again.
+    """The command that gives a test the same faults again.
 
     Attributes:
         flags: those of the seed and the experiments.
@@ -224,7 +224,7 @@ def _services(config: pytest.Config, profiles: Iterable[Profile]) -> Services:
 
 
 def _check(config: pytest.Config, services: Services, caps: Caps) -> Check:
-    """What every experiment of the flags has to pass, whoever is to start it.
+    """The check that every experiment of the flags has to pass.
 
     Not the caps in a worker of xdist, whose controller has looked already: when the machine
     has less left by now, the test that starts it reports that.
@@ -293,9 +293,9 @@ def _matrix(config: pytest.Config, profiles: list[Profile]) -> MatrixSettings | 
         reports=tuple(map(Path, given(config, "resilience-report"))),
         shard=_one(config, "resilience-shard", _shard) or (1, 1),
     )
-    flag, calm = (option_name(config, name) for name in ("chaos-matrix", "no-chaos"))
+    flag, no_chaos = (option_name(config, name) for name in ("chaos-matrix", "no-chaos"))
     if given(config, "no-chaos"):
-        _check_unused(config, f"cannot be with {calm}: without chaos")
+        _check_unused(config, f"cannot be with {no_chaos}: without chaos")
         return None
     if not given(config, "chaos-matrix"):
         _check_unused(config, f"needs {flag}: without it")
@@ -309,7 +309,7 @@ def _matrix(config: pytest.Config, profiles: list[Profile]) -> MatrixSettings | 
 
 
 def _report_only(config: pytest.Config) -> bool:
-    """Whether the matrix only reports: of that and a gate, what is typed overrules `addopts`."""
+    """True if the matrix only reports: of that and a gate, what is typed overrules `addopts`."""
     if not given(config, "resilience-report-only"):
         return False
     gate, only = (

@@ -1,4 +1,4 @@
-"""What the run says about its chaos; in the process that owns the terminal."""
+"""The chaos of a run in its header and summary, in the process that owns the terminal."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class LeakedResources:
     files: int = 0
 
     def more_than(self, other: LeakedResources) -> str:
-        """What is leaked beyond what another run leaks, in words; "" if nothing is."""
+        """The resources beyond those that another run leaks, in words; "" if there are none."""
         found = []
         for name in self.__slots__:
             more = getattr(self, name) - max(0, getattr(other, name))
@@ -39,7 +39,7 @@ class Snapshot:
         self._open = _descriptors()
 
     def leaked(self, baseline: LeakedResources | None = None) -> LeakedResources:
-        """What is there now and was not; counted again if that is more than in `baseline`."""
+        """The resources that are there now and were not; counted twice if more than `baseline`."""
         found = self._compare()
         if found.more_than(baseline or LeakedResources()):
             gc.collect()  # what only a cycle keeps open is closed
@@ -61,7 +61,7 @@ class Snapshot:
 
 
 def _descriptors() -> dict[int, str]:
-    """What is open, by number; empty where that cannot be known."""
+    """The open file descriptors; none where that cannot be known."""
     found = {}
     try:
         names = os.listdir("/proc/self/fd")

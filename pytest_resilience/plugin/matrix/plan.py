@@ -112,7 +112,7 @@ def configuration_of(profiles: Iterable[Profile]) -> str:
 
 
 def in_shard(nodeid: str, shard: tuple[int, int]) -> bool:
-    """Whether a test belongs to this part; the parts are the same on every machine."""
+    """True if a test belongs to this shard, which has the same tests on every machine."""
     index, count = shard
     digest = hashlib.blake2b(nodeid.encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") % count == index - 1

@@ -1,4 +1,4 @@
-"""What the matrix has found, where the terminal is: progress, gate, reports."""
+"""The cells of a run, where the terminal is: progress, gate, reports."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class _CellLog:
         return f"matrix {done}/{total}, {self._failing} not good, {left:.0f} s left"
 
     def report(self) -> Report:
-        """What has been found so far."""
+        """The report of the cells so far."""
         keys = {cell.key for cell in self.finished}
         missing = [cell for key, cell in self._planned.items() if key not in keys]
         return dataclasses.replace(
@@ -266,7 +266,7 @@ class Results:
 
 
 def _tally(report: Report, gate: GateResult) -> str:
-    """What came of the cells, as it stands behind their number."""
+    """How many cells are good, bad and so on, as it stands behind their number."""
     verdicts = [cell.verdict for cell in report.cells]
     counts = {
         "good": sum(each.good for each in verdicts),
@@ -275,8 +275,8 @@ def _tally(report: Report, gate: GateResult) -> str:
         "proving nothing": sum(each.proves_nothing for each in verdicts),
         "left out": sum(not (each.good or each.fails) for each in verdicts),
     }
-    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return f"cell{'' if len(verdicts) == 1 else 's'} ({told})"
+    parts = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"cell{'' if len(verdicts) == 1 else 's'} ({parts})"
 
 
 def _junit_file(config: pytest.Config) -> Path | None:
@@ -298,6 +298,6 @@ def _counts(report: Report) -> list[str]:
     lines = []
     for name in dict.fromkeys(cell.experiment for cell in report.cells):
         verdicts = [cell.verdict for cell in report.cells if cell.experiment == name]
-        told = [f"{verdicts.count(each)} {each.words}" for each in CellVerdict if each in verdicts]
-        lines.append(f"{name}: {', '.join(told)}")
+        parts = [f"{verdicts.count(each)} {each.words}" for each in CellVerdict if each in verdicts]
+        lines.append(f"{name}: {', '.join(parts)}")
     return lines
