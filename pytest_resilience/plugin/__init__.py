@@ -127,13 +127,16 @@ def pytest_collection_modifyitems(
     By now the conftest files of all directories have been read, with their adapters.
     """
     result = yield
-    if any(map(_has_marks_to_check, items)):
+    names = _mark_names(items)
+    if "resilience" in names or ("no_chaos" in names and any(map(_has_bad_no_chaos, items))):
         from pytest_resilience.plugin.markers import check_expectation
         from pytest_resilience.plugin.markers import check_marks
 
         check_marks(config, items, check_expectation)
     # Flags have started it already, and may choose among the tests.
-    if config.pluginmanager.has_plugin(_SESSION) or any(map(_asks_for_chaos, items)):
+    if config.pluginmanager.has_plugin(_SESSION) or (
+        "chaos" in names or any(map(_has_fixture, items))
+    ):
         from pytest_resilience.plugin.markers import check_marks
 
         check_marks(config, items, _session(config).check_mark)
@@ -239,18 +242,25 @@ def _may_be_a_flag(arg: str) -> bool:
     return arg == "-h" or arg.startswith("@")  # a file of arguments
 
 
-def _asks_for_chaos(item: pytest.Item) -> bool:
-    # Keywords first: they are cheap, but hold the names of files and functions too.
-    marked = "chaos" in item.keywords and item.get_closest_marker("chaos") is not None
-    names = getattr(item, "fixturenames", ())
-    return marked or not _FIXTURES.isdisjoint(names)
+def _mark_names(items: list[pytest.Item]) -> set[str]:
+    """The names of the marks on items and on what holds them, which is looked at once."""
+    names: set[str] = set()
+    seen: set[int] = set()
+    for item in items:
+        names.update([mark.name for mark in item.own_markers])
+        parent = item.parent
+        if parent is not None and id(parent) not in seen:
+            seen.add(id(parent))
+            names.update(mark.name for mark in parent.iter_markers())
+    return names
 
 
-def _has_marks_to_check(item: pytest.Item) -> bool:
-    return "resilience" in item.keywords or (
-        "no_chaos" in item.keywords
-        and any(mark.args or mark.kwargs for mark in item.iter_markers("no_chaos"))
-    )
+def _has_bad_no_chaos(item: pytest.Item) -> bool:
+    return any(mark.args or mark.kwargs for mark in item.iter_markers("no_chaos"))
+
+
+def _has_fixture(item: pytest.Item) -> bool:
+    return not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 def _session(config: pytest.Config) -> Any:
