@@ -22,11 +22,13 @@ from hypothesis import strategies as st
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.parsing.quantities import amount
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.runtime import Caps
 from pytest_resilience.runtime import Runtime
 from pytest_resilience.stress import machine
+from pytest_resilience.stress import process_limits
 from tests.free_loops import free_loops
 
 
@@ -138,6 +140,24 @@ def descriptors() -> int:
         for each in opened:
             os.close(each)
     return len(opened)
+
+
+def test_what_ours_give_back_is_not_left_beside_what_nothing_shows(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that waits in `accept` has a descriptor already, which poll does not know."""
+    ours = [os.open(os.devnull, os.O_RDONLY) for _ in range(3)]
+    hidden = os.open(os.devnull, os.O_RDONLY)
+    shown = open_descriptors
+    monkeypatch.setattr(process_limits, "open_descriptors", lambda: shown() - {hidden})
+    experiment = start(runtime, "fd_exhaustion", leave=1)
+    assert descriptors() == 1
+    with limits_lifted():
+        for each in ours:
+            os.close(each)
+    assert descriptors() == 1
+    experiment.stop()
+    os.close(hidden)
 
 
 @pytest.mark.parametrize("ends", list(itertools.permutations(range(3))))
