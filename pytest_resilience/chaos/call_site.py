@@ -28,6 +28,7 @@ from types import FunctionType
 from types import GeneratorType
 from types import ModuleType
 from typing import Any
+from typing import cast
 
 
 __all__ = ["caller", "current_task_of_user"]
@@ -82,8 +83,28 @@ def _waiting_site(frame: FrameType, folder: str, loop_objects: tuple[object, ...
     if role == _LOOP:
         return _task_site(loop_objects, folder) or _task_site((_current_task(),), folder)
     if role == _WORKER:
-        return _task_site(tuple(frame.f_locals.values()), folder)  # the job, and it is not for long
+        job = tuple(frame.f_locals.values())  # it is there, but not for long
+        return _task_site(job, folder) or _running_site(folder)
     return ""
+
+
+def _running_site(folder: str) -> str:
+    """The user's line that the one loop of another thread runs just now; '' if there are several.
+
+    A worker can begin before the task that has asked for it waits: until then nothing of what
+    the worker has leads to the task.
+    """
+    sites = set()
+    for innermost in sys._current_frames().values():  # noqa: SLF001  # there is no other way
+        site, frame = "", cast("FrameType | None", innermost)
+        while frame is not None and _control_role(frame.f_code) != _LOOP:
+            if not (site or _is_library(frame.f_code.co_filename)):
+                site = _format(frame, folder)
+            frame = frame.f_back
+        if frame is not None:
+            step = frame.f_locals.get("self")  # of a task, which a task of the user's may await
+            sites.add(site or _task_site((step,), folder))
+    return sites.pop() if len(sites) == 1 else ""
 
 
 def current_task_of_user() -> Any:
