@@ -176,23 +176,29 @@ def descriptor_limit(fault: DescriptorLimit) -> Stressor:
 
 
 def _descriptors_in_use() -> frozenset[int]:
-    """Those that are open, and those that nobody can have.
-
-    A thread that waits in `accept` has a number already that nothing shows. It is missing among
-    those that are given when all free ones are taken for a moment, the lowest first.
-    """
+    """Those that are open, and those that nobody can have, which `_taken` passes over."""
     shown = open_descriptors()
     free = [number for number in range(max(shown) + _MOST_HIDDEN) if number not in shown]
-    taken: list[int] = []
-    try:
-        with contextlib.suppress(OSError):  # there are fewer
-            taken.extend(os.dup(min(shown)) for _ in free[:_MOST_LEFT])
-    finally:
-        for each in taken:
-            os.close(each)
+    taken = _taken(len(free[:_MOST_LEFT]), min(shown))
     return shown | {
         number for number in free if number not in taken and number < max(taken, default=0)
     }
+
+
+def _taken(count: int, descriptor: int) -> list[int]:
+    """The numbers of `count` copies of a descriptor, the lowest first; fewer if there are no more.
+
+    They are taken for a moment, for a thread that waits in `accept` has a number already that
+    nothing shows: it is missing among those that are given.
+    """
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            taken.extend(os.dup(descriptor) for _ in range(count))
+    finally:
+        for each in taken:
+            os.close(each)
+    return taken
 
 
 def _as_many_left(wanted: Limits, before: frozenset[int], after: frozenset[int]) -> Limits:
@@ -212,21 +218,13 @@ def _number_had(left: int, in_use: frozenset[int]) -> int:
 def _number_after(leave: int) -> int | None:
     """The descriptor number that comes after `leave` more; None if there are not so many.
 
-    Found by opening them: a thread that waits in `accept` has a number already that nothing
-    shows. Of very many, which others may need, it is worked out.
+    Of very many, which others may need, it is worked out.
     """
+    shown = open_descriptors()
     if leave > _MOST_LEFT:
-        return _number_had(leave, open_descriptors())
-    tried: list[int] = []
-    try:
-        tried.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(leave + 1))
-    except OSError:
-        return None
-    else:
-        return tried[-1]
-    finally:
-        for each in tried:
-            os.close(each)
+        return _number_had(leave, shown)
+    taken = _taken(leave + 1, min(shown))
+    return taken[-1] if len(taken) > leave else None
 
 
 def memory_limit(fault: MemoryLimit) -> Stressor:
