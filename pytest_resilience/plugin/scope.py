@@ -258,10 +258,6 @@ class ChaosScope:
             self.experiments.started.append((request, active_experiment))
         return active_experiment
 
-    def stop(self, active_experiment: ActiveExperiment) -> None:
-        """End one experiment."""
-        active_experiment.stop()
-
     def stop_all(self) -> None:
         """End every experiment; harmless when they have ended."""
         for _, active_experiment in self.experiments.started:
