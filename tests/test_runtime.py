@@ -9,8 +9,6 @@ import threading
 import time
 
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
-from http.server import ThreadingHTTPServer
 
 import pytest
 import requests
@@ -28,30 +26,16 @@ from pytest_resilience.monkey.stop_conditions import BreakerOpens
 from pytest_resilience.runtime import ChaosMonkey
 from pytest_resilience.runtime import Runtime
 from pytest_resilience.runtime import default_runtime
+from tests.health_server import health_server
 
 
 PATIENCE = 30  # seconds
 
 
-class Health(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        body = b"well"
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None: ...
-
-
 @pytest.fixture
 def url() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/health"
-        server.shutdown()
-        thread.join(PATIENCE)
+    with health_server() as port:
+        yield f"http://127.0.0.1:{port}/health"
 
 
 def patched() -> dict[str, object]:

@@ -7,11 +7,8 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from pytest_resilience import toolkit_actions
 from pytest_resilience.chaostoolkit.experiment import ToolkitExperiment
 from pytest_resilience.monkey.steady_state import Verdict
 from pytest_resilience.runtime import default_runtime
+from tests.health_server import health_server
 
 
 ROOT = Path(__file__).parents[1]
@@ -30,30 +28,15 @@ EXPERIMENT = ROOT / "examples" / "chaos-toolkit.json"
 PATIENCE = 60  # seconds
 
 
-class Health(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        body = b"well"
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None: ...
-
-
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        monkeypatch.setenv("SERVICE_URL", f"http://127.0.0.1:{server.server_port}/health")
-        monkeypatch.setenv("SERVICE_TARGET", f"127.0.0.1:{server.server_port}")
+    with health_server() as port:
+        monkeypatch.setenv("SERVICE_URL", f"http://127.0.0.1:{port}/health")
+        monkeypatch.setenv("SERVICE_TARGET", f"127.0.0.1:{port}")
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         monkeypatch.delenv("http_proxy", raising=False)
         monkeypatch.setenv("no_proxy", "*")
-        yield server.server_port
-        server.shutdown()
-        thread.join(PATIENCE)
+        yield port
 
 
 def chaos(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:

@@ -24,7 +24,6 @@ from pytest_resilience.chaos.faults.network import LostResponse
 from pytest_resilience.chaos.faults.network import Partition
 from pytest_resilience.chaos.faults.network import Reset
 from pytest_resilience.chaos.faults.network import Silence
-from pytest_resilience.chaos.faults.response import Alteration
 from pytest_resilience.chaos.faults.response import Bandwidth
 from pytest_resilience.chaos.faults.response import Corruption
 from pytest_resilience.chaos.faults.response import Dribble
@@ -35,6 +34,7 @@ from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import WaitUntil
+from tests.another_fault import Shout
 
 
 EOF, RESET, LOST = "EOF", "reset", "lost"
@@ -277,23 +277,6 @@ def test_pieces_that_a_driver_has_stamped_are_late_each_by_itself() -> None:
     stream.arrive(began)
     assert stream.next(3, began + 1, since=began + 1) == ReadPeer()
     assert stream.next(3, began + 1, since=began + 1.5) == WaitUntil(began + 1.5)
-
-
-class Shouting:
-    """What becomes of a response under the fault below."""
-
-    ended = spared = False
-
-    def alter(self, data: bytes) -> bytes:
-        return data.upper()
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Shout(Alteration):
-    """A kind of fault that the package does not know."""
-
-    def altered(self) -> Shouting:
-        return Shouting()
 
 
 @given(bodies, cuts, cuts)

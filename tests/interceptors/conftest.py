@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import trustme
 
-from pytest_resilience import ChaosExperiment
 from pytest_resilience import Event
 from pytest_resilience import FaultInjected
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.free_loops import no_loop_was_running
+from tests.injecting import Inject
+from tests.injecting import injecting
 
 
 Handler = Callable[[socket.socket], None]
@@ -201,16 +201,5 @@ def events(engine: Engine) -> list[FaultInjected]:
 
 
 @pytest.fixture
-def inject(engine: Engine) -> Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]:
-    """`with inject("network_latency", delay=…) as active_experiment:`."""
-
-    @contextlib.contextmanager
-    def running(kind: str, **parameters: Any) -> Iterator[ActiveExperiment]:
-        name = parameters.pop("name", kind)
-        active_experiment = engine.start(ChaosExperiment(name, kind, **parameters), seed=1)
-        try:
-            yield active_experiment
-        finally:
-            active_experiment.stop()
-
-    return running
+def inject(engine: Engine) -> Inject:
+    return injecting(engine.start)

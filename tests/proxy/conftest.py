@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_resilience.proxy import ChaosProxy
+from pytest_resilience.proxy import ControlServer
 
 
 Handler = Callable[[socket.socket], None]
@@ -53,6 +54,19 @@ def serve() -> Iterator[Serve]:
         each.close()
     for thread in threads:
         thread.join(10)
+
+
+def whole_response(control: ControlServer, request: bytes) -> bytes:
+    """The whole response to a request, after which nothing more is sent."""
+    with socket.create_connection(control.address, timeout=30) as client:
+        with contextlib.suppress(OSError):  # it may be answered before it is all sent
+            client.sendall(request)
+            client.shutdown(socket.SHUT_WR)
+        response = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := client.recv(65536):
+                response += piece
+        return response
 
 
 def echo(connection: socket.socket) -> None:

@@ -16,10 +16,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pytest_resilience import ChaosExperiment
 from pytest_resilience import Event
 from pytest_resilience import FaultInjected
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.runtime import Runtime
 from tests.end_to_end.network.hostile import GOOD
 from tests.end_to_end.network.hostile import Handler
@@ -30,11 +28,11 @@ from tests.end_to_end.network.hostile import over_tls
 from tests.end_to_end.network.hostile import place
 from tests.end_to_end.network.hostile import relay
 from tests.end_to_end.network.tls_front import tls_front
+from tests.injecting import Inject
+from tests.injecting import injecting
 from tests.interceptors.conftest import Trust
 from tests.redis_server import redis_server
 
-
-Inject = Callable[..., AbstractContextManager[ActiveExperiment]]
 
 BODY = b'{"TableNames": ["teas"], "price": 12345}'
 
@@ -76,17 +74,7 @@ def kinds(runtime: Runtime) -> list[str]:
 @pytest.fixture
 def inject(runtime: Runtime) -> Inject:
     """`with inject("network_latency", target=…, delay=…) as active_experiment:`."""
-
-    @contextlib.contextmanager
-    def running(kind: str, **parameters: Any) -> Iterator[ActiveExperiment]:
-        given = {"rate": 1} | parameters
-        running = runtime.start(ChaosExperiment(kind, kind, **given), seed=1)
-        try:
-            yield running
-        finally:
-            running.stop()
-
-    return running
+    return injecting(runtime.start, rate=1)
 
 
 @pytest.fixture(scope="module")

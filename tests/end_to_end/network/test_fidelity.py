@@ -33,11 +33,11 @@ from tests.end_to_end.network.clients import Ask
 from tests.end_to_end.network.clients import Client
 from tests.end_to_end.network.clients import Peer
 from tests.end_to_end.network.conftest import BODY
-from tests.end_to_end.network.conftest import Inject
 from tests.end_to_end.network.conftest import answer
 from tests.end_to_end.network.hostile import Place
 from tests.fidelity_page import Section
 from tests.free_loops import no_loop_was_running
+from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
 
 

@@ -20,8 +20,8 @@ from tests.end_to_end.network.clients import AsyncAsk
 from tests.end_to_end.network.clients import Client
 from tests.end_to_end.network.clients import Peer
 from tests.end_to_end.network.clients import everything_closed
-from tests.end_to_end.network.conftest import Inject
 from tests.end_to_end.network.hostile import Place
+from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
 
 

@@ -23,9 +23,9 @@ from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from tests.end_to_end.network import hostile
 from tests.end_to_end.network.clients import Peer
 from tests.end_to_end.network.clients import dynamodb
-from tests.end_to_end.network.conftest import Inject
 from tests.end_to_end.network.conftest import answer
 from tests.end_to_end.network.hostile import Place
+from tests.injecting import Inject
 
 
 Lead = Callable[..., AbstractContextManager[Place]]

@@ -14,9 +14,9 @@ from tests.end_to_end.network.clients import BEHIND_PROXY
 from tests.end_to_end.network.clients import HTTP
 from tests.end_to_end.network.clients import OTHERS
 from tests.end_to_end.network.clients import Peer
-from tests.end_to_end.network.conftest import Inject
 from tests.end_to_end.network.hostile import Place
 from tests.end_to_end.network.test_fidelity import outcome
+from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
 
 

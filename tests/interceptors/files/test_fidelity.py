@@ -7,24 +7,23 @@ by: the class, the number, the names in the error, and the step at which it come
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.files.interceptor import FileInterceptor
+from tests.injecting import Inject
+from tests.injecting import injecting
 from tests.interceptors.files import file_actions
 from tests.interceptors.files.file_actions import access
 from tests.interceptors.files.file_actions import overflowing
@@ -36,23 +35,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="real failures a
 
 DEEDS = Path(file_actions.__file__)
 
-Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
-
 
 @pytest.fixture
 def inject() -> Iterator[Inject]:
     engine = Engine(lambda engine: [FileInterceptor(engine)])
 
-    @contextlib.contextmanager
-    def running(**parameters: Any) -> Iterator[ActiveExperiment]:
-        experiment = ChaosExperiment("disk", "disk_failure", **{"rate": 1, **parameters})
-        active_experiment = engine.start(experiment, seed=1)
-        try:
-            yield active_experiment
-        finally:
-            active_experiment.stop()
-
-    yield running
+    yield functools.partial(injecting(engine.start, name="disk", rate=1), "disk_failure")
     assert not engine.active
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import errno
+import functools
 import io
 import logging
 import os
@@ -32,14 +33,12 @@ from pytest_resilience import NeverFiredError
 from pytest_resilience import RetryConfig
 from pytest_resilience import RetryHandler
 from pytest_resilience.assertions import assert_file_intact
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.files.interceptor import FileInterceptor
-
-
-Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
+from tests.injecting import Inject
+from tests.injecting import injecting
 
 
 @pytest.fixture
@@ -57,16 +56,7 @@ def engine(clock: ManualClock) -> Iterator[Engine]:
 
 @pytest.fixture
 def inject(engine: Engine) -> Inject:
-    @contextlib.contextmanager
-    def running(**parameters: Any) -> Iterator[ActiveExperiment]:
-        experiment = ChaosExperiment("disk", "disk_failure", **{"rate": 1, **parameters})
-        active_experiment = engine.start(experiment, seed=1)
-        try:
-            yield active_experiment
-        finally:
-            active_experiment.stop()
-
-    return running
+    return functools.partial(injecting(engine.start, name="disk", rate=1), "disk_failure")
 
 
 @pytest.fixture

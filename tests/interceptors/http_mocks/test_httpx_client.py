@@ -9,7 +9,6 @@ import socket
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -19,7 +18,6 @@ import respx
 from pytest_httpx import HTTPXMock
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.clock import SYSTEM_CLOCK
@@ -28,6 +26,7 @@ from pytest_resilience.clock import ManualClock
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from tests.injecting import Inject
 from tests.interceptors.conftest import closed_port
 from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
@@ -38,8 +37,6 @@ from tests.interceptors.http_mocks.mocked_httpx import Mock
 from tests.interceptors.http_mocks.mocked_httpx import Respx
 from tests.interceptors.http_mocks.mocked_httpx import started
 
-
-Inject = Callable[..., AbstractContextManager[ActiveExperiment]]
 
 SAFE = "https://api.example.com/orders"
 

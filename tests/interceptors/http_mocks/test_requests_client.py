@@ -9,10 +9,8 @@ import re
 import socket
 import threading
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -25,17 +23,15 @@ from responses.registries import OrderedRegistry
 from urllib3 import Retry
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.clock import ManualClock
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from tests.injecting import Inject
 from tests.interceptors.conftest import serve
 
-
-Inject = Callable[..., AbstractContextManager[ActiveExperiment]]
 
 URL = "http://api.example.com/orders"
 SAFE = "https://api.example.com/orders"

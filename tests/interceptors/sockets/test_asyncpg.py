@@ -9,7 +9,6 @@ import threading
 import time
 import urllib.parse
 
-from collections.abc import Callable
 from collections.abc import Coroutine
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience import FaultInjected
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import serve
 
@@ -25,7 +24,6 @@ from tests.interceptors.conftest import serve
 asyncpg = pytest.importorskip("asyncpg")
 pytest.importorskip("pgserver", reason="there is no PostgreSQL for this Python")
 
-Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 DELAY = 0.05
 PATIENCE = 30  # seconds

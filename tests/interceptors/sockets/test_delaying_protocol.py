@@ -14,16 +14,14 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.interceptors.sockets import delaying_protocol
 from pytest_resilience.interceptors.sockets.delaying_protocol import DelayingProtocol
+from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
 
-
-Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 PATIENCE = 30  # seconds
 DELAY = 0.05

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import subprocess
 import sys
@@ -16,13 +15,12 @@ import httpx
 import pytest
 
 from pytest_resilience import NeverFiredError
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.diagnosis import never_fired
+from tests.injecting import Inject
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 
 
-Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 Lost = Callable[..., NeverFiredError]
 
 

@@ -23,16 +23,13 @@ import redis
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import FaultInjected
 from pytest_resilience import ManualClock
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from tests.injecting import Inject
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import serve
-
-
-Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 
 @contextlib.contextmanager

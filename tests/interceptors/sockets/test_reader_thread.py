@@ -15,14 +15,12 @@ from typing import Any
 import pytest
 
 from pytest_resilience import FaultInjected
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 
-
-Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 DELAY = 0.05  # seconds
 PATIENCE = 10

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import http.client
 import json
 import queue
@@ -16,7 +15,6 @@ import threading
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
@@ -25,19 +23,18 @@ import urllib3
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ManualClock
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.faults.response import Alteration
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from tests.another_fault import Shout
+from tests.injecting import Inject
+from tests.injecting import injecting
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import serve
 
-
-Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 BODY = b'{"name": "anything at all", "amount": 12345}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
@@ -199,17 +196,7 @@ def clock() -> ManualClock:
 def inject_by_hand(clock: ManualClock) -> Inject:
     """As `inject`, and waits are over at once: their lengths are read off the clock."""
     engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
-
-    @contextlib.contextmanager
-    def running(kind: str, **parameters: Any) -> Iterator[ActiveExperiment]:
-        name = parameters.pop("name", kind)
-        active_experiment = engine.start(ChaosExperiment(name, kind, **parameters), seed=1)
-        try:
-            yield active_experiment
-        finally:
-            active_experiment.stop()
-
-    return running
+    return injecting(engine.start)
 
 
 @contextlib.contextmanager
@@ -475,23 +462,6 @@ def test_no_answer_is_made_up_in_the_middle_of_one(mode: str, inject: Inject) ->
             assert client.recv(100) == b"two"
         assert failure.matched == 0
     assert f"{port} (more of an answer)" in str(never_fired(failure))
-
-
-class Shouting:
-    """What becomes of a response under the fault below."""
-
-    ended = spared = False
-
-    def alter(self, data: bytes) -> bytes:
-        return data.upper()
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Shout(Alteration):
-    """A kind of fault that the package does not know."""
-
-    def altered(self) -> Shouting:
-        return Shouting()
 
 
 def blocking(sock: socket.socket) -> bytes:

@@ -22,13 +22,12 @@ import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.diagnosis import never_fired
+from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 
-
-Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 BODY = b'{"name": "anything at all", "amount": 12345}'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (

@@ -19,18 +19,16 @@ from typing import Any
 import pytest
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import ManualClock
 from pytest_resilience.interceptors.sockets import receive_nonblocking
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 
-
-Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 DELAY = 0.05  # seconds
 LONG = 60

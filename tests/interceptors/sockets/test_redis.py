@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 
-from collections.abc import Callable
 from collections.abc import Iterator
 
 import pytest
@@ -16,11 +14,8 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from tests.injecting import Inject
 from tests.redis_server import redis_server
-
-
-Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 
 @pytest.fixture(scope="module")

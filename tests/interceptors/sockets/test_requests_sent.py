@@ -8,24 +8,21 @@ import socket
 import ssl
 import threading
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
 import trustme
 
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
 from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
 from pytest_resilience.interceptors.sockets.wire_format import FRAMED
 from pytest_resilience.interceptors.sockets.wire_format import kind_of
+from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import serve
 
-
-Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])

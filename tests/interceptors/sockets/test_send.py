@@ -21,12 +21,11 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import FaultInjected
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
+from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import serve
 
-
-Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 PARTITION: dict[str, Any] = {"mode": "partition"}
 

@@ -25,11 +25,11 @@ import requests
 import urllib3
 
 from pytest_resilience import FaultInjected
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.clock import ManualClock
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import Trust
@@ -39,8 +39,6 @@ from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
 
-
-Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 TIMEOUT = 0.2
 

@@ -11,7 +11,6 @@ import time
 
 from collections.abc import Awaitable
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -20,7 +19,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import all_names_are_ours
@@ -28,7 +27,6 @@ from tests.interceptors.conftest import closed_port
 from tests.interceptors.conftest import serve
 
 
-Inject = Callable[..., AbstractContextManager[ActiveExperiment]]
 Action = Callable[[int], Awaitable[object]]
 
 DELAY = 0.1  # seconds

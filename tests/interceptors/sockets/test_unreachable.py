@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import subprocess
 import sys
@@ -17,17 +16,14 @@ import pytest
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import NeverFiredError
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.runtime import new_engine
+from tests.injecting import Inject
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 from tests.proxy.postgres import listening
-
-
-Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
 
 @pytest.fixture

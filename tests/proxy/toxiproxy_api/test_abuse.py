@@ -30,6 +30,7 @@ from pytest_resilience.proxy.toxiproxy_api.server import _RequestReader
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask
 from tests.proxy.conftest import echo
+from tests.proxy.conftest import whole_response
 
 
 @pytest.fixture
@@ -47,15 +48,7 @@ def upstream(serve: Serve) -> str:
 
 def exchange(control: ControlServer, request: bytes) -> tuple[int, Any]:
     """The status and the JSON of the answer to a request, after which nothing more is sent."""
-    with socket.create_connection(control.address, timeout=30) as client:
-        with contextlib.suppress(OSError):  # it may be answered before it is all sent
-            client.sendall(request)
-            client.shutdown(socket.SHUT_WR)
-        answer = b""
-        with contextlib.suppress(ConnectionResetError):
-            while piece := client.recv(65536):
-                answer += piece
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, _, body = whole_response(control, request).partition(b"\r\n\r\n")
     version, status, *_ = head.split(b" ")
     assert version == b"HTTP/1.0"
     return int(status), json.loads(body) if body else None

@@ -24,6 +24,7 @@ from pytest_resilience.proxy import ControlServer
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask
 from tests.proxy.conftest import echo
+from tests.proxy.conftest import whole_response
 
 
 @pytest.fixture
@@ -273,19 +274,6 @@ def test_bodies_that_come_in_pieces(control: ControlServer, upstream: str) -> No
     assert (answer.status_code, answer.json()["name"]) == (201, "x")
 
 
-def exchange(control: ControlServer, request: bytes) -> bytes:
-    """The whole answer to a request, after which nothing more is sent."""
-    with socket.create_connection(control.address, timeout=10) as client:
-        with contextlib.suppress(OSError):  # it may be answered before it is all sent
-            client.sendall(request)
-            client.shutdown(socket.SHUT_WR)
-        answer = b""
-        with contextlib.suppress(ConnectionResetError):
-            while piece := client.recv(65536):
-                answer += piece
-        return answer
-
-
 POST = b"POST /proxies HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 HOSTILE = {
@@ -339,7 +327,7 @@ def test_what_is_no_good_request_is_refused_in_words(
     control: ControlServer, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     request, status = HOSTILE[what]
-    answer = exchange(control, request)
+    answer = whole_response(control, request)
     if answer:  # where there is more to come than anybody reads, the answer may be lost
         assert answer.startswith(b"HTTP/1.0 %d " % status)
         assert b"Traceback" not in answer
@@ -352,7 +340,7 @@ def test_what_is_no_good_body_is_refused_in_words(
     control: ControlServer, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     body = BODIES[what]
-    answer = exchange(control, POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    answer = whole_response(control, POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     assert answer.startswith(b"HTTP/1.0 400 ")
     said = json.loads(answer.partition(b"\r\n\r\n")[2])
     assert said["status"] == 400
@@ -367,7 +355,7 @@ def test_what_is_no_good_body_is_refused_in_words(
 )
 def test_whatever_is_sent_is_answered_or_hung_up_on(head: bytes, rest: bytes) -> None:
     with ControlServer(listen=("127.0.0.1", 0), seed=1) as control:
-        answer = exchange(control, head + rest)
+        answer = whole_response(control, head + rest)
         assert not answer or answer.startswith((b"HTTP/1.0 ", b"<!DOCTYPE")) or b"Error" in answer
         assert call(control, "GET /proxies")[0] == 200
 
@@ -383,12 +371,12 @@ def test_whatever_is_sent_is_answered_or_hung_up_on(head: bytes, rest: bytes) ->
 def test_a_name_that_leads_here_is_not_enough(
     control: ControlServer, host: str, status: int
 ) -> None:
-    answer = exchange(control, f"GET /proxies HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    answer = whole_response(control, f"GET /proxies HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.0 %d " % status)
 
 
 def test_a_client_of_http_1_0_need_not_say_whom_it_means(control: ControlServer) -> None:
-    assert exchange(control, b"GET /proxies HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200 ")
+    assert whole_response(control, b"GET /proxies HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200 ")
 
 
 def test_who_drips_bytes_is_given_up_on(
@@ -419,11 +407,11 @@ def test_connections_are_bounded(control: ControlServer, monkeypatch: pytest.Mon
             stack.enter_context(socket.create_connection(control.address, timeout=10))
             for _ in range(3)
         ]
-        refused = exchange(control, b"GET /proxies HTTP/1.0\r\n\r\n")
+        refused = whole_response(control, b"GET /proxies HTTP/1.0\r\n\r\n")
         assert not refused or refused.startswith(b"HTTP/1.0 503 ")
         before = threading.active_count()
         for _ in range(20):
-            exchange(control, b"GET /proxies HTTP/1.0\r\n\r\n")
+            whole_response(control, b"GET /proxies HTTP/1.0\r\n\r\n")
         assert threading.active_count() <= before
         for each in idle:
             each.sendall(b"GET /proxies HTTP/1.0\r\n\r\n")

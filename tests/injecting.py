@@ -1,0 +1,35 @@
+"""Experiments that are started for a block."""
+
+from __future__ import annotations
+
+import contextlib
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
+
+
+__all__ = ["Inject", "injecting"]
+
+Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
+
+
+def injecting(start: Callable[..., ActiveExperiment], **usual: Any) -> Inject:
+    """`with inject("network_latency", delay=…) as active_experiment:`.
+
+    `start`: of an engine or a runtime. `usual`: what is given unless the block gives it.
+    """
+
+    @contextlib.contextmanager
+    def inject(kind: str, **parameters: Any) -> Iterator[ActiveExperiment]:
+        given = usual | parameters
+        active_experiment = start(ChaosExperiment(given.pop("name", kind), kind, **given), seed=1)
+        try:
+            yield active_experiment
+        finally:
+            active_experiment.stop()
+
+    return inject
