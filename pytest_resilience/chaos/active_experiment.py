@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.resources import PressureReading
+from pytest_resilience.chaos.forked_children import PAUSED
+from pytest_resilience.chaos.forked_children import STOPPED
 from pytest_resilience.chaos.forked_children import SharedCounts
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.unmatched import UnmatchedOperations
@@ -93,20 +95,20 @@ class ActiveExperiment:
     @property
     def stopped(self) -> bool:
         """Whether it was ended before its time; in a forked child, by the parent too."""
-        return self.counts.stopped
+        return bool(self.counts.state[STOPPED])
 
     @property
     def paused(self) -> bool:
         """Whether it has no effect for now; its time goes on."""
-        return self.counts.paused
+        return bool(self.counts.state[PAUSED])
 
     @paused.setter
     def paused(self, paused: bool) -> None:
-        self.counts.pause(paused)
+        self.counts.set_state(PAUSED, paused)
 
     def stop(self) -> None:
         """End it, in forked children as well; harmless when it has ended. A child ends its copy."""
-        self.counts.stop()
+        self.counts.set_state(STOPPED, True)
         self._on_stop(self)
 
     def left(self, now: float) -> float:
@@ -114,7 +116,8 @@ class ActiveExperiment:
 
         Also 0 while it is paused, so that nobody waits for it.
         """
-        if self.counts.is_off:
+        state = self.counts.state
+        if state[STOPPED] or state[PAUSED]:
             return 0.0
         return max(0.0, self.started_at + self.experiment.duration - now)
 
@@ -126,11 +129,11 @@ class ActiveExperiment:
         experiment = self.experiment
         if not self.left(now):
             return ()
-        possible = [
-            fault
-            for fault in experiment.faults
-            if operation.kind in fault.kinds and fault.can_happen_to(operation)
-        ]
+        possible = []
+        for fault in experiment.faults:
+            if operation.kind not in fault.kinds or not fault.can_happen_to(operation):
+                continue
+            possible.append(fault)
         if not possible or not experiment.matches_target(operation):
             self.unmatched.note(operation)
             return ()
@@ -139,10 +142,12 @@ class ActiveExperiment:
         if experiment.is_nothing or not experiment.trigger.hits(number, elapsed, self._draws):
             return ()
         self.counts.add_hit()
-        if experiment.varies:
-            share = self._delays.draw(number)
-            possible = [fault.drawn(share) for fault in possible]
-        return [Hit(self, fault, number) for fault in possible]
+        share = self._delays.draw(number) if experiment.varies else 0.0
+        hits = []
+        for fault in possible:
+            happens = fault.drawn(share) if experiment.varies else fault
+            hits.append(Hit(self, happens, number))
+        return hits
 
     def __repr__(self) -> str:
         until = "inf" if math.isinf(self.ends_at) else f"{self.ends_at:.3f}"

@@ -21,10 +21,11 @@ from typing import Protocol
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["Forked", "SharedCounts", "watch_forks"]
+__all__ = ["PAUSED", "STOPPED", "Forked", "SharedCounts", "watch_forks"]
 
 _SLOTS = 256  # as many as there are in a page of memory
-_PAIR = struct.Struct("qq")  # matched, hits; the first pair of all is: stopped, paused
+_PAIR = struct.Struct("qq")  # matched, hits; in the place of the first pair is the state
+STOPPED, PAUSED = 0, 1  # bytes of the state
 
 
 class SharedCounts:
@@ -32,6 +33,7 @@ class SharedCounts:
 
     Attributes:
         delay: seconds of waiting, in this process alone.
+        state: whether it is `STOPPED`, whether it is `PAUSED`, by these; read at every operation.
     """
 
     def __init__(self) -> None:
@@ -39,8 +41,7 @@ class SharedCounts:
         self._matched = 0
         self._hits = 0
         self._number = 0  # of the latest operation that this process matched
-        self._stopped = False
-        self._paused = False
+        self.state: bytearray | mmap.mmap = bytearray(2)
         self._page: mmap.mmap | None = None  # shared, once there are children
         self._in_child = False
         self._lock = fork_safe(self, "_lock", threading.Lock)
@@ -60,47 +61,18 @@ class SharedCounts:
             return 0
         return sum(pair[which] for pair in _PAIR.iter_unpack(self._page[_PAIR.size :]))
 
-    @property
-    def is_off(self) -> bool:
-        """Whether it has no effect: `stopped` or `paused`, at the cost of one of them."""
+    def set_state(self, which: int, value: bool) -> None:
+        """Let it be `STOPPED` or `PAUSED`, or not, in children as well; a child does so alone."""
         if self._in_child:
-            return self.stopped or self.paused
-        return self._stopped or self._paused
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it was ended; in a child, by the parent too."""
-        return self._stopped or bool(self._said_by_parent(0))
-
-    @property
-    def paused(self) -> bool:
-        """Whether it has no effect for now; in a child, as the parent says."""
-        return bool(self._said_by_parent(1)) if self._in_child else self._paused
-
-    def _said_by_parent(self, which: int) -> int:
-        if self._page is None or not self._in_child:
-            return 0
-        return int(_PAIR.unpack_from(self._page)[which])
-
-    def stop(self) -> None:
-        """End it, in children as well; a child ends its copy alone."""
-        self._stopped = True
-        self._tell_children()
-
-    def pause(self, paused: bool) -> None:
-        """Let it have no effect for now, or have it again."""
-        self._paused = paused
-        self._tell_children()
-
-    def _tell_children(self) -> None:
-        if self._page is not None and not self._in_child:
-            _PAIR.pack_into(self._page, 0, self._stopped, self._paused)
+            self.state = bytearray(self.state[:2])
+        self.state[which] = value
 
     def before_fork(self) -> None:
         """Have something to share with a child that is about to be made."""
         if self._page is None:
             self._page = mmap.mmap(-1, _SLOTS * _PAIR.size)
-            self._tell_children()
+            self._page[:2] = bytes(self.state)
+            self.state = self._page
 
     def after_fork(self) -> None:
         """In the child: count for the parent."""
