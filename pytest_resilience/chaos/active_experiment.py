@@ -137,11 +137,11 @@ class ActiveExperiment:
         if not possible or not experiment.matches_target(operation):
             self.unmatched.note(operation)
             return ()
-        number = self.counts.add_match()
+        number = self.counts.add(matched=1)
         elapsed = now - self.started_at
         if experiment.is_nothing or not experiment.trigger.hits(number, elapsed, self._draws):
             return ()
-        self.counts.add_hit()
+        self.counts.add(hits=1)
         share = self._delays.draw(number) if experiment.varies else 0.0
         hits = []
         for fault in possible:

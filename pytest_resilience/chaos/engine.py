@@ -146,7 +146,7 @@ class Effect:
         """Do not count what was to alter a response: there was nothing in it to alter."""
         for hit in self.hits:
             if isinstance(hit.fault, Alteration):
-                hit.active_experiment.counts.take_back()
+                hit.active_experiment.counts.add(matched=-1, hits=-1)
 
     def left(self) -> float:
         """Seconds until every experiment behind it has ended, so that nothing waits any more.
@@ -173,7 +173,7 @@ class Effect:
         total = sum(asked)
         for hit, part in zip(self.hits, asked, strict=True):
             if part:
-                hit.active_experiment.counts.add_delay(seconds * part / total)
+                hit.active_experiment.counts.add(delay=seconds * part / total)
 
 
 class Engine:
@@ -361,9 +361,9 @@ class Engine:
 
     def record_fault(self, active_experiment: ActiveExperiment, fault: Fault, kind: str) -> None:
         """Count and tell of a fault that happens to no operation."""
-        number = active_experiment.counts.add_match()
+        number = active_experiment.counts.add(matched=1)
         if not fault.is_nothing:
-            active_experiment.counts.add_hit()
+            active_experiment.counts.add(hits=1)
             operation = Operation(kind=kind, target="this machine", names=())
             self._notify(operation, [Hit(active_experiment, fault, number)], "")
 

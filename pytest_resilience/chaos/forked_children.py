@@ -78,38 +78,20 @@ class SharedCounts:
         """In the child: count for the parent."""
         self._in_child = self._page is not None
 
-    def add_match(self) -> int:
-        """Count an operation that was matched, and return its number in this process, from 1."""
+    def add(self, *, matched: int = 0, hits: int = 0, delay: float = 0.0) -> int:
+        """Count operations and a wait; returns how many this process has matched.
+
+        With -1 the latest one, which was hit, is not counted after all.
+        """
         with self._lock:
-            self._number += 1
+            self._number += matched
+            self.delay += delay
             if self._in_child:
-                self._add_in_page(1, 0)
+                self._add_in_page(matched, hits)
             else:
-                self._matched += 1
+                self._matched += matched
+                self._hits += hits
             return self._number
-
-    def add_hit(self) -> None:
-        """Count an operation that was hit."""
-        with self._lock:
-            if self._in_child:
-                self._add_in_page(0, 1)
-            else:
-                self._hits += 1
-
-    def take_back(self) -> None:
-        """Do not count the latest operation, which was hit."""
-        with self._lock:
-            self._number -= 1
-            if self._in_child:
-                self._add_in_page(-1, -1)
-            else:
-                self._matched -= 1
-                self._hits -= 1
-
-    def add_delay(self, seconds: float) -> None:
-        """Count a wait."""
-        with self._lock:
-            self.delay += seconds
 
     def _add_in_page(self, matched: int, hits: int) -> None:
         assert self._page is not None  # else this would be no child

@@ -57,7 +57,7 @@ def test_threads_lose_neither_counts_nor_seconds() -> None:
         numbers = []
         for _ in range(500):
             numbers += [hit.number for hit in running.decide(operation(), 100.0)]
-            running.counts.add_delay(0.5)
+            running.counts.add(delay=0.5)
         return numbers
 
     with ThreadPoolExecutor(8) as pool:
