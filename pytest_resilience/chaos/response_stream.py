@@ -185,6 +185,7 @@ class ResponseStream:
 
     Attributes:
         effect: what happens to the response.
+        needs_response: the peer's has to be there first: a reset or a silence needs none.
         due: when it begins, in monotonic seconds; None until it has arrived.
         begun: the wait for it is over.
         content: its bytes, if something happens to them; None until it begins.
@@ -194,12 +195,16 @@ class ResponseStream:
 
     __slots__ = (
         "_encrypted", "_line", "_now", "_resets", "begun", "content", "due", "effect",
-        "is_replaced", "is_unchanged",
+        "is_replaced", "is_unchanged", "needs_response",
     )  # fmt: skip
 
     def __init__(self, effect: Effect, *, encrypted: bool = False) -> None:
         """`encrypted`: the driver sees TLS records; another one reads `content` (see there)."""
+        failure = effect.failure
         self.effect = effect
+        self.needs_response = effect.delay < math.inf and (
+            failure is None or failure.needs_response
+        )
         self.due: float | None = None
         self.begun = False
         self.content: Content | None = None
@@ -209,17 +214,6 @@ class ResponseStream:
         self._resets = False
         self._now = -math.inf  # the latest time that it was told
         self._line: _Line | None = None
-
-    @property
-    def needs_response(self) -> bool:
-        """Whether the peer's response has to be there first: a reset or a silence needs none."""
-        failure = self.effect.failure
-        return self.effect.delay < math.inf and (failure is None or failure.needs_response)
-
-    @property
-    def is_paced(self) -> bool:
-        """Whether the response comes in pieces, each at a time of its own."""
-        return self.effect.pace is not None and self.effect.left() > 0
 
     def arrive(self, at: float) -> float:
         """Its first byte has come, `at` in monotonic seconds; returns when it is due."""
@@ -255,7 +249,7 @@ class ResponseStream:
             return ReadReplacement()
         if now < since and self.effect.left():
             return WaitUntil(since)
-        if self._line is None or not self.is_paced:
+        if self._line is None or not self.effect.left():
             return ReadPeer()
         return self._line.next(available, now, since, whole=whole)
 

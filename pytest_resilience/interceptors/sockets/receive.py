@@ -97,7 +97,7 @@ class Receiver:
         It can only be told apart by receiving. What has to wait for that is kept for then.
         """
         __tracebackhide__ = True
-        if stream.is_paced or not stream.needs_response:
+        if stream.effect.pace is not None or not stream.needs_response:
             return  # nobody waits for what is lost
         clock, inbound = self._engine.clock, connection.inbound
         began = clock.monotonic()

@@ -92,7 +92,7 @@ class AsyncioReceiver:
         if stream is None:
             return
         due = stream.arrive(self._loops.arrival(turn.sent_at))
-        if stream.effect.delay and not stream.is_paced:
+        if stream.effect.delay and stream.effect.pace is None:
             protocol.hold(stream)
             stream.waited(due)
 
