@@ -121,7 +121,7 @@ class AsyncioLoops:
         self._patches = patches
         self._trio = TrioSockets(connects, patches)
         self._iterations = LoopIterations()
-        self._delaying: Callable[..., DelayingProtocol] | None = None
+        self._delaying: type[DelayingProtocol] | None = None
         self._reached = False
         self._installed = False
         self._lock = fork_safe(self, "_lock", threading.Lock)
@@ -153,7 +153,8 @@ class AsyncioLoops:
         transport = None if loop is None else _transport_of(loop, sock)
         if loop is None or transport is None or self._delaying is None:
             return None
-        return self._delaying(loop, transport)
+        protocol = transport.get_protocol()
+        return protocol if isinstance(protocol, self._delaying) else self._delaying(loop, transport)
 
     def after(self, effect: Effect, then: Callable[[], None]) -> None:
         """Call `then` when the experiments behind `effect` have ended, if a loop runs here."""
@@ -232,9 +233,9 @@ class AsyncioLoops:
                 return
             self._reached = True
             # Loaded now, with asyncio: later a loop would wait for it.
-            from pytest_resilience.interceptors.sockets.delaying_protocol import delaying
+            from pytest_resilience.interceptors.sockets.delaying_protocol import DelayingProtocol
 
-            self._delaying = delaying
+            self._delaying = DelayingProtocol
             self._patches.replace(
                 asyncio_loops.BaseSelectorEventLoop, "sock_connect", self._connecting
             )

@@ -99,14 +99,6 @@ class Turn:
         self.asked = True
         return True
 
-    def receive(self) -> str:
-        """The peer's turn begins; returns the kind of operation that it is for the client."""
-        self.receiving = True
-        self.asked = False
-        kind = HANDSHAKE if self.handshaking else RECEIVE
-        self.after_handshake, self.handshaking = self.handshaking, False
-        return kind
-
 
 class Inbound:
     """What comes in on a connection.
@@ -234,13 +226,17 @@ class TcpConnection:
         self, engine: Engine, *, blocking: bool = True, through: object = None
     ) -> ResponseStream | None:
         """The client turns from sending to receiving: what happens to the response?"""
-        operation = self.operation(self.turn.receive(), blocking=blocking, through=through)
+        turn = self.turn
+        turn.receiving, turn.asked = True, False
+        kind = HANDSHAKE if turn.handshaking else RECEIVE
+        turn.after_handshake, turn.handshaking = turn.handshaking, False
+        operation = self.operation(kind, blocking=blocking, through=through)
         effect = engine.decide(operation)
         if self.send_queue.messages and (effect is None or effect.delay < float("inf")):
             effect = self.send_queue.cut  # what it has not received it does not respond to
         if effect is not None:
-            self.inbound.stream = ResponseStream(effect, encrypted=self.turn.decrypted)
-        elif not self.turn.partial:  # else what has happened to the rest of it goes on
+            self.inbound.stream = ResponseStream(effect, encrypted=turn.decrypted)
+        elif not turn.partial:  # else what has happened to the rest of it goes on
             self.inbound.stream = None
         return self.inbound.stream
 

@@ -19,7 +19,7 @@ from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.async_waiting import Wait
 
 
-__all__ = ["DelayingProtocol", "delaying"]
+__all__ = ["DelayingProtocol"]
 
 _LEAVING = (SSLProtocolState.FLUSHING, SSLProtocolState.SHUTDOWN)
 _ENDLESS = float("inf")
@@ -168,8 +168,11 @@ class DelayingProtocol(asyncio.Protocol):
             if self._held[0].stream.due == _ENDLESS:
                 self._pause()
             self._await_first()
-        else:
-            self._step_aside()
+            return
+        self._size = 0
+        if self._transport.get_protocol() is self and self._error is None:
+            self._transport.set_protocol(self.protocol)  # and step aside
+        self._resume()
 
     def _deliver(self, held: _Held) -> None:
         was_closing = self._transport.is_closing()
@@ -214,12 +217,6 @@ class DelayingProtocol(asyncio.Protocol):
             self._wait.cancel()
         self._held.clear()
 
-    def _step_aside(self) -> None:
-        self._size = 0
-        if self._transport.get_protocol() is self and self._error is None:
-            self._transport.set_protocol(self.protocol)
-        self._resume()
-
 
 @dataclass(frozen=True, slots=True)
 class _Held:
@@ -227,11 +224,3 @@ class _Held:
 
     stream: ResponseStream
     steps: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
-
-
-def delaying(loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> DelayingProtocol:
-    """The delaying protocol of `transport`, or a new one that can take its protocol's place."""
-    protocol = transport.get_protocol()
-    if isinstance(protocol, DelayingProtocol):
-        return protocol
-    return DelayingProtocol(loop, transport)
