@@ -98,16 +98,20 @@ Step: TypeAlias = WaitUntil | ReadPeer | ReadReplacement | ResetConnection
 
 
 class Content:
-    """The bytes of one response: changed, cut off or replaced.
+    """The bytes of one response: changed, cut off, replaced, or lost by a reset.
 
     Apart from their time, because two drivers share a response where TLS is made above the socket:
     one sees only records, the other (of an `ssl.SSLObject`) what is in them, and no time.
+
+    Attributes:
+        resets: nothing is delivered, for the connection is reset.
     """
 
-    __slots__ = ("_altered", "_effect", "_replacement")
+    __slots__ = ("_altered", "_effect", "_replacement", "resets")
 
     def __init__(self, failure: Fault, effect: Effect) -> None:
         """`failure`: of `effect`."""
+        self.resets = failure.resets
         self._effect = effect
         self._altered = failure.altered()
         replacement = failure.replacement
@@ -194,7 +198,7 @@ class ResponseStream:
     """
 
     __slots__ = (
-        "_encrypted", "_line", "_now", "_resets", "begun", "content", "due", "effect",
+        "_encrypted", "_line", "_now", "begun", "content", "due", "effect",
         "is_replaced", "is_unchanged", "needs_response",
     )  # fmt: skip
 
@@ -211,7 +215,6 @@ class ResponseStream:
         self.is_replaced = False
         self.is_unchanged = False
         self._encrypted = encrypted
-        self._resets = False
         self._now = -math.inf  # the latest time that it was told
         self._line: _Line | None = None
 
@@ -243,7 +246,7 @@ class ResponseStream:
             # A client that comes later than `due` would find all of it carried, and it is the
             # line that it came to test: nothing is carried before the client asks.
             self._begin(now if first else due)
-        if self._resets:
+        if self.content is not None and self.content.resets:
             return ResetConnection()
         if self.is_replaced:
             return ReadReplacement()
@@ -262,7 +265,6 @@ class ResponseStream:
         if pace is not None:
             self._line = _Line(pace, line_free)
         if failure is not None:
-            self._resets = failure.resets
             self.content = Content(failure, self.effect)
             self._update(self.content)
         else:
@@ -272,7 +274,7 @@ class ResponseStream:
         """`content` has begun, or some of it was taken."""
         self.is_replaced = content.is_replaced and not self._encrypted
         altered = (content.is_altered or content.is_replaced) and not self._encrypted
-        self.is_unchanged = not (altered or self._resets or self._line is not None)
+        self.is_unchanged = not (altered or content.resets or self._line is not None)
 
     def take(self, data: bytes) -> bytes:
         """The bytes that are delivered for the next `data` that was read from the peer."""
