@@ -110,7 +110,11 @@ class _Iteration:
 
 
 class AsyncioLoops:
-    """The loops of asyncio, once there are any."""
+    """The loops of asyncio, once there are any.
+
+    Attributes:
+        iterations: of all of them.
+    """
 
     def __init__(
         self, engine: Engine, connects: LoopConnects, names: HostNames, patches: Patches
@@ -120,7 +124,7 @@ class AsyncioLoops:
         self._names = names
         self._patches = patches
         self._trio = TrioSockets(connects, patches)
-        self._iterations = LoopIterations()
+        self.iterations = LoopIterations()
         self._delaying: type[DelayingProtocol] | None = None
         self._reached = False
         self._installed = False
@@ -193,13 +197,7 @@ class AsyncioLoops:
         """Something is sent on a non-blocking socket, at `now` in monotonic seconds."""
         loop = self._running()
         if loop is not None:
-            self._iterations.sent(loop, now)
-
-    def arrival(self, sent_at: float) -> float:
-        """Monotonic seconds at which what is read now, after a send at `sent_at`, has arrived."""
-        now = self._engine.clock.monotonic()
-        loop = self._running()
-        return max(now, sent_at) if loop is None else self._iterations.arrival(loop, sent_at, now)
+            self.iterations.sent(loop, now)
 
     def task(self) -> Callable[[], object] | None:
         """A weak reference to the task that runs here; None if none does."""

@@ -34,11 +34,12 @@ class DelayingProtocol(asyncio.Protocol):
     nothing left to hold, this steps aside.
 
     Attributes:
+        loop: in which it happens.
         protocol: which is told of what comes in, in the end.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport) -> None:
-        self._loop = loop
+        self.loop = loop
         self._transport = transport
         self.protocol: Any = transport.get_protocol()
         self._held: deque[_Held] = deque()
@@ -74,7 +75,7 @@ class DelayingProtocol(asyncio.Protocol):
             self._transport.resume_reading()
 
         self._transport.pause_reading()
-        Wait(self._loop, stream.effect, due - stream.effect.clock.monotonic(), resume)
+        Wait(self.loop, stream.effect, due - stream.effect.clock.monotonic(), resume)
 
     def data_received(self, data: bytes) -> None:
         if self._held:
@@ -152,7 +153,7 @@ class DelayingProtocol(asyncio.Protocol):
         stream = self._held[0].stream
         assert stream.due is not None  # what is held has arrived
         rest = stream.due - stream.effect.clock.monotonic()
-        self._wait = Wait(self._loop, stream.effect, rest, self._release)
+        self._wait = Wait(self.loop, stream.effect, rest, self._release)
 
     def _release(self) -> None:
         current: object = self._transport.get_protocol()
@@ -188,7 +189,7 @@ class DelayingProtocol(asyncio.Protocol):
 
     def _fail(self, name: str, error: BaseException) -> None:
         """Do as a transport does whose protocol has raised."""
-        self._loop.call_exception_handler(
+        self.loop.call_exception_handler(
             {
                 "message": f"Fatal error: protocol.{name}() call failed.",
                 "exception": error,

@@ -91,7 +91,9 @@ class AsyncioReceiver:
         stream = inbound.stream
         if stream is None:
             return
-        due = stream.arrive(self._loops.arrival(turn.sent_at))
+        now = self._engine.clock.monotonic()
+        arrived = self._loops.iterations.arrival(protocol.loop, turn.sent_at, now)
+        due = stream.arrive(arrived)
         if stream.effect.delay and stream.effect.pace is None:
             protocol.hold(stream)
             stream.waited(due)
