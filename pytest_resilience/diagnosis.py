@@ -10,13 +10,14 @@ from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.seen_operations import UnmatchedOperation
+from pytest_resilience.chaos.triggers import goes_by_time
 from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.chaos.types.database import DatabaseFailure
-from pytest_resilience.chaos.unmatched import UnmatchedOperation
 from pytest_resilience.errors import NeverFiredError
 
 
-__all__ = ["missed_by_chance", "never_entered", "never_fired"]
+__all__ = ["counted_operations", "missed_by_chance", "never_entered", "never_fired"]
 
 _ENCRYPTED = "encrypted above the socket"
 _NON_BLOCKING = "begun without blocking, in no loop of asyncio or trio"
@@ -35,7 +36,9 @@ _ADVICE = {  # by remark, the surest first
 
 
 def never_fired(active_experiment: ActiveExperiment) -> NeverFiredError:
-    """The error for an experiment that matched nothing: what the code did, and what to change."""
+    """The error for an experiment that proves nothing: what the code did, and what to change."""
+    if active_experiment.matched:
+        return _chosen_none(active_experiment)
     experiment, unmatched = active_experiment.experiment, active_experiment.unmatched
     lines = []
     for each in unmatched.nearest():
@@ -48,6 +51,28 @@ def never_fired(active_experiment: ActiveExperiment) -> NeverFiredError:
         seen=tuple(dict.fromkeys(lines)),
         advice=_advice(active_experiment),
     )
+
+
+def _chosen_none(active_experiment: ActiveExperiment) -> NeverFiredError:
+    experiment = active_experiment.experiment
+    return NeverFiredError(
+        experiment.name,
+        fault=experiment.fault_text,
+        target=experiment.target_text,
+        trigger=str(experiment.trigger),
+        seen=counted_operations(active_experiment),
+        advice="Choose some of these, which pytest --chaos-operations shows for any test, or say "
+        "must_fire=False if firing is not what you test.",
+    )
+
+
+def counted_operations(active_experiment: ActiveExperiment) -> tuple[str, ...]:
+    """The operations that an experiment matched, with their numbers, for people."""
+    counted = active_experiment.counted
+    if counted is None:
+        return ()
+    by_time = goes_by_time(active_experiment.experiment.trigger)
+    return counted.lines(active_experiment.matched, with_times=by_time)
 
 
 def never_entered(experiment: ChaosExperiment) -> NeverFiredError:

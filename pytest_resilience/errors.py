@@ -115,26 +115,38 @@ class SteadyStateError(ResilienceError):
 
 
 class NeverFiredError(ResilienceError):
-    """An experiment was asked for, started, and met no operation it could hit.
+    """An experiment was asked for, started, and hit nothing: it met nothing, or chose none of it.
 
     Attributes:
         experiment: its name.
         fault: its faults, in words.
         target: its targets, in words.
-        seen: what the code did instead, one line each.
+        seen: what the code did instead, or the numbered operations to choose from, one line each.
     """
 
     def __init__(
-        self, experiment: str, *, fault: str, target: str, seen: tuple[str, ...], advice: str
+        self,
+        experiment: str,
+        *,
+        fault: str,
+        target: str,
+        seen: tuple[str, ...],
+        advice: str,
+        trigger: str = "",
     ) -> None:
+        """`trigger`: in words, where operations matched and it chose none of them."""
         self.experiment = experiment
         self.fault = fault
         self.target = target
         self.seen = seen
         did = "".join(f"\n    {line}" for line in seen) or " nothing that a fault could hit"
+        why, what = "no operation matched it", "The code did"
+        if trigger:
+            why = f"its trigger ({trigger}) chose none of the operations that matched it"
+            what = "It counted"
         super().__init__(
-            f"chaos experiment {experiment!r} ({fault}, target {target}) never fired: no "
-            f"operation matched it, so this test proves nothing.\n  The code did:{did}\n  {advice}"
+            f"chaos experiment {experiment!r} ({fault}, target {target}) never fired: {why}, "
+            f"so this test proves nothing.\n  {what}:{did}\n  {advice}"
         )
 
 

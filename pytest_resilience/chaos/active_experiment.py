@@ -15,7 +15,9 @@ from pytest_resilience.chaos.forked_children import PAUSED
 from pytest_resilience.chaos.forked_children import STOPPED
 from pytest_resilience.chaos.forked_children import SharedCounts
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.unmatched import UnmatchedOperations
+from pytest_resilience.chaos.seen_operations import CountedOperations
+from pytest_resilience.chaos.seen_operations import UnmatchedOperations
+from pytest_resilience.chaos.triggers import chooses
 from pytest_resilience.seeds import Stream
 
 
@@ -43,9 +45,10 @@ class ActiveExperiment:
     Attributes:
         experiment: what runs.
         kinds: the kinds of operation that it can happen to.
-        must_fire: whether matching nothing is an error.
+        must_fire: whether it is an error if nothing happens to anything.
         started_at: monotonic seconds.
         counts: what engines and their forked children count of it.
+        counted: what it matched, where the trigger goes by that; else None.
         unmatched: what the code did that the experiment did not match.
         pressure: what a pressure achieved, once it is off.
     """
@@ -64,13 +67,12 @@ class ActiveExperiment:
         self.kinds = experiment.kinds
         self.must_fire = must_fire
         self.started_at = started_at
+        self.counted = CountedOperations() if chooses(experiment.trigger) else None
         self.unmatched = UnmatchedOperations(experiment)
         self.pressure: PressureReading | None = None
         self.counts = SharedCounts()
         self._on_stop = on_stop
-        # Two streams: whether an operation is hit does not depend on how its delay is drawn.
         self._draws = Stream(seed)
-        self._delays = Stream.at(seed, "delays")
 
     @property
     def matched(self) -> int:
@@ -81,6 +83,16 @@ class ActiveExperiment:
     def hits(self) -> int:
         """Operations that it hit, in forked children too."""
         return self.counts.hits
+
+    @property
+    def proves_nothing(self) -> bool:
+        """Whether nothing has happened: it matched nothing, or its trigger chose none of that.
+
+        Where chance may have spared all, or its faults are nothing, it is as it was asked for.
+        """
+        if not self.matched:
+            return True
+        return self.counted is not None and not self.hits and not self.experiment.is_nothing
 
     @property
     def delay(self) -> float:
@@ -139,15 +151,22 @@ class ActiveExperiment:
             return ()
         number = self.counts.add(matched=1)
         elapsed = now - self.started_at
+        if self.counted is not None:
+            self.counted.note(number, operation, elapsed)
         if experiment.is_nothing or not experiment.trigger.hits(number, elapsed, self._draws):
             return ()
         self.counts.add(hits=1)
-        share = self._delays.draw(number) if experiment.varies else 0.0
-        hits = []
-        for fault in possible:
-            happens = fault.drawn(share) if experiment.varies else fault
-            hits.append(Hit(self, happens, number))
-        return hits
+        if not experiment.varies:
+            return [Hit(self, fault, number) for fault in possible]
+        # A stream of its own: which operations are hit does not depend on how long delays are.
+        share = Stream.at(self._draws.seed, "delays").draw(number)
+        return [Hit(self, fault.drawn(share), number) for fault in possible]
+
+    def uncount(self, number: int) -> None:
+        """Do not count the latest operation that was hit, which has this number."""
+        self.counts.add(matched=-1, hits=-1)
+        if self.counted is not None:
+            self.counted.forget(number)
 
     def __repr__(self) -> str:
         until = "inf" if math.isinf(self.ends_at) else f"{self.ends_at:.3f}"

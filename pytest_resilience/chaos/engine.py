@@ -146,7 +146,7 @@ class Effect:
         """Do not count what was to alter a response: there was nothing in it to alter."""
         for hit in self.hits:
             if isinstance(hit.fault, Alteration):
-                hit.active_experiment.counts.add(matched=-1, hits=-1)
+                hit.active_experiment.uncount(hit.number)
 
     def left(self) -> float:
         """Seconds until every experiment behind it has ended, so that nothing waits any more.

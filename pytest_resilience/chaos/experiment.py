@@ -23,6 +23,7 @@ from pytest_resilience.chaos.parsing.targets import Target
 from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.parsing.texts import split_patterns
+from pytest_resilience.chaos.triggers import Never
 from pytest_resilience.chaos.triggers import Trigger
 from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.chaos.types.catalog import SCHEMAS
@@ -155,6 +156,12 @@ class ChaosExperiment:
         vars(sure).pop("trigger", None)
         return sure
 
+    def counting_only(self) -> ChaosExperiment:
+        """This experiment, started for certain, which counts what it matches and hits nothing."""
+        harmless = self.starting_always()
+        vars(harmless)["trigger"] = Never()  # where its property keeps it
+        return harmless
+
     def filtered(self, name: str, only: Filter) -> ChaosExperiment:
         """This experiment, for those operations on its targets that `only` accepts too."""
         narrow = copy(self)
@@ -246,7 +253,8 @@ class ChaosExperiment:
     def __str__(self) -> str:
         if all(isinstance(fault, Pressure) for fault in self.faults):
             return f"{self.name}: {self.fault_text}"
-        return f"{self.name}: {self.fault_text}, {self.trigger}, target {self.target_text}"
+        which = "" if self.trigger == Never() else f", {self.trigger}"
+        return f"{self.name}: {self.fault_text}{which}, target {self.target_text}"
 
 
 def _services(kind: Kind, names: Sequence[Any] | str | None) -> tuple[str, ...]:

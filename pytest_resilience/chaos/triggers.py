@@ -13,8 +13,8 @@ from pytest_resilience.seeds import Stream
 
 
 __all__ = [
-    "All", "Always", "Between", "Every", "First", "From", "Nth", "Rate", "Trigger",
-    "is_left_to_chance",
+    "All", "Always", "Between", "Every", "First", "From", "Never", "Nth", "Rate", "Trigger",
+    "chooses", "goes_by_time", "is_left_to_chance",
 ]  # fmt: skip
 
 
@@ -33,6 +33,17 @@ class Always:
 
     def __str__(self) -> str:
         return "always"
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """No operation: they are only counted."""
+
+    def hits(self, number: int, elapsed: float, stream: Stream) -> bool:  # noqa: ARG002
+        return False
+
+    def __str__(self) -> str:
+        return "never"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +143,15 @@ def is_left_to_chance(trigger: Trigger) -> bool:
     if isinstance(trigger, All):
         return any(map(is_left_to_chance, trigger.triggers))
     return isinstance(trigger, Rate)
+
+
+def chooses(trigger: Trigger) -> bool:
+    """Whether it is for certain which operations it hits, and not every one of them."""
+    return not is_left_to_chance(trigger) and not isinstance(trigger, Always)
+
+
+def goes_by_time(trigger: Trigger) -> bool:
+    """Whether it matters to it when an operation is done."""
+    if isinstance(trigger, All):
+        return any(map(goes_by_time, trigger.triggers))
+    return isinstance(trigger, Between)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +12,41 @@ from typing import Literal
 import pytest
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.parsing.spec import parse_spec
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.catalog import chaos_type
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["Defaults", "ExperimentRequest", "RequestedBy", "from_mark", "from_parameters"]
+__all__ = [
+    "Defaults",
+    "ExperimentRequest",
+    "RequestedBy",
+    "RunMode",
+    "from_mark",
+    "from_parameters",
+    "usual_requests",
+]
 
-RequestedBy = Literal["marker", "fixture", "flag", "profile", "matrix", "monkey"]
+# One of each way in which operations are numbered, for tests that ask for none.
+_USUAL = (
+    "network_failure:mode=refuse",
+    "network_failure:mode=reset",
+    "network_failure:mode=dns",
+    "network_latency",
+    "database_failure",
+    "disk_failure",
+)
+
+RequestedBy = Literal["marker", "fixture", "flag", "profile", "matrix", "monkey", "usual"]
+
+
+class RunMode(enum.Enum):
+    """What becomes of the experiments of a run: they are run, only count, or are not started."""
+
+    INJECT = enum.auto()
+    COUNT = enum.auto()
+    NOTHING = enum.auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +64,7 @@ class ExperimentRequest:
     Attributes:
         experiment: what to run.
         requested_by: who asked for it.
-        must_fire: whether matching nothing is an error.
+        must_fire: whether it is an error if nothing happens to anything.
         include_setup: whether it is active from the set-up on.
     """
 
@@ -83,6 +112,16 @@ def from_parameters(
         must_fire=must_fire and in_the_test,
         include_setup=include_setup,
     )
+
+
+def usual_requests() -> list[ExperimentRequest]:
+    """Experiments to count the operations of a test that asks for none."""
+    requests = []
+    for spec in _USUAL:
+        kind, parameters = parse_spec(spec)
+        named = {"name": spec, **parameters}
+        requests.append(from_parameters(kind, named, Defaults(), requested_by="usual"))
+    return requests
 
 
 def from_mark(mark: pytest.Mark, defaults: Defaults) -> ExperimentRequest:

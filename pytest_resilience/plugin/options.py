@@ -25,6 +25,8 @@ FLAGS = {
     "chaos-intensity": "Intensity, 0 to 1, of experiments that name none.",
     "chaos-probability": "Probability, 0 to 1, that experiments that name none start in a test.",
     "no-chaos": "Start no experiment, not even those of markers and fixtures.",
+    "chaos-operations": "Inject nothing, and show for each selected test the operations that its "
+    "experiments count, with the numbers that nth, first, from_nth and every go by.",
     "chaos-list": "Show every chaos type with its parameters, units and defaults, then exit.",
     "resilience-report": "Write what the matrix found to a file, by its suffix: .json, .md or "
     ".html. Repeatable.",

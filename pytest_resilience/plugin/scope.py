@@ -15,8 +15,11 @@ import pytest
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.engine import FaultInjected
+from pytest_resilience.chaos.faults.resources import PRESSURES
+from pytest_resilience.chaos.triggers import Never
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
+from pytest_resilience.diagnosis import counted_operations
 from pytest_resilience.diagnosis import missed_by_chance
 from pytest_resilience.diagnosis import never_entered
 from pytest_resilience.diagnosis import never_fired
@@ -26,6 +29,7 @@ from pytest_resilience.errors import UnavailableError
 from pytest_resilience.events import Event
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.plugin.experiment_request import ExperimentRequest
+from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.report.chaos_record import ChaosRecord
 from pytest_resilience.report.chaos_record import ExperimentRecord
 from pytest_resilience.seeds import Stream
@@ -99,8 +103,8 @@ class ExperimentLog:
         self._elsewhere_by_chance.append(by_chance)
 
     def never_fired(self) -> list[NeverFiredError]:
-        """An error for each experiment that had to fire and matched nothing."""
-        silent = [each for _, each in self.started if each.must_fire and not each.matched]
+        """An error for each experiment that had to fire and did nothing."""
+        silent = [each for _, each in self.started if each.must_fire and each.proves_nothing]
         forgotten = [each for each in self.expected if each.must_fire]
         return [
             *(never_fired(each) for each in silent),
@@ -109,7 +113,7 @@ class ExperimentLog:
         ]
 
     def raise_never_fired(self) -> None:
-        """Raise `NeverFiredError` if one that had to fire matched nothing; it names them all."""
+        """Raise `NeverFiredError` if one that had to fire did nothing; it names them all."""
         errors = self.never_fired()
         if errors:
             errors[0].args = ("\n".join(map(str, errors)),)
@@ -142,11 +146,18 @@ class ExperimentLog:
                 hits=known.hits + active_experiment.hits,
                 delay=known.delay + active_experiment.delay,
                 pressure=str(active_experiment.pressure or known.pressure),
+                counted=known.counted + _counted(active_experiment),
             )
         for request in self.not_started:
             key = str(request.experiment), request.requested_by, False
             rows[key] = _row(*key)
         return ChaosRecord(nodeid=nodeid, experiments=(*rows.values(), *monkeys))
+
+
+def _counted(active_experiment: ActiveExperiment) -> tuple[str, ...]:
+    """What is shown of an experiment that only counts."""
+    only_counts = active_experiment.experiment.trigger == Never()
+    return counted_operations(active_experiment) if only_counts else ()
 
 
 def _row(what: str, requested_by: str, started: bool) -> ExperimentRecord:
@@ -178,17 +189,19 @@ class ChaosScope:
         faults: what was injected.
         seeds: of what draws in this test.
         outcome: of the call phase, once known.
-        no_chaos: whether nothing takes effect.
+        mode: what becomes of the experiments.
         nodeid: of the test.
     """
 
-    def __init__(self, engine: Engine, nodeid: str, seed: int, *, no_chaos: bool = False) -> None:
+    def __init__(
+        self, engine: Engine, nodeid: str, seed: int, *, mode: RunMode = RunMode.INJECT
+    ) -> None:
         """`seed` is the run's."""
         self.experiments = ExperimentLog()
         self.faults = FaultLog(nodeid, engine.clock.monotonic())
         self.seeds = _Seeds(seed, nodeid)
         self.outcome = ""
-        self.no_chaos = no_chaos
+        self.mode = mode
         self.nodeid = nodeid
         self._engine = engine
         self._closed = False
@@ -220,7 +233,8 @@ class ChaosScope:
     def start_by_chance(self, request: ExperimentRequest) -> None:
         """Start an experiment if it is enabled and its probability comes up."""
         self.check_open()
-        if self.no_chaos:
+        if self.mode is not RunMode.INJECT:
+            self.start(request)
             return
         experiment = request.experiment
         seed = self.seeds.next(experiment.name)
@@ -232,16 +246,23 @@ class ChaosScope:
     def expect_start(self, request: ExperimentRequest) -> None:
         """Expect `start`: an experiment that is asked for and forgotten proves nothing."""
         self.check_open()
-        if not self.no_chaos:
+        if self.mode is RunMode.INJECT:
             self.experiments.expected.append(request)
 
     def start(self, request: ExperimentRequest, *, seed: int | None = None) -> ActiveExperiment:
-        """Start an experiment for certain; under --no-chaos, or disabled, it does nothing."""
+        """Start an experiment for certain; one that is disabled does nothing.
+
+        Nor does one that may only count, or not even that; pressure has nothing to count.
+        """
         self.check_open()
         log = self.experiments
         log.expected = [each for each in log.expected if each is not request]
-        if self.no_chaos or not request.experiment.enabled:
+        counts_only = self.mode is RunMode.COUNT and not request.experiment.kinds & PRESSURES
+        if not request.experiment.enabled or not (counts_only or self.mode is RunMode.INJECT):
             return ActiveExperiment(request.experiment, seed=0, started_at=0.0, must_fire=False)
+        if counts_only:
+            harmless = request.experiment.counting_only()
+            request = dataclasses.replace(request, experiment=harmless, must_fire=False)
         if seed is None:
             seed = self.seeds.next(request.experiment.name)
         return self._start(request, seed)

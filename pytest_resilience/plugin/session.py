@@ -17,7 +17,9 @@ from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.plugin.experiment_request import ExperimentRequest
+from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.experiment_request import from_mark
+from pytest_resilience.plugin.experiment_request import usual_requests
 from pytest_resilience.plugin.fixtures.chaos import Chaos
 from pytest_resilience.plugin.fixtures.chaos import proxies_of_a_test
 from pytest_resilience.plugin.fixtures.patterns import clock_of
@@ -102,6 +104,9 @@ class ChaosSession:
         requests += map(self._request_of, reversed(list(item.iter_markers("chaos"))))
         if _IN_MATRIX in item.stash:
             requests.append(item.stash[_IN_MATRIX])
+        fixtures = getattr(item, "fixturenames", ())
+        if self.settings.mode is RunMode.COUNT and not requests and "chaos" not in fixtures:
+            requests += usual_requests()
         return tuple(requests)
 
     @contextmanager
@@ -159,7 +164,7 @@ class ChaosSession:
         scope = item.stash.get(_SCOPE, None)
         if scope is None:
             scope = item.stash[_SCOPE] = ChaosScope(
-                self._engine, item.nodeid, self.settings.seed, no_chaos=self.settings.no_chaos
+                self._engine, item.nodeid, self.settings.seed, mode=self.settings.mode
             )
             notify = item.config.hook.pytest_resilience_fault_injected
             scope.faults.notify = notify if notify.get_hookimpls() else None
@@ -185,7 +190,8 @@ class ChaosSession:
         """Let the monkeys of the flags in, in the process that runs the tests."""
         settings, config = self.settings, session.config
         elsewhere = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
-        if settings.monkeys and not (settings.no_chaos or elsewhere or config.option.collectonly):
+        here = settings.mode is RunMode.INJECT and not elsewhere and not config.option.collectonly
+        if settings.monkeys and here:
             from pytest_resilience.plugin.fixtures.monkey import SessionMonkeys
 
             self._monkeys = SessionMonkeys(self._engine, settings.monkeys, settings.seed)

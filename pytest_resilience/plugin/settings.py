@@ -27,6 +27,7 @@ from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.plugin.experiment_request import Defaults
 from pytest_resilience.plugin.experiment_request import ExperimentRequest
+from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.experiment_request import from_parameters
 from pytest_resilience.plugin.options import given
 from pytest_resilience.plugin.options import option_name
@@ -55,6 +56,7 @@ SEED_KEY = "resilience_seed"
 _Value = TypeVar("_Value")
 _CUSTOM_TYPES = pytest.StashKey[tuple[NewChaosType, ...]]()
 _SETTINGS = pytest.StashKey["Settings"]()
+_CALM = ("no-chaos", "chaos-operations")  # the flags under which nothing is injected
 _MOST_DIGITS = 9  # of a number of shards: int() of very many raises
 
 
@@ -108,7 +110,7 @@ class Settings:
 
     Attributes:
         seed: of all chance in this run.
-        no_chaos: whether no experiment may start.
+        mode: what becomes of the experiments.
         defaults: for experiments that do not say it themselves.
         experiments: those around every test.
         profiles: each with the experiments around the tests that it selects.
@@ -120,7 +122,7 @@ class Settings:
     """
 
     seed: int
-    no_chaos: bool
+    mode: RunMode
     defaults: Defaults
     experiments: tuple[ExperimentRequest, ...]
     profiles: tuple[tuple[Profile, tuple[ExperimentRequest, ...]], ...]
@@ -177,7 +179,7 @@ def _checked(config: pytest.Config) -> Settings:
         check_experiments(monkey, (each.make() for each in monkey.experiments), check)
     return Settings(
         seed=seed,
-        no_chaos=bool(given(config, "no-chaos")),
+        mode=_mode(config),
         defaults=defaults,
         experiments=tuple(
             _experiment(config, spec, defaults, check) for spec in given(config, "chaos")
@@ -202,6 +204,12 @@ def _defaults(config: pytest.Config, profiles: list[Profile]) -> Defaults:
             *(each.probability for each in reversed(profiles)),
         ),
     )
+
+
+def _mode(config: pytest.Config) -> RunMode:
+    if given(config, "no-chaos"):
+        return RunMode.NOTHING
+    return RunMode.COUNT if given(config, "chaos-operations") else RunMode.INJECT
 
 
 def _seed(config: pytest.Config, profiles: list[Profile]) -> int:
@@ -293,10 +301,11 @@ def _matrix(config: pytest.Config, profiles: list[Profile]) -> MatrixSettings | 
         reports=tuple(map(Path, given(config, "resilience-report"))),
         shard=_one(config, "resilience-shard", _shard) or (1, 1),
     )
-    flag, no_chaos = (option_name(config, name) for name in ("chaos-matrix", "no-chaos"))
-    if given(config, "no-chaos"):
-        _check_unused(config, f"cannot be with {no_chaos}: without chaos")
-        return None
+    flag = option_name(config, "chaos-matrix")
+    for calm in _CALM:
+        if given(config, calm):
+            _check_unused(config, f"cannot be with {option_name(config, calm)}: without chaos")
+            return None
     if not given(config, "chaos-matrix"):
         _check_unused(config, f"needs {flag}: without it")
         return None
@@ -336,7 +345,8 @@ def _repeat(config: pytest.Config, seed: int) -> Repeat:
         flags += [f"{option_name(config, flag)}={value}" for value in given(config, flag)]
     for flag in ("chaos-intensity", "chaos-probability"):
         flags += [f"{option_name(config, flag)}={value}" for value in given(config, flag)[-1:]]
-    in_matrix = given(config, "chaos-matrix") and not given(config, "no-chaos")
+    calm = any(given(config, flag) for flag in _CALM)
+    in_matrix = given(config, "chaos-matrix") and not calm
     return Repeat(
         flags=tuple(flags),
         only=tuple(given(config, "chaos-experiment")),

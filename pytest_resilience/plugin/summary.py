@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.markers import PROBLEMS
 from pytest_resilience.plugin.profiles import all_profiles
 from pytest_resilience.plugin.pytest_internals import write_lines
@@ -17,6 +18,7 @@ from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import settings_of
 from pytest_resilience.report.chaos_record import ChaosRecord
 from pytest_resilience.report.terminal import Tallies
+from pytest_resilience.report.terminal import numbered_operations
 
 
 __all__ = ["RECORD", "ChaosSummary", "configure_node", "list_types"]
@@ -50,6 +52,7 @@ class ChaosSummary:
         self._settings = settings
         self._process = os.getpid()
         self._tallies = Tallies()
+        self._counted: list[str] = []  # lines about the operations of tests
         self._tests: dict[str, None] = {}  # by their ids, those with records
         self._failed: set[str] = set()
         self._problems: dict[str, None] = {}
@@ -70,14 +73,17 @@ class ChaosSummary:
             f"  monkey {profile.name}: {len(profile.experiments)} experiments"
             for profile in self._settings.monkeys
         ]
-        if self._settings.no_chaos:
+        if self._settings.mode is RunMode.NOTHING:
             return ["chaos: none (--no-chaos)"]
+        if self._settings.mode is RunMode.COUNT:
+            return ["chaos: operations are counted, and nothing is injected (--chaos-operations)"]
         return [f"chaos: seed {self._settings.seed}", *lines] if lines else None
 
     def pytest_report_collectionfinish(self) -> str | None:
         # Only now are the markers known; with flags the header has said it.
         settings = self._settings
-        if settings.experiments or settings.profiles or settings.monkeys or settings.no_chaos:
+        calm = settings.mode is not RunMode.INJECT
+        if settings.experiments or settings.profiles or settings.monkeys or calm:
             return None
         return f"chaos: seed {self._settings.seed}"
 
@@ -97,6 +103,9 @@ class ChaosSummary:
         found = vars(report).pop(RECORD, None)  # pytest keeps reports until the run ends
         if found is not None:
             record = ChaosRecord.from_json(found)
+            if self._settings.mode is RunMode.COUNT:
+                self._counted += numbered_operations(record)
+                return
             self._tallies.add(record)
             self._tests[report.nodeid] = None
 
@@ -107,6 +116,10 @@ class ChaosSummary:
             return  # a forked child of a test that went on as if it were the run
         for problem in self._problems:
             terminalreporter.line(printable(f"ERROR: {problem}"), red=True)
+        if self._counted:
+            terminalreporter.section("chaos operations")
+        for line in self._counted:
+            terminalreporter.line(printable(line))
         if not self._tests:
             return
         terminalreporter.section(f"chaos (seed {self._settings.seed})")

@@ -198,7 +198,7 @@ class Experiments:
             self._spared.extend(missed_by_chance(active_experiment))
             with suppress(ShutdownError):  # the proxy was closed meanwhile
                 self._loop.call(lambda: self._acceptor.refuse_no_more(active_experiment))
-        if must_fire and not active_experiment.matched:
+        if must_fire and active_experiment.proves_nothing:
             if not self._acceptor.accepted:
                 active_experiment.unmatched.note(self._no_client())
             raise never_fired(active_experiment)

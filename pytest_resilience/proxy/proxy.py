@@ -276,7 +276,7 @@ class ChaosProxy:
         encrypted.
 
         Raises ConfigurationError at once for what cannot happen here, and NeverFiredError when
-        the `with` ends and nothing matched, unless `must_fire` is False.
+        the `with` ends and nothing matched or was chosen, unless `must_fire` is False.
         """
         return self._experiments.inject(experiment, parameters, stream=stream, must_fire=must_fire)
 

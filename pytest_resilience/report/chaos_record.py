@@ -16,12 +16,14 @@ class ExperimentRecord:
 
     Attributes:
         what: the experiment in words, with its physical parameters.
-        requested_by: "marker", "fixture", "flag", "profile", "matrix" or "monkey".
+        requested_by: "marker", "fixture", "flag", "profile", "matrix", "monkey", or "usual" where
+            nobody asked for it and it only counts.
         started: False if its `probability` decided against it.
         matched: operations that its target matched.
         hits: operations that got a fault.
         delay: seconds by which it delayed callers, added up.
         pressure: of stress, what was asked and what was achieved, in words.
+        counted: the operations that it matched, with their numbers, where they were to be shown.
     """
 
     what: str
@@ -31,6 +33,7 @@ class ExperimentRecord:
     hits: int = 0
     delay: float = 0.0
     pressure: str = ""
+    counted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,5 +55,8 @@ class ChaosRecord:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ChaosRecord:
         """From the output of `to_json`."""
-        rows = tuple(ExperimentRecord(**row) for row in data["experiments"])
+        rows = tuple(
+            ExperimentRecord(**{**row, "counted": tuple(row["counted"])})
+            for row in data["experiments"]
+        )
         return cls(nodeid=data["nodeid"], experiments=rows)

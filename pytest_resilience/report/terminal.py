@@ -9,7 +9,7 @@ from pytest_resilience.chaos.parsing.quantities import format_seconds
 from pytest_resilience.report.chaos_record import ChaosRecord
 
 
-__all__ = ["Tallies", "timeline"]
+__all__ = ["Tallies", "numbered_operations", "timeline"]
 
 _MOST_LINES = 30  # of one failed test's timeline: its end is what failed it
 
@@ -24,6 +24,23 @@ def timeline(events: list[tuple[float, FaultInjected]]) -> str:
             f"+{at:.3f}s {event.source}: {event.fault} on {event.kind} {event.target}{place}"
         )
     return "\n".join(lines) or "no fault was injected"
+
+
+def numbered_operations(record: ChaosRecord) -> list[str]:
+    """The operations of one test, by the numbers that each of its experiments gives them.
+
+    What an experiment that somebody asked for has not counted is told as well.
+    """
+    lines = [record.nodeid]
+    for row in record.experiments:
+        if row.counted:
+            lines += [
+                f"  {row.what} [{row.requested_by}]",
+                *(f"    {each}" for each in row.counted),
+            ]
+        elif row.started and row.requested_by != "usual":
+            lines.append(f"  {row.what} [{row.requested_by}]: nothing")
+    return lines if len(lines) > 1 else [f"{record.nodeid}: nothing that a fault could hit"]
 
 
 @dataclass(slots=True)

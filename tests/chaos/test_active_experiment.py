@@ -48,6 +48,36 @@ def test_time_counts_from_its_start() -> None:
     assert (running.matched, running.hits) == (3, 1)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "nothing"),
+    [
+        ({"nth": 3}, True), ({"from_nth": 3}, True), ({"every": 3}, True),
+        ({"between": "1s..2s"}, True), ({"nth": 4, "every": 2}, True), ({"nth": 2}, False),
+        ({"first": 1}, False), ({"rate": 0}, False), ({"nth": 3, "rate": 0.5}, False),
+        ({"nth": 3, "intensity": 0}, False), ({}, False),
+    ],
+)  # fmt: skip
+def test_a_trigger_that_chose_none_of_two_proves_nothing(
+    chosen: dict[str, Any], nothing: bool
+) -> None:
+    running = active_experiment(**chosen)
+    assert running.proves_nothing
+    for _ in range(2):
+        running.decide(operation(), 100.0)
+    assert running.matched == 2
+    assert running.proves_nothing is nothing
+
+
+def test_what_is_taken_back_is_counted_no_more() -> None:
+    running = active_experiment("network_failure", nth=2)
+    running.decide(operation("a:1"), 100.0)
+    [hit] = running.decide(operation("b:1"), 100.0)
+    running.uncount(hit.number)
+    assert running.counted is not None
+    assert running.counted.lines(running.matched) == ("1 network.connect a:1",)
+    assert running.proves_nothing
+
+
 def test_threads_lose_neither_counts_nor_seconds() -> None:
     running = active_experiment(rate=0.5)
     together = threading.Barrier(8, timeout=10)

@@ -11,9 +11,12 @@ from pytest_resilience.chaos.triggers import Between
 from pytest_resilience.chaos.triggers import Every
 from pytest_resilience.chaos.triggers import First
 from pytest_resilience.chaos.triggers import From
+from pytest_resilience.chaos.triggers import Never
 from pytest_resilience.chaos.triggers import Nth
 from pytest_resilience.chaos.triggers import Rate
 from pytest_resilience.chaos.triggers import Trigger
+from pytest_resilience.chaos.triggers import chooses
+from pytest_resilience.chaos.triggers import goes_by_time
 from pytest_resilience.seeds import Stream
 
 
@@ -65,3 +68,15 @@ def test_they_say_what_they_do() -> None:
     assert str(All(every)) == (
         "always, rate 0.3, number 2, the first 2, from number 2 on, every 2, from 1 s to 2.5 s"
     )
+
+
+def test_which_of_them_choose_for_certain() -> None:
+    certain: tuple[Trigger, ...] = (
+        Nth(2), First(1), From(3), Every(2), Between(0, 1), Never(), All((Nth(4), Every(2))),
+    )  # fmt: skip
+    others: tuple[Trigger, ...] = (Always(), Rate(0.5), All((Rate(0.5), Nth(2))))
+    assert all(map(chooses, certain))
+    assert not any(map(chooses, others))
+    by_time: tuple[Trigger, ...] = (Between(0, 1), All((Between(0, 1), Nth(1))))
+    assert all(map(goes_by_time, by_time))
+    assert not any(map(goes_by_time, (Nth(1), *others)))

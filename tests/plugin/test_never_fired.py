@@ -27,6 +27,66 @@ def test_a_marker_that_matched_nothing_is_an_error(suite: pytest.Pytester) -> No
     )
 
 
+def test_a_trigger_that_chose_none_is_an_error_with_what_there_was_to_choose(
+    suite: pytest.Pytester,
+) -> None:
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        def ask(url):
+            with requests.Session() as session:
+                for _ in range(3):
+                    session.get(url, timeout=5)
+
+        @pytest.mark.chaos("network_failure", mode="reset", nth=5)
+        def test_marker(url):
+            ask(url)
+
+        def test_fixture(url, chaos):
+            with chaos.network_latency(delay=1, between=(3600, 3601), duration=7200):
+                ask(url)
+
+        def test_reply(chaos_responses):
+            chaos_responses.get(
+                "http://shop/", chaos="network_failure:mode=refuse,nth=2", body="ok"
+            )
+            assert requests.get("http://shop/", timeout=5).text == "ok"
+
+        @pytest.mark.chaos("network_failure", mode="reset", nth=5, must_fire=False)
+        @pytest.mark.chaos("network_failure", mode="reset", rate=0)
+        @pytest.mark.chaos("network_latency", intensity=0, nth=5)
+        def test_allowed(url):
+            ask(url)
+    """)
+    result = suite.runpytest()
+    result.assert_outcomes(passed=4, errors=3)
+    result.stdout.fnmatch_lines_random(
+        [
+            "* (reset, target any) never fired: its trigger (number 5) chose none of the *",
+            "  It counted:",
+            "    1-3 network.receive 127.0.0.1:*",
+            "  Choose some of these, which pytest --chaos-operations shows for any test, or say *",
+            "    1 network.connect 127.0.0.1:* at 0.??? s",
+            "    2-4 network.receive 127.0.0.1:* at 0.???..0.??? s",
+            "    1 network.connect shop:80",
+            "network_failure: reset, number 5, target any [[]marker] - 2 tests, matched 6, hit 0",
+        ]
+    )
+
+
+def test_a_flag_whose_trigger_chose_none_is_no_error(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import requests
+
+        def test_request(url):
+            requests.get(url, timeout=5)
+    """)
+    result = suite.runpytest("--chaos=network_failure:mode=refuse,nth=9")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["network_failure: *, number 9, * - 1 test, matched 1, hit 0"])
+
+
 def test_a_test_without_any_operation_is_told_so(suite: pytest.Pytester) -> None:
     suite.makepyfile("""
         import pytest

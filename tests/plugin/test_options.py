@@ -72,6 +72,89 @@ def test_no_chaos_starts_no_experiment_of_markers_and_flags(suite: pytest.Pytest
     result.stdout.fnmatch_lines(["chaos: none (--no-chaos)"])
 
 
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["one", "xdist"])
+def test_chaos_operations_shows_the_numbers_of_each_test(
+    suite: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.fixture
+        def port(url):
+            return url.rpartition(":")[2]
+
+        @pytest.mark.chaos("network_failure", mode="reset", nth=5, probability=0)
+        @pytest.mark.chaos("network_failure", target="elsewhere:1")
+        @pytest.mark.chaos("memory_stress", size="1kB")
+        def test_marker(url):
+            with requests.Session() as session:
+                for _ in range(3):
+                    assert session.get(url, timeout=5).text == "ok"
+
+        def test_plain(url, tmp_path):
+            assert requests.get(url, timeout=5).text == "ok"
+            (tmp_path / "written").write_text("x")
+
+        def test_fixture(url, chaos):
+            with chaos.network_latency(delay="1h", nth=2):
+                assert requests.get(url, timeout=5).text == "ok"
+
+        def test_pure():
+            pass
+
+        @pytest.mark.no_chaos
+        def test_exempt(url):
+            assert requests.get(url, timeout=5).text == "ok"
+    """)
+    result = suite.runpytest("-p", "no:randomly", "--chaos-operations", *workers)
+    result.assert_outcomes(passed=5)
+    begin = next(at for at, line in enumerate(result.outlines) if "= chaos operations =" in line)
+    shown = [re.sub(r"127.0.0.1:\d+|/\S+/", "", line) for line in result.outlines[begin + 1 : -1]]
+    tests = re.findall(r"^\S+::(\w+)(.*\n(?:  .*\n)*)", "\n".join([*shown, ""]), re.MULTILINE)
+    assert dict(tests) == {
+        "test_marker": (
+            "\n  network_failure: reset, target any [marker]"
+            "\n    1-3 network.receive "
+            "\n  network_failure: refusal, target elsewhere:1 [marker]: nothing\n"
+        ),
+        "test_plain": (
+            "\n  network_failure:mode=refuse: refusal, target any [usual]"
+            "\n    1 network.connect "
+            "\n  network_failure:mode=reset: reset, target any [usual]"
+            "\n    1 network.receive "
+            "\n  network_latency: latency 1s, target any [usual]"
+            "\n    1 network.connect "
+            "\n    2 network.receive "
+            "\n  disk_failure: ENOSPC at write, target any [usual]"
+            "\n    1 file.write written\n"
+        ),
+        "test_fixture": (
+            "\n  network_latency: latency 3600s, target any [fixture]"
+            "\n    1 network.connect "
+            "\n    2 network.receive \n"
+        ),
+        "test_pure": ": nothing that a fault could hit\n",
+    }
+
+
+def test_chaos_operations_runs_no_matrix(suite: pytest.Pytester) -> None:
+    suite.makepyfile(REQUEST)
+    suite.makepyprojecttoml(
+        "[[tool.pytest_resilience.profiles.ci.experiments]]\n"
+        'name = "third"\nchaos_type = "network_failure"\nnth = 3'
+    )
+    flags = ("--chaos-profile=ci", "--chaos-matrix", "--chaos-operations")
+    result = suite.runpytest(*flags)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["chaos: operations are counted, and nothing is injected (--chaos-operations)",
+         "  third: refusal, target any [[]profile]", "    1 network.connect 127.0.0.1:*"]
+    )  # fmt: skip
+    refused = suite.runpytest(*flags, "--resilience-gate=90")
+    refused.stderr.fnmatch_lines(["*resilience-gate cannot be with --chaos-operations: *"])
+
+
 def test_chaos_list_shows_types_parameters_units_and_defaults(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -208,6 +208,16 @@ def test_one_that_never_fires_is_an_error(proxy: ChaosProxy, connect: Connect) -
         pass
 
 
+def test_one_whose_trigger_chose_none_is_an_error(proxy: ChaosProxy, connect: Connect) -> None:
+    with (
+        pytest.raises(NeverFiredError) as caught,
+        proxy.inject("network_failure", mode="reset", nth=5),
+    ):
+        ask(connect())
+    assert "its trigger (number 5) chose none of" in str(caught.value)
+    assert [line.rpartition(" ")[0] for line in caught.value.seen] == ["1 network.receive"]
+
+
 def test_a_proxy_that_nobody_was_led_to_says_so(proxy: ChaosProxy) -> None:
     with pytest.raises(NeverFiredError) as caught, proxy.inject("network_failure", rate=0.5):
         pass

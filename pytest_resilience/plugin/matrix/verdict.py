@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.diagnosis import counted_operations
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ResilienceError
@@ -107,7 +108,9 @@ def _why_not_started(
 def _why_never_fired(active_experiment: ActiveExperiment) -> str:
     if active_experiment.matched:
         operations = "operation" if active_experiment.matched == 1 else "operations"
-        return f"it matched {active_experiment.matched} {operations} and hit none"
+        which = "; ".join(counted_operations(active_experiment))
+        hit_none = f"it matched {active_experiment.matched} {operations} and hit none"
+        return f"{hit_none}: {which}" if which else hit_none
     did = "; ".join(never_fired(active_experiment).seen) or "nothing that a fault could hit"
     return f"no operation matched {active_experiment.experiment.target_text}; the code did: {did}"
 

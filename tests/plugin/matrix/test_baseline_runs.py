@@ -148,7 +148,7 @@ def test_a_wrong_target_and_a_trigger_that_chooses_none_never_fire(shop: pytest.
     table = 'chaos_type = "network_failure"\nrate = 1'
     for wrong, reason in (
         ('target = "10.0.0.1:*"', "*no operation matched 10.0.0.1:?; the code did: network.conn*"),
-        ("nth = 9", "*it matched 1 operation and hit none"),
+        ("nth = 9", "*it matched 1 operation and hit none: 1 network.connect 127.0.0.1:*"),
     ):
         shop.makepyprojecttoml(EXPERIMENTS.replace(table, f"{table}\n{wrong}"))
         shop.makepyfile("""

@@ -1,4 +1,4 @@
-"""The operations that an experiment saw and did not match, for when it never fires."""
+"""The operations that an experiment saw: those that it counted, and those it did not match."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Final
 from typing import NamedTuple
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
@@ -15,13 +16,60 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 
 
-__all__ = ["UnmatchedOperation", "UnmatchedOperations"]
+__all__ = ["CountedOperations", "UnmatchedOperation", "UnmatchedOperations"]
 
 _LONGEST = 80  # characters of a statement
 _COMPARED = 200  # characters: comparing takes the square of the length
 _MOST_NEAREST = 8  # lines of "the code did" that anybody reads
 _MOST_KEPT = 100  # of which those are shown that are most like the targets
 _MOST_DIFFERENT = 1000  # after which none is kept any more: comparing takes time
+_MOST_COUNTED: Final = 1000  # operations with a number of their own
+_MOST_SHOWN = 20  # lines of them that anybody reads
+
+
+class _CountedOperation(NamedTuple):
+    kind: str
+    target: str
+    elapsed: float
+
+
+class CountedOperations:
+    """The operations that an experiment matched, by the numbers that its trigger goes by."""
+
+    def __init__(self) -> None:
+        self._by_number: dict[int, _CountedOperation] = {}
+
+    def note(self, number: int, operation: Operation, elapsed: float) -> None:
+        """Keep an operation; `elapsed`: seconds since the experiment began."""
+        if number <= _MOST_COUNTED:
+            self._by_number[number] = _CountedOperation(operation.kind, operation.target, elapsed)
+
+    def forget(self, number: int) -> None:
+        """Give a number back: the next operation has it."""
+        self._by_number.pop(number, None)
+
+    def lines(self, matched: int, *, with_times: bool = False) -> tuple[str, ...]:
+        """Those kept, for people, of `matched`: like ones that follow each other share a line."""
+        runs: list[list[int]] = []
+        for number, each in sorted(self._by_number.items()):
+            last = self._by_number.get(number - 1)
+            if runs and last is not None and last[:2] == each[:2]:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        shown = runs[:_MOST_SHOWN]
+        hidden = matched - sum(map(len, shown))
+        more = (f"and {hidden} more",) if hidden > 0 else ()
+        return (*(self._line(run, with_times=with_times) for run in shown), *more)
+
+    def _line(self, numbers: list[int], *, with_times: bool) -> str:
+        first, last = numbers[0], numbers[-1]
+        which = str(first) if first == last else f"{first}-{last}"
+        kind, target, began = self._by_number[first]
+        if not with_times:
+            return f"{which} {kind} {target}"
+        ended = "" if first == last else f"..{self._by_number[last].elapsed:.3f}"
+        return f"{which} {kind} {target} at {began:.3f}{ended} s"
 
 
 class UnmatchedOperation(NamedTuple):
