@@ -243,7 +243,7 @@ class ChaosExperiment:
             for name in operation.names:
                 if target.matches(name):
                     return True
-        return not self.targets
+        return not (self.targets or operation.http.in_process)
 
     @property
     def fault_text(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +11,7 @@ __all__ = [
     "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE", "END", "EXECUTE", "FETCH",
     "HANDSHAKE", "MAKE", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE", "READ",
     "RECEIVE", "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND", "SYNC", "WRITE", "CallSite",
-    "Operation", "SqlDetails", "TcpDetails",
+    "HttpDetails", "HttpRequest", "Operation", "SqlDetails", "TcpDetails",
 ]  # fmt: skip
 
 RESOLVE: Final = "network.resolve"
@@ -62,6 +63,52 @@ class TcpDetails:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRequest:
+    """What a client asks for.
+
+    Attributes:
+        method: in capitals.
+        path: without the query, as it is sent.
+        headers: names in small letters, and values, in order.
+    """
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, method: str, target: str, headers: Iterable[tuple[str, str]] = ()) -> HttpRequest:
+        """One for a target as it is sent: a path with its query, or a whole URL to a proxy."""
+        path = target.partition("?")[0]
+        if not path.startswith("/") and "://" in path:
+            path = "/" + path.partition("://")[2].partition("/")[2]
+        return cls(
+            method=method.upper(),
+            path=path or "/",
+            headers=tuple((name.lower(), value) for name, value in headers),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpDetails:
+    """The request, where HTTP is spoken and it is seen.
+
+    Attributes:
+        request: the one that the operation belongs to; None where that is not known.
+        mock_response: the object of a mock that responds, where that is known.
+        in_process: the application is called in this process, which is chaos only for those
+            who name it: nothing happens to it without a target.
+    """
+
+    request: HttpRequest | None = None
+    mock_response: object = None
+    in_process: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SqlDetails:
     """The statement, where a database is asked.
 
@@ -89,7 +136,7 @@ class CallSite:
     loop_objects: tuple[object, ...] = ()
 
 
-_NO_TCP, _NO_SQL, _ON_THE_STACK = TcpDetails(), SqlDetails(), CallSite()
+_NO_TCP, _NO_SQL, _NO_HTTP, _ON_THE_STACK = TcpDetails(), SqlDetails(), HttpDetails(), CallSite()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +155,10 @@ class Operation:
             asyncio can be made to deliver later.
         tcp: of a response on a connection.
         sql: of a statement.
+        http: of a request, and what belongs to one.
         call_site: where in the user's code.
-        mock_response: the object of a mock that responds, where that is known.
         remark: shown to people beside the operation.
-        advice: how to reach it; where this is given, no fault can happen to it.
+        advice: how to reach it; where this is given, no fault can happen to it as it is.
     """
 
     kind: str
@@ -120,7 +167,7 @@ class Operation:
     blocking: bool = True
     tcp: TcpDetails = _NO_TCP
     sql: SqlDetails = _NO_SQL
+    http: HttpDetails = _NO_HTTP
     call_site: CallSite = _ON_THE_STACK
-    mock_response: object = None
     remark: str = ""
     advice: str = ""

@@ -50,6 +50,7 @@ class Recorder:
         """`experiments` have to be bound to their services."""
         found = list(experiments)
         self.kinds = frozenset[str]().union(*(each.kinds for each in found)) - PRESSURES
+        self._experiments = found
         self.services = tuple(service for each in found for service in each.services)
         self.in_test = False
         self.is_complete = True
@@ -57,13 +58,21 @@ class Recorder:
         self._done: set[str] = set()  # kinds
         self._called: set[str] = set()  # services
         self._opened: set[str] = set()  # kinds that are possible on what was opened
+        self._aimed: set[str] = set()  # experiments whose targets name an application in here
 
     def note(self, operation: Operation) -> None:
         """Note an operation that is about to happen."""
         self._opened |= _possible_later(operation)
         if not self.in_test:
             return
-        self._done |= _implied_kinds(operation)
+        if operation.http.in_process:
+            self._aimed.update(
+                each.name
+                for each in self._experiments
+                if operation.kind in each.kinds and each.matches_target(operation)
+            )
+        else:
+            self._done |= _implied_kinds(operation)
         if operation.kind == CALL:
             self._called.add(operation.target)
         if len(self.lines) < _MOST_LINES:
@@ -103,7 +112,7 @@ class Recorder:
         kinds = self.possible_kinds(experiment)
         if not self.is_complete or not ours or not kinds or kinds & PRESSURES:
             return True
-        if kinds & self._done - {CALL}:
+        if kinds & self._done - {CALL} or experiment.name in self._aimed:
             return True
         return CALL in kinds and not self._called.isdisjoint(experiment.target_services)
 
@@ -130,4 +139,5 @@ def _possible_later(operation: Operation) -> frozenset[str]:
     """The kinds that may be done later with what it opens, and not be seen then."""
     if operation.kind == OPEN_CONNECTION:
         return _OF_DATABASE
-    return _OF_NETWORK if operation.advice and operation.kind == CONNECT else frozenset()
+    unseen = operation.advice and operation.kind == CONNECT and not operation.http.in_process
+    return _OF_NETWORK if unseen else frozenset()

@@ -141,7 +141,10 @@ class UnmatchedOperations:
         """
         if not self._is_about(operation):
             return False
-        certain = bool(operation.names)
+        in_process = operation.http.in_process
+        if in_process and self._experiment.targets:
+            return True  # which are elsewhere
+        certain = bool(operation.names) and not in_process
         if certain and not self._experiment.matches_target(operation):
             return True
         if not self.advice or (certain and not self.advice_is_certain):

@@ -29,6 +29,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.targets import as_shown
 from pytest_resilience.chaos.response_stream import ReadReplacement
@@ -40,10 +41,10 @@ from pytest_resilience.interceptors.sockets.host_names import is_literal
 
 
 __all__ = [
-    "AskMock", "Exchange", "Hold", "LeftToMock", "MockResponse", "Peer", "os_error",
+    "AskMock", "Exchange", "Hold", "InProcess", "LeftToMock", "MockResponse", "Peer", "os_error",
 ]  # fmt: skip
 
-_PORTS = {"http": 80, "https": 443}
+_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 class LeftToMock(BaseException):  # no client may catch it
@@ -85,8 +86,34 @@ class MockResponse:
         return cls(head=head.encode("latin-1", "replace"), body=body)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InProcess:
+    """Who calls an application in this process, for people.
+
+    Attributes:
+        name: of the client or the transport.
+        callee: what it calls.
+    """
+
+    name: str
+    callee: str = "the application"
+
+    @property
+    def remark(self) -> str:
+        """Beside an operation."""
+        return f"by {self.name}, in this process"
+
+    def advice(self, place: str) -> str:
+        """How to aim at `place`, a `host:port`."""
+        return (
+            f"{self.name} called {self.callee} in this process, with no network in between. That "
+            f"is hit where a target names it: target={place!r}. To hit what {self.callee} "
+            "connects to, aim at that."
+        )
+
+
 class Peer:
-    """A host that is mocked.
+    """A host that is mocked, or an application that is called in this process.
 
     Attributes:
         clock: on which those who wait for it wait.
@@ -100,13 +127,16 @@ class Peer:
         scheme: str,
         host: str,
         port: int | None,
-        mock_response: object = None,
+        *,
+        http: HttpDetails = HttpDetails(),  # noqa: B008  # it is immutable
+        caller: InProcess | None = None,
     ) -> None:
-        """`mock_response`: the mock's own object that responds; None where it is not known."""
+        """`http`: what is known of the request. `caller`: of an application in this process."""
         self.clock = engine.clock
-        self.tls = scheme == "https"
+        self.tls = scheme in {"https", "wss"}
         self._engine = engine
-        self._mock_response = mock_response
+        self._caller = caller
+        self._http = http if caller is None else replace(http, in_process=True)
         self._is_http = scheme in _PORTS
         self._names, self._is_address = _names(host, port or _PORTS.get(scheme))
         self.name = self._names[0]
@@ -134,6 +164,8 @@ class Peer:
     def _note(self, operation: Operation) -> None:
         if not self._is_http:
             return
+        if self._caller is not None:
+            operation = replace(operation, advice=self._caller.advice(self.name))
         self._engine.note_unmatched(operation)
         if self._engine.recorder is not None:  # it would be a whole exchange
             for kind in (RECEIVE,) if self._is_address else (RESOLVE, RECEIVE):
@@ -146,8 +178,9 @@ class Peer:
         return self._engine.decide(self._operation(kind))
 
     def _operation(self, kind: str) -> Operation:
+        remark = "" if self._caller is None else self._caller.remark
         return Operation(
-            kind=kind, target=self.name, names=self._names, mock_response=self._mock_response
+            kind=kind, target=self.name, names=self._names, http=self._http, remark=remark
         )
 
 

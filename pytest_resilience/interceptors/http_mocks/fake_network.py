@@ -34,7 +34,7 @@ from pytest_resilience.interceptors.steps import run_async
 from pytest_resilience.interceptors.waiting import SLICE
 
 
-__all__ = ["AsyncNetwork", "FakeSocket", "Network"]
+__all__ = ["AsyncFakeSocket", "AsyncNetwork", "FakeSocket", "Network"]
 
 
 class FakeSocket:
@@ -108,17 +108,17 @@ class FakeSocket:
 class Network:
     """A network of one peer. See `httpcore.NetworkBackend`."""
 
-    def __init__(self, peer: Peer, ask_mock: Callable[[], MockResponse]) -> None:
+    def __init__(self, core: Any, peer: Peer, ask_mock: Callable[[], MockResponse]) -> None:
+        """`core`: httpcore, or another of the same making."""
+        self._core = core
         self._peer = peer
         self._ask_mock = ask_mock
 
     def connect_tcp(self, *, timeout: float | None = None, **_where: Any) -> _Stream:
         """Resolve and connect. Raises what httpcore does of what a socket raises."""
         __tracebackhide__ = True
-        import httpcore
-
-        stream = _Stream(self._peer, self._ask_mock)
-        with _translated(httpcore.ConnectTimeout, httpcore.ConnectError):
+        stream = _Stream(self._core, self._peer, self._ask_mock)
+        with _translated(self._core.ConnectTimeout, self._core.ConnectError):
             stream.connect(timeout)
         return stream
 
@@ -130,12 +130,14 @@ class Network:
 class _Stream(FakeSocket):
     """A connection to a mocked peer. See `httpcore.NetworkStream`."""
 
+    def __init__(self, core: Any, peer: Peer, ask_mock: Callable[[], MockResponse]) -> None:
+        super().__init__(peer, ask_mock)
+        self._core = core
+
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         __tracebackhide__ = True
-        import httpcore
-
         self.settimeout(timeout)
-        with _translated(httpcore.ReadTimeout, httpcore.ReadError):
+        with _translated(self._core.ReadTimeout, self._core.ReadError):
             return self.recv(max_bytes)
 
     def write(self, *_what: Any, **_options: Any) -> None:
@@ -171,7 +173,11 @@ class AsyncNetwork:
     Nothing blocks: a wait suspends the task, in asyncio and in trio.
     """
 
-    def __init__(self, peer: Peer, ask_mock: Callable[[], Awaitable[MockResponse]]) -> None:
+    def __init__(
+        self, core: Any, peer: Peer, ask_mock: Callable[[], Awaitable[MockResponse]]
+    ) -> None:
+        """`core`: as above."""
+        self._core = core
         self._peer = peer
         self._ask_mock = ask_mock
 
@@ -179,10 +185,10 @@ class AsyncNetwork:
         """Resolve and connect. Raises what httpcore does of what anyio raises."""
         __tracebackhide__ = True
         import anyio
-        import httpcore
 
-        stream = _AsyncStream(self._peer, self._ask_mock)
-        with _translated(httpcore.ConnectTimeout, httpcore.ConnectError), anyio.fail_after(timeout):
+        core = self._core
+        stream = _AsyncStream(core, self._peer, self._ask_mock)
+        with _translated(core.ConnectTimeout, core.ConnectError), anyio.fail_after(timeout):
             try:
                 await stream.connect()
             except socket.gaierror:
@@ -203,8 +209,8 @@ class AsyncNetwork:
         await anyio.sleep(seconds)
 
 
-class _AsyncStream:
-    """A connection to a mocked peer. See `httpcore.AsyncNetworkStream`."""
+class AsyncFakeSocket:
+    """As `FakeSocket`, where nobody may block, and timeouts are the caller's own affair."""
 
     def __init__(self, peer: Peer, ask_mock: Callable[[], Awaitable[MockResponse]]) -> None:
         self._exchange = Exchange(peer)
@@ -212,22 +218,43 @@ class _AsyncStream:
 
     async def connect(self) -> None:
         """Resolve and connect. Raises what a socket raises."""
+        __tracebackhide__ = True
         for kind in (RESOLVE, CONNECT):
             await run_async(self._exchange.call(kind), self._perform)
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+    async def recv(self, size: int) -> bytes:
         """The next bytes of the response. Raises LeftToMock if the mock is to give it."""
         __tracebackhide__ = True
-        import anyio
-        import httpcore
+        return await run_async(self._exchange.receive(size), self._perform)
 
-        kinds = (OSError, anyio.BrokenResourceError)
-        with (
-            _translated(httpcore.ReadTimeout, httpcore.ReadError, kinds),
-            anyio.fail_after(timeout),
-        ):
+    async def _perform(self, step: Hold | AskMock) -> MockResponse | None:
+        __tracebackhide__ = True
+        if isinstance(step, Hold):
+            await _hold(step.effect, step.seconds)
+            return None
+        try:
+            return await self._ask_mock()
+        except Exception as error:  # the mock's own affair
+            raise LeftToMock(error) from None
+
+
+class _AsyncStream(AsyncFakeSocket):
+    """A connection to a mocked peer. See `httpcore.AsyncNetworkStream`."""
+
+    def __init__(
+        self, core: Any, peer: Peer, ask_mock: Callable[[], Awaitable[MockResponse]]
+    ) -> None:
+        super().__init__(peer, ask_mock)
+        self._core = core
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        __tracebackhide__ = True
+        import anyio
+
+        core, kinds = self._core, (OSError, anyio.BrokenResourceError)
+        with _translated(core.ReadTimeout, core.ReadError, kinds), anyio.fail_after(timeout):
             try:
-                return await run_async(self._exchange.receive(max_bytes), self._perform)
+                return await self.recv(max_bytes)
             except OSError as error:
                 said = (f"socket connection broken: {error}",) if _in_trio() else ()
                 raise anyio.BrokenResourceError(*said) from error
@@ -244,16 +271,6 @@ class _AsyncStream:
 
     def get_extra_info(self, info: str) -> None:
         """There is nothing more to tell."""
-
-    async def _perform(self, step: Hold | AskMock) -> MockResponse | None:
-        __tracebackhide__ = True
-        if isinstance(step, Hold):
-            await _hold(step.effect, step.seconds)
-            return None
-        try:
-            return await self._ask_mock()
-        except Exception as error:  # the mock's own affair
-            raise LeftToMock(error) from None
 
 
 async def _hold(effect: Effect, seconds: float) -> None:

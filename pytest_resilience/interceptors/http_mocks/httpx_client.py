@@ -1,5 +1,7 @@
 """httpx, where its transports are mocked: its own way to send, with nobody at the other end.
 
+What is httpx here may be httpx2, its successor, which is of the same making.
+
 A call that an experiment is aimed at goes through httpx's and httpcore's own code, with a
 fake network. See `requests_client`, which does the same for requests.
 """
@@ -7,6 +9,7 @@ fake network. See `requests_client`, which does the same for requests.
 from __future__ import annotations
 
 import contextlib
+import importlib
 
 from collections.abc import Awaitable
 from collections.abc import Callable
@@ -14,6 +17,9 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import HttpDetails
+from pytest_resilience.chaos.operation import HttpRequest
+from pytest_resilience.interceptors.http_mocks.exchange import InProcess
 from pytest_resilience.interceptors.http_mocks.exchange import LeftToMock
 from pytest_resilience.interceptors.http_mocks.exchange import MockResponse
 from pytest_resilience.interceptors.http_mocks.exchange import Peer
@@ -28,17 +34,17 @@ if TYPE_CHECKING:
     import httpx
 
 
-__all__ = ["SENT_HERE", "load", "retries_of", "send", "send_async"]
+__all__ = [
+    "SENT_HERE", "load", "peer_of", "retries_of", "send", "send_async", "send_async_to", "send_to",
+]  # fmt: skip
 
 SENT_HERE = "pytest_resilience"  # among the extensions of requests that are sent here
 _ABOUT_THE_BODY = frozenset({"content-length", "transfer-encoding"})
 
 
-def load() -> None:
+def load(httpx: str = "httpx") -> None:
     """Load what is needed to send, now and not when a loop waits for it."""
-    import httpcore  # noqa: F401  # httpx itself loads it with its first transport
-    import httpx._transports.default  # noqa: F401
-
+    _libraries(httpx)  # httpx itself loads httpcore with its first transport
     with contextlib.suppress(ImportError):  # not installed with httpx alone
         import anyio
         import anyio._backends._asyncio  # noqa: F401
@@ -63,23 +69,27 @@ def send(
     None if it is left to the mock. Raises what a client meets, or the mock has raised.
     """
     __tracebackhide__ = True
-    peer = _peer_of(engine, request)
+    peer = peer_of(engine, request)
     if not peer.is_targeted(mock_responds):
         return None
-    import httpcore
+    return send_to(peer, request, ask_mock, retries)
 
-    from httpx._transports.default import ResponseStream
-    from httpx._transports.default import map_httpcore_exceptions
 
-    network: Any = Network(peer, lambda: _read(ask_mock()))
-    pool = httpcore.ConnectionPool(_context(peer), network_backend=network, retries=retries)
+def send_to(
+    peer: Peer, request: httpx.Request, ask_mock: Callable[[], httpx.Response], retries: int = 0
+) -> httpx.Response | None:
+    """As `send`, to a peer that an experiment is known to be aimed at."""
+    __tracebackhide__ = True
+    httpx, core, default = _libraries(_library_of(request))
+    network = Network(core, peer, lambda: _read(httpx, ask_mock()))
+    pool = core.ConnectionPool(_context(peer), network_backend=network, retries=retries)
     try:
-        with map_httpcore_exceptions():
-            response = pool.handle_request(_without_body(request))
+        with default.map_httpcore_exceptions():
+            response = pool.handle_request(_without_body(httpx, core, request))
     except LeftToMock as left:
         error_of_mock = left.error
     else:
-        return _response(response, ResponseStream(response.stream))  # type: ignore[arg-type]
+        return _response(httpx, response, default.ResponseStream(response.stream))
     if error_of_mock is not None:
         raise error_of_mock  # as it is: no cause, no context of ours
     return None
@@ -94,44 +104,67 @@ async def send_async(
 ) -> httpx.Response | None:
     """As `send`, of an AsyncClient."""
     __tracebackhide__ = True
-    peer = _peer_of(engine, request)
+    peer = peer_of(engine, request)
     if not peer.is_targeted(mock_responds):
         return None
-    import httpcore
+    return await send_async_to(peer, request, ask_mock, retries)
 
-    from httpx._transports.default import AsyncResponseStream
-    from httpx._transports.default import map_httpcore_exceptions
+
+async def send_async_to(
+    peer: Peer,
+    request: httpx.Request,
+    ask_mock: Callable[[], Awaitable[httpx.Response]],
+    retries: int = 0,
+) -> httpx.Response | None:
+    """As `send_to`, of an AsyncClient."""
+    __tracebackhide__ = True
+    httpx, core, default = _libraries(_library_of(request))
 
     async def ask() -> MockResponse:
-        return await _read_async(await ask_mock())
+        return await _read_async(httpx, await ask_mock())
 
-    network: Any = AsyncNetwork(peer, ask)
-    pool = httpcore.AsyncConnectionPool(_context(peer), network_backend=network, retries=retries)
+    network = AsyncNetwork(core, peer, ask)
+    pool = core.AsyncConnectionPool(_context(peer), network_backend=network, retries=retries)
     try:
-        with map_httpcore_exceptions():
-            response = await pool.handle_async_request(_without_body(request))
+        with default.map_httpcore_exceptions():
+            response = await pool.handle_async_request(_without_body(httpx, core, request))
     except LeftToMock as left:
         error_of_mock = left.error
     else:
-        return _response(response, AsyncResponseStream(response.stream))  # type: ignore[arg-type]
+        return _response(httpx, response, default.AsyncResponseStream(response.stream))
     if error_of_mock is not None:
         raise error_of_mock  # as it is: no cause, no context of ours
     return None
 
 
-def _peer_of(engine: Engine, request: httpx.Request) -> Peer:
-    return Peer(engine, request.url.scheme, request.url.host, request.url.port)
-
-
-def _without_body(request: httpx.Request) -> httpcore.Request:
-    """The request as httpcore has it, but for the body, which the mock reads."""
-    import httpcore
-    import httpx
-
+def peer_of(engine: Engine, request: httpx.Request, caller: InProcess | None = None) -> Peer:
+    """Whom a request is for; `caller`: of an application in this process."""
     url = request.url
-    return httpcore.Request(
+    seen = HttpRequest.of(
+        request.method, url.raw_path.decode("ascii"), request.headers.multi_items()
+    )
+    http = HttpDetails(request=seen)
+    return Peer(engine, url.scheme, url.host, url.port, http=http, caller=caller)
+
+
+def _library_of(request: object) -> str:
+    return type(request).__module__.partition(".")[0]
+
+
+def _libraries(httpx: str) -> tuple[Any, Any, Any]:
+    """Give httpx and httpcore of the same making, and the module of httpx's transports."""
+    core = httpx.replace("httpx", "httpcore")
+    names = (httpx, core, f"{httpx}._transports.default")
+    httpx_module, core_module, default = map(importlib.import_module, names)
+    return httpx_module, core_module, default
+
+
+def _without_body(httpx: Any, core: Any, request: httpx.Request) -> httpcore.Request:
+    """The request as httpcore has it, but for the body, which the mock reads."""
+    url = request.url
+    plain: httpcore.Request = core.Request(
         request.method,
-        httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+        core.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
         headers=[
             (name, value)
             for name, value in request.headers.raw
@@ -140,14 +173,14 @@ def _without_body(request: httpx.Request) -> httpcore.Request:
         content=httpx.ByteStream(b""),
         extensions={**request.extensions, SENT_HERE: True},
     )
+    return plain
 
 
-def _response(response: httpcore.Response, stream: Any) -> httpx.Response:
-    import httpx
-
-    return httpx.Response(
+def _response(library: Any, response: httpcore.Response, stream: Any) -> httpx.Response:
+    received: httpx.Response = library.Response(
         response.status, headers=response.headers, stream=stream, extensions=response.extensions
     )
+    return received
 
 
 def _context(peer: Peer) -> ssl.SSLContext | None:
@@ -159,24 +192,22 @@ def _context(peer: Peer) -> ssl.SSLContext | None:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def _read(response: httpx.Response) -> MockResponse:
+def _read(httpx: Any, response: httpx.Response) -> MockResponse:
     """The mock's response, which it and its user can still read afterwards."""
     stream: Any = response.stream
     body = b"".join(stream)
     stream.close()  # as a client does that has read it
-    return _kept(response, body)
+    return _kept(httpx, response, body)
 
 
-async def _read_async(response: httpx.Response) -> MockResponse:
+async def _read_async(httpx: Any, response: httpx.Response) -> MockResponse:
     stream: Any = response.stream
     body = b"".join([part async for part in stream])
     await stream.aclose()
-    return _kept(response, body)
+    return _kept(httpx, response, body)
 
 
-def _kept(response: httpx.Response, body: bytes) -> MockResponse:
-    import httpx
-
+def _kept(httpx: Any, response: httpx.Response, body: bytes) -> MockResponse:
     response.stream = httpx.ByteStream(body)
     headers = [
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw

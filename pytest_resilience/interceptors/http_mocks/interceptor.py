@@ -1,5 +1,7 @@
 """The interceptor for mocked HTTP: there is no socket below a mock, so the fault goes in above it.
 
+Nor is there one below an application that is called in this process (see `in_process_apps`).
+
     requests.get, httpx.get
         |
     responses, requests_mock,     Is the host targeted, and has the mock a response?
@@ -33,6 +35,7 @@ from pytest_resilience.interceptors.http_mocks import pytest_httpx
 from pytest_resilience.interceptors.http_mocks import requests_mock
 from pytest_resilience.interceptors.http_mocks import responses
 from pytest_resilience.interceptors.http_mocks import respx
+from pytest_resilience.interceptors.http_mocks.in_process_apps import IN_PROCESS
 from pytest_resilience.interceptors.import_hook import LibraryPatches
 
 
@@ -55,7 +58,10 @@ class HttpMockInterceptor:
 
     def __init__(self, engine: Engine) -> None:
         self._libraries = LibraryPatches(
-            {name: functools.partial(install, engine) for name, install in _MOCKS.items()}
+            {
+                name: functools.partial(install, engine)
+                for name, install in (*_MOCKS.items(), *IN_PROCESS.items())
+            }
         )
 
     def install(self) -> None:

@@ -23,6 +23,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import HttpDetails
+from pytest_resilience.chaos.operation import HttpRequest
+from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.http_mocks.exchange import LeftToMock
 from pytest_resilience.interceptors.http_mocks.exchange import MockResponse
 from pytest_resilience.interceptors.http_mocks.exchange import Peer
@@ -183,7 +186,10 @@ def peer_of(
 ) -> Peer:
     """Whom a request is for; `mock_response`: the mock's object that responds, if known."""
     parts = urlsplit(str(request.url))
-    return Peer(engine, parts.scheme, parts.hostname or "", parts.port, mock_response)
+    headers = [(text_of(name), text_of(value)) for name, value in request.headers.items()]
+    seen = HttpRequest.of(str(request.method), request.path_url, headers)
+    http = HttpDetails(request=seen, mock_response=mock_response)
+    return Peer(engine, parts.scheme, parts.hostname or "", parts.port, http=http)
 
 
 class MatchCache:

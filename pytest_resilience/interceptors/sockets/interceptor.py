@@ -43,7 +43,6 @@ from pytest_resilience.interceptors.sockets.connections import ends_of
 from pytest_resilience.interceptors.sockets.connections import is_udp
 from pytest_resilience.interceptors.sockets.host_names import HostNameHooks
 from pytest_resilience.interceptors.sockets.host_names import HostNames
-from pytest_resilience.interceptors.sockets.in_process_apps import InProcessApps
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send import PartitionedSends
 from pytest_resilience.interceptors.sockets.send import Sender
@@ -77,7 +76,7 @@ class SocketInterceptor:
         self._installed = False
         # Made by the first install, and used again by the next: most tests need the same.
         self._socket_patches: SocketPatches | None = None
-        self._beside: tuple[HostNameHooks | UnreachableClients | InProcessApps, ...] = ()
+        self._beside: tuple[HostNameHooks | UnreachableClients, ...] = ()
 
     def install(self) -> None:
         if self._installed:
@@ -88,7 +87,6 @@ class SocketInterceptor:
             self._beside = (
                 HostNameHooks(self._engine, self._names, self._patches),
                 UnreachableClients(self._engine, self._names, self._patches),
-                InProcessApps(self._engine, self._names, self._patches),
             )
         self._socket_patches.install()
         for each in self._beside:

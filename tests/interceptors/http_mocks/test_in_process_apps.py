@@ -1,0 +1,569 @@
+"""Applications that are called in this process are hit where a target names them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import warnings
+
+from collections.abc import AsyncIterator
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import fastapi
+import flask
+import httpx
+import httpx2
+import pytest
+import respx
+
+from werkzeug.test import Client as WerkzeugClient
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.engine import FaultInjected
+from pytest_resilience.chaos.recorder import Recorder
+from pytest_resilience.diagnosis import never_fired
+from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from tests.injecting import Inject
+from tests.interceptors.conftest import closed_port
+from tests.interceptors.conftest import echo
+from tests.interceptors.conftest import reset
+from tests.interceptors.conftest import serve
+from tests.interceptors.conftest import silent
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
+
+
+BODY = b'{"orders": [1, 2, 3]}'
+TIMEOUT = 0.2
+Reply = tuple[int, bytes, dict[str, str]]
+Client = Callable[..., Reply]
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine(lambda engine: [SocketInterceptor(engine), HttpMockInterceptor(engine)])
+    yield engine
+    for active_experiment in engine.active:
+        active_experiment.stop()
+
+
+class App:
+    """An application that counts its calls, for each of the interfaces.
+
+    Attributes:
+        calls: how often it was called.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def wsgi(self, environ: Any, start_response: Any) -> list[bytes]:
+        self.calls += 1
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [BODY]
+
+    async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
+        self.calls += 1
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": BODY})
+
+
+def of_httpx(response: Any) -> Reply:
+    return response.status_code, response.content, dict(response.headers)
+
+
+def with_asgi(library: Any, app: App, host: str) -> Reply:
+    async def ask() -> Reply:
+        transport = library.ASGITransport(app.asgi)
+        async with library.AsyncClient(
+            transport=transport, base_url=f"http://{host}", timeout=TIMEOUT
+        ) as client:
+            return of_httpx(await client.get("/orders"))
+
+    return asyncio.run(ask())
+
+
+def with_wsgi(library: Any, app: App, host: str) -> Reply:
+    transport = library.WSGITransport(app.wsgi)
+    with library.Client(transport=transport, base_url=f"http://{host}", timeout=TIMEOUT) as client:
+        return of_httpx(client.get("/orders"))
+
+
+def handler_of(library: Any, app: App) -> Any:
+    def handle(request: Any) -> Any:
+        app.calls += 1
+        return library.Response(200, content=BODY, headers={"content-type": "application/json"})
+
+    return handle
+
+
+def with_mock(library: Any, app: App, host: str) -> Reply:
+    transport = library.MockTransport(handler_of(library, app))
+    with library.Client(transport=transport, base_url=f"http://{host}", timeout=TIMEOUT) as client:
+        return of_httpx(client.get("/orders"))
+
+
+def with_mock_async(library: Any, app: App, host: str) -> Reply:
+    async def ask() -> Reply:
+        transport = library.MockTransport(handler_of(library, app))
+        async with library.AsyncClient(
+            transport=transport, base_url=f"http://{host}", timeout=TIMEOUT
+        ) as client:
+            return of_httpx(await client.get("/orders"))
+
+    return asyncio.run(ask())
+
+
+def with_starlette(library: Any, app: App, host: str) -> Reply:
+    client = TestClient(app.asgi, base_url=f"http://{host}")
+    client.timeout = TIMEOUT
+    return of_httpx(client.get("/orders"))
+
+
+def with_fastapi(library: Any, app: App, host: str) -> Reply:
+    api = fastapi.FastAPI()
+
+    @api.get("/orders")
+    def orders() -> fastapi.Response:
+        app.calls += 1
+        return fastapi.Response(BODY, media_type="application/json")
+
+    client = TestClient(api, base_url=f"http://{host}")
+    client.timeout = TIMEOUT
+    return of_httpx(client.get("/orders"))
+
+
+@contextlib.contextmanager
+def impatient() -> Iterator[None]:
+    """What has no timeout of its own has that of all sockets."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@impatient()
+def with_flask(library: Any, app: App, host: str) -> Reply:
+    api = flask.Flask("app")
+
+    @api.get("/orders")
+    def orders() -> flask.Response:
+        app.calls += 1
+        return flask.Response(BODY, mimetype="application/json")
+
+    response = api.test_client().get("/orders", base_url=f"http://{host}")
+    return response.status_code, response.data, dict(response.headers)
+
+
+@impatient()
+def with_werkzeug(library: Any, app: App, host: str) -> Reply:
+    response = WerkzeugClient(app.wsgi).get("/orders", base_url=f"http://{host}")
+    return response.status_code, response.data, dict(response.headers)
+
+
+def get(library: Any, port: int) -> object:
+    if library is http.client:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+        with contextlib.closing(connection):
+            connection.request("GET", "/orders")
+            with connection.getresponse() as response:
+                return response.read()
+    with library.Client(trust_env=False, timeout=TIMEOUT) as client:
+        return client.get(f"http://127.0.0.1:{port}/orders")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """A client that calls an application.
+
+    Attributes:
+        ask: sends a request to the application by it.
+        library: whose errors it raises.
+        name: in messages.
+        callee: in messages.
+    """
+
+    ask: Callable[[Any, App, str], Reply]
+    library: Any
+    name: str
+    callee: str = "the application"
+
+    def __call__(self, app: App, host: str = "shop.example") -> Reply:
+        return self.ask(self.library, app, host)
+
+
+STARLETTE = sys.modules["starlette.testclient"].httpx
+WAYS = {
+    f"{library.__name__} {kind}": Way(
+        ask=ask, library=library, name=f"{library.__name__}.{kind}", callee=callee
+    )
+    for library in (httpx, httpx2)
+    for kind, ask, callee in (
+        ("ASGITransport", with_asgi, "the application"),
+        ("WSGITransport", with_wsgi, "the application"),
+        ("MockTransport", with_mock, "its handler"),
+    )
+} | {
+    "httpx MockTransport awaited": Way(
+        ask=with_mock_async, library=httpx, name="httpx.MockTransport", callee="its handler"
+    ),
+    "starlette": Way(ask=with_starlette, library=STARLETTE, name="starlette's TestClient"),
+    "fastapi": Way(ask=with_fastapi, library=STARLETTE, name="starlette's TestClient"),
+    "flask": Way(ask=with_flask, library=http.client, name="werkzeug's test client"),
+    "werkzeug": Way(ask=with_werkzeug, library=http.client, name="werkzeug's test client"),
+}
+
+
+@functools.cache  # the same for all ways with this library
+def for_real(library: Any, accident: str) -> tuple[type[BaseException], str]:
+    """What the client of a library meets of a server."""
+    servers: dict[str, Callable[[], AbstractContextManager[int]]] = {
+        "refuse": closed_port,
+        "reset": lambda: serve(reset),
+        "timeout": lambda: serve(silent),
+        "truncate": lambda: serve(half),
+    }
+    with servers[accident]() as port:
+        return met(lambda: get(library, port))
+
+
+every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
+def half(connection: socket.socket) -> None:
+    connection.recv(65536)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n0123456789")
+
+
+def met(action: Callable[[], object]) -> tuple[type[BaseException], str]:
+    with pytest.raises(Exception) as caught:
+        action()
+    return caught.type, str(caught.value)
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("mode", "calls"), [("refuse", 0), ("reset", 0), ("timeout", 0), ("truncate", 1)]
+)
+def test_it_meets_what_it_would_meet_of_a_server(
+    way: Way, mode: str, calls: int, inject: Inject
+) -> None:
+    app = App()
+    asynchronous = "ASGI" in way.name or way.ask is with_mock_async  # which have their own words
+    with inject("network_failure", target="shop.example:80", mode=mode) as fault:
+        kind, text = met(lambda: way(app))
+    expected, said = for_real(way.library, mode)
+    if mode == "timeout" and way.library is not http.client:  # of the connect already
+        expected = way.library.ConnectTimeout
+    assert kind is expected
+    assert asynchronous or mode == "truncate" or text == said
+    assert (app.calls, fault.hits) == (calls, 1)
+
+
+@every_way
+def test_an_answer_that_is_lost_was_given(way: Way, inject: Inject) -> None:
+    app = App()
+    with inject("network_failure", mode="lose_answer", target="shop.example") as fault:
+        met(lambda: way(app))
+    assert (app.calls, fault.hits) == (1, 1)
+
+
+@every_way
+def test_a_status(way: Way, inject: Inject) -> None:
+    app = App()
+    with inject("network_failure", status=429, retry_after=7, target="shop.example") as fault:
+        status, body, headers = way(app)
+    assert (status, body) == (429, b"Too Many Requests")
+    assert {name.lower(): value for name, value in headers.items()}["retry-after"] == "7"
+    assert (app.calls, fault.hits) == (0, 1)
+    assert way(app)[:2] == (200, BODY)
+
+
+@every_way
+def test_a_damaged_body(way: Way, inject: Inject) -> None:
+    app = App()
+    with inject("network_failure", mode="corrupt", target="shop.example") as fault:
+        status, body, headers = way(app)
+    assert (status, len(body), body == BODY) == (200, len(BODY), False)
+    assert {name.lower(): value for name, value in headers.items()}["content-type"]
+    assert (app.calls, fault.hits) == (1, 1)
+
+
+@every_way
+def test_a_delay(way: Way, inject: Inject, engine: Engine, events: list[FaultInjected]) -> None:
+    app = App()
+    began = engine.clock.monotonic()
+    with inject("network_latency", delay="10ms", target="shop.example:80") as latency:
+        assert way(app)[:2] == (200, BODY)
+    assert engine.clock.monotonic() - began >= 0.02
+    assert [(each.kind, each.target) for each in events] == [
+        ("network.connect", "shop.example:80"),
+        ("network.receive", "shop.example:80"),
+    ]
+    assert (app.calls, latency.hits) == (1, 2)
+
+
+@every_way
+def test_without_a_target_it_is_left_alone(way: Way, inject: Inject) -> None:
+    app = App()
+    with inject("network_failure", mode="reset") as fault:
+        assert way(app)[:2] == (200, BODY)
+    assert (app.calls, fault.matched) == (1, 0)
+    error = never_fired(fault)
+    assert error.seen == (f"network.connect shop.example:80 (by {way.name}, in this process)",)
+    assert str(error).splitlines()[-1] == (
+        f"  {way.name} called {way.callee} in this process, with no network in between. That is "
+        f"hit where a target names it: target='shop.example:80'. To hit what {way.callee} "
+        "connects to, aim at that."
+    )
+
+
+@every_way
+def test_an_aim_elsewhere_gets_no_such_advice(way: Way, inject: Inject) -> None:
+    with inject("network_failure", mode="reset", target="payments:443") as fault:
+        assert way(App())[:2] == (200, BODY)
+    error = never_fired(fault)
+    assert error.seen == (f"network.connect shop.example:80 (by {way.name}, in this process)",)
+    assert "Correct the target" in str(error)
+
+
+def test_a_service_is_a_target(engine: Engine) -> None:
+    from pytest_resilience.chaos.types.service import Service
+
+    engine.services.add(Service.at("shop", ["shop.example"]))
+    fault = engine.start(
+        ChaosExperiment("busy", "service_failure", target_services="shop", mode="status", rate=1),
+        seed=1,
+    )
+    assert WAYS["flask"](App())[0] == 503
+    fault.stop()
+
+
+def test_the_matrix_runs_only_experiments_that_name_it(engine: Engine) -> None:
+    aimed = ChaosExperiment("aimed", "network_failure", mode="reset", target="shop.example")
+    other = ChaosExperiment("other", "network_failure", mode="reset", target="payments")
+    anybody = ChaosExperiment("anybody", "network_failure", mode="reset")
+    recorder = Recorder([aimed, other, anybody])
+    with engine.recording(recorder), engine.recording_test():
+        WAYS["werkzeug"](App())
+    assert [recorder.could_hit(each) for each in (aimed, other, anybody)] == [True, False, False]
+
+
+def test_a_stream_comes_as_it_is_sent_when_only_its_start_is_late(inject: Inject) -> None:
+    api = fastapi.FastAPI()
+    sent: list[int] = []
+
+    @api.get("/")
+    def stream() -> fastapi.responses.StreamingResponse:
+        async def numbers() -> AsyncIterator[str]:
+            for number in range(3):
+                sent.append(number)
+                yield f"{number}\n"
+
+        return fastapi.responses.StreamingResponse(numbers())
+
+    with (
+        inject("network_latency", delay="1ms", target="testserver"),
+        TestClient(api) as client,
+        client.stream("GET", "/") as response,
+    ):
+        lines = response.iter_lines()
+        assert next(lines) == "0"
+        assert sent != [0, 1, 2]
+        assert list(lines) == ["1", "2"]
+
+
+def test_a_websocket_is_opened_late_or_not_at_all(inject: Inject) -> None:
+    api = fastapi.FastAPI()
+
+    @api.websocket("/ws")
+    async def talk(websocket: fastapi.WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text("hello")
+
+    client = TestClient(api)
+    with (
+        inject("network_latency", delay="1ms", target="testserver:80") as latency,
+        client.websocket_connect("/ws") as session,
+    ):
+        assert session.receive_text() == "hello"
+    assert latency.hits == 2
+    with inject("network_failure", target="testserver:80"), pytest.raises(STARLETTE.ConnectError):
+        client.websocket_connect("/ws").__enter__()
+
+
+def test_respx_behind_a_transport_is_hit_once(inject: Inject) -> None:
+    router = respx.Router()
+    router.get("http://shop.example/").respond(200)
+    with (
+        inject("network_latency", delay="1ms", target="shop.example") as latency,
+        httpx.Client(transport=httpx.MockTransport(router.handler)) as client,
+    ):
+        assert client.get("http://shop.example/").status_code == 200
+    assert latency.hits == 2
+
+
+DJANGO = """
+import asyncio, json, os, sys
+import django
+
+from django.conf import settings
+from django.http import HttpResponse, StreamingHttpResponse
+from django.urls import path
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.diagnosis import never_fired
+from pytest_resilience.runtime import new_engine
+
+settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"])
+django.setup()
+calls = []
+
+def orders(request):
+    calls.append(request.path)
+    return HttpResponse(b'{"orders": [1, 2, 3]}', content_type="application/json")
+
+def stream(request):
+    calls.append(request.path)
+    return StreamingHttpResponse([b"0123", b"4567"])
+
+urlpatterns = [path("orders", orders), path("stream", stream)]
+
+from django.test import AsyncClient, Client
+
+def ask(place):
+    return Client().get(place)
+
+def ask_async(place):
+    return asyncio.run(AsyncClient().get(place))
+
+for call in (ask, ask_async):
+    for place, given in json.loads(sys.argv[1]):
+        del calls[:]
+        engine = new_engine()
+        running = engine.start(
+            ChaosExperiment("x", given.pop("type", "network_failure"), rate=1, **given), seed=1
+        )
+        try:
+            response = call(place)
+        except Exception as error:
+            met = [type(error).__name__, getattr(error, "errno", None)]
+        else:
+            body = b"".join(response) if response.streaming else response.content
+            met = [response.status_code, body.decode("latin-1"), response.headers["content-type"]]
+            assert response.client is not None and response.resolver_match.route
+        running.stop()
+        never = "" if running.matched else str(never_fired(running))
+        print(json.dumps([met, len(calls), running.hits, never]))
+"""
+
+
+@pytest.fixture(scope="module")
+def django_cases() -> list[tuple[str, dict[str, Any]]]:
+    aimed = {"target": "testserver"}
+    return [
+        ("/orders", {"mode": "refuse"} | aimed),
+        ("/orders", {"mode": "reset"} | aimed),
+        ("/orders", {"mode": "timeout", "duration": "10ms"} | aimed),
+        ("/orders", {"mode": "truncate"} | aimed),
+        ("/orders", {"mode": "lose_answer"} | aimed),
+        ("/orders", {"mode": "status", "status": 502} | aimed),
+        ("/stream", {"mode": "corrupt", "share": 1} | aimed),
+        ("/stream", {"type": "network_latency", "delay": "1ms"} | aimed),
+        ("/orders", {"mode": "reset"}),
+    ]
+
+
+def test_django(django_cases: list[tuple[str, dict[str, Any]]]) -> None:
+    done = subprocess.run(  # its settings are those of a process
+        [sys.executable, "-c", DJANGO, json.dumps(django_cases)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(results) == 2 * len(django_cases)
+    for client, found in (("Client", results[:9]), ("AsyncClient", results[9:])):
+        refused, reset, silence, cut, lost, status, damaged, late, anybody = found
+        assert refused[:3] == [["ConnectionRefusedError", 111], 0, 1]
+        assert reset[:3] == [["ConnectionResetError", 104], 0, 1]
+        assert silence[:3] == [["TimeoutError", 110], 0, 1]
+        assert cut[:3] == [["IncompleteRead", None], 1, 1]
+        assert lost[:3] == [["ConnectionResetError", 104], 1, 1]
+        assert status[:3] == [[502, "Bad Gateway", "text/plain; charset=utf-8"], 0, 1]
+        assert damaged[0][0] == 200
+        assert len(damaged[0][1]) == 8
+        assert not set(damaged[0][1]) & set("01234567")
+        assert late[:3] == [[200, "01234567", "text/html; charset=utf-8"], 1, 2]
+        assert anybody[:3] == [[200, BODY.decode(), "application/json"], 1, 0]
+        assert f"testserver:80 (by Django's test {client}, in this process)" in anybody[3]
+        assert "target='testserver:80'" in anybody[3]
+
+
+def test_what_the_application_does_in_turn_comes_first(inject: Inject) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"x", ("127.0.0.1", 9))
+        start_response("200 OK", [])
+        return []
+
+    with (
+        inject("network_failure", mode="reset") as fault,
+        httpx.Client(transport=httpx.WSGITransport(app), base_url="http://app") as client,
+    ):
+        client.get("/")
+    assert "Datagrams went to 127.0.0.1:9" in str(never_fired(fault))
+
+
+def test_what_it_connects_to_is_reached(inject: Inject) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        with serve(echo) as port, socket.create_connection(("127.0.0.1", port)) as sock:
+            sock.sendall(b"x")
+            sock.recv(1)
+        return []
+
+    client = httpx.Client(transport=httpx.WSGITransport(app), base_url="http://app")
+    reset = inject("network_failure", mode="reset", target="127.0.0.1")
+    with reset, client, pytest.raises(ConnectionResetError):  # in the application, as it is
+        client.get("/")
+
+
+@pytest.mark.parametrize("target", ["app", None])
+def test_errors_pass_as_they_are_and_everything_is_put_back(
+    inject: Inject, target: str | None
+) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        raise LookupError("of the application")
+
+    before = vars(httpx.WSGITransport)["handle_request"]
+    client = httpx.Client(transport=httpx.WSGITransport(app), base_url="http://app")
+    given = {"target": target} if target else {}
+    with inject("network_latency", delay="1ms", **given), client:
+        assert vars(httpx.WSGITransport)["handle_request"] is not before
+        with pytest.raises(LookupError, match="of the application") as caught:
+            client.get("/")
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    assert vars(httpx.WSGITransport)["handle_request"] is before
+
+
+def test_what_makes_no_sense_is_for_the_client_to_say(inject: Inject) -> None:
+    transport: Any = httpx.MockTransport(lambda _: httpx.Response(200))
+    with inject("network_latency", target="app"), pytest.raises(AttributeError):
+        transport.handle_request(None)
