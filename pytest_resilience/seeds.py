@@ -25,11 +25,9 @@ def new_seed() -> int:
 
 def derive(seed: int, *path: str | int) -> int:
     """A 64-bit seed for the place `path` below `seed`; the same in every process."""
-    digest = hashlib.blake2b(digest_size=8)
-    for step in (seed, *path):
-        raw = repr(step).encode()
-        digest.update(len(raw).to_bytes(4, "big") + raw)
-    return int.from_bytes(digest.digest(), "big")
+    steps = [repr(step).encode() for step in (seed, *path)]
+    named = b"".join([len(step).to_bytes(4, "big") + step for step in steps])
+    return int.from_bytes(hashlib.blake2b(named, digest_size=8).digest(), "big")
 
 
 @dataclass(frozen=True, slots=True)

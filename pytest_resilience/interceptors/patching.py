@@ -39,7 +39,7 @@ class Patches:
     """
 
     def __init__(self) -> None:
-        self._applied: list[tuple[Any, str, object, object]] = []
+        self._applied: list[_Made] = []
         self._covered: set[int] = set()  # by id, those on which another's lay at `restore`
         self._made: dict[tuple[int, str], _Made] = {}
 
@@ -54,19 +54,18 @@ class Patches:
         A mock that a test has put there is left alone, and so is what is no method although it
         is in a class: no I/O is behind it. With `mocks` they are replaced too.
         """
-        found = vars(owner).get(name, _ABSENT)  # _ABSENT: inherited, e.g. from a C type
-        original = getattr(owner, name)
-        if not mocks and _is_stub(owner, found, original):
-            return
+        found = owner.__dict__.get(name, _ABSENT)  # _ABSENT: inherited, e.g. from a C type
         known = self._made.get((id(owner), name))
-        if known is None or known.original is not original or not _is_same(known.make, make):
+        if known is None or not known.fits(found, make):
+            original = getattr(owner, name)
+            if not mocks and _is_stub(owner, found, original):
+                return
             ours = _OverMock(make(original), original) if _is_mock(original) else make(original)
-            known = _Made(owner, original, make, ours)
+            known = _Made(owner, name, found, original, make, ours)
             self._made[id(owner), name] = known
-        ours = known.ours
         # Noted first: an interrupt between the two lines must not lose it.
-        self._applied.append((owner, name, found, ours))
-        setattr(owner, name, ours)
+        self._applied.append(known)
+        setattr(owner, name, known.ours)
 
     def restore(self) -> None:
         """Put everything back, last first, except where somebody else's lies on top.
@@ -74,23 +73,26 @@ class Patches:
         Every step can be repeated, so an interrupt in the middle loses nothing.
         """
         kept = []
-        for owner, name, found, ours in reversed(self._applied):
-            current = vars(owner).get(name, _ABSENT)
+        for made in reversed(self._applied):
+            owner, name, ours = made.owner, made.name, made.ours
+            current = owner.__dict__.get(name, _ABSENT)
             if current is not ours:
                 removed = id(ours) in self._covered and id(ours) not in _pending_removal
-                if current is not found and not removed:
-                    kept.append((owner, name, found, ours))
-                    _pending_removal[id(ours)] = (ours, found)
+                if current is not made.found and not removed:
+                    kept.append(made)
+                    _pending_removal[id(ours)] = (ours, made.found)
                 else:
                     _pending_removal.pop(id(ours), None)
                 continue
-            _pending_removal.pop(id(ours), None)
-            below = _found_below(found)
+            below = made.found
+            if _pending_removal:
+                _pending_removal.pop(id(ours), None)
+                below = _found_below(below)
             if below is _ABSENT:
                 delattr(owner, name)
             else:
                 setattr(owner, name, below)
-        self._covered = {id(ours) for _, _, _, ours in kept}
+        self._covered = {id(made.ours) for made in kept}
         self._applied = kept[::-1]
 
 
@@ -99,9 +101,19 @@ class _Made:
     """A replacement that was made. The owner is kept with it, so that its id stays its own."""
 
     owner: Any
+    name: str
+    found: object
     original: object
     make: Callable[[Any], Any]
     ours: Any
+
+    def fits(self, found: object, make: Callable[[Any], Any]) -> bool:
+        """Whether it is what `make` would make once more of what is there."""
+        return (
+            found is self.found
+            and (found is not _ABSENT or getattr(self.owner, self.name) is self.original)
+            and (make is self.make or _is_same(make, self.make))
+        )
 
 
 class _OverMock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 
 from collections import deque
@@ -139,18 +138,10 @@ class ExperimentLog:
         rows: dict[tuple[str, str, bool], ExperimentRecord] = {}
         for request, active_experiment in self.started:
             key = str(active_experiment.experiment), request.requested_by, True
-            known = rows.get(key) or _row(*key)
-            rows[key] = dataclasses.replace(
-                known,
-                matched=known.matched + active_experiment.matched,
-                hits=known.hits + active_experiment.hits,
-                delay=known.delay + active_experiment.delay,
-                pressure=str(active_experiment.pressure or known.pressure),
-                counted=known.counted + _counted(active_experiment),
-            )
+            rows[key] = _row(key, active_experiment, rows.get(key))
         for request in self.not_started:
             key = str(request.experiment), request.requested_by, False
-            rows[key] = _row(*key)
+            rows[key] = ExperimentRecord(what=key[0], requested_by=key[1], started=False)
         return ChaosRecord(nodeid=nodeid, experiments=(*rows.values(), *monkeys))
 
 
@@ -160,8 +151,21 @@ def _counted(active_experiment: ActiveExperiment) -> tuple[str, ...]:
     return counted_operations(active_experiment) if only_counts else ()
 
 
-def _row(what: str, requested_by: str, started: bool) -> ExperimentRecord:
-    return ExperimentRecord(what=what, requested_by=requested_by, started=started)
+def _row(
+    key: tuple[str, str, bool], ran: ActiveExperiment, before: ExperimentRecord | None
+) -> ExperimentRecord:
+    """The row of one that ran, added to that of the times it ran `before`."""
+    what, requested_by, started = key
+    return ExperimentRecord(
+        what=what,
+        requested_by=requested_by,
+        started=started,
+        matched=ran.matched + (before.matched if before else 0),
+        hits=ran.hits + (before.hits if before else 0),
+        delay=ran.delay + (before.delay if before else 0.0),
+        pressure=str(ran.pressure or (before.pressure if before else "")),
+        counted=(before.counted if before else ()) + _counted(ran),
+    )
 
 
 class _Seeds:
@@ -238,10 +242,15 @@ class ChaosScope:
             return
         experiment = request.experiment
         seed = self.seeds.next(experiment.name)
-        if not experiment.enabled or Stream.at(seed, "start").draw(0) >= experiment.probability:
-            self.experiments.not_started.append(request)
-        else:
+        certain = experiment.probability >= 1
+        if experiment.enabled and (certain or self._comes_up(experiment.probability, seed)):
             self._start(request, seed)
+        else:
+            self.experiments.not_started.append(request)
+
+    @staticmethod
+    def _comes_up(probability: float, seed: int) -> bool:
+        return Stream.at(seed, "start").draw(0) < probability
 
     def expect_start(self, request: ExperimentRequest) -> None:
         """Expect `start`: an experiment that is asked for and forgotten proves nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +49,9 @@ class ChaosRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Built-in types only."""
-        return {"nodeid": self.nodeid, "experiments": [asdict(row) for row in self.experiments]}
+        names = ExperimentRecord.__slots__
+        rows = [{name: getattr(row, name) for name in names} for row in self.experiments]
+        return {"nodeid": self.nodeid, "experiments": rows}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ChaosRecord:

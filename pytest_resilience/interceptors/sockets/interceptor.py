@@ -17,6 +17,7 @@ import sys
 import threading
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import TypeVar
@@ -112,6 +113,8 @@ class SocketInterceptor:
 
 _Proceed = functools.partial[Any]
 _Handle = Callable[[socket.socket, SocketCall], Any]
+_Make = Callable[[Callable[..., Any]], Any]
+_Replacement = tuple[Any, str, _Make]
 
 _R = TypeVar("_R")
 
@@ -143,6 +146,9 @@ class SocketPatches:
         self._sender = Sender(engine, self._partitions, loops, ssl_objects)
         self._receiver = Receiver(engine, loops)
         self._parts = (self._resolution, self._connects, loops, ssl_objects)
+        # To make these takes longer than to use them again in the next test.
+        self._owners: tuple[list[Any], ...] = ()
+        self._replacements: list[_Replacement] = []
 
     def refresh(self) -> None:
         """The active experiments have changed."""
@@ -162,37 +168,38 @@ class SocketPatches:
     def install(self) -> None:
         """Replace what clients call."""
         self._installed = True
-        for plain in socket_classes():
-            self._replace_in(plain)
-        for each in accepting_classes():
-            # Of which `accept` is made.
-            self._patches.replace(each, "_accept", _around(self._accept))
-        for tls in tls_modules():
-            self._replace_in_tls(tls.SSLSocket)
+        owners = socket_classes(), accepting_classes(), [each.SSLSocket for each in tls_modules()]
+        if owners != self._owners:
+            self._owners, self._replacements = owners, list(self._replacements_in(*owners))
+        for owner, name, make in self._replacements:
+            self._patches.replace(owner, name, make)
         for part in self._parts:
             part.install()
 
-    def _replace_in(self, plain: Any) -> None:
-        """Replace the methods of a class of sockets without TLS."""
-        patches = self._patches
-        self._replace_all(plain, self._receive, _RECEIVING)
-        self._replace_all(plain, self._send, _SENDING)
-        patches.replace(plain, "connect", _around(self._connect))
-        patches.replace(plain, "connect_ex", _around(self._connect_ex))
-        patches.replace(plain, "detach", _around(self._detach))
-        patches.replace(plain, "shutdown", _around(self._shut_down))
-        patches.replace(plain, "_real_close", _around(self._close))
+    def _replacements_in(
+        self, plain: list[Any], accepting: list[Any], tls: list[Any]
+    ) -> Iterator[_Replacement]:
+        """What is replaced in classes of sockets without TLS, of servers, and with TLS."""
+        for owner in plain:
+            yield from self._all_of(owner, self._receive, _RECEIVING)
+            yield from self._all_of(owner, self._send, _SENDING)
+            yield owner, "connect", _around(self._connect)
+            yield owner, "connect_ex", _around(self._connect_ex)
+            yield owner, "detach", _around(self._detach)
+            yield owner, "shutdown", _around(self._shut_down)
+            yield owner, "_real_close", _around(self._close)
+        for owner in accepting:
+            yield owner, "_accept", _around(self._accept)  # of which `accept` is made
+        for owner in tls:
+            yield from self._all_of(owner, self._receive, _TLS_RECEIVING)
+            yield from self._all_of(owner, self._send, _TLS_SENDING)
+            yield owner, "do_handshake", _around(self._shake_hands)
 
-    def _replace_in_tls(self, tls: Any) -> None:
-        """Replace the methods of a class of sockets with TLS."""
-        self._replace_all(tls, self._receive, _TLS_RECEIVING)
-        self._replace_all(tls, self._send, _TLS_SENDING)
-        self._patches.replace(tls, "do_handshake", _around(self._shake_hands))
-
-    def _replace_all(self, owner: Any, handle: _Handle, names: tuple[str, ...]) -> None:
+    def _all_of(
+        self, owner: Any, handle: _Handle, names: tuple[str, ...]
+    ) -> Iterator[_Replacement]:
         for name in names:
-            make = functools.partial(self._passing, handle, name)
-            self._patches.replace(owner, name, make)
+            yield owner, name, functools.partial(self._passing, handle, name)
 
     def _passing(
         self, handle: _Handle, name: str, original: Callable[..., Any]
