@@ -6,11 +6,15 @@ import functools
 import sys
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 
-__all__ = ["Patches"]
+__all__ = ["Patches", "Replacement"]
+
+Replacement = tuple[Any, str, Callable[[Any], Any]]
+"""An owner, the name of its attribute, and what makes the replacement of what is there."""
 
 _ABSENT = object()
 
@@ -42,6 +46,7 @@ class Patches:
         self._applied: list[_Made] = []
         self._covered: set[int] = set()  # by id, those on which another's lay at `restore`
         self._made: dict[tuple[int, str], _Made] = {}
+        self._listed: tuple[object, list[Replacement]] = None, []
 
     def __bool__(self) -> bool:
         return bool(self._applied)
@@ -66,6 +71,16 @@ class Patches:
         # Noted first: an interrupt between the two lines must not lose it.
         self._applied.append(known)
         setattr(owner, name, known.ours)
+
+    def replace_all(
+        self, owners: tuple[Any, ...], replacements: Callable[..., Iterable[Replacement]]
+    ) -> None:
+        """Replace all that `replacements(*owners)` gives, which is asked once for the same."""
+        asked = replacements, owners
+        if self._listed[0] != asked:
+            self._listed = asked, list(replacements(*owners))
+        for owner, name, make in self._listed[1]:
+            self.replace(owner, name, make)
 
     def restore(self) -> None:
         """Put everything back, last first, except where somebody else's lies on top.

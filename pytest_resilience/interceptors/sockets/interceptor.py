@@ -17,6 +17,7 @@ import sys
 import threading
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from typing import Any
@@ -35,6 +36,7 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.interceptors.patching import Replacement
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
@@ -113,8 +115,6 @@ class SocketInterceptor:
 
 _Proceed = functools.partial[Any]
 _Handle = Callable[[socket.socket, SocketCall], Any]
-_Make = Callable[[Callable[..., Any]], Any]
-_Replacement = tuple[Any, str, _Make]
 
 _R = TypeVar("_R")
 
@@ -146,9 +146,6 @@ class SocketPatches:
         self._sender = Sender(engine, self._partitions, loops, ssl_objects)
         self._receiver = Receiver(engine, loops)
         self._parts = (self._resolution, self._connects, loops, ssl_objects)
-        # To make these takes longer than to use them again in the next test.
-        self._owners: tuple[list[Any], ...] = ()
-        self._replacements: list[_Replacement] = []
 
     def refresh(self) -> None:
         """The active experiments have changed."""
@@ -168,17 +165,15 @@ class SocketPatches:
     def install(self) -> None:
         """Replace what clients call."""
         self._installed = True
-        owners = socket_classes(), accepting_classes(), [each.SSLSocket for each in tls_modules()]
-        if owners != self._owners:
-            self._owners, self._replacements = owners, list(self._replacements_in(*owners))
-        for owner, name, make in self._replacements:
-            self._patches.replace(owner, name, make)
+        tls = [each.SSLSocket for each in tls_modules()]
+        owners = tuple(socket_classes()), tuple(accepting_classes()), tuple(tls)
+        self._patches.replace_all(owners, self._replacements_in)
         for part in self._parts:
             part.install()
 
     def _replacements_in(
-        self, plain: list[Any], accepting: list[Any], tls: list[Any]
-    ) -> Iterator[_Replacement]:
+        self, plain: Iterable[Any], accepting: Iterable[Any], tls: Iterable[Any]
+    ) -> Iterator[Replacement]:
         """What is replaced in classes of sockets without TLS, of servers, and with TLS."""
         for owner in plain:
             yield from self._all_of(owner, self._receive, _RECEIVING)
@@ -195,9 +190,7 @@ class SocketPatches:
             yield from self._all_of(owner, self._send, _TLS_SENDING)
             yield owner, "do_handshake", _around(self._shake_hands)
 
-    def _all_of(
-        self, owner: Any, handle: _Handle, names: tuple[str, ...]
-    ) -> Iterator[_Replacement]:
+    def _all_of(self, owner: Any, handle: _Handle, names: tuple[str, ...]) -> Iterator[Replacement]:
         for name in names:
             yield owner, name, functools.partial(self._passing, handle, name)
 
