@@ -2,16 +2,17 @@
 
 Here, and nowhere else, a fault of a response becomes what a client sees. A `ResponseStream`
 touches no socket and no loop, and reads no clock: its driver says what has come and what time it
-is, does the step that it is told, and asks again. There are four steps, whatever the fault is:
+is, does the step that it is told, and asks again. There are five steps, whatever the fault is:
 
     arrive(at)
         |             before `due`: WaitUntil                     delay, silence
     [ held ]
         |             at `due`: begin
-        +----------->  ResetConnection                            reset, lost response
+        +----------->  ResetConnection, CloseConnection           reset, lost response; closure
         +----------->  ReadReplacement, until EOF                 injected response
         |                     ^
     [ passing ] --------------+  nothing more: EOF                truncation
+        +----------->  ResetConnection                            truncation by a reset
                       between pieces: WaitUntil                   throttle, dribble
                       ReadPeer, and `take` what was read          corruption, truncation
 
@@ -30,6 +31,8 @@ A driver that receives for a client that calls `recv(size)`:
                 return stream.replay(size)  # b"" is EOF
             case ResetConnection():
                 raise ConnectionResetError
+            case CloseConnection():
+                return b""
 
 What is not due is never asked for, so that a driver can leave it in the kernel. One that has
 received already (a mock, a proxy, a transport of asyncio) keeps it and gives its length.
@@ -51,6 +54,7 @@ from pytest_resilience.chaos.faults.response import Pace
 
 
 __all__ = [
+    "CloseConnection",
     "Content",
     "ReadPeer",
     "ReadReplacement",
@@ -94,7 +98,12 @@ class ResetConnection:
     """Let the connection have been reset by the peer (ECONNRESET)."""
 
 
-Step: TypeAlias = WaitUntil | ReadPeer | ReadReplacement | ResetConnection
+@dataclass(frozen=True, slots=True)
+class CloseConnection:
+    """Let the connection have been closed by the peer, in good order (FIN)."""
+
+
+Step: TypeAlias = WaitUntil | ReadPeer | ReadReplacement | ResetConnection | CloseConnection
 
 
 class Content:
@@ -104,14 +113,16 @@ class Content:
     one sees only records, the other (of an `ssl.SSLObject`) what is in them, and no time.
 
     Attributes:
-        resets: nothing is delivered, for the connection is reset.
+        resets: nothing more is delivered, for the connection is reset.
+        closes: nothing is delivered, for the peer has closed the connection.
     """
 
-    __slots__ = ("_altered", "_effect", "_replacement", "resets")
+    __slots__ = ("_altered", "_breaks", "_effect", "_replacement", "closes", "resets")
 
     def __init__(self, failure: Fault, effect: Effect) -> None:
         """`failure`: of `effect`."""
-        self.resets = failure.resets
+        self.resets, self.closes = failure.resets, failure.closes
+        self._breaks = failure.breaks
         self._effect = effect
         self._altered = failure.altered()
         replacement = failure.replacement
@@ -133,7 +144,9 @@ class Content:
         if altered is None or not effect.left():
             return data
         delivered = altered.alter(data)
-        if altered.ended:
+        if altered.ended and self._breaks:
+            self.resets = True
+        elif altered.ended:
             self._replacement = io.BytesIO()
         if altered.spared:
             self._altered = None
@@ -218,6 +231,11 @@ class ResponseStream:
         self._now = -math.inf  # the latest time that it was told
         self._line: _Line | None = None
 
+    @property
+    def is_reset(self) -> bool:
+        """Whether the connection is reset, after what was delivered of it."""
+        return self.content is not None and self.content.resets
+
     def arrive(self, at: float) -> float:
         """Its first byte has come, `at` in monotonic seconds; returns when it is due."""
         self.due = at + self.effect.delay
@@ -246,15 +264,22 @@ class ResponseStream:
             # A client that comes later than `due` would find all of it carried, and it is the
             # line that it came to test: nothing is carried before the client asks.
             self._begin(now if first else due)
-        if self.content is not None and self.content.resets:
-            return ResetConnection()
-        if self.is_replaced:
-            return ReadReplacement()
+        end = self._end()
+        if end is not None:
+            return end
         if now < since and self.effect.left():
             return WaitUntil(since)
         if self._line is None or not self.effect.left():
             return ReadPeer()
         return self._line.next(available, now, since, whole=whole)
+
+    def _end(self) -> Step | None:
+        """How it ends; None if more of it comes from the peer."""
+        if self.is_reset:
+            return ResetConnection()
+        if self.content is not None and self.content.closes:
+            return CloseConnection()
+        return ReadReplacement() if self.is_replaced else None
 
     def _begin(self, line_free: float) -> None:
         """The wait for the response is over, because it is due or the experiments have ended."""
@@ -274,7 +299,8 @@ class ResponseStream:
         """`content` has begun, or some of it was taken."""
         self.is_replaced = content.is_replaced and not self._encrypted
         altered = (content.is_altered or content.is_replaced) and not self._encrypted
-        self.is_unchanged = not (altered or content.resets or self._line is not None)
+        ends = content.resets or content.closes
+        self.is_unchanged = not (altered or ends or self._line is not None)
 
     def take(self, data: bytes) -> bytes:
         """The bytes that are delivered for the next `data` that was read from the peer."""

@@ -23,6 +23,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
@@ -147,7 +148,7 @@ def _receive(engine: Engine, target: str, name: str, func: Callable[[], object])
         if stream.needs_response:
             func()
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-    if isinstance(step, ReadReplacement):
+    if isinstance(step, (ReadReplacement, CloseConnection)):
         # A response has no form without a protocol; it is a failure all the same.
         raise ConnectionError(f"{target} failed: {effect.failure}")
 

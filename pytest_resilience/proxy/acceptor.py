@@ -92,7 +92,7 @@ class Acceptor:
         """Refuse new clients, and cut those there are."""
         self.enabled = False
         self._listen(wanted=False)
-        self._cut()
+        self.cut()
 
     def accept_waiting(self) -> None:
         """Take in those who have connected already: what begins now is not for their connect."""
@@ -126,7 +126,7 @@ class Acceptor:
             listener = Listener(listen, self._settings.loop, self._accept)
             self._listener.close()
             self._listener = listener
-        self._cut()
+        self.cut()
         self.server = server
         self._settings = replace(self._settings, names=self.names)
         self._listen(wanted=self.enabled and not self._refusals)
@@ -135,7 +135,7 @@ class Acceptor:
         """End everything."""
         self.enabled = False
         self._listener.close()
-        self._cut()
+        self.cut()
 
     def close_in_child(self) -> None:
         """In a forked process: close its copies of the descriptors, and end nothing."""
@@ -156,9 +156,12 @@ class Acceptor:
         else:
             self._listener.shut()
 
-    def _cut(self) -> None:
-        for connection in list(self.open.values()):
+    def cut(self) -> int:
+        """Close the connections that there are; returns how many."""
+        found = list(self.open.values())
+        for connection in found:
             connection.close()
+        return len(found)
 
     def _accept(self, sock: socket.SocketType) -> None:
         self.accepted += 1

@@ -20,6 +20,7 @@ from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import ChaosType
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import LostResponse
+from pytest_resilience.chaos.faults.network import Outage
 from pytest_resilience.chaos.faults.network import Partition
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import ServiceError
@@ -241,6 +242,10 @@ class Experiments:
 
         self._loop.call(refuse)
         self._engine.record_fault(active_experiment, refusal, CONNECT)
+        outage = next((each for each in experiment.faults if isinstance(each, Outage)), None)
+        if outage is not None:
+            for _ in range(self._loop.call(self._acceptor.cut)):
+                self._engine.record_fault(active_experiment, outage, CLOSE)
 
     def _experiment(
         self, given: ChaosExperiment | ChaosType | str, parameters: Mapping[str, Any]

@@ -43,7 +43,7 @@ class Link:
         experiments: the first stage.
         ended: whether the source sends no more.
         closes: whether the EOF that is on its way closes the whole connection.
-        broken: whether the source was reset.
+        broken: whether the source was reset, for real or by an experiment.
         replaced: whether the source is ignored: a response has been injected in its place.
     """
 
@@ -64,6 +64,10 @@ class Link:
     def close_after_eof(self) -> None:
         self.closes = True
         self.source.pause_reading()
+
+    def reset_after_eof(self) -> None:
+        self.broken = True
+        self.close_after_eof()
 
     def replace_source(self) -> None:
         self.ended = self.replaced = True

@@ -19,6 +19,7 @@ from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import END
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadPeer
 from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
@@ -92,6 +93,9 @@ class LinkContext(Protocol):
 
     def close_after_eof(self) -> None:
         """Read no more; close both endpoints when the EOF arrives that is written next."""
+
+    def reset_after_eof(self) -> None:
+        """The same, and reset both: they get all that is before it, and then RST."""
 
     def replace_source(self) -> None:
         """Ignore what the source still sends: a response is injected in its place."""
@@ -196,6 +200,8 @@ class Stage:
             case ResetConnection():
                 self.stop()
                 self._link.connection.fail(self._link.stream)
+            case CloseConnection():
+                self._replace(b"")
         return None
 
     def _pass(self, piece: _Piece, size: int) -> None:
@@ -211,7 +217,9 @@ class Stage:
             passed = data if stream is None else stream.take(data)
             if passed:
                 self._write_on(passed)
-            if stream is not None and stream.is_replaced:
+            if stream is not None and stream.is_reset:
+                self._break()
+            elif stream is not None and stream.is_replaced:
                 self._replace(b"")
 
     def _write_on(self, data: bytes) -> None:
@@ -227,6 +235,12 @@ class Stage:
             self.following.write(data)
         else:
             self._link.close_after_eof()
+        self.following.write_eof()
+
+    def _break(self) -> None:
+        """Pass on nothing more of what the source sends, and RST after what was."""
+        self.stop()
+        self._link.reset_after_eof()
         self.following.write_eof()
 
     def _wait(self, due: float) -> None:

@@ -106,7 +106,7 @@ def test_it_cannot_be_changed_and_travels() -> None:
         ({"status": 503}, "unknown parameter 'status'"),
         (
             {"chaos_type": "network_failure", "mode": "reste"},
-            "mode='reste' (did you mean 'reset'?): give one of 'refuse', 'reset', 'timeout', 'dns'",
+            "mode='reste' (did you mean 'reset'?): give one of 'refuse', 'reset', 'close', ",
         ),
         ({"chaos_type": "network_failure", "mode": 3}, "mode=3: give one of 'refuse', "),
         ({"target_services": ["a"]}, "network_latency is aimed with target="),

@@ -18,6 +18,7 @@ from pytest_resilience import ManualClock
 from pytest_resilience.chaos.active_experiment import Hit
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import Closure
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import Latency
 from pytest_resilience.chaos.faults.network import LostResponse
@@ -29,6 +30,7 @@ from pytest_resilience.chaos.faults.response import Corruption
 from pytest_resilience.chaos.faults.response import Dribble
 from pytest_resilience.chaos.faults.response import StatusResponse
 from pytest_resilience.chaos.faults.response import Truncation
+from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadPeer
 from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
@@ -123,6 +125,8 @@ def deliver(
                 found.add(data, clock.monotonic() - began)
             case ResetConnection():
                 found.end = RESET
+            case CloseConnection():
+                found.end = EOF
             case never:
                 assert_never(never)
     return found
@@ -180,6 +184,16 @@ def test_what_is_cut_off_ends_with_an_eof(body: bytes, share: float, sent: list[
     assert (found.data, found.end) == (http(body)[: len(http(body)) - len(body) + kept], EOF)
 
 
+@given(bodies, st.integers(0, 200), cuts, cuts, st.sampled_from(["eof", "reset"]))
+def test_a_connection_ends_after_so_many_bytes(
+    body: bytes, limit: int, sent: list[int], reads: list[int], end: str
+) -> None:
+    found = deliver([Truncation(limit=limit, end=end)], split(http(body), sent), reads=reads)
+    kept = http(body)[: len(http(body)) - len(body) + limit]
+    whole = limit >= len(body)  # there is nothing to cut off
+    assert (found.data, found.end) == (kept, EOF if whole or end == "eof" else RESET)
+
+
 @given(bodies, cuts, cuts)
 def test_an_injected_response_replaces_the_peers(
     body: bytes, sent: list[int], reads: list[int]
@@ -191,7 +205,12 @@ def test_an_injected_response_replaces_the_peers(
 
 @pytest.mark.parametrize(
     ("fault", "end", "needs_response"),
-    [(Reset(), RESET, False), (LostResponse(), RESET, True), (Silence(), LOST, False)],
+    [
+        (Reset(), RESET, False),
+        (Closure(), EOF, False),
+        (LostResponse(), RESET, True),
+        (Silence(), LOST, False),
+    ],
     ids=str,
 )
 def test_nothing_is_delivered(fault: Fault, end: str, *, needs_response: bool) -> None:
@@ -239,6 +258,17 @@ def test_of_an_encrypted_response_the_time_is_for_one_driver_and_the_bytes_for_a
     assert stream.content.is_replaced
     assert stream.content.replay(10) == b""
     assert stream.next(100, clock.monotonic()) == ReadPeer()
+
+
+def test_a_reset_within_an_encrypted_response_is_for_the_driver_of_the_connection() -> None:
+    clock = ManualClock()
+    effect = effect_of(Truncation(limit=2, end="reset"), clock=clock)
+    stream = ResponseStream(effect, encrypted=True)
+    assert stream.next(100, clock.monotonic()) == ReadPeer()
+    assert stream.content is not None
+    assert stream.content.take(http(b"abcd")) == http(b"abcd")[:-2]
+    assert stream.content.resets
+    assert stream.next(100, clock.monotonic()) == ResetConnection()
 
 
 def test_a_record_is_carried_as_a_whole_and_what_comes_meanwhile_too() -> None:

@@ -278,6 +278,25 @@ def test_half_of_an_answer(serve: Serve) -> None:
         assert requests.get(f"http://{proxy.listen}/", timeout=10).content == BODY
 
 
+def test_a_reset_after_so_many_bytes_of_an_answer_that_comes_in_pieces(serve: Serve) -> None:
+    def pieces(connection: socket.socket) -> None:
+        connection.recv(100)
+        for _ in range(10):
+            connection.sendall(bytes(100))
+        connection.recv(100)
+
+    with (
+        ChaosProxy(("127.0.0.1", serve(pieces))) as proxy,
+        socket.create_connection(proxy.address, timeout=10) as client,
+        proxy.inject("network_failure", after_bytes=250, end="reset", rate=1) as cut,
+    ):
+        client.sendall(b"ping")
+        assert len(receive(client, 250)) == 250
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert cut.hits == 1
+
+
 def test_half_of_a_request(proxy: ChaosProxy, client: socket.socket, recorder: Recorder) -> None:
     with proxy.inject("network_failure", mode="truncate", rate=1, stream="upstream") as cut:
         client.sendall(b"ping")
@@ -342,6 +361,41 @@ def test_a_request_that_is_reset_never_arrives(
     assert recorder.rest() == b""
     assert (lost.matched, lost.hits) == (1, 1)
     until(lambda: proxy.connections == 0)
+
+
+def test_a_peer_that_closes_has_got_the_request(
+    proxy: ChaosProxy, client: socket.socket, recorder: Recorder
+) -> None:
+    with proxy.inject("network_failure", mode="close", rate=1) as closed:
+        client.sendall(b"order")
+        assert client.recv(1) == b""
+    assert recorder.rest() == b"order"
+    assert closed.hits == 1
+
+
+def test_a_connection_that_is_closed_as_it_is_used_lets_no_request_through(
+    proxy: ChaosProxy, client: socket.socket, recorder: Recorder
+) -> None:
+    assert ask(client) == b"ping"
+    assert recorder.next() == b"ping"
+    with proxy.inject("network_failure", mode="close", stream="upstream", rate=1) as closed:
+        client.sendall(b"order")
+        assert client.recv(1) == b""
+    assert recorder.rest() == b""
+    assert closed.hits == 1
+
+
+def test_a_service_that_is_down_closes_what_was_kept_and_refuses(
+    proxy: ChaosProxy, client: socket.socket
+) -> None:
+    assert ask(client) == b"ping"
+    with proxy.inject("network_failure", mode="down") as down:
+        assert client.recv(1) == b""  # at once, though nobody asks for anything
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(proxy.address)
+    assert down.hits == 2
+    with socket.create_connection(proxy.address, timeout=10) as back:
+        assert ask(back) == b"ping"
 
 
 def test_a_request_that_meets_silence_is_not_there_until_it_is_over(

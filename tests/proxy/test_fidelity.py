@@ -79,6 +79,11 @@ def gives_half(connection: socket.socket) -> None:
     connection.sendall(ANSWER[: len(ANSWER) // 2])
 
 
+def resets_half(connection: socket.socket) -> None:
+    gives_half(connection)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 def closes(connection: socket.socket) -> None:
     connection.recv(65536)
 
@@ -97,6 +102,8 @@ def closed(proxy: ChaosProxy) -> Iterator[None]:
 HANDLERS = {
     "reset": resets,
     "half": gives_half,
+    "reset within a body": resets_half,
+    "closed": closes,
     "closed unanswered": closes,
     "silence": is_silent,
 }
@@ -104,6 +111,13 @@ FAULTS: dict[str, Callable[[ChaosProxy], contextlib.AbstractContextManager[objec
     "refused": closed,
     "reset": lambda proxy: proxy.inject("network_failure", mode="reset", rate=1),
     "half": lambda proxy: proxy.having("truncate"),
+    "reset within a body": lambda proxy: proxy.inject(
+        "network_failure",
+        after_bytes=len(ANSWER) // 2 - (len(ANSWER) - len(BODY)),
+        end="reset",
+        rate=1,
+    ),
+    "closed": lambda proxy: proxy.inject("network_failure", mode="close", rate=1),
     "closed unanswered": lambda proxy: proxy.having("lose_answer", reset=False),
     "silence": lambda proxy: proxy.having("timeout"),
 }

@@ -14,6 +14,7 @@ import socket
 from dataclasses import dataclass
 from dataclasses import replace
 from typing import ClassVar
+from typing import Final
 
 from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.operation import CALL
@@ -29,10 +30,13 @@ from pytest_resilience.errors import ServiceFailureError
 
 
 __all__ = [
+    "SERVICE_DOWN",
+    "Closure",
     "Delay",
     "Fault",
     "Latency",
     "LostResponse",
+    "Outage",
     "Partition",
     "Refusal",
     "Reset",
@@ -54,6 +58,7 @@ class Fault:
         needs_response: whether the peer's response must be there before it happens.
         needs_body: whether it happens to the bytes of a response, which must be seen for that.
         resets: whether the connection is reset when the wait is over.
+        closes: whether the peer closes it then, in good order.
         delay: how long, in seconds; infinite where the response never comes.
     """
 
@@ -62,6 +67,7 @@ class Fault:
     needs_response: ClassVar[bool] = False
     needs_body: ClassVar[bool] = False
     resets: ClassVar[bool] = False
+    closes: ClassVar[bool] = False
     delay: float = 0.0
 
     @property
@@ -77,6 +83,11 @@ class Fault:
     def replacement(self) -> bytes | None:
         """Bytes to receive in place of the response, before EOF; None for the response itself."""
         return None
+
+    @property
+    def breaks(self) -> bool:
+        """Whether the connection is reset where the bytes are cut off."""
+        return False
 
     def altered(self) -> Altered | None:
         """A new state for one response whose bytes are changed; None if they stay as they are."""
@@ -177,6 +188,27 @@ class Reset(Fault):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Closure(Fault):
+    """The peer closes the connection in good order, without a response: EOF."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({HANDSHAKE, RECEIVE})
+    closes: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return "closed by the peer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage(Closure):
+    """The service is gone: connections that it had are closed, whoever speaks next."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({HANDSHAKE, SEND, RECEIVE})
+
+    def __str__(self) -> str:
+        return "outage"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LostResponse(Fault):
     """The peer has done what it was asked, and the connection is reset before its response."""
 
@@ -246,3 +278,6 @@ class ServiceError(Fault):
 
     def __str__(self) -> str:
         return self.exception.__name__
+
+
+SERVICE_DOWN: Final[tuple[Fault, ...]] = (Refusal(), Outage())

@@ -2,7 +2,7 @@
 
 Of HTTP only the body is changed, and what its headers promise is believed: half of a body
 is half of its `Content-Length`. Of any other protocol, and of HTTP that names no length,
-the first piece that arrives has to stand for the whole.
+the first piece that arrives has to stand for the whole, where a share of that is asked for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from typing import Protocol
 
 
-__all__ = ["Altered", "Corrupted", "Limited", "Truncated", "gap"]
+__all__ = ["Altered", "Corrupted", "Truncated", "gap"]
 
 _NEVER = 2**62
 _HTTP = b"HTTP/"
@@ -95,7 +95,7 @@ class _Skipped:
     """Takes the place of a head where it is known how long that is."""
 
     bodiless = False
-    length = None
+    length: int | None = None
 
     def __init__(self, size: int) -> None:
         self._left = size
@@ -107,35 +107,30 @@ class _Skipped:
         return skipped
 
 
-class Limited:
-    """A stream of which `limit` bytes are delivered, and then EOF."""
-
-    ended = False
-    spared = False
-
-    def __init__(self, limit: int) -> None:
-        self._left = limit
-
-    def alter(self, data: bytes) -> bytes:
-        delivered = data[: self._left]
-        self._left -= len(delivered)
-        self.ended = not self._left
-        return delivered
-
-
 class Truncated:
-    """A response of whose body a `share` (0 to 1) is delivered, and then EOF."""
+    """A response of whose body a `share` (0 to 1) is delivered, or so many bytes, and then no more.
+
+    Or a stream of whatever protocol, which is `headless`.
+    """
 
     ended = False
+
+    def __init__(
+        self, *, share: float = 0.0, limit: int | None = None, headless: bool = False
+    ) -> None:
+        """`limit`: in bytes, instead of a share."""
+        self._share = share
+        self._limit = limit
+        self._head = _Skipped(0) if headless else _Head()
+        self._allowed: int | None = None  # bytes of the body that are still to be delivered
 
     @property
     def spared(self) -> bool:
-        return self._head.bodiless
-
-    def __init__(self, share: float) -> None:
-        self._share = share
-        self._head = _Head()
-        self._allowed: int | None = None  # bytes of the body that are still to be delivered
+        """It has no body, or all of that is to be delivered."""
+        length = self._head.length
+        return self._head.bodiless or (
+            length is not None and self._limit is not None and self._limit >= length
+        )
 
     def alter(self, data: bytes) -> bytes:
         if self.ended:
@@ -144,9 +139,10 @@ class Truncated:
         body = data[start:]
         if self._allowed is None:
             whole = len(body) if self._head.length is None else self._head.length
-            if not whole:
+            if self.spared or not whole:
                 return data
-            self._allowed = max(0, min(whole - 1, int(whole * self._share)))
+            share = max(0, min(whole - 1, int(whole * self._share)))
+            self._allowed = share if self._limit is None else self._limit
         kept = body[: self._allowed]
         self._allowed -= len(kept)
         self.ended = not self._allowed

@@ -16,7 +16,6 @@ from pytest_resilience.chaos.faults.network import Delay
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.payload import Corrupted
-from pytest_resilience.chaos.faults.payload import Limited
 from pytest_resilience.chaos.faults.payload import Truncated
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import RECEIVE
@@ -28,7 +27,6 @@ from pytest_resilience.chaos.parsing.quantities import format_seconds
 __all__ = [
     "Alteration",
     "Bandwidth",
-    "ByteLimit",
     "Corruption",
     "Dribble",
     "InjectedResponse",
@@ -111,28 +109,30 @@ class Alteration(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truncation(Alteration):
-    """A `share` of the response's bytes arrives, then the connection ends in good order."""
+    """A part of the response's bytes arrives, then the connection ends.
 
-    share: float
+    Attributes:
+        share: how much of it.
+        limit: how many bytes instead; None for the share.
+        headless: the bytes of a stream of whatever protocol are meant, not those of one body.
+        end: of the connection: "eof", in good order, or "reset".
+    """
+
+    share: float = 0.0
+    limit: int | None = None
+    headless: bool = False
+    end: str = "eof"
+
+    @property
+    def breaks(self) -> bool:
+        return self.end == "reset"
 
     def altered(self) -> Altered:
-        return Truncated(self.share)
+        return Truncated(share=self.share, limit=self.limit, headless=self.headless)
 
     def __str__(self) -> str:
-        return f"truncated to {self.share:.3g} of it"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ByteLimit(Alteration):
-    """So many bytes pass, of whatever protocol, then the connection ends in good order."""
-
-    limit: int
-
-    def altered(self) -> Altered:
-        return Limited(self.limit)
-
-    def __str__(self) -> str:
-        return f"limited to {format_bytes(self.limit)}"
+        kept = f"{self.share:.3g} of it" if self.limit is None else format_bytes(self.limit)
+        return f"truncated to {kept}" + (" by a reset" if self.breaks else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ MOST_PAUSE = 0.02  # seconds at intensity 1
 MOST_BANDWIDTH = 100_000  # bytes a second at intensity 0
 LEAST_BANDWIDTH = 1_000  # and at 1
 TRUNCATED_TO = 0.5
+_ENDS = ("eof", "reset")
 CORRUPTED = 0.01
 
 _WAITS: dict[str, Callable[..., network.Fault]] = {
@@ -48,10 +49,15 @@ _LATENCY_MODES_OF: dict[str, tuple[str, ...]] = {
 
 
 def _truncation(given: Mapping[str, Any]) -> response.Truncation:
-    share = given.get("share", TRUNCATED_TO)
+    share, limit = given.get("share", TRUNCATED_TO), given.get("after_bytes")
+    end = given.get("end", "eof")
     if share == 1:
         raise ConfigurationError(f"share={share:g}: all of the answer would arrive; give less")
-    return response.Truncation(share=share)
+    if "share" in given and limit is not None:
+        raise ConfigurationError(f"share={share:g}, after_bytes={limit}: give one of them")
+    if limit is not None:
+        return response.Truncation(limit=limit, end=end)
+    return response.Truncation(share=share, end=end)
 
 
 def _corruption(given: Mapping[str, Any]) -> response.Corruption:
@@ -61,9 +67,11 @@ def _corruption(given: Mapping[str, Any]) -> response.Corruption:
     return response.Corruption(share=share)
 
 
+_DOWN = "down"
 _FAILURES: dict[str, Callable[[Mapping[str, Any]], network.Fault]] = {
     "refuse": lambda _: network.Refusal(),
     "reset": lambda _: network.Reset(),
+    "close": lambda _: network.Closure(),
     "timeout": lambda _: network.Silence(),
     "dns": lambda _: network.ResolutionFailure(),
     "dns_not_found": lambda _: network.ResolutionFailure(known=False),
@@ -74,11 +82,23 @@ _FAILURES: dict[str, Callable[[Mapping[str, Any]], network.Fault]] = {
     "status": status_response,
     "malformed_json": lambda given: response.MalformedJson(body=given.get("body")),
 }
+_FAILURE_MODES = (*_FAILURES, _DOWN)
 _FAILURE_MODES_OF: dict[str, tuple[str, ...]] = {
     **{each.name: ("status",) for each in STATUS_PARAMETERS},
     "body": ("status", "malformed_json"),
     "share": ("truncate", "corrupt"),
+    "after_bytes": ("truncate",),
+    "end": ("truncate",),
 }
+
+
+def _size(name: str, value: Any) -> int:
+    size = quantities.amount(name, value).bytes
+    if size is None:
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: give bytes; a part is share={value!r}"
+        )
+    return size
 
 
 def _bandwidth(name: str, value: Any) -> int:
@@ -101,12 +121,13 @@ def _latency(given: Mapping[str, Any], intensity: float) -> tuple[network.Fault,
 
 
 def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[network.Fault, ...]:
-    return (_FAILURES[mode_of(given, _FAILURE_MODES_OF, otherwise="refuse")](given),)
+    mode = mode_of(given, _FAILURE_MODES_OF, otherwise="refuse")
+    return network.SERVICE_DOWN if mode == _DOWN else (_FAILURES[mode](given),)
 
 
 def _failure_rate(given: Mapping[str, Any], intensity: float) -> float:
-    # A partition of some operations only would be none.
-    return 1.0 if given.get("mode") == "partition" else intensity
+    # A partition or an outage of some operations only would be none.
+    return 1.0 if given.get("mode") in {"partition", _DOWN} else intensity
 
 
 NETWORK_LATENCY = TypeSchema(
@@ -142,15 +163,25 @@ NETWORK_FAILURE = TypeSchema(
     summary="the peer cannot be reached, or goes away, or what it says is damaged",
     parameters=(
         Parameter(
-            name="mode", unit=", ".join(_FAILURES), default="refuse", parse=one_of(_FAILURES),
-            help="connection refused, reset while an answer is awaited, silence until a "
+            name="mode", unit=", ".join(_FAILURE_MODES), default="refuse",
+            parse=one_of(_FAILURE_MODES),
+            help="connection refused, reset or closed while an answer is awaited, silence until a "
             "timeout, name resolution that fails, nothing gets through either way, the answer "
-            "lost once it is given, cut off, damaged, an HTTP error, or no JSON",
+            "lost once it is given, cut off, damaged, an HTTP error, no JSON, or a service that "
+            "is gone: connections refused, and those there were closed",
         ),
         Parameter(
             name="share", unit="0..1 or %", parse=quantities.share,
             default=f"{TRUNCATED_TO:.0%} (truncate), {CORRUPTED:.0%} (corrupt)",
             help="of the answer's bytes: that arrive, or are damaged",
+        ),
+        Parameter(
+            name="after_bytes", unit="bytes, or kB, MiB, …", default="a share", parse=_size,
+            help="how many of the answer's bytes arrive (truncate)",
+        ),
+        Parameter(
+            name="end", unit=", ".join(_ENDS), default="eof", parse=one_of(_ENDS),
+            help="how the connection ends after that (truncate)",
         ),
         *STATUS_PARAMETERS,
         *TARGET_PARAMETERS,

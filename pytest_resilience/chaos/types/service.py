@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_resilience.chaos.faults.network import SERVICE_DOWN
+from pytest_resilience.chaos.faults.network import Closure
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import Reset
@@ -39,7 +41,7 @@ from pytest_resilience.locks import fork_safe
 __all__ = ["SERVICE_FAILURE", "Service", "Services"]
 
 _CALLABLE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
-_MODES = ("error", "refuse", "reset", "timeout", "status")
+_MODES = ("error", "refuse", "reset", "close", "timeout", "status", "down")
 _MODES_OF = {**{each.name: ("status",) for each in STATUS_PARAMETERS}, "exception": ("error",)}
 
 
@@ -159,15 +161,17 @@ def _faults(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
     """Without a mode, each kind of place fails in its own way."""
     mode = mode_of(given, _MODES_OF, otherwise="")
     error = ServiceError(exception=given.get("exception", ServiceFailureError))
-    wire: dict[str, Fault] = {
-        "refuse": Refusal(),
-        "reset": Reset(),
-        "timeout": Silence(),
-        "status": status_response(given),
+    wire: dict[str, tuple[Fault, ...]] = {
+        "refuse": (Refusal(),),
+        "reset": (Reset(),),
+        "close": (Closure(),),
+        "timeout": (Silence(),),
+        "status": (status_response(given),),
+        "down": SERVICE_DOWN,
     }
     if not mode:
-        return (error, wire["refuse"])
-    return (error,) if mode == "error" else (wire[mode],)
+        return (error, *wire["refuse"])
+    return (error,) if mode == "error" else wire[mode]
 
 
 SERVICE_FAILURE = TypeSchema(
@@ -186,5 +190,5 @@ SERVICE_FAILURE = TypeSchema(
         *trigger_parameters(rate="1 in a test; by flag or profile intensity"),
     ),
     faults=_faults,
-    rate=lambda _given, intensity: intensity,
+    rate=lambda given, intensity: 1.0 if given.get("mode") == "down" else intensity,
 )  # fmt: skip

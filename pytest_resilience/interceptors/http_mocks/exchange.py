@@ -32,6 +32,7 @@ from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.targets import as_shown
+from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
@@ -241,13 +242,17 @@ class Exchange:
                 yield Hold(stream.effect, step.due - now)
                 stream.waited(step.due)
             elif isinstance(step, ResetConnection):
-                if stream.needs_response:
+                if stream.needs_response and self._body is None:
                     yield AskMock()
                 raise os_error(errno.ECONNRESET)
+            elif isinstance(step, CloseConnection):
+                return b""
             elif isinstance(step, ReadReplacement):
                 return stream.replay(size)
             elif self._body is not None:
-                return stream.take(self._body.read(min(size, step.most)))
+                ready = stream.take(self._body.read(min(size, step.most)))
+                if ready or not stream.is_reset:
+                    return ready
             elif stream.is_unchanged:
                 raise LeftToMock
             else:

@@ -16,6 +16,7 @@ import select
 import socket
 import sys
 
+from collections.abc import Iterator
 from typing import Any
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.sockets.connections import Inbound
+from pytest_resilience.interceptors.sockets.connections import ends_of
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
@@ -219,7 +221,7 @@ def _os_error(code: int) -> OSError:
 def fail(sock: socket.socket, fault: Fault | None) -> None:
     """Let `fault` happen to a connect or handshake of `sock`, if it is one that fails.
 
-    A refusal raises here. A reset is met by whatever is done to the socket next.
+    A refusal raises here. A reset or EOF is met by whatever is done to the socket next.
     """
     __tracebackhide__ = True
     if isinstance(fault, Refusal):
@@ -227,6 +229,8 @@ def fail(sock: socket.socket, fault: Fault | None) -> None:
         raise _os_error(errno.ECONNREFUSED)
     if fault is not None and fault.resets:
         reset_by_peer(sock)
+    elif fault is not None and fault.closes:
+        close_by_peer(sock)
 
 
 def _refuse(sock: socket.socket) -> None:
@@ -262,7 +266,9 @@ def reset_by_peer(sock: socket.socket) -> None:
 
 
 def close_by_peer(sock: socket.socket) -> None:
-    """Make `sock` a connection that its peer has just closed, in good order."""
+    """Make `sock` a connection that its peer has just closed, in good order; or leave it dead."""
+    if ends_of(sock) is None:
+        return
     try:
         _replace(sock, accepted=True)
     except OSError:  # no descriptor to be had, or closed meanwhile
@@ -290,13 +296,19 @@ def replay(sock: socket.socket, inbound: Inbound, call: SocketCall) -> Any:
     return arguments.returned(data)
 
 
-def take(sock: socket.socket, stream: ResponseStream | None, data: bytes) -> bytes:
-    """The bytes that are delivered for `data` from the peer; EOF may follow them at once."""
+def take(
+    sock: socket.socket, stream: ResponseStream | None, data: bytes, arguments: ReceiveArguments
+) -> bytes:
+    """The bytes that are delivered for `data` from the peer; EOF or RST may follow them at once."""
+    __tracebackhide__ = True
     if stream is None or not data:
         return data
     delivered = stream.take(data)
-    if stream.is_replaced:
-        end_of_stream(sock)
+    if stream.is_reset and not delivered:
+        reset_by_peer(sock)
+        return arguments.fetch()  # which raises
+    if stream.is_replaced or stream.is_reset:
+        end_of_stream(sock)  # whoever polls it is told, and then comes for the rest
     return delivered
 
 
@@ -308,7 +320,22 @@ def _replace(sock: socket.socket, *, accepted: bool) -> None:
             KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_RDWR)
         number = sock.fileno()
         os.set_blocking(other.fileno(), os.get_blocking(number))
-        os.dup2(other.fileno(), number, inheritable=os.get_inheritable(number))
+        with _registered_anew(number):
+            os.dup2(other.fileno(), number, inheritable=os.get_inheritable(number))
+
+
+@contextlib.contextmanager
+def _registered_anew(descriptor: int) -> Iterator[None]:
+    """A loop of asyncio goes on polling a descriptor that becomes another socket's."""
+    asyncio_loops: Any = sys.modules.get("asyncio.events")
+    loop = None if asyncio_loops is None else asyncio_loops._get_running_loop()  # noqa: SLF001
+    selector: Any = getattr(loop, "_selector", None)  # of its own; loops in C have none
+    key = None if selector is None else selector.get_map().get(descriptor)
+    if key is not None:
+        selector.unregister(descriptor)
+    yield
+    if key is not None:
+        selector.register(descriptor, key.events, key.data)
 
 
 def _abandoned(*, accepted: bool) -> KernelSocket:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadPeer
 from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
@@ -144,6 +145,8 @@ class Receiver:
                 eof.arrive(self._engine.clock.monotonic())
                 return self._deliver_eof(sock, connection, eof, arguments)
         while arguments.wants_all and data and len(data) < arguments.size:
+            if stream is not None and stream.is_reset:
+                break
             more = b""
             with contextlib.suppress(TimeoutError):  # what is there is better than nothing
                 most = self._await_turn(sock, connection, asked_at)
@@ -180,6 +183,10 @@ class Receiver:
                 case ResetConnection():
                     inbound.stream, inbound.unread = None, b""
                     effects.reset_by_peer(sock)
+                    return sys.maxsize
+                case CloseConnection():
+                    inbound.stream, inbound.unread = None, b""
+                    effects.close_by_peer(sock)
                     return sys.maxsize
 
     def _await_arrival(
@@ -234,4 +241,4 @@ def _fetch(
         data, inbound.unread = inbound.unread[:size], inbound.unread[size:]
     else:
         data = arguments.fetch(most)
-    return effects.take(sock, inbound.stream, data)
+    return effects.take(sock, inbound.stream, data, arguments)

@@ -15,6 +15,7 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadPeer
 from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
@@ -63,6 +64,10 @@ class AsyncioReceiver:
                     inbound.stream = None
                     effects.reset_by_peer(sock)
                     return call()
+                case CloseConnection():
+                    inbound.stream = None
+                    effects.close_by_peer(sock)
+                    return call()
                 case ReadReplacement():
                     return effects.replay(sock, inbound, call)
                 case ReadPeer(most):
@@ -75,7 +80,7 @@ class AsyncioReceiver:
             stream.drained()
         if not data and arguments.size:
             self._hold_eof(connection, protocol)
-        return arguments.returned(effects.take(sock, stream, data))
+        return arguments.returned(effects.take(sock, stream, data, arguments))
 
     def _begin(self, connection: TcpConnection, protocol: DelayingProtocol) -> None:
         """Something has come: if it begins a response, what happens to that?"""

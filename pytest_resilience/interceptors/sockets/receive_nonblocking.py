@@ -19,6 +19,7 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadPeer
 from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
@@ -126,6 +127,10 @@ class NonblockingReceiver:
                     inbound.stream, inbound.asked_early = None, 0
                     effects.reset_by_peer(sock)
                     break
+                case CloseConnection():
+                    inbound.stream, inbound.asked_early = None, 0
+                    effects.close_by_peer(sock)
+                    break
         return sys.maxsize
 
     def _read(
@@ -148,7 +153,7 @@ class NonblockingReceiver:
             elif tls and stream is not None:
                 stream.drained()  # it was not all of a record
             raise
-        delivered = effects.take(sock, stream, data)
+        delivered = effects.take(sock, stream, data, arguments)
         if stream is not None and not effects.available(sock):
             stream.drained()
         if inbound.asked_early:

@@ -59,9 +59,10 @@ class Sender:
         __tracebackhide__ = True
         turn, inbound = connection.turn, connection.inbound
         stream = inbound.stream
-        if stream is not None and stream.is_replaced and not inbound.eof_received:
+        ended = stream is not None and (stream.is_replaced or stream.is_reset)
+        if ended and not inbound.eof_received:
             inbound.stream = None
-            effects.reset_by_peer(sock)  # the response said that it would close
+            effects.reset_by_peer(sock)  # an injected response said that it would close
         message = beginning(call.args[1] if len(call.args) > 1 else b"")
         blocking = sock.gettimeout() != 0
         before = turn.receiving
@@ -104,8 +105,13 @@ class PartitionedSends:
         if queue.cut is not None and queue.cut.left():
             return True
         queue.cut = None
+        effect = None
         if SEND in self._engine.active_kinds:
-            queue.cut = self._engine.decide(connection.operation(SEND))
+            effect = self._engine.decide(connection.operation(SEND))
+        if effect is not None and effect.delay < float("inf"):
+            effects.fail(sock, effect.failure)
+        else:
+            queue.cut = effect
         if queue.cut is None:
             return False
         if self._loops.reads(sock):  # nobody blocks here who would notice when it is over

@@ -15,6 +15,7 @@ from typing import Any
 
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
@@ -109,12 +110,27 @@ class SslObjects:
             connection = or_none(self._connections.get, made) if self._installed else None
             stream = None if connection is None else connection.inbound.stream
             content = None if stream is None else stream.content
-            if content is None or not (content.is_altered or content.is_replaced):
+            if connection is None or content is None:
+                return original(made, *args, **kwargs)
+            if content.resets:
+                raise effects.nothing_yet(made)  # but RST, which the socket tells of
+            if not (content.is_altered or content.is_replaced):
                 return original(made, *args, **kwargs)
             call = SocketCall(original, made, *args, **kwargs)
             call.name, call.is_plain = "read", False
             arguments = ReceiveArguments(call)
             data = b"" if content.is_replaced else content.take(arguments.fetch())
+            if content.resets:
+                _end(connection)
+                if not data:
+                    raise effects.nothing_yet(made)
             return arguments.returned(data or content.replay(arguments.size))
 
         return read
+
+
+def _end(connection: TcpConnection) -> None:
+    """Let whoever reads the records be told that something has come: its driver knows what."""
+    sock = connection.owner()
+    if sock is not None:
+        effects.end_of_stream(sock)

@@ -21,7 +21,6 @@ from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import Latency
 from pytest_resilience.chaos.faults.network import LostResponse
 from pytest_resilience.chaos.faults.response import Bandwidth
-from pytest_resilience.chaos.faults.response import ByteLimit
 from pytest_resilience.chaos.faults.response import Corruption
 from pytest_resilience.chaos.faults.response import Pace
 from pytest_resilience.chaos.faults.response import SlowClose
@@ -187,7 +186,8 @@ class _SlowClose(_FaultStage):
 
 class _LimitData(_FaultStage):
     def fault(self) -> Fault:
-        return ByteLimit(limit=max(0, self._attributes["bytes"] - self._passed))
+        left = max(0, self._attributes["bytes"] - self._passed)
+        return Truncation(limit=left, headless=True)
 
 
 class _Corrupt(_FaultStage):
@@ -219,7 +219,8 @@ class _Truncate(_ResponseStage):
 
 class _LoseAnswer(_ResponseStage):
     def fault(self) -> Fault:
-        return LostResponse() if self._attributes["reset"] else ByteLimit(limit=0)
+        resets = self._attributes["reset"]
+        return LostResponse() if resets else Truncation(limit=0, headless=True)
 
 
 class _TimerStage(ToxicStage):

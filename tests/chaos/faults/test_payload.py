@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.response import Alteration
-from pytest_resilience.chaos.faults.response import ByteLimit
 from pytest_resilience.chaos.faults.response import Corruption
 from pytest_resilience.chaos.faults.response import Truncation
 
@@ -55,6 +54,23 @@ def test_without_a_length_the_first_piece_stands_for_the_whole(body: bytes, shar
     assert heard(Truncation(share=share), [body, b"more"]) == kept
     head = b"HTTP/1.1 200 OK\r\n\r\n"
     assert heard(Truncation(share=share), [head, body, b"more"]) == head + kept
+
+
+@given(bodies, st.integers(0, 200), cuts)
+def test_so_many_bytes_of_a_body_arrive_in_any_pieces(
+    body: bytes, limit: int, sizes: list[int]
+) -> None:
+    fault = Truncation(limit=limit)
+    head = HEAD % len(body)
+    assert heard(fault, pieces(head + body, sizes)) == head + body[:limit]
+    body = b"$" + body  # of another protocol, or it might be the beginning of a head
+    assert heard(fault, pieces(body, sizes)) == body[:limit]
+
+
+def test_a_body_that_is_no_longer_than_the_limit_is_spared() -> None:
+    answer = altered(Truncation(limit=4))
+    assert answer.alter(HEAD % 4 + b"abcd") == HEAD % 4 + b"abcd"
+    assert (answer.spared, answer.ended) == (True, False)
 
 
 def test_what_is_cut_off_has_ended_as_soon_as_it_is() -> None:
@@ -128,7 +144,7 @@ def test_of_a_stream_so_many_bytes_pass_whatever_they_are(
     body: bytes, limit: int, sizes: list[int]
 ) -> None:
     message = HEAD % len(body) + body
-    assert heard(ByteLimit(limit=limit), pieces(message, sizes)) == message[:limit]
+    assert heard(Truncation(limit=limit, headless=True), pieces(message, sizes)) == message[:limit]
 
 
 @given(bodies, st.integers(0, 200), cuts)

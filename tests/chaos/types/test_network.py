@@ -46,6 +46,9 @@ def test_what_is_slow(given: dict[str, Any], fault: str) -> None:
         ({"mode": "lose_answer"}, "lost answer"),
         ({"share": "30%"}, "truncated to 0.3 of it"),
         ({"mode": "truncate"}, "truncated to 0.5 of it"),
+        ({"after_bytes": "1kB"}, "truncated to 1000 B"),
+        ({"end": "reset", "share": "30%"}, "truncated to 0.3 of it by a reset"),
+        ({"mode": "close"}, "closed by the peer"),
         ({"mode": "corrupt"}, "corrupted, 0.01 of the bytes"),
         ({"status": 429, "retry_after": "1.5s"}, "status 429, Retry-After 2"),
         ({"mode": "malformed_json"}, "malformed JSON"),
@@ -73,6 +76,11 @@ def test_what_fails(given: dict[str, Any], fault: str) -> None:
         ("network_failure", {"mode": "status", "body": 5}, "body=5: give the text of the body"),
         ("network_failure", {"status": 500, "body": "\udcff"}, "'\\udcff' is no text"),
         ("network_failure", {"mode": "truncate", "share": 1}, "share=1: all of the answer"),
+        ("network_failure", {"share": 0.5, "after_bytes": 3}, "give one of them"),
+        ("network_failure", {"after_bytes": "5%"}, "give bytes; a part is share='5%'"),
+        ("network_failure", {"after_bytes": -1}, "a size is a whole number, 0 or more"),
+        ("network_failure", {"mode": "corrupt", "after_bytes": 3}, "is for mode='truncate'"),
+        ("network_failure", {"end": "rest"}, "did you mean 'reset'"),
         ("network_failure", {"mode": "corrupt", "share": "0%"}, "share=0: nothing would"),
         ("network_failure", {"nth": 3, "first": 2}, "nth=3, first=2: no operation has"),
         ("network_failure", {"nth": 2, "from_nth": 3}, "nth=2, from_nth=3: no operation"),
@@ -89,9 +97,16 @@ def test_what_makes_no_sense_is_refused(kind: str, given: dict[str, Any], messag
     assert message in str(caught.value)
 
 
-def test_half_a_partition_is_none() -> None:
+def test_a_service_that_is_down_refuses_and_has_closed_its_connections() -> None:
+    hosts = ChaosExperiment("down", "network_failure", mode="down")
+    service = ChaosExperiment("down", "service_failure", mode="down", target_services=["shop"])
+    assert hosts.fault_text == service.fault_text == "refusal + outage"
+
+
+@pytest.mark.parametrize("mode", ["partition", "down"])
+def test_half_a_partition_is_none(mode: str) -> None:
     """Of other failures `intensity` is the share; all or nothing gets through a wall."""
-    trigger = ChaosExperiment("wall", "network_failure", mode="partition", intensity=0.1).trigger
+    trigger = ChaosExperiment("wall", "network_failure", mode=mode, intensity=0.1).trigger
     assert str(trigger) == str(ChaosExperiment("far", "network_latency").trigger)
 
 

@@ -21,8 +21,10 @@ GOOD = "good"
 RESET = "reset"  # it is read, and the connection is torn down with RST
 RESET_ONCE = "reset once"  # and then all is well
 LOSE = "lose"  # the same, once the answer is there
+CLOSE = "close"  # it is read, and the connection is closed in good order
 SILENT = "silent"
 HALF = "half"  # half of the answer, and an end in good order
+BREAK = "break"  # half of the answer, and RST
 # And with one who connects.
 REFUSE = "refuse"
 FULL = "full"  # the queue of those who connect is full: the kernel drops what they send
@@ -106,6 +108,8 @@ class Place:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = listener.accept()
+                # Or what is sent before a reset may still be held back here, and be lost.
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self.watch(connection)
                 self._threads.append(self._start(self._handle, connection))
 
@@ -158,8 +162,13 @@ def in_http(answers: Answers) -> Handler:
             if mood in {RESET, RESET_ONCE, LOSE}:
                 will_reset(connection)
                 break
+            if mood == CLOSE:
+                break
             if mood != SILENT or not lasting:
-                connection.sendall(half(answer) if mood == HALF else answer)
+                connection.sendall(half(answer) if mood in {HALF, BREAK} else answer)
+            if mood == BREAK:
+                will_reset(connection)
+                break
             if mood == SILENT:
                 swallow(connection)
             elif mood == HALF or not lasting:
@@ -228,8 +237,9 @@ def relay(upstream: tuple[str, int] | str) -> Handler:
             while data := client.recv(65536):
                 place.requests += 1
                 mood = place.take_mood()
-                if mood in {RESET, RESET_ONCE}:
-                    will_reset(client)
+                if mood in {RESET, RESET_ONCE, CLOSE}:
+                    if mood != CLOSE:
+                        will_reset(client)
                     client.close()  # before `answer` can say goodbye
                 elif mood == SILENT:
                     swallow(client)
@@ -243,8 +253,13 @@ def relay(upstream: tuple[str, int] | str) -> Handler:
                     will_reset(client)
                     client.shutdown(socket.SHUT_RD)  # tells `ask`, who closes it
                     return
-                if place.mood == HALF:
+                if place.mood in {HALF, BREAK}:
                     client.sendall(data[: len(data) // 2])
+                if place.mood == BREAK:
+                    will_reset(client)
+                    client.shutdown(socket.SHUT_RD)
+                    return
+                if place.mood == HALF:
                     break
                 client.sendall(data)
             client.shutdown(socket.SHUT_WR)
@@ -283,8 +298,9 @@ def in_mysql(connection: socket.socket, place: Place) -> None:
     if mood == HALF:
         say_goodbye(connection)
     while data := connection.recv(65536):
-        if mood == RESET:
-            will_reset(connection)
+        if mood in {RESET, CLOSE}:
+            if mood == RESET:
+                will_reset(connection)
             return
         connection.sendall(_packet(data[3] + 1, _OK))
 

@@ -87,6 +87,10 @@ class Event:
 REFUSED = Event(mood=hostile.REFUSE, parameters={"mode": "refuse"})
 RESET = Event(mood=hostile.RESET, parameters={"mode": "reset"}, before=0)
 KEPT_RESET = Event(mood=hostile.RESET, parameters={"mode": "reset"}, kept=True)
+CLOSED = Event(mood=hostile.CLOSE, parameters={"mode": "close"}, before=0)
+KEPT_CLOSED = Event(mood=hostile.CLOSE, parameters={"mode": "close"}, kept=True)
+BROKEN = Event(mood=hostile.BREAK, parameters={"mode": "truncate", "end": "reset"})
+KEPT_BROKEN = Event(mood=hostile.BREAK, parameters={"mode": "truncate", "end": "reset"}, kept=True)
 KEPT_LOST = Event(mood=hostile.LOSE, parameters={"mode": "lose_answer"}, kept=True)
 NOT_CONNECTED = Event(mood=hostile.FULL, parameters={"mode": "timeout"}, waits=True)
 SILENT = Event(mood=hostile.SILENT, parameters={"mode": "timeout"}, waits=True, before=1)
@@ -110,18 +114,23 @@ NAMES = {
 SEALED = {
     "refused, TLS": REFUSED,
     "reset, TLS": RESET,
+    "closed, TLS": CLOSED,
     "no answer, TLS": SILENT,
     "half a body, TLS": HALF,
+    "reset within a body, TLS": BROKEN,
     "status 503, TLS": STATUS,
 }
 OF_HTTP = {
     "refused": REFUSED,
     "reset": RESET,
     "reset, connection kept": KEPT_RESET,
+    "closed": CLOSED,
+    "closed, connection kept": KEPT_CLOSED,
     "answer lost": Event(mood=hostile.LOSE, parameters={"mode": "lose_answer"}),
     "not connected": NOT_CONNECTED,
     "no answer": SILENT,
     "half a body": HALF,
+    "reset within a body": BROKEN,
     "no end": Event(
         mood=hostile.SILENT,
         kind="network_latency",
@@ -137,15 +146,18 @@ OF_HTTP = {
 OF_OTHERS = {
     "refused": REFUSED,
     "reset": KEPT_RESET,
+    "closed": KEPT_CLOSED,
     "answer lost": KEPT_LOST,
     "not connected": NOT_CONNECTED,
     "no answer": KEPT_SILENT,
     "half an answer": KEPT_HALF,
+    "reset within an answer": KEPT_BROKEN,
 }
 OF_MYSQL = {
     "refused": REFUSED,
     # After the greeting, which is the first answer: the server speaks first.
     "reset": Event(mood=hostile.RESET, parameters={"mode": "reset"}, before=1),
+    "closed": Event(mood=hostile.CLOSE, parameters={"mode": "close"}, before=1),
     "not connected": NOT_CONNECTED,
     "no answer": SILENT,
     "half an answer": HALF,
@@ -155,6 +167,7 @@ OF_MYSQL = {
 # What can happen to records that are shaken hands on already.
 OF_OTHERS_SEALED = {
     "reset, TLS": KEPT_RESET,
+    "closed, TLS": KEPT_CLOSED,
     "answer lost, TLS": KEPT_LOST,
     "no answer, TLS": KEPT_SILENT,
 }

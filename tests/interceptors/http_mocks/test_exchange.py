@@ -110,6 +110,18 @@ def test_a_body_is_cut_off_and_its_head_is_whole(engine: Engine, clock: ManualCl
     assert drive(clock, cut.receive(100)) == ([], b"")
 
 
+def test_a_reset_within_a_body_asks_the_mock_once(engine: Engine, clock: ManualClock) -> None:
+    cut = exchange(engine, mode="truncate", after_bytes=2, end="reset")
+    assert drive(clock, cut.receive(100_000)) == (["mock"], RESPONSE.head)
+    assert drive(clock, cut.receive(100_000)) == ([], b"ab")
+    with pytest.raises(ConnectionResetError):
+        next(cut.receive(100))
+
+
+def test_a_peer_that_closes_never_asks_the_mock(engine: Engine, clock: ManualClock) -> None:
+    assert drive(clock, exchange(engine, mode="close").receive(100)) == ([], b"")
+
+
 def test_a_body_comes_in_pieces(engine: Engine, clock: ManualClock) -> None:
     slow = exchange(engine, "network_latency", mode="dribble", piece=4, delay=1)
     assert drive(clock, slow.receive(10)) == (["mock"], RESPONSE.head[:10])

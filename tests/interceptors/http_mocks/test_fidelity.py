@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -121,13 +122,23 @@ def cut_off() -> AbstractContextManager[int]:
     return serve(respond(head("200 OK", Content_Length=str(len(BODY))), BODY[: len(BODY) // 2]))
 
 
+def cut_off_by_a_reset() -> AbstractContextManager[int]:
+    def handle(connection: socket.socket) -> None:
+        respond(head("200 OK", Content_Length=str(len(BODY))), BODY[: len(BODY) // 2])(connection)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    return serve(handle)
+
+
 FAILURES: dict[str, tuple[Callable[[], AbstractContextManager[int]], dict[str, Any]]] = {
     "refuse": (closed_port, {"mode": "refuse"}),
     "reset": (lambda: serve(reset), {"mode": "reset"}),
+    "close": (lambda: serve(respond()), {"mode": "close"}),
     "lose_answer": (lambda: serve(reset), {"mode": "lose_answer"}),
     "timeout while connecting": (full_backlog, {"mode": "timeout"}),
     "timeout while reading": (lambda: serve(silent), {"mode": "timeout", "from_nth": 2}),
     "truncate": (cut_off, {"mode": "truncate"}),
+    "reset within a body": (cut_off_by_a_reset, {"mode": "truncate", "end": "reset"}),
     "truncate to nothing": (
         lambda: serve(respond(head("200 OK", Content_Length=str(len(BODY))))),
         {"mode": "truncate", "share": 0},

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import errno
 import http.client
+import selectors
 import socket
+import struct
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -70,7 +72,13 @@ def with_redis(host: str, port: int) -> None:
 def with_a_socket(host: str, port: int) -> None:
     with socket.create_connection((host, port), timeout=TIMEOUT) as client:
         client.sendall(b"hello")
-        client.recv(100)
+        if not client.recv(100):
+            raise EOFError
+
+
+def close(connection: socket.socket) -> None:
+    """Read a request, and leave."""
+    connection.recv(65536)
 
 
 CLIENTS = [with_requests, with_urllib3, with_httpx, with_http_client, with_redis, with_a_socket]
@@ -79,6 +87,7 @@ CLIENTS = [with_requests, with_urllib3, with_httpx, with_http_client, with_redis
 REAL: dict[str, tuple[str, Callable[[], AbstractContextManager[int]]]] = {
     "refuse": ("127.0.0.1", closed_port),
     "reset": ("127.0.0.1", lambda: serve(reset)),
+    "close": ("127.0.0.1", lambda: serve(close)),
     "timeout while connecting": ("127.0.0.1", full_backlog),
     "timeout while reading": ("127.0.0.1", lambda: serve(silent)),
     "dns": ("nobody.invalid", closed_port),
@@ -87,6 +96,7 @@ REAL: dict[str, tuple[str, Callable[[], AbstractContextManager[int]]]] = {
 INJECTED: dict[str, dict[str, Any]] = {
     "refuse": {"mode": "refuse"},
     "reset": {"mode": "reset"},
+    "close": {"mode": "close"},
     "timeout while connecting": {"mode": "timeout"},
     "timeout while reading": {"mode": "timeout", "from_nth": 2},
     "dns": {"mode": "dns"},
@@ -136,6 +146,8 @@ def state_after_waiting(client: socket.socket) -> list[str]:
     [
         ("reset", silent),
         ("reset", echo),  # whose answer arrives and must not be seen
+        ("close", silent),
+        ("close", echo),
         ("timeout while reading", silent),
     ],
 )
@@ -245,7 +257,105 @@ def test_what_differs(
         assert afterwards(silent_port) == here
 
 
-@pytest.mark.parametrize("event", ["refuse", "reset"])
+def in_pieces(then: Callable[[socket.socket], object]) -> Handler:
+    """Answers with a thousand bytes, a hundred at a time; then something happens."""
+
+    def handle(connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.recv(100)
+        for _ in range(10):
+            connection.sendall(bytes(100))
+        then(connection)
+
+    return handle
+
+
+def goes_on(connection: socket.socket) -> None:
+    """Until the client leaves."""
+    while connection.recv(100):
+        pass
+
+
+def break_off(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+async def all_of(port: int) -> tuple[int, str]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"hello")
+    heard = 0
+    with contextlib.closing(writer):
+        while True:
+            data = await asyncio.wait_for(reader.read(64), 10)
+            if not data:
+                return heard, "EOF"
+            heard += len(data)
+
+
+def of_a_loop(port: int) -> tuple[int, str]:
+    return asyncio.run(all_of(port))
+
+
+def of_a_socket(port: int) -> tuple[int, str]:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"hello")
+        return rest(lambda: client.recv(64))
+
+
+def of_a_selector(port: int) -> tuple[int, str]:
+    with (
+        socket.create_connection(("127.0.0.1", port)) as client,
+        selectors.DefaultSelector() as selector,
+    ):
+        client.sendall(b"hello")
+        client.setblocking(False)
+        selector.register(client, selectors.EVENT_READ)
+
+        def receive() -> bytes:
+            while True:
+                assert selector.select(10)
+                with contextlib.suppress(BlockingIOError):
+                    return client.recv(64)
+
+        return rest(receive)
+
+
+def rest(receive: Callable[[], bytes]) -> tuple[int, str]:
+    heard = 0
+    try:
+        while data := receive():
+            heard += len(data)
+    except ConnectionResetError as error:
+        return heard, repr(error)
+    return heard, "EOF"
+
+
+@pytest.mark.parametrize("heard", [of_a_socket, of_a_selector, of_a_loop])
+@pytest.mark.parametrize("end", ["eof", "reset"])
+def test_an_answer_of_any_protocol_is_cut_off_after_so_many_bytes_of_all_its_pieces(
+    end: str, heard: Callable[[int], tuple[int, str]], inject: Inject
+) -> None:
+    """StreamReader tells of a reset at once: how much is read before is left to the race."""
+    goodbye = break_off if end == "reset" else bool
+    try:
+        with serve(in_pieces(goodbye)) as port:
+            real = heard(port)
+    except ConnectionResetError as error:
+        real = (1000, repr(error))
+    assert real[0] == 1000
+    with (
+        serve(in_pieces(goes_on)) as port,
+        inject("network_failure", after_bytes=250, end=end, rate=1) as cut,
+    ):
+        try:
+            injected = heard(port)
+        except ConnectionResetError as error:
+            injected = (250, repr(error))
+    assert injected == (250, real[1])
+    assert cut.hits == 1
+
+
+@pytest.mark.parametrize("event", ["refuse", "reset", "close"])
 def test_asyncio_meets_the_same(event: str, inject: Inject) -> None:
     """What does not wait reaches non-blocking sockets too, and the loop notices."""
 

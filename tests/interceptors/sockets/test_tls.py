@@ -379,7 +379,13 @@ def test_what_was_received_to_know_it_is_not_lost(trust: Trust, inject: Inject) 
 
 @pytest.mark.parametrize(
     ("mode", "heard"),
-    [("truncate", "b'abcd'"), ("lose_answer", ""), ("reset", ""), ("status", "b'HTTP/1.1 503")],
+    [
+        ("truncate", "b'abcd'"),
+        ("lose_answer", ""),
+        ("reset", ""),
+        ("close", ""),
+        ("status", "b'HTTP/1.1 503"),
+    ],
 )
 def test_the_first_answer_above_tickets_fails_as_the_others(
     trust: Trust, inject: Inject, mode: str, heard: str
