@@ -9,7 +9,6 @@ fake network. See `requests_client`, which does the same for requests.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 
 from collections.abc import Awaitable
@@ -43,7 +42,6 @@ SENT_HERE = "pytest_resilience"  # among the extensions of requests that are sen
 _ABOUT_THE_BODY = frozenset({"content-length", "transfer-encoding"})
 
 
-@functools.cache  # to ask for modules that are loaded takes its time as well, in each test
 def load(httpx: str = "httpx") -> None:
     """Load what is needed to send, now and not when a loop waits for it."""
     _libraries(httpx)  # httpx itself loads httpcore with its first transport
