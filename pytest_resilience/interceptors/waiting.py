@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from collections.abc import Callable
 
 from pytest_resilience.clock import Clock
@@ -16,30 +18,36 @@ _SPIN = 0.0001  # seconds: even `sleep(0)` takes that long, so the rest is spun
 _MOST_YIELDS, _MOST_SPINS = 20, 5_000  # on a clock that may stand still
 
 
-def wait(clock: Clock, seconds: float, left: Callable[[], float]) -> float:
+def wait(
+    clock: Clock,
+    seconds: float,
+    left: Callable[[], float],
+    ended: threading.Event | None = None,
+) -> float:
     """Sleep until `seconds` have passed or none are `left()`; returns the seconds it took.
 
-    Either may be infinite. On a clock that stands still, as a frozen one does, it ends after
-    as many slices as fit.
+    Either may be infinite. Another thread can end it early: it sets `ended`. On a clock that
+    stands still, as a frozen one does, it ends after as many slices as fit.
     """
     __tracebackhide__ = True
     started = clock.monotonic()
     rest = min(seconds, left())
     exact = isinstance(clock, SystemClock)
-    while rest > 0 and left() > 0:
+    sleep = clock.sleep if ended is None or not exact else ended.wait
+    while rest > 0 and left() > 0 and not (ended is not None and ended.is_set()):
         step = min(rest, SLICE)
         if exact and step == rest:
-            _sleep_exactly(clock, started + seconds, rest)
+            _sleep_exactly(clock, sleep, started + seconds, rest)
         else:
-            clock.sleep(step)
+            sleep(step)
         rest = min(rest - step, started + seconds - clock.monotonic())
     return clock.monotonic() - started
 
 
-def _sleep_exactly(clock: Clock, due: float, rest: float) -> None:
+def _sleep_exactly(clock: Clock, sleep: Callable[[float], object], due: float, rest: float) -> None:
     """Sleep for nearly the `rest`, then yield to other threads, then spin until it is `due`."""
     if rest > _LATE:
-        clock.sleep(rest - _LATE)
+        sleep(rest - _LATE)
     for _ in range(_MOST_YIELDS):
         if due - clock.monotonic() <= _SPIN:
             break

@@ -112,10 +112,12 @@ class Inbound:
         asked_early: bytes of the response to an earlier request, when more was asked meanwhile.
         more_early: what has come after those came while they were held back.
         thread: which is in one of the receiving methods: one may be made of others.
+        ended: set when this side has shut it down or closed it: nobody waits for more.
     """
 
     __slots__ = (
-        "asked_early", "eof", "eof_received", "more_early", "stream", "thread", "tickets", "unread",
+        "asked_early", "ended", "eof", "eof_received", "more_early", "stream", "thread", "tickets",
+        "unread",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -126,6 +128,7 @@ class Inbound:
         self.tickets = False
         self.asked_early = 0
         self.more_early = False
+        self.ended = threading.Event()
         self.thread: int | None = None
 
 
@@ -249,6 +252,11 @@ class TcpConnection:
         self.inbound.eof_received = True
         effect = engine.decide(self.operation(CLOSE, blocking=blocking, through=through))
         return None if effect is None else ResponseStream(effect)
+
+    def give_up_response(self) -> None:
+        """Nobody waits for it any more, nor for the EOF."""
+        self.inbound.stream, self.inbound.eof, self.inbound.unread = None, None, b""
+        self.inbound.eof_received = True
 
     def operation(self, kind: str, *, blocking: bool = True, through: object = None) -> Operation:
         """The operation `kind` on this connection; in a loop, `through` what it is delivered."""

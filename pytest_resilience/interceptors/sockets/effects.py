@@ -15,6 +15,7 @@ import os
 import select
 import socket
 import sys
+import threading
 
 from collections.abc import Iterator
 from typing import Any
@@ -45,6 +46,7 @@ __all__ = [
     "available",
     "await_more",
     "close_by_peer",
+    "discard",
     "end_of_stream",
     "fail",
     "hold_a_call",
@@ -53,6 +55,7 @@ __all__ = [
     "hold_until",
     "no_room",
     "nothing_yet",
+    "os_error",
     "readable",
     "replay",
     "reset_by_peer",
@@ -62,6 +65,7 @@ __all__ = [
     "timed_out",
 ]
 
+_AT_ONCE = 1 << 16  # bytes
 _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
@@ -78,26 +82,37 @@ class Receiver(Protocol):
 # Waits.
 
 
-def hold_before(sock: socket.socket, effect: Effect, timed_out: str) -> float | None:
+def hold_before(
+    sock: socket.socket, effect: Effect, timed_out: str, ended: threading.Event
+) -> float | None:
     """Do to a connect or handshake what `effect` says, before it is tried.
 
     Returns the timeout, in seconds, that is left for the real attempt (None: no limit).
-    Past the socket's own, raises TimeoutError with the text `timed_out`.
+    Past the socket's own, raises TimeoutError with the text `timed_out`. `ended`: as in `Inbound`.
     """
     __tracebackhide__ = True
     limit = sock.gettimeout()
     left = limit
     if effect.delay:
-        taken = _hold(effect, effect.delay, limit, timed_out)
+        taken = _hold(effect, effect.delay, limit, timed_out, ended)
         left = None if limit is None else max(limit - taken, 1e-6)  # 0 would mean non-blocking
+    if ended.is_set():
+        raise _given_up(sock)
     fail(sock, effect.failure)
     return left
 
 
-def hold_until(sock: Receiver, due: float, effect: Effect, *, asked_at: float = math.inf) -> None:
+def hold_until(
+    sock: Receiver,
+    due: float,
+    effect: Effect,
+    *,
+    asked_at: float = math.inf,
+    ended: threading.Event | None = None,
+) -> None:
     """Hold a receive up until `due`, in monotonic seconds, or the socket's timeout.
 
-    The timeout counts from `asked_at` on, if that was before.
+    The timeout counts from `asked_at` on, if that was before. `ended`: as in `Inbound`.
     """
     __tracebackhide__ = True
     now = effect.clock.monotonic()
@@ -106,14 +121,16 @@ def hold_until(sock: Receiver, due: float, effect: Effect, *, asked_at: float = 
         if limit is not None:
             limit = max(0.0, limit - max(0.0, now - asked_at))
         message = "The read operation timed out" if hasattr(sock, "pending") else "timed out"
-        _hold(effect, due - now, limit, message)
+        _hold(effect, due - now, limit, message, ended)
 
 
-def hold_sending(sock: socket.socket, effect: Effect) -> None:
+def hold_sending(sock: socket.socket, effect: Effect, ended: threading.Event) -> None:
     """Hold a send up until the experiments have ended, or the socket's timeout."""
     __tracebackhide__ = True
     message = "The write operation timed out" if speaks_tls(sock) else "timed out"
-    _hold(effect, float("inf"), sock.gettimeout(), message)
+    _hold(effect, float("inf"), sock.gettimeout(), message, ended)
+    if ended.is_set():
+        raise os_error(errno.EPIPE if sock.fileno() >= 0 else errno.EBADF)
 
 
 def hold_a_call(effect: Effect) -> None:
@@ -123,12 +140,21 @@ def hold_a_call(effect: Effect) -> None:
         _hold(effect, effect.delay, None, "")
 
 
-def _hold(effect: Effect, delay: float, limit: float | None, message: str) -> float:
+def _hold(
+    effect: Effect,
+    delay: float,
+    limit: float | None,
+    message: str,
+    ended: threading.Event | None = None,
+) -> float:
     """Wait `delay` seconds; past `limit` raise TimeoutError, as the socket would by itself."""
     __tracebackhide__ = True
     too_long = limit is not None and delay > limit
-    taken = wait(effect.clock, limit if too_long and limit is not None else delay, effect.left)
+    longest = limit if too_long and limit is not None else delay
+    taken = wait(effect.clock, longest, effect.left, ended)
     effect.add_delay(taken)
+    if ended is not None and ended.is_set():
+        return taken
     if too_long and effect.left() > 0:
         raise TimeoutError(message)
     if delay == float("inf") and limit is None and not effect.transient:
@@ -178,7 +204,7 @@ def timed_out(sock: Receiver) -> TimeoutError:
 
 def silenced() -> OSError:
     """The error of a receive without a timeout when the kernel gives up on a peer."""
-    error = _os_error(errno.ETIMEDOUT)
+    error = os_error(errno.ETIMEDOUT)
     error.add_note(
         "No timeout is set on this socket: the peer's silence would have lasted until the "
         "kernel gave up, here it ended with the experiment."
@@ -206,12 +232,24 @@ def _would_block(sock: Receiver, error: str, code: str, operation: str) -> OSErr
     return made
 
 
+def _given_up(sock: socket.socket) -> OSError:
+    """The error of a connect or handshake when this side has ended the connection meanwhile."""
+    if sock.fileno() < 0:
+        return os_error(errno.EBADF)
+    if not speaks_tls(sock):
+        return os_error(errno.ECONNRESET)
+    ssl = tls_modules()[0]  # as above
+    made: OSError = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol")
+    return made
+
+
 def speaks_tls(sock: object) -> bool:
     """Whether TLS is made within the socket itself."""
     return hasattr(sock, "pending")
 
 
-def _os_error(code: int) -> OSError:
+def os_error(code: int) -> OSError:
+    """As the system raises it."""
     return OSError(code, os.strerror(code))
 
 
@@ -226,7 +264,7 @@ def fail(sock: socket.socket, fault: Fault | None) -> None:
     __tracebackhide__ = True
     if isinstance(fault, Refusal):
         _refuse(sock)
-        raise _os_error(errno.ECONNREFUSED)
+        raise os_error(errno.ECONNREFUSED)
     if fault is not None and fault.resets:
         reset_by_peer(sock)
     elif fault is not None and fault.closes:
@@ -262,7 +300,7 @@ def reset_by_peer(sock: socket.socket) -> None:
         _replace(sock, accepted=False)
     except OSError:  # no descriptor to be had; or closed meanwhile, as will be noticed
         if sock.fileno() >= 0:
-            raise _os_error(errno.ECONNRESET) from None
+            raise os_error(errno.ECONNRESET) from None
 
 
 def close_by_peer(sock: socket.socket) -> None:
@@ -273,6 +311,13 @@ def close_by_peer(sock: socket.socket) -> None:
         _replace(sock, accepted=True)
     except OSError:  # no descriptor to be had, or closed meanwhile
         end_of_stream(sock)
+
+
+def discard(sock: socket.socket) -> None:
+    """Let nobody receive what has come until now."""
+    with contextlib.suppress(OSError):  # closed, or no more
+        while KernelSocket.recv(kernel_socket(sock), _AT_ONCE, socket.MSG_DONTWAIT):
+            pass
 
 
 def end_of_stream(sock: socket.socket) -> None:

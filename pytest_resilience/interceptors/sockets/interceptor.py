@@ -42,6 +42,7 @@ from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.connect import NameResolution
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
+from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.connections import ends_of
 from pytest_resilience.interceptors.sockets.connections import is_udp
 from pytest_resilience.interceptors.sockets.host_names import HostNameHooks
@@ -283,7 +284,7 @@ class SocketPatches:
         try:
             if effect is None:
                 return proceed()
-            return self._attempt(sock, effect, "timed out", proceed)
+            return self._attempt(sock, connection, effect, "timed out", proceed)
         finally:
             or_none(self._connections.connected, connection, sock)
 
@@ -324,19 +325,25 @@ class SocketPatches:
             return proceed()
         effect = self._engine.decide(connection.operation(HANDSHAKE))
         connection.turn.receiving = True
-        done = self._attempt(sock, effect, "The handshake operation timed out", proceed)
+        message = "The handshake operation timed out"
+        done = self._attempt(sock, connection, effect, message, proceed)
         connection.inbound.tickets = may_bring_tickets(sock)
         return done
 
     def _attempt(
-        self, sock: socket.socket, effect: Effect | None, timed_out: str, proceed: _Proceed
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        effect: Effect | None,
+        timed_out: str,
+        proceed: _Proceed,
     ) -> Any:
         """Do what `effect` says, then `proceed` in the time that is left."""
         __tracebackhide__ = True
         if effect is None:
             return proceed()
         timeout = sock.gettimeout()
-        left = effects.hold_before(sock, effect, timed_out)
+        left = effects.hold_before(sock, effect, timed_out, connection.inbound.ended)
         if left == timeout:
             return proceed()
         sock.settimeout(left)
@@ -360,15 +367,23 @@ class SocketPatches:
     def _shut_down(self, sock: socket.socket, proceed: _Proceed) -> None:
         __tracebackhide__ = True
         connection = self._look(self._connections.known, sock)
-        given = len(proceed.args) == 2
-        if not (given and connection and self._partitions.shut_down(sock, connection, proceed)):
+        if connection is None or len(proceed.args) != 2:
             proceed()
+            return
+        try:
+            if not self._partitions.shut_down(sock, connection, proceed):
+                proceed()
+        finally:  # a connect that is held is not connected, as the kernel says
+            if proceed.args[1] != socket.SHUT_WR:
+                self._receiver.end(sock, connection)
 
     def _close(self, sock: socket.socket, proceed: _Proceed) -> None:
         connection = self._look(self._connections.known, sock)
         if connection is not None:
             self._partitions.close(sock, connection)
         proceed()
+        if connection is not None:
+            self._receiver.end(sock, connection)
 
 
 def _around(handle: Callable[[Any, _Proceed], Any]) -> Callable[[Callable[..., Any]], Any]:

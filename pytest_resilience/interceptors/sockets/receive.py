@@ -53,6 +53,8 @@ class Receiver:
         turn, stream = connection.turn, inbound.stream
         if stream is not None and stream.is_replaced:
             return effects.replay(sock, inbound, call)
+        if inbound.ended.is_set():
+            return call()
         # Where there is a timeout, Python waits despite the flag.
         if timeout == 0 or (timeout is None and not call.is_plain and flags_of(call) & _DONT_WAIT):
             return self._receive_at_once(sock, connection, call)
@@ -76,6 +78,14 @@ class Receiver:
         if expected or turn.receiving:
             return result
         return self._receive_late(sock, connection, call, result)
+
+    def end(self, sock: socket.socket, connection: TcpConnection) -> None:
+        """This side takes no more: whoever is held goes on, as the kernel wakes who waits."""
+        connection.inbound.ended.set()
+        if connection in self.nonblocking.readiness.held:
+            self.nonblocking.readiness.release(connection)
+            connection.give_up_response()
+            effects.discard(sock)
 
     def _receive_at_once(
         self, sock: socket.socket, connection: TcpConnection, call: SocketCall
@@ -173,8 +183,14 @@ class Receiver:
         while True:
             match stream.next(there, now):
                 case WaitUntil(due):
-                    effects.hold_until(sock, due, stream.effect, asked_at=asked_at)
+                    effects.hold_until(
+                        sock, due, stream.effect, asked_at=asked_at, ended=inbound.ended
+                    )
                     now = due  # as far as the socket's timeout and the clock let it come
+                    if inbound.ended.is_set():
+                        connection.give_up_response()
+                        effects.discard(sock)
+                        return sys.maxsize
                 case ReadPeer(most):
                     return most
                 case ReadReplacement():
@@ -225,7 +241,7 @@ class Receiver:
         __tracebackhide__ = True
         connection.inbound.eof = eof
         assert eof.due is not None  # it has arrived
-        effects.hold_until(sock, eof.due, eof.effect)
+        effects.hold_until(sock, eof.due, eof.effect, ended=connection.inbound.ended)
         connection.inbound.eof = None
         return arguments.returned(b"")
 

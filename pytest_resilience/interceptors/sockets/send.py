@@ -136,7 +136,7 @@ class PartitionedSends:
             if sock.gettimeout() == 0:
                 self._loops.hold_writing(sock, cut)
                 raise effects.no_room(sock)
-            effects.hold_sending(sock, cut)
+            effects.hold_sending(sock, cut, connection.inbound.ended)
             queue.flush(sock)
             while kept < len(data):
                 sent = send(sock, data[kept:])
@@ -150,6 +150,8 @@ class PartitionedSends:
         if call.args[1:] == (socket.SHUT_RD,) or not self._is_kept(sock, connection):
             return False
         connection.send_queue.keep(lambda sock, _: call.func(sock, *call.args[1:]), b"")
+        if call.args[1:] == (socket.SHUT_RDWR,):
+            effects.end_of_stream(sock)  # which is nobody's business but this side's
         return True
 
     def close(self, sock: socket.socket, connection: TcpConnection) -> None:
