@@ -101,11 +101,11 @@ def _remark(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:
     if operation.remark:
         return operation.remark
     if any(isinstance(fault, InjectedResponse) for fault in experiment.faults):
-        if operation.tcp.encrypted:
+        if operation.encrypted:
             return _ENCRYPTED
-        if operation.tcp.partial:
+        if operation.partial:
             return "more of an answer"
-    if operation.tcp.multiplexed:
+    if operation.multiplexed:
         return _HTTP_2
     known = operation.conditions
     if known is not None and any(
@@ -127,9 +127,16 @@ def _advice(active_experiment: ActiveExperiment) -> str:
     if unmatched.advice:
         return unmatched.advice
     return (
-        f"{_likely_reason(active_experiment, remarks)}It hits {', '.join(sorted(experiment.kinds))}"
-        ". Correct the target or the fault, or say must_fire=False if firing is not what you test."
+        f"{_connections_there_were(active_experiment)}{_likely_reason(active_experiment, remarks)}"
+        f"It hits {', '.join(sorted(experiment.kinds))}. Correct the target or the fault, or say "
+        "must_fire=False if firing is not what you test."
     )
+
+
+def _connections_there_were(active_experiment: ActiveExperiment) -> str:
+    counted = active_experiment.counted
+    totals = {} if counted is None else counted.connections.totals
+    return "".join(f"{target} had {total} to count. " for target, total in totals.items())
 
 
 def _likely_reason(active_experiment: ActiveExperiment, remarks: set[str]) -> str:

@@ -12,6 +12,7 @@ from pytest_resilience.chaos.operation import OPEN
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
+from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.diagnosis import never_fired
 
 
@@ -135,3 +136,14 @@ def test_the_nearest_is_told_however_much_came_before_it(before: int) -> None:
     for name in (*(f"/tmp/{n}.log" for n in range(before)), "/tmp/a/stock.csv"):
         running.unmatched.note(Operation(kind=OPEN, target=name, names=(name,)))
     assert never_fired(running).seen[0] == "file.open /tmp/a/stock.csv"
+
+
+def test_who_asked_for_a_connection_is_told_how_many_there_were() -> None:
+    running = active_experiment(target="api:443#5")
+    for connection in (7, 8, 9):
+        tcp = TcpDetails(connection=connection)
+        running.decide(
+            Operation(kind=CONNECT, target="api:443", names=("api:443",), tcp=tcp), 100.0
+        )
+    assert "\n  api:443#5 had 3 to count. It hits" in str(never_fired(running))
+    assert never_fired(running).seen == ("network.connect api:443",)

@@ -48,7 +48,7 @@ class ActiveExperiment:
         must_fire: whether it is an error if nothing happens to anything.
         started_at: monotonic seconds.
         counts: what engines and their forked children count of it.
-        counted: what it matched, where the trigger goes by that; else None.
+        counted: what it matched, where trigger or targets go by numbers; else None.
         unmatched: what the code did that the experiment did not match.
         pressure: what a pressure achieved, once it is off.
     """
@@ -67,7 +67,8 @@ class ActiveExperiment:
         self.kinds = experiment.kinds
         self.must_fire = must_fire
         self.started_at = started_at
-        self.counted = CountedOperations() if chooses(experiment.trigger) else None
+        numbered = chooses(experiment.trigger) or experiment.names_connections
+        self.counted = CountedOperations(experiment) if numbered else None
         self.unmatched = UnmatchedOperations(experiment)
         self.pressure: PressureReading | None = None
         self.counts = SharedCounts()
@@ -92,7 +93,8 @@ class ActiveExperiment:
         """
         if not self.matched:
             return True
-        return self.counted is not None and not self.hits and not self.experiment.is_nothing
+        experiment = self.experiment
+        return chooses(experiment.trigger) and not self.hits and not experiment.is_nothing
 
     @property
     def delay(self) -> float:
@@ -146,7 +148,9 @@ class ActiveExperiment:
             if operation.kind not in fault.kinds or not fault.can_happen_to(operation):
                 continue
             possible.append(fault)
-        if not possible or not experiment.matches_target(operation):
+        if self.counted is not None:
+            self.counted.connections.meet(operation)
+        if not possible or not self.matches_target(operation):
             self.unmatched.note(operation)
             return ()
         number = self.counts.add(matched=1)
@@ -161,6 +165,11 @@ class ActiveExperiment:
         # A stream of its own: which operations are hit does not depend on how long delays are.
         share = Stream.at(self._draws.seed, "delays").draw(number)
         return [Hit(self, fault.drawn(share), number) for fault in possible]
+
+    def matches_target(self, operation: Operation) -> bool:
+        """As `ChaosExperiment.matches_target`, of a connection whose number may be known."""
+        numbers = None if self.counted is None else self.counted.connections
+        return self.experiment.matches_target(operation, numbers)
 
     def uncount(self, number: int) -> None:
         """Do not count the latest operation that was hit, which has this number."""

@@ -348,7 +348,7 @@ class Engine:
         for active_experiment in self.active:
             if active_experiment in known:
                 continue
-            if active_experiment.experiment.matches_target(operation):
+            if active_experiment.matches_target(operation):
                 return True
         return False
 

@@ -14,6 +14,7 @@ from typing import Protocol
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.resources import Pressure
 from pytest_resilience.chaos.operation import CALL
+from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.path_globs import Paths
 from pytest_resilience.chaos.parsing.quantities import format_seconds
@@ -46,6 +47,13 @@ class Filter(Protocol):
 
     def accepts(self, operation: Operation) -> bool:
         """Whether the operation is one of them."""
+
+
+class Numbers(Protocol):
+    """The numbers of connections among those of a target."""
+
+    def of(self, target: Target, operation: Operation) -> int:
+        """That of the operation's connection, from 1; 0 where it has none."""
 
 
 @dataclass(frozen=True, init=False)
@@ -105,6 +113,11 @@ class ChaosExperiment:
         self._set("services", ())
         _ = self.faults, self.trigger  # raise for parameters that contradict each other
         self._check_window()
+        if self.names_connections and self.kinds == {RESOLVE}:
+            raise ConfigurationError(
+                f"target={self.target_text!r}: {self.fault_text} happens before there is a "
+                "connection; leave the number out"
+            )
 
     def _check_window(self) -> None:
         window = dict(self.parameters).get("between")
@@ -135,7 +148,8 @@ class ChaosExperiment:
                 )
         bound = copy(self)
         object.__setattr__(bound, "services", found)
-        vars(bound).pop("targets", None)  # of the unbound one
+        for name in ("targets", "names_connections", "_included", "_excluded"):
+            vars(bound).pop(name, None)  # of the unbound one
         return bound
 
     def starting_always(self) -> ChaosExperiment:
@@ -222,7 +236,7 @@ class ChaosExperiment:
         """The targets, one by one, as they were written; none if there is no restriction."""
         paths = dict(self.parameters).get("path")
         filters = paths.patterns if isinstance(paths, Paths) else self._filters
-        return tuple(map(str, (*self.targets, *self.services, *filters)))
+        return tuple(map(str, (*self._included, *self.services, *filters)))
 
     @property
     def has_relative_path(self) -> bool:
@@ -230,8 +244,24 @@ class ChaosExperiment:
         paths = dict(self.parameters).get("path")
         return isinstance(paths, Paths) and any(each.is_relative for each in paths.patterns)
 
-    def matches_target(self, operation: Operation) -> bool:
-        """Whether the operation is on a target, whatever its kind."""
+    @cached_property
+    def names_connections(self) -> bool:
+        """Whether a target is one connection among several."""
+        return any(each.connections is not None for each in self.targets)
+
+    @cached_property
+    def _included(self) -> tuple[Target, ...]:
+        return tuple(each for each in self.targets if not each.excludes)
+
+    @cached_property
+    def _excluded(self) -> tuple[Target, ...]:
+        return tuple(each for each in self.targets if each.excludes)
+
+    def matches_target(self, operation: Operation, numbers: Numbers | None = None) -> bool:
+        """Whether the operation is on a target, whatever its kind.
+
+        `numbers`: those of connections. One that has none yet may get any.
+        """
         for each in self._filters:
             if not each.accepts(operation):
                 return False
@@ -239,11 +269,13 @@ class ChaosExperiment:
             return operation.target in self.target_services
         if self.target_services and not self.targets:
             return False  # services without a host
-        for target in self.targets:
-            for name in operation.names:
-                if target.matches(name):
-                    return True
-        return not (self.targets or operation.http.in_process)
+        for target in self._excluded:
+            if _is_about(target, operation, numbers, otherwise=False):
+                return False
+        for target in self._included:
+            if _is_about(target, operation, numbers, otherwise=True):
+                return True
+        return not (self._included or operation.http.in_process)
 
     @property
     def fault_text(self) -> str:
@@ -255,6 +287,25 @@ class ChaosExperiment:
             return f"{self.name}: {self.fault_text}"
         which = "" if self.trigger == Never() else f", {self.trigger}"
         return f"{self.name}: {self.fault_text}{which}, target {self.target_text}"
+
+
+def _is_about(
+    target: Target, operation: Operation, numbers: Numbers | None, *, otherwise: bool
+) -> bool:
+    """Whether a target is about an operation; `otherwise` where it goes by an unknown number."""
+    for name in operation.names:
+        if target.matches(name):
+            break
+    else:
+        return False
+    if target.connections is None:
+        return True
+    first, last = target.connections
+    if numbers is None:
+        return otherwise
+    if number := numbers.of(target, operation):
+        return first <= number <= last
+    return otherwise and bool(operation.tcp.connection)
 
 
 def _services(kind: Kind, names: Sequence[Any] | str | None) -> tuple[str, ...]:

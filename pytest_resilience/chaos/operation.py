@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -11,7 +13,7 @@ __all__ = [
     "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE", "END", "EXECUTE", "FETCH",
     "HANDSHAKE", "MAKE", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE", "READ",
     "RECEIVE", "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND", "SYNC", "WRITE", "CallSite",
-    "HttpDetails", "HttpRequest", "Operation", "SqlDetails", "TcpDetails",
+    "HttpDetails", "HttpRequest", "Operation", "SqlDetails", "TcpDetails", "new_connection",
 ]  # fmt: skip
 
 RESOLVE: Final = "network.resolve"
@@ -42,9 +44,10 @@ REMOVE: Final = "file.remove"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TcpDetails:
-    """The state of the response, where a connection receives one. Most are of HTTP.
+    """The connection, and the state of the response where it receives one. Most are of HTTP.
 
     Attributes:
+        connection: what `new_connection` gave it; 0 where it is not known which it is.
         encrypted: TLS is made above the socket, so nobody but the peer can write a response.
         bodiless: no bytes are seen that a fault could change, as after a HEAD request.
         partial: it is the rest of a response that has begun, so nobody can write its beginning.
@@ -54,12 +57,21 @@ class TcpDetails:
             nothing through can happen to it.
     """
 
+    connection: int = 0
     encrypted: bool = False
     bodiless: bool = False
     partial: bool = False
     informational: bool = False
     multiplexed: bool = False
     mid_message: bool = False
+
+
+_connections = itertools.count(1)
+
+
+def new_connection() -> int:
+    """What tells one connection of this process from all others."""
+    return next(_connections)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

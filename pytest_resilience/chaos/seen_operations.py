@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import threading
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -13,10 +14,11 @@ from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.operation import CHECK_OUT
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.chaos.parsing.targets import Target
+from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["CountedOperations", "UnmatchedOperation", "UnmatchedOperations"]
+__all__ = ["ConnectionNumbers", "CountedOperations", "UnmatchedOperation", "UnmatchedOperations"]
 
 _LONGEST = 80  # characters of a statement
 _COMPARED = 200  # characters: comparing takes the square of the length
@@ -27,6 +29,36 @@ _MOST_COUNTED: Final = 1000  # operations with a number of their own
 _MOST_SHOWN = 20  # lines of them that anybody reads
 
 
+class ConnectionNumbers:
+    """Numbers the connections of each target, in the order in which an experiment meets them."""
+
+    def __init__(self, experiment: ChaosExperiment) -> None:
+        self._numbered = [each for each in experiment.targets if each.connections is not None]
+        self._numbers: dict[Target | str, dict[int, int]] = {}
+        self._lock = fork_safe(self, "_lock", threading.Lock)
+
+    def meet(self, operation: Operation) -> None:
+        """Give its connection its numbers, if it has none yet: as shown, and of each target."""
+        connection = operation.tcp.connection
+        if not connection or connection in self._numbers.get(operation.target, ()):
+            return
+        about: list[Target | str] = [operation.target]
+        about += [each for each in self._numbered if any(map(each.matches, operation.names))]
+        with self._lock:
+            for target in about:
+                numbers = self._numbers.setdefault(target, {})
+                numbers.setdefault(connection, len(numbers) + 1)
+
+    def of(self, target: Target | str, operation: Operation) -> int:
+        """The number of the connection among those of `target`; 0 if it has none."""
+        return self._numbers.get(target, {}).get(operation.tcp.connection, 0)
+
+    @property
+    def totals(self) -> dict[Target, int]:
+        """How many connections each target had that is one of them."""
+        return {each: len(self._numbers.get(each, ())) for each in self._numbered}
+
+
 class _CountedOperation(NamedTuple):
     kind: str
     target: str
@@ -34,15 +66,22 @@ class _CountedOperation(NamedTuple):
 
 
 class CountedOperations:
-    """The operations that an experiment matched, by the numbers that its trigger goes by."""
+    """The operations that an experiment matched, by the numbers that its trigger goes by.
 
-    def __init__(self) -> None:
+    Attributes:
+        connections: the numbers of their connections.
+    """
+
+    def __init__(self, experiment: ChaosExperiment) -> None:
+        self.connections = ConnectionNumbers(experiment)
         self._by_number: dict[int, _CountedOperation] = {}
 
     def note(self, number: int, operation: Operation, elapsed: float) -> None:
         """Keep an operation; `elapsed`: seconds since the experiment began."""
         if number <= _MOST_COUNTED:
-            self._by_number[number] = _CountedOperation(operation.kind, operation.target, elapsed)
+            connection = self.connections.of(operation.target, operation)
+            target = f"{operation.target}#{connection}" if connection else operation.target
+            self._by_number[number] = _CountedOperation(operation.kind, target, elapsed)
 
     def forget(self, number: int) -> None:
         """Give a number back: the next operation has it."""
@@ -85,7 +124,9 @@ class UnmatchedOperation(NamedTuple):
     statement: str
     remark: str
     blocking: bool
-    tcp: TcpDetails
+    encrypted: bool
+    partial: bool
+    multiplexed: bool
     conditions: frozenset[str] | None
 
     @property
@@ -126,7 +167,9 @@ class UnmatchedOperations:
             operation.sql.statement[:_LONGEST],
             operation.remark,
             operation.blocking,
-            operation.tcp,
+            operation.tcp.encrypted,
+            operation.tcp.partial,
+            operation.tcp.multiplexed,
             operation.sql.conditions,
         )
         if found not in self._kept:

@@ -10,6 +10,7 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.chaos.operation import new_connection
 
 
 __all__ = ["Decisions"]
@@ -45,6 +46,7 @@ class Decisions:
         self._remark = _SERVER_FIRST
         self._engine = engine
         self._names = names
+        self._connection = new_connection()
 
     @property
     def active(self) -> tuple[ActiveExperiment, ...]:
@@ -100,6 +102,7 @@ class Decisions:
             target=self._names[0],
             names=self._names,
             tcp=TcpDetails(
+                connection=self._connection,
                 encrypted=self.encrypted and is_response,
                 partial=self.answered and is_response,
                 informational=self.informational and is_response,

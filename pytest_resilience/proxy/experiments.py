@@ -228,6 +228,7 @@ class Experiments:
         if (
             refusal is None
             or experiment.trigger != Always()
+            or experiment.names_connections
             or not experiment.matches_target(operation)
         ):
             return

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.chaos.parsing.targets import Target
 
 
 def operation(target: str = "api:443", *, blocking: bool = True) -> Operation:
@@ -68,6 +72,59 @@ def test_a_trigger_that_chose_none_of_two_proves_nothing(
     assert running.proves_nothing is nothing
 
 
+def on(connection: int, *names: str) -> Operation:
+    tcp = TcpDetails(connection=connection)
+    return Operation(kind=CONNECT, target=names[0], names=names, tcp=tcp)
+
+
+@pytest.mark.parametrize(
+    ("target", "hit"),
+    [
+        ("a:80#2", [12]), ("a:80#1-2", [11, 12]), ("b#1", [21]), ("*#3", [12]), ("!a", [21, 22]),
+        ("!a:80#2", [11, 21, 22]), ("*:80-81|!b", [11, 12]), ("a#2|b#1", [21, 12]),
+        ("!a#1|!b#1", [12, 22]), ("10.0.0.1#2", [12]), ("a:81-90", []), ("b:81-90#2", [22]),
+    ],
+)  # fmt: skip
+def test_targets_exclude_and_name_connections(target: str, hit: list[int]) -> None:
+    """Connections count from the first operation on, whatever kind that is."""
+    running = active_experiment("network_failure", rate=1, target=target)
+    done = [
+        on(11, "a:80", "10.0.0.1:80"), on(21, "b:81"),
+        on(12, "a:80", "10.0.0.1:80"), on(22, "b:81"),
+    ]  # fmt: skip
+    found = [each.tcp.connection for each in done if running.decide(each, 100.0)]
+    assert found == hit
+    assert [each.tcp.connection for each in done if running.decide(each, 100.0)] == hit
+
+
+def test_what_has_no_number_is_none_of_those_that_are_numbered() -> None:
+    for target, hit in (("a#1", False), ("!a#1", True)):
+        running = active_experiment("network_failure", rate=1, target=target)
+        assert bool(running.decide(on(0, "a:80"), 100.0)) is hit
+
+
+def test_a_connection_that_nobody_has_met_may_get_any_number() -> None:
+    running = active_experiment("network_failure", rate=1, target="a#2")
+    assert running.matches_target(on(5, "a:80"))
+    assert not running.matches_target(on(5, "b:80"))
+    running.decide(on(5, "a:80"), 100.0)
+    assert not running.matches_target(on(5, "a:80"))
+
+
+@given(
+    opened=st.lists(st.sampled_from(["a:80", "b:80", "b:81"]), max_size=12),
+    wanted=st.tuples(st.sampled_from(["a:80", "b", "*:80", "*"]), st.integers(1, 6)),
+)
+def test_the_nth_connection_is_the_nth_that_matches(
+    opened: list[str], wanted: tuple[str, int]
+) -> None:
+    where, number = wanted
+    running = active_experiment("network_failure", rate=1, target=f"{where}#{number}")
+    hit = [at for at, name in enumerate(opened, 1) if running.decide(on(at, name), 100.0)]
+    meant = [at for at, name in enumerate(opened, 1) if Target(where).matches(name)]
+    assert hit == meant[number - 1 : number]
+
+
 def test_what_is_taken_back_is_counted_no_more() -> None:
     running = active_experiment("network_failure", nth=2)
     running.decide(operation("a:1"), 100.0)
@@ -111,11 +168,11 @@ def test_what_does_not_wait_hits_non_blocking_sockets(mode: str) -> None:
 
 def test_more_of_a_message_is_only_held_back_by_what_lets_nothing_through() -> None:
     more = Operation(kind=CONNECT, target="a:1", names=("a:1",), tcp=TcpDetails(mid_message=True))
-    for kind, given, hit in (
+    for kind, parameters, hit in (
         ("network_latency", {}, False),
         ("network_failure", {"mode": "timeout", "rate": 1}, False),
         ("network_failure", {"mode": "partition"}, True),
     ):
-        running = active_experiment(kind, **given)
+        running = active_experiment(kind, **parameters)
         assert bool(running.decide(more, 100.0)) is hit
         assert running.matched == hit

@@ -127,3 +127,10 @@ def test_it_may_last_for_ever() -> None:
 def test_every_parameter_says_its_unit_default_and_meaning(kind: ChaosType) -> None:
     for parameter in SCHEMAS[kind].parameters:
         assert all((parameter.unit, parameter.default, parameter.help))
+
+
+@pytest.mark.parametrize("mode", ["dns", "dns_not_found"])
+def test_a_name_is_resolved_before_there_is_a_connection(mode: str) -> None:
+    with pytest.raises(ConfigurationError, match="happens before there is a connection; leave"):
+        ChaosExperiment("x", "network_failure", mode=mode, target="api:443#2")
+    ChaosExperiment("x", "network_failure", mode=mode, target="!api:443")

@@ -5,6 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
@@ -16,7 +17,7 @@ def operation(kind: str, target: str) -> Operation:
 
 
 def counted(*done: tuple[str, str]) -> CountedOperations:
-    seen = CountedOperations()
+    seen = CountedOperations(ChaosExperiment("x", "network_failure"))
     for number, each in enumerate(done, 1):
         seen.note(number, operation(*each), number / 10)
     return seen

@@ -115,24 +115,24 @@ def test_chaos_operations_shows_the_numbers_of_each_test(
     assert dict(tests) == {
         "test_marker": (
             "\n  network_failure: reset, target any [marker]"
-            "\n    1-3 network.receive "
+            "\n    1-3 network.receive #1"
             "\n  network_failure: refusal, target elsewhere:1 [marker]: nothing\n"
         ),
         "test_plain": (
             "\n  network_failure:mode=refuse: refusal, target any [usual]"
-            "\n    1 network.connect "
+            "\n    1 network.connect #1"
             "\n  network_failure:mode=reset: reset, target any [usual]"
-            "\n    1 network.receive "
+            "\n    1 network.receive #1"
             "\n  network_latency: latency 1s, target any [usual]"
-            "\n    1 network.connect "
-            "\n    2 network.receive "
+            "\n    1 network.connect #1"
+            "\n    2 network.receive #1"
             "\n  disk_failure: ENOSPC at write, target any [usual]"
             "\n    1 file.write written\n"
         ),
         "test_fixture": (
             "\n  network_latency: latency 3600s, target any [fixture]"
-            "\n    1 network.connect "
-            "\n    2 network.receive \n"
+            "\n    1 network.connect #1"
+            "\n    2 network.receive #1\n"
         ),
         "test_pure": ": nothing that a fault could hit\n",
     }
@@ -166,7 +166,7 @@ def test_chaos_list_shows_types_parameters_units_and_defaults(
         [
             "network_latency: *",
             "  delay * seconds, *; default intensity x 2s (dribble: x 20ms) - added to *",
-            "  target * host, host:port, *; default every client connection - whose *",
+            "  target * host, host:port, *; !excluded, *; default every client connection - *",
             "  rate * 0..1 or %; default 1 - share *",
             "network_failure: *",
             "  mode * refuse, reset, timeout, dns, *; default refuse - *",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import socket
@@ -239,6 +240,26 @@ def test_it_is_aimed_at_the_server_or_at_the_proxy(proxy: ChaosProxy, connect: C
         with proxy.inject("network_latency", delay="1ms", target=target) as latency:
             assert ask(client) == b"ping"
         assert latency.hits == 1
+
+
+def test_it_is_aimed_at_one_connection(proxy: ChaosProxy, connect: Connect) -> None:
+    with proxy.inject("network_failure", mode="reset", target=f"{proxy.upstream}#2") as reset:
+        first, second, third = connect(), connect(), connect()
+        assert (ask(first), ask(third)) == (b"ping", b"ping")
+        with pytest.raises(ConnectionResetError):
+            ask(second)
+    assert (reset.matched, reset.hits) == (1, 1)
+    with (
+        proxy.inject("network_failure", mode="refuse", target="*#2") as refused,
+        contextlib.suppress(ConnectionResetError),
+    ):
+        assert ask(connect()) == b"ping"
+        ask(connect())
+    assert refused.hits == 1
+    with proxy.inject(
+        "network_failure", mode="reset", target=f"!{proxy.upstream}", must_fire=False
+    ):
+        assert ask(connect()) == b"ping"
 
 
 def test_an_experiment_of_its_own(proxy: ChaosProxy, connect: Connect) -> None:

@@ -134,7 +134,7 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
 TARGET_PARAMETERS = (
     Parameter(
         name="target",
-        unit="host, host:port, globs, several between |",
+        unit="host, host:port, globs, several between |; !excluded, ports 80-90, connection #2",
         default="every client connection",
         help="whose operations are meant",
         parse=lambda _name, value: parse_targets(value),

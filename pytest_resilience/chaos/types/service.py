@@ -72,6 +72,11 @@ class Service:
         texts = [place.strip() for place in places]
         callables = tuple(text for text in texts if _CALLABLE.fullmatch(text))
         hosts = tuple(Target(text) for text in texts if not _CALLABLE.fullmatch(text))
+        if hosts and all(host.excludes for host in hosts):
+            raise ConfigurationError(
+                f"service {name!r} is said not to be at {' | '.join(map(str, hosts))}; say where "
+                "it is, as in '*.internal:443 | !db.internal:443'"
+            )
         if not texts:
             raise ConfigurationError(
                 f"service {name!r} is nowhere; e.g. 'payments.internal:443' or "

@@ -31,6 +31,8 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.parsing.targets import as_shown
 from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadReplacement
@@ -141,6 +143,7 @@ class Peer:
         self._is_http = scheme in _PORTS
         self._names, self._is_address = _names(host, port or _PORTS.get(scheme))
         self.name = self._names[0]
+        self._tcp = TcpDetails(connection=new_connection())
 
     @classmethod
     def nobody(cls, engine: Engine) -> Peer:
@@ -181,7 +184,12 @@ class Peer:
     def _operation(self, kind: str) -> Operation:
         remark = "" if self._caller is None else self._caller.remark
         return Operation(
-            kind=kind, target=self.name, names=self._names, http=self._http, remark=remark
+            kind=kind,
+            target=self.name,
+            names=self._names,
+            tcp=self._tcp,
+            http=self._http,
+            remark=remark,
         )
 
 

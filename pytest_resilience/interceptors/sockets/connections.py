@@ -25,6 +25,7 @@ from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.host_names import HostNames
@@ -46,7 +47,6 @@ __all__ = [
 ]  # fmt: skip
 
 _TALK = frozenset({SEND, RECEIVE})
-_NO_RESPONSE = TcpDetails()
 _CAPACITY = 1 << 18  # bytes: what a kernel takes, more or less, of what nobody acknowledges
 
 
@@ -190,7 +190,7 @@ class TcpConnection:
         ends: own and peer's address, once connected: what stays when a descriptor moves
             to another socket object, as in TLS.
         names: every `host:port` the peer is known by, the best first.
-        client: this side opened it.
+        number: what `new_connection` gave it; 0 if the other side opened it.
         stale: the active experiments have changed since `untargeted` was decided.
         untargeted: no active experiment has it for a target.
         task: of an event loop, that has connected or sent on it last.
@@ -200,24 +200,27 @@ class TcpConnection:
     """
 
     __slots__ = (
-        "client", "ends", "inbound", "names", "owner", "send_queue", "stale", "task", "turn",
+        "ends", "inbound", "names", "number", "owner", "send_queue", "stale", "task", "turn",
         "untargeted",
     )  # fmt: skip
 
-    def __init__(
-        self, owner: socket.socket | None, names: tuple[str, ...], *, client: bool
-    ) -> None:
+    def __init__(self, owner: socket.socket | None, names: tuple[str, ...], *, number: int) -> None:
         self.owner: Callable[[], socket.socket | None]
         self.owner = _nobody if owner is None else weakref.ref(owner)
         self.ends: tuple[Any, Any] | None = None
         self.names = names
-        self.client = client
+        self.number = number
         self.stale = True
         self.untargeted = False
         self.task: Callable[[], object] | None = None
         self.turn = Turn()
         self.inbound = Inbound()
         self.send_queue = SendQueue()
+
+    @property
+    def client(self) -> bool:
+        """Whether this side opened it."""
+        return bool(self.number)
 
     def sent(self, message: bytes, now: float) -> None:
         """`message` was sent: now it is the peer's turn, unless it asks for nothing."""
@@ -266,9 +269,10 @@ class TcpConnection:
             target=self.names[0],
             names=self.names,
             blocking=blocking,
-            tcp=_NO_RESPONSE
+            tcp=TcpDetails(connection=self.number)
             if kind != RECEIVE
             else TcpDetails(
+                connection=self.number,
                 encrypted=turn.tls and not turn.decrypted,
                 partial=turn.partial,
                 bodiless=turn.request == BODILESS,
@@ -313,7 +317,9 @@ class ConnectionTable:
         if not is_tcp(sock) or not _is_address(address):
             return None
         self.passing.pop(id(sock), None)  # what it tried before may have been another peer
-        connection = TcpConnection(sock, self.names.of(*address[:2]), client=True)
+        known = self.known(sock)  # a loop decides about it first, and then connects
+        number = known.number if known and known.ends is None else new_connection()
+        connection = TcpConnection(sock, self.names.of(*address[:2]), number=number)
         self._by_descriptor[sock.fileno()] = connection
         self._target(sock, connection, CONNECT)
         return connection
@@ -330,7 +336,7 @@ class ConnectionTable:
 
     def accepted(self, descriptor: int) -> None:
         """A server of this process has accepted a connection: it is never touched."""
-        connection = TcpConnection(None, (), client=False)
+        connection = TcpConnection(None, (), number=0)
         with borrowed(descriptor) as sock:
             connection.ends = ends_of(sock)
         self._by_descriptor[descriptor] = connection
@@ -406,7 +412,8 @@ class ConnectionTable:
             known.owner, known.stale = weakref.ref(sock), True
             return known
         names = self.names.of(*ends[1][:2])
-        connection = TcpConnection(sock, names, client=self._is_client(sock, ends))
+        number = new_connection() if self._is_client(sock, ends) else 0
+        connection = TcpConnection(sock, names, number=number)
         connection.ends = ends
         connection.inbound.tickets = may_bring_tickets(sock)
         connection.turn.sent_at = self._engine.clock.monotonic()  # at the latest

@@ -80,7 +80,21 @@ def test_globs(pattern: str, name: str, matches: bool) -> None:
         (":80", "no host; for every host write '*:80'"),
         ("", "no host"),
         ("x:http", "port 'http' is not a number; e.g. 'api.example.com:443'"),
-        ("x:80-90", "port '80-90' is not a number"),
+        ("x:80-", "port '80-' is not a number"),
+        ("x:90-80", "no port is in 90-80; the lower comes first, as in '80-90'"),
+        ("x:0-90", "there is no port 0"),
+        ("x:80-65536", "there is no port 65536; ports are 1 to 65535"),
+        ("x:9999999999", "there is no port 9999999999"),
+        ("x:80#0", "there is no connection '0'; they are numbered from 1, as in"),
+        ("x:80#", "there is no connection ''"),
+        ("x:80#first", "there is no connection 'first'"),
+        ("x:80#3-2", "there is no connection '3-2'"),
+        ("x#1#2", "there is no connection '1#2'"),
+        ("!*", "it excludes every connection; leave it out"),
+        ("!*:*", "it excludes every connection"),
+        ("!", "no host"),
+        ("!!a", "'!a' is no host name"),
+        ("#2", "no host; for every host write '*:*'"),
         ("x:[80", "is not a number"),
         (".", "no host"),
         ("x:0", "there is no port 0; ports are 1 to 65535"),
@@ -93,6 +107,48 @@ def test_what_cannot_match_is_refused(text: str, why: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Target(text)
     assert why in str(caught.value)
+
+
+@given(
+    excludes=st.booleans(),
+    host=HOSTS,
+    ports=st.none() | st.lists(PORTS, min_size=1, max_size=2).map(sorted),
+    connections=st.none() | st.lists(st.integers(1, 10**6), min_size=1, max_size=2).map(sorted),
+    space=st.sampled_from(["", " "]),
+)
+def test_what_is_written_is_what_is_read(  # all by name
+    excludes: bool, host: str, ports: list[int] | None, connections: list[int] | None, space: str
+) -> None:
+    text = f"{space}{'!' * excludes}{host}"
+    text += f":{'-'.join(map(str, ports))}" if ports else ""
+    text += f"#{'-'.join(map(str, connections))}" if connections else ""
+    target = Target(text + space)
+    assert parse_targets(str(target)) == (Target(text.strip()),)
+    assert target.excludes is excludes
+    assert target.connections == (connections and (connections[0], connections[-1]))
+    low, high = (ports[0], ports[-1]) if ports else (1, 65535)
+    for port in {1, low, high, 65535, max(1, low - 1), min(65535, high + 1)}:
+        assert target.matches(f"{host}:{port}") is (low <= port <= high)
+    assert target.matches(f"{host}:")
+    assert not target.matches(f"{host}x:{low}")
+
+
+@pytest.mark.parametrize("spelling", ["[::1]", "[::1]:80-90", "[::1]#2", "[::1]:*#2-3", "![::1]"])
+def test_ipv6_has_all_of_it_too(spelling: str) -> None:
+    assert Target(spelling).matches("[::1]:80")
+    assert not Target(spelling).matches("[::2]:80")
+
+
+def test_a_port_that_is_no_number_is_in_no_range() -> None:
+    assert not Target("a:1-65535").matches("a:http")
+    assert not Target("a:80").matches("a:²")
+
+
+def test_what_excludes_all_that_it_includes_is_refused() -> None:
+    for targets in ("a|!a", ["!b:80", "a", "b:80", "! a"]):
+        with pytest.raises(ConfigurationError, match="it excludes all that it includes"):
+            parse_targets(targets)
+    assert len(parse_targets("a|b|!a")) == 3
 
 
 def test_several_in_one_text_or_a_list() -> None:

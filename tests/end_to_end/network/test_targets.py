@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from collections.abc import Callable
@@ -80,6 +81,44 @@ def test_the_second_answer_of_a_named_host(name: str, lead_to: Lead, inject: Inj
     assert (failure.matched, failure.hits) == (2, 1)
     assert [text == "ok" for text in found] == [True, True, False, True]
     assert "ConnectionClosed" in found[2]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_second_connection_of_a_client(name: str, lead_to: Lead, inject: Inject) -> None:
+    """The others go on, whichever speaks."""
+    client = BY_NAME[name]
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(lead_to(client.speaks))
+        failure = stack.enter_context(
+            inject("network_failure", mode="reset", rate=1, target=f"127.0.0.1:{place.port}#2")
+        )
+        peer = Peer(port=place.port)
+        first, second, third = (stack.enter_context(client.opened(peer)) for _ in range(3))
+        found = [outcome(each) for each in (first, first, second, third, first)]
+    assert failure.hits
+    assert [text == "ok" for text in found] == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize("name", ["boto3", "httpx, async"])
+def test_a_host_that_is_excluded_is_left_alone(name: str, lead_to: Lead, inject: Inject) -> None:
+    client = BY_NAME[name]
+
+    def connect_and_ask(place: Place) -> str:
+        with client.opened(Peer(port=place.port)) as ask:
+            return ask()
+
+    with (
+        lead_to(client.speaks) as place,
+        lead_to(client.speaks) as elsewhere,
+        inject("network_failure", rate=1, target=f"!127.0.0.1:{place.port}") as failure,
+    ):
+        assert connect_and_ask(place) == "ok"
+        assert not failure.matched
+        with inject("network_latency", delay="1ms", target=f"127.0.0.1:1-{place.port}") as latency:
+            assert connect_and_ask(place) == "ok"
+        assert latency.hits
+        assert "ConnectionRefusedError ECONNREFUSED" in outcome(lambda: connect_and_ask(elsewhere))
+        assert failure.hits
 
 
 @pytest.mark.parametrize("name", NAMED)

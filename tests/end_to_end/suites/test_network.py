@@ -213,3 +213,42 @@ def test_triggers_choose_and_combine(suite: pytest.Pytester) -> None:
             assert outcomes(word, 1) == "."
     """)
     suite.runpytest("--chaos-seed=7").assert_outcomes(passed=10)
+
+
+def test_a_target_names_a_connection_wherever_it_is_written(suite: pytest.Pytester) -> None:
+    suite.makepyprojecttoml(
+        "[[tool.pytest_resilience.profiles.ci.experiments]]\n"
+        'chaos_type = "network_failure"\nrate = 1\ntarget = ["127.0.0.1:1-65535#2", "!elsewhere"]'
+    )
+    suite.makepyfile("""
+        import pytest
+
+        @pytest.fixture
+        def url(url):
+            return url.replace("localhost", "127.0.0.1")
+
+        def outcomes(word):
+            return "".join("." if word() == "ok" else "F" for _ in range(4))
+
+        @pytest.mark.chaos("network_failure", target="!127.0.0.1:*#1-3")
+        def test_marker(word):
+            assert outcomes(word) == "...F"
+
+        @pytest.mark.no_chaos
+        def test_exempt(word):
+            assert outcomes(word) == "...."
+
+        def test_fixture(word, chaos):
+            with chaos.network_failure(target=["127.0.0.1#2-3", "!127.0.0.1#3"]):
+                assert outcomes(word) == ".F.."
+
+        def test_flag(word):
+            assert outcomes(word) == ".F.."
+    """)
+    flags = ("--chaos=network_failure:rate=1,target=127.0.0.1:*#2|!elsewhere", "--chaos-profile=ci")
+    for given in ("test_marker", "test_fixture", "test_exempt"):
+        suite.runpytest("-k", given).assert_outcomes(passed=1)
+    for flag in flags:
+        suite.runpytest("-k", "test_flag or test_exempt", flag).assert_outcomes(passed=2)
+    refused = suite.runpytest("--chaos=network_failure:target=127.0.0.1:90-80")
+    refused.stderr.fnmatch_lines(["*target '127.0.0.1:90-80' cannot match anything: *"])

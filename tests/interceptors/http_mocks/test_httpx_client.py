@@ -162,6 +162,23 @@ def test_whether_the_server_has_done_it(
     assert failure.matched == 1
 
 
+@pytest.mark.usefixtures("mock")
+def test_each_call_is_a_connection_that_a_target_can_name(call: Caller, inject: Inject) -> None:
+    with inject("network_failure", mode="reset", rate=1, target="api.example.com:80#2") as failure:
+        call()
+        with pytest.raises(httpx.ReadError):
+            call()
+        call()
+    assert (failure.matched, failure.hits) == (1, 1)
+    with inject(
+        "network_failure", mode="refuse", rate=1, target="*.example.com|!api.*:1-80"
+    ) as refused:
+        call()
+        with pytest.raises(httpx.ConnectError):
+            call(SAFE)
+    assert refused.hits == 1
+
+
 @pytest.mark.parametrize("timeout", [0.03, httpx.Timeout(20, read=0.03), None])
 def test_a_read_timeout_comes_at_its_time(
     timeout: Any, mock: Mock, call: Caller, inject: Inject
