@@ -169,7 +169,7 @@ def test_chaos_list_shows_types_parameters_units_and_defaults(
             "  target * host, host:port, *; !excluded, *; default every client connection - *",
             "  rate * 0..1 or %; default 1 - share *",
             "network_failure: *",
-            "  mode * refuse, reset, timeout, dns, *; default refuse - *",
+            "  mode * refuse, reset, *; default refuse - *",
             "  rate * default 1 in a test; by flag or profile intensity (partition: 1) - *",
             "cpu_stress*",
             "every type",
