@@ -9,6 +9,7 @@ from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.seen_operations import UnmatchedOperation
 from pytest_resilience.chaos.triggers import goes_by_time
@@ -23,6 +24,8 @@ _ENCRYPTED = "encrypted above the socket"
 _NON_BLOCKING = "begun without blocking, in no loop of asyncio or trio"
 _HTTP_2 = "HTTP/2"
 _KNOWS_BUT = "which knows but"
+_BEFORE_REQUESTS = "before any request is known"
+_NO_REQUEST = "no request of HTTP that is seen"
 _ADVICE = {  # by remark, the surest first
     _ENCRYPTED: (
         "Answers over TLS are encrypted: to a proxy always, in asyncio where it was open "
@@ -31,6 +34,14 @@ _ADVICE = {  # by remark, the surest first
     _HTTP_2: "Answers in HTTP/2 are not told apart: use HTTP/1.1, or a fault of connections.",
     _NON_BLOCKING: (
         "This fault makes callers wait, and nobody waits for what begins without blocking."
+    ),
+    _NO_REQUEST: (
+        "Only requests of HTTP can be told apart by method, path and header: choose by nth or "
+        "first."
+    ),
+    _BEFORE_REQUESTS: (
+        "A name is resolved and a connection made before anybody knows what for: leave out method, "
+        "path and header, or use a fault of answers such as mode='reset'."
     ),
 }
 
@@ -105,8 +116,9 @@ def _remark(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:
             return _ENCRYPTED
         if operation.partial:
             return "more of an answer"
-    if operation.multiplexed:
-        return _HTTP_2
+    hidden = _hidden(experiment, operation)
+    if hidden:
+        return hidden
     known = operation.conditions
     if known is not None and any(
         isinstance(fault, DatabaseFailure) and fault.condition not in known
@@ -114,6 +126,19 @@ def _remark(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:
     ):
         return f"{_KNOWS_BUT} {', '.join(map(repr, sorted(known)))}"
     return "" if operation.blocking else _NON_BLOCKING
+
+
+def _hidden(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:
+    """Why the response, or the request that it belongs to, is not known."""
+    if operation.multiplexed:
+        return _HTTP_2
+    if operation.request is not None:
+        return ""
+    if operation.encrypted:
+        return _ENCRYPTED
+    if operation.kind == RECEIVE:
+        return _NO_REQUEST
+    return "" if RECEIVE in experiment.kinds else _BEFORE_REQUESTS
 
 
 def _advice(active_experiment: ActiveExperiment) -> str:

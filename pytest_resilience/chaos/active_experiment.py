@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.experiment import Numbers
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.resources import PressureReading
 from pytest_resilience.chaos.forked_children import PAUSED
@@ -168,8 +169,15 @@ class ActiveExperiment:
 
     def matches_target(self, operation: Operation) -> bool:
         """As `ChaosExperiment.matches_target`, of a connection whose number may be known."""
-        numbers = None if self.counted is None else self.counted.connections
-        return self.experiment.matches_target(operation, numbers)
+        return self.experiment.matches_target(operation, self._numbers)
+
+    def may_match(self, operation: Operation) -> bool:
+        """As `matches_target`, where the request that is meant may be still to come."""
+        return self.experiment.may_match(operation, self._numbers)
+
+    @property
+    def _numbers(self) -> Numbers | None:
+        return None if self.counted is None else self.counted.connections
 
     def uncount(self, number: int) -> None:
         """Do not count the latest operation that was hit, which has this number."""

@@ -344,11 +344,14 @@ class Engine:
         return self.recorder is not None and self.recorder.lacks(kinds)
 
     def is_targeted(self, operation: Operation, *, known: Sequence[ActiveExperiment] = ()) -> bool:
-        """Whether an active experiment, that is none of the `known`, has the operation's target."""
+        """Whether an active experiment, that is none of the `known`, has the operation's target.
+
+        Where requests are meant, one may be still to come.
+        """
         for active_experiment in self.active:
             if active_experiment in known:
                 continue
-            if active_experiment.matches_target(operation):
+            if active_experiment.may_match(operation):
                 return True
         return False
 

@@ -16,6 +16,7 @@ from pytest_resilience.chaos.faults.resources import Pressure
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.parsing.http_requests import RequestFilter
 from pytest_resilience.chaos.parsing.path_globs import Paths
 from pytest_resilience.chaos.parsing.quantities import format_seconds
 from pytest_resilience.chaos.parsing.quantities import seconds
@@ -37,7 +38,7 @@ from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["ChaosExperiment", "ChaosType", "Filter"]
+__all__ = ["ChaosExperiment", "ChaosType", "Filter", "Numbers"]
 
 _INTENSITY = 0.5  # of an experiment that names none
 
@@ -250,12 +251,26 @@ class ChaosExperiment:
         return any(each.connections is not None for each in self.targets)
 
     @cached_property
+    def aims_at_requests(self) -> bool:
+        """Whether only some requests are meant."""
+        return any(isinstance(each, RequestFilter) for each in self._filters)
+
+    @cached_property
     def _included(self) -> tuple[Target, ...]:
         return tuple(each for each in self.targets if not each.excludes)
 
     @cached_property
     def _excluded(self) -> tuple[Target, ...]:
         return tuple(each for each in self.targets if each.excludes)
+
+    def may_match(self, operation: Operation, numbers: Numbers | None = None) -> bool:
+        """As `matches_target`, where the request that is meant may be still to come."""
+        if not self.aims_at_requests or operation.http.request is not None:
+            return self.matches_target(operation, numbers)
+        others = (each for each in self._filters if not isinstance(each, RequestFilter))
+        return all(each.accepts(operation) for each in others) and self._is_on_target(
+            operation, numbers
+        )
 
     def matches_target(self, operation: Operation, numbers: Numbers | None = None) -> bool:
         """Whether the operation is on a target, whatever its kind.
@@ -265,6 +280,9 @@ class ChaosExperiment:
         for each in self._filters:
             if not each.accepts(operation):
                 return False
+        return self._is_on_target(operation, numbers)
+
+    def _is_on_target(self, operation: Operation, numbers: Numbers | None) -> bool:
         if operation.kind == CALL:
             return operation.target in self.target_services
         if self.target_services and not self.targets:

@@ -116,6 +116,8 @@ class UnmatchedOperation(NamedTuple):
 
     Attributes:
         statement: the beginning of the SQL text.
+        request: of HTTP, for experiments that are aimed at some: None where such a one would have
+            to know it, and does not.
         others: as in `Operation` and its details.
     """
 
@@ -128,11 +130,12 @@ class UnmatchedOperation(NamedTuple):
     partial: bool
     multiplexed: bool
     conditions: frozenset[str] | None
+    request: str | None
 
     @property
     def subject(self) -> str:
         """Target and statement, which are compared with the patterns of the targets."""
-        return f"{self.target} {self.statement}".rstrip()
+        return " ".join(filter(None, (self.target, self.statement, self.request or "")))
 
 
 class UnmatchedOperations:
@@ -171,11 +174,20 @@ class UnmatchedOperations:
             operation.tcp.partial,
             operation.tcp.multiplexed,
             operation.sql.conditions,
+            self._request_of(operation),
         )
         if found not in self._kept:
             self._different += 1
             self._kept[found] = None
             self._forget()
+
+    def _request_of(self, operation: Operation) -> str | None:
+        """For an `UnmatchedOperation`."""
+        experiment, request = self._experiment, operation.http.request
+        if request is not None:
+            return str(request)[:_LONGEST] if experiment.aims_at_requests else ""
+        hidden = experiment.aims_at_requests and operation.kind in experiment.kinds
+        return None if hidden and experiment.may_match(operation) else ""
 
     def _take_advice(self, operation: Operation) -> bool:
         """Keep what to do about it; False if the experiment is not about such operations at all.

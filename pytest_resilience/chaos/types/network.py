@@ -13,6 +13,7 @@ from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.http_status import STATUS_PARAMETERS
 from pytest_resilience.chaos.types.http_status import status_response
 from pytest_resilience.chaos.types.schema import DELAY_NAMES
+from pytest_resilience.chaos.types.schema import REQUEST_PARAMETERS
 from pytest_resilience.chaos.types.schema import TARGET_PARAMETERS
 from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.chaos.types.schema import TypeSchema
@@ -122,6 +123,12 @@ def _latency(given: Mapping[str, Any], intensity: float) -> tuple[network.Fault,
 
 def _failure(given: Mapping[str, Any], _intensity: float) -> tuple[network.Fault, ...]:
     mode = mode_of(given, _FAILURE_MODES_OF, otherwise="refuse")
+    aimed = [each.name for each in REQUEST_PARAMETERS if each.name in given]
+    if aimed and mode in (_DOWN, "partition"):
+        raise ConfigurationError(
+            f"mode={mode!r}: it happens to connections, whatever they are for; leave out "
+            f"{aimed[0]}, or give mode='timeout' or mode='reset'"
+        )
     return network.SERVICE_DOWN if mode == _DOWN else (_FAILURES[mode](given),)
 
 
@@ -153,6 +160,7 @@ NETWORK_LATENCY = TypeSchema(
             help="how much comes at a time (dribble)",
         ),
         *TARGET_PARAMETERS,
+        *REQUEST_PARAMETERS,
         *trigger_parameters(rate="1"),
     ),
     faults=_latency,
@@ -185,6 +193,7 @@ NETWORK_FAILURE = TypeSchema(
         ),
         *STATUS_PARAMETERS,
         *TARGET_PARAMETERS,
+        *REQUEST_PARAMETERS,
         *trigger_parameters(rate="1 in a test; by flag or profile intensity (partition: 1)"),
     ),
     faults=_failure,

@@ -18,14 +18,16 @@ from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.distributions import DISTRIBUTIONS
 from pytest_resilience.chaos.parsing.distributions import DelayDistribution
 from pytest_resilience.chaos.parsing.distributions import make_distribution
+from pytest_resilience.chaos.parsing.http_requests import parse_request_filter
 from pytest_resilience.chaos.parsing.targets import parse_targets
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = [
-    "DELAY_NAMES", "TARGET_PARAMETERS", "Parameter", "TypeSchema", "delay_parameters",
-    "distribution_of", "mode_of", "nearest", "one_of", "several_of", "trigger_parameters",
+    "DELAY_NAMES", "REQUEST_PARAMETERS", "TARGET_PARAMETERS", "Parameter", "TypeSchema",
+    "delay_parameters", "distribution_of", "mode_of", "nearest", "one_of", "several_of",
+    "trigger_parameters",
 ]  # fmt: skip
 
 # Parameters of the experiment itself: named to users who have misspelt one.
@@ -130,6 +132,26 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
         said = ", ".join(f"{name}={given[name]}" for name in _COUNTED if name in given)
         raise ConfigurationError(f"{said}: no operation has a number that fits all; leave one out")
 
+
+REQUEST_PARAMETERS = (
+    Parameter(
+        name="method", unit="GET, POST, …, several between |", default="any",
+        parse=parse_request_filter, help="only requests of HTTP with this method",
+    ),
+    Parameter(
+        name="path", unit="glob, several between |", default="any",
+        parse=parse_request_filter,
+        help="only requests for these paths, without the query; * stands for / as well",
+    ),
+    Parameter(
+        name="header", unit="name, or name: glob of its value, several between |", default="any",
+        parse=parse_request_filter, help="only requests with this header",
+    ),
+    Parameter(
+        name="rpc", unit="service/method, globs, several between |", default="any",
+        parse=parse_request_filter, help="only calls of gRPC of this method",
+    ),
+)  # fmt: skip
 
 TARGET_PARAMETERS = (
     Parameter(

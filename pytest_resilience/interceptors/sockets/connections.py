@@ -23,13 +23,17 @@ from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import CallSite
+from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
+from pytest_resilience.chaos.parsing.http_requests import RequestReader
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.sockets.socket_classes import ends_of
+from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
 from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
 from pytest_resilience.interceptors.sockets.wire_format import FRAMED
@@ -42,8 +46,8 @@ from pytest_resilience.locks import fork_safe
 
 
 __all__ = [
-    "ConnectionTable", "Inbound", "SendQueue", "TcpConnection", "Turn", "borrowed", "ends_of",
-    "is_tcp", "is_udp", "listening_ports",
+    "ConnectionTable", "Inbound", "SendQueue", "TcpConnection", "Turn", "borrowed",
+    "listening_ports",
 ]  # fmt: skip
 
 _TALK = frozenset({SEND, RECEIVE})
@@ -67,11 +71,12 @@ class Turn:
         decrypted: that TLS is known, so that faults can change what is in its records.
         handshaking: what is awaited is the response to a TLS hello.
         after_handshake: nothing has come since the handshake.
+        requests: reads what was sent, or what is in its records.
     """
 
     __slots__ = (
         "after_handshake", "asked", "decrypted", "handshaking", "partial", "receiving", "request",
-        "sent_at", "tls",
+        "requests", "sent_at", "tls",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -84,6 +89,7 @@ class Turn:
         self.decrypted = False
         self.handshaking = False
         self.after_handshake = False
+        self.requests = RequestReader()
 
     def sent(self, message: bytes, now: float) -> bool:
         """`message` was sent at `now`; returns whether it asks for a response."""
@@ -236,8 +242,7 @@ class TcpConnection:
         turn.receiving, turn.asked = True, False
         kind = HANDSHAKE if turn.handshaking else RECEIVE
         turn.after_handshake, turn.handshaking = turn.handshaking, False
-        operation = self.operation(kind, blocking=blocking, through=through)
-        effect = engine.decide(operation)
+        effect = engine.decide(self.operation(kind, blocking=blocking, through=through, asked=True))
         if self.send_queue.messages and (effect is None or effect.delay < float("inf")):
             effect = self.send_queue.cut  # what it has not received it does not respond to
         if effect is not None:
@@ -253,7 +258,8 @@ class TcpConnection:
         if self.inbound.eof_received:
             return None
         self.inbound.eof_received = True
-        effect = engine.decide(self.operation(CLOSE, blocking=blocking, through=through))
+        closing = self.operation(CLOSE, blocking=blocking, through=through, asked=True)
+        effect = engine.decide(closing)
         return None if effect is None else ResponseStream(effect)
 
     def give_up_response(self) -> None:
@@ -261,8 +267,10 @@ class TcpConnection:
         self.inbound.stream, self.inbound.eof, self.inbound.unread = None, None, b""
         self.inbound.eof_received = True
 
-    def operation(self, kind: str, *, blocking: bool = True, through: object = None) -> Operation:
-        """The operation `kind` on this connection; in a loop, `through` what it is delivered."""
+    def operation(
+        self, kind: str, *, blocking: bool = True, through: object = None, asked: bool = False
+    ) -> Operation:
+        """The operation `kind`; in a loop, `through` what it is delivered; `asked` by a request."""
         turn = self.turn
         return Operation(
             kind=kind,
@@ -279,6 +287,7 @@ class TcpConnection:
                 informational=turn.request == EXPECTANT,
                 multiplexed=turn.request == FRAMED,
             ),
+            http=HttpDetails(request=turn.requests.request if asked else None),
             call_site=CallSite(loop_objects=(through, None if self.task is None else self.task())),
         )
 
@@ -442,32 +451,6 @@ def _is_address(address: Any) -> bool:
         and is_a(address[0], str, bytes)
         and is_a(address[1], int)
     )
-
-
-def is_tcp(sock: KernelSocket) -> bool:
-    """Whether it is one of TCP, connected or not."""
-    return _is(sock, socket.SOCK_STREAM)
-
-
-def is_udp(sock: KernelSocket) -> bool:
-    """Whether it is one of UDP."""
-    return _is(sock, socket.SOCK_DGRAM)
-
-
-def _is(sock: KernelSocket, kind: int) -> bool:
-    try:
-        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
-    except OSError:  # closed
-        return False
-    return found == kind and sock.family in (socket.AF_INET, socket.AF_INET6)
-
-
-def ends_of(sock: KernelSocket) -> tuple[Any, Any] | None:
-    """Its own address and its peer's; None if it has none."""
-    try:
-        return sock.getsockname(), sock.getpeername()
-    except OSError:  # closed, or not connected yet
-        return None
 
 
 def listening_ports() -> frozenset[int]:

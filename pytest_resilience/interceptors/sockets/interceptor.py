@@ -43,8 +43,6 @@ from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.connect import NameResolution
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
-from pytest_resilience.interceptors.sockets.connections import ends_of
-from pytest_resilience.interceptors.sockets.connections import is_udp
 from pytest_resilience.interceptors.sockets.host_names import HostNameHooks
 from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.receive import Receiver
@@ -53,6 +51,8 @@ from pytest_resilience.interceptors.sockets.send import Sender
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import is_valid
 from pytest_resilience.interceptors.sockets.socket_classes import accepting_classes
+from pytest_resilience.interceptors.sockets.socket_classes import ends_of
+from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import socket_classes
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects

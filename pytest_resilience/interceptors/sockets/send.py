@@ -66,6 +66,7 @@ class Sender:
         message = beginning(call.args[1] if len(call.args) > 1 else b"")
         blocking = sock.gettimeout() != 0
         before = turn.receiving
+        turn.requests.feed(message)
         if blocking:  # another thread may receive the response before this one is back
             connection.sent(message, self._engine.clock.monotonic())
         try:

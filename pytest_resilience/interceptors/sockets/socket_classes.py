@@ -1,8 +1,9 @@
-"""The classes and modules by which sockets are made, also where gevent has replaced them."""
+"""What sockets are, and by which classes and modules they are made, also where gevent has."""
 
 from __future__ import annotations
 
 import _socket
+import socket
 import sys
 
 from types import ModuleType
@@ -10,8 +11,8 @@ from typing import Any
 
 
 __all__ = [
-    "KernelSocket", "accepting_classes", "another", "green_module", "kernel_socket",
-    "python_socket_class", "socket_classes", "tls_modules",
+    "KernelSocket", "accepting_classes", "another", "ends_of", "green_module", "is_tcp", "is_udp",
+    "kernel_socket", "python_socket_class", "socket_classes", "tls_modules",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
@@ -77,3 +78,29 @@ def another(sock: Any, descriptor: int) -> KernelSocket:
 def kernel_socket(sock: Any) -> KernelSocket:
     """What is below `sock`, which is that itself unless a tool has made it anew (gevent)."""
     return sock if isinstance(sock, KernelSocket) else sock._sock  # noqa: SLF001  # gevent's word
+
+
+def is_tcp(sock: KernelSocket) -> bool:
+    """Whether it is one of TCP, connected or not."""
+    return _is(sock, socket.SOCK_STREAM)
+
+
+def is_udp(sock: KernelSocket) -> bool:
+    """Whether it is one of UDP."""
+    return _is(sock, socket.SOCK_DGRAM)
+
+
+def _is(sock: KernelSocket, kind: int) -> bool:
+    try:
+        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+    except OSError:  # closed
+        return False
+    return found == kind and sock.family in (socket.AF_INET, socket.AF_INET6)
+
+
+def ends_of(sock: KernelSocket) -> tuple[Any, Any] | None:
+    """Its own address and its peer's; None if it has none."""
+    try:
+        return sock.getsockname(), sock.getpeername()
+    except OSError:  # closed, or not connected yet
+        return None

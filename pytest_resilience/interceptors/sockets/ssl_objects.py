@@ -21,6 +21,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.wire_format import FRAMED
+from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.sockets.wire_format import client_random
 from pytest_resilience.interceptors.sockets.wire_format import is_hello
 
@@ -51,6 +52,7 @@ class SslObjects:
             self._patches.replace(tls.SSLContext, "wrap_bio", self._wrapping)
             self._patches.replace(tls.SSLObject, "do_handshake", self._shaking_hands)
             self._patches.replace(tls.SSLObject, "read", self._reading)
+            self._patches.replace(tls.SSLObject, "write", self._writing)
 
     def remove(self) -> None:
         self._installed = False
@@ -103,6 +105,16 @@ class SslObjects:
         if is_hello(hello):
             key = client_random(hello)
             self._made[key] = weakref.ref(made, lambda _: self._made.pop(key, None))
+
+    def _writing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def write(made: Any, data: Any) -> Any:
+            connection = or_none(self._connections.get, made) if self._installed else None
+            if connection is not None:
+                connection.turn.requests.feed(beginning(data))
+            return original(made, data)
+
+        return write
 
     def _reading(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)

@@ -116,6 +116,16 @@ def test_each_call_is_a_connection_of_its_own(mock: Mock, call: Caller, inject: 
     assert latency.delay >= 0.06 - 1e-9
 
 
+@pytest.mark.usefixtures("mock")
+def test_only_the_requests_that_are_meant(call: Caller, inject: Inject) -> None:
+    with (
+        inject("network_failure", rate=1, method="POST") as post,
+        inject("network_failure", status=503, path="/ord*", header="accept", rate=1) as orders,
+    ):
+        assert call(URL).status_code == 503
+    assert (post.matched, orders.hits) == (0, 1)
+
+
 def test_an_address_is_not_resolved(mock: Mock, call: Caller, inject: Inject) -> None:
     mock.respond("http://192.0.2.7/", paid)
     mock.respond("http://[2001:db8::7]:8080/", paid)

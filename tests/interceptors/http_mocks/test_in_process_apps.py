@@ -345,6 +345,23 @@ def test_an_aim_elsewhere_gets_no_such_advice(way: Way, inject: Inject) -> None:
     assert "Correct the target" in str(error)
 
 
+@every_way
+def test_only_the_requests_that_are_meant(way: Way, inject: Inject) -> None:
+    app, aim = App(), {"mode": "status", "target": "shop.example"}
+    with (
+        inject("network_failure", path="/other", **aim) as other,
+        inject("network_failure", method="POST", **aim) as post,
+    ):
+        assert way(app)[0] == 200
+    assert (other.matched, post.matched) == (0, 0)
+    assert "network.connect shop.example:80 GET /orders" in str(never_fired(post))
+    with inject(
+        "network_failure", method="GET", path="/ord*", header="host: shop.*", **aim
+    ) as fault:
+        assert way(app)[0] == 503
+    assert (app.calls, fault.hits) == (1, 1)
+
+
 def test_a_service_is_a_target(engine: Engine) -> None:
     from pytest_resilience.chaos.types.service import Service
 

@@ -120,6 +120,22 @@ def test_each_call_is_a_connection_of_its_own(
     assert latency.delay == pytest.approx(6)
 
 
+@both
+def test_only_the_requests_that_are_meant(kind: str, inject: Inject) -> None:
+    mock = mock_of(kind)
+    with (
+        inject("network_failure", rate=1, method="POST") as post,
+        inject("network_failure", status=503, header="x-tenant: ac*", rate=1) as tenant,
+        inject("network_failure", path="/ord*", rate=1, target="api.example.com:443") as orders,
+    ):
+        assert requests.get(URL).ok
+        assert requests.get(URL, headers={"X-Tenant": "acme"}).status_code == 503
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"{SAFE}?page=2")
+    mock.stop()
+    assert (post.matched, tenant.hits, orders.hits) == (0, 1, 1)
+
+
 def test_an_address_is_not_resolved(mock: responses.RequestsMock, inject: Inject) -> None:
     mock.get("http://192.0.2.7/", body="here")
     mock.get("http://[2001:db8::7]:8080/", body="there")

@@ -1,0 +1,186 @@
+"""Reading requests of HTTP, and choosing among them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h11
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import ConfigurationError
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import HttpDetails
+from pytest_resilience.chaos.operation import HttpRequest
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.parsing.http_requests import RequestReader
+
+
+def receive(request: HttpRequest | None) -> Operation:
+    return Operation(
+        kind=RECEIVE, target="api:80", names=("api:80",), http=HttpDetails(request=request)
+    )
+
+
+def failure(**parameters: Any) -> ChaosExperiment:
+    return ChaosExperiment("x", "network_failure", mode="reset", **parameters)
+
+
+PAYMENT = HttpRequest.of(
+    "POST", "/v1/payments/7?full=1", [("X-Tenant", "acme-eu"), ("Accept", "*/*")]
+)
+CALL = HttpRequest.of("POST", "/shop.Payments/Charge", [("Content-Type", "application/grpc+proto")])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "matches"),
+    [
+        ({"method": "POST"}, True),
+        ({"method": "post"}, True),
+        ({"method": "GET|POST"}, True),
+        ({"method": ["GET", "PUT"]}, False),
+        ({"path": "/v1/payments*"}, True),
+        ({"path": "/v1/payments/7"}, True),
+        ({"path": "/v1/payments"}, False),
+        ({"path": "/V1/*"}, False),
+        ({"path": "/v2/* | *payments/?"}, True),
+        ({"header": "x-tenant"}, True),
+        ({"header": "X-Tenant: acme*"}, True),
+        ({"header": "X-Tenant:acme"}, False),
+        ({"header": "x-other | accept"}, True),
+        ({"rpc": "*"}, False),
+        ({"method": "POST", "path": "/v1/*", "target": "api:80"}, True),
+        ({"method": "GET", "path": "/v1/*"}, False),
+        ({"method": "POST", "target": "web:80"}, False),
+    ],
+)
+def test_a_request_is_meant_if_all_that_is_said_of_it_is_so(
+    parameters: dict[str, Any], matches: bool
+) -> None:
+    experiment = failure(**parameters)
+    assert experiment.matches_target(receive(PAYMENT)) is matches
+    assert not experiment.matches_target(receive(None))
+
+
+@pytest.mark.parametrize(
+    ("rpc", "matches"),
+    [
+        ("shop.Payments/Charge", True),
+        ("/shop.Payments/Charge", True),
+        ("shop.Payments/*", True),
+        ("*/Charge", True),
+        ("*/Refund", False),
+        ("*", True),
+    ],
+)
+def test_a_call_of_grpc_is_meant_by_its_method(rpc: str, matches: bool) -> None:
+    assert failure(rpc=rpc).matches_target(receive(CALL)) is matches
+
+
+def test_until_the_request_is_known_it_may_be_meant() -> None:
+    experiment = failure(method="POST", target="api")
+    assert experiment.may_match(receive(None))
+    assert experiment.may_match(receive(PAYMENT))
+    assert not experiment.may_match(receive(HttpRequest.of("GET", "/")))
+    assert not failure(method="POST", target="web").may_match(receive(None))
+    assert str(experiment) == "x: reset, rate 0.5, target api, method POST"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"method": "PO ST"}, "method='PO ST' is no method of HTTP; give a method such as 'POST'"),
+        ({"method": ""}, "method='': give a method such as 'POST', or several between |"),
+        ({"method": 7}, "method=7: give a method such as 'POST'"),
+        ({"path": "v1/payments"}, "path='v1/payments' can match nothing: paths begin with /"),
+        ({"path": "http://api/v1"}, "path='http://api/v1' is a URL; the host is for target"),
+        ({"path": "/v1?full=1"}, "path='/v1?full=1' can match nothing: the query is not compared"),
+        ({"header": "x y: 1"}, "header='x y: 1' is no header; give the name of a header"),
+        ({"rpc": "Charge"}, "rpc='Charge' is no method of gRPC; give service and method of gRPC"),
+        ({"method": "POST", "mode": "partition"}, "mode='partition': it happens to connections"),
+        ({"path": "/", "mode": "down"}, "mode='down': it happens to connections, whatever they"),
+    ],
+)
+def test_what_no_request_could_be_is_refused(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ChaosExperiment("x", "network_failure", **parameters)
+    assert message in str(caught.value)
+
+
+def read(*messages: bytes) -> HttpRequest | None:
+    reader = RequestReader()
+    for each in messages:
+        reader.feed(each)
+    return reader.request
+
+
+HEAD = b"POST /v1/payments?id=7 HTTP/1.1\r\nHost: api\r\nX-Tenant:  acme \r\n\r\n"
+
+
+@pytest.mark.parametrize("after", [(), (b"body",), (b"", b"more of\r\n\r\nit"), (b"GET it",)])
+def test_a_request_is_read_and_its_body_is_not(after: tuple[bytes, ...]) -> None:
+    request = read(HEAD, *after)
+    assert request == HttpRequest(
+        method="POST", path="/v1/payments", headers=(("host", "api"), ("x-tenant", "acme"))
+    )
+
+
+def test_the_latest_request_counts() -> None:
+    assert str(read(HEAD, b"{}", b"GET /next HTTP/1.1\r\nHost: api\r\n\r\n")) == "GET /next"
+
+
+def test_a_request_to_a_proxy_names_all_of_its_url() -> None:
+    assert str(read(b"GET http://api:80/v1?x HTTP/1.1\r\n\r\n")) == "GET /v1"
+    assert str(read(b"OPTIONS * HTTP/1.0\r\n\r\n")) == "OPTIONS *"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (b"*1\r\n$4\r\nPING\r\n",),
+        (b"EHLO example\r\n",),
+        (b"\x16\x03\x01\x02\x00",),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",),
+        (b"GET / HTTP/1.1\r\nHost: api\r\n",),
+        (b"GET ",),
+        (b"",),
+        (),
+    ],
+)
+def test_what_is_none_is_none(messages: tuple[bytes, ...]) -> None:
+    assert read(*messages) is None
+
+
+@given(
+    method=st.sampled_from(["GET", "POST", "M-SEARCH"]),
+    path=st.text("abc/%-._~", max_size=8),
+    headers=st.dictionaries(
+        st.text("abcX-", min_size=1, max_size=5).map(lambda name: f"h{name}"),
+        st.text("abc: /=;", max_size=8).map(str.strip),
+        max_size=3,
+    ),
+    body=st.binary(max_size=8),
+    cuts=st.lists(st.integers(1, 60), max_size=3),
+)
+def test_it_reads_in_pieces_what_another_parser_reads_at_once(
+    method: str, path: str, headers: dict[str, str], body: bytes, cuts: list[int]
+) -> None:
+    given_headers = [("Host", "api"), ("Content-Length", str(len(body))), *headers.items()]
+    connection = h11.Connection(h11.CLIENT)
+    head = connection.send(h11.Request(method=method, target=f"/{path}", headers=given_headers))
+    assert head is not None
+    ends = sorted({*(cut for cut in cuts if cut < len(head)), len(head)})
+    pieces = [head[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    server = h11.Connection(h11.SERVER)
+    server.receive_data(head)
+    expected = server.next_event()
+    assert isinstance(expected, h11.Request)
+    request = read(*pieces, body)
+    assert request is not None
+    assert (request.method, request.path) == (method, f"/{path}")
+    assert [(name.encode(), value.encode()) for name, value in request.headers] == list(
+        expected.headers
+    )
