@@ -66,6 +66,17 @@ def never_fired(active_experiment: ActiveExperiment) -> NeverFiredError:
 
 def _chosen_none(active_experiment: ActiveExperiment) -> NeverFiredError:
     experiment = active_experiment.experiment
+    if active_experiment.counts.chosen:
+        return NeverFiredError(
+            experiment.name,
+            fault=experiment.fault_text,
+            target=experiment.target_text,
+            chosen=active_experiment.counts.chosen,
+            seen=counted_operations(active_experiment) or ("wait for an answer",),
+            advice="No bytes came, or too few, before the client gave up or the experiment was "
+            "over. Let the peer answer, or ask for a fault that needs no answer, such as "
+            "mode='timeout' or mode='reset'.",
+        )
     return NeverFiredError(
         experiment.name,
         fault=experiment.fault_text,

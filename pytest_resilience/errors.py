@@ -133,8 +133,11 @@ class NeverFiredError(ResilienceError):
         seen: tuple[str, ...],
         advice: str,
         trigger: str = "",
+        chosen: int = 0,
     ) -> None:
-        """`trigger`: in words, where operations matched and it chose none of them."""
+        """`trigger`: in words, where operations matched and it chose none of them, or so many
+        that were `chosen` and to which it did not come to happen.
+        """
         self.experiment = experiment
         self.fault = fault
         self.target = target
@@ -144,6 +147,8 @@ class NeverFiredError(ResilienceError):
         if trigger:
             why = f"its trigger ({trigger}) chose none of the operations that matched it"
             what = "It counted"
+        if chosen:
+            why = f"of {chosen} operations that it chose, none came to where it happens"
         super().__init__(
             f"chaos experiment {experiment!r} ({fault}, target {target}) never fired: {why}, "
             f"so this test proves nothing.\n  {what}:{did}\n  {advice}"

@@ -43,6 +43,19 @@ def test_what_was_done_instead_is_told() -> None:
     )
 
 
+def test_what_awaits_an_answer_that_does_not_come_is_told() -> None:
+    running = active_experiment("network_failure", mode="truncate", nth=1)
+    running.decide(Operation(kind=RECEIVE, target="a:1", names=("a:1",)), 100.0)
+    assert str(never_fired(running)) == (
+        "chaos experiment 'x' (truncated to 0.5 of it, target any) never fired: of 1 operations "
+        "that it chose, none came to where it happens, so this test proves nothing.\n"
+        "  The code did:\n    1 network.receive a:1\n"
+        "  No bytes came, or too few, before the client gave up or the experiment was over. Let "
+        "the peer answer, or ask for a fault that needs no answer, such as mode='timeout' or "
+        "mode='reset'."
+    )
+
+
 @pytest.mark.parametrize(
     ("mode", "did", "likely"),
     [

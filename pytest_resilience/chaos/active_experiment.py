@@ -19,6 +19,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.seen_operations import CountedOperations
 from pytest_resilience.chaos.seen_operations import UnmatchedOperations
 from pytest_resilience.chaos.triggers import chooses
+from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.seeds import Stream
 
 
@@ -88,14 +89,16 @@ class ActiveExperiment:
 
     @property
     def proves_nothing(self) -> bool:
-        """Whether nothing has happened: it matched nothing, or its trigger chose none of that.
+        """Whether nothing has happened: it matched nothing, its trigger chose none of that, or
+        nothing came that it could happen to.
 
         Where chance may have spared all, or its faults are nothing, it is as it was asked for.
         """
         if not self.matched:
             return True
         experiment = self.experiment
-        return chooses(experiment.trigger) and not self.hits and not experiment.is_nothing
+        by_chance = is_left_to_chance(experiment.trigger)
+        return not (self.hits or experiment.is_nothing or by_chance)
 
     @property
     def delay(self) -> float:
@@ -139,7 +142,8 @@ class ActiveExperiment:
     def decide(self, operation: Operation, now: float) -> Sequence[Hit]:
         """The faults that happen to `operation`: all or none of the experiment's.
 
-        Counts it if it is matched, and notes it if it is not.
+        Counts it if it is matched, and notes it if it is not. What awaits bytes is counted as a
+        hit when it happens: see `Effect`.
         """
         experiment = self.experiment
         if not self.left(now):
@@ -160,7 +164,9 @@ class ActiveExperiment:
             self.counted.note(number, operation, elapsed)
         if experiment.is_nothing or not experiment.trigger.hits(number, elapsed, self._draws):
             return ()
-        self.counts.add(hits=1)
+        self.counts.add(chosen=1)
+        if not all(fault.awaits_bytes(operation.kind) for fault in possible):
+            self.counts.add(hits=1)
         if not experiment.varies:
             return [Hit(self, fault, number) for fault in possible]
         # A stream of its own: which operations are hit does not depend on how long delays are.
@@ -180,8 +186,8 @@ class ActiveExperiment:
         return None if self.counted is None else self.counted.connections
 
     def uncount(self, number: int) -> None:
-        """Do not count the latest operation that was hit, which has this number."""
-        self.counts.add(matched=-1, hits=-1)
+        """Do not count the latest operation that was matched, which has this number."""
+        self.counts.add(matched=-1, chosen=-1)
         if self.counted is not None:
             self.counted.forget(number)
 

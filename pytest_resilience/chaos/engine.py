@@ -24,6 +24,7 @@ Nothing here does any I/O, nor imports what does.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 
@@ -32,6 +33,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from dataclasses import field
 from typing import Final
 from typing import Protocol
 
@@ -99,6 +101,10 @@ class FaultInjected(Event):
     place: str
 
 
+def _nobody(_: Sequence[Hit]) -> None:
+    """Nobody listens."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
     """The plan for one operation: wait, then maybe fail, or change its response.
@@ -110,6 +116,8 @@ class Effect:
         pace: how fast a response comes; None if it comes at once.
         transient: whether what waits for ever goes on when the experiments have ended.
         hits: what each experiment does to it, the oldest experiment first.
+        pending: those of them that await bytes, and are neither counted nor told of yet.
+        tell: tells of hits.
     """
 
     clock: Clock
@@ -118,9 +126,18 @@ class Effect:
     pace: Pace | None = None
     transient: bool = True
     hits: Sequence[Hit] = ()
+    pending: list[Hit] = field(default_factory=list)
+    tell: Callable[[Sequence[Hit]], None] = _nobody
 
     @classmethod
-    def of(cls, hits: Sequence[Hit], clock: Clock) -> Effect:
+    def of(
+        cls,
+        hits: Sequence[Hit],
+        clock: Clock,
+        *,
+        pending: Sequence[Hit] = (),
+        tell: Callable[[Sequence[Hit]], None] = _nobody,
+    ) -> Effect:
         """Several hits together: delays add up, and the oldest experiment's failure holds."""
         delay, transient = 0.0, True
         failure: Fault | None = None
@@ -135,18 +152,48 @@ class Effect:
             if pace is None and isinstance(fault, Pace):
                 pace = fault
         return cls(
-            clock=clock, delay=delay, failure=failure, pace=pace, transient=transient, hits=hits
-        )
+            clock=clock, delay=delay, failure=failure, pace=pace, transient=transient, hits=hits,
+            pending=[*pending], tell=tell,
+        )  # fmt: skip
+
+    @property
+    def loses_response(self) -> bool:
+        """Whether the peer responds, and the connection is reset instead."""
+        failure = self.failure
+        return failure is not None and failure.resets and failure.needs_response
 
     def error(self, target: str) -> Exception | None:
         """The exception that the call raises after the wait; None if it does not raise."""
         return None if self.failure is None else self.failure.error(target)
 
+    def delays_begin(self) -> None:
+        """The first byte has come that is to be late."""
+        self._happen(lambda fault: 0 < fault.delay < _ENDLESS)
+
+    def pace_begins(self) -> None:
+        """The first byte is on the line."""
+        self._happen(lambda fault: isinstance(fault, Pace))
+
+    def failure_happens(self) -> None:
+        """What has come is lost, cut off or changed."""
+        self._happen(lambda fault: not fault.waits)
+
+    def _happen(self, is_it: Callable[[Fault], bool]) -> None:
+        """Count those of the pending hits whose time has come, and tell of them."""
+        happening = [hit for hit in self.pending if is_it(hit.fault)]
+        if not happening:
+            return
+        counted = {hit.active_experiment for hit in self.hits if hit not in self.pending}
+        self.pending[:] = [hit for hit in self.pending if hit not in happening]
+        for active_experiment in {hit.active_experiment for hit in happening} - counted:
+            active_experiment.counts.add(hits=1)
+        self.tell(happening)
+
     def uncount(self) -> None:
         """Do not count what was to alter a response: there was nothing in it to alter."""
-        for hit in self.hits:
-            if isinstance(hit.fault, Alteration):
-                hit.active_experiment.uncount(hit.number)
+        for hit in [hit for hit in self.pending if isinstance(hit.fault, Alteration)]:
+            self.pending.remove(hit)
+            hit.active_experiment.uncount(hit.number)
 
     def left(self) -> float:
         """Seconds until every experiment behind it has ended, so that nothing waits any more.
@@ -368,7 +415,7 @@ class Engine:
         if not fault.is_nothing:
             active_experiment.counts.add(hits=1)
             operation = Operation(kind=kind, target="this machine", names=())
-            self._notify(operation, [Hit(active_experiment, fault, number)], "")
+            self._notify(operation, "", [Hit(active_experiment, fault, number)])
 
     def call_site(self, loop_objects: tuple[object, ...] = ()) -> str:
         """Where in the user's code this is called from; see `chaos.call_site.caller`."""
@@ -387,12 +434,16 @@ class Engine:
             hits += active_experiment.decide(operation, now)
         if not hits:
             return None
+        tell = _nobody
         if self.listeners.listened:
             known = operation.call_site
-            self._notify(operation, hits, self.call_site(known.loop_objects) or known.place)
-        return Effect.of(hits, self.clock)
+            place = self.call_site(known.loop_objects) or known.place
+            tell = functools.partial(self._notify, operation, place)
+        pending = [hit for hit in hits if hit.fault.awaits_bytes(operation.kind)]
+        tell([hit for hit in hits if hit not in pending])
+        return Effect.of(hits, self.clock, pending=pending, tell=tell)
 
-    def _notify(self, operation: Operation, hits: Sequence[Hit], place: str) -> None:
+    def _notify(self, operation: Operation, place: str, hits: Sequence[Hit]) -> None:
         now = self.clock.monotonic()
         for hit in hits:
             self.listeners.emit(

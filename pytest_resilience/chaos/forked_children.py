@@ -32,11 +32,13 @@ class SharedCounts:
     """Counts and state of an experiment, for the process that started it and its forked children.
 
     Attributes:
+        chosen: operations that the trigger chose, hit in the end or not, in this process alone.
         delay: seconds of waiting, in this process alone.
         state: whether it is `STOPPED`, whether it is `PAUSED`, by these; read at every operation.
     """
 
     def __init__(self) -> None:
+        self.chosen = 0
         self.delay = 0.0
         self._matched = 0
         self._hits = 0
@@ -78,13 +80,14 @@ class SharedCounts:
         """In the child: count for the parent."""
         self._in_child = self._page is not None
 
-    def add(self, *, matched: int = 0, hits: int = 0, delay: float = 0.0) -> int:
+    def add(self, *, matched: int = 0, chosen: int = 0, hits: int = 0, delay: float = 0.0) -> int:
         """Count operations and a wait; returns how many this process has matched.
 
-        With -1 the latest one, which was hit, is not counted after all.
+        With -1 the latest one is not counted after all.
         """
         with self._lock:
             self._number += matched
+            self.chosen += chosen
             self.delay += delay
             if self._in_child:
                 self._add_in_page(matched, hits)

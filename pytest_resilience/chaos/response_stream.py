@@ -144,6 +144,8 @@ class Content:
         if altered is None or not effect.left():
             return data
         delivered = altered.alter(data)
+        if altered.ended or delivered != data:
+            effect.failure_happens()
         if altered.ended and self._breaks:
             self.resets = True
         elif altered.ended:
@@ -239,6 +241,8 @@ class ResponseStream:
     def arrive(self, at: float) -> float:
         """Its first byte has come, `at` in monotonic seconds; returns when it is due."""
         self.due = at + self.effect.delay
+        if self.effect.pending and self.effect.left():
+            self.effect.delays_begin()
         return self.due
 
     def waited(self, due: float) -> None:
@@ -289,7 +293,10 @@ class ResponseStream:
             failure = pace = None
         if pace is not None:
             self._line = _Line(pace, line_free)
+            self.effect.pace_begins()
         if failure is not None:
+            if failure.resets:
+                self.effect.failure_happens()
             self.content = Content(failure, self.effect)
             self._update(self.content)
         else:

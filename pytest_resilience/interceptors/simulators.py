@@ -140,13 +140,13 @@ def _receive(engine: Engine, target: str, name: str, func: Callable[[], object])
     if effect is None:
         return
     stream = ResponseStream(effect)
+    if effect.loses_response:
+        func()
     step = stream.next(0, engine.clock.monotonic())
     if isinstance(step, WaitUntil):
         _wait(effect)
         step = stream.next(0, step.due)
     if isinstance(step, ResetConnection):
-        if stream.needs_response:
-            func()
         raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
     if isinstance(step, (ReadReplacement, CloseConnection)):
         # A response has no form without a protocol; it is a failure all the same.

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.parsing.targets import Target
@@ -126,13 +127,26 @@ def test_the_nth_connection_is_the_nth_that_matches(
 
 
 def test_what_is_taken_back_is_counted_no_more() -> None:
-    running = active_experiment("network_failure", nth=2)
-    running.decide(operation("a:1"), 100.0)
-    [hit] = running.decide(operation("b:1"), 100.0)
+    running = active_experiment("network_failure", mode="truncate", nth=2)
+    running.decide(response("a:1"), 100.0)
+    [hit] = running.decide(response("b:1"), 100.0)
+    assert (running.matched, running.counts.chosen, running.hits) == (2, 1, 0)
     running.uncount(hit.number)
+    assert (running.matched, running.counts.chosen, running.hits) == (1, 0, 0)
     assert running.counted is not None
-    assert running.counted.lines(running.matched) == ("1 network.connect a:1",)
+    assert running.counted.lines(running.matched) == ("1 network.receive a:1",)
     assert running.proves_nothing
+
+
+@pytest.mark.parametrize("mode", ["truncate", "corrupt", "lose_answer"])
+def test_what_awaits_bytes_proves_nothing_before_they_have_come(mode: str) -> None:
+    running = active_experiment("network_failure", mode=mode, rate=1)
+    assert running.decide(response("a:1"), 100.0)
+    assert (running.matched, running.hits, running.proves_nothing) == (1, 0, True)
+
+
+def response(name: str) -> Operation:
+    return Operation(kind=RECEIVE, target=name, names=(name,))
 
 
 def test_threads_lose_neither_counts_nor_seconds() -> None:

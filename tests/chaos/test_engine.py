@@ -209,7 +209,29 @@ def test_the_same_seed_deals_the_same_faults(seed: int, rate: float, steps: list
     dealt, active_experiment = run()
     assert run()[0] == dealt
     assert active_experiment.matched == sum(kind != SEND for kind in steps)
-    assert active_experiment.hits == sum(dealt)
+    assert active_experiment.counts.chosen == sum(dealt)
+
+
+def test_what_awaits_bytes_is_counted_and_told_when_it_happens(engine: Engine) -> None:
+    heard: list[Event] = []
+    engine.listeners.add(heard.append)
+    far = engine.start(LATENCY, seed=1)
+    thin = engine.start(ChaosExperiment("thin", "network_latency", bandwidth="1kB"), seed=1)
+    cut = engine.start(ChaosExperiment("cut", "network_failure", mode="truncate", rate=1), seed=1)
+    effect = ask(engine, RECEIVE)
+    counts = []
+    for happens in (
+        effect.delays_begin,
+        effect.pace_begins,
+        effect.failure_happens,
+        effect.uncount,
+    ):
+        counts.append((far.hits, thin.hits, cut.hits, len(heard)))
+        happens()
+    assert counts == [(0, 0, 0, 0), (1, 0, 0, 1), (1, 1, 0, 2), (1, 1, 1, 3)]
+    effect.failure_happens()  # once is enough
+    assert [event.source for event in heard] == ["slow", "thin", "cut"]
+    assert (far.matched, thin.matched, cut.matched, cut.hits) == (1, 1, 1, 1)
 
 
 def test_an_experiment_that_cannot_start_leaves_nothing(clock: ManualClock) -> None:

@@ -44,6 +44,16 @@ def request(response: str = "ok") -> str:
     return NetworkSimulator.simulate_request(lambda: response)
 
 
+def test_an_answer_that_does_not_come_is_not_lost(engine: Engine) -> None:
+    lost = start(engine, "network_failure", mode="lose_answer")
+    with pytest.raises(ZeroDivisionError):
+        NetworkSimulator.simulate_request(lambda: 1 / 0)
+    assert (lost.matched, lost.hits) == (1, 0)
+    with pytest.raises(ConnectionResetError):
+        request()
+    assert lost.hits == 1
+
+
 @pytest.mark.parametrize(
     ("mode", "error", "number"),
     [

@@ -340,6 +340,38 @@ def test_the_head_of_an_answer_is_not_damaged(serve: Serve) -> None:
 # --- lost ---
 
 
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("network_failure", {"mode": "lose_answer"}),
+        ("network_failure", {"mode": "truncate"}),
+        ("network_failure", {"mode": "corrupt"}),
+        ("network_latency", {"mode": "dribble"}),
+    ],
+    ids=str,
+)
+def test_what_happens_to_answers_has_not_happened_where_none_came(
+    serve: Serve, kind: str, given: dict[str, Any]
+) -> None:
+    def keeps_silent(connection: socket.socket) -> None:
+        while connection.recv(100):
+            pass
+
+    with (
+        ChaosProxy(("127.0.0.1", serve(keeps_silent))) as proxy,
+        socket.create_connection(proxy.address, timeout=0.05) as client,
+        contextlib.ExitStack() as stack,
+    ):
+        failure = stack.enter_context(proxy.inject(kind, rate=1, **given))
+        client.sendall(b"order")
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        until(lambda: failure.matched == 1)
+        with pytest.raises(NeverFiredError, match="none came to where it happens"):
+            stack.close()
+    assert failure.hits == 0
+
+
 def test_an_answer_is_lost_after_the_server_has_given_it(
     proxy: ChaosProxy, client: socket.socket, recorder: Recorder
 ) -> None:

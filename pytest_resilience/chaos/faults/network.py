@@ -8,6 +8,7 @@ terms of the four things a driver can do: wait, reset, replace, and alter what i
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 
@@ -106,6 +107,11 @@ class Fault:
             and not ((tcp.informational or tcp.multiplexed) and self.needs_response)
             and (self.transient or not tcp.mid_message)
         )
+
+    def awaits_bytes(self, kind: str) -> bool:
+        """Whether nothing of it has happened to an operation as long as no bytes have come."""
+        on_bytes = self.needs_response or 0 < self.delay < math.inf
+        return on_bytes and kind in {SEND, RECEIVE}
 
     @property
     def varies(self) -> bool:

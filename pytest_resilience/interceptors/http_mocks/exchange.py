@@ -223,6 +223,7 @@ class Exchange:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
         self._stream: ResponseStream | None = None
+        self._lost = False  # the mock's response
         self._head = io.BytesIO()  # what has come and is not paced: a mock sends it at once
         self._body: io.BytesIO | None = None  # what has not been read of it; None before it came
 
@@ -242,6 +243,9 @@ class Exchange:
         """The next bytes of the response, `size` at most; none at EOF."""
         __tracebackhide__ = True
         stream = self._stream = self._stream or self._begin()
+        if not self._lost and stream.effect.loses_response:
+            self._lost = True
+            yield AskMock()  # which may raise: then there is nothing to lose
         while not (ready := self._head.read(size)):
             available = 0 if self._body is None else len(self._body.getbuffer()) - self._body.tell()
             now = self._peer.clock.monotonic()
@@ -250,8 +254,6 @@ class Exchange:
                 yield Hold(stream.effect, step.due - now)
                 stream.waited(step.due)
             elif isinstance(step, ResetConnection):
-                if stream.needs_response and self._body is None:
-                    yield AskMock()
                 raise os_error(errno.ECONNRESET)
             elif isinstance(step, CloseConnection):
                 return b""

@@ -108,7 +108,7 @@ class Receiver:
         It can only be told apart by receiving. What has to wait for that is kept for then.
         """
         __tracebackhide__ = True
-        if stream.effect.pace is not None or not stream.needs_response:
+        if not stream.needs_response:
             return  # nobody waits for what is lost
         clock, inbound = self._engine.clock, connection.inbound
         began = clock.monotonic()

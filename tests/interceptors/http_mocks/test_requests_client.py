@@ -349,10 +349,11 @@ def test_what_a_mock_raises_is_raised_as_it_is(
 ) -> None:
     error = requests.exceptions.SSLError("the mock's own")
     mock.get(URL, body=error)
-    with inject("network_failure", mode=mode, rate=1), pytest.raises(OSError) as caught:
+    with inject("network_failure", mode=mode, rate=1) as failure, pytest.raises(OSError) as caught:
         requests.get(URL)
     assert caught.value is error
     assert (error.__cause__, error.__context__) == (None, None)
+    assert failure.hits == 0  # there was no answer
 
 
 def test_the_adapters_retries_are_tried(

@@ -15,6 +15,7 @@ import threading
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -106,6 +107,68 @@ every_client = pytest.mark.parametrize(
     [with_requests, with_urllib3, with_httpx, with_http_client],
     ids=lambda client: client.__name__,
 )
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "met"),
+    [
+        ("network_failure", {"mode": "lose_answer"}, ""),
+        ("network_failure", {"mode": "truncate"}, "b'he'"),
+        ("network_failure", {"mode": "truncate", "after_bytes": 2, "end": "reset"}, "b'he'"),
+        ("network_failure", {"mode": "corrupt", "share": 1}, "b'"),
+        ("network_latency", {"mode": "dribble", "piece": 2, "delay": 0.001}, "b'he'"),
+        ("network_latency", {"delay": 0.001}, "b'hello'"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "TLS"])
+def test_what_happens_to_an_answer_has_not_happened_before_it_came(  # noqa: PLR0917  # by name
+    kind: str, given: dict[str, Any], met: str, sealed: bool, trust: Trust, inject: Inject
+) -> None:
+    """The client gave up, and comes for it later."""
+    answer = threading.Event()
+
+    def answers_late(connection: socket.socket) -> None:
+        connection.recv(100)
+        answer.wait(10)
+        connection.sendall(b"hello")
+        connection.recv(100)
+
+    with (
+        serve(trust.over_tls(answers_late) if sealed else answers_late) as port,
+        socket.create_connection((HOST, port), timeout=10) as plain,
+        contextlib.ExitStack() as stack,
+    ):
+        client = plain
+        if sealed:
+            wrapped = trust.client.wrap_socket(plain, server_hostname=HOST)
+            client = stack.enter_context(wrapped)
+        with inject(kind, rate=1, **given) as failure:
+            client.sendall(b"order")
+            client.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                client.recv(100)
+            assert (failure.matched, failure.hits, failure.proves_nothing) == (1, 0, True)
+            answer.set()
+            client.settimeout(10)
+            assert outcome(lambda: client.recv(100)).startswith(met)
+            assert (failure.matched, failure.hits) == (1, 1)
+
+
+def test_an_answer_of_any_protocol_that_is_shorter_is_not_cut_off(
+    echo_port: int, inject: Inject
+) -> None:
+    with (
+        socket.create_connection((HOST, echo_port), timeout=10) as client,
+        inject("network_failure", after_bytes=6, rate=1) as cut,
+    ):
+        client.sendall(b"hello")
+        assert client.recv(100) == b"hello"
+        assert cut.hits == 0
+        client.sendall(b"hello again")
+        assert client.recv(100) == b"hello "
+        assert client.recv(100) == b""
+        assert cut.hits == 1
 
 
 @every_client
