@@ -272,18 +272,23 @@ class ServiceError(Fault):
 
     Attributes:
         exception: of which type; it is made from a text alone.
+        retry_after: seconds, for its attribute of that name; None for none.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({CALL})
     exception: type[Exception] = ServiceFailureError
+    retry_after: float | None = None
 
     def error(self, target: str) -> Exception:
-        if issubclass(self.exception, ServiceFailureError):
-            return self.exception(target)
-        return self.exception(f"service {target!r} failed")
+        ours = issubclass(self.exception, ServiceFailureError)
+        error = self.exception(target if ours else f"service {target!r} failed")
+        if self.retry_after is not None:
+            setattr(error, "retry_after", self.retry_after)  # noqa: B010  # not every one has it
+        return error
 
     def __str__(self) -> str:
-        return self.exception.__name__
+        after = self.retry_after
+        return self.exception.__name__ + ("" if after is None else f", retry after {after:g} s")
 
 
 SERVICE_DOWN: Final[tuple[Fault, ...]] = (Refusal(), Outage())

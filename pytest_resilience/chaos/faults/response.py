@@ -169,10 +169,12 @@ class InjectedResponse(Fault):
 
     Attributes:
         body: the text after the headers; None for a default.
+        headers: in place of those of the same name that it has by itself, and more.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
     body: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
     def can_happen_to(self, operation: Operation) -> bool:
         elsewhere = operation.tcp.encrypted or operation.tcp.partial or operation.tcp.multiplexed
@@ -181,14 +183,24 @@ class InjectedResponse(Fault):
     @property
     def replacement(self) -> bytes:
         """From the status line to the end of the body."""
-        content = self.content
-        lines = [*self.head, f"Content-Length: {len(content)}", "Connection: close", "", ""]
-        return "\r\n".join(lines).encode("ascii") + content
+        status, reason = self.status_line
+        content, given = self.content, {name.lower() for name, _ in self.headers}
+        own = {"Content-Type": _content_type(self.body or ""), **self.own_headers}
+        headers = [each for each in own.items() if each[0].lower() not in given]
+        end = [("Content-Length", str(len(content))), ("Connection", "close")]
+        lines = [f"{name}: {value}" for name, value in (*headers, *self.headers, *end)]
+        head = "\r\n".join([f"HTTP/1.1 {status} {reason}", *lines, "", ""])
+        return head.encode("latin-1") + content
 
     @property
-    def head(self) -> list[str]:
-        """The status line, and what headers are its own."""
+    def status_line(self) -> tuple[int, str]:
+        """The status, and what it means."""
         raise NotImplementedError
+
+    @property
+    def own_headers(self) -> dict[str, str]:
+        """Those that it has unless others are given."""
+        return {}
 
     @property
     def content(self) -> bytes:
@@ -206,31 +218,24 @@ class StatusResponse(InjectedResponse):
     """
 
     status: int
-    retry_after: float | None = None
+    retry_after: int | None = None
 
     @property
-    def head(self) -> list[str]:
-        kind = "application/json" if (self.body or "").startswith(("{", "[")) else "text/plain"
-        after = self.retry_after
-        return [
-            f"HTTP/1.1 {self.status} {self._reason}",
-            f"Content-Type: {kind}; charset=utf-8",
-            *([] if after is None else [f"Retry-After: {math.ceil(after)}"]),
-        ]
+    def status_line(self) -> tuple[int, str]:
+        reason = next((each.phrase for each in HTTPStatus if each == self.status), "Failure")
+        return self.status, reason
+
+    @property
+    def own_headers(self) -> dict[str, str]:
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
     @property
     def content(self) -> bytes:
-        return (self._reason if self.body is None else self.body).encode()
-
-    @property
-    def _reason(self) -> str:
-        return next((each.phrase for each in HTTPStatus if each == self.status), "Failure")
+        return (self.status_line[1] if self.body is None else self.body).encode()
 
     def __str__(self) -> str:
-        after = self.retry_after
-        return f"status {self.status}" + (
-            "" if after is None else f", Retry-After {math.ceil(after)}"
-        )
+        after = "" if self.retry_after is None else f", Retry-After {self.retry_after}"
+        return f"status {self.status}{after}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,8 +243,12 @@ class MalformedJson(InjectedResponse):
     """The service responds 200, with JSON that cannot be parsed."""
 
     @property
-    def head(self) -> list[str]:
-        return ["HTTP/1.1 200 OK", "Content-Type: application/json"]
+    def status_line(self) -> tuple[int, str]:
+        return 200, "OK"
+
+    @property
+    def own_headers(self) -> dict[str, str]:
+        return {"Content-Type": "application/json"}
 
     @property
     def content(self) -> bytes:
@@ -247,3 +256,15 @@ class MalformedJson(InjectedResponse):
 
     def __str__(self) -> str:
         return "malformed JSON"
+
+
+def _content_type(body: str) -> str:
+    """What it looks like."""
+    begins = body.lstrip().lower()
+    if begins.startswith(("{", "[")):
+        kind = "application/json"
+    elif begins.startswith(("<!doctype html", "<html")):
+        kind = "text/html"
+    else:
+        kind = "application/xml" if begins.startswith("<") else "text/plain"
+    return f"{kind}; charset=utf-8"

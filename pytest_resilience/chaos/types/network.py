@@ -81,12 +81,15 @@ _FAILURES: dict[str, Callable[[Mapping[str, Any]], network.Fault]] = {
     "truncate": _truncation,
     "corrupt": _corruption,
     "status": status_response,
-    "malformed_json": lambda given: response.MalformedJson(body=given.get("body")),
+    "malformed_json": lambda given: response.MalformedJson(
+        body=given.get("body"), headers=given.get("headers", ())
+    ),
 }
 _FAILURE_MODES = (*_FAILURES, _DOWN)
 _FAILURE_MODES_OF: dict[str, tuple[str, ...]] = {
     **{each.name: ("status",) for each in STATUS_PARAMETERS},
     "body": ("status", "malformed_json"),
+    "headers": ("status", "malformed_json"),
     "share": ("truncate", "corrupt"),
     "after_bytes": ("truncate",),
     "end": ("truncate",),

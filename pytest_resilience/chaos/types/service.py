@@ -42,7 +42,11 @@ __all__ = ["SERVICE_FAILURE", "Service", "Services"]
 
 _CALLABLE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 _MODES = ("error", "refuse", "reset", "close", "timeout", "status", "down")
-_MODES_OF = {**{each.name: ("status",) for each in STATUS_PARAMETERS}, "exception": ("error",)}
+_MODES_OF: dict[str, tuple[str, ...]] = {
+    "exception": ("error",),
+    **{each.name: ("status",) for each in STATUS_PARAMETERS},
+    "retry_after": ("status", "error"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,18 +169,32 @@ def _exception(name: str, value: Any) -> type[Exception]:
 def _faults(given: Mapping[str, Any], _intensity: float) -> tuple[Fault, ...]:
     """Without a mode, each kind of place fails in its own way."""
     mode = mode_of(given, _MODES_OF, otherwise="")
-    error = ServiceError(exception=given.get("exception", ServiceFailureError))
+    error = ServiceError(
+        exception=given.get("exception", ServiceFailureError), retry_after=given.get("retry_after")
+    )
     wire: dict[str, tuple[Fault, ...]] = {
         "refuse": (Refusal(),),
         "reset": (Reset(),),
         "close": (Closure(),),
         "timeout": (Silence(),),
-        "status": (status_response(given),),
         "down": SERVICE_DOWN,
     }
+    if mode == "status":
+        return (status_response(given),)
     if not mode:
         return (error, *wire["refuse"])
-    return (error,) if mode == "error" else wire[mode]
+    return wire.get(mode) or (_checked(error),)
+
+
+def _checked(error: ServiceError) -> ServiceError:
+    try:
+        error.error("example")
+    except AttributeError:  # of an exception that lets nobody set it
+        raise ConfigurationError(
+            f"retry_after={error.retry_after:g}: {error.exception.__name__} cannot have an "
+            "attribute retry_after; leave it out"
+        ) from None
+    return error
 
 
 SERVICE_FAILURE = TypeSchema(

@@ -9,6 +9,7 @@ import pytest
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ConfigurationError
 from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.faults.response import StatusResponse
 
 
@@ -50,7 +51,7 @@ def test_what_is_slow(given: dict[str, Any], fault: str) -> None:
         ({"end": "reset", "share": "30%"}, "truncated to 0.3 of it by a reset"),
         ({"mode": "close"}, "closed by the peer"),
         ({"mode": "corrupt"}, "corrupted, 0.01 of the bytes"),
-        ({"status": 429, "retry_after": "1.5s"}, "status 429, Retry-After 2"),
+        ({"status": 429, "retry_after": "2s"}, "status 429, Retry-After 2"),
         ({"mode": "malformed_json"}, "malformed JSON"),
     ],
     ids=str,
@@ -116,3 +117,70 @@ def test_a_body_that_looks_like_json_is_called_so() -> None:
         b"HTTP/1.1 422 Unprocessable Entity\r\nContent-Type: application/json; charset=utf-8\r\n"
         b"Content-Length: 15\r\nConnection: close\r\n\r\n" + '{"error": "é"}'.encode()
     ) or fault.replacement.startswith(b"HTTP/1.1 422 Unprocessable Content\r\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("", "text/plain"),
+        ("too busy", "text/plain"),
+        ('[{"error": 1}]', "application/json"),
+        ("<!DOCTYPE html><p>busy", "text/html"),
+        ("<html>busy</html>", "text/html"),
+        ('<?xml version="1.0"?><Error><Code>SlowDown</Code></Error>', "application/xml"),
+        ("<Error/>", "application/xml"),
+    ],
+)
+def test_the_content_type_is_that_of_the_body(body: str, kind: str) -> None:
+    head = StatusResponse(status=503, body=body).replacement.partition(b"\r\n\r\n")[0]
+    assert f"\r\nContent-Type: {kind}; charset=utf-8\r\n".encode() in head
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "application/problem+json", "X-Shard": 7},
+        ["content-type: application/problem+json", "X-Shard:7"],
+        "content-type: application/problem+json | X-Shard: 7",
+    ],
+)
+@pytest.mark.parametrize("mode", ["status", "malformed_json"])
+def test_headers_are_added_or_take_the_place_of_others(mode: str, headers: object) -> None:
+    fault = ChaosExperiment("x", "network_failure", mode=mode, headers=headers).faults[0]
+    assert isinstance(fault, InjectedResponse)
+    lines = fault.replacement.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+    assert lines[:2] == [b"content-type: application/problem+json", b"X-Shard: 7"]
+    assert [line.partition(b":")[0] for line in lines[2:]] == [b"Content-Length", b"Connection"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"headers": {"X y": "1"}}, "headers='X y' is no header; give {'X-Shard': '7'}"),
+        ({"headers": "X-Shard"}, "headers='X-Shard' is no header"),
+        ({"headers": 7}, "headers=7 is no header"),
+        ({"headers": {"X-A": "1\r\nX-B: 2"}}, "is no header"),
+        ({"headers": {"Content-Length": 3}}, "it is made for the body that there is; leave it out"),
+        ({"headers": {"X-A": "1"}, "mode": "reset"}, "headers is for mode='status' or"),
+        (
+            {"retry_after": 0.2},
+            "give 1, or what the client reads by itself, such as headers={'Retry-After': '0.2'}",
+        ),
+        ({"retry_after": "1500ms"}, "give 2, or what the client reads by itself"),
+        ({"retry_after": 1, "headers": {"retry-after": "1"}}, "give one of them"),
+    ],
+)
+def test_headers_that_make_no_sense(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ChaosExperiment("x", "network_failure", **given)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [({"retry_after": 2}, b"2"), ({"headers": {"Retry-After": "0.2"}}, b"0.2")],
+)
+def test_retry_after_is_sent_as_it_is_asked_for(given: dict[str, Any], value: bytes) -> None:
+    fault = ChaosExperiment("x", "network_failure", status=429, **given).faults[0]
+    assert isinstance(fault, InjectedResponse)
+    assert b"\r\nRetry-After: " + value + b"\r\n" in fault.replacement

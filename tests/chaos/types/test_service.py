@@ -14,12 +14,21 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
+from pytest_resilience.patterns.retry.delays import retry_after_of
 
 
 PAYMENT = Service.parse("payment = payments.internal:443 | 10.0.0.*")
 INVENTORY = Service.parse("inventory = shop.clients:Inventory.check")
 BOTH = Service.at("both", ["both.internal", "shop:both"])
 SERVICES = Services([PAYMENT, INVENTORY, BOTH])
+
+
+class FirmError(Exception):
+    """One whose `retry_after` nobody can set."""
+
+    @property
+    def retry_after(self) -> int:
+        return 1
 
 
 def failing(*names: str, **parameters: Any) -> ChaosExperiment:
@@ -109,7 +118,9 @@ def test_several_services_in_one_text() -> None:
         ({"mode": "timeout"}, "silence"),
         ({"mode": "status"}, "status 503"),
         ({"status": "500"}, "status 500"),
-        ({"retry_after": "1.5s"}, "status 503, Retry-After 2"),
+        ({"retry_after": "2s"}, "status 503, Retry-After 2"),
+        ({"retry_after": 0.2, "mode": "error"}, "ServiceFailureError, retry after 0.2 s"),
+        ({"exception": "TimeoutError", "retry_after": 2}, "TimeoutError, retry after 2 s"),
     ],
 )
 def test_what_happens(parameters: dict[str, Any], faults: str) -> None:
@@ -124,6 +135,16 @@ def test_what_is_raised() -> None:
     (error,) = failing("both", exception="TimeoutError").faults
     made = error.error("both")
     assert (type(made), str(made)) == (TimeoutError, "service 'both' failed")
+    assert not hasattr(made, "retry_after")
+
+
+@pytest.mark.parametrize("exception", ["ServiceFailureError", "TimeoutError"])
+def test_what_is_raised_says_to_the_fraction_when_to_try_again(exception: str) -> None:
+    kind = {"ServiceFailureError": ServiceFailureError}.get(exception, exception)
+    (error,) = failing("both", exception=kind, retry_after=0.2).faults
+    made = error.error("both")
+    assert made is not None
+    assert retry_after_of(made, now=0.0) == 0.2
 
 
 def test_what_is_answered() -> None:
@@ -144,6 +165,12 @@ def test_what_is_answered() -> None:
         (["payment"], {"mode": "error"}, "ServiceFailureError happens to callables"),
         (["both"], {"mode": "refuse", "status": 500}, "status is for mode='status'"),
         (["both"], {"mode": "reset", "exception": "KeyError"}, "exception is for mode='error'"),
+        (["both"], {"retry_after": 0.2}, "Retry-After of HTTP has whole seconds; give 1"),
+        (
+            ["both"],
+            {"exception": FirmError, "retry_after": 1},
+            "retry_after=1: FirmError cannot have an attribute retry_after",
+        ),
         (["both"], {"exception": "Kaboom"}, "there is none; write 'TimeoutError'"),
         (["both"], {"exception": "no.such:Thing"}, "there is none"),
         (["both"], {"exception": "os:getcwd"}, "give an exception type"),
