@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import time
 
+from collections.abc import Callable
 from typing import Protocol
 from typing import final
 from typing import runtime_checkable
@@ -13,7 +15,10 @@ from typing import runtime_checkable
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["SYSTEM_CLOCK", "Clock", "ManualClock", "SystemClock", "in_a_loop"]
+__all__ = [
+    "MACHINE_CLOCK", "SYSTEM_CLOCK", "Clock", "MachineClock", "ManualClock", "SystemClock",
+    "in_a_loop", "is_frozen",
+]  # fmt: skip
 
 
 def in_a_loop() -> bool:
@@ -43,7 +48,7 @@ class Clock(Protocol):
 
 @final
 class SystemClock:
-    """The machine's clock.
+    """The clock of the code under test.
 
     Every function is looked up in its module at each call, so a tool that
     replaces `time.monotonic` or `time.sleep` for a test is obeyed.
@@ -67,6 +72,51 @@ class SystemClock:
 
     def __repr__(self) -> str:
         return "SystemClock()"
+
+
+# freezegun replaces what is found in modules, though not this, and time-machine no monotonic clock.
+_read: Callable[[], float] = (
+    functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
+    if hasattr(time, "clock_gettime")
+    else time.monotonic
+)
+
+
+_APART = 1.0  # seconds
+
+
+@final
+class MachineClock:
+    """The clock of the machine, which goes on whatever a test freezes or replaces.
+
+    Faults, pressure and what is measured go by it, as they would where they really happen.
+    """
+
+    __slots__ = ()
+    _began = time.time() - _read()
+    _sleep = staticmethod(time.sleep)
+
+    monotonic = staticmethod(_read)
+
+    def time(self) -> float:
+        return self._began + self.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        now = time.sleep
+        # With gevent's patches only gevent's own lets the other greenlets run.
+        sleep = now if (now.__module__ or "").partition(".")[0] == "gevent" else self._sleep
+        sleep(seconds)
+
+    async def asleep(self, seconds: float) -> None:
+        import asyncio
+
+        if is_frozen():
+            await asyncio.to_thread(self.sleep, seconds)
+        else:
+            await asyncio.sleep(seconds)
+
+    def __repr__(self) -> str:
+        return "MachineClock()"
 
 
 @final
@@ -118,3 +168,9 @@ class ManualClock:
 
 
 SYSTEM_CLOCK = SystemClock()
+MACHINE_CLOCK = MachineClock()
+
+
+def is_frozen() -> bool:
+    """Whether a test has stopped or moved the time that others read, and timers of loops too."""
+    return abs(time.monotonic() - MACHINE_CLOCK.monotonic()) > _APART

@@ -14,7 +14,7 @@ from pytest_resilience.chaos.engine import Interceptor
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.service import Services
-from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.interceptors.databases.interceptor import DatabaseInterceptor
 from pytest_resilience.interceptors.files.interceptor import FileInterceptor
@@ -60,7 +60,7 @@ def new_engine(
     services: Services | None = None,
     caps: Caps = DEFAULT_CAPS,
     others: Iterable[NewChaosType] = (),
-    clock: Clock = SYSTEM_CLOCK,
+    clock: Clock = MACHINE_CLOCK,
     folder: str = "",
 ) -> Engine:
     """An engine with every interceptor there is; `caps` says how much pressure is allowed.
@@ -98,7 +98,7 @@ class Runtime:
         *,
         services: Services | None = None,
         caps: Caps = DEFAULT_CAPS,
-        clock: Clock = SYSTEM_CLOCK,
+        clock: Clock = MACHINE_CLOCK,
     ) -> None:
         self.engine = new_engine(services=services, caps=caps, clock=clock)
         self.engine.preload()

@@ -5,22 +5,28 @@ import math
 import threading
 import time
 
+from typing import Any
+
+import freezegun
 import pytest
+import time_machine
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import ManualClock
 from pytest_resilience.clock import SystemClock
+from pytest_resilience.clock import is_frozen
 
 
 # Powers of two apart, so that sums of them are exact.
 eighths = st.integers(min_value=0, max_value=2**20).map(lambda number: number / 8)
 
 
-@pytest.mark.parametrize("clock", [SYSTEM_CLOCK, ManualClock()], ids=repr)
+@pytest.mark.parametrize("clock", [SYSTEM_CLOCK, MACHINE_CLOCK, ManualClock()], ids=repr)
 def test_both_are_clocks(clock: object) -> None:
     assert isinstance(clock, Clock)
 
@@ -33,6 +39,39 @@ def test_the_system_clock_is_looked_up_at_each_call(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(time, "sleep", slept.append)
     clock.sleep(60)
     assert (clock.monotonic(), clock.time(), slept) == (7.0, 8.0, [60])
+
+
+@pytest.mark.parametrize(
+    ("freeze", "moves_monotonic"),
+    [(freezegun.freeze_time, True), (time_machine.travel, False)],
+    ids=["freezegun", "time-machine"],
+)
+def test_the_machines_clock_goes_on(freeze: Any, moves_monotonic: bool) -> None:
+    before = MACHINE_CLOCK.monotonic(), MACHINE_CLOCK.time()
+    with freeze("2020-01-01"):
+        assert is_frozen() is moves_monotonic
+        now = MACHINE_CLOCK.monotonic(), MACHINE_CLOCK.time()
+    assert not is_frozen()
+    assert before[0] < now[0] <= MACHINE_CLOCK.monotonic()
+    assert 0 < now[1] - before[1] < 3600
+
+
+def test_the_machines_clock_sleeps_whatever_sleep_is_replaced_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    began = MACHINE_CLOCK.monotonic()
+    MACHINE_CLOCK.sleep(0.002)
+    assert MACHINE_CLOCK.monotonic() - began >= 0.002
+    assert not slept
+
+
+def test_the_machines_clock_suspends_a_task_in_a_frozen_loop() -> None:
+    began = MACHINE_CLOCK.monotonic()
+    with freezegun.freeze_time("2020-01-01"):
+        asyncio.run(MACHINE_CLOCK.asleep(0.002))
+    assert MACHINE_CLOCK.monotonic() - began >= 0.002
 
 
 def test_the_system_clock_suspends_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,4 +166,5 @@ def test_others_get_their_turn_while_a_task_sleeps() -> None:
 
 def test_how_clocks_are_shown() -> None:
     assert repr(SYSTEM_CLOCK) == "SystemClock()"
+    assert repr(MACHINE_CLOCK) == "MachineClock()"
     assert repr(ManualClock(1.5)) == "ManualClock(now=1.5)"

@@ -5,13 +5,12 @@ A breaker is given, or a function that one decorates.
 
 from __future__ import annotations
 
-import time
-
 from collections.abc import Callable
 from collections.abc import Sequence
 
 from pytest_resilience.assertions.readers import read_circuit
 from pytest_resilience.assertions.readings import CircuitReading
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.patterns.circuit_breaker.state_machine import CircuitState
 
 
@@ -71,11 +70,11 @@ def assert_fails_fast(breaker: object, *, within: float = 0.1) -> None:
     A call is asked for only if it will be refused: a breaker whose time is over stays as it is.
     """
     __tracebackhide__ = True
-    started = time.perf_counter()
+    started = MACHINE_CLOCK.monotonic()
     reading = read_circuit(breaker)
     # A breaker whose time is over would let the call through, and change its state by that.
     refused = reading.refuses and (reading.ask is None or _is_refused(reading.ask))
-    taken = time.perf_counter() - started
+    taken = MACHINE_CLOCK.monotonic() - started
     if not refused:
         raise AssertionError(
             f"expected {reading.name} to refuse a call, but it lets one through\n"

@@ -8,7 +8,7 @@ from typing import Any
 from typing import TypeVar
 from typing import overload
 
-from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.events import describe
 from pytest_resilience.patterns import validation
@@ -39,7 +39,7 @@ def assert_recovers(
     *,
     within: float,
     every: float = 0.1,
-    clock: Clock = SYSTEM_CLOCK,
+    clock: Clock = MACHINE_CLOCK,
 ) -> Any:
     """Raise AssertionError unless `call` succeeds in time, tried again and again.
 

@@ -49,7 +49,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.chaos.types.service import Services
-from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
@@ -243,7 +243,7 @@ class Engine:
         *,
         services: Services | None = None,
         approve: Callable[[ChaosExperiment], None] = lambda _: None,
-        clock: Clock = SYSTEM_CLOCK,
+        clock: Clock = MACHINE_CLOCK,
         folder: str = "",
     ) -> None:
         """`interceptors` makes those of this engine, and is called once. `approve` raises

@@ -5,15 +5,21 @@ The other half of `waiting`. Nothing here imports asyncio: whoever has a loop ha
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import math
+import threading
+import time
 import weakref
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.clock import is_frozen
 from pytest_resilience.interceptors.waiting import SLICE
 
 
@@ -32,6 +38,7 @@ class Wait:
 
     Time passes with the clock or with the loop, whichever is faster: a clock that stands
     still delays nobody for ever, and in a loop whose time is virtual no real time is taken.
+    A loop whose time a test has frozen is woken by the machine's.
     The delay is added to that of the experiments as it passes.
 
     Attributes:
@@ -54,7 +61,7 @@ class Wait:
         self._booked = effect.clock.monotonic()
         seconds = min(seconds, effect.left())
         self._ends = self._booked + seconds
-        self.due = loop.time() + seconds
+        self.due = _time_of(loop) + seconds
         _schedule_of(loop).add(self)
 
     def cancel(self) -> None:
@@ -90,9 +97,9 @@ class _Schedule:
         self._loop = weakref.ref(loop)
         self._waits: list[tuple[float, int, Wait]] = []  # a heap
         self._numbers = itertools.count()
-        self._handle: asyncio.Handle | None = None
+        self._handle: asyncio.Handle | threading.Timer | None = None
         self._ending = False
-        self._polled_at = loop.time()
+        self._polled_at = _time_of(loop)
         self._ran_at = -math.inf
 
     def add(self, wait: Wait) -> None:
@@ -108,7 +115,7 @@ class _Schedule:
     def _run(self) -> None:
         loop = self._loop()
         assert loop is not None
-        now, self._ending = loop.time(), True
+        now, self._ending = _time_of(loop), True
         try:
             self._end_due(now)
         finally:  # whatever one of them has raised
@@ -127,18 +134,47 @@ class _Schedule:
             if not wait.cancelled:
                 wait.end()
 
-    def _next(self, loop: asyncio.AbstractEventLoop, now: float) -> asyncio.Handle | None:
+    def _next(
+        self, loop: asyncio.AbstractEventLoop, now: float
+    ) -> asyncio.Handle | threading.Timer | None:
         """The handle of the next run; None if nothing waits."""
         if not self._waits:
             return None
         rest = self._waits[0][0] - now
         if rest > _LATE + _EPSILON:
             next_poll = max(0.0, self._polled_at + SLICE - now)
-            return loop.call_later(min(rest - _LATE, next_poll), self._run)
+            seconds = min(rest - _LATE, next_poll)
+            if not _is_same(now, loop.time()):
+                return _call_by_the_machine(loop, seconds, self._run)
+            return loop.call_later(seconds, self._run)
         if now > self._ran_at:
             return loop.call_soon(self._run)
         # Virtual time stands still until the loop has nothing else to do.
         return loop.call_later(rest, self._run)
+
+
+def _time_of(loop: asyncio.AbstractEventLoop) -> float:
+    """The time of a loop; the machine's, if that of the loop is what a test has frozen."""
+    now = loop.time()
+    return MACHINE_CLOCK.monotonic() if is_frozen() and _is_same(now, time.monotonic()) else now
+
+
+def _is_same(one: float, other: float) -> bool:
+    return abs(one - other) < SLICE  # a frozen clock may be let go on
+
+
+def _call_by_the_machine(
+    loop: asyncio.AbstractEventLoop, seconds: float, call: Callable[[], None]
+) -> threading.Timer:
+    def wake() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(call)
+
+    timer = threading.Timer(seconds, wake)
+    timer.daemon = True
+    with limits_lifted():
+        timer.start()
+    return timer
 
 
 _schedules: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Schedule] = (

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from pytest_resilience.clock import Clock
-from pytest_resilience.clock import SystemClock
+from pytest_resilience.clock import MachineClock
 
 
 __all__ = ["SLICE", "wait", "wait_async"]
@@ -32,7 +32,7 @@ def wait(
     __tracebackhide__ = True
     started = clock.monotonic()
     rest = min(seconds, left())
-    exact = isinstance(clock, SystemClock)
+    exact = isinstance(clock, MachineClock)
     sleep = clock.sleep if ended is None or not exact else ended.wait
     while rest > 0 and left() > 0 and not (ended is not None and ended.is_set()):
         step = min(rest, SLICE)

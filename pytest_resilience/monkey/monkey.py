@@ -16,7 +16,7 @@ from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.parsing.quantities import count
 from pytest_resilience.chaos.parsing.quantities import period
 from pytest_resilience.chaos.shared_settings import limits_lifted
-from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
@@ -81,7 +81,7 @@ class Monkey:
         interval: float | str = 30.0,
         check_every: float | str = 1.0,
         background: bool = True,
-        clock: Clock = SYSTEM_CLOCK,
+        clock: Clock = MACHINE_CLOCK,
         name: str = "chaos monkey",
     ) -> None:
         """`start` makes an experiment happen, and `approve` raises ConfigurationError for one that

@@ -14,7 +14,7 @@ from typing import runtime_checkable
 from pytest_resilience.chaos.parsing.quantities import count
 from pytest_resilience.chaos.parsing.quantities import seconds
 from pytest_resilience.chaos.parsing.quantities import share
-from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.events import describe
@@ -145,7 +145,7 @@ class ErrorBudget(StopCondition):
         *,
         calls: int = 20,
         window: float | str = 60.0,
-        clock: Clock = SYSTEM_CLOCK,
+        clock: Clock = MACHINE_CLOCK,
     ) -> None:
         """`share` of calls may fail; nothing is said of fewer `calls` in the `window`."""
         self.share = _share(share)

@@ -20,7 +20,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import ChaosType
 from pytest_resilience.chaos.parsing.texts import check_name
-from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import NeverFiredError
@@ -69,7 +69,7 @@ class ChaosProxy:
         *,
         name: str = "",
         enabled: bool = True,
-        clock: Clock = SYSTEM_CLOCK,
+        clock: Clock = MACHINE_CLOCK,
         seed: int | None = None,
         engine: Engine | None = None,
         calm: bool = False,

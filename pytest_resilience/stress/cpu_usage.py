@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
 
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.stress import machine
 
 
@@ -20,14 +20,14 @@ class CpuUsage:
 
     def __init__(self) -> None:
         self.load_before = machine.load_per_cpu()
-        self._began = time.monotonic()
+        self._began = MACHINE_CLOCK.monotonic()
         self._busy, self._whole = _machine_seconds()
         self._own = sum(os.times()[:2])
 
     @property
     def seconds(self) -> float:
         """The time since then."""
-        return time.monotonic() - self._began
+        return MACHINE_CLOCK.monotonic() - self._began
 
     def others(self, workers: float) -> float:
         """The share, 0 to 1, used by other processes than this one and its workers.

@@ -19,6 +19,7 @@ from pytest_resilience.chaos.faults.resources import PressureReading
 from pytest_resilience.chaos.faults.resources import ThreadLimit
 from pytest_resilience.chaos.shared_settings import Limit
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.stress import caps
 from pytest_resilience.stress.cpu_usage import CpuUsage
@@ -134,7 +135,7 @@ class _LimitStressor:
         self._lower = lower
 
     def start(self) -> None:
-        self._began = time.monotonic()
+        self._began = MACHINE_CLOCK.monotonic()
         self._asked, self._achieved, self._restore = self._lower()
 
     def stop(self) -> PressureReading:
@@ -143,7 +144,7 @@ class _LimitStressor:
             asked=self._asked,
             achieved=self._achieved,
             unit=self._unit,
-            seconds=time.monotonic() - self._began,
+            seconds=MACHINE_CLOCK.monotonic() - self._began,
         )
 
 

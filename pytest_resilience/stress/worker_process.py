@@ -7,12 +7,12 @@ import os
 import select
 import subprocess
 import sys
-import time
 
 from pathlib import Path
 from typing import Any
 
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import UnavailableError
 
 
@@ -63,9 +63,9 @@ class Worker:
         assert self._process.stdout is not None
         poller = select.poll()  # `select` cannot see descriptors above 1023
         poller.register(self._process.stdout, select.POLLIN | select.POLLHUP)
-        until = time.monotonic() + seconds
+        until = MACHINE_CLOCK.monotonic() + seconds
         while b"\n" not in self._unread:
-            left = max(0.0, until - time.monotonic())
+            left = max(0.0, until - MACHINE_CLOCK.monotonic())
             readable = poller.poll(left * 1000)
             more = os.read(self._process.stdout.fileno(), 4096) if readable else b""
             if not more:

@@ -14,12 +14,12 @@ from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.active_experiment import Hit
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults.network import Latency
-from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.async_waiting import Wait
 from pytest_resilience.interceptors.async_waiting import pause
 
 
-def effect(delay: float, clock: Clock = SYSTEM_CLOCK, duration: float = math.inf) -> Effect:
+def effect(delay: float, clock: Clock = MACHINE_CLOCK, duration: float = math.inf) -> Effect:
     experiment = ChaosExperiment("far", "network_latency", delay=1, duration=duration)
     active_experiment = ActiveExperiment(experiment, seed=1, started_at=clock.monotonic())
     return Effect.of([Hit(active_experiment, Latency(delay=delay), 1)], clock)

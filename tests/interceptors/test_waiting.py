@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_resilience import ManualClock
-from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.waiting import wait
 
 
@@ -72,15 +72,15 @@ def test_sleeping_too_long_is_made_up_for() -> None:
 @pytest.mark.parametrize("seconds", [0.00002, 0.0003, 0.002, 0.06])
 def test_the_machines_clock_is_never_ahead(seconds: float) -> None:
     started = time.monotonic()
-    taken = wait(SYSTEM_CLOCK, seconds, for_ever)
+    taken = wait(MACHINE_CLOCK, seconds, for_ever)
     assert time.monotonic() - started >= taken >= seconds
 
 
-def test_it_ends_though_somebody_has_stopped_the_machines_clock(
+def test_the_machines_clock_goes_on_though_somebody_has_stopped_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr(time, "monotonic", lambda: 1.0)
     monkeypatch.setattr(time, "sleep", slept.append)
-    assert wait(SYSTEM_CLOCK, 0.12, for_ever) == 0
-    assert sum(slept) == pytest.approx(0.12, abs=0.001)
+    assert wait(MACHINE_CLOCK, 0.06, for_ever) >= 0.06
+    assert not slept

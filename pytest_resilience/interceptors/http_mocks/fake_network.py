@@ -20,6 +20,8 @@ from typing import Any
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.clock import is_frozen
 from pytest_resilience.interceptors.async_waiting import pause
 from pytest_resilience.interceptors.http_mocks.exchange import AskMock
 from pytest_resilience.interceptors.http_mocks.exchange import Exchange
@@ -308,6 +310,10 @@ async def _hold_in_trio(effect: Effect, seconds: float) -> None:
             rest = min(seconds - passed, effect.left())
             if rest <= 0:
                 break
-            await anyio.sleep(min(rest, SLICE))
+            step = min(rest, SLICE)
+            if is_frozen():  # trio sleeps by what is frozen
+                await anyio.to_thread.run_sync(MACHINE_CLOCK.sleep, step)
+            else:
+                await anyio.sleep(step)
     finally:
         effect.add_delay(clock.monotonic() - began)

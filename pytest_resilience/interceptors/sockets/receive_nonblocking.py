@@ -26,7 +26,7 @@ from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.chaos.shared_settings import limits_lifted
-from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import in_a_loop
 from pytest_resilience.interceptors.sockets import effects
@@ -304,7 +304,7 @@ class _Held:
     def begin(self, sock: socket.socket, now: float) -> None:
         """Keep the kernel from telling that there is something to receive."""
         self._began = now
-        self._machine_due = SYSTEM_CLOCK.monotonic() + self.due - now
+        self._machine_due = MACHINE_CLOCK.monotonic() + self.due - now
         # Where the socket blocks, and only this call was not to, the mark would hold up others.
         if _MARK is not None and sock.gettimeout() == 0:
             with contextlib.suppress(OSError):
@@ -314,7 +314,7 @@ class _Held:
     @property
     def rest(self) -> float:
         """Seconds of the machine until it is over, if nothing else ends it."""
-        return self._machine_due - SYSTEM_CLOCK.monotonic()
+        return self._machine_due - MACHINE_CLOCK.monotonic()
 
     @property
     def is_closed(self) -> bool:

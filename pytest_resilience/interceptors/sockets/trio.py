@@ -17,6 +17,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.clock import is_frozen
 from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.socket_classes import python_socket_class
@@ -96,6 +98,10 @@ async def _pause(effect: Effect) -> None:
             rest = min(effect.delay - passed, due - trio.current_time())
             if rest <= 0:
                 break
-            await trio.sleep(min(rest, SLICE))
+            step = min(rest, SLICE)
+            if is_frozen():  # trio sleeps by what is frozen
+                await trio.to_thread.run_sync(MACHINE_CLOCK.sleep, step)
+            else:
+                await trio.sleep(step)
     finally:
         effect.add_delay(effect.clock.monotonic() - began)

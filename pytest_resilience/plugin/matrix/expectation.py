@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import pytest
 
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -47,7 +47,7 @@ def deadline(seconds: float) -> Iterator[bool]:
             raise DeadlineError(f"it was still running after {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, expired)
-    began = time.monotonic()
+    began = MACHINE_CLOCK.monotonic()
     # Again and again: raised in a destructor or a callback it would reach nobody.
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _REPEAT)
     try:
@@ -57,7 +57,7 @@ def deadline(seconds: float) -> Iterator[bool]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         if left:  # at its time, or at once if that is over
-            rest = left - (time.monotonic() - began)
+            rest = left - (MACHINE_CLOCK.monotonic() - began)
             signal.setitimer(signal.ITIMER_REAL, max(rest, 1e-6), interval)
 
 

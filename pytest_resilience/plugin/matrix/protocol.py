@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 from collections.abc import Generator
 from typing import Any
 
 import pytest
 
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin.matrix.baseline_runs import BaselineRuns
 from pytest_resilience.plugin.matrix.expectation import Expectation
@@ -160,7 +159,7 @@ class Matrix:
     def _run(self, item: pytest.Item, planned: Planned, baseline: LeakedResources) -> Cell:
         item.stash[_DEADLINE] = item.stash[_EXPECTED].deadline
         raised = item.stash[_RAISED] = {}
-        before, began = Snapshot(), time.perf_counter()
+        before, began = Snapshot(), MACHINE_CLOCK.monotonic()
         timeline = Timeline()
         try:
             with self._session.matrix_experiment(item, planned.request), timeline:
@@ -184,7 +183,7 @@ class Matrix:
         return planned.finished(
             verdict,
             reason,
-            duration=time.perf_counter() - began,
+            duration=MACHINE_CLOCK.monotonic() - began,
             timeline=timeline.moments(faults),
         )
 

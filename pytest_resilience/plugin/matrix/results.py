@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import os
 import platform
-import time
 
 from collections.abc import Generator
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin import pytest_internals
 from pytest_resilience.plugin.matrix.plan import configuration_of
@@ -51,6 +51,12 @@ MATRIX_FAILED = 10
 """The exit status of a run whose tests passed and whose matrix did not."""
 
 _NAME = "resilience-results"
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(MACHINE_CLOCK.time(), datetime.UTC)
+
+
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
@@ -67,7 +73,7 @@ class _CellLog:
         self.interrupted = ""
         self._planned: dict[tuple[str, str], Cell] = {}
         self._failing = 0
-        self._began = time.monotonic()
+        self._began = MACHINE_CLOCK.monotonic()
         index, count = shard
         profiles = [profile for profile, _ in settings.profiles]
         self._report = Report(  # of a run in which nothing has happened yet
@@ -75,7 +81,7 @@ class _CellLog:
             configuration=configuration_of(profiles),
             profiles=tuple(profile.name for profile in profiles),
             seed=settings.seed,
-            started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            started_at=_now().isoformat(timespec="seconds"),
             python=platform.python_version(),
             pytest=pytest.__version__,
             plugin=metadata.version("pytest-resilience"),
@@ -96,7 +102,7 @@ class _CellLog:
     def progress(self) -> str:
         """How far the run is, in a line."""
         done, total = len(self.finished), max(len(self._planned), len(self.finished))
-        left = (time.monotonic() - self._began) / done * (total - done)
+        left = (MACHINE_CLOCK.monotonic() - self._began) / done * (total - done)
         return f"matrix {done}/{total}, {self._failing} not good, {left:.0f} s left"
 
     def report(self) -> Report:
@@ -199,7 +205,7 @@ class Results:
             report,
             threshold=self._settings.gate,
             baseline=self._baseline,
-            today=datetime.datetime.now(datetime.UTC).date(),
+            today=_now().date(),
         )
         self._outcome = report, gate
         self._errors = write_reports(self._settings.reports, report, gate)

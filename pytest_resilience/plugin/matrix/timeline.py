@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 
 from types import TracebackType
 from typing import Self
 
 from pytest_resilience.chaos.engine import FaultInjected
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.report.cell import EntryKind
 from pytest_resilience.report.cell import TimelineEntry
 
@@ -28,7 +28,7 @@ class Timeline(logging.Handler):
         self._records: list[tuple[float, logging.LogRecord]] = []
 
     def __enter__(self) -> Self:
-        self._began = time.monotonic()
+        self._began = MACHINE_CLOCK.monotonic()
         self._usual = _root.level
         _root.setLevel(logging.INFO)
         _root.addHandler(self)
@@ -45,7 +45,7 @@ class Timeline(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if len(self._records) < _MOST:
-            self._records.append((time.monotonic() - self._began, record))
+            self._records.append((MACHINE_CLOCK.monotonic() - self._began, record))
 
     def moments(self, faults: list[tuple[float, FaultInjected]]) -> tuple[TimelineEntry, ...]:
         """The records and `faults`, each with the seconds since the run began, in order."""

@@ -11,7 +11,6 @@ import re
 import socket
 import sys
 import threading
-import time
 
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -23,6 +22,7 @@ from urllib.parse import unquote
 from urllib.parse import urlsplit
 
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.proxy.addresses import loopback
 from pytest_resilience.proxy.proxy import ChaosProxy
@@ -202,13 +202,13 @@ class _RequestReader(io.RawIOBase):
     def __init__(self, client: socket.socket, seconds: float, room: int) -> None:
         self.room = room
         self._client = client
-        self._ends = time.monotonic() + seconds
+        self._ends = MACHINE_CLOCK.monotonic() + seconds
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        left = self._ends - time.monotonic()
+        left = self._ends - MACHINE_CLOCK.monotonic()
         if left <= 0:
             raise TimeoutError("the request takes too long")
         if self.room <= 0:

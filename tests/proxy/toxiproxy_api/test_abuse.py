@@ -20,7 +20,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from pytest_resilience import ConfigurationError
-from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.clock import ManualClock
 from pytest_resilience.proxy import ChaosProxy
 from pytest_resilience.proxy import ControlServer
 from pytest_resilience.proxy import Toxic
@@ -145,17 +146,17 @@ class _Elapsing:
     """A client whose every byte comes when a second has gone by."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
+        self._clock = ManualClock()
         self.patience: list[float] = []
         monkeypatch.setattr(
-            "pytest_resilience.proxy.toxiproxy_api.server.time.monotonic", lambda: self.now
+            "pytest_resilience.proxy.toxiproxy_api.server.MACHINE_CLOCK", self._clock
         )
 
     def settimeout(self, seconds: float) -> None:
         self.patience.append(seconds)
 
     def recv_into(self, buffer: Any, size: int) -> int:
-        self.now += 1
+        self._clock.advance(1)
         buffer[:1] = b"x"
         return min(1, size)
 
@@ -280,7 +281,7 @@ def test_where_there_is_no_thread_left(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", none_left)
         with pytest.raises(RuntimeError):
-            EventLoop("none", SYSTEM_CLOCK)
+            EventLoop("none", MACHINE_CLOCK)
     assert len(os.listdir("/proc/self/fd")) == before
 
 

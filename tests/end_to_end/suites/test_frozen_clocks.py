@@ -1,0 +1,136 @@
+"""Suites whose tests freeze or replace time: faults go by the machine's, and tell what it was."""
+
+from __future__ import annotations
+
+import pytest
+
+
+FREEZERS = """
+import asyncio
+import time
+
+import freezegun
+import httpx
+import pytest
+import requests
+import time_machine
+
+machine = time.clock_gettime
+FREEZERS = {
+    "freezegun": lambda: freezegun.freeze_time("2020-01-01"),
+    "freezegun, ticking": lambda: freezegun.freeze_time("2020-01-01", tick=True),
+    "freezegun, real loop": lambda: freezegun.freeze_time("2020-01-01", real_asyncio=True),
+    "time-machine": lambda: time_machine.travel("2020-01-01", tick=False),
+}
+
+@pytest.fixture(params=FREEZERS)
+def frozen(request):
+    with FREEZERS[request.param]():
+        yield
+
+@pytest.fixture
+def url(url):
+    return url.replace("localhost", "127.0.0.1")
+
+@pytest.fixture
+def took():
+    began = machine(time.CLOCK_MONOTONIC)
+    return lambda: machine(time.CLOCK_MONOTONIC) - began
+"""
+
+
+def test_a_delay_is_as_long_as_asked_and_booked_so(suite: pytest.Pytester) -> None:
+    suite.makepyfile(f"""{FREEZERS}
+def test_blocking(url, chaos, frozen, took):
+    with chaos.network_latency(delay="30ms") as latency:
+        assert requests.get(url, timeout=5).text == "ok"
+    assert took() >= 0.059
+    assert 0.055 <= latency.delay <= took()
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_in_a_loop(url, chaos, frozen, took, backend):
+    async def main():
+        async with httpx.AsyncClient(trust_env=False) as client:
+            return (await client.get(url)).text
+
+    import anyio
+    with chaos.network_latency(delay="30ms") as latency:
+        assert anyio.run(main, backend=backend) == "ok"
+    assert took() >= 0.059
+    assert 0.055 <= latency.delay <= took()
+
+def test_mocked(chaos, frozen, took, chaos_responses):
+    chaos_responses.get("http://shop/", body="ok")
+    with chaos.network_latency(delay="30ms") as latency:
+        assert requests.get("http://shop/", timeout=5).text == "ok"
+    assert took() >= 0.058
+    assert latency.delay >= 0.055
+
+def test_through_a_proxy(url, chaos_proxy, frozen, took):
+    proxy = chaos_proxy(url.split("/")[2])
+    with proxy.inject("network_latency", delay="30ms") as latency:
+        assert requests.get(f"http://127.0.0.1:{{proxy.port}}/", timeout=5).text == "ok"
+    assert took() >= 0.059
+    assert latency.delay >= 0.055
+
+def test_files_and_databases(tmp_path, chaos, frozen, took):
+    import sqlite3
+    with chaos.disk_failure(mode="slow_write", delay="20ms") as slow:
+        (tmp_path / "x").write_text("x")
+    with chaos.database_slowdown(delay="20ms") as late:
+        sqlite3.connect(":memory:").execute("SELECT 1")
+    assert took() >= 0.039
+    assert slow.delay >= 0.019
+    assert late.delay >= 0.019
+""")
+    suite.runpytest("-p", "no:randomly").assert_outcomes(passed=24)
+
+
+def test_time_that_jumps_ends_and_begins_no_experiment(suite: pytest.Pytester) -> None:
+    suite.makepyfile(f"""{FREEZERS}
+@pytest.mark.parametrize("freezer", FREEZERS)
+@pytest.mark.chaos("network_failure", mode="refuse", duration="1h")
+def test_frozen_in_the_test(url, freezer):
+    with FREEZERS[freezer](), pytest.raises(requests.ConnectionError):
+        requests.get(url, timeout=5)
+
+@pytest.mark.chaos("network_failure", mode="refuse", duration="1h")
+def test_frozen_around(frozen, url):
+    with pytest.raises(requests.ConnectionError):
+        requests.get(url, timeout=5)
+
+@pytest.mark.chaos("network_failure", mode="refuse", between="0s..1h", duration="2h")
+def test_a_window(frozen, url):
+    with pytest.raises(requests.ConnectionError):
+        requests.get(url, timeout=5)
+""")
+    suite.runpytest("-p", "no:randomly").assert_outcomes(passed=12)
+
+
+def test_pressure_is_told_as_it_was(suite: pytest.Pytester) -> None:
+    suite.makepyfile(f"""{FREEZERS}
+def test_workers(chaos, frozen):
+    with chaos.cpu_stress(load=0.1, cores=1) as stress:
+        time.sleep(0.1)
+    assert stress.pressure.achieved < 1
+
+def test_in_this_process(chaos, frozen):
+    with chaos.cpu_stress(load=0.1, gil=True) as stress:
+        time.sleep(0.1)
+    assert stress.pressure.achieved < 1
+""")
+    suite.runpytest("-p", "no:randomly").assert_outcomes(passed=8)
+
+
+def test_a_replaced_sleep_hears_nothing_of_our_waits(suite: pytest.Pytester) -> None:
+    suite.makepyfile(f"""{FREEZERS}
+def test_retries(url, chaos, monkeypatch, took):
+    slept = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with chaos.network_latency(delay="30ms") as latency:
+        assert requests.get(url, timeout=5).text == "ok"
+    assert not slept
+    assert took() >= 0.059
+    assert latency.delay >= 0.055
+""")
+    suite.runpytest().assert_outcomes(passed=1)
