@@ -282,6 +282,11 @@ class Engine:
         recorded = frozenset[str]() if self.recorder is None else self.recorder.kinds
         return self.active_kinds | recorded
 
+    @property
+    def strikes_waiting(self) -> bool:
+        """Whether an experiment happens to who waits for a response, though none may come."""
+        return any(each.experiment.strikes_waiting for each in self.active)
+
     def check(self, experiment: ChaosExperiment) -> ChaosExperiment:
         """The experiment with its services. Raises ConfigurationError if it cannot be started."""
         bound = experiment.bind(self.services)

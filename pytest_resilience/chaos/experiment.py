@@ -14,6 +14,8 @@ from typing import Protocol
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.resources import Pressure
 from pytest_resilience.chaos.operation import CALL
+from pytest_resilience.chaos.operation import HANDSHAKE
+from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.http_requests import RequestFilter
@@ -202,6 +204,15 @@ class ChaosExperiment:
     def is_nothing(self) -> bool:
         """Whether nobody could tell that its faults have happened."""
         return all(fault.is_nothing for fault in self.faults)
+
+    @cached_property
+    def strikes_waiting(self) -> bool:
+        """Whether it happens to who waits for a response, though none may ever come."""
+        return any(
+            fault.delay == math.inf or not (fault.waits or fault.needs_response)
+            for fault in self.faults
+            if fault.kinds & {HANDSHAKE, RECEIVE}
+        )
 
     @cached_property
     def varies(self) -> bool:

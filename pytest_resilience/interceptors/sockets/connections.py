@@ -118,12 +118,13 @@ class Inbound:
         asked_early: bytes of the response to an earlier request, when more was asked meanwhile.
         more_early: what has come after those came while they were held back.
         thread: which is in one of the receiving methods: one may be made of others.
+        expected: what happens to the response was decided before anything of it has come.
         ended: set when this side has shut it down or closed it: nobody waits for more.
     """
 
     __slots__ = (
-        "asked_early", "ended", "eof", "eof_received", "more_early", "stream", "thread", "tickets",
-        "unread",
+        "asked_early", "ended", "eof", "eof_received", "expected", "more_early", "stream",
+        "thread", "tickets", "unread",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -134,6 +135,7 @@ class Inbound:
         self.tickets = False
         self.asked_early = 0
         self.more_early = False
+        self.expected = False
         self.ended = threading.Event()
         self.thread: int | None = None
 
@@ -231,7 +233,9 @@ class TcpConnection:
     def sent(self, message: bytes, now: float) -> None:
         """`message` was sent: now it is the peer's turn, unless it asks for nothing."""
         stream = self.inbound.stream
-        if self.turn.sent(message, now) and not (stream is not None and stream.is_replaced):
+        if self.inbound.expected:
+            self.turn.sent_at = now  # it is more of the same request
+        elif self.turn.sent(message, now) and not (stream is not None and stream.is_replaced):
             self.inbound.stream = None
 
     def begin_response(
@@ -239,7 +243,7 @@ class TcpConnection:
     ) -> ResponseStream | None:
         """The client turns from sending to receiving: what happens to the response?"""
         turn = self.turn
-        turn.receiving, turn.asked = True, False
+        turn.receiving, turn.asked, self.inbound.expected = True, False, False
         kind = HANDSHAKE if turn.handshaking else RECEIVE
         turn.after_handshake, turn.handshaking = turn.handshaking, False
         effect = engine.decide(self.operation(kind, blocking=blocking, through=through, asked=True))

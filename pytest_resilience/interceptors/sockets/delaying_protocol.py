@@ -50,6 +50,16 @@ class DelayingProtocol(asyncio.Protocol):
         self._error: Exception | None = None
 
     @property
+    def is_writing(self) -> bool:
+        """Whether there is more to send."""
+        return self._transport.get_write_buffer_size() > 0
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether nobody waits for a response any more."""
+        return self._transport.is_closing() or self.is_closing_tls
+
+    @property
     def is_closing_tls(self) -> bool:
         """Whether TLS is being closed, so that what still comes is no response."""
         state = getattr(self.protocol, "_state", None)
@@ -76,6 +86,18 @@ class DelayingProtocol(asyncio.Protocol):
 
         self._transport.pause_reading()
         Wait(self.loop, stream.effect, due - stream.effect.clock.monotonic(), resume)
+
+    def read(self, stream: ResponseStream, due: float) -> None:
+        """Let the transport read at `due`, in monotonic seconds, though nothing has come."""
+        transport: Any = self._transport
+
+        def read() -> None:
+            stream.waited(due)
+            transport._read_ready()  # noqa: SLF001  # as its loop does
+            if stream.is_replaced and not transport.is_closing():  # to the end
+                self.loop.call_soon(read)
+
+        Wait(self.loop, stream.effect, due - stream.effect.clock.monotonic(), read)
 
     def data_received(self, data: bytes) -> None:
         if self._held:

@@ -144,8 +144,8 @@ class SocketPatches:
         loops = AsyncioLoops(engine, self._connects, names, patches)
         ssl_objects = SslObjects(patches)
         self._partitions = PartitionedSends(engine, self._connections, loops)
-        self._sender = Sender(engine, self._partitions, loops, ssl_objects)
         self._receiver = Receiver(engine, loops)
+        self._sender = Sender(engine, self._partitions, loops, ssl_objects, self._receiver)
         self._parts = (self._resolution, self._connects, loops, ssl_objects)
 
     def refresh(self) -> None:

@@ -42,7 +42,7 @@ class Receiver:
 
     def __init__(self, engine: Engine, loops: AsyncioLoops) -> None:
         self.nonblocking = NonblockingReceiver(engine)
-        self._asyncio = AsyncioReceiver(engine, loops)
+        self.asyncio = AsyncioReceiver(engine, loops)
         self._engine = engine
         self._loops = loops
 
@@ -97,7 +97,7 @@ class Receiver:
             return call()
         protocol = self._loops.delaying_protocol(sock)
         if protocol is not None:
-            return self._asyncio.receive(sock, connection, call, protocol)
+            return self.asyncio.receive(sock, connection, call, protocol)
         return self.nonblocking.receive(sock, connection, call)
 
     def _receive_tickets(

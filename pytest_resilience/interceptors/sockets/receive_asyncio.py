@@ -7,6 +7,7 @@ it, so that the loop goes on; only a throttled response stays in the kernel, pie
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 
@@ -19,6 +20,7 @@ from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadPeer
 from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
+from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncioReceiver"]
 
+_A_WHILE = 0.01  # seconds: parts of one request follow each other faster
+
 
 class AsyncioReceiver:
     """Receives for transports, and has their protocols told of it when it is time."""
@@ -40,6 +44,39 @@ class AsyncioReceiver:
     def __init__(self, engine: Engine, loops: AsyncioLoops) -> None:
         self._engine = engine
         self._loops = loops
+        self._expected: set[TcpConnection] = set()
+
+    def expect(self, sock: socket.socket, connection: TcpConnection) -> None:
+        """Something was sent. Whoever sends no more for a while waits for the response."""
+        protocol = self._loops.delaying_protocol(sock)
+        if protocol is None or connection in self._expected or not self._engine.strikes_waiting:
+            return
+        sent_at = connection.turn.sent_at
+
+        def look() -> None:
+            self._expected.discard(connection)
+            if protocol.is_writing or connection.turn.sent_at != sent_at:
+                self.expect(sock, connection)
+            else:
+                self._strike(connection, protocol)
+
+        self._expected.add(connection)
+        protocol.loop.call_later(_A_WHILE, look)
+
+    def _strike(self, connection: TcpConnection, protocol: DelayingProtocol) -> None:
+        """The client waits: what needs no response happens now, for there may never be one."""
+        turn, inbound = connection.turn, connection.inbound
+        if turn.receiving or protocol.is_closing or not self._engine.strikes_waiting:
+            return
+        stream = self._decide(connection, protocol)
+        inbound.expected = True
+        if stream is None or stream.needs_response:
+            return
+        due = stream.arrive(turn.sent_at)
+        if due == math.inf:
+            protocol.hold(stream)
+        else:
+            protocol.read(stream, due)
 
     def receive(
         self,
@@ -50,10 +87,11 @@ class AsyncioReceiver:
     ) -> Any:
         """Do `call`, of one of the socket's receiving methods, for a transport of `protocol`."""
         __tracebackhide__ = True
-        if not effects.readable(sock, 0):  # only what is there is a response: bytes, EOF, an error
-            return call()
-        self._begin(connection, protocol)
         inbound, most = connection.inbound, 0
+        stream = inbound.stream if inbound.expected else None
+        if not effects.readable(sock, 0) and (stream is None or stream.needs_response):
+            return call()  # only what is there is a response: bytes, EOF, an error
+        self._begin(connection, protocol)
         stream = inbound.stream
         if stream is not None:
             match stream.next(effects.available(sock), self._engine.clock.monotonic()):
@@ -72,6 +110,19 @@ class AsyncioReceiver:
                     return effects.replay(sock, inbound, call)
                 case ReadPeer(most):
                     pass
+        return self._read(sock, connection, call, protocol, most)
+
+    def _read(
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        call: SocketCall,
+        protocol: DelayingProtocol,
+        most: int,
+    ) -> Any:
+        """Read `most` bytes at most, where something happens to them."""
+        __tracebackhide__ = True
+        stream = connection.inbound.stream
         if (stream is None or stream.is_unchanged) and CLOSE not in self._engine.active_kinds:
             return call()
         arguments = ReceiveArguments(call)
@@ -85,15 +136,17 @@ class AsyncioReceiver:
     def _begin(self, connection: TcpConnection, protocol: DelayingProtocol) -> None:
         """Something has come: if it begins a response, what happens to that?"""
         turn, inbound = connection.turn, connection.inbound
-        if not turn.receiving and not protocol.is_closing_tls:
-            # In TLS 1.3 a server's tickets may come before its response, and look the same.
-            inbound.tickets = turn.after_handshake
-            connection.begin_response(self._engine, through=protocol.protocol)
+        stream = inbound.stream
+        if inbound.expected:
+            inbound.expected = False
+            if stream is not None and stream.due is not None:
+                return  # it needed none
+        elif not turn.receiving and not protocol.is_closing_tls:
+            stream = self._decide(connection, protocol)
         elif inbound.tickets:
             inbound.tickets = False
         else:
             return
-        stream = inbound.stream
         if stream is None:
             return
         now = self._engine.clock.monotonic()
@@ -102,6 +155,13 @@ class AsyncioReceiver:
         if stream.effect.delay and stream.effect.pace is None:
             protocol.hold(stream)
             stream.waited(due)
+
+    def _decide(
+        self, connection: TcpConnection, protocol: DelayingProtocol
+    ) -> ResponseStream | None:
+        # In TLS 1.3 a server's tickets may come before its response, and look the same.
+        connection.inbound.tickets = connection.turn.after_handshake
+        return connection.begin_response(self._engine, through=protocol.protocol)
 
     def _hold_eof(self, connection: TcpConnection, protocol: DelayingProtocol) -> None:
         eof = connection.begin_eof(self._engine, through=protocol.protocol)

@@ -94,9 +94,14 @@ class NonblockingReceiver:
     def _begin(self, sock: socket.socket, connection: TcpConnection) -> None:
         """If what is there begins a response, what happens to that? Raises if nothing is."""
         __tracebackhide__ = True
-        if not effects.readable(sock, 0):
-            raise effects.nothing_yet(sock)
         turn, inbound = connection.turn, connection.inbound
+        if not effects.readable(sock, 0):
+            if not self._strike(connection):
+                raise effects.nothing_yet(sock)
+            return
+        if inbound.expected:
+            inbound.expected = False
+            return
         if turn.receiving or not (turn.asked or not effects.speaks_tls(sock)):
             return  # unasked, what comes in TLS is no response
         since = turn.sent_at if inbound.more_early else self._engine.clock.monotonic()
@@ -104,6 +109,18 @@ class NonblockingReceiver:
         stream = connection.begin_response(self._engine)
         if stream is not None:
             stream.arrive(since)
+
+    def _strike(self, connection: TcpConnection) -> bool:
+        """The client waits: whether something happens now, for there may never be a response."""
+        turn, inbound = connection.turn, connection.inbound
+        if self._engine.strikes_waiting and not turn.receiving and (turn.asked or turn.partial):
+            connection.begin_response(self._engine)
+            inbound.expected = True
+        stream = inbound.stream
+        if not inbound.expected or stream is None or stream.needs_response:
+            return False
+        stream.arrive(turn.sent_at)
+        return True
 
     def _await_turn(self, sock: Any, connection: TcpConnection) -> int:
         """Do what the stream says; returns how many bytes can be read. Raises while none can."""
@@ -336,6 +353,10 @@ class _Held:
         self._over = True
         self.stream.effect.add_delay(max(0.0, min(now, self.due) - self._began))
         sock = self._sock()
-        if sock is not None and self._mark is not None and _MARK is not None:
+        if sock is None or sock.fileno() < 0:
+            return
+        if self._mark is not None and _MARK is not None:
             with contextlib.suppress(OSError):  # closed
                 sock.setsockopt(socket.SOL_SOCKET, _MARK, self._mark)
+        if self.due == float("inf") and not self.stream.effect.transient:
+            effects.end_of_stream(sock)  # or nobody is told that it is lost

@@ -24,6 +24,7 @@ from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import SendQueue
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import message_of
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
@@ -48,8 +49,10 @@ class Sender:
         partitions: PartitionedSends,
         loops: AsyncioLoops,
         ssl_objects: SslObjects,
+        receiver: Receiver,
     ) -> None:
         self._engine = engine
+        self._receiver = receiver
         self._partitions = partitions
         self._loops = loops
         self._ssl_objects = ssl_objects
@@ -82,6 +85,8 @@ class Sender:
         if not blocking:
             connection.sent(message, turn.sent_at)
             self._loops.sent(turn.sent_at)
+            if self._engine.strikes_waiting:
+                self._receiver.asyncio.expect(sock, connection)
             connection.task = self._loops.task() or connection.task
         if turn.handshaking and not turn.decrypted:
             self._ssl_objects.sent_hello(connection, message)

@@ -1,0 +1,202 @@
+"""An outage strikes who waits, though nothing comes from the peer and nothing ever may."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+from collections.abc import Coroutine
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+import trio
+
+from pytest_resilience import FaultInjected
+from tests.injecting import Inject
+from tests.interceptors.conftest import HOST
+from tests.interceptors.conftest import Handler
+from tests.interceptors.conftest import Trust
+from tests.interceptors.conftest import reset
+from tests.interceptors.conftest import serve
+from tests.interceptors.conftest import silent
+
+
+PATIENCE = 20  # seconds
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy"
+
+Ask = Callable[[int, "ssl.SSLContext | None"], Coroutine[Any, Any, object]]
+
+
+def closing(connection: socket.socket) -> None:
+    """Read a request, then close in good order."""
+    connection.recv(65536)
+
+
+def busy(connection: socket.socket) -> None:
+    connection.recv(65536)
+    connection.sendall(BUSY)
+
+
+async def with_streams(port: int, tls: ssl.SSLContext | None) -> object:
+    reader, writer = await asyncio.open_connection(HOST, port, ssl=tls)
+    with contextlib.closing(writer):
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        return (await reader.read()).split(b"\r\n")[0]
+
+
+async def with_sock_recv(port: int, _tls: None) -> object:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, (HOST, port))
+        await loop.sock_sendall(sock, b"GET / HTTP/1.1\r\n\r\n")
+        return (await loop.sock_recv(sock, 32)).split(b"\r\n")[0]
+
+
+async def with_httpx(port: int, tls: ssl.SSLContext | None) -> object:
+    url = f"http{'s' if tls else ''}://{HOST}:{port}/"
+    async with httpx.AsyncClient(trust_env=False, verify=tls or False) as client:
+        return (await client.post(url, content=b"tea")).status_code
+
+
+async def with_aiohttp(port: int, tls: ssl.SSLContext | None) -> object:
+    url = f"http{'s' if tls else ''}://{HOST}:{port}/"
+    async with aiohttp.ClientSession() as session, session.post(url, ssl=tls or False) as response:
+        return response.status
+
+
+async def with_trio(port: int, tls: ssl.SSLContext | None) -> object:
+    stream: Any = await trio.open_tcp_stream(HOST, port)
+    if tls:
+        stream = trio.SSLStream(stream, tls, server_hostname=HOST)
+    async with stream:
+        await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        return (await stream.receive_some(32)).split(b"\r\n")[0]
+
+
+def met(ask: Ask, port: int, tls: ssl.SSLContext | None = None) -> str:
+    """What a client returns, or which exception it raises, with its errno."""
+
+    async def in_time(story: Awaitable[object]) -> object:
+        return await asyncio.wait_for(story, PATIENCE)
+
+    async def in_trio() -> object:
+        with trio.fail_after(PATIENCE):
+            return await ask(port, tls)
+
+    try:
+        if ask is with_trio:
+            return repr(trio.run(in_trio))
+        return repr(asyncio.run(in_time(ask(port, tls))))
+    except Exception as error:
+        return f"{type(error).__qualname__} {getattr(error, 'errno', None)}"
+
+
+REAL: dict[str, Handler] = {"reset": reset, "close": closing, "status": busy}
+
+
+@pytest.mark.parametrize("mode", REAL)
+@pytest.mark.parametrize(
+    "ask",
+    [with_streams, with_sock_recv, with_httpx, with_aiohttp, with_trio],
+    ids=lambda ask: ask.__name__,
+)
+def test_it_needs_no_response(
+    ask: Ask, mode: str, inject: Inject, events: list[FaultInjected]
+) -> None:
+    with serve(REAL[mode]) as port:
+        real = met(ask, port)
+    with serve(silent) as port, inject("network_failure", mode=mode, rate=1) as outage:
+        injected = met(ask, port)
+    assert injected == real
+    assert outage.matched == outage.hits > 0
+    assert all(event.place.endswith(f" in {ask.__name__}") for event in events)
+
+
+@pytest.mark.parametrize(
+    "ask", [with_streams, with_httpx, with_aiohttp], ids=lambda ask: ask.__name__
+)
+@pytest.mark.parametrize("mode", ["reset", "close"])
+def test_it_needs_no_response_over_tls(ask: Ask, mode: str, trust: Trust, inject: Inject) -> None:
+    with serve(trust.over_tls(REAL[mode])) as port:
+        real = met(ask, port, trust.client)
+    with (
+        serve(trust.over_tls(silent)) as port,
+        inject("network_failure", mode=mode, from_nth=2) as outage,
+    ):
+        injected = met(ask, port, trust.client)
+    assert (injected, outage.hits > 0) == (real, True)
+
+
+@pytest.mark.parametrize("ask", [with_streams, with_httpx, with_aiohttp])
+def test_nor_does_a_handshake(ask: Ask, trust: Trust, inject: Inject) -> None:
+    with serve(reset) as port:
+        real = met(ask, port, trust.client)
+    with serve(silent) as port, inject("network_failure", mode="reset", rate=1) as outage:
+        injected = met(ask, port, trust.client)
+    assert (injected, outage.hits > 0) == (real, True)
+
+
+@pytest.mark.parametrize("ask", [with_streams, with_sock_recv, with_trio])
+def test_silence_that_nothing_breaks_ends_with_its_experiment(ask: Ask, inject: Inject) -> None:
+    silence = {"mode": "timeout", "rate": 1, "from_nth": 2, "duration": 0.2}
+    with serve(silent) as port, inject("network_failure", **silence) as outage:
+        injected = met(ask, port)
+    assert injected in {"TimeoutError 110", "BrokenResourceError None"}
+    assert outage.hits == 1
+
+
+@pytest.mark.parametrize(("nth", "struck"), [(1, "first"), (2, "second"), (3, "neither")])
+def test_parts_of_one_request_are_one(nth: int, struck: str, inject: Inject) -> None:
+    """However late the second comes, which has to wait for something else."""
+
+    async def story(port: int) -> str:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        for request in ("first", "second"):
+            try:
+                for part in (b"he", b"ad"):
+                    writer.write(part)
+                    await asyncio.sleep(0.05)
+                await reader.readexactly(4)
+            except OSError:
+                return request
+        writer.close()
+        return "neither"
+
+    def answer(connection: socket.socket) -> None:
+        while connection.recv(2, socket.MSG_WAITALL):
+            connection.recv(2, socket.MSG_WAITALL)
+            connection.sendall(b"done")
+
+    with serve(answer) as port, inject("network_failure", mode="reset", nth=nth) as outage:
+        assert asyncio.run(story(port)) == struck
+    assert outage.matched == min(nth, 2)
+
+
+def test_a_slow_request_is_not_struck_while_it_is_sent(inject: Inject) -> None:
+    async def story(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        with contextlib.closing(writer):
+            writer.write(bytes(1 << 24))
+            assert writer.transport.get_write_buffer_size()
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            return b"struck"
+
+    read = 0
+
+    def read_all(connection: socket.socket) -> None:
+        nonlocal read
+        while read < 1 << 24:
+            read += len(connection.recv(1 << 20))
+        silent(connection)
+
+    with serve(read_all) as port, inject("network_failure", mode="reset", rate=1):
+        assert asyncio.run(asyncio.wait_for(story(port), PATIENCE)) == b"struck"
+    assert read == 1 << 24
