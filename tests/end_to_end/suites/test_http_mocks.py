@@ -436,9 +436,10 @@ def test_what_makes_no_sense_fails_at_its_line(ran: pytest.RunResult) -> None:
 
 def example_of_the_readme() -> str:
     readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("### Mocked HTTP")[2].partition("###")[0]
-    [example] = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    return str(example)
+    section = readme.partition("#### chaos_responses")[2]
+    example = re.search(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert example is not None
+    return example[1]
 
 
 @mocking(example_of_the_readme())
