@@ -8,9 +8,11 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
+from pytest_resilience.chaos.parsing.http_requests import RequestReader
 
 
 __all__ = ["Decisions"]
@@ -47,11 +49,19 @@ class Decisions:
         self._engine = engine
         self._names = names
         self._connection = new_connection()
+        self._requests = RequestReader()
 
     @property
     def active(self) -> tuple[ActiveExperiment, ...]:
         """The experiments that run."""
         return self._engine.active
+
+    @property
+    def awaits_head(self) -> bool:
+        """Whether requests are meant, and it will soon be known whether this is one of them."""
+        return self._requests.is_partial and any(
+            each.experiment.aims_at_requests for each in self.active
+        )
 
     def note_request(self, data: memoryview) -> None:
         """The client has sent this: a new request, or more of one."""
@@ -61,6 +71,8 @@ class Decisions:
             self.answered = False
         if is_new or self._remark == _SERVER_FIRST:
             self._look_at_beginning(data)
+        if self.active:
+            self._requests.feed(bytes(data))
 
     def note_response(self) -> None:
         """The server has sent something."""
@@ -108,10 +120,14 @@ class Decisions:
                 informational=self.informational and is_response,
                 mid_message=mid_message,
             ),
-            remark=self._remark if is_response and self._could_be_injected else "",
+            http=HttpDetails(request=None if kind == CONNECT else self._requests.request),
+            remark=self._remark if is_response and self._needs_http else "",
         )
 
     @property
-    def _could_be_injected(self) -> bool:
-        faults = (fault for each in self.active for fault in each.experiment.faults)
-        return any(isinstance(fault, InjectedResponse) for fault in faults)
+    def _needs_http(self) -> bool:
+        experiments = [each.experiment for each in self.active]
+        faults = (fault for each in experiments for fault in each.faults)
+        return any(each.aims_at_requests for each in experiments) or any(
+            isinstance(fault, InjectedResponse) for fault in faults
+        )

@@ -293,7 +293,7 @@ class ExperimentStage(Stage):
         """
         turn, active = self._decisions.turn, self._decisions.active
         asked_turn, known = self._asked
-        if not active or (turn, active) == self._asked:
+        if not active or (turn, active) == self._asked or self._decisions.awaits_head:
             return
         self._asked = (turn, active)
         if turn != asked_turn or self._decisions.is_newly_targeted(known):

@@ -163,6 +163,11 @@ class RequestReader:
         return bool(is_one)
 
     @property
+    def is_partial(self) -> bool:
+        """Whether a head has begun, and not all of it was sent."""
+        return bool(self._head) and not self._is_whole
+
+    @property
     def request(self) -> HttpRequest | None:
         """The latest whose head was sent; None if what was sent is none."""
         if self._request is None and self._is_whole:
