@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 
 from collections.abc import Awaitable
 from collections.abc import Callable
@@ -35,18 +36,25 @@ Ask = Callable[[int, "ssl.SSLContext | None"], Coroutine[Any, Any, object]]
 
 def closing(connection: socket.socket) -> None:
     """Read a request, then close in good order."""
-    connection.recv(65536)
+    request = b""
+    while not request.endswith(b"tea"):
+        request += connection.recv(65536)
+
+
+def resetting(connection: socket.socket) -> None:
+    closing(connection)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def busy(connection: socket.socket) -> None:
-    connection.recv(65536)
+    closing(connection)
     connection.sendall(BUSY)
 
 
 async def with_streams(port: int, tls: ssl.SSLContext | None) -> object:
     reader, writer = await asyncio.open_connection(HOST, port, ssl=tls)
     with contextlib.closing(writer):
-        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        writer.write(b"GET / HTTP/1.1\r\n\r\ntea")
         return (await reader.read()).split(b"\r\n")[0]
 
 
@@ -55,7 +63,7 @@ async def with_sock_recv(port: int, _tls: None) -> object:
     with socket.socket() as sock:
         sock.setblocking(False)
         await loop.sock_connect(sock, (HOST, port))
-        await loop.sock_sendall(sock, b"GET / HTTP/1.1\r\n\r\n")
+        await loop.sock_sendall(sock, b"GET / HTTP/1.1\r\n\r\ntea")
         return (await loop.sock_recv(sock, 32)).split(b"\r\n")[0]
 
 
@@ -67,7 +75,10 @@ async def with_httpx(port: int, tls: ssl.SSLContext | None) -> object:
 
 async def with_aiohttp(port: int, tls: ssl.SSLContext | None) -> object:
     url = f"http{'s' if tls else ''}://{HOST}:{port}/"
-    async with aiohttp.ClientSession() as session, session.post(url, ssl=tls or False) as response:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, data=b"tea", ssl=tls or False) as response,
+    ):
         return response.status
 
 
@@ -76,7 +87,7 @@ async def with_trio(port: int, tls: ssl.SSLContext | None) -> object:
     if tls:
         stream = trio.SSLStream(stream, tls, server_hostname=HOST)
     async with stream:
-        await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        await stream.send_all(b"GET / HTTP/1.1\r\n\r\ntea")
         return (await stream.receive_some(32)).split(b"\r\n")[0]
 
 
@@ -98,7 +109,7 @@ def met(ask: Ask, port: int, tls: ssl.SSLContext | None = None) -> str:
         return f"{type(error).__qualname__} {getattr(error, 'errno', None)}"
 
 
-REAL: dict[str, Handler] = {"reset": reset, "close": closing, "status": busy}
+REAL: dict[str, Handler] = {"reset": resetting, "close": closing, "status": busy}
 
 
 @pytest.mark.parametrize("mode", REAL)
