@@ -12,6 +12,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 import select
 import socket
 import sys
@@ -66,6 +67,7 @@ __all__ = [
 ]
 
 _AT_ONCE = 1 << 16  # bytes
+_POLLED = re.compile(rb"tfd:\s+(\d+) events:\s+([0-9a-f]+)")
 _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
@@ -371,9 +373,16 @@ def _replace(sock: socket.socket, *, accepted: bool) -> None:
 
 @contextlib.contextmanager
 def _registered_anew(descriptor: int) -> Iterator[None]:
-    """A loop of asyncio goes on polling a descriptor that becomes another socket's."""
+    """Whoever polls a descriptor goes on polling it when it becomes another socket's.
+
+    The kernel forgets it then in every epoll, which no peer could bring about.
+    """
     asyncio_loops: Any = sys.modules.get("asyncio.events")
     loop = None if asyncio_loops is None else asyncio_loops._get_running_loop()  # noqa: SLF001
+    if loop is None:
+        with _registered_anew_in_epolls(descriptor):
+            yield
+        return
     selector: Any = getattr(loop, "_selector", None)  # of its own; loops in C have none
     key = None if selector is None else selector.get_map().get(descriptor)
     if key is not None:
@@ -381,6 +390,32 @@ def _registered_anew(descriptor: int) -> Iterator[None]:
     yield
     if key is not None:
         selector.register(descriptor, key.events, key.data)
+
+
+@contextlib.contextmanager
+def _registered_anew_in_epolls(descriptor: int) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        found = []
+        for number, events in _epolls_that_poll(descriptor):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                epoll = stack.enter_context(select.epoll.fromfd(os.dup(number)))
+                epoll.unregister(descriptor)
+                found.append((epoll, events))
+        yield
+        for epoll, events in found:
+            epoll.register(descriptor, events)
+
+
+def _epolls_that_poll(descriptor: int) -> Iterator[tuple[int, int]]:
+    """The descriptors of those, each with the events that it asks for."""
+    folder = "/proc/self/fdinfo"
+    with contextlib.suppress(OSError):  # there is none
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError), open(f"{folder}/{name}", "rb") as info:
+                for line in info:
+                    polled = _POLLED.match(line)
+                    if polled is not None and int(polled[1]) == descriptor:
+                        yield int(name), int(polled[2], 16)
 
 
 def _abandoned(*, accepted: bool) -> KernelSocket:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import select
 import selectors
 import socket
 import ssl
@@ -402,6 +403,24 @@ def test_an_answer_is_altered(
         received = plain.receive()
     assert received == heard if heard else received != b"abcdefgh"
     assert failure.hits == 1
+
+
+@pytest.mark.parametrize("mode", ["reset", "close"])
+@pytest.mark.parametrize("timeout", [None, PATIENCE, 0])
+def test_an_epoll_of_its_own_knows_the_connection_to_the_end(
+    client: Polling, inject: Inject, mode: str, timeout: float | None
+) -> None:
+    """Clients take it out of there, or change what they ask for, before they close it."""
+    with select.epoll() as epoll:
+        client.sock.settimeout(timeout)
+        epoll.register(client.sock, select.EPOLLIN)
+        with inject("network_failure", mode=mode), contextlib.suppress(ConnectionResetError):
+            client.send(b"tea")
+            assert epoll.poll(PATIENCE)
+            assert client.receive() == b""
+        assert [descriptor for descriptor, _ in epoll.poll(0)] == [client.sock.fileno()]
+        epoll.modify(client.sock, select.EPOLLOUT)
+        epoll.unregister(client.sock)
 
 
 @pytest.mark.parametrize("timeout", [None, PATIENCE])
