@@ -1,8 +1,9 @@
-"""Suites in processes of their own, which run while other tests do.
+"""What is run in processes of its own, while other tests are.
 
 A test says by `@runs` which suite it is about, and asks for `ran`, its result. From the moment that
 all tests are collected, a process beside this one runs those suites in the order of their tests.
-What it has not begun when its test comes is run then; under xdist, all of them are.
+What it has not begun when its test comes is run then; under xdist, all of them are. Any other
+`Job` is marked by `runs_job`, and its folder is what `finished` returns.
 
 PYTEST_DONT_REWRITE, for nothing is asserted here, and others load it before it is a plugin.
 """
@@ -10,6 +11,7 @@ PYTEST_DONT_REWRITE, for nothing is asserted here, and others load it before it 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -21,10 +23,12 @@ import tempfile
 import textwrap
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -32,9 +36,30 @@ from tests import quick_end
 
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 120  # seconds for a suite
+PATIENCE = 120  # seconds for a job
 
-_FOLDERS = pytest.StashKey[dict[str, Path]]()
+_ROOT = pytest.StashKey[Path]()
+_FOLDERS = pytest.StashKey[dict[int, Path]]()  # by the identity of the job
+
+
+class Job(Protocol):
+    def write(self, folder: Path) -> Command:
+        """Put there what is needed to run it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """How a job is run.
+
+    Attributes:
+        args: of Python.
+        cwd: the folder that it runs in.
+        variables: of the environment; None for one that is not there.
+    """
+
+    args: tuple[str, ...]
+    cwd: Path
+    variables: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +76,13 @@ class Suite:
     args: tuple[str, ...] = ()
     variables: Mapping[str, str | None] = field(default_factory=dict)
 
-    def write(self, folder: Path) -> None:
-        (folder / "suite").mkdir(parents=True)
+    def write(self, folder: Path) -> Command:
+        (folder / "suite").mkdir()
         for name, text in self.files.items():
             (folder / "suite" / name).write_text(textwrap.dedent(text), encoding="utf-8")
-        how = json.dumps({"args": self.args, "variables": dict(self.variables)})
-        (folder / "how.json").write_text(how, encoding="utf-8")
+        args = ("-m", "pytest", f"--basetemp={folder / 'temporary'}", *self.args)
+        variables = {"HOME": str(folder), **self.variables}
+        return Command(args=args, cwd=folder / "suite", variables=variables)
 
 
 def runs(
@@ -67,7 +93,12 @@ def runs(
 ) -> pytest.MarkDecorator:
     """A test about `pytest *args`, where these modules are, and other files."""
     files = {f"{name}.py": text for name, text in modules.items()} | dict(others or {})
-    return pytest.mark.runs(Suite(files=files, args=args, variables=variables or {}))
+    return runs_job(Suite(files=files, args=args, variables=variables or {}))
+
+
+def runs_job(job: Job) -> pytest.MarkDecorator:
+    """A test, or all of a module, about what comes of this."""
+    return pytest.mark.runs(job)
 
 
 def surroundings() -> dict[str, str | None]:
@@ -85,26 +116,35 @@ def surroundings() -> dict[str, str | None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "runs(suite): what `ran` is the result of.")
+    config.addinivalue_line("markers", "runs(job): what the test wants the result of.")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
-    marks = {item.nodeid: item.get_closest_marker("runs") for item in session.items}
-    suites = {name: mark.args[0] for name, mark in marks.items() if mark is not None}
-    if not suites or config.option.collectonly:
+    marks = [item.get_closest_marker("runs") for item in session.items]
+    jobs = {id(mark.args[0]): mark.args[0] for mark in marks if mark is not None}
+    if not jobs or config.option.collectonly:
         return
-    root = Path(tempfile.mkdtemp(prefix="ahead-"))
-    config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
-    config.stash[_FOLDERS] = {name: root / f"{number:03}" for number, name in enumerate(suites)}
-    for name, suite in suites.items():
-        suite.write(config.stash[_FOLDERS][name])
+    config.stash[_FOLDERS] = folders = {}
+    for number, (key, job) in enumerate(jobs.items()):
+        folders[key] = folder = root(config) / f"{number:03}"
+        folder.mkdir()
+        command = dataclasses.asdict(job.write(folder))
+        (folder / "command.json").write_text(json.dumps(command, default=str), encoding="utf-8")
     if not hasattr(config, "workerinput"):
-        config.add_cleanup(_start(root))
+        config.add_cleanup(_start(root(config)))
+
+
+def root(config: pytest.Config) -> Path:
+    """A folder for all jobs, and for what several of them use."""
+    if _ROOT not in config.stash:
+        config.stash[_ROOT] = Path(tempfile.mkdtemp(prefix="ahead-"))
+        config.add_cleanup(lambda: shutil.rmtree(config.stash[_ROOT], ignore_errors=True))
+    return config.stash[_ROOT]
 
 
 def _start(root: Path) -> Callable[[], None]:
-    """Run the suites there one after the other, in a process that is no child of this one.
+    """Run the jobs there one after the other, in a process that is no child of this one.
 
     Tests wait for children, and count them.
     """
@@ -125,19 +165,38 @@ def _start(root: Path) -> Callable[[], None]:
     return stop
 
 
+@contextlib.contextmanager
+def locked(path: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """By one at a time."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, how)
+        yield
+
+
+def finished(request: pytest.FixtureRequest) -> Path:
+    """The folder of the job that the test, or its module, is about, which has been run."""
+    mark = request.node.get_closest_marker("runs")
+    assert mark is not None
+    folder = request.config.stash[_FOLDERS][id(mark.args[0])]
+    with locked(folder / "lock"):  # once it has run, if it has been begun
+        _run(folder)
+    return folder
+
+
 @pytest.fixture
-def ran_in(request: pytest.FixtureRequest, ran: pytest.RunResult) -> Path:
+def ran_in(request: pytest.FixtureRequest) -> Path:
     """Where `ran` has run."""
-    return request.config.stash[_FOLDERS][request.node.nodeid] / "suite"
+    return finished(request) / "suite"
 
 
 @pytest.fixture
 def ran(request: pytest.FixtureRequest) -> pytest.RunResult:
     """The result of the suite that the test is about."""
-    folder = request.config.stash[_FOLDERS][request.node.nodeid]
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # once it has run, if it has been begun
-        _run(folder)
+    return result_in(finished(request))
+
+
+def result_in(folder: Path) -> pytest.RunResult:
+    """What a job has printed, and its status."""
     out, err = ((folder / name).read_text(encoding="utf-8") for name in ("out", "err"))
     sys.stdout.write(f"{out}\n{err}\n")
     code = int((folder / "code").read_text())
@@ -145,15 +204,15 @@ def ran(request: pytest.FixtureRequest) -> pytest.RunResult:
 
 
 def _run(folder: Path) -> None:
-    """Run the suite unless it has been run; whoever calls holds its lock."""
+    """Run the job unless it has been run; whoever calls holds its lock."""
     if (folder / "code").exists():
         return
-    how = json.loads((folder / "how.json").read_text(encoding="utf-8"))
-    variables = os.environ | surroundings() | {"HOME": str(folder)} | how["variables"]
+    command = json.loads((folder / "command.json").read_text(encoding="utf-8"))
+    variables = os.environ | surroundings() | command["variables"]
     with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", f"--basetemp={folder / 'temporary'}", *how["args"]],
-            cwd=folder / "suite",
+            [sys.executable, *command["args"]],
+            cwd=command["cwd"],
             env={name: value for name, value in variables.items() if value is not None},
             stdout=out,
             stderr=err,
@@ -167,9 +226,10 @@ def _run(folder: Path) -> None:
 
 
 def _run_all(root: Path) -> None:
-    for folder in sorted(root.iterdir()):
-        with (folder / "lock").open("w") as lock, contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for command in sorted(root.glob("*/command.json")):
+        folder = command.parent
+        without_waiting = locked(folder / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(BlockingIOError), without_waiting:
             _run(folder)
 
 

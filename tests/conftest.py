@@ -6,16 +6,16 @@ import compileall
 import functools
 import gc
 import importlib.metadata
-import subprocess
-import sys
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.ahead import root
 from tests.ahead import surroundings
 from tests.end_to_end.databases.server import server
+from tests.end_to_end.installed.outside import built
 from tests.free_loops import free_loops
 
 
@@ -80,17 +80,9 @@ def _installed() -> list[importlib.metadata.Distribution]:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the wheel and the sdist of this checkout."""
-    out = tmp_path_factory.mktemp("dist")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-d", str(out)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    return out
+def dist(pytestconfig: pytest.Config) -> Path:
+    """A folder with the wheel and the sdist of this checkout."""
+    return built(root(pytestconfig))
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,8 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 
 
 @pytest.fixture(scope="session")
-def wheel(built: Path) -> dict[str, bytes]:
-    [path] = built.glob("*.whl")
+def wheel(dist: Path) -> dict[str, bytes]:
+    [path] = dist.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -52,8 +52,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: dict[str, bytes]) -
     assert f"{stem}/licenses/LICENSE" in wheel
 
 
-def test_the_sdist_can_be_built_and_tested(built: Path) -> None:
-    [path] = built.glob("*.tar.gz")
+def test_the_sdist_can_be_built_and_tested(dist: Path) -> None:
+    [path] = dist.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names >= {*DOCUMENTS, "pyproject.toml", "tox.ini", ".ci/run"}

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.installed.conftest import PATIENCE
-from tests.end_to_end.installed.conftest import Outside
-from tests.end_to_end.installed.conftest import Project
-from tests.end_to_end.installed.conftest import shown
+from tests.ahead import runs_job
+from tests.end_to_end.installed.outside import PATIENCE
+from tests.end_to_end.installed.outside import Outside
+from tests.end_to_end.installed.outside import Project
+from tests.end_to_end.installed.outside import Runs
+from tests.end_to_end.installed.outside import shown
 
 
 TEST = """
@@ -48,26 +50,47 @@ COMMANDS = {
 PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # shows ASCII only
 
 
-@pytest.fixture(scope="module")
-def folder(outside: Outside, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a matrix has left its report."""
-    files = {"test_it.py": TEST, "pyproject.toml": PROFILE}
-    folder = Project(files=files).write(tmp_path_factory.mktemp("commands"))
-    matrix = ("--chaos-profile=ci", "--chaos-matrix", "--resilience-report=all.json")
-    shown(outside.run(outside.command, *matrix, cwd=folder))
-    return folder
+def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:
+    Project(files={"test_it.py": TEST, "pyproject.toml": PROFILE}).write(folder)
+
+    def command(*args: str, **variables: str) -> pytest.RunResult:
+        return outside.run("-m", "pytest_resilience", *args, cwd=folder, **variables)
+
+    def helped(command: str) -> pytest.RunResult:
+        return outside.run("-OO", "-m", "pytest_resilience", command, "--help", cwd=folder)
+
+    def tests(*args: str, **variables: str) -> pytest.RunResult:
+        return outside.run(outside.command, *args, cwd=folder, **variables)
+
+    matrix = ("--chaos-profile=ci", "--chaos-matrix")
+    page = ("report", "all.json", "-o", "page.html")
+    return {
+        "matrix": tests(*matrix, "--resilience-report=all.json"),
+        "help": command("--help"),
+        **{name: command(name, *args) for name, (args, _, _) in COMMANDS.items()},
+        **{f"{name} --help": helped(name) for name in COMMANDS},
+        "plain gate": command("gate", "all.json", **PLAIN),
+        "plain types": tests("--chaos-list", **PLAIN),
+        "page without": command(*page),
+        "run without": tests(*matrix, "--resilience-report=page.html"),
+        "page having": command(*page, PYTHONPATH=outside.path_with("jinja2")),
+    }
 
 
-def test_each_command_is_tried(outside: Outside, folder: Path) -> None:
-    listed = outside.run("-m", "pytest_resilience", "--help", cwd=folder)
-    found = re.findall(r"^    (\w+)  ", listed.stdout.str(), re.MULTILINE)
+pytestmark = runs_job(Runs(module=__name__))
+
+
+def test_each_command_is_tried(runs: dict[str, pytest.RunResult]) -> None:
+    found = re.findall(r"^    (\w+)  ", runs["help"].stdout.str(), re.MULTILINE)
     assert found == list(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_does_it(command: str, outside: Outside, folder: Path) -> None:
+def test_each_command_does_it(
+    command: str, runs: dict[str, pytest.RunResult], folder: Path
+) -> None:
     args, ret, shows = COMMANDS[command]
-    result = shown(outside.run("-m", "pytest_resilience", command, *args, cwd=folder))
+    result = shown(runs[command])
     result.stdout.fnmatch_lines(shows)
     assert (result.ret, result.errlines) == (ret, [])
     if "-o" in args:
@@ -75,32 +98,28 @@ def test_each_command_does_it(command: str, outside: Outside, folder: Path) -> N
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_says_what_it_takes(command: str, outside: Outside, folder: Path) -> None:
-    result = outside.run("-OO", "-m", "pytest_resilience", command, "--help", cwd=folder)
+def test_each_command_says_what_it_takes(command: str, runs: dict[str, pytest.RunResult]) -> None:
+    result = runs[f"{command} --help"]
     result.stdout.fnmatch_lines(f"usage: python -m pytest_resilience {command} *")
     assert result.ret == 0
 
 
-def test_what_a_terminal_cannot_show_is_escaped(outside: Outside, folder: Path) -> None:
-    gate = shown(outside.run("-m", "pytest_resilience", "gate", "all.json", cwd=folder, **PLAIN))
+def test_what_a_terminal_cannot_show_is_escaped(runs: dict[str, pytest.RunResult]) -> None:
+    gate = shown(runs["plain gate"])
     gate.stdout.fnmatch_lines(r"failed: test_it.py::test_it under 'caf\xe9'")
     assert gate.errlines == []
-    types = shown(outside.run(outside.command, "--chaos-list", cwd=folder, **PLAIN))
+    types = shown(runs["plain types"])
     types.stdout.fnmatch_lines("network_failure: *")
     assert (types.ret, types.errlines) == (0, [])
 
 
-def test_a_page_without_jinja2(outside: Outside, folder: Path) -> None:
+def test_a_page_without_jinja2(runs: dict[str, pytest.RunResult], folder: Path) -> None:
     needs = "an HTML report needs Jinja2; pip install 'pytest-resilience[[]report]'"
-    command = ("-m", "pytest_resilience", "report", "all.json", "-o", "page.html")
-    without = shown(outside.run(*command, cwd=folder))
-    assert without.outlines == []
+    without, run, having = (runs[name] for name in ("page without", "run without", "page having"))
+    assert shown(without).outlines == []
     without.stderr.fnmatch_lines(f"error: page.html: {needs}")
-    matrix = ("--chaos-profile=ci", "--chaos-matrix", "--resilience-report=page.html")
-    run = shown(outside.run(outside.command, *matrix, cwd=folder))
-    run.stderr.fnmatch_lines(f"ERROR: page.html: {needs}")
+    shown(run).stderr.fnmatch_lines(f"ERROR: page.html: {needs}")
     assert (without.ret, run.ret) == (2, 4)
-    having = outside.run(*command, cwd=folder, PYTHONPATH=outside.path_with("jinja2"))
     assert having.ret == 0, having.stderr.str()
     page = (folder / "page.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>")

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.installed.conftest import Outside
-from tests.end_to_end.installed.conftest import Project
-from tests.end_to_end.installed.conftest import assert_passed
+from tests.ahead import runs_job
+from tests.end_to_end.installed.outside import Outside
+from tests.end_to_end.installed.outside import Project
+from tests.end_to_end.installed.outside import Runs
+from tests.end_to_end.installed.outside import assert_passed
+from tests.end_to_end.installed.outside import shown
 
 
 FIXTURES = {
@@ -116,19 +119,26 @@ FIXTURES = {
 }
 
 
-@pytest.fixture(scope="module")
-def runs(outside: Outside) -> dict[str, pytest.RunResult]:
+def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:
     strictly = ("-W", "error", "--strict-markers")
-    return outside.forks(
-        {
-            name: Project(files={"test_it.py": source}, args=strictly)
-            for name, source in FIXTURES.items()
-        }
-    )
+    alone = {
+        name: Project(files={"test_it.py": source}, args=strictly)
+        for name, source in FIXTURES.items()
+    }
+    listed = Project(files={}, args=("--fixtures", "-q"))
+    Project(files={f"test_{name}.py": FIXTURES[name] for name in FIXTURES}).write(folder)
+    twice = "import pytest; print(*(pytest.main(['-p', 'no:cacheprovider']) for _ in range(2)))"
+    return {
+        **outside.forks(alone | {"listed": listed}),
+        "twice": outside.run("-c", twice, cwd=folder),
+    }
 
 
-def test_each_fixture_is_tried(outside: Outside) -> None:
-    listed = outside.forks({"": Project(files={}, args=("--fixtures", "-q"))})[""].outlines
+pytestmark = runs_job(Runs(module=__name__))
+
+
+def test_each_fixture_is_tried(runs: dict[str, pytest.RunResult]) -> None:
+    listed = runs["listed"].outlines
     found = [re.match(r"(\w+)(?: \[.+\])? -- .*/pytest_resilience/", line) for line in listed]
     assert {each[1] for each in found if each} == FIXTURES.keys()
 
@@ -138,11 +148,8 @@ def test_each_fixture_works_by_itself(name: str, runs: dict[str, pytest.RunResul
     assert_passed(runs[name])
 
 
-def test_they_are_there_in_a_second_run_of_a_process(outside: Outside, tmp_path: Path) -> None:
-    Project(files={f"test_{name}.py": FIXTURES[name] for name in FIXTURES}).write(tmp_path)
-    twice = "import pytest; print(*(pytest.main(['-p', 'no:cacheprovider']) for _ in range(2)))"
-    result = outside.run("-c", twice, cwd=tmp_path)
-    assert result.outlines[-1] == "0 0", result.stdout.str()
+def test_they_are_there_in_a_second_run_of_a_process(runs: dict[str, pytest.RunResult]) -> None:
+    assert shown(runs["twice"]).outlines[-1] == "0 0"
 
 
 DEADLY = """

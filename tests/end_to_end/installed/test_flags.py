@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.installed.conftest import Outside
-from tests.end_to_end.installed.conftest import Project
-from tests.end_to_end.installed.conftest import shown
+from tests.ahead import runs_job
+from tests.end_to_end.installed.outside import Outside
+from tests.end_to_end.installed.outside import Project
+from tests.end_to_end.installed.outside import Runs
+from tests.end_to_end.installed.outside import shown
 
 
 SHOP = """
@@ -103,6 +106,9 @@ FLAGS = {
     "--chaos-probability": Flag(
         value="0", args=("--chaos=network_failure:rate=1",), shows="*not started*"
     ),
+    "--chaos-operations": Flag(
+        args=("--chaos=network_failure:rate=1",), shows="*1 network.connect*"
+    ),
     "--no-chaos": Flag(args=("--chaos=network_failure:rate=1",), shows="chaos: none (--no-chaos)"),
     "--chaos-list": Flag(shows="network_failure: *"),
     "--resilience-report": Flag(value="report.json", args=MATRIX, shows="*report.json*", ret=10),
@@ -134,11 +140,11 @@ def spelled(flag: str) -> list[str]:
 SPELLINGS = [(flag, spelling) for flag in FLAGS for spelling in spelled(flag)]
 
 
-@pytest.fixture(scope="module")
-def runs(outside: Outside, known: str) -> dict[str, pytest.RunResult]:
+def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:
+    files = FILES | {"known.txt": known(outside, folder)}
     projects = {
         spelling: Project(
-            files=FILES | {"known.txt": known},
+            files=files,
             args=("--tb=no", f"{spelling}={FLAGS[flag].value}".rstrip("="), *FLAGS[flag].args),
         )
         for flag, spelling in SPELLINGS
@@ -153,14 +159,16 @@ def runs(outside: Outside, known: str) -> dict[str, pytest.RunResult]:
     return outside.forks(first) | outside.forks(projects, "pytest_resilience.plugin.session")
 
 
-@pytest.fixture(scope="module")
-def known(outside: Outside, tmp_path_factory: pytest.TempPathFactory) -> str:
+def known(outside: Outside, folder: Path) -> str:
     """A baseline with what breaks."""
-    folder = Project(files=FILES).write(tmp_path_factory.mktemp("known"))
+    Project(files=FILES).write(folder)
     outside.run(outside.command, *MATRIX, "--resilience-report=all.json", cwd=folder)
     command = ("baseline", "all.json", "-o", "known.txt")
     assert outside.run("-m", "pytest_resilience", *command, cwd=folder).ret == 0
     return (folder / "known.txt").read_text(encoding="utf-8")
+
+
+pytestmark = runs_job(Runs(module=__name__))
 
 
 def new_in_help(runs: dict[str, pytest.RunResult], pattern: str) -> set[str]:

@@ -6,8 +6,12 @@ import json
 
 from pathlib import Path
 
-from tests.end_to_end.installed.conftest import Outside
-from tests.end_to_end.installed.conftest import shown
+import pytest
+
+from tests.ahead import runs_job
+from tests.end_to_end.installed.outside import Outside
+from tests.end_to_end.installed.outside import Runs
+from tests.end_to_end.installed.outside import shown
 
 
 MODULES = [
@@ -51,26 +55,39 @@ for code, forbidden in json.load(sys.stdin):
 """
 
 
-def test_each_comes_alone(outside: Outside, tmp_path: Path) -> None:
+TOOLKIT = """
+from pytest_resilience import ToolkitExperiment
+
+print(ToolkitExperiment.load("experiment.json").run().verdict.name)
+"""
+
+
+def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:
     no_pytest = ["pytest", "_pytest"]
     jobs = [(f"from {name} import *", [] if name in NEED_PYTEST else no_pytest) for name in MODULES]
-    result = shown(outside.run("-W", "error", "-c", ALONE, cwd=tmp_path, stdin=json.dumps(jobs)))
+    experiment = {"title": "t", "description": "d", "method": []}
+    (folder / "experiment.json").write_text(json.dumps(experiment))
+    toolkit = ("-W", "error", "-c", TOOLKIT)
+    library = outside.path_with("chaostoolkit-lib")
+    return {
+        "alone": outside.run("-W", "error", "-c", ALONE, cwd=folder, stdin=json.dumps(jobs)),
+        "without": outside.run(*toolkit, cwd=folder),
+        "having": outside.run(*toolkit, cwd=folder, PYTHONPATH=library),
+    }
+
+
+pytestmark = runs_job(Runs(module=__name__))
+
+
+def test_each_comes_alone(runs: dict[str, pytest.RunResult]) -> None:
+    result = shown(runs["alone"])
     assert (result.outlines, result.errlines) == ([], [])
 
 
-def test_chaos_toolkit_with_and_without_its_library(outside: Outside, tmp_path: Path) -> None:
-    experiment = {"title": "t", "description": "d", "method": []}
-    (tmp_path / "experiment.json").write_text(json.dumps(experiment))
-    code = (
-        "from pytest_resilience import ToolkitExperiment\n"
-        "print(ToolkitExperiment.load('experiment.json').run().verdict.name)"
-    )
-    without = shown(outside.run("-W", "error", "-c", code, cwd=tmp_path))
-    assert without.errlines[-1] == (
+def test_chaos_toolkit_with_and_without_its_library(runs: dict[str, pytest.RunResult]) -> None:
+    assert shown(runs["without"]).errlines[-1] == (
         "pytest_resilience.errors.ConfigurationError: an experiment of Chaos Toolkit is run by its "
         "library chaostoolkit-lib, which is not installed; "
         "pip install 'pytest-resilience[chaostoolkit]'"
     )
-    library = outside.path_with("chaostoolkit-lib")
-    having = shown(outside.run("-W", "error", "-c", code, cwd=tmp_path, PYTHONPATH=library))
-    assert having.outlines == ["PASSED"]
+    assert shown(runs["having"]).outlines == ["PASSED"]

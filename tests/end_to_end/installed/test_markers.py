@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 
+from pathlib import Path
+
 import pytest
 
-from tests.end_to_end.installed.conftest import Outside
-from tests.end_to_end.installed.conftest import Project
-from tests.end_to_end.installed.conftest import assert_passed
+from tests.ahead import runs_job
+from tests.end_to_end.installed.outside import Outside
+from tests.end_to_end.installed.outside import Project
+from tests.end_to_end.installed.outside import Runs
+from tests.end_to_end.installed.outside import assert_passed
 
 
 # By chaos type: what is given to the marker, and a test that passes if it has happened.
@@ -130,11 +134,14 @@ MARKERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def runs(outside: Outside) -> dict[str, pytest.RunResult]:
+def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:
     types = {name: project(source_of(name)) for name in TYPES}
     asked = {"markers": project("", "--markers"), "types": project("", "--chaos-list")}
-    return outside.forks(types | MARKERS | asked)
+    plain = Project(files={}, args=("--markers", "-p", "no:resilience"))
+    return outside.forks(types | MARKERS | asked | {"plain markers": plain})
+
+
+pytestmark = runs_job(Runs(module=__name__))
 
 
 def test_each_type_is_tried(runs: dict[str, pytest.RunResult]) -> None:
@@ -147,13 +154,11 @@ def test_each_type_happens(name: str, runs: dict[str, pytest.RunResult]) -> None
     assert_passed(runs[name])
 
 
-def test_each_marker_is_tried(runs: dict[str, pytest.RunResult], outside: Outside) -> None:
-    plain = outside.forks({"": Project(files={}, args=("--markers", "-p", "no:resilience"))})[""]
-
+def test_each_marker_is_tried(runs: dict[str, pytest.RunResult]) -> None:
     def markers(result: pytest.RunResult) -> set[str]:
         return set(re.findall(r"^@pytest\.mark\.(\w+)", result.stdout.str(), re.MULTILINE))
 
-    assert markers(runs["markers"]) - markers(plain) == MARKERS.keys()
+    assert markers(runs["markers"]) - markers(runs["plain markers"]) == MARKERS.keys()
 
 
 @pytest.mark.parametrize("name", MARKERS)

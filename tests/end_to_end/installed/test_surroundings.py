@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.installed.conftest import Outside
-from tests.end_to_end.installed.conftest import Project
-from tests.end_to_end.installed.conftest import assert_passed
+from tests.ahead import runs_job
+from tests.end_to_end.installed.outside import Outside
+from tests.end_to_end.installed.outside import Project
+from tests.end_to_end.installed.outside import Runs
+from tests.end_to_end.installed.outside import assert_passed
+from tests.end_to_end.installed.outside import shown
 from tests.end_to_end.installed.test_fixtures import FIXTURES
 from tests.end_to_end.installed.test_markers import INI
 from tests.end_to_end.installed.test_markers import SHOP
@@ -33,40 +36,51 @@ WAYS = {
 }
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """In a folder whose name has to be quoted, and is not ASCII."""
-    folder = tmp_path / "m\u00f6n projekt \u2603"
-    folder.mkdir()
-    return ALL.write(folder)
+TWICE = ("--disable-plugin-autoload", *("-p", "pytest_resilience.plugin") * 2)
+
+WITHOUT = """
+    import sys
+
+    def test_it():
+        assert [name for name in sys.modules if "resilience" in name] == []
+"""
+
+
+def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:
+    # Its name has to be quoted, and is not ASCII.
+    project = folder / "m\u00f6n projekt \u2603"
+    project.mkdir()
+    ALL.write(project)
+    ways = {
+        way: outside.run(*python, outside.command, *args, cwd=project)
+        for way, (python, args) in WAYS.items()
+    }
+    but_files = ("-k", "not disk_failure")  # the one that writes where it is run
+    nowhere = outside.run(outside.command, project, *but_files, cwd=Path("/proc"), HOME=None)
+    asked = outside.forks(
+        {
+            "twice": Project(files={"test_it.py": FIXTURES["chaos"]}, args=TWICE),
+            "without": Project(files={"test_it.py": WITHOUT}, args=("-p", "no:resilience")),
+        }
+    )
+    return {**ways, "nowhere": nowhere, **asked}
+
+
+pytestmark = runs_job(Runs(module=__name__))
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_ways_to_call_python(way: str, outside: Outside, project: Path) -> None:
-    python, args = WAYS[way]
-    result = outside.run(*python, outside.command, *args, cwd=project)
-    assert_passed(result, tests=len(FIXTURES) + len(TYPES))
+def test_ways_to_call_python(way: str, runs: dict[str, pytest.RunResult]) -> None:
+    assert_passed(runs[way], tests=len(FIXTURES) + len(TYPES))
 
 
-def test_nowhere_to_write_and_no_home(outside: Outside, project: Path) -> None:
-    but_files = ("-k", "not disk_failure")  # the one that writes where it is run
-    result = outside.run(outside.command, project, *but_files, cwd=Path("/proc"), HOME=None)
-    result.assert_outcomes(passed=len(FIXTURES) + len(TYPES) - 1, deselected=1)
+def test_nowhere_to_write_and_no_home(runs: dict[str, pytest.RunResult]) -> None:
+    every = len(FIXTURES) + len(TYPES)
+    shown(runs["nowhere"]).assert_outcomes(passed=every - 1, deselected=1)
 
 
-def test_the_plugin_asked_for_twice_and_not_at_all(outside: Outside) -> None:
-    twice = ("--disable-plugin-autoload", *("-p", "pytest_resilience.plugin") * 2)
-    without = """
-        import sys
-
-        def test_it():
-            assert [name for name in sys.modules if "resilience" in name] == []
-    """
-    runs = outside.forks(
-        {
-            "twice": Project(files={"test_it.py": FIXTURES["chaos"]}, args=twice),
-            "without": Project(files={"test_it.py": without}, args=("-p", "no:resilience")),
-        }
-    )
-    for result in runs.values():
-        assert_passed(result)
+@pytest.mark.parametrize("asked", ["twice", "without"])
+def test_the_plugin_asked_for_twice_and_not_at_all(
+    asked: str, runs: dict[str, pytest.RunResult]
+) -> None:
+    assert_passed(runs[asked])
