@@ -10,10 +10,11 @@ from typing import Final
 
 
 __all__ = [
-    "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE", "END", "EXECUTE", "FETCH",
-    "HANDSHAKE", "MAKE", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE", "READ",
-    "RECEIVE", "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND", "SYNC", "WRITE", "CallSite",
-    "HttpDetails", "HttpRequest", "Operation", "SqlDetails", "TcpDetails", "new_connection",
+    "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE", "DATAGRAMS", "END", "EXECUTE",
+    "FETCH", "HANDSHAKE", "MAKE", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE",
+    "READ", "RECEIVE", "RECEIVE_DATAGRAM", "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND",
+    "SEND_DATAGRAM", "SYNC", "WRITE", "CallSite", "HttpDetails", "HttpRequest", "Operation",
+    "SqlDetails", "TcpDetails", "new_connection",
 ]  # fmt: skip
 
 RESOLVE: Final = "network.resolve"
@@ -29,6 +30,9 @@ SEND: Final = "network.send"
 RECEIVE: Final = "network.receive"
 CLOSE: Final = "network.close"  # the peer says that it sends no more
 END: Final = "network.end"  # the client says so
+SEND_DATAGRAM: Final = "network.send_datagram"  # of UDP
+RECEIVE_DATAGRAM: Final = "network.receive_datagram"
+DATAGRAMS: Final = frozenset({SEND_DATAGRAM, RECEIVE_DATAGRAM})
 OPEN: Final = "file.open"  # one that is there, to read it
 OPEN_IN_VAIN: Final = "file.open_in_vain"  # one that is not there, or must not be and is
 OPEN_TO_WRITE: Final = "file.open_to_write"  # one that is there
@@ -170,7 +174,7 @@ class Operation:
         http: of a request, and what belongs to one.
         call_site: where in the user's code.
         remark: shown to people beside the operation.
-        advice: how to reach it; where this is given, no fault can happen to it as it is.
+        advice: how to reach it, for faults that cannot happen to it as it is.
     """
 
     kind: str

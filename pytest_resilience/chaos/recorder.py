@@ -14,6 +14,7 @@ from pytest_resilience.chaos.operation import CHECK_OUT
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import COMMIT
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import FETCH
 from pytest_resilience.chaos.operation import HANDSHAKE
@@ -128,6 +129,8 @@ class Recorder:
 
 def _implied_kinds(operation: Operation) -> AbstractSet[str]:
     """The kinds that are done with it, as far as that is seen."""
+    if operation.kind in DATAGRAMS:  # who has sent one may receive one
+        return DATAGRAMS
     if operation.advice:  # it is out of reach, so that no more is seen of what comes with it
         families = (_OF_NETWORK, _OF_DATABASE)
         return next((each for each in families if operation.kind in each), {operation.kind})

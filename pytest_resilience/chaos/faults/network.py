@@ -20,10 +20,13 @@ from typing import Final
 from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import RECEIVE_DATAGRAM
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.distributions import DelayDistribution
 from pytest_resilience.chaos.parsing.quantities import format_seconds
@@ -34,12 +37,15 @@ __all__ = [
     "SERVICE_DOWN",
     "Closure",
     "Delay",
+    "Duplication",
     "Fault",
     "Latency",
+    "Loss",
     "LostResponse",
     "Outage",
     "Partition",
     "Refusal",
+    "Reordering",
     "Reset",
     "ResolutionFailure",
     "ServiceError",
@@ -160,7 +166,7 @@ class Delay(Fault):
 class Latency(Delay):
     """The peer is `delay` seconds further away, there and back."""
 
-    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, HANDSHAKE, RECEIVE})
+    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, HANDSHAKE, RECEIVE, RECEIVE_DATAGRAM})
 
     def __str__(self) -> str:
         return f"latency {self.length}"
@@ -170,7 +176,7 @@ class Latency(Delay):
 class Silence(Fault):
     """The peer never responds: packets are lost without notice."""
 
-    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, HANDSHAKE, RECEIVE})
+    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, HANDSHAKE, RECEIVE, RECEIVE_DATAGRAM})
     waits: ClassVar[bool] = True
     delay: float = float("inf")
 
@@ -179,7 +185,7 @@ class Silence(Fault):
 class Refusal(Fault):
     """Nothing listens at the peer's port (ECONNREFUSED)."""
 
-    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT})
+    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, SEND_DATAGRAM})
 
     def error(self, target: str) -> Exception:  # noqa: ARG002
         return OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
@@ -228,12 +234,36 @@ class LostResponse(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partition(Fault):
-    """Nothing gets through, either way, for as long as the experiment runs; then all of it."""
+    """Nothing gets through, either way, for as long as the experiment runs; then all of it.
 
-    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, HANDSHAKE, SEND, RECEIVE})
+    Nobody sends datagrams again, so those are lost.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, HANDSHAKE, SEND, RECEIVE, *DATAGRAMS})
     waits: ClassVar[bool] = True
     transient: ClassVar[bool] = True
     delay: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss(Fault):
+    """A datagram never arrives, and nobody is told."""
+
+    kinds: ClassVar[frozenset[str]] = DATAGRAMS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duplication(Fault):
+    """A datagram arrives twice."""
+
+    kinds: ClassVar[frozenset[str]] = DATAGRAMS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reordering(Fault):
+    """A datagram arrives after the one that was sent next."""
+
+    kinds: ClassVar[frozenset[str]] = DATAGRAMS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

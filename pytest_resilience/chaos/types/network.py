@@ -78,6 +78,9 @@ _FAILURES: dict[str, Callable[[Mapping[str, Any]], network.Fault]] = {
     "dns_not_found": lambda _: network.ResolutionFailure(known=False),
     "partition": lambda _: network.Partition(),
     "lose_answer": lambda _: network.LostResponse(),
+    "drop": lambda _: network.Loss(),
+    "duplicate": lambda _: network.Duplication(),
+    "reorder": lambda _: network.Reordering(),
     "truncate": _truncation,
     "corrupt": _corruption,
     "status": status_response,
@@ -179,7 +182,8 @@ NETWORK_FAILURE = TypeSchema(
             help="connection refused, reset or closed while an answer is awaited, silence until a "
             "timeout, name resolution that fails, nothing gets through either way, the answer "
             "lost once it is given, cut off, damaged, an HTTP error, no JSON, or a service that "
-            "is gone: connections refused, and those there were closed",
+            "is gone: connections refused, and those there were closed; of UDP, datagrams lost, "
+            "doubled, or out of order",
         ),
         Parameter(
             name="share", unit="0..1 or %", parse=quantities.share,

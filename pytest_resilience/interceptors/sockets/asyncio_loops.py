@@ -148,8 +148,12 @@ class AsyncioLoops:
 
     def reads(self, sock: socket.socket) -> bool:
         """Whether a transport of the loop that runs here reads a non-blocking `sock`."""
+        return self.transport(sock) is not None
+
+    def transport(self, sock: socket.socket) -> Any:
+        """The transport of the loop that runs here that reads `sock`; None if there is none."""
         loop = self._running()
-        return loop is not None and _transport_of(loop, sock) is not None
+        return None if loop is None else _transport_of(loop, sock)
 
     def delaying_protocol(self, sock: socket.socket) -> DelayingProtocol | None:
         """For what a non-blocking `sock` receives, if a transport of the loop here reads it."""

@@ -34,6 +34,7 @@ from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
+from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
 from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
 from pytest_resilience.interceptors.sockets.wire_format import FRAMED
@@ -408,15 +409,17 @@ class ConnectionTable:
                 # As long as somebody wants to know what else is done, it is looked at again.
                 connection.stale = self._engine.is_recording(_TALK)
             if not connection.stale:
-                self._let_pass(sock)
+                self.let_pass(sock)
 
-    def _let_pass(self, sock: socket.socket) -> None:
+    def let_pass(self, sock: socket.socket) -> None:
+        """Nothing that is done on it is looked at, until the active experiments change."""
         key = id(sock)
         self.passing[key] = weakref.ref(sock, lambda _: self.passing.pop(key, None))
 
     def _adopt(self, sock: socket.socket, known: TcpConnection | None) -> TcpConnection | None:
         if not is_tcp(sock):
-            self._let_pass(sock)
+            if not is_udp(sock):
+                self.let_pass(sock)
             return None
         ends = ends_of(sock)
         if ends is None:

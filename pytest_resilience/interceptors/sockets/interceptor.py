@@ -27,6 +27,7 @@ from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
@@ -43,6 +44,7 @@ from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.connect import NameResolution
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.interceptors.sockets.datagrams import DatagramSockets
 from pytest_resilience.interceptors.sockets.host_names import HostNameHooks
 from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.receive import Receiver
@@ -51,13 +53,11 @@ from pytest_resilience.interceptors.sockets.send import Sender
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import is_valid
 from pytest_resilience.interceptors.sockets.socket_classes import accepting_classes
-from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import socket_classes
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
 from pytest_resilience.interceptors.sockets.unreachable import UnreachableClients
-from pytest_resilience.interceptors.sockets.unreachable import datagram
 from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
 
 
@@ -71,7 +71,7 @@ __all__ = ["SocketInterceptor", "SocketPatches"]
 class SocketInterceptor:
     """Intercepts what clients do with sockets. See `chaos.engine.Interceptor`."""
 
-    kinds = frozenset({RESOLVE, CONNECT, HANDSHAKE, SEND, RECEIVE, CLOSE})
+    kinds = frozenset({RESOLVE, CONNECT, HANDSHAKE, SEND, RECEIVE, CLOSE, *DATAGRAMS})
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -146,6 +146,7 @@ class SocketPatches:
         self._partitions = PartitionedSends(engine, self._connections, loops)
         self._receiver = Receiver(engine, loops)
         self._sender = Sender(engine, self._partitions, loops, ssl_objects, self._receiver)
+        self._datagrams = DatagramSockets(engine, self._connections, loops)
         self._parts = (self._resolution, self._connects, loops, ssl_objects)
 
     def refresh(self) -> None:
@@ -153,12 +154,14 @@ class SocketPatches:
         self._partitions.flush_all()
         self._receiver.nonblocking.readiness.refresh()
         self._connections.refresh()
+        self._datagrams.refresh()
 
     def remove(self) -> None:
         """Only pass on, from now on; who has made the patches takes them out."""
         self._installed = False
         self._partitions.remove()
         self._receiver.nonblocking.readiness.remove()
+        self._datagrams.remove()
         for part in self._parts:
             part.remove()
         self._connections.forget()
@@ -218,11 +221,13 @@ class SocketPatches:
             call.is_plain = sized and not (more or named)
             return handle(sock, call)
 
-        return method
+        return self._datagrams.shortened(name, original, method)
 
     def _receive(self, sock: socket.socket, call: SocketCall) -> Any:
         __tracebackhide__ = True
         connection = self._look(self._connections.of, sock, RECEIVE)
+        if connection is None and self._installed and is_udp(sock):
+            return self._datagrams.receive(sock, call)
         if connection is None or connection.untargeted or not (call.is_plain or is_valid(call)):
             return call()
         me = threading.get_ident()
@@ -237,10 +242,9 @@ class SocketPatches:
     def _send(self, sock: socket.socket, call: SocketCall) -> Any:
         __tracebackhide__ = True
         connection = self._look(self._connections.of, sock, SEND)
-        if connection is None:
-            self._look(self._note_datagram, sock, call.args[-1])
-            return call()
-        if connection.untargeted:
+        if connection is None and self._installed and is_udp(sock):
+            return self._datagrams.send(sock, call)
+        if connection is None or connection.untargeted:
             return call()
         me = threading.get_ident()
         if connection.send_queue.thread == me:
@@ -300,7 +304,7 @@ class SocketPatches:
     def _note(self, sock: socket.socket, address: Any) -> None:
         """Let those that never fire tell of a connect that nothing can happen to."""
         if is_udp(sock):
-            self._note_datagram(sock, address)
+            self._datagrams.connecting(sock, address)
         elif is_a(address, tuple, str, bytes):
             path = text_of(address)
             where = path or ":".join(map(text_of, address[:2]))
@@ -308,14 +312,6 @@ class SocketPatches:
             self._engine.note_unmatched(
                 Operation(kind=CONNECT, target=where, names=(), remark=remark)
             )
-
-    def _note_datagram(self, sock: socket.socket, given: Any) -> None:
-        """As `_note`, of one that is about to go to `given`, or to whom it is connected."""
-        if not is_udp(sock):
-            return
-        ends = (None, given) if is_a(given, tuple) else ends_of(sock)
-        if ends is not None:
-            self._engine.note_unmatched(datagram(self._connections.names.of(*ends[1][:2])))
 
     def _shake_hands(self, sock: ssl.SSLSocket, proceed: _Proceed) -> Any:
         """A round trip that happens within one call. What is there to receive comes after it."""
@@ -381,6 +377,8 @@ class SocketPatches:
         connection = self._look(self._connections.known, sock)
         if connection is not None:
             self._partitions.close(sock, connection)
+        else:
+            self._look(self._datagrams.close, sock)
         proceed()
         if connection is not None:
             self._receiver.end(sock, connection)

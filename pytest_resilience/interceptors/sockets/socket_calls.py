@@ -6,6 +6,7 @@ different ways, and so do the methods that send.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -13,7 +14,9 @@ import socket
 import sys
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+from typing import ClassVar
 
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
@@ -21,7 +24,10 @@ from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 
 
-__all__ = ["ReceiveArguments", "SocketCall", "flags_of", "is_valid", "message_of"]
+__all__ = [
+    "Datagram", "DatagramArguments", "DatagramMessage", "ReceiveArguments", "SocketCall",
+    "flags_of", "is_valid", "message_of",
+]  # fmt: skip
 
 # The parameters of each method, in order. The two that are missing fill several buffers, or
 # one and an address: nobody reads a stream like that.
@@ -148,3 +154,106 @@ def _content_of(file: Any, offset: int = 0, count: int | None = None) -> bytes:
     """The bytes that `socket.sendfile` would send."""
     file.seek(offset)
     return bytes(file.read() if count is None else file.read(count))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Datagram:
+    """One that was received, with all that `recvmsg` tells of it.
+
+    Attributes:
+        data: all of it.
+        ancillary: what else the kernel says.
+        flags: `MSG_…`.
+        where: the address that it comes from.
+    """
+
+    data: bytes
+    ancillary: list[Any]
+    flags: int
+    where: Any
+
+
+class DatagramArguments:
+    """The arguments of a method that receives, and the way it returns one datagram.
+
+    Attributes:
+        flags: `MSG_…`.
+        peeks: the datagram stays where it is (MSG_PEEK).
+        is_of_errors: it is about what the kernel reports (MSG_ERRQUEUE), and no datagram.
+    """
+
+    _SIZED: ClassVar = {"recv": 1, "recvfrom": 1, "recvmsg": 2}  # where the flags are, from 0
+    _FILLING: ClassVar = {"recv_into": 2, "recvfrom_into": 2, "recvmsg_into": 2}
+
+    def __init__(self, call: SocketCall) -> None:
+        """Raises where the method would."""
+        _, *given = call.args
+        named = {_KEYWORDS.get(name, name): value for name, value in call.keywords.items()}
+        self._name = call.name
+        position = (self._SIZED | self._FILLING)[call.name]
+        self.flags = int(named.get("flags", ([*given, 0, 0, 0])[position]))
+        self.peeks = bool(self.flags & socket.MSG_PEEK)
+        self.is_of_errors = bool(self.flags & getattr(socket, "MSG_ERRQUEUE", 0))
+        self._views: list[memoryview] | None = None
+        if call.name in self._SIZED:
+            self._size = int(given[0] if given else named["size"])
+            bytes(min(self._size, 0))  # a negative one is refused
+            return
+        first = given[0] if given else named["buffer"]
+        views = [memoryview(each).cast("B") for each in _several(call.name, first)]
+        room = sum(map(len, views))
+        size = int(named.get("size", given[1] if len(given) > 1 else 0))
+        self._size = room if call.name == "recvmsg_into" else min(size or room, room)
+        self._views = views
+
+    def returned(self, datagram: Datagram) -> Any:
+        """What the method returns; of a datagram that is too long, its beginning."""
+        data = datagram.data[: self._size]
+        flags = datagram.flags | (socket.MSG_TRUNC if len(data) < len(datagram.data) else 0)
+        beginning: Any = data
+        if self._views is not None:
+            beginning = len(data)
+            for view in self._views:
+                part, data = data[: len(view)], data[len(view) :]
+                view[: len(part)] = part
+        if self._name.startswith("recvmsg"):
+            return beginning, datagram.ancillary, flags, datagram.where
+        if self._name.startswith("recvfrom"):
+            return beginning, datagram.where
+        return beginning
+
+
+def _several(name: str, first: Any) -> list[Any]:
+    return list(first) if name == "recvmsg_into" else [first]
+
+
+class DatagramMessage:
+    """One that is to be sent, and to whom.
+
+    Attributes:
+        data: all of it.
+        where: the address; None for the peer that the socket is connected to.
+    """
+
+    __slots__ = ("_ancillary", "_flags", "data", "where")
+
+    def __init__(self, call: SocketCall) -> None:
+        """Raises for what no method takes."""
+        _, first, *more = call.args
+        self.where: Any = None
+        self._ancillary: Any = ()
+        if call.name == "sendto":
+            *more, self.where = more
+        if call.name == "sendmsg":
+            usual: tuple[Any, ...] = ((), 0, None)
+            self._ancillary, flags, self.where = (*more, *usual[len(more) :])
+            more = [flags]
+        self.data = b"".join(map(bytes, first)) if call.name == "sendmsg" else bytes(first)
+        self._flags = int(more[0]) if more else 0
+
+    def send_through(self, sock: KernelSocket) -> None:
+        """Send it, as it was to be sent; no caller waits who could be told that it fails."""
+        with contextlib.suppress(OSError):
+            to = () if self.where is None else (self.where,)
+            flags = self._flags | getattr(socket, "MSG_DONTWAIT", 0)
+            sock.sendmsg([self.data], self._ancillary, flags, *to)

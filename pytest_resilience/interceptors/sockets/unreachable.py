@@ -19,6 +19,7 @@ from typing import Any
 from pytest_resilience.chaos.call_site import caller
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.interceptors.import_hook import ImportHook
 from pytest_resilience.interceptors.observing import Observer
@@ -26,9 +27,8 @@ from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets.host_names import HostNames
 
 
-__all__ = ["UnreachableClients", "datagram"]
+__all__ = ["UnreachableClients"]
 
-_DATAGRAM = "network.datagram"
 _START = "process.start"
 _GRPC_TARGET = re.compile(
     r"(?:dns:(?:///)?|ipv[46]:)?(?P<host>\[[^\]]+\]|[^/:\[\]]+):(?P<port>\d+)"
@@ -166,7 +166,8 @@ class UnreachableClients:
         def sending(
             _loop: Any, _protocol: Any, _local: Any = None, remote_addr: Any = None, **_: Any
         ) -> None:
-            self._engine.note_unmatched(datagram(self._names.of(*remote_addr[:2])))
+            host, port = remote_addr[:2]
+            self._asking("uvloop", str(host), str(port), "send to proxy.address")
 
         loop = sys.modules["uvloop"].Loop
         self._observer.observe(loop, "create_connection", connecting)
@@ -192,6 +193,22 @@ class UnreachableClients:
                 advice=(
                     f"{driver.name} connected to {there} {driver.way}: "
                     + _led(f"chaos_proxy('{there}'); {driver.use}")
+                ),
+            )
+        )
+
+    def _asking(self, name: str, host: str, port: str, use: str) -> None:
+        """Datagrams are sent in C."""
+        there = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._engine.note_unmatched(
+            Operation(
+                kind=SEND_DATAGRAM,
+                target=there,
+                names=self._called(host, port),
+                remark=f"UDP, by {name} in C",
+                advice=(
+                    f"{name} sent datagrams to {there} in C: "
+                    + _led(f"chaos_proxy('{there}', protocol='udp'); {use}")
                 ),
             )
         )
@@ -231,21 +248,6 @@ class UnreachableClients:
         here = ("127.0.0.1", "::1") if host == "localhost" else ()
         known = (self._names.of(each, port) for each in (host, *addresses, *here))
         return tuple(dict.fromkeys(name for names in known for name in names))
-
-
-def datagram(names: tuple[str, ...]) -> Operation:
-    """One over UDP."""
-    return Operation(
-        kind=_DATAGRAM,
-        target=names[0],
-        names=names,
-        remark="UDP",
-        advice=(
-            f"Datagrams went to {names[0]}, over UDP, and faults of the network happen to TCP "
-            "connections: let the code use TCP, or fail the function of yours that sends, "
-            "with chaos.service('name', 'module:function') and chaos.service_failure('name')."
-        ),
-    )
 
 
 def _led(through: str) -> str:

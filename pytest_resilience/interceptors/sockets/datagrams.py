@@ -1,0 +1,443 @@
+"""Sockets of UDP: what happens to each datagram that a client sends or receives.
+
+All ways to use them end in the methods of `socket.socket`: blocking, under asyncio
+(`create_datagram_endpoint`, `loop.sock_recvfrom`), trio and gevent, or polled by the program
+itself. A datagram that is not due yet is taken from the kernel and kept in a `DatagramLine`. When
+it is due, the socket is made readable, for poll, select and epoll, so that whoever waits comes.
+
+A socket is a client of those to whom it has sent before it received from them. What it exchanges
+with others, as a server does, is left alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import math
+import os
+import socket
+import threading
+import weakref
+
+from collections.abc import Callable
+from typing import Any
+from typing import Final
+
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import Refusal
+from pytest_resilience.chaos.operation import DATAGRAMS
+from pytest_resilience.chaos.operation import RECEIVE_DATAGRAM
+from pytest_resilience.chaos.operation import SEND_DATAGRAM
+from pytest_resilience.chaos.operation import CallSite
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import in_a_loop
+from pytest_resilience.interceptors.foreign_objects import is_a
+from pytest_resilience.interceptors.foreign_objects import or_none
+from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
+from pytest_resilience.interceptors.sockets.connections import ConnectionTable
+from pytest_resilience.interceptors.sockets.connections import borrowed
+from pytest_resilience.interceptors.sockets.datagram_endpoint import Endpoint
+from pytest_resilience.interceptors.sockets.datagram_endpoint import Peer
+from pytest_resilience.interceptors.sockets.datagram_endpoint import PeerKey
+from pytest_resilience.interceptors.sockets.datagram_endpoint import peer_key
+from pytest_resilience.interceptors.sockets.host_names import is_literal
+from pytest_resilience.interceptors.sockets.socket_calls import Datagram
+from pytest_resilience.interceptors.sockets.socket_calls import DatagramArguments
+from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
+from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
+from pytest_resilience.interceptors.waiting import SLICE
+from pytest_resilience.locks import fork_safe
+
+
+__all__ = ["DatagramSockets"]
+
+_LARGEST: Final = 65507  # bytes of a datagram, beside the headers of IPv4 and UDP
+_PATIENCE = 1.0  # seconds for the thread to end
+_AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)  # not on every system
+_ADVICE = (
+    "Datagrams went to {}, over UDP, where there are no connections: they can be late "
+    "(network_latency), or by network_failure lost (mode='drop', 'timeout', 'partition'), doubled "
+    "('duplicate'), out of order ('reorder') or refused ('refuse')."
+)
+
+
+class DatagramSockets:
+    """The sockets of UDP that were seen.
+
+    One lock is for all of them, and one thread sees when something is due.
+    """
+
+    def __init__(self, engine: Engine, connections: ConnectionTable, loops: AsyncioLoops) -> None:
+        self._engine = engine
+        self._connections = connections
+        self._loops = loops
+        self._endpoints: dict[int, Endpoint] = {}  # by the `id` of the socket
+        # By the same, the addresses to which it sends without anybody looking: no targets, or
+        # served by it.
+        self._passing: dict[int, set[Any]] = {}
+        self._closed: list[Endpoint] = []  # with something still on its way
+        self._changed = fork_safe(self, "_changed", threading.Condition)
+        self._timer: threading.Thread | None = None
+        self._epoch = engine.clock.monotonic(), SYSTEM_CLOCK.monotonic()
+
+    def shortened(
+        self, name: str, original: Callable[..., Any], method: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """`method`, made of `original`, with a short way for addresses that are no target.
+
+        One socket sends to many, so that it does not say who is meant.
+        """
+        if name in ("sendto", "sendmsg"):
+            return self._sending(name, original, method)
+        return self._receiving(original, method) if name == "recvfrom" else method
+
+    def _sending(
+        self, name: str, original: Callable[..., Any], method: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        known = self._passing
+
+        @functools.wraps(original)
+        def send(sock: socket.socket, *args: Any) -> Any:
+            __tracebackhide__ = True
+            passing = known.get(id(sock))
+            if passing is None:
+                return method(sock, *args)
+            try:
+                passes = args[-1] in passing
+            except (IndexError, TypeError):  # no address, or none that is one
+                passes = False
+            if passes:
+                return original(sock, *args)
+            call = SocketCall(original, sock, *args)
+            call.name = name
+            return self.send(sock, call)
+
+        return send
+
+    def _receiving(
+        self, original: Callable[..., Any], method: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        known, quiet = self._passing, self._connections.passing
+
+        @functools.wraps(original)
+        def recvfrom(sock: socket.socket, *args: Any, **named: Any) -> Any:
+            __tracebackhide__ = True
+            passing = known.get(id(sock))
+            if passing is None or id(sock) not in quiet:
+                return method(sock, *args, **named)
+            result = original(sock, *args, **named)
+            passing.add(result[1])  # who is served, unless it was asked before
+            return result
+
+        return recvfrom
+
+    def refresh(self) -> None:
+        """The active experiments have changed."""
+        with self._changed:
+            for key, endpoint in self._endpoints.items():
+                asked, passing = endpoint.peers, self._passing[key]
+                # In place: the short way has hold of it.
+                passing -= {each for each in passing if peer_key(each) in asked}
+                for peer in asked.values():
+                    peer.targeted = None
+            now = self._now()
+            for endpoint in self._all():
+                self._advance(endpoint, now, ended=True)
+
+    def remove(self) -> None:
+        """Nothing is intercepted any more: what is under way arrives now, where that can be."""
+        with self._changed:
+            for endpoint in self._all():
+                endpoint.give_up()
+            self._endpoints.clear()
+            self._passing.clear()
+            self._closed.clear()
+            self._changed.notify()
+            timer = self._timer
+        if timer is not None and timer is not threading.current_thread() and not in_a_loop():
+            timer.join(_PATIENCE)
+
+    def connecting(self, sock: socket.socket, address: Any) -> None:
+        """One of UDP is about to be connected to `address`."""
+        with self._changed:
+            self._connections.passing.pop(id(sock), None)
+            endpoint = self._of(sock)
+            endpoint.connected_to, endpoint.called = None, address
+
+    def close(self, sock: socket.socket) -> None:
+        """It is about to be closed."""
+        with self._changed:
+            endpoint = self._endpoints.pop(id(sock), None)
+            self._passing.pop(id(sock), None)
+            if endpoint is not None and endpoint.outbound:
+                endpoint.close()
+                self._closed.append(endpoint)
+
+    # Peers.
+
+    def _of(self, sock: socket.socket) -> Endpoint:
+        key = id(sock)
+        found = self._endpoints.get(key)
+        if found is None:
+
+            def forget(_: object) -> None:
+                self._endpoints.pop(key, None)
+                self._passing.pop(key, None)
+
+            found = self._endpoints[key] = Endpoint(weakref.ref(sock, forget))
+            self._passing[key] = set()
+        return found
+
+    def _all(self) -> list[Endpoint]:
+        return [*self._endpoints.values(), *self._closed]
+
+    def _peer(self, sock: socket.socket, endpoint: Endpoint, where: Any) -> Peer | None:
+        """The peer at an address; where None is given, that of the connection, if there is one."""
+        given = where
+        if where is None:
+            where = endpoint.peer_address()
+            given = endpoint.called or where
+        if where is None:
+            return None
+        key = peer_key(where)
+        peer = endpoint.peers.get(key)
+        if peer is None:
+            names = (*self._connections.names.of(*key), *self._connections.names.of(*given[:2]))
+            peer = Peer(tuple(dict.fromkeys(names)))
+            if self._is_served(endpoint, self._passing[id(sock)], key):
+                peer.targeted = False
+            else:
+                endpoint.peers[key] = peer
+        if peer.targeted is None:
+            peer.targeted = self._is_targeted(peer)
+        if not peer.targeted:
+            self._passing[id(sock)].add(where)
+        return peer
+
+    def _is_targeted(self, peer: Peer) -> bool:
+        operation = _operation(SEND_DATAGRAM, peer.names)
+        if self._engine.is_targeted(operation) and self._engine.kinds & DATAGRAMS:
+            return True
+        self._engine.note_unmatched(operation)
+        # As long as somebody wants to know what else is done, it is looked at again.
+        return self._engine.is_recording(DATAGRAMS)
+
+    def _is_served(self, endpoint: Endpoint, passing: set[Any], key: PeerKey) -> bool:
+        """Whether a peer has sent first, so that this side is its server.
+
+        What a thread receives that was waiting when all began is not seen. But where the
+        client is in this process, it is known to have sent.
+        """
+        if any(peer_key(each) == key for each in passing):
+            return True
+        here = endpoint.port
+        others = [each for each in self._endpoints.values() if here and each is not endpoint]
+        asking = [each for each in others if any(port == here for _, port in each.peers)]
+        return any(each.port == key[1] for each in asking)
+
+    def _lets_pass(self, sock: socket.socket, endpoint: Endpoint) -> bool:
+        """Whether nothing can happen to what it receives, so that nobody looks from now on."""
+        inbound = endpoint.inbound
+        if inbound.line or inbound.error or inbound.peeked:
+            return False
+        if any(peer.targeted is not False for peer in endpoint.peers.values()):
+            return False
+        self._connections.let_pass(sock)
+        return True
+
+    # Sending.
+
+    def send(self, sock: socket.socket, call: SocketCall) -> Any:
+        """Do `call`, of one of the socket's sending methods."""
+        __tracebackhide__ = True
+        message = or_none(DatagramMessage, call)
+        if message is None or len(message.data) > _LARGEST or not _is_place(message.where):
+            return call()  # which says what is wrong about it
+        where = _resolved(sock, message.where)
+        with self._changed:
+            endpoint = self._of(sock)
+            peer = self._peer(sock, endpoint, where)
+            if peer is None or not peer.targeted:
+                self._lets_pass(sock, endpoint)
+            else:
+                self._connections.passing.pop(id(sock), None)
+                endpoint.raise_error(self._now())
+                if sock.gettimeout() == 0:
+                    endpoint.task = self._loops.task() or endpoint.task
+                effect = self._decide(SEND_DATAGRAM, endpoint, peer)
+                if not self._put(endpoint, message, effect):
+                    return None if call.name == "sendall" else len(message.data)
+                if endpoint.outbound:  # some of it may be due as soon as this is sent
+                    sent = call()
+                    self._advance(endpoint, self._now())
+                    return sent
+        try:
+            return call()
+        finally:
+            endpoint.sent_at = self._now()
+
+    def _put(self, endpoint: Endpoint, message: DatagramMessage, effect: Effect | None) -> bool:
+        """Put it on its way; whether it is now to be sent in earnest."""
+        now = endpoint.sent_at = self._now()
+        line, sock = endpoint.outbound, endpoint.owner()
+        assert sock is not None  # who sends has it
+        line.put(message, effect, now)
+        is_first = False
+        while not is_first and (due := line.take(now)) is not None:
+            is_first = due is message
+            if not is_first:
+                with borrowed(sock.fileno()) as kernel:
+                    due.send_through(kernel)
+        if not is_first:
+            endpoint.bind()
+        if line:
+            self._watch()
+        failure = None if effect is None else effect.failure
+        if isinstance(failure, Refusal) and endpoint.connected_to is not None:
+            # What ICMP answers is told by the next call, whichever it is.
+            endpoint.inbound.error = OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+            endpoint.settle(now)
+        return is_first
+
+    def _decide(self, kind: str, endpoint: Endpoint, peer: Peer) -> Effect | None:
+        task = None if endpoint.task is None else endpoint.task()
+        return self._engine.decide(_operation(kind, peer.names, task))
+
+    # Receiving.
+
+    def receive(self, sock: socket.socket, call: SocketCall) -> Any:
+        """Do `call`, of one of the socket's receiving methods."""
+        __tracebackhide__ = True
+        arguments = or_none(DatagramArguments, call)
+        with self._changed:
+            endpoint = self._of(sock)
+            self._peer(sock, endpoint, None)  # if it is connected
+            passes = self._lets_pass(sock, endpoint)
+        if passes or arguments is None or arguments.is_of_errors or sock.fileno() < 0:
+            result = call()
+            if passes and is_a(result, tuple):
+                self._passing[id(sock)].add(result[-1])  # who is served, from now on
+            return result
+        timeout = sock.gettimeout()
+        if timeout is None and arguments.flags & _AT_ONCE:
+            timeout = 0.0
+        deadline = math.inf if timeout is None else SYSTEM_CLOCK.monotonic() + timeout
+        waited = timeout == 0
+        while True:
+            with self._changed:
+                found = self._next(sock, endpoint, waited=waited)
+                if arguments.peeks:
+                    endpoint.inbound.peeked = found
+                self._advance(endpoint, self._now())
+                rest = endpoint.inbound.line.due - self._now()
+            if found is not None:
+                return arguments.returned(found)
+            left = deadline - SYSTEM_CLOCK.monotonic()
+            if left <= 0:
+                raise effects.nothing_yet(sock) if timeout == 0 else effects.timed_out(sock)
+            left = min(left, max(rest, 0.0))
+            effects.readable(sock, None if left == math.inf else left)
+            waited = True
+
+    def _next(self, sock: socket.socket, endpoint: Endpoint, *, waited: bool) -> Datagram | None:
+        """The next datagram that has arrived, if one has. Raises the error that came instead.
+
+        `waited`: nothing was there just before. Else it may have come when something was last
+        sent, but no sooner than anybody has looked.
+        """
+        __tracebackhide__ = True
+        inbound = endpoint.inbound
+        endpoint.raise_error(self._now())
+        if inbound.peeked is not None:
+            peeked, inbound.peeked = inbound.peeked, None
+            return peeked
+        while True:
+            now = self._now()
+            arrived = inbound.line.take(now)
+            if arrived is not None:
+                return arrived
+            found = endpoint.read()
+            if found is None:
+                inbound.looked_at = now
+                return None
+            peer = endpoint.peers.get(peer_key(found.where or endpoint.connected_to))
+            if peer is None or not peer.targeted:
+                return found
+            effect = self._decide(RECEIVE_DATAGRAM, endpoint, peer)
+            came_at = now if waited else max(endpoint.sent_at, inbound.looked_at)
+            inbound.line.put(found, effect, came_at)
+            inbound.transport = self._loops.transport(sock)
+
+    # Time.
+
+    def _now(self) -> float:
+        """Monotonic seconds: of the clock or the machine, whichever has gone further.
+
+        One that stands still delays nothing for ever.
+        """
+        clock, machine = self._epoch
+        passed = SYSTEM_CLOCK.monotonic() - machine
+        return clock + max(self._engine.clock.monotonic() - clock, passed)
+
+    def _advance(self, endpoint: Endpoint, now: float, *, ended: bool = False) -> None:
+        """Send what is due, and let what has arrived be received; `ended`: experiments may have."""
+        if ended:
+            endpoint.outbound.release_ended(now)
+            endpoint.inbound.line.release_ended(now)
+        endpoint.send_due(now)
+        endpoint.settle(now)
+        if endpoint.due < math.inf:
+            self._watch()
+
+    def _watch(self) -> None:
+        if self._timer is None or not self._timer.is_alive():  # it was, before a fork
+            self._timer = threading.Thread(
+                target=self._run, name="pytest-resilience datagrams", daemon=True
+            )
+            with limits_lifted():
+                self._timer.start()
+        elif self._timer is not threading.current_thread():
+            self._changed.notify()
+
+    def _run(self) -> None:
+        """Advance each when it is due; in between, look whether experiments have ended."""
+        with self._changed:
+            while waiting := [each for each in self._all() if each.due < math.inf]:
+                rest = min(each.due for each in waiting) - self._now()
+                if rest > 0:
+                    self._changed.wait(min(rest, SLICE))
+                now = self._now()
+                for each in waiting:
+                    self._advance(each, now, ended=rest > SLICE)
+                self._closed = [each for each in self._closed if each.outbound]
+            self._timer = None
+
+
+def _operation(kind: str, names: tuple[str, ...], task: object = None) -> Operation:
+    return Operation(
+        kind=kind,
+        target=names[0],
+        names=names,
+        call_site=CallSite(loop_objects=(task,)),
+        remark="UDP",
+        advice=_ADVICE.format(names[0]),
+    )
+
+
+def _is_place(where: Any) -> bool:
+    """Whether it is a host and a port, or nothing."""
+    return where is None or (
+        is_a(where, tuple) and len(where) > 1 and is_a(where[0], str) and is_a(where[1], int)
+    )
+
+
+def _resolved(sock: socket.socket, where: Any) -> Any:
+    """The address with the host's own in place of its name, which is asked for as others are."""
+    __tracebackhide__ = True
+    if where is None or is_literal(where[0]):
+        return where
+    return socket.getaddrinfo(where[0], where[1], sock.family, socket.SOCK_DGRAM)[0][4]
