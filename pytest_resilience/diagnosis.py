@@ -9,6 +9,7 @@ from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.seen_operations import UnmatchedOperation
@@ -188,6 +189,6 @@ def _likely_reason(active_experiment: ActiveExperiment, remarks: set[str]) -> st
         return "Of sqlite3 and psycopg2, connections that were open before are not reached. "
     if did and experiment.kinds == {RESOLVE} and RESOLVE not in did:
         return "Where an address is given, no name is resolved. "
-    if did and experiment.kinds == {CONNECT} and CONNECT not in did:
+    if did and experiment.kinds - DATAGRAMS == {CONNECT} and CONNECT not in did:
         return "A connection that was open before is not made again. "
     return ""

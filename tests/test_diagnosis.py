@@ -29,8 +29,8 @@ def test_what_was_done_instead_is_told() -> None:
         "chaos experiment 'x' (latency 1s, target db:1) never fired: no operation matched it, "
         "so this test proves nothing.\n"
         "  The code did: nothing that a fault could hit\n"
-        "  It hits network.connect, network.handshake, network.receive. Correct the target or the "
-        "fault, or say must_fire=False if firing is not what you test."
+        "  It hits network.connect, network.handshake, network.receive, network.receive_datagram. "
+        "Correct the target or the fault, or say must_fire=False if firing is not what you test."
     )
     running = active_experiment(target="db:1")
     for _ in range(2):

@@ -9,6 +9,7 @@ from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.chaos.types.service import Service
@@ -45,7 +46,7 @@ def test_pressure_and_what_has_no_fault_at_all_could_hit_anything() -> None:
     assert recorder.could_hit(BUSY)
     assert recorder.could_hit(weak)
     assert not recorder.could_hit(REFUSED)
-    assert recorder.kinds == {CONNECT}
+    assert recorder.kinds == {CONNECT, SEND_DATAGRAM}
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,7 @@ def test_pressure_and_what_has_no_fault_at_all_could_hit_anything() -> None:
         (CONNECT, "", {"refused"}),
         (RECEIVE, "", {"corrupt", "close"}),
         (SEND, "", set()),
+        (SEND_DATAGRAM, "", {"refused"}),
         (RESOLVE, "", set()),
         (CONNECT, "it is written in C", {"refused", "corrupt", "close"}),
         (RESOLVE, "it does not resolve", {"refused", "corrupt", "close"}),

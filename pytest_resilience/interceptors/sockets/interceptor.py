@@ -92,7 +92,7 @@ class SocketInterceptor:
                 HostNameHooks(self._engine, self._names, self._patches),
                 UnreachableClients(self._engine, self._names, self._patches),
             )
-        self._socket_patches.install()
+        self._socket_patches.install(self._patches)
         for each in self._beside:
             each.import_hook.install()
 
@@ -136,7 +136,6 @@ class SocketPatches:
 
     def __init__(self, engine: Engine, names: HostNames, patches: Patches) -> None:
         self._engine = engine
-        self._patches = patches
         self._installed = False
         self._connections = ConnectionTable(engine, names)
         self._resolution = NameResolution(engine, names, patches)
@@ -166,12 +165,12 @@ class SocketPatches:
             part.remove()
         self._connections.forget()
 
-    def install(self) -> None:
+    def install(self, patches: Patches) -> None:
         """Replace what clients call."""
         self._installed = True
         tls = [each.SSLSocket for each in tls_modules()]
         owners = tuple(socket_classes()), tuple(accepting_classes()), tuple(tls)
-        self._patches.replace_all(owners, self._replacements_in)
+        patches.replace_all(owners, self._replacements_in)
         for part in self._parts:
             part.install()
 

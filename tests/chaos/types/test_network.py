@@ -53,6 +53,9 @@ def test_what_is_slow(given: dict[str, Any], fault: str) -> None:
         ({"mode": "corrupt"}, "corrupted, 0.01 of the bytes"),
         ({"status": 429, "retry_after": "2s"}, "status 429, Retry-After 2"),
         ({"mode": "malformed_json"}, "malformed JSON"),
+        ({"mode": "drop"}, "loss"),
+        ({"mode": "duplicate"}, "duplication"),
+        ({"mode": "reorder"}, "reordering"),
     ],
     ids=str,
 )
