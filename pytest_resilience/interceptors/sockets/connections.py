@@ -31,6 +31,8 @@ from pytest_resilience.chaos.parsing.http_requests import RequestReader
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.host_names import HostNames
+from pytest_resilience.interceptors.sockets.self_pairs import SelfPairs
+from pytest_resilience.interceptors.sockets.self_pairs import is_made_here
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
@@ -322,6 +324,7 @@ class ConnectionTable:
         self._engine = engine
         self._known: tuple[ActiveExperiment, ...] = ()
         self.names = names
+        self._pairs = SelfPairs[TcpConnection]()
         # Between a decision that a socket may pass and its note nothing may start.
         # Re-entrant: a destructor that says goodbye on its socket can run anywhere.
         self._lock = fork_safe(self, "_lock", threading.RLock)
@@ -332,7 +335,10 @@ class ConnectionTable:
             return None
         self.passing.pop(id(sock), None)  # what it tried before may have been another peer
         known = self.known(sock)  # a loop decides about it first, and then connects
-        number = known.number if known and known.ends is None else new_connection()
+        if is_made_here(address):
+            number = 0
+        else:
+            number = known.number if known and known.ends is None else new_connection()
         connection = TcpConnection(sock, self.names.of(*address[:2]), number=number)
         self._by_descriptor[sock.fileno()] = connection
         self._target(sock, connection, CONNECT)
@@ -347,13 +353,20 @@ class ConnectionTable:
         """That connect has succeeded, or is under way."""
         connection.ends = ends_of(sock)
         connection.turn.sent_at = self._engine.clock.monotonic()
+        self._pairs.connected(connection)
 
-    def accepted(self, descriptor: int) -> None:
+    def accepted(self, descriptor: int, listener: KernelSocket) -> None:
         """A server of this process has accepted a connection: it is never touched."""
         connection = TcpConnection(None, (), number=0)
         with borrowed(descriptor) as sock:
             connection.ends = ends_of(sock)
         self._by_descriptor[descriptor] = connection
+        self._pairs.accepted(listener, connection.ends)
+
+    def closed(self, listener: KernelSocket) -> None:
+        """It is about to be closed: a client may have made both ends of a connection with it."""
+        for connection in self._pairs.closed(listener):
+            connection.number, connection.stale = 0, True
 
     def of(self, sock: socket.socket, kind: str) -> TcpConnection | None:
         """The connection of a socket that is about to do `kind`; None if it has none of TCP."""
@@ -396,6 +409,7 @@ class ConnectionTable:
             self.passing.clear()
             self._by_descriptor.clear()
             self._listening, self._known = None, ()
+            self._pairs = SelfPairs[TcpConnection]()
 
     def _target(self, sock: socket.socket, connection: TcpConnection, kind: str) -> None:
         with self._lock:
@@ -442,7 +456,9 @@ class ConnectionTable:
         if role is None or role[0] != ends:
             if self._listening is None:
                 self._listening = listening_ports()
-            role = self._roles[sock] = (ends, ends[0][1] not in self._listening)
+                self._pairs.find(open_descriptors(), borrowed, self._listening)
+            is_client = ends[0][1] not in self._listening and ends not in self._pairs.found
+            role = self._roles[sock] = ends, is_client
         return role[1]
 
 

@@ -347,10 +347,10 @@ class SocketPatches:
         finally:
             sock.settimeout(timeout)
 
-    def _accept(self, _listener: socket.socket, proceed: _Proceed) -> Any:
+    def _accept(self, listener: socket.socket, proceed: _Proceed) -> Any:
         accepted = proceed()
         if is_a(accepted, tuple):
-            self._look(lambda: self._connections.accepted(accepted[0]))
+            self._look(lambda: self._connections.accepted(accepted[0], listener))
         return accepted
 
     def _detach(self, sock: socket.socket, proceed: _Proceed) -> Any:
@@ -378,6 +378,7 @@ class SocketPatches:
             self._partitions.close(sock, connection)
         else:
             self._look(self._datagrams.close, sock)
+            self._look(self._connections.closed, sock)
         proceed()
         if connection is not None:
             self._receiver.end(sock, connection)

@@ -83,7 +83,7 @@ def test_what_a_server_accepted_passes_whatever_is_active(
 ) -> None:
     engine.start(aimed_at(HERE), seed=1)
     with connect(table, listener), listener.accept()[0] as accepted:
-        table.accepted(accepted.fileno())
+        table.accepted(accepted.fileno(), listener)
         for _ in range(2):
             connection = table.of(accepted, RECEIVE)
             assert connection is not None

@@ -1,0 +1,168 @@
+"""A client's own pair of connected sockets is no network; a test's own server on loopback is."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+from collections.abc import Callable
+from collections.abc import Iterator
+
+import pytest
+
+from tests.injecting import Inject
+from tests.interceptors.conftest import HOST
+from tests.interceptors.conftest import echo
+from tests.interceptors.conftest import serve
+
+
+Pair = tuple[socket.socket, socket.socket]
+FAULTS = [
+    {"mode": "reset"}, {"mode": "refuse"}, {"mode": "timeout", "duration": "50ms"},
+    {"mode": "partition", "duration": "50ms"},
+]  # fmt: skip
+
+
+def as_clients_do() -> Pair:
+    """As paho-mqtt and others have it."""
+    listener = socket.socket()
+    listener.bind((HOST, 0))
+    listener.listen(1)
+    one = socket.socket()
+    one.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        one.connect(listener.getsockname())
+    other, _ = listener.accept()
+    one.setblocking(True)
+    listener.close()
+    return one, other
+
+
+def as_python_does() -> Pair:
+    """As `socket.socketpair` where the system has none, of Python 3.11 to 3.13."""
+    listener = socket.socket()
+    try:
+        listener.bind((HOST, 0))
+        listener.listen()
+        one = socket.socket()
+        try:
+            one.connect(listener.getsockname())
+            other, _ = listener.accept()
+        except BaseException:
+            one.close()
+            raise
+    finally:
+        listener.close()
+    return one, other
+
+
+def in_several_steps() -> Pair:
+    listener = socket.create_server((HOST, 0))
+
+    def connect() -> socket.socket:
+        return socket.create_connection(listener.getsockname())
+
+    def accept() -> socket.socket:
+        with listener:
+            return listener.accept()[0]
+
+    one = connect()
+    return one, accept()
+
+
+@contextlib.contextmanager
+def opened(make: Callable[[], Pair]) -> Iterator[Pair]:
+    with contextlib.ExitStack() as stack:
+        pair = make()
+        for end in pair:
+            stack.enter_context(end).settimeout(10)
+        yield pair
+
+
+def wake(pair: Pair) -> None:
+    for one, other in (pair, pair[::-1]):
+        one.sendall(b"x")
+        assert other.recv(1) == b"x"
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault["mode"])
+@pytest.mark.parametrize("make", [as_clients_do, as_python_does])
+def test_a_pair_is_left_alone(
+    make: Callable[[], Pair], fault: dict[str, str], inject: Inject
+) -> None:
+    with inject("network_failure", rate=1, **fault) as failure, opened(make) as pair:
+        wake(pair)
+    assert failure.matched == 0
+
+
+@pytest.mark.parametrize("make", [as_clients_do, as_python_does, in_several_steps])
+def test_one_that_was_there_before_is_left_alone_too(
+    make: Callable[[], Pair], inject: Inject
+) -> None:
+    with opened(make) as pair, inject("network_failure", mode="reset", rate=1) as failure:
+        wake(pair)
+        wake(pair)
+    assert failure.matched == 0
+
+
+def test_one_whose_making_is_seen_only_in_the_end_is_known_from_then_on(inject: Inject) -> None:
+    """Its connect can be refused: nothing tells before that nobody else will be connected."""
+    with (
+        inject("network_failure", mode="reset", rate=1) as failure,
+        inject("network_latency", delay="1ms") as latency,
+        opened(in_several_steps) as pair,
+    ):
+        wake(pair)
+    assert (failure.matched, latency.matched) == (0, 1)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault["mode"])
+def test_a_tests_own_server_whose_listener_stays_is_hit(
+    fault: dict[str, str], inject: Inject
+) -> None:
+    def ask() -> None:
+        listener = socket.create_server((HOST, 0))
+        with listener, socket.create_connection(listener.getsockname(), timeout=10) as client:
+            server, _ = listener.accept()
+            with server:
+                client.sendall(b"x")
+                server.sendall(server.recv(1))
+                assert client.recv(1) == b"x"
+            listener.close()
+
+    with inject("network_failure", rate=1, **fault) as failure:
+        with contextlib.suppress(OSError):
+            ask()
+        assert failure.hits
+
+
+def test_a_server_of_another_thread_is_hit_though_it_accepts_one_alone(inject: Inject) -> None:
+    listener = socket.create_server((HOST, 0))
+
+    def once() -> None:
+        with listener:
+            connection, _ = listener.accept()
+        with contextlib.suppress(OSError):
+            echo(connection)
+        connection.close()
+
+    thread = threading.Thread(target=once)
+    thread.start()
+    with inject("network_failure", mode="reset", rate=1) as failure:
+        with socket.create_connection(listener.getsockname(), timeout=10) as client:
+            client.sendall(b"x")
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+        assert failure.hits == 1
+    thread.join(10)
+
+
+def test_many_clients_of_a_server_are_hit(inject: Inject) -> None:
+    with serve(echo) as port, inject("network_failure", mode="reset", rate=1) as failure:
+        for _ in range(3):
+            with socket.create_connection((HOST, port), timeout=10) as client:
+                client.sendall(b"x")
+                with pytest.raises(ConnectionResetError):
+                    client.recv(1)
+    assert failure.hits == 3
