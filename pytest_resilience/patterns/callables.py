@@ -9,15 +9,33 @@ import sys
 from collections.abc import Awaitable
 from collections.abc import Callable
 from enum import Enum
+from types import AsyncGeneratorType
 from types import BuiltinFunctionType
+from types import CoroutineType
 from types import FunctionType
+from types import GeneratorType
 from types import MethodType
+from types import NoneType
 from typing import Any
 from typing import TypeVar
 
 
-__all__ = ["CallKind", "calls_first_argument", "generator_error", "innermost", "kind_of", "wrap"]
+__all__ = [
+    "FINISHED",
+    "CallKind",
+    "async_generator_around",
+    "calls_first_argument",
+    "close_unawaited",
+    "generator_error",
+    "innermost",
+    "is_awaitable",
+    "is_future",
+    "kind_of",
+    "when_done",
+    "wrap",
+]
 
+_T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -41,8 +59,15 @@ _KIND_OF_FLAG = {
     inspect.CO_COROUTINE: CallKind.COROUTINE,
     inspect.CO_ASYNC_GENERATOR: CallKind.ASYNC_GENERATOR,
     inspect.CO_GENERATOR: CallKind.GENERATOR,
+    # Of `types.coroutine`: what it returns is awaited, as with other plain functions.
+    inspect.CO_GENERATOR | inspect.CO_ITERABLE_COROUTINE: CallKind.PLAIN,
 }
-_ALL_FLAGS = sum(_KIND_OF_FLAG)
+_ALL_FLAGS = (
+    inspect.CO_COROUTINE
+    | inspect.CO_ASYNC_GENERATOR
+    | inspect.CO_GENERATOR
+    | inspect.CO_ITERABLE_COROUTINE
+)
 _CALLS_FIRST = "_calls_first_argument"
 
 
@@ -112,6 +137,104 @@ def _kind_by_inspection(func: Any) -> CallKind:
     if hasattr(func, "__code__") or hasattr(func, _MARK):  # `inspect` knows nothing of others
         return next((kind for test, kind in _TESTS if test(func)), _PLAIN)
     return _PLAIN
+
+
+# A plain function may return what has yet to be awaited: a lambda, a `functools.wraps` around a
+# coroutine function, singledispatch. Only its result tells, at each call.
+
+_BUILT_IN = (NoneType, bool, int, float, str, bytes, list, tuple, dict, set, frozenset)
+_MOST_FINISHED = 1000  # types are kept alive by it, and each Mock has one of its own
+
+# Types of results that are known not to be awaitable. `type(result) in FINISHED` is what a call
+# can afford; `is_awaitable` is asked about all others, and adds to it.
+FINISHED: set[type] = set(_BUILT_IN)
+
+
+def is_awaitable(result: Any) -> bool:
+    """Whether a result can be awaited."""
+    shape = type(result)
+    if shape in FINISHED:
+        return False
+    if shape is GeneratorType:  # of a `types.coroutine`, or of a generator function
+        return bool(result.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)
+    if hasattr(shape, "__await__"):
+        return True
+    if shape is not AsyncGeneratorType:  # which retries look at, as at generators
+        if len(FINISHED) >= _MOST_FINISHED:
+            FINISHED.clear()
+            FINISHED.update(_BUILT_IN)
+        FINISHED.add(shape)
+    return False
+
+
+def is_future(awaitable: Any) -> bool:
+    """Whether it is a task or a future of asyncio: work that is done whether awaited or not."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio.isfuture(awaitable)
+
+
+def when_done(
+    future: Any, returned: Callable[[Any], object], raised: Callable[[BaseException], object]
+) -> None:
+    """Call one of the two with how `future` ends, before whoever awaits it goes on."""
+
+    def done(future: Any) -> None:
+        try:
+            result = future.result()
+        except BaseException as error:
+            raised(error)
+        else:
+            returned(result)
+
+    if future.done():
+        done(future)
+    else:
+        future.add_done_callback(done)
+
+
+def close_unawaited(awaitable: Any) -> None:
+    """Say of a result that nobody will await it: Python warns otherwise."""
+    if isinstance(awaitable, (CoroutineType, GeneratorType)):
+        awaitable.close()
+    elif is_future(awaitable):
+        awaitable.cancel()
+
+
+def async_generator_around(
+    func: Callable[..., Any],
+    begin: Callable[[], _T],
+    ended: Callable[[_T], None],
+    raised: Callable[[_T, BaseException], None],
+) -> Callable[..., Any]:
+    """An async generator function that tells when each of its iterations begins, and how it ends.
+
+    `ended` and `raised` get what `begin` returned. `raised` is told of GeneratorExit too: whoever
+    iterates has had enough.
+    """
+
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        begun = begin()
+        try:
+            inner = func(*args, **kwargs)
+            step = inner.asend(None)
+            while True:  # what `yield from` does, which async generators do not have
+                item = await step
+                try:
+                    sent = yield item
+                except GeneratorExit:
+                    await inner.aclose()
+                    raise
+                except BaseException as error:
+                    step = inner.athrow(error)
+                else:
+                    step = inner.asend(sent)
+        except StopAsyncIteration:
+            ended(begun)
+        except BaseException as error:
+            raised(begun, error)
+            raise
+
+    return wrapper
 
 
 def generator_error(func: Any, kind: CallKind, advice: str) -> TypeError:

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Awaitable
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import CoroutineType
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import ParamSpec
@@ -27,6 +26,7 @@ from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import generator_error
 from pytest_resilience.patterns.callables import innermost
+from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.callables import wrap
 
@@ -210,9 +210,10 @@ class TimeLimiter:
         finally:
             # It holds the error, whose traceback holds this frame: a cycle.
             del future
+        if is_awaitable(result):
+            return self._await(result, name)
         self._check_duration(name, started)
-        # A plain function that returns a coroutine, as a lambda does.
-        return self._await(result, name) if type(result) is CoroutineType else result
+        return result
 
     def _wait(self, future: Future[Any], call: OverdueCall) -> None:
         try:

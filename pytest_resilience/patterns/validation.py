@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import kind_of
 
 
 __all__ = ["boolean", "exception_types", "function", "integer", "number", "one_of"]
@@ -50,9 +52,15 @@ def boolean(field: str, value: Any) -> bool:  # noqa: D103
 
 
 def function(field: str, value: Any) -> Callable[..., Any] | None:
-    """A callable or None."""
-    if value is not None and not callable(value):
+    """A callable that is no coroutine function, or None."""
+    if value is None:
+        return None
+    if not callable(value):
         raise TypeError(f"{field} must be a function or None, not {value!r}")
+    if kind_of(value) is not CallKind.PLAIN:
+        raise TypeError(
+            f"{field} must be a plain function, not {value!r}: what it returns is used at once"
+        )
     return value  # type: ignore[no-any-return]
 
 

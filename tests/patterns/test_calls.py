@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
+import math
 import sys
+import types
 
 from collections.abc import AsyncIterator
 from collections.abc import Callable
+from collections.abc import Coroutine
 from collections.abc import Iterator
 from types import MethodType
 from typing import Any
@@ -13,14 +17,31 @@ from unittest import mock
 
 import pytest
 
+from pytest_resilience import BulkheadConfig
+from pytest_resilience import BulkheadRejectedError
 from pytest_resilience import CircuitBreaker
+from pytest_resilience import CircuitBreakerConfig
+from pytest_resilience import CircuitBreakerError
+from pytest_resilience import CircuitState
+from pytest_resilience import DegradationManager
+from pytest_resilience import FeatureFlag
+from pytest_resilience import ManualClock
+from pytest_resilience import RetryConfig
+from pytest_resilience import RetryExhaustedError
 from pytest_resilience import RetryHandler
+from pytest_resilience import ServiceFailureError
+from pytest_resilience import ServiceLevel
+from pytest_resilience import TimeLimitExceededError
+from pytest_resilience.patterns import NOTHING
 from pytest_resilience.patterns import Pipeline
 from pytest_resilience.patterns import RateLimitBulkhead
 from pytest_resilience.patterns import SemaphoreBulkhead
+from pytest_resilience.patterns import ThreadPoolBulkhead
 from pytest_resilience.patterns import TimeLimiter
+from pytest_resilience.patterns.callables import FINISHED
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import innermost
+from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
 
 
@@ -54,7 +75,7 @@ class Plain:
         yield 1
 
 
-class Coroutine:
+class CoroutineObject:
     async def __call__(self) -> None: ...
 
 
@@ -68,9 +89,10 @@ class PartialCall:
 
 
 FUNCTIONS: list[Callable[..., Any]] = [
-    plain, coroutine, generator, async_generator, lambda: None, len, int, dict, Plain, Coroutine,
-    Plain(), Coroutine(), Items(), PartialCall(), Plain().method, Plain().later, Plain.static,
-    Plain.of_class, [].append, str.upper, "a".upper, MethodType(coroutine, 1),
+    plain, coroutine, generator, async_generator, lambda: None, len, int, dict, Plain,
+    CoroutineObject, Plain(), CoroutineObject(), Items(), PartialCall(), Plain().method,
+    Plain().later, Plain.static, Plain.of_class, [].append, str.upper, "a".upper,
+    MethodType(coroutine, 1),
     MethodType(functools.partial(generator), 1),
     mock.Mock(), mock.MagicMock(), mock.AsyncMock(), functools.lru_cache(coroutine),
     functools.cache(plain), functools.partial(Plain().later),
@@ -126,3 +148,260 @@ def test_what_calls_first_argument_argument_is_of_that_ones_kind(caller: Any, fu
     assert kind_of(caller, (*CALLERS, func)) is kind_of(func)
     assert innermost(caller, (*CALLERS, func, 1)) is func
     assert kind_of(caller) is CallKind.PLAIN
+
+
+# Plain functions that return what has yet to be awaited.
+
+
+def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
+
+
+async def answer(outcome: Any) -> Any:
+    await asyncio.sleep(0)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+class Later:
+    def __init__(self, outcome: Any) -> None:
+        self.outcome = outcome
+
+    def __await__(self) -> Any:
+        return answer(self.outcome).__await__()
+
+
+class Caller:
+    def __call__(self, outcome: Any) -> Any:
+        return answer(outcome)
+
+
+@types.coroutine
+def old_style(outcome: Any) -> Any:
+    return (yield from answer(outcome).__await__())
+
+
+def future(outcome: Any) -> asyncio.Future[Any]:
+    made: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    if isinstance(outcome, BaseException):
+        made.set_exception(outcome)
+    else:
+        made.set_result(outcome)
+    return made
+
+
+ASYNC_WITHOUT_DEF: dict[str, Callable[[Any], Any]] = {
+    "lambda": lambda outcome: answer(outcome),  # noqa: PLW0108  # it is what is tried
+    "task": lambda outcome: asyncio.ensure_future(answer(outcome)),
+    "future": future,
+    "awaitable object": Later,
+    "wraps": functools.wraps(answer)(lambda outcome: answer(outcome)),  # noqa: PLW0108
+    "singledispatch": functools.singledispatch(answer),
+    "callable object": Caller(),
+    "partial": functools.partial(Caller()),
+    "types.coroutine": old_style,
+}
+without_def = pytest.mark.parametrize(
+    "func", ASYNC_WITHOUT_DEF.values(), ids=ASYNC_WITHOUT_DEF.keys()
+)
+
+
+def ways(pattern: Any, execute: Callable[..., Any]) -> list[Callable[[Any], Any]]:
+    """As a decorator and as a call; the function is given by the test."""
+    return [pattern, lambda func: functools.partial(execute, func)]
+
+
+@without_def
+@pytest.mark.parametrize("way", [0, 1])
+@in_a_loop
+async def test_a_breaker_sees_how_what_is_returned_ends(func: Any, way: int) -> None:
+    breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=2))
+    call = ways(breaker, breaker.call)[way](func)
+    assert await call("well") == "well"
+    for _ in range(2):
+        with pytest.raises(OSError, match="down"):
+            await call(OSError("down"))
+    assert breaker.state is CircuitState.OPEN
+    with pytest.raises(CircuitBreakerError):
+        await call("well")
+
+
+@in_a_loop
+async def test_a_breaker_leaves_a_task_what_it_is() -> None:
+    breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=1))
+    task = breaker.call(lambda: asyncio.ensure_future(answer(OSError())))
+    assert isinstance(task, asyncio.Task)
+    await asyncio.wait({task})
+    assert breaker.state is CircuitState.OPEN
+
+
+@in_a_loop
+async def test_a_breaker_judges_the_result_that_is_awaited() -> None:
+    breaker = CircuitBreaker(
+        CircuitBreakerConfig(failure_threshold=1, is_failed_result=lambda result: result == 503)
+    )
+    assert await breaker.call(lambda: answer(503)) == 503
+    assert breaker.state is CircuitState.OPEN
+
+
+@without_def
+@pytest.mark.parametrize("way", [0, 1])
+@in_a_loop
+async def test_a_retry_tries_again_what_is_returned(func: Any, way: int) -> None:
+    handler = RetryHandler(RetryConfig(max_attempts=2, base_delay=0))
+    outcomes: list[Any] = [OSError("down"), "well"]
+    call = ways(handler, handler.execute)[way](lambda: func(outcomes.pop(0)))
+    assert await call() == "well"
+
+
+@without_def
+@pytest.mark.parametrize("way", [0, 1])
+@in_a_loop
+async def test_a_semaphore_holds_a_slot_for_what_is_returned(func: Any, way: int) -> None:
+    slots = SemaphoreBulkhead(BulkheadConfig(2))
+    call = ways(slots, slots.execute)[way](func)
+    assert await call("well") == "well"
+    with pytest.raises(OSError, match="down"):
+        await call(OSError("down"))
+    assert slots.get_stats()["active_count"] == 0
+    assert slots.get_stats()["total_acquired"] == 2
+
+
+@pytest.mark.parametrize("name", ["lambda", "task", "awaitable object", "method"])
+@in_a_loop
+async def test_no_more_than_the_slots_run_at_once(name: str) -> None:
+    slots, running, most = SemaphoreBulkhead(BulkheadConfig(2, max_wait=math.inf)), 0, 0
+
+    class Work:
+        async def run(self) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            running -= 1
+
+        def __await__(self) -> Any:
+            return self.run().__await__()
+
+        @classmethod
+        def started(cls) -> Any:
+            return cls().run()
+
+    starts: dict[str, Callable[[], Any]] = {
+        "task": lambda: asyncio.ensure_future(Work().run()),
+        "awaitable object": Work,
+        "lambda": lambda: Work().run(),
+        "method": Work.started,
+    }
+    calls = 2 if name == "task" else 6  # a task that finds no slot would wait in the thread
+    await asyncio.gather(*[slots.execute(starts[name]) for _ in range(calls)])
+    assert most == 2
+    assert slots.get_stats()["active_count"] == 0
+
+
+@in_a_loop
+async def test_what_is_never_awaited_keeps_no_slot() -> None:
+    slots = SemaphoreBulkhead(BulkheadConfig(1))
+    never: Any = slots.execute(lambda: Later(1))
+    never.close()
+    with pytest.raises(BulkheadRejectedError):
+        async with slots:
+            await slots(lambda: answer(1))()
+    assert slots.get_stats()["active_count"] == 0
+
+
+@without_def
+@in_a_loop
+async def test_a_primary_and_a_fallback_are_awaited(func: Any) -> None:
+    manager = DegradationManager()
+    manager.register_feature(FeatureFlag("prices"))
+
+    async def call(primary: Any, fallback: Any = None, default: Any = NOTHING) -> Any:
+        return await manager.execute_with_degradation("prices", primary, fallback, default)
+
+    down = functools.partial(func, OSError("down"))
+    assert await call(functools.partial(func, "well")) == "well"
+    for _ in range(2):  # the second time it is not called
+        assert await call(down, functools.partial(func, "cached")) == "cached"
+        assert await call(down, lambda: "cached") == "cached"
+        assert await call(down, down, "default") == "default"
+        assert await call(down, default="default") == "default"
+    assert manager.service_health["prices"] is ServiceLevel.DEGRADED
+    with pytest.raises(ServiceFailureError):
+        await call(down)
+
+
+@in_a_loop
+async def test_a_health_check_is_awaited() -> None:
+    manager = DegradationManager(clock=ManualClock())
+    manager.register_feature(FeatureFlag("a", health_check=lambda: answer(False)))
+    manager.register_feature(FeatureFlag("b", health_check=lambda: answer(False)))
+    assert manager.check_service_health("a") is ServiceLevel.FULL  # it cannot run here
+    for name in "ab":
+        assert await manager.check_service_health_async(name) is ServiceLevel.DEGRADED
+
+
+@in_a_loop
+async def test_a_time_limit_is_for_what_is_returned() -> None:
+    limiter = TimeLimiter(0.001)
+    with pytest.raises(TimeLimitExceededError):
+        await limiter.execute(lambda: asyncio.sleep(60))
+    assert await TimeLimiter(60)(Later)(1) == 1
+
+
+def test_a_pool_refuses_what_has_to_be_awaited() -> None:
+    pool = ThreadPoolBulkhead()
+    with pytest.raises(TypeError, match=r"which a thread cannot run; use a SemaphoreBulkhead$"):
+        pool.submit(ASYNC_WITHOUT_DEF["lambda"], 1).result()
+    pool.shutdown()
+
+
+@in_a_loop
+async def test_a_pipeline_sees_through_all_of_its_parts() -> None:
+    retry = RetryHandler(RetryConfig(max_attempts=3, base_delay=0))
+    breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=2))
+    call = Pipeline(retry, breaker, SemaphoreBulkhead())(lambda: answer(OSError()))
+    with pytest.raises(RetryExhaustedError) as raised:
+        await call()
+    assert raised.value.attempts == 3
+    assert breaker.state is CircuitState.OPEN
+
+
+@pytest.mark.parametrize("func", [plain, coroutine, generator, async_generator])
+@pytest.mark.parametrize(
+    "pattern", [CircuitBreaker(), RateLimitBulkhead()], ids=lambda each: type(each).__name__
+)
+def test_a_decorated_function_is_of_the_kind_it_was(func: Any, pattern: Any) -> None:
+    assert kind_of(pattern(func)) is kind_of(func)
+    assert as_inspect_sees_it(pattern(func)) is kind_of(func)
+
+
+@in_a_loop
+async def test_a_limited_generator_counts_when_it_is_iterated() -> None:
+    limit = RateLimitBulkhead(BulkheadConfig(2))
+    items, aitems = limit(generator)(), limit.execute(async_generator)
+    assert limit.get_stats()["current_rate"] == 0
+    assert list(items) == [1]
+    assert [item async for item in aitems] == [1]
+    assert limit.get_stats()["current_rate"] == 2
+    with pytest.raises(BulkheadRejectedError):
+        next(limit(generator)())
+
+
+def test_types_of_results_are_not_kept_for_ever() -> None:
+    for _ in range(2100):
+        assert not is_awaitable(type("Result", (), {})())
+    assert len(FINISHED) <= 1000
+    assert {int, dict} <= FINISHED
+
+
+@pytest.mark.parametrize("field", ["is_failure", "is_failed_result", "timeout"])
+def test_a_predicate_is_no_coroutine_function(field: str) -> None:
+    with pytest.raises(TypeError, match=f"^{field} must be a plain function"):
+        CircuitBreakerConfig(**{field: coroutine})  # type: ignore[arg-type]

@@ -133,14 +133,14 @@ def async_ways() -> dict[str, tuple[int, Callable[[], Any]]]:
         "breaker, await call": (4, functools.partial(breaker.call, awork)),
         "breaker, async with": (4, async_block(breaker)),
         "retry, async decorator": (1, retry(awork)),
-        "retry, await execute": (3, functools.partial(retry.execute, awork)),
+        "retry, await execute": (4, functools.partial(retry.execute, awork)),
         "retry, async for attempt": (9, async_attempts(retry)),
         "semaphore, async decorator": (3, slots(awork)),
         "semaphore, await execute": (5, functools.partial(slots.execute, awork)),
         "semaphore, async with": (6, async_block(slots)),
         "rate limit, async decorator": (3, limit(awork)),
         "rate limit, await execute": (5, functools.partial(limit.execute, awork)),
-        "degradation, await": (6, lambda: manager.execute_with_degradation("prices", awork)),
+        "degradation, await": (7, lambda: manager.execute_with_degradation("prices", awork)),
         "pipeline of three, await call": (8, functools.partial(pipeline.call, awork)),
     }
 

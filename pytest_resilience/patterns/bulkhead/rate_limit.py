@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
 from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import async_generator_around
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.callables import wrap
@@ -22,7 +23,7 @@ __all__ = ["RateLimitBulkhead"]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-_COROUTINE = CallKind.COROUTINE
+_PLAIN, _COROUTINE = CallKind.PLAIN, CallKind.COROUTINE
 
 
 class RateLimitBulkhead(Bulkhead):
@@ -113,8 +114,11 @@ class RateLimitBulkhead(Bulkhead):
 
         Raises BulkheadRejectedError if it does not.
         """
-        if kind_of(func, args) is _COROUTINE:
+        kind = kind_of(func, args)
+        if kind is _COROUTINE:
             return self._await(func, args, kwargs)  # type: ignore[return-value]
+        if kind is not _PLAIN:
+            return self._wrapped(func)(*args, **kwargs)  # type: ignore[no-any-return]
         if next(self._permits, False):
             self._started.append(self._monotonic())
         else:
@@ -131,8 +135,24 @@ class RateLimitBulkhead(Bulkhead):
         return await func(*args, **kwargs)
 
     def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
-        """Limit a function of any kind, as a decorator; a coroutine function stays one."""
-        return wrap(func, self._wrap_plain, self._await)  # type: ignore[no-any-return]
+        """Limit a function of any kind, as a decorator; it stays of that kind.
+
+        A call of a generator function begins with its iteration.
+        """
+        return wrap(func, self._wrapped, self._await)  # type: ignore[no-any-return]
+
+    def _wrapped(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        kind = kind_of(func)
+        if kind is CallKind.ASYNC_GENERATOR:
+            return async_generator_around(func, self.acquire, _nothing, _nothing)
+        if kind is not CallKind.GENERATOR:
+            return self._wrap_plain(func)
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            self.acquire()
+            return (yield from func(*args, **kwargs))
+
+        return wrapper
 
     def _wrap_plain(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
         acquire, append, monotonic = self.acquire, self._started.append, self._monotonic
@@ -160,3 +180,7 @@ class RateLimitBulkhead(Bulkhead):
                 "rejected_requests": self._rejected,
                 "utilization": current / self._limit,
             }
+
+
+def _nothing(*_: object) -> None:
+    """How a call ends is nothing to a rate limit."""

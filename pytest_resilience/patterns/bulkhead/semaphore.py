@@ -14,10 +14,15 @@ from typing import Self
 from typing import TypeVar
 
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
+from pytest_resilience.patterns.callables import FINISHED
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import calls_first_argument
+from pytest_resilience.patterns.callables import close_unawaited
 from pytest_resilience.patterns.callables import generator_error
+from pytest_resilience.patterns.callables import is_awaitable
+from pytest_resilience.patterns.callables import is_future
 from pytest_resilience.patterns.callables import kind_of
+from pytest_resilience.patterns.callables import when_done
 from pytest_resilience.patterns.callables import wrap
 
 
@@ -127,7 +132,7 @@ class SemaphoreBulkhead(Bulkhead):
                 slot[0] += 1
                 return slot
             self._rejected += 1
-        raise self._rejection(self._in_use(), self._limit, "slots are taken")
+        raise self._rejection(self._in_use(), self._limit, "slots are taken") from None
 
     def _join_waiters(self, wake: Callable[[], Any]) -> _Waiter:
         waiter = _Waiter(wake)
@@ -142,7 +147,7 @@ class SemaphoreBulkhead(Bulkhead):
                 return waiter.slot
             self._waiters.remove(waiter)
             self._rejected += 1
-        raise self._rejection(self._in_use(), self._limit, "slots are taken")
+        raise self._rejection(self._in_use(), self._limit, "slots are taken") from None
 
     def _cancel(self, waiter: _Waiter) -> None:
         """Stop waiting; a slot that was given meanwhile goes to the next."""
@@ -196,11 +201,36 @@ class SemaphoreBulkhead(Bulkhead):
             raise generator_error(func, kind, _NO_GENERATORS)
         slot = self._take_free() or self._take()
         try:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+        except BaseException:
+            self._return(slot)
+            raise
+        if type(result) not in FINISHED and is_awaitable(result):
+            return self._go_on(slot, result)  # type: ignore[no-any-return]
+        self._free.append(slot)
+        if self._waiters:
+            self._serve()
+        return result
+
+    def _go_on(self, slot: _Slot, awaitable: Any) -> Any:
+        """What the caller of a plain function gets that has returned something to be awaited."""
+        if is_future(awaitable):  # work that runs already, so it keeps its slot
+            when_done(awaitable, lambda _: self._return(slot), lambda _: self._return(slot))
+            return awaitable
+        slot[0] -= 1  # the call takes one when it really begins
+        self._return(slot)
+        return self._await_begun(awaitable)
+
+    async def _await_begun(self, awaitable: Any) -> Any:
+        try:
+            slot = self._take_free() or await self._take_async()
+        except BaseException:
+            close_unawaited(awaitable)
+            raise
+        try:
+            return await awaitable
         finally:
-            self._free.append(slot)
-            if self._waiters:
-                self._serve()
+            self._return(slot)
 
     async def _await(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -219,24 +249,35 @@ class SemaphoreBulkhead(Bulkhead):
 
     def _wrap_plain(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
         take, give, serve, waiters = self._take, self._free.append, self._serve, self._waiters
-        pop_free = self._free.pop
+        pop_free, go_on = self._free.pop, self._go_on
+        usual: type | None = None  # of its results; one that is no awaitable
 
         def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            nonlocal usual
             # `_take_free` and `_return`, written out for when nobody waits: two calls less.
-            try:
-                slot = None if waiters else pop_free()
-            except IndexError:
-                slot = None
-            if slot is None:
+            if waiters:
                 slot = take()
             else:
-                slot[0] += 1
+                try:
+                    slot = pop_free()
+                    slot[0] += 1
+                except IndexError:
+                    slot = take()
             try:
-                return func(*args, **kwargs)
-            finally:
+                result = func(*args, **kwargs)
+            except BaseException:
                 give(slot)
                 if waiters:
                     serve()
+                raise
+            if type(result) is not usual:
+                if is_awaitable(result):
+                    return go_on(slot, result)  # type: ignore[no-any-return]
+                usual = type(result)
+            give(slot)
+            if waiters:
+                serve()
+            return result
 
         return wrapper
 

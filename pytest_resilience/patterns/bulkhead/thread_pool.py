@@ -14,9 +14,12 @@ from typing import TypeVar
 
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import TimeLimitExceededError
+from pytest_resilience.events import describe
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
 from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import close_unawaited
 from pytest_resilience.patterns.callables import innermost
+from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
 
 
@@ -76,15 +79,22 @@ class ThreadPoolBulkhead(Bulkhead):
         future.add_done_callback(lambda _: self._ended())
         return future
 
-    def _run(self, call: Callable[[], _R]) -> _R:
+    def _run(self, call: functools.partial[_R]) -> _R:
         with self._lock:
             self._active += 1
         try:
-            return call()
+            result = call()
         finally:
             with self._lock:
                 self._active -= 1
                 self._completed += 1
+        if is_awaitable(result):
+            close_unawaited(result)
+            raise TypeError(
+                f"{call.func!r} returned {describe(result)}, which a thread cannot run; use a "
+                "SemaphoreBulkhead"
+            )
+        return result
 
     def _ended(self) -> None:
         with self._lock:

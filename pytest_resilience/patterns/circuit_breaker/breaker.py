@@ -13,14 +13,17 @@ from typing import TypeVar
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.events import Listeners
+from pytest_resilience.patterns.callables import FINISHED
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import calls_first_argument
+from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
 from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
 from pytest_resilience.patterns.circuit_breaker.state_machine import CircuitState
 from pytest_resilience.patterns.circuit_breaker.state_machine import CircuitTransition
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
+from pytest_resilience.patterns.circuit_breaker.wrappers import go_on
 from pytest_resilience.patterns.circuit_breaker.wrappers import start
 from pytest_resilience.patterns.circuit_breaker.wrappers import wrap
 
@@ -97,6 +100,7 @@ class CircuitBreaker:
     def call(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` if the breaker lets it; await the result of a coroutine function.
 
+        What a plain function returns may be awaitable: how that ends is the outcome.
         Raises CircuitBreakerError when it does not, else whatever `func` raises.
         """
         circuit = self._circuit
@@ -109,6 +113,8 @@ class CircuitBreaker:
         except BaseException as error:
             circuit.record_error(permit, error)
             raise
+        if type(result) not in FINISHED and is_awaitable(result):
+            return go_on(circuit, permit, result)  # type: ignore[no-any-return]
         if circuit.fast_path is not permit:
             circuit.record_result(permit, result)
         return result

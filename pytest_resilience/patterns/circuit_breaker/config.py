@@ -90,7 +90,9 @@ class CircuitBreakerConfig:
             object.__setattr__(self, name, types)  # one class alone becomes a tuple
         for name in ("is_failure", "is_failed_result"):
             validation.function(name, getattr(self, name))
-        if not callable(self.timeout):
+        if callable(self.timeout):
+            validation.function("timeout", self.timeout)
+        else:
             validation.number("timeout", self.timeout)
         self._check_window()
 

@@ -9,11 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import async_generator_around
+from pytest_resilience.patterns.callables import is_awaitable
+from pytest_resilience.patterns.callables import is_future
 from pytest_resilience.patterns.callables import kind_of
+from pytest_resilience.patterns.callables import when_done
 from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
+from pytest_resilience.patterns.circuit_breaker.state_machine import StatePermit
 
 
-__all__ = ["Permit", "start", "wrap"]
+__all__ = ["Permit", "go_on", "start", "wrap"]
 
 
 class Permit:
@@ -84,14 +89,44 @@ async def _await(
     return result
 
 
+def go_on(circuit: Circuit, permit: StatePermit, awaitable: Any) -> Any:
+    """What the caller of a plain function gets that has returned something to be awaited."""
+    if not is_future(awaitable):
+        return _await_begun(circuit, permit, awaitable)
+    when_done(
+        awaitable,
+        functools.partial(circuit.record_result, permit),
+        functools.partial(circuit.record_error, permit),
+    )
+    return awaitable
+
+
+async def _await_begun(circuit: Circuit, permit: StatePermit, awaitable: Awaitable[Any]) -> Any:
+    try:
+        result = await awaitable
+    except BaseException as error:
+        circuit.record_error(permit, error)
+        raise
+    if circuit.fast_path is not permit:
+        circuit.record_result(permit, result)
+    return result
+
+
 def _plain(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
+    usual: type | None = None  # of its results; one that is no awaitable
+
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        nonlocal usual
         permit = circuit.fast_path or circuit.acquire_permit()
         try:
             result = func(*args, **kwargs)
         except BaseException as error:
             circuit.record_error(permit, error)
             raise
+        if type(result) is not usual:
+            if is_awaitable(result):
+                return go_on(circuit, permit, result)
+            usual = type(result)
         if circuit.fast_path is not permit:
             circuit.record_result(permit, result)
         return result
@@ -129,29 +164,12 @@ def _generator(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]
 
 
 def _async_generator(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        permit = circuit.fast_path or circuit.acquire_permit()
-        try:
-            inner = func(*args, **kwargs)
-            step = inner.asend(None)
-            while True:  # what `yield from` does, which async generators do not have
-                item = await step
-                try:
-                    sent = yield item
-                except GeneratorExit:
-                    await inner.aclose()
-                    raise
-                except BaseException as error:
-                    step = inner.athrow(error)
-                else:
-                    step = inner.asend(sent)
-        except StopAsyncIteration:
-            circuit.record_success(permit)
-        except BaseException as error:
-            circuit.record_error(permit, error)
-            raise
-
-    return wrapper
+    return async_generator_around(
+        func,
+        lambda: circuit.fast_path or circuit.acquire_permit(),
+        circuit.record_success,
+        circuit.record_error,
+    )
 
 
 _MAKERS: dict[CallKind, Callable[[Circuit, Callable[..., Any]], Callable[..., Any]]] = {

@@ -15,6 +15,8 @@ from pytest_resilience.errors import TimeLimitExceededError
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import close_unawaited
+from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.timeout import TimeLimiter
 
@@ -70,7 +72,8 @@ class FeatureFlag:
         validation.boolean("enabled", self.enabled)
         if not isinstance(self.service_level, ServiceLevel):
             raise TypeError(f"service_level must be a ServiceLevel, not {self.service_level!r}")
-        validation.function("health_check", self.health_check)
+        if self.health_check is not None and not callable(self.health_check):
+            raise TypeError(f"health_check must be a function or None, not {self.health_check!r}")
 
 
 # The level of a service, and why, in words.
@@ -97,7 +100,7 @@ class HealthCheck:
         self._lock = fork_safe(self, "_lock", threading.Lock)
         self._running = False
         self._cached_until = float("-inf")
-        self.is_async = kind_of(self._check) is CallKind.COROUTINE
+        self.is_async = kind_of(self._check) is CallKind.COROUTINE  # or found to be
 
     def begin(self) -> bool:
         """Whether the caller has to run the check; it must then call `run` or `run_async`."""
@@ -109,19 +112,26 @@ class HealthCheck:
             self._running = True
             return True
 
-    def _end(self) -> None:
+    def _end(self, *, found_async: bool = False) -> None:
         with self._lock:
             self._running = False
-            self._cached_until = self._clock.monotonic() + self._cache
+            if not found_async:
+                self._cached_until = self._clock.monotonic() + self._cache
 
-    def run(self) -> _Health:
-        """Run a plain check."""
+    def run(self) -> _Health | None:
+        """Run a plain check; None if it turns out to be an async one."""
         try:
-            return _health(self._limiter.execute(self._check))
+            # In a tuple: the limiter would await what is awaitable, and there may be no loop.
+            (answer,) = self._limiter.execute(lambda: (self._check(),))
+            if is_awaitable(answer):
+                close_unawaited(answer)
+                self.is_async = True
+                return None
+            return _health(answer)
         except _FAILURES as error:
             return _failed(error)
         finally:
-            self._end()
+            self._end(found_async=self.is_async)
 
     async def run_async(self) -> _Health:
         """Run a check of either kind, without blocking the loop."""
@@ -129,9 +139,8 @@ class HealthCheck:
 
         try:
             async with self._limiter:
-                if self.is_async:
-                    return _health(await self._check())
-                return _health(await asyncio.to_thread(self._check))
+                answer = self._check() if self.is_async else await asyncio.to_thread(self._check)
+                return _health(await answer if is_awaitable(answer) else answer)
         except _FAILURES as error:
             return _failed(error)
         finally:

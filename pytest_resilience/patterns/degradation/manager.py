@@ -6,6 +6,7 @@ import logging
 import threading
 
 from collections import deque
+from collections.abc import Awaitable
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,9 @@ from pytest_resilience.events import Listeners
 from pytest_resilience.events import describe
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
+from pytest_resilience.patterns.callables import FINISHED
 from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.degradation.features import NOTHING
 from pytest_resilience.patterns.degradation.features import FeatureFlag
@@ -71,7 +74,7 @@ _Failure = tuple[str, Exception]
 class _Service:
     """A feature, and what is known of it."""
 
-    __slots__ = ("check", "fallbacks", "feature", "level", "retry_at")
+    __slots__ = ("async_primaries", "check", "fallbacks", "feature", "level", "retry_at")
 
     def __init__(self, feature: FeatureFlag, check: HealthCheck | None) -> None:
         self.feature = feature
@@ -79,6 +82,9 @@ class _Service:
         self.level = feature.service_level
         self.retry_at: float | None = None  # monotonic seconds, after a failure
         self.fallbacks = 0
+        # The code of plain functions that turned out to return an awaitable: who calls one
+        # awaits what it gets, whether or not it was called.
+        self.async_primaries: set[object] = set()
 
 
 class DegradationManager:
@@ -148,7 +154,9 @@ class DegradationManager:
         service = self._service(service_name)
         check = service.check
         if check is not None and service.feature.enabled and not check.is_async and check.begin():
-            return self._set_level(service, *check.run())
+            health = check.run()
+            if health is not None:
+                return self._set_level(service, *health)
         return self._known_level(service)
 
     async def check_service_health_async(self, service_name: str) -> ServiceLevel:
@@ -182,10 +190,10 @@ class DegradationManager:
     ) -> Any:
         """Call the service, or else the fallback, or else return a default.
 
-        With a coroutine function as primary the result is to be awaited; its fallback may
-        be of either kind. When there is nothing left (no fallback that works, no default,
-        no `fallback_value`) the error of the last thing tried is raised. If the service was
-        not tried, that is ServiceFailureError.
+        Where primary or fallback is async (or returns an awaitable) the result is to be awaited;
+        the other may be of either kind. When there is nothing left (no fallback that works, no
+        default, no `fallback_value`) the error of the last thing tried is raised. If the service
+        was not tried, that is ServiceFailureError.
         """
         if kind_of(primary_func) is _COROUTINE:
             return self._execute_async(service_name, primary_func, fallback_func, default_value)
@@ -197,20 +205,19 @@ class DegradationManager:
             except Exception as error:
                 failure = self._primary_failed(service, error)
             else:
+                if type(result) not in FINISHED and is_awaitable(result):
+                    service.async_primaries.add(_code_of(primary_func))
+                    return self._await_primary(service, result, fallback_func, default_value)
                 if service.level is not _FULL:
                     self._recovered(service)
                 return result
         else:
             failure = _not_tried(service_name, level)
-        if fallback_func is not None and level is not _UNAVAILABLE:
-            try:
-                result = fallback_func()
-            except Exception as error:
-                failure = _fallback_failed(failure, error)
-            else:
-                self._fell_back(service, "fallback", failure)
-                return result
-        return self._default(service, default_value, failure)
+        if level is _UNAVAILABLE:
+            fallback_func = None
+        if service.async_primaries and _code_of(primary_func) in service.async_primaries:
+            return self._fall_back_async(service, fallback_func, default_value, failure)
+        return self._fall_back(service, fallback_func, default_value, failure)
 
     async def _execute_async(
         self, name: str, primary: Callable[[], Any], fallback: Any, default: Any
@@ -218,27 +225,53 @@ class DegradationManager:
         level = await self.check_service_health_async(name)
         service = self._services[name]
         if level is _FULL:
-            try:
-                result = await primary()
-            except Exception as error:
-                failure = self._primary_failed(service, error)
-            else:
-                if service.level is not _FULL:
-                    self._recovered(service)
-                return result
+            return await self._await_primary(service, primary(), fallback, default)
+        if level is _UNAVAILABLE:
+            fallback = None
+        failure = _not_tried(name, level)
+        return await self._fall_back_async(service, fallback, default, failure)
+
+    async def _await_primary(
+        self, service: _Service, call: Awaitable[Any], fallback: Any, default: Any
+    ) -> Any:
+        try:
+            result = await call
+        except Exception as error:
+            failure = self._primary_failed(service, error)
         else:
-            failure = _not_tried(name, level)
-        if fallback is not None and level is not _UNAVAILABLE:
+            if service.level is not _FULL:
+                self._recovered(service)
+            return result
+        return await self._fall_back_async(service, fallback, default, failure)
+
+    def _fall_back(self, service: _Service, fallback: Any, default: Any, failure: _Failure) -> Any:
+        if fallback is not None:
             try:
                 result = fallback()
-                if kind_of(fallback) is _COROUTINE:
-                    result = await result
             except Exception as error:
                 failure = _fallback_failed(failure, error)
             else:
+                if is_awaitable(result):
+                    return self._await_fallback(service, result, default, failure)
                 self._fell_back(service, "fallback", failure)
                 return result
         return self._default(service, default, failure)
+
+    async def _fall_back_async(
+        self, service: _Service, fallback: Any, default: Any, failure: _Failure
+    ) -> Any:
+        result = self._fall_back(service, fallback, default, failure)
+        return await result if is_awaitable(result) else result
+
+    async def _await_fallback(
+        self, service: _Service, call: Awaitable[Any], default: Any, failure: _Failure
+    ) -> Any:
+        try:
+            result = await call
+        except Exception as error:
+            return self._default(service, default, _fallback_failed(failure, error))
+        self._fell_back(service, "fallback", failure)
+        return result
 
     def _primary_failed(self, service: _Service, error: Exception) -> _Failure:
         reason = describe(error)
@@ -303,6 +336,11 @@ class DegradationManager:
         else:
             overall = "partial"
         return {"overall_status": overall, "services": services, "timestamp": self._clock.time()}
+
+
+def _code_of(func: Any) -> object:
+    """What lambdas have in common that are made anew for each call."""
+    return getattr(getattr(func, "func", func), "__code__", type(func))
 
 
 def _not_tried(name: str, level: ServiceLevel) -> _Failure:

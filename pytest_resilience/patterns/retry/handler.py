@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from collections.abc import Callable
 from collections.abc import Iterator
-from types import AsyncGeneratorType
-from types import CoroutineType
-from types import GeneratorType
 from typing import ParamSpec
 from typing import TypeVar
 
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
+from pytest_resilience.patterns.callables import FINISHED
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.retry.attempts import CallState
 from pytest_resilience.patterns.retry.attempts import HandlerState
@@ -32,16 +30,13 @@ __all__ = ["RetryHandler"]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-# Results that are not to be returned as they are. To look at them is quicker than at `func`.
-_UNFINISHED = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
-
 
 class RetryHandler:
     """Retries what failed: as a decorator, by `execute`, or around a block.
 
     Calls share nothing but the history and the budget, so one handler serves any number of
     threads and tasks. Delays go through the clock; those of coroutine functions suspend. A
-    plain function that returns a coroutine is retried when that is awaited.
+    plain function that returns an awaitable is retried when that is awaited.
 
     A call whose first attempt succeeds leaves no event, so it costs next to nothing.
 
@@ -101,7 +96,7 @@ class RetryHandler:
             if not call.raised(error):
                 raise
         else:
-            if state.config.retry_on_result is None and type(result) not in _UNFINISHED:
+            if state.config.retry_on_result is None and type(result) in FINISHED:
                 return result
             return after_first_result(state, started, func, args, kwargs, result=result)  # type: ignore[no-any-return]
         return retry(call, func, args, kwargs)  # type: ignore[no-any-return]

@@ -7,12 +7,13 @@ import functools
 from collections.abc import Awaitable
 from collections.abc import Callable
 from types import AsyncGeneratorType
-from types import CoroutineType
 from types import GeneratorType
 from typing import Any
 
+from pytest_resilience.patterns.callables import FINISHED
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import generator_error
+from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.retry.attempts import CallState
 from pytest_resilience.patterns.retry.attempts import HandlerState
@@ -45,9 +46,10 @@ def wrap(handler: HandlerState, func: Callable[..., Any]) -> Callable[..., Any]:
 
 def _plain(handler: HandlerState, func: Callable[..., Any]) -> Callable[..., Any]:
     start = handler.start if handler.needs_start else None
-    unwanted = handler.config.retry_on_result
+    usual: type | None = None  # of its results; one that can be returned as it is
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        nonlocal usual
         started = None if start is None else start()
         try:
             result = func(*args, **kwargs)
@@ -56,7 +58,10 @@ def _plain(handler: HandlerState, func: Callable[..., Any]) -> Callable[..., Any
             if not call.raised(error):
                 raise
         else:
-            if unwanted is None and type(result) is not CoroutineType:
+            if type(result) is usual:
+                return result
+            if type(result) in FINISHED and handler.config.retry_on_result is None:
+                usual = type(result)
                 return result
             return after_first_result(handler, started, func, args, kwargs, result=result)
         return retry(call, func, args, kwargs)
@@ -97,7 +102,7 @@ def after_first_result(
     result: Any,
 ) -> Any:
     """Go on from a first attempt that returned, where that may not be the end of the call."""
-    if type(result) is CoroutineType:
+    if is_awaitable(result):
         return _retry_async(handler, started, func, args, kwargs, call=None, begun=result)
     if isinstance(result, (GeneratorType, AsyncGeneratorType)):
         kind = kind_of(func, args)
@@ -119,8 +124,8 @@ def retry(
             if not call.raised(error):
                 raise
         else:
-            # A plain function that returns a coroutine, as a lambda does.
-            if type(result) is CoroutineType:
+            # A plain function that returns an awaitable, as a lambda does.
+            if is_awaitable(result):
                 return _retry_async(call.handler, None, func, args, kwargs, call=call, begun=result)
             if call.returned(result):
                 return result
@@ -144,7 +149,7 @@ async def _retry_async(
         if call is not None:
             await call.wait_async()
         try:
-            attempt, begun = begun or func(*args, **kwargs), None
+            attempt, begun = func(*args, **kwargs) if begun is None else begun, None
             result = await attempt
         except BaseException as error:
             call = call or CallState(handler, started)
