@@ -16,8 +16,8 @@ from pytest_resilience import ConfigurationError
 from pytest_resilience import ShutdownError
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.interceptors.sockets.connections import listening_ports
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from pytest_resilience.interceptors.sockets.socket_classes import listening_ports
 from pytest_resilience.proxy import ChaosProxy
 from tests.proxy.conftest import Serve
 from tests.proxy.conftest import ask

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
 import threading
 import weakref
 
 from collections import deque
 from collections.abc import Callable
-from collections.abc import Iterator
 from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
@@ -34,9 +30,11 @@ from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.self_pairs import SelfPairs
 from pytest_resilience.interceptors.sockets.self_pairs import is_made_here
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
+from pytest_resilience.interceptors.sockets.socket_classes import listening_ports
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
 from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
 from pytest_resilience.interceptors.sockets.wire_format import FRAMED
@@ -49,8 +47,7 @@ from pytest_resilience.locks import fork_safe
 
 
 __all__ = [
-    "ConnectionTable", "Inbound", "SendQueue", "TcpConnection", "Turn", "borrowed",
-    "listening_ports",
+    "ConnectionTable", "Inbound", "SendQueue", "TcpConnection", "Turn",
 ]  # fmt: skip
 
 _TALK = frozenset({SEND, RECEIVE})
@@ -335,10 +332,8 @@ class ConnectionTable:
             return None
         self.passing.pop(id(sock), None)  # what it tried before may have been another peer
         known = self.known(sock)  # a loop decides about it first, and then connects
-        if is_made_here(address):
-            number = 0
-        else:
-            number = known.number if known and known.ends is None else new_connection()
+        number = known.number if known and known.ends is None else new_connection()
+        number = 0 if is_made_here(address) else number
         connection = TcpConnection(sock, self.names.of(*address[:2]), number=number)
         self._by_descriptor[sock.fileno()] = connection
         self._target(sock, connection, CONNECT)
@@ -456,7 +451,7 @@ class ConnectionTable:
         if role is None or role[0] != ends:
             if self._listening is None:
                 self._listening = listening_ports()
-                self._pairs.find(open_descriptors(), borrowed, self._listening)
+                self._pairs.find(self._listening)
             is_client = ends[0][1] not in self._listening and ends not in self._pairs.found
             role = self._roles[sock] = ends, is_client
         return role[1]
@@ -474,31 +469,3 @@ def _is_address(address: Any) -> bool:
         and is_a(address[0], str, bytes)
         and is_a(address[1], int)
     )
-
-
-def listening_ports() -> frozenset[int]:
-    """Where this process listens.
-
-    Asked of the descriptors themselves, and of nobody who would have to be imported: an
-    event loop may be waiting.
-    """
-    ports = set()
-    for descriptor in open_descriptors():
-        with contextlib.suppress(OSError), borrowed(descriptor) as sock:  # OSError: no socket
-            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and is_tcp(sock):
-                ports.add(sock.getsockname()[1])
-    return frozenset(ports)
-
-
-@contextlib.contextmanager
-def borrowed(descriptor: int) -> Iterator[KernelSocket]:
-    """A socket object for a while. Raises OSError if it is no socket."""
-    timeouts = socket.getdefaulttimeout() is not None  # with which it would not block any more
-    blocking = timeouts and os.get_blocking(descriptor)
-    sock = KernelSocket(fileno=descriptor)
-    try:
-        if timeouts:
-            os.set_blocking(descriptor, blocking)
-        yield sock
-    finally:
-        sock.detach()

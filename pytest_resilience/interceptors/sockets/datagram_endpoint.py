@@ -17,10 +17,10 @@ from typing import TypeAlias
 from pytest_resilience.chaos.datagrams import DatagramLine
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.foreign_objects import or_none
-from pytest_resilience.interceptors.sockets.connections import borrowed
 from pytest_resilience.interceptors.sockets.socket_calls import Datagram
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 
 
 __all__ = ["Endpoint", "Peer", "PeerKey", "peer_key"]

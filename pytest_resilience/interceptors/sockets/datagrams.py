@@ -39,7 +39,6 @@ from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
-from pytest_resilience.interceptors.sockets.connections import borrowed
 from pytest_resilience.interceptors.sockets.datagram_endpoint import Endpoint
 from pytest_resilience.interceptors.sockets.datagram_endpoint import Peer
 from pytest_resilience.interceptors.sockets.datagram_endpoint import PeerKey
@@ -49,6 +48,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import Datagram
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramArguments
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
+from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.locks import fork_safe
 

@@ -14,16 +14,16 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Container
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any
 from typing import Generic
 from typing import Protocol
 from typing import TypeVar
 
+from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 
@@ -58,15 +58,10 @@ class SelfPairs(Generic[_C]):
         self._connected: deque[tuple[int, _C]] = deque(maxlen=_MOST)
         self._accepted: deque[tuple[int, int, _C]] = deque(maxlen=_MOST)
 
-    def find(
-        self,
-        descriptors: Iterable[int],
-        borrowed: Callable[[int], AbstractContextManager[KernelSocket]],
-        listening: Container[int],
-    ) -> None:
+    def find(self, listening: Container[int]) -> None:
         """Look for those that there are: both ends are here, and nobody is `listening` there."""
         there = set()
-        for descriptor in descriptors:
+        for descriptor in open_descriptors():
             with contextlib.suppress(OSError), borrowed(descriptor) as sock:  # OSError: no socket
                 ends = ends_of(sock) if is_tcp(sock) else None
                 if ends is not None and not any(end[1] in listening for end in ends):

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import _socket
+import contextlib
+import os
 import socket
 import sys
 
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from pytest_resilience.chaos.descriptors import open_descriptors
+
 
 __all__ = [
-    "KernelSocket", "accepting_classes", "another", "ends_of", "green_module", "is_tcp", "is_udp",
-    "kernel_socket", "python_socket_class", "socket_classes", "tls_modules",
+    "KernelSocket", "accepting_classes", "another", "borrowed", "ends_of", "green_module", "is_tcp",
+    "is_udp", "kernel_socket", "listening_ports", "python_socket_class", "socket_classes",
+    "tls_modules",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
@@ -104,3 +110,31 @@ def ends_of(sock: KernelSocket) -> tuple[Any, Any] | None:
         return sock.getsockname(), sock.getpeername()
     except OSError:  # closed, or not connected yet
         return None
+
+
+def listening_ports() -> frozenset[int]:
+    """Where this process listens.
+
+    Asked of the descriptors themselves, and of nobody who would have to be imported: an
+    event loop may be waiting.
+    """
+    ports = set()
+    for descriptor in open_descriptors():
+        with contextlib.suppress(OSError), borrowed(descriptor) as sock:  # OSError: no socket
+            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and is_tcp(sock):
+                ports.add(sock.getsockname()[1])
+    return frozenset(ports)
+
+
+@contextlib.contextmanager
+def borrowed(descriptor: int) -> Iterator[KernelSocket]:
+    """A socket object for a while. Raises OSError if it is no socket."""
+    timeouts = socket.getdefaulttimeout() is not None  # with which it would not block any more
+    blocking = timeouts and os.get_blocking(descriptor)
+    sock = KernelSocket(fileno=descriptor)
+    try:
+        if timeouts:
+            os.set_blocking(descriptor, blocking)
+        yield sock
+    finally:
+        sock.detach()

@@ -21,6 +21,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets import connections
+from pytest_resilience.interceptors.sockets import socket_classes
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.host_names import HostNames
 
@@ -153,7 +154,7 @@ def test_asking_who_listens_changes_nothing(listener: socket.socket, default: fl
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(default)
     try:
-        ports = connections.listening_ports()
+        ports = socket_classes.listening_ports()
     finally:
         socket.setdefaulttimeout(previous)
     assert listener.getsockname()[1] in ports
@@ -162,7 +163,7 @@ def test_asking_who_listens_changes_nothing(listener: socket.socket, default: fl
         one.sendall(b"x")
         assert other.recv(1) == b"x"
     with socket.create_connection(listener.getsockname()) as client:
-        assert client.getsockname()[1] not in connections.listening_ports()
+        assert client.getsockname()[1] not in socket_classes.listening_ports()
 
 
 def test_who_listens_is_found_however_many_were_closed_below(listener: socket.socket) -> None:
@@ -170,7 +171,7 @@ def test_who_listens_is_found_however_many_were_closed_below(listener: socket.so
     with socket.create_server(("127.0.0.1", 0)) as above:
         for each in below:
             os.close(each)
-        found = connections.listening_ports()
+        found = socket_classes.listening_ports()
         assert {above.getsockname()[1], listener.getsockname()[1]} <= found
 
 
@@ -179,7 +180,7 @@ def test_who_listens_is_found_where_few_descriptors_may_be_open(listener: socket
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
     try:
-        assert listener.getsockname()[1] in connections.listening_ports()
+        assert listener.getsockname()[1] in socket_classes.listening_ports()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
