@@ -156,7 +156,7 @@ def outcome(action: Callable[[], object]) -> str:
         return f"{type(error).__name__} {error.errno}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
     return Trust(tmp_path_factory.mktemp("trust"))
 

@@ -21,7 +21,9 @@ from tests.proxy.conftest import Serve
 BODY = b"x" * 100
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + BODY
 
-Client = Callable[[int], object]
+Client = Callable[[int, float], object]
+PATIENCE = 10.0
+
 Chain = list[tuple[str, int | None]]
 
 
@@ -37,8 +39,8 @@ def met(action: Callable[[], object]) -> Chain:
     return chain
 
 
-def with_socket(port: int) -> object:
-    with socket.create_connection(("127.0.0.1", port), timeout=0.2) as client:
+def with_socket(port: int, timeout: float) -> object:
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout) as client:
         client.sendall(b"GET / HTTP/1.1\r\n\r\n")
         got = b""
         while len(got) < len(ANSWER):
@@ -49,19 +51,21 @@ def with_socket(port: int) -> object:
     return got
 
 
-def with_http_client(port: int) -> object:
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=0.2)) as client:
+def with_http_client(port: int, timeout: float) -> object:
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    ) as client:
         client.request("GET", "/")
         return client.getresponse().read()
 
 
-def with_urllib(port: int) -> object:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=0.2) as answer:
+def with_urllib(port: int, timeout: float) -> object:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=timeout) as answer:
         return answer.read()
 
 
-def with_requests(port: int) -> object:
-    return requests.get(f"http://127.0.0.1:{port}/", timeout=0.2).content
+def with_requests(port: int, timeout: float) -> object:
+    return requests.get(f"http://127.0.0.1:{port}/", timeout=timeout).content
 
 
 def good(connection: socket.socket) -> None:
@@ -131,8 +135,10 @@ def test_it_is_what_really_happens(serve: Serve, client: Client, event: str) -> 
             real = int(gone.getsockname()[1])
     else:
         real = serve(HANDLERS[event])
+    timeout = 0.05 if event == "silence" else PATIENCE
     with ChaosProxy(("127.0.0.1", serve(good))) as proxy:
-        assert client(proxy.port)
+        assert client(proxy.port, PATIENCE)
         with FAULTS[event](proxy):
-            assert met(lambda: client(proxy.port)) == met(lambda: client(real))
-        assert client(proxy.port)
+            injected = met(lambda: client(proxy.port, timeout))
+            assert injected == met(lambda: client(real, timeout))
+        assert client(proxy.port, PATIENCE)

@@ -34,26 +34,27 @@ from tests.interceptors.conftest import silent
 
 
 Inject = Callable[..., AbstractContextManager[Any]]
-Client = Callable[[str], Any]
+Client = Callable[[str, float], Any]
 
-TIMEOUT = 0.2
+PATIENCE = 10.0
+TIMEOUT = 0.05  # of who hears nothing
 URL = "http://api.example.com/"
 BODY = b'{"orders": [1, 2, 3]}'
 HEADERS = {"Content-Type": "application/json", "Content-Length": str(len(BODY))}
 
 
-def with_requests(url: str) -> Any:
-    return requests.get(url, timeout=TIMEOUT)
+def with_requests(url: str, timeout: float) -> Any:
+    return requests.get(url, timeout=timeout)
 
 
-def with_httpx(url: str) -> Any:
-    with httpx.Client(trust_env=False, timeout=TIMEOUT) as client:
+def with_httpx(url: str, timeout: float) -> Any:
+    with httpx.Client(trust_env=False, timeout=timeout) as client:
         return client.get(url)
 
 
-def with_httpx_async(url: str) -> Any:
+def with_httpx_async(url: str, timeout: float) -> Any:
     async def get() -> Any:
-        async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=timeout) as client:
             return await client.get(url)
 
     return asyncio.run(get())
@@ -170,13 +171,14 @@ def test_the_same_exceptions_with_the_same_errno(
     inject: Inject,
 ) -> None:
     make, parameters = FAILURES[event]
+    timeout = TIMEOUT if event.startswith("timeout") else PATIENCE
     with make() as port:
-        real = met(lambda: client(f"http://127.0.0.1:{port}/"))
+        real = met(lambda: client(f"http://127.0.0.1:{port}/", timeout))
     with (
         mock(request),
         inject("network_failure", rate=1, target="api.example.com", **parameters) as failure,
     ):
-        assert met(lambda: client(URL)) == real
+        assert met(lambda: client(URL, timeout)) == real
     assert failure.hits == 1
 
 
@@ -190,16 +192,16 @@ def test_the_same_exceptions_where_no_name_is_resolved(
     inject: Inject,
 ) -> None:
     """Which of its codes a resolver gives depends on how it is set up."""
-    real = met(lambda: client("http://nobody.invalid/"))
+    real = met(lambda: client("http://nobody.invalid/", PATIENCE))
     with mock(request), inject("network_failure", rate=1, mode=mode) as failure:
-        mocked = met(lambda: client(URL))
+        mocked = met(lambda: client(URL, PATIENCE))
     assert [kind for kind, _ in mocked] == [kind for kind, _ in real]
     assert failure.hits == 1
 
 
 def seen(client: Client, url: str) -> dict[str, Any]:
     """What can be seen of a response, and what asking for its sense raises."""
-    found = client(url)
+    found = client(url, PATIENCE)
     headers = {name.lower(): value for name, value in found.headers.items()}
     return {
         "type": type(found),

@@ -38,39 +38,42 @@ from tests.interceptors.conftest import silent
 
 Inject = Callable[..., AbstractContextManager[Any]]
 
-TIMEOUT = 0.2
+Client = Callable[[str, int, float], None]
+
+PATIENCE = 10.0
+TIMEOUT = 0.05  # of who hears nothing
 
 
-def with_requests(host: str, port: int) -> None:
-    requests.get(f"http://{host}:{port}/", timeout=TIMEOUT)
+def with_requests(host: str, port: int, timeout: float) -> None:
+    requests.get(f"http://{host}:{port}/", timeout=timeout)
 
 
-def with_urllib3(host: str, port: int) -> None:
+def with_urllib3(host: str, port: int, timeout: float) -> None:
     with urllib3.PoolManager() as pool:
-        pool.request("GET", f"http://{host}:{port}/", timeout=TIMEOUT, retries=False)
+        pool.request("GET", f"http://{host}:{port}/", timeout=timeout, retries=False)
 
 
-def with_httpx(host: str, port: int) -> None:
-    with httpx.Client(trust_env=False, timeout=TIMEOUT) as client:
+def with_httpx(host: str, port: int, timeout: float) -> None:
+    with httpx.Client(trust_env=False, timeout=timeout) as client:
         client.get(f"http://{host}:{port}/")
 
 
-def with_http_client(host: str, port: int) -> None:
-    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT)) as client:
+def with_http_client(host: str, port: int, timeout: float) -> None:
+    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=timeout)) as client:
         client.request("GET", "/")
         client.getresponse().read()
 
 
-def with_redis(host: str, port: int) -> None:
+def with_redis(host: str, port: int, timeout: float) -> None:
     never_again = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
     with redis.Redis(
-        host, port, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, retry=never_again
+        host, port, socket_timeout=timeout, socket_connect_timeout=timeout, retry=never_again
     ) as client:
         client.ping()
 
 
-def with_a_socket(host: str, port: int) -> None:
-    with socket.create_connection((host, port), timeout=TIMEOUT) as client:
+def with_a_socket(host: str, port: int, timeout: float) -> None:
+    with socket.create_connection((host, port), timeout=timeout) as client:
         client.sendall(b"hello")
         if not client.recv(100):
             raise EOFError
@@ -106,13 +109,16 @@ INJECTED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("event", REAL)
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.__name__)
 def test_the_same_exceptions_with_the_same_errno(
-    client: Callable[[str, int], None], event: str, silent_port: int, inject: Inject
+    client: Client, event: str, silent_port: int, inject: Inject
 ) -> None:
     host, make = REAL[event]
+    timeout = TIMEOUT if event.startswith("timeout") else PATIENCE
     with make() as port:
-        real = met(lambda: client(host, port))
+        real = met(lambda: client(host, port, timeout))
     with inject("network_failure", rate=1, **INJECTED[event]) as active_experiment:
-        injected = met(lambda: client("localhost" if event == "dns" else host, silent_port))
+        injected = met(
+            lambda: client("localhost" if event == "dns" else host, silent_port, timeout)
+        )
     assert active_experiment.hits >= 1
     if event == "dns":
         # Which of its codes a resolver gives depends on how it is set up.

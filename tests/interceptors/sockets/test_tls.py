@@ -40,7 +40,9 @@ from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
 
 
-TIMEOUT = 0.2
+Client = Callable[[int, Trust, float], None]
+
+PATIENCE = 10.0
 
 
 def answer(connection: socket.socket) -> None:
@@ -55,42 +57,42 @@ def tls_port(trust: Trust) -> Iterator[int]:
         yield port
 
 
-def with_requests(port: int, trust: Trust) -> None:
-    requests.get(f"https://{HOST}:{port}/", timeout=TIMEOUT, verify=trust.file)
+def with_requests(port: int, trust: Trust, timeout: float) -> None:
+    requests.get(f"https://{HOST}:{port}/", timeout=timeout, verify=trust.file)
 
 
-def with_urllib3(port: int, trust: Trust) -> None:
+def with_urllib3(port: int, trust: Trust, timeout: float) -> None:
     with urllib3.PoolManager(ssl_context=trust.client) as pool:
-        pool.request("GET", f"https://{HOST}:{port}/", timeout=TIMEOUT, retries=False)
+        pool.request("GET", f"https://{HOST}:{port}/", timeout=timeout, retries=False)
 
 
-def with_httpx(port: int, trust: Trust) -> None:
-    with httpx.Client(trust_env=False, timeout=TIMEOUT, verify=trust.client) as client:
+def with_httpx(port: int, trust: Trust, timeout: float) -> None:
+    with httpx.Client(trust_env=False, timeout=timeout, verify=trust.client) as client:
         client.get(f"https://{HOST}:{port}/")
 
 
-def with_http_client(port: int, trust: Trust) -> None:
-    connection = http.client.HTTPSConnection(HOST, port, timeout=TIMEOUT, context=trust.client)
+def with_http_client(port: int, trust: Trust, timeout: float) -> None:
+    connection = http.client.HTTPSConnection(HOST, port, timeout=timeout, context=trust.client)
     with contextlib.closing(connection):
         connection.request("GET", "/")
         connection.getresponse().read()
 
 
-def with_redis(port: int, trust: Trust) -> None:
+def with_redis(port: int, trust: Trust, timeout: float) -> None:
     with redis.Redis(
         HOST,
         port,
         ssl=True,
         ssl_ca_certs=trust.file,
-        socket_timeout=TIMEOUT,
-        socket_connect_timeout=TIMEOUT,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
         retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
     ) as client:
         client.ping()
 
 
-def with_a_socket(port: int, trust: Trust) -> None:
-    with connected(port, trust, TIMEOUT) as client:
+def with_a_socket(port: int, trust: Trust, timeout: float) -> None:
+    with connected(port, trust, timeout) as client:
         client.sendall(b"hello")
         if not client.recv(100):
             # What a reset looks like on Python 3.11.7 (gh-115627), so here too.
@@ -106,12 +108,13 @@ def connected(port: int, trust: Trust, timeout: float = 5) -> Iterator[ssl.SSLSo
         yield client
 
 
-# Operations, in order: connect, handshake, answer. A connect cannot be reset.
-EVENTS: dict[str, tuple[bool, Handler, dict[str, Any]]] = {
-    "reset while shaking hands": (False, reset, {"mode": "reset"}),
-    "silence while shaking hands": (False, silent, {"mode": "timeout", "from_nth": 2}),
-    "reset while reading": (True, reset, {"mode": "reset", "from_nth": 2}),
-    "silence while reading": (True, silent, {"mode": "timeout", "from_nth": 3}),
+# Operations, in order: connect, handshake, answer. A connect cannot be reset. The last is the
+# timeout: of who hears nothing, and longer if hands have been shaken before.
+EVENTS: dict[str, tuple[bool, Handler, dict[str, Any], float]] = {
+    "reset while shaking hands": (False, reset, {"mode": "reset"}, PATIENCE),
+    "silence while shaking hands": (False, silent, {"mode": "timeout", "from_nth": 2}, 0.05),
+    "reset while reading": (True, reset, {"mode": "reset", "from_nth": 2}, PATIENCE),
+    "silence while reading": (True, silent, {"mode": "timeout", "from_nth": 3}, 0.2),
 }
 
 
@@ -122,16 +125,16 @@ EVENTS: dict[str, tuple[bool, Handler, dict[str, Any]]] = {
     ids=lambda client: client.__name__,
 )
 def test_the_same_exceptions_with_the_same_errno(
-    client: Callable[[int, Trust], None], event: str, trust: Trust, inject: Inject
+    client: Client, event: str, trust: Trust, inject: Inject
 ) -> None:
-    encrypted, happening, parameters = EVENTS[event]
+    encrypted, happening, parameters, timeout = EVENTS[event]
     with serve(trust.over_tls(happening) if encrypted else happening) as port:
-        real = met(lambda: client(port, trust))
+        real = met(lambda: client(port, trust, timeout))
     with (
         serve(trust.over_tls(silent)) as port,
         inject("network_failure", rate=1, **parameters) as active_experiment,
     ):
-        injected = met(lambda: client(port, trust))
+        injected = met(lambda: client(port, trust, timeout))
     assert injected == real
     assert active_experiment.hits == 1
 
@@ -305,7 +308,8 @@ def test_servers_in_the_same_process_are_left_alone(
 ) -> None:
     with inject("network_latency", delay=0.001) as latency:
         threads = [
-            threading.Thread(target=with_http_client, args=(tls_port, trust)) for _ in range(4)
+            threading.Thread(target=with_http_client, args=(tls_port, trust, PATIENCE))
+            for _ in range(4)
         ]
         for thread in threads:
             thread.start()
