@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pytest_resilience.errors import RetryExhaustedError as RetryExhaustedError
     from pytest_resilience.errors import ServiceFailureError as ServiceFailureError
     from pytest_resilience.errors import ShutdownError as ShutdownError
+    from pytest_resilience.errors import StandInError as StandInError
     from pytest_resilience.errors import SteadyStateError as SteadyStateError
     from pytest_resilience.errors import TimeLimitExceededError as TimeLimitExceededError
     from pytest_resilience.errors import UnavailableError as UnavailableError
@@ -169,6 +170,7 @@ _HOMES = {
     "ServiceLevel": "patterns.degradation.features",
     "Services": "chaos.types.service",
     "ShutdownError": "errors",
+    "StandInError": "errors",
     "SteadyStateError": "errors",
     "SteadyStateRead": "monkey.events",
     "SystemClock": "clock",

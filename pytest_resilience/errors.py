@@ -1,14 +1,19 @@
 """Every error this package raises of its own: one small tree.
 
 Each keeps what happened as attributes, so that code can decide on it, and each
-survives pickling, because test results travel between processes.
+survives pickling, because test results travel between processes. Where it holds what does not,
+as exceptions of other libraries, `StandInError` arrives in that one's place.
 Faults are not here: an injected fault raises what the real event raises.
 """
 
 from __future__ import annotations
 
+import contextlib
+import pickle
+
 from functools import cached_property
 from typing import Any
+from typing import Self
 
 from pytest_resilience.events import describe
 
@@ -23,11 +28,26 @@ __all__ = [
     "RetryExhaustedError",
     "ServiceFailureError",
     "ShutdownError",
+    "StandInError",
     "SteadyStateError",
     "TimeLimitExceededError",
     "UnavailableError",
     "UnknownNameError",
 ]
+
+
+_SIMPLE = (str, int, float, bool, bytes, type(None))
+
+
+def _portable(value: Any) -> Any:
+    """`value`, or what stands for it where pickling would lose it or fail on the other side."""
+    if type(value) in _SIMPLE:
+        return value
+    with contextlib.suppress(Exception):  # whatever its own code, or its class's, raises
+        again = pickle.loads(pickle.dumps(value))  # noqa: S301  # our own
+        if not isinstance(value, BaseException) or str(again) == str(value):
+            return value
+    return StandInError.of(value) if isinstance(value, BaseException) else describe(value)
 
 
 def _rebuild(
@@ -45,7 +65,39 @@ class ResilienceError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own way calls the class with `args`, which is the finished
         # message here and not what the constructors take.
-        return (_rebuild, (type(self), self.args, self.__dict__))
+        args = tuple(map(_portable, self.args))
+        state = {name: _portable(value) for name, value in self.__dict__.items()}
+        return (_rebuild, (type(self), args, state))
+
+    def __copy__(self) -> Self:
+        return _rebuild(type(self), self.args, self.__dict__)  # type: ignore[return-value]
+
+
+class StandInError(ResilienceError):
+    """An error that does not survive pickling, in another process than the one that raised it.
+
+    Attributes:
+        type_name: of the error, e.g. ``"httpx.HTTPStatusError"``.
+        text: of the error.
+    """
+
+    def __init__(self, type_name: str, text: str) -> None:
+        self.type_name = type_name
+        self.text = text
+        super().__init__(f"{type_name}: {text}" if text else type_name)
+
+    @classmethod
+    def of(cls, error: BaseException) -> StandInError:
+        """What stands for `error`: its type, text and notes."""
+        shape = type(error)
+        try:
+            text = str(error)
+        except Exception:
+            text = "(its text cannot be had)"
+        stand_in = cls(f"{shape.__module__}.{shape.__qualname__}".removeprefix("builtins."), text)
+        for note in getattr(error, "__notes__", ()):
+            stand_in.add_note(str(note))
+        return stand_in
 
 
 class ConfigurationError(ResilienceError, ValueError):

@@ -16,12 +16,13 @@ __all__ = ["Event", "Listener", "Listeners", "describe"]
 
 _logger = logging.getLogger("pytest_resilience")
 
+_LONGEST = 200  # characters: a message is no dump
 _short = reprlib.Repr()
-_short.maxstring = _short.maxother = 200  # characters: a message is no dump
+_short.maxstring = _short.maxother = _LONGEST
 
 
 def describe(failure: object) -> str:
-    """An exception, or a result, in words; never raises, whatever its own texts do."""
+    """An exception, or a result, in words: short ones, whatever its own texts are or do."""
     if not isinstance(failure, BaseException):
         return _short.repr(failure)
     name = type(failure).__name__
@@ -29,6 +30,9 @@ def describe(failure: object) -> str:
         text = str(failure)
     except Exception:
         return f"{name} (its text cannot be had)"
+    if len(text) > _LONGEST:
+        half = (_LONGEST - 3) // 2
+        text = f"{text[:half]}...{text[-half:]}"
     return f"{name}: {text}" if text else name
 
 

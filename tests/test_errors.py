@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
+import httpx
 import pytest
 
 from pytest_resilience import BulkheadConfig
@@ -25,6 +29,7 @@ from pytest_resilience.errors import ResilienceError
 from pytest_resilience.errors import RetryExhaustedError
 from pytest_resilience.errors import ServiceFailureError
 from pytest_resilience.errors import ShutdownError
+from pytest_resilience.errors import StandInError
 from pytest_resilience.errors import SteadyStateError
 from pytest_resilience.errors import TimeLimitExceededError
 from pytest_resilience.errors import UnavailableError
@@ -119,6 +124,12 @@ EXAMPLES: list[tuple[ResilienceError, str, dict[str, object], type[BaseException
         ResilienceError,
     ),
     (TimeLimitExceededError("late", limit=0.5), "late", {"limit": 0.5}, TimeoutError),
+    (
+        StandInError("httpx.HTTPStatusError", "404"),
+        "httpx.HTTPStatusError: 404",
+        {"type_name": "httpx.HTTPStatusError", "text": "404"},
+        ResilienceError,
+    ),
     (ServiceFailureError("mail"), "service 'mail' failed", {"service": "mail"}, ResilienceError),
     (ServiceFailureError("mail", "gone"), "gone", {"service": "mail"}, ResilienceError),
 ]
@@ -171,6 +182,78 @@ def test_notes_and_the_last_exception_travel_too() -> None:
         assert again.__notes__ == ["on the way to the bank"]
         assert isinstance(again.last_exception, ConnectionResetError)
         assert again.last_exception.errno == 104
+
+
+class KeywordOnlyError(Exception):
+    def __init__(self, *, code: int) -> None:
+        super().__init__(f"code {code}")
+
+
+class DifferentError(Exception):
+    def __init__(self, code: int) -> None:
+        super().__init__(f"code {code}")
+
+
+class SilentError(Exception):
+    def __str__(self) -> str:
+        raise OSError
+
+
+def held() -> Exception:
+    error = OSError("locked")
+    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    return error
+
+
+def of_httpx() -> Exception:
+    request = httpx.Request("GET", "http://api/")
+    return httpx.HTTPStatusError("code 404", request=request, response=httpx.Response(404))
+
+
+@pytest.mark.parametrize(
+    ("foreign", "type_name", "text"),
+    [
+        (of_httpx(), "httpx.HTTPStatusError", "code 404"),
+        (KeywordOnlyError(code=4), f"{__name__}.KeywordOnlyError", "code 4"),
+        (DifferentError(4), f"{__name__}.DifferentError", "code 4"),
+        (held(), "OSError", "locked"),
+        (SilentError(), f"{__name__}.SilentError", "(its text cannot be had)"),
+        (type("LocalError", (Exception,), {})("x"), f"{__name__}.LocalError", "x"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_what_does_not_survive_pickling_has_a_stand_in(
+    foreign: Exception, type_name: str, text: str
+) -> None:
+    foreign.add_note("on the way")
+    error = RetryExhaustedError(2, foreign)
+    assert copy.copy(error).last_exception is foreign
+    again = pickle.loads(pickle.dumps(error)).last_exception
+    assert isinstance(again, StandInError)
+    assert (again.type_name, again.text) == (type_name, text)
+    assert again.__notes__ == ["on the way"]
+
+
+def test_results_and_attributes_that_cannot_be_pickled_arrive_in_words() -> None:
+    error = RetryExhaustedError(1, None, last_result=threading.Lock())
+    error.request = open  # type: ignore[attr-defined]
+    error.where = (item for item in "abc")  # type: ignore[attr-defined]
+    again = pickle.loads(pickle.dumps(error))
+    assert "lock" in again.last_result
+    assert again.request is open
+    assert "generator" in again.where
+
+
+def fail_far_away() -> None:
+    raise RetryExhaustedError(1, of_httpx())
+
+
+def test_an_error_comes_back_from_a_pool_of_processes() -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with pytest.raises(RetryExhaustedError, match="code 404") as caught:
+            pool.submit(fail_far_away).result()
+        assert pool.submit(len, "alive").result() == 5
+    assert isinstance(caught.value.last_exception, StandInError)
 
 
 class Name(str):

@@ -179,5 +179,9 @@ def test_a_failure_in_words(failure: object, words: str) -> None:
 
 def test_a_failure_in_words_is_short_and_never_fails() -> None:
     assert len(describe(b"x" * 10_000_000)) <= 200
+    error = OSError("<" + "x" * 10_000_000 + ">")
+    assert len(describe(error)) <= 220
+    assert describe(error).startswith("OSError: <xxx")
+    assert describe(error).endswith("xxx>")
     assert len(describe(["x" * 1_000] * 1_000)) <= 2_000
     assert "Unprintable" in describe(Unprintable())

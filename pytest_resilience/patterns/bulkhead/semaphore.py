@@ -132,7 +132,7 @@ class SemaphoreBulkhead(Bulkhead):
                 slot[0] += 1
                 return slot
             self._rejected += 1
-        raise self._rejection(self._in_use(), self._limit, "slots are taken") from None
+        raise self._rejection(self._in_use(), self._limit, "slots are taken")
 
     def _join_waiters(self, wake: Callable[[], Any]) -> _Waiter:
         waiter = _Waiter(wake)
@@ -147,7 +147,7 @@ class SemaphoreBulkhead(Bulkhead):
                 return waiter.slot
             self._waiters.remove(waiter)
             self._rejected += 1
-        raise self._rejection(self._in_use(), self._limit, "slots are taken") from None
+        raise self._rejection(self._in_use(), self._limit, "slots are taken")
 
     def _cancel(self, waiter: _Waiter) -> None:
         """Stop waiting; a slot that was given meanwhile goes to the next."""
@@ -255,14 +255,14 @@ class SemaphoreBulkhead(Bulkhead):
         def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             nonlocal usual
             # `_take_free` and `_return`, written out for when nobody waits: two calls less.
-            if waiters:
+            try:
+                slot = None if waiters else pop_free()
+            except IndexError:
+                slot = None
+            if slot is None:
                 slot = take()
             else:
-                try:
-                    slot = pop_free()
-                    slot[0] += 1
-                except IndexError:
-                    slot = take()
+                slot[0] += 1
             try:
                 result = func(*args, **kwargs)
             except BaseException:

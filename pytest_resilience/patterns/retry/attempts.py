@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_resilience.clock import Clock
+from pytest_resilience.errors import BulkheadRejectedError
+from pytest_resilience.errors import CircuitBreakerError
 from pytest_resilience.errors import RetryExhaustedError
 from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
@@ -94,6 +96,10 @@ class RetryGaveUp(RetryEvent):
 _logger = logging.getLogger("pytest_resilience.retry")
 
 _HISTORY = 1000  # events that are remembered
+
+# They say when they will be over, which may be long: to sleep it out would undo what a breaker
+# is there for, that its callers fail at once.
+_REJECTIONS = (CircuitBreakerError, BulkheadRejectedError)
 
 
 class HandlerState:
@@ -221,7 +227,7 @@ class CallState:
         cause = result if error is None else error
         failure, requested = describe(cause), self._requested_delay(cause)
         delay = self._backoff() if requested is None else requested
-        reason = self._reason_to_stop(delay, requested, now - started)
+        reason = self._reason_to_stop(error, delay, requested, now - started)
         if reason is not None:
             _logger.error(
                 "%s: gave up at attempt %d (%s), %s", handler.name, self._failed, reason, failure
@@ -241,14 +247,19 @@ class CallState:
         name, number = self.handler.name, self._number
         self.handler.announce(kind(at=at, source=name, call=number, attempt=attempt, **fields))
 
-    def _reason_to_stop(self, delay: float, requested: float | None, elapsed: float) -> str | None:
+    def _reason_to_stop(
+        self, error: Exception | None, delay: float, requested: float | None, elapsed: float
+    ) -> str | None:
         """Why no other attempt follows; None if one does, which the budget has then paid."""
         config = self.handler.config
         if self._failed >= config.max_attempts:
             return f"max_attempts={config.max_attempts}"
-        if requested is not None and requested > config.max_retry_after:
-            most = config.max_retry_after
-            return f"asked to wait {requested:.10g} s, max_retry_after={most:g} s"
+        if requested is not None:
+            bound, most = "max_retry_after", config.max_retry_after
+            if isinstance(error, _REJECTIONS) and config.wait_from is None:
+                bound, most = "max_delay", min(most, config.max_delay)
+            if requested > most:
+                return f"asked to wait {requested:.10g} s, {bound}={most:g} s"
         if config.max_elapsed is not None and elapsed + delay > config.max_elapsed:
             return f"max_elapsed={config.max_elapsed:g} s"
         if config.budget is not None and not config.budget.withdraw():

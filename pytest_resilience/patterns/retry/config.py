@@ -35,7 +35,9 @@ class RetryConfig:
             the `Retry-After` header or an attribute `retry_after` is taken. No jitter is added.
         budget: a limit to all retries, shared with other handlers.
         max_retry_after: the longest delay a failure may ask for, in seconds. If it asks for
-            more it is not retried: to come back sooner than asked is of no use.
+            more it is not retried: to come back sooner than asked is of no use. A breaker or a
+            bulkhead that rejects may ask for no more than `max_delay`, unless `wait_from` says
+            otherwise.
 
     What is no `Exception` (cancellation, KeyboardInterrupt, …) is never retried.
     Raises ConfigurationError or TypeError for a value that makes no sense.

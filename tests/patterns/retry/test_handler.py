@@ -20,6 +20,11 @@ from typing import assert_type
 
 import pytest
 
+from pytest_resilience import BulkheadConfig
+from pytest_resilience import BulkheadRejectedError
+from pytest_resilience import CircuitBreaker
+from pytest_resilience import CircuitBreakerConfig
+from pytest_resilience import CircuitBreakerError
 from pytest_resilience import ConfigurationError
 from pytest_resilience import Event
 from pytest_resilience import ManualClock
@@ -27,6 +32,7 @@ from pytest_resilience import RetryBudget
 from pytest_resilience import RetryConfig
 from pytest_resilience import RetryExhaustedError
 from pytest_resilience import RetryHandler
+from pytest_resilience.patterns import RateLimitBulkhead
 from pytest_resilience.patterns import RetryGaveUp
 from pytest_resilience.patterns import RetryScheduled
 from pytest_resilience.patterns import RetrySucceeded
@@ -591,3 +597,41 @@ def test_what_type_checkers_see(clock: ManualClock) -> None:
     if TYPE_CHECKING:
         plain("3")  # type: ignore[arg-type]
         handler.execute(plain, text=3)  # type: ignore[call-arg,arg-type]
+
+
+def rejecting_breaker(clock: ManualClock) -> Callable[[], Any]:
+    breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=1, timeout=30.0), clock=clock)
+    with pytest.raises(ConnectionError):
+        breaker.call(Flaky(1))
+    return breaker(lambda: "well")
+
+
+def rejecting_limit(clock: ManualClock) -> Callable[[], Any]:
+    limit = RateLimitBulkhead(BulkheadConfig(1, window_size=30.0), clock=clock)
+    limit.acquire()
+    return limit(lambda: "well")
+
+
+@pytest.mark.parametrize("make_call", [rejecting_breaker, rejecting_limit])
+def test_a_rejection_is_not_slept_out_beyond_max_delay(
+    clock: ManualClock, make_call: Callable[[ManualClock], Callable[[], Any]]
+) -> None:
+    call = make_call(clock)
+    handler = make(clock, base_delay=0.2, max_delay=2.0)
+    with pytest.raises(RetryExhaustedError, match=r"asked to wait 30 s, max_delay=2 s") as caught:
+        handler.execute(call)
+    assert isinstance(caught.value.__cause__, (CircuitBreakerError, BulkheadRejectedError))
+    assert clock.sleeps == []
+    clock.advance(28.5)
+    assert handler.execute(call) == "well"
+    assert clock.sleeps == [1.5]
+
+
+@pytest.mark.parametrize("make_call", [rejecting_breaker, rejecting_limit])
+def test_a_rejection_is_slept_out_for_those_who_say_so(
+    clock: ManualClock, make_call: Callable[[ManualClock], Callable[[], Any]]
+) -> None:
+    call = make_call(clock)
+    handler = make(clock, max_delay=2.0, wait_from=lambda error: error.retry_after)
+    assert handler.execute(call) == "well"
+    assert clock.sleeps == [30.0]
