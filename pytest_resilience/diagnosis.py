@@ -32,7 +32,10 @@ _ADVICE = {  # by remark, the surest first
         "Answers over TLS are encrypted: to a proxy always, in asyncio where it was open "
         "before the experiment."
     ),
-    _HTTP_2: "Answers in HTTP/2 are not told apart: use HTTP/1.1, or a fault of connections.",
+    _HTTP_2: (
+        "Answers in HTTP/2 are told apart only by the library h2, in this process: elsewhere use "
+        "HTTP/1.1, or a fault of connections."
+    ),
     _NON_BLOCKING: (
         "This fault makes callers wait, and nobody waits for what begins without blocking."
     ),

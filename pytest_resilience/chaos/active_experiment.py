@@ -152,6 +152,8 @@ class ActiveExperiment:
         for fault in experiment.faults:
             if operation.kind not in fault.kinds or not fault.can_happen_to(operation):
                 continue
+            if self._is_elsewhere(fault, operation):
+                continue
             possible.append(fault)
         if self.counted is not None:
             self.counted.connections.meet(operation)
@@ -172,6 +174,16 @@ class ActiveExperiment:
         # A stream of its own: which operations are hit does not depend on how long delays are.
         share = Stream.at(self._draws.seed, "delays").draw(number)
         return [Hit(self, fault.drawn(share), number) for fault in possible]
+
+    def _is_elsewhere(self, fault: Fault, operation: Operation) -> bool:
+        """Whether it happens to the connection that an HTTP/2 response is on, or the reverse.
+
+        What resets or silences a connection does so unless some requests are meant.
+        """
+        aimed = self.experiment.aims_at_requests
+        if operation.tcp.multiplexed:
+            return aimed and not fault.is_late
+        return operation.http.stream and not aimed and not fault.is_of_response
 
     def matches_target(self, operation: Operation) -> bool:
         """As `ChaosExperiment.matches_target`, of a connection whose number may be known."""

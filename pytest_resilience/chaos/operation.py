@@ -6,6 +6,7 @@ import itertools
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final
 
 
@@ -117,11 +118,13 @@ class HttpDetails:
         mock_response: the object of a mock that responds, where that is known.
         in_process: the application is called in this process, which is chaos only for those
             who name it: nothing happens to it without a target.
+        stream: it is one of several responses on a connection (HTTP/2), which are told apart.
     """
 
     request: HttpRequest | None = None
     mock_response: object = None
     in_process: bool = False
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,3 +190,9 @@ class Operation:
     call_site: CallSite = _ON_THE_STACK
     remark: str = ""
     advice: str = ""
+
+    def of_stream(self, request: HttpRequest) -> Operation:
+        """The same as one of several on its connection, which belongs to this request."""
+        connection = self.tcp.connection
+        tcp = TcpDetails(connection=connection, bodiless=request.method == "HEAD")
+        return replace(self, tcp=tcp, http=HttpDetails(request=request, stream=True))

@@ -64,6 +64,7 @@ class Fault:
         transient: whether what it holds up goes on as if nothing had been, when it has ended.
         needs_response: whether the peer's response must be there before it happens.
         needs_body: whether it happens to the bytes of a response, which must be seen for that.
+        is_of_response: whether it is something about one response, and not about its connection.
         resets: whether the connection is reset when the wait is over.
         closes: whether the peer closes it then, in good order.
         delay: how long, in seconds; infinite where the response never comes.
@@ -73,6 +74,7 @@ class Fault:
     transient: ClassVar[bool] = False
     needs_response: ClassVar[bool] = False
     needs_body: ClassVar[bool] = False
+    is_of_response: ClassVar[bool] = False
     resets: ClassVar[bool] = False
     closes: ClassVar[bool] = False
     delay: float = 0.0
@@ -112,7 +114,13 @@ class Fault:
             and not (tcp.bodiless and self.needs_body)
             and not ((tcp.informational or tcp.multiplexed) and self.needs_response)
             and (self.transient or not tcp.mid_message)
+            and not (operation.http.stream and self.is_late)
         )
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it holds something up that comes in the end."""
+        return self.waits and self.delay < math.inf
 
     def awaits_bytes(self, kind: str) -> bool:
         """Whether nothing of it has happened to an operation as long as no bytes have come."""
@@ -226,6 +234,7 @@ class LostResponse(Fault):
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
     needs_response: ClassVar[bool] = True
+    is_of_response: ClassVar[bool] = True
     resets: ClassVar[bool] = True
 
     def __str__(self) -> str:

@@ -105,6 +105,7 @@ class Alteration(Fault):
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
     needs_response: ClassVar[bool] = True
     needs_body: ClassVar[bool] = True
+    is_of_response: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +174,7 @@ class InjectedResponse(Fault):
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
+    is_of_response: ClassVar[bool] = True
     body: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
 

@@ -154,6 +154,14 @@ class RequestReader:
         elif not (self._head and self._begin(self._head + message)):
             self._begin(message)
 
+    def note(self, request: HttpRequest) -> None:
+        """The client sends this request, in HTTP/2, which it takes a library to read."""
+        self._head, self._is_whole, self._request = b"", True, request
+
+    def forget(self) -> None:
+        """What is received from now on belongs to none that was sent so far."""
+        self._head, self._is_whole, self._request = b"", False, None
+
     def _begin(self, head: bytes) -> bool:
         """Take this for the head of a request, or what is there of it, if it is one."""
         is_one = _REQUEST_LINE.match(head) or _MAYBE_REQUEST_LINE.fullmatch(head)

@@ -247,6 +247,8 @@ class TcpConnection:
         kind = HANDSHAKE if turn.handshaking else RECEIVE
         turn.after_handshake, turn.handshaking = turn.handshaking, False
         effect = engine.decide(self.operation(kind, blocking=blocking, through=through, asked=True))
+        if turn.request == FRAMED:
+            turn.requests.forget()  # others may come and be received, and belong to none
         if self.send_queue.messages and (effect is None or effect.delay < float("inf")):
             effect = self.send_queue.cut  # what it has not received it does not respond to
         if effect is not None:

@@ -47,6 +47,7 @@ from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.datagrams import DatagramSockets
 from pytest_resilience.interceptors.sockets.host_names import HostNameHooks
 from pytest_resilience.interceptors.sockets.host_names import HostNames
+from pytest_resilience.interceptors.sockets.http2 import Http2Streams
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send import PartitionedSends
 from pytest_resilience.interceptors.sockets.send import Sender
@@ -141,12 +142,15 @@ class SocketPatches:
         self._resolution = NameResolution(engine, names, patches)
         self._connects = LoopConnects(engine, self._connections)
         loops = AsyncioLoops(engine, self._connects, names, patches)
-        ssl_objects = SslObjects(patches)
+        http2 = Http2Streams(engine, patches)
+        ssl_objects = SslObjects(http2, patches)
         self._partitions = PartitionedSends(engine, self._connections, loops)
         self._receiver = Receiver(engine, loops)
-        self._sender = Sender(engine, self._partitions, loops, ssl_objects, self._receiver)
+        self._sender = Sender(
+            engine, self._partitions, loops, ssl_objects, http2=http2, receiver=self._receiver
+        )
         self._datagrams = DatagramSockets(engine, self._connections, loops)
-        self._parts = (self._resolution, self._connects, loops, ssl_objects)
+        self._parts = (self._resolution, self._connects, loops, http2, ssl_objects)
 
     def refresh(self) -> None:
         """The active experiments have changed."""

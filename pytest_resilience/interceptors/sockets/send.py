@@ -24,6 +24,7 @@ from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import SendQueue
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.interceptors.sockets.http2 import Http2Streams
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import message_of
@@ -49,6 +50,8 @@ class Sender:
         partitions: PartitionedSends,
         loops: AsyncioLoops,
         ssl_objects: SslObjects,
+        *,
+        http2: Http2Streams,
         receiver: Receiver,
     ) -> None:
         self._engine = engine
@@ -56,6 +59,7 @@ class Sender:
         self._partitions = partitions
         self._loops = loops
         self._ssl_objects = ssl_objects
+        self._http2 = http2
 
     def send(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Do `call`, of one of the socket's sending methods."""
@@ -69,7 +73,7 @@ class Sender:
         message = beginning(call.args[1] if len(call.args) > 1 else b"")
         blocking = sock.gettimeout() != 0
         before = turn.receiving
-        turn.requests.feed(message)
+        self._http2.sent(connection, message)
         if blocking:  # another thread may receive the response before this one is back
             connection.sent(message, self._engine.clock.monotonic())
         try:

@@ -17,6 +17,7 @@ from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.interceptors.sockets.http2 import Http2Streams
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
@@ -36,7 +37,8 @@ __all__ = ["SslObjects"]
 class SslObjects:
     """Every `ssl.SSLObject` of a client that is made from now on."""
 
-    def __init__(self, patches: Patches) -> None:
+    def __init__(self, http2: Http2Streams, patches: Patches) -> None:
+        self._http2 = http2
         self._patches = patches
         self._installed = False
         self._outgoing: weakref.WeakKeyDictionary[Any, ssl.MemoryBIO]
@@ -111,7 +113,7 @@ class SslObjects:
         def write(made: Any, data: Any) -> Any:
             connection = or_none(self._connections.get, made) if self._installed else None
             if connection is not None:
-                connection.turn.requests.feed(beginning(data))
+                self._http2.sent(connection, beginning(data))
             return original(made, data)
 
         return write

@@ -1,0 +1,338 @@
+"""Faults of single responses in HTTP/2, on a connection that others share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+
+from collections.abc import AsyncIterator
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+import httpx
+import pytest
+import trio
+
+from pytest_resilience.chaos.engine import FaultInjected
+from pytest_resilience.diagnosis import never_fired
+from tests.injecting import Inject
+from tests.interceptors.conftest import Handler
+from tests.interceptors.conftest import Trust
+from tests.interceptors.conftest import serve
+
+
+BODY = b"0123456789" * 10
+Answer = Callable[[h2.connection.H2Connection, int, str], None]
+
+
+def ok(connection: h2.connection.H2Connection, stream_id: int, path: str) -> None:
+    length = [(":status", "200"), ("content-length", str(len(BODY)))]
+    connection.send_headers(stream_id, length)
+    connection.send_data(stream_id, BODY, end_stream=True)
+
+
+def speaking_http2(answer: Answer = ok) -> Handler:
+    """Answers each request once all of it has come."""
+
+    def handle(sock: socket.socket) -> None:
+        config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
+        connection = h2.connection.H2Connection(config)
+        connection.initiate_connection()
+        sock.sendall(connection.data_to_send())
+        paths: dict[int, str] = {}
+        while data := sock.recv(65536):
+            for event in connection.receive_data(data):
+                if isinstance(event, h2.events.RequestReceived):
+                    head: Any = dict(event.headers)
+                    paths[event.stream_id] = head[":path"]
+                elif isinstance(event, h2.events.StreamEnded):
+                    answer(connection, event.stream_id, paths.pop(event.stream_id))
+                elif isinstance(event, h2.events.ConnectionTerminated):
+                    return
+            sock.sendall(connection.data_to_send())
+
+    return handle
+
+
+@pytest.fixture(scope="module")
+def over_http2(trust: Trust) -> Callable[[Answer], contextlib.AbstractContextManager[str]]:
+    trust.server.set_alpn_protocols(["h2"])
+
+    @contextlib.contextmanager
+    def start(answer: Answer) -> Iterator[str]:
+        with serve(trust.over_tls(speaking_http2(answer))) as port:
+            yield f"https://127.0.0.1:{port}"
+
+    return start
+
+
+Serve = Callable[[Answer], contextlib.AbstractContextManager[str]]
+
+
+@pytest.fixture
+def url(over_http2: Serve) -> Iterator[str]:
+    with over_http2(ok) as url:
+        yield url
+
+
+def blocking(url: str, paths: list[str], context: ssl.SSLContext) -> list[Any]:
+    """Ask for one after the other."""
+    found: list[Any] = []
+    with httpx.Client(http2=True, http1=False, verify=context, trust_env=False) as client:
+        for path in paths:
+            try:
+                response = client.post(url + path, content=b"{}", timeout=1)
+                found.append((response.status_code, response.content))
+            except httpx.HTTPError as error:
+                found.append(type(error).__name__)
+    return found
+
+
+class Awaited:
+    """Asks for all at once, on one connection."""
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        self._run = run
+
+    def __call__(self, url: str, paths: list[str], context: ssl.SSLContext) -> list[Any]:
+        found: dict[str, Any] = {}
+
+        async def get(client: httpx.AsyncClient, path: str) -> None:
+            try:
+                response = await client.post(url + path, content=b"{}", timeout=1)
+                found[path] = (response.status_code, response.content)
+            except httpx.HTTPError as error:
+                found[path] = type(error).__name__
+
+        async def get_all() -> None:
+            import anyio
+
+            limits = httpx.Limits(max_connections=1)
+            async with (
+                httpx.AsyncClient(
+                    http2=True, http1=False, verify=context, trust_env=False, limits=limits
+                ) as client,
+                anyio.create_task_group() as group,
+            ):
+                for path in paths:
+                    group.start_soon(get, client, path)
+
+        self._run(get_all)
+        return [found[path] for path in paths]
+
+
+Client = Callable[[str, list[str], ssl.SSLContext], list[Any]]
+
+CLIENTS: dict[str, Client] = {
+    "blocking": blocking,
+    "asyncio": Awaited(lambda get_all: asyncio.run(get_all())),
+    "trio": Awaited(trio.run),
+}
+every_client = pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
+OK = (200, BODY)
+PATHS = ["/a", "/v1/pay", "/b"]
+
+
+@every_client
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ({"status": 503, "body": "busy", "headers": {"X-Shard": 7}}, (503, b"busy")),
+        ({"mode": "malformed_json", "body": "{"}, (200, b"{")),
+        ({"mode": "reset"}, "RemoteProtocolError"),
+        ({"mode": "lose_answer"}, "RemoteProtocolError"),
+        ({"mode": "truncate"}, "RemoteProtocolError"),
+        ({"mode": "timeout"}, "ReadTimeout"),
+    ],
+    ids=["status", "malformed_json", "reset", "lose_answer", "truncate", "timeout"],
+)
+def test_only_the_response_that_is_meant(
+    client: Client, fault: tuple[dict[str, Any], object], url: str, trust: Trust, inject: Inject
+) -> None:
+    given, met = fault
+    with inject("network_failure", path="/v1/*", **given) as failure:
+        assert client(url, PATHS, trust.client) == [OK, met, OK]
+    assert (failure.matched, failure.hits) == (1, 1)
+
+
+@every_client
+def test_a_damaged_body(client: Client, url: str, trust: Trust, inject: Inject) -> None:
+    with inject("network_failure", mode="corrupt", path="/v1/*", share=0.1) as fault:
+        first, damaged, last = client(url, PATHS, trust.client)
+    assert (first, last, fault.hits) == (OK, OK, 1)
+    assert damaged[0] == 200
+    assert len(damaged[1]) == len(BODY)
+    assert damaged[1] != BODY
+
+
+def test_each_response_is_one_of_those_to_choose_from(
+    url: str, trust: Trust, inject: Inject, events: list[FaultInjected]
+) -> None:
+    with inject("network_failure", status=503, nth=2) as fault:
+        assert blocking(url, PATHS, trust.client) == [
+            OK, (503, b"Service Unavailable"), OK
+        ]  # fmt: skip
+    assert (fault.matched, fault.hits) == (3, 1)
+    assert [each.kind for each in events] == ["network.receive"]
+
+
+def test_a_reset_without_a_request_is_one_of_the_connection(
+    url: str, trust: Trust, inject: Inject
+) -> None:
+    client = httpx.Client(http2=True, http1=False, verify=trust.client, trust_env=False)
+    reset = inject("network_failure", mode="reset", nth=2)  # 1 is the handshake
+    with client, reset as fault, pytest.raises(httpx.RemoteProtocolError) as caught:
+        client.get(url)
+    assert str(caught.value) == "Server disconnected"
+    assert fault.hits == 1
+
+
+@every_client
+def test_what_is_late_for_one_request(
+    client: Client, url: str, trust: Trust, inject: Inject
+) -> None:
+    with inject("network_latency", delay="20ms", path="/v1/*") as latency:
+        assert client(url, ["/v1/pay"], trust.client) == [OK]
+    assert (latency.matched, latency.hits) == (1, 1)
+    assert latency.delay > 0.01
+    with inject("network_latency", delay="20ms", path="/v1/*") as latency:
+        assert client(url, ["/a"], trust.client) == [OK]
+    assert latency.matched == 0
+    assert any(line.endswith(" POST /a") for line in never_fired(latency).seen)
+
+
+@pytest.mark.parametrize("given", [{"mode": "reset"}, {"mode": "truncate", "share": 0.5}])
+def test_what_is_met_is_what_a_server_does(
+    given: dict[str, Any], over_http2: Serve, trust: Trust, inject: Inject
+) -> None:
+    def fail(connection: h2.connection.H2Connection, stream_id: int, path: str) -> None:
+        if path != "/v1/pay":
+            return ok(connection, stream_id, path)
+        if given["mode"] == "truncate":
+            head = [(":status", "200"), ("content-length", str(len(BODY)))]
+            connection.send_headers(stream_id, head)
+            connection.send_data(stream_id, BODY[:50])
+        return connection.reset_stream(stream_id, 2)
+
+    def messages(url: str) -> list[str]:
+        found = []
+        with httpx.Client(http2=True, http1=False, verify=trust.client, trust_env=False) as client:
+            for path in PATHS:
+                try:
+                    found.append(str(client.get(url + path).status_code))
+                except httpx.HTTPError as error:
+                    found.append(f"{type(error).__name__} {error}")
+        return found
+
+    with over_http2(fail) as url:
+        real = messages(url)
+    with over_http2(ok) as url, inject("network_failure", path="/v1/*", **given):
+        assert messages(url) == real
+    assert real[0] == real[2] == "200"
+
+
+def test_much_that_is_lost_leaves_room_for_what_is_not(
+    over_http2: Serve, trust: Trust, inject: Inject
+) -> None:
+    """The window of a connection is shared: what nobody reads has to be given back."""
+
+    def much(connection: h2.connection.H2Connection, stream_id: int, path: str) -> None:
+        connection.send_headers(stream_id, [(":status", "200")])
+        for _ in range(4):
+            assert connection.local_flow_control_window(stream_id) >= 16_000, "no room"
+            connection.send_data(stream_id, b"x" * 16_000)
+        connection.end_stream(stream_id)
+
+    with (
+        over_http2(much) as url,
+        inject("network_failure", status=503, path="/v1/*", rate=1) as fault,
+    ):
+        found = blocking(url, ["/v1/pay"] * 25 + ["/a"], trust.client)
+    assert [status for status, _ in found] == [503] * 25 + [200]
+    assert fault.hits == 25
+
+
+def test_everything_is_put_back(url: str, trust: Trust, inject: Inject) -> None:
+    before = vars(h2.connection.H2Connection)["receive_data"]
+    with inject("network_failure", status=503, path="/v1/*") as fault:
+        assert vars(h2.connection.H2Connection)["receive_data"] is not before
+        blocking(url, ["/v1/pay"], trust.client)
+    assert fault.hits == 1
+    assert vars(h2.connection.H2Connection)["receive_data"] is before
+
+
+GRPC_REPLY = b"\x00\x00\x00\x00\x02ok"
+
+
+@pytest.fixture
+def grpc_port() -> Iterator[int]:
+    def reply(connection: h2.connection.H2Connection, stream_id: int, path: str) -> None:
+        head = [(":status", "200"), ("content-type", "application/grpc+raw")]
+        connection.send_headers(stream_id, head)
+        connection.send_data(stream_id, GRPC_REPLY)
+        connection.send_headers(stream_id, [("grpc-status", "0")], end_stream=True)
+
+    with serve(speaking_http2(reply)) as port:
+        yield port
+
+
+class Raw:
+    """A codec of messages that are bytes."""
+
+    __content_subtype__ = "raw"
+
+    def encode(self, message: bytes, message_type: object) -> bytes:
+        return message
+
+    def decode(self, data: bytes, message_type: object) -> bytes:
+        return data
+
+
+@contextlib.asynccontextmanager
+async def calling(port: int) -> AsyncIterator[Callable[[str], Any]]:
+    """A client of gRPC that is written in Python."""
+    import grpclib.client
+    import grpclib.exceptions
+
+    codec: Any = Raw()
+    channel = grpclib.client.Channel("127.0.0.1", port, codec=codec)
+
+    async def call(name: str) -> Any:
+        method: Any = grpclib.client.UnaryUnaryMethod(channel, name, bytes, bytes)
+        try:
+            return await method(b"x", timeout=1)
+        except (grpclib.exceptions.GRPCError, grpclib.exceptions.StreamTerminatedError) as error:
+            return type(error).__name__, getattr(error, "status", None)
+
+    try:
+        yield call
+    finally:
+        channel.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "met"),
+    [
+        ({"status": 503}, ("GRPCError", "UNAVAILABLE")),
+        ({"mode": "reset"}, ("StreamTerminatedError", None)),
+    ],
+    ids=["status", "reset"],
+)
+def test_a_call_of_grpc(
+    given: dict[str, Any], met: tuple[str, str | None], grpc_port: int, inject: Inject
+) -> None:
+    async def run() -> list[Any]:
+        async with calling(grpc_port) as call:
+            return [await call("/shop.Payments/Charge"), await call("/shop.Orders/Add")]
+
+    with inject("network_failure", rpc="shop.Payments/*", **given) as fault:
+        failed, passed = asyncio.run(run())
+    assert (failed[0], getattr(failed[1], "name", None)) == met
+    assert passed == b"ok"
+    assert fault.hits == 1
