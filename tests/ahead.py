@@ -96,6 +96,23 @@ def runs(
     return runs_job(Suite(files=files, args=args, variables=variables or {}))
 
 
+ALONE_AND_XDIST: dict[str, tuple[str, ...]] = {"alone": (), "xdist": ("-p", "xdist", "-n1")}
+
+
+def runs_each(
+    ways: Mapping[str, tuple[str, ...]],
+    *args: str,
+    others: Mapping[str, str] | None = None,
+    **modules: str,
+) -> pytest.MarkDecorator:
+    """As `runs`, once with the more arguments of each way."""
+    found = [
+        pytest.param(way, marks=runs(*args, *more, variables=None, others=others, **modules))
+        for way, more in ways.items()
+    ]
+    return pytest.mark.parametrize("ran", found, indirect=True)
+
+
 def runs_job(job: Job) -> pytest.MarkDecorator:
     """A test, or all of a module, about what comes of this."""
     return pytest.mark.runs(job)

@@ -2,6 +2,22 @@ from __future__ import annotations
 
 import pytest
 
+from tests.ahead import runs
+
+
+XDIST = ("-p", "xdist", "-n2")
+
+MARKED = """\
+import pytest
+
+def test_innocent():
+    pytest.exit("a test ran")
+
+@pytest.mark.{marker}
+def test_marked():
+    pass
+"""
+
 
 @pytest.mark.parametrize(
     ("marker", "message"),
@@ -39,38 +55,28 @@ import pytest
 def test_a_bad_marker_ends_the_run_before_any_test(
     pytester: pytest.Pytester, marker: str, message: str
 ) -> None:
-    result = run_with_bad_marker(pytester, marker)
+    pytester.makepyfile(MARKED.format(marker=marker))
+    result = pytester.runpytest()
+    assert_ended_before_any_test(result)
     result.stderr.fnmatch_lines([f"*.py:6: {message}"])
 
 
-def test_bad_markers_that_start_no_chaos_end_a_run_under_xdist_too(
-    pytester: pytest.Pytester,
-) -> None:
-    result = run_with_bad_marker(pytester, "no_chaos(1)", "-p", "xdist", "-n2")
-    result.stdout.fnmatch_lines(["ERROR: *.py:6: no_chaos takes nothing; *"])
+@runs(*XDIST, test_it=MARKED.format(marker="no_chaos(1)"))
+def test_bad_markers_that_start_no_chaos_end_a_run_under_xdist_too(ran: pytest.RunResult) -> None:
+    assert_ended_before_any_test(ran)
+    ran.stdout.fnmatch_lines(["ERROR: *.py:6: no_chaos takes nothing; *"])
 
 
-def test_a_bad_marker_ends_a_run_under_xdist(pytester: pytest.Pytester) -> None:
-    result = run_with_bad_marker(pytester, 'chaos("network_latency", dely=1)', "-p", "xdist", "-n2")
-    result.stdout.fnmatch_lines(["ERROR: *.py:6: unknown parameter 'dely' *"])
+@runs(*XDIST, test_it=MARKED.format(marker='chaos("network_latency", dely=1)'))
+def test_a_bad_marker_ends_a_run_under_xdist(ran: pytest.RunResult) -> None:
+    assert_ended_before_any_test(ran)
+    ran.stdout.fnmatch_lines(["ERROR: *.py:6: unknown parameter 'dely' *"])
 
 
-def run_with_bad_marker(pytester: pytest.Pytester, marker: str, *args: str) -> pytest.RunResult:
-    pytester.makepyfile(f"""
-        import pytest
-
-        def test_innocent():
-            pytest.exit("a test ran")
-
-        @pytest.mark.{marker}
-        def test_marked():
-            pass
-    """)
-    result = pytester.runpytest(*args)
+def assert_ended_before_any_test(result: pytest.RunResult) -> None:
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     lines = [*result.outlines, *result.errlines]
     assert not any("Traceback" in line or "INTERNALERROR" in line for line in lines)
-    return result
 
 
 def test_every_bad_marker_is_named_with_its_own_line(pytester: pytest.Pytester) -> None:

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
+
+from tests.ahead import runs
 
 
 def test_a_marker_that_matched_nothing_is_an_error(suite: pytest.Pytester) -> None:
@@ -227,22 +227,27 @@ def test_several_that_never_fired_are_all_named(suite: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines_random(["*'one' * never fired*", "*'two' * never fired*"])
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-def test_a_connection_made_in_c_is_told_of_the_proxy(suite: pytest.Pytester, driver: str) -> None:
-    if importlib.util.find_spec(driver) is None:
-        pytest.skip(f"{driver} is not installed")
-    suite.makepyfile(f"""
-        import {driver}
-        import pytest
+FAR_AWAY = """
+    import DRIVER
+    import pytest
 
-        @pytest.mark.chaos("network_latency", delay="1ms")
-        def test_far_away():
-            with pytest.raises({driver}.OperationalError):  # nobody is there
-                {driver}.connect("postgresql://app@127.0.0.1:9/app?connect_timeout=5")
-    """)
-    result = suite.runpytest_subprocess()  # a driver in C cannot be loaded twice
-    result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(
+    @pytest.mark.chaos("network_latency", delay="1ms")
+    def test_far_away():
+        with pytest.raises(DRIVER.OperationalError):  # nobody is there
+            DRIVER.connect("postgresql://app@127.0.0.1:9/app?connect_timeout=5")
+"""
+
+
+@pytest.mark.parametrize(
+    "driver",
+    [
+        pytest.param(each, marks=runs(test_it=FAR_AWAY.replace("DRIVER", each)))
+        for each in ("psycopg", "psycopg2")
+    ],
+)
+def test_a_connection_made_in_c_is_told_of_the_proxy(driver: str, ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=1, errors=1)
+    ran.stdout.fnmatch_lines(
         [
             "*'network_latency' (*target any) never fired: no operation matched it, *",
             "  The code did:",

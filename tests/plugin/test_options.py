@@ -4,6 +4,9 @@ import re
 
 import pytest
 
+from tests.ahead import runs_each
+from tests.suites import SERVER
+
 
 REQUEST = """
     import requests
@@ -72,11 +75,11 @@ def test_no_chaos_starts_no_experiment_of_markers_and_flags(suite: pytest.Pytest
     result.stdout.fnmatch_lines(["chaos: none (--no-chaos)"])
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["one", "xdist"])
-def test_chaos_operations_shows_the_numbers_of_each_test(
-    suite: pytest.Pytester, workers: tuple[str, ...]
-) -> None:
-    suite.makepyfile("""
+@runs_each(
+    {"one": (), "xdist": ("-p", "xdist", "-n2")},
+    "--chaos-operations",
+    conftest=SERVER,
+    test_it="""
         import pytest
         import requests
 
@@ -106,11 +109,12 @@ def test_chaos_operations_shows_the_numbers_of_each_test(
         @pytest.mark.no_chaos
         def test_exempt(url):
             assert requests.get(url, timeout=5).text == "ok"
-    """)
-    result = suite.runpytest("-p", "no:randomly", "--chaos-operations", *workers)
-    result.assert_outcomes(passed=5)
-    begin = next(at for at, line in enumerate(result.outlines) if "= chaos operations =" in line)
-    shown = [re.sub(r"127.0.0.1:\d+|/\S+/", "", line) for line in result.outlines[begin + 1 : -1]]
+    """,
+)
+def test_chaos_operations_shows_the_numbers_of_each_test(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=5)
+    begin = next(at for at, line in enumerate(ran.outlines) if "= chaos operations =" in line)
+    shown = [re.sub(r"127.0.0.1:\d+|/\S+/", "", line) for line in ran.outlines[begin + 1 : -1]]
     tests = re.findall(r"^\S+::(\w+)(.*\n(?:  .*\n)*)", "\n".join([*shown, ""]), re.MULTILINE)
     assert dict(tests) == {
         "test_marker": (

@@ -4,6 +4,11 @@ import re
 
 import pytest
 
+from tests.ahead import runs
+from tests.suites import SERVER
+
+
+WORKERS = ("-p", "xdist", "-n2")
 
 SUITE = """
     import pytest
@@ -16,23 +21,24 @@ SUITE = """
 """
 
 
-def test_workers_deal_the_same_faults_as_one_process(suite: pytest.Pytester) -> None:
-    suite.makepyfile(SUITE)
+@runs(*WORKERS, "-rf", "--chaos-seed=5", conftest=SERVER, test_it=SUITE)
+def test_workers_deal_the_same_faults_as_one_process(
+    suite: pytest.Pytester, ran: pytest.RunResult
+) -> None:
+    suite.makepyfile(test_it=SUITE)
 
-    def outcome(*flags: str) -> tuple[set[str], list[str]]:
-        result = suite.runpytest("-rf", "--chaos-seed=5", *flags)
+    def outcome(result: pytest.RunResult) -> tuple[set[str], list[str]]:
         failed = set(re.findall(r"^FAILED (\S+)", result.stdout.str(), re.MULTILINE))
         return failed, sorted(
             line for line in result.outlines if line.startswith(("repeat:", "network_failure:"))
         )
 
-    alone = outcome()
+    alone = outcome(suite.runpytest("-rf", "--chaos-seed=5"))
     assert alone[0]
-    assert outcome("-p", "xdist", "-n", "2") == alone
+    assert outcome(ran) == alone
 
 
-def test_workers_share_a_seed_that_nobody_chose(suite: pytest.Pytester) -> None:
-    suite.makepyfile(SUITE)
-    result = suite.runpytest("-p", "xdist", "-n", "2")
-    seeds = set(re.findall(r"seed[ =](\d+)", result.stdout.str()))
+@runs(*WORKERS, conftest=SERVER, test_it=SUITE)
+def test_workers_share_a_seed_that_nobody_chose(ran: pytest.RunResult) -> None:
+    seeds = set(re.findall(r"seed[ =](\d+)", ran.stdout.str()))
     assert len(seeds) == 1

@@ -5,7 +5,11 @@ from __future__ import annotations
 # Once for all: each run in this process would load its own, and pickle no other's.
 import concurrent.futures.process  # noqa: F401
 
+from pathlib import Path
+
 import pytest
+
+from tests.ahead import runs
 
 
 def test_children_of_every_kind_are_counted(suite: pytest.Pytester) -> None:
@@ -94,10 +98,9 @@ def test_a_worker_that_outlives_its_test_is_hit_no_more(suite: pytest.Pytester) 
     suite.runpytest("-p", "no:warnings").assert_outcomes(passed=2)
 
 
-def test_a_child_that_goes_on_as_if_it_were_the_run_reports_nothing(
-    suite: pytest.Pytester,
-) -> None:
-    suite.makepyfile("""
+@runs(
+    *("--chaos-profile=chaos.toml:ci", "--chaos-matrix", "--resilience-report=chaos.json"),
+    test_it="""
         import os
         import pathlib
 
@@ -112,21 +115,21 @@ def test_a_child_that_goes_on_as_if_it_were_the_run_reports_nothing(
             os.waitpid(child, 0)
             assert not pathlib.Path("chaos.json").exists()
             proxy.add("latency", latency=1)
-    """)
-    suite.makefile(
-        ".toml",
-        chaos="""
+    """,
+    others={
+        "chaos.toml": """
         [profiles.ci]
         [[profiles.ci.experiments]]
         name = "x"
         chaos_type = "network_latency"
-        """,
-    )
-    result = suite.runpytest_subprocess(
-        "--chaos-profile=chaos.toml:ci", "--chaos-matrix", "--resilience-report=chaos.json"
-    )
-    text = result.stdout.str()
+        """
+    },
+)
+def test_a_child_that_goes_on_as_if_it_were_the_run_reports_nothing(
+    ran: pytest.RunResult, ran_in: Path
+) -> None:
+    text = ran.stdout.str()
     assert "RuntimeError: the child" in text  # pytest itself cannot know
     assert text.count("= chaos (seed") == 1
-    assert (suite.path / "chaos.json").exists()
-    result.assert_outcomes(passed=1)  # of the parent, which ends last
+    assert (ran_in / "chaos.json").exists()
+    ran.assert_outcomes(passed=1)  # of the parent, which ends last

@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.ahead import runs
+
 
 def workers(of: int) -> list[psutil.Process]:
     found = psutil.Process(of).children(recursive=True)
@@ -169,26 +171,28 @@ def test_what_was_not_chosen_of_a_profile_need_not_fit(pytester: pytest.Pytester
     result.stdout.fnmatch_lines("small: memory load 1 MiB [[]profile] - 1 test, asked 1 MiB, *")
 
 
-def test_a_worker_of_xdist_tells_the_test_what_has_become_too_much(
-    pytester: pytest.Pytester,
-) -> None:
-    """Its controller has found that it fits, and a moment later it may not."""
-    pytester.makeini("[pytest]\nchaos_max_memory = 2MiB")
-    large = 'chaos_type = "memory_stress", size = "3MiB"'
-    pytester.makefile(".toml", big=BIG.replace("PARAMETERS", large))
-    pytester.makeconftest("""
-        from pytest_resilience.stress.caps import Caps
+LENIENT = """
+from pytest_resilience.stress.caps import Caps
 
-        def pytest_configure(config):
-            if not hasattr(config, "workerinput"):
-                Caps.approve = lambda *_: None
-    """)
-    pytester.makepyfile("def test_it(): pass")
-    result = pytester.runpytest_subprocess("--chaos-profile=big.toml:big", "-p", "xdist", "-n", "1")
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        "chaos experiment 'large': memory load 3 MiB: 3 MiB is over the cap *"
-    )
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        Caps.approve = lambda *_: None
+"""
+
+
+@runs(
+    *("--chaos-profile=big.toml:big", "-p", "xdist", "-n1"),
+    conftest=LENIENT,
+    test_it="def test_it(): pass",
+    others={
+        "pytest.ini": "[pytest]\nchaos_max_memory = 2MiB",
+        "big.toml": BIG.replace("PARAMETERS", 'chaos_type = "memory_stress", size = "3MiB"'),
+    },
+)
+def test_a_worker_of_xdist_tells_the_test_what_has_become_too_much(ran: pytest.RunResult) -> None:
+    """Its controller has found that it fits, and a moment later it may not."""
+    ran.assert_outcomes(failed=1)
+    ran.stdout.fnmatch_lines("chaos experiment 'large': memory load 3 MiB: 3 MiB is over the cap *")
 
 
 def test_a_monkey_refuses_what_it_could_never_start(pytester: pytest.Pytester) -> None:

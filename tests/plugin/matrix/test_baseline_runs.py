@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 
+from pathlib import Path
+
 import pytest
+
+from tests.ahead import ALONE_AND_XDIST
+from tests.ahead import runs_each
+from tests.suites import SERVER
 
 
 EXPERIMENTS = """
@@ -46,6 +52,7 @@ load = 0.01
 cores = 1
 """
 NAMES = ("refused", "lost", "full", "stock", "price")
+FLAGS = ("--chaos-matrix", "--chaos-profile=ci", "--resilience-report=out.json")
 SHOP = "def stock():\n    return 3\n\ndef price():\n    return 4\n"
 
 
@@ -58,30 +65,31 @@ def shop(suite: pytest.Pytester) -> pytest.Pytester:
 
 
 def run(shop: pytest.Pytester, *arguments: str, only: tuple[str, ...] = NAMES) -> pytest.RunResult:
-    flags = ("--chaos-matrix", "--chaos-profile=ci", "--resilience-report=out.json")
-    return shop.runpytest(*flags, *(f"--chaos-experiment={each}" for each in only), *arguments)
+    return shop.runpytest(*FLAGS, *(f"--chaos-experiment={each}" for each in only), *arguments)
 
 
-def verdicts(shop: pytest.Pytester) -> dict[str, dict[str, str]]:
+def verdicts(folder: Path) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
-    for cell in json.loads((shop.path / "out.json").read_text())["cells"]:
+    for cell in json.loads((folder / "out.json").read_text())["cells"]:
         name = cell["test"].rpartition("::")[2]
         found.setdefault(name, {})[cell["experiment"]] = cell["verdict"]
     return found
 
 
-def applicable(shop: pytest.Pytester) -> dict[str, set[str]]:
+def applicable(folder: Path) -> dict[str, set[str]]:
     return {
         test: {name for name, verdict in cells.items() if verdict != "not_applicable"}
-        for test, cells in verdicts(shop).items()
+        for test, cells in verdicts(folder).items()
     }
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n1")], ids=["alone", "xdist"])
-def test_a_test_is_run_under_what_could_hit_it(
-    shop: pytest.Pytester, workers: tuple[str, ...]
-) -> None:
-    shop.makepyfile("""
+@runs_each(
+    ALONE_AND_XDIST,
+    *FLAGS,
+    *(f"--chaos-experiment={each}" for each in NAMES),
+    conftest=SERVER,
+    shop=SHOP,
+    test_it="""
         import sqlite3
         import requests
         import shop
@@ -100,16 +108,19 @@ def test_a_test_is_run_under_what_could_hit_it(
 
         def test_service():
             assert shop.stock() == 3
-    """)
-    run(shop, *workers).assert_outcomes(passed=5)
-    assert applicable(shop) == {
+    """,
+    others={"pyproject.toml": EXPERIMENTS},
+)
+def test_a_test_is_run_under_what_could_hit_it(ran: pytest.RunResult, ran_in: Path) -> None:
+    ran.assert_outcomes(passed=5)
+    assert applicable(ran_in) == {
         "test_pure": set(),
         "test_network": {"refused"},
         "test_database": {"lost"},
         "test_files": {"full"},
         "test_service": {"stock"},
     }
-    assert verdicts(shop)["test_service"]["stock"] == "failed"
+    assert verdicts(ran_in)["test_service"]["stock"] == "failed"
 
 
 def test_a_pure_unit_test_is_not_run_again_and_spoils_no_gate(shop: pytest.Pytester) -> None:
@@ -140,7 +151,8 @@ def test_a_pure_unit_test_is_not_run_again_and_spoils_no_gate(shop: pytest.Pytes
         if each["verdict"] == "not_applicable"
     ]
     assert cell["reason"] == (
-        "it hits network.connect; without chaos the test did: nothing that any could hit"
+        "it hits network.connect, network.send_datagram; without chaos the test did: "
+        "nothing that any could hit"
     )
 
 
@@ -165,7 +177,7 @@ def test_a_wrong_target_and_a_trigger_that_chooses_none_never_fire(shop: pytest.
 def test_pressure_is_applicable_to_everything(shop: pytest.Pytester) -> None:
     shop.makepyfile("def test_pure():\n    assert sum(range(100)) == 4950")
     run(shop, only=("busy",)).assert_outcomes(passed=1)
-    assert verdicts(shop) == {"test_pure": {"busy": "survived"}}
+    assert verdicts(shop.path) == {"test_pure": {"busy": "survived"}}
 
 
 def test_an_experiment_of_no_strength_never_fires(shop: pytest.Pytester) -> None:
@@ -180,7 +192,7 @@ def test_an_experiment_of_no_strength_never_fires(shop: pytest.Pytester) -> None
             requests.get(url, timeout=5)
     """)
     run(shop, only=("busy",))
-    assert verdicts(shop) == {"test_network": {"busy": "never_fired"}}
+    assert verdicts(shop.path) == {"test_network": {"busy": "never_fired"}}
 
 
 def test_a_chaos_type_of_somebody_else_is_taken_to_be_applicable(shop: pytest.Pytester) -> None:
@@ -218,7 +230,7 @@ def test_a_chaos_type_of_somebody_else_is_taken_to_be_applicable(shop: pytest.Py
     """)
     shop.makepyfile("def test_it():\n    pass")
     run(shop, only=("busy",))
-    assert verdicts(shop) == {"test_it": {"busy": "never_fired"}}
+    assert verdicts(shop.path) == {"test_it": {"busy": "never_fired"}}
 
 
 @pytest.mark.parametrize("scope", ["function", "module", "session"])
@@ -246,7 +258,7 @@ def test_a_connection_of_a_fixture_may_be_used_so_experiments_on_it_are_not_pass
             pass
     """)
     result = run(shop, only=("lost",))
-    assert verdicts(shop) == {
+    assert verdicts(shop.path) == {
         "test_first": {"lost": "never_fired"},
         "test_second": {"lost": "never_fired"},
         "test_pure": {"lost": "not_applicable"},
@@ -313,7 +325,7 @@ def pytest_resilience_verdict(item, cell):
     )
     result = run(shop)
     result.assert_outcomes(passed=1)
-    assert verdicts(shop)["test_it"].keys() == set(NAMES)
+    assert verdicts(shop.path)["test_it"].keys() == set(NAMES)
 
 
 def test_a_test_with_chaos_of_its_own_has_it_in_the_baseline_run_as_always(
@@ -332,7 +344,7 @@ def test_a_test_with_chaos_of_its_own_has_it_in_the_baseline_run_as_always(
                     pass
     """)
     run(shop, only=("refused", "lost")).assert_outcomes(passed=1)
-    assert verdicts(shop) == {"test_it": {"refused": "survived", "lost": "not_applicable"}}
+    assert verdicts(shop.path) == {"test_it": {"refused": "survived", "lost": "not_applicable"}}
 
 
 def test_a_forked_child_may_do_anything(shop: pytest.Pytester) -> None:
@@ -353,7 +365,7 @@ def test_a_forked_child_may_do_anything(shop: pytest.Pytester) -> None:
             assert child.exitcode == 0
     """)
     run(shop, "-W", "ignore", only=("refused",))
-    assert verdicts(shop) == {"test_child": {"refused": "survived"}}
+    assert verdicts(shop.path) == {"test_child": {"refused": "survived"}}
 
 
 def test_a_name_that_does_not_resolve_might_have_been_connected_to(shop: pytest.Pytester) -> None:
@@ -367,7 +379,7 @@ def test_a_name_that_does_not_resolve_might_have_been_connected_to(shop: pytest.
                 pass
     """)
     result = run(shop, only=("refused",))
-    assert verdicts(shop) == {"test_nowhere": {"refused": "never_fired"}}
+    assert verdicts(shop.path) == {"test_nowhere": {"refused": "never_fired"}}
     result.stdout.fnmatch_lines(["*nowhere.invalid:80 (does not resolve here)*"])
 
 
@@ -390,4 +402,4 @@ def test_clients_of_every_sort_are_seen(shop: pytest.Pytester, body: str) -> Non
             {body}
     """)
     run(shop, only=("refused", "full"))
-    assert verdicts(shop) == {"test_it": {"refused": "failed", "full": "not_applicable"}}
+    assert verdicts(shop.path) == {"test_it": {"refused": "failed", "full": "not_applicable"}}

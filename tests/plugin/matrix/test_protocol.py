@@ -11,7 +11,9 @@ import jsonschema
 import pytest
 
 from pytest_resilience.__main__ import main
+from tests.ahead import runs
 from tests.report.conftest import SCHEMA
+from tests.suites import SERVER
 
 
 PROFILE = """
@@ -248,11 +250,16 @@ def test_shards_are_merged(shop: pytest.Pytester, capsys: pytest.CaptureFixture[
     assert "error: " in capsys.readouterr().err
 
 
-def test_under_xdist_it_is_the_same(shop: pytest.Pytester) -> None:
-    matrix(shop, "--resilience-report=alone.json")
-    result = matrix(shop, "-p", "xdist", "-n", "2", "--resilience-report=workers.json")
-    result.stdout.fnmatch_lines(["resilience gate FAILED: 60 %, coverage 71.4 %"])
-    assert verdicts(shop.path / "workers.json") == verdicts(shop.path / "alone.json")
+@runs(
+    *("--chaos-matrix", "--chaos-profile=ci", "--resilience-report=out.json"),
+    *("-p", "xdist", "-n2"),
+    conftest=SERVER,
+    test_shop=TESTS,
+    others={"pyproject.toml": PROFILE},
+)
+def test_under_xdist_it_is_the_same(ran: pytest.RunResult, ran_in: Path) -> None:
+    ran.stdout.fnmatch_lines(["resilience gate FAILED: 60 %, coverage 71.4 %"])
+    assert verdicts(ran_in / "out.json") == EXPECTED
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from tests.ahead import ALONE_AND_XDIST
+from tests.ahead import runs_each
 from tests.plugin.matrix.test_protocol import GOOD
 from tests.plugin.matrix.test_protocol import PROFILE
 from tests.plugin.matrix.test_protocol import TESTS
 from tests.plugin.matrix.test_protocol import matrix
+from tests.suites import SERVER
 
 
 BAD = ("-k", "fails or survives")
-XDIST = ("-p", "xdist", "-n1")  # what workers find is told by another process
+
+
+def matrix_runs(
+    *arguments: str, ways: Mapping[str, tuple[str, ...]] = ALONE_AND_XDIST
+) -> pytest.MarkDecorator:
+    """The shop's, ahead, in each way: what workers find is told by another process."""
+    flags = ("--chaos-matrix", "--chaos-profile=ci", *arguments)
+    files = {"pyproject.toml": PROFILE}
+    return runs_each(ways, *flags, conftest=SERVER, test_shop=TESTS, others=files)
 
 
 @pytest.fixture
@@ -24,17 +36,18 @@ def shop(suite: pytest.Pytester) -> pytest.Pytester:
     return suite
 
 
-@pytest.mark.parametrize("workers", [(), XDIST], ids=["alone", "xdist"])
-def test_bad_cells_fail_a_run_without_a_gate(
-    shop: pytest.Pytester, workers: tuple[str, ...]
-) -> None:
-    result = matrix(shop, *BAD, *workers)
-    assert result.ret == 10
-    result.stdout.fnmatch_lines([
+@matrix_runs(*BAD)
+def test_bad_cells_fail_a_run_without_a_gate(ran: pytest.RunResult) -> None:
+    assert ran.ret == 10
+    ran.stdout.fnmatch_lines([
         "resilience gate FAILED: 66.6 %, coverage 100 %",
         "  - 1 bad cell that no baseline accepts: 1 failed",
     ])  # fmt: skip
-    assert matrix(shop, *GOOD, *workers).ret == 0
+
+
+@matrix_runs(*GOOD)
+def test_good_cells_fail_no_run(ran: pytest.RunResult) -> None:
+    assert ran.ret == 0
 
 
 def test_what_proves_nothing_fails_a_run_without_a_gate(shop: pytest.Pytester) -> None:
@@ -96,15 +109,12 @@ def test_a_run_that_only_reports_heeds_no_gate_of_a_profile(shop: pytest.Pyteste
     assert matrix(shop, *BAD, "--resilience-report-only").ret == 0
 
 
-@pytest.mark.parametrize("workers", [(), (*XDIST[:2], "-n2")], ids=["alone", "xdist"])
-def test_the_last_line_counts_tests_and_cells(
-    shop: pytest.Pytester, workers: tuple[str, ...]
-) -> None:
-    result = matrix(shop, *workers)
-    last = result.outlines[-1]
+@matrix_runs(ways=ALONE_AND_XDIST | {"xdist": ("-p", "xdist", "-n2")})
+def test_the_last_line_counts_tests_and_cells(ran: pytest.RunResult) -> None:
+    last = ran.outlines[-1]
     cells = "16 cells (7 good, 3 bad, 2 proving nothing, 4 left out)"
     assert f"1 failed, 7 passed, 1 skipped, {cells} in " in last
-    result.assert_outcomes(passed=7, failed=1, skipped=1)
+    ran.assert_outcomes(passed=7, failed=1, skipped=1)
 
 
 def test_the_last_line_is_red_when_cells_fail_the_run_and_counts_them_if_that_was_cut_short(
@@ -127,13 +137,12 @@ def cases(path: Path) -> tuple[dict[str, str], dict[str, ElementTree.Element]]:
     return numbers, found
 
 
-@pytest.mark.parametrize("workers", [(), XDIST], ids=["alone", "xdist"])
+@matrix_runs("--junitxml=out/junit.xml", "--junitprefix=ci")
 def test_a_junit_file_has_the_cells_as_test_cases_in_a_suite_of_their_own(
-    shop: pytest.Pytester, workers: tuple[str, ...]
+    ran: pytest.RunResult, ran_in: Path
 ) -> None:
-    result = matrix(shop, "--junitxml=out/junit.xml", "--junitprefix=ci", *workers)
-    result.assert_outcomes(passed=7, failed=1, skipped=1)
-    numbers, found = cases(shop.path / "out/junit.xml")
+    ran.assert_outcomes(passed=7, failed=1, skipped=1)
+    numbers, found = cases(ran_in / "out/junit.xml")
     assert numbers == {"pytest": "9", "resilience matrix": "16"}
     failed = found["ci.test_shop.test_fails[chaos: refused]"]
     assert float(failed.get("time", "")) > 0

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.ahead import ALONE_AND_XDIST
+from tests.ahead import runs_each
 from tests.plugin.matrix.test_protocol import verdicts
+from tests.suites import SERVER
 
 
 MATRIX = ("--chaos-matrix", "--chaos-profile=ci", "--resilience-report=out.json")
@@ -41,39 +45,34 @@ def matrix(suite: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     return suite.runpytest(*MATRIX, *arguments)
 
 
-def only_cell(suite: pytest.Pytester) -> dict[str, Any]:
-    [cell] = json.loads((suite.path / "out.json").read_text())["cells"]
+def only_cell(folder: Path) -> dict[str, Any]:
+    [cell] = json.loads((folder / "out.json").read_text())["cells"]
     assert isinstance(cell, dict)
     return cell
 
 
-WORKERS = pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n1")], ids=["alone", "xdist"])
+def matrix_runs(
+    experiment: str, more: str = "", test_it: str = REQUESTS, conftest: str = ""
+) -> pytest.MarkDecorator:
+    """Ahead, alone and under xdist."""
+    files = {"pyproject.toml": f"{more}{EXPERIMENT}{experiment}\n"}
+    conftest = f"{SERVER}{conftest}"
+    return runs_each(ALONE_AND_XDIST, *MATRIX, conftest=conftest, test_it=test_it, others=files)
 
 
-@WORKERS
-def test_a_service_that_is_not_there_is_told(
-    suite: pytest.Pytester, workers: tuple[str, ...]
-) -> None:
-    profile(suite, 'chaos_type = "service_failure"\ntarget_services = ["ghost"]\nrate = 1', GHOST)
-    suite.makepyfile(REQUESTS)
-    result = matrix(suite, *workers)
-    result.assert_outcomes(passed=1)
-    assert only_cell(suite)["verdict"] == "not_started"
-    result.stdout.fnmatch_lines([
+@matrix_runs('chaos_type = "service_failure"\ntarget_services = ["ghost"]\nrate = 1', GHOST)
+def test_a_service_that_is_not_there_is_told(ran: pytest.RunResult, ran_in: Path) -> None:
+    ran.assert_outcomes(passed=1)
+    assert only_cell(ran_in)["verdict"] == "not_started"
+    ran.stdout.fnmatch_lines([
         "trouble: 1 not started",
         "not started: *::test_it under 'trouble'",
         "    the experiment could not begin: *service ghost: no json:no_such_function: *",
     ])  # fmt: skip
-    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    ran.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
-@WORKERS
-def test_a_cap_that_has_sunk_since_the_profile_was_read_is_told(
-    suite: pytest.Pytester, workers: tuple[str, ...]
-) -> None:
-    suite.makeconftest(
-        (suite.path / "conftest.py").read_text()
-        + """
+SINKING = """
 from pytest_resilience.stress.caps import Caps
 
 usual, running = Caps.approve, []
@@ -87,22 +86,22 @@ Caps.approve = approve
 def pytest_collection_finish():
     running.append(1)
 """
-    )
-    profile(suite, 'chaos_type = "memory_stress"\nsize = "1000000GiB"')
-    suite.makepyfile(REQUESTS)
-    result = suite.runpytest_subprocess(*MATRIX, *workers)
-    result.assert_outcomes(passed=1)
-    assert only_cell(suite)["verdict"] == "not_started"
+
+
+@matrix_runs('chaos_type = "memory_stress"\nsize = "1000000GiB"', conftest=SINKING)
+def test_a_cap_that_has_sunk_since_the_profile_was_read_is_told(
+    ran: pytest.RunResult, ran_in: Path
+) -> None:
+    ran.assert_outcomes(passed=1)
+    assert only_cell(ran_in)["verdict"] == "not_started"
     reason = "    the experiment could not begin: *is over the cap of *chaos_max_memory = 50%*"
-    result.stdout.fnmatch_lines([reason])
+    ran.stdout.fnmatch_lines([reason])
 
 
-@WORKERS
-def test_a_disabled_experiment_is_not_run(suite: pytest.Pytester, workers: tuple[str, ...]) -> None:
-    profile(suite, f"{REFUSED}\nenabled = false")
-    suite.makepyfile(REQUESTS)
-    matrix(suite, *workers).stdout.fnmatch_lines(["trouble: 1 not run"])
-    cell = only_cell(suite)
+@matrix_runs(f"{REFUSED}\nenabled = false")
+def test_a_disabled_experiment_is_not_run(ran: pytest.RunResult, ran_in: Path) -> None:
+    ran.stdout.fnmatch_lines(["trouble: 1 not run"])
+    cell = only_cell(ran_in)
     assert cell["verdict"] == "not_run"
     assert cell["reason"] == "the experiment is disabled: enabled = false"
 
@@ -114,7 +113,7 @@ def test_what_this_machine_cannot_do_is_not_started(
     profile(suite, 'chaos_type = "cpu_stress"\nengine = "stress-ng"')
     suite.makepyfile(REQUESTS)
     matrix(suite)
-    cell = only_cell(suite)
+    cell = only_cell(suite.path)
     assert cell["verdict"] == "not_started"
     assert cell["reason"].startswith("the test was skipped before the experiment began: chaos exp")
     assert "stress-ng" in cell["reason"]
@@ -138,27 +137,23 @@ FIXTURE = """
 """
 
 
-@pytest.mark.parametrize(
-    ("ends", "reason"),
-    [
-        (
-            'raise OSError("no port")',
-            "its set-up failed this time, and the experiment begins after it: OSError: no port",
-        ),
-        (
-            'pytest.skip("no port is left")',
-            "its set-up was skipped before the experiment began: no port is left",
-        ),
-    ],
-)
-@WORKERS
-def test_a_fixture_that_ends_the_test_first_leaves_the_experiment_not_started(
-    suite: pytest.Pytester, ends: str, reason: str, workers: tuple[str, ...]
+@matrix_runs(REFUSED, test_it=FIXTURE.format(ends='raise OSError("no port")'))
+def test_a_fixture_that_fails_first_leaves_the_experiment_not_started(
+    ran: pytest.RunResult, ran_in: Path
 ) -> None:
-    profile(suite, REFUSED)
-    suite.makepyfile(FIXTURE.format(ends=ends))
-    matrix(suite, *workers).assert_outcomes(passed=1)
-    cell = only_cell(suite)
+    ran.assert_outcomes(passed=1)
+    cell = only_cell(ran_in)
+    reason = "its set-up failed this time, and the experiment begins after it: OSError: no port"
+    assert (cell["verdict"], cell["reason"]) == ("not_started", reason)
+
+
+@matrix_runs(REFUSED, test_it=FIXTURE.format(ends='pytest.skip("no port is left")'))
+def test_a_fixture_that_skips_the_test_first_leaves_the_experiment_not_started(
+    ran: pytest.RunResult, ran_in: Path
+) -> None:
+    ran.assert_outcomes(passed=1)
+    cell = only_cell(ran_in)
+    reason = "its set-up was skipped before the experiment began: no port is left"
     assert (cell["verdict"], cell["reason"]) == ("not_started", reason)
 
 
@@ -181,7 +176,7 @@ def pytest_runtest_call(item):
         test_it=REQUESTS,
     )
     matrix(suite)
-    cell = only_cell(suite)
+    cell = only_cell(suite.path)
     assert cell["verdict"] == "not_started"
     assert cell["reason"] == "the experiment could not begin: LookupError: no licence is left"
 
@@ -222,7 +217,7 @@ def test_chaos_of_the_tests_own_that_has_no_chance_proves_nothing(suite: pytest.
                 requests.get(url, timeout=5)
     """)
     matrix(suite).assert_outcomes(passed=1)
-    cell = only_cell(suite)
+    cell = only_cell(suite.path)
     assert cell["verdict"] == "invalid"
     assert cell["reason"].startswith("the chaos of the test's own had no chance under it: chaos ex")
 
@@ -262,7 +257,7 @@ def test_what_ends_so_without_a_fault_proves_nothing(
                 {body}
     """)
     matrix(suite)
-    cell = only_cell(suite)
+    cell = only_cell(suite.path)
     assert (cell["verdict"], cell["reason"]) == ("invalid", reason)
 
 
@@ -287,7 +282,7 @@ def test_a_test_that_is_not_to_pass_without_chaos_is_not_run(
     """)
     result = matrix(suite)
     assert result.parseoutcomes().keys() <= {"skipped", "xfailed", "xpassed", "cell", "left"}
-    cell = only_cell(suite)
+    cell = only_cell(suite.path)
     assert (cell["verdict"], cell["reason"]) == ("not_run", reason)
 
 
@@ -297,4 +292,4 @@ def test_no_cell_is_run_after_a_baseline_run_that_failed(suite: pytest.Pytester)
     assert matrix(suite).ret == pytest.ExitCode.TESTS_FAILED
     assert verdicts(suite.path / "out.json") == {"test_it": ("invalid",)}
     reason = "the test, without any experiment, failed in call"
-    assert only_cell(suite)["reason"] == reason
+    assert only_cell(suite.path)["reason"] == reason
