@@ -52,12 +52,16 @@ class DatagramLine(Generic[_T]):
 
     Of those that are to be reordered one is held at a time: the next, whatever happens to it,
     overtakes it. Where none comes for `PATIENCE` seconds, it arrives alone.
+
+    Attributes:
+        is_timed: the driver waits with something that books delays itself.
     """
 
     def __init__(self) -> None:
         self._waiting: list[_Waiting[_T]] = []  # by the moment when they are due
         self._held: _Waiting[_T] | None = None  # one of them, to be overtaken
         self._numbers = itertools.count()
+        self.is_timed = False
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -67,21 +71,22 @@ class DatagramLine(Generic[_T]):
         """When the next one arrives, in monotonic seconds; infinite where there is none."""
         return self._waiting[0].due if self._waiting else math.inf
 
-    def put(self, datagram: _T, effect: Effect | None, now: float) -> None:
-        """One was sent `now`, in monotonic seconds."""
+    def put(self, datagram: _T, effect: Effect | None, now: float) -> float:
+        """One was sent `now`; returns when it arrives at the latest, in monotonic seconds."""
         if is_lost(effect):
-            return
+            return math.inf
         failure = None if effect is None else effect.failure
         due = now if effect is None else now + effect.delay
         held, self._held = self._held, None
         if held is None and isinstance(failure, Reordering):
             self._held = self._wait(datagram, effect, now, due + PATIENCE)
-            return
+            return self._held.due
         for _ in range(2 if isinstance(failure, Duplication) else 1):
             self._wait(datagram, effect, now, due)
         if held is not None:
             self._waiting.remove(held)
             self._wait(held.datagram, held.effect, held.put_at, max(due, held.due - PATIENCE))
+        return due
 
     def take(self, now: float) -> _T | None:
         """The next one that has arrived, in monotonic seconds; None if none has."""
@@ -90,7 +95,7 @@ class DatagramLine(Generic[_T]):
         first = self._waiting.pop(0)
         if first is self._held:
             self._held = None
-        if first.effect is not None and first.effect.delay:
+        if not self.is_timed and first.effect is not None and first.effect.delay:
             first.effect.add_delay(max(0.0, min(now, first.due) - first.put_at))
         return first.datagram
 

@@ -164,11 +164,17 @@ class AsyncioLoops:
         protocol = transport.get_protocol()
         return protocol if isinstance(protocol, self._delaying) else self._delaying(loop, transport)
 
-    def after(self, effect: Effect, then: Callable[[], None]) -> None:
-        """Call `then` when the experiments behind `effect` have ended, if a loop runs here."""
+    def after(
+        self, effect: Effect, then: Callable[[], None], seconds: float = float("inf")
+    ) -> bool:
+        """Call `then` in so many seconds, or when the experiments behind `effect` have ended.
+
+        False if no loop runs here, that would.
+        """
         loop = self._running()
         if loop is not None:
-            Wait(loop, effect, float("inf"), then)
+            Wait(loop, effect, seconds, then)
+        return loop is not None
 
     def hold_writing(self, sock: socket.socket, effect: Effect) -> None:
         """Have asyncio try no more to write to `sock` until the experiments have ended.

@@ -7,6 +7,7 @@ import math
 import os
 import socket
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field
@@ -16,6 +17,8 @@ from typing import TypeAlias
 
 from pytest_resilience.chaos.datagrams import DatagramLine
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import Clock
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets.socket_calls import Datagram
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
@@ -23,9 +26,10 @@ from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 
 
-__all__ = ["Endpoint", "Peer", "PeerKey", "peer_key"]
+__all__ = ["Endpoint", "FastestClock", "Peer", "PeerKey", "peer_key"]
 
 _ANCILLARY = 1024  # bytes
+_MOST_SOURCES = 256
 _AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)  # not on every system
 # No poll tells of what is kept here. But where errors are asked for (IP_RECVERR), the kernel
 # reports what is too large to be sent: then the socket is readable, and nothing has left it.
@@ -34,6 +38,29 @@ _REPORTING = {
     socket.AF_INET: (socket.IPPROTO_IP, 11, ("127.0.0.1", 9)),
     socket.AF_INET6: (socket.IPPROTO_IPV6, 25, ("::1", 9)),
 }
+
+
+class FastestClock:
+    """Goes with a clock, the machine, or a loop whose time is virtual: whichever is ahead.
+
+    So one that stands still delays nothing for ever.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._began = clock.monotonic(), SYSTEM_CLOCK.monotonic()
+        self._skipped = 0.0
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        clock, machine = self._began
+        passed = max(self._clock.monotonic() - clock, SYSTEM_CLOCK.monotonic() - machine)
+        return clock + passed + self._skipped
+
+    def skip(self, seconds: float) -> None:
+        """A loop is so far ahead."""
+        self._skipped += seconds
+
 
 PeerKey: TypeAlias = tuple[str, int]  # address and port
 
@@ -50,9 +77,11 @@ class Peer:
     Attributes:
         names: every `host:port` by which it is known, the best first.
         targeted: whether an experiment is about it; None until that is found out.
+        is_served: it has sent first, so that this side is its server.
     """
 
     names: tuple[str, ...]
+    is_served: bool = False
     targeted: bool | None = None
 
 
@@ -66,6 +95,7 @@ class _Inbound:
         error: what the next call on the socket raises.
         awake: the socket was made ready to read.
         reports: its owner asks for errors as well.
+        attended: somebody waits who sees by himself when something is due.
         looked_at: when last nothing was there, in monotonic seconds.
         transport: of asyncio, that reads it.
     """
@@ -75,6 +105,7 @@ class _Inbound:
     error: OSError | None = None
     awake: bool = False
     reports: bool = False
+    attended: bool = False
     looked_at: float = 0.0
     transport: Any = None
 
@@ -85,7 +116,8 @@ class Endpoint:
 
     Attributes:
         owner: a weak reference to it.
-        peers: those that it is a client of, by address.
+        peers: those to whom it has sent, by address.
+        sources: where the latest came from at which nobody looked.
         connected_to: the address that it is connected to; None where it is not, as far as known.
         called: that address as it was given.
         inbound: what comes in.
@@ -97,6 +129,7 @@ class Endpoint:
 
     owner: Callable[[], socket.socket | None]
     peers: dict[PeerKey, Peer] = field(default_factory=dict)
+    sources: deque[Any] = field(default_factory=lambda: deque(maxlen=_MOST_SOURCES))
     connected_to: Any = None
     called: Any = None
     inbound: _Inbound = field(default_factory=_Inbound)
@@ -111,10 +144,17 @@ class Endpoint:
         name = or_none(lambda: self.owner().getsockname())  # type: ignore[union-attr]
         return name[1] if name else 0
 
+    def is_client_of(self, port: int) -> bool:
+        """Whether it has asked somebody at this port."""
+        return any(key[1] == port and not each.is_served for key, each in self.peers.items())
+
     @property
     def due(self) -> float:
-        """When something is to be done for it, in monotonic seconds."""
-        return min(self.outbound.due, math.inf if self.inbound.awake else self.inbound.line.due)
+        """When something is to be done for it that nobody else does, in monotonic seconds."""
+        inbound = self.inbound
+        return min(
+            self.outbound.due, math.inf if inbound.awake or inbound.attended else inbound.line.due
+        )
 
     def peer_address(self) -> Any:
         """The address that it is connected to; None where it is not."""

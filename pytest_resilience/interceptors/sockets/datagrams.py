@@ -40,6 +40,7 @@ from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.datagram_endpoint import Endpoint
+from pytest_resilience.interceptors.sockets.datagram_endpoint import FastestClock
 from pytest_resilience.interceptors.sockets.datagram_endpoint import Peer
 from pytest_resilience.interceptors.sockets.datagram_endpoint import PeerKey
 from pytest_resilience.interceptors.sockets.datagram_endpoint import peer_key
@@ -50,6 +51,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.waiting import SLICE
+from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.locks import fork_safe
 
 
@@ -57,12 +59,16 @@ __all__ = ["DatagramSockets"]
 
 _LARGEST: Final = 65507  # bytes of a datagram, beside the headers of IPv4 and UDP
 _PATIENCE = 1.0  # seconds for the thread to end
+_EXACT = 0.001  # seconds: polls count in those
 _AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)  # not on every system
 _ADVICE = (
     "Datagrams went to {}, over UDP, where there are no connections: they can be late "
     "(network_latency), or by network_failure lost (mode='drop', 'timeout', 'partition'), doubled "
     "('duplicate'), out of order ('reorder') or refused ('refuse')."
 )
+
+_NOTHING = object()
+_NOBODY: Final = frozenset[Any]()
 
 
 class DatagramSockets:
@@ -76,13 +82,14 @@ class DatagramSockets:
         self._connections = connections
         self._loops = loops
         self._endpoints: dict[int, Endpoint] = {}  # by the `id` of the socket
-        # By the same, the addresses to which it sends without anybody looking: no targets, or
-        # served by it.
+        # By the same: the addresses to which it sends without anybody looking, and, where nobody
+        # looks at what comes in, what notes where it came from.
         self._passing: dict[int, set[Any]] = {}
+        self._listening: dict[int, Callable[[Any], None]] = {}
         self._closed: list[Endpoint] = []  # with something still on its way
         self._changed = fork_safe(self, "_changed", threading.Condition)
         self._timer: threading.Thread | None = None
-        self._epoch = engine.clock.monotonic(), SYSTEM_CLOCK.monotonic()
+        self._clock = FastestClock(engine.clock)
 
     def shortened(
         self, name: str, original: Callable[..., Any], method: Callable[..., Any]
@@ -101,18 +108,21 @@ class DatagramSockets:
         known = self._passing
 
         @functools.wraps(original)
-        def send(sock: socket.socket, *args: Any) -> Any:
+        def send(
+            sock: socket.socket, data: Any = _NOTHING, where: Any = _NOTHING, /, *more: Any
+        ) -> Any:
             __tracebackhide__ = True
-            passing = known.get(id(sock))
-            if passing is None:
-                return method(sock, *args)
+            passing = known.get(id(sock), _NOBODY)
             try:
-                passes = args[-1] in passing
-            except (IndexError, TypeError):  # no address, or none that is one
+                passes = where in passing
+            except TypeError:  # it is no address
                 passes = False
             if passes:
-                return original(sock, *args)
-            call = SocketCall(original, sock, *args)
+                return original(sock, data, where)
+            args = [each for each in (data, where) if each is not _NOTHING]
+            if passing is _NOBODY:
+                return method(sock, *args, *more)
+            call = SocketCall(original, sock, *args, *more)
             call.name = name
             return self.send(sock, call)
 
@@ -121,16 +131,17 @@ class DatagramSockets:
     def _receiving(
         self, original: Callable[..., Any], method: Callable[..., Any]
     ) -> Callable[..., Any]:
-        known, quiet = self._passing, self._connections.passing
+        listening = self._listening
 
         @functools.wraps(original)
-        def recvfrom(sock: socket.socket, *args: Any, **named: Any) -> Any:
+        def recvfrom(sock: socket.socket, size: Any = _NOTHING, /, *more: Any, **named: Any) -> Any:
             __tracebackhide__ = True
-            passing = known.get(id(sock))
-            if passing is None or id(sock) not in quiet:
-                return method(sock, *args, **named)
-            result = original(sock, *args, **named)
-            passing.add(result[1])  # who is served, unless it was asked before
+            note = listening.get(id(sock))
+            if note is None or more or named:
+                args = () if size is _NOTHING else (size,)
+                return method(sock, *args, *more, **named)
+            result = original(sock, size)
+            note(result[1])
             return result
 
         return recvfrom
@@ -138,13 +149,12 @@ class DatagramSockets:
     def refresh(self) -> None:
         """The active experiments have changed."""
         with self._changed:
+            self._listening.clear()
             for key, endpoint in self._endpoints.items():
-                asked, passing = endpoint.peers, self._passing[key]
-                # In place: the short way has hold of it.
-                passing -= {each for each in passing if peer_key(each) in asked}
-                for peer in asked.values():
+                self._passing[key].clear()
+                for peer in endpoint.peers.values():
                     peer.targeted = None
-            now = self._now()
+            now = self._clock.now()
             for endpoint in self._all():
                 self._advance(endpoint, now, ended=True)
 
@@ -155,6 +165,7 @@ class DatagramSockets:
                 endpoint.give_up()
             self._endpoints.clear()
             self._passing.clear()
+            self._listening.clear()
             self._closed.clear()
             self._changed.notify()
             timer = self._timer
@@ -164,7 +175,7 @@ class DatagramSockets:
     def connecting(self, sock: socket.socket, address: Any) -> None:
         """One of UDP is about to be connected to `address`."""
         with self._changed:
-            self._connections.passing.pop(id(sock), None)
+            self._look_again(sock)
             endpoint = self._of(sock)
             endpoint.connected_to, endpoint.called = None, address
 
@@ -173,6 +184,7 @@ class DatagramSockets:
         with self._changed:
             endpoint = self._endpoints.pop(id(sock), None)
             self._passing.pop(id(sock), None)
+            self._listening.pop(id(sock), None)
             if endpoint is not None and endpoint.outbound:
                 endpoint.close()
                 self._closed.append(endpoint)
@@ -187,6 +199,7 @@ class DatagramSockets:
             def forget(_: object) -> None:
                 self._endpoints.pop(key, None)
                 self._passing.pop(key, None)
+                self._listening.pop(key, None)
 
             found = self._endpoints[key] = Endpoint(weakref.ref(sock, forget))
             self._passing[key] = set()
@@ -208,12 +221,10 @@ class DatagramSockets:
         if peer is None:
             names = (*self._connections.names.of(*key), *self._connections.names.of(*given[:2]))
             peer = Peer(tuple(dict.fromkeys(names)))
-            if self._is_served(endpoint, self._passing[id(sock)], key):
-                peer.targeted = False
-            else:
-                endpoint.peers[key] = peer
+            peer.is_served = self._is_served(endpoint, key)
+            endpoint.peers[key] = peer
         if peer.targeted is None:
-            peer.targeted = self._is_targeted(peer)
+            peer.targeted = not peer.is_served and self._is_targeted(peer)
         if not peer.targeted:
             self._passing[id(sock)].add(where)
         return peer
@@ -226,17 +237,17 @@ class DatagramSockets:
         # As long as somebody wants to know what else is done, it is looked at again.
         return self._engine.is_recording(DATAGRAMS)
 
-    def _is_served(self, endpoint: Endpoint, passing: set[Any], key: PeerKey) -> bool:
+    def _is_served(self, endpoint: Endpoint, key: PeerKey) -> bool:
         """Whether a peer has sent first, so that this side is its server.
 
         What a thread receives that was waiting when all began is not seen. But where the
         client is in this process, it is known to have sent.
         """
-        if any(peer_key(each) == key for each in passing):
+        if any(each is not None and peer_key(each) == key for each in endpoint.sources):
             return True
         here = endpoint.port
         others = [each for each in self._endpoints.values() if here and each is not endpoint]
-        asking = [each for each in others if any(port == here for _, port in each.peers)]
+        asking = [each for each in others if each.is_client_of(here)]
         return any(each.port == key[1] for each in asking)
 
     def _lets_pass(self, sock: socket.socket, endpoint: Endpoint) -> bool:
@@ -247,7 +258,12 @@ class DatagramSockets:
         if any(peer.targeted is not False for peer in endpoint.peers.values()):
             return False
         self._connections.let_pass(sock)
+        self._listening[id(sock)] = endpoint.sources.append
         return True
+
+    def _look_again(self, sock: socket.socket) -> None:
+        self._connections.passing.pop(id(sock), None)
+        self._listening.pop(id(sock), None)
 
     # Sending.
 
@@ -264,8 +280,8 @@ class DatagramSockets:
             if peer is None or not peer.targeted:
                 self._lets_pass(sock, endpoint)
             else:
-                self._connections.passing.pop(id(sock), None)
-                endpoint.raise_error(self._now())
+                self._look_again(sock)
+                endpoint.raise_error(self._clock.now())
                 if sock.gettimeout() == 0:
                     endpoint.task = self._loops.task() or endpoint.task
                 effect = self._decide(SEND_DATAGRAM, endpoint, peer)
@@ -273,16 +289,16 @@ class DatagramSockets:
                     return None if call.name == "sendall" else len(message.data)
                 if endpoint.outbound:  # some of it may be due as soon as this is sent
                     sent = call()
-                    self._advance(endpoint, self._now())
+                    self._advance(endpoint, self._clock.now())
                     return sent
         try:
             return call()
         finally:
-            endpoint.sent_at = self._now()
+            endpoint.sent_at = self._clock.now()
 
     def _put(self, endpoint: Endpoint, message: DatagramMessage, effect: Effect | None) -> bool:
         """Put it on its way; whether it is now to be sent in earnest."""
-        now = endpoint.sent_at = self._now()
+        now = endpoint.sent_at = self._clock.now()
         line, sock = endpoint.outbound, endpoint.owner()
         assert sock is not None  # who sends has it
         line.put(message, effect, now)
@@ -320,28 +336,51 @@ class DatagramSockets:
         if passes or arguments is None or arguments.is_of_errors or sock.fileno() < 0:
             result = call()
             if passes and is_a(result, tuple):
-                self._passing[id(sock)].add(result[-1])  # who is served, from now on
+                endpoint.sources.append(result[-1])
             return result
         timeout = sock.gettimeout()
         if timeout is None and arguments.flags & _AT_ONCE:
             timeout = 0.0
+        found = self._receive(sock, endpoint, timeout, peeks=arguments.peeks)
+        return arguments.returned(found)
+
+    def _receive(
+        self, sock: socket.socket, endpoint: Endpoint, timeout: float | None, *, peeks: bool
+    ) -> Datagram:
+        __tracebackhide__ = True
         deadline = math.inf if timeout is None else SYSTEM_CLOCK.monotonic() + timeout
         waited = timeout == 0
         while True:
             with self._changed:
                 found = self._next(sock, endpoint, waited=waited)
-                if arguments.peeks:
+                if peeks:
                     endpoint.inbound.peeked = found
-                self._advance(endpoint, self._now())
-                rest = endpoint.inbound.line.due - self._now()
-            if found is not None:
-                return arguments.returned(found)
-            left = deadline - SYSTEM_CLOCK.monotonic()
-            if left <= 0:
-                raise effects.nothing_yet(sock) if timeout == 0 else effects.timed_out(sock)
-            left = min(left, max(rest, 0.0))
-            effects.readable(sock, None if left == math.inf else left)
+                left = deadline - SYSTEM_CLOCK.monotonic()
+                if found is not None or left <= 0:
+                    self._advance(endpoint, self._clock.now())
+                    if found is not None:
+                        return found
+                    raise effects.nothing_yet(sock) if timeout == 0 else effects.timed_out(sock)
+                rest = endpoint.inbound.line.due - self._clock.now()
+                endpoint.inbound.attended = True
+            try:
+                self._await(sock, left, rest)
+            finally:
+                endpoint.inbound.attended = False
             waited = True
+
+    @staticmethod
+    def _await(sock: socket.socket, left: float, rest: float) -> None:
+        """Wait until there is something to read, for `left` seconds, or what is late is due."""
+        __tracebackhide__ = True
+        if min(rest, left) == math.inf:
+            effects.readable(sock, None)
+        elif left < rest:
+            effects.readable(sock, left)
+        elif rest > 2 * _EXACT:
+            effects.readable(sock, rest - 2 * _EXACT)  # which is rounded up
+        else:
+            wait(SYSTEM_CLOCK, rest, lambda: math.inf)
 
     def _next(self, sock: socket.socket, endpoint: Endpoint, *, waited: bool) -> Datagram | None:
         """The next datagram that has arrived, if one has. Raises the error that came instead.
@@ -351,12 +390,12 @@ class DatagramSockets:
         """
         __tracebackhide__ = True
         inbound = endpoint.inbound
-        endpoint.raise_error(self._now())
+        endpoint.raise_error(self._clock.now())
         if inbound.peeked is not None:
             peeked, inbound.peeked = inbound.peeked, None
             return peeked
         while True:
-            now = self._now()
+            now = self._clock.now()
             arrived = inbound.line.take(now)
             if arrived is not None:
                 return arrived
@@ -369,19 +408,23 @@ class DatagramSockets:
                 return found
             effect = self._decide(RECEIVE_DATAGRAM, endpoint, peer)
             came_at = now if waited else max(endpoint.sent_at, inbound.looked_at)
-            inbound.line.put(found, effect, came_at)
-            inbound.transport = self._loops.transport(sock)
+            due = inbound.line.put(found, effect, came_at)
+            if effect is not None and now < due < math.inf and sock.gettimeout() == 0:
+                inbound.transport = self._loops.transport(sock)
+                arrive = functools.partial(self._arrive, endpoint, due)
+                inbound.line.is_timed = self._loops.after(effect, arrive, due - now)
+                inbound.attended = inbound.line.is_timed
 
     # Time.
 
-    def _now(self) -> float:
-        """Monotonic seconds: of the clock or the machine, whichever has gone further.
-
-        One that stands still delays nothing for ever.
-        """
-        clock, machine = self._epoch
-        passed = SYSTEM_CLOCK.monotonic() - machine
-        return clock + max(self._engine.clock.monotonic() - clock, passed)
+    def _arrive(self, endpoint: Endpoint, due: float) -> None:
+        """A loop has waited for what is `due`; its time may be ahead of all others."""
+        with self._changed:
+            self._advance(endpoint, self._clock.now(), ended=True)
+            late = min(due, endpoint.inbound.line.due) - self._clock.now()
+            if 0 < late < math.inf and endpoint.inbound.line.due <= due:
+                self._clock.skip(late)
+                self._advance(endpoint, self._clock.now())
 
     def _advance(self, endpoint: Endpoint, now: float, *, ended: bool = False) -> None:
         """Send what is due, and let what has arrived be received; `ended`: experiments may have."""
@@ -407,10 +450,10 @@ class DatagramSockets:
         """Advance each when it is due; in between, look whether experiments have ended."""
         with self._changed:
             while waiting := [each for each in self._all() if each.due < math.inf]:
-                rest = min(each.due for each in waiting) - self._now()
+                rest = min(each.due for each in waiting) - self._clock.now()
                 if rest > 0:
                     self._changed.wait(min(rest, SLICE))
-                now = self._now()
+                now = self._clock.now()
                 for each in waiting:
                     self._advance(each, now, ended=rest > SLICE)
                 self._closed = [each for each in self._closed if each.outbound]
