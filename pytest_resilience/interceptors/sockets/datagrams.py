@@ -137,7 +137,7 @@ class DatagramSockets:
         def recvfrom(sock: socket.socket, size: Any = _NOTHING, /, *more: Any, **named: Any) -> Any:
             __tracebackhide__ = True
             note = listening.get(id(sock))
-            if note is None or more or named:
+            if note is None or more or named or size is _NOTHING:
                 args = () if size is _NOTHING else (size,)
                 return method(sock, *args, *more, **named)
             result = original(sock, size)

@@ -96,6 +96,7 @@ class UnreachableClients:
                 "MySQLdb.connections": self._mysqldb,
                 "grpc._channel": lambda: self._grpc("grpc._channel", _GRPC),
                 "grpc.aio._channel": lambda: self._grpc("grpc.aio._channel", _GRPC_AIO),
+                "pycares": self._pycares,
                 "subprocess": self._subprocess,
                 "uvloop": self._uvloop,
             }
@@ -155,6 +156,18 @@ class UnreachableClients:
                 self._connecting(driver, found["host"].strip("[]"), found["port"])
 
         self._observer.observe(sys.modules[module].Channel, "__init__", opening)
+
+    def _pycares(self) -> None:
+        """By which aiodns asks name servers."""
+
+        def asking(channel: Any, *_: Any, **__: Any) -> None:
+            for server in channel.servers:  # 127.0.0.1:53, or as dns://127.0.0.1:53?tcpport=5353
+                host, _, port = server.removeprefix("dns://").partition("?")[0].rpartition(":")
+                use = "aiodns.DNSResolver([proxy.host], udp_port=proxy.port)"
+                self._asking("pycares (aiodns)", host.strip("[]"), port, use)
+
+        for name in ("query", "search", "getaddrinfo", "gethostbyaddr", "getnameinfo"):
+            self._observer.observe(sys.modules["pycares"].Channel, name, asking)
 
     def _uvloop(self) -> None:
         def connecting(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from collections.abc import Iterator
 from concurrent import futures
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.runtime import new_engine
 from tests.injecting import Inject
+from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
 from tests.proxy.postgres import listening
@@ -365,6 +367,25 @@ def test_datagrams_in_uvloop(lost: Callable[..., NeverFiredError], receiver: soc
         f"chaos_proxy: proxy = chaos_proxy('127.0.0.1:{port}', protocol='udp'); send to "
         "proxy.address; then"
     ) in str(error)
+
+
+def test_name_servers_asked_by_pycares(
+    lost: Callable[..., NeverFiredError], receiver: socket.socket
+) -> None:
+    import pycares
+
+    port = receiver.getsockname()[1]
+
+    def ask() -> None:
+        with closing(pycares.Channel(servers=[HOST], udp_port=port)) as channel:
+            channel.query("a.test", pycares.QUERY_TYPE_A, callback=lambda *_: None)
+            assert b"test" in receiver.recv(100)
+
+    error = lost(ask, target=f"{HOST}:{port}")
+    assert error.seen == (f"network.send_datagram {HOST}:{port} (UDP, by pycares (aiodns) in C)",)
+    assert f"proxy = chaos_proxy('{HOST}:{port}', protocol='udp'); aiodns.DNSResolver(" in str(
+        error
+    )
 
 
 def test_datagrams_of_a_socket_connected_before(
