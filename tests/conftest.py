@@ -30,8 +30,11 @@ def pytest_collection_finish() -> None:
     Each pytest that runs inside a test looks five times before it ends.
     """
     # It is loaded in the end anyhow, and then would not see who refers to what is frozen.
-    import hypothesis  # noqa: F401
+    import hypothesis
 
+    # No machine is too slow for a rule to hold.
+    hypothesis.settings.register_profile("any machine", deadline=None)
+    hypothesis.settings.load_profile("any machine")
     gc.collect()
     gc.freeze()
 

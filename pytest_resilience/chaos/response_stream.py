@@ -115,14 +115,18 @@ class Content:
     Attributes:
         resets: nothing more is delivered, for the connection is reset.
         closes: nothing is delivered, for the peer has closed the connection.
+        stalls: nothing more is delivered, and the connection stays.
     """
 
-    __slots__ = ("_altered", "_breaks", "_effect", "_replacement", "closes", "resets")
+    __slots__ = (
+        "_altered", "_effect", "_failure", "_from", "_replacement", "closes", "resets", "stalls",
+    )  # fmt: skip
 
     def __init__(self, failure: Fault, effect: Effect) -> None:
         """`failure`: of `effect`."""
-        self.resets, self.closes = failure.resets, failure.closes
-        self._breaks = failure.breaks
+        self.resets, self.closes, self.stalls = failure.resets, failure.closes, False
+        self._failure = failure
+        self._from = effect.clock.monotonic() + failure.after if failure.after else -math.inf
         self._effect = effect
         self._altered = failure.altered()
         replacement = failure.replacement
@@ -143,11 +147,15 @@ class Content:
         altered, effect = self._altered, self._effect
         if altered is None or not effect.left():
             return data
+        if self._from > -math.inf and effect.clock.monotonic() < self._from:
+            return data
         delivered = altered.alter(data)
         if altered.ended or delivered != data:
             effect.failure_happens()
-        if altered.ended and self._breaks:
+        if altered.ended and self._failure.breaks:
             self.resets = True
+        elif altered.ended and self._failure.stalls:
+            self.stalls = True
         elif altered.ended:
             self._replacement = io.BytesIO()
         if altered.spared:
@@ -283,6 +291,9 @@ class ResponseStream:
             return ResetConnection()
         if self.content is not None and self.content.closes:
             return CloseConnection()
+        if self.content is not None and self.content.stalls:
+            # What the peer goes on to send was not taken, so the connection cannot go on with it.
+            return WaitUntil(math.inf) if self.effect.left() else ResetConnection()
         return ReadReplacement() if self.is_replaced else None
 
     def _begin(self, line_free: float) -> None:
@@ -306,11 +317,15 @@ class ResponseStream:
         """`content` has begun, or some of it was taken."""
         self.is_replaced = content.is_replaced and not self._encrypted
         altered = (content.is_altered or content.is_replaced) and not self._encrypted
-        ends = content.resets or content.closes
+        ends = content.resets or content.closes or content.stalls
         self.is_unchanged = not (altered or ends or self._line is not None)
 
     def take(self, data: bytes) -> bytes:
-        """The bytes that are delivered for the next `data` that was read from the peer."""
+        """The bytes that are delivered for the next `data` that was read from the peer.
+
+        There may be none of them although it goes on: then the driver does the next step, for
+        nothing would be EOF.
+        """
         if self._line is not None:
             self._line.read(len(data))
         if self._encrypted or self.content is None:

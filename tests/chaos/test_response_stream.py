@@ -28,6 +28,8 @@ from pytest_resilience.chaos.faults.network import Silence
 from pytest_resilience.chaos.faults.response import Bandwidth
 from pytest_resilience.chaos.faults.response import Corruption
 from pytest_resilience.chaos.faults.response import Dribble
+from pytest_resilience.chaos.faults.response import DroppedMessage
+from pytest_resilience.chaos.faults.response import From
 from pytest_resilience.chaos.faults.response import StatusResponse
 from pytest_resilience.chaos.faults.response import Truncation
 from pytest_resilience.chaos.response_stream import CloseConnection
@@ -192,6 +194,30 @@ def test_a_connection_ends_after_so_many_bytes(
     kept = http(body)[: len(http(body)) - len(body) + limit]
     whole = limit >= len(body)  # there is nothing to cut off
     assert (found.data, found.end) == (kept, EOF if whole or end == "eof" else RESET)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=9), min_size=2), st.integers(0, 9), cuts, cuts)
+def test_a_stream_goes_silent_after_so_many_lines(
+    texts: list[bytes], count: int, sent: list[int], reads: list[int]
+) -> None:
+    lines = [b"$" + text.replace(b"\n", b"") + b"\n" for text in texts]
+    fault = Truncation(begins=From(items=count), end="silence")
+    found = deliver([fault], split(b"".join(lines), sent), reads=reads)
+    kept = b"".join(lines[:count])
+    assert (found.data, found.end) == (kept, EOF if count > len(lines) else RESET)
+
+
+def test_a_stream_is_cut_off_after_some_time() -> None:
+    pieces = [b"a", b"b", b"c", b"d"]
+    fault = Truncation(begins=From(seconds=2.5), end="reset")
+    found = deliver([fault], pieces, every=1)
+    assert (found.data, found.times, found.end) == (b"abc", [0, 1, 2], RESET)
+
+
+def test_what_is_held_back_of_a_message_is_no_end() -> None:
+    lines = [b"one\n", b"t", b"wo", b"\n", b"three\n"]
+    found = deliver([DroppedMessage(items=1)], lines)
+    assert (found.data, found.end) == (b"one\nthree\n", EOF)
 
 
 @given(bodies, cuts, cuts)

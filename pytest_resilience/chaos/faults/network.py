@@ -98,6 +98,16 @@ class Fault:
         """Whether the connection is reset where the bytes are cut off."""
         return False
 
+    @property
+    def stalls(self) -> bool:
+        """Whether nothing comes any more where the bytes are cut off, and the connection stays."""
+        return False
+
+    @property
+    def after(self) -> float:
+        """For how many seconds the bytes of a response pass before they are changed."""
+        return 0.0
+
     def altered(self) -> Altered | None:
         """A new state for one response whose bytes are changed; None if they stay as they are."""
         return None

@@ -14,13 +14,14 @@ import re
 from typing import Protocol
 
 
-__all__ = ["Altered", "Corrupted", "Truncated", "gap"]
+__all__ = ["Altered", "Corrupted", "Head", "Truncated", "gap"]
 
 _NEVER = 2**62
 _HTTP = b"HTTP/"
 _END_OF_HEAD = b"\r\n\r\n"
 _MOST_HEAD = 64 << 10  # bytes; what goes on for longer is not HTTP
 _BODILESS = (b"204", b"304")
+_SWITCHED = b"101"  # to another protocol, which follows at once
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 
 
@@ -32,7 +33,9 @@ class Altered(Protocol):
         spared: it has turned out to have no body that could be changed.
     """
 
-    ended: bool
+    @property
+    def ended(self) -> bool:
+        """See above."""
 
     @property
     def spared(self) -> bool:
@@ -52,39 +55,43 @@ def gap(chance: random.Random, share: float) -> int:
     return int(min(_NEVER, math.log1p(-chance.random()) / math.log1p(-share)))
 
 
-class _Head:
+class Head:
     """Finds where the head of a response ends and its body begins.
 
     Attributes:
         length: of the body in bytes, once the head is known; None where it does not say.
         bodiless: whether no body follows it.
+        over: whether the body has begun, or it is no HTTP.
+        text: of the head, from the status line on; empty as long as it is not over, and if it is
+            no HTTP.
     """
 
     def __init__(self) -> None:
         self.length: int | None = None
         self.bodiless = False
+        self.over = False
+        self.text = b""
         self._seen = b""
-        self._over = False
 
     def within(self, data: bytes) -> int:
         """How many of the next bytes still belong to it."""
-        if self._over:
+        if self.over:
             return 0
         before = len(self._seen)
         self._seen += data
         if not (self._seen.startswith(_HTTP) or _HTTP.startswith(self._seen)):
-            self._over = True
+            self.over = True
             return 0
         end = self._seen.find(_END_OF_HEAD)
         if end < 0:
-            self._over = len(self._seen) > _MOST_HEAD
+            self.over = len(self._seen) > _MOST_HEAD
             return len(data)
         size = end + len(_END_OF_HEAD) - before
         status = self._seen[:end].partition(b" ")[2][:3]
-        if status.startswith(b"1"):  # an interim one: the final response follows
+        if status.startswith(b"1") and status != _SWITCHED:  # the final response follows
             self._seen = b""
             return size + self.within(data[size:])
-        self._over = True
+        self.over, self.text = True, self._seen[: end + len(_END_OF_HEAD)]
         found = _LENGTH.search(self._seen, 0, end)
         self.length = None if found is None else int(found[1])
         self.bodiless = status in _BODILESS or self.length == 0
@@ -121,7 +128,7 @@ class Truncated:
         """`limit`: in bytes, instead of a share."""
         self._share = share
         self._limit = limit
-        self._head = _Skipped(0) if headless else _Head()
+        self._head = _Skipped(0) if headless else Head()
         self._allowed: int | None = None  # bytes of the body that are still to be delivered
 
     @property
@@ -161,10 +168,13 @@ class Corrupted:
     def spared(self) -> bool:
         return self._head.bodiless
 
-    def __init__(self, share: float, seed: float, skip: int | None = None) -> None:
+    def __init__(
+        self, share: float, seed: float, skip: int | None = None, *, headless: bool = False
+    ) -> None:
+        """`headless`: all that comes is meant, though not before it comes."""
         self._share = share
         self._chance = random.Random(seed)
-        self._head = _Head() if skip is None else _Skipped(skip)
+        self._head = _Skipped(skip or 0) if headless or skip is not None else Head()
         self._hits_for_certain = skip is None
         self._next: int | None = None  # bytes of the body until the one that is hit
 

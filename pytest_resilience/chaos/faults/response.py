@@ -17,6 +17,11 @@ from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.payload import Corrupted
 from pytest_resilience.chaos.faults.payload import Truncated
+from pytest_resilience.chaos.faults.stream_items import After
+from pytest_resilience.chaos.faults.stream_items import BytePosition
+from pytest_resilience.chaos.faults.stream_items import Cut
+from pytest_resilience.chaos.faults.stream_items import Dropped
+from pytest_resilience.chaos.faults.stream_items import ItemPosition
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
@@ -29,6 +34,8 @@ __all__ = [
     "Bandwidth",
     "Corruption",
     "Dribble",
+    "DroppedMessage",
+    "From",
     "InjectedResponse",
     "MalformedJson",
     "Pace",
@@ -99,13 +106,50 @@ class Dribble(Pace):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class From:
+    """From where on in a response something happens; one of these is given.
+
+    Attributes:
+        items: after so many events, messages, lines or chunks (see `stream_items`).
+        size: after so many bytes of the body.
+        seconds: after so long, from its first byte on.
+    """
+
+    items: int | None = None
+    size: int | None = None
+    seconds: float = 0.0
+
+    def altered(self, then: Altered) -> Altered:
+        """The state of a response that `then` alters from there on."""
+        if self.items is not None:
+            return After(ItemPosition(self.items), then)
+        return then if self.size is None else After(BytePosition(self.size), then)
+
+    def __str__(self) -> str:
+        if self.items is not None:
+            return f"after {self.items} items"
+        if self.size is not None:
+            return f"after {format_bytes(self.size)}"
+        return f"after {format_seconds(self.seconds)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alteration(Fault):
-    """Base of those that change the bytes of a response, in HTTP those of its body only."""
+    """Base of those that change the bytes of a response, in HTTP those of its body only.
+
+    Attributes:
+        begins: from where on; None for all of it.
+    """
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
     needs_response: ClassVar[bool] = True
     needs_body: ClassVar[bool] = True
     is_of_response: ClassVar[bool] = True
+    begins: From | None = None
+
+    @property
+    def after(self) -> float:
+        return 0.0 if self.begins is None else self.begins.seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +157,11 @@ class Truncation(Alteration):
     """A part of the response's bytes arrives, then the connection ends.
 
     Attributes:
-        share: how much of it.
+        share: how much of it, where it is not cut off from somewhere on.
         limit: how many bytes instead; None for the share.
         headless: the bytes of a stream of whatever protocol are meant, not those of one body.
-        end: of the connection: "eof", in good order, or "reset".
+        end: of the connection: "eof", in good order, or "reset"; "silence": it stays, and nothing
+            comes any more.
     """
 
     share: float = 0.0
@@ -128,12 +173,23 @@ class Truncation(Alteration):
     def breaks(self) -> bool:
         return self.end == "reset"
 
+    @property
+    def stalls(self) -> bool:
+        return self.end == "silence"
+
     def altered(self) -> Altered:
+        if self.begins is not None:
+            return self.begins.altered(Cut())
         return Truncated(share=self.share, limit=self.limit, headless=self.headless)
 
     def __str__(self) -> str:
+        if self.begins is not None:
+            return f"{_ENDINGS[self.end]} {self.begins}"
         kept = f"{self.share:.3g} of it" if self.limit is None else format_bytes(self.limit)
         return f"truncated to {kept}" + (" by a reset" if self.breaks else "")
+
+
+_ENDINGS = {"eof": "truncated", "reset": "reset", "silence": "silent"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,10 +214,30 @@ class Corruption(Alteration):
         return replace(self, seed=share)
 
     def altered(self) -> Altered:
+        if self.begins is not None:
+            return self.begins.altered(Corrupted(self.share, self.seed, headless=True))
         return Corrupted(self.share, self.seed, self.skip)
 
     def __str__(self) -> str:
-        return f"corrupted, {self.share:.3g} of the bytes"
+        begins = "" if self.begins is None else f" {self.begins}"
+        return f"corrupted, {self.share:.3g} of the bytes{begins}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedMessage(Alteration):
+    """One event, message, line or chunk is lost, and the connection lives.
+
+    Attributes:
+        items: how many come before it.
+    """
+
+    items: int = 0
+
+    def altered(self) -> Altered:
+        return Dropped(self.items)
+
+    def __str__(self) -> str:
+        return f"message {self.items + 1} dropped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,31 +49,50 @@ _LATENCY_MODES_OF: dict[str, tuple[str, ...]] = {
 }
 
 
+def _begins(given: Mapping[str, Any]) -> response.From | None:
+    """From where on in a response it happens; None if it is not said."""
+    names = [name for name in _PLACES if name in given]
+    if len(names) > 1:
+        said = ", ".join(f"{name}={given[name]}" for name in names)
+        raise ConfigurationError(f"{said}: give one of them")
+    if not names:
+        return None
+    return response.From(**{_PLACES[names[0]]: given[names[0]]})
+
+
+_PLACES = {"after_items": "items", "after_bytes": "size", "after": "seconds"}
+
+
+def _ending(whole: network.Fault, end: str, given: Mapping[str, Any]) -> network.Fault:
+    """The failure of a `whole` response, or from somewhere in it on."""
+    begins = _begins(given)
+    return whole if begins is None else response.Truncation(begins=begins, end=end)
+
+
 def _truncation(given: Mapping[str, Any]) -> response.Truncation:
-    share, limit = given.get("share", TRUNCATED_TO), given.get("after_bytes")
-    end = given.get("end", "eof")
+    share, begins, end = given.get("share", TRUNCATED_TO), _begins(given), given.get("end", "eof")
     if share == 1:
         raise ConfigurationError(f"share={share:g}: all of the answer would arrive; give less")
-    if "share" in given and limit is not None:
-        raise ConfigurationError(f"share={share:g}, after_bytes={limit}: give one of them")
-    if limit is not None:
-        return response.Truncation(limit=limit, end=end)
-    return response.Truncation(share=share, end=end)
+    if "share" in given and begins is not None:
+        raise ConfigurationError(f"share={share:g}, {begins}: give one of them")
+    if begins is not None and begins.size is not None:
+        return response.Truncation(limit=begins.size, end=end)
+    return response.Truncation(share=share, begins=begins, end=end)
 
 
 def _corruption(given: Mapping[str, Any]) -> response.Corruption:
     share = given.get("share", CORRUPTED)
     if share == 0:
         raise ConfigurationError(f"share={share:g}: nothing would be damaged; give more")
-    return response.Corruption(share=share)
+    return response.Corruption(share=share, begins=_begins(given))
 
 
 _DOWN = "down"
 _FAILURES: dict[str, Callable[[Mapping[str, Any]], network.Fault]] = {
     "refuse": lambda _: network.Refusal(),
-    "reset": lambda _: network.Reset(),
-    "close": lambda _: network.Closure(),
-    "timeout": lambda _: network.Silence(),
+    "reset": lambda given: _ending(network.Reset(), "reset", given),
+    "close": lambda given: _ending(network.Closure(), "eof", given),
+    "timeout": lambda given: _ending(network.Silence(), "silence", given),
     "dns": lambda _: network.ResolutionFailure(),
     "dns_not_found": lambda _: network.ResolutionFailure(known=False),
     "partition": lambda _: network.Partition(),
@@ -83,18 +102,22 @@ _FAILURES: dict[str, Callable[[Mapping[str, Any]], network.Fault]] = {
     "reorder": lambda _: network.Reordering(),
     "truncate": _truncation,
     "corrupt": _corruption,
+    "drop_message": lambda given: response.DroppedMessage(items=given.get("after_items", 0)),
     "status": status_response,
     "malformed_json": lambda given: response.MalformedJson(
         body=given.get("body"), headers=given.get("headers", ())
     ),
 }
 _FAILURE_MODES = (*_FAILURES, _DOWN)
+_ENDING_MODES = ("truncate", "reset", "close", "timeout", "corrupt")
 _FAILURE_MODES_OF: dict[str, tuple[str, ...]] = {
     **{each.name: ("status",) for each in STATUS_PARAMETERS},
     "body": ("status", "malformed_json"),
     "headers": ("status", "malformed_json"),
     "share": ("truncate", "corrupt"),
-    "after_bytes": ("truncate",),
+    "after_bytes": _ENDING_MODES,
+    "after": _ENDING_MODES,
+    "after_items": (*_ENDING_MODES, "drop_message"),
     "end": ("truncate",),
 }
 
@@ -106,6 +129,11 @@ def _size(name: str, value: Any) -> int:
             f"{name}={shortened(value)}: give bytes; a part is share={value!r}"
         )
     return size
+
+
+def _number(name: str, value: Any) -> int:
+    """A whole number, which may be 0."""
+    return 0 if value in (0, "0") and value is not False else quantities.count(name, value)
 
 
 def _bandwidth(name: str, value: Any) -> int:
@@ -192,7 +220,17 @@ NETWORK_FAILURE = TypeSchema(
         ),
         Parameter(
             name="after_bytes", unit="bytes, or kB, MiB, …", default="a share", parse=_size,
-            help="how many of the answer's bytes arrive (truncate)",
+            help="how many of the response's bytes arrive before it happens (truncate, reset, "
+            "close, timeout, corrupt)",
+        ),
+        Parameter(
+            name="after_items", unit="number", default="0 (drop_message)", parse=_number,
+            help="how many events, messages, lines or chunks arrive before it happens (the same, "
+            "drop_message)",
+        ),
+        Parameter(
+            name="after", unit="seconds, or ms, …", default="none", parse=quantities.seconds,
+            help="how long a response arrives before it happens (as after_bytes)",
         ),
         Parameter(
             name="end", unit=", ".join(_ENDS), default="eof", parse=one_of(_ENDS),

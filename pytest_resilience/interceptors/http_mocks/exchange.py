@@ -260,8 +260,9 @@ class Exchange:
             elif isinstance(step, ReadReplacement):
                 return stream.replay(size)
             elif self._body is not None:
-                ready = stream.take(self._body.read(min(size, step.most)))
-                if ready or not stream.is_reset:
+                data = self._body.read(min(size, step.most))
+                ready = stream.take(data)
+                if ready or not (data or stream.is_reset):
                     return ready
             elif stream.is_unchanged:
                 raise LeftToMock

@@ -359,6 +359,12 @@ def take(
     return delivered
 
 
+def is_withheld(stream: ResponseStream | None, data: bytes, delivered: bytes) -> bool:
+    """Whether nothing is delivered for `data`, although it is not the end."""
+    ends = stream is None or stream.is_replaced or stream.is_reset
+    return bool(data) and not (delivered or ends)
+
+
 def _replace(sock: socket.socket, *, accepted: bool) -> None:
     """Raises OSError if there is no descriptor left to do it with."""
     with limits_lifted(), contextlib.closing(_abandoned(accepted=accepted)) as other:

@@ -149,6 +149,9 @@ class Receiver:
         if not inbound.unread and (arguments.peeks or not arguments.size):
             return call()
         data = _fetch(sock, connection, arguments, most)
+        while data is None:
+            most = self._await_turn(sock, connection, asked_at)
+            data = _fetch(sock, connection, arguments, most)
         if not data and not (stream is not None and stream.is_replaced):
             eof = connection.begin_eof(self._engine)
             if eof is not None:
@@ -157,13 +160,13 @@ class Receiver:
         while arguments.wants_all and data and len(data) < arguments.size:
             if stream is not None and stream.is_reset:
                 break
-            more = b""
+            more: bytes | None = b""
             with contextlib.suppress(TimeoutError):  # what is there is better than nothing
                 most = self._await_turn(sock, connection, asked_at)
                 more = _fetch(sock, connection, arguments, min(most, arguments.size - len(data)))
-            if not more:
+            if more == b"":
                 break
-            data += more
+            data += more or b""
         return arguments.returned(data)
 
     def _await_turn(self, sock: socket.socket, connection: TcpConnection, asked_at: float) -> int:
@@ -248,8 +251,11 @@ class Receiver:
 
 def _fetch(
     sock: socket.socket, connection: TcpConnection, arguments: ReceiveArguments, most: int
-) -> bytes:
-    """Read `most` bytes at most, of those unread first; returns what is delivered for them."""
+) -> bytes | None:
+    """Read `most` bytes at most, of those unread first; returns what is delivered for them.
+
+    None if that is nothing, and more is to come: nothing would be EOF.
+    """
     __tracebackhide__ = True
     inbound = connection.inbound
     if inbound.unread:
@@ -257,4 +263,5 @@ def _fetch(
         data, inbound.unread = inbound.unread[:size], inbound.unread[size:]
     else:
         data = arguments.fetch(most)
-    return effects.take(sock, inbound.stream, data, arguments)
+    delivered = effects.take(sock, inbound.stream, data, arguments)
+    return None if effects.is_withheld(inbound.stream, data, delivered) else delivered

@@ -131,7 +131,10 @@ class AsyncioReceiver:
             stream.drained()
         if not data and arguments.size:
             self._hold_eof(connection, protocol)
-        return arguments.returned(effects.take(sock, stream, data, arguments))
+        delivered = effects.take(sock, stream, data, arguments)
+        if effects.is_withheld(stream, data, delivered):
+            raise effects.nothing_yet(sock)
+        return arguments.returned(delivered)
 
     def _begin(self, connection: TcpConnection, protocol: DelayingProtocol) -> None:
         """Something has come: if it begins a response, what happens to that?"""

@@ -181,6 +181,8 @@ class NonblockingReceiver:
                 eof.arrive(self._engine.clock.monotonic())
                 inbound.eof = eof
                 return self._deliver_eof(sock, connection, eof, arguments)
+        if effects.is_withheld(stream, data, delivered):
+            raise effects.nothing_yet(sock)
         return arguments.returned(delivered)
 
     def _deliver_eof(

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from typing import Any
 
+from pytest_resilience.chaos.response_stream import Content
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets import effects
@@ -126,14 +127,16 @@ class SslObjects:
             content = None if stream is None else stream.content
             if connection is None or content is None:
                 return original(made, *args, **kwargs)
-            if content.resets:
+            if content.resets or content.stalls:
                 raise effects.nothing_yet(made)  # but RST, which the socket tells of
             if not (content.is_altered or content.is_replaced):
                 return original(made, *args, **kwargs)
             call = SocketCall(original, made, *args, **kwargs)
             call.name, call.is_plain = "read", False
             arguments = ReceiveArguments(call)
-            data = b"" if content.is_replaced else content.take(arguments.fetch())
+            data = b"" if content.is_replaced else _taken(content, arguments)
+            if content.stalls and not data:
+                raise effects.nothing_yet(made)
             if content.resets:
                 _end(connection)
                 if not data:
@@ -141,6 +144,16 @@ class SslObjects:
             return arguments.returned(data or content.replay(arguments.size))
 
         return read
+
+
+def _taken(content: Content, arguments: ReceiveArguments) -> bytes:
+    """What is delivered of what has come; nothing only at the end."""
+    while not (content.is_replaced or content.resets or content.stalls):
+        data = arguments.fetch()  # which raises if there is no more
+        delivered = content.take(data)
+        if delivered or not data:
+            return delivered
+    return b""
 
 
 def _end(connection: TcpConnection) -> None:
