@@ -10,6 +10,7 @@ import importlib.metadata
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.ahead import root
@@ -29,12 +30,6 @@ def pytest_collection_finish() -> None:
 
     Each pytest that runs inside a test looks five times before it ends.
     """
-    # It is loaded in the end anyhow, and then would not see who refers to what is frozen.
-    import hypothesis
-
-    # No machine is too slow for a rule to hold.
-    hypothesis.settings.register_profile("any machine", deadline=None)
-    hypothesis.settings.load_profile("any machine")
     gc.collect()
     gc.freeze()
 
@@ -43,6 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "may_block(reason): the test itself, or its client, blocks an event loop."
     )
+    # No machine is too slow for a rule to hold. This also loads Hypothesis before
+    # `pytest_collection_finish`: later it would not see who refers to what is frozen.
+    hypothesis.settings.register_profile("any machine", deadline=None)
+    hypothesis.settings.load_profile("any machine")
     # Hundreds of processes load it from here on, and may not write what they compile.
     compileall.compile_dir(ROOT / "pytest_resilience", quiet=2)
 
