@@ -20,6 +20,7 @@ import httpx
 import pytest
 import requests
 
+from tests.end_to_end.network.clients import everything_closed
 from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
 
@@ -148,6 +149,8 @@ def with_httpx_async(url: str, ca: str) -> Heard:
                     heard.extend([line] if line else [])
         except httpx.HTTPError as error:
             return type(error).__name__
+        finally:
+            await everything_closed()
         return ""
 
     return heard, asyncio.run(story())
@@ -168,6 +171,8 @@ def with_aiohttp(url: str, ca: str) -> Heard:
                     heard.extend([line.decode().strip()] if line.strip() else [])
         except (aiohttp.ClientError, TimeoutError) as error:
             return type(error).__name__
+        finally:
+            await everything_closed()
         return ""
 
     return heard, asyncio.run(story())
