@@ -27,6 +27,7 @@ from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.host_names import is_literal
 from pytest_resilience.interceptors.sockets.socket_classes import green_module
+from pytest_resilience.interceptors.sockets.stand_ins import StandIns
 
 
 __all__ = ["LoopConnects", "NameResolution"]
@@ -86,9 +87,14 @@ _RESOLVING = ("getaddrinfo", "gethostbyname", "gethostbyname_ex")
 
 
 class NameResolution:
-    """Lets names be found, or not, and remembers what was found."""
+    """Lets names be found, or not, and remembers what was found.
+
+    Attributes:
+        stand_ins: for those that are not found, where that matters.
+    """
 
     def __init__(self, engine: Engine, names: HostNames, patches: Patches) -> None:
+        self.stand_ins = StandIns(engine)
         self._patches = patches
         self._engine = engine
         self._names = names
@@ -121,11 +127,8 @@ class NameResolution:
         if error is not None:
             raise error
 
-    def _note(self, host: Any, port: Any, error: socket.gaierror) -> None:
+    def _note(self, names: tuple[str, ...], error: socket.gaierror) -> None:
         """Let those that never fire tell of a name for which there is no connect."""
-        if not _is_name(host):
-            return
-        names = self._names.of(host, port)
         self._engine.note_unmatched(
             Operation(
                 kind=RESOLVE,
@@ -134,8 +137,9 @@ class NameResolution:
                 remark="does not resolve here",
                 advice=(
                     f"{names[0]} does not resolve here ({error.strerror}), so that nothing "
-                    "connected: use a name that does, or an address; or, if this is what you "
-                    "test, network_failure with mode='dns'."
+                    "connected: use a name that does, or an address, or a fault that needs no "
+                    "server: refuse, timeout, reset, status; or, if this is what you test, "
+                    "mode='dns'."
                 ),
             )
         )
@@ -154,9 +158,14 @@ class NameResolution:
             try:
                 found = original(*args, **kwargs)
             except socket.gaierror as error:
-                if asks:
-                    self._note(host, port, error)
-                raise
+                if not asks or not _is_name(host):
+                    raise
+                names = self._names.of(host, port)
+                try:
+                    found = self.stand_ins.found(original, given, names, error)
+                except socket.gaierror:
+                    self._note(names, error)
+                    raise
             self._names.learn_all(host, found)
             return found
 

@@ -35,6 +35,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import listening_ports
+from pytest_resilience.interceptors.sockets.stand_ins import answer_nothing
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
 from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
 from pytest_resilience.interceptors.sockets.wire_format import FRAMED
@@ -251,6 +252,7 @@ class TcpConnection:
             turn.requests.forget()  # others may come and be received, and belong to none
         if self.send_queue.messages and (effect is None or effect.delay < float("inf")):
             effect = self.send_queue.cut  # what it has not received it does not respond to
+        answer_nothing(self.number, effect)
         if effect is not None:
             self.inbound.stream = ResponseStream(effect, encrypted=turn.decrypted)
         elif not turn.partial:  # else what has happened to the rest of it goes on

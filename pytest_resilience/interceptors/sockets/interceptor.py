@@ -58,6 +58,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import socket_classes
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
+from pytest_resilience.interceptors.sockets.stand_ins import answer_nothing
 from pytest_resilience.interceptors.sockets.unreachable import UnreachableClients
 from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
 
@@ -168,6 +169,7 @@ class SocketPatches:
         for part in self._parts:
             part.remove()
         self._connections.forget()
+        self._resolution.stand_ins.close_all()
 
     def install(self, patches: Patches) -> None:
         """Replace what clients call."""
@@ -278,6 +280,10 @@ class SocketPatches:
         if connection is None:
             self._look(self._note, sock, address)
             return proceed()
+        stand_ins = self._resolution.stand_ins
+        if self._look(stand_ins.knows, address):
+            whom = connection.names, connection.number
+            proceed = functools.partial(stand_ins.connect, *whom, proceed.func, sock, address)
         effect = None
         if decided:
             known = self._connects.decided[id(sock)]
@@ -324,6 +330,7 @@ class SocketPatches:
             return proceed()
         effect = self._engine.decide(connection.operation(HANDSHAKE))
         connection.turn.receiving = True
+        answer_nothing(connection.number, effect)
         message = "The handshake operation timed out"
         done = self._attempt(sock, connection, effect, message, proceed)
         connection.inbound.tickets = may_bring_tickets(sock)
@@ -386,6 +393,7 @@ class SocketPatches:
         proceed()
         if connection is not None:
             self._receiver.end(sock, connection)
+            self._resolution.stand_ins.close(connection.number)
 
 
 def _around(handle: Callable[[Any, _Proceed], Any]) -> Callable[[Callable[..., Any]], Any]:

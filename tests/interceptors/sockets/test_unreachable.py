@@ -406,7 +406,7 @@ def test_datagrams_elsewhere_get_no_such_advice(
 # --- names ---
 
 
-@pytest.mark.parametrize("mode", ["refuse", "reset", "timeout"])
+@pytest.mark.parametrize("mode", ["lose_answer", "truncate", "corrupt"])
 @pytest.mark.parametrize("client", ["blocking", "asyncio", "httpx", "trio"])
 def test_a_name_that_does_not_resolve(
     lost: Callable[..., NeverFiredError], client: str, mode: str
@@ -432,8 +432,8 @@ def test_a_name_that_does_not_resolve(
     found = str(error).splitlines()[-1]
     assert found.startswith("  payments.invalid:443 does not resolve here (")
     assert found.endswith(
-        "), so that nothing connected: use a name that does, or an address; or, if this is what "
-        "you test, network_failure with mode='dns'."
+        "), so that nothing connected: use a name that does, or an address, or a fault that needs "
+        "no server: refuse, timeout, reset, status; or, if this is what you test, mode='dns'."
     )
 
 
