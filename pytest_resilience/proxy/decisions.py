@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
@@ -12,6 +14,7 @@ from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
+from pytest_resilience.chaos.parsing.http_requests import FrameReader
 from pytest_resilience.chaos.parsing.http_requests import RequestReader
 
 
@@ -50,6 +53,7 @@ class Decisions:
         self._names = names
         self._connection = new_connection()
         self._requests = RequestReader()
+        self._frames: FrameReader | None = None
 
     @property
     def active(self) -> tuple[ActiveExperiment, ...]:
@@ -71,12 +75,16 @@ class Decisions:
             self.answered = False
         if is_new or self._remark == _SERVER_FIRST:
             self._look_at_beginning(data)
-        if self.active:
+        if self._frames is not None:
+            self._note_frames(bytes(data))
+        elif self.active:
             self._requests.feed(bytes(data))
 
     def note_response(self) -> None:
         """The server has sent something."""
         self.turn = self.turn or 1  # it may speak first
+        if self._frames is not None and not self.active:
+            self._requests.forget()  # as in `decide`
 
     def _look_at_beginning(self, request: memoryview) -> None:
         """Notice TLS, and HTTP/2, where it begins, and a head that comes before its body."""
@@ -86,14 +94,32 @@ class Decisions:
             self.encrypted, self._remark = True, ""
         elif request[: len(_HTTP2_PREFACE)] == _HTTP2_PREFACE:
             self.encrypted, self._remark = True, "HTTP/2"
+            with suppress(ImportError):  # then no request is known
+                self._frames = FrameReader()
         elif self._remark == _SERVER_FIRST:
             self.encrypted, self._remark = False, ""
+
+    def _note_frames(self, data: bytes) -> None:
+        """A request of HTTP/2 begins a turn of its own, whatever else the client has sent."""
+        assert self._frames is not None
+        try:
+            begun = self._frames.feed(data)
+        except Exception:  # what is no HTTP/2 is for the server to refuse
+            self._frames = None
+            return
+        if begun and self._frames.request is not None:
+            self.turn += 1
+            self.answered = False
+            self._requests.note(self._frames.request)
 
     def decide(self, kind: str, *, mid_message: bool = False) -> Effect | None:
         """The effect on an operation; None if there is none. `mid_message`: see `TcpDetails`."""
         if not self._concerns(kind, mid_message=mid_message):
             return None
-        return self._engine.decide(self._operation(kind, mid_message=mid_message))
+        effect = self._engine.decide(self._operation(kind, mid_message=mid_message))
+        if self._frames is not None and kind == RECEIVE and not mid_message:
+            self._requests.forget()  # what comes after it may belong to any
+        return effect
 
     def _concerns(self, kind: str, *, mid_message: bool) -> bool:
         faults = (fault for each in self.active for fault in each.experiment.faults)

@@ -201,3 +201,45 @@ def test_under_asyncio(proxy: ChaosProxy) -> None:
             return caught.value.code()
 
     assert asyncio.run(run()) is grpc.StatusCode.UNAVAILABLE
+
+
+def repeat(proxy: ChaosProxy) -> list[bytes]:
+    with grpc.insecure_channel(proxy.listen, options=IMPATIENT) as channel:
+        return list(channel.unary_stream("/Echo/Repeat")(b"x", timeout=20))
+
+
+@pytest.mark.parametrize("chosen", [{"rpc": "Echo/Repeat"}, {"path": "/Echo/R*"}])
+@pytest.mark.parametrize("opened_before", [False, True])
+def test_only_the_calls_that_are_meant(
+    proxy: ChaosProxy, call: Call, chosen: dict[str, Any], opened_before: bool
+) -> None:
+    if opened_before:
+        assert call() == b"hello"
+    with proxy.inject("network_failure", mode="reset", rate=1, **chosen) as reset:
+        assert [call() for _ in range(3)] == [b"hello"] * 3
+        assert reset.matched == 0
+        with pytest.raises(grpc.RpcError) as caught:
+            repeat(proxy)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert reset.hits == 1
+    assert repeat(proxy) == [b"x"] * 4
+
+
+def test_only_the_calls_that_are_meant_are_late(proxy: ChaosProxy, call: Call) -> None:
+    assert call() == b"hello"
+    with proxy.inject("network_latency", delay="50ms", rpc="Echo/Say") as latency:
+        assert repeat(proxy) == [b"x"] * 4
+        assert latency.matched == 0
+        assert call() == b"hello"
+        assert call() == b"hello"
+    assert latency.hits == 2
+    assert latency.delay >= 0.09
+
+
+def test_what_was_called_instead_is_told(proxy: ChaosProxy, call: Call) -> None:
+    with (
+        pytest.raises(NeverFiredError) as caught,
+        proxy.inject("network_failure", mode="reset", rate=1, rpc="*/Charge"),
+    ):
+        call()
+    assert f"network.receive {proxy.upstream} POST /Echo/Say" in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from typing import Final
@@ -16,7 +17,9 @@ from pytest_resilience.chaos.parsing.texts import split_patterns
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["RequestFilter", "RequestReader", "parse_request_filter"]
+__all__ = [
+    "FrameReader", "RequestFilter", "RequestReader", "parse_request_filter", "read_pairs",
+]  # fmt: skip
 
 _METHOD = re.compile(r"[A-Za-z*?-]+")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -26,6 +29,11 @@ _MAYBE_REQUEST_LINE = re.compile(rb"[A-Z][A-Z-]*(?: [^\r\n]*)?\r?")
 _HEADER = re.compile(rb"\n([^:\s]+):[ \t]*([^\r\n]*)")
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _MOST_HEAD: Final = 64 << 10  # bytes; what goes on for longer is no head
+_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_FRAME_HEAD: Final = 9  # bytes: length in three, type, flags, stream in four
+_HEADERS, _CONTINUATION = 1, 9
+_HEADS = frozenset({_HEADERS, _CONTINUATION})
+_END_HEADERS, _PADDED, _PRIORITY = 4, 8, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +189,77 @@ class RequestReader:
         if self._request is None and self._is_whole:
             self._request = _parsed(self._head)
         return self._request
+
+
+class FrameReader:
+    """Reads the requests that a client sends over one connection in HTTP/2, from its beginning.
+
+    What a head says depends on all that came before it, and takes the library hpack to read.
+
+    Attributes:
+        request: the latest; None where none was read.
+    """
+
+    def __init__(self) -> None:
+        """Raises ImportError where hpack is not installed."""
+        import hpack
+
+        self.request: HttpRequest | None = None
+        self._decoder: Any = hpack.Decoder(_MOST_HEAD)
+        self._received = bytearray()
+        self._skipped = len(_PREFACE)
+        self._block = b""  # of a head whose end is in another frame
+
+    def feed(self, data: bytes) -> int:
+        """The client sends this; returns how many requests have begun in it."""
+        skipped = min(self._skipped, len(data))
+        self._skipped -= skipped
+        self._received += data[skipped:]
+        begun = 0
+        while len(self._received) >= _FRAME_HEAD and not self._skipped:
+            size, kind, flags = int.from_bytes(self._received[:3]), *self._received[3:5]
+            if kind not in _HEADS:
+                self._skipped = max(0, _FRAME_HEAD + size - len(self._received))
+                del self._received[: _FRAME_HEAD + size]
+            elif len(self._received) < _FRAME_HEAD + size:
+                break
+            else:
+                payload = bytes(self._received[_FRAME_HEAD : _FRAME_HEAD + size])
+                del self._received[: _FRAME_HEAD + size]
+                begun += self._read_head(kind, flags, payload)
+        return begun
+
+    def _read_head(self, kind: int, flags: int, payload: bytes) -> bool:
+        """Read what is in one frame; whether it has completed the head of a request."""
+        if kind == _HEADERS:
+            padding = payload[0] if flags & _PADDED else 0
+            start = bool(flags & _PADDED) + 5 * bool(flags & _PRIORITY)
+            payload = payload[start : len(payload) - padding]
+        self._block += payload
+        if not flags & _END_HEADERS:
+            return False
+        pairs, self._block = self._decoder.decode(self._block), b""
+        request = read_pairs(pairs)
+        self.request = request or self.request
+        return request is not None
+
+
+def read_pairs(headers: Iterable[Any]) -> HttpRequest | None:
+    """The request that the headers of HTTP/2 ask for; None if they are trailers."""
+    pairs = [(_text(name), _text(value)) for name, value, *_ in map(tuple, headers)]
+    pseudo = {name: value for name, value in pairs if name.startswith(":")}
+    if ":method" not in pseudo:
+        return None
+    plain = [("host", pseudo.get(":authority", "")), *pairs]
+    return HttpRequest.of(
+        pseudo[":method"],
+        pseudo.get(":path", "/"),
+        [each for each in plain if not each[0].startswith(":")],
+    )
+
+
+def _text(part: str | bytes) -> str:
+    return part if isinstance(part, str) else part.decode("utf-8", "replace")
 
 
 def _parsed(message: bytes) -> HttpRequest | None:

@@ -23,6 +23,7 @@ from typing import Any
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import HttpRequest
+from pytest_resilience.chaos.parsing.http_requests import read_pairs
 from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
@@ -111,7 +112,7 @@ class Http2Streams:
             __tracebackhide__ = True
             given = list(headers)
             original(h2, stream_id, given, *args, **named)
-            shared, request = or_none(self._of, h2), or_none(_request, given)
+            shared, request = or_none(self._of, h2), or_none(read_pairs, given)
             if shared is not None and request is not None:
                 shared.asked[stream_id] = request
 
@@ -191,20 +192,6 @@ class _Response:
         self._is_over = True
         reset = _made("StreamReset", event, error_code=_INTERNAL_ERROR, remote_reset=True)
         return [reset]
-
-
-def _request(headers: list[Any]) -> HttpRequest | None:
-    """What the headers ask for; None if they are trailers."""
-    pairs = [(text_of(name), text_of(value)) for name, value, *_ in map(tuple, headers)]
-    pseudo = {name: value for name, value in pairs if name.startswith(":")}
-    if ":method" not in pseudo:
-        return None
-    plain = [("host", pseudo.get(":authority", "")), *pairs]
-    return HttpRequest.of(
-        pseudo[":method"],
-        pseudo.get(":path", "/"),
-        [each for each in plain if not each[0].startswith(":")],
-    )
 
 
 def _head(event: Any) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import h2.connection
 import h11
 import pytest
 
@@ -16,6 +17,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.parsing.http_requests import FrameReader
 from pytest_resilience.chaos.parsing.http_requests import RequestReader
 
 
@@ -184,3 +186,29 @@ def test_it_reads_in_pieces_what_another_parser_reads_at_once(
     assert [(name.encode(), value.encode()) for name, value in request.headers] == list(
         expected.headers
     )
+
+
+@given(
+    paths=st.lists(st.text("abc/", max_size=300).map("/{}".format), min_size=1, max_size=4),
+    body=st.binary(max_size=40_000),
+    cuts=st.lists(st.integers(1, 90_000), max_size=5),
+)
+def test_http_2_is_read_in_any_pieces(paths: list[str], body: bytes, cuts: list[int]) -> None:
+    client = h2.connection.H2Connection()
+    client.initiate_connection()
+    sent = client.data_to_send()
+    for number, path in enumerate(paths):
+        head = [(":method", "POST"), (":path", path), (":authority", "api"), (":scheme", "http")]
+        client.send_headers(2 * number + 1, [*head, ("x-tenant", "acme" * 10)])
+        client.send_data(2 * number + 1, body[:10_000], end_stream=False)
+        client.send_headers(2 * number + 1, [("x-trailer", "1")], end_stream=True)
+        sent += client.data_to_send()
+    reader, begun = FrameReader(), 0
+    ends = sorted({*(cut for cut in cuts if cut < len(sent)), len(sent)})
+    for start, end in zip([0, *ends], ends, strict=False):
+        begun += reader.feed(sent[start:end])
+        if begun:
+            assert str(reader.request) == f"POST {paths[begun - 1]}"
+    assert begun == len(paths)
+    assert reader.request is not None
+    assert dict(reader.request.headers) == {"host": "api", "x-tenant": "acme" * 10}
