@@ -25,6 +25,11 @@ pytest_plugins = ["pytester", "tests.suites", "tests.ahead"]
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection() -> None:
+    """Look for no garbage in what is loaded from here on: it all stays."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Let garbage be looked for among what tests make, not in all that was loaded for them.
 
@@ -32,6 +37,7 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_configure(config: pytest.Config) -> None:

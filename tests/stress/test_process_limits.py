@@ -48,12 +48,13 @@ def start(runtime: Runtime, kind: str, *, name: str = "", **parameters: Any) -> 
 def more_memory() -> int:
     """How much can be had in pieces of 64 MiB, in bytes, 4 GiB at most.
 
-    One piece alone could be a hole that the allocator has kept: that is within any limit.
+    One piece alone could be a hole that the allocator has kept: that is within any limit. And
+    unlike a bytearray, bytes are not written to, so they take no memory of the machine's.
     """
-    pieces: list[bytearray] = []
+    pieces: list[bytes] = []
     with contextlib.suppress(MemoryError):
         while len(pieces) < 64:
-            pieces.append(bytearray(64 * 2**20))
+            pieces.append(bytes(64 * 2**20))
     return 64 * 2**20 * len(pieces)
 
 

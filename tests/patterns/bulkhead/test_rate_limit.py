@@ -111,4 +111,4 @@ class RateLimitMachine(RuleBasedStateMachine):
 
 
 TestRateLimitMachine = RateLimitMachine.TestCase
-TestRateLimitMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRateLimitMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

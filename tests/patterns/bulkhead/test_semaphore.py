@@ -140,4 +140,4 @@ class SemaphoreMachine(RuleBasedStateMachine):
 
 
 TestSemaphoreMachine = SemaphoreMachine.TestCase
-TestSemaphoreMachine.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestSemaphoreMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -248,7 +248,7 @@ class RetryMachine(RuleBasedStateMachine):
 
 
 TestRetryMachine = RetryMachine.TestCase
-TestRetryMachine.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestRetryMachine.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 
 
 # The machine uses the form with `for`, in which calls can be interleaved. The others do the same.
@@ -319,7 +319,7 @@ FORMS: list[Callable[[RetryHandler, Script], Any]] = [
 ]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(config=CONFIGS, outcomes=st.lists(OUTCOMES, max_size=6), seed=st.integers())
 def test_every_form_does_the_same(config: RetryConfig, outcomes: list[Any], seed: int) -> None:
     def story(form: Callable[[RetryHandler, Script], Any]) -> tuple[Any, ...]:

@@ -355,7 +355,7 @@ PATHS = ("/proxies", "/populate", "/reset", "/proxies/shop", "/proxies/shop/toxi
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.sampled_from(PATHS), DOCUMENTS | JSON | st.lists(DOCUMENTS, max_size=3))
 def test_whatever_a_document_says_it_is_answered_in_words(
@@ -394,7 +394,7 @@ FIRST = st.sampled_from(
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(FIRST, HEADERS, st.sampled_from([b"", b"12345", b"5\r\n12345\r\n0\r\n\r\n", b"0\r\n"]))
 def test_whatever_a_head_says_it_is_answered_in_words(

@@ -348,7 +348,7 @@ def test_what_is_no_good_body_is_refused_in_words(
     assert call(control, "GET /proxies") == (200, {})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     head=st.sampled_from([b"", POST, CHUNKED, POST + b"Content-Length: 9\r\n\r\n"]),
     rest=st.binary(max_size=200),
