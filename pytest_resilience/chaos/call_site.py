@@ -31,7 +31,7 @@ from typing import Any
 from typing import cast
 
 
-__all__ = ["caller", "current_task_of_user"]
+__all__ = ["caller", "current_task_of_user", "is_awaited"]
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARIES = tuple(
@@ -156,6 +156,11 @@ def _current_task() -> object:
             task: object = getattr(sys.modules[module], name)()
             return task
     return None
+
+
+def is_awaited(thing: object) -> bool:
+    """Whether a task waits for something that `thing` leads to."""
+    return any(True for _ in _tasks_behind(thing))
 
 
 def _task_site(objects: tuple[object, ...], folder: str) -> str:

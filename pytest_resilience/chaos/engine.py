@@ -429,13 +429,18 @@ class Engine:
         except Exception:  # it goes through the objects of many libraries
             return ""
 
-    def decide(self, operation: Operation) -> Effect | None:
-        """The effect on `operation`, which is about to be done; None if no fault happens to it."""
+    def decide(
+        self, operation: Operation, *, among: Sequence[ActiveExperiment] | None = None
+    ) -> Effect | None:
+        """The effect on `operation`, which is about to be done; None if no fault happens to it.
+
+        `among`: of which experiments, if not of all that are active.
+        """
         if self.recorder is not None:
             self.recorder.note(operation)
         now = self.clock.monotonic()
         hits: list[Hit] = []
-        for active_experiment in self.active:
+        for active_experiment in self.active if among is None else among:
             hits += active_experiment.decide(operation, now)
         if not hits:
             return None

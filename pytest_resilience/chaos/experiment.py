@@ -215,6 +215,13 @@ class ChaosExperiment:
         )
 
     @cached_property
+    def is_outage(self) -> bool:
+        """Whether it strikes those who wait already when it begins."""
+        return self.strikes_waiting and any(
+            fault.resets or fault.closes or fault.delay == math.inf for fault in self.faults
+        )
+
+    @cached_property
     def varies(self) -> bool:
         """Whether a fault of it is drawn anew for each operation, such as a random delay."""
         return any(fault.varies for fault in self.faults)

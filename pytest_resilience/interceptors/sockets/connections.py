@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import weakref
 
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
@@ -240,14 +242,23 @@ class TcpConnection:
             self.inbound.stream = None
 
     def begin_response(
-        self, engine: Engine, *, blocking: bool = True, through: object = None
+        self,
+        engine: Engine,
+        *,
+        blocking: bool = True,
+        through: object = None,
+        among: Sequence[ActiveExperiment] | None = None,
     ) -> ResponseStream | None:
-        """The client turns from sending to receiving: what happens to the response?"""
+        """The client turns from sending to receiving: what happens to the response?
+
+        `among`: the experiments that may happen to one about which others have decided.
+        """
         turn = self.turn
         turn.receiving, turn.asked, self.inbound.expected = True, False, False
         kind = HANDSHAKE if turn.handshaking else RECEIVE
         turn.after_handshake, turn.handshaking = turn.handshaking, False
-        effect = engine.decide(self.operation(kind, blocking=blocking, through=through, asked=True))
+        operation = self.operation(kind, blocking=blocking, through=through, asked=True)
+        effect = engine.decide(operation, among=among)
         if turn.request == FRAMED:
             turn.requests.forget()  # others may come and be received, and belong to none
         if self.send_queue.messages and (effect is None or effect.delay < float("inf")):
@@ -255,7 +266,7 @@ class TcpConnection:
         answer_nothing(self.number, effect)
         if effect is not None:
             self.inbound.stream = ResponseStream(effect, encrypted=turn.decrypted)
-        elif not turn.partial:  # else what has happened to the rest of it goes on
+        elif not (turn.partial or among):  # else what has happened to the rest of it goes on
             self.inbound.stream = None
         return self.inbound.stream
 
@@ -379,6 +390,16 @@ class ConnectionTable:
             self._target(sock, connection, kind)
         return connection
 
+    def at(self, descriptor: int) -> TcpConnection | None:
+        """The connection of a client, whoever has its descriptor; None if it is nothing of that."""
+        with self._lock, contextlib.suppress(OSError), borrowed(descriptor) as sock:
+            ends = ends_of(sock)
+            found = self._by_descriptor.get(descriptor)
+            if ends is not None and is_tcp(sock) and (found is None or found.ends != ends):
+                found = self._add(descriptor, ends, self._opened_here(ends))
+            return found if found is not None and found.client and found.ends == ends else None
+        return None
+
     def known(self, sock: socket.socket) -> TcpConnection | None:
         """The connection of a socket, if it has been seen."""
         connection = self._by_descriptor.get(sock.fileno())
@@ -440,25 +461,31 @@ class ConnectionTable:
         if known is not None and known.ends == ends:
             known.owner, known.stale = weakref.ref(sock), True
             return known
-        names = self.names.of(*ends[1][:2])
-        number = new_connection() if self._is_client(sock, ends) else 0
-        connection = TcpConnection(sock, names, number=number)
-        connection.ends = ends
+        connection = self._add(sock.fileno(), ends, self._is_client(sock, ends))
+        connection.owner = weakref.ref(sock)
         connection.inbound.tickets = may_bring_tickets(sock)
+        return connection
+
+    def _add(self, descriptor: int, ends: tuple[Any, Any], client: bool) -> TcpConnection:
+        """One that was there before anybody looked."""
+        names, number = self.names.of(*ends[1][:2]), new_connection() if client else 0
+        connection = self._by_descriptor[descriptor] = TcpConnection(None, names, number=number)
+        connection.ends = ends
         connection.turn.sent_at = self._engine.clock.monotonic()  # at the latest
-        self._by_descriptor[sock.fileno()] = connection
         return connection
 
     def _is_client(self, sock: socket.socket, ends: tuple[Any, Any]) -> bool:
         """Whether this side opened a connection that was there before anybody looked."""
         role = self._roles.get(sock)
         if role is None or role[0] != ends:
-            if self._listening is None:
-                self._listening = listening_ports()
-                self._pairs.find(self._listening)
-            is_client = ends[0][1] not in self._listening and ends not in self._pairs.found
-            role = self._roles[sock] = ends, is_client
+            role = self._roles[sock] = (ends, self._opened_here(ends))
         return role[1]
+
+    def _opened_here(self, ends: tuple[Any, Any]) -> bool:
+        if self._listening is None:
+            self._listening = listening_ports()
+            self._pairs.find(self._listening)
+        return ends[0][1] not in self._listening and ends not in self._pairs.found
 
 
 def _is_address(address: Any) -> bool:

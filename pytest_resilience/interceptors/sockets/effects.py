@@ -57,6 +57,7 @@ __all__ = [
     "no_room",
     "nothing_yet",
     "os_error",
+    "put_abandoned",
     "readable",
     "replay",
     "reset_by_peer",
@@ -322,7 +323,7 @@ def discard(sock: socket.socket) -> None:
             pass
 
 
-def end_of_stream(sock: socket.socket) -> None:
+def end_of_stream(sock: KernelSocket) -> None:
     """Let EOF be all that is still received; pollers are told at once."""
     with contextlib.suppress(OSError):  # the peer was faster
         KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_RD)
@@ -367,14 +368,18 @@ def is_withheld(stream: ResponseStream | None, data: bytes, delivered: bytes) ->
 
 def _replace(sock: socket.socket, *, accepted: bool) -> None:
     """Raises OSError if there is no descriptor left to do it with."""
+    with contextlib.suppress(OSError):  # the peer was faster
+        # Wakes other threads that wait on it.
+        KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_RDWR)
+    with _registered_anew(sock.fileno()):
+        put_abandoned(sock.fileno(), accepted=accepted)
+
+
+def put_abandoned(descriptor: int, *, accepted: bool) -> None:
+    """Put a connection that its peer has reset, or closed if it was `accepted`, in its place."""
     with limits_lifted(), contextlib.closing(_abandoned(accepted=accepted)) as other:
-        with contextlib.suppress(OSError):  # the peer was faster
-            # Wakes other threads that wait on it.
-            KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_RDWR)
-        number = sock.fileno()
-        os.set_blocking(other.fileno(), os.get_blocking(number))
-        with _registered_anew(number):
-            os.dup2(other.fileno(), number, inheritable=os.get_inheritable(number))
+        os.set_blocking(other.fileno(), os.get_blocking(descriptor))
+        os.dup2(other.fileno(), descriptor, inheritable=os.get_inheritable(descriptor))
 
 
 @contextlib.contextmanager

@@ -48,6 +48,7 @@ from pytest_resilience.interceptors.sockets.datagrams import DatagramSockets
 from pytest_resilience.interceptors.sockets.host_names import HostNameHooks
 from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.http2 import Http2Streams
+from pytest_resilience.interceptors.sockets.outages import Outages
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send import PartitionedSends
 from pytest_resilience.interceptors.sockets.send import Sender
@@ -145,27 +146,30 @@ class SocketPatches:
         loops = AsyncioLoops(engine, self._connects, names, patches)
         http2 = Http2Streams(engine, patches)
         ssl_objects = SslObjects(http2, patches)
-        self._partitions = PartitionedSends(engine, self._connections, loops)
+        partitions = PartitionedSends(engine, self._connections, loops)
         self._receiver = Receiver(engine, loops)
         self._sender = Sender(
-            engine, self._partitions, loops, ssl_objects, http2=http2, receiver=self._receiver
+            engine, partitions, loops, ssl_objects, http2=http2, receiver=self._receiver
         )
         self._datagrams = DatagramSockets(engine, self._connections, loops)
+        self._outages = Outages(engine, self._connections, self._receiver)
         self._parts = (self._resolution, self._connects, loops, http2, ssl_objects)
 
     def refresh(self) -> None:
         """The active experiments have changed."""
-        self._partitions.flush_all()
+        self._sender.partitions.flush_all()
         self._receiver.nonblocking.readiness.refresh()
         self._connections.refresh()
         self._datagrams.refresh()
+        self._outages.refresh()
 
     def remove(self) -> None:
         """Only pass on, from now on; who has made the patches takes them out."""
         self._installed = False
-        self._partitions.remove()
+        self._sender.partitions.remove()
         self._receiver.nonblocking.readiness.remove()
         self._datagrams.remove()
+        self._outages.remove()
         for part in self._parts:
             part.remove()
         self._connections.forget()
@@ -377,7 +381,7 @@ class SocketPatches:
             proceed()
             return
         try:
-            if not self._partitions.shut_down(sock, connection, proceed):
+            if not self._sender.partitions.shut_down(sock, connection, proceed):
                 proceed()
         finally:  # a connect that is held is not connected, as the kernel says
             if proceed.args[1] != socket.SHUT_WR:
@@ -386,7 +390,7 @@ class SocketPatches:
     def _close(self, sock: socket.socket, proceed: _Proceed) -> None:
         connection = self._look(self._connections.known, sock)
         if connection is not None:
-            self._partitions.close(sock, connection)
+            self._sender.partitions.close(sock, connection)
         else:
             self._look(self._datagrams.close, sock)
             self._look(self._connections.closed, sock)

@@ -11,9 +11,11 @@ import math
 import os
 import socket
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.response_stream import CloseConnection
@@ -63,12 +65,29 @@ class AsyncioReceiver:
         self._expected.add(connection)
         protocol.loop.call_later(_A_WHILE, look)
 
-    def _strike(self, connection: TcpConnection, protocol: DelayingProtocol) -> None:
+    def strike(
+        self, sock: socket.socket, connection: TcpConnection, begun: Sequence[ActiveExperiment]
+    ) -> None:
+        """These have begun while a task waits for a response, of whatever."""
+        protocol = self._loops.delaying_protocol(sock)
+        if protocol is not None:
+            self._strike(connection, protocol, begun)
+
+    def _strike(
+        self,
+        connection: TcpConnection,
+        protocol: DelayingProtocol,
+        begun: Sequence[ActiveExperiment] = (),
+    ) -> None:
         """The client waits: what needs no response happens now, for there may never be one."""
         turn, inbound = connection.turn, connection.inbound
-        if turn.receiving or protocol.is_closing or not self._engine.strikes_waiting:
+        if (
+            (turn.receiving and not begun)
+            or protocol.is_closing
+            or not self._engine.strikes_waiting
+        ):
             return
-        stream = self._decide(connection, protocol)
+        stream = self._decide(connection, protocol, begun if turn.receiving else None)
         inbound.expected = True
         if stream is None or stream.needs_response:
             return
@@ -160,11 +179,14 @@ class AsyncioReceiver:
             stream.waited(due)
 
     def _decide(
-        self, connection: TcpConnection, protocol: DelayingProtocol
+        self,
+        connection: TcpConnection,
+        protocol: DelayingProtocol,
+        among: Sequence[ActiveExperiment] | None = None,
     ) -> ResponseStream | None:
         # In TLS 1.3 a server's tickets may come before its response, and look the same.
         connection.inbound.tickets = connection.turn.after_handshake
-        return connection.begin_response(self._engine, through=protocol.protocol)
+        return connection.begin_response(self._engine, through=protocol.protocol, among=among)
 
     def _hold_eof(self, connection: TcpConnection, protocol: DelayingProtocol) -> None:
         eof = connection.begin_eof(self._engine, through=protocol.protocol)

@@ -42,7 +42,11 @@ _PATIENCE = 1.0  # seconds for what was closed, at the end
 
 
 class Sender:
-    """Sends for clients, and notes whose turn it is then."""
+    """Sends for clients, and notes whose turn it is then.
+
+    Attributes:
+        partitions: keeps what does not get through.
+    """
 
     def __init__(
         self,
@@ -56,7 +60,7 @@ class Sender:
     ) -> None:
         self._engine = engine
         self._receiver = receiver
-        self._partitions = partitions
+        self.partitions = partitions
         self._loops = loops
         self._ssl_objects = ssl_objects
         self._http2 = http2
@@ -77,8 +81,8 @@ class Sender:
         if blocking:  # another thread may receive the response before this one is back
             connection.sent(message, self._engine.clock.monotonic())
         try:
-            if self._partitions.holds(sock, connection):
-                result = self._partitions.keep(sock, connection, call)
+            if self.partitions.holds(sock, connection):
+                result = self.partitions.keep(sock, connection, call)
             else:
                 connection.send_queue.flush(sock)
                 result = call()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
+import selectors
 import socket
 import ssl
 import struct
+import threading
 
 from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Coroutine
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -23,9 +27,13 @@ from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import Trust
+from tests.interceptors.conftest import echo
+from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
+from tests.interceptors.sockets.test_reader_thread import asleep
+from tests.interceptors.sockets.test_reader_thread import eventually
 
 
 PATIENCE = 20  # seconds
@@ -211,3 +219,195 @@ def test_a_slow_request_is_not_struck_while_it_is_sent(inject: Inject) -> None:
     with serve(read_all) as port, inject("network_failure", mode="reset", rate=1):
         assert asyncio.run(asyncio.wait_for(story(port), PATIENCE)) == b"struck"
     assert read == 1 << 24
+
+
+# Who waits already when an outage begins, and how.
+
+
+def in_recv(sock: socket.socket) -> bytes:
+    return sock.recv(32)
+
+
+def in_recv_with_a_timeout(sock: socket.socket) -> bytes:
+    sock.settimeout(2 * PATIENCE)
+    return sock.recv(32)
+
+
+def in_select(sock: socket.socket) -> bytes:
+    select.select([sock], [], [])
+    return sock.recv(32)
+
+
+def in_poll(sock: socket.socket) -> bytes:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    poll.poll()
+    return sock.recv(32)
+
+
+def in_a_selector(sock: socket.socket) -> bytes:
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        selector.select()
+    return sock.recv(32)
+
+
+def in_a_file(sock: socket.socket) -> bytes:
+    return sock.makefile("rb").readline()
+
+
+def in_a_stream(sock: socket.socket) -> bytes:
+    async def story() -> bytes:
+        reader, writer = await asyncio.open_connection(sock=sock)
+        with contextlib.closing(writer):
+            return await reader.read(32)
+
+    return asyncio.run(story())
+
+
+def in_sock_recv(sock: socket.socket) -> bytes:
+    async def story() -> bytes:
+        sock.setblocking(False)
+        return await asyncio.get_running_loop().sock_recv(sock, 32)
+
+    return asyncio.run(story())
+
+
+def in_trio(sock: socket.socket) -> bytes:
+    async def story() -> bytes:
+        return bytes(await trio.socket.from_stdlib_socket(sock).recv(32))
+
+    sock.setblocking(False)
+    return trio.run(story)
+
+
+WAITS = [
+    in_recv, in_recv_with_a_timeout, in_select, in_poll, in_a_selector, in_a_file, in_a_stream,
+    in_sock_recv, in_trio,
+]  # fmt: skip
+
+
+@contextlib.contextmanager
+def waiting(wait: Callable[[socket.socket], object], port: int) -> Iterator[Callable[[], str]]:
+    """A thread that waits on a connection, with what it meets in the end."""
+    met: list[str] = []
+    with socket.create_connection((HOST, port)) as sock:
+        thread = threading.Thread(target=lambda: met.append(outcome(lambda: wait(sock))))
+        thread.daemon = True
+        thread.start()
+        asleep_for = 0
+        while asleep_for < 20:  # it takes some starts until a loop has nothing to do but wait
+            asleep_for = asleep_for + 1 if asleep(thread) else 0
+
+        def meet() -> str:
+            thread.join(PATIENCE)
+            assert met, "it still waits"
+            return met[0]
+
+        yield meet
+
+
+@pytest.mark.parametrize("mode", ["reset", "close", "down"])
+@pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.__name__)
+def test_who_waited_before_is_struck(
+    wait: Callable[[socket.socket], object], mode: str, inject: Inject
+) -> None:
+    """As by a peer that really does it, and though nobody saw the wait begin."""
+    told = threading.Event()
+
+    def hang_up(connection: socket.socket) -> None:
+        told.wait(PATIENCE)
+        if mode == "reset":
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with serve(hang_up) as port, waiting(wait, port) as meet:
+        told.set()
+        real = meet()
+    with (
+        serve(silent) as port,
+        waiting(wait, port) as meet,
+        inject("network_failure", mode=mode, rate=1, target=f"{HOST}:{port}") as outage,
+    ):
+        assert meet() == real
+    assert (outage.matched, outage.hits) == (1, 1)
+
+
+@pytest.mark.parametrize("wait", [in_recv, in_select, in_a_stream])
+def test_who_waits_elsewhere_is_not(
+    wait: Callable[[socket.socket], object], inject: Inject
+) -> None:
+    sent = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        sent.wait(PATIENCE)
+        connection.sendall(b"tea")
+        silent(connection)
+
+    with serve(answer) as port, waiting(wait, port) as meet:
+        with inject("network_failure", mode="reset", rate=1, target="127.0.0.9") as outage:
+            pass
+        with inject("network_failure", mode="reset", nth=2) as other:
+            assert eventually(lambda: other.matched > 0)
+        sent.set()
+        assert meet() == "b'tea'"
+    assert (outage.matched, other.matched, other.hits) == (0, 1, 0)
+
+
+def test_a_server_of_this_process_that_waits_is_not(inject: Inject) -> None:
+    with serve(echo) as port, socket.create_connection((HOST, port)) as client:
+        client.sendall(b"one")
+        assert client.recv(3) == b"one"
+        with inject("network_failure", mode="reset", rate=1) as outage:
+            assert outage.matched == 0
+        client.sendall(b"two")
+        assert client.recv(3) == b"two"
+
+
+def test_a_connection_that_is_kept_and_nobody_waits_for_is_not(inject: Inject) -> None:
+    async def story(port: int) -> int:
+        url = f"http://{HOST}:{port}/"
+        async with httpx.AsyncClient(trust_env=False) as client, aiohttp.ClientSession() as other:
+            matched = 0
+            for _ in range(2):
+                assert (await client.get(url)).status_code == 200
+                async with other.get(url) as response:
+                    assert await response.read() == b"tea"
+                with inject("network_failure", mode="reset", rate=1) as outage:
+                    await asyncio.sleep(0.05)
+                matched += outage.matched
+            return matched
+
+    def answer(connection: socket.socket) -> None:
+        while connection.recv(65536):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntea")
+
+    with serve(answer) as port:
+        assert asyncio.run(story(port)) == 0
+
+
+def test_tasks_are_struck_by_what_begins_in_their_loop(inject: Inject) -> None:
+    """With threads and sockets that wait as well, and the loop is not blocked meanwhile."""
+
+    async def story(port: int, polled: socket.socket, blocking: socket.socket) -> list[str]:
+        loop = asyncio.get_running_loop()
+        reader, writer = await asyncio.open_connection(HOST, port)
+        with contextlib.closing(writer):
+            polled.setblocking(False)
+            waits = [
+                asyncio.ensure_future(reader.read()),
+                asyncio.ensure_future(loop.sock_recv(polled, 1)),
+                loop.run_in_executor(None, blocking.recv, 1),
+            ]
+            await asyncio.sleep(0.1)
+            with inject("network_failure", mode="reset", rate=1) as outage:
+                met = await asyncio.gather(*waits, return_exceptions=True)
+        assert (outage.matched, outage.hits) == (3, 3)
+        return [type(each).__name__ for each in met]
+
+    with (
+        serve(silent) as port,
+        socket.create_connection((HOST, port)) as polled,
+        socket.create_connection((HOST, port)) as blocking,
+    ):
+        met = asyncio.run(asyncio.wait_for(story(port, polled, blocking), PATIENCE))
+    assert met == ["ConnectionResetError"] * 3

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience import FaultInjected
+from pytest_resilience.interceptors.sockets.effects import available
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
@@ -147,8 +148,10 @@ def test_the_second_is_never_heard(talk: Talk, inject: Inject) -> None:
         conversation.until_it_waits()
         with inject("network_failure", mode="timeout", rate=1) as silence:
             conversation.sock.sendall(b"two")
-            assert eventually(lambda: silence.hits > 0)
+            assert eventually(lambda: available(conversation.sock) > 0)
+            conversation.until_it_waits()
             assert conversation.heard.empty()
+        assert silence.hits == 1
     assert isinstance(conversation.heard.get(timeout=PATIENCE), TimeoutError)
 
 
