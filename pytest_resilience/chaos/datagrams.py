@@ -32,15 +32,34 @@ from pytest_resilience.chaos.faults.network import Duplication
 from pytest_resilience.chaos.faults.network import Loss
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import Reordering
+from pytest_resilience.chaos.operation import CallSite
+from pytest_resilience.chaos.operation import Operation
 
 
-__all__ = ["PATIENCE", "DatagramLine", "is_lost"]
+__all__ = ["PATIENCE", "DatagramLine", "datagram"]
 
 PATIENCE: Final = 0.1  # seconds that one waits for the next to overtake it
+_ADVICE: Final = (
+    "Datagrams went to {}, over UDP, where there are no connections: they can be late "
+    "(network_latency), or by network_failure lost (mode='drop', 'timeout', 'partition'), doubled "
+    "('duplicate'), out of order ('reorder') or refused ('refuse')."
+)
 _T = TypeVar("_T")
 
 
-def is_lost(effect: Effect | None) -> bool:
+def datagram(kind: str, names: tuple[str, ...], task: object = None) -> Operation:
+    """The operation `kind` with a peer; `task`: of an event loop, for whom it is done."""
+    return Operation(
+        kind=kind,
+        target=names[0],
+        names=names,
+        call_site=CallSite(loop_objects=(task,)),
+        remark="UDP",
+        advice=_ADVICE.format(names[0]),
+    )
+
+
+def _is_lost(effect: Effect | None) -> bool:
     """Whether a datagram with this effect never arrives."""
     if effect is None:
         return False
@@ -73,7 +92,7 @@ class DatagramLine(Generic[_T]):
 
     def put(self, datagram: _T, effect: Effect | None, now: float) -> float:
         """One was sent `now`; returns when it arrives at the latest, in monotonic seconds."""
-        if is_lost(effect):
+        if _is_lost(effect):
             return math.inf
         failure = None if effect is None else effect.failure
         due = now if effect is None else now + effect.delay

@@ -33,7 +33,7 @@ _FOR_EVER = "1000000h"
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pytest_resilience.proxy",
-        description="Lead TCP connections to a server, and delay, damage or cut them on the way.",
+        description="Lead clients to a server, and delay, damage or cut what passes on the way.",
         epilog=_toxic_types(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TYPE:NAME=VALUE,...",
         help="a fault of the network, as pytest's --chaos takes it, e.g. "
         "network_failure:mode=reset,rate=0.1; also stream=upstream; may be repeated",
+    )
+    parser.add_argument(
+        "--protocol", choices=("tcp", "udp"), default="tcp", help="what they speak (%(default)s)"
     )
     parser.add_argument("--seed", help="repeat the chance of another run")
     parser.add_argument(
@@ -101,7 +104,9 @@ def _running(options: argparse.Namespace) -> Iterator[list[ActiveExperiment]]:
     toxics = [parse_toxic(text) for text in options.toxic]
     seed = None if options.seed is None else quantities.seed("--seed", options.seed)
     with contextlib.ExitStack() as running:
-        proxy = running.enter_context(ChaosProxy(options.upstream, options.listen, seed=seed))
+        proxy = running.enter_context(
+            ChaosProxy(options.upstream, options.listen, protocol=options.protocol, seed=seed)
+        )
         for toxic in toxics:
             proxy.apply(toxic)
         active_experiments = [

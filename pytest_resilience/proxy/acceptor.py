@@ -9,9 +9,15 @@ import weakref
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
+from typing import ClassVar
 
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import END
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.proxy.addresses import Address
 from pytest_resilience.proxy.addresses import Server
 from pytest_resilience.proxy.addresses import SocketAddress
@@ -41,7 +47,10 @@ class Acceptor:
         open: the connections there are, by number.
         accepted: how many there have been.
         unreachable: why the last connect to the server failed.
+        kinds: the kinds of operation that there are.
     """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({CONNECT, SEND, RECEIVE, CLOSE, END})
 
     def __init__(
         self,
@@ -55,13 +64,13 @@ class Acceptor:
     ) -> None:
         self.server = server
         self.enabled = False
-        self.open: dict[int, Connection] = {}
+        self.open: dict[int, Any] = {}
         self.accepted = 0
         self.unreachable: OSError | None = None
         self._toxics: tuple[Toxic, ...] = ()
         self._refusals: set[object] = set()  # reasons to refuse everybody
         self._buffer = bytearray(_PIECE)
-        self._listener = Listener(listen, loop, self._accept)
+        self._listener: Any = self._listener_on(listen, loop)
         self._settings = ConnectionSettings(
             loop=loop, engine=engine, names=self.names, seed=seed, closed=self._closed
         )
@@ -73,10 +82,14 @@ class Acceptor:
                 self._listener.close()
                 raise
 
+    def _listener_on(self, listen: SocketAddress, loop: EventLoop) -> Any:
+        return Listener(listen, loop, self._accept)
+
     @property
     def address(self) -> Address:
         """Where clients connect to."""
-        return self._listener.address
+        address: Address = self._listener.address
+        return address
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -123,7 +136,7 @@ class Acceptor:
     def move(self, server: Server, listen: SocketAddress) -> None:
         """Lead and listen elsewhere. Raises ConfigurationError, and then nothing has changed."""
         if Address(*listen.sockaddr) != self.address:
-            listener = Listener(listen, self._settings.loop, self._accept)
+            listener = self._listener_on(listen, self._settings.loop)
             self._listener.close()
             self._listener = listener
         self.cut()
@@ -147,7 +160,7 @@ class Acceptor:
             connection.close_in_child()
         self.open.clear()
 
-    def _closed(self, connection: Connection) -> None:
+    def _closed(self, connection: Any) -> None:
         self.open.pop(connection.number, None)
 
     def _listen(self, *, wanted: bool) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.proxy.connect import Connect
@@ -54,7 +55,7 @@ class ConnectionSettings:
     engine: Engine
     names: tuple[str, ...]
     seed: int
-    closed: Callable[[Connection], None]
+    closed: Callable[[Any], None]
 
 
 class Connection:

@@ -21,16 +21,18 @@ from pytest_resilience.chaos.experiment import ChaosType
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import LostResponse
 from pytest_resilience.chaos.faults.network import Outage
-from pytest_resilience.chaos.faults.network import Partition
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import ServiceError
 from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import END
 from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import RECEIVE_DATAGRAM
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.spec import parse_spec
 from pytest_resilience.chaos.parsing.texts import shortened
@@ -54,7 +56,9 @@ from pytest_resilience.seeds import derive
 __all__ = ["BOTH", "Experiments", "directed"]
 
 BOTH = "both"
-_OF_CLIENT = {RECEIVE: SEND, CLOSE: END}  # the same of what the client sends
+# The same of what the client sends.
+_OF_CLIENT = {RECEIVE: SEND, CLOSE: END, RECEIVE_DATAGRAM: SEND_DATAGRAM}
+_OTHER_WAY = {UPSTREAM: frozenset(_OF_CLIENT), DOWNSTREAM: frozenset(_OF_CLIENT.values())}
 _ONE_WAY = (Refusal, LostResponse, InjectedResponse)
 
 
@@ -100,11 +104,9 @@ def _check(experiment: ChaosExperiment, fault: Fault, stream: str | None) -> Non
 
 def _for_stream(fault: Fault, stream: str | None) -> Fault:
     """The fault, happening to the operations of a stream."""
-    if isinstance(fault, Partition):
-        kinds = {UPSTREAM: SEND, DOWNSTREAM: RECEIVE}
-        return (
-            fault if stream not in kinds else _of_kinds(fault, frozenset({CONNECT, kinds[stream]}))
-        )
+    if fault.kinds >= DATAGRAMS:  # it happens both ways unless a stream is given
+        other = _OTHER_WAY.get(stream or BOTH)
+        return fault if other is None else _of_kinds(fault, fault.kinds - other)
     sent = frozenset(_OF_CLIENT[kind] for kind in fault.kinds if kind in _OF_CLIENT)
     if stream == UPSTREAM:
         return _of_kinds(fault, sent)
@@ -167,11 +169,22 @@ class Experiments:
             given = spec | given
             stream = stream or given.pop("stream", None)
         chosen = directed(self._experiment(experiment, given).hitting_all(), stream)
+        self._check_possible(chosen)
         self._engine.check(chosen)
         self._loop.check_open()
         if must_fire and not self._calm:
             self._not_entered.append(chosen)
         return self._running(chosen, must_fire)
+
+    def _check_possible(self, experiment: ChaosExperiment) -> None:
+        """Raise ConfigurationError for what cannot happen over what the proxy speaks."""
+        if experiment.kinds & self._acceptor.kinds:
+            return
+        here, other = ("UDP", "TCP") if self._acceptor.kinds == DATAGRAMS else ("TCP", "UDP")
+        raise ConfigurationError(
+            f"experiment {experiment.name!r}: {experiment.fault_text} cannot happen over {here}, "
+            f"which this proxy speaks; make it with protocol={other.lower()!r}"
+        )
 
     def forgotten(self) -> list[NeverFiredError]:
         """An error for each that was asked for and had to fire, and that nobody entered."""
@@ -242,7 +255,8 @@ class Experiments:
             )
 
         self._loop.call(refuse)
-        self._engine.record_fault(active_experiment, refusal, CONNECT)
+        kind = min(refusal.kinds & self._acceptor.kinds)
+        self._engine.record_fault(active_experiment, refusal, kind)
         outage = next((each for each in experiment.faults if isinstance(each, Outage)), None)
         if outage is not None:
             for _ in range(self._loop.call(self._acceptor.cut)):

@@ -17,7 +17,7 @@ from pytest_resilience.proxy.addresses import SocketAddress
 from pytest_resilience.proxy.event_loop import EventLoop
 
 
-__all__ = ["Listener"]
+__all__ = ["Listener", "unavailable"]
 
 _logger = logging.getLogger("pytest_resilience.proxy")
 _BACKLOG = 1024  # connections that wait to be accepted: a refusal must be meant
@@ -53,7 +53,7 @@ class Listener:
             try:
                 sock.listen(_BACKLOG)  # only this fails where somebody else listens already
             except OSError as error:
-                raise _unavailable(Address(host, port), error) from error
+                raise unavailable(Address(host, port), error) from error
 
     def _bound(self, host: str, port: int) -> socket.socket:
         with limits_lifted():
@@ -65,7 +65,7 @@ class Listener:
             sock.bind((host, port))
         except OSError as error:
             sock.close()
-            raise _unavailable(Address(host, port), error) from error
+            raise unavailable(Address(host, port), error) from error
         return sock
 
     def open(self) -> None:
@@ -74,7 +74,7 @@ class Listener:
             try:
                 self._sock.listen(_BACKLOG)
             except OSError as error:
-                raise _unavailable(self.address, error) from error
+                raise unavailable(self.address, error) from error
             self._open = True
             self._watch()
 
@@ -127,7 +127,8 @@ class Listener:
             self._accepted(socket.SocketType(fileno=client.detach()))
 
 
-def _unavailable(address: Address, error: OSError) -> ConfigurationError:
+def unavailable(address: Address, error: OSError) -> ConfigurationError:
+    """For a port that cannot be had."""
     return ConfigurationError(
         f"cannot listen on {address}: {error.strerror or error}; give another port, or port 0 "
         "for any that is free"

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that delays, damages and cuts off what passes through it."""
+"""A proxy on loopback that delays, damages, loses and cuts off what passes through it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import ChaosType
 from pytest_resilience.chaos.parsing.texts import check_name
+from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
+from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ShutdownError
@@ -67,6 +69,7 @@ class ChaosProxy:
         upstream: str | tuple[str, int],
         listen: str | tuple[str, int] = ("127.0.0.1", 0),
         *,
+        protocol: str = "tcp",
         name: str = "",
         enabled: bool = True,
         clock: Clock = MACHINE_CLOCK,
@@ -77,11 +80,15 @@ class ChaosProxy:
     ) -> None:
         """`upstream` and `listen` are "host:port" or a pair; port 0 to listen is any free one.
 
+        `protocol` is "tcp" or "udp". Over UDP each datagram is late, lost, doubled, out of order
+        or refused by itself, and each address that something comes from is a connection.
+
         Of one that is `calm` no experiment starts; `intensity` is for those that name none.
 
         Raises ConfigurationError for an address that is none, cannot be resolved, is not
         loopback (to listen), or is taken. The server need not be there yet.
         """
+        kind = _acceptor_of(protocol)
         server, address = resolve("upstream", upstream), loopback(listen)
         self.name = check_name("a proxy", name) if name else str(server)
         self.seed = new_seed() if seed is None else seed
@@ -90,18 +97,18 @@ class ChaosProxy:
         self._lock = fork_safe(self, "_lock", threading.RLock)
         self._environments: set[contextlib.ExitStack] = set()
         self._loop = EventLoop(f"proxy to {server}", clock)
-        self._acceptor = self._start(server, address, enabled=enabled)
+        self._acceptor = self._start(kind, server, address, enabled=enabled)
         self._experiments = Experiments(
             self.engine, self._acceptor, self._loop, self.seed, calm=calm, intensity=intensity
         )
 
-    def _start(self, server: Server, listen: SocketAddress, *, enabled: bool) -> Acceptor:
+    def _start(
+        self, kind: type[Acceptor], server: Server, listen: SocketAddress, *, enabled: bool
+    ) -> Acceptor:
         loop, engine, seed = self._loop, self.engine, self.seed
         try:
             return loop.call(
-                lambda: Acceptor(
-                    server, listen, enabled=enabled, loop=loop, engine=engine, seed=seed
-                )
+                lambda: kind(server, listen, enabled=enabled, loop=loop, engine=engine, seed=seed)
             )
         except BaseException:
             loop.close(lambda: None)
@@ -268,6 +275,9 @@ class ChaosProxy:
         unless a stream is given: what is sent meanwhile arrives when it is over. What is about
         responses (lose_answer, status, malformed_json) or connecting (refuse) has no stream.
 
+        Over UDP its operations are datagrams. drop, duplicate and reorder are both ways too, unless
+        a stream is given, and a partition loses what is sent. Of a refusal of some nobody is told.
+
         The kernel accepts a client before anybody can decide about it: so a connect that is
         delayed, or lost in silence, delays the first response, and a refusal of some clients
         is a reset. A refusal of all is a real one; nobody hears of those it meets, so it counts
@@ -351,3 +361,13 @@ class ChaosProxy:
     def __repr__(self) -> str:
         state = "enabled" if self.enabled else "disabled"
         return f"<ChaosProxy {self.name!r} {self.listen} -> {self.upstream} {state}>"
+
+
+def _acceptor_of(protocol: Any) -> type[Acceptor]:
+    if protocol not in ("tcp", "udp"):
+        raise ConfigurationError(f"protocol={shortened(protocol)}: give 'tcp' or 'udp'")
+    if protocol == "tcp":
+        return Acceptor
+    from pytest_resilience.proxy.datagrams import DatagramAcceptor
+
+    return DatagramAcceptor

@@ -23,14 +23,13 @@ from collections.abc import Callable
 from typing import Any
 from typing import Final
 
+from pytest_resilience.chaos.datagrams import datagram
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import RECEIVE_DATAGRAM
 from pytest_resilience.chaos.operation import SEND_DATAGRAM
-from pytest_resilience.chaos.operation import CallSite
-from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import in_a_loop
@@ -61,12 +60,6 @@ _LARGEST: Final = 65507  # bytes of a datagram, beside the headers of IPv4 and U
 _PATIENCE = 1.0  # seconds for the thread to end
 _EXACT = 0.001  # seconds: polls count in those
 _AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)  # not on every system
-_ADVICE = (
-    "Datagrams went to {}, over UDP, where there are no connections: they can be late "
-    "(network_latency), or by network_failure lost (mode='drop', 'timeout', 'partition'), doubled "
-    "('duplicate'), out of order ('reorder') or refused ('refuse')."
-)
-
 _NOTHING = object()
 _NOBODY: Final = frozenset[Any]()
 
@@ -230,7 +223,7 @@ class DatagramSockets:
         return peer
 
     def _is_targeted(self, peer: Peer) -> bool:
-        operation = _operation(SEND_DATAGRAM, peer.names)
+        operation = datagram(SEND_DATAGRAM, peer.names)
         if self._engine.is_targeted(operation) and self._engine.kinds & DATAGRAMS:
             return True
         self._engine.note_unmatched(operation)
@@ -321,7 +314,7 @@ class DatagramSockets:
 
     def _decide(self, kind: str, endpoint: Endpoint, peer: Peer) -> Effect | None:
         task = None if endpoint.task is None else endpoint.task()
-        return self._engine.decide(_operation(kind, peer.names, task))
+        return self._engine.decide(datagram(kind, peer.names, task))
 
     # Receiving.
 
@@ -458,17 +451,6 @@ class DatagramSockets:
                     self._advance(each, now, ended=rest > SLICE)
                 self._closed = [each for each in self._closed if each.outbound]
             self._timer = None
-
-
-def _operation(kind: str, names: tuple[str, ...], task: object = None) -> Operation:
-    return Operation(
-        kind=kind,
-        target=names[0],
-        names=names,
-        call_site=CallSite(loop_objects=(task,)),
-        remark="UDP",
-        advice=_ADVICE.format(names[0]),
-    )
 
 
 def _is_place(where: Any) -> bool:
