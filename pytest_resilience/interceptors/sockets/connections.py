@@ -27,13 +27,13 @@ from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.parsing.http_requests import RequestReader
 from pytest_resilience.chaos.response_stream import ResponseStream
-from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.self_pairs import SelfPairs
 from pytest_resilience.interceptors.sockets.self_pairs import is_made_here
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
+from pytest_resilience.interceptors.sockets.socket_classes import is_address
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import listening_ports
@@ -343,7 +343,7 @@ class ConnectionTable:
 
     def opened(self, sock: socket.socket, address: Any) -> TcpConnection | None:
         """A connect to `address` is about to be tried; None if it is no TCP connection."""
-        if not is_tcp(sock) or not _is_address(address):
+        if not is_tcp(sock) or not is_address(address):
             return None
         self.passing.pop(id(sock), None)  # what it tried before may have been another peer
         known = self.known(sock)  # a loop decides about it first, and then connects
@@ -486,17 +486,3 @@ class ConnectionTable:
             self._listening = listening_ports()
             self._pairs.find(self._listening)
         return ends[0][1] not in self._listening and ends not in self._pairs.found
-
-
-def _is_address(address: Any) -> bool:
-    """Whether it is a host and a port, as far as that is seen without touching them."""
-    if type(address) is tuple and len(address) > 1:
-        host, port = address[:2]
-        if type(host) is str and type(port) is int:  # as nearly always: this is fast
-            return True
-    return (
-        is_a(address, tuple)
-        and tuple.__len__(address) > 1
-        and is_a(address[0], str, bytes)
-        and is_a(address[1], int)
-    )

@@ -13,10 +13,11 @@ from types import ModuleType
 from typing import Any
 
 from pytest_resilience.chaos.descriptors import open_descriptors
+from pytest_resilience.interceptors.foreign_objects import is_a
 
 
 __all__ = [
-    "KernelSocket", "accepting_classes", "another", "borrowed", "ends_of", "green_module", "is_tcp",
+    "KernelSocket", "accepting_classes", "another", "borrowed", "ends_of", "green_module", "is_address", "is_tcp",
     "is_udp", "kernel_socket", "listening_ports", "python_socket_class", "socket_classes",
     "tls_modules",
 ]  # fmt: skip
@@ -138,3 +139,17 @@ def borrowed(descriptor: int) -> Iterator[KernelSocket]:
         yield sock
     finally:
         sock.detach()
+
+
+def is_address(address: Any) -> bool:
+    """Whether it is a host and a port, as far as that is seen without touching them."""
+    if type(address) is tuple and len(address) > 1:
+        host, port = address[:2]
+        if type(host) is str and type(port) is int:  # as nearly always: this is fast
+            return True
+    return (
+        is_a(address, tuple)
+        and tuple.__len__(address) > 1
+        and is_a(address[0], str, bytes)
+        and is_a(address[1], int)
+    )
