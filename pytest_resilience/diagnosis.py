@@ -5,6 +5,7 @@ Knows the clients and drivers that the interceptors reach, and where they cannot
 
 from __future__ import annotations
 
+from pytest_resilience.chaos.active_experiment import UNALTERABLE
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.response import InjectedResponse
@@ -28,6 +29,10 @@ _KNOWS_BUT = "which knows but"
 _BEFORE_REQUESTS = "before any request is known"
 _NO_REQUEST = "no request of HTTP that is seen"
 _ADVICE = {  # by remark, the surest first
+    UNALTERABLE: (
+        "A response without a body, or with a shorter one than asked for, is left as it is; so is "
+        "a message (drop_message) of a response that has told its length."
+    ),
     _ENCRYPTED: (
         "Answers over TLS are encrypted: to a proxy always, in asyncio where it was open "
         "before the experiment."

@@ -43,6 +43,17 @@ def test_what_was_done_instead_is_told() -> None:
     )
 
 
+def test_a_response_with_nothing_to_alter_is_told() -> None:
+    running = active_experiment("network_failure", mode="drop_message")
+    [hit] = running.decide(Operation(kind=RECEIVE, target="a:1", names=("a:1",)), 100.0)
+    running.uncount(hit.number)
+    assert str(never_fired(running)).endswith(
+        "\n    network.receive a response (which had nothing to cut off, damage or drop)\n"
+        "  A response without a body, or with a shorter one than asked for, is left as it is; so "
+        "is a message (drop_message) of a response that has told its length."
+    )
+
+
 def test_what_awaits_an_answer_that_does_not_come_is_told() -> None:
     running = active_experiment("network_failure", mode="truncate", nth=1)
     running.decide(Operation(kind=RECEIVE, target="a:1", names=("a:1",)), 100.0)

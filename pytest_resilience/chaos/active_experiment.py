@@ -15,6 +15,7 @@ from pytest_resilience.chaos.faults.resources import PressureReading
 from pytest_resilience.chaos.forked_children import PAUSED
 from pytest_resilience.chaos.forked_children import STOPPED
 from pytest_resilience.chaos.forked_children import SharedCounts
+from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.seen_operations import CountedOperations
 from pytest_resilience.chaos.seen_operations import UnmatchedOperations
@@ -23,7 +24,9 @@ from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.seeds import Stream
 
 
-__all__ = ["ActiveExperiment", "Hit"]
+__all__ = ["UNALTERABLE", "ActiveExperiment", "Hit"]
+
+UNALTERABLE = "which had nothing to cut off, damage or drop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +201,12 @@ class ActiveExperiment:
         return None if self.counted is None else self.counted.connections
 
     def uncount(self, number: int) -> None:
-        """Do not count the latest operation that was matched, which has this number."""
+        """Do not count the latest operation that was matched, which has this number.
+
+        It was a response of which nothing could be altered.
+        """
+        response = Operation(kind=RECEIVE, target="a response", names=(), remark=UNALTERABLE)
+        self.unmatched.note(response)
         self.counts.add(matched=-1, chosen=-1)
         if self.counted is not None:
             self.counted.forget(number)

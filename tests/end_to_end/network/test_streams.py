@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -14,11 +15,15 @@ import threading
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from typing import Any
 
 import aiohttp
 import httpx
 import pytest
 import requests
+import websockets.asyncio.client
+import websockets.sync.client
+import websockets.sync.server
 
 from tests.end_to_end.network.clients import everything_closed
 from tests.injecting import Inject
@@ -230,3 +235,112 @@ def test_what_comes_later_than_the_last_event_never_fires(
         heard = listen(ask)
     assert heard == (DATA, "")
     assert fault.hits == 0
+
+
+@pytest.fixture
+def ticker() -> Iterator[str]:
+    """A server of WebSockets that sends five messages to whoever says something, and closes."""
+
+    def tick(connection: Any) -> None:
+        connection.recv()
+        for number in range(EVENTS):
+            connection.send(str(number))
+
+    with websockets.sync.server.serve(tick, "127.0.0.1", 0) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"ws://127.0.0.1:{running.socket.getsockname()[1]}"
+        running.shutdown()
+        thread.join(10)
+
+
+def with_websockets(url: str) -> Heard:
+    heard: list[str] = []
+    with websockets.sync.client.connect(url, close_timeout=0.2) as connection:
+        connection.send("go")
+        try:
+            while True:
+                heard.append(str(connection.recv(timeout=TIMEOUT)))
+        except (websockets.ConnectionClosed, TimeoutError) as error:
+            return heard, type(error).__name__
+
+
+def with_websockets_async(url: str) -> Heard:
+    heard: list[str] = []
+
+    async def story() -> str:
+        async with websockets.asyncio.client.connect(url, close_timeout=0.2) as connection:
+            await connection.send("go")
+            try:
+                while True:
+                    heard.append(str(await asyncio.wait_for(connection.recv(), TIMEOUT)))
+            except (websockets.ConnectionClosed, TimeoutError) as error:
+                return type(error).__name__
+
+    return heard, asyncio.run(story())
+
+
+@pytest.mark.parametrize("ask", [with_websockets, with_websockets_async])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"mode": "drop_message", "after_items": 2}, ([*"0134"], "ConnectionClosedOK")),
+        ({"mode": "close", "after_items": 2}, ([*"01"], "ConnectionClosedError")),
+        ({"mode": "reset", "after_items": 3}, ([*"012"], "ConnectionClosedError")),
+        ({"mode": "timeout", "after_items": 1}, ([*"0"], "TimeoutError")),
+    ],
+    ids=["drop_message", "close", "reset", "timeout"],
+)
+def test_messages_of_a_websocket_are_told_apart(
+    ask: Callable[[str], Heard],
+    given: dict[str, Any],
+    expected: Heard,
+    ticker: str,
+    inject: Inject,
+) -> None:
+    target = ticker.removeprefix("ws://")
+    # The response to the handshake is the first: it has no messages.
+    with inject("network_failure", target=target, nth=2, **given) as fault:
+        assert ask(ticker) == expected
+    assert fault.hits == 1
+
+
+@pytest.mark.parametrize("polled", [False, True], ids=["blocking", "polled"])
+@pytest.mark.parametrize("mode", ["drop_message", "close", "timeout"])
+def test_lines_of_another_protocol_are_told_apart(
+    mode: str, inject: Inject, *, polled: bool
+) -> None:
+    lines = [b"one\r\n", b"two\r\n", b"three\r\n"]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        target = f"127.0.0.1:{address[1]}"
+        with inject("network_failure", mode=mode, after_items=1, target=target) as fault:
+            client = socket.create_connection(address)
+            peer, _ = listener.accept()
+            with client, peer:
+                client.sendall(b"list\r\n")
+                peer.sendall(b"".join(lines))
+                if mode == "drop_message":
+                    peer.shutdown(socket.SHUT_WR)
+                client.settimeout(0 if polled else TIMEOUT)
+                got, end = received(client)
+    kept = [lines[0], lines[2]] if mode == "drop_message" else lines[:1]
+    assert got == b"".join(kept)
+    assert end == ("silence" if mode == "timeout" else "EOF")
+    assert fault.hits == 1
+
+
+def received(client: socket.socket) -> tuple[bytes, str]:
+    got = b""
+    while True:
+        if client.gettimeout() == 0 and not select.select([client], [], [], TIMEOUT)[0]:
+            return got, "silence"
+        try:
+            data = client.recv(4)
+        except BlockingIOError:
+            continue
+        except TimeoutError:
+            return got, "silence"
+        if not data:
+            return got, "EOF"
+        got += data
