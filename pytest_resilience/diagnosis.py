@@ -194,7 +194,10 @@ def _likely_reason(active_experiment: ActiveExperiment, remarks: set[str]) -> st
             "A relative path begins at the current folder; with **/ in front it begins anywhere. "
         )
     if any(kind.startswith("database.") for kind in experiment.kinds):
-        return "Of sqlite3 and psycopg2, connections that were open before are not reached. "
+        return (
+            "Of sqlite3 and psycopg2, connections that were open before the run had chaos are not "
+            "reached. "
+        )
     if did and experiment.kinds == {RESOLVE} and RESOLVE not in did:
         return "Where an address is given, no name is resolved. "
     if did and experiment.kinds - DATAGRAMS == {CONNECT} and CONNECT not in did:

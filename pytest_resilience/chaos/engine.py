@@ -36,6 +36,7 @@ from dataclasses import dataclass
 from dataclasses import field
 from typing import Final
 from typing import Protocol
+from typing import runtime_checkable
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.active_experiment import Hit
@@ -78,6 +79,14 @@ class Interceptor(Protocol):
 
     def remove(self) -> None:
         """Put back everything as it was found; harmless when nothing is installed."""
+
+
+@runtime_checkable
+class EarlyInterceptor(Protocol):
+    """An interceptor that can do something before there is any experiment."""
+
+    def watch(self, on: bool) -> None:
+        """Let what is made from now on be reached by experiments that begin later, or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,6 +347,13 @@ class Engine:
         """
         with self._lock:
             self._set_active(self.active)
+
+    def watch(self, on: bool) -> None:
+        """Let what is made before experiments be reached by them, such as connections in C."""
+        with self._lock:
+            for interceptor in self._interceptors:
+                if isinstance(interceptor, EarlyInterceptor):
+                    interceptor.watch(on)
 
     def preload(self) -> None:
         """Import what the interceptors need, now: who starts an experiment may be an event loop."""

@@ -64,6 +64,7 @@ class ChaosSession:
             others=custom_types(config),
             folder=str(config.invocation_params.dir),
         )
+        self._engine.watch(settings.mode is not RunMode.NOTHING)
 
     def check_mark(self, item: pytest.Item, mark: pytest.Mark) -> None:
         """Raise ConfigurationError for a chaos mark that makes no sense."""
@@ -267,6 +268,7 @@ class ChaosSession:
         for active_experiment in self._engine.active:
             active_experiment.stop()
         self._engine.refresh()
+        self._engine.watch(False)
 
 
 def _add_section(report: pytest.TestReport, scope: ChaosScope) -> None:

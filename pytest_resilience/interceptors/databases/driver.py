@@ -83,11 +83,12 @@ class DriverHooks:
         unmatched: statements that no active experiment is aimed at, whatever the connection
             and its transaction. They need not be asked about, which is what keeps them cheap.
         commits, fetches: whether an active experiment is aimed at those.
+        watching: whether every new connection is made so that experiments reach it later.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.unmatched: set[str] = set()
-        self.commits = self.fetches = False
+        self.commits = self.fetches = self.watching = False
         self._text_decides = True
         self._engine = engine
 
@@ -105,7 +106,8 @@ class DriverHooks:
     def only_recording(self) -> bool:
         """No test runs, so that a new connection is only noted, and stays what it is."""
         recorder = self._engine.recorder
-        return recorder is not None and not recorder.in_test and not self._engine.active
+        recording = recorder is not None and not recorder.in_test and not self._engine.active
+        return recording and not self.watching
 
     def before_connect(self, names: tuple[str, ...], fail: Fail) -> Injection | None:
         return self._decide(Operation(kind=OPEN_CONNECTION, target=names[0], names=names), fail)

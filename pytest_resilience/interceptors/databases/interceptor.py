@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import pkgutil
 
+from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Protocol
 
 from pytest_resilience.chaos.engine import Engine
@@ -18,11 +20,13 @@ __all__ = ["DatabaseInterceptor"]
 
 # By the module whose import means that what is replaced is there: where its driver is.
 _FOLDER = "pytest_resilience.interceptors.databases"
-_DRIVERS = {
+_IN_C = {  # of which connections are reached that are made while this is in place
     "sqlite3": f"{_FOLDER}.sqlite:SqliteDriver",
+    "psycopg2": f"{_FOLDER}.psycopg2:Psycopg2Driver",
+}
+_DRIVERS = {
     "psycopg": f"{_FOLDER}.psycopg:PsycopgDriver",
     "psycopg_pool": f"{_FOLDER}.pools:PsycopgPools",
-    "psycopg2": f"{_FOLDER}.psycopg2:Psycopg2Driver",
     "asyncpg": f"{_FOLDER}.asyncpg:AsyncpgDriver",
     "redis": f"{_FOLDER}.redis:RedisDriver",
     "sqlalchemy": f"{_FOLDER}.pools:SqlalchemyPools",
@@ -46,15 +50,26 @@ class DatabaseInterceptor:
     kinds = DATABASE_KINDS
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
         # One for all time: connections outlive experiments, and their classes hold its hooks.
         self._hooks = DriverHooks(engine)
         self._drivers: dict[str, Driver] = {}  # each made once
-        self._libraries = LibraryPatches(
-            {name: functools.partial(self._install_one, name) for name in _DRIVERS}
-        )
+        self._in_c = LibraryPatches(self._installers(_IN_C))
+        noting = {"sqlite3": functools.partial(_note_opened_before, engine)}
+        self._libraries = LibraryPatches({**self._installers(_DRIVERS), **noting})
+
+    def watch(self, on: bool) -> None:
+        """From now on connections are made so that experiments reach them later, or not any more.
+
+        Those of drivers in C cannot be changed any more when they are there.
+        """
+        self._hooks.watching = on
+        if on:
+            self._in_c.install()
+        else:
+            self.remove()
 
     def install(self) -> None:
+        self._in_c.install()
         self._libraries.install()
 
     def refresh(self) -> None:
@@ -62,13 +77,22 @@ class DatabaseInterceptor:
 
     def remove(self) -> None:
         self._libraries.remove()
+        if not self._hooks.watching:
+            self._in_c.remove()
         self._hooks.refresh()  # nothing is active: from now on everything passes
 
-    def _install_one(self, name: str, patches: Patches) -> None:
-        if name not in self._drivers:
-            self._drivers[name] = pkgutil.resolve_name(_DRIVERS[name])(self._hooks)
-        self._drivers[name].install(patches)
-        if name == "sqlite3":
-            from pytest_resilience.interceptors.databases.opened_before import OpenedBefore
+    def _installers(self, drivers: Mapping[str, str]) -> dict[str, Callable[[Patches], None]]:
+        return {
+            name: functools.partial(self._install_one, place) for name, place in drivers.items()
+        }
 
-            OpenedBefore(self._engine).install(patches)
+    def _install_one(self, place: str, patches: Patches) -> None:
+        if place not in self._drivers:
+            self._drivers[place] = pkgutil.resolve_name(place)(self._hooks)
+        self._drivers[place].install(patches)
+
+
+def _note_opened_before(engine: Engine, patches: Patches) -> None:
+    from pytest_resilience.interceptors.databases.opened_before import OpenedBefore
+
+    OpenedBefore(engine).install(patches)

@@ -1,4 +1,4 @@
-"""Connections of sqlite3 that were open before: as they are made in C, they are not reached.
+"""Connections of sqlite3 that were open before anybody watched: made in C, they are not reached.
 
 Django and SQLAlchemy send their statements in Python. There those are noted, so that an
 experiment of databases which never fires can say so.
@@ -23,14 +23,15 @@ from pytest_resilience.interceptors.patching import Patches
 __all__ = ["OpenedBefore"]
 
 _DJANGO = (
-    "by Django, as django_db_setup does for all tests. Within the test, outside of a transaction "
-    "(django_db(transaction=True)), call django.db.connections[{alias!r}].connect(), which opens "
-    "another to the same database; say with match= which statements are meant, for Django sends "
-    "some of its own as it connects."
+    "by Django, before this run was known to have chaos. Ask for it by a flag such as "
+    "--chaos-seed; or, outside of a transaction (django_db(transaction=True)), call "
+    "django.db.connections[{alias!r}].connect() in the test, which opens another to the same "
+    "database; say with match= which statements are meant, for Django sends some of its own then."
 )
 _SQLALCHEMY = (
-    "by SQLAlchemy. Make the engine within the test or the experiment, or call engine.dispose() "
-    "there, after which it opens others."
+    "by SQLAlchemy, before this run was known to have chaos. Ask for it by a flag such as "
+    "--chaos-seed; or make the engine in a fixture or the test, or call engine.dispose() there, "
+    "after which it opens others."
 )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from sqlalchemy.pool import StaticPool
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.runtime import new_engine
+from tests.end_to_end.databases.conftest import with_psycopg2
+from tests.end_to_end.databases.conftest import with_sqlite
 
 
 DJANGO = """
@@ -69,9 +73,9 @@ def test_django_in_memory() -> None:
     assert "SELECT name FROM tea (on a connection opened before)" in lines[2]
     assert lines[3].startswith("  The connection of sqlite3 to file:memorydb_default?")
     assert (
-        "is not reached: it was opened before the experiment began, by Django, as django_db_setup "
-        "does for all tests. Within the test, outside of a transaction "
-        "(django_db(transaction=True)), call django.db.connections['default'].connect()"
+        "is not reached: it was opened before the experiment began, by Django, before this run was "
+        "known to have chaos. Ask for it by a flag such as --chaos-seed; or, outside of a "
+        "transaction (django_db(transaction=True)), call django.db.connections['default'].connect()"
     ) in lines[3]
     assert lines[4:] == ["database is locked 1"]
 
@@ -94,7 +98,7 @@ def test_sqlalchemy_in_memory(parameters: dict[str, Any]) -> None:
     )
     told = (
         "The connection of sqlite3 to :memory: is not reached: it was opened before the experiment "
-        "began, by SQLAlchemy. Make the engine within the test"
+        "began, by SQLAlchemy, before this run was known to have chaos. Ask for it by a flag"
     )
     assert (told in str(error)) == (not parameters)
     running = engine.start(ChaosExperiment("x", "database_slowdown", delay="1ms"), seed=1)
@@ -104,3 +108,32 @@ def test_sqlalchemy_in_memory(parameters: dict[str, Any]) -> None:
     running.stop()
     database.dispose()
     assert running.hits
+
+
+@pytest.mark.parametrize("driver", ["sqlite3", "psycopg2"])
+def test_what_is_opened_while_the_engine_watches_is_reached_later(
+    driver: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if driver == "sqlite3":
+        database = with_sqlite(tmp_path)
+    else:
+        database = with_psycopg2(request.getfixturevalue("postgres"))
+    engine = new_engine()
+    engine.watch(True)
+    with contextlib.closing(database.connect()) as connection:
+        engine.watch(False)
+        cursor = connection.cursor()
+        cursor.execute("SELECT 1")
+        assert cursor.fetchone() == (1,)
+        running = engine.start(
+            ChaosExperiment("x", "database_failure", mode="statement_timeout", rate=1), seed=1
+        )
+        with pytest.raises(database.error):
+            cursor.execute("SELECT 1")
+        running.stop()
+        assert running.hits == 1
+        connection.rollback()
+        cursor.execute("SELECT 1")
+        assert cursor.fetchone() == (1,)
+    with contextlib.closing(database.connect()) as later:
+        assert not hasattr(later, "chaos_session")

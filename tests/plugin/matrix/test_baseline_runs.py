@@ -234,9 +234,7 @@ def test_a_chaos_type_of_somebody_else_is_taken_to_be_applicable(shop: pytest.Py
 
 
 @pytest.mark.parametrize("scope", ["function", "module", "session"])
-def test_a_connection_of_a_fixture_may_be_used_so_experiments_on_it_are_not_passed_over(
-    shop: pytest.Pytester, scope: str
-) -> None:
+def test_a_connection_that_a_fixture_has_opened_is_hit(shop: pytest.Pytester, scope: str) -> None:
     shop.makepyfile(f"""
         import sqlite3
         import pytest
@@ -251,19 +249,17 @@ def test_a_connection_of_a_fixture_may_be_used_so_experiments_on_it_are_not_pass
             rows.execute("SELECT 1")
 
         def test_second(rows):
-            assert type(rows) is sqlite3.Connection
             rows.execute("SELECT 1")
 
         def test_pure():
             pass
     """)
-    result = run(shop, only=("lost",))
+    run(shop, only=("lost",))
     assert verdicts(shop.path) == {
-        "test_first": {"lost": "never_fired"},
-        "test_second": {"lost": "never_fired"},
+        "test_first": {"lost": "failed"},
+        "test_second": {"lost": "failed"},
         "test_pure": {"lost": "not_applicable"},
     }
-    result.stdout.fnmatch_lines(["*; what a fixture opens before it is out of its reach: rows"])
 
 
 CALM = """
@@ -299,12 +295,11 @@ import builtins
 import os
 import shop
 import socket
-import sqlite3
 
 def found():
     return [
-        builtins.open, os.replace, shop.stock, sqlite3.connect, socket.socket.recv,
-        socket.socket.connect, socket.getaddrinfo,
+        builtins.open, os.replace, shop.stock, socket.socket.recv, socket.socket.connect,
+        socket.getaddrinfo,
     ]
 
 @pytest.fixture(scope="session", autouse=True)
