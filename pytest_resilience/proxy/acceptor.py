@@ -111,6 +111,11 @@ class Acceptor:
         """Take in those who have connected already: what begins now is not for their connect."""
         self._listener.accept_waiting()
 
+    def strike_waiting(self) -> None:
+        """An outage has begun: who waits for a response meets it now."""
+        for connection in list(self.open.values()):
+            connection.strike_waiting()
+
     def refuse(self, reason: object) -> None:
         """Refuse new clients for a reason; those there are stay."""
         self._refusals.add(reason)

@@ -123,8 +123,13 @@ class Connection:
         """Bytes of a request or a response have passed the experiments."""
         if stream == DOWNSTREAM:
             self.decisions.answered = True
-        elif not self.decisions.answered and not self._down.replaced:
-            # The request is on its way: a reset or a silence need not wait for the response.
+        else:  # the request is on its way
+            self.strike_waiting()
+
+    def strike_waiting(self) -> None:
+        """A reset or a silence need not wait for the response that the client waits for."""
+        asked = self._links and self.decisions.turn and not self.decisions.answered
+        if asked and self.is_open and not self._down.replaced:
             self._down.experiments.begin()
 
     def fail(self, stream: str) -> None:

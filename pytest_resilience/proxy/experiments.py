@@ -206,6 +206,8 @@ class Experiments:
         active_experiment = self._engine.start(experiment, seed=seed, must_fire=must_fire)
         try:
             self._refuse_all(active_experiment)
+            if experiment.is_outage:
+                self._loop.call(self._acceptor.strike_waiting)
             yield active_experiment
         finally:
             active_experiment.stop()

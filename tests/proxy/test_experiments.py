@@ -4,6 +4,7 @@ import contextlib
 import errno
 import math
 import socket
+import threading
 import time
 
 from collections.abc import Callable
@@ -100,6 +101,33 @@ def test_a_reset_is_met_after_the_server_got_the_request(serve: Serve) -> None:
             client.recv(1)
         until(lambda: done == [b"order"])
         until(lambda: proxy.connections == 0)
+
+
+@pytest.mark.parametrize("mode", ["reset", "close"])
+def test_who_waits_already_is_struck_when_it_begins(mode: str, serve: Serve) -> None:
+    asked = threading.Event()
+
+    def listen(connection: socket.socket) -> None:
+        while connection.recv(100):
+            asked.set()
+
+    with (
+        ChaosProxy(("127.0.0.1", serve(listen))) as proxy,
+        socket.create_connection(proxy.address, timeout=10) as client,
+        socket.create_connection(proxy.address, timeout=10) as idle,
+    ):
+        client.sendall(b"order")
+        assert asked.wait(10)
+        with proxy.inject("network_failure", mode=mode, rate=1) as outage:
+            if mode == "reset":
+                with pytest.raises(ConnectionResetError):
+                    client.recv(1)
+            else:
+                assert client.recv(1) == b""
+            assert (outage.matched, outage.hits) == (1, 1)
+        asked.clear()
+        idle.sendall(b"order")  # nobody waited for anything
+        assert asked.wait(10)
 
 
 def test_silence_ends_with_the_experiment(proxy: ChaosProxy, connect: Connect) -> None:

@@ -17,9 +17,9 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 
 
 __all__ = [
-    "KernelSocket", "accepting_classes", "another", "borrowed", "ends_of", "green_module", "is_address", "is_tcp",
-    "is_udp", "kernel_socket", "listening_ports", "python_socket_class", "socket_classes",
-    "tls_modules",
+    "KernelSocket", "accepting_classes", "another", "borrowed", "ends_of", "green_module",
+    "is_address", "is_tcp", "is_udp", "kernel_socket", "listening_ports", "python_socket_class",
+    "socket_classes", "tls_modules",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
