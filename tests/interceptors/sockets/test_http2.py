@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 
 from collections.abc import AsyncIterator
@@ -21,43 +20,13 @@ import trio
 
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.diagnosis import never_fired
+from tests.http2_server import BODY
+from tests.http2_server import Answer
+from tests.http2_server import ok
+from tests.http2_server import speaking_http2
 from tests.injecting import Inject
-from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import serve
-
-
-BODY = b"0123456789" * 10
-Answer = Callable[[h2.connection.H2Connection, int, str], None]
-
-
-def ok(connection: h2.connection.H2Connection, stream_id: int, path: str) -> None:
-    length = [(":status", "200"), ("content-length", str(len(BODY)))]
-    connection.send_headers(stream_id, length)
-    connection.send_data(stream_id, BODY, end_stream=True)
-
-
-def speaking_http2(answer: Answer = ok) -> Handler:
-    """Answers each request once all of it has come."""
-
-    def handle(sock: socket.socket) -> None:
-        config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
-        connection = h2.connection.H2Connection(config)
-        connection.initiate_connection()
-        sock.sendall(connection.data_to_send())
-        paths: dict[int, str] = {}
-        while data := sock.recv(65536):
-            for event in connection.receive_data(data):
-                if isinstance(event, h2.events.RequestReceived):
-                    head: Any = dict(event.headers)
-                    paths[event.stream_id] = head[":path"]
-                elif isinstance(event, h2.events.StreamEnded):
-                    answer(connection, event.stream_id, paths.pop(event.stream_id))
-                elif isinstance(event, h2.events.ConnectionTerminated):
-                    return
-            sock.sendall(connection.data_to_send())
-
-    return handle
 
 
 @pytest.fixture(scope="module")
@@ -205,36 +174,6 @@ def test_what_is_late_for_one_request(
         assert client(url, ["/a"], trust.client) == [OK]
     assert latency.matched == 0
     assert any(line.endswith(" POST /a") for line in never_fired(latency).seen)
-
-
-@pytest.mark.parametrize("given", [{"mode": "reset"}, {"mode": "truncate", "share": 0.5}])
-def test_what_is_met_is_what_a_server_does(
-    given: dict[str, Any], over_http2: Serve, trust: Trust, inject: Inject
-) -> None:
-    def fail(connection: h2.connection.H2Connection, stream_id: int, path: str) -> None:
-        if path != "/v1/pay":
-            return ok(connection, stream_id, path)
-        if given["mode"] == "truncate":
-            head = [(":status", "200"), ("content-length", str(len(BODY)))]
-            connection.send_headers(stream_id, head)
-            connection.send_data(stream_id, BODY[:50])
-        return connection.reset_stream(stream_id, 2)
-
-    def messages(url: str) -> list[str]:
-        found = []
-        with httpx.Client(http2=True, http1=False, verify=trust.client, trust_env=False) as client:
-            for path in PATHS:
-                try:
-                    found.append(str(client.get(url + path).status_code))
-                except httpx.HTTPError as error:
-                    found.append(f"{type(error).__name__} {error}")
-        return found
-
-    with over_http2(fail) as url:
-        real = messages(url)
-    with over_http2(ok) as url, inject("network_failure", path="/v1/*", **given):
-        assert messages(url) == real
-    assert real[0] == real[2] == "200"
 
 
 def test_much_that_is_lost_leaves_room_for_what_is_not(

@@ -1,0 +1,49 @@
+"""A server that speaks HTTP/2 on one connection."""
+
+from __future__ import annotations
+
+import socket
+
+from collections.abc import Callable
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+
+from tests.interceptors.conftest import Handler
+
+
+__all__ = ["BODY", "Answer", "ok", "speaking_http2"]
+
+BODY = b"0123456789" * 10
+Answer = Callable[[h2.connection.H2Connection, int, str], None]
+
+
+def ok(connection: h2.connection.H2Connection, stream_id: int, path: str) -> None:
+    length = [(":status", "200"), ("content-length", str(len(BODY)))]
+    connection.send_headers(stream_id, length)
+    connection.send_data(stream_id, BODY, end_stream=True)
+
+
+def speaking_http2(answer: Answer = ok) -> Handler:
+    """Answers each request once all of it has come."""
+
+    def handle(sock: socket.socket) -> None:
+        config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
+        connection = h2.connection.H2Connection(config)
+        connection.initiate_connection()
+        sock.sendall(connection.data_to_send())
+        paths: dict[int, str] = {}
+        while data := sock.recv(65536):
+            for event in connection.receive_data(data):
+                if isinstance(event, h2.events.RequestReceived):
+                    head: Any = dict(event.headers)
+                    paths[event.stream_id] = head[":path"]
+                elif isinstance(event, h2.events.StreamEnded):
+                    answer(connection, event.stream_id, paths.pop(event.stream_id))
+                elif isinstance(event, h2.events.ConnectionTerminated):
+                    return
+            sock.sendall(connection.data_to_send())
+
+    return handle
