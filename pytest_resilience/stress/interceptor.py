@@ -98,13 +98,13 @@ class _RunningStressors:
 
     def start(self, seconds: float) -> None:
         """Start them, for `seconds` at most."""
-        if seconds < threading.TIMEOUT_MAX:
-            self._timer = threading.Timer(seconds, self.stop)
-            self._timer.daemon = True
-            with limits_lifted():  # another experiment may leave no threads to be had
-                self._timer.start()
         try:
-            with self._lock:  # the timer's end comes after the beginning, however short it is
+            with self._lock:  # the end comes after the beginning, however soon the timer rings
+                if seconds < threading.TIMEOUT_MAX:
+                    self._timer = threading.Timer(seconds, self.stop)
+                    self._timer.daemon = True
+                    with limits_lifted():  # another experiment may leave no threads to be had
+                        self._timer.start()
                 for stressor in self._stressors:
                     stressor.start()
                     self._started.append(stressor)

@@ -67,6 +67,8 @@ def test_what_begins_after_its_test_is_refused(suite: pytest.Pytester, what: str
                 "test_what_begins_after_its_test_is_refused.py::test_one"
             ) in str(caught.value)
             requests.get(url, timeout=5)
+            if "{fixture}" == "sqlite_chaos":
+                late.connection.close()
     """)
     suite.runpytest().assert_outcomes(passed=2)
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 from collections.abc import Callable
@@ -180,6 +181,23 @@ def test_filling_at_intensity_0_is_nothing_either(runtime: Runtime) -> None:
 
 def test_it_ends_with_its_duration(runtime: Runtime) -> None:
     running = start(runtime, "cpu_stress", cores=1, load=0.1, duration="50ms")
+    until(lambda: running.pressure is not None)
+    assert workers() == []
+    running.stop()
+
+
+def test_it_ends_though_its_duration_is_over_before_it_has_begun(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy machine, where whoever starts it comes late."""
+
+    class HastyTimer(threading.Timer):
+        def start(self) -> None:
+            super().start()
+            self.join(0.05)
+
+    monkeypatch.setattr(threading, "Timer", HastyTimer)
+    running = start(runtime, "cpu_stress", cores=1, load=0.1, duration="1ms")
     until(lambda: running.pressure is not None)
     assert workers() == []
     running.stop()

@@ -419,6 +419,8 @@ def _registered_anew_in_epolls(descriptor: int) -> Iterator[None]:
 
 def _epolls_that_poll(descriptor: int) -> Iterator[tuple[int, int]]:
     """The descriptors of those, each with the events that it asks for."""
+    if not hasattr(select, "epoll"):  # gevent removes it, and puts back what its own has lost
+        return
     folder = "/proc/self/fdinfo"
     with contextlib.suppress(OSError):  # there is none
         for name in os.listdir(folder):

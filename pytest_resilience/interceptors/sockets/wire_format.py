@@ -62,7 +62,7 @@ def beginning(message: Any) -> bytes:
     try:
         with memoryview(message) as view, view.cast("B") as octets:
             return bytes(octets[:_ENOUGH])
-    except TypeError:
+    except Exception:  # no buffer, or from Python 3.12 on one of the user's, which may raise any
         return b""
 
 

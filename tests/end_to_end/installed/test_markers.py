@@ -46,6 +46,7 @@ TYPES = {
 }
 
 SHOP = """
+import contextlib
 import pathlib
 import socket
 import sqlite3
@@ -57,9 +58,8 @@ def connect():
 
 
 def order():
-    connection = sqlite3.connect(":memory:")
-    connection.execute("CREATE TABLE orders (total)")
-    connection.close()
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE orders (total)")
 
 
 def save():

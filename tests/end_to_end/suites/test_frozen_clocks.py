@@ -74,11 +74,12 @@ def test_through_a_proxy(url, chaos_proxy, frozen, took):
     assert latency.delay >= 0.055
 
 def test_files_and_databases(tmp_path, chaos, frozen, took):
-    import sqlite3
+    import contextlib, sqlite3
     with chaos.disk_failure(mode="slow_write", delay="20ms") as slow:
         (tmp_path / "x").write_text("x")
     with chaos.database_slowdown(delay="20ms") as late:
-        sqlite3.connect(":memory:").execute("SELECT 1")
+        with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+            connection.execute("SELECT 1")
     assert took() >= 0.039
     assert slow.delay >= 0.019
     assert late.delay >= 0.019

@@ -90,6 +90,7 @@ def applicable(folder: Path) -> dict[str, set[str]]:
     conftest=SERVER,
     shop=SHOP,
     test_it="""
+        import contextlib
         import sqlite3
         import requests
         import shop
@@ -101,7 +102,8 @@ def applicable(folder: Path) -> dict[str, set[str]]:
             requests.get(url, timeout=5)
 
         def test_database():
-            sqlite3.connect(":memory:").execute("SELECT 1").connection.close()
+            with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+                connection.execute("SELECT 1")
 
         def test_files(tmp_path):
             (tmp_path / "file").write_text("some")
@@ -264,6 +266,7 @@ def test_a_connection_that_a_fixture_has_opened_is_hit(shop: pytest.Pytester, sc
 
 CALM = """
     import builtins
+    import contextlib
     import io
     import os
     import socket
@@ -277,9 +280,8 @@ CALM = """
             assert type(file.raw) is io.FileIO
             file.write(b"some")
         assert (tmp_path / "file").read_bytes() == b"some"
-        connection = sqlite3.connect(":memory:")
-        assert connection.execute("SELECT 1").fetchall() == [(1,)]
-        connection.close()
+        with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+            assert connection.execute("SELECT 1").fetchall() == [(1,)]
         assert (shop.stock(), shop.price()) == (3, 4)
 """
 
