@@ -17,8 +17,20 @@ from pytest_resilience.locks import fork_safe
 
 __all__ = [
     "MACHINE_CLOCK", "SYSTEM_CLOCK", "Clock", "MachineClock", "ManualClock", "SystemClock",
-    "in_a_loop", "is_frozen",
+    "in_a_loop", "in_trio", "is_frozen",
 ]  # fmt: skip
+
+
+def in_trio() -> bool:
+    """Whether the current task is one of trio; no library is imported to find out."""
+    if "trio" not in sys.modules:
+        return False
+    import sniffio  # which trio needs itself
+
+    try:
+        return sniffio.current_async_library() == "trio"
+    except sniffio.AsyncLibraryNotFoundError:
+        return False
 
 
 def in_a_loop() -> bool:
@@ -66,6 +78,11 @@ class SystemClock:
         time.sleep(seconds)
 
     async def asleep(self, seconds: float) -> None:
+        if in_trio():
+            import trio
+
+            await trio.sleep(seconds)
+            return
         import asyncio  # not paid by those who never wait in a task
 
         await asyncio.sleep(seconds)
@@ -158,10 +175,8 @@ class ManualClock:
             self._now += seconds
 
     async def asleep(self, seconds: float) -> None:
-        import asyncio
-
         self.sleep(seconds)
-        await asyncio.sleep(0)  # the other tasks get their turn, as in a real sleep
+        await SYSTEM_CLOCK.asleep(0)  # the other tasks get their turn, as in a real sleep
 
     def __repr__(self) -> str:
         return f"ManualClock(now={self._now!r})"

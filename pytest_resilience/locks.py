@@ -1,4 +1,4 @@
-"""Locks that a forked child finds free.
+"""Locks, and places, that a forked child finds free.
 
 A thread of the parent may hold one at the moment of the fork. It is not there in the child, so
 nobody would ever release the child's copy.
@@ -14,7 +14,7 @@ from typing import Any
 from typing import TypeVar
 
 
-__all__ = ["fork_safe"]
+__all__ = ["fork_safe", "renew_in_child"]
 
 _Lock = TypeVar("_Lock")
 
@@ -35,12 +35,25 @@ def fork_safe(owner: Any, attribute: str, make: Callable[[], _Lock]) -> _Lock:
     return make()
 
 
+_methods: dict[int, tuple[weakref.ref[Any], str]] = {}
+
+
+def renew_in_child(owner: Any, method: str) -> None:
+    """Have `owner.method()` called in every forked child, where only the forking thread is."""
+    key = id(owner)
+    _methods[key] = weakref.ref(owner, lambda _: _methods.pop(key, None)), method
+
+
 def _renew() -> None:
     # A copy: the collection of garbage, which any of this may set off, takes owners out.
     for (_, attribute), (owner, make) in _owners.copy().items():
         found = owner()
         if found is not None:
             setattr(found, attribute, make())
+    for ref, method in _methods.copy().values():
+        found = ref()
+        if found is not None:
+            getattr(found, method)()
 
 
 if hasattr(os, "register_at_fork"):

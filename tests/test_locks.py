@@ -14,7 +14,16 @@ import pytest
 
 import pytest_resilience
 
+from pytest_resilience import BulkheadConfig
 from pytest_resilience import CircuitBreaker
+from pytest_resilience import CircuitBreakerConfig
+from pytest_resilience import DegradationManager
+from pytest_resilience import FeatureFlag
+from pytest_resilience import ManualClock
+from pytest_resilience import RateLimitBulkhead
+from pytest_resilience import SemaphoreBulkhead
+from pytest_resilience import ServiceLevel
+from pytest_resilience import ThreadPoolBulkhead
 from pytest_resilience import locks
 from pytest_resilience.locks import fork_safe
 
@@ -124,3 +133,91 @@ def test_no_lock_is_made_in_another_way() -> None:
 
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+
+
+# Places that are taken by threads which are not in the child.
+
+
+def hold_in_a_thread(way: Callable[[Callable[[], Any]], Any]) -> threading.Event:
+    inside, over = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        inside.set()
+        over.wait()
+
+    threading.Thread(target=way, args=(stay,)).start()
+    inside.wait()
+    return over
+
+
+def semaphores() -> tuple[Callable[[Callable[[], Any]], Any], Callable[[], bool]]:
+    slots = SemaphoreBulkhead(BulkheadConfig(1))
+    return slots.execute, lambda: slots.execute(len, "abc") == 3 and slots(len)("abc") == 3
+
+
+def pools() -> tuple[Callable[[Callable[[], Any]], Any], Callable[[], bool]]:
+    pool = ThreadPoolBulkhead(BulkheadConfig(1, queue_size=0))
+    return pool.submit, lambda: pool.execute(len, "abc") == 3
+
+
+def half_open_breakers() -> tuple[Callable[[Callable[[], Any]], Any], Callable[[], bool]]:
+    clock = ManualClock()
+    config = CircuitBreakerConfig(failure_threshold=1, success_threshold=1, timeout=1.0)
+    breaker = CircuitBreaker(config, clock=clock)
+    with pytest.raises(ZeroDivisionError):
+        breaker.call(divmod, 1, 0)
+    clock.advance(1.5)
+    return breaker.call, lambda: breaker.call(len, "abc") == 3
+
+
+def health_checks() -> tuple[Callable[[Callable[[], Any]], Any], Callable[[], bool]]:
+    manager, checks = DegradationManager(health_check_cache=0), list[Callable[[], Any]]()
+    manager.register_feature(FeatureFlag("prices", health_check=lambda: checks[-1]()))  # noqa: PLW0108  # another later
+
+    def way(stay: Callable[[], Any]) -> None:
+        checks.append(stay)
+        manager.check_service_health("prices")
+
+    def works() -> bool:
+        checks.append(lambda: False)
+        return manager.check_service_health("prices") is ServiceLevel.DEGRADED
+
+    return way, works
+
+
+@pytest.mark.parametrize("make", [semaphores, pools, half_open_breakers, health_checks])
+def test_places_are_free_in_a_child(make: Callable[[], Any]) -> None:
+    way, works = make()
+    over = hold_in_a_thread(way)
+    try:
+        assert exit_code_of_child(works) == 0
+    finally:
+        over.set()
+
+
+def test_a_slot_of_the_parent_is_none_of_the_child() -> None:
+    slots = SemaphoreBulkhead(BulkheadConfig(1))
+
+    def leaves_the_block() -> bool:
+        slots.__exit__(None, None, None)
+        return False
+
+    with slots:
+        assert exit_code_of_child(lambda: slots.get_stats()["active_count"] == 0) == 0
+        assert exit_code_of_child(leaves_the_block) == 2  # it has none to give back
+
+    code = slots.execute(lambda: exit_code_of_child(lambda: slots.execute(int) == 0))
+    assert code == 0
+
+
+def test_a_rate_limit_that_was_being_renewed() -> None:
+    limit = RateLimitBulkhead(BulkheadConfig(3))
+    limit.acquire()
+    limit._issued += 2  # another thread is about to issue them
+
+    def acquires_the_rest() -> bool:
+        limit.acquire()
+        limit.acquire()
+        return bool(limit.get_stats()["current_rate"] == 3)
+
+    assert exit_code_of_child(acquires_the_rest) == 0

@@ -21,6 +21,7 @@ from pytest_resilience.errors import TimeLimitExceededError
 from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.locks import renew_in_child
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import calls_first_argument
@@ -29,13 +30,14 @@ from pytest_resilience.patterns.callables import innermost
 from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.callables import wrap
+from pytest_resilience.patterns.event_loops import timeout
 
 
 if TYPE_CHECKING:
     from asyncio import Timeout
     from concurrent.futures import Future
 
-__all__ = ["OverdueCall", "TimeLimitExceeded", "TimeLimiter"]
+__all__ = ["OverdueCall", "TimeLimitExceeded", "TimeLimiter", "in_thread"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -119,6 +121,10 @@ class TimeLimiter:
         self._clock = clock
         self._overdue: dict[Future[Any], OverdueCall] = {}
         self._lock = fork_safe(self, "_lock", threading.Lock)
+        renew_in_child(self, "_renew")
+
+    def _renew(self) -> None:
+        self._overdue.clear()  # those threads are not here
 
     @property
     def overdue(self) -> tuple[OverdueCall, ...]:
@@ -158,9 +164,7 @@ class TimeLimiter:
         return self._run(func, args, kwargs)  # type: ignore[no-any-return]
 
     async def __aenter__(self) -> Self:
-        import asyncio
-
-        timer = asyncio.timeout(self.limit)
+        timer = timeout(self.limit)
         await timer.__aenter__()
         _blocks.set((*_blocks.get(), (timer, self._clock.monotonic())))
         return self
@@ -176,10 +180,8 @@ class TimeLimiter:
             self._check_duration("block", started)
 
     async def _await(self, call: Awaitable[Any], name: str) -> Any:
-        import asyncio
-
         started = self._clock.monotonic()
-        timer = asyncio.timeout(self.limit)
+        timer = timeout(self.limit)
         try:
             async with timer:
                 result = await call
@@ -256,6 +258,21 @@ class TimeLimiter:
 
     def __repr__(self) -> str:
         return f"<TimeLimiter {self.name!r} {self.limit:g} s>"
+
+
+def in_thread(func: Callable[[], _R], name: str) -> Future[_R]:
+    """Call a function in a thread of its own that keeps no process from ending.
+
+    Raises RuntimeError where no thread can be started.
+    """
+    from concurrent.futures import Future
+
+    future: Future[_R] = Future()
+    run = contextvars.copy_context().run
+    threading.Thread(
+        target=run, args=(_run_into, future, func, (), {}), name=name, daemon=True
+    ).start()
+    return future
 
 
 def _run_into(

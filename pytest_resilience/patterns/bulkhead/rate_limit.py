@@ -10,6 +10,7 @@ from typing import Any
 from typing import ParamSpec
 from typing import TypeVar
 
+from pytest_resilience.locks import renew_in_child
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import async_generator_around
@@ -55,6 +56,12 @@ class RateLimitBulkhead(Bulkhead):
         self._issued = self._limit if self._burst is None else 0
         self._permits = itertools.repeat(True, self._issued)
         self._expired = 0  # calls that began and are older than the window
+        renew_in_child(self, "_renew")
+
+    def _renew(self) -> None:
+        # Another thread may have been about to note a call, or in the middle of issuing.
+        self._issued = self._expired + len(self._started)
+        self._permits = itertools.repeat(True, 0)
 
     def acquire(self) -> None:
         """Count a call that begins now. Raises BulkheadRejectedError with `retry_after`."""

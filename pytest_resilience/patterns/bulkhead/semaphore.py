@@ -13,6 +13,7 @@ from typing import ParamSpec
 from typing import Self
 from typing import TypeVar
 
+from pytest_resilience.locks import renew_in_child
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
 from pytest_resilience.patterns.callables import FINISHED
 from pytest_resilience.patterns.callables import CallKind
@@ -24,6 +25,7 @@ from pytest_resilience.patterns.callables import is_future
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.callables import when_done
 from pytest_resilience.patterns.callables import wrap
+from pytest_resilience.patterns.event_loops import Waker
 
 
 __all__ = ["SemaphoreBulkhead"]
@@ -34,7 +36,8 @@ _R = TypeVar("_R")
 _PLAIN, _COROUTINE = CallKind.PLAIN, CallKind.COROUTINE
 _NO_GENERATORS = "limit what consumes it"
 
-# How many calls have used it: a count that only its holder changes, so it needs no lock.
+# How many calls have used it: a count that only its holder changes, so it needs no lock. Empty
+# for one of the process that this one was forked from.
 _Slot = list[int]
 
 
@@ -59,6 +62,13 @@ class SemaphoreBulkhead(Bulkhead):
         self._waiters: deque[_Waiter] = deque()
         # Those taken by `acquire`, whose caller does not know which.
         self._acquired: deque[_Slot] = deque()
+        renew_in_child(self, "_renew")
+
+    def _renew(self) -> None:
+        for slot in self._slots:
+            slot.clear()  # who returns it in the child has taken it in the parent
+        for each in (self._slots, self._free, self._waiters, self._acquired):
+            each.clear()
 
     def acquire(self) -> None:
         """Take a slot, waiting for it if need be. Raises BulkheadRejectedError."""
@@ -82,9 +92,9 @@ class SemaphoreBulkhead(Bulkhead):
             return None
         try:
             slot = self._free.pop()
-        except IndexError:  # another thread has taken it
+            slot[0] += 1
+        except IndexError:  # another thread has taken it, or it is the parent's
             return None
-        slot[0] += 1
         return slot
 
     def _take(self) -> _Slot:
@@ -103,22 +113,11 @@ class SemaphoreBulkhead(Bulkhead):
     async def _take_async(self) -> _Slot:
         if self._max_wait == 0:
             return self._take_or_reject()
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        woken = asyncio.Event()
-
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
-                loop.call_soon_threadsafe(woken.set)
-
-        waiter = self._join_waiters(wake)
+        waker = Waker()
+        waiter = self._join_waiters(waker.wake)
         if waiter.slot is None:
             try:
-                async with asyncio.timeout(self._max_wait):
-                    await woken.wait()
-            except TimeoutError:
-                pass
+                await waker.wait(self._max_wait)
             except BaseException:
                 self._cancel(waiter)
                 raise
@@ -176,9 +175,11 @@ class SemaphoreBulkhead(Bulkhead):
 
     def _free_or_new(self) -> _Slot | None:
         """A slot that is free, or has not been needed before; under the lock."""
-        if self._free:
+        while self._free:
             with contextlib.suppress(IndexError):  # as in `_take_free`
-                return self._free.pop()
+                slot = self._free.pop()
+                if slot:
+                    return slot
         if len(self._slots) == self._limit:
             return None
         slot = [0]
@@ -186,7 +187,7 @@ class SemaphoreBulkhead(Bulkhead):
         return slot
 
     def _in_use(self) -> int:
-        return len(self._slots) - len(self._free)
+        return max(0, len(self._slots) - len(self._free))
 
     @calls_first_argument
     def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -256,13 +257,15 @@ class SemaphoreBulkhead(Bulkhead):
             nonlocal usual
             # `_take_free` and `_return`, written out for when nobody waits: two calls less.
             try:
-                slot = None if waiters else pop_free()
+                if waiters:
+                    slot = None
+                else:
+                    slot = pop_free()
+                    slot[0] += 1
             except IndexError:
                 slot = None
             if slot is None:
                 slot = take()
-            else:
-                slot[0] += 1
             try:
                 result = func(*args, **kwargs)
             except BaseException:

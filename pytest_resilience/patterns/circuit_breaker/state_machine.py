@@ -36,6 +36,7 @@ from pytest_resilience.errors import CircuitBreakerError
 from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.locks import renew_in_child
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
 from pytest_resilience.patterns.circuit_breaker.config import Outcome
@@ -269,8 +270,13 @@ class Circuit:
         self.fast_path: StatePermit | None = None
         self._fast = config.slow_call_duration is None and config.is_failed_result is None
         self._lock = fork_safe(self, "_lock", threading.Lock)
+        renew_in_child(self, "_renew")
         self._monotonic = clock.monotonic
         self._update_fast_path()
+
+    def _renew(self) -> None:
+        if isinstance(self.current, _HalfOpen):  # its trial calls are of threads that are not here
+            self.current = _HalfOpen(self.counts, self._monotonic(), self.current.successes)
 
     @property
     def state(self) -> CircuitState:

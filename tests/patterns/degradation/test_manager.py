@@ -322,3 +322,100 @@ def test_nonsense_is_refused(fields: dict[str, Any], error: type[Exception]) -> 
         DegradationManager(recovery_time=-1)
     assert repr(FeatureFlag("x").fallback_value) == "NOTHING"
     assert FeatureFlag("x").fallback_value is NOTHING
+
+
+def test_a_hung_health_check_is_not_begun_again(clock: ManualClock) -> None:
+    manager = DegradationManager(clock=clock, health_check_timeout=0.01, health_check_cache=0)
+    release, begun = threading.Event(), []
+
+    def check() -> bool:
+        begun.append(threading.current_thread())
+        return release.wait()
+
+    manager.register_feature(FeatureFlag("prices", health_check=check))
+    for _ in range(5):
+        assert manager.check_service_health("prices") is ServiceLevel.MINIMAL
+        seen = asyncio.run(manager.check_service_health_async("prices"))
+        assert seen is ServiceLevel.MINIMAL
+    assert len(begun) == 1
+    release.set()
+    begun[0].join()
+    assert manager.check_service_health("prices") is ServiceLevel.FULL
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
+@pytest.mark.parametrize("way", ["plain", "plain in a loop", "async"])
+def test_a_health_check_cannot_break_the_call(
+    manager: DegradationManager, error: type[BaseException], way: str
+) -> None:
+    def check() -> None:
+        raise error
+
+    async def acheck() -> None:
+        raise error
+
+    async def primary() -> None:
+        pytest.fail("it was called")
+
+    if way == "async" and error is KeyboardInterrupt:
+        pytest.skip("it is of the caller's own thread")
+    health_check = acheck if way == "async" else check
+    manager.register_feature(FeatureFlag("prices", health_check=health_check))
+    call = manager.execute_with_degradation
+    if way == "plain":
+        assert call("prices", lambda: pytest.fail("it was called"), lambda: "less") == "less"
+    else:
+
+        async def story() -> Any:
+            return await call("prices", primary, lambda: "less")
+
+        assert asyncio.run(story()) == "less"
+    assert manager.service_health["prices"] is ServiceLevel.MINIMAL
+
+
+@pytest.mark.parametrize("in_a_loop", [False, True])
+def test_where_no_thread_can_be_had_the_health_check_has_failed(
+    manager: DegradationManager, monkeypatch: pytest.MonkeyPatch, in_a_loop: bool
+) -> None:
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def primary() -> None:
+        pytest.fail("it was called")
+
+    manager.register_feature(FeatureFlag("prices", health_check=lambda: True))
+    call: Any = manager.execute_with_degradation
+    with monkeypatch.context() as patch:
+        patch.setattr("threading.Thread.start", start)
+        if in_a_loop:
+            with pytest.raises(StopIteration) as stopped:
+                call("prices", primary, lambda: "less").send(None)
+            assert stopped.value.value == "less"
+        else:
+            assert call("prices", pytest.fail, lambda: "less") == "less"
+    assert manager.service_health["prices"] is ServiceLevel.MINIMAL
+
+
+def test_a_check_that_was_cancelled_from_outside_can_be_asked_again(
+    manager: DegradationManager,
+) -> None:
+    waiting = True
+
+    async def check() -> bool:
+        if waiting:
+            await asyncio.Event().wait()
+        return False
+
+    manager.register_feature(FeatureFlag("prices", health_check=check))
+
+    async def story() -> None:
+        nonlocal waiting
+        task = asyncio.ensure_future(manager.check_service_health_async("prices"))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        waiting = False
+        assert await manager.check_service_health_async("prices") is ServiceLevel.DEGRADED
+
+    asyncio.run(story())
