@@ -97,7 +97,8 @@ class Pipeline:
         # Wrapped around two functions that call their argument, once and not at each `call`.
         ours = _OURS.issuperset(map(type, patterns))
         self._call = self._around(_call) if ours else None
-        self._await = self._around(_await) if ours else None
+        pooled = ThreadPoolBulkhead in map(type, patterns)  # which refuses coroutine functions
+        self._await = self._around(_await) if ours and not pooled else None
         for number, outer in enumerate(patterns):
             for inner in patterns[number + 1 :]:
                 _warn(outer, inner)
