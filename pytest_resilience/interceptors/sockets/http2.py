@@ -167,31 +167,35 @@ class _Response:
         if self._is_over:
             return []
         if isinstance(event, events.ResponseReceived):
-            return self._begin(event, now)
+            end = self._end(event, now)
+            if end is not None:
+                return end
+            self._stream.take(_head(event))
+            return [event, *(self._end(event, now) or [])]
         if not isinstance(event, events.DataReceived):
             return [event]
         event.data = self._stream.take(event.data)
-        cut = self._stream.is_reset or self._stream.is_replaced
-        return [*([event] if event.data else []), *(self._end(event) if cut else [])]
+        return [*([event] if event.data else []), *(self._end(event, now) or [])]
 
-    def _begin(self, event: Any, now: float) -> list[Any]:
+    def _end(self, event: Any, now: float) -> list[Any] | None:
+        """What is delivered in the place of all that is still to come; None if that comes."""
         match self._stream.next(0, now):
-            case WaitUntil():
-                self._is_over = True  # silence: as nobody can be told when that ends
-                return []
             case ResetConnection() | CloseConnection():
-                return self._end(event)
+                end = [_reset(event)]
             case ReadReplacement():
-                self._is_over = True
-                return _injected(event, self._stream.replay())
-        self._stream.take(_head(event))
-        return [event]
-
-    def _end(self, event: Any) -> list[Any]:
-        """The server ends the stream, and not the connection."""
+                replay = self._stream.replay()
+                end = _injected(event, replay) if replay else [_reset(event)]
+            case WaitUntil():  # silence: nobody can be told when that ends
+                end = []
+            case _:
+                return None
         self._is_over = True
-        reset = _made("StreamReset", event, error_code=_INTERNAL_ERROR, remote_reset=True)
-        return [reset]
+        return end
+
+
+def _reset(event: Any) -> Any:
+    """The server ends the stream, and not the connection."""
+    return _made("StreamReset", event, error_code=_INTERNAL_ERROR, remote_reset=True)
 
 
 def _head(event: Any) -> bytes:

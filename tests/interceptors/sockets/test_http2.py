@@ -11,7 +11,6 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
-import h2.config
 import h2.connection
 import h2.events
 import httpx
@@ -138,6 +137,41 @@ def test_a_damaged_body(client: Client, url: str, trust: Trust, inject: Inject) 
     assert damaged[0] == 200
     assert len(damaged[1]) == len(BODY)
     assert damaged[1] != BODY
+
+
+EVENTS = b"".join(b"data: %d\n\n" % number for number in range(6))
+
+
+@pytest.mark.parametrize(
+    ("given", "met"),
+    [
+        ({"mode": "truncate", "end": "reset"}, "RemoteProtocolError"),
+        ({"mode": "timeout"}, "ReadTimeout"),
+    ],
+)
+def test_a_stream_of_events_ends_after_so_many(
+    given: dict[str, Any], met: str, over_http2: Serve, trust: Trust, inject: Inject
+) -> None:
+    def stream(connection: h2.connection.H2Connection, stream_id: int, path: str) -> None:
+        head = [(":status", "200"), ("content-type", "text/event-stream")]
+        connection.send_headers(stream_id, head)
+        for start in range(0, len(EVENTS), 7):
+            connection.send_data(stream_id, EVENTS[start : start + 7])
+        connection.end_stream(stream_id)
+
+    received, failed = b"", ""
+    client = httpx.Client(http2=True, http1=False, verify=trust.client, trust_env=False)
+    fault = inject("network_failure", path="/v1/*", after_items=3, rate=1, **given)
+    with over_http2(stream) as url, client, fault as failure:
+        assert client.get(url + "/a").content == EVENTS
+        try:
+            with client.stream("GET", url + "/v1/pay", timeout=1) as response:
+                for piece in response.iter_bytes():
+                    received += piece
+        except httpx.HTTPError as error:
+            failed = type(error).__name__
+    assert (received, failed) == (b"data: 0\n\ndata: 1\n\ndata: 2\n\n", met)
+    assert failure.hits == 1
 
 
 def test_each_response_is_one_of_those_to_choose_from(
