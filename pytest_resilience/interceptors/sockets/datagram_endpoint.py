@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from pytest_resilience.chaos.datagrams import DatagramLine
 from pytest_resilience.chaos.shared_settings import limits_lifted
-from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets.socket_calls import Datagram
@@ -48,18 +48,21 @@ class FastestClock:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._began = clock.monotonic(), SYSTEM_CLOCK.monotonic()
-        self._skipped = 0.0
+        self._looked_at = clock.monotonic(), MACHINE_CLOCK.monotonic()
+        self._ahead = 0.0  # of the clock, in seconds
 
     def now(self) -> float:
         """Monotonic seconds."""
-        clock, machine = self._began
-        passed = max(self._clock.monotonic() - clock, SYSTEM_CLOCK.monotonic() - machine)
-        return clock + passed + self._skipped
+        clock, machine = self._clock.monotonic(), MACHINE_CLOCK.monotonic()
+        if self._clock is not MACHINE_CLOCK:
+            clock_before, machine_before = self._looked_at
+            self._ahead += max(0.0, machine - machine_before - (clock - clock_before))
+            self._looked_at = clock, machine
+        return clock + self._ahead
 
     def skip(self, seconds: float) -> None:
         """A loop is so far ahead."""
-        self._skipped += seconds
+        self._ahead += seconds
 
 
 PeerKey: TypeAlias = tuple[str, int]  # address and port

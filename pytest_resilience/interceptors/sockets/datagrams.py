@@ -31,7 +31,7 @@ from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import RECEIVE_DATAGRAM
 from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.shared_settings import limits_lifted
-from pytest_resilience.clock import SYSTEM_CLOCK
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import in_a_loop
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
@@ -287,7 +287,8 @@ class DatagramSockets:
         try:
             return call()
         finally:
-            endpoint.sent_at = self._clock.now()
+            with self._changed:
+                endpoint.sent_at = self._clock.now()
 
     def _put(self, endpoint: Endpoint, message: DatagramMessage, effect: Effect | None) -> bool:
         """Put it on its way; whether it is now to be sent in earnest."""
@@ -341,14 +342,14 @@ class DatagramSockets:
         self, sock: socket.socket, endpoint: Endpoint, timeout: float | None, *, peeks: bool
     ) -> Datagram:
         __tracebackhide__ = True
-        deadline = math.inf if timeout is None else SYSTEM_CLOCK.monotonic() + timeout
+        deadline = math.inf if timeout is None else MACHINE_CLOCK.monotonic() + timeout
         waited = timeout == 0
         while True:
             with self._changed:
                 found = self._next(sock, endpoint, waited=waited)
                 if peeks:
                     endpoint.inbound.peeked = found
-                left = deadline - SYSTEM_CLOCK.monotonic()
+                left = deadline - MACHINE_CLOCK.monotonic()
                 if found is not None or left <= 0:
                     self._advance(endpoint, self._clock.now())
                     if found is not None:
@@ -373,7 +374,7 @@ class DatagramSockets:
         elif rest > 2 * _EXACT:
             effects.readable(sock, rest - 2 * _EXACT)  # which is rounded up
         else:
-            wait(SYSTEM_CLOCK, rest, lambda: math.inf)
+            wait(MACHINE_CLOCK, rest, lambda: math.inf)
 
     def _next(self, sock: socket.socket, endpoint: Endpoint, *, waited: bool) -> Datagram | None:
         """The next datagram that has arrived, if one has. Raises the error that came instead.

@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import errno
 import functools
+import gc
 import select
 import selectors
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -18,8 +21,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import trio
 
+from pytest_resilience import ChaosExperiment
+from pytest_resilience import FaultInjected
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.clock import ManualClock
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.injecting import Inject
+from tests.interceptors.conftest import all_names_are_ours
 
 
 HOST = "127.0.0.1"
@@ -422,3 +432,379 @@ async def test_sock_recvfrom(inject: Inject, client: Client, server: Echo) -> No
         await loop.sock_sendto(client.sock, b"two", server.address)
         found = await loop.sock_recvfrom_into(client.sock, buffer)
         assert (found, bytes(buffer[:3])) == ((3, server.address), b"two")
+
+
+# --- whose datagrams are meant ---
+
+
+def test_a_server_in_this_process_is_left_alone(
+    inject: Inject, client: Client, server: Echo
+) -> None:
+    with inject("network_failure", mode="drop", every=2) as loss:  # the answers, if it were all
+        for each in (b"one", b"two"):
+            client.send(each)
+            assert client.receive(SHORT) is None
+        assert loss.matched == 4
+    assert server.received == [b"one", b"two"]
+
+
+def test_a_server_that_receives_first_is_left_alone(inject: Inject) -> None:
+    """Though its client is in another process, whose sends nobody sees."""
+    ask = "import socket; sock = socket.socket(type=socket.SOCK_DGRAM); sock.settimeout(20);"
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind((HOST, 0))
+        sock.settimeout(PATIENCE)
+        ask += f"sock.sendto(b'one', {sock.getsockname()!r}); print(sock.recv(10).decode())"
+        with inject("network_failure", mode="drop", rate=1) as loss:
+            with subprocess.Popen([sys.executable, "-c", ask], stdout=subprocess.PIPE) as process:
+                data, there = sock.recvfrom(10)
+                sock.sendto(data, there)
+                assert process.communicate()[0] == b"one\n"
+            with inject("network_failure", mode="duplicate", rate=1):  # it is still known
+                sock.sendto(b"more", there)
+    assert loss.matched == 0
+
+
+def test_one_socket_of_many_peers(inject: Inject, server: Echo) -> None:
+    with (
+        socket.socket(type=socket.SOCK_DGRAM) as other,
+        socket.socket(type=socket.SOCK_DGRAM) as sock,
+        inject("network_failure", mode="drop", rate=1, target=server.target) as loss,
+    ):
+        other.bind((HOST, 0))
+        other.settimeout(PATIENCE)
+        sock.settimeout(PATIENCE)
+        for _ in range(2):
+            sock.sendto(b"lost", server.address)
+            sock.sendto(b"kept", other.getsockname())
+            data, there = other.recvfrom(10)
+            other.sendto(data, there)
+            assert sock.recvfrom(10) == (b"kept", other.getsockname())
+    assert (loss.matched, loss.hits) == (2, 2)
+    assert server.received == []
+
+
+def test_a_host_by_its_name(inject: Inject, server: Echo, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_names_are_ours(monkeypatch)
+    port = server.address[1]
+    with inject("network_failure", mode="drop", nth=1, target=f"statsd.internal:{port}") as loss:
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            there = socket.getaddrinfo("statsd.internal", port, type=socket.SOCK_DGRAM)[0][4]
+            sock.sendto(b"one", there)
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            there = socket.getaddrinfo("other.internal", port, type=socket.SOCK_DGRAM)[0][4]
+            sock.sendto(b"two", there)
+            sock.settimeout(PATIENCE)
+            assert sock.recv(10) == b"two"
+    assert loss.matched == 1
+    with (
+        inject("network_failure", mode="dns", rate=1, target="localhost:*") as failure,
+        socket.socket(type=socket.SOCK_DGRAM) as sock,
+        pytest.raises(socket.gaierror),
+    ):
+        sock.sendto(b"one", ("localhost", port))
+    assert failure.hits == 1
+
+
+def test_ipv6_and_both_versions(inject: Inject, server: Echo) -> None:
+    mapped = ("::ffff:127.0.0.1", server.address[1])
+    with (
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock,
+        inject("network_failure", mode="duplicate", nth=2, target=server.target),
+    ):
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(("::", 0))
+        sock.setblocking(False)
+        sock.sendto(b"one", mapped)
+        assert received_by(sock, by_select) == (b"one", 0)
+        assert received_by(sock, by_select) == (b"one", 0)
+        assert not select.select([sock], [], [], 0)[0]
+
+
+def test_events_tell_where(inject: Inject, events: list[FaultInjected], server: Echo) -> None:
+    with (
+        socket.socket(type=socket.SOCK_DGRAM) as sock,
+        inject("network_failure", mode="drop", rate=1, target=server.target),
+    ):
+        sock.sendto(b"one", server.address)
+    assert [(each.kind, each.target, each.fault) for each in events] == [
+        ("network.send_datagram", server.target, "loss")
+    ]
+    assert "test_datagrams.py" in events[0].place
+
+
+# --- every method ---
+
+
+def filled(receive: Callable[[Any], Any], size: int) -> Any:
+    buffer = bytearray(size)
+    return receive(buffer), bytes(buffer)
+
+
+WAYS: dict[str, Callable[[socket.socket], Any]] = {
+    "recv": lambda sock: sock.recv(4),
+    "recv, flags": lambda sock: sock.recv(4, 0),
+    "recvfrom": lambda sock: sock.recvfrom(4),
+    "recvmsg": lambda sock: sock.recvmsg(4)[:3],
+    "recvmsg, all of it": lambda sock: sock.recvmsg(100, 0)[:3],
+    "recv_into": lambda sock: filled(sock.recv_into, 4),
+    "recv_into, size": lambda sock: filled(lambda buffer: sock.recv_into(buffer, 2), 4),
+    "recvfrom_into": lambda sock: filled(sock.recvfrom_into, 9),
+    "recvmsg_into": lambda sock: filled(
+        lambda buffer: sock.recvmsg_into([memoryview(buffer)[:2], memoryview(buffer)[2:]])[:3], 5
+    ),
+    "peek": lambda sock: (sock.recv(100, socket.MSG_PEEK), sock.recv(100)),
+    "at once": lambda sock: outcome(lambda: sock.recv(4, socket.MSG_DONTWAIT)),
+    "nothing": lambda sock: outcome(lambda: sock.recv(-1)),
+    "no size": lambda sock: outcome(sock.recv),  # type: ignore[arg-type]
+}
+
+
+def outcome(action: Callable[[], object]) -> str:
+    try:
+        return repr(action())
+    except (OSError, TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_receive(inject: Inject, client: Client, server: Echo, way: str) -> None:
+    client.sock.settimeout(None)
+    client.send(b"hello")
+    assert select.select([client.sock], [], [], PATIENCE)[0]
+    expected = WAYS[way](client.sock)
+    if way in {"nothing", "no size"}:
+        client.receive()
+        client.sock.settimeout(None)
+    with inject("network_failure", mode="drop", nth=9, target=server.target):
+        client.send(b"hello")
+        assert select.select([client.sock], [], [], PATIENCE)[0]
+        assert WAYS[way](client.sock) == expected
+
+
+def test_every_way_to_send(inject: Inject, server: Echo) -> None:
+    with (
+        socket.socket(type=socket.SOCK_DGRAM) as sock,
+        socket.socket(type=socket.SOCK_DGRAM) as connected,
+        inject("network_failure", mode="reorder", rate=1, target=server.target),
+    ):
+        connected.connect(server.address)
+        assert sock.sendto(b"quiet 1", server.address) == 7
+        assert sock.sendto(b"quiet 2", 0, server.address) == 7
+        assert sock.sendmsg([b"quiet ", b"3"], [], 0, server.address) == 7
+        assert sock.sendmsg([b"quiet ", b"4"], [], 0, server.address) == 7
+        assert connected.send(b"quiet 5") == 7
+        connected.sendall(b"quiet 6")
+        assert connected.sendmsg([b"quiet 7"]) == 7
+        assert connected.sendto(b"quiet 8", server.address) == 7
+        with pytest.raises(OSError, match="too long") as caught:
+            sock.sendto(bytes(70000), server.address)
+        assert caught.value.errno == errno.EMSGSIZE
+        with pytest.raises(TypeError):
+            sock.sendto("quiet", server.address)  # type: ignore[call-overload]
+        with pytest.raises(TypeError):
+            sock.sendto(b"quiet", None)  # type: ignore[call-overload]
+    ask(server)
+    assert [each[-1:] for each in server.received[:-1]] == [
+        b"%d" % each for each in (2, 1, 4, 3, 6, 5, 8, 7)
+    ]
+
+
+def ask(server: Echo) -> None:
+    """Until it has received all that came before."""
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.settimeout(PATIENCE)
+        sock.sendto(b"last", server.address)
+        assert sock.recv(10) == b"last"
+
+
+def test_the_port_is_there_though_nothing_has_left(inject: Inject, server: Echo) -> None:
+    with (
+        socket.socket(type=socket.SOCK_DGRAM) as sock,
+        inject("network_failure", mode="drop", rate=1, target=server.target),
+    ):
+        sock.sendto(b"one", server.address)
+        assert sock.getsockname()[1] != 0
+
+
+def test_what_was_sent_before_a_close_arrives(inject: Inject, server: Echo) -> None:
+    with inject("network_failure", mode="reorder", rate=1, target=server.target):
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"quiet", server.address)
+        gc.collect()
+    ask(server)
+    assert server.received == [b"quiet", b"last"]
+
+
+# --- time ---
+
+
+def test_a_frozen_clock_delays_nothing_for_ever(server: Echo) -> None:
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=ManualClock())
+    latency = engine.start(
+        ChaosExperiment("x", "network_latency", delay="50ms", target=server.target), seed=1
+    )
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.settimeout(PATIENCE)
+        sock.sendto(b"one", server.address)
+        assert sock.recv(10) == b"one"
+    latency.stop()
+
+
+def test_a_clock_that_is_advanced_brings_what_is_late(server: Echo) -> None:
+    clock = ManualClock()
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
+    latency = engine.start(
+        ChaosExperiment("x", "network_latency", delay="1h", duration="2h", target=server.target),
+        seed=1,
+    )
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.settimeout(SHORT)
+        sock.sendto(b"one", server.address)
+        with pytest.raises(TimeoutError):
+            sock.recv(10)
+        clock.advance(3600)
+        assert sock.recv(10) == b"one"
+    latency.stop()
+
+
+def test_nothing_is_left_of_it(inject: Inject, client: Client, server: Echo) -> None:
+    method = socket.socket.sendto
+    with inject("network_latency", delay="1h", duration="2h", target=server.target):
+        client.sock.setblocking(False)
+        client.send(b"one")
+        by_select(client.sock)
+        with pytest.raises(BlockingIOError):
+            client.sock.recv(10)
+    assert socket.socket.sendto is method
+    assert not [each for each in threading.enumerate() if "datagrams" in each.name]
+    assert not select.select([client.sock], [], [], 0)[0]
+    client.sock.setblocking(True)
+    client.send(b"two")
+    assert client.receive() == b"two"
+
+
+def test_in_a_loop_whose_time_is_virtual_no_real_time_is_taken(inject: Inject) -> None:
+    class Virtual(asyncio.SelectorEventLoop):
+        ahead = 0.0
+
+        def time(self) -> float:
+            return super().time() + self.ahead
+
+        def _run_once(self) -> None:
+            if not self._ready and self._scheduled and not self._selector.select(0):  # type: ignore[attr-defined]
+                self.ahead += max(0.0, self._scheduled[0].when() - self.time())  # type: ignore[attr-defined]
+            super()._run_once()  # type: ignore[misc]
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        answering, _ = await loop.create_datagram_endpoint(Answer, local_addr=(HOST, 0))
+        there = answering.get_extra_info("sockname")
+        with inject(
+            "network_latency", delay="60s", duration="2h", target=f"{HOST}:{there[1]}"
+        ) as latency:
+            transport, note = await loop.create_datagram_endpoint(Note, remote_addr=there)
+            transport.sendto(b"one")
+            assert await note.told.get() == b"one"
+            transport.close()
+        assert latency.hits == 1
+        answering.close()
+
+    with asyncio.Runner(loop_factory=Virtual) as runner:
+        runner.run(story())
+
+
+class Answer(asyncio.DatagramProtocol):
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.transport.sendto(data, addr)
+
+
+# --- trio and gevent ---
+
+
+def test_trio(inject: Inject, server: Echo) -> None:
+    async def story() -> None:
+        with trio.socket.socket(type=socket.SOCK_DGRAM) as sock:
+            await sock.connect(server.address)
+            with inject("network_latency", delay="60ms", target=server.target):
+                began = time.monotonic()
+                await sock.send(b"one")
+                assert await sock.recv(10) == b"one"
+                assert time.monotonic() - began >= 0.06
+            with inject("network_failure", mode="duplicate", nth=2, target=server.target):
+                await sock.send(b"two")
+                assert [await sock.recv(10) for _ in range(2)] == [b"two", b"two"]
+            with inject("network_failure", mode="refuse", rate=1, target=server.target):
+                await sock.send(b"three")
+                with pytest.raises(ConnectionRefusedError):
+                    await sock.recv(10)
+
+    trio.run(story)
+
+
+GEVENT = """
+from gevent import monkey
+monkey.patch_all()
+import socket, threading, time
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+
+def serve():
+    while True:
+        data, there = server.recvfrom(100)
+        if data == b"end":
+            return
+        server.sendto(data, there)
+
+server = socket.socket(type=socket.SOCK_DGRAM)
+server.bind(("127.0.0.1", 0))
+thread = threading.Thread(target=serve)
+thread.start()
+there = server.getsockname()
+turns = []
+
+def count():
+    while thread.is_alive():
+        turns.append(1)
+        time.sleep(0.001)
+
+counter = threading.Thread(target=count)
+counter.start()
+engine = Engine(lambda engine: [SocketInterceptor(engine)])
+target = "127.0.0.1:%d" % there[1]
+client = socket.socket(type=socket.SOCK_DGRAM)
+client.settimeout(20)
+late = engine.start(ChaosExperiment("x", "network_latency", delay="100ms", target=target), seed=1)
+began = time.monotonic()
+client.sendto(b"one", there)
+assert client.recv(10) == b"one"
+assert time.monotonic() - began >= 0.1
+assert len(turns) > 5, turns
+late.stop()
+loss = ChaosExperiment("x", "network_failure", mode="drop", nth=2, target=target)
+lost = engine.start(loss, seed=1)
+client.sendto(b"two", there)
+client.settimeout(0.05)
+try:
+    client.recv(10)
+except TimeoutError:
+    print("lost")
+client.settimeout(20)
+client.sendto(b"three", there)
+assert client.recv(10) == b"three"
+lost.stop()
+client.sendto(b"end", there)
+thread.join()
+counter.join()
+"""
+
+
+def test_gevent() -> None:
+    done = subprocess.run(  # which patches all of a process
+        [sys.executable, "-c", GEVENT], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("lost\n", "")
