@@ -51,6 +51,7 @@ from typing import TypeAlias
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.response import Pace
+from pytest_resilience.chaos.faults.response import Pause
 
 
 __all__ = [
@@ -198,13 +199,46 @@ class _Line:
             self._ready, self._free = size, due
             self._piece, self._new = None, False
 
-    def read(self, size: int) -> None:
-        """So many bytes were read."""
-        self._ready = max(0, self._ready - size)
+    def took(self, data: bytes) -> None:
+        """These were read."""
+        self._ready = max(0, self._ready - len(data))
 
     def drained(self) -> None:
         """As `ResponseStream.drained`."""
         self._ready, self._new = 0, True
+
+
+class _Interruption:
+    """Lets a response through up to somewhere in it, and what comes then after a pause."""
+
+    __slots__ = ("_due", "_effect", "_from", "_pause", "_position")
+
+    def __init__(self, pause: Pause, effect: Effect, began: float) -> None:
+        """`began`: when the response did, in monotonic seconds."""
+        self._position = pause.begins.position()  # None from when on it is reached
+        self._from = began + pause.begins.seconds
+        self._pause = pause.pause
+        self._effect = effect
+        self._due: float | None = None
+
+    def next(self, available: int, now: float, _since: float, *, whole: bool) -> Step:
+        """As `ResponseStream.next`."""
+        if self._position is not None and not whole:
+            return ReadPeer(1)  # and none that comes after the place
+        if self._position is not None or now < self._from:
+            return ReadPeer()
+        if self._due is None and available:
+            self._due = now + self._pause
+            self._effect.pace_begins()
+        return ReadPeer() if self._due is None or now >= self._due else WaitUntil(self._due)
+
+    def took(self, data: bytes) -> None:
+        """These were read."""
+        if self._position is not None and self._position.find(data) is not None:
+            self._position = None
+
+    def drained(self) -> None:
+        """As `ResponseStream.drained`."""
 
 
 class ResponseStream:
@@ -239,7 +273,7 @@ class ResponseStream:
         self.is_unchanged = False
         self._encrypted = encrypted
         self._now = -math.inf  # the latest time that it was told
-        self._line: _Line | None = None
+        self._line: _Line | _Interruption | None = None
 
     @property
     def is_reset(self) -> bool:
@@ -302,7 +336,10 @@ class ResponseStream:
         failure, pace = self.effect.failure, self.effect.pace
         if not self.effect.left():
             failure = pace = None
-        if pace is not None:
+        if isinstance(pace, Pause):
+            if not self._encrypted:  # where it is in records, nobody knows
+                self._line = _Interruption(pace, self.effect, line_free)
+        elif pace is not None:
             self._line = _Line(pace, line_free)
             self.effect.pace_begins()
         if failure is not None:
@@ -327,7 +364,7 @@ class ResponseStream:
         nothing would be EOF.
         """
         if self._line is not None:
-            self._line.read(len(data))
+            self._line.took(data)
         if self._encrypted or self.content is None:
             return data
         delivered = self.content.take(data)

@@ -100,8 +100,8 @@ def test_it_cannot_be_changed_and_travels() -> None:
         ({"duration": 0}, "duration=0: an experiment lasts longer than nothing"),
         ({"duration": "soon"}, "duration='soon' is no quantity"),
         ({"enabled": "yes"}, "enabled='yes': give True or False"),
-        ({"dely": 1}, "unknown parameter 'dely' (did you mean 'delay'?); allowed: bandwidth, "),
-        ({"durration": 1}, "(did you mean 'duration'?); allowed: bandwidth, between, delay, "),
+        ({"dely": 1}, "unknown parameter 'dely' (did you mean 'delay'?); allowed: after, "),
+        ({"durration": 1}, "(did you mean 'duration'?); allowed: after, after_bytes, "),
         ({"probabilty": 1}, "(did you mean 'probability'?)"),
         ({"status": 503}, "unknown parameter 'status'"),
         (

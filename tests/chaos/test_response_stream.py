@@ -30,6 +30,7 @@ from pytest_resilience.chaos.faults.response import Corruption
 from pytest_resilience.chaos.faults.response import Dribble
 from pytest_resilience.chaos.faults.response import DroppedMessage
 from pytest_resilience.chaos.faults.response import From
+from pytest_resilience.chaos.faults.response import Pause
 from pytest_resilience.chaos.faults.response import StatusResponse
 from pytest_resilience.chaos.faults.response import Truncation
 from pytest_resilience.chaos.response_stream import CloseConnection
@@ -205,6 +206,24 @@ def test_a_stream_goes_silent_after_so_many_lines(
     found = deliver([fault], split(b"".join(lines), sent), reads=reads)
     kept = b"".join(lines[:count])
     assert (found.data, found.end) == (kept, EOF if count > len(lines) else RESET)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=9), min_size=2), st.integers(1, 9), cuts, cuts)
+def test_a_stream_pauses_after_so_many_lines(
+    texts: list[bytes], count: int, sent: list[int], reads: list[int]
+) -> None:
+    lines = [b"$" + text.replace(b"\n", b"") + b"\n" for text in texts]
+    fault = Pause(begins=From(items=count), pause=2)
+    found = deliver([Latency(delay=1), fault], split(b"".join(lines), sent), reads=reads)
+    before = len(b"".join(lines[:count]))
+    assert (found.data, found.end) == (b"".join(lines), EOF)
+    assert found.times == [1] * before + [3] * (len(found.data) - before)
+
+
+def test_a_stream_pauses_after_some_time() -> None:
+    fault = Pause(begins=From(seconds=1.5), pause=10)
+    found = deliver([fault], [b"a", b"b", b"c", b"d"], every=1)
+    assert (found.data, found.times, found.end) == (b"abcd", [0, 1, 12, 12], EOF)
 
 
 def test_a_stream_is_cut_off_after_some_time() -> None:

@@ -22,6 +22,7 @@ from pytest_resilience.chaos.faults.stream_items import BytePosition
 from pytest_resilience.chaos.faults.stream_items import Cut
 from pytest_resilience.chaos.faults.stream_items import Dropped
 from pytest_resilience.chaos.faults.stream_items import ItemPosition
+from pytest_resilience.chaos.faults.stream_items import Position
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
@@ -39,6 +40,7 @@ __all__ = [
     "InjectedResponse",
     "MalformedJson",
     "Pace",
+    "Pause",
     "SlowClose",
     "StatusResponse",
     "Truncation",
@@ -119,11 +121,16 @@ class From:
     size: int | None = None
     seconds: float = 0.0
 
+    def position(self) -> Position | None:
+        """The place in a new response; None where it goes by time."""
+        if self.items is not None:
+            return ItemPosition(self.items)
+        return None if self.size is None else BytePosition(self.size)
+
     def altered(self, then: Altered) -> Altered:
         """The state of a response that `then` alters from there on."""
-        if self.items is not None:
-            return After(ItemPosition(self.items), then)
-        return then if self.size is None else After(BytePosition(self.size), then)
+        position = self.position()
+        return then if position is None else After(position, then)
 
     def __str__(self) -> str:
         if self.items is not None:
@@ -131,6 +138,21 @@ class From:
         if self.size is not None:
             return f"after {format_bytes(self.size)}"
         return f"after {format_seconds(self.seconds)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause(Pace):
+    """A response stops for `pause` seconds in the middle, and then goes on."""
+
+    begins: From
+    pause: float
+
+    @property
+    def is_nothing(self) -> bool:
+        return not self.pause
+
+    def __str__(self) -> str:
+        return f"pause of {format_seconds(self.pause)} {self.begins}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

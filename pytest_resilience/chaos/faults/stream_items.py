@@ -21,7 +21,7 @@ from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.payload import Head
 
 
-__all__ = ["After", "BytePosition", "Cut", "Dropped", "ItemPosition", "Items"]
+__all__ = ["After", "BytePosition", "Cut", "Dropped", "ItemPosition", "Items", "Position"]
 
 _EVENTS = re.compile(rb"\r\ncontent-type:[ \t]*text/event-stream", re.IGNORECASE)
 _LINES = re.compile(

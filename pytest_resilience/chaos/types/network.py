@@ -46,6 +46,7 @@ _LATENCY_MODES_OF: dict[str, tuple[str, ...]] = {
     "piece": ("dribble",),
     **dict.fromkeys(DELAY_NAMES, tuple(_WAITS)),
     "delay": (*_WAITS, "dribble"),
+    **dict.fromkeys(("after_items", "after_bytes", "after"), ("round_trip",)),
 }
 
 
@@ -152,6 +153,11 @@ def _latency(given: Mapping[str, Any], intensity: float) -> tuple[network.Fault,
         pause = given.get("delay", intensity * MOST_PAUSE)
         return (response.Dribble(piece=given.get("piece", 1), pause=pause),)
     delay = given.get("delay", intensity * MOST_LATENCY)
+    begins = _begins(given)
+    if begins is not None:
+        if distribution_of(given, delay) is not None:
+            raise ConfigurationError(f"{begins}: there is one pause; give its delay alone")
+        return (response.Pause(begins=begins, pause=delay),)
     return (_WAITS[mode](delay=delay, distribution=distribution_of(given, delay)),)
 
 
@@ -170,6 +176,23 @@ def _failure_rate(given: Mapping[str, Any], intensity: float) -> float:
     # A partition or an outage of some operations only would be none.
     return 1.0 if given.get("mode") in {"partition", _DOWN} else intensity
 
+
+_PLACE_PARAMETERS = (
+    Parameter(
+        name="after_bytes", unit="bytes, or kB, MiB, …", default="none", parse=_size,
+        help="how many of the response's bytes arrive before it happens (truncate, reset, close, "
+        "timeout, corrupt; round_trip: a pause of `delay`)",
+    ),
+    Parameter(
+        name="after_items", unit="number", default="none", parse=_number,
+        help="how many events, messages, lines or chunks arrive before it happens (the same, and "
+        "drop_message, where it is 0)",
+    ),
+    Parameter(
+        name="after", unit="seconds, or ms, …", default="none", parse=quantities.seconds,
+        help="how long a response arrives before it happens (as after_bytes)",
+    ),
+)  # fmt: skip
 
 NETWORK_LATENCY = TypeSchema(
     summary="the peer is further away: connecting and every answer take longer",
@@ -193,6 +216,7 @@ NETWORK_LATENCY = TypeSchema(
             name="piece", unit="bytes", default="1", parse=quantities.count,
             help="how much comes at a time (dribble)",
         ),
+        *_PLACE_PARAMETERS,
         *TARGET_PARAMETERS,
         *REQUEST_PARAMETERS,
         *trigger_parameters(rate="1"),
@@ -218,20 +242,7 @@ NETWORK_FAILURE = TypeSchema(
             default=f"{TRUNCATED_TO:.0%} (truncate), {CORRUPTED:.0%} (corrupt)",
             help="of the answer's bytes: that arrive, or are damaged",
         ),
-        Parameter(
-            name="after_bytes", unit="bytes, or kB, MiB, …", default="a share", parse=_size,
-            help="how many of the response's bytes arrive before it happens (truncate, reset, "
-            "close, timeout, corrupt)",
-        ),
-        Parameter(
-            name="after_items", unit="number", default="0 (drop_message)", parse=_number,
-            help="how many events, messages, lines or chunks arrive before it happens (the same, "
-            "drop_message)",
-        ),
-        Parameter(
-            name="after", unit="seconds, or ms, …", default="none", parse=quantities.seconds,
-            help="how long a response arrives before it happens (as after_bytes)",
-        ),
+        *_PLACE_PARAMETERS,
         Parameter(
             name="end", unit=", ".join(_ENDS), default="eof", parse=one_of(_ENDS),
             help="how the connection ends after that (truncate)",

@@ -92,6 +92,8 @@ def test_what_fails(given: dict[str, Any], fault: str) -> None:
         ("network_failure", {"after_bytes": -1}, "a size is a whole number, 0 or more"),
         ("network_failure", {"mode": "refuse", "after_bytes": 3}, "is for mode='truncate'"),
         ("network_failure", {"mode": "drop_message", "after": 3}, "is for mode='truncate'"),
+        ("network_latency", {"mode": "dribble", "after": 3}, "is for mode='round_trip'"),
+        ("network_latency", {"jitter": 0.1, "after_items": 3}, "give its delay alone"),
         ("network_failure", {"after_items": 3, "after_bytes": 3}, "give one of them"),
         ("network_failure", {"mode": "reset", "after": 1, "after_items": 3}, "give one of them"),
         ("network_failure", {"after_items": -1}, "give a whole number"),

@@ -344,3 +344,18 @@ def received(client: socket.socket) -> tuple[bytes, str]:
         if not data:
             return got, "EOF"
         got += data
+
+
+@every_client
+def test_a_stream_pauses_after_so_many_events(
+    ask: Ask, feed: Feed, listen: Callable[[Ask], Heard], inject: Inject
+) -> None:
+    target = f"*:{feed.port}"
+    asynchronous = ask in {with_httpx_async, with_aiohttp}
+    with inject("network_latency", delay=2 * TIMEOUT, after_items=2, target=target) as fault:
+        heard, end = listen(ask)  # which has a timeout of half of that
+    if feed.url.startswith("https") and asynchronous:  # nobody sees where in the records it is
+        assert (heard, end, fault.hits) == (DATA, "", 0)
+    else:
+        assert (heard, fault.hits) == (DATA[:2], 1)
+        assert end in {"ConnectionError", "ReadTimeout", "SocketTimeoutError"}
