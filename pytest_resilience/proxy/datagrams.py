@@ -51,6 +51,9 @@ class DatagramAcceptor(Acceptor):
     def _listener_on(self, listen: SocketAddress, loop: EventLoop) -> DatagramListener:
         return DatagramListener(listen, loop, self._arrived)
 
+    def strike_waiting(self) -> None:
+        """Nothing: what has begun with an outage happens to the datagrams that come."""
+
     def set_toxics(self, toxics: Sequence[Toxic]) -> None:
         """Raises ConfigurationError unless there are none."""
         for each in toxics:
