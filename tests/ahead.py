@@ -85,6 +85,21 @@ class Suite:
         return Command(args=args, cwd=folder / "suite", variables=variables)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """A program, in a process of its own."""
+
+    code: str
+
+    def write(self, folder: Path) -> Command:
+        return Command(args=("-c", self.code), cwd=ROOT)
+
+
+def runs_python(code: str) -> pytest.MarkDecorator:
+    """A test about a program: what it has done nobody has done before."""
+    return runs_job(Script(code=code))
+
+
 def runs(
     *args: str,
     variables: Mapping[str, str | None] | None = None,

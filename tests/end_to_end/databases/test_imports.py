@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+
+from tests.ahead import runs_python
 
 
 DRIVERS = ["sqlite3", "psycopg", "psycopg_pool", "psycopg2", "asyncpg", "redis", "sqlalchemy"]
@@ -57,22 +56,16 @@ except sqlite3.OperationalError:
 """
 
 
-def run(script: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@runs_python(NOTHING_IS_LOADED.format(drivers=DRIVERS))
+def test_no_driver_is_loaded(ran: pytest.RunResult) -> None:
+    assert ran.ret == 0
 
 
-def test_no_driver_is_loaded() -> None:
-    run(NOTHING_IS_LOADED.format(drivers=DRIVERS))
+@runs_python(ONE_THAT_COMES_LATER)
+def test_one_that_is_loaded_while_an_experiment_runs(ran: pytest.RunResult) -> None:
+    assert ran.ret == 0
 
 
-def test_one_that_is_loaded_while_an_experiment_runs() -> None:
-    run(ONE_THAT_COMES_LATER)
-
-
-def test_one_that_is_of_another_version_is_left_alone() -> None:
-    pytest.importorskip("psycopg_pool")
-    assert run(ONE_THAT_IS_OF_ANOTHER_VERSION) == "the others are reached\n"
+@runs_python(ONE_THAT_IS_OF_ANOTHER_VERSION)
+def test_one_that_is_of_another_version_is_left_alone(ran: pytest.RunResult) -> None:
+    assert (ran.ret, ran.outlines) == (0, ["the others are reached"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from sqlalchemy.pool import StaticPool
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.runtime import new_engine
+from tests.ahead import runs_python
 from tests.end_to_end.databases.conftest import with_psycopg2
 from tests.end_to_end.databases.conftest import with_sqlite
 
@@ -64,12 +63,10 @@ assert teas() == [("green",)]
 """
 
 
-def test_django_in_memory() -> None:
-    done = subprocess.run(  # its settings are those of a process
-        [sys.executable, "-c", DJANGO], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
+@runs_python(DJANGO)  # its settings are those of a process
+def test_django_in_memory(ran: pytest.RunResult) -> None:
+    assert ran.errlines == []
+    lines = ran.outlines
     assert "SELECT name FROM tea (on a connection opened before)" in lines[2]
     assert lines[3].startswith("  The connection of sqlite3 to file:memorydb_default?")
     assert (

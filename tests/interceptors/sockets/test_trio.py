@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import subprocess
-import sys
 import time
 
 from collections.abc import Awaitable
@@ -19,6 +17,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
+from tests.ahead import runs_python
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
@@ -231,8 +230,7 @@ def test_afterwards_it_is_as_before(echo_port: int, inject: Inject) -> None:
     assert trio.run(ask, echo_port) == b"hello"
 
 
-def test_it_is_reached_when_it_is_loaded_while_something_runs() -> None:
-    code = """
+LOADED_LATE = """
 import sys
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.runtime import Runtime
@@ -254,8 +252,11 @@ with serve(echo) as port:
     assert trio.run(ask) == b"hello"
 print(latency.hits)
 """
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert ran.stdout == "2\n", ran.stderr
+
+
+@runs_python(LOADED_LATE)
+def test_it_is_reached_when_it_is_loaded_while_something_runs(ran: pytest.RunResult) -> None:
+    assert ran.outlines == ["2"]
 
 
 def test_many_at_once(echo_port: int, inject: Inject) -> None:
