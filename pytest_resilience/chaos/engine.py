@@ -192,9 +192,9 @@ class Effect:
         happening = [hit for hit in self.pending if is_it(hit.fault)]
         if not happening:
             return
-        counted = {hit.active_experiment for hit in self.hits if hit not in self.pending}
+        counted = {_key(hit) for hit in self.hits if hit not in self.pending}
         self.pending[:] = [hit for hit in self.pending if hit not in happening]
-        for active_experiment in {hit.active_experiment for hit in happening} - counted:
+        for active_experiment, _ in {_key(hit) for hit in happening} - counted:
             active_experiment.counts.add(hits=1)
         self.tell(happening)
 
@@ -230,6 +230,11 @@ class Effect:
         for hit, part in zip(self.hits, asked, strict=True):
             if part:
                 hit.active_experiment.counts.add(delay=seconds * part / total)
+
+
+def _key(hit: Hit) -> tuple[ActiveExperiment, int]:
+    """The operation that is hit, which several faults of an experiment can happen to."""
+    return hit.active_experiment, hit.number
 
 
 class Engine:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.resources import Pressure
+from pytest_resilience.chaos.faults.streams import in_stream
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
@@ -193,7 +194,8 @@ class ChaosExperiment:
     @cached_property
     def faults(self) -> tuple[Fault, ...]:
         """Its faults; at intensity 0 they do nothing, unless a physical parameter is given."""
-        return self.schema.faults(dict(self.parameters), self.intensity)
+        given = dict(self.parameters)
+        return in_stream(self.schema.faults(given, self.intensity), given.get("stream"))
 
     @cached_property
     def kinds(self) -> frozenset[str]:

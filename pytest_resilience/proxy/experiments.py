@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-
 from collections import deque
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -19,26 +16,19 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import ChaosType
 from pytest_resilience.chaos.faults.network import Fault
-from pytest_resilience.chaos.faults.network import LostResponse
 from pytest_resilience.chaos.faults.network import Outage
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import ServiceError
-from pytest_resilience.chaos.faults.response import InjectedResponse
+from pytest_resilience.chaos.faults.streams import in_stream
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import DATAGRAMS
-from pytest_resilience.chaos.operation import END
-from pytest_resilience.chaos.operation import RECEIVE
-from pytest_resilience.chaos.operation import RECEIVE_DATAGRAM
 from pytest_resilience.chaos.operation import RESOLVE
-from pytest_resilience.chaos.operation import SEND
-from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.spec import parse_spec
-from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.chaos.types.catalog import chaos_type
-from pytest_resilience.chaos.types.schema import nearest
+from pytest_resilience.chaos.types.schema import STREAM_PARAMETER
 from pytest_resilience.diagnosis import missed_by_chance
 from pytest_resilience.diagnosis import never_entered
 from pytest_resilience.diagnosis import never_fired
@@ -47,38 +37,27 @@ from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.proxy.acceptor import Acceptor
 from pytest_resilience.proxy.event_loop import EventLoop
-from pytest_resilience.proxy.toxics.toxic import DOWNSTREAM
-from pytest_resilience.proxy.toxics.toxic import STREAMS
-from pytest_resilience.proxy.toxics.toxic import UPSTREAM
 from pytest_resilience.seeds import derive
 
 
-__all__ = ["BOTH", "Experiments", "directed"]
-
-BOTH = "both"
-# The same of what the client sends.
-_OF_CLIENT = {RECEIVE: SEND, CLOSE: END, RECEIVE_DATAGRAM: SEND_DATAGRAM}
-_OTHER_WAY = {UPSTREAM: frozenset(_OF_CLIENT), DOWNSTREAM: frozenset(_OF_CLIENT.values())}
-_ONE_WAY = (Refusal, LostResponse, InjectedResponse)
+__all__ = ["Experiments", "directed"]
 
 
 def directed(experiment: ChaosExperiment, stream: Any = None) -> ChaosExperiment:
-    """The experiment on a stream of a proxy: "downstream", "upstream" or "both".
+    """The experiment in a proxy, and in a stream of it, as `in_stream`.
 
-    None: downstream, where responses are, and both for a partition. Raises ConfigurationError
-    for another stream, for what cannot be done to bytes that pass by, and for what cannot
-    happen to requests.
+    Raises ConfigurationError for what cannot be done to bytes that pass by.
     """
-    if stream not in (None, *STREAMS, BOTH):
-        raise ConfigurationError(
-            f"stream={shortened(stream)}{nearest(stream, (*STREAMS, BOTH))}: give 'upstream', "
-            "'downstream' or 'both'"
-        )
+    if stream is not None:
+        STREAM_PARAMETER.parse("stream", stream)
     # What callables raise happens where they are called; their hosts are on the wire.
     faults = [fault for fault in experiment.faults if not isinstance(fault, ServiceError)]
     for fault in faults or experiment.faults:
-        _check(experiment, fault, stream)
-    changed = tuple(_for_stream(fault, stream) for fault in faults)
+        _check(experiment, fault)
+    try:
+        changed = in_stream(faults, stream)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"experiment {experiment.name!r}: {error}") from None
     if changed == experiment.faults:
         return experiment
     chosen = copy(experiment)
@@ -86,7 +65,7 @@ def directed(experiment: ChaosExperiment, stream: Any = None) -> ChaosExperiment
     return chosen
 
 
-def _check(experiment: ChaosExperiment, fault: Fault, stream: str | None) -> None:
+def _check(experiment: ChaosExperiment, fault: Fault) -> None:
     wire = {kind for kind in fault.kinds if kind.startswith("network.") and kind != RESOLVE}
     if not wire:
         raise ConfigurationError(
@@ -94,37 +73,6 @@ def _check(experiment: ChaosExperiment, fault: Fault, stream: str | None) -> Non
             "connections and bytes; it can do what network_latency, network_failure and "
             "service_failure do to these, but not to names"
         )
-    if stream in (UPSTREAM, BOTH) and isinstance(fault, _ONE_WAY):
-        what = "connecting" if isinstance(fault, Refusal) else "responses"
-        raise ConfigurationError(
-            f"experiment {experiment.name!r}: {fault} happens to {what}; leave out "
-            f"stream={stream!r}"
-        )
-
-
-def _for_stream(fault: Fault, stream: str | None) -> Fault:
-    """The fault, happening to the operations of a stream."""
-    if fault.kinds >= DATAGRAMS:  # it happens both ways unless a stream is given
-        other = _OTHER_WAY.get(stream or BOTH)
-        return fault if other is None else _of_kinds(fault, fault.kinds - other)
-    sent = frozenset(_OF_CLIENT[kind] for kind in fault.kinds if kind in _OF_CLIENT)
-    if stream == UPSTREAM:
-        return _of_kinds(fault, sent)
-    return _of_kinds(fault, fault.kinds | sent) if stream == BOTH else fault
-
-
-def _of_kinds(fault: Fault, kinds: frozenset[str]) -> Fault:
-    values = {each.name: getattr(fault, each.name) for each in dataclasses.fields(fault)}
-    base: type[Any] = type(fault)
-    made: Fault = _subclass(base, kinds)(**values)  # type: ignore[arg-type]  # types are hashable
-    return made
-
-
-@functools.cache
-def _subclass(base: type[Any], kinds: frozenset[str]) -> type[Any]:
-    """`base`, happening to other kinds of operation. Faults are data: no state is shared."""
-    body = {"kinds": kinds, "__slots__": (), "__module__": base.__module__}
-    return type(base.__name__, (base,), body)
 
 
 _MOST_SPARED = 100  # lines about the latest

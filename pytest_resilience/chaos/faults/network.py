@@ -67,6 +67,7 @@ class Fault:
         is_of_response: whether it is something about one response, and not about its connection.
         resets: whether the connection is reset when the wait is over.
         closes: whether the peer closes it then, in good order.
+        has_direction: whether the same can happen to what the client sends.
         delay: how long, in seconds; infinite where the response never comes.
     """
 
@@ -77,6 +78,7 @@ class Fault:
     is_of_response: ClassVar[bool] = False
     resets: ClassVar[bool] = False
     closes: ClassVar[bool] = False
+    has_direction: ClassVar[bool] = True
     delay: float = 0.0
 
     @property
@@ -233,6 +235,7 @@ class Outage(Closure):
     """The service is gone: connections that it had are closed, whoever speaks next."""
 
     kinds: ClassVar[frozenset[str]] = frozenset({HANDSHAKE, SEND, RECEIVE})
+    has_direction: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return "outage"
@@ -246,6 +249,7 @@ class LostResponse(Fault):
     needs_response: ClassVar[bool] = True
     is_of_response: ClassVar[bool] = True
     resets: ClassVar[bool] = True
+    has_direction: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return "lost answer"

@@ -14,7 +14,7 @@ import re
 from typing import Protocol
 
 
-__all__ = ["Altered", "Corrupted", "Head", "Truncated", "gap"]
+__all__ = ["Altered", "Corrupted", "Head", "Skipped", "Truncated", "gap", "head_of"]
 
 _NEVER = 2**62
 _HTTP = b"HTTP/"
@@ -22,6 +22,8 @@ _END_OF_HEAD = b"\r\n\r\n"
 _MOST_HEAD = 64 << 10  # bytes; what goes on for longer is not HTTP
 _BODILESS = (b"204", b"304")
 _SWITCHED = b"101"  # to another protocol, which follows at once
+_REQUEST_LINE = re.compile(rb"[A-Z][A-Z-]* \S+ HTTP/1\.[01]\r\n")
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 
 
@@ -79,7 +81,7 @@ class Head:
             return 0
         before = len(self._seen)
         self._seen += data
-        if not (self._seen.startswith(_HTTP) or _HTTP.startswith(self._seen)):
+        if not self._may_be_one():
             self.over = True
             return 0
         end = self._seen.find(_END_OF_HEAD)
@@ -87,18 +89,49 @@ class Head:
             self.over = len(self._seen) > _MOST_HEAD
             return len(data)
         size = end + len(_END_OF_HEAD) - before
-        status = self._seen[:end].partition(b" ")[2][:3]
-        if status.startswith(b"1") and status != _SWITCHED:  # the final response follows
+        if self._is_interim(end):
             self._seen = b""
             return size + self.within(data[size:])
         self.over, self.text = True, self._seen[: end + len(_END_OF_HEAD)]
         found = _LENGTH.search(self._seen, 0, end)
         self.length = None if found is None else int(found[1])
-        self.bodiless = status in _BODILESS or self.length == 0
+        self.bodiless = self.length == 0 or self._has_no_body(end)
         return size
 
+    def _may_be_one(self) -> bool:
+        return self._seen.startswith(_HTTP) or _HTTP.startswith(self._seen)
 
-class _Skipped:
+    def _is_interim(self, end: int) -> bool:  # noqa: ARG002  # of the first line alone
+        """Whether another head follows, with the final response."""
+        return self._status.startswith(b"1") and self._status != _SWITCHED
+
+    def _has_no_body(self, end: int) -> bool:  # noqa: ARG002
+        return self._status in _BODILESS
+
+    @property
+    def _status(self) -> bytes:
+        return self._seen.partition(b" ")[2][:3]
+
+
+class _RequestHead(Head):
+    """The same of a request."""
+
+    def _may_be_one(self) -> bool:
+        return _REQUEST_LINE.match(self._seen) is not None
+
+    def _is_interim(self, end: int) -> bool:  # noqa: ARG002
+        return False
+
+    def _has_no_body(self, end: int) -> bool:
+        return self.length is None and _CHUNKED.search(self._seen, 0, end) is None
+
+
+def head_of(of_request: bool) -> Head:
+    """What finds the head of a request, or of a response."""
+    return _RequestHead() if of_request else Head()
+
+
+class Skipped:
     """Takes the place of a head where it is known how long that is."""
 
     bodiless = False
@@ -115,20 +148,20 @@ class _Skipped:
 
 
 class Truncated:
-    """A response of whose body a `share` (0 to 1) is delivered, or so many bytes, and then no more.
+    """A message of whose body a `share` (0 to 1) is delivered, or so many bytes, and then no more.
 
-    Or a stream of whatever protocol, which is `headless`.
+    Or a stream of whatever protocol.
     """
 
     ended = False
 
     def __init__(
-        self, *, share: float = 0.0, limit: int | None = None, headless: bool = False
+        self, head: Head | Skipped, *, share: float = 0.0, limit: int | None = None
     ) -> None:
         """`limit`: in bytes, instead of a share."""
         self._share = share
         self._limit = limit
-        self._head = _Skipped(0) if headless else Head()
+        self._head = head
         self._allowed: int | None = None  # bytes of the body that are still to be delivered
 
     @property
@@ -169,13 +202,12 @@ class Corrupted:
         return self._head.bodiless
 
     def __init__(
-        self, share: float, seed: float, skip: int | None = None, *, headless: bool = False
+        self, head: Head | Skipped, share: float, seed: float, *, hits_for_certain: bool
     ) -> None:
-        """`headless`: all that comes is meant, though not before it comes."""
         self._share = share
         self._chance = random.Random(seed)
-        self._head = _Skipped(skip or 0) if headless or skip is not None else Head()
-        self._hits_for_certain = skip is None
+        self._head = head
+        self._hits_for_certain = hits_for_certain
         self._next: int | None = None  # bytes of the body until the one that is hit
 
     def alter(self, data: bytes) -> bytes:

@@ -16,7 +16,9 @@ from pytest_resilience.chaos.faults.network import Delay
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.payload import Corrupted
+from pytest_resilience.chaos.faults.payload import Skipped
 from pytest_resilience.chaos.faults.payload import Truncated
+from pytest_resilience.chaos.faults.payload import head_of
 from pytest_resilience.chaos.faults.stream_items import After
 from pytest_resilience.chaos.faults.stream_items import BytePosition
 from pytest_resilience.chaos.faults.stream_items import Cut
@@ -161,6 +163,7 @@ class Alteration(Fault):
 
     Attributes:
         begins: from where on; None for all of it.
+        of_requests: it is what the client sends that is changed.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
@@ -172,6 +175,8 @@ class Alteration(Fault):
     @property
     def after(self) -> float:
         return 0.0 if self.begins is None else self.begins.seconds
+
+    of_requests: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,9 +205,13 @@ class Truncation(Alteration):
         return self.end == "silence"
 
     def altered(self) -> Altered:
+        limit = self.limit
         if self.begins is not None:
-            return self.begins.altered(Cut())
-        return Truncated(share=self.share, limit=self.limit, headless=self.headless)
+            limit = self.begins.size if self.of_requests else None
+            if limit is None:
+                return self.begins.altered(Cut())
+        head = Skipped(0) if self.headless else head_of(self.of_requests)
+        return Truncated(head, share=self.share, limit=limit)
 
     def __str__(self) -> str:
         if self.begins is not None:
@@ -237,8 +246,11 @@ class Corruption(Alteration):
 
     def altered(self) -> Altered:
         if self.begins is not None:
-            return self.begins.altered(Corrupted(self.share, self.seed, headless=True))
-        return Corrupted(self.share, self.seed, self.skip)
+            return self.begins.altered(
+                Corrupted(Skipped(0), self.share, self.seed, hits_for_certain=True)
+            )
+        head = head_of(self.of_requests) if self.skip is None else Skipped(self.skip)
+        return Corrupted(head, self.share, self.seed, hits_for_certain=self.skip is None)
 
     def __str__(self) -> str:
         begins = "" if self.begins is None else f" {self.begins}"
@@ -273,6 +285,7 @@ class InjectedResponse(Fault):
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
     is_of_response: ClassVar[bool] = True
+    has_direction: ClassVar[bool] = False
     body: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
 

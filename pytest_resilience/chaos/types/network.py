@@ -14,6 +14,7 @@ from pytest_resilience.chaos.types.http_status import STATUS_PARAMETERS
 from pytest_resilience.chaos.types.http_status import status_response
 from pytest_resilience.chaos.types.schema import DELAY_NAMES
 from pytest_resilience.chaos.types.schema import REQUEST_PARAMETERS
+from pytest_resilience.chaos.types.schema import STREAM_PARAMETER
 from pytest_resilience.chaos.types.schema import TARGET_PARAMETERS
 from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.chaos.types.schema import TypeSchema
@@ -219,6 +220,7 @@ NETWORK_LATENCY = TypeSchema(
         *_PLACE_PARAMETERS,
         *TARGET_PARAMETERS,
         *REQUEST_PARAMETERS,
+        STREAM_PARAMETER,
         *trigger_parameters(rate="1"),
     ),
     faults=_latency,
@@ -250,6 +252,7 @@ NETWORK_FAILURE = TypeSchema(
         *STATUS_PARAMETERS,
         *TARGET_PARAMETERS,
         *REQUEST_PARAMETERS,
+        STREAM_PARAMETER,
         *trigger_parameters(rate="1 in a test; by flag or profile intensity (partition: 1)"),
     ),
     faults=_failure,

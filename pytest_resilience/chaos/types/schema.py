@@ -14,6 +14,7 @@ from typing import Any
 
 from pytest_resilience.chaos import triggers
 from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.streams import STREAMS
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.distributions import DISTRIBUTIONS
 from pytest_resilience.chaos.parsing.distributions import DelayDistribution
@@ -25,9 +26,9 @@ from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = [
-    "DELAY_NAMES", "REQUEST_PARAMETERS", "TARGET_PARAMETERS", "Parameter", "TypeSchema",
-    "delay_parameters", "distribution_of", "mode_of", "nearest", "one_of", "several_of",
-    "trigger_parameters",
+    "DELAY_NAMES", "REQUEST_PARAMETERS", "STREAM_PARAMETER", "TARGET_PARAMETERS", "Parameter",
+    "TypeSchema", "delay_parameters", "distribution_of", "mode_of", "nearest", "one_of",
+    "several_of", "trigger_parameters",
 ]  # fmt: skip
 
 # Parameters of the experiment itself: named to users who have misspelt one.
@@ -267,3 +268,12 @@ def mode_of(
             allowed = " or ".join(map(repr, modes))
             raise ConfigurationError(f"mode={mode!r}: {name} is for mode={allowed}")
     return mode
+
+
+STREAM_PARAMETER = Parameter(
+    name="stream",
+    unit=", ".join(STREAMS),
+    default="downstream (partition: both)",
+    parse=one_of(STREAMS),
+    help="whether it happens to what is received, to what is sent, or to both",
+)

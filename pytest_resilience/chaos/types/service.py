@@ -26,6 +26,7 @@ from pytest_resilience.chaos.parsing.targets import Target
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.http_status import STATUS_PARAMETERS
 from pytest_resilience.chaos.types.http_status import status_response
+from pytest_resilience.chaos.types.schema import STREAM_PARAMETER
 from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.schema import mode_of
@@ -210,6 +211,7 @@ SERVICE_FAILURE = TypeSchema(
             parse=_exception, help="what callables raise",
         ),
         *STATUS_PARAMETERS,
+        STREAM_PARAMETER,
         *trigger_parameters(rate="1 in a test; by flag or profile intensity"),
     ),
     faults=_faults,

@@ -176,8 +176,10 @@ class AsyncioLoops:
             Wait(loop, effect, seconds, then)
         return loop is not None
 
-    def hold_writing(self, sock: socket.socket, effect: Effect) -> None:
-        """Have asyncio try no more to write to `sock` until the experiments have ended.
+    def hold_writing(
+        self, sock: socket.socket, effect: Effect, seconds: float = float("inf")
+    ) -> None:
+        """Have asyncio try no more to write to `sock` for so long, or while the experiments run.
 
         The kernel would take it, so it would be tried again at once, and all the time.
         """
@@ -195,7 +197,7 @@ class AsyncioLoops:
                 loop._remove_writer(sock.fileno())  # noqa: SLF001  # transports have nothing for it
 
         loop.call_soon(stop)
-        Wait(loop, effect, float("inf"), go_on)
+        Wait(loop, effect, seconds, go_on)
 
     def later(self, seconds: float, then: Callable[[], None]) -> None:
         """Call `then` in so many seconds, if a loop runs here."""

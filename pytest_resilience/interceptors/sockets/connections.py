@@ -7,13 +7,11 @@ import socket
 import threading
 import weakref
 
-from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
@@ -26,10 +24,12 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.parsing.http_requests import RequestReader
+from pytest_resilience.chaos.request_stream import after
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.self_pairs import SelfPairs
 from pytest_resilience.interceptors.sockets.self_pairs import is_made_here
+from pytest_resilience.interceptors.sockets.send_queue import SendQueue
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
@@ -50,11 +50,10 @@ from pytest_resilience.locks import fork_safe
 
 
 __all__ = [
-    "ConnectionTable", "Inbound", "SendQueue", "TcpConnection", "Turn",
+    "ConnectionTable", "Inbound", "TcpConnection", "Turn",
 ]  # fmt: skip
 
 _TALK = frozenset({SEND, RECEIVE})
-_CAPACITY = 1 << 18  # bytes: what a kernel takes, more or less, of what nobody acknowledges
 
 
 def _nobody() -> None:
@@ -93,6 +92,12 @@ class Turn:
         self.handshaking = False
         self.after_handshake = False
         self.requests = RequestReader()
+
+    def asks(self, message: bytes) -> bool:
+        """Whether `message` is the client's own, and nothing of TLS's."""
+        if is_hello(message):
+            return False
+        return not self.tls or asks_something(message)
 
     def sent(self, message: bytes, now: float) -> bool:
         """`message` was sent at `now`; returns whether it asks for a response."""
@@ -141,56 +146,6 @@ class Inbound:
         self.expected = False
         self.ended = threading.Event()
         self.thread: int | None = None
-
-
-class SendQueue:
-    """The messages of one connection, in order. Any thread may send them on.
-
-    Attributes:
-        messages: each with the function that sends it, or what is left of it.
-        cut: what keeps anything from being sent, since the last try.
-        lock: held by who uses the socket for it, or must not be disturbed there.
-        watched: a thread has to see when they can be sent: no loop does.
-        thread: which is in one of the sending methods: one may be made of others.
-    """
-
-    def __init__(self) -> None:
-        self.cut: Effect | None = None
-        self.watched = False
-        self.thread: int | None = None
-        self.messages: deque[tuple[Callable[..., int | None], bytes]] = deque()
-        self._room = _CAPACITY
-        self.lock = fork_safe(self, "lock", threading.RLock)
-        self._flushed_by: int | None = None
-
-    def keep(self, send: Callable[..., int | None], data: bytes) -> int:
-        """Keep as much of `data` as there is room for, to be sent by `send`; how many bytes."""
-        kept = min(self._room, len(data))
-        if kept or not data:
-            self.messages.append((send, data[:kept]))
-            self._room -= kept
-        return kept
-
-    def flush(self, sock: socket.SocketType) -> None:
-        """Send all of it. What was not sent when sending raises is kept."""
-        __tracebackhide__ = True
-        me = threading.get_ident()
-        if not self.messages or self._flushed_by == me:  # what sends may be made of other ways
-            return
-        with self.lock:
-            self._flushed_by = me
-            try:
-                while self.messages:
-                    send, data = self.messages[0]
-                    sent = send(sock, data)
-                    sent = len(data) if sent is None else sent
-                    self._room += sent
-                    if sent >= len(data):
-                        self.messages.popleft()
-                    else:
-                        self.messages[0] = (send, data[sent:])
-            finally:
-                self._flushed_by = None
 
 
 class TcpConnection:
@@ -261,14 +216,30 @@ class TcpConnection:
         effect = engine.decide(operation, among=among)
         if turn.request == FRAMED:
             turn.requests.forget()  # others may come and be received, and belong to none
+        requests = self.send_queue.requests
         if self.send_queue.messages and (effect is None or effect.delay < float("inf")):
-            effect = self.send_queue.cut  # what it has not received it does not respond to
+            effect = requests.cut  # what it has not received it does not respond to
+        elif requests.late is not None and kind == RECEIVE:
+            effect = after(requests.late, effect)
+            requests.late = None
         answer_nothing(self.number, effect)
         if effect is not None:
             self.inbound.stream = ResponseStream(effect, encrypted=turn.decrypted)
         elif not (turn.partial or among):  # else what has happened to the rest of it goes on
             self.inbound.stream = None
         return self.inbound.stream
+
+    def begin_request(self, engine: Engine, message: bytes) -> None:
+        """The client sends `message`: what happens to it, if it is a new one?"""
+        requests = self.send_queue.requests
+        begins = requests.begins(message, answered=self.turn.receiving)
+        if requests.is_cut:
+            return
+        effect = None
+        if SEND in engine.active_kinds:
+            effect = engine.decide(self.operation(SEND, asked=True, mid_message=not begins))
+        if begins or effect is not None:
+            requests.begin(effect, sealed=self.turn.decrypted)
 
     def begin_eof(
         self, engine: Engine, *, blocking: bool = True, through: object = None
@@ -287,7 +258,13 @@ class TcpConnection:
         self.inbound.eof_received = True
 
     def operation(
-        self, kind: str, *, blocking: bool = True, through: object = None, asked: bool = False
+        self,
+        kind: str,
+        *,
+        blocking: bool = True,
+        through: object = None,
+        asked: bool = False,
+        mid_message: bool = False,
     ) -> Operation:
         """The operation `kind`; in a loop, `through` what it is delivered; `asked` by a request."""
         turn = self.turn
@@ -296,7 +273,7 @@ class TcpConnection:
             target=self.names[0],
             names=self.names,
             blocking=blocking,
-            tcp=TcpDetails(connection=self.number)
+            tcp=TcpDetails(connection=self.number, mid_message=mid_message)
             if kind != RECEIVE
             else TcpDetails(
                 connection=self.number,

@@ -25,6 +25,8 @@ from typing import Protocol
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import Refusal
+from pytest_resilience.chaos.response_stream import CloseConnection
+from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.sockets.connections import Inbound
@@ -48,6 +50,7 @@ __all__ = [
     "await_more",
     "close_by_peer",
     "discard",
+    "end",
     "end_of_stream",
     "fail",
     "hold_a_call",
@@ -127,11 +130,24 @@ def hold_until(
         _hold(effect, due - now, limit, message, ended)
 
 
-def hold_sending(sock: socket.socket, effect: Effect, ended: threading.Event) -> None:
-    """Hold a send up until the experiments have ended, or the socket's timeout."""
+def hold_sending(
+    sock: socket.socket,
+    effect: Effect,
+    ended: threading.Event,
+    *,
+    due: float = math.inf,
+    asked_at: float = math.inf,
+) -> None:
+    """Hold a send up until `due`, the end of the experiments, or the socket's timeout.
+
+    The timeout counts from `asked_at` on, if that was before.
+    """
     __tracebackhide__ = True
     message = "The write operation timed out" if speaks_tls(sock) else "timed out"
-    _hold(effect, float("inf"), sock.gettimeout(), message, ended)
+    now, limit = effect.clock.monotonic(), sock.gettimeout()
+    if limit is not None:
+        limit = max(0.0, limit - max(0.0, now - asked_at))
+    _hold(effect, due - now, limit, message, ended)
     if ended.is_set():
         raise os_error(errno.EPIPE if sock.fileno() >= 0 else errno.EBADF)
 
@@ -323,6 +339,21 @@ def discard(sock: socket.socket) -> None:
             pass
 
 
+def end(sock: socket.socket, step: ResetConnection | CloseConnection) -> None:
+    """Let the peer have ended the connection to which something was sent."""
+    __tracebackhide__ = True
+    if sock.gettimeout() == 0:
+        with contextlib.suppress(OSError):  # the peer was faster; or no descriptor to be had
+            # What the peer still says must find it open, or RST overtakes what was sent.
+            KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_WR)
+            with _registered_anew(sock.fileno()):
+                put_abandoned(sock.fileno(), accepted=isinstance(step, CloseConnection))
+    elif isinstance(step, ResetConnection):
+        reset_by_peer(sock)
+    else:
+        close_by_peer(sock)
+
+
 def end_of_stream(sock: KernelSocket) -> None:
     """Let EOF be all that is still received; pollers are told at once."""
     with contextlib.suppress(OSError):  # the peer was faster
@@ -398,9 +429,11 @@ def _registered_anew(descriptor: int) -> Iterator[None]:
     key = None if selector is None else selector.get_map().get(descriptor)
     if key is not None:
         selector.unregister(descriptor)
-    yield
-    if key is not None:
-        selector.register(descriptor, key.events, key.data)
+    try:
+        yield
+    finally:
+        if key is not None:
+            selector.register(descriptor, key.events, key.data)
 
 
 @contextlib.contextmanager

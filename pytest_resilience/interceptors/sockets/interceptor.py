@@ -145,7 +145,7 @@ class SocketPatches:
         self._connects = LoopConnects(engine, self._connections)
         loops = AsyncioLoops(engine, self._connects, names, patches)
         http2 = Http2Streams(engine, patches)
-        ssl_objects = SslObjects(http2, patches)
+        ssl_objects = SslObjects(engine, http2, patches)
         partitions = PartitionedSends(engine, self._connections, loops)
         self._receiver = Receiver(engine, loops)
         self._sender = Sender(

@@ -12,20 +12,25 @@ import os
 import socket
 import threading
 
+from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.response_stream import CloseConnection
+from pytest_resilience.chaos.response_stream import ReadPeer
+from pytest_resilience.chaos.response_stream import ResetConnection
+from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import in_a_loop
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
-from pytest_resilience.interceptors.sockets.connections import SendQueue
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.http2 import Http2Streams
 from pytest_resilience.interceptors.sockets.receive import Receiver
+from pytest_resilience.interceptors.sockets.send_queue import SendQueue
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import message_of
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
@@ -37,6 +42,7 @@ from pytest_resilience.locks import fork_safe
 
 __all__ = ["PartitionedSends", "Sender"]
 
+_WHOLE = ("sendall", "sendfile")  # the methods that return when all is sent
 _SOON = 0.01  # seconds until a full socket is tried again, or a partition looked at
 _PATIENCE = 1.0  # seconds for what was closed, at the end
 
@@ -78,6 +84,8 @@ class Sender:
         blocking = sock.gettimeout() != 0
         before = turn.receiving
         self._http2.sent(connection, message)
+        if not turn.decrypted and turn.asks(message):
+            connection.begin_request(self._engine, message)
         if blocking:  # another thread may receive the response before this one is back
             connection.sent(message, self._engine.clock.monotonic())
         try:
@@ -85,7 +93,7 @@ class Sender:
                 result = self.partitions.keep(sock, connection, call)
             else:
                 connection.send_queue.flush(sock)
-                result = call()
+                result = self._pass_on(sock, connection, call)
         except OSError:
             turn.receiving = before  # nothing new has been asked
             raise
@@ -99,6 +107,81 @@ class Sender:
         if turn.handshaking and not turn.decrypted:
             self._ssl_objects.sent_hello(connection, message)
         return result
+
+    def _pass_on(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
+        """Do `call`, as far as what happens to the message lets it."""
+        __tracebackhide__ = True
+        requests = connection.send_queue.requests
+        if requests.is_unchanged and (sock.gettimeout() != 0 or SEND not in self._engine.kinds):
+            requests.rest = 0
+            return call()
+        send, data = message_of(call)
+        requests.rest = len(data)  # where it is tried again, it is no new message
+        sent = self._send(sock, connection, send, data, whole=call.name in _WHOLE)
+        requests.rest -= sent
+        return None if call.name == "sendall" else sent
+
+    def _send(
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        send: Callable[..., int | None],
+        data: bytes,
+        *,
+        whole: bool,
+    ) -> int:
+        """Send `data`, or some of it unless `whole`; returns how many bytes of it."""
+        __tracebackhide__ = True
+        requests, clock = connection.send_queue.requests, self._engine.clock
+        sent, asked_at = 0, clock.monotonic()
+        while sent < len(data) or not data:
+            match requests.next(len(data) - sent, clock.monotonic()):
+                case WaitUntil(due):
+                    if sent and not whole:
+                        break
+                    self._hold(sock, connection, due, asked_at)
+                    requests.waited(due)
+                case ReadPeer(most):
+                    ready = requests.take(data[sent : sent + most])
+                    done = send(sock, ready) if ready or not data else 0
+                    sent += requests.passed(len(ready) if done is None else done)
+                    if not whole or not data:
+                        break
+                case ResetConnection() | CloseConnection() as step:
+                    self._end(sock, connection, step)
+        if sent == len(data):
+            match requests.next(0, clock.monotonic()):
+                case ResetConnection() | CloseConnection() as step:
+                    self._end(sock, connection, step)  # who sends no more is told of it as well
+        return sent
+
+    def _hold(
+        self, sock: socket.socket, connection: TcpConnection, due: float, asked_at: float
+    ) -> None:
+        """Let nothing be sent until `due`; raises where the socket does not block for so long."""
+        __tracebackhide__ = True
+        effect = connection.send_queue.requests.effect
+        assert effect is not None  # it is what is in the way
+        if sock.gettimeout() == 0:
+            self._loops.hold_writing(sock, effect, due - self._engine.clock.monotonic())
+            raise effects.no_room(sock)
+        ended = connection.inbound.ended
+        effects.hold_sending(sock, effect, ended, due=due, asked_at=asked_at)
+
+    def _end(
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        step: ResetConnection | CloseConnection,
+    ) -> None:
+        """Let the peer have ended the connection: what is sent next tells."""
+        __tracebackhide__ = True
+        requests = connection.send_queue.requests
+        if requests.effect is not None:
+            self.partitions.keep_open(sock, requests.effect)
+        requests.begin(None)
+        connection.inbound.stream = None
+        effects.end(sock, step)
 
 
 class PartitionedSends:
@@ -116,20 +199,14 @@ class PartitionedSends:
     def holds(self, sock: socket.socket, connection: TcpConnection) -> bool:
         """Whether nothing gets through; once that is so, it stays so for a while."""
         queue = connection.send_queue
-        if queue.cut is not None and queue.cut.left():
-            return True
-        queue.cut = None
-        effect = None
-        if SEND in self._engine.active_kinds:
-            effect = self._engine.decide(connection.operation(SEND))
-        if effect is not None and effect.delay < float("inf"):
-            effects.fail(sock, effect.failure)
-        else:
-            queue.cut = effect
-        if queue.cut is None:
+        cut = queue.requests.cut
+        if cut is None or not cut.left():
             return False
+        if queue.awaited is cut:
+            return True
+        queue.awaited = cut
         if self._loops.reads(sock):  # nobody blocks here who would notice when it is over
-            self._loops.after(queue.cut, lambda: self._flush_soon(sock, connection))
+            self._loops.after(cut, lambda: self._flush_soon(sock, connection))
         else:
             queue.watched = True
         return True
@@ -137,7 +214,7 @@ class PartitionedSends:
     def keep(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Keep what `call` would send; returns what its method returns, when it does."""
         __tracebackhide__ = True
-        queue, cut = connection.send_queue, connection.send_queue.cut
+        queue, cut = connection.send_queue, connection.send_queue.awaited
         assert cut is not None  # it is what is in the way
         send, data = message_of(call)
         kept = queue.keep(send, data)
@@ -145,7 +222,7 @@ class PartitionedSends:
             queue.flush(sock)
         elif queue.watched:
             self._watch()
-        whole = call.name in ("sendall", "sendfile")
+        whole = call.name in _WHOLE
         if kept < len(data) and (whole or not kept):
             if sock.gettimeout() == 0:
                 self._loops.hold_writing(sock, cut)
@@ -170,27 +247,38 @@ class PartitionedSends:
 
     def close(self, sock: socket.socket, connection: TcpConnection) -> None:
         """The socket is being closed: what has not got through still does."""
-        if not self._is_kept(sock, connection) or connection.send_queue.cut is None:
+        cut = connection.send_queue.awaited
+        if not self._is_kept(sock, connection) or cut is None:
             return
+        queue, connection.send_queue = connection.send_queue, SendQueue()
+        self._keep_open(sock, queue, cut)
+
+    def keep_open(self, sock: socket.socket, effect: Effect) -> None:
+        """The socket is about to be another one: what was sent is still to arrive.
+
+        It would not if what the peer says meanwhile met nobody, and was answered with RST.
+        """
+        self._keep_open(sock, SendQueue(), effect)
+
+    def _keep_open(self, sock: socket.socket, queue: SendQueue, effect: Effect) -> None:
         with contextlib.suppress(OSError):  # no descriptor to be had
             with limits_lifted():
                 left = another(sock, os.dup(sock.fileno()))
             left.settimeout(_PATIENCE)
             with self._lock:
-                self._closed.append((left, connection.send_queue, connection.send_queue.cut))
-            connection.send_queue = SendQueue()
+                self._closed.append((left, queue, effect))
             self._watch()
 
     @staticmethod
     def _is_kept(sock: socket.socket, connection: TcpConnection) -> bool:
         queue = connection.send_queue
-        return bool(queue.messages) and queue.cut is not None and not effects.speaks_tls(sock)
+        return bool(queue.messages) and not effects.speaks_tls(sock)
 
     def flush_all(self) -> None:
         """Send on, everywhere, what nothing keeps back any more."""
         for connection in self._connections.all():
             sock, queue = connection.owner(), connection.send_queue
-            if sock is not None and queue.messages and not (queue.cut and queue.cut.left()):
+            if sock is not None and queue.messages and not queue.requests.is_cut:
                 self._flush(sock, connection)
         if not in_a_loop():  # or they may block: the watcher does it
             self._flush_closed()
@@ -241,7 +329,7 @@ class PartitionedSends:
         while not over.wait(_SOON):
             held = [each for each in self._connections.all() if self._is_for_the_watcher(each)]
             for connection in held:
-                sock, cut = connection.owner(), connection.send_queue.cut
+                sock, cut = connection.owner(), connection.send_queue.awaited
                 if sock is not None and cut is not None and not cut.left():
                     self._flush(sock, connection)
             self._flush_closed()

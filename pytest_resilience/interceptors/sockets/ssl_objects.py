@@ -13,7 +13,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from typing import Any
 
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import Content
+from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets import effects
@@ -38,7 +41,8 @@ __all__ = ["SslObjects"]
 class SslObjects:
     """Every `ssl.SSLObject` of a client that is made from now on."""
 
-    def __init__(self, http2: Http2Streams, patches: Patches) -> None:
+    def __init__(self, engine: Engine, http2: Http2Streams, patches: Patches) -> None:
+        self._engine = engine
         self._http2 = http2
         self._patches = patches
         self._installed = False
@@ -113,9 +117,22 @@ class SslObjects:
         @functools.wraps(original)
         def write(made: Any, data: Any) -> Any:
             connection = or_none(self._connections.get, made) if self._installed else None
-            if connection is not None:
-                self._http2.sent(connection, beginning(data))
-            return original(made, data)
+            if connection is None:
+                return original(made, data)
+            message, requests = beginning(data), connection.send_queue.requests
+            self._http2.sent(connection, message)
+            connection.begin_request(self._engine, message)
+            if requests.is_unchanged:
+                return original(made, data)
+            plain = bytes(data)
+            changed = requests.seal(plain, self._engine.clock.monotonic())
+            if changed:
+                original(made, changed)
+            elif not requests.has_sealed:  # or the records of that are sent first
+                step, sock = requests.next(0, self._engine.clock.monotonic()), connection.owner()
+                if sock is not None and isinstance(step, (ResetConnection, CloseConnection)):
+                    effects.end(sock, step)
+            return len(plain)
 
         return write
 

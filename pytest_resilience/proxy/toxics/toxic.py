@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from dataclasses import replace
 from typing import Any
 
+from pytest_resilience.chaos.faults.streams import DOWNSTREAM
+from pytest_resilience.chaos.faults.streams import UPSTREAM
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.spec import parse_spec
 from pytest_resilience.chaos.parsing.texts import check_name
@@ -25,8 +27,6 @@ from pytest_resilience.errors import UnknownNameError
 
 __all__ = ["DOWNSTREAM", "KINDS", "REFUSE", "STREAMS", "UPSTREAM", "Toxic", "parse_toxic"]
 
-DOWNSTREAM = "downstream"  # from the server to the client
-UPSTREAM = "upstream"  # from the client to the server
 STREAMS = (UPSTREAM, DOWNSTREAM)
 REFUSE = "refuse"  # the type of those that happen to a connect, and not to a stream
 

@@ -1,0 +1,69 @@
+"""What was sent on a connection and could not get through yet."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+from collections import deque
+from collections.abc import Callable
+
+from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.request_stream import CAPACITY
+from pytest_resilience.chaos.request_stream import RequestStream
+from pytest_resilience.locks import fork_safe
+
+
+__all__ = ["SendQueue"]
+
+
+class SendQueue:
+    """The messages of one connection, in order. Any thread may send them on.
+
+    Attributes:
+        messages: each with the function that sends it, or what is left of it.
+        requests: what happens to them.
+        awaited: what keeps them here, once somebody waits for the end of that.
+        lock: held by who uses the socket for it, or must not be disturbed there.
+        watched: a thread has to see when they can be sent: no loop does.
+        thread: which is in one of the sending methods: one may be made of others.
+    """
+
+    def __init__(self) -> None:
+        self.requests = RequestStream()
+        self.awaited: Effect | None = None
+        self.watched = False
+        self.thread: int | None = None
+        self.messages: deque[tuple[Callable[..., int | None], bytes]] = deque()
+        self._room = CAPACITY
+        self.lock = fork_safe(self, "lock", threading.RLock)
+        self._flushed_by: int | None = None
+
+    def keep(self, send: Callable[..., int | None], data: bytes) -> int:
+        """Keep as much of `data` as there is room for, to be sent by `send`; how many bytes."""
+        kept = min(self._room, len(data))
+        if kept or not data:
+            self.messages.append((send, data[:kept]))
+            self._room -= kept
+        return kept
+
+    def flush(self, sock: socket.SocketType) -> None:
+        """Send all of it. What was not sent when sending raises is kept."""
+        __tracebackhide__ = True
+        me = threading.get_ident()
+        if not self.messages or self._flushed_by == me:  # what sends may be made of other ways
+            return
+        with self.lock:
+            self._flushed_by = me
+            try:
+                while self.messages:
+                    send, data = self.messages[0]
+                    sent = send(sock, data)
+                    sent = len(data) if sent is None else sent
+                    self._room += sent
+                    if sent >= len(data):
+                        self.messages.popleft()
+                    else:
+                        self.messages[0] = (send, data[sent:])
+            finally:
+                self._flushed_by = None

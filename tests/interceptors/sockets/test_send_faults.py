@@ -1,0 +1,466 @@
+"""What happens to what a client sends is what really happens when the peer does it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging.handlers
+import selectors
+import socket
+import struct
+import threading
+import time
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import requests
+import trio
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.chaos.engine import Engine
+from tests.injecting import Inject
+from tests.interceptors.conftest import HOST
+from tests.interceptors.conftest import Trust
+from tests.interceptors.conftest import outcome
+from tests.interceptors.conftest import serve
+
+
+UPLOAD = bytes(20 << 20)
+LIMIT = 1 << 20
+UPSTREAM: dict[str, Any] = {"stream": "upstream", "rate": 1}
+
+
+class Sink:
+    """A server that counts what reaches it, and never answers."""
+
+    def __init__(self, limit: int = 1 << 40, *, end: Callable[[socket.socket], object] = bool):
+        self.received = 0
+        self.over = threading.Event()
+        self._limit = limit
+        self._end = end
+
+    def __call__(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while self.received < self._limit and (data := connection.recv(65536)):
+                self.received += len(data)
+        self._end(connection)
+        self.over.set()
+
+
+def reset(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+# Each uploads over a connection that is open, and tells what it met.
+
+
+def with_sendall(port: int) -> str:
+    with socket.create_connection((HOST, port), timeout=10) as client:
+        return outcome(lambda: client.sendall(UPLOAD))
+
+
+def with_send(port: int) -> str:
+    with socket.create_connection((HOST, port), timeout=10) as client:
+
+        def upload() -> None:
+            sent = 0
+            while sent < len(UPLOAD):
+                sent += client.send(UPLOAD[sent:])
+
+        return outcome(upload)
+
+
+def with_sendmsg(port: int) -> str:
+    with socket.create_connection((HOST, port), timeout=10) as client:
+
+        def upload() -> None:
+            sent = 0
+            while sent < len(UPLOAD):
+                sent += client.sendmsg([UPLOAD[sent : sent + 100], UPLOAD[sent + 100 :]])
+
+        return outcome(upload)
+
+
+def with_a_selector(port: int) -> str:
+    with (
+        socket.create_connection((HOST, port), timeout=10) as client,
+        selectors.DefaultSelector() as selector,
+    ):
+        client.setblocking(False)
+        selector.register(client, selectors.EVENT_WRITE)
+
+        def upload() -> None:
+            sent = 0
+            while sent < len(UPLOAD):
+                assert selector.select(10)
+                with contextlib.suppress(BlockingIOError):
+                    sent += client.send(UPLOAD[sent:])
+
+        return outcome(upload)
+
+
+def with_streams(port: int) -> str:
+    async def upload() -> str:
+        _, writer = await asyncio.open_connection(HOST, port)
+        with contextlib.closing(writer):
+            try:
+                writer.write(UPLOAD)
+                await asyncio.wait_for(writer.drain(), 10)
+                for _ in range(100):  # it may be told with the next
+                    writer.write(b"more")
+                    await asyncio.wait_for(writer.drain(), 10)
+                    await asyncio.sleep(0.001)
+            except OSError as error:
+                return f"{type(error).__name__} {error.errno}"
+        return "sent"
+
+    return asyncio.run(upload())
+
+
+def with_trio(port: int) -> str:
+    async def upload() -> str:
+        with trio.fail_after(10):
+            async with await trio.open_tcp_stream(HOST, port) as stream:
+                try:
+                    await stream.send_all(UPLOAD)
+                except trio.BrokenResourceError as error:
+                    cause = error.__cause__
+                    return f"{type(cause).__name__} {getattr(cause, 'errno', None)}"
+        return "sent"
+
+    return trio.run(upload)
+
+
+Upload = Callable[[int], str]
+EVERY: list[Upload] = [
+    with_sendall, with_send, with_sendmsg, with_a_selector, with_streams, with_trio,
+]  # fmt: skip
+every_way = pytest.mark.parametrize("upload", EVERY, ids=lambda each: each.__name__)
+
+
+@every_way
+def test_a_reset_in_the_middle_of_an_upload(upload: Upload, inject: Inject) -> None:
+    with serve(Sink(LIMIT, end=reset)) as port:
+        real = upload(port)
+    sink = Sink()
+    with (
+        serve(sink) as port,
+        inject("network_failure", after_bytes=LIMIT, end="reset", **UPSTREAM) as cut,
+    ):
+        injected = upload(port)
+        assert sink.over.wait(10)
+    assert injected == real == "ConnectionResetError 104"
+    assert sink.received == LIMIT
+    assert (cut.matched, cut.hits) == (1, 1)
+
+
+@every_way
+def test_an_upload_that_is_reset_at_once_lets_nothing_arrive(
+    upload: Upload, inject: Inject
+) -> None:
+    sink = Sink()
+    with serve(sink) as port, inject("network_failure", mode="reset", **UPSTREAM) as lost:
+        assert upload(port) == "ConnectionResetError 104"
+        assert sink.over.wait(10)
+    assert sink.received == 0
+    assert lost.hits >= 1
+
+
+def over_tls(trust: Trust, port: int, action: Callable[[socket.socket], str]) -> str:
+    with (
+        socket.create_connection((HOST, port), timeout=10) as plain,
+        trust.client.wrap_socket(plain, server_hostname=HOST) as client,
+    ):
+        return action(client)
+
+
+@pytest.mark.parametrize("mode", ["reset", "truncate"])
+def test_an_upload_over_tls(mode: str, trust: Trust, inject: Inject) -> None:
+    def upload(client: socket.socket) -> str:
+        return outcome(lambda: client.sendall(UPLOAD))
+
+    limit = LIMIT if mode == "truncate" else 0
+    given = {"after_bytes": limit, "end": "reset"} if limit else {}
+    with serve(trust.over_tls(Sink(LIMIT, end=reset))) as port:
+        real = over_tls(trust, port, upload)
+    sink = Sink()
+    with (
+        serve(trust.over_tls(sink)) as port,
+        inject("network_failure", mode=mode, **given, **UPSTREAM) as cut,
+    ):
+        assert over_tls(trust, port, upload) == real
+        assert sink.over.wait(10)
+    assert sink.received == limit
+    assert cut.hits == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*Async generator.*")  # httpx's own, on trio
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "TLS"])
+@pytest.mark.parametrize("end", ["reset", "eof"])
+@pytest.mark.parametrize("run", [asyncio.run, trio.run], ids=["asyncio", "trio"])
+def test_an_upload_of_httpx_in_a_loop(
+    run: Any, end: str, sealed: bool, trust: Trust, inject: Inject
+) -> None:
+    """TLS is made above the socket there. The head is not counted."""
+
+    async def post(port: int) -> str:
+        url = f"{'https' if sealed else 'http'}://{HOST}:{port}/"
+        async with httpx.AsyncClient(verify=trust.client, timeout=10) as client:
+            try:
+                return str(await client.post(url, content=UPLOAD))
+            except httpx.TransportError as error:
+                return type(error).__name__
+
+    sink = Sink()
+    with (
+        serve(trust.over_tls(sink) if sealed else sink) as port,
+        inject("network_failure", after_bytes=LIMIT, end=end, **UPSTREAM) as cut,
+    ):
+        met = run(post, port) if run is trio.run else run(post(port))
+        assert sink.over.wait(10)
+    assert met in {"WriteError", "ReadError", "RemoteProtocolError"}
+    assert LIMIT <= sink.received < LIMIT + 1000
+    assert (cut.matched, cut.hits) == (1, 1)
+
+
+def test_an_upload_of_requests_is_one_message_and_its_body_is_damaged(inject: Inject) -> None:
+    bodies: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        data = b""
+        while len(data.partition(b"\r\n\r\n")[2]) < 30:
+            data += connection.recv(65536)
+        bodies.append(data.partition(b"\r\n\r\n")[2])
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with (
+        serve(answer) as port,
+        inject("network_failure", mode="corrupt", share=1, **UPSTREAM) as damage,
+    ):
+        requests.post(f"http://{HOST}:{port}/", data=b"x" * 30, timeout=10)
+    assert len(bodies[0]) == 30
+    assert b"x" not in bodies[0]
+    assert (damage.matched, damage.hits) == (1, 1)
+
+
+@pytest.mark.parametrize("mode", ["reset", "close"])
+def test_who_only_sends_meets_it(mode: str, inject: Inject) -> None:
+    """As a handler of logs does: the third record is the first that does not arrive."""
+    sink = Sink()
+    with serve(sink) as port:
+        handler = logging.handlers.SocketHandler(HOST, port)
+        record = logging.makeLogRecord({"msg": "tea"})
+        with (
+            contextlib.closing(handler),
+            inject("network_failure", mode=mode, stream="upstream", nth=3) as failure,
+        ):
+            for _ in range(3):
+                handler.emit(record)
+            assert sink.over.wait(10)
+            arrived = sink.received
+            if mode == "close":  # what the kernel took, and then nobody was there
+                assert handler.sock is not None
+                handler.emit(record)
+            assert handler.sock is None  # so it connects again
+    assert arrived == 2 * len(handler.makePickle(record))
+    assert failure.hits == 1
+
+
+def test_a_kept_connection_is_closed_as_it_is_used(inject: Inject) -> None:
+    asked: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        while data := connection.recv(65536):
+            asked.append(data)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    def answer_once(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        closing.wait(10)
+
+    closing = threading.Event()
+
+    def met(client: socket.socket) -> list[str]:
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        client.recv(100)
+        closing.set()
+        return [
+            outcome(lambda: client.sendall(b"POST / HTTP/1.1\r\n\r\n")),
+            outcome(lambda: client.recv(100)),
+            outcome(lambda: client.sendall(b"more")),
+        ]
+
+    with serve(answer_once) as port, socket.create_connection((HOST, port), timeout=10) as client:
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        client.recv(100)
+        closing.set()
+        while not select_readable(client):
+            pass
+        real = [
+            outcome(lambda: client.sendall(b"POST / HTTP/1.1\r\n\r\n")),
+            outcome(lambda: client.recv(100)),
+            outcome(lambda: client.sendall(b"more")),
+        ]
+    with (
+        serve(answer) as port,
+        socket.create_connection((HOST, port), timeout=10) as client,
+        inject("network_failure", mode="close", stream="upstream", nth=2) as closed,
+    ):
+        assert met(client) == real
+    assert len(asked) == 1
+    assert closed.hits == 1
+
+
+def select_readable(client: socket.socket) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(client, selectors.EVENT_READ)
+        return bool(selector.select(10))
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "TLS"])
+def test_a_slow_upload_takes_its_time_and_meets_the_timeout(
+    sealed: bool, trust: Trust, inject: Inject
+) -> None:
+    def timed(client: socket.socket) -> str:
+        started = time.monotonic()
+        client.sendall(bytes(5000))
+        took = time.monotonic() - started
+        client.settimeout(0.02)
+        return f"{took >= 0.05} {outcome(lambda: client.sendall(bytes(5000)))}"
+
+    sink = Sink()
+    with (
+        serve(trust.over_tls(sink) if sealed else sink) as port,
+        inject("network_latency", bandwidth="100kB", stream="upstream") as thin,
+    ):
+        if sealed:
+            met = over_tls(trust, port, timed)
+        else:
+            with socket.create_connection((HOST, port), timeout=10) as client:
+                met = timed(client)
+    assert met == "True TimeoutError None"
+    assert thin.hits == 2
+    assert thin.delay >= 0.06
+
+
+@pytest.mark.parametrize("run", [asyncio.run, trio.run], ids=["asyncio", "trio"])
+def test_a_slow_upload_stops_no_loop(run: Any, inject: Inject) -> None:
+    async def by_asyncio(port: int) -> tuple[float, int]:
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        _, writer = await asyncio.open_connection(HOST, port)
+        writer.transport.set_write_buffer_limits(0)
+        counting = asyncio.ensure_future(count())
+        started = time.monotonic()
+        writer.write(bytes(5000))
+        await asyncio.wait_for(writer.drain(), 10)
+        took = time.monotonic() - started
+        counting.cancel()
+        writer.close()
+        return took, turns
+
+    async def by_trio(port: int) -> tuple[float, int]:
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        stream = await trio.open_tcp_stream(HOST, port)
+        async with stream, trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            started = time.monotonic()
+            await stream.send_all(bytes(5000))
+            took = time.monotonic() - started
+            nursery.cancel_scope.cancel()
+        return took, turns
+
+    with (
+        serve(Sink()) as port,
+        inject("network_latency", bandwidth="100kB", stream="upstream") as thin,
+    ):
+        took, turns = run(by_trio, port) if run is trio.run else run(by_asyncio(port))
+    assert took >= 0.05
+    assert turns > 10
+    assert thin.hits == 1
+
+
+def test_a_stalled_upload_meets_the_timeout_once_the_kernel_takes_no_more(inject: Inject) -> None:
+    sink = Sink()
+    with serve(sink) as port, inject("network_failure", mode="timeout", **UPSTREAM) as silence:
+        with socket.create_connection((HOST, port), timeout=0.05) as client:
+            client.sendall(b"hello")
+            assert outcome(lambda: client.recv(1)) == "TimeoutError None"
+            assert outcome(lambda: client.sendall(UPLOAD)) == "TimeoutError None"
+            assert sink.received == 0
+        assert silence.hits == 1
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "TLS"])
+def test_a_request_that_is_late_is_answered_late(
+    sealed: bool, echo_port: int, tls_echo_port: int, trust: Trust, inject: Inject
+) -> None:
+    def timed(client: socket.socket) -> str:
+        started = time.monotonic()
+        client.sendall(b"hello")
+        sent = time.monotonic() - started
+        assert client.recv(100) == b"hello"
+        took = time.monotonic() - started
+        client.settimeout(0.02)
+        client.sendall(b"hello")
+        return f"{sent < took} {took >= 0.05} {outcome(lambda: client.recv(100))}"
+
+    with inject("network_latency", delay=0.05, stream="upstream") as late:
+        if sealed:
+            met = over_tls(trust, tls_echo_port, timed)
+        else:
+            with socket.create_connection((HOST, echo_port), timeout=10) as client:
+                met = timed(client)
+    assert met == "True True TimeoutError None"
+    assert late.matched == 2
+
+
+def test_both_directions_are_late_together(echo_port: int, inject: Inject) -> None:
+    with (
+        socket.create_connection((HOST, echo_port), timeout=10) as client,
+        inject("network_latency", delay=0.03, stream="both") as late,
+    ):
+        started = time.monotonic()
+        client.sendall(b"hello")
+        assert client.recv(100) == b"hello"
+        assert time.monotonic() - started >= 0.06
+    assert (late.matched, late.hits) == (2, 2)
+
+
+def test_who_only_sends_notices_no_latency_and_it_is_no_hit(engine: Engine) -> None:
+    with serve(Sink()) as port, socket.create_connection((HOST, port), timeout=10) as client:
+        late = engine.start(
+            ChaosExperiment("late", "network_latency", delay=0.05, stream="upstream"), seed=1
+        )
+        client.sendall(b"tea:1|c")
+        late.stop()
+    assert (late.matched, late.hits, late.proves_nothing) == (1, 0, True)
+
+
+@pytest.fixture
+def tls_echo_port(trust: Trust) -> Iterator[int]:
+    with serve(trust.over_tls(echo)) as port:
+        yield port
+
+
+def echo(connection: socket.socket) -> None:
+    while data := connection.recv(65536):
+        connection.sendall(data)
