@@ -171,6 +171,11 @@ class Effect:
         failure = self.failure
         return failure is not None and failure.resets and failure.needs_response
 
+    @property
+    def passes(self) -> bool:
+        """Whether a connection goes on when it is over: a silence is too long for that."""
+        return self.transient or self.delay < _ENDLESS
+
     def error(self, target: str) -> Exception | None:
         """The exception that the call raises after the wait; None if it does not raise."""
         return None if self.failure is None else self.failure.error(target)

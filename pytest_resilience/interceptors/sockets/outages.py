@@ -8,6 +8,7 @@ on which descriptor, and what its loops poll; a task that waits has left a callb
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import struct
@@ -23,6 +24,7 @@ from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.call_site import is_awaited
+from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.shared_settings import limits_lifted
@@ -61,11 +63,18 @@ class Outages:
         self._receiver = receiver
         self._begun: weakref.WeakSet[ActiveExperiment] = weakref.WeakSet()
         self._replaced: list[int] = []  # what loops still poll
+        self._deaf: list[tuple[int, object, Effect]] = []  # descriptors, with their ends
 
     def remove(self) -> None:
-        """Nobody waits any more for what was replaced."""
+        """Nobody waits any more for what was replaced, nor keeps silent."""
         while self._replaced:
             os.close(self._replaced.pop())
+        over = [each for each in self._deaf if not each[2].left()]
+        self._deaf = [each for each in self._deaf if each not in over]
+        for descriptor, ends, _ in over:
+            with contextlib.suppress(OSError), borrowed(descriptor) as sock:
+                if ends_of(sock) == ends:
+                    effects.hear(sock)
 
     def refresh(self) -> None:
         """The active experiments have changed."""
@@ -139,7 +148,11 @@ class Outages:
         among = begun if connection.turn.receiving else None
         stream = connection.begin_response(self._engine, among=among)
         inbound.expected = True
-        if stream is None or stream.needs_response or stream.effect.delay:
+        if stream is None or stream.needs_response:
+            return False
+        if stream.effect.delay:
+            if stream.effect.delay == math.inf:
+                self._deafen(descriptor, connection, stream.effect)
             return False
         failure = stream.effect.failure
         if failure is None or not (failure.resets or failure.closes):
@@ -157,6 +170,12 @@ class Outages:
             with contextlib.suppress(OSError), borrowed(each) as sock:
                 effects.end_of_stream(sock)
         return how == _RECEIVED
+
+    def _deafen(self, descriptor: int, connection: TcpConnection, effect: Effect) -> None:
+        """Let nothing be heard of its peer, by whoever waits there."""
+        with contextlib.suppress(OSError), borrowed(descriptor) as sock:
+            effects.deafen(sock)
+            self._deaf.append((descriptor, connection.ends, effect))
 
 
 def _loops() -> Iterable[Any]:

@@ -58,7 +58,7 @@ class Receiver:
         # Where there is a timeout, Python waits despite the flag.
         if timeout == 0 or (timeout is None and not call.is_plain and flags_of(call) & _DONT_WAIT):
             return self._receive_at_once(sock, connection, call)
-        if connection in self.nonblocking.readiness.held:
+        if not self.nonblocking.readiness.is_silent(connection):
             self.nonblocking.readiness.release(connection)
         if inbound.eof is not None:
             return self._deliver_eof(sock, connection, inbound.eof, ReceiveArguments(call))
@@ -67,9 +67,10 @@ class Receiver:
                 stream.drained()
             effects.await_more(sock)  # of this response; or another thread asks meanwhile
         asked_at = self._engine.clock.monotonic()
-        expected, asked = not turn.receiving, turn.asked
+        was_expected, inbound.expected = inbound.expected, False
+        expected, asked = was_expected or not turn.receiving, was_expected or turn.asked
         if expected:
-            stream = connection.begin_response(self._engine)
+            stream = inbound.stream if was_expected else connection.begin_response(self._engine)
             if stream is not None and asked and inbound.tickets:
                 self._receive_tickets(connection, stream, call)
         result = self._read(sock, connection, call, asked_at)
@@ -78,6 +79,27 @@ class Receiver:
         if expected or turn.receiving:
             return result
         return self._receive_late(sock, connection, call, result)
+
+    def expect(self, sock: socket.socket, connection: TcpConnection) -> None:
+        """A request is about to be sent: silence begins before there can be a response.
+
+        For who blocks in polling the socket, and comes when there is one.
+        """
+        turn, inbound = connection.turn, connection.inbound
+        faults = (fault for each in self._engine.active for fault in each.experiment.faults)
+        silences = any(fault.delay == math.inf and not fault.transient for fault in faults)
+        if turn.receiving or inbound.expected or not silences:
+            return
+        stream = connection.begin_response(self._engine)
+        inbound.expected = True
+        if stream is not None and stream.effect.delay == math.inf:
+            self.nonblocking.readiness.silence(sock, connection, stream)
+
+    def cut(self, sock: socket.socket, connection: TcpConnection) -> None:
+        """Nothing gets through, either way."""
+        effect = connection.send_queue.cut
+        if effect is not None and effect.delay == math.inf:
+            self.nonblocking.readiness.silence(sock, connection, ResponseStream(effect))
 
     def end(self, sock: socket.socket, connection: TcpConnection) -> None:
         """This side takes no more: whoever is held goes on, as the kernel wakes who waits."""
@@ -175,7 +197,7 @@ class Receiver:
         inbound, stream = connection.inbound, connection.inbound.stream
         if stream is None:
             return sys.maxsize
-        if stream.due is None and stream.effect.left():
+        if stream.due is None:
             self._await_arrival(sock, connection, stream, asked_at)
         there, now = len(inbound.unread), self._engine.clock.monotonic()
         if not there and stream.effect.pace is not None:
@@ -190,6 +212,7 @@ class Receiver:
                         sock, due, stream.effect, asked_at=asked_at, ended=inbound.ended
                     )
                     now = due  # as far as the socket's timeout and the clock let it come
+                    self.nonblocking.readiness.release(connection)
                     if inbound.ended.is_set():
                         connection.give_up_response()
                         effects.discard(sock)
@@ -223,6 +246,10 @@ class Receiver:
         """
         __tracebackhide__ = True
         clock, delay = self._engine.clock, stream.effect.delay
+        if not stream.effect.left():
+            if not stream.effect.passes and sock.gettimeout() is None:
+                raise effects.silenced()  # it began, and ended, while this was waiting
+            return
         started = clock.monotonic()
         if not stream.needs_response or effects.readable(sock, 0):
             due = stream.arrive(connection.turn.sent_at)

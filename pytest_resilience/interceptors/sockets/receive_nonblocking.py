@@ -10,6 +10,7 @@ polled again until its time has come; and so is everything where there is no suc
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import sys
 import threading
@@ -229,6 +230,22 @@ class Readiness:
             self._watch()
         raise effects.nothing_yet(sock)
 
+    def silence(
+        self, sock: socket.socket, connection: TcpConnection, stream: ResponseStream
+    ) -> None:
+        """Let who polls a blocking socket hear nothing of `stream` until its experiments end."""
+        if self.is_silent(connection):
+            return
+        with self._changed:
+            held = self.held[connection] = _Held(sock, stream, math.inf, 0)
+            held.begin(sock, self._clock.monotonic())
+            self._watch()
+
+    def is_silent(self, connection: TcpConnection) -> bool:
+        """Whether that is so."""
+        held = self.held.get(connection)
+        return held is not None and held.due == math.inf and held.stream.effect.left() > 0
+
     def ended(self, sock: socket.socket, connection: TcpConnection) -> _Held | None:
         """The hold on `connection` that is over now; None if there was none.
 
@@ -309,7 +326,9 @@ class _Held:
         size: bytes that were there when a response was held back before it began.
     """
 
-    __slots__ = ("_began", "_machine_due", "_mark", "_over", "_sock", "due", "size", "stream")
+    __slots__ = (
+        "_began", "_blocking", "_machine_due", "_mark", "_over", "_sock", "due", "size", "stream",
+    )  # fmt: skip
 
     def __init__(self, sock: socket.socket, stream: ResponseStream, due: float, size: int) -> None:
         self.stream = stream
@@ -317,15 +336,20 @@ class _Held:
         self.size = size
         self._sock = weakref.ref(sock)
         self._began = self._machine_due = due
-        self._over = False
+        self._over = self._blocking = False
         self._mark: int | None = None
 
     def begin(self, sock: socket.socket, now: float) -> None:
         """Keep the kernel from telling that there is something to receive."""
         self._began = now
         self._machine_due = MACHINE_CLOCK.monotonic() + self.due - now
+        self._blocking = sock.gettimeout() != 0
+        if self._blocking and not self.stream.effect.passes:
+            effects.deafen(sock)
         # Where the socket blocks, and only this call was not to, the mark would hold up others.
-        if _MARK is not None and sock.gettimeout() == 0:
+        elif self._blocking and self.due < math.inf:
+            return
+        if _MARK is not None:
             with contextlib.suppress(OSError):
                 self._mark = sock.getsockopt(socket.SOL_SOCKET, _MARK)
                 sock.setsockopt(socket.SOL_SOCKET, _MARK, _HIGH)
@@ -353,12 +377,15 @@ class _Held:
         if self._over:
             return
         self._over = True
-        self.stream.effect.add_delay(max(0.0, min(now, self.due) - self._began))
+        if not self._blocking:  # else who receives waits, and says how long
+            self.stream.effect.add_delay(max(0.0, min(now, self.due) - self._began))
         sock = self._sock()
         if sock is None or sock.fileno() < 0:
             return
         if self._mark is not None and _MARK is not None:
             with contextlib.suppress(OSError):  # closed
                 sock.setsockopt(socket.SOL_SOCKET, _MARK, self._mark)
-        if self.due == float("inf") and not self.stream.effect.transient:
+        if self._blocking:
+            effects.hear(sock)
+        elif self.due == math.inf and not self.stream.effect.transient:
             effects.end_of_stream(sock)  # or nobody is told that it is lost

@@ -88,8 +88,12 @@ class Sender:
             connection.begin_request(self._engine, message)
         if blocking:  # another thread may receive the response before this one is back
             connection.sent(message, self._engine.clock.monotonic())
+            if self._engine.strikes_waiting:
+                self._receiver.expect(sock, connection)
         try:
             if self.partitions.holds(sock, connection):
+                if blocking:  # nobody who polls it is told of anything meanwhile
+                    self._receiver.cut(sock, connection)
                 result = self.partitions.keep(sock, connection, call)
             else:
                 connection.send_queue.flush(sock)

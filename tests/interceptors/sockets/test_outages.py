@@ -292,7 +292,9 @@ def waiting(wait: Callable[[socket.socket], object], port: int) -> Iterator[Call
     """A thread that waits on a connection, with what it meets in the end."""
     met: list[str] = []
     with socket.create_connection((HOST, port)) as sock:
-        thread = threading.Thread(target=lambda: met.append(outcome(lambda: wait(sock))))
+        thread = threading.Thread(
+            target=lambda: met.append(outcome(lambda: wait(sock))), name="waits"
+        )
         thread.daemon = True
         thread.start()
         asleep_for = 0
@@ -411,3 +413,93 @@ def test_tasks_are_struck_by_what_begins_in_their_loop(inject: Inject) -> None:
     ):
         met = asyncio.run(asyncio.wait_for(story(port, polled, blocking), PATIENCE))
     assert met == ["ConnectionResetError"] * 3
+
+
+def by_select(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], SHORT)[0])
+
+
+def by_poll(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(SHORT * 1000))
+
+
+def by_epoll(sock: socket.socket) -> bool:
+    with select.epoll() as poll:
+        poll.register(sock, select.EPOLLIN)
+        return bool(poll.poll(SHORT))
+
+
+def by_a_selector(sock: socket.socket) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        return bool(selector.select(SHORT))
+
+
+SHORT = 0.1  # seconds, in which an answer on loopback has come
+POLLS = [by_select, by_poll, by_epoll, by_a_selector]
+
+
+def once(connection: socket.socket) -> None:
+    """Answer, and close."""
+    connection.sendall(connection.recv(100))
+
+
+@pytest.mark.parametrize("answers", [echo, once])
+@pytest.mark.parametrize("mode", ["timeout", "partition"])
+@pytest.mark.parametrize("polls", POLLS, ids=lambda polls: polls.__name__)
+def test_who_polls_a_blocking_socket_is_not_told_of_what_is_lost(
+    polls: Callable[[socket.socket], bool], mode: str, answers: Handler, inject: Inject
+) -> None:
+    """Neither of an answer nor of the end of the connection, as if the peer were silent."""
+    with serve(silent) as port, socket.create_connection((HOST, port)) as sock:
+        sock.sendall(b"tea")
+        real = polls(sock)
+    with (
+        serve(answers) as port,
+        socket.create_connection((HOST, port)) as sock,
+        inject("network_failure", mode=mode, rate=1) as outage,
+    ):
+        sock.sendall(b"tea")
+        assert [polls(sock) for _ in range(2)] == [real, real] == [False, False]
+        sock.settimeout(0.01)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        assert not polls(sock)
+        assert outage.hits > 0
+
+
+@pytest.mark.parametrize("polls", POLLS, ids=lambda polls: polls.__name__)
+def test_who_polls_what_is_not_hit_is_told(
+    polls: Callable[[socket.socket], bool], echo_port: int, inject: Inject
+) -> None:
+    with socket.create_connection((HOST, echo_port)) as sock:
+        with inject("network_failure", mode="timeout", nth=2) as silence:
+            for part in (b"te", b"a"):  # of one request
+                sock.sendall(part)
+            while not polls(sock):
+                pass
+            assert sock.recv(3, socket.MSG_WAITALL) == b"tea"
+            sock.sendall(b"two")
+            assert not polls(sock)
+            assert (silence.matched, silence.hits) == (2, 1)
+        sock.settimeout(PATIENCE)
+        assert sock.recv(3) == b"two"  # sent again by the peer's kernel
+
+
+def test_who_waited_before_silence_began_hears_nothing(inject: Inject) -> None:
+    sent = threading.Event()
+
+    def speak(connection: socket.socket) -> None:
+        sent.wait(PATIENCE)
+        connection.sendall(b"tea")
+        silent(connection)
+
+    with serve(speak) as port, waiting(in_recv, port) as meet:
+        with inject("network_failure", mode="timeout", rate=1) as silence:
+            sent.set()
+            threading.Event().wait(SHORT)
+            assert silence.hits == 1
+            assert [each for each in threading.enumerate() if each.name == "waits"]
+        assert meet() == "b'tea'"
