@@ -97,7 +97,7 @@ def ask(port):
 
 @pytest.fixture
 def calm(request):
-    return request.config.getoption("--no-chaos")
+    return request.config.getoption("--resilience-no-chaos")
 """
 
 HEAD = """
