@@ -24,7 +24,7 @@ __all__ = ["Profile", "ProfileExperiment", "parse_gate"]
 _HIGHEST_GATE = 100
 _MOST = 1e300  # of a weight: sums of them are numbers, too
 _KEYS = (
-    "experiments", "gate", "intensity", "interval", "markers", "max_active", "paths",
+    "description", "experiments", "gate", "intensity", "interval", "markers", "max_active", "paths",
     "probability", "seed", "services",
 )  # fmt: skip
 
@@ -81,6 +81,7 @@ class Profile:
 
     Attributes:
         name: its key in the file.
+        description: what it is for, in a line.
         experiments: the faults that are injected.
         services: those that the experiments can name.
         markers: a marker expression that chooses the tests; empty for all.
@@ -94,6 +95,7 @@ class Profile:
     """
 
     name: str
+    description: str = ""
     experiments: tuple[ProfileExperiment, ...] = ()
     services: tuple[Service, ...] = ()
     markers: str = ""
@@ -138,6 +140,7 @@ class Profile:
         names = optional("experiments", _experiments)
         return cls(
             name=name,
+            description=optional("description", _text) or "",
             experiments=names or (),
             services=optional("services", _services) or (),
             markers=optional("markers", _text) or "",

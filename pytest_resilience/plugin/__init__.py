@@ -101,9 +101,15 @@ def pytest_load_initial_conftests(
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Answer --chaos-list."""
+    """Answer --chaos-list and --chaos-profile=?."""
     options = config.pluginmanager.get_plugin(_OPTIONS)
-    if options is None or not options.given(config, "chaos-list"):
+    if options is None:
+        return None
+    if "?" in options.given(config, "chaos-profile"):
+        from pytest_resilience.plugin.summary import list_profiles
+
+        return list_profiles(config)
+    if not options.given(config, "chaos-list"):
         return None
     from pytest_resilience.plugin.summary import list_types
 

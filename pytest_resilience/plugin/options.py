@@ -16,7 +16,8 @@ FLAGS = {
     "chaos": "Put an experiment around every selected test, e.g. "
     "'network_latency:delay=200ms,rate=0.5,target=api.*'. Repeatable.",
     "chaos-profile": "Put the experiments of a profile around every test that it selects: a table "
-    "[tool.pytest_resilience.profiles.NAME] of pyproject.toml, or FILE.toml:NAME. Repeatable.",
+    "[tool.pytest_resilience.profiles.NAME] of pyproject.toml, or FILE.toml:NAME, or one of those "
+    "that come with the plugin; ? lists all. Repeatable.",
     "chaos-monkey": "Start and end the experiments of a profile by chance while tests run.",
     "chaos-matrix": "Run each test that a profile selects once without chaos and once under each "
     "of its experiments, and report what survived.",

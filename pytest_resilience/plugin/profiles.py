@@ -1,4 +1,4 @@
-"""Where profiles are found: in `pyproject.toml`, or in a TOML file of their own."""
+"""Where profiles are found: in `pyproject.toml`, in a TOML file of their own, or among ours."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ from pytest_resilience.plugin.pytest_internals import has_markers
 
 __all__ = ["Check", "all_profiles", "check_experiments", "find_profile", "requests_of", "selects"]
 
+_OURS = Path(__file__).with_name("profiles.toml")
+
 Check = Callable[[ChaosExperiment], object]
 """Raises ConfigurationError for an experiment that cannot be started in this run."""
 
@@ -37,14 +39,14 @@ def find_profile(config: pytest.Config, text: str) -> Profile:
     """The profile that `NAME` or `FILE.toml:NAME` stands for.
 
     In `pyproject.toml` it is the table `[tool.pytest_resilience.profiles.NAME]`, in a file of
-    its own `[profiles.NAME]`. Raises ConfigurationError naming the file.
+    its own `[profiles.NAME]`. A NAME that `pyproject.toml` does not have can be one of ours.
+    Raises ConfigurationError naming the file.
     """
     file, colon, name = text.rpartition(":")
     path = config.invocation_params.dir / file if colon else config.rootpath / "pyproject.toml"
-    document = _read(path)
-    if path.name == "pyproject.toml":
-        document = _table(_table(document, "tool"), "pytest_resilience")
-    known = _table(document, "profiles")
+    known = _profiles_in(path) if colon or path.exists() else {}
+    if not colon:
+        known = {**_profiles_in(_OURS), **known}
     try:
         if name not in known:
             names = ", ".join(sorted(known)) or "none"
@@ -57,14 +59,13 @@ def find_profile(config: pytest.Config, text: str) -> Profile:
 
 
 def all_profiles(config: pytest.Config) -> list[Profile]:
-    """Those of `pyproject.toml`; none if there is none. Raises `pytest.UsageError`."""
+    """Those of `pyproject.toml`, and ours. Raises `pytest.UsageError`."""
     path = config.rootpath / "pyproject.toml"
     try:
-        document = _table(_table(_read(path), "tool"), "pytest_resilience")
-        return [Profile.parse(name, table) for name, table in _table(document, "profiles").items()]
+        found = _profiles_in(path) if path.exists() else {}
+        ours = {name: table for name, table in _profiles_in(_OURS).items() if name not in found}
+        return [Profile.parse(name, table) for name, table in [*found.items(), *ours.items()]]
     except ConfigurationError as error:
-        if not path.exists():
-            return []
         raise pytest.UsageError(printable(f"{path}: {error}")) from None
 
 
@@ -97,6 +98,13 @@ def selects(profile: Profile, item: pytest.Item) -> bool:
     if profile.paths and not any(fnmatch.fnmatch(path, each) for each in profile.paths):
         return False
     return not profile.markers or has_markers(item, profile.markers)
+
+
+def _profiles_in(path: Path) -> dict[str, Any]:
+    document = _read(path)
+    if path.name == "pyproject.toml":
+        document = _table(_table(document, "tool"), "pytest_resilience")
+    return _table(document, "profiles")
 
 
 def _read(path: Path) -> dict[str, Any]:

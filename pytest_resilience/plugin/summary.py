@@ -15,13 +15,14 @@ from pytest_resilience.plugin.profiles import all_profiles
 from pytest_resilience.plugin.pytest_internals import write_lines
 from pytest_resilience.plugin.settings import SEED_KEY
 from pytest_resilience.plugin.settings import Settings
+from pytest_resilience.plugin.settings import custom_types
 from pytest_resilience.plugin.settings import settings_of
 from pytest_resilience.report.chaos_record import ChaosRecord
 from pytest_resilience.report.terminal import Tallies
 from pytest_resilience.report.terminal import numbered_operations
 
 
-__all__ = ["RECORD", "ChaosSummary", "configure_node", "list_types"]
+__all__ = ["RECORD", "ChaosSummary", "configure_node", "list_profiles", "list_types"]
 
 RECORD = "resilience_chaos"
 """The attribute of a teardown report under which a test's record travels."""
@@ -35,6 +36,21 @@ def list_types(config: pytest.Config) -> int:
 
     settings_of(config)  # with the types of other plugins
     write_lines(config, listing(all_profiles(config)))
+    return 0
+
+
+def list_profiles(config: pytest.Config) -> int:
+    """Show every profile, those that come with the package too; the exit status."""
+    custom_types(config)
+    lines = ["Profiles, for --chaos-profile=NAME; with --chaos-matrix one experiment at a time:"]
+    for profile in all_profiles(config):
+        about = f": {profile.description}" if profile.description else ""
+        lines += [
+            "",
+            f"{profile.name}{about}",
+            *(f"  {each.make()}" for each in profile.experiments),
+        ]
+    write_lines(config, "\n".join(lines))
     return 0
 
 

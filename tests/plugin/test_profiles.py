@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import re
+
 import pytest
+
+from pytest_resilience.chaos.triggers import is_left_to_chance
+from pytest_resilience.plugin.profiles import find_profile
 
 
 PROFILES = """
@@ -156,6 +161,120 @@ def test_a_failure_is_repeated_with_its_profile(shop: pytest.Pytester) -> None:
     )
 
 
+SHIPPED = [
+    "database-trouble", "dns-trouble", "flaky-network", "full-disk", "llm-api", "mobile",
+    "object-store", "slow-network",
+]  # fmt: skip
+
+
+def test_those_that_come_with_the_package_are_listed(shop: pytest.Pytester) -> None:
+    shop.makepyfile("raise AssertionError('not collected')")
+    result = shop.runpytest("--chaos-profile=?")
+    assert result.ret == 0
+    heads = [line.partition(":")[0] for line in result.outlines if re.match(r"[a-z-]+(:|$)", line)]
+    assert heads[:2] == ["ci", "more"]
+    assert sorted(heads[2:]) == SHIPPED
+    result.stdout.fnmatch_lines(
+        [
+            "mobile: phones: *",
+            "  3G fast: 150 ms a round trip: latency 150ms, always, target any",
+            "  a tunnel of 3 s: partition, always, target any",
+            "llm-api: *",
+            "  429 rate limited, retry after 1 s: status 429, Retry-After 1, the first 1, *",
+            "  529 overloaded: status 529, the first 1, target any",
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_each_that_comes_with_the_package_says_how_much(
+    pytester: pytest.Pytester, name: str
+) -> None:
+    """In physical values: none goes by an intensity, and none is left to chance."""
+    profile = find_profile(pytester.parseconfig(), name)
+    assert profile.description
+    for each in profile.experiments:
+        assert "intensity" not in each.parameters
+        assert not is_left_to_chance(each.make().trigger), each.name
+        delays = {"delay", "bandwidth"} & each.parameters.keys()
+        assert delays or each.kind not in {"network_latency", "database_slowdown"}
+
+
+CLIENT = """
+    import requests
+
+    def test_that_tries_again(url):
+        for _ in range(2):
+            try:
+                assert requests.get(url, timeout=5).text == "ok"
+            except requests.ConnectionError:
+                continue
+            return
+        raise TimeoutError
+
+    def test_that_does_not(url):
+        assert requests.get(url, timeout=5).text == "ok"
+
+    def test_pure():
+        pass
+"""
+
+
+def test_one_of_them_runs_in_the_matrix_without_any_configuration(suite: pytest.Pytester) -> None:
+    suite.makepyfile(CLIENT)
+    result = suite.runpytest(
+        "-p", "no:randomly", "--chaos-profile=flaky-network", "--chaos-matrix",
+        "--chaos-experiment=first connection refused", "--chaos-experiment=first answer reset",
+        "--chaos-experiment=first answer cut off in the middle",
+    )  # fmt: skip
+    assert result.ret == 10
+    result.stdout.fnmatch_lines(
+        [
+            "first connection refused: 1 not applicable, 1 survived, 1 failed",
+            "first answer reset: 1 not applicable, 1 survived, 1 failed",
+            "first answer cut off in the middle: 1 not applicable, 2 failed",
+            "* 3 passed, 9 cells (*",
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", ["dns-trouble", "llm-api", "object-store", "database-trouble"])
+def test_none_of_them_proves_nothing_of_ordinary_tests(suite: pytest.Pytester, name: str) -> None:
+    suite.makepyfile("""
+        import sqlite3
+
+        import requests
+
+        def test_it(url, tmp_path):
+            requests.get(url.replace("127.0.0.1", "localhost"), timeout=0.1).raise_for_status()
+            with sqlite3.connect(tmp_path / "orders") as orders:
+                orders.execute("CREATE TABLE tea (name)")
+                orders.execute("INSERT INTO tea VALUES ('green')")
+    """)
+    result = suite.runpytest(f"--chaos-profile={name}", "--chaos-matrix")
+    assert result.ret == 10
+    for nothing in ("never fired", "invalid", "not started", "proving nothing"):
+        result.stdout.no_fnmatch_line(f"*{nothing}*")
+
+
+def test_ones_own_of_the_same_name_takes_its_place(suite: pytest.Pytester) -> None:
+    suite.makepyprojecttoml(
+        "[[tool.pytest_resilience.profiles.mobile.experiments]]\n"
+        'name = "on the moon"\nchaos_type = "network_latency"\ndelay = "1ms"'
+    )
+    suite.makepyfile("""
+        import requests
+
+        def test_it(url, chaos):
+            requests.get(url, timeout=5)
+            assert {event.source for event in chaos.events} == {"on the moon"}
+    """)
+    suite.runpytest("--chaos-profile=mobile").assert_outcomes(passed=1)
+    listed = suite.runpytest("--chaos-profile=?")
+    listed.stdout.fnmatch_lines(["mobile", "  on the moon: latency 1ms, *"])
+    listed.stdout.no_fnmatch_line("*LTE*")
+
+
 def test_a_file_of_its_own(shop: pytest.Pytester) -> None:
     folder = shop.mkdir("chaos")
     (folder / "profiles.toml").write_text(
@@ -170,7 +289,7 @@ def test_a_file_of_its_own(shop: pytest.Pytester) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("mor", "*pyproject.toml: no profile 'mor' (did you mean 'more'?); known: ci, more"),
+        ("mor", "*pyproject.toml: no profile 'mor' (did you mean 'more'?); known: ci, *more*"),
         ("no.toml:ci", "*no.toml cannot be read: *No such file*"),
         ("bad.toml:ci", "*bad.toml cannot be read: *line 2*"),
         ("odd.toml:key", "*odd.toml: profile 'key': unknown key 'gat' (did you mean 'gate'?)*"),

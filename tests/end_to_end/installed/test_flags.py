@@ -154,6 +154,8 @@ def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:
         projects[name] = Project(files=FILES, args=args)
     for name, more in {"help": (), "plain help": ("-p", "no:resilience")}.items():
         projects[name] = Project(files={}, args=("--help", *more))
+    ready = ("--tb=no", "--chaos-profile=flaky-network", "--chaos-matrix")
+    projects["no configuration"] = Project(files={"shop.py": SHOP, "test_it.py": TEST}, args=ready)
     first = {name: projects.pop(name) for name in FLAGS}
     # The other spellings are read by the same code: it need not be loaded each time.
     return outside.forks(first) | outside.forks(projects, "pytest_resilience.plugin.session")
@@ -191,6 +193,14 @@ def test_each_spelling_does_it(flag: str, spelling: str, runs: dict[str, pytest.
     result = shown(runs[spelling])
     result.stdout.fnmatch_lines(FLAGS[flag].shows)
     assert result.ret == FLAGS[flag].ret
+
+
+def test_a_profile_of_the_package_needs_no_configuration(
+    runs: dict[str, pytest.RunResult],
+) -> None:
+    result = shown(runs["no configuration"])
+    result.stdout.fnmatch_lines(["first connection refused: 1 failed"])
+    assert result.ret == 10
 
 
 def test_each_ini_option_is_tried(runs: dict[str, pytest.RunResult]) -> None:
