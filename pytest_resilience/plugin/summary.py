@@ -50,7 +50,7 @@ def list_profiles(config: pytest.Config) -> int:
             f"{profile.name}{about}",
             *(f"  {each.make()}" for each in profile.experiments),
         ]
-    write_lines(config, "\n".join(lines))
+    write_lines(config, printable("\n".join(lines)))
     return 0
 
 

@@ -69,7 +69,17 @@ def test_every_type() -> None:
 
 
 SLOW = {"chaos_type": "network_latency"}
-KEYS = ("gate", "intensity", "interval", "markers", "max_active", "paths", "probability", "seed")
+KEYS = (
+    "description",
+    "gate",
+    "intensity",
+    "interval",
+    "markers",
+    "max_active",
+    "paths",
+    "probability",
+    "seed",
+)
 
 
 @pytest.mark.parametrize("key", [*KEYS, "services", "experiments"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pytest_resilience.chaos.types.catalog import SCHEMAS
 
 
 FILE = Path(pytest_resilience.__file__).parent / "chaos" / "profile.schema.json"
+SHIPPED = Path(pytest_resilience.__file__).parent / "plugin" / "profiles.toml"
 VALUE = {"type": ["string", "number", "boolean", "array"]}
 TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 SHARE = {"type": ["number", "string"]}
@@ -59,6 +61,7 @@ def expected() -> dict[str, Any]:
                 "items": {"type": "object", "oneOf": kinds},
             },
             "services": {"type": "object", "additionalProperties": TEXTS},
+            "description": {"type": "string"},
             "markers": {"type": "string"},
             "paths": TEXTS,
             "seed": {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
@@ -87,6 +90,7 @@ GOOD: list[dict[str, Any]] = [
     {"experiments": [{"chaos_type": "network_failure", "target": ["a:1"], "between": [1, 2]}]},
     {"experiments": [{"name": "x", "chaos_type": "database_failure", "after": "commit"}]},
     {"experiments": [{"chaos_type": "service_failure", "target_services": ["x"]}]},
+    *tomllib.loads(SHIPPED.read_text(encoding="utf-8"))["profiles"].values(),
 ]
 BAD: list[dict[str, Any]] = [
     {},
@@ -104,10 +108,11 @@ BAD: list[dict[str, Any]] = [
     {"experiments": [{"chaos_type": 3}]},
     {"experiments": [{"chaos_type": "service_failure", "target_services": 3}]},
     {"markers": 3},
+    {"description": 3, **SLOW},
 ]
 
 
-@pytest.mark.parametrize("table", GOOD, ids=repr)
+@pytest.mark.parametrize("table", GOOD)
 def test_both_take_it(table: dict[str, Any]) -> None:
     jsonschema.validate(table, expected())
     Profile.parse("x", table)
