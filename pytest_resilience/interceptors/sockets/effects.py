@@ -8,7 +8,6 @@ an error is made the way the interpreter makes it.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import math
@@ -16,7 +15,6 @@ import os
 import re
 import select
 import socket
-import struct
 import sys
 import threading
 
@@ -51,12 +49,10 @@ __all__ = [
     "available",
     "await_more",
     "close_by_peer",
-    "deafen",
     "discard",
     "end",
     "end_of_stream",
     "fail",
-    "hear",
     "hold_a_call",
     "hold_before",
     "hold_sending",
@@ -75,8 +71,6 @@ __all__ = [
 ]
 
 _AT_ONCE = 1 << 16  # bytes
-_ATTACH_FILTER, _DETACH_FILTER = 26, 27  # options of sockets for which Python has no names
-_DROP = array.array("B", struct.pack("@HBBI", 6, 0, 0, 0))  # a filter: return 0 bytes
 _POLLED = re.compile(rb"tfd:\s+(\d+) events:\s+([0-9a-f]+)")
 _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
@@ -336,24 +330,6 @@ def close_by_peer(sock: socket.socket) -> None:
         _replace(sock, accepted=True)
     except OSError:  # no descriptor to be had, or closed meanwhile
         end_of_stream(sock)
-
-
-def deafen(sock: KernelSocket) -> None:
-    """Let the kernel drop all that comes for `sock`, the end as well, as if lost on the way.
-
-    Where it cannot, what comes is seen by who polls.
-    """
-    if sys.platform == "linux":
-        program = struct.pack("@HP", 1, _DROP.buffer_info()[0])
-        with contextlib.suppress(OSError):  # closed
-            sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
-
-
-def hear(sock: KernelSocket) -> None:
-    """Take what comes from now on, and what the peer sends again."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # closed, or it was not deaf
-            sock.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
 
 
 def discard(sock: socket.socket) -> None:

@@ -35,7 +35,9 @@ from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
+from pytest_resilience.interceptors.sockets.socket_classes import deafen
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
+from pytest_resilience.interceptors.sockets.socket_classes import hear
 
 
 __all__ = ["Outages"]
@@ -74,7 +76,7 @@ class Outages:
         for descriptor, ends, _ in over:
             with contextlib.suppress(OSError), borrowed(descriptor) as sock:
                 if ends_of(sock) == ends:
-                    effects.hear(sock)
+                    hear(sock)
 
     def refresh(self) -> None:
         """The active experiments have changed."""
@@ -174,7 +176,7 @@ class Outages:
     def _deafen(self, descriptor: int, connection: TcpConnection, effect: Effect) -> None:
         """Let nothing be heard of its peer, by whoever waits there."""
         with contextlib.suppress(OSError), borrowed(descriptor) as sock:
-            effects.deafen(sock)
+            deafen(sock)
             self._deaf.append((descriptor, connection.ends, effect))
 
 

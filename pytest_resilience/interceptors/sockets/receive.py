@@ -97,7 +97,7 @@ class Receiver:
 
     def cut(self, sock: socket.socket, connection: TcpConnection) -> None:
         """Nothing gets through, either way."""
-        effect = connection.send_queue.cut
+        effect = connection.send_queue.requests.cut
         if effect is not None and effect.delay == math.inf:
             self.nonblocking.readiness.silence(sock, connection, ResponseStream(effect))
 

@@ -34,6 +34,8 @@ from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
+from pytest_resilience.interceptors.sockets.socket_classes import deafen
+from pytest_resilience.interceptors.sockets.socket_classes import hear
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.locks import fork_safe
@@ -345,7 +347,7 @@ class _Held:
         self._machine_due = MACHINE_CLOCK.monotonic() + self.due - now
         self._blocking = sock.gettimeout() != 0
         if self._blocking and not self.stream.effect.passes:
-            effects.deafen(sock)
+            deafen(sock)
         # Where the socket blocks, and only this call was not to, the mark would hold up others.
         elif self._blocking and self.due < math.inf:
             return
@@ -386,6 +388,6 @@ class _Held:
             with contextlib.suppress(OSError):  # closed
                 sock.setsockopt(socket.SOL_SOCKET, _MARK, self._mark)
         if self._blocking:
-            effects.hear(sock)
+            hear(sock)
         elif self.due == math.inf and not self.stream.effect.transient:
             effects.end_of_stream(sock)  # or nobody is told that it is lost

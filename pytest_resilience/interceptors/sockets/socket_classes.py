@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import _socket
+import array
 import contextlib
 import os
 import socket
+import struct
 import sys
 
 from collections.abc import Iterator
@@ -17,13 +19,17 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 
 
 __all__ = [
-    "KernelSocket", "accepting_classes", "another", "borrowed", "ends_of", "green_module",
+    "KernelSocket", "accepting_classes", "another", "borrowed", "deafen", "ends_of",
+    "green_module", "hear",
     "is_address", "is_tcp", "is_udp", "kernel_socket", "listening_ports", "python_socket_class",
     "socket_classes", "tls_modules",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
 KernelSocket = _socket.socket
+
+_ATTACH_FILTER, _DETACH_FILTER = 26, 27  # options of sockets for which Python has no names
+_DROP = array.array("B", struct.pack("@HBBI", 6, 0, 0, 0))  # a filter: return 0 bytes
 
 _tls_modules: list[ModuleType] = []
 
@@ -153,3 +159,21 @@ def is_address(address: Any) -> bool:
         and is_a(address[0], str, bytes)
         and is_a(address[1], int)
     )
+
+
+def deafen(sock: KernelSocket) -> None:
+    """Let the kernel drop all that comes for `sock`, the end as well, as if lost on the way.
+
+    Where it cannot, what comes is seen by who polls.
+    """
+    if sys.platform == "linux":
+        program = struct.pack("@HP", 1, _DROP.buffer_info()[0])
+        with contextlib.suppress(OSError):  # closed
+            sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
+
+
+def hear(sock: KernelSocket) -> None:
+    """Take what comes from now on, and what the peer sends again."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # closed, or it was not deaf
+            sock.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
