@@ -40,9 +40,10 @@ __all__ = ["PATIENCE", "DatagramLine", "datagram"]
 
 PATIENCE: Final = 0.1  # seconds that one waits for the next to overtake it
 _ADVICE: Final = (
-    "Datagrams went to {}, over UDP, where there are no connections: they can be late "
-    "(network_latency), or by network_failure lost (mode='drop', 'timeout', 'partition'), doubled "
-    "('duplicate'), out of order ('reorder') or refused ('refuse')."
+    "Datagrams went to {}, over UDP, where there are no connections: those that come back can be "
+    "late (network_latency), and those that are sent with stream='upstream'; by network_failure "
+    "they are lost (mode='drop', 'timeout', 'partition'), doubled ('duplicate'), out of order "
+    "('reorder') or refused ('refuse')."
 )
 _T = TypeVar("_T")
 

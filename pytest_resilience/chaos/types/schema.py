@@ -273,7 +273,7 @@ def mode_of(
 STREAM_PARAMETER = Parameter(
     name="stream",
     unit=", ".join(STREAMS),
-    default="downstream (partition: both)",
+    default="downstream (partition, drop, duplicate, reorder: both)",
     parse=one_of(STREAMS),
     help="whether it happens to what is received, to what is sent, or to both",
 )

@@ -179,6 +179,55 @@ def test_silence(inject: Inject, client: Client, server: Echo, mode: str) -> Non
     assert server.received == ([b"one", b"two"] if mode == "timeout" else [b"two"])
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"mode": "drop", "stream": "upstream", "nth": 1}, "2 2"),
+        ({"mode": "drop", "stream": "downstream", "nth": 1}, "12 2"),
+        ({"mode": "duplicate", "stream": "upstream", "nth": 1}, "112 112"),
+        ({"mode": "duplicate", "stream": "downstream", "nth": 1}, "12 112"),
+        ({"mode": "reorder", "stream": "upstream", "nth": 1}, "21 21"),
+        ({"mode": "reorder", "stream": "downstream", "nth": 1}, "12 21"),
+        ({"mode": "timeout", "stream": "upstream", "nth": 1}, "2 2"),
+        ({"mode": "partition", "stream": "upstream", "nth": 1}, "2 2"),
+        ({"mode": "partition", "stream": "downstream", "nth": 1}, "12 2"),
+    ],
+)
+def test_one_way(
+    inject: Inject, client: Client, server: Echo, given: dict[str, Any], expected: str
+) -> None:
+    """`expected`: what arrives at the server, and at the client."""
+    arrived, answers = expected.split()
+    with inject("network_failure", target=server.target, **given) as failure:
+        client.send(b"1")
+        client.send(b"2")
+        assert b"".join(client.receive_all(len(answers))).decode() == answers
+    assert failure.hits == 1
+    assert b"".join(server.received).decode() == arrived
+
+
+@pytest.mark.parametrize(("stream", "hits"), [("upstream", 1), ("both", 2)])
+def test_late_on_its_way_to_the_server(
+    inject: Inject, client: Client, server: Echo, stream: str, hits: int
+) -> None:
+    with inject("network_latency", delay="60ms", stream=stream, target=server.target) as latency:
+        began = time.monotonic()
+        client.send(b"one")
+        assert client.receive() == b"one"
+        assert time.monotonic() - began >= 0.06 * hits
+    assert latency.hits == hits
+
+
+def test_what_is_only_sent_is_late(inject: Inject, client: Client, server: Echo) -> None:
+    with inject("network_latency", delay="1h", duration="2h", stream="upstream") as latency:
+        client.send(b"quiet")
+        assert server.received == []
+        assert latency.hits == 1
+    client.send(b"last")
+    assert client.receive() == b"last"
+    assert server.received == [b"quiet", b"last"]
+
+
 # --- refused ---
 
 

@@ -351,8 +351,9 @@ def test_datagrams(
     assert receiver.recv(10) == b"x"
     assert error.seen == (f"network.send_datagram 127.0.0.1:{port} (UDP)",)
     assert str(error).endswith(
-        f"\n  Datagrams went to 127.0.0.1:{port}, over UDP, where there are no connections: they "
-        "can be late (network_latency), or by network_failure lost (mode='drop', 'timeout', "
+        f"\n  Datagrams went to 127.0.0.1:{port}, over UDP, where there are no connections: "
+        "those that come back can be late (network_latency), and those that are sent with "
+        "stream='upstream'; by network_failure they are lost (mode='drop', 'timeout', "
         "'partition'), doubled ('duplicate'), out of order ('reorder') or refused ('refuse')."
     )
 
