@@ -79,6 +79,22 @@ def test_experiments_run_as_long_as_it_does(serve: Serve) -> None:
         assert process.wait(30) == 0
 
 
+def test_it_speaks_udp() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(30)
+        upstream = f"127.0.0.1:{server.getsockname()[1]}"
+        loss = "network_failure:mode=drop,nth=1"
+        with running("127.0.0.1:0", upstream, "--protocol", "udp", "--experiment", loss) as process:
+            port = int(line_of(process).partition(" ->")[0].rpartition(":")[2])
+            assert "loss" in line_of(process)
+            with socket.socket(type=socket.SOCK_DGRAM) as client:
+                client.connect(("127.0.0.1", port))
+                client.send(b"one")
+                client.send(b"two")
+                assert server.recv(10) == b"two"
+
+
 def test_control_is_served_if_asked_for(serve: Serve) -> None:
     upstream = f"127.0.0.1:{serve(echo)}"
     with running("127.0.0.1:0", upstream, "--control", "127.0.0.1:0") as process:
