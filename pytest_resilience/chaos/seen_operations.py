@@ -81,6 +81,9 @@ class CountedOperations:
         if number <= _MOST_COUNTED:
             connection = self.connections.of(operation.target, operation)
             target = f"{operation.target}#{connection}" if connection else operation.target
+            request = operation.http.request
+            if request is not None:
+                target = f"{target} {str(request)[:_LONGEST]}"
             self._by_number[number] = _CountedOperation(operation.kind, target, elapsed)
 
     def forget(self, number: int) -> None:

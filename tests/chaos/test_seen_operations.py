@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import HttpDetails
+from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.seen_operations import CountedOperations
 
@@ -67,3 +69,16 @@ def test_each_number_is_told_once_with_what_it_was(done: list[tuple[str, str]]) 
         told += [(number, kind, target) for number in range(int(first), int(last or first) + 1)]
     assert told == [(number, *each) for number, each in enumerate(done, 1)][: len(told)]
     assert len(told) + hidden == len(done)
+
+
+def test_counted_requests_are_told_with_their_numbers() -> None:
+    experiment = ChaosExperiment("x", "network_failure", mode="reset", nth=9)
+    counted = CountedOperations(experiment)
+    for number, path in enumerate(["/a", "/a", "/v1/pay?id=7"], start=1):
+        http = HttpDetails(request=HttpRequest.of("GET", path))
+        operation = Operation(kind=RECEIVE, target="api:80", names=("api:80",), http=http)
+        counted.note(number, operation, 0.0)
+    assert counted.lines(3) == (
+        "1-2 network.receive api:80 GET /a",
+        "3 network.receive api:80 GET /v1/pay",
+    )

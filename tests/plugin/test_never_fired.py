@@ -69,7 +69,7 @@ def test_a_trigger_that_chose_none_is_an_error_with_what_there_was_to_choose(
             "  Choose some of these, which pytest --chaos-operations shows for any test, or say *",
             "    1 network.connect 127.0.0.1:* at 0.??? s",
             "    2-4 network.receive 127.0.0.1:* at 0.???..0.??? s",
-            "    1 network.connect shop:80#1",
+            "    1 network.connect shop:80#1 GET /*",
             "network_failure: reset, number 5, target any [[]marker] - 2 tests, matched 6, hit 0",
         ]
     )

@@ -119,24 +119,24 @@ def test_chaos_operations_shows_the_numbers_of_each_test(ran: pytest.RunResult) 
     assert dict(tests) == {
         "test_marker": (
             "\n  network_failure: reset, target any [marker]"
-            "\n    1-3 network.receive #1"
+            "\n    1-3 network.receive #1 GET /"
             "\n  network_failure: refusal, target elsewhere:1 [marker]: nothing\n"
         ),
         "test_plain": (
             "\n  network_failure:mode=refuse: refusal, target any [usual]"
             "\n    1 network.connect #1"
             "\n  network_failure:mode=reset: reset, target any [usual]"
-            "\n    1 network.receive #1"
+            "\n    1 network.receive #1 GET /"
             "\n  network_latency: latency 1s, target any [usual]"
             "\n    1 network.connect #1"
-            "\n    2 network.receive #1"
+            "\n    2 network.receive #1 GET /"
             "\n  disk_failure: ENOSPC at write, target any [usual]"
             "\n    1 file.write written\n"
         ),
         "test_fixture": (
             "\n  network_latency: latency 3600s, target any [fixture]"
             "\n    1 network.connect #1"
-            "\n    2 network.receive #1\n"
+            "\n    2 network.receive #1 GET /\n"
         ),
         "test_pure": ": nothing that a fault could hit\n",
     }
