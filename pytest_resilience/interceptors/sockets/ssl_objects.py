@@ -132,6 +132,7 @@ class SslObjects:
                 step, sock = requests.next(0, self._engine.clock.monotonic()), connection.owner()
                 if sock is not None and isinstance(step, (ResetConnection, CloseConnection)):
                     effects.end(sock, step)
+                    connection.turn.receiving = False  # what may follow is more of this message
             return len(plain)
 
         return write

@@ -274,6 +274,19 @@ def test_only_the_request_that_is_meant_fails(
     assert fault.hits == 1
 
 
+@every_client
+@in_plain_and_tls
+def test_only_the_request_that_is_meant_fails_while_it_is_sent(
+    statuses: Statuses, inject: Inject
+) -> None:
+    aim = {"method": "PATCH", "path": "/v1/*", "stream": "upstream"}
+    with inject("network_failure", mode="reset", rate=1, **aim) as fault:
+        found = statuses([ASKS[0], ASKS[2], ASKS[3]])
+    assert [found[0], found[2]] == [200, 200]
+    assert isinstance(found[1], str)
+    assert fault.hits == 1
+
+
 def test_what_was_asked_instead_is_told(place: str, trust: Trust, inject: Inject) -> None:
     with inject("network_failure", mode="reset", method="DELETE", target=place) as fault:
         with_requests(f"http://{place}", ASKS[:2], trust)
