@@ -24,10 +24,14 @@ from typing import Any
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.call_site import is_awaited
+from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import Outage
 from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
@@ -91,6 +95,21 @@ class Outages:
     def _strike_all(self, begun: Sequence[ActiveExperiment]) -> None:
         with limits_lifted():
             self._strike_waiting(begun, self._strike_tasks(begun))
+            self._close_kept([each for each in begun if _is_gone(each)])
+
+    def _close_kept(self, gone: Sequence[ActiveExperiment]) -> None:
+        """A service that is gone has closed the connections that nobody uses just now, too.
+
+        Pools look for that before they use one. What is sent on it all the same meets the outage.
+        """
+        for descriptor in open_descriptors() if gone else ():
+            connection = or_none(self._connections.at, descriptor)
+            if connection is None:
+                continue
+            operation = connection.operation(SEND)
+            if any(each.matches_target(operation) for each in gone):
+                with contextlib.suppress(OSError), borrowed(descriptor) as sock:
+                    effects.end_of_stream(sock)
 
     def _strike_tasks(self, begun: Sequence[ActiveExperiment]) -> frozenset[int]:
         """Those that wait for a transport of asyncio, each in its loop; all its descriptors."""
@@ -178,6 +197,14 @@ class Outages:
         with contextlib.suppress(OSError), borrowed(descriptor) as sock:
             deafen(sock)
             self._deaf.append((descriptor, connection.ends, effect))
+
+
+def _is_gone(active_experiment: ActiveExperiment) -> bool:
+    """Whether a service is down for everybody, and not for some operations only."""
+    experiment = active_experiment.experiment
+    return experiment.trigger == Always() and any(
+        isinstance(fault, Outage) for fault in experiment.faults
+    )
 
 
 def _loops() -> Iterable[Any]:

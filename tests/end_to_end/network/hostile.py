@@ -27,6 +27,7 @@ HALF = "half"  # half of the answer, and an end in good order
 BREAK = "break"  # half of the answer, and RST
 # And with one who connects.
 REFUSE = "refuse"
+DOWN = "down"  # the same, and those who were connected are not any more
 FULL = "full"  # the queue of those who connect is full: the kernel drops what they send
 
 
@@ -51,7 +52,7 @@ class Place:
 
     def turn(self, mood: str) -> None:
         """Treat clients in another way from now on."""
-        shut = {REFUSE: self._refuse, FULL: self._fill}
+        shut = {REFUSE: self._refuse, DOWN: self._go_down, FULL: self._fill}
         if self.mood in shut or mood in shut:
             self._holder.close()
             shut.get(mood, self._open)()
@@ -91,6 +92,13 @@ class Place:
 
     def _refuse(self) -> None:
         self._bound()  # and nobody else will listen there
+
+    def _go_down(self) -> None:
+        self._refuse()
+        sockets, self._sockets = self._sockets, []
+        for each in sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
     def _fill(self) -> None:
         self._bound().listen(0)

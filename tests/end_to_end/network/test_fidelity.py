@@ -90,6 +90,7 @@ KEPT_RESET = Event(mood=hostile.RESET, parameters={"mode": "reset"}, kept=True)
 CLOSED = Event(mood=hostile.CLOSE, parameters={"mode": "close"}, before=0)
 KEPT_CLOSED = Event(mood=hostile.CLOSE, parameters={"mode": "close"}, kept=True)
 BROKEN = Event(mood=hostile.BREAK, parameters={"mode": "truncate", "end": "reset"})
+KEPT_DOWN = Event(mood=hostile.DOWN, parameters={"mode": "down"}, kept=True)
 KEPT_BROKEN = Event(mood=hostile.BREAK, parameters={"mode": "truncate", "end": "reset"}, kept=True)
 KEPT_LOST = Event(mood=hostile.LOSE, parameters={"mode": "lose_answer"}, kept=True)
 NOT_CONNECTED = Event(mood=hostile.FULL, parameters={"mode": "timeout"}, waits=True)
@@ -126,6 +127,7 @@ OF_HTTP = {
     "reset, connection kept": KEPT_RESET,
     "closed": CLOSED,
     "closed, connection kept": KEPT_CLOSED,
+    "down, connection kept": KEPT_DOWN,
     "answer lost": Event(mood=hostile.LOSE, parameters={"mode": "lose_answer"}),
     "not connected": NOT_CONNECTED,
     "no answer": SILENT,
@@ -147,6 +149,7 @@ OF_OTHERS = {
     "refused": REFUSED,
     "reset": KEPT_RESET,
     "closed": KEPT_CLOSED,
+    "down": KEPT_DOWN,
     "answer lost": KEPT_LOST,
     "not connected": NOT_CONNECTED,
     "no answer": KEPT_SILENT,
