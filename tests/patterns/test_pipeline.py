@@ -133,7 +133,7 @@ def test_a_call_does_what_the_decorator_does(order: Sequence[str], is_async: boo
         for trace, form in [(decorated, "decorator"), (called, "call")]:
             answer: Any = trace.answer_later if is_async else trace.answer
             pipeline = trace.pipeline
-            call = partial(pipeline.call, answer, outcome, late=late)
+            call: Any = partial(pipeline.call, answer, outcome, late=late)
             if form == "decorator":  # a pool refuses a coroutine function there and then
 
                 def call(answer: Any = answer, pipeline: Any = pipeline) -> Any:

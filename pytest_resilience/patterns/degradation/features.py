@@ -63,6 +63,8 @@ class FeatureFlag:
         service_level: its level at first.
         fallback_value: the result when a call has no default of its own; NOTHING for none.
         health_check: returns whether the service is well, or a ServiceLevel; plain or async.
+        expected_exception: exceptions that are failures of the service. Others pass to the
+            caller as they are: no fallback is called, and the service is as well as before.
     """
 
     name: str
@@ -70,6 +72,7 @@ class FeatureFlag:
     service_level: ServiceLevel = ServiceLevel.FULL
     fallback_value: Any = NOTHING
     health_check: Callable[[], Any] | None = None
+    expected_exception: tuple[type[BaseException], ...] = (Exception,)
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -77,6 +80,8 @@ class FeatureFlag:
         validation.boolean("enabled", self.enabled)
         if not isinstance(self.service_level, ServiceLevel):
             raise TypeError(f"service_level must be a ServiceLevel, not {self.service_level!r}")
+        types = validation.exception_types("expected_exception", self.expected_exception)
+        object.__setattr__(self, "expected_exception", types)
         if self.health_check is not None and not callable(self.health_check):
             raise TypeError(f"health_check must be a function or None, not {self.health_check!r}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 
@@ -74,7 +75,10 @@ _Failure = tuple[str, Exception]
 class _Service:
     """A feature, and what is known of it."""
 
-    __slots__ = ("async_primaries", "check", "fallbacks", "feature", "level", "retry_at")
+    __slots__ = (
+        "async_primaries", "check", "fallbacks", "feature", "generation", "level",
+        "retry_at",
+    )  # fmt: skip
 
     def __init__(self, feature: FeatureFlag, check: HealthCheck | None) -> None:
         self.feature = feature
@@ -82,6 +86,9 @@ class _Service:
         self.level = feature.service_level
         self.retry_at: float | None = None  # monotonic seconds, after a failure
         self.fallbacks = 0
+        # Counts the changes of the level. How a call, or a check, ends says nothing about a level
+        # that it did not begin in.
+        self.generation = 0
         # The code of plain functions that turned out to return an awaitable: who calls one
         # awaits what it gets, whether or not it was called.
         self.async_primaries: set[object] = set()
@@ -91,7 +98,9 @@ class DegradationManager:
     """Calls services while they are FULL, and falls back to less while they are not.
 
     A service whose primary fails is DEGRADED. With a health check it is FULL again when the
-    check says so; without one it is tried again after `recovery_time`. Health checks are
+    check says so; without one it is tried again after `recovery_time`, by one call while the
+    others fall back. How a call ends that began before the level changed says nothing, nor does
+    an error that is not among the service's `expected_exception`. Health checks are
     limited in time and cached. No lock is held while one, or anything else of the user's,
     runs.
 
@@ -154,9 +163,9 @@ class DegradationManager:
         service = self._service(service_name)
         check = service.check
         if check is not None and service.feature.enabled and not check.is_async and check.begin():
-            health = check.run()
+            generation, health = service.generation, check.run()
             if health is not None:
-                return self._set_level(service, *health)
+                return self._set_level(service, generation, *health)
         return self._known_level(service)
 
     async def check_service_health_async(self, service_name: str) -> ServiceLevel:
@@ -164,7 +173,8 @@ class DegradationManager:
         service = self._service(service_name)
         check = service.check
         if check is not None and service.feature.enabled and check.begin():
-            return self._set_level(service, *await check.run_async())
+            generation = service.generation
+            return self._set_level(service, generation, *await check.run_async())
         return self._known_level(service)
 
     def _service(self, name: str) -> _Service:
@@ -185,69 +195,82 @@ class DegradationManager:
         self,
         service_name: str,
         primary_func: Callable[[], Any],
-        fallback_func: Callable[[], Any] | None = None,
+        fallback_func: Callable[..., Any] | None = None,
         default_value: Any = NOTHING,
     ) -> Any:
         """Call the service, or else the fallback, or else return a default.
 
         Where primary or fallback is async (or returns an awaitable) the result is to be awaited;
-        the other may be of either kind. When there is nothing left (no fallback that works, no
-        default, no `fallback_value`) the error of the last thing tried is raised. If the service
-        was not tried, that is ServiceFailureError.
+        the other may be of either kind. A fallback that takes an argument is given the error that
+        it is for. When there is nothing left, the error of the last thing tried is raised; of a
+        service that was not tried, ServiceFailureError.
         """
         if kind_of(primary_func) is _COROUTINE:
             return self._execute_async(service_name, primary_func, fallback_func, default_value)
         level = self.check_service_health(service_name)
         service = self._services[service_name]
-        if level is _FULL:
+        if level is _FULL and (service.level is _FULL or self._may_probe(service)):
+            generation = service.generation
             try:
                 result = primary_func()
-            except Exception as error:
-                failure = self._primary_failed(service, error)
+            except BaseException as error:
+                failure = self._primary_failed(service, generation, error)
+                if failure is None:
+                    raise
             else:
                 if type(result) not in FINISHED and is_awaitable(result):
                     service.async_primaries.add(_code_of(primary_func))
-                    return self._await_primary(service, result, fallback_func, default_value)
+                    begun = service, generation, result
+                    return self._await_primary(*begun, fallback_func, default_value)
                 if service.level is not _FULL:
-                    self._recovered(service)
+                    self._recovered(service, generation)
                 return result
         else:
+            level = service.level if level is _FULL else level
             failure = _not_tried(service_name, level)
-        if level is _UNAVAILABLE:
-            fallback_func = None
-        if service.async_primaries and _code_of(primary_func) in service.async_primaries:
-            return self._fall_back_async(service, fallback_func, default_value, failure)
-        return self._fall_back(service, fallback_func, default_value, failure)
+        fallback_func = None if level is _UNAVAILABLE else fallback_func
+        awaited = service.async_primaries and _code_of(primary_func) in service.async_primaries
+        fall_back = self._fall_back_async if awaited else self._fall_back
+        return fall_back(service, fallback_func, default_value, failure)
 
     async def _execute_async(
         self, name: str, primary: Callable[[], Any], fallback: Any, default: Any
     ) -> Any:
         level = await self.check_service_health_async(name)
         service = self._services[name]
-        if level is _FULL:
-            return await self._await_primary(service, primary(), fallback, default)
+        if level is _FULL and (service.level is _FULL or self._may_probe(service)):
+            generation = service.generation
+            return await self._await_primary(service, generation, primary(), fallback, default)
+        level = service.level if level is _FULL else level
         if level is _UNAVAILABLE:
             fallback = None
         failure = _not_tried(name, level)
         return await self._fall_back_async(service, fallback, default, failure)
 
     async def _await_primary(
-        self, service: _Service, call: Awaitable[Any], fallback: Any, default: Any
+        self,
+        service: _Service,
+        generation: int,
+        call: Awaitable[Any],
+        fallback: Any,
+        default: Any,
     ) -> Any:
         try:
             result = await call
-        except Exception as error:
-            failure = self._primary_failed(service, error)
+        except BaseException as error:
+            failure = self._primary_failed(service, generation, error)
+            if failure is None:
+                raise
         else:
             if service.level is not _FULL:
-                self._recovered(service)
+                self._recovered(service, generation)
             return result
         return await self._fall_back_async(service, fallback, default, failure)
 
     def _fall_back(self, service: _Service, fallback: Any, default: Any, failure: _Failure) -> Any:
         if fallback is not None:
             try:
-                result = fallback()
+                result = fallback(failure[1]) if _takes_error(fallback) else fallback()
             except Exception as error:
                 failure = _fallback_failed(failure, error)
             else:
@@ -273,15 +296,38 @@ class DegradationManager:
         self._fell_back(service, "fallback", failure)
         return result
 
-    def _primary_failed(self, service: _Service, error: Exception) -> _Failure:
+    def _may_probe(self, service: _Service) -> bool:
+        """Whether this call is the one that tries a service again that is not FULL."""
+        now = self._clock.monotonic()
+        with self._lock:
+            due = service.retry_at is not None and now >= service.retry_at
+            if due:  # and the next one later, should this one never end
+                service.retry_at = now + self._recovery_time
+            return due
+
+    def _primary_failed(
+        self, service: _Service, generation: int, error: BaseException
+    ) -> _Failure | None:
+        """Why, and what to raise; None if the error says nothing about the service."""
+        feature = service.feature
+        counts = isinstance(error, Exception) and isinstance(error, feature.expected_exception)
+        with self._lock:
+            current = generation == service.generation
+            if current:
+                now = self._clock.monotonic()
+                service.retry_at = now + self._recovery_time if counts else now
+        if not counts or not isinstance(error, Exception):
+            return None
         reason = describe(error)
-        service.retry_at = self._clock.monotonic() + self._recovery_time
-        self._set_level(service, ServiceLevel.DEGRADED, f"it failed with {reason}")
+        self._set_level(service, generation, ServiceLevel.DEGRADED, f"it failed with {reason}")
         return reason, error
 
-    def _recovered(self, service: _Service) -> None:
-        service.retry_at = None
-        self._set_level(service, _FULL, "it was tried again and answered")
+    def _recovered(self, service: _Service, generation: int) -> None:
+        with self._lock:
+            if generation != service.generation:
+                return
+            service.retry_at = None
+        self._set_level(service, generation, _FULL, "it was tried again and answered")
 
     def _default(self, service: _Service, default: Any, failure: _Failure) -> Any:
         used, value = "default", default
@@ -292,9 +338,16 @@ class DegradationManager:
         self._fell_back(service, used, failure)
         return value
 
-    def _set_level(self, service: _Service, new: ServiceLevel, reason: str) -> ServiceLevel:
+    def _set_level(
+        self, service: _Service, generation: int, new: ServiceLevel, reason: str
+    ) -> ServiceLevel:
+        """The level now: `new`, unless it has changed since `generation`."""
         with self._lock:
+            if generation != service.generation:
+                return service.level
             old, service.level = service.level, new
+            if old is not new:
+                service.generation += 1
         if old is not new:
             name = service.feature.name
             _logger.warning("%s: %s -> %s, %s", name, old.value, new.value, reason)
@@ -336,6 +389,19 @@ class DegradationManager:
         else:
             overall = "partial"
         return {"overall_status": overall, "services": services, "timestamp": self._clock.time()}
+
+
+def _takes_error(fallback: Callable[..., Any]) -> bool:
+    """Whether a fallback wants to know the error: whether it needs an argument."""
+    try:
+        parameters = inspect.signature(fallback).parameters.values()
+    except (TypeError, ValueError):  # some built-in functions have none to show
+        return False
+    return any(
+        each.default is each.empty
+        and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+        for each in parameters
+    )
 
 
 def _code_of(func: Any) -> object:

@@ -5,6 +5,7 @@ import sys
 import threading
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -419,3 +420,116 @@ def test_a_check_that_was_cancelled_from_outside_can_be_asked_again(
         assert await manager.check_service_health_async("prices") is ServiceLevel.DEGRADED
 
     asyncio.run(story())
+
+
+def test_one_tries_again_while_the_others_fall_back(
+    manager: DegradationManager, clock: ManualClock
+) -> None:
+    manager.register_feature(FeatureFlag("prices"))
+    ask = partial(manager.execute_with_degradation, "prices")
+    assert ask(broken, lambda: "less") == "less"
+    clock.advance(30)
+    tried: list[str] = []
+
+    def primary() -> str:
+        tried.append("once")
+        assert [ask(lambda: pytest.fail("it was called"), lambda: "less")] * 39 == ["less"] * 39
+        return "primary"
+
+    assert ask(primary, lambda: "less") == "primary"
+    assert tried == ["once"]
+    assert levels(manager) == ["degraded", "full"]
+
+
+@pytest.mark.parametrize("error", [ConnectionError, KeyboardInterrupt])
+def test_a_probe_that_fails_lets_another_follow(
+    manager: DegradationManager, clock: ManualClock, error: type[BaseException]
+) -> None:
+    manager.register_feature(FeatureFlag("prices"))
+    ask = partial(manager.execute_with_degradation, "prices")
+
+    def primary() -> None:
+        raise error
+
+    assert ask(broken, lambda: "less") == "less"
+    clock.advance(30)
+    with pytest.raises(error):
+        ask(primary)
+    clock.advance(30)
+    assert ask(lambda: "primary") == "primary"
+
+
+def test_how_an_earlier_call_ends_says_nothing(
+    manager: DegradationManager, clock: ManualClock
+) -> None:
+    manager.register_feature(FeatureFlag("prices"))
+    ask = partial(manager.execute_with_degradation, "prices")
+
+    def slow_success() -> str:
+        assert ask(broken, None, "less") == "less"  # meanwhile
+        return "late"
+
+    assert ask(slow_success) == "late"
+    assert manager.service_health["prices"] is ServiceLevel.DEGRADED
+
+    clock.advance(30)
+    assert ask(lambda: "primary") == "primary"
+    generation = manager._services["prices"].generation
+    assert ask(broken, None, "less") == "less"
+    clock.advance(30)
+    assert ask(lambda: "primary") == "primary"
+    service = manager._services["prices"]
+    assert service.generation == generation + 2
+    assert manager._primary_failed(service, generation, ConnectionError()) is not None
+    assert levels(manager)[-1] == "full"
+
+
+def test_a_check_that_began_before_a_failure_does_not_heal(manager: DegradationManager) -> None:
+    asking, release = threading.Event(), threading.Event()
+
+    def check() -> bool:
+        if asking.is_set():
+            return True
+        asking.set()
+        return release.wait(10)
+
+    manager.register_feature(FeatureFlag("prices", health_check=check))
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(manager.check_service_health, "prices")
+        assert asking.wait(10)
+        assert manager.execute_with_degradation("prices", broken, None, "less") == "less"
+        release.set()
+        assert first.result(10) is ServiceLevel.DEGRADED
+    assert manager.service_health["prices"] is ServiceLevel.DEGRADED
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_error_of_the_caller_is_no_outage(manager: DegradationManager, is_async: bool) -> None:
+    manager.register_feature(FeatureFlag("prices", expected_exception=OSError))  # type: ignore[arg-type]
+
+    def primary() -> None:
+        raise KeyError("yours")
+
+    async def aprimary() -> None:
+        raise KeyError("yours")
+
+    call = manager.execute_with_degradation
+
+    def ask() -> Any:
+        if is_async:
+            return asyncio.run(call("prices", aprimary, lambda: "less"))
+        return call("prices", primary, lambda: "less")
+
+    with pytest.raises(KeyError, match="yours"):
+        ask()
+    assert manager.service_health["prices"] is ServiceLevel.FULL
+    assert call("prices", broken, lambda: "less") == "less"
+
+
+def test_a_fallback_is_given_the_error(manager: DegradationManager) -> None:
+    manager.register_feature(FeatureFlag("prices"))
+    call = partial(manager.execute_with_degradation, "prices")
+    assert isinstance(call(broken, lambda error: error), ConnectionError)
+    assert isinstance(call(broken, lambda error: error), ServiceFailureError)
+    assert call(broken, lambda error=None: error) is None
+    assert call(broken, dict) == {}
