@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import reprlib
 import threading
@@ -78,7 +79,17 @@ class Listeners:
         return len(self._all)
 
     def add(self, listener: Listener) -> Callable[[], None]:
-        """Tell `listener` of every event from now on; call the result to stop."""
+        """Tell `listener` of every event from now on; call the result to stop.
+
+        Raises TypeError for a coroutine function: events are told to threads and tasks alike.
+        """
+        if inspect.iscoroutinefunction(listener) or inspect.iscoroutinefunction(
+            getattr(listener, "__call__", None)  # noqa: B004  # not whether, but which
+        ):
+            raise TypeError(
+                f"{listener!r} is a coroutine function, which would never run: give a plain "
+                "function, e.g. one that starts a task"
+            )
         subscription = (listener,)  # of its own: who subscribes twice can leave once
         with self._lock:
             self._all = (*self._all, subscription)

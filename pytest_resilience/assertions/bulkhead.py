@@ -158,7 +158,7 @@ def _saturation(what: Saturated) -> tuple[str, AbstractContextManager[Any]]:
         return what.name, _all_places(what)
     if isinstance(what, ThreadPoolBulkhead):
         return what.name, _all_threads(what)
-    if isinstance(what, AbstractContextManager):
+    if not isinstance(what, RateLimitBulkhead) and isinstance(what, AbstractContextManager):
         return f"{type(what).__name__}", what
     raise TypeError(
         f"while_saturated={what!r}: give a SemaphoreBulkhead, a ThreadPoolBulkhead or a context "

@@ -31,6 +31,7 @@ __all__ = [
     "is_awaitable",
     "is_future",
     "kind_of",
+    "not_callable",
     "when_done",
     "wrap",
 ]
@@ -124,7 +125,19 @@ def kind_of(func: Any, args: tuple[Any, ...] = ()) -> CallKind:
     return _kind_of_object(func)
 
 
+def not_callable(func: Any) -> TypeError:
+    """What a pattern raises that is given something else than a function."""
+    advice = "give it a function"
+    if isinstance(func, (classmethod, staticmethod, property)):
+        advice = f"put @{type(func).__name__} above the pattern's decorator"
+    elif is_awaitable(func):
+        advice = "give it the function and its arguments, and do not call it: f, x and not f(x)"
+    return TypeError(f"{func!r} cannot be called; {advice}")
+
+
 def _kind_of_object(func: Any) -> CallKind:
+    if not callable(func) or isinstance(func, staticmethod):
+        raise not_callable(func)
     kind = _kind_by_inspection(func)
     if kind is not _PLAIN:
         return kind

@@ -10,13 +10,19 @@ import math
 
 from collections.abc import Callable
 from typing import Any
+from typing import TypeVar
 
+from pytest_resilience.clock import Clock
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import kind_of
 
 
-__all__ = ["boolean", "exception_types", "function", "integer", "number", "one_of"]
+__all__ = [
+    "boolean", "clock", "config", "exception_types", "function", "integer", "number", "one_of",
+]  # fmt: skip
+
+_C = TypeVar("_C")
 
 
 def number(  # noqa: D103  # see the module
@@ -62,6 +68,23 @@ def function(field: str, value: Any) -> Callable[..., Any] | None:
             f"{field} must be a plain function, not {value!r}: what it returns is used at once"
         )
     return value  # type: ignore[no-any-return]
+
+
+def config(value: Any, kind: type[_C]) -> _C:
+    """A configuration of that kind; None for the default one."""
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise TypeError(f"config must be a {kind.__name__} or None, not {value!r}")
+    return value
+
+
+def clock(value: Any) -> Any:  # noqa: D103
+    if not isinstance(value, Clock) and not hasattr(value, "monotonic"):
+        raise TypeError(
+            f"clock must have monotonic, time, sleep and asleep, as ManualClock has, not {value!r}"
+        )
+    return value
 
 
 def exception_types(field: str, value: Any) -> tuple[type[BaseException], ...]:

@@ -178,4 +178,4 @@ def test_isolated_coroutine_functions(semaphore: SemaphoreBulkhead) -> None:
 
 def test_a_rate_cannot_be_saturated_and_given_back(limit: RateLimitBulkhead) -> None:
     with pytest.raises(TypeError, match="while_saturated="):
-        assert_isolated(int, while_saturated=limit)  # type: ignore[call-overload]
+        assert_isolated(int, while_saturated=limit)

@@ -18,11 +18,14 @@ from unittest import mock
 import pytest
 
 from pytest_resilience import BulkheadConfig
+from pytest_resilience import BulkheadManager
 from pytest_resilience import BulkheadRejectedError
 from pytest_resilience import CircuitBreaker
 from pytest_resilience import CircuitBreakerConfig
 from pytest_resilience import CircuitBreakerError
+from pytest_resilience import CircuitBreakerRegistry
 from pytest_resilience import CircuitState
+from pytest_resilience import ConfigurationError
 from pytest_resilience import DegradationManager
 from pytest_resilience import FeatureFlag
 from pytest_resilience import ManualClock
@@ -31,8 +34,10 @@ from pytest_resilience import RetryExhaustedError
 from pytest_resilience import RetryHandler
 from pytest_resilience import ServiceFailureError
 from pytest_resilience import ServiceLevel
+from pytest_resilience import ShutdownError
 from pytest_resilience import TimeLimitExceededError
 from pytest_resilience.patterns import NOTHING
+from pytest_resilience.patterns import BulkheadType
 from pytest_resilience.patterns import Pipeline
 from pytest_resilience.patterns import RateLimitBulkhead
 from pytest_resilience.patterns import SemaphoreBulkhead
@@ -405,3 +410,99 @@ def test_types_of_results_are_not_kept_for_ever() -> None:
 def test_a_predicate_is_no_coroutine_function(field: str) -> None:
     with pytest.raises(TypeError, match=f"^{field} must be a plain function"):
         CircuitBreakerConfig(**{field: coroutine})  # type: ignore[arg-type]
+
+
+# Misuse.
+
+
+PATTERNS: list[Callable[[], Any]] = [
+    CircuitBreaker, RetryHandler, SemaphoreBulkhead, RateLimitBulkhead, ThreadPoolBulkhead,
+]  # fmt: skip
+each_pattern = pytest.mark.parametrize("make", PATTERNS, ids=lambda each: each.__name__)
+
+
+@each_pattern
+def test_what_is_no_function_is_refused(make: Callable[[], Any]) -> None:
+    pattern = make()
+    begun = coroutine()
+    things: list[tuple[Any, str]] = [
+        (None, "give it a function"),
+        (3, "give it a function"),
+        (vars(Plain)["of_class"], "put @classmethod above the pattern's decorator"),
+        (begun, "give it the function and its arguments"),
+    ]
+    for thing, advice in things:
+        call = pattern.call if hasattr(pattern, "call") else pattern.execute
+        for way in (pattern, call):
+            with pytest.raises(TypeError, match=f"cannot be called; {advice}"):
+                way(thing)
+    begun.close()
+
+
+@each_pattern
+@pytest.mark.parametrize("config", [DegradationManager(), 3, FeatureFlag("a")])
+def test_a_config_of_another_kind_is_refused(make: Any, config: Any) -> None:
+    with pytest.raises(TypeError, match=r"^config must be a \w+Config or None, not "):
+        make(config)
+
+
+@each_pattern
+def test_a_clock_that_is_none_is_refused(make: Any) -> None:
+    with pytest.raises(TypeError, match=r"^clock must have monotonic"):
+        make(clock=math.sqrt)
+
+
+def test_a_bulkhead_of_another_kind_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"a SemaphoreBulkhead needs BulkheadType\.SEMA"):
+        SemaphoreBulkhead(BulkheadConfig(bulkhead_type=BulkheadType.RATE_LIMIT))
+    with pytest.raises(ConfigurationError, match=r"a RateLimitBulkhead needs BulkheadType\.RATE_"):
+        RateLimitBulkhead(BulkheadConfig(bulkhead_type=BulkheadType.SEMAPHORE))
+
+
+def test_a_manager_is_left_shut_down() -> None:
+    with BulkheadManager() as manager:
+        pool = manager.create_bulkhead("db")
+    with pytest.raises(ShutdownError):
+        pool.execute(int)
+
+
+def test_a_registry_creates_with_a_config_once() -> None:
+    registry, config = CircuitBreakerRegistry(), CircuitBreakerConfig(failure_threshold=1)
+    assert registry.get_or_create("prices", config).config is config
+    assert registry.get_or_create("prices").config is config
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_rate_limit_waits(is_async: bool) -> None:
+    clock = ManualClock()
+    limit = RateLimitBulkhead(BulkheadConfig(2, max_wait=60.0, window_size=60.0), clock=clock)
+    patient: Any = limit(coroutine if is_async else plain)
+    for _ in range(5):
+        asyncio.run(patient()) if is_async else patient()
+    assert clock.sleeps == [60.0, 60.0]
+    with limit:
+        pass
+    hasty = RateLimitBulkhead(BulkheadConfig(1, max_wait=59.0), clock=clock)
+    hasty.acquire()
+    with pytest.raises(BulkheadRejectedError, match="try again in 60 s"):
+        hasty.acquire()
+    assert clock.sleeps == [60.0, 60.0]
+
+
+def test_the_last_error_itself_for_those_who_say_so() -> None:
+    handler = RetryHandler(RetryConfig(max_attempts=2, base_delay=0, reraise=True))
+    error = OSError("down")
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(OSError, match="down") as caught:
+        handler.execute(fail)
+    assert caught.value is error
+    with pytest.raises(OSError, match="down") as caught:
+        handler(fail)()
+    assert caught.value is error
+    assert handler.events[-1].attempt == 2
+    unwanted = RetryConfig(max_attempts=1, reraise=True, retry_on_result=lambda _: True)
+    with pytest.raises(RetryExhaustedError):
+        RetryHandler(unwanted).execute(int)

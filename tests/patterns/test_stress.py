@@ -86,7 +86,7 @@ def test_no_more_trial_calls_in_progress_than_allowed(budget: int) -> None:
     clock = ManualClock()
     breaker = make_breaker(clock, half_open_max_calls=budget)
     circuit, inside = breaker._circuit, Inside()
-    circuit.history = deque()  # all of it
+    circuit.journal.latest = deque()  # all of it
 
     def caller(number: int) -> None:
         chance = random.Random(number)
@@ -104,7 +104,7 @@ def test_no_more_trial_calls_in_progress_than_allowed(budget: int) -> None:
             getattr(permit, end)(*arguments)
 
     in_threads(caller)
-    changes = list(circuit.history)
+    changes = list(circuit.journal.latest)
     for before, after in itertools.pairwise(changes):
         assert after.old is before.new
     half_open = [most for state, most in inside.most.items() if state.kind.value == "HALF_OPEN"]

@@ -34,7 +34,7 @@ def read_own_patterns(thing: object) -> CircuitReading | RetryReading | None:
 
 
 def _read_circuit(circuit: Circuit) -> CircuitReading:
-    history = tuple(circuit.history.copy())
+    history = tuple(circuit.journal.latest.copy())
     first = history[0].old if history else circuit.state
     return CircuitReading(
         name=circuit.name,
@@ -56,7 +56,7 @@ def _circuit_timeline(circuit: Circuit) -> tuple[str, ...]:
         f"window (opens at {config.failure_rate_threshold:.0%})",
         f"successes half open: {numbers['success_count']} (closes at {config.success_threshold})",
     )
-    history = tuple(circuit.history)[-_SHOWN:]
+    history = tuple(circuit.journal.latest)[-_SHOWN:]
     changes = tuple(
         f"+{each.at - history[0].at:.3f}s {each.old.value} -> {each.new.value}: {each.reason}"
         for each in history

@@ -17,10 +17,13 @@ from typing import TypeVar
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import BulkheadRejectedError
+from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
+from pytest_resilience.patterns.bulkhead.config import BulkheadType
 
 
 __all__ = ["Bulkhead", "BulkheadRejection"]
@@ -59,6 +62,7 @@ class Bulkhead(ABC):
     """
 
     _default_name: ClassVar[str]
+    _kind: ClassVar[BulkheadType]
 
     def __init__(
         self,
@@ -68,7 +72,13 @@ class Bulkhead(ABC):
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`name`: by default what kind of bulkhead it is, e.g. ``"semaphore"``."""
-        self.config = config or BulkheadConfig()
+        self.config = validation.config(config, BulkheadConfig)
+        if self.config.bulkhead_type not in (self._kind, BulkheadType.THREAD_POOL):  # the default
+            raise ConfigurationError(
+                f"bulkhead_type={self.config.bulkhead_type}: a {type(self).__name__} needs "
+                f"{self._kind}"
+            )
+        self._clock = validation.clock(clock)
         self.name = self._default_name if name is None else name
         self.listeners = Listeners()
         self._limit = self.config.max_concurrent

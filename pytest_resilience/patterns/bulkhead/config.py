@@ -29,7 +29,8 @@ class BulkheadConfig:
         queue_size: calls that may wait for a thread of the pool; 0 for none.
         timeout: seconds a caller waits for its result from the pool.
         bulkhead_type: its kind, for `BulkheadManager`.
-        max_wait: seconds a caller waits for a slot of a semaphore; 0: it is rejected at once.
+        max_wait: seconds a caller waits for a slot of a semaphore, or until a rate limit lets it
+            begin; 0: it is rejected at once.
         window_size: seconds of a rate limit's window.
         burst: calls of a rate limit that may begin at once; the others of a window are spread
             over it. None: all may.

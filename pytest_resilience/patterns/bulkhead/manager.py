@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from typing import Any
+from typing import Self
 
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
@@ -12,6 +13,7 @@ from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
 from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
 from pytest_resilience.patterns.bulkhead.config import BulkheadType
@@ -47,7 +49,7 @@ class BulkheadManager:
 
         Raises DuplicateNameError for a name that is taken, ShutdownError after `shutdown_all`.
         """
-        config = config or BulkheadConfig()
+        config = validation.config(config, BulkheadConfig)
         with self._lock:
             if self._closed:
                 raise ShutdownError("this bulkhead manager has been shut down; make a new one")
@@ -67,6 +69,12 @@ class BulkheadManager:
     def get_all_stats(self) -> dict[str, dict[str, Any]]:
         """The stats of every bulkhead, by name."""
         return {name: bulkhead.get_stats() for name, bulkhead in self.bulkheads.copy().items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self.shutdown_all()
 
     def shutdown_all(self, *, wait: bool = True) -> None:
         """Shut down every bulkhead that has threads; harmless when done again."""

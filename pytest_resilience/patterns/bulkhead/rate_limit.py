@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 from typing import ParamSpec
+from typing import Self
 from typing import TypeVar
 
 from pytest_resilience.locks import renew_in_child
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
+from pytest_resilience.patterns.bulkhead.config import BulkheadType
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import async_generator_around
 from pytest_resilience.patterns.callables import calls_first_argument
@@ -41,6 +43,7 @@ class RateLimitBulkhead(Bulkhead):
     """
 
     _default_name = "rate limit"
+    _kind = BulkheadType.RATE_LIMIT
 
     def _set_up(self) -> None:
         self._window = self.config.window_size
@@ -64,18 +67,51 @@ class RateLimitBulkhead(Bulkhead):
         self._permits = itertools.repeat(True, 0)
 
     def acquire(self) -> None:
-        """Count a call that begins now. Raises BulkheadRejectedError with `retry_after`."""
+        """Count a call that begins now, or up to `max_wait` seconds later.
+
+        Raises BulkheadRejectedError with `retry_after`, at once where that is longer.
+        """
         if next(self._permits, False):
             self._started.append(self._monotonic())
             return
+        waited = 0.0
+        while (seconds := self._try(waited)) is not None:
+            self._clock.sleep(seconds)
+            waited += seconds
+
+    async def acquire_async(self) -> None:
+        """Do as `acquire` does, without blocking the loop."""
+        waited = 0.0
+        while (seconds := self._try(waited)) is not None:
+            await self._clock.asleep(seconds)
+            waited += seconds
+
+    def _try(self, waited: float) -> float | None:
+        """Seconds to wait before the next attempt; None if the call is counted."""
         with self._lock:
             now = self._monotonic()
             if self._renew_permits(now):
                 self._started.append(now)
-                return
-            self._rejected += 1
+                return None
             in_use, retry_after = self._in_use(), max(0.0, self._free_at(now) - now)
+            if retry_after <= self.config.max_wait - waited:
+                return retry_after or self._window * 1e-6  # a rounding error: not for ever
+            self._rejected += 1
         raise self._rejection(in_use, self._limit, self._unit, retry_after)
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        """Nothing: only the beginning of a call counts."""
+
+    async def __aenter__(self) -> Self:
+        await self.acquire_async()
+        return self
+
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
+        """Nothing, as in `__exit__`."""
 
     def _renew_permits(self, now: float) -> bool:
         """Issue a permit for each call that has left the window; False if there is none."""
@@ -138,7 +174,7 @@ class RateLimitBulkhead(Bulkhead):
         if next(self._permits, False):
             self._started.append(self._monotonic())
         else:
-            self.acquire()
+            await self.acquire_async()
         return await func(*args, **kwargs)
 
     def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:

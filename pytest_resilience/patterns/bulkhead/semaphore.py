@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from pytest_resilience.locks import renew_in_child
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
+from pytest_resilience.patterns.bulkhead.config import BulkheadType
 from pytest_resilience.patterns.callables import FINISHED
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import calls_first_argument
@@ -50,6 +51,7 @@ class SemaphoreBulkhead(Bulkhead):
     """
 
     _default_name = "semaphore"
+    _kind = BulkheadType.SEMAPHORE
 
     def _set_up(self) -> None:
         # Seconds; None for ever.

@@ -13,6 +13,7 @@ from typing import TypeVar
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.events import Listeners
+from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.callables import FINISHED
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import calls_first_argument
@@ -77,7 +78,8 @@ class CircuitBreaker:
         name: str = "circuit breaker",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.config = config or CircuitBreakerConfig()
+        self.config = validation.config(config, CircuitBreakerConfig)
+        validation.clock(clock)
         self.name = name
         self.listeners = Listeners()
         self._circuit = Circuit(self.config, name, clock, self.listeners)
@@ -90,7 +92,7 @@ class CircuitBreaker:
     @property
     def transitions(self) -> tuple[CircuitTransition, ...]:
         """The latest changes of state, at most 100, oldest first."""
-        return tuple(self._circuit.history.copy())
+        return tuple(self._circuit.journal.latest.copy())
 
     def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
         """Protect a function of any kind, as a decorator."""

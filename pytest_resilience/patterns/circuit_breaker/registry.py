@@ -11,6 +11,7 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
 
@@ -30,7 +31,7 @@ class CircuitBreakerRegistry:
     def __init__(
         self, default: CircuitBreakerConfig | None = None, *, clock: Clock = SYSTEM_CLOCK
     ) -> None:
-        self.default = default or CircuitBreakerConfig()
+        self.default = validation.config(default, CircuitBreakerConfig)
         self._clock = clock
         self._breakers: dict[str, CircuitBreaker] = {}
         self._lock = fork_safe(self, "_lock", threading.Lock)
@@ -49,13 +50,15 @@ class CircuitBreakerRegistry:
         except KeyError:
             raise UnknownNameError(_KIND, name, tuple(self._breakers)) from None
 
-    def get_or_create(self, name: str) -> CircuitBreaker:
-        """The breaker of that name, created with the default configuration if there is none."""
+    def get_or_create(
+        self, name: str, config: CircuitBreakerConfig | None = None
+    ) -> CircuitBreaker:
+        """The breaker of that name, created if there is none; else `config` changes nothing."""
         known = self._breakers.get(name)
         if known is not None:
             return known
         with self._lock:  # and look again: another thread may have created it
-            return self._breakers.get(name) or self._add(name, None)
+            return self._breakers.get(name) or self._add(name, config)
 
     def _add(self, name: str, config: CircuitBreakerConfig | None) -> CircuitBreaker:
         breaker = CircuitBreaker(config or self.default, name=name, clock=self._clock)

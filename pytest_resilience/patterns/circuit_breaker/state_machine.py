@@ -242,6 +242,37 @@ _State = _Closed | _Open | _HalfOpen
 StatePermit = tuple[_State, float]
 
 
+class _Journal:
+    """The transitions of a breaker, told in the order in which they happened."""
+
+    __slots__ = ("__weakref__", "_listeners", "_name", "_telling", "_untold", "latest")
+
+    def __init__(self, name: str, listeners: Listeners) -> None:
+        self._name = name
+        self._listeners = listeners
+        self._untold: deque[CircuitTransition] = deque()
+        self._telling = fork_safe(self, "_telling", threading.Lock)
+        self.latest: deque[CircuitTransition] = deque(maxlen=_HISTORY)
+
+    def add(self, event: CircuitTransition) -> None:
+        self.latest.append(event)
+        self._untold.append(event)
+
+    def tell(self) -> None:
+        """Tell of what is new; whoever tells does so for the others too, which go on."""
+        while self._untold and self._telling.acquire(blocking=False):
+            try:
+                if self._untold:
+                    self._tell(self._untold.popleft())
+            finally:
+                self._telling.release()
+
+    def _tell(self, event: CircuitTransition) -> None:
+        old, new = event.old.value, event.new.value
+        _logger.info("%s: %s -> %s, %s", self._name, old, new, event.reason)
+        self._listeners.emit(event)
+
+
 class Circuit:
     """Decides for one breaker. No lock is held while anything of the user's runs.
 
@@ -255,7 +286,7 @@ class Circuit:
             forget. Such a call takes no lock, and its success need not be recorded. None while
             open or half open, and always where durations or results matter.
         current: the state now.
-        history: the latest transitions, oldest first.
+        journal: of the transitions.
     """
 
     def __init__(
@@ -264,7 +295,7 @@ class Circuit:
         self.config = config
         self.name = name
         self.listeners = listeners
-        self.history: deque[CircuitTransition] = deque(maxlen=_HISTORY)
+        self.journal = _Journal(name, listeners)
         self.counts = _Counts(config)
         self.current: _State = _Closed(_CLOSED, self.counts)
         self.fast_path: StatePermit | None = None
@@ -296,12 +327,12 @@ class Circuit:
             return state, 0.0 if self.config.slow_call_duration is None else self._monotonic()
         now = self._monotonic()
         with self._lock:
-            transition = self._half_open(now)
+            self._half_open(now)
             state = self.current
             acquired = state.try_acquire(now)
         permit = state, now
         try:
-            self._announce(transition)
+            self.journal.tell()
         except BaseException:  # of a listener: KeyboardInterrupt, say
             if acquired:
                 self.release_permit(permit)
@@ -324,15 +355,14 @@ class Circuit:
                 return state.is_full and not state.is_stuck(now)
             return isinstance(state, _Open) and now < state.reopens_at
 
-    def _half_open(self, now: float) -> CircuitTransition | None:
+    def _half_open(self, now: float) -> None:
         """Turn half open if it is time; give up on trial calls that never ended."""
         state = self.current
         if isinstance(state, _Open) and now >= state.reopens_at:
-            return self._enter(_HALF_OPEN, "its timeout was over")
-        if isinstance(state, _HalfOpen) and state.is_stuck(now):
+            self._enter(_HALF_OPEN, "its timeout was over")
+        elif isinstance(state, _HalfOpen) and state.is_stuck(now):
             _logger.warning("%s: %d trial calls never ended", self.name, state.in_progress)
             self.current = _HalfOpen(self.counts, now, state.successes)
-        return None
 
     def record_result(self, permit: StatePermit, result: Any) -> None:
         """A call has returned."""
@@ -395,15 +425,15 @@ class Circuit:
         if transition is not None:
             if transition.new is _OPEN:
                 self._ask_timeout(error)
-            self._announce(transition)
+            self.journal.tell()
 
     def force(self, state: CircuitState, reason: str) -> None:
         """Enter a state because somebody says so; CLOSED starts from nothing."""
         with self._lock:
             if state is _CLOSED:
                 self.counts.last_failure = None
-            transition = self._enter(state, reason)
-        self._announce(transition)
+            self._enter(state, reason)
+        self.journal.tell()
 
     def _enter(self, new: CircuitState, reason: str) -> CircuitTransition:
         """Change the state, under the lock."""
@@ -418,7 +448,7 @@ class Circuit:
             counts.clear()
             self.current = _Open(new, _NEVER) if new is _FORCED_OPEN else _Closed(new, counts)
         self._update_fast_path()
-        self.history.append(event)
+        self.journal.add(event)
         return event
 
     def _update_fast_path(self) -> None:
@@ -438,14 +468,7 @@ class Circuit:
         finally:  # whatever it raises, the breaker is not open for ever
             with self._lock:
                 if state is self.current:
-                    state.reopens_at = self.history[-1].at + seconds
-
-    def _announce(self, transition: CircuitTransition | None) -> None:
-        if transition is None:
-            return
-        old, new = transition.old.value, transition.new.value
-        _logger.info("%s: %s -> %s, %s", self.name, old, new, transition.reason)
-        self.listeners.emit(transition)
+                    state.reopens_at = self.journal.latest[-1].at + seconds
 
     def _announce_rejection(self, state: _State) -> None:
         at = self._monotonic()

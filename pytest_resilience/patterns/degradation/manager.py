@@ -226,8 +226,7 @@ class DegradationManager:
                     self._recovered(service, generation)
                 return result
         else:
-            level = service.level if level is _FULL else level
-            failure = _not_tried(service_name, level)
+            failure = _not_tried(service_name, service.level if level is _FULL else level)
         fallback_func = None if level is _UNAVAILABLE else fallback_func
         awaited = service.async_primaries and _code_of(primary_func) in service.async_primaries
         fall_back = self._fall_back_async if awaited else self._fall_back

@@ -233,6 +233,8 @@ class CallState:
                 "%s: gave up at attempt %d (%s), %s", handler.name, self._failed, reason, failure
             )
             self._announce(RetryGaveUp, now, self._failed, failure=failure, reason=reason)
+            if error is not None and handler.config.reraise:
+                raise error
             raise RetryExhaustedError(
                 self._failed, error, reason=reason, last_result=result, elapsed=now - started
             ) from error

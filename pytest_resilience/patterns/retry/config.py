@@ -38,6 +38,8 @@ class RetryConfig:
             more it is not retried: to come back sooner than asked is of no use. A breaker or a
             bulkhead that rejects may ask for no more than `max_delay`, unless `wait_from` says
             otherwise.
+        reraise: whether the last error itself is raised when no attempt is left, and not
+            RetryExhaustedError from it.
 
     What is no `Exception` (cancellation, KeyboardInterrupt, …) is never retried.
     Raises ConfigurationError or TypeError for a value that makes no sense.
@@ -55,6 +57,7 @@ class RetryConfig:
     wait_from: Callable[[Any], float | None] | None = None
     budget: RetryBudget | None = None
     max_retry_after: float = 300.0
+    reraise: bool = False
 
     def __post_init__(self) -> None:
         validation.integer("max_attempts", self.max_attempts, low=1)
@@ -64,6 +67,7 @@ class RetryConfig:
         validation.one_of("jitter", self.jitter, JITTERS)
         types = validation.exception_types("retryable_exceptions", self.retryable_exceptions)
         object.__setattr__(self, "retryable_exceptions", types)
+        validation.boolean("reraise", self.reraise)
         if self.max_elapsed is not None:
             validation.number("max_elapsed", self.max_elapsed)
         validation.number("max_retry_after", self.max_retry_after)

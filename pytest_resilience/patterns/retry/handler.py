@@ -10,8 +10,10 @@ from typing import TypeVar
 
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
+from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.callables import FINISHED
 from pytest_resilience.patterns.callables import calls_first_argument
+from pytest_resilience.patterns.callables import not_callable
 from pytest_resilience.patterns.retry.attempts import CallState
 from pytest_resilience.patterns.retry.attempts import HandlerState
 from pytest_resilience.patterns.retry.attempts import RetryEvent
@@ -63,7 +65,8 @@ class RetryHandler:
         random: RandomSource | None = None,
     ) -> None:
         """`random`: draws the jitter, e.g. a seeded `random.Random`."""
-        self.config = config or RetryConfig()
+        self.config = validation.config(config, RetryConfig)
+        validation.clock(clock)
         self.name = name
         self._state = HandlerState(self.config, name, clock, random)
         self.listeners = self._state.listeners
@@ -92,6 +95,8 @@ class RetryHandler:
         try:
             result = func(*args, **kwargs)
         except Exception as error:
+            if not callable(func):
+                raise not_callable(func) from None
             call = CallState(state, started)
             if not call.raised(error):
                 raise

@@ -12,9 +12,11 @@ import pytest
 from pytest_resilience import CircuitBreaker
 from pytest_resilience import CircuitBreakerConfig
 from pytest_resilience import CircuitBreakerError
+from pytest_resilience import CircuitState
 from pytest_resilience import ConfigurationError
 from pytest_resilience import Event
 from pytest_resilience import ManualClock
+from pytest_resilience.patterns import CircuitTransition
 
 
 @pytest.fixture
@@ -279,3 +281,31 @@ def test_nonsense_is_refused_naming_field_and_value(
 
 def test_one_exception_class_will_do() -> None:
     assert CircuitBreakerConfig(expected_exception=OSError).expected_exception == (OSError,)  # type: ignore[arg-type]
+
+
+def test_transitions_reach_listeners_in_their_order() -> None:
+    """One that is told of while another listener still runs waits for its turn."""
+    breaker = CircuitBreaker()
+    heard: list[str] = []
+
+    def resets(event: Event) -> None:
+        if isinstance(event, CircuitTransition) and event.new is CircuitState.FORCED_OPEN:
+            other = threading.Thread(target=breaker.reset)
+            other.start()
+            other.join()
+
+    breaker.listeners.add(resets)
+    breaker.listeners.add(lambda event: heard.append(event.new.value))  # type: ignore[attr-defined]
+    breaker.force_open()
+    assert heard == ["FORCED_OPEN", "CLOSED"]
+
+
+def test_a_coroutine_function_is_no_listener() -> None:
+    async def listener(_: object) -> None: ...
+
+    class Listener:
+        async def __call__(self, _: object) -> None: ...
+
+    for each in (listener, Listener()):
+        with pytest.raises(TypeError, match="would never run"):
+            CircuitBreaker().listeners.add(each)  # type: ignore[arg-type]
