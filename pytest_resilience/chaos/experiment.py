@@ -216,6 +216,12 @@ class ChaosExperiment:
             if fault.kinds & {HANDSHAKE, RECEIVE}
         )
 
+    @property
+    def opens_after(self) -> float:
+        """Seconds until it can happen to anything, from its start."""
+        window = dict(self.parameters).get("between")
+        return 0.0 if window is None else float(window[0])
+
     @cached_property
     def is_outage(self) -> bool:
         """Whether it strikes those who wait already when it begins."""

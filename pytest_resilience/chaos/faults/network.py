@@ -121,8 +121,10 @@ class Fault:
     def can_happen_to(self, operation: Operation) -> bool:
         """Whether it is possible where `operation` is done."""
         tcp = operation.tcp
+        # A connect is pending in the kernel, whoever waits for it, or nobody.
+        pends = operation.kind == CONNECT and self.delay == math.inf
         return (
-            (operation.blocking or not self.waits)
+            (operation.blocking or pends or not self.waits)
             and not (tcp.bodiless and self.needs_body)
             and not ((tcp.informational or tcp.multiplexed) and self.needs_response)
             and (self.transient or not tcp.mid_message)

@@ -393,12 +393,17 @@ class ConnectionTable:
             known, self._known = self._known, self._engine.active
             for connection in self.all():
                 connection.stale = True
-                turn, stream = connection.turn, connection.inbound.stream
-                is_read = turn.receiving and (stream is None or stream.begun)
-                if not (is_read and connection.client):
-                    continue
-                if self._engine.is_targeted(connection.operation(RECEIVE), known=known):
-                    turn.receiving, turn.partial = False, True
+            self.divide(known)
+
+    def divide(self, known: Sequence[ActiveExperiment]) -> None:
+        """To those that are not `known`, more of a response is a response."""
+        for connection in self.all():
+            turn, stream = connection.turn, connection.inbound.stream
+            is_read = turn.receiving and (stream is None or stream.begun)
+            if not (is_read and connection.client):
+                continue
+            if self._engine.is_targeted(connection.operation(RECEIVE), known=known):
+                turn.receiving, turn.partial = False, True
 
     def forget(self) -> None:
         """Every connection: nothing is intercepted any more."""

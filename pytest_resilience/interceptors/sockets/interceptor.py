@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import socket
 import sys
 import threading
@@ -299,8 +300,9 @@ class SocketPatches:
         elif self._engine.recorder is not None:
             self._resolution.resolve(address[0], address[1])
         try:
-            if effect is None:
-                return proceed()
+            if effect is not None and effect.delay == math.inf and sock.gettimeout() == 0:
+                self._receiver.nonblocking.readiness.keep_pending(sock, connection, effect)
+                effect = None
             return self._attempt(sock, connection, effect, "timed out", proceed)
         finally:
             or_none(self._connections.connected, connection, sock)

@@ -14,6 +14,7 @@ import platform
 import struct
 import sys
 import threading
+import time
 import weakref
 
 from collections.abc import Iterable
@@ -42,6 +43,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import deafen
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import hear
+from pytest_resilience.interceptors.waiting import SLICE
 
 
 __all__ = ["Outages"]
@@ -89,8 +91,28 @@ class Outages:
         outages = (each for each in self._engine.active if each.experiment.is_outage)
         begun = [each for each in outages if each not in self._begun and each.left(now)]
         self._begun.update(begun)
+        for each in [each for each in begun if each.experiment.opens_after]:
+            begun.remove(each)
+            with limits_lifted():
+                threading.Thread(
+                    target=self._strike_in_time,
+                    args=[each],
+                    name="pytest-resilience outage",
+                    daemon=True,
+                ).start()
         if begun:
             self._strike_all(begun)
+
+    def _strike_in_time(self, outage: ActiveExperiment) -> None:
+        """It begins now, and happens to nothing for a while."""
+        clock = self._engine.clock
+        while outage.left(now := clock.monotonic()):
+            rest = outage.started_at + outage.experiment.opens_after - now
+            if rest <= 0:
+                self._connections.divide([each for each in self._engine.active if each != outage])
+                self._strike_all([outage])
+                return
+            time.sleep(min(rest, SLICE))
 
     def _strike_all(self, begun: Sequence[ActiveExperiment]) -> None:
         with limits_lifted():

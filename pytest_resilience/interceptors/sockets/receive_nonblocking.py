@@ -18,6 +18,7 @@ import weakref
 
 from typing import Any
 
+from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.response_stream import CloseConnection
@@ -240,7 +241,16 @@ class Readiness:
             return
         with self._changed:
             held = self.held[connection] = _Held(sock, stream, math.inf, 0)
-            held.begin(sock, self._clock.monotonic())
+            held.begin(sock, self._clock.monotonic(), deaf=not stream.effect.passes)
+            self._watch()
+
+    def keep_pending(self, sock: socket.socket, connection: TcpConnection, effect: Effect) -> None:
+        """Let a connect that is about to be begun be answered when the experiments have ended."""
+        with self._changed:
+            # A connection of its own, for which no receive is held up.
+            pending = TcpConnection(sock, connection.names, number=connection.number)
+            held = self.held[pending] = _Held(sock, ResponseStream(effect), math.inf, 0)
+            held.begin(sock, self._clock.monotonic(), deaf=True)
             self._watch()
 
     def is_silent(self, connection: TcpConnection) -> bool:
@@ -329,7 +339,8 @@ class _Held:
     """
 
     __slots__ = (
-        "_began", "_blocking", "_machine_due", "_mark", "_over", "_sock", "due", "size", "stream",
+        "_began", "_blocking", "_deaf", "_machine_due", "_mark", "_over", "_sock", "due", "size",
+        "stream",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, stream: ResponseStream, due: float, size: int) -> None:
@@ -338,15 +349,16 @@ class _Held:
         self.size = size
         self._sock = weakref.ref(sock)
         self._began = self._machine_due = due
-        self._over = self._blocking = False
+        self._over = self._blocking = self._deaf = False
         self._mark: int | None = None
 
-    def begin(self, sock: socket.socket, now: float) -> None:
-        """Keep the kernel from telling that there is something to receive."""
+    def begin(self, sock: socket.socket, now: float, *, deaf: bool = False) -> None:
+        """Keep the kernel from telling that there is something to receive, or from taking it."""
         self._began = now
         self._machine_due = MACHINE_CLOCK.monotonic() + self.due - now
         self._blocking = sock.gettimeout() != 0
-        if self._blocking and not self.stream.effect.passes:
+        self._deaf = deaf
+        if deaf:
             deafen(sock)
         # Where the socket blocks, and only this call was not to, the mark would hold up others.
         elif self._blocking and self.due < math.inf:
@@ -387,7 +399,7 @@ class _Held:
         if self._mark is not None and _MARK is not None:
             with contextlib.suppress(OSError):  # closed
                 sock.setsockopt(socket.SOL_SOCKET, _MARK, self._mark)
-        if self._blocking:
+        if self._deaf:
             hear(sock)
-        elif self.due == math.inf and not self.stream.effect.transient:
+        elif not self._blocking and self.due == math.inf and not self.stream.effect.transient:
             effects.end_of_stream(sock)  # or nobody is told that it is lost

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import select
 import selectors
 import socket
@@ -28,6 +29,7 @@ from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
+from tests.interceptors.conftest import full_backlog
 from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
@@ -503,3 +505,78 @@ def test_who_waited_before_silence_began_hears_nothing(inject: Inject) -> None:
             assert silence.hits == 1
             assert [each for each in threading.enumerate() if each.name == "waits"]
         assert meet() == "b'tea'"
+
+
+@pytest.mark.parametrize("mode", ["timeout", "partition"])
+def test_a_connect_that_blocks_nobody_stays_pending(
+    mode: str, echo_port: int, inject: Inject
+) -> None:
+    """So that the client's own timeout for it fires, and not one of what comes after it."""
+
+    def pending(port: int, sock: socket.socket) -> tuple[int, bool]:
+        sock.setblocking(False)
+        return sock.connect_ex((HOST, port)), not select.select([], [sock], [], SHORT)[1]
+
+    with full_backlog() as port, socket.socket() as sock:
+        real = pending(port, sock)
+    with socket.socket() as sock:
+        with inject("network_failure", mode=mode, rate=1) as outage:
+            assert pending(echo_port, sock) == real == (errno.EINPROGRESS, True)
+            assert (outage.matched, outage.hits) == (1, 1)
+            assert sock.connect_ex((HOST, echo_port)) == errno.EALREADY
+        # The kernel tries again when it is over.
+        assert select.select([], [sock], [], PATIENCE)[1]
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        sock.settimeout(PATIENCE)
+        sock.sendall(b"tea")
+        assert sock.recv(3) == b"tea"
+
+
+def streaming(connection: socket.socket) -> None:
+    """Send for ever, until the client is gone."""
+    connection.recv(100)
+    while True:
+        connection.sendall(b"x")
+        threading.Event().wait(0.005)
+
+
+def read_on(sock: socket.socket) -> bytes:
+    """Until it fails, or ends."""
+    sock.sendall(b"tea")
+    while sock.recv(100):
+        pass
+    return b"ended"
+
+
+def read_on_in_asyncio(sock: socket.socket) -> bytes:
+    async def story() -> bytes:
+        reader, writer = await asyncio.open_connection(sock=sock)
+        with contextlib.closing(writer):
+            writer.write(b"tea")
+            while await asyncio.wait_for(reader.read(100), sock.gettimeout() or PATIENCE):
+                pass
+        return b"ended"
+
+    return asyncio.run(story())
+
+
+@pytest.mark.parametrize("read", [read_on, read_on_in_asyncio])
+@pytest.mark.parametrize(
+    ("mode", "meets"),
+    [
+        ("reset", "ConnectionResetError 104"),
+        ("close", "b'ended'"),
+        ("partition", "TimeoutError None"),
+    ],
+)
+def test_one_that_begins_while_a_response_streams_breaks_it(
+    mode: str, meets: str, read: Callable[[socket.socket], bytes], inject: Inject
+) -> None:
+    with (
+        serve(streaming) as port,
+        socket.create_connection((HOST, port)) as sock,
+        inject("network_failure", mode=mode, between="200ms..60s") as outage,
+    ):
+        sock.settimeout(1 if mode == "partition" else PATIENCE)
+        assert outcome(lambda: read(sock)) == meets
+        assert outage.hits > 0
