@@ -108,6 +108,11 @@ class RequestStream:
         return self.cut is not None and self.cut.left() > 0
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing happens to what is sent, nor did to the latest message."""
+        return self._message is None and self.cut is None and self.late is None
+
+    @property
     def is_unchanged(self) -> bool:
         """Whether the message is passed on as it is, and at once."""
         return self._message is None

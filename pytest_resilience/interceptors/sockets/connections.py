@@ -232,6 +232,8 @@ class TcpConnection:
     def begin_request(self, engine: Engine, message: bytes) -> None:
         """The client sends `message`: what happens to it, if it is a new one?"""
         requests = self.send_queue.requests
+        if SEND not in engine.active_kinds and requests.is_idle:
+            return
         begins = requests.begins(message, answered=self.turn.receiving)
         if requests.is_cut:
             return
