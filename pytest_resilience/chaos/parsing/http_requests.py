@@ -174,7 +174,9 @@ class RequestReader:
         """Take this for the head of a request, or what is there of it, if it is one."""
         is_one = _REQUEST_LINE.match(head) or _MAYBE_REQUEST_LINE.fullmatch(head)
         self._head = head[:_MOST_HEAD] if is_one else b""
-        self._is_whole = bool(is_one) and _END_OF_HEAD.search(head) is not None
+        self._is_whole = bool(is_one) and (
+            b"\r\n\r\n" in head or _END_OF_HEAD.search(head) is not None  # the latter takes long
+        )
         self._request = None
         return bool(is_one)
 
