@@ -43,6 +43,8 @@ class _Connection(Protocol):
     turn: Any
 
 
+_ENDING = {"accept", "close"}
+
 _C = TypeVar("_C", bound=_Connection)
 
 
@@ -106,13 +108,21 @@ def is_made_here(address: tuple[Any, ...]) -> bool:
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # it is documented
     while frame is not None and _is_passed_by(frame):
         frame = frame.f_back
-    if frame is None or not any(_listens(each, address) for each in frame.f_locals.values()):
+    if frame is None or not _accepts_and_closes(frame):
+        return False
+    # Last of all: to ask a frame for its locals keeps them, with all that they refer to.
+    return any(_listens(each, address) for each in frame.f_locals.values())
+
+
+def _accepts_and_closes(frame: FrameType) -> bool:
+    """Whether it is what the function does next, and sends or receives nothing before."""
+    if not _ENDING <= {*frame.f_code.co_names}:
         return False
     import dis
 
     instructions = dis.get_instructions(frame.f_code)
     names = [each.argval for each in instructions if each.offset > frame.f_lasti]
-    calls = [name for name in names if name in _TALKING or name in {"accept", "close"}]
+    calls = [name for name in names if name in _TALKING or name in _ENDING]
     return calls[:2] == ["accept", "close"]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import socket
 import threading
 
@@ -166,3 +168,20 @@ def test_many_clients_of_a_server_are_hit(inject: Inject) -> None:
                 with pytest.raises(ConnectionResetError):
                     client.recv(1)
     assert failure.hits == 3
+
+
+def test_a_failed_connect_is_kept_alive_by_nobody(inject: Inject) -> None:
+    """To look at the locals of a frame would make a copy of them, which lives as long as it."""
+
+    async def connect() -> OSError:
+        loop = asyncio.get_running_loop()
+        with pytest.raises(ConnectionRefusedError) as caught:
+            await loop.create_connection(asyncio.Protocol, HOST, port)
+        return caught.value
+
+    with socket.socket() as nobody:
+        nobody.bind((HOST, 0))
+        port = nobody.getsockname()[1]
+        with inject("network_latency", delay=1, target="127.0.0.9:9"):
+            error = asyncio.run(connect())
+    assert not [each for each in gc.get_referrers(error) if isinstance(each, list)]
