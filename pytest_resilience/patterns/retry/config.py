@@ -32,7 +32,8 @@ class RetryConfig:
         is_retryable: overrules `retryable_exceptions`: whether an exception is retried.
         retry_on_result: whether a result is retried.
         wait_from: the seconds that an error or a result asks for, None for backoff. By default
-            the `Retry-After` header or an attribute `retry_after` is taken. No jitter is added.
+            the headers `Retry-After`, `retry-after-ms`, `RateLimit` and `X-RateLimit-Reset` are
+            read, or an attribute `retry_after`, of it or of its cause. No jitter is added.
         budget: a limit to all retries, shared with other handlers.
         max_retry_after: the longest delay a failure may ask for, in seconds. If it asks for
             more it is not retried: to come back sooner than asked is of no use. A breaker or a

@@ -6,6 +6,7 @@ import math
 import re
 
 from datetime import UTC
+from datetime import timedelta
 from typing import Any
 from typing import Final
 from typing import Literal
@@ -24,6 +25,9 @@ __all__ = [
 
 Jitter = Literal["full", "equal", "decorrelated"] | bool
 JITTERS: Final = (True, False, "full", "equal", "decorrelated")
+
+_A_DATE = 10**8  # seconds: a rate limit that is over then says since 1970, not from now
+_LONGEST_CHAIN = 5  # of errors that caused one another
 
 _PLAIN_SPREAD = 0.1  # jitter=True: 10 % either way
 
@@ -94,27 +98,71 @@ def parse_retry_after(value: str, now: float) -> float | None:
 def retry_after_of(error_or_result: Any, now: float) -> float | None:
     """The seconds that a response, or an error or its response, asks for; None if it does not.
 
-    Read from the headers of it or of its `response`, as requests, httpx, urllib3 and aiohttp
-    have them, or from an attribute `retry_after`, as `CircuitBreakerError` has it.
+    Read from the headers of it or of its `response`, as requests, httpx, urllib3, aiohttp and
+    botocore have them, from an attribute `retry_after`, or from the error that caused it.
+    `now` is in seconds since 1970.
     """
-    for holder in (error_or_result, _attribute(error_or_result, "response")):
-        value = _header(_attribute(holder, "headers"))
-        seconds = parse_retry_after(value, now) if isinstance(value, str) else None
+    holder, left = error_or_result, _LONGEST_CHAIN
+    while holder is not None and left:
+        response = _attribute(holder, "response")
+        for each in (holder, response):
+            seconds = _of_headers(_headers(each), now)
+            if seconds is not None:
+                return seconds
+        seconds = _seconds(_attribute(holder, "retry_after"), now)
         if seconds is not None:
             return seconds
-    after = _attribute(error_or_result, "retry_after")
-    if isinstance(after, (int, float)) and not isinstance(after, bool) and math.isfinite(after):
-        return max(0.0, float(after))
+        holder = _attribute(holder, "__cause__")
+        left -= 1
     return None
 
 
-def _header(headers: Any) -> Any:
-    get = _attribute(headers, "get")
+def _headers(holder: Any) -> dict[str, Any]:
+    """With names in small letters: a mapping need not ignore their case."""
+    found: Any
+    if isinstance(holder, dict):  # as a ClientError of botocore has it
+        metadata = holder.get("ResponseMetadata")
+        found = metadata.get("HTTPHeaders") if isinstance(metadata, dict) else None
+    else:
+        found = _attribute(holder, "headers")
     try:
-        # The libraries' own mappings ignore case; a plain dict does not.
-        return get("Retry-After", get("retry-after")) if callable(get) else None
+        return {_text(name).lower(): value for name, value in found.items()}
     except Exception:
-        return None
+        return {}
+
+
+def _of_headers(headers: dict[str, Any], now: float) -> float | None:
+    """What the first of the headers says that asks for a wait."""
+    milliseconds = _seconds(headers.get("retry-after-ms"), now)
+    if milliseconds is not None:
+        return milliseconds / 1000
+    seconds = _seconds(headers.get("retry-after"), now)
+    if seconds is not None or not any("ratelimit" in name for name in headers):
+        return seconds
+    # The drafts of the IETF, the last ones first; then what came before them.
+    limit = _text(headers.get("ratelimit", ""))
+    spent = re.search(r"\b(r|remaining)=0\b", limit)
+    reset = re.search(r"\b(t|reset)=(\d+)", limit)
+    if spent and reset:
+        return float(reset[2])
+    for prefix in ("ratelimit", "x-ratelimit"):
+        reset_at = _seconds(headers.get(f"{prefix}-reset"), now)
+        if reset_at is not None and _text(headers.get(f"{prefix}-remaining", "0")).strip() == "0":
+            return max(0.0, reset_at - now) if reset_at > _A_DATE else reset_at
+    return None
+
+
+def _seconds(value: Any, now: float) -> float | None:
+    """A number, a time span, or the text of a header, in seconds."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return max(0.0, float(value)) if math.isfinite(value) else None
+    if isinstance(value, timedelta):
+        return max(0.0, value.total_seconds())
+    return parse_retry_after(_text(value), now) if isinstance(value, (str, bytes)) else None
+
+
+def _text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def _attribute(holder: Any, name: str) -> Any:

@@ -20,6 +20,7 @@ import httpx
 import pytest
 import requests
 
+from botocore.exceptions import ClientError
 from hypothesis import example
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,6 +123,54 @@ def test_where_retry_after_is_looked_for() -> None:
     assert retry_after_of(AttributeTellsError(), 0.0) == 3.0
     assert retry_after_of(NobodyTellsError(), 0.0) is None
     assert retry_after_of(None, 0.0) is None
+
+
+class Answer:
+    def __init__(self, headers: Any) -> None:
+        self.headers = headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"RETRY-AFTER": "7"}, 7.0),
+        ({b"retry-after": b"7"}, 7.0),
+        ({"Retry-After": 7}, 7.0),
+        ({"Retry-After": b"Thu, 01 Jan 1970 00:16:50 GMT"}, 10.0),
+        ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+        ({"X-RateLimit-Reset": "2000000000", "X-RateLimit-Remaining": "0"}, 1999999000.0),
+        ({"X-RateLimit-Reset": "30", "X-RateLimit-Remaining": 0}, 30.0),
+        ({"X-RateLimit-Reset": "30", "X-RateLimit-Remaining": "5"}, None),
+        ({"RateLimit": '"default";r=0;t=50'}, 50.0),
+        ({"RateLimit": '"default";r=9;t=50'}, None),
+        ({"RateLimit": "limit=100, remaining=0, reset=50"}, 50.0),
+        ({"RateLimit-Remaining": "0", "RateLimit-Reset": "50"}, 50.0),
+        ({"Retry-After": float("nan")}, None),
+        ([("Retry-After", "7")], None),
+        (None, None),
+    ],
+)
+def test_headers_of_any_case_and_type(headers: Any, seconds: float | None) -> None:
+    assert retry_after_of(Answer(headers), 1000.0) == seconds
+    error = OSError()
+    error.response = Answer(headers)  # type: ignore[attr-defined]
+    assert retry_after_of(error, 1000.0) == seconds
+    outer = ValueError()
+    outer.__cause__ = error
+    assert retry_after_of(outer, 1000.0) == seconds
+
+
+def test_an_error_of_botocore_and_attributes_of_any_type() -> None:
+    metadata: Any = {"HTTPStatusCode": 503, "HTTPHeaders": {"retry-after": "7"}}
+    response: Any = {"Error": {"Code": "SlowDown"}, "ResponseMetadata": metadata}
+    assert retry_after_of(ClientError(response, "PutObject"), 0.0) == 7.0
+    for value in (timedelta(seconds=7), "7", b"7", 7):
+        error = OSError()
+        error.retry_after = value  # type: ignore[attr-defined]
+        assert retry_after_of(error, 0.0) == 7.0
+    itself = OSError()
+    itself.__cause__ = itself
+    assert retry_after_of(itself, 0.0) is None
 
 
 @given(
