@@ -116,7 +116,7 @@ def is_made_here(address: tuple[Any, ...]) -> bool:
 
 def _accepts_and_closes(frame: FrameType) -> bool:
     """Whether it is what the function does next, and sends or receives nothing before."""
-    if not _ENDING <= {*frame.f_code.co_names}:
+    if not {*frame.f_code.co_names} >= _ENDING:
         return False
     import dis
 
