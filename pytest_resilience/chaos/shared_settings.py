@@ -8,7 +8,6 @@ import sys
 import threading
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from typing import Any
 from typing import Generic
 from typing import TypeVar
@@ -155,19 +154,31 @@ _limits: list[Limit[object]] = []
 _lifting: list[int] = []  # the thread of each block that runs
 
 
-@contextlib.contextmanager
-def limits_lifted() -> Iterator[None]:
+class _LimitsLifted:
+    """A block of `limits_lifted`: it knows nothing, so one serves all."""
+
+    def __enter__(self) -> None:
+        try:
+            _begin()
+        except BaseException:
+            _end()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        _end()
+
+
+_LIFTED = _LimitsLifted()
+
+
+def limits_lifted() -> contextlib.AbstractContextManager[None]:
     """Run a block without the limits that experiments have put on this process.
 
     For the package itself: a worker, a timer or a proxy that starts while an experiment leaves the
     process no thread or no descriptor, and children, which inherit its limits. Other threads have
     no limits meanwhile either, and what they take counts as ours: keep the block short.
     """
-    try:
-        _begin()
-        yield
-    finally:
-        _end()
+    return _LIFTED
 
 
 def _begin() -> None:

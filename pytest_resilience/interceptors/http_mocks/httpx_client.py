@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 
 from collections.abc import Awaitable
 from collections.abc import Callable
@@ -44,6 +45,9 @@ _ABOUT_THE_BODY = frozenset({"content-length", "transfer-encoding"})
 
 def load(httpx: str = "httpx") -> None:
     """Load what is needed to send, now and not when a loop waits for it."""
+    names = (*_names(httpx), "anyio._backends._asyncio")
+    if all(name in sys.modules for name in names):  # in each test: to import takes longer
+        return
     _libraries(httpx)  # httpx itself loads httpcore with its first transport
     with contextlib.suppress(ImportError):  # not installed with httpx alone
         import anyio
@@ -151,11 +155,13 @@ def _library_of(request: object) -> str:
     return type(request).__module__.partition(".")[0]
 
 
+def _names(httpx: str) -> tuple[str, str, str]:
+    return httpx, httpx.replace("httpx", "httpcore"), f"{httpx}._transports.default"
+
+
 def _libraries(httpx: str) -> tuple[Any, Any, Any]:
     """Give httpx and httpcore of the same making, and the module of httpx's transports."""
-    core = httpx.replace("httpx", "httpcore")
-    names = (httpx, core, f"{httpx}._transports.default")
-    httpx_module, core_module, default = map(importlib.import_module, names)
+    httpx_module, core_module, default = map(importlib.import_module, _names(httpx))
     return httpx_module, core_module, default
 
 
