@@ -52,7 +52,10 @@ TITLES = (
     "requests", "urllib3", "httpx", "httpx, async", "httpx, async on trio", "aiohttp",
     "http.client", "urllib.request", "boto3", "redis", "redis.asyncio", "asyncpg", "psycopg",
     "psycopg, async", "psycopg2", "pymysql", "websockets.sync", "websockets.asyncio", "grpc",
-    "httpx, HTTP/2", "Applications in this process", "UDP", "sqlite3", "PostgreSQL",
+    "httpx, HTTP/2", "Applications in this process",
+    "socket", "socket, polled", "smtplib", "imaplib", "ftplib", "paramiko", "pika", "paho-mqtt",
+    "nats", "kafka-python", "websocket-client", "ldap3", "pymongo", "openai", "anthropic",
+    "UDP", "sqlite3", "PostgreSQL",
 )  # fmt: skip
 
 

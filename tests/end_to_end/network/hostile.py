@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 
+from tests.end_to_end.network.stand_ins import Speaker
+
 
 # What a place does with a request.
 GOOD = "good"
@@ -23,6 +25,7 @@ RESET_ONCE = "reset once"  # and then all is well
 LOSE = "lose"  # the same, once the answer is there
 CLOSE = "close"  # it is read, and the connection is closed in good order
 SILENT = "silent"
+LATE = "late"  # the answer is held back until the place is turned again
 HALF = "half"  # half of the answer, and an end in good order
 BREAK = "break"  # half of the answer, and RST
 # And with one who connects.
@@ -45,6 +48,7 @@ class Place:
         self._threads: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
         self._holder = contextlib.ExitStack()
+        self._turned = threading.Condition()
         self.port = 0
         self.mood = GOOD
         self.requests = 0
@@ -56,7 +60,14 @@ class Place:
         if self.mood in shut or mood in shut:
             self._holder.close()
             shut.get(mood, self._open)()
-        self.mood = mood
+        with self._turned:
+            self.mood = mood
+            self._turned.notify_all()
+
+    def hold(self) -> None:
+        """Wait as long as all that is said here is late."""
+        with self._turned:
+            self._turned.wait_for(lambda: self.mood != LATE)
 
     def take_mood(self) -> str:
         """What is done with the request that was just read."""
@@ -70,12 +81,17 @@ class Place:
         self._sockets.append(connection)
 
     def close(self) -> None:
+        self.turn(GOOD if self.mood == LATE else self.mood)
         self._holder.close()
-        for each in self._sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits on it
+        self._hang_up()
         for thread in self._threads:
             thread.join(10)
+
+    def _hang_up(self) -> None:
+        sockets, self._sockets = self._sockets, []
+        for each in sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits on it
 
     def _bound(self) -> socket.socket:
         sock = self._holder.enter_context(socket.socket())
@@ -95,10 +111,7 @@ class Place:
 
     def _go_down(self) -> None:
         self._refuse()
-        sockets, self._sockets = self._sockets, []
-        for each in sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        self._hang_up()
 
     def _fill(self) -> None:
         self._bound().listen(0)
@@ -158,7 +171,7 @@ Answers = dict[str, bytes]
 def in_http(answers: Answers) -> Handler:
     """Answers each request with the answer for the mood, or with the good one.
 
-    An answer that names no length ends with its connection; in silence it does not end.
+    An answer that says no end ends with its connection; in silence it does not end.
     """
 
     def handle(connection: socket.socket, place: Place) -> None:
@@ -166,7 +179,7 @@ def in_http(answers: Answers) -> Handler:
             place.requests += 1
             mood = place.take_mood()
             answer = answers.get(mood, answers[GOOD])
-            lasting = b"Content-Length" in answer
+            lasting = b"Content-Length" in answer or b"chunked" in answer
             if mood in {RESET, RESET_ONCE, LOSE}:
                 will_reset(connection)
                 break
@@ -257,6 +270,7 @@ def relay(upstream: tuple[str, int] | str) -> Handler:
     def answer(server: socket.socket, client: socket.socket, place: Place) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
+                place.hold()
                 if place.mood == LOSE:
                     will_reset(client)
                     client.shutdown(socket.SHUT_RD)  # tells `ask`, who closes it
@@ -268,11 +282,49 @@ def relay(upstream: tuple[str, int] | str) -> Handler:
                     client.shutdown(socket.SHUT_RD)
                     return
                 if place.mood == HALF:
-                    break
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
                 client.sendall(data)
             client.shutdown(socket.SHUT_WR)
 
     return handle
+
+
+# --- Stand-ins ---
+
+
+def in_turns(speaker: Speaker) -> Handler:
+    """Lets a stand-in talk, which says its greeting to everybody."""
+
+    def handle(connection: socket.socket, place: Place) -> None:
+        dialogue = speaker(place.port)
+        connection.sendall(next(dialogue))
+        while data := connection.recv(65536):
+            place.requests += 1
+            mood = place.take_mood()
+            if mood in {RESET, RESET_ONCE}:
+                will_reset(connection)
+            if mood in {RESET, RESET_ONCE, CLOSE}:
+                return
+            if mood == SILENT:
+                swallow(connection)
+            elif answer := dialogue.send(data):
+                place.hold()
+                if not _gave(answer, connection, mood):
+                    return
+
+    return handle
+
+
+def _gave(answer: bytes, connection: socket.socket, mood: str) -> bool:
+    """Whether the connection goes on after that."""
+    if mood in {HALF, BREAK}:
+        connection.sendall(answer[: len(answer) // 2])
+    if mood in {LOSE, BREAK}:
+        will_reset(connection)
+    elif mood != HALF:
+        connection.sendall(answer)
+    return mood not in {LOSE, HALF, BREAK}
 
 
 # --- MySQL, as far as its handshake ---

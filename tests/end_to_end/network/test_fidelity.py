@@ -35,6 +35,9 @@ from tests.end_to_end.network.clients import Peer
 from tests.end_to_end.network.conftest import BODY
 from tests.end_to_end.network.conftest import answer
 from tests.end_to_end.network.hostile import Place
+from tests.end_to_end.network.service_clients import MODELS
+from tests.end_to_end.network.service_clients import SERVICES
+from tests.end_to_end.network.service_clients import streamed
 from tests.fidelity_page import Section
 from tests.free_loops import no_loop_was_running
 from tests.injecting import Inject
@@ -45,6 +48,7 @@ Lead = Callable[..., AbstractContextManager[Place]]
 Tell = Callable[[Client, str], str]
 
 TIMEOUT = 0.25
+TRIES = 1.0  # seconds that it is tried for to connect, by those who do that again and again
 NOBODY = "nobody.invalid"
 PATIENT = 10.0
 UNAVAILABLE = answer(b"busy", b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7")
@@ -121,6 +125,13 @@ SEALED = {
     "reset within a body, TLS": BROKEN,
     "status 503, TLS": STATUS,
 }
+NO_END = Event(
+    mood=hostile.SILENT,
+    kind="network_latency",
+    parameters={"mode": "slow_close", "delay": 3600},
+    waits=True,
+    answers={hostile.GOOD: ENDLESS, hostile.SILENT: ENDLESS},
+)
 OF_HTTP = {
     "refused": REFUSED,
     "reset": RESET,
@@ -133,13 +144,7 @@ OF_HTTP = {
     "no answer": SILENT,
     "half a body": HALF,
     "reset within a body": BROKEN,
-    "no end": Event(
-        mood=hostile.SILENT,
-        kind="network_latency",
-        parameters={"mode": "slow_close", "delay": 3600},
-        waits=True,
-        answers={hostile.GOOD: ENDLESS, hostile.SILENT: ENDLESS},
-    ),
+    "no end": NO_END,
     "malformed JSON": Event(
         mood="malformed", parameters={"mode": "malformed_json"}, answers={"malformed": NOT_JSON}
     ),
@@ -156,6 +161,15 @@ OF_OTHERS = {
     "half an answer": KEPT_HALF,
     "reset within an answer": KEPT_BROKEN,
 }
+LATE = Event(
+    mood=hostile.LATE,
+    kind="network_latency",
+    parameters={"delay": 3600},
+    waits=True,
+    kept=True,
+)
+DOWN = Event(mood=hostile.DOWN, parameters={"mode": "down"}, kept=True)
+OF_SERVICES = OF_OTHERS | {"late answer": LATE, "service down": DOWN}
 OF_MYSQL = {
     "refused": REFUSED,
     # After the greeting, which is the first answer: the server speaks first.
@@ -178,7 +192,21 @@ OF_OTHERS_SEALED = {
 
 # Whose connection outlives the silence that a request has met: injected silence ends with the
 # experiment, and the connection with it, as when a kernel gives up. Really it goes on.
-KEEPS_WAITING = ("asyncpg", "websockets.sync", "websockets.asyncio", "grpc")
+KEEPS_WAITING = (
+    "asyncpg", "websockets.sync", "websockets.asyncio", "grpc",
+    "socket", "socket, polled", "paramiko", "pika", "paho-mqtt", "nats", "kafka-python",
+    "websocket-client",
+)  # fmt: skip
+
+
+LEFT_OUT = {
+    # A thread of theirs may notice, or not, that the service is down before it is used.
+    "paramiko": {"service down"},
+    "paho-mqtt": {"service down"},
+    "kafka-python": {"service down", "not connected"},  # it never closes what did not connect
+    "pika": {"not connected"},
+    "socket, polled": {"no answer", "late answer"},
+}
 
 
 def events_of(client: Client) -> dict[str, Event]:
@@ -186,6 +214,15 @@ def events_of(client: Client) -> dict[str, Event]:
         return OF_HTTP | SEALED | NAMES
     if client.speaks == "mysql":
         return OF_MYSQL | NAMES
+    if client in SERVICES:
+        without = LEFT_OUT.get(client.name, set())
+        return {name: event for name, event in OF_SERVICES.items() if name not in without}
+    if client in MODELS:
+        endless = streamed(client.speaks, chunked=False)
+        no_end = replace(NO_END, answers={hostile.GOOD: endless, hostile.SILENT: endless})
+        return {name: OF_HTTP[name] for name in OF_HTTP if name != "malformed JSON"} | {
+            "no end": no_end
+        }
     if client not in BEHIND_PROXY:
         return OF_OTHERS | OF_OTHERS_SEALED | NAMES
     # libpq has a timeout for connecting only, of two seconds at least: one driver is enough.
@@ -205,7 +242,7 @@ def cases(*clients: Client, events: dict[str, Event]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
         ("client", "name"),
         [
-            pytest.param(client, name, id=f"{client}: {name}")
+            case(client, name, id=f"{client}: {name}")
             for client in clients
             for name in events_of(client)
             if name in events
@@ -213,9 +250,14 @@ def cases(*clients: Client, events: dict[str, Event]) -> pytest.MarkDecorator:
     )
 
 
+def case(client: Client, *more: str, id: str) -> Any:  # noqa: A002
+    marks = [pytest.mark.filterwarnings(each) for each in client.warns]
+    return pytest.param(client, *more, id=id, marks=marks)
+
+
 def quick(*clients: Client) -> pytest.MarkDecorator:
     """Each client, with each event that it need not wait for."""
-    every = OF_HTTP | SEALED | OF_OTHERS | OF_OTHERS_SEALED | OF_MYSQL
+    every = OF_HTTP | SEALED | OF_SERVICES | OF_OTHERS_SEALED | OF_MYSQL
     return cases(*clients, events={name: each for name, each in every.items() if not each.waits})
 
 
@@ -242,9 +284,19 @@ def _leaves_nothing() -> Iterator[None]:
     gc.collect()
 
 
+@pytest.fixture(autouse=True)
+def _complains_while_it_may(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a client leaves open by itself is no matter of the tests after it."""
+    yield
+    client = getattr(request.node, "callspec", None) and request.node.callspec.params.get("client")
+    if client is not None and any("unclosed" in each for each in client.warns):
+        while gc.collect():  # coroutines, and then what they have kept
+            pass
+
+
 def code_of(error: Any) -> str:
     """What else than its type says which error it is."""
-    number = getattr(error, "errno", None)
+    number = error.errno if isinstance(error, OSError) else None  # Kafka's are its own
     if isinstance(error, ssl.SSLError) or (isinstance(number, int) and number < 0):
         return ""  # OpenSSL's, and the resolver's, differ from one machine to the next
     if isinstance(number, int):
@@ -261,7 +313,7 @@ def code_of(error: Any) -> str:
     library = type(error).__module__.partition(".")[0]
     if library.startswith("psycopg"):  # without a code, and with libpq's own words
         return f"({str(error).partition(chr(10))[0].rpartition(': ')[2]})"
-    return str(error.args[0]) if library == "pymysql" else ""
+    return str(error.args[0]) if library in {"pymysql", "tests"} else ""
 
 
 def chain_of(error: BaseException) -> str:
@@ -273,7 +325,8 @@ def chain_of(error: BaseException) -> str:
             break
         kind = type(behind)
         name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-        found.append(f"{name} {code_of(behind)}".strip())
+        notes = ", ".join(getattr(behind, "__notes__", ()))
+        found.append(f"{name} {code_of(behind)} {notes}".strip())
         behind = behind.__cause__ or behind.__context__
     return " ← ".join(found)
 
@@ -312,6 +365,8 @@ def peer_of(place: Place, event: Event, tls: Trust | None) -> Peer:
         connected = TIMEOUT
     elif event.waits:
         answered = TIMEOUT
+    elif event is REFUSED:
+        connected = TRIES
     return Peer(port=place.port, timeout=answered, connect_timeout=connected, tls=tls)
 
 
@@ -359,12 +414,15 @@ def proxied(lead_to: Lead) -> Tell:
     return told
 
 
-@quick(*HTTP, *OTHERS)
+@quick(*HTTP, *OTHERS, *SERVICES, *MODELS)
 def test_it_is_what_really_happens(client: Client, name: str, really: Tell, injected: Tell) -> None:
     section_of(client).note(name, injected(client, name), really(client, name))
 
 
-@pytest.mark.parametrize("client", [*HTTP, *OTHERS], ids=str)
+@pytest.mark.parametrize(
+    "client",
+    [case(client, id=str(client)) for client in (*HTTP, *OTHERS, *SERVICES, *MODELS)],
+)
 def test_waiting_is_what_really_happens(
     client: Client, lead_to: Lead, really: Tell, injected: Tell
 ) -> None:
@@ -442,4 +500,4 @@ def test_damage_is_read_as_it_is_when_it_really_happens(
 
 
 def test_all_of_it_is_on_the_page() -> None:
-    fidelity_page.assert_complete(*map(section_of, EVERY))
+    fidelity_page.assert_complete(*map(section_of, EVERY + SERVICES + MODELS))
