@@ -200,10 +200,11 @@ KEEPS_WAITING = (
 
 
 LEFT_OUT = {
-    # A thread of theirs may notice, or not, that the service is down before it is used.
-    "paramiko": {"service down"},
+    # Threads of theirs read all the time, and may notice it before a request does, or not.
+    "paramiko": {"reset", "closed", "service down"},
     "paho-mqtt": {"service down"},
-    "kafka-python": {"service down", "not connected"},  # it never closes what did not connect
+    # And it never closes what did not connect.
+    "kafka-python": {"reset", "closed", "service down", "not connected"},
     "pika": {"not connected"},
     "socket, polled": {"no answer", "late answer"},
 }
