@@ -168,8 +168,7 @@ LATE = Event(
     waits=True,
     kept=True,
 )
-DOWN = Event(mood=hostile.DOWN, parameters={"mode": "down"}, kept=True)
-OF_SERVICES = OF_OTHERS | {"late answer": LATE, "service down": DOWN}
+OF_SERVICES = OF_OTHERS | {"late answer": LATE}
 OF_MYSQL = {
     "refused": REFUSED,
     # After the greeting, which is the first answer: the server speaks first.
@@ -201,10 +200,10 @@ KEEPS_WAITING = (
 
 LEFT_OUT = {
     # Threads of theirs read all the time, and may notice it before a request does, or not.
-    "paramiko": {"reset", "closed", "service down"},
-    "paho-mqtt": {"service down"},
+    "paramiko": {"reset", "closed", "down"},
+    "paho-mqtt": {"down"},
     # And it never closes what did not connect.
-    "kafka-python": {"reset", "closed", "service down", "not connected"},
+    "kafka-python": {"reset", "closed", "down", "not connected"},
     "pika": {"not connected"},
     "socket, polled": {"no answer", "late answer"},
 }
