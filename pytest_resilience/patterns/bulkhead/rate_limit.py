@@ -94,7 +94,8 @@ class RateLimitBulkhead(Bulkhead):
                 self._started.append(now)
                 return None
             in_use, retry_after = self._in_use(), max(0.0, self._free_at(now) - now)
-            if retry_after <= self.config.max_wait - waited:
+            most = self.config.max_wait
+            if most and retry_after <= most - waited:
                 return retry_after or self._window * 1e-6  # a rounding error: not for ever
             self._rejected += 1
         raise self._rejection(in_use, self._limit, self._unit, retry_after)
