@@ -34,7 +34,10 @@ from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
+from pytest_resilience.interceptors.sockets.socket_classes import kernel_patience
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
+from pytest_resilience.interceptors.sockets.socket_classes import kernel_timeout
+from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.waiting import wait
 
@@ -100,7 +103,7 @@ def hold_before(
     limit = sock.gettimeout()
     left = limit
     if effect.delay:
-        taken = _hold(effect, effect.delay, limit, timed_out, ended)
+        taken = _hold(effect, effect.delay, limit, TimeoutError(timed_out), ended)
         left = None if limit is None else max(limit - taken, 1e-6)  # 0 would mean non-blocking
     if ended.is_set():
         raise _given_up(sock)
@@ -126,8 +129,11 @@ def hold_until(
         limit = sock.gettimeout()
         if limit is not None:
             limit = max(0.0, limit - max(0.0, now - asked_at))
-        message = "The read operation timed out" if hasattr(sock, "pending") else "timed out"
-        _hold(effect, due - now, limit, message, ended)
+        error: OSError = timed_out(sock)
+        patience, code = kernel_patience(sock, silent=due == math.inf)
+        if patience < (math.inf if limit is None else limit):
+            limit, error = patience, os_error(code)
+        _hold(effect, due - now, limit, error, ended)
 
 
 def hold_sending(
@@ -145,9 +151,11 @@ def hold_sending(
     __tracebackhide__ = True
     message = "The write operation timed out" if speaks_tls(sock) else "timed out"
     now, limit = effect.clock.monotonic(), sock.gettimeout()
+    error = no_room(sock) if limit is None else TimeoutError(message)
+    limit = kernel_timeout(sock, socket.SO_SNDTIMEO) if limit is None else limit
     if limit is not None:
         limit = max(0.0, limit - max(0.0, now - asked_at))
-    _hold(effect, due - now, limit, message, ended)
+    _hold(effect, due - now, limit, error, ended)
     if ended.is_set():
         raise os_error(errno.EPIPE if sock.fileno() >= 0 else errno.EBADF)
 
@@ -156,17 +164,17 @@ def hold_a_call(effect: Effect) -> None:
     """Hold up a call that has no timeout of its own."""
     __tracebackhide__ = True
     if effect.delay:
-        _hold(effect, effect.delay, None, "")
+        _hold(effect, effect.delay, None, TimeoutError())
 
 
 def _hold(
     effect: Effect,
     delay: float,
     limit: float | None,
-    message: str,
+    error: OSError,
     ended: threading.Event | None = None,
 ) -> float:
-    """Wait `delay` seconds; past `limit` raise TimeoutError, as the socket would by itself."""
+    """Wait `delay` seconds; past `limit` raise `error`, as the socket would by itself."""
     __tracebackhide__ = True
     too_long = limit is not None and delay > limit
     longest = limit if too_long and limit is not None else delay
@@ -175,7 +183,7 @@ def _hold(
     if ended is not None and ended.is_set():
         return taken
     if too_long and effect.left() > 0:
-        raise TimeoutError(message)
+        raise error
     if delay == float("inf") and limit is None and not effect.transient:
         raise silenced()
     return taken
@@ -184,7 +192,7 @@ def _hold(
 def await_more(sock: socket.socket) -> None:
     """Wait until there is something to receive, and take nothing; or the socket's timeout."""
     __tracebackhide__ = True
-    if not available(sock) and not readable(sock, sock.gettimeout()):
+    if not available(sock) and not readable(sock, receive_timeout(sock)):
         raise timed_out(sock)
 
 
@@ -216,8 +224,10 @@ def available(sock: socket.socket) -> int:
 # Errors.
 
 
-def timed_out(sock: Receiver) -> TimeoutError:
-    """The error of a receive when the socket's own timeout is over."""
+def timed_out(sock: Receiver) -> OSError:
+    """The error of a receive when the socket's own timeout is over, or the kernel's."""
+    if sock.gettimeout() is None:
+        return nothing_yet(sock)
     return TimeoutError("The read operation timed out" if speaks_tls(sock) else "timed out")
 
 

@@ -29,6 +29,7 @@ from pytest_resilience.interceptors.sockets.receive_nonblocking import Nonblocki
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import flags_of
+from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
 
 
 __all__ = ["Receiver"]
@@ -253,7 +254,7 @@ class Receiver:
         started = clock.monotonic()
         if not stream.needs_response or effects.readable(sock, 0):
             due = stream.arrive(connection.turn.sent_at)
-        elif effects.readable(sock, sock.gettimeout()):
+        elif effects.readable(sock, receive_timeout(sock)):
             due = stream.arrive(clock.monotonic() - (started - asked_at))
         else:
             raise effects.timed_out(sock)

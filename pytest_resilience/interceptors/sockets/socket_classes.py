@@ -5,6 +5,9 @@ from __future__ import annotations
 import _socket
 import array
 import contextlib
+import errno
+import functools
+import math
 import os
 import socket
 import struct
@@ -21,8 +24,8 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 __all__ = [
     "KernelSocket", "accepting_classes", "another", "borrowed", "deafen", "ends_of",
     "green_module", "hear",
-    "is_address", "is_tcp", "is_udp", "kernel_socket", "listening_ports", "python_socket_class",
-    "socket_classes", "tls_modules",
+    "is_address", "is_tcp", "is_udp", "kernel_patience", "kernel_socket", "kernel_timeout",
+    "listening_ports", "python_socket_class", "receive_timeout", "socket_classes", "tls_modules",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
@@ -30,6 +33,7 @@ KernelSocket = _socket.socket
 
 _ATTACH_FILTER, _DETACH_FILTER = 26, 27  # options of sockets for which Python has no names
 _DROP = array.array("B", struct.pack("@HBBI", 6, 0, 0, 0))  # a filter: return 0 bytes
+_TIMEVAL = struct.Struct("@ll")
 
 _tls_modules: list[ModuleType] = []
 
@@ -177,3 +181,38 @@ def hear(sock: KernelSocket) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # closed, or it was not deaf
             sock.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
+
+
+def kernel_timeout(sock: Any, option: int) -> float | None:
+    """SO_RCVTIMEO or SO_SNDTIMEO in seconds, which hold where Python itself sets no timeout."""
+    with contextlib.suppress(OSError, AttributeError):  # closed, or no socket of the kernel
+        given = sock.getsockopt(socket.SOL_SOCKET, option, _TIMEVAL.size)
+        seconds, micro = _TIMEVAL.unpack(given)
+        return seconds + micro / 1e6 or None
+    return None
+
+
+def receive_timeout(sock: Any) -> float | None:
+    """Seconds that a receive waits, by Python or else by the kernel; None for no limit."""
+    timeout: float | None = sock.gettimeout()
+    return kernel_timeout(sock, socket.SO_RCVTIMEO) if timeout is None else timeout
+
+
+def kernel_patience(sock: Any, *, silent: bool) -> tuple[float, int]:
+    """Seconds until the kernel ends a receive, infinite where it does not, and with which errno.
+
+    `silent`: nothing comes from the peer, not even that it has received what was sent, which is
+    what TCP_USER_TIMEOUT and keepalive wait for.
+    """
+    limits = []
+    if sock.gettimeout() is None and (limit := kernel_timeout(sock, socket.SO_RCVTIMEO)):
+        limits.append((limit, errno.EAGAIN))
+    if silent and sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # as above
+            tcp = functools.partial(sock.getsockopt, socket.IPPROTO_TCP)
+            if milliseconds := tcp(socket.TCP_USER_TIMEOUT):
+                limits.append((milliseconds / 1e3, errno.ETIMEDOUT))
+            elif sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+                probes = tcp(socket.TCP_KEEPINTVL) * tcp(socket.TCP_KEEPCNT)
+                limits.append((tcp(socket.TCP_KEEPIDLE) + probes, errno.ETIMEDOUT))
+    return min(limits, default=(math.inf, 0))

@@ -24,6 +24,7 @@ import pytest
 import trio
 
 from pytest_resilience import FaultInjected
+from pytest_resilience.interceptors.sockets.socket_classes import deafen
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Handler
@@ -580,3 +581,58 @@ def test_one_that_begins_while_a_response_streams_breaks_it(
         sock.settimeout(1 if mode == "partition" else PATIENCE)
         assert outcome(lambda: read(sock)) == meets
         assert outage.hits > 0
+
+
+def ends_receiving(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 200_000))
+
+
+def ends_unacknowledged(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 300)
+
+
+def ends_probing(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT):
+        sock.setsockopt(socket.IPPROTO_TCP, option, 1)
+
+
+@pytest.mark.parametrize(
+    ("ends", "sends"),
+    [
+        (ends_receiving, b"tea"),
+        (ends_receiving, b""),
+        (ends_unacknowledged, b"tea"),
+        (ends_probing, b""),
+    ],
+)
+def test_silence_obeys_what_the_client_has_set_in_the_kernel(
+    ends: Callable[[socket.socket], None], sends: bytes, inject: Inject
+) -> None:
+    """As real silence does: packets that the kernel drops."""
+    with serve(silent) as port, socket.create_connection((HOST, port)) as sock:
+        ends(sock)
+        deafen(sock)
+        sock.sendall(sends)
+        real = outcome(lambda: sock.recv(1))
+    with (
+        serve(echo) as port,
+        socket.create_connection((HOST, port)) as sock,
+        inject("network_failure", mode="timeout", rate=1, duration=2 * PATIENCE) as silence,
+    ):
+        ends(sock)
+        if sends:
+            sock.sendall(sends)
+        assert outcome(lambda: sock.recv(1)) == real
+        assert silence.hits == 1
+
+
+def test_a_delay_obeys_the_timeout_that_the_kernel_has(echo_port: int, inject: Inject) -> None:
+    with socket.create_connection((HOST, echo_port)) as sock:
+        ends_receiving(sock)
+        with inject("network_latency", delay=PATIENCE):
+            sock.sendall(b"tea")
+            assert outcome(lambda: sock.recv(1)) == f"BlockingIOError {errno.EAGAIN}"
+        with inject("network_latency", delay=0.001, target="127.0.0.1"):
+            assert sock.recv(3) == b"tea"
+            assert outcome(lambda: sock.recv(1)) == f"BlockingIOError {errno.EAGAIN}"
