@@ -121,11 +121,13 @@ def hooked_class(hooks: DriverHooks, mixin: type, factory: Any) -> Any:
     """A class with the methods of `mixin` in front of those of the class `factory`.
 
     `mixin` derives from one of the driver's classes; what is no such class, as a factory may
-    be any function, is returned as it is.
+    be any function, is returned as it is. So is a class with the hooks of another engine that is
+    in use: it was asked after this one, and is the nearest to the code under test.
     """
-    if is_a(factory, type) and issubclass(factory, mixin.__bases__[-1]):
-        return _derived(hooks, mixin, factory)
-    return factory
+    if not (is_a(factory, type) and issubclass(factory, mixin.__bases__[-1])):
+        return factory
+    others: DriverHooks = getattr(factory, "chaos_hooks", hooks)
+    return factory if others is not hooks and others.in_use else _derived(hooks, mixin, factory)
 
 
 @functools.lru_cache(maxsize=512)

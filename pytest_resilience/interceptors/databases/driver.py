@@ -103,6 +103,11 @@ class DriverHooks:
         self.unmatched.clear()
 
     @property
+    def in_use(self) -> bool:
+        """Whether its engine has something to do with connections that are made now."""
+        return self.watching or bool(self._engine.active) or self._engine.recorder is not None
+
+    @property
     def only_recording(self) -> bool:
         """No test runs, so that a new connection is only noted, and stays what it is."""
         recorder = self._engine.recorder

@@ -93,8 +93,14 @@ def another(sock: Any, descriptor: int) -> KernelSocket:
 
 
 def kernel_socket(sock: Any) -> KernelSocket:
-    """What is below `sock`, which is that itself unless a tool has made it anew (gevent)."""
-    return sock if isinstance(sock, KernelSocket) else sock._sock  # noqa: SLF001  # gevent's word
+    """What is below `sock`, which is that itself unless a tool has made it anew (gevent).
+
+    Raises OSError where it is closed, so that nothing is below it.
+    """
+    below = sock if isinstance(sock, KernelSocket) else sock._sock  # noqa: SLF001  # gevent's word
+    if not isinstance(below, KernelSocket):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return below
 
 
 def is_tcp(sock: KernelSocket) -> bool:
