@@ -330,7 +330,7 @@ def _attributes(node: ast.ClassDef) -> set[str]:
             found.add(ast.unparse(each.target))
         elif isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "__slots__":
             slots = ast.literal_eval(each.value)
-            found |= {slots} if isinstance(slots, str) else set(slots)
+            found |= {slots} if isinstance(slots, str) else set(slots) - {"__weakref__"}
         elif isinstance(each, ast.FunctionDef) and each.name == "__init__":
             found |= {
                 target.attr

@@ -40,7 +40,7 @@ def listing(profiles: Iterable[Profile] = ()) -> str:
         lines += [
             "",
             f"profile {profile.name}",
-            *(f"  {each.make()}" for each in profile.experiments),
+            *(_filled(str(each.make()), 4) for each in profile.experiments),
         ]
     return "\n".join(lines)
 
@@ -56,11 +56,16 @@ def _parameter(parameter: Parameter) -> str:
 
 def _row(name: str, unit: str, default: str, meaning: str) -> str:
     """One line if there is room for it, else several, those after the first indented."""
+    return _filled(f"{name:<{_NAMES}}{unit}; default {default} - {meaning}", _NAMES + 2)
+
+
+def _filled(text: str, indent: int) -> str:
+    """In the width of the terminal, the first line indented by 2 and others by `indent`."""
     return textwrap.fill(
-        f"{name:<{_NAMES}}{unit}; default {default} - {meaning}",
+        text,
         width=max(_LEAST, shutil.get_terminal_size().columns - 1),
         initial_indent="  ",
-        subsequent_indent=" " * (_NAMES + 2),
+        subsequent_indent=" " * indent,
         break_long_words=False,
         break_on_hyphens=False,
     )

@@ -166,8 +166,8 @@ class TcpConnection:
     """
 
     __slots__ = (
-        "ends", "inbound", "names", "number", "owner", "send_queue", "stale", "task", "turn",
-        "untargeted",
+        "__weakref__", "ends", "inbound", "names", "number", "owner", "send_queue", "stale", "task",
+        "turn", "untargeted",
     )  # fmt: skip
 
     def __init__(self, owner: socket.socket | None, names: tuple[str, ...], *, number: int) -> None:

@@ -236,7 +236,7 @@ class SocketPatches:
     def _receive(self, sock: socket.socket, call: SocketCall) -> Any:
         __tracebackhide__ = True
         connection = self._look(self._connections.of, sock, RECEIVE)
-        if connection is None and self._installed and is_udp(sock):
+        if connection is None and self._look(is_udp, sock):
             return self._datagrams.receive(sock, call)
         if connection is None or connection.untargeted or not (call.is_plain or is_valid(call)):
             return call()
@@ -252,7 +252,7 @@ class SocketPatches:
     def _send(self, sock: socket.socket, call: SocketCall) -> Any:
         __tracebackhide__ = True
         connection = self._look(self._connections.of, sock, SEND)
-        if connection is None and self._installed and is_udp(sock):
+        if connection is None and self._look(is_udp, sock):
             return self._datagrams.send(sock, call)
         if connection is None or connection.untargeted:
             return call()

@@ -10,8 +10,8 @@ import contextlib
 import socket
 import sys
 import threading
+import weakref
 
-from collections import deque
 from collections.abc import Callable
 from collections.abc import Container
 from types import FrameType
@@ -31,7 +31,6 @@ from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 __all__ = ["SelfPairs", "is_made_here"]
 
 _LOOPBACK = ("127.", "::1", "localhost")
-_MOST = 64  # connections that may still become one
 _TALKING = frozenset({
     "makefile", "recv", "recv_into", "recvfrom", "recvmsg", "send", "sendall", "sendmsg", "sendto",
 })  # fmt: skip
@@ -57,8 +56,10 @@ class SelfPairs(Generic[_C]):
 
     def __init__(self) -> None:
         self.found: frozenset[tuple[Any, Any]] = frozenset()
-        self._connected: deque[tuple[int, _C]] = deque(maxlen=_MOST)
-        self._accepted: deque[tuple[int, int, _C]] = deque(maxlen=_MOST)
+        # By which thread; and with which listener by its id. Only as long as they are known at all.
+        self._connected: weakref.WeakKeyDictionary[_C, int] = weakref.WeakKeyDictionary()
+        self._accepted: weakref.WeakKeyDictionary[_C, tuple[int, int]]
+        self._accepted = weakref.WeakKeyDictionary()
 
     def find(self, listening: Container[int]) -> None:
         """Look for those that there are: both ends are here, and nobody is `listening` there."""
@@ -72,20 +73,20 @@ class SelfPairs(Generic[_C]):
 
     def connected(self, connection: _C) -> None:
         """This thread has connected."""
-        self._connected.append((threading.get_ident(), connection))
+        self._connected[connection] = threading.get_ident()
 
     def accepted(self, listener: KernelSocket, ends: tuple[Any, Any] | None) -> None:
         """This thread has accepted a connection, whose own end is the first of `ends`."""
         me = threading.get_ident()
-        for thread, connection in list(self._connected):
+        for connection, thread in list(self._connected.items()):
             if thread == me and ends is not None and _ends(connection) == ends[::-1]:
-                self._accepted.append((me, id(listener), connection))
+                self._accepted[connection] = me, id(listener)
 
     def closed(self, listener: KernelSocket) -> list[_C]:
         """This thread closes a socket: the connections that this shows to be such pairs."""
         me = threading.get_ident(), id(listener)
-        accepted = list(self._accepted)
-        return [each for *by, each in accepted if tuple(by) == me and not _is_used(each)]
+        accepted = list(self._accepted.items())
+        return [each for each, by in accepted if by == me and not _is_used(each)]
 
 
 def _ends(connection: _Connection) -> tuple[Any, Any] | None:

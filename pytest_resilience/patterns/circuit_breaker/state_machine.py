@@ -385,7 +385,7 @@ class Circuit:
                 return
             if window is not None:
                 with self._lock:
-                    if state is self.current and not window.failures:
+                    if state is self.current and not (window.failures or window.slow):
                         window.record(now)
                         counts.consecutive_failures = 0
                         if window.settled:

@@ -202,6 +202,7 @@ LEFT_OUT = {
     # Threads of theirs read all the time, and may notice it before a request does, or not.
     "paramiko": {"reset", "closed", "down"},
     "paho-mqtt": {"down"},
+    "websockets.sync": {"closed, TLS"},
     # And it never closes what did not connect.
     "kafka-python": {"reset", "closed", "down", "not connected"},
     "pika": {"not connected"},
@@ -210,13 +211,17 @@ LEFT_OUT = {
 
 
 def events_of(client: Client) -> dict[str, Event]:
+    without = LEFT_OUT.get(client.name, set())
+    return {name: event for name, event in _possible(client).items() if name not in without}
+
+
+def _possible(client: Client) -> dict[str, Event]:
     if client.speaks == "http":
         return OF_HTTP | SEALED | NAMES
     if client.speaks == "mysql":
         return OF_MYSQL | NAMES
     if client in SERVICES:
-        without = LEFT_OUT.get(client.name, set())
-        return {name: event for name, event in OF_SERVICES.items() if name not in without}
+        return OF_SERVICES
     if client in MODELS:
         endless = streamed(client.speaks, chunked=False)
         no_end = replace(NO_END, answers={hostile.GOOD: endless, hostile.SILENT: endless})

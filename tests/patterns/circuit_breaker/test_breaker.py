@@ -309,3 +309,14 @@ def test_a_coroutine_function_is_no_listener() -> None:
     for each in (listener, Listener()):
         with pytest.raises(TypeError, match="would never run"):
             CircuitBreaker().listeners.add(each)  # type: ignore[arg-type]
+
+
+def test_a_quick_success_can_be_the_call_that_shows_too_many_to_be_slow(clock: ManualClock) -> None:
+    config = CircuitBreakerConfig(
+        window_size=2, minimum_calls=2, slow_call_duration=1.0, slow_call_rate_threshold=0.3
+    )
+    breaker = CircuitBreaker(config, clock=clock)
+    breaker.call(clock.advance, 1.5)
+    assert breaker.state is CircuitState.CLOSED  # one call is too few to tell
+    breaker.call(fine)
+    assert breaker.state is CircuitState.OPEN
