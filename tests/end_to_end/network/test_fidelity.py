@@ -202,6 +202,7 @@ LEFT_OUT = {
     # Threads of theirs read all the time, and may notice it before a request does, or not.
     "paramiko": {"reset", "closed", "down"},
     "paho-mqtt": {"down"},
+    "asyncpg": {"down"},  # as its loop does
     "websockets.sync": {"closed, TLS"},
     # And it never closes what did not connect.
     "kafka-python": {"reset", "closed", "down", "not connected"},
