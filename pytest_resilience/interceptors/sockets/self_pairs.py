@@ -78,14 +78,14 @@ class SelfPairs(Generic[_C]):
     def accepted(self, listener: KernelSocket, ends: tuple[Any, Any] | None) -> None:
         """This thread has accepted a connection, whose own end is the first of `ends`."""
         me = threading.get_ident()
-        for connection, thread in list(self._connected.items()):
+        for connection, thread in list(self._connected.copy().items()):
             if thread == me and ends is not None and _ends(connection) == ends[::-1]:
                 self._accepted[connection] = me, id(listener)
 
     def closed(self, listener: KernelSocket) -> list[_C]:
         """This thread closes a socket: the connections that this shows to be such pairs."""
         me = threading.get_ident(), id(listener)
-        accepted = list(self._accepted.items())
+        accepted = list(self._accepted.copy().items())
         return [each for each, by in accepted if by == me and not _is_used(each)]
 
 

@@ -203,7 +203,7 @@ LEFT_OUT = {
     "paramiko": {"reset", "closed", "down"},
     "paho-mqtt": {"down"},
     "asyncpg": {"down"},  # as its loop does
-    "websockets.sync": {"closed, TLS"},
+    "websockets.sync": {"reset", "closed", "closed, TLS"},
     # And it never closes what did not connect.
     "kafka-python": {"reset", "closed", "down", "not connected"},
     "pika": {"not connected"},
