@@ -570,7 +570,12 @@ HTTP = (
     Client(name="requests", libraries=("requests", "urllib3"), opened=with_requests),
     Client(name="urllib3", libraries=("urllib3",), opened=with_urllib3),
     Client(name="httpx", libraries=("httpx", "httpcore"), opened=with_httpx),
-    Client(name="http.client", libraries=(), opened=with_http_client),
+    Client(
+        name="http.client",
+        libraries=(),
+        opened=with_http_client,
+        warns=("ignore:unclosed:ResourceWarning",),  # a response that has never begun
+    ),
     Client(name="urllib.request", libraries=(), opened=with_urllib),
     Client(name="boto3", libraries=("boto3", "botocore", "urllib3"), opened=with_boto3),
     of_asyncio("httpx, async", ("httpx", "httpcore", "anyio"), with_httpx_async),
