@@ -200,10 +200,10 @@ KEEPS_WAITING = (
 
 LEFT_OUT = {
     # Threads of theirs read all the time, and may notice it before a request does, or not.
-    "paramiko": {"reset", "closed", "down"},
+    "paramiko": {"reset", "closed", "down", "answer lost"},
     "paho-mqtt": {"down"},
     "asyncpg": {"down"},  # as its loop does
-    "websockets.sync": {"reset", "closed", "closed, TLS"},
+    "websockets.sync": {"reset", "reset, TLS", "closed", "closed, TLS"},
     # And it never closes what did not connect.
     "kafka-python": {"reset", "closed", "down", "not connected"},
     "pika": {"not connected"},
