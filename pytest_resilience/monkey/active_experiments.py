@@ -138,9 +138,6 @@ class ActiveExperiments:
             kept = self._by_name.get(name) is timed
             if kept:
                 self._done(timed)
-        if not kept:
-            self._stop(timed, "stopped while it started")
-            return
         self._journal.record(
             ExperimentStarted(
                 at=timed.started_at,
@@ -150,6 +147,8 @@ class ActiveExperiments:
                 ends_at=timed.ends_at,
             )
         )
+        if not kept:
+            self._stop(timed, "stopped while it started")
 
     def _stop(self, timed: TimedExperiment, reason: str) -> None:
         """Stop one that was taken out of `_by_name`, so that no other thread does."""
