@@ -203,7 +203,7 @@ LEFT_OUT = {
     "paramiko": {"reset", "closed", "down", "answer lost"},
     "paho-mqtt": {"down"},
     "asyncpg": {"down"},  # as its loop does
-    "websockets.sync": {"reset", "reset, TLS", "closed", "closed, TLS"},
+    "websockets.sync": {"reset", "reset, TLS", "closed", "closed, TLS", "down"},
     # And it never closes what did not connect.
     "kafka-python": {"reset", "closed", "down", "not connected"},
     "pika": {"not connected"},
