@@ -50,6 +50,7 @@ from typing import TypeAlias
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.payload import Head
 from pytest_resilience.chaos.faults.response import Pace
 from pytest_resilience.chaos.faults.response import Pause
 
@@ -215,7 +216,7 @@ class _Interruption:
 
     def __init__(self, pause: Pause, effect: Effect, began: float) -> None:
         """`began`: when the response did, in monotonic seconds."""
-        self._position = pause.begins.position()  # None from when on it is reached
+        self._position = pause.begins.position(Head())  # None from when on it is reached
         self._from = began + pause.begins.seconds
         self._pause = pause.pause
         self._effect = effect

@@ -40,6 +40,7 @@ from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import WaitUntil
 from tests.another_fault import Shout
+from tests.pieces import split
 
 
 EOF, RESET, LOST = "EOF", "reset", "lost"
@@ -67,14 +68,6 @@ def effect_of(*faults: Fault, clock: ManualClock) -> Effect:
 
 def http(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-
-
-def split(data: bytes, sizes: Sequence[int]) -> list[bytes]:
-    found = []
-    for size in sizes:
-        found.append(data[:size])
-        data = data[size:]
-    return [each for each in [*found, data] if each]
 
 
 @dataclasses.dataclass

@@ -16,6 +16,7 @@ from pytest_resilience.chaos.faults.network import Delay
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.payload import Corrupted
+from pytest_resilience.chaos.faults.payload import Head
 from pytest_resilience.chaos.faults.payload import Skipped
 from pytest_resilience.chaos.faults.payload import Truncated
 from pytest_resilience.chaos.faults.payload import head_of
@@ -111,7 +112,7 @@ class Dribble(Pace):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class From:
-    """From where on in a response something happens; one of these is given.
+    """From where on in a message something happens; one of these is given.
 
     Attributes:
         items: after so many events, messages, lines or chunks (see `stream_items`).
@@ -123,15 +124,15 @@ class From:
     size: int | None = None
     seconds: float = 0.0
 
-    def position(self) -> Position | None:
-        """The place in a new response; None where it goes by time."""
+    def position(self, head: Head) -> Position | None:
+        """The place in a new message that begins with `head`; None where it goes by time."""
         if self.items is not None:
-            return ItemPosition(self.items)
-        return None if self.size is None else BytePosition(self.size)
+            return ItemPosition(head, self.items)
+        return None if self.size is None else BytePosition(head, self.size)
 
-    def altered(self, then: Altered) -> Altered:
-        """The state of a response that `then` alters from there on."""
-        position = self.position()
+    def altered(self, head: Head, then: Altered) -> Altered:
+        """The state of a message that `then` alters from there on."""
+        position = self.position(head)
         return then if position is None else After(position, then)
 
     def __str__(self) -> str:
@@ -171,12 +172,11 @@ class Alteration(Fault):
     needs_body: ClassVar[bool] = True
     is_of_response: ClassVar[bool] = True
     begins: From | None = None
+    of_requests: bool = False
 
     @property
     def after(self) -> float:
         return 0.0 if self.begins is None else self.begins.seconds
-
-    of_requests: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,13 +205,10 @@ class Truncation(Alteration):
         return self.end == "silence"
 
     def altered(self) -> Altered:
-        limit = self.limit
         if self.begins is not None:
-            limit = self.begins.size if self.of_requests else None
-            if limit is None:
-                return self.begins.altered(Cut())
+            return self.begins.altered(head_of(self.of_requests), Cut())
         head = Skipped(0) if self.headless else head_of(self.of_requests)
-        return Truncated(head, share=self.share, limit=limit)
+        return Truncated(head, share=self.share, limit=self.limit)
 
     def __str__(self) -> str:
         if self.begins is not None:
@@ -246,9 +243,8 @@ class Corruption(Alteration):
 
     def altered(self) -> Altered:
         if self.begins is not None:
-            return self.begins.altered(
-                Corrupted(Skipped(0), self.share, self.seed, hits_for_certain=True)
-            )
+            damaged = Corrupted(Skipped(0), self.share, self.seed, hits_for_certain=True)
+            return self.begins.altered(head_of(self.of_requests), damaged)
         head = head_of(self.of_requests) if self.skip is None else Skipped(self.skip)
         return Corrupted(head, self.share, self.seed, hits_for_certain=self.skip is None)
 
@@ -268,7 +264,7 @@ class DroppedMessage(Alteration):
     items: int = 0
 
     def altered(self) -> Altered:
-        return Dropped(self.items)
+        return Dropped(head_of(self.of_requests), self.items)
 
     def __str__(self) -> str:
         return f"message {self.items + 1} dropped"

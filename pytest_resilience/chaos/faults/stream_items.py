@@ -163,8 +163,8 @@ class Items:
             latest was just found.
     """
 
-    def __init__(self) -> None:
-        self._head = Head()
+    def __init__(self, head: Head) -> None:
+        self._head = head
         self._kind: _Kind | None = None
         self._in_body = False
 
@@ -221,8 +221,8 @@ class Position(Protocol):
 class ItemPosition:
     """After so many items; after none is where the body begins."""
 
-    def __init__(self, count: int) -> None:
-        self._items = Items()
+    def __init__(self, head: Head, count: int) -> None:
+        self._items = Items(head)
         self._left = count + 1  # the end of the head comes first
 
     @property
@@ -241,8 +241,8 @@ class ItemPosition:
 class BytePosition:
     """After so many bytes of the body."""
 
-    def __init__(self, count: int) -> None:
-        self._head = Head()
+    def __init__(self, head: Head, count: int) -> None:
+        self._head = head
         self._count = self._left = count
 
     @property
@@ -308,8 +308,8 @@ class Dropped:
 
     ended = False
 
-    def __init__(self, count: int) -> None:
-        self._items = Items()
+    def __init__(self, head: Head, count: int) -> None:
+        self._items = Items(head)
         self._before = count + 1  # the end of the head comes first
         self._kept = b""
         self._over = False

@@ -11,20 +11,13 @@ from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.response import Alteration
 from pytest_resilience.chaos.faults.response import Corruption
 from pytest_resilience.chaos.faults.response import Truncation
+from tests.pieces import split
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: %d\r\n\r\n"
 bodies = st.binary(min_size=1, max_size=200)
 shares = st.floats(0, 1)
 cuts = st.lists(st.integers(1, 50), max_size=30)
-
-
-def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
-    found = []
-    for size in sizes:
-        found.append(data[:size])
-        data = data[size:]
-    return [each for each in [*found, data] if each]
 
 
 def altered(fault: Alteration) -> Altered:
@@ -43,7 +36,7 @@ def test_a_share_of_what_the_head_promises_arrives(
     body: bytes, share: float, sizes: list[int]
 ) -> None:
     head = HEAD % len(body)
-    kept = heard(Truncation(share=share), pieces(head + body, sizes))
+    kept = heard(Truncation(share=share), split(head + body, sizes))
     assert kept == head + body[: min(len(body) - 1, int(len(body) * share))]
 
 
@@ -62,9 +55,9 @@ def test_so_many_bytes_of_a_body_arrive_in_any_pieces(
 ) -> None:
     fault = Truncation(limit=limit)
     head = HEAD % len(body)
-    assert heard(fault, pieces(head + body, sizes)) == head + body[:limit]
+    assert heard(fault, split(head + body, sizes)) == head + body[:limit]
     body = b"$" + body  # of another protocol, or it might be the beginning of a head
-    assert heard(fault, pieces(body, sizes)) == body[:limit]
+    assert heard(fault, split(body, sizes)) == body[:limit]
 
 
 def test_a_body_that_is_no_longer_than_the_limit_is_spared() -> None:
@@ -125,7 +118,7 @@ def test_with_a_length_the_same_bytes_are_hit_in_any_pieces(
 ) -> None:
     message = HEAD % len(body) + body
     fault = Corruption(share=share, seed=seed)
-    assert heard(fault, pieces(message, sizes)) == heard(fault, [message])
+    assert heard(fault, split(message, sizes)) == heard(fault, [message])
 
 
 @given(st.binary(min_size=100, max_size=300), st.floats(0.01, 1), cuts)
@@ -133,7 +126,7 @@ def test_pieces_after_the_first_are_hit_as_the_whole_would_be(
     body: bytes, seed: float, sizes: list[int]
 ) -> None:
     """Where the first piece is the same, for one byte of that is hit at least."""
-    parts = [body[:50], *pieces(body[50:], sizes)]
+    parts = [body[:50], *split(body[50:], sizes)]
     assert heard(Corruption(share=0.1, seed=seed), parts) == heard(
         Corruption(share=0.1, seed=seed), [body[:50], body[50:]]
     )
@@ -144,7 +137,7 @@ def test_of_a_stream_so_many_bytes_pass_whatever_they_are(
     body: bytes, limit: int, sizes: list[int]
 ) -> None:
     message = HEAD % len(body) + body
-    assert heard(Truncation(limit=limit, headless=True), pieces(message, sizes)) == message[:limit]
+    assert heard(Truncation(limit=limit, headless=True), split(message, sizes)) == message[:limit]
 
 
 @given(bodies, st.integers(0, 200), cuts)
@@ -152,7 +145,7 @@ def test_of_a_stream_what_comes_after_the_skipped_bytes_is_hit_whatever_it_is(
     body: bytes, skip: int, sizes: list[int]
 ) -> None:
     message = HEAD % len(body) + body
-    got = heard(Corruption(share=1, skip=skip), pieces(message, sizes))
+    got = heard(Corruption(share=1, skip=skip), split(message, sizes))
     assert got[:skip] == message[:skip]
     assert all(new != old for new, old in zip(got[skip:], message[skip:], strict=True))
-    assert heard(Corruption(share=0, skip=skip), pieces(message, sizes)) == message
+    assert heard(Corruption(share=0, skip=skip), split(message, sizes)) == message

@@ -16,6 +16,7 @@ from pytest_resilience.chaos.faults.response import Corruption
 from pytest_resilience.chaos.faults.response import DroppedMessage
 from pytest_resilience.chaos.faults.response import From
 from pytest_resilience.chaos.faults.response import Truncation
+from tests.pieces import split
 
 
 STATUS = b"HTTP/1.1 200 OK\r\n"
@@ -74,14 +75,6 @@ STREAMS: dict[str, tuple[bytes, Callable[[bytes], bytes]]] = {
     "after an interim response": (b"HTTP/1.1 103 Early Hints\r\n\r\n" + LINES + b"\r\n", line),
 }
 every_stream = pytest.mark.parametrize(("head", "item"), STREAMS.values(), ids=STREAMS.keys())
-
-
-def split(data: bytes, sizes: Sequence[int]) -> list[bytes]:
-    found = []
-    for size in sizes:
-        found.append(data[:size])
-        data = data[size:]
-    return [each for each in [*found, data] if each]
 
 
 def altered(fault: Alteration) -> Altered:
@@ -154,6 +147,19 @@ def test_bytes_of_the_body_are_counted_in_any_pieces(
     assert kept == head + body[:count]
     assert state.spared == (count >= len(body))
     assert state.ended == (count <= len(body))
+
+
+@given(st.binary(min_size=2, max_size=200), cuts)
+def test_of_a_request_it_is_the_body_as_well(body: bytes, sizes: list[int]) -> None:
+    head = b"POST /teas HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+    sizes = [len(head), *sizes]  # clients send it at once
+    fault = Truncation(begins=From(size=1), of_requests=True)
+    assert delivered(fault, head + body, sizes)[0] == head + body[:1]
+    damage = Corruption(share=0.5, seed=0.25, begins=From(size=1), of_requests=True)
+    kept, _ = delivered(damage, head + body, sizes)
+    assert kept.startswith(head + body[:1])
+    assert len(kept) == len(head + body)
+    assert kept != head + body
 
 
 @given(texts, st.integers(0, 3), cuts)
