@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import h2.config
@@ -12,12 +14,15 @@ import h2.connection
 import h2.events
 
 from tests.interceptors.conftest import Handler
+from tests.interceptors.conftest import Trust
+from tests.interceptors.conftest import serve
 
 
-__all__ = ["BODY", "Answer", "ok", "speaking_http2"]
+__all__ = ["BODY", "Answer", "Serve", "ok", "serving_http2", "speaking_http2"]
 
 BODY = b"0123456789" * 10
 Answer = Callable[[h2.connection.H2Connection, int, str], None]
+Serve = Callable[[Answer], contextlib.AbstractContextManager[str]]
 
 
 def ok(connection: h2.connection.H2Connection, stream_id: int, path: str) -> None:
@@ -47,3 +52,15 @@ def speaking_http2(answer: Answer = ok) -> Handler:
             sock.sendall(connection.data_to_send())
 
     return handle
+
+
+def serving_http2(trust: Trust) -> Serve:
+    """`with start(answer) as url:`, over TLS."""
+    trust.server.set_alpn_protocols(["h2"])
+
+    @contextlib.contextmanager
+    def start(answer: Answer) -> Iterator[str]:
+        with serve(trust.over_tls(speaking_http2(answer))) as port:
+            yield f"https://127.0.0.1:{port}"
+
+    return start

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from collections.abc import Callable
-from collections.abc import Iterator
 from typing import Any
 
 import h2.connection
@@ -15,12 +12,11 @@ import pytest
 from tests.fidelity_page import Section
 from tests.fidelity_page import assert_complete
 from tests.http2_server import BODY
-from tests.http2_server import Answer
+from tests.http2_server import Serve
 from tests.http2_server import ok
-from tests.http2_server import speaking_http2
+from tests.http2_server import serving_http2
 from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
-from tests.interceptors.conftest import serve
 from tests.interceptors.http_mocks.in_process_clients import WAYS
 from tests.interceptors.http_mocks.in_process_clients import App
 from tests.interceptors.http_mocks.in_process_clients import Way
@@ -64,19 +60,11 @@ def test_an_application(event: str, client: str, way: Way, inject: Inject) -> No
 
 
 Failure = Callable[[h2.connection.H2Connection, int], None]
-Serve = Callable[[Answer], contextlib.AbstractContextManager[str]]
 
 
 @pytest.fixture(scope="module")
 def over_http2(trust: Trust) -> Serve:
-    trust.server.set_alpn_protocols(["h2"])
-
-    @contextlib.contextmanager
-    def start(answer: Answer) -> Iterator[str]:
-        with serve(trust.over_tls(speaking_http2(answer))) as port:
-            yield f"https://127.0.0.1:{port}"
-
-    return start
+    return serving_http2(trust)
 
 
 def reset(connection: h2.connection.H2Connection, stream_id: int) -> None:

@@ -20,8 +20,9 @@ import trio
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.diagnosis import never_fired
 from tests.http2_server import BODY
-from tests.http2_server import Answer
+from tests.http2_server import Serve
 from tests.http2_server import ok
+from tests.http2_server import serving_http2
 from tests.http2_server import speaking_http2
 from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
@@ -29,18 +30,8 @@ from tests.interceptors.conftest import serve
 
 
 @pytest.fixture(scope="module")
-def over_http2(trust: Trust) -> Callable[[Answer], contextlib.AbstractContextManager[str]]:
-    trust.server.set_alpn_protocols(["h2"])
-
-    @contextlib.contextmanager
-    def start(answer: Answer) -> Iterator[str]:
-        with serve(trust.over_tls(speaking_http2(answer))) as port:
-            yield f"https://127.0.0.1:{port}"
-
-    return start
-
-
-Serve = Callable[[Answer], contextlib.AbstractContextManager[str]]
+def over_http2(trust: Trust) -> Serve:
+    return serving_http2(trust)
 
 
 @pytest.fixture
