@@ -62,6 +62,7 @@ class Counting:
 
 def blocks():
     "How many the package has asked for and somebody has still, by line."
+    sys._clear_type_cache()  # which keeps the names by which C code has asked for attributes
     # A table of keys that is freed is used again by others, and still counts as ours.
     table = sys.getsizeof({"key": 1}) - sys.getsizeof({})
     found = ((each.size, each.traceback[0]) for each in tracemalloc.take_snapshot().traces)
@@ -97,7 +98,7 @@ def ask(port):
 
 @pytest.fixture
 def calm(request):
-    return request.config.getoption("--resilience-no-chaos")
+    return request.config.getoption("--resilience-no-chaos", default=False)
 """
 
 HEAD = """
@@ -246,6 +247,7 @@ XDIST = ("-p", "xdist", "-n", "1")
     ],
 )
 def test_nothing_is_kept_of_tests_that_are_over(way: str, ran: pytest.RunResult) -> None:
+    assert "errors" not in ran.parseoutcomes()
     assert grown(ran) == ({}, {}), way
 
 
