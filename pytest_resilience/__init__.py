@@ -89,9 +89,7 @@ if TYPE_CHECKING:
     from pytest_resilience.patterns.circuit_breaker.registry import (
         CircuitBreakerRegistry as CircuitBreakerRegistry,
     )
-    from pytest_resilience.patterns.circuit_breaker.state_machine import (
-        CircuitState as CircuitState,
-    )
+    from pytest_resilience.patterns.circuit_breaker.states import CircuitState as CircuitState
     from pytest_resilience.patterns.degradation.features import NOTHING as NOTHING
     from pytest_resilience.patterns.degradation.features import FeatureFlag as FeatureFlag
     from pytest_resilience.patterns.degradation.features import ServiceLevel as ServiceLevel
@@ -129,7 +127,7 @@ _HOMES = {
     "CircuitBreakerConfig": "patterns.circuit_breaker.config",
     "CircuitBreakerError": "errors",
     "CircuitBreakerRegistry": "patterns.circuit_breaker.registry",
-    "CircuitState": "patterns.circuit_breaker.state_machine",
+    "CircuitState": "patterns.circuit_breaker.states",
     "Clock": "clock",
     "ConfigurationError": "errors",
     "Daily": "monkey.schedule",

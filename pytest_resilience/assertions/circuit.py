@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pytest_resilience.assertions.readers import read_circuit
 from pytest_resilience.assertions.readings import CircuitReading
 from pytest_resilience.clock import MACHINE_CLOCK
-from pytest_resilience.patterns.circuit_breaker.state_machine import CircuitState
+from pytest_resilience.patterns.circuit_breaker.states import CircuitState
 
 
 __all__ = [

@@ -20,9 +20,9 @@ from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
 from pytest_resilience.patterns.circuit_breaker.config import Outcome
 from pytest_resilience.patterns.circuit_breaker.registry import CircuitBreakerRegistry
-from pytest_resilience.patterns.circuit_breaker.state_machine import CircuitRejection
-from pytest_resilience.patterns.circuit_breaker.state_machine import CircuitState
-from pytest_resilience.patterns.circuit_breaker.state_machine import CircuitTransition
+from pytest_resilience.patterns.circuit_breaker.states import CircuitRejection
+from pytest_resilience.patterns.circuit_breaker.states import CircuitState
+from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
 from pytest_resilience.patterns.degradation.features import NOTHING
 from pytest_resilience.patterns.degradation.features import FeatureFlag

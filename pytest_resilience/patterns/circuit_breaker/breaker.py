@@ -21,8 +21,8 @@ from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
 from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
-from pytest_resilience.patterns.circuit_breaker.state_machine import CircuitState
-from pytest_resilience.patterns.circuit_breaker.state_machine import CircuitTransition
+from pytest_resilience.patterns.circuit_breaker.states import CircuitState
+from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
 from pytest_resilience.patterns.circuit_breaker.wrappers import go_on
 from pytest_resilience.patterns.circuit_breaker.wrappers import start

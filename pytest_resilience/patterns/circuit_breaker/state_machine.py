@@ -1,95 +1,41 @@
 """The state machine of a circuit breaker: which calls get through, by how earlier ones ended.
 
-                  `failure_threshold` consecutive failures,
-                  or a rate reached in the sliding window
-     +--------+ ----------------------------------------> +------+ <-----------------+
-     | CLOSED |                                           | OPEN |                   |
-     +--------+                                           +------+                   |
-         ^                                                   | `timeout` is over,    |
-         |                                                   | and a call comes      |
-         |                                                   v                       |
-         |      `success_threshold` trial calls       +-----------+  one trial call  |
-         +------------------------------------------- | HALF_OPEN | -----------------+
-                succeed                               +-----------+  fails or is slow
-
-    From any state, by hand: force_open() -> FORCED_OPEN, disable() -> DISABLED,
-    metrics_only() -> METRICS_ONLY, reset() -> CLOSED.
-
-The pattern is Michael Nygard's ("Release It!", 2007); the words are those of resilience4j and
-failsafe-go.
+`states.py` shows the states.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import CircuitBreakerError
-from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.locks import renew_in_child
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
 from pytest_resilience.patterns.circuit_breaker.config import Outcome
+from pytest_resilience.patterns.circuit_breaker.states import DEFAULT_TIMEOUT
+from pytest_resilience.patterns.circuit_breaker.states import NEVER
+from pytest_resilience.patterns.circuit_breaker.states import CircuitRejection
+from pytest_resilience.patterns.circuit_breaker.states import CircuitState
+from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
+from pytest_resilience.patterns.circuit_breaker.states import Closed
+from pytest_resilience.patterns.circuit_breaker.states import Counts
+from pytest_resilience.patterns.circuit_breaker.states import HalfOpen
+from pytest_resilience.patterns.circuit_breaker.states import Open
+from pytest_resilience.patterns.circuit_breaker.states import State
+from pytest_resilience.patterns.circuit_breaker.states import StatePermit
 
 
-__all__ = ["Circuit", "CircuitRejection", "CircuitState", "CircuitTransition", "StatePermit"]
-
-
-class CircuitState(Enum):
-    """What a circuit breaker does with calls.
-
-    CLOSED lets them through, OPEN rejects them, HALF_OPEN lets a few trial calls through.
-    FORCED_OPEN rejects until somebody decides otherwise. DISABLED lets everything through and
-    counts nothing. METRICS_ONLY lets everything through and counts.
-    """
-
-    CLOSED = "CLOSED"
-    OPEN = "OPEN"
-    HALF_OPEN = "HALF_OPEN"
-    FORCED_OPEN = "FORCED_OPEN"
-    DISABLED = "DISABLED"
-    METRICS_ONLY = "METRICS_ONLY"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CircuitTransition(Event):
-    """A breaker has changed its state.
-
-    Attributes:
-        old: the state before.
-        new: the state after.
-        reason: why, in words.
-    """
-
-    old: CircuitState
-    new: CircuitState
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CircuitRejection(Event):
-    """A breaker has rejected a call. Listeners get it; it is not kept.
-
-    Attributes:
-        state: the state that rejected it.
-    """
-
-    state: CircuitState
-
+__all__ = ["Circuit"]
 
 _HISTORY = 100  # transitions that are remembered
-_DEFAULT_TIMEOUT = 60.0  # seconds, where the user's function fails to say
-_NEVER = math.inf
 _logger = logging.getLogger("pytest_resilience.breaker")
 
 # An attribute of an Enum class is looked up slowly: once, not at each call.
@@ -98,148 +44,6 @@ _SUCCESS, _FAILURE, _IGNORED = Outcome
 
 # `__init__` would set the same `args` again, and take three times as long.
 _new_error = CircuitBreakerError.__new__
-
-# The state that follows, and the reason in words.
-_Next = tuple[CircuitState, str]
-
-
-class _Counts:
-    """The failures that a breaker remembers until it is closed again."""
-
-    __slots__ = ("config", "consecutive_failures", "last_failure", "times_opened", "window")
-
-    def __init__(self, config: CircuitBreakerConfig) -> None:
-        self.config = config
-        self.consecutive_failures = 0
-        self.times_opened = 0
-        self.last_failure: float | None = None  # monotonic seconds
-        self.window = config.new_window()
-
-    def clear(self) -> None:
-        self.consecutive_failures = self.times_opened = 0
-        if self.window is not None:
-            self.window.clear()
-
-    @property
-    def settled(self) -> bool:
-        """Whether one more quick success would change nothing."""
-        return not self.consecutive_failures if self.window is None else self.window.settled
-
-    def add(self, now: float, failed: bool, slow: bool) -> None:
-        if self.window is not None:
-            self.window.record(now, failed, slow)
-        else:
-            failed = failed or slow
-        self.add_consecutive(now, failed)
-
-    def add_consecutive(self, now: float, failed: bool) -> None:
-        if failed:
-            self.last_failure = now
-            self.consecutive_failures += 1
-        else:
-            self.consecutive_failures = 0
-
-    def reason_to_open(self) -> str | None:
-        if self.window is not None:
-            return self.config.rate_reached(self.window)
-        if self.consecutive_failures >= self.config.failure_threshold:
-            return f"{self.consecutive_failures} failures in a row"
-        return None
-
-
-# One object for each stay in a state. A call counts in the one that let it through, so when it
-# ends late its outcome says nothing about the state there is by then.
-
-
-class _Closed:
-    """Lets every call through: CLOSED, METRICS_ONLY and DISABLED."""
-
-    __slots__ = ("counts", "kind")
-
-    def __init__(self, kind: CircuitState, counts: _Counts) -> None:
-        self.kind = kind
-        self.counts = counts
-
-    def try_acquire(self, now: float) -> bool:  # noqa: ARG002
-        return True
-
-    def record(self, outcome: Outcome, slow: bool, now: float) -> _Next | None:
-        if outcome is _IGNORED or self.kind is _DISABLED:
-            return None
-        self.counts.add(now, outcome is _FAILURE, slow)
-        reason = self.counts.reason_to_open() if self.kind is _CLOSED else None
-        return None if reason is None else (_OPEN, reason)
-
-
-class _Open:
-    """Lets no call through: OPEN until `reopens_at`, monotonic seconds, FORCED_OPEN for ever."""
-
-    __slots__ = ("kind", "name", "reopens_at")
-
-    def __init__(self, kind: CircuitState, reopens_at: float) -> None:
-        self.kind = kind
-        self.name = kind.value
-        self.reopens_at = reopens_at
-
-    def try_acquire(self, now: float) -> bool:  # noqa: ARG002
-        return False
-
-    def record(self, outcome: Outcome, slow: bool, now: float) -> None:
-        """Nothing: no call is in progress that it let through."""
-
-
-class _HalfOpen:
-    """Lets through as many trial calls at once as can still be needed to close."""
-
-    __slots__ = ("acquired_at", "counts", "in_progress", "kind", "successes")
-
-    def __init__(self, counts: _Counts, now: float, successes: int = 0) -> None:
-        self.kind = _HALF_OPEN
-        self.counts = counts
-        self.acquired_at = now  # when the last slot was taken
-        self.in_progress = 0
-        self.successes = successes
-
-    @property
-    def is_full(self) -> bool:
-        config = self.counts.config
-        slots = config.half_open_max_calls or config.success_threshold
-        return self.in_progress >= min(slots, config.success_threshold - self.successes)
-
-    def is_stuck(self, now: float) -> bool:
-        """Whether trial calls hold all slots for longer than the breaker would stay open."""
-        timeout = self.counts.config.timeout
-        patience = _DEFAULT_TIMEOUT if callable(timeout) else timeout
-        return self.is_full and now >= self.acquired_at + patience
-
-    def try_acquire(self, now: float) -> bool:
-        if self.is_full:
-            return False
-        self.in_progress += 1
-        self.acquired_at = now
-        return True
-
-    def record(self, outcome: Outcome, slow: bool, now: float) -> _Next | None:
-        if not self.in_progress:
-            return None  # a block entered earlier, and left in a context that knows no permit
-        self.in_progress -= 1
-        if outcome is _IGNORED:
-            return None
-        failed = outcome is _FAILURE or slow
-        self.counts.add_consecutive(now, failed)
-        if failed:
-            return _OPEN, "a trial call failed"
-        self.successes += 1
-        if self.successes < self.counts.config.success_threshold:
-            return None
-        return _CLOSED, f"{self.successes} calls succeeded"
-
-
-_State = _Closed | _Open | _HalfOpen
-
-# What a call in progress holds: the state that let it through, and when it began (monotonic
-# seconds; 0 where nobody asks).
-StatePermit = tuple[_State, float]
 
 
 class _Journal:
@@ -296,8 +100,8 @@ class Circuit:
         self.name = name
         self.listeners = listeners
         self.journal = _Journal(name, listeners)
-        self.counts = _Counts(config)
-        self.current: _State = _Closed(_CLOSED, self.counts)
+        self.counts = Counts(config)
+        self.current: State = Closed(_CLOSED, self.counts)
         self.fast_path: StatePermit | None = None
         self._fast = config.slow_call_duration is None and config.is_failed_result is None
         self._lock = fork_safe(self, "_lock", threading.Lock)
@@ -306,8 +110,8 @@ class Circuit:
         self._update_fast_path()
 
     def _renew(self) -> None:
-        if isinstance(self.current, _HalfOpen):  # its trial calls are of threads that are not here
-            self.current = _HalfOpen(self.counts, self._monotonic(), self.current.successes)
+        if isinstance(self.current, HalfOpen):  # its trial calls are of threads that are not here
+            self.current = HalfOpen(self.counts, self._monotonic(), self.current.successes)
 
     @property
     def state(self) -> CircuitState:
@@ -316,14 +120,14 @@ class Circuit:
     def acquire_permit(self) -> StatePermit:
         """Let a call through. Raises CircuitBreakerError."""
         state = self.current
-        if isinstance(state, _Open):
+        if isinstance(state, Open):
             remaining = state.reopens_at - self._monotonic()
             if remaining > 0:
                 if self.listeners.listened:
                     self._announce_rejection(state)
-                retry_after = None if remaining == _NEVER else remaining
+                retry_after = None if remaining == NEVER else remaining
                 raise _new_error(CircuitBreakerError, self.name, state.name, retry_after)
-        elif isinstance(state, _Closed):
+        elif isinstance(state, Closed):
             return state, 0.0 if self.config.slow_call_duration is None else self._monotonic()
         now = self._monotonic()
         with self._lock:
@@ -351,18 +155,18 @@ class Circuit:
         """Whether a call would be rejected now. To ask changes nothing."""
         with self._lock:
             state, now = self.current, self._monotonic()
-            if isinstance(state, _HalfOpen):
+            if isinstance(state, HalfOpen):
                 return state.is_full and not state.is_stuck(now)
-            return isinstance(state, _Open) and now < state.reopens_at
+            return isinstance(state, Open) and now < state.reopens_at
 
     def _half_open(self, now: float) -> None:
         """Turn half open if it is time; give up on trial calls that never ended."""
         state = self.current
-        if isinstance(state, _Open) and now >= state.reopens_at:
+        if isinstance(state, Open) and now >= state.reopens_at:
             self._enter(_HALF_OPEN, "its timeout was over")
-        elif isinstance(state, _HalfOpen) and state.is_stuck(now):
+        elif isinstance(state, HalfOpen) and state.is_stuck(now):
             _logger.warning("%s: %d trial calls never ended", self.name, state.in_progress)
-            self.current = _HalfOpen(self.counts, now, state.successes)
+            self.current = HalfOpen(self.counts, now, state.successes)
 
     def record_result(self, permit: StatePermit, result: Any) -> None:
         """A call has returned."""
@@ -440,27 +244,27 @@ class Circuit:
         now, counts, timeout = self._monotonic(), self.counts, self.config.timeout
         event = CircuitTransition(at=now, source=self.name, old=self.state, new=new, reason=reason)
         if new is _HALF_OPEN:
-            self.current = _HalfOpen(counts, now)
+            self.current = HalfOpen(counts, now)
         elif new is _OPEN:
             counts.times_opened += 1
-            self.current = _Open(new, _NEVER if callable(timeout) else now + timeout)
+            self.current = Open(new, NEVER if callable(timeout) else now + timeout)
         else:
             counts.clear()
-            self.current = _Open(new, _NEVER) if new is _FORCED_OPEN else _Closed(new, counts)
+            self.current = Open(new, NEVER) if new is _FORCED_OPEN else Closed(new, counts)
         self._update_fast_path()
         self.journal.add(event)
         return event
 
     def _update_fast_path(self) -> None:
-        fast = self._fast and isinstance(self.current, _Closed) and self.counts.settled
+        fast = self._fast and isinstance(self.current, Closed) and self.counts.settled
         self.fast_path = (self.current, 0.0) if fast else None
 
     def _ask_timeout(self, error: BaseException | None) -> None:
         """Ask the user's function how long to stay open, not under the lock."""
         timeout, state = self.config.timeout, self.current
-        if not callable(timeout) or not isinstance(state, _Open) or state.kind is not _OPEN:
+        if not callable(timeout) or not isinstance(state, Open) or state.kind is not _OPEN:
             return
-        seconds = _DEFAULT_TIMEOUT
+        seconds = DEFAULT_TIMEOUT
         try:
             seconds = validation.number("timeout", timeout(self.counts.times_opened, error))
         except Exception:
@@ -470,7 +274,7 @@ class Circuit:
                 if state is self.current:
                     state.reopens_at = self.journal.latest[-1].at + seconds
 
-    def _announce_rejection(self, state: _State) -> None:
+    def _announce_rejection(self, state: State) -> None:
         at = self._monotonic()
         self.listeners.emit(CircuitRejection(at=at, source=self.name, state=state.kind))
 
@@ -484,7 +288,7 @@ class Circuit:
             return {
                 "state": state.kind.value,
                 "failure_count": counts.consecutive_failures if window is None else window.failures,
-                "success_count": state.successes if isinstance(state, _HalfOpen) else 0,
+                "success_count": state.successes if isinstance(state, HalfOpen) else 0,
                 "last_failure_time": last,
                 "time_since_last_failure": None if last is None else now - last,
                 "times_opened": counts.times_opened,

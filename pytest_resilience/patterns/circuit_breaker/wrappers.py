@@ -15,7 +15,7 @@ from pytest_resilience.patterns.callables import is_future
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.callables import when_done
 from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
-from pytest_resilience.patterns.circuit_breaker.state_machine import StatePermit
+from pytest_resilience.patterns.circuit_breaker.states import StatePermit
 
 
 __all__ = ["Permit", "go_on", "start", "wrap"]

@@ -1,0 +1,228 @@
+"""The states of a circuit breaker, and what is told of them.
+
+One object for each stay in a state. A call counts in the one that let it through, so when it
+ends late its outcome says nothing about the state there is by then.
+
+                  `failure_threshold` consecutive failures,
+                  or a rate reached in the sliding window
+     +--------+ ----------------------------------------> +------+ <-----------------+
+     | CLOSED |                                           | OPEN |                   |
+     +--------+                                           +------+                   |
+         ^                                                   | `timeout` is over,    |
+         |                                                   | and a call comes      |
+         |                                                   v                       |
+         |      `success_threshold` trial calls       +-----------+  one trial call  |
+         +------------------------------------------- | HALF_OPEN | -----------------+
+                succeed                               +-----------+  fails or is slow
+
+    From any state, by hand: force_open() -> FORCED_OPEN, disable() -> DISABLED,
+    metrics_only() -> METRICS_ONLY, reset() -> CLOSED.
+
+The pattern is Michael Nygard's ("Release It!", 2007); the words are those of resilience4j and
+failsafe-go.
+"""
+
+from __future__ import annotations
+
+import math
+
+from dataclasses import dataclass
+from enum import Enum
+
+from pytest_resilience.events import Event
+from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
+from pytest_resilience.patterns.circuit_breaker.config import Outcome
+
+
+__all__ = [
+    "DEFAULT_TIMEOUT", "NEVER", "CircuitRejection", "CircuitState", "CircuitTransition", "Closed",
+    "Counts", "HalfOpen", "Next", "Open", "State", "StatePermit",
+]  # fmt: skip
+
+
+class CircuitState(Enum):
+    """What a circuit breaker does with calls.
+
+    CLOSED lets them through, OPEN rejects them, HALF_OPEN lets a few trial calls through.
+    FORCED_OPEN rejects until somebody decides otherwise. DISABLED lets everything through and
+    counts nothing. METRICS_ONLY lets everything through and counts.
+    """
+
+    CLOSED = "CLOSED"
+    OPEN = "OPEN"
+    HALF_OPEN = "HALF_OPEN"
+    FORCED_OPEN = "FORCED_OPEN"
+    DISABLED = "DISABLED"
+    METRICS_ONLY = "METRICS_ONLY"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitTransition(Event):
+    """A breaker has changed its state.
+
+    Attributes:
+        old: the state before.
+        new: the state after.
+        reason: why, in words.
+    """
+
+    old: CircuitState
+    new: CircuitState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitRejection(Event):
+    """A breaker has rejected a call. Listeners get it; it is not kept.
+
+    Attributes:
+        state: the state that rejected it.
+    """
+
+    state: CircuitState
+
+
+DEFAULT_TIMEOUT = 60.0  # seconds, where the user's function fails to say
+NEVER = math.inf
+
+# An attribute of an Enum class is looked up slowly: once, not at each call.
+_CLOSED, _OPEN, _HALF_OPEN, _FORCED_OPEN, _DISABLED, _METRICS_ONLY = CircuitState
+_SUCCESS, _FAILURE, _IGNORED = Outcome
+
+# The state that follows, and the reason in words.
+Next = tuple[CircuitState, str]
+
+
+class Counts:
+    """The failures that a breaker remembers until it is closed again."""
+
+    __slots__ = ("config", "consecutive_failures", "last_failure", "times_opened", "window")
+
+    def __init__(self, config: CircuitBreakerConfig) -> None:
+        self.config = config
+        self.consecutive_failures = 0
+        self.times_opened = 0
+        self.last_failure: float | None = None  # monotonic seconds
+        self.window = config.new_window()
+
+    def clear(self) -> None:
+        self.consecutive_failures = self.times_opened = 0
+        if self.window is not None:
+            self.window.clear()
+
+    @property
+    def settled(self) -> bool:
+        """Whether one more quick success would change nothing."""
+        return not self.consecutive_failures if self.window is None else self.window.settled
+
+    def add(self, now: float, failed: bool, slow: bool) -> None:
+        if self.window is not None:
+            self.window.record(now, failed, slow)
+        else:
+            failed = failed or slow
+        self.add_consecutive(now, failed)
+
+    def add_consecutive(self, now: float, failed: bool) -> None:
+        if failed:
+            self.last_failure = now
+            self.consecutive_failures += 1
+        else:
+            self.consecutive_failures = 0
+
+    def reason_to_open(self) -> str | None:
+        if self.window is not None:
+            return self.config.rate_reached(self.window)
+        if self.consecutive_failures >= self.config.failure_threshold:
+            return f"{self.consecutive_failures} failures in a row"
+        return None
+
+
+class Closed:
+    """Lets every call through: CLOSED, METRICS_ONLY and DISABLED."""
+
+    __slots__ = ("counts", "kind")
+
+    def __init__(self, kind: CircuitState, counts: Counts) -> None:
+        self.kind = kind
+        self.counts = counts
+
+    def try_acquire(self, now: float) -> bool:  # noqa: ARG002
+        return True
+
+    def record(self, outcome: Outcome, slow: bool, now: float) -> Next | None:
+        if outcome is _IGNORED or self.kind is _DISABLED:
+            return None
+        self.counts.add(now, outcome is _FAILURE, slow)
+        reason = self.counts.reason_to_open() if self.kind is _CLOSED else None
+        return None if reason is None else (_OPEN, reason)
+
+
+class Open:
+    """Lets no call through: OPEN until `reopens_at`, monotonic seconds, FORCED_OPEN for ever."""
+
+    __slots__ = ("kind", "name", "reopens_at")
+
+    def __init__(self, kind: CircuitState, reopens_at: float) -> None:
+        self.kind = kind
+        self.name = kind.value
+        self.reopens_at = reopens_at
+
+    def try_acquire(self, now: float) -> bool:  # noqa: ARG002
+        return False
+
+    def record(self, outcome: Outcome, slow: bool, now: float) -> None:
+        """Nothing: no call is in progress that it let through."""
+
+
+class HalfOpen:
+    """Lets through as many trial calls at once as can still be needed to close."""
+
+    __slots__ = ("acquired_at", "counts", "in_progress", "kind", "successes")
+
+    def __init__(self, counts: Counts, now: float, successes: int = 0) -> None:
+        self.kind = _HALF_OPEN
+        self.counts = counts
+        self.acquired_at = now  # when the last slot was taken
+        self.in_progress = 0
+        self.successes = successes
+
+    @property
+    def is_full(self) -> bool:
+        config = self.counts.config
+        slots = config.half_open_max_calls or config.success_threshold
+        return self.in_progress >= min(slots, config.success_threshold - self.successes)
+
+    def is_stuck(self, now: float) -> bool:
+        """Whether trial calls hold all slots for longer than the breaker would stay open."""
+        timeout = self.counts.config.timeout
+        patience = DEFAULT_TIMEOUT if callable(timeout) else timeout
+        return self.is_full and now >= self.acquired_at + patience
+
+    def try_acquire(self, now: float) -> bool:
+        if self.is_full:
+            return False
+        self.in_progress += 1
+        self.acquired_at = now
+        return True
+
+    def record(self, outcome: Outcome, slow: bool, now: float) -> Next | None:
+        if not self.in_progress:
+            return None  # a block entered earlier, and left in a context that knows no permit
+        self.in_progress -= 1
+        if outcome is _IGNORED:
+            return None
+        failed = outcome is _FAILURE or slow
+        self.counts.add_consecutive(now, failed)
+        if failed:
+            return _OPEN, "a trial call failed"
+        self.successes += 1
+        if self.successes < self.counts.config.success_threshold:
+            return None
+        return _CLOSED, f"{self.successes} calls succeeded"
+
+
+State = Closed | Open | HalfOpen
+
+# What a call in progress holds: the state that let it through, and when it began (monotonic
+# seconds; 0 where nobody asks).
+StatePermit = tuple[State, float]
