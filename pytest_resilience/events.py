@@ -9,6 +9,9 @@ import threading
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+from typing import TypeVar
+from typing import overload
 
 from pytest_resilience.locks import fork_safe
 
@@ -50,7 +53,8 @@ class Event:
     source: str
 
 
-Listener = Callable[[Event], None]
+Listener = Callable[[Any], object]
+_E = TypeVar("_E", bound=Event)
 
 
 class Listeners:
@@ -78,6 +82,11 @@ class Listeners:
     def __len__(self) -> int:
         return len(self._all)
 
+    # A function of one kind of event may be given, and a lambda, which is taken to be of any.
+    @overload
+    def add(self, listener: Callable[[Event], object]) -> Callable[[], None]: ...
+    @overload
+    def add(self, listener: Callable[[_E], object]) -> Callable[[], None]: ...
     def add(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` of every event from now on; call the result to stop.
 

@@ -6,6 +6,8 @@ import functools
 import inspect
 import sys
 
+from abc import ABC
+from abc import abstractmethod
 from collections.abc import Awaitable
 from collections.abc import Callable
 from enum import Enum
@@ -17,12 +19,15 @@ from types import GeneratorType
 from types import MethodType
 from types import NoneType
 from typing import Any
+from typing import ParamSpec
 from typing import TypeVar
+from typing import overload
 
 
 __all__ = [
     "FINISHED",
     "CallKind",
+    "Decorator",
     "async_generator_around",
     "calls_first_argument",
     "close_unawaited",
@@ -36,6 +41,8 @@ __all__ = [
     "wrap",
 ]
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -47,6 +54,26 @@ class CallKind(Enum):
     COROUTINE = "coroutine"
     GENERATOR = "generator"
     ASYNC_GENERATOR = "async generator"
+
+
+class Decorator(ABC):
+    """A pattern that can be put around functions, which keep their signature and overloads."""
+
+    __slots__ = ()
+
+    # What is called with arguments it does not take must not pass type checkers. The second form
+    # is for functions with overloads, which pyright takes for the first only once.
+    @overload
+    def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]: ...
+    @overload
+    def __call__(self, func: _F) -> _F: ...
+    def __call__(self, func: Any) -> Any:
+        """Put the pattern around a function, as a decorator."""
+        return self._decorate(func)
+
+    @abstractmethod
+    def _decorate(self, func: Any) -> Any:
+        """The function in a wrapper of its own kind. Raises TypeError for what it cannot wrap."""
 
 
 # An attribute of an Enum class is looked up slowly: once, not at each call.

@@ -15,6 +15,7 @@ from pytest_resilience.patterns.bulkhead.rate_limit import RateLimitBulkhead
 from pytest_resilience.patterns.bulkhead.semaphore import SemaphoreBulkhead
 from pytest_resilience.patterns.bulkhead.thread_pool import ThreadPoolBulkhead
 from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import Decorator
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
@@ -72,7 +73,7 @@ class Step:
     config: Any
 
 
-class Pipeline:
+class Pipeline(Decorator):
     """Patterns around a function, the first one outermost.
 
     Any decorator can be one of them: each wraps what the later ones made of the function, so
@@ -96,18 +97,14 @@ class Pipeline:
         self.patterns = patterns
         # Wrapped around two functions that call their argument, once and not at each `call`.
         ours = _OURS.issuperset(map(type, patterns))
-        self._call = self._around(_call) if ours else None
+        self._call = self._decorate(_call) if ours else None
         pooled = ThreadPoolBulkhead in map(type, patterns)  # which refuses coroutine functions
-        self._await = self._around(_await) if ours and not pooled else None
+        self._await = self._decorate(_await) if ours and not pooled else None
         for number, outer in enumerate(patterns):
             for inner in patterns[number + 1 :]:
                 _warn(outer, inner)
 
-    def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
-        """Put all patterns around a function, as a decorator."""
-        return self._around(func)
-
-    def _around(self, func: Callable[..., Any]) -> Callable[..., Any]:
+    def _decorate(self, func: Any) -> Any:
         for pattern in reversed(self.patterns):
             func = pattern(func)
         return func

@@ -24,6 +24,7 @@ from pytest_resilience.locks import fork_safe
 from pytest_resilience.locks import renew_in_child
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import Decorator
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import generator_error
 from pytest_resilience.patterns.callables import innermost
@@ -83,11 +84,13 @@ class OverdueCall:
     thread: threading.Thread
 
 
-class TimeLimiter:
+class TimeLimiter(Decorator):
     """Raises `TimeLimitExceededError` for calls that take longer than `limit` seconds.
 
     A coroutine function, or a block under `async with`, is cancelled when the time is up, by
     `asyncio.timeout`: it ends at its next `await`, unless it suppresses the cancellation.
+
+    Generator functions are refused: their time is that of whoever iterates.
 
     A plain function cannot be stopped. It runs in a thread of its own, and when the time is
     up its caller stops waiting: **the call runs on**, with all it does and holds, until it ends
@@ -132,12 +135,8 @@ class TimeLimiter:
         with self._lock:
             return tuple(self._overdue.values())
 
-    def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
-        """Limit a function or a coroutine function, as a decorator.
-
-        Raises TypeError for a generator function: its time is that of whoever iterates.
-        """
-        return wrap(func, self._wrap_plain, self._call_and_await, _NO_GENERATORS)  # type: ignore[no-any-return]
+    def _decorate(self, func: Any) -> Any:
+        return wrap(func, self._wrap_plain, self._call_and_await, _NO_GENERATORS)
 
     def _wrap_plain(self, func: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:

@@ -19,10 +19,14 @@ from pytest_resilience.patterns.callables import kind_of
 
 
 __all__ = [
-    "boolean", "clock", "config", "exception_types", "function", "integer", "number", "one_of",
+    "ExceptionTypes", "boolean", "clock", "config", "exception_types", "function", "integer",
+    "number", "one_of",
 ]  # fmt: skip
 
 _C = TypeVar("_C")
+
+# What a configuration takes, and `except` too. Each keeps a tuple of it.
+ExceptionTypes = type[BaseException] | tuple[type[BaseException], ...]
 
 
 def number(  # noqa: D103  # see the module

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-from abc import ABC
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
 from pytest_resilience.patterns.bulkhead.config import BulkheadType
+from pytest_resilience.patterns.callables import Decorator
 
 
 __all__ = ["Bulkhead", "BulkheadRejection"]
@@ -52,7 +52,7 @@ class BulkheadRejection(Event):
     retry_after: float | None = None
 
 
-class Bulkhead(ABC):
+class Bulkhead(Decorator):
     """Limits how much of something is used, and rejects the rest.
 
     Attributes:
@@ -102,10 +102,6 @@ class Bulkhead(ABC):
     @abstractmethod
     def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` if there is room for it. Raises BulkheadRejectedError if there is none."""
-
-    @abstractmethod
-    def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
-        """Limit a function, as a decorator."""
 
     @abstractmethod
     def get_stats(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class RateLimitBulkhead(Bulkhead):
     call costs O(1), amortised.
 
     A call that is let through runs in the caller; a coroutine function's begins when it is
-    awaited. Safe among threads and tasks, which share one limit.
+    awaited, a generator's when it is iterated. Safe among threads and tasks, which share one limit.
     """
 
     _default_name = "rate limit"
@@ -178,12 +178,8 @@ class RateLimitBulkhead(Bulkhead):
             await self.acquire_async()
         return await func(*args, **kwargs)
 
-    def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
-        """Limit a function of any kind, as a decorator; it stays of that kind.
-
-        A call of a generator function begins with its iteration.
-        """
-        return wrap(func, self._wrapped, self._await)  # type: ignore[no-any-return]
+    def _decorate(self, func: Any) -> Any:
+        return wrap(func, self._wrapped, self._await)
 
     def _wrapped(self, func: Callable[..., Any]) -> Callable[..., Any]:
         kind = kind_of(func)

@@ -47,7 +47,8 @@ class SemaphoreBulkhead(Bulkhead):
 
     A caller that finds none free waits up to `max_wait` seconds, in the order of arrival
     whatever it is, thread or task. Tasks wait without blocking their loop. That wait is of
-    real time: it ends when another caller leaves, not when a clock says so.
+    real time: it ends when another caller leaves, not when a clock says so. Generator functions
+    are refused: one that is never finished would keep its slot.
     """
 
     _default_name = "semaphore"
@@ -246,9 +247,8 @@ class SemaphoreBulkhead(Bulkhead):
             if self._waiters:
                 self._serve()
 
-    def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
-        """Limit a function, as a decorator. Raises TypeError for a generator function."""
-        return wrap(func, self._wrap_plain, self._await, _NO_GENERATORS)  # type: ignore[no-any-return]
+    def _decorate(self, func: Any) -> Any:
+        return wrap(func, self._wrap_plain, self._await, _NO_GENERATORS)
 
     def _wrap_plain(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
         take, give, serve, waiters = self._take, self._free.append, self._serve, self._waiters

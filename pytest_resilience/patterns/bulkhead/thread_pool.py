@@ -118,7 +118,8 @@ class ThreadPoolBulkhead(Bulkhead):
 
     A caller waits `timeout` seconds of real time for its result. What has not begun by then
     never will. What runs cannot be stopped, and keeps its thread until it really ends, as
-    `get_stats` shows. Calls see the context variables of their callers.
+    `get_stats` shows. Calls see the context variables of their callers. Functions that are not
+    plain are refused: a thread cannot run them.
 
     Leaving `with pool:` shuts it down. A pool that is never shut down is waited for at the end
     of the process. After `shutdown(wait=False)` nothing is: what runs by then is given up. A
@@ -239,16 +240,12 @@ class ThreadPoolBulkhead(Bulkhead):
             f"no result from {self.name} within {limit:g} s; {fate}", limit=limit
         )
 
-    def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
-        """Run a plain function in the pool whenever it is called, as a decorator.
-
-        Raises TypeError for others: a thread cannot run them.
-        """
+    def _decorate(self, func: Any) -> Any:
         _refuse_others(func, ())
         execute = self._execute
 
         @functools.wraps(func)
-        def pooled(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        def pooled(*args: Any, **kwargs: Any) -> Any:
             return execute(functools.partial(func, *args, **kwargs))
 
         return pooled

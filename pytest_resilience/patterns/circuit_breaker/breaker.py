@@ -16,6 +16,7 @@ from pytest_resilience.events import Listeners
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.callables import FINISHED
 from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import Decorator
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
@@ -47,7 +48,7 @@ _innermost: contextvars.ContextVar[_Block | None] = contextvars.ContextVar(
 )
 
 
-class CircuitBreaker:
+class CircuitBreaker(Decorator):
     """Protects calls of one thing that can fail, from any number of threads and tasks.
 
     CLOSED, it lets every call through, and opens on too many failures. OPEN, it rejects
@@ -94,8 +95,7 @@ class CircuitBreaker:
         """The latest changes of state, at most 100, oldest first."""
         return tuple(self._circuit.journal.latest.copy())
 
-    def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
-        """Protect a function of any kind, as a decorator."""
+    def _decorate(self, func: Any) -> Any:
         return wrap(self._circuit, func)
 
     @calls_first_argument

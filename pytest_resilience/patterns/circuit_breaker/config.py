@@ -61,9 +61,9 @@ class CircuitBreakerConfig:
     failure_threshold: int = 5
     success_threshold: int = 3
     timeout: float | Callable[[int, BaseException | None], float] = 60.0
-    expected_exception: tuple[type[BaseException], ...] = (Exception,)
-    ignored_exception: tuple[type[BaseException], ...] = ()
-    is_failure: Callable[[Exception], bool] | None = None
+    expected_exception: validation.ExceptionTypes = (Exception,)
+    ignored_exception: validation.ExceptionTypes = ()
+    is_failure: Callable[[Any], bool] | None = None
     is_failed_result: Callable[[Any], bool] | None = None
     failure_rate_threshold: float | None = None
     window_size: int | None = None

@@ -50,7 +50,7 @@ class Permit:
         return circuit
 
 
-def wrap(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
+def wrap(circuit: Circuit, func: Callable[..., Any]) -> Any:
     """`func` behind `circuit`, of the same kind as before."""
     return functools.update_wrapper(_MAKERS[kind_of(func)](circuit, func), func)
 

@@ -72,7 +72,7 @@ class FeatureFlag:
     service_level: ServiceLevel = ServiceLevel.FULL
     fallback_value: Any = NOTHING
     health_check: Callable[[], Any] | None = None
-    expected_exception: tuple[type[BaseException], ...] = (Exception,)
+    expected_exception: validation.ExceptionTypes = (Exception,)
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):

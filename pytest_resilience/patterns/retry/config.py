@@ -51,9 +51,9 @@ class RetryConfig:
     max_delay: float = 60.0
     exponential_multiplier: float = 2.0
     jitter: Jitter = True
-    retryable_exceptions: tuple[type[BaseException], ...] = (Exception,)
+    retryable_exceptions: validation.ExceptionTypes = (Exception,)
     max_elapsed: float | None = None
-    is_retryable: Callable[[Exception], bool] | None = None
+    is_retryable: Callable[[Any], bool] | None = None
     retry_on_result: Callable[[Any], bool] | None = None
     wait_from: Callable[[Any], float | None] | None = None
     budget: RetryBudget | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from collections.abc import Callable
 from collections.abc import Iterator
+from typing import Any
 from typing import ParamSpec
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.callables import FINISHED
+from pytest_resilience.patterns.callables import Decorator
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import not_callable
 from pytest_resilience.patterns.retry.attempts import CallState
@@ -33,12 +35,13 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-class RetryHandler:
+class RetryHandler(Decorator):
     """Retries what failed: as a decorator, by `execute`, or around a block.
 
     Calls share nothing but the history and the budget, so one handler serves any number of
     threads and tasks. Delays go through the clock; those of coroutine functions suspend. A
-    plain function that returns an awaitable is retried when that is awaited.
+    plain function that returns an awaitable is retried when that is awaited. Generator functions
+    are refused: what they have yielded cannot be taken back.
 
     A call whose first attempt succeeds leaves no event, so it costs next to nothing.
 
@@ -76,11 +79,7 @@ class RetryHandler:
         """The latest events, at most 1000, oldest first."""
         return self._state.history
 
-    def __call__(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
-        """Retry a function, as a decorator.
-
-        Raises TypeError for a generator function: what it has yielded cannot be taken back.
-        """
+    def _decorate(self, func: Any) -> Any:
         return wrap(self._state, func)
 
     @calls_first_argument

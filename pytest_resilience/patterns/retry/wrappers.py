@@ -28,7 +28,7 @@ _NO_GENERATORS = (
 )
 
 
-def wrap(handler: HandlerState, func: Callable[..., Any]) -> Callable[..., Any]:
+def wrap(handler: HandlerState, func: Callable[..., Any]) -> Any:
     """`func` with retries; a coroutine function stays one.
 
     Raises TypeError for a generator function: what it has yielded cannot be taken back.

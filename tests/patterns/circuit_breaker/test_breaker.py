@@ -280,7 +280,7 @@ def test_nonsense_is_refused_naming_field_and_value(
 
 
 def test_one_exception_class_will_do() -> None:
-    assert CircuitBreakerConfig(expected_exception=OSError).expected_exception == (OSError,)  # type: ignore[arg-type]
+    assert CircuitBreakerConfig(expected_exception=OSError).expected_exception == (OSError,)
 
 
 def test_transitions_reach_listeners_in_their_order() -> None:
@@ -308,7 +308,7 @@ def test_a_coroutine_function_is_no_listener() -> None:
 
     for each in (listener, Listener()):
         with pytest.raises(TypeError, match="would never run"):
-            CircuitBreaker().listeners.add(each)  # type: ignore[arg-type]
+            CircuitBreaker().listeners.add(each)
 
 
 def test_a_quick_success_can_be_the_call_that_shows_too_many_to_be_slow(clock: ManualClock) -> None:

@@ -505,7 +505,7 @@ def test_a_check_that_began_before_a_failure_does_not_heal(manager: DegradationM
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_an_error_of_the_caller_is_no_outage(manager: DegradationManager, is_async: bool) -> None:
-    manager.register_feature(FeatureFlag("prices", expected_exception=OSError))  # type: ignore[arg-type]
+    manager.register_feature(FeatureFlag("prices", expected_exception=OSError))
 
     def primary() -> None:
         raise KeyError("yours")

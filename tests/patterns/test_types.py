@@ -1,0 +1,41 @@
+"""What type checkers know of patterns, and of what they are put around."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+from pathlib import Path
+
+import pytest
+
+
+USER = Path(__file__).with_name("typed_user.py")
+PYRIGHT = {
+    "include": [str(USER)],
+    "typeCheckingMode": "strict",
+    "enableTypeIgnoreComments": False,  # those of mypy
+    "reportUnnecessaryTypeIgnoreComment": "error",
+}
+
+
+def check(*command: str) -> None:
+    python = [sys.executable, "-m"]
+    done = subprocess.run(
+        [*python, *command], check=False, capture_output=True, text=True, timeout=300, cwd="/"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_mypy_knows_what_users_write(tmp_path: Path) -> None:
+    check("mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", str(USER))
+
+
+def test_pyright_knows_what_users_write(tmp_path: Path) -> None:
+    if importlib.util.find_spec("basedpyright") is None:
+        pytest.skip("basedpyright is not installed, so only mypy was asked")
+    config = tmp_path / "pyrightconfig.json"
+    config.write_text(json.dumps(PYRIGHT))
+    check("basedpyright", "--project", str(config), "--pythonpath", sys.executable)
