@@ -136,6 +136,31 @@ def test_a_window_loses_and_doubles_nothing() -> None:
     assert stats["failure_count"] == THREADS * CALLS // 5
 
 
+def test_a_time_window_loses_and_doubles_nothing() -> None:
+    """Where most successes are counted without the lock, and time goes on meanwhile."""
+    clock = ManualClock()
+    breaker = CircuitBreaker(
+        CircuitBreakerConfig(failure_rate_threshold=1.0, window_seconds=1000.0), clock=clock
+    )
+
+    @breaker
+    def call(fails: bool) -> None:
+        if fails:
+            raise OSError
+
+    def caller(number: int) -> None:
+        for turn in range(CALLS):
+            if (number + turn) % 50 == 0:
+                clock.advance(0.1)
+            with contextlib.suppress(OSError):
+                call((number + turn) % 25 == 1)
+
+    in_threads(caller)
+    stats = breaker.get_stats()
+    assert stats["window_calls"] == THREADS * CALLS
+    assert stats["failure_count"] == THREADS * CALLS // 25
+
+
 @pytest.mark.parametrize("max_wait", [0.0, 60.0])
 def test_a_semaphore_is_never_over_its_capacity(max_wait: float) -> None:
     bulkhead = SemaphoreBulkhead(BulkheadConfig(max_concurrent=4, max_wait=max_wait))

@@ -48,7 +48,7 @@ def _read_circuit(circuit: Circuit) -> CircuitReading:
 
 def _circuit_timeline(circuit: Circuit) -> tuple[str, ...]:
     """The counts, and the last transitions with the seconds since the first of them."""
-    numbers, config = circuit.statistics(), circuit.config
+    numbers, config = circuit.statistics(), circuit.counts.config
     counts = (
         f"failures in a row: {numbers['failure_count']} (opens at {config.failure_threshold})"
         if circuit.counts.window is None

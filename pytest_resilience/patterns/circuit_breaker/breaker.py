@@ -46,6 +46,7 @@ _Block = list[Any]
 _innermost: contextvars.ContextVar[_Block | None] = contextvars.ContextVar(
     "pytest_resilience_breaker_blocks", default=None
 )
+_get_innermost, _set_innermost = _innermost.get, _innermost.set
 
 
 class CircuitBreaker(Decorator):
@@ -117,7 +118,7 @@ class CircuitBreaker(Decorator):
             raise
         if type(result) not in FINISHED and is_awaitable(result):
             return go_on(circuit, permit, result)  # type: ignore[no-any-return]
-        if circuit.fast_path is not permit:
+        if circuit.settled is not permit:
             circuit.record_result(permit, result)
         return result
 
@@ -130,29 +131,31 @@ class CircuitBreaker(Decorator):
 
     def __enter__(self) -> Self:
         circuit = self._circuit
-        permit = circuit.fast_path or circuit.acquire_permit()
-        outer = _innermost.get()
+        permit = circuit.fast_path
+        if permit is None:
+            permit = circuit.acquire_permit()
+        outer = _get_innermost()
         while outer is not None and outer[0] is None:
             outer = outer[2]
-        _innermost.set([circuit, permit, outer])
+        _set_innermost([circuit, permit, outer])
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        circuit = self._circuit
-        block = innermost = _innermost.get()
+        circuit, inner = self._circuit, None
+        block = _get_innermost()
         while block is not None and block[0] is not circuit:
-            block = block[2]  # of another breaker, inside this one: generators end in any order
+            inner, block = block, block[2]  # of another breaker: generators end in any order
         if block is None:
             # It was entered in another context. Frameworks run the two halves of a generator
             # each in a thread of its own.
             permit = circuit.adopt()
         else:
-            permit, block[0] = block[1], None
-            if block is innermost:
-                _innermost.set(block[2])
+            permit, block[0] = block[1], None  # it may stay the innermost: to set it costs more
+            if inner is not None:
+                inner[2] = block[2]
         if error is not None:
             circuit.record_error(permit, error)
-        elif circuit.fast_path is not permit:
+        elif circuit.settled is not permit:
             circuit.record_success(permit)
 
     async def __aenter__(self) -> Self:

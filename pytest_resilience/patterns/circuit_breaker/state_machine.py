@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.clock import Clock
+from pytest_resilience.clock import readings
 from pytest_resilience.errors import CircuitBreakerError
 from pytest_resilience.events import Listeners
 from pytest_resilience.locks import fork_safe
@@ -22,6 +23,7 @@ from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConf
 from pytest_resilience.patterns.circuit_breaker.config import Outcome
 from pytest_resilience.patterns.circuit_breaker.states import DEFAULT_TIMEOUT
 from pytest_resilience.patterns.circuit_breaker.states import NEVER
+from pytest_resilience.patterns.circuit_breaker.states import NOT_QUICK
 from pytest_resilience.patterns.circuit_breaker.states import CircuitRejection
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState
 from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
@@ -81,37 +83,44 @@ class Circuit:
     """Decides for one breaker. No lock is held while anything of the user's runs.
 
     A call gets `fast_path`, or else what `acquire_permit()` returns. When it raises, its wrapper
-    calls `record_error`. When it returns and `fast_path` is not its permit (any more), its
-    wrapper calls `record_result`, or `record_success` for a block. Each wrapper has that written
-    out: one function more around a call would double what it costs.
+    calls `record_error`. When it returns and `settled` is not its permit (any more), its wrapper
+    calls `record_result`, or `record_success` for a block. Each wrapper has that written out:
+    one function more around a call would double what it costs.
 
     Attributes:
-        fast_path: the permit of every call while all are let through and no failure is there to
-            forget. Such a call takes no lock, and its success need not be recorded. None while
-            open or half open, and always where durations or results matter.
+        fast_path: the permit of every call while all are let through; None while open or half
+            open, and always where durations matter.
+        settled: the same, while a success would change nothing and need not be recorded. None
+            where results matter.
         current: the state now.
         journal: of the transitions.
     """
 
+    __slots__ = (
+        "__weakref__", "_clock", "_lock", "_quick", "counts", "current",
+        "fast_path", "journal", "listeners", "name", "settled",
+    )  # fmt: skip
+
     def __init__(
         self, config: CircuitBreakerConfig, name: str, clock: Clock, listeners: Listeners
     ) -> None:
-        self.config = config
         self.name = name
         self.listeners = listeners
         self.journal = _Journal(name, listeners)
         self.counts = Counts(config)
         self.current: State = Closed(_CLOSED, self.counts)
         self.fast_path: StatePermit | None = None
-        self._fast = config.slow_call_duration is None and config.is_failed_result is None
+        self.settled: StatePermit | None = None
+        # Replaced as a whole, so that a thread that has read it counts in the stay it is of.
+        self._quick = NOT_QUICK
         self._lock = fork_safe(self, "_lock", threading.Lock)
         renew_in_child(self, "_renew")
-        self._monotonic = clock.monotonic
+        self._clock = readings(clock)
         self._update_fast_path()
 
     def _renew(self) -> None:
         if isinstance(self.current, HalfOpen):  # its trial calls are of threads that are not here
-            self.current = HalfOpen(self.counts, self._monotonic(), self.current.successes)
+            self.current = HalfOpen(self.counts, self._clock.monotonic(), self.current.successes)
 
     @property
     def state(self) -> CircuitState:
@@ -120,16 +129,16 @@ class Circuit:
     def acquire_permit(self) -> StatePermit:
         """Let a call through. Raises CircuitBreakerError."""
         state = self.current
+        if type(state) is Closed:
+            return state, self._clock.monotonic()
         if isinstance(state, Open):
-            remaining = state.reopens_at - self._monotonic()
+            remaining = state.reopens_at - self._clock.monotonic()
             if remaining > 0:
                 if self.listeners.listened:
                     self._announce_rejection(state)
                 retry_after = None if remaining == NEVER else remaining
                 raise _new_error(CircuitBreakerError, self.name, state.name, retry_after)
-        elif isinstance(state, Closed):
-            return state, 0.0 if self.config.slow_call_duration is None else self._monotonic()
-        now = self._monotonic()
+        now = self._clock.monotonic()
         with self._lock:
             self._half_open(now)
             state = self.current
@@ -149,12 +158,12 @@ class Circuit:
 
     def adopt(self) -> StatePermit:
         """A permit for a call that was let through, nobody knows when: as if it were just now."""
-        return self.current, self._monotonic()
+        return self.current, self._clock.monotonic()
 
     def rejects(self) -> bool:
         """Whether a call would be rejected now. To ask changes nothing."""
         with self._lock:
-            state, now = self.current, self._monotonic()
+            state, now = self.current, self._clock.monotonic()
             if isinstance(state, HalfOpen):
                 return state.is_full and not state.is_stuck(now)
             return isinstance(state, Open) and now < state.reopens_at
@@ -170,8 +179,8 @@ class Circuit:
 
     def record_result(self, permit: StatePermit, result: Any) -> None:
         """A call has returned."""
-        if self.config.is_failed_result is not None:
-            outcome = self._judge(permit, self.config.judge_result, result)
+        if self.counts.config.is_failed_result is not None:
+            outcome = self._judge(permit, self.counts.config.judge_result, result)
             if outcome is not _SUCCESS:
                 self._record(permit, outcome, None)
                 return
@@ -179,27 +188,17 @@ class Circuit:
 
     def record_success(self, permit: StatePermit) -> None:
         """A call has ended well, and has no result to be judged."""
-        if self.fast_path is permit:
-            return
-        state, counts, window = permit[0], self.counts, self.counts.window
-        now, limit = self._monotonic(), self.config.slow_call_duration
-        # `_record`, written out for what nearly all calls come to.
-        if state.kind is _CLOSED and (limit is None or now - permit[1] <= limit):
-            if not counts.consecutive_failures and (window is None or window.settled):
+        quick, until, state = self._quick
+        if permit[0] is state:
+            now = self._clock.monotonic()
+            if now < until and now - permit[1] <= self.counts.slow_after:
+                next(quick)
                 return
-            if window is not None:
-                with self._lock:
-                    if state is self.current and not (window.failures or window.slow):
-                        window.record(now)
-                        counts.consecutive_failures = 0
-                        if window.settled:
-                            self._update_fast_path()
-                        return
         self._record(permit, _SUCCESS, None)
 
     def record_error(self, permit: StatePermit, error: BaseException) -> None:
         """A call has raised."""
-        self._record(permit, self._judge(permit, self.config.judge_error, error), error)
+        self._record(permit, self._judge(permit, self.counts.config.judge_error, error), error)
 
     def release_permit(self, permit: StatePermit) -> None:
         """A call has ended in a way that says nothing."""
@@ -214,8 +213,8 @@ class Circuit:
             raise
 
     def _record(self, permit: StatePermit, outcome: Outcome, error: BaseException | None) -> None:
-        now, limit, transition = self._monotonic(), self.config.slow_call_duration, None
-        slow = limit is not None and now - permit[1] > limit
+        now, transition = self._clock.monotonic(), None
+        slow = now - permit[1] > self.counts.slow_after
         with self._lock:
             if permit[0] is not self.current:
                 return  # too late to say anything about this state
@@ -241,7 +240,7 @@ class Circuit:
 
     def _enter(self, new: CircuitState, reason: str) -> CircuitTransition:
         """Change the state, under the lock."""
-        now, counts, timeout = self._monotonic(), self.counts, self.config.timeout
+        now, counts, timeout = self._clock.monotonic(), self.counts, self.counts.config.timeout
         event = CircuitTransition(at=now, source=self.name, old=self.state, new=new, reason=reason)
         if new is _HALF_OPEN:
             self.current = HalfOpen(counts, now)
@@ -256,12 +255,21 @@ class Circuit:
         return event
 
     def _update_fast_path(self) -> None:
-        fast = self._fast and isinstance(self.current, Closed) and self.counts.settled
-        self.fast_path = (self.current, 0.0) if fast else None
+        state, config = self.current, self.counts.config
+        if not isinstance(state, Closed):
+            self.fast_path, self.settled, self._quick = None, None, NOT_QUICK
+            return
+        disabled, quick = state.kind is _DISABLED, self.counts.quick
+        if self.fast_path is None or self.fast_path[0] is not state:
+            untimed = disabled or config.slow_call_duration is None
+            self.fast_path = (state, 0.0) if untimed else None
+        settled = disabled or (self.counts.settled and config.is_failed_result is None)
+        self.settled = self.fast_path if settled else None
+        self._quick = NOT_QUICK if quick is None or disabled else (*quick, state)
 
     def _ask_timeout(self, error: BaseException | None) -> None:
         """Ask the user's function how long to stay open, not under the lock."""
-        timeout, state = self.config.timeout, self.current
+        timeout, state = self.counts.config.timeout, self.current
         if not callable(timeout) or not isinstance(state, Open) or state.kind is not _OPEN:
             return
         seconds = DEFAULT_TIMEOUT
@@ -275,13 +283,13 @@ class Circuit:
                     state.reopens_at = self.journal.latest[-1].at + seconds
 
     def _announce_rejection(self, state: State) -> None:
-        at = self._monotonic()
+        at = self._clock.monotonic()
         self.listeners.emit(CircuitRejection(at=at, source=self.name, state=state.kind))
 
     def statistics(self) -> dict[str, Any]:
         """The counts now."""
         with self._lock:
-            now, state, counts = self._monotonic(), self.current, self.counts
+            now, state, counts = self._clock.monotonic(), self.current, self.counts
             last, window = counts.last_failure, counts.window
             if window is not None:
                 window.forget(now)

@@ -24,8 +24,10 @@ failsafe-go.
 
 from __future__ import annotations
 
+import itertools
 import math
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -35,7 +37,7 @@ from pytest_resilience.patterns.circuit_breaker.config import Outcome
 
 
 __all__ = [
-    "DEFAULT_TIMEOUT", "NEVER", "CircuitRejection", "CircuitState", "CircuitTransition", "Closed",
+    "DEFAULT_TIMEOUT", "NEVER", "NOT_QUICK", "CircuitRejection", "CircuitState", "CircuitTransition", "Closed",
     "Counts", "HalfOpen", "Next", "Open", "State", "StatePermit",
 ]  # fmt: skip
 
@@ -89,6 +91,8 @@ NEVER = math.inf
 _CLOSED, _OPEN, _HALF_OPEN, _FORCED_OPEN, _DISABLED, _METRICS_ONLY = CircuitState
 _SUCCESS, _FAILURE, _IGNORED = Outcome
 
+_UNCOUNTED = itertools.repeat(None)  # quick successes where no window holds them
+
 # The state that follows, and the reason in words.
 Next = tuple[CircuitState, str]
 
@@ -96,10 +100,14 @@ Next = tuple[CircuitState, str]
 class Counts:
     """The failures that a breaker remembers until it is closed again."""
 
-    __slots__ = ("config", "consecutive_failures", "last_failure", "times_opened", "window")
+    __slots__ = (
+        "config", "consecutive_failures", "last_failure", "slow_after", "times_opened", "window",
+    )  # fmt: skip
 
     def __init__(self, config: CircuitBreakerConfig) -> None:
         self.config = config
+        limit = config.slow_call_duration
+        self.slow_after = NEVER if limit is None else limit
         self.consecutive_failures = 0
         self.times_opened = 0
         self.last_failure: float | None = None  # monotonic seconds
@@ -114,6 +122,19 @@ class Counts:
     def settled(self) -> bool:
         """Whether one more quick success would change nothing."""
         return not self.consecutive_failures if self.window is None else self.window.settled
+
+    @property
+    def quick(self) -> tuple[Iterator[None], float] | None:
+        """What takes a quick success that decides nothing, and until when; None if none does."""
+        if self.consecutive_failures:
+            return None
+        if self.window is None:
+            return _UNCOUNTED, NEVER
+        bucket, clean = self.window.newest, not (self.window.failures or self.window.slow)
+        # A success only lowers rates, unless it completes `minimum_calls`, or others grow too old.
+        if bucket is None or not (clean or self.window.calls >= self.config.minimum_calls):
+            return None
+        return bucket.quick, bucket.until
 
     def add(self, now: float, failed: bool, slow: bool) -> None:
         if self.window is not None:
@@ -226,3 +247,7 @@ State = Closed | Open | HalfOpen
 # What a call in progress holds: the state that let it through, and when it began (monotonic
 # seconds; 0 where nobody asks).
 StatePermit = tuple[State, float]
+
+# What takes a success without the lock: what counts it, until when, and in which state.
+Quick = tuple[Iterator[None], float, State | None]
+NOT_QUICK: Quick = _UNCOUNTED, NEVER, None

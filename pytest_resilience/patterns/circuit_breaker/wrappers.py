@@ -84,7 +84,7 @@ async def _await(
     except BaseException as error:
         circuit.record_error(permit, error)
         raise
-    if circuit.fast_path is not permit:
+    if circuit.settled is not permit:
         circuit.record_result(permit, result)
     return result
 
@@ -107,7 +107,7 @@ async def _await_begun(circuit: Circuit, permit: StatePermit, awaitable: Awaitab
     except BaseException as error:
         circuit.record_error(permit, error)
         raise
-    if circuit.fast_path is not permit:
+    if circuit.settled is not permit:
         circuit.record_result(permit, result)
     return result
 
@@ -117,7 +117,9 @@ def _plain(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         nonlocal usual
-        permit = circuit.fast_path or circuit.acquire_permit()
+        permit = circuit.fast_path
+        if permit is None:
+            permit = circuit.acquire_permit()
         try:
             result = func(*args, **kwargs)
         except BaseException as error:
@@ -127,7 +129,7 @@ def _plain(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
             if is_awaitable(result):
                 return go_on(circuit, permit, result)
             usual = type(result)
-        if circuit.fast_path is not permit:
+        if circuit.settled is not permit:
             circuit.record_result(permit, result)
         return result
 
@@ -142,7 +144,7 @@ def _coroutine(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]
         except BaseException as error:
             circuit.record_error(permit, error)
             raise
-        if circuit.fast_path is not permit:
+        if circuit.settled is not permit:
             circuit.record_result(permit, result)
         return result
 

@@ -17,6 +17,7 @@ from pytest_resilience import ConfigurationError
 from pytest_resilience import Event
 from pytest_resilience import ManualClock
 from pytest_resilience.patterns import CircuitTransition
+from pytest_resilience.patterns.circuit_breaker.breaker import _innermost
 
 
 @pytest.fixture
@@ -320,3 +321,16 @@ def test_a_quick_success_can_be_the_call_that_shows_too_many_to_be_slow(clock: M
     states = [breaker.state]  # one call is too few to tell
     breaker.call(fine)
     assert [*states, breaker.state] == [CircuitState.CLOSED, CircuitState.OPEN]
+
+
+def test_blocks_that_overlap_for_ever_leave_nothing_behind() -> None:
+    """Each is entered before the one before is left, as generators that are chained do."""
+    breakers = CircuitBreaker(), CircuitBreaker()
+    breakers[0].__enter__()
+    for number in range(1, 1000):
+        breakers[number % 2].__enter__()
+        breakers[(number + 1) % 2].__exit__(None, None, None)
+    block, length = _innermost.get(), 0
+    while block is not None:
+        block, length = block[2], length + 1
+    assert length <= 2
