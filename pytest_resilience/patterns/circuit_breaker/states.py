@@ -37,8 +37,8 @@ from pytest_resilience.patterns.circuit_breaker.config import Outcome
 
 
 __all__ = [
-    "DEFAULT_TIMEOUT", "NEVER", "NOT_QUICK", "CircuitRejection", "CircuitState", "CircuitTransition", "Closed",
-    "Counts", "HalfOpen", "Next", "Open", "State", "StatePermit",
+    "DEFAULT_TIMEOUT", "NEVER", "NOT_QUICK", "CircuitRejection", "CircuitState",
+    "CircuitTransition", "Closed", "Counts", "HalfOpen", "Next", "Open", "State", "StatePermit",
 ]  # fmt: skip
 
 
