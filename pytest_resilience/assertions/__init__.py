@@ -12,6 +12,7 @@ from pytest_resilience.assertions.bulkhead import assert_rate_limited
 from pytest_resilience.assertions.circuit import assert_circuit_closed
 from pytest_resilience.assertions.circuit import assert_circuit_half_open
 from pytest_resilience.assertions.circuit import assert_circuit_open
+from pytest_resilience.assertions.circuit import assert_circuit_state
 from pytest_resilience.assertions.circuit import assert_circuit_transitions
 from pytest_resilience.assertions.circuit import assert_fails_fast
 from pytest_resilience.assertions.degradation import assert_degraded
@@ -38,6 +39,7 @@ __all__ = [
     "assert_circuit_closed",
     "assert_circuit_half_open",
     "assert_circuit_open",
+    "assert_circuit_state",
     "assert_circuit_transitions",
     "assert_degraded",
     "assert_fails_fast",

@@ -18,6 +18,7 @@ __all__ = [
     "assert_circuit_closed",
     "assert_circuit_half_open",
     "assert_circuit_open",
+    "assert_circuit_state",
     "assert_circuit_transitions",
     "assert_fails_fast",
 ]
@@ -26,19 +27,36 @@ __all__ = [
 def assert_circuit_open(breaker: object) -> None:
     """Raise AssertionError, telling how it came to that, unless the breaker is OPEN."""
     __tracebackhide__ = True
-    _assert_state(breaker, CircuitState.OPEN)
+    assert_circuit_state(breaker, CircuitState.OPEN)
 
 
 def assert_circuit_closed(breaker: object) -> None:
     """Raise AssertionError, telling how it came to that, unless the breaker is CLOSED."""
     __tracebackhide__ = True
-    _assert_state(breaker, CircuitState.CLOSED)
+    assert_circuit_state(breaker, CircuitState.CLOSED)
 
 
 def assert_circuit_half_open(breaker: object) -> None:
     """Raise AssertionError, telling how it came to that, unless the breaker is HALF_OPEN."""
     __tracebackhide__ = True
-    _assert_state(breaker, CircuitState.HALF_OPEN)
+    assert_circuit_state(breaker, CircuitState.HALF_OPEN)
+
+
+def assert_circuit_state(breaker: object, state: CircuitState | str) -> None:
+    """Raise AssertionError, telling how it came to that, unless the breaker is in this state.
+
+    Args:
+        breaker: of this package or another.
+        state: a member, or its name: `"FORCED_OPEN"`, `"METRICS_ONLY"`, …
+    """
+    __tracebackhide__ = True
+    expected = state.value if isinstance(state, CircuitState) else state
+    reading = read_circuit(breaker)
+    if reading.state != expected:
+        raise AssertionError(
+            f"expected {reading.name} to be {expected}, but it is {reading.state}\n"
+            f"{_timeline(reading)}"
+        )
 
 
 def assert_circuit_transitions(breaker: object, states: Sequence[CircuitState | str]) -> None:
@@ -97,16 +115,6 @@ def _is_refused(ask: Callable[[], object]) -> bool:
 
 def _path(states: Sequence[str]) -> str:
     return " -> ".join(states) or "nowhere"
-
-
-def _assert_state(breaker: object, expected: CircuitState) -> None:
-    __tracebackhide__ = True
-    reading = read_circuit(breaker)
-    if reading.state != expected.value:
-        raise AssertionError(
-            f"expected {reading.name} to be {expected.value}, but it is {reading.state}\n"
-            f"{_timeline(reading)}"
-        )
 
 
 def _timeline(reading: CircuitReading) -> str:

@@ -23,6 +23,7 @@ from pytest_resilience.patterns.circuit_breaker.registry import CircuitBreakerRe
 from pytest_resilience.patterns.circuit_breaker.states import CircuitRejection
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState
 from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
+from pytest_resilience.patterns.circuit_breaker.wrappers import Isolation
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
 from pytest_resilience.patterns.degradation.features import NOTHING
 from pytest_resilience.patterns.degradation.features import FeatureFlag
@@ -64,6 +65,7 @@ __all__ = [
     "DegradationManager",
     "FeatureFlag",
     "FellBack",
+    "Isolation",
     "LevelChanged",
     "Outcome",
     "OverdueCall",

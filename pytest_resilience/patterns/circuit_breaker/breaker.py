@@ -24,6 +24,7 @@ from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConf
 from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState
 from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
+from pytest_resilience.patterns.circuit_breaker.wrappers import Isolation
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
 from pytest_resilience.patterns.circuit_breaker.wrappers import go_on
 from pytest_resilience.patterns.circuit_breaker.wrappers import start
@@ -168,13 +169,32 @@ class CircuitBreaker(Decorator):
         """Reject every call until `reset` or another of these."""
         self._circuit.force(CircuitState.FORCED_OPEN, "forced")
 
-    def disable(self) -> None:
+    def force_closed(self) -> None:
         """Let every call through and count nothing, until `reset` or another of these."""
         self._circuit.force(CircuitState.DISABLED, "disabled")
+
+    disable = force_closed
 
     def metrics_only(self) -> None:
         """Let every call through and count, until `reset` or another of these."""
         self._circuit.force(CircuitState.METRICS_ONLY, "metrics only")
+
+    def isolate(self) -> Isolation:
+        """Reject every call until the result ends, by `end()` or as a `with` block.
+
+        Then it is as before, with its counts, and the time that it would have been open has
+        gone on. Isolations nest. What sets another state meanwhile ends them.
+        """
+        return Isolation(self._circuit)
+
+    def open_for(self, seconds: float) -> None:
+        """Open it for so many seconds at least, as if it had failed too often.
+
+        Changes nothing where one of `force_open`, `force_closed`, `metrics_only` and `isolate`
+        has been said.
+        """
+        validation.number("seconds", seconds)
+        self._circuit.open_for(seconds, f"asked to, for {seconds:g} s")
 
     def reset(self) -> None:
         """Close it and forget all counts."""

@@ -30,6 +30,7 @@ from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
 from pytest_resilience.patterns.circuit_breaker.states import Closed
 from pytest_resilience.patterns.circuit_breaker.states import Counts
 from pytest_resilience.patterns.circuit_breaker.states import HalfOpen
+from pytest_resilience.patterns.circuit_breaker.states import Isolated
 from pytest_resilience.patterns.circuit_breaker.states import Open
 from pytest_resilience.patterns.circuit_breaker.states import State
 from pytest_resilience.patterns.circuit_breaker.states import StatePermit
@@ -43,6 +44,7 @@ _logger = logging.getLogger("pytest_resilience.breaker")
 # An attribute of an Enum class is looked up slowly: once, not at each call.
 _CLOSED, _OPEN, _HALF_OPEN, _FORCED_OPEN, _DISABLED, _METRICS_ONLY = CircuitState
 _SUCCESS, _FAILURE, _IGNORED = Outcome
+_SET_BY_HAND = frozenset({_FORCED_OPEN, _DISABLED, _METRICS_ONLY})
 
 # `__init__` would set the same `args` again, and take three times as long.
 _new_error = CircuitBreakerError.__new__
@@ -200,6 +202,10 @@ class Circuit:
         """A call has raised."""
         self._record(permit, self._judge(permit, self.counts.config.judge_error, error), error)
 
+    def record_failure(self, permit: StatePermit) -> None:
+        """A call has failed, whatever it returned."""
+        self._record(permit, _FAILURE, None)
+
     def release_permit(self, permit: StatePermit) -> None:
         """A call has ended in a way that says nothing."""
         self._record(permit, _IGNORED, None)
@@ -238,18 +244,60 @@ class Circuit:
             self._enter(state, reason)
         self.journal.tell()
 
-    def _enter(self, new: CircuitState, reason: str) -> CircuitTransition:
-        """Change the state, under the lock."""
+    def open_for(self, seconds: float, reason: str) -> None:
+        """Be open for so long at least, unless somebody has set another state."""
+        with self._lock:
+            if self.state in _SET_BY_HAND:
+                return
+            if not isinstance(self.current, Open):
+                self._enter(_OPEN, reason, seconds)
+            else:
+                until = self._clock.monotonic() + seconds
+                self.current.reopens_at = max(until, self.current.reopens_at)
+        self.journal.tell()
+
+    def isolate(self) -> Isolated:
+        """Reject every call, and keep what there was; nests."""
+        with self._lock:
+            state = self.current
+            if not isinstance(state, Isolated):
+                state = Isolated(state)
+                self._change(state, "isolated", self._clock.monotonic())
+            state.holders += 1
+        self.journal.tell()
+        return state
+
+    def rejoin(self, isolated: Isolated) -> None:
+        """Be as before, if nobody else isolates it, and nobody has set another state since."""
+        with self._lock:
+            isolated.holders -= 1
+            if isolated is self.current and not isolated.holders:
+                now = self._clock.monotonic()
+                self._change(isolated.end(now), "isolated no more", now)
+        self.journal.tell()
+
+    def _enter(
+        self, new: CircuitState, reason: str, seconds: float | None = None
+    ) -> CircuitTransition:
+        """Start a stay in a state, under the lock; OPEN for `seconds`, if given."""
         now, counts, timeout = self._clock.monotonic(), self.counts, self.counts.config.timeout
-        event = CircuitTransition(at=now, source=self.name, old=self.state, new=new, reason=reason)
+        state: State
         if new is _HALF_OPEN:
-            self.current = HalfOpen(counts, now)
+            state = HalfOpen(counts, now)
         elif new is _OPEN:
             counts.times_opened += 1
-            self.current = Open(new, NEVER if callable(timeout) else now + timeout)
+            known = NEVER if callable(timeout) else timeout
+            state = Open(new, now + (known if seconds is None else seconds))
         else:
             counts.clear()
-            self.current = Open(new, NEVER) if new is _FORCED_OPEN else Closed(new, counts)
+            state = Open(new, NEVER) if new is _FORCED_OPEN else Closed(new, counts)
+        return self._change(state, reason, now)
+
+    def _change(self, state: State, reason: str, now: float) -> CircuitTransition:
+        event = CircuitTransition(
+            at=now, source=self.name, old=self.state, new=state.kind, reason=reason
+        )
+        self.current = state
         self._update_fast_path()
         self.journal.add(event)
         return event

@@ -15,8 +15,9 @@ ends late its outcome says nothing about the state there is by then.
          +------------------------------------------- | HALF_OPEN | -----------------+
                 succeed                               +-----------+  fails or is slow
 
-    From any state, by hand: force_open() -> FORCED_OPEN, disable() -> DISABLED,
-    metrics_only() -> METRICS_ONLY, reset() -> CLOSED.
+    From any state, by hand: force_open() -> FORCED_OPEN, force_closed() -> DISABLED,
+    metrics_only() -> METRICS_ONLY, reset() -> CLOSED, open_for(seconds) -> OPEN;
+    isolate() -> FORCED_OPEN, and back to what there was before.
 
 The pattern is Michael Nygard's ("Release It!", 2007); the words are those of resilience4j and
 failsafe-go.
@@ -38,7 +39,8 @@ from pytest_resilience.patterns.circuit_breaker.config import Outcome
 
 __all__ = [
     "DEFAULT_TIMEOUT", "NEVER", "NOT_QUICK", "CircuitRejection", "CircuitState",
-    "CircuitTransition", "Closed", "Counts", "HalfOpen", "Next", "Open", "State", "StatePermit",
+    "CircuitTransition", "Closed", "Counts", "HalfOpen", "Isolated", "Next", "Open", "State",
+    "StatePermit",
 ]  # fmt: skip
 
 
@@ -240,6 +242,27 @@ class HalfOpen:
         if self.successes < self.counts.config.success_threshold:
             return None
         return _CLOSED, f"{self.successes} calls succeeded"
+
+
+class Isolated(Open):
+    """FORCED_OPEN for as long as anybody wants it, then as it was before."""
+
+    __slots__ = ("before", "holders")
+
+    def __init__(self, before: State) -> None:
+        super().__init__(_FORCED_OPEN, NEVER)
+        self.before = before
+        self.holders = 0
+
+    def end(self, now: float) -> State:
+        """The state to go back to."""
+        before = self.before
+        # The trial calls of then count no more, so nobody would ever give their slots back.
+        return (
+            HalfOpen(before.counts, now, before.successes)
+            if isinstance(before, HalfOpen)
+            else before
+        )
 
 
 State = Closed | Open | HalfOpen

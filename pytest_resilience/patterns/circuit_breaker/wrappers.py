@@ -7,6 +7,7 @@ import functools
 from collections.abc import Awaitable
 from collections.abc import Callable
 from typing import Any
+from typing import Self
 
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import async_generator_around
@@ -18,7 +19,7 @@ from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
 from pytest_resilience.patterns.circuit_breaker.states import StatePermit
 
 
-__all__ = ["Permit", "go_on", "start", "wrap"]
+__all__ = ["Isolation", "Permit", "go_on", "start", "wrap"]
 
 
 class Permit:
@@ -39,6 +40,10 @@ class Permit:
         """It raised."""
         self._end().record_error(self._permit, error)
 
+    def failed(self) -> None:
+        """It failed, whatever it returned or raised."""
+        self._end().record_failure(self._permit)
+
     def release(self) -> None:
         """It ended in a way that says nothing."""
         self._end().release_permit(self._permit)
@@ -48,6 +53,28 @@ class Permit:
         if circuit is None:
             raise RuntimeError("how this call ended was said before; a permit is for one call")
         return circuit
+
+
+class Isolation:
+    """A breaker rejects every call until this ends, by `end` or as a `with` block."""
+
+    __slots__ = ("_circuit", "_isolated")
+
+    def __init__(self, circuit: Circuit) -> None:
+        self._circuit: Circuit | None = circuit
+        self._isolated = circuit.isolate()
+
+    def end(self) -> None:
+        """Have the breaker be as before. Harmless when done again."""
+        circuit, self._circuit = self._circuit, None
+        if circuit is not None:
+            circuit.rejoin(self._isolated)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self.end()
 
 
 def wrap(circuit: Circuit, func: Callable[..., Any]) -> Any:

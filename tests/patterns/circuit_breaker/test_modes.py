@@ -18,10 +18,15 @@ import pytest
 from pytest_resilience import CircuitBreaker
 from pytest_resilience import CircuitBreakerConfig
 from pytest_resilience import CircuitBreakerError
+from pytest_resilience import CircuitState
 from pytest_resilience import ConfigurationError
 from pytest_resilience import Event
 from pytest_resilience import ManualClock
+from pytest_resilience.assertions import assert_circuit_closed
+from pytest_resilience.assertions import assert_circuit_state
+from pytest_resilience.assertions import assert_fails_fast
 from pytest_resilience.patterns import CircuitRejection
+from pytest_resilience.patterns import CircuitTransition
 
 
 @pytest.fixture
@@ -190,7 +195,7 @@ def test_states_that_somebody_sets(clock: ManualClock) -> None:
     breaker.metrics_only()
     run(breaker, "ff")
     assert breaker.get_stats()["failure_count"] == 2
-    breaker.disable()
+    breaker.force_closed()
     run(breaker, "ff")
     assert breaker.get_stats()["failure_count"] == 0
     breaker.reset()
@@ -199,6 +204,104 @@ def test_states_that_somebody_sets(clock: ManualClock) -> None:
     assert moves(breaker) == ["FORCED_OPEN", "METRICS_ONLY", "DISABLED", "CLOSED", "OPEN"]
     breaker.reset()
     run(breaker, "s")
+
+
+@pytest.mark.parametrize("story", ["f", "fff", "fff half open"])
+def test_an_isolated_breaker_goes_back_to_what_it_was(clock: ManualClock, story: str) -> None:
+    breaker = make(clock, failure_threshold=3, success_threshold=2, timeout=10.0)
+    heard: list[Event] = []
+    breaker.listeners.add(heard.append)
+    letters, _, half_open = story.partition(" ")
+    run(breaker, letters)
+    trials = 0
+    if half_open:
+        clock.advance(10)
+        run(breaker, "s")
+        breaker.acquire()  # never ends: what isolates it forgets the trial
+        trials = 2
+    before, stats = breaker.state, breaker.get_stats()
+    with breaker.isolate():
+        assert_circuit_state(breaker, "FORCED_OPEN")
+        assert_fails_fast(breaker)
+        assert breaker.get_stats() == {**stats, "state": "FORCED_OPEN", "success_count": 0}
+        clock.advance(4)
+        with pytest.raises(CircuitBreakerError, match="FORCED_OPEN: nobody can say until when"):
+            breaker.call(int)
+    assert breaker.state is before
+    assert breaker.get_stats()["failure_count"] == stats["failure_count"]
+    assert breaker.get_stats()["success_count"] == stats["success_count"]
+    changes = [each for each in heard if isinstance(each, CircuitTransition)][-2:]
+    assert [each.reason for each in changes] == ["isolated", "isolated no more"]
+    assert [each.new.value for each in changes] == ["FORCED_OPEN", before.value]
+    if story == "fff":
+        with pytest.raises(CircuitBreakerError) as rejected:
+            breaker.call(int)
+        assert rejected.value.retry_after == 6  # its time has gone on
+    if trials:
+        run(breaker, "s")
+        assert_circuit_closed(breaker)
+
+
+def test_isolations_nest_and_end_with_what_somebody_sets(clock: ManualClock) -> None:
+    breaker = make(clock)
+    first, second = breaker.isolate(), breaker.isolate()
+    first.end()
+    first.end()
+    assert_circuit_state(breaker, CircuitState.FORCED_OPEN)
+    second.end()
+    assert_circuit_state(breaker, CircuitState.CLOSED)
+    assert moves(breaker) == ["FORCED_OPEN", "CLOSED"]
+    with breaker.isolate():
+        breaker.metrics_only()
+    assert_circuit_state(breaker, "METRICS_ONLY")
+    with pytest.raises(AssertionError, match="to be CLOSED, but it is METRICS_ONLY"):
+        assert_circuit_closed(breaker)
+
+
+def test_a_call_that_ends_while_isolated_says_nothing(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=1)
+    call = breaker.acquire()
+    with breaker.isolate():
+        call.raised(ConnectionError())
+    assert_circuit_closed(breaker)
+
+
+def test_opened_for_a_time(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=1, success_threshold=1, timeout=10.0)
+    breaker.open_for(30)
+    assert breaker.transitions[-1].reason == "asked to, for 30 s"
+    breaker.open_for(5)  # no sooner than that
+    clock.advance(29)
+    with pytest.raises(CircuitBreakerError) as rejected:
+        breaker.call(int)
+    assert rejected.value.retry_after == 1
+    clock.advance(1)
+    run(breaker, "f")  # and then as always: a trial call
+    breaker.open_for(20)
+    clock.advance(20)
+    run(breaker, "s")
+    assert moves(breaker) == ["OPEN", "HALF_OPEN", "OPEN", "HALF_OPEN", "CLOSED"]
+
+
+@pytest.mark.parametrize("name", ["force_open", "force_closed", "metrics_only", "isolate"])
+def test_what_somebody_has_set_is_not_opened_for_a_time(clock: ManualClock, name: str) -> None:
+    breaker = make(clock)
+    getattr(breaker, name)()
+    before = breaker.state
+    breaker.open_for(1)
+    assert breaker.state is before
+
+
+def test_a_time_of_which_nobody_can_say_how_long(clock: ManualClock) -> None:
+    for seconds in (-1, float("nan"), float("inf")):
+        with pytest.raises(ConfigurationError, match="seconds="):
+            make(clock).open_for(seconds)
+
+
+def test_a_call_that_failed_whatever_it_returned(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=1, expected_exception=OSError)
+    breaker.acquire().failed()
+    assert breaker.transitions[-1].reason == "1 failures in a row, by its result"
 
 
 def test_p7_a_block_checks_open_and_counts(clock: ManualClock) -> None:

@@ -37,7 +37,7 @@ OUTCOMES = st.sampled_from([FINE, FINE, FAILED_RESULT, FAILURE, FAILURE, IGNORED
 ERRORS = {FAILURE: OSError, IGNORED: KeyError, CANCELLED: asyncio.CancelledError}
 SET = {
     "force_open": "FORCED_OPEN",
-    "disable": "DISABLED",
+    "force_closed": "DISABLED",
     "metrics_only": "METRICS_ONLY",
     "reset": "CLOSED",
 }
