@@ -377,13 +377,12 @@ class Engine:
         self.active = active
         self.active_kinds = frozenset[str]().union(*(each.kinds for each in active))
         needed = self.kinds
+        used = [each for each in self._interceptors if not needed.isdisjoint(each.kinds)]
+        with limits_lifted():  # what is imported to install one is read from files
+            for interceptor in used:
+                interceptor.install()
         for interceptor in self._interceptors:
-            if not needed.isdisjoint(interceptor.kinds):
-                with limits_lifted():  # what it imports is read from files
-                    interceptor.install()
-                interceptor.refresh()
-            else:
-                interceptor.remove()
+            interceptor.refresh() if interceptor in used else interceptor.remove()
 
     @contextmanager
     def recording(self, recorder: Recorder) -> Iterator[None]:

@@ -150,17 +150,21 @@ class ChaosExperiment:
                     f"service {service} cannot fail like this: {' + '.join(map(str, self.faults))}"
                     " happens to " + ("callables" if reach == {CALL} else "hosts")
                 )
-        bound = copy(self)
-        object.__setattr__(bound, "services", found)
-        for name in ("targets", "names_connections", "_included", "_excluded"):
-            vars(bound).pop(name, None)  # of the unbound one
-        return bound
+        return self._changed(
+            "targets", "names_connections", "_included", "_excluded", services=found
+        )
+
+    def _changed(self, *derived: str, **fields: Any) -> ChaosExperiment:
+        """A copy with other `fields`, which has to derive these properties anew."""
+        other = copy(self)
+        for name in ("_text", *derived):
+            vars(other).pop(name, None)
+        vars(other).update(fields)
+        return other
 
     def starting_always(self) -> ChaosExperiment:
         """This experiment with probability 1."""
-        sure = copy(self)
-        object.__setattr__(sure, "probability", 1.0)
-        return sure
+        return self._changed(probability=1.0)
 
     def hitting_all(self) -> ChaosExperiment:
         """This experiment with `rate=1`.
@@ -169,23 +173,16 @@ class ChaosExperiment:
         """
         if vars(self)["_share_was_given"] or not is_left_to_chance(self.trigger):
             return self
-        sure = copy(self)
-        object.__setattr__(sure, "parameters", (*self.parameters, ("rate", 1.0)))
-        vars(sure).pop("trigger", None)
-        return sure
+        return self._changed("trigger", parameters=(*self.parameters, ("rate", 1.0)))
 
     def counting_only(self) -> ChaosExperiment:
         """This experiment, started for certain, which counts what it matches and hits nothing."""
-        harmless = self.starting_always()
-        vars(harmless)["trigger"] = Never()  # where its property keeps it
-        return harmless
+        # The trigger is where its property keeps it.
+        return self._changed(probability=1.0, trigger=Never())
 
     def filtered(self, name: str, only: Filter) -> ChaosExperiment:
         """This experiment, for those operations on its targets that `only` accepts too."""
-        narrow = copy(self)
-        object.__setattr__(narrow, "parameters", (*self.parameters, (name, only)))
-        vars(narrow).pop("_filters", None)
-        return narrow
+        return self._changed("_filters", parameters=(*self.parameters, (name, only)))
 
     @property
     def schema(self) -> TypeSchema:
@@ -327,6 +324,10 @@ class ChaosExperiment:
         return " + ".join(map(str, self.faults))
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
         if all(isinstance(fault, Pressure) for fault in self.faults):
             return f"{self.name}: {self.fault_text}"
         which = "" if self.trigger == Never() else f", {self.trigger}"

@@ -26,9 +26,17 @@ class ImportHook:
     While some are missing it is a finder on `sys.meta_path`, which finds what the others find.
     """
 
-    def __init__(self, then: Mapping[str, Callable[[], None]]) -> None:
-        """`then`: a call for each module by its name, made when the module was executed."""
-        self._then = then
+    def __init__(
+        self, then: Mapping[str, Callable[[], None]], patches: Patches | None = None
+    ) -> None:
+        """`then`: a call for each module by its name, made when the module was executed.
+
+        With `patches` all that the calls do is to replace attributes there.
+        """
+        self._then = dict(then)
+        if patches is not None:
+            for name, call in then.items():
+                self._then[name] = functools.partial(_replace_in, name, patches, call)
         self._awaited: dict[str, Callable[[], None]] = {}
         self._asking = threading.local()
 
@@ -80,7 +88,7 @@ class LibraryPatches:
         self._is_installed = False
         self._hook = ImportHook(
             {
-                name: functools.partial(self._install_one, install)
+                name: functools.partial(self._install_one, name, install)
                 for name, install in installers.items()
             }
         )
@@ -99,10 +107,14 @@ class LibraryPatches:
         if self._patches:
             self._patches.restore()
 
-    def _install_one(self, install: Callable[[Patches], None]) -> None:
+    def _install_one(self, name: str, install: Callable[[Patches], None]) -> None:
         # What is broken, or of another version, is for who imports it to find out.
         with contextlib.suppress(ImportError, AttributeError):
-            install(self._patches)
+            _replace_in(name, self._patches, functools.partial(install, self._patches))
+
+
+def _replace_in(name: str, patches: Patches, replace: Callable[[], None]) -> None:
+    patches.again(name, (sys.modules.get(name),), replace)
 
 
 class _NotifyingLoader:

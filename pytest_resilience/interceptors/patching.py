@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 
 from collections.abc import Callable
-from collections.abc import Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 
-__all__ = ["Patches", "Replacement"]
-
-Replacement = tuple[Any, str, Callable[[Any], Any]]
-"""An owner, the name of its attribute, and what makes the replacement of what is there."""
+__all__ = ["Patches"]
 
 _ABSENT = object()
 
@@ -38,15 +37,17 @@ class Patches:
     would remove theirs too. So ours stays until theirs is gone; `restore` can be called again
     for that. Where what lies on top is of another `Patches`, that one removes both.
 
-    To make a replacement takes longer than to put it in place, so each is kept and used
-    again as long as the same `make` replaces the same thing.
+    To make a replacement takes longer than to put it in place, and so does asking what has to
+    be replaced, while each test asks for the same. So each replacement is kept and used again
+    as long as the same `make` replaces the same thing, and so is each group of `again`.
     """
 
     def __init__(self) -> None:
         self._applied: list[_Made] = []
         self._covered: set[int] = set()  # by id, those on which another's lay at `restore`
         self._made: dict[tuple[int, str], _Made] = {}
-        self._listed: tuple[object, list[Replacement]] = None, []
+        self._groups: dict[Hashable, _Group] = {}
+        self._making: dict[int, list[_Made]] = {}  # a group that is being made, by its thread
 
     def __bool__(self) -> bool:
         return bool(self._applied)
@@ -64,23 +65,46 @@ class Patches:
         if known is None or not known.fits(found, make):
             original = getattr(owner, name)
             if not mocks and _is_stub(owner, found, original):
+                self._making.pop(threading.get_ident(), None)  # it may be gone the next time
                 return
             ours = _OverMock(make(original), original) if _is_mock(original) else make(original)
             known = _Made(owner, name, found, original, make, ours)
             self._made[id(owner), name] = known
-        # Noted first: an interrupt between the two lines must not lose it.
-        self._applied.append(known)
-        setattr(owner, name, known.ours)
+        if self._making:
+            self._making.get(threading.get_ident(), []).append(known)
+        self._apply(known)
 
-    def replace_all(
-        self, owners: tuple[Any, ...], replacements: Callable[..., Iterable[Replacement]]
+    def _apply(self, made: _Made) -> None:
+        # Noted first: an interrupt between the two lines must not lose it.
+        self._applied.append(made)
+        setattr(made.owner, made.name, made.ours)
+
+    def again(
+        self, name: Hashable, sources: tuple[object, ...], replace: Callable[[], None]
     ) -> None:
-        """Replace all that `replacements(*owners)` gives, which is asked once for the same."""
-        asked = replacements, owners
-        if self._listed[0] != asked:
-            self._listed = asked, list(replacements(*owners))
-        for owner, name, make in self._listed[1]:
-            self.replace(owner, name, make)
+        """Call `replace`, which replaces attributes here, or do what it did the last time.
+
+        It would do the same for the same `sources`, such as the module that it looks into, as
+        long as every attribute is what it was.
+        """
+        group = self._groups.get(name)
+        if group is not None and group.fits(sources):
+            for made in group.replaced:
+                self._applied.append(made)  # first: see `_apply`
+                setattr(made.owner, made.name, made.ours)
+            return
+        self._groups.pop(name, None)
+        me = threading.get_ident()
+        self._making[me] = []
+        try:
+            replace()
+        except BaseException:
+            self._making.pop(me, None)
+            raise
+        replaced = self._making.pop(me, None)
+        # One that lies on another of them fits only where that is in place.
+        if replaced and len({(id(made.owner), made.name) for made in replaced}) == len(replaced):
+            self._groups[name] = _Group.of(sources, replaced)
 
     def restore(self) -> None:
         """Put everything back, last first, except where somebody else's lies on top.
@@ -124,11 +148,47 @@ class _Made:
 
     def fits(self, found: object, make: Callable[[Any], Any]) -> bool:
         """Whether it is what `make` would make once more of what is there."""
-        return (
-            found is self.found
-            and (found is not _ABSENT or getattr(self.owner, self.name) is self.original)
-            and (make is self.make or _is_same(make, self.make))
+        return self.replaces(found) and (make is self.make or _is_same(make, self.make))
+
+    def replaces(self, found: object) -> bool:
+        """Whether what is there, `found` in the owner itself, is what it was made of."""
+        return found is self.found and (
+            found is not _ABSENT or getattr(self.owner, self.name) is self.original
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The replacements that were made for the same sources at once.
+
+    Attributes:
+        found: how to see what an owner itself has of a name, the name, and what was there.
+        inherited: an owner, a name, and what it had from elsewhere.
+    """
+
+    sources: tuple[object, ...]
+    replaced: tuple[_Made, ...]
+    found: tuple[tuple[Callable[[str, object], object], str, object], ...]
+    inherited: tuple[tuple[Any, str, object], ...]
+
+    @classmethod
+    def of(cls, sources: tuple[object, ...], replaced: list[_Made]) -> _Group:
+        """What was made of `sources`."""
+        return cls(
+            sources,
+            tuple(replaced),
+            tuple((each.owner.__dict__.get, each.name, each.found) for each in replaced),
+            tuple((e.owner, e.name, e.original) for e in replaced if e.found is _ABSENT),
+        )
+
+    def fits(self, sources: tuple[object, ...]) -> bool:
+        """Whether they would be the same once more."""
+        if len(sources) != len(self.sources) or not all(map(is_, sources, self.sources)):
+            return False
+        for get, name, found in self.found:  # for each test: all of it is made to be quick
+            if get(name, _ABSENT) is not found:
+                return False
+        return all(getattr(owner, name) is original for owner, name, original in self.inherited)
 
 
 class _OverMock:

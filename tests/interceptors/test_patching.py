@@ -7,9 +7,12 @@ import functools
 import operator
 import socket
 import ssl
+import threading
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -232,3 +235,119 @@ def test_several_that_replace_the_same_end_in_any_order(steps: list[tuple[int, s
         each.restore()
     assert Owner.name is found
     assert not any(every)
+
+
+VALUES = ["inherited", "own", "other", "mock"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(VALUES), st.sampled_from(VALUES), st.booleans()), max_size=12
+    )
+)
+def test_a_group_is_as_if_it_were_asked_for_each_time(
+    rounds: list[tuple[str, str, bool]],
+) -> None:
+    class Base:
+        def one(self) -> str:
+            return "inherited"
+
+        two = one
+
+    class Owner(Base):
+        pass
+
+    values: dict[str, Any] = {
+        "own": lambda _: "own",
+        "other": lambda _: "other",
+        "mock": mock.Mock(return_value="mock"),
+    }
+
+    def wrap(original: Any) -> Any:
+        return lambda *args: f"<{original(*args)}>"
+
+    def replace() -> None:
+        for name in ("one", "two"):
+            patches.replace(Owner, name, wrap)
+
+    patches = Patches()
+    sources = object(), object()
+    for *found, which in rounds:
+        for name, value in zip(("one", "two"), found, strict=True):
+            if name in vars(Owner):
+                delattr(Owner, name)
+            if value != "inherited":
+                setattr(Owner, name, values[value])
+        before = dict(vars(Owner))
+        patches.again("group", (sources[which],), replace)
+        expected = [value if value == "mock" else f"<{value}>" for value in found]
+        assert [Owner().one(), Owner().two()] == expected
+        patches.restore()
+        assert dict(vars(Owner)) == before
+
+
+def asked_again(between: Callable[[Any], object], sources: Any = ()) -> bool:
+    """Whether a group is made anew, after `between` has done something to its owner."""
+    owner = SimpleNamespace(call=str, other=int)
+    patches, asked = Patches(), []
+
+    def replace() -> None:
+        asked.append(owner)
+        patches.replace(owner, "call", functools.partial)
+
+    for given_sources in ((), sources):
+        patches.again("group", given_sources, replace)
+        patches.restore()
+        between(owner)
+    return len(asked) > 1
+
+
+def test_a_group_is_put_in_place_again_without_asking() -> None:
+    assert not asked_again(lambda _: None)
+    assert not asked_again(lambda owner: vars(owner).update(other=str))
+
+
+def test_a_group_is_made_anew_of_something_else() -> None:
+    assert asked_again(lambda _: None, sources=(object(),))
+    assert asked_again(lambda owner: vars(owner).update(call=repr))
+
+
+def test_a_group_that_failed_or_replaces_the_same_twice_is_made_each_time() -> None:
+    owner = SimpleNamespace(call=str)
+    patches, asked = Patches(), []
+
+    def fail() -> None:
+        asked.append("fail")
+        patches.replace(owner, "call", functools.partial)
+        raise ImportError
+
+    def twice() -> None:
+        asked.append("twice")
+        for _ in range(2):
+            patches.replace(owner, "call", functools.partial)
+
+    for replace in (fail, twice):
+        for _ in range(2):
+            with contextlib.suppress(ImportError):
+                patches.again(replace, (), replace)
+            patches.restore()
+            assert owner.call is str
+    assert asked == ["fail", "fail", "twice", "twice"]
+
+
+def test_what_another_thread_replaces_meanwhile_is_not_of_the_group() -> None:
+    owner, theirs = SimpleNamespace(call=str), SimpleNamespace(call=str)
+    patches = Patches()
+
+    def replace() -> None:
+        other = threading.Thread(target=patches.replace, args=(theirs, "call", functools.partial))
+        other.start()
+        other.join()
+        patches.replace(owner, "call", functools.partial)
+
+    for _ in range(2):
+        patches.again("group", (), replace)
+        assert owner.call is not str
+        patches.restore()
+        replace = pytest.fail
+    assert theirs.call is str

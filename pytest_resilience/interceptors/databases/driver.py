@@ -98,7 +98,9 @@ class DriverHooks:
         self.commits = COMMIT in kinds
         self.fetches = FETCH in kinds
         self._text_decides = not self.fetches and not any(
-            _BEYOND_THE_TEXT & dict(each.experiment.parameters).keys() for each in active
+            _BEYOND_THE_TEXT & dict(each.experiment.parameters).keys()
+            for each in active
+            if not DATABASE_KINDS.isdisjoint(each.kinds)
         )
         self.unmatched.clear()
 

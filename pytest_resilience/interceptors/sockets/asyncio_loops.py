@@ -242,16 +242,17 @@ class AsyncioLoops:
             if self._reached or not self._installed or asyncio_loops is None:
                 return
             self._reached = True
-            # Loaded now, with asyncio: later a loop would wait for it.
-            from pytest_resilience.interceptors.sockets.delaying_protocol import DelayingProtocol
+            if self._delaying is None:
+                # Loaded now, with asyncio: later a loop would wait for it.
+                from pytest_resilience.interceptors.sockets import delaying_protocol
 
-            self._delaying = DelayingProtocol
-            self._patches.replace(
-                asyncio_loops.BaseSelectorEventLoop, "sock_connect", self._connecting
-            )
-            self._patches.replace(
-                asyncio_loops.base_events.BaseEventLoop, "getaddrinfo", self._resolving
-            )
+                self._delaying = delaying_protocol.DelayingProtocol
+            replace = functools.partial(self._replace_in, asyncio_loops)
+            self._patches.again("asyncio", (asyncio_loops,), replace)
+
+    def _replace_in(self, loops: Any) -> None:
+        self._patches.replace(loops.BaseSelectorEventLoop, "sock_connect", self._connecting)
+        self._patches.replace(loops.base_events.BaseEventLoop, "getaddrinfo", self._resolving)
 
     def _resolving(
         self, original: Callable[..., Coroutine[Any, Any, Any]]

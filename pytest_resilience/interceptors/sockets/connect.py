@@ -11,6 +11,7 @@ import socket
 
 from collections.abc import Awaitable
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from pytest_resilience.chaos.engine import Effect
@@ -104,8 +105,11 @@ class NameResolution:
         self._installed = True
         green = green_module("gevent.socket")
         for module in (socket, *([] if green is None else [green])):
-            for name in _RESOLVING:
-                self._patches.replace(module, name, self._resolving, mocks=True)
+            self._patches.again(module, (), functools.partial(self._replace_in, module))
+
+    def _replace_in(self, module: ModuleType) -> None:
+        for name in _RESOLVING:
+            self._patches.replace(module, name, self._resolving, mocks=True)
 
     def remove(self) -> None:
         self._installed = False

@@ -48,7 +48,8 @@ class HostNameHooks:
                 "aiohttp.connector": self._aiohttp,
                 "trio.socket": functools.partial(self._trio, "trio.socket"),
                 _TRIO: functools.partial(self._trio, _TRIO),
-            }
+            },
+            patches,
         )
 
     def _aiohttp(self) -> None:

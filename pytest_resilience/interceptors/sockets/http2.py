@@ -69,7 +69,7 @@ class Http2Streams:
         self._patches = patches
         self._outgoing = _Outgoing()
         self._shared: weakref.WeakKeyDictionary[Any, _Shared] = weakref.WeakKeyDictionary()
-        self._import_hook = ImportHook({"h2.connection": self._reach})
+        self._import_hook = ImportHook({"h2.connection": self._reach}, patches)
 
     def install(self) -> None:
         """Reach h2, as soon as it is loaded."""

@@ -18,8 +18,6 @@ import sys
 import threading
 
 from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import TypeVar
@@ -38,7 +36,6 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.patching import Patches
-from pytest_resilience.interceptors.patching import Replacement
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
@@ -179,34 +176,36 @@ class SocketPatches:
     def install(self, patches: Patches) -> None:
         """Replace what clients call."""
         self._installed = True
-        tls = [each.SSLSocket for each in tls_modules()]
-        owners = tuple(socket_classes()), tuple(accepting_classes()), tuple(tls)
-        patches.replace_all(owners, self._replacements_in)
+        for each in socket_classes():
+            patches.again(each, (), functools.partial(self._replace_in_plain, patches, each))
+        for each in accepting_classes():
+            # Of which `accept` is made.
+            replace = functools.partial(patches.replace, each, "_accept", _around(self._accept))
+            patches.again((each, "_accept"), (), replace)
+        for each in (tls.SSLSocket for tls in tls_modules()):
+            patches.again(each, (), functools.partial(self._replace_in_tls, patches, each))
         for part in self._parts:
             part.install()
 
-    def _replacements_in(
-        self, plain: Iterable[Any], accepting: Iterable[Any], tls: Iterable[Any]
-    ) -> Iterator[Replacement]:
-        """What is replaced in classes of sockets without TLS, of servers, and with TLS."""
-        for owner in plain:
-            yield from self._all_of(owner, self._receive, _RECEIVING)
-            yield from self._all_of(owner, self._send, _SENDING)
-            yield owner, "connect", _around(self._connect)
-            yield owner, "connect_ex", _around(self._connect_ex)
-            yield owner, "detach", _around(self._detach)
-            yield owner, "shutdown", _around(self._shut_down)
-            yield owner, "_real_close", _around(self._close)
-        for owner in accepting:
-            yield owner, "_accept", _around(self._accept)  # of which `accept` is made
-        for owner in tls:
-            yield from self._all_of(owner, self._receive, _TLS_RECEIVING)
-            yield from self._all_of(owner, self._send, _TLS_SENDING)
-            yield owner, "do_handshake", _around(self._shake_hands)
+    def _replace_in_plain(self, patches: Patches, owner: Any) -> None:
+        self._replace_all(patches, owner, self._receive, _RECEIVING)
+        self._replace_all(patches, owner, self._send, _SENDING)
+        patches.replace(owner, "connect", _around(self._connect))
+        patches.replace(owner, "connect_ex", _around(self._connect_ex))
+        patches.replace(owner, "detach", _around(self._detach))
+        patches.replace(owner, "shutdown", _around(self._shut_down))
+        patches.replace(owner, "_real_close", _around(self._close))
 
-    def _all_of(self, owner: Any, handle: _Handle, names: tuple[str, ...]) -> Iterator[Replacement]:
+    def _replace_in_tls(self, patches: Patches, owner: Any) -> None:
+        self._replace_all(patches, owner, self._receive, _TLS_RECEIVING)
+        self._replace_all(patches, owner, self._send, _TLS_SENDING)
+        patches.replace(owner, "do_handshake", _around(self._shake_hands))
+
+    def _replace_all(
+        self, patches: Patches, owner: Any, handle: _Handle, names: tuple[str, ...]
+    ) -> None:
         for name in names:
-            yield owner, name, functools.partial(self._passing, handle, name)
+            patches.replace(owner, name, functools.partial(self._passing, handle, name))
 
     def _passing(
         self, handle: _Handle, name: str, original: Callable[..., Any]

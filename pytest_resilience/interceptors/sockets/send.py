@@ -284,13 +284,14 @@ class PartitionedSends:
             sock, queue = connection.owner(), connection.send_queue
             if sock is not None and queue.messages and not queue.requests.is_cut:
                 self._flush(sock, connection)
-        if not in_a_loop():  # or they may block: the watcher does it
+        if self._closed and not in_a_loop():  # or they may block: the watcher does it
             self._flush_closed()
 
     def remove(self) -> None:
         """Keep nothing any more."""
         watcher, self._watcher = self._watcher, None
-        self._over.set()
+        if watcher is not None:
+            self._over.set()
         self.flush_all()
         if watcher is not None and watcher is not threading.current_thread() and not in_a_loop():
             watcher.join(_PATIENCE)

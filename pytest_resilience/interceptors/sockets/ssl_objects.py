@@ -56,16 +56,21 @@ class SslObjects:
     def install(self) -> None:
         self._installed = True
         for tls in tls_modules():
-            self._patches.replace(tls.SSLContext, "wrap_bio", self._wrapping)
-            self._patches.replace(tls.SSLObject, "do_handshake", self._shaking_hands)
-            self._patches.replace(tls.SSLObject, "read", self._reading)
-            self._patches.replace(tls.SSLObject, "write", self._writing)
+            classes = tls.SSLContext, tls.SSLObject
+            self._patches.again(classes, (), functools.partial(self._replace_in, *classes))
+
+    def _replace_in(self, context: Any, tls_object: Any) -> None:
+        self._patches.replace(context, "wrap_bio", self._wrapping)
+        self._patches.replace(tls_object, "do_handshake", self._shaking_hands)
+        self._patches.replace(tls_object, "read", self._reading)
+        self._patches.replace(tls_object, "write", self._writing)
 
     def remove(self) -> None:
         self._installed = False
-        self._outgoing.clear()
         self._made.clear()
-        self._connections.clear()
+        for table in (self._outgoing, self._connections):
+            if table:  # else it takes longer than all of the rest
+                table.clear()
 
     def sent_hello(self, connection: TcpConnection, hello: bytes) -> None:
         """`hello` has been sent on `connection`: whose was it?"""

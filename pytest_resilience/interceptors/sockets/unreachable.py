@@ -99,7 +99,8 @@ class UnreachableClients:
                 "pycares": self._pycares,
                 "subprocess": self._subprocess,
                 "uvloop": self._uvloop,
-            }
+            },
+            patches,
         )
 
     def _psycopg(self) -> None:
