@@ -97,6 +97,7 @@ _ALL_FLAGS = (
     | inspect.CO_ITERABLE_COROUTINE
 )
 _CALLS_FIRST = "_calls_first_argument"
+_KIND = "_kind_of_first_argument"
 
 
 def _coroutine_mark() -> str:
@@ -112,13 +113,16 @@ def _coroutine_mark() -> str:
 _MARK = _coroutine_mark()
 
 
-def calls_first_argument(func: _F) -> _F:
+def calls_first_argument(func: _F, kind: CallKind | None = None) -> _F:
     """Mark a function, or method, as one that calls its first argument with the others.
 
     It is then of that argument's kind: `breaker.call(retry.execute, fetch)` returns a coroutine
-    where `fetch` is a coroutine function.
+    where `fetch` is a coroutine function. `kind`: of a partial whose first argument is always of
+    that kind.
     """
     setattr(func, _CALLS_FIRST, True)  # an attribute, so that `functools.wraps` hands it on
+    if kind is not None:
+        setattr(func, _KIND, kind)
     return func
 
 
@@ -148,7 +152,8 @@ def kind_of(func: Any, args: tuple[Any, ...] = ()) -> CallKind:
     elif shape is BuiltinFunctionType:
         return _PLAIN
     elif isinstance(func, functools.partial):
-        return kind_of(func.func, (*func.args, *args))
+        known: CallKind | None = getattr(func, _KIND, None)
+        return kind_of(func.func, (*func.args, *args)) if known is None else known
     return _kind_of_object(func)
 
 
@@ -293,7 +298,8 @@ def wrap(
     Args:
         func: a coroutine function, or any other.
         wrap_plain: makes the wrapper of what is no coroutine function. Each pattern writes its
-            own: handing the call on to a method would double what the wrapper costs.
+            own: handing the call on to a method would double what the wrapper costs. So does
+            an empty `**kwargs`, nearly: handed on, a dictionary is made of it.
         run_coroutine: calls and awaits `func` in the pattern, given it, `args` and `kwargs`.
         no_generators: raise TypeError with this advice for a generator function.
     """

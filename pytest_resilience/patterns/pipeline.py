@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 
-from collections.abc import Awaitable
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from types import FunctionType
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import ParamSpec
 from typing import TypeVar
@@ -95,9 +98,12 @@ class Pipeline(Decorator):
             if not callable(pattern):
                 raise TypeError(f"{pattern!r} cannot be put around a function")
         self.patterns = patterns
+        # The function that was called last, if it keeps nothing else alive, and how: to find out
+        # what kind a function is of costs as much as a pattern.
+        self._last: tuple[object, Callable[..., Any]] = (object(), _call)
         # Wrapped around two functions that call their argument, once and not at each `call`.
         ours = _OURS.issuperset(map(type, patterns))
-        self._call = self._decorate(_call) if ours else None
+        self._call: Callable[..., Any] | None = self._decorate(_call) if ours else None
         pooled = ThreadPoolBulkhead in map(type, patterns)  # which refuses coroutine functions
         self._await = self._decorate(_await) if ours and not pooled else None
         for number, outer in enumerate(patterns):
@@ -109,14 +115,34 @@ class Pipeline(Decorator):
             func = pattern(func)
         return func
 
-    @calls_first_argument
-    def call(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """Call `func` through all patterns; await the result of a coroutine function."""
-        kind = kind_of(func, args)
+    if TYPE_CHECKING:
+
+        def call(self, func: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+            """Call `func` through all patterns; await the result of a coroutine function."""
+
+    else:
+
+        @calls_first_argument
+        def call(self, *args, **kwargs):  # handed on as they are: to put `func` before them costs
+            """Call a function through all patterns; await the result of a coroutine function."""
+            try:
+                func = args[0]
+            except IndexError:
+                raise TypeError("call() needs a function, and its arguments") from None
+            last, ready = self._last
+            if func is not last:
+                ready = self._ready(args)
+            return ready(*args, **kwargs) if kwargs else ready(*args)
+
+    def _ready(self, args: tuple[Any, ...]) -> Callable[..., Any]:
+        """What calls `args[0]` with the others through all patterns."""
+        func, kind = args[0], kind_of(args[0], args[1:])
         ready = self._call if kind is _PLAIN else self._await if kind is _COROUTINE else None
         if ready is None:  # the wrapper of somebody else's decorator may depend on the function
-            return self(func)(*args, **kwargs)
-        return ready(func, *args, **kwargs)  # type: ignore[no-any-return]
+            return partial(_call_wrapped, self(func))
+        if type(func) is FunctionType and func.__closure__ is None:
+            self._last = func, ready
+        return ready
 
     def describe(self) -> tuple[Step, ...]:
         """Its patterns, outermost first, for a test to compare."""
@@ -137,11 +163,10 @@ def _warn(outer: object, inner: object) -> None:
             warnings.warn(message, PipelineOrderWarning, stacklevel=3)
 
 
-@calls_first_argument
-def _call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return func(*args, **kwargs)
+def _call_wrapped(wrapped: Callable[..., Any], _: object, *args: Any, **kwargs: Any) -> Any:
+    return wrapped(*args, **kwargs)
 
 
-@calls_first_argument
-async def _await(func: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
-    return await func(*args, **kwargs)
+# No functions of ours, each of which would cost as much as one of the patterns.
+_call: Callable[..., Any] = calls_first_argument(partial(operator.call))
+_await: Callable[..., Any] = calls_first_argument(partial(operator.call), _COROUTINE)

@@ -150,7 +150,7 @@ class TimeLimiter(Decorator):
         return await self._await(func(*args, **kwargs), _name_of(func, args))
 
     @calls_first_argument
-    def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def execute(self, func: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func`; await the result of a coroutine function.
 
         Raises TimeLimitExceededError, a TimeoutError, when it takes too long.

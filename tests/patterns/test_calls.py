@@ -412,6 +412,49 @@ def test_a_predicate_is_no_coroutine_function(field: str) -> None:
         CircuitBreakerConfig(**{field: coroutine})  # type: ignore[arg-type]
 
 
+# Arguments.
+
+
+def named(func: str, *, self: str, args: str, kwargs: str) -> tuple[str, ...]:
+    return func, self, args, kwargs
+
+
+async def anamed(func: str, *, self: str, args: str, kwargs: str) -> tuple[str, ...]:
+    return func, self, args, kwargs
+
+
+BY_NAME: dict[str, Any] = {
+    "breaker": CircuitBreaker().call,
+    "retry": RetryHandler().execute,
+    "semaphore": SemaphoreBulkhead().execute,
+    "rate limit": RateLimitBulkhead().execute,
+    "time limit": TimeLimiter(60).execute,
+    "pipeline": Pipeline(RetryHandler(), CircuitBreaker()).call,
+    "pipeline of others": Pipeline(RetryHandler(), functools.lru_cache).call,
+}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("way", BY_NAME)
+async def test_a_function_may_name_its_parameters_as_it_likes(way: str) -> None:
+    given: dict[str, Any] = {"func": "a", "self": "b", "args": "c", "kwargs": "d"}
+    assert BY_NAME[way](named, **given) == ("a", "b", "c", "d")
+    assert await BY_NAME[way](anamed, **given) == ("a", "b", "c", "d")
+
+
+@pytest.mark.asyncio
+async def test_so_may_one_that_a_pool_runs() -> None:
+    given: dict[str, Any] = {"func": "a", "self": "b", "args": "c", "kwargs": "d"}
+    with ThreadPoolBulkhead() as pool:
+        results = [
+            pool.execute(named, **given),
+            pool.submit(named, **given).result(),
+            await pool.execute_async(named, **given),
+            Pipeline(pool).call(named, **given),
+        ]
+    assert results == [("a", "b", "c", "d")] * 4
+
+
 # Misuse.
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import warnings
+import weakref
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -196,3 +198,42 @@ def test_orders_known_to_be_wrong(outer: Any, text: str) -> None:
 def test_what_is_no_decorator_is_refused() -> None:
     with pytest.raises(TypeError, match="3 cannot be put around a function"):
         Pipeline(3)  # type: ignore[arg-type]
+
+
+def fine(number: int) -> str:
+    return f"fine {number}"
+
+
+async def answer(number: int) -> str:
+    return f"answer {number}"
+
+
+@pytest.mark.parametrize("last", [fine, answer, None])
+def test_a_call_is_of_the_function_that_is_given(last: Any) -> None:
+    pipeline = Pipeline(RetryHandler(), CircuitBreaker())
+    if last is not None:
+        pipeline.call(last, 1) if last is fine else asyncio.run(pipeline.call(last, 1))
+    for _ in range(2):
+        assert pipeline.call(fine, 1) == "fine 1"
+        assert asyncio.run(pipeline.call(answer, 2)) == "answer 2"
+        assert pipeline.call(lambda number: number, 3) == 3
+        for nothing in (None, 3, pipeline.patterns):
+            with pytest.raises(TypeError, match="cannot be called"):
+                pipeline.call(nothing)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="needs a function"):
+        pipeline.call()  # type: ignore[call-arg]
+
+
+def test_a_pipeline_keeps_nothing_of_what_it_has_called() -> None:
+    class Large:
+        def method(self) -> None: ...
+
+    def call(large: Large) -> weakref.ref[Large]:
+        pipeline.call(lambda: large.method())  # noqa: PLW0108  # it is about the closure
+        pipeline.call(large.method)
+        return weakref.ref(large)
+
+    pipeline = Pipeline(RetryHandler())
+    gone = call(Large())
+    gc.collect()
+    assert gone() is None

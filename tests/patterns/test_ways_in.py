@@ -83,6 +83,8 @@ def sync_ways() -> dict[str, tuple[int, Callable[[], Any]]]:
     window = CircuitBreaker(
         CircuitBreakerConfig(failure_rate_threshold=0.5, window_size=1, minimum_calls=1)
     )
+    timed = CircuitBreaker(CircuitBreakerConfig(failure_rate_threshold=0.5, window_seconds=1e9))
+    slow = CircuitBreaker(CircuitBreakerConfig(slow_call_duration=1e9))
     manager, pipeline = DegradationManager(), Pipeline(retry, breaker, slots)
     manager.register_feature(FeatureFlag("prices"))
     return {
@@ -91,6 +93,12 @@ def sync_ways() -> dict[str, tuple[int, Callable[[], Any]]]:
         "breaker, with": (2, block(breaker)),
         "breaker with a window, call": (2, functools.partial(window.call, work)),
         "breaker with a window, with": (2, block(window)),
+        "breaker with a time window, decorator": (3, timed(work)),
+        "breaker with a time window, call": (4, functools.partial(timed.call, work)),
+        "breaker with a time window, with": (3, block(timed)),
+        "breaker that times calls, decorator": (4, slow(work)),
+        "breaker that times calls, call": (5, functools.partial(slow.call, work)),
+        "breaker that times calls, with": (4, block(slow)),
         "retry, decorator": (1, retry(work)),
         "retry, execute": (1, functools.partial(retry.execute, work)),
         "retry, for attempt": (9, attempts(retry)),
@@ -101,7 +109,7 @@ def sync_ways() -> dict[str, tuple[int, Callable[[], Any]]]:
         "rate limit, execute": (3, functools.partial(limit.execute, work)),
         "rate limit, acquire": (2, limit.acquire),
         "degradation": (5, lambda: manager.execute_with_degradation("prices", work)),
-        "pipeline of three, call": (6, functools.partial(pipeline.call, work)),
+        "pipeline of three, call": (4, functools.partial(pipeline.call, work)),
     }
 
 
@@ -141,7 +149,7 @@ def async_ways() -> dict[str, tuple[int, Callable[[], Any]]]:
         "rate limit, async decorator": (3, limit(awork)),
         "rate limit, await execute": (5, functools.partial(limit.execute, awork)),
         "degradation, await": (7, lambda: manager.execute_with_degradation("prices", awork)),
-        "pipeline of three, await call": (8, functools.partial(pipeline.call, awork)),
+        "pipeline of three, await call": (6, functools.partial(pipeline.call, awork)),
     }
 
 

@@ -100,7 +100,7 @@ class Bulkhead(Decorator):
         return tuple(self._event(*each) for each in self._recent.copy())
 
     @abstractmethod
-    def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def execute(self, func: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` if there is room for it. Raises BulkheadRejectedError if there is none."""
 
     @abstractmethod

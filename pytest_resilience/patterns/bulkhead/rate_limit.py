@@ -153,7 +153,7 @@ class RateLimitBulkhead(Bulkhead):
         return free
 
     @calls_first_argument
-    def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def execute(self, func: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` if the limit allows; await the result of a coroutine function.
 
         Raises BulkheadRejectedError if it does not.
@@ -167,7 +167,7 @@ class RateLimitBulkhead(Bulkhead):
             self._started.append(self._monotonic())
         else:
             self.acquire()
-        return func(*args, **kwargs)
+        return func(*args, **kwargs) if kwargs else func(*args)  # type: ignore[call-arg]
 
     async def _await(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -176,7 +176,7 @@ class RateLimitBulkhead(Bulkhead):
             self._started.append(self._monotonic())
         else:
             await self.acquire_async()
-        return await func(*args, **kwargs)
+        return await (func(*args, **kwargs) if kwargs else func(*args))
 
     def _decorate(self, func: Any) -> Any:
         return wrap(func, self._wrapped, self._await)
@@ -203,7 +203,7 @@ class RateLimitBulkhead(Bulkhead):
                 append(monotonic())
             else:
                 acquire()
-            return func(*args, **kwargs)
+            return func(*args, **kwargs) if kwargs else func(*args)  # type: ignore[call-arg]
 
         return wrapper
 

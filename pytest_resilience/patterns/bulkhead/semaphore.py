@@ -193,7 +193,7 @@ class SemaphoreBulkhead(Bulkhead):
         return max(0, len(self._slots) - len(self._free))
 
     @calls_first_argument
-    def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def execute(self, func: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` in a slot of its own; await the result of a coroutine function.
 
         Raises BulkheadRejectedError if there is no slot, TypeError for a generator function.
@@ -205,7 +205,7 @@ class SemaphoreBulkhead(Bulkhead):
             raise generator_error(func, kind, _NO_GENERATORS)
         slot = self._take_free() or self._take()
         try:
-            result = func(*args, **kwargs)
+            result = func(*args, **kwargs) if kwargs else func(*args)  # type: ignore[call-arg]
         except BaseException:
             self._return(slot)
             raise
@@ -241,7 +241,7 @@ class SemaphoreBulkhead(Bulkhead):
     ) -> Any:
         slot = self._take_free() or await self._take_async()
         try:
-            return await func(*args, **kwargs)
+            return await (func(*args, **kwargs) if kwargs else func(*args))
         finally:
             self._free.append(slot)
             if self._waiters:
@@ -269,7 +269,7 @@ class SemaphoreBulkhead(Bulkhead):
             if slot is None:
                 slot = take()
             try:
-                result = func(*args, **kwargs)
+                result = func(*args, **kwargs) if kwargs else func(*args)  # type: ignore[call-arg]
             except BaseException:
                 give(slot)
                 if waiters:

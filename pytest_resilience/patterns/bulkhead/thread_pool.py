@@ -142,7 +142,7 @@ class ThreadPoolBulkhead(Bulkhead):
         if workers is not None:
             workers.stop()
 
-    def submit(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> Future[_R]:
+    def submit(self, func: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_R]:
         """Run `func` in the pool. Raises BulkheadRejectedError or ShutdownError.
 
         Raises TypeError for anything but a plain function: coroutines belong to their loop.
@@ -186,7 +186,7 @@ class ThreadPoolBulkhead(Bulkhead):
         else:
             workers.threads.append(thread)
 
-    def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def execute(self, func: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` in the pool and wait for its result.
 
         Raises BulkheadRejectedError when there is no room, or when the caller runs in this pool
@@ -212,7 +212,7 @@ class ThreadPoolBulkhead(Bulkhead):
             del future  # the error's traceback holds this frame: a cycle
 
     async def execute_async(
-        self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs
+        self, func: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs
     ) -> _R:
         """Call a plain function in the pool and await its result. Raises as `execute` does.
 

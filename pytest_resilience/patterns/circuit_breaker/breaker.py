@@ -101,7 +101,7 @@ class CircuitBreaker(Decorator):
         return wrap(self._circuit, func)
 
     @calls_first_argument
-    def call(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def call(self, func: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` if the breaker lets it; await the result of a coroutine function.
 
         What a plain function returns may be awaitable: how that ends is the outcome.
@@ -113,7 +113,7 @@ class CircuitBreaker(Decorator):
             return start(circuit, kind, func, args, kwargs)  # type: ignore[no-any-return]
         permit = circuit.fast_path or circuit.acquire_permit()
         try:
-            result = func(*args, **kwargs)
+            result = func(*args, **kwargs) if kwargs else func(*args)  # type: ignore[call-arg]
         except BaseException as error:
             circuit.record_error(permit, error)
             raise

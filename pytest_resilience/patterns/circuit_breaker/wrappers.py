@@ -107,7 +107,7 @@ async def _await(
 ) -> Any:
     permit = circuit.fast_path or circuit.acquire_permit()
     try:
-        result = await func(*args, **kwargs)
+        result = await (func(*args, **kwargs) if kwargs else func(*args))
     except BaseException as error:
         circuit.record_error(permit, error)
         raise
@@ -148,7 +148,7 @@ def _plain(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
         if permit is None:
             permit = circuit.acquire_permit()
         try:
-            result = func(*args, **kwargs)
+            result = func(*args, **kwargs) if kwargs else func(*args)
         except BaseException as error:
             circuit.record_error(permit, error)
             raise
@@ -167,7 +167,7 @@ def _coroutine(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         permit = circuit.fast_path or circuit.acquire_permit()
         try:
-            result = await func(*args, **kwargs)
+            result = await (func(*args, **kwargs) if kwargs else func(*args))
         except BaseException as error:
             circuit.record_error(permit, error)
             raise

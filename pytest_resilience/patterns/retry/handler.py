@@ -83,7 +83,7 @@ class RetryHandler(Decorator):
         return wrap(self._state, func)
 
     @calls_first_argument
-    def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def execute(self, func: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Call `func` until it succeeds; await the result of a coroutine function.
 
         Raises RetryExhaustedError, from the last error, when no attempt is left. An error that
@@ -92,7 +92,7 @@ class RetryHandler(Decorator):
         state = self._state
         started = state.start() if state.needs_start else None
         try:
-            result = func(*args, **kwargs)
+            result = func(*args, **kwargs) if kwargs else func(*args)  # type: ignore[call-arg]
         except Exception as error:
             if not callable(func):
                 raise not_callable(func) from None

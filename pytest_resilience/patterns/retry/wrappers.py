@@ -52,7 +52,7 @@ def _plain(handler: HandlerState, func: Callable[..., Any]) -> Callable[..., Any
         nonlocal usual
         started = None if start is None else start()
         try:
-            result = func(*args, **kwargs)
+            result = func(*args, **kwargs) if kwargs else func(*args)
         except Exception as error:
             call = CallState(handler, started)
             if not call.raised(error):
@@ -76,7 +76,7 @@ def _coroutine(handler: HandlerState, func: Callable[..., Any]) -> Callable[...,
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         started = None if start is None else start()
         try:
-            result = await func(*args, **kwargs)
+            result = await (func(*args, **kwargs) if kwargs else func(*args))
         except Exception as error:
             call = CallState(handler, started)
             if not call.raised(error):
@@ -119,7 +119,7 @@ def retry(
     while True:
         call.wait()
         try:
-            result = func(*args, **kwargs)
+            result = func(*args, **kwargs) if kwargs else func(*args)
         except BaseException as error:
             if not call.raised(error):
                 raise
