@@ -123,7 +123,9 @@ class Pipeline(Decorator):
     else:
 
         @calls_first_argument
-        def call(self, *args, **kwargs):  # handed on as they are: to put `func` before them costs
+        def call(
+            self, /, *args, **kwargs
+        ):  # handed on as they are: to put `func` before them costs
             """Call a function through all patterns; await the result of a coroutine function."""
             try:
                 func = args[0]

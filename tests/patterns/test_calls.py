@@ -434,22 +434,21 @@ BY_NAME: dict[str, Any] = {
 }
 
 
-@pytest.mark.asyncio
 @pytest.mark.parametrize("way", BY_NAME)
+@in_a_loop
 async def test_a_function_may_name_its_parameters_as_it_likes(way: str) -> None:
     given: dict[str, Any] = {"func": "a", "self": "b", "args": "c", "kwargs": "d"}
     assert BY_NAME[way](named, **given) == ("a", "b", "c", "d")
     assert await BY_NAME[way](anamed, **given) == ("a", "b", "c", "d")
 
 
-@pytest.mark.asyncio
-async def test_so_may_one_that_a_pool_runs() -> None:
+def test_so_may_one_that_a_pool_runs() -> None:
     given: dict[str, Any] = {"func": "a", "self": "b", "args": "c", "kwargs": "d"}
     with ThreadPoolBulkhead() as pool:
         results = [
             pool.execute(named, **given),
             pool.submit(named, **given).result(),
-            await pool.execute_async(named, **given),
+            asyncio.run(pool.execute_async(named, **given)),
             Pipeline(pool).call(named, **given),
         ]
     assert results == [("a", "b", "c", "d")] * 4
