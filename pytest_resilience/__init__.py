@@ -8,6 +8,7 @@ How the package is laid out, and what may import what (downwards only):
     runtime                      experiments in this process, with every interceptor there is
     interceptors, stress, proxy  faults in this process; load on the machine; faults on the wire
     chaos                        decides which operation meets which fault
+    http_middleware              breakers of hosts, inside of HTTP clients
     patterns                     protects code: breaker, retry, bulkhead, degradation
     errors, events, clock, seeds
 
@@ -48,6 +49,11 @@ if TYPE_CHECKING:
     from pytest_resilience.errors import UnavailableError as UnavailableError
     from pytest_resilience.errors import UnknownNameError as UnknownNameError
     from pytest_resilience.events import Event as Event
+    from pytest_resilience.http_middleware import HostBreakers as HostBreakers
+    from pytest_resilience.http_middleware import aiohttp_middleware as aiohttp_middleware
+    from pytest_resilience.http_middleware import httpx_async_transport as httpx_async_transport
+    from pytest_resilience.http_middleware import httpx_transport as httpx_transport
+    from pytest_resilience.http_middleware import requests_adapter as requests_adapter
     from pytest_resilience.interceptors.simulators import DatabaseSimulator as DatabaseSimulator
     from pytest_resilience.interceptors.simulators import NetworkSimulator as NetworkSimulator
     from pytest_resilience.interceptors.simulators import (
@@ -143,6 +149,7 @@ _HOMES = {
     "FaultInjected": "chaos.engine",
     "FeatureFlag": "patterns.degradation.features",
     "FixedSequence": "monkey.schedule",
+    "HostBreakers": "http_middleware",
     "ManualClock": "clock",
     "Matches": "monkey.steady_state",
     "MonkeyStarted": "monkey.events",
@@ -182,6 +189,10 @@ _HOMES = {
     "When": "monkey.stop_conditions",
     "Windows": "monkey.schedule",
     "Within": "monkey.steady_state",
+    "aiohttp_middleware": "http_middleware",
+    "httpx_async_transport": "http_middleware",
+    "httpx_transport": "http_middleware",
+    "requests_adapter": "http_middleware",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605  # one list, checked against the block above by a test

@@ -38,6 +38,7 @@ BELOW = {
     "diagnosis": frozenset({"chaos"}) | GROUND,
     "monkey": frozenset({"chaos"}) | GROUND,
     "chaos": GROUND,
+    "http_middleware": frozenset({"patterns"}) | GROUND,
     "patterns": GROUND,
 } | dict.fromkeys(GROUND, GROUND)
 # Folders that know nothing of each other, and what each may import of the others all the same.

@@ -86,7 +86,9 @@ def test_what_users_get_installed_along(metadata: email.message.Message) -> None
     assert sorted(required) == ["pluggy", "psutil", "pytest", "requests", "responses"]
     assert "pytest>=8.4" in metadata.get_all("Requires-Dist", [])
     assert metadata["Requires-Python"] == ">=3.11"
-    assert metadata.get_all("Provides-Extra") == ["chaostoolkit", "report", "test"]
+    assert metadata.get_all("Provides-Extra") == [
+        *("aiohttp", "chaostoolkit", "httpx", "report", "test")
+    ]
 
 
 def test_what_the_index_is_told(metadata: email.message.Message) -> None:

@@ -40,6 +40,10 @@ class Permit:
         """It raised."""
         self._end().record_error(self._permit, error)
 
+    def succeeded(self) -> None:
+        """It succeeded, whatever it returned."""
+        self._end().record_success(self._permit)
+
     def failed(self) -> None:
         """It failed, whatever it returned or raised."""
         self._end().record_failure(self._permit)
