@@ -136,8 +136,8 @@ class CircuitBreaker(Decorator):
         if permit is None:
             permit = circuit.acquire_permit()
         outer = _get_innermost()
-        while outer is not None and outer[0] is None:
-            outer = outer[2]
+        if outer is not None and outer[0] is None:
+            outer = _around(outer)
         _set_innermost([circuit, permit, outer])
         return self
 
@@ -157,6 +157,11 @@ class CircuitBreaker(Decorator):
         if error is not None:
             circuit.record_error(permit, error)
         elif circuit.settled is not permit:
+            quick, until, slow_after, state = circuit.quick  # `record_success`, written out
+            if permit[0] is state:
+                now = circuit.clock.monotonic()
+                if now < until and now - permit[1] <= slow_after and next(quick, True) is None:
+                    return
             circuit.record_success(permit)
 
     async def __aenter__(self) -> Self:
@@ -210,3 +215,11 @@ class CircuitBreaker(Decorator):
     def __repr__(self) -> str:
         failures = self.get_stats()["failure_count"]
         return f"<CircuitBreaker {self.name!r} {self.state.value} failures={failures}>"
+
+
+def _around(block: _Block) -> _Block | None:
+    """The next block around one that was left, of those that were not."""
+    outer: _Block | None = block[2]
+    while outer is not None and outer[0] is None:
+        outer = outer[2]
+    return outer

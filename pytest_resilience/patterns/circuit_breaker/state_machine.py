@@ -94,13 +94,15 @@ class Circuit:
             open, and always where durations matter.
         settled: the same, while a success would change nothing and need not be recorded. None
             where results matter.
+        quick: what takes a success that is not `settled`, but decides nothing.
+        clock: tells when calls begin and end.
         current: the state now.
         journal: of the transitions.
     """
 
     __slots__ = (
-        "__weakref__", "_clock", "_lock", "_quick", "counts", "current",
-        "fast_path", "journal", "listeners", "name", "settled",
+        "__weakref__", "_lock", "clock", "counts", "current",
+        "fast_path", "journal", "listeners", "name", "quick", "settled",
     )  # fmt: skip
 
     def __init__(
@@ -114,15 +116,15 @@ class Circuit:
         self.fast_path: StatePermit | None = None
         self.settled: StatePermit | None = None
         # Replaced as a whole, so that a thread that has read it counts in the stay it is of.
-        self._quick = NOT_QUICK
+        self.quick = NOT_QUICK
         self._lock = fork_safe(self, "_lock", threading.Lock)
         renew_in_child(self, "_renew")
-        self._clock = readings(clock)
+        self.clock = readings(clock)
         self._update_fast_path()
 
     def _renew(self) -> None:
         if isinstance(self.current, HalfOpen):  # its trial calls are of threads that are not here
-            self.current = HalfOpen(self.counts, self._clock.monotonic(), self.current.successes)
+            self.current = HalfOpen(self.counts, self.clock.monotonic(), self.current.successes)
 
     @property
     def state(self) -> CircuitState:
@@ -132,15 +134,15 @@ class Circuit:
         """Let a call through. Raises CircuitBreakerError."""
         state = self.current
         if type(state) is Closed:
-            return state, self._clock.monotonic()
+            return state, self.clock.monotonic()
         if isinstance(state, Open):
-            remaining = state.reopens_at - self._clock.monotonic()
+            remaining = state.reopens_at - self.clock.monotonic()
             if remaining > 0:
                 if self.listeners.listened:
                     self._announce_rejection(state)
                 retry_after = None if remaining == NEVER else remaining
                 raise _new_error(CircuitBreakerError, self.name, state.name, retry_after)
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         with self._lock:
             self._half_open(now)
             state = self.current
@@ -160,12 +162,12 @@ class Circuit:
 
     def adopt(self) -> StatePermit:
         """A permit for a call that was let through, nobody knows when: as if it were just now."""
-        return self.current, self._clock.monotonic()
+        return self.current, self.clock.monotonic()
 
     def rejects(self) -> bool:
         """Whether a call would be rejected now. To ask changes nothing."""
         with self._lock:
-            state, now = self.current, self._clock.monotonic()
+            state, now = self.current, self.clock.monotonic()
             if isinstance(state, HalfOpen):
                 return state.is_full and not state.is_stuck(now)
             return isinstance(state, Open) and now < state.reopens_at
@@ -190,11 +192,10 @@ class Circuit:
 
     def record_success(self, permit: StatePermit) -> None:
         """A call has ended well, and has no result to be judged."""
-        quick, until, state = self._quick
+        quick, until, slow_after, state = self.quick
         if permit[0] is state:
-            now = self._clock.monotonic()
-            if now < until and now - permit[1] <= self.counts.slow_after:
-                next(quick)
+            now = self.clock.monotonic()
+            if now < until and now - permit[1] <= slow_after and next(quick, True) is None:
                 return
         self._record(permit, _SUCCESS, None)
 
@@ -219,7 +220,7 @@ class Circuit:
             raise
 
     def _record(self, permit: StatePermit, outcome: Outcome, error: BaseException | None) -> None:
-        now, transition = self._clock.monotonic(), None
+        now, transition = self.clock.monotonic(), None
         slow = now - permit[1] > self.counts.slow_after
         with self._lock:
             if permit[0] is not self.current:
@@ -252,7 +253,7 @@ class Circuit:
             if not isinstance(self.current, Open):
                 self._enter(_OPEN, reason, seconds)
             else:
-                until = self._clock.monotonic() + seconds
+                until = self.clock.monotonic() + seconds
                 self.current.reopens_at = max(until, self.current.reopens_at)
         self.journal.tell()
 
@@ -262,7 +263,7 @@ class Circuit:
             state = self.current
             if not isinstance(state, Isolated):
                 state = Isolated(state)
-                self._change(state, "isolated", self._clock.monotonic())
+                self._change(state, "isolated", self.clock.monotonic())
             state.holders += 1
         self.journal.tell()
         return state
@@ -272,7 +273,7 @@ class Circuit:
         with self._lock:
             isolated.holders -= 1
             if isolated is self.current and not isolated.holders:
-                now = self._clock.monotonic()
+                now = self.clock.monotonic()
                 self._change(isolated.end(now), "isolated no more", now)
         self.journal.tell()
 
@@ -280,7 +281,7 @@ class Circuit:
         self, new: CircuitState, reason: str, seconds: float | None = None
     ) -> CircuitTransition:
         """Start a stay in a state, under the lock; OPEN for `seconds`, if given."""
-        now, counts, timeout = self._clock.monotonic(), self.counts, self.counts.config.timeout
+        now, counts, timeout = self.clock.monotonic(), self.counts, self.counts.config.timeout
         state: State
         if new is _HALF_OPEN:
             state = HalfOpen(counts, now)
@@ -305,7 +306,7 @@ class Circuit:
     def _update_fast_path(self) -> None:
         state, config = self.current, self.counts.config
         if not isinstance(state, Closed):
-            self.fast_path, self.settled, self._quick = None, None, NOT_QUICK
+            self.fast_path, self.settled, self.quick = None, None, NOT_QUICK
             return
         disabled, quick = state.kind is _DISABLED, self.counts.quick
         if self.fast_path is None or self.fast_path[0] is not state:
@@ -313,7 +314,9 @@ class Circuit:
             self.fast_path = (state, 0.0) if untimed else None
         settled = disabled or (self.counts.settled and config.is_failed_result is None)
         self.settled = self.fast_path if settled else None
-        self._quick = NOT_QUICK if quick is None or disabled else (*quick, state)
+        self.quick = (
+            NOT_QUICK if quick is None or disabled else (*quick, self.counts.slow_after, state)
+        )
 
     def _ask_timeout(self, error: BaseException | None) -> None:
         """Ask the user's function how long to stay open, not under the lock."""
@@ -331,13 +334,13 @@ class Circuit:
                     state.reopens_at = self.journal.latest[-1].at + seconds
 
     def _announce_rejection(self, state: State) -> None:
-        at = self._clock.monotonic()
+        at = self.clock.monotonic()
         self.listeners.emit(CircuitRejection(at=at, source=self.name, state=state.kind))
 
     def statistics(self) -> dict[str, Any]:
         """The counts now."""
         with self._lock:
-            now, state, counts = self._clock.monotonic(), self.current, self.counts
+            now, state, counts = self.clock.monotonic(), self.current, self.counts
             last, window = counts.last_failure, counts.window
             if window is not None:
                 window.forget(now)

@@ -130,13 +130,12 @@ class Counts:
         """What takes a quick success that decides nothing, and until when; None if none does."""
         if self.consecutive_failures:
             return None
-        if self.window is None:
+        window = self.window
+        if window is None or window.settled:
             return _UNCOUNTED, NEVER
-        bucket, clean = self.window.newest, not (self.window.failures or self.window.slow)
         # A success only lowers rates, unless it completes `minimum_calls`, or others grow too old.
-        if bucket is None or not (clean or self.window.calls >= self.config.minimum_calls):
-            return None
-        return bucket.quick, bucket.until
+        decides = (window.failures or window.slow) and window.calls < self.config.minimum_calls
+        return None if decides else (window.quick, window.until)
 
     def add(self, now: float, failed: bool, slow: bool) -> None:
         if self.window is not None:
@@ -271,6 +270,7 @@ State = Closed | Open | HalfOpen
 # seconds; 0 where nobody asks).
 StatePermit = tuple[State, float]
 
-# What takes a success without the lock: what counts it, until when, and in which state.
-Quick = tuple[Iterator[None], float, State | None]
-NOT_QUICK: Quick = _UNCOUNTED, NEVER, None
+# What takes a success without the lock: what counts it, until when, if it took no more seconds than
+# these, and in which state.
+Quick = tuple[Iterator[None], float, float, State | None]
+NOT_QUICK: Quick = _UNCOUNTED, NEVER, NEVER, None

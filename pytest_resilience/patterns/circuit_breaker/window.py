@@ -1,16 +1,18 @@
 """Sliding windows: the outcomes of the latest calls, by number or by time.
 
-They are resilience4j's COUNT_BASED and TIME_BASED windows: a ring of outcomes, and a ring of
-buckets with a total of each. Both take constant time and space for a call.
+They are resilience4j's COUNT_BASED and TIME_BASED windows, the second by a ring of buckets with a
+total of each. Both take constant time for a call, and no lock for one that ends well.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 import sys
 
 from collections import deque
+from collections.abc import Iterator
 
 
 __all__ = ["CountWindow", "TimeWindow", "Window"]
@@ -22,47 +24,61 @@ _PLENTY = sys.maxsize  # calls: never that many
 class CountWindow:
     """The last `size` calls.
 
+    Calls are numbered. Of those that were neither failed nor slow nothing is kept: they are those
+    numbers that are missing.
+
     Attributes:
-        calls: how many there are.
         failures: how many of them failed.
         slow: how many of them were slow.
+        quick: takes quick successes, until it is exhausted, without a lock: `next` of it is one
+            step of the interpreter.
+        until: the monotonic seconds up to which `quick` may be used.
     """
 
-    def __init__(self, size: int) -> None:
-        # 1 for a failure, plus 2 for a slow call; nearly always 0.
-        self._outcomes: deque[int] = deque(maxlen=size)
-        self._size = size
-        self.calls = self.failures = self.slow = 0
+    until = math.inf
 
-    newest = None
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.clear()
+
+    def clear(self) -> None:
+        self.failures = self.slow = 0
+        self._bad: deque[tuple[int, bool, bool]] = deque()  # number, failed, slow
+        self._last = self._size  # number of the last call that `quick` can take
+        self.quick = itertools.repeat(None, self._size)
+
+    @property
+    def _total(self) -> int:
+        return self._last - operator.length_hint(self.quick)
+
+    @property
+    def calls(self) -> int:
+        """How many there are."""
+        return min(self._size, self._total)
 
     @property
     def settled(self) -> bool:
         """Whether one more quick success would change nothing."""
-        return self.calls == self._size and not self.failures and not self.slow
+        return not self._bad and self._total >= self._size
 
-    def record(self, now: float, failed: bool = False, slow: bool = False) -> None:  # noqa: ARG002
+    def record(self, now: float, failed: bool = False, slow: bool = False) -> None:
         """Add a call that has just ended."""
-        if self.calls == self._size:
-            oldest = self._outcomes[0]
-            if oldest:
-                self.failures -= oldest & 1
-                self.slow -= oldest >> 1
-        else:
-            self.calls += 1
+        if next(self.quick, True):
+            self._last += self._size
+            self.quick = itertools.repeat(None, self._size - 1)  # one is for this call
         if failed or slow:
             self.failures += failed
             self.slow += slow
-            self._outcomes.append(failed + 2 * slow)
-        else:
-            self._outcomes.append(0)
+            self._bad.append((self._total, failed, slow))
+        self.forget(now)
 
-    def forget(self, now: float) -> None:
-        """Nothing: a call here is never too old."""
-
-    def clear(self) -> None:
-        self._outcomes.clear()
-        self.calls = self.failures = self.slow = 0
+    def forget(self, now: float) -> None:  # noqa: ARG002
+        """Remove the calls that others have followed by now."""
+        bad, oldest = self._bad, self._total - self._size
+        while bad and bad[0][0] <= oldest:
+            _, failed, slow = bad.popleft()
+            self.failures -= failed
+            self.slow -= slow
 
 
 class _Bucket:
@@ -76,7 +92,6 @@ class _Bucket:
         # `now // step` may round otherwise.
         self.until = (number + 1) * step * (1 - 1e-12)
         self.counted = self.failures = self.slow = 0
-        # Takes quick successes without a lock: `next` of it is one step of the interpreter.
         self.quick = itertools.repeat(None, _PLENTY)
 
     @property
@@ -99,9 +114,13 @@ class TimeWindow:
         return sum(bucket.calls for bucket in self._buckets)
 
     @property
-    def newest(self) -> _Bucket | None:
-        """The tenth of the latest call, which forgets nothing before it is over."""
-        return self._buckets[-1] if self._buckets else None
+    def quick(self) -> Iterator[None]:
+        return self._buckets[-1].quick if self._buckets else iter(())
+
+    @property
+    def until(self) -> float:
+        """When the tenth of the latest call is over: nothing is forgotten before."""
+        return self._buckets[-1].until if self._buckets else -math.inf
 
     def record(self, now: float, failed: bool = False, slow: bool = False) -> None:
         """Add a call that ended at `now`, monotonic seconds; forget those too old."""

@@ -34,7 +34,9 @@ class Permit:
 
     def returned(self, result: Any) -> None:
         """It returned."""
-        self._end().record_result(self._permit, result)
+        circuit = self._end()
+        if circuit.settled is not self._permit:
+            circuit.record_result(self._permit, result)
 
     def raised(self, error: BaseException) -> None:
         """It raised."""
