@@ -137,7 +137,7 @@ class CircuitBreaker(Decorator):
             permit = circuit.acquire_permit()
         outer = _get_innermost()
         if outer is not None and outer[0] is None:
-            outer = _around(outer)
+            outer = outer[2] and _entered(outer[2])
         _set_innermost([circuit, permit, outer])
         return self
 
@@ -217,9 +217,8 @@ class CircuitBreaker(Decorator):
         return f"<CircuitBreaker {self.name!r} {self.state.value} failures={failures}>"
 
 
-def _around(block: _Block) -> _Block | None:
-    """The next block around one that was left, of those that were not."""
-    outer: _Block | None = block[2]
-    while outer is not None and outer[0] is None:
-        outer = outer[2]
-    return outer
+def _entered(block: _Block | None) -> _Block | None:
+    """It, or the next one around it that was not left."""
+    while block is not None and block[0] is None:
+        block = block[2]
+    return block
