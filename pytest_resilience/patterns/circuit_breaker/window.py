@@ -44,8 +44,10 @@ class CountWindow:
     def clear(self) -> None:
         self.failures = self.slow = 0
         self._bad: deque[tuple[int, bool, bool]] = deque()  # number, failed, slow
-        self._last = self._size  # number of the last call that `quick` can take
-        self.quick = itertools.repeat(None, self._size)
+        # The number of the last call that `quick` can take. The next one is to look whether all
+        # are well by now, in its turn.
+        self._last = self._size - 1
+        self.quick = itertools.repeat(None, self._last)
 
     @property
     def _total(self) -> int:
