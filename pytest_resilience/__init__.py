@@ -105,6 +105,8 @@ if TYPE_CHECKING:
     from pytest_resilience.patterns.pipeline import Pipeline as Pipeline
     from pytest_resilience.patterns.retry.budget import RetryBudget as RetryBudget
     from pytest_resilience.patterns.retry.config import RetryConfig as RetryConfig
+    from pytest_resilience.patterns.retry.config import RetryDetails as RetryDetails
+    from pytest_resilience.patterns.retry.config import set_retry_testing as set_retry_testing
     from pytest_resilience.patterns.retry.handler import RetryHandler as RetryHandler
     from pytest_resilience.patterns.timeout import TimeLimiter as TimeLimiter
     from pytest_resilience.plugin.fixtures.chaos import Chaos as Chaos
@@ -166,6 +168,7 @@ _HOMES = {
     "ResilienceError": "errors",
     "RetryBudget": "patterns.retry.budget",
     "RetryConfig": "patterns.retry.config",
+    "RetryDetails": "patterns.retry.config",
     "RetryExhaustedError": "errors",
     "RetryHandler": "patterns.retry.handler",
     "SemaphoreBulkhead": "patterns.bulkhead.semaphore",
@@ -193,6 +196,7 @@ _HOMES = {
     "httpx_async_transport": "http_middleware",
     "httpx_transport": "http_middleware",
     "requests_adapter": "http_middleware",
+    "set_retry_testing": "patterns.retry.config",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605  # one list, checked against the block above by a test

@@ -14,12 +14,14 @@ from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
 from pytest_resilience.patterns.bulkhead.config import BulkheadType
 from pytest_resilience.patterns.bulkhead.manager import BulkheadManager
 from pytest_resilience.patterns.bulkhead.rate_limit import RateLimitBulkhead
+from pytest_resilience.patterns.bulkhead.rate_limit import WeighedRateLimit
 from pytest_resilience.patterns.bulkhead.semaphore import SemaphoreBulkhead
 from pytest_resilience.patterns.bulkhead.thread_pool import ThreadPoolBulkhead
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
 from pytest_resilience.patterns.circuit_breaker.config import Outcome
 from pytest_resilience.patterns.circuit_breaker.registry import CircuitBreakerRegistry
+from pytest_resilience.patterns.circuit_breaker.states import CircuitCall
 from pytest_resilience.patterns.circuit_breaker.states import CircuitRejection
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState
 from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
@@ -41,6 +43,8 @@ from pytest_resilience.patterns.retry.attempts import RetrySucceeded
 from pytest_resilience.patterns.retry.blocks import Attempt
 from pytest_resilience.patterns.retry.budget import RetryBudget
 from pytest_resilience.patterns.retry.config import RetryConfig
+from pytest_resilience.patterns.retry.config import RetryDetails
+from pytest_resilience.patterns.retry.config import set_retry_testing
 from pytest_resilience.patterns.retry.handler import RetryHandler
 from pytest_resilience.patterns.timeout import OverdueCall
 from pytest_resilience.patterns.timeout import TimeLimiter
@@ -59,6 +63,7 @@ __all__ = [
     "CircuitBreakerConfig",
     "CircuitBreakerError",
     "CircuitBreakerRegistry",
+    "CircuitCall",
     "CircuitRejection",
     "CircuitState",
     "CircuitTransition",
@@ -76,6 +81,7 @@ __all__ = [
     "RetryAborted",
     "RetryBudget",
     "RetryConfig",
+    "RetryDetails",
     "RetryExhaustedError",
     "RetryGaveUp",
     "RetryHandler",
@@ -88,4 +94,6 @@ __all__ = [
     "TimeLimitExceeded",
     "TimeLimitExceededError",
     "TimeLimiter",
+    "WeighedRateLimit",
+    "set_retry_testing",
 ]

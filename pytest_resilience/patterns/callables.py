@@ -247,18 +247,18 @@ def close_unawaited(awaitable: Any) -> None:
 
 def async_generator_around(
     func: Callable[..., Any],
-    begin: Callable[[], _T],
-    ended: Callable[[_T], None],
-    raised: Callable[[_T, BaseException], None],
+    begin: Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[_T]],
+    ended: Callable[[_T], Awaitable[None]],
+    raised: Callable[[_T, BaseException], Awaitable[None]],
 ) -> Callable[..., Any]:
     """An async generator function that tells when each of its iterations begins, and how it ends.
 
-    `ended` and `raised` get what `begin` returned. `raised` is told of GeneratorExit too: whoever
-    iterates has had enough.
+    `begin` is given the arguments, as a tuple and a dict. `ended` and `raised` get what it
+    returned. `raised` is told of GeneratorExit too: whoever iterates has had enough.
     """
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        begun = begin()
+        begun = await begin(args, kwargs)
         try:
             inner = func(*args, **kwargs)
             step = inner.asend(None)
@@ -274,9 +274,9 @@ def async_generator_around(
                 else:
                     step = inner.asend(sent)
         except StopAsyncIteration:
-            ended(begun)
+            await ended(begun)
         except BaseException as error:
-            raised(begun, error)
+            await raised(begun, error)
             raise
 
     return wrapper

@@ -101,11 +101,9 @@ class Pipeline(Decorator):
         # The function that was called last, if it keeps nothing else alive, and how: to find out
         # what kind a function is of costs as much as a pattern.
         self._last: tuple[object, Callable[..., Any]] = (object(), _call)
-        # Wrapped around two functions that call their argument, once and not at each `call`.
-        ours = _OURS.issuperset(map(type, patterns))
-        self._call: Callable[..., Any] | None = self._decorate(_call) if ours else None
-        pooled = ThreadPoolBulkhead in map(type, patterns)  # which refuses coroutine functions
-        self._await = self._decorate(_await) if ours and not pooled else None
+        # Around two functions that call their argument: wrapped once, and not at each `call`.
+        self._call: Callable[..., Any] | None = None
+        self._await: Callable[..., Any] | None = None
         for number, outer in enumerate(patterns):
             for inner in patterns[number + 1 :]:
                 _warn(outer, inner)
@@ -140,11 +138,23 @@ class Pipeline(Decorator):
         """What calls `args[0]` with the others through all patterns."""
         func, kind = args[0], kind_of(args[0], args[1:])
         ready = self._call if kind is _PLAIN else self._await if kind is _COROUTINE else None
+        ready = ready or self._prepare(kind)
         if ready is None:  # the wrapper of somebody else's decorator may depend on the function
             return partial(_call_wrapped, self(func))
         if type(func) is FunctionType and func.__closure__ is None:
             self._last = func, ready
         return ready
+
+    def _prepare(self, kind: CallKind) -> Callable[..., Any] | None:
+        types = set(map(type, self.patterns))
+        if types <= _OURS and kind is _PLAIN:
+            self._call = self._decorate(_call)
+            return self._call
+        # A pool refuses a coroutine function, by its own name.
+        if types <= _OURS - {ThreadPoolBulkhead} and kind is _COROUTINE:
+            self._await = self._decorate(_await)
+            return self._await
+        return None
 
     def describe(self) -> tuple[Step, ...]:
         """Its patterns, outermost first, for a test to compare."""

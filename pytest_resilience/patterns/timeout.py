@@ -120,9 +120,10 @@ class TimeLimiter(Decorator):
     ) -> None:
         self.limit = validation.number("limit", limit, above_low=True, high=threading.TIMEOUT_MAX)
         self.name = name
-        self.listeners = Listeners()
-        self._clock = clock
+        self.listeners = Listeners(may_await=True)
+        self._clock: Clock = validation.clock(clock)
         self._overdue: dict[Future[Any], OverdueCall] = {}
+        self._calls = self._exceeded_calls = 0
         self._lock = fork_safe(self, "_lock", threading.Lock)
         renew_in_child(self, "_renew")
 
@@ -139,6 +140,8 @@ class TimeLimiter(Decorator):
         return wrap(func, self._wrap_plain, self._call_and_await, _NO_GENERATORS)
 
     def _wrap_plain(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        self.listeners.expect_plain(func)
+
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             return self._run(func, args, kwargs)
 
@@ -162,10 +165,16 @@ class TimeLimiter(Decorator):
             raise generator_error(func, kind, _NO_GENERATORS)
         return self._run(func, args, kwargs)  # type: ignore[no-any-return]
 
+    def _begin(self) -> float:
+        """Count a call; when it began, in monotonic seconds."""
+        with self._lock:
+            self._calls += 1
+        return self._clock.monotonic()
+
     async def __aenter__(self) -> Self:
         timer = timeout(self.limit)
         await timer.__aenter__()
-        _blocks.set((*_blocks.get(), (timer, self._clock.monotonic())))
+        _blocks.set((*_blocks.get(), (timer, self._begin())))
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
@@ -174,12 +183,13 @@ class TimeLimiter(Decorator):
         try:
             await timer.__aexit__(None if error is None else type(error), error, None)
         except TimeoutError as late:
-            raise self._exceeded("block", "it was cancelled") from late
-        if error is None:
-            self._check_duration("block", started)
+            raise await self._exceeded_async("block", "it was cancelled") from late
+        outcome = None if error is not None else self._overdue_by(started)
+        if outcome is not None:
+            raise await self._exceeded_async("block", outcome)
 
     async def _await(self, call: Awaitable[Any], name: str) -> Any:
-        started = self._clock.monotonic()
+        started = self._begin()
         timer = timeout(self.limit)
         try:
             async with timer:
@@ -187,18 +197,22 @@ class TimeLimiter(Decorator):
         except TimeoutError as late:
             if not timer.expired():
                 raise  # the call's own
-            raise self._exceeded(name, "it was cancelled") from late
+            raise await self._exceeded_async(name, "it was cancelled") from late
         finally:
             # It holds the task, which holds the error, whose traceback holds this frame: a cycle.
             del timer
-        self._check_duration(name, started)
+        outcome = self._overdue_by(started)
+        if outcome is not None:
+            raise await self._exceeded_async(name, outcome)
         return result
 
     def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         from concurrent.futures import Future
 
+        if self.listeners.awaits:
+            raise self.listeners.refusal(innermost(func, args))
         future: Future[Any] = Future()
-        name, started = _name_of(func, args), self._clock.monotonic()
+        name, started = _name_of(func, args), self._begin()
         thread = threading.Thread(
             target=contextvars.copy_context().run,
             args=(_run_into, future, func, args, kwargs),
@@ -212,8 +226,12 @@ class TimeLimiter(Decorator):
             # It holds the error, whose traceback holds this frame: a cycle.
             del future
         if is_awaitable(result):
+            with self._lock:
+                self._calls -= 1  # it begins when it is awaited
             return self._await(result, name)
-        self._check_duration(name, started)
+        outcome = self._overdue_by(started)
+        if outcome is not None:
+            raise self._exceeded(name, outcome)
         return result
 
     def _wait(self, future: Future[Any], call: OverdueCall) -> None:
@@ -238,22 +256,37 @@ class TimeLimiter(Decorator):
         took = self._clock.monotonic() - call.since
         _logger.info("%s: %s has ended after %.3g s", self.name, call.call, took)
 
-    def _check_duration(self, call: str, started: float) -> None:
-        """Raise if a result came too late by the clock."""
+    def _overdue_by(self, started: float) -> str | None:
+        """What is said of a result that came too late by the clock; None if it did not."""
         took = self._clock.monotonic() - started
-        if took > self.limit:
-            raise self._exceeded(call, f"it ended after {took:.3g} s")
+        return f"it ended after {took:.3g} s" if took > self.limit else None
+
+    async def _exceeded_async(self, call: str, outcome: str) -> TimeLimitExceededError:
+        error = self._exceeded(call, outcome)
+        await self.listeners.notify_async()
+        return error
 
     def _exceeded(
         self, call: str, outcome: str, *, running: bool = False
     ) -> TimeLimitExceededError:
         _logger.warning("%s: %s took longer than %g s; %s", self.name, call, self.limit, outcome)
         at = self._clock.monotonic()
+        with self._lock:
+            self._exceeded_calls += 1
         self.listeners.emit(
             TimeLimitExceeded(at=at, source=self.name, call=call, limit=self.limit, running=running)
         )
         message = f"{self.name}: {call} took longer than {self.limit:g} s; {outcome}"
         return TimeLimitExceededError(message, limit=self.limit)
+
+    def get_stats(self) -> dict[str, Any]:
+        """How many calls began, and exceeded the limit; and those that still run after it."""
+        with self._lock:
+            return {
+                "total_calls": self._calls,
+                "exceeded_calls": self._exceeded_calls,
+                "overdue_calls": len(self._overdue),
+            }
 
     def __repr__(self) -> str:
         return f"<TimeLimiter {self.name!r} {self.limit:g} s>"

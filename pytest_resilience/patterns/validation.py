@@ -19,8 +19,8 @@ from pytest_resilience.patterns.callables import kind_of
 
 
 __all__ = [
-    "ExceptionTypes", "boolean", "clock", "config", "exception_types", "function", "integer",
-    "number", "one_of",
+    "ExceptionTypes", "any_function", "boolean", "clock", "config", "exception_types", "function",
+    "integer", "number", "one_of",
 ]  # fmt: skip
 
 _C = TypeVar("_C")
@@ -71,6 +71,16 @@ def function(field: str, value: Any) -> Callable[..., Any] | None:
         raise TypeError(
             f"{field} must be a plain function, not {value!r}: what it returns is used at once"
         )
+    return value  # type: ignore[no-any-return]
+
+
+def any_function(field: str, value: Any) -> Callable[..., Any]:
+    """A function or a coroutine function."""
+    if not callable(value):
+        raise TypeError(f"{field} must be a function or None, not {value!r}")
+    kind = kind_of(value)
+    if kind not in {CallKind.PLAIN, CallKind.COROUTINE}:
+        raise TypeError(f"{field} must be a function, not {value!r}: a {kind.value} never runs")
     return value  # type: ignore[no-any-return]
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_resilience.clock import ManualClock
     from pytest_resilience.patterns.bulkhead.manager import BulkheadManager
     from pytest_resilience.patterns.degradation.manager import DegradationManager
+    from pytest_resilience.patterns.retry.config import RetryTesting
     from pytest_resilience.plugin.fixtures.chaos import Chaos
     from pytest_resilience.plugin.fixtures.patterns import BreakerFactory
     from pytest_resilience.plugin.fixtures.patterns import RetryFactory
@@ -223,6 +224,15 @@ def retry_handler(request: pytest.FixtureRequest) -> RetryFactory:
     from pytest_resilience.plugin.fixtures import patterns
 
     return patterns.RetryFactory(patterns.clock_of(request))
+
+
+@pytest.fixture
+def retry_testing() -> Iterator[Callable[..., RetryTesting]]:
+    """No retry waits during the test; `retry_testing(attempts=1)` turns retries off as well."""
+    from pytest_resilience.patterns.retry.config import set_retry_testing
+
+    with set_retry_testing():
+        yield set_retry_testing
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ class Bulkhead(Decorator):
             )
         self._clock = validation.clock(clock)
         self.name = self._default_name if name is None else name
-        self.listeners = Listeners()
+        self.listeners = Listeners(may_await=True, changed=self._listeners_changed)
         self._limit = self.config.max_concurrent
         self._monotonic = clock.monotonic
         self._lock = fork_safe(self, "_lock", threading.Lock)
@@ -106,6 +106,14 @@ class Bulkhead(Decorator):
     @abstractmethod
     def get_stats(self) -> dict[str, Any]:
         """The counts now."""
+
+    def _listeners_changed(self) -> None:
+        """Do what has to be done when a listener has come or gone: nothing."""
+
+    def _check_plain(self) -> None:
+        """Raise TypeError if a coroutine function listens, which a plain call cannot await."""
+        if self.listeners.awaits:
+            raise self.listeners.refusal(repr(self.name))
 
     def _rejection(
         self, in_use: int, capacity: int, unit: str, retry_after: float | None = None

@@ -40,7 +40,7 @@ class BulkheadManager:
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.bulkheads: dict[str, Bulkhead] = {}
-        self._clock = clock
+        self._clock: Clock = validation.clock(clock)
         self._lock = fork_safe(self, "_lock", threading.Lock)
         self._closed = False
 

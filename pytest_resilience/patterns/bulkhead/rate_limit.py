@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 
 from collections import deque
 from collections.abc import Callable
@@ -11,17 +12,20 @@ from typing import ParamSpec
 from typing import Self
 from typing import TypeVar
 
+from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.locks import renew_in_child
+from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
 from pytest_resilience.patterns.bulkhead.config import BulkheadType
 from pytest_resilience.patterns.callables import CallKind
+from pytest_resilience.patterns.callables import Decorator
 from pytest_resilience.patterns.callables import async_generator_around
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.callables import wrap
 
 
-__all__ = ["RateLimitBulkhead"]
+__all__ = ["RateLimitBulkhead", "WeighedRateLimit"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -37,6 +41,8 @@ class RateLimitBulkhead(Bulkhead):
     windows, token buckets and GCRA allow. With `burst`, no more than that many begin in the
     stretch that is their share of the window, `window_size * burst / max_concurrent`. Each
     call costs O(1), amortised.
+
+    A call may have a weight: it counts as so many, all of which begin at once.
 
     A call that is let through runs in the caller; a coroutine function's begins when it is
     awaited, a generator's when it is iterated. Safe among threads and tasks, which share one limit.
@@ -66,34 +72,66 @@ class RateLimitBulkhead(Bulkhead):
         self._issued = self._expired + len(self._started)
         self._permits = itertools.repeat(True, 0)
 
-    def acquire(self) -> None:
+    def _listeners_changed(self) -> None:
+        with self._lock:
+            self._issued -= sum(self._permits)  # so that the next call is looked at
+
+    def acquire(self, weight: int = 1) -> None:
         """Count a call that begins now, or up to `max_wait` seconds later.
 
+        `weight`: how many calls it counts as; no more than may ever begin at once.
         Raises BulkheadRejectedError with `retry_after`, at once where that is longer.
         """
-        if next(self._permits, False):
+        if weight == 1 and next(self._permits, False):
             self._started.append(self._monotonic())
             return
+        self._check_plain()
+        self._check_weight(weight)
         waited = 0.0
-        while (seconds := self._try(waited)) is not None:
+        while (seconds := self._try(waited, weight)) is not None:
             self._clock.sleep(seconds)
             waited += seconds
 
-    async def acquire_async(self) -> None:
+    async def acquire_async(self, weight: int = 1) -> None:
         """Do as `acquire` does, without blocking the loop."""
+        self._check_weight(weight)
         waited = 0.0
-        while (seconds := self._try(waited)) is not None:
-            await self._clock.asleep(seconds)
-            waited += seconds
+        try:
+            while (seconds := self._try(waited, weight)) is not None:
+                await self._clock.asleep(seconds)
+                waited += seconds
+        except BulkheadRejectedError:
+            await self.listeners.notify_async()
+            raise
 
-    def _try(self, waited: float) -> float | None:
+    def has_room(self, weight: int = 1) -> bool:
+        """Whether a call could begin now; nothing is counted."""
+        self._check_weight(weight)
+        with self._lock:
+            now = self._monotonic()
+            self._expire(now)
+            return self._in_use() + weight <= self._limit and self._burst_allows(now, weight)
+
+    def weighing(self, weight: int | Callable[..., int]) -> WeighedRateLimit:
+        """The same limit, for calls that each count as several.
+
+        `weight`: how many, or a function that is given the arguments of each call and says so.
+        """
+        if not callable(weight):
+            self._check_weight(weight)
+        return WeighedRateLimit(self, weight)
+
+    def _check_weight(self, weight: int) -> None:
+        if weight != 1:
+            validation.integer("weight", weight, low=1, high=self._burst or self._limit)
+
+    def _try(self, waited: float, weight: int) -> float | None:
         """Seconds to wait before the next attempt; None if the call is counted."""
         with self._lock:
             now = self._monotonic()
-            if self._renew_permits(now):
-                self._started.append(now)
+            if self._take(now, weight):
                 return None
-            in_use, retry_after = self._in_use(), max(0.0, self._free_at(now) - now)
+            in_use, retry_after = self._in_use(), max(0.0, self._free_at(now, weight) - now)
             most = self.config.max_wait
             if most and retry_after <= most - waited:
                 return retry_after or self._window * 1e-6  # a rounding error: not for ever
@@ -114,22 +152,27 @@ class RateLimitBulkhead(Bulkhead):
     async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         """Nothing, as in `__exit__`."""
 
-    def _renew_permits(self, now: float) -> bool:
-        """Issue a permit for each call that has left the window; False if there is none."""
-        if next(self._permits, False):  # another thread has been here
-            return True
-        self._expire(now)
-        free = self._limit - self._in_use()
-        if free <= 0 or not self._burst_allows(now):
-            return False
-        issued = free if self._burst is None else 1
-        self._issued += issued
-        self._permits = itertools.repeat(True, issued - 1)  # one is the caller's
-        return True
+    def _take(self, now: float, weight: int) -> bool:
+        """Count a call; False if there is no room. Issues what has left the window."""
+        if weight == 1:
+            taken = int(next(self._permits, False))  # another thread has been here
+        else:
+            taken = sum(itertools.islice(self._permits, weight))
+        if taken < weight:
+            self._issued -= taken
+            self._expire(now)
+            free = self._limit - self._in_use()
+            taken = weight if free >= weight and self._burst_allows(now, weight) else 0
+            # With none left each call is looked at: by a burst, or if a plain one is refused.
+            left = 0 if self._burst is not None or self.listeners.awaits else free - taken
+            self._issued += taken + left
+            self._permits = itertools.repeat(True, left)
+        self._started.extend(itertools.repeat(now, taken))
+        return taken == weight
 
     def _in_use(self) -> int:
-        """Calls of the window, once no permit is left; some may be about to note their time."""
-        return self._issued - self._expired
+        """Calls of the window; some may be about to note their time."""
+        return self._issued - self._expired - operator.length_hint(self._permits)
 
     def _expire(self, now: float) -> None:
         """Forget calls that are older than the window."""
@@ -138,18 +181,21 @@ class RateLimitBulkhead(Bulkhead):
             started.popleft()
             self._expired += 1
 
-    def _burst_allows(self, now: float) -> bool:
-        """Whether the last `burst` calls did not all begin within their share."""
-        started, burst = self._started, self._burst
-        return burst is None or len(started) < burst or started[-burst] <= now - self._burst_window
+    def _burst_allows(self, now: float, weight: int) -> bool:
+        """Whether no share would hold more than `burst` of the latest calls."""
+        if self._burst is None:
+            return True
+        started, last = self._started, self._burst - weight + 1
+        return len(started) < last or started[-last] <= now - self._burst_window
 
-    def _free_at(self, now: float) -> float:
+    def _free_at(self, now: float, weight: int) -> float:
         """When the next call may begin, if none does before."""
-        started = self._started
-        full = self._in_use() >= self._limit
-        free = (started[0] if started else now) + self._window if full else now
-        if self._burst is not None and not self._burst_allows(now):
-            free = max(free, started[-self._burst] + self._burst_window)
+        started, free = self._started, now
+        leaving = min(self._in_use() + weight - self._limit, len(started) or 1)
+        if leaving > 0:
+            free = (started[leaving - 1] if started else now) + self._window
+        if self._burst is not None and not self._burst_allows(now, weight):
+            free = max(free, started[weight - 1 - self._burst] + self._burst_window)
         return free
 
     @calls_first_argument
@@ -184,7 +230,8 @@ class RateLimitBulkhead(Bulkhead):
     def _wrapped(self, func: Callable[..., Any]) -> Callable[..., Any]:
         kind = kind_of(func)
         if kind is CallKind.ASYNC_GENERATOR:
-            return async_generator_around(func, self.acquire, _nothing, _nothing)
+            return async_generator_around(func, self._begin_iteration, _nothing, _nothing)
+        self.listeners.expect_plain(func)
         if kind is not CallKind.GENERATOR:
             return self._wrap_plain(func)
 
@@ -193,6 +240,9 @@ class RateLimitBulkhead(Bulkhead):
             return (yield from func(*args, **kwargs))
 
         return wrapper
+
+    async def _begin_iteration(self, args: object, kwargs: object) -> None:  # noqa: ARG002
+        await self.acquire_async()
 
     def _wrap_plain(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
         acquire, append, monotonic = self.acquire, self._started.append, self._monotonic
@@ -218,9 +268,77 @@ class RateLimitBulkhead(Bulkhead):
                 "window_size": self._window,
                 "total_requests": self._expired + current,
                 "rejected_requests": self._rejected,
+                "available_requests": self._limit - current,
                 "utilization": current / self._limit,
             }
 
 
-def _nothing(*_: object) -> None:
+class WeighedRateLimit(Decorator):
+    """A rate limit whose calls each count as several: see `RateLimitBulkhead.weighing`.
+
+    As a decorator, by `execute`, or around a block if the weight is a number.
+    """
+
+    def __init__(self, limit: RateLimitBulkhead, weight: int | Callable[..., int]) -> None:
+        self._limit = limit
+        self._weight = weight
+
+    def _weigh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        weight = self._weight
+        if not callable(weight):
+            return weight
+        return weight(*args, **kwargs)
+
+    @calls_first_argument
+    def execute(self, func: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """Call `func` if the limit allows; await the result of a coroutine function."""
+        if kind_of(func, args) is _COROUTINE:
+            return self._await(func, args, kwargs)  # type: ignore[return-value]
+        return self._wrapped(func)(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def _decorate(self, func: Any) -> Any:
+        if kind_of(func) in {_PLAIN, CallKind.GENERATOR}:
+            self._limit.listeners.expect_plain(func)
+        return wrap(func, self._wrapped, self._await)
+
+    async def _await(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        await self._limit.acquire_async(self._weigh(args, kwargs))
+        return await func(*args, **kwargs)
+
+    def _wrapped(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        kind, limit = kind_of(func), self._limit
+
+        async def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            await limit.acquire_async(self._weigh(args, kwargs))
+
+        def iterating(*args: Any, **kwargs: Any) -> Any:
+            limit.acquire(self._weigh(args, kwargs))
+            return (yield from func(*args, **kwargs))
+
+        def calling(*args: Any, **kwargs: Any) -> Any:
+            limit.acquire(self._weigh(args, kwargs))
+            return func(*args, **kwargs)
+
+        if kind is CallKind.ASYNC_GENERATOR:
+            return async_generator_around(func, begin, _nothing, _nothing)
+        return iterating if kind is CallKind.GENERATOR else calling
+
+    def __enter__(self) -> Self:
+        self._limit.acquire(self._weigh((), {}))
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        """Nothing: only the beginning of a call counts."""
+
+    async def __aenter__(self) -> Self:
+        await self._limit.acquire_async(self._weigh((), {}))
+        return self
+
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
+        """Nothing, as in `__exit__`."""
+
+
+async def _nothing(*_: object) -> None:
     """How a call ends is nothing to a rate limit."""

@@ -13,6 +13,7 @@ from typing import ParamSpec
 from typing import Self
 from typing import TypeVar
 
+from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.locks import renew_in_child
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
 from pytest_resilience.patterns.bulkhead.config import BulkheadType
@@ -101,6 +102,7 @@ class SemaphoreBulkhead(Bulkhead):
         return slot
 
     def _take(self) -> _Slot:
+        self._check_plain()
         if self._max_wait == 0:
             return self._take_or_reject()
         woken = threading.Event()
@@ -114,8 +116,13 @@ class SemaphoreBulkhead(Bulkhead):
         return self._slot_of(waiter)
 
     async def _take_async(self) -> _Slot:
-        if self._max_wait == 0:
-            return self._take_or_reject()
+        try:
+            return self._take_or_reject() if self._max_wait == 0 else await self._wait_async()
+        except BulkheadRejectedError:
+            await self.listeners.notify_async()
+            raise
+
+    async def _wait_async(self) -> _Slot:
         waker = Waker()
         waiter = self._join_waiters(waker.wake)
         if waiter.slot is None:
@@ -251,6 +258,7 @@ class SemaphoreBulkhead(Bulkhead):
         return wrap(func, self._wrap_plain, self._await, _NO_GENERATORS)
 
     def _wrap_plain(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
+        self.listeners.expect_plain(func)
         take, give, serve, waiters = self._take, self._free.append, self._serve, self._waiters
         pop_free, go_on = self._free.pop, self._go_on
         usual: type | None = None  # of its results; one that is no awaitable

@@ -148,6 +148,7 @@ class ThreadPoolBulkhead(Bulkhead):
         Raises TypeError for anything but a plain function: coroutines belong to their loop.
         """
         _refuse_others(func, args)
+        self._check_plain()
         return self._submit(functools.partial(func, *args, **kwargs), waits=False)
 
     def _submit(self, call: Callable[[], _R], *, waits: bool) -> _Call[_R]:
@@ -194,6 +195,7 @@ class ThreadPoolBulkhead(Bulkhead):
         time, ShutdownError after `shutdown`, else what `func` raises.
         """
         _refuse_others(func, args)
+        self._check_plain()
         return self._execute(functools.partial(func, *args, **kwargs))
 
     def _execute(self, call: Callable[[], _R]) -> _R:
@@ -219,7 +221,11 @@ class ThreadPoolBulkhead(Bulkhead):
         Whoever is cancelled takes a call along that has not begun.
         """
         _refuse_others(func, args)
-        future = self._submit(functools.partial(func, *args, **kwargs), waits=True)
+        try:
+            future = self._submit(functools.partial(func, *args, **kwargs), waits=True)
+        except BulkheadRejectedError:
+            await self.listeners.notify_async()
+            raise
         limit = self.config.timeout
         try:
             in_time = await wait_for(future, None if limit == float("inf") else limit)
@@ -242,6 +248,7 @@ class ThreadPoolBulkhead(Bulkhead):
 
     def _decorate(self, func: Any) -> Any:
         _refuse_others(func, ())
+        self.listeners.expect_plain(func)
         execute = self._execute
 
         @functools.wraps(func)

@@ -67,6 +67,8 @@ class CircuitBreaker(Decorator):
         config: as given.
         name: what errors, events and logs call it.
         listeners: are given every `CircuitTransition` and `CircuitRejection`.
+        call_listeners: are given every `CircuitCall` and `CircuitRejection`. While there are
+            any each call takes longer, by a lock and two readings of the clock.
 
     Example:
         >>> breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=2))
@@ -84,8 +86,9 @@ class CircuitBreaker(Decorator):
         self.config = validation.config(config, CircuitBreakerConfig)
         validation.clock(clock)
         self.name = name
-        self.listeners = Listeners()
-        self._circuit = Circuit(self.config, name, clock, self.listeners)
+        self._circuit = Circuit(self.config, name, clock)
+        self.listeners: Listeners = self._circuit.journal.listeners
+        self.call_listeners: Listeners = self._circuit.journal.call_listeners
 
     @property
     def state(self) -> CircuitState:
@@ -165,10 +168,16 @@ class CircuitBreaker(Decorator):
             circuit.record_success(permit)
 
     async def __aenter__(self) -> Self:
-        return self.__enter__()
+        if not self._circuit.awaits:
+            return self.__enter__()
+        permit = await self._circuit.acquire_async()
+        _innermost.set([self._circuit, permit, _innermost.get()])
+        return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self.__exit__(kind, error, traceback)
+        if self._circuit.awaits:
+            await self._circuit.journal.notify_async(error)
 
     def force_open(self) -> None:
         """Reject every call until `reset` or another of these."""

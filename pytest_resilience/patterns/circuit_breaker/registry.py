@@ -32,7 +32,7 @@ class CircuitBreakerRegistry:
         self, default: CircuitBreakerConfig | None = None, *, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self.default = validation.config(default, CircuitBreakerConfig)
-        self._clock = clock
+        self._clock: Clock = validation.clock(clock)
         self._breakers: dict[str, CircuitBreaker] = {}
         self._lock = fork_safe(self, "_lock", threading.Lock)
 

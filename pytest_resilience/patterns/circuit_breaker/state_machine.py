@@ -24,6 +24,8 @@ from pytest_resilience.patterns.circuit_breaker.config import Outcome
 from pytest_resilience.patterns.circuit_breaker.states import DEFAULT_TIMEOUT
 from pytest_resilience.patterns.circuit_breaker.states import NEVER
 from pytest_resilience.patterns.circuit_breaker.states import NOT_QUICK
+from pytest_resilience.patterns.circuit_breaker.states import UNTIMED
+from pytest_resilience.patterns.circuit_breaker.states import CircuitCall
 from pytest_resilience.patterns.circuit_breaker.states import CircuitRejection
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState
 from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
@@ -51,13 +53,17 @@ _new_error = CircuitBreakerError.__new__
 
 
 class _Journal:
-    """The transitions of a breaker, told in the order in which they happened."""
+    """The transitions of a breaker, told in the order in which they happened; and who listens."""
 
-    __slots__ = ("__weakref__", "_listeners", "_name", "_telling", "_untold", "latest")
+    __slots__ = (
+        "__weakref__", "_name", "_telling", "_untold", "call_listeners", "latest", "listeners",
+    )  # fmt: skip
 
-    def __init__(self, name: str, listeners: Listeners) -> None:
+    def __init__(self, name: str, changed: Callable[[], None]) -> None:
+        """`changed`: called when a listener has come or gone."""
         self._name = name
-        self._listeners = listeners
+        self.listeners = Listeners(may_await=True, changed=changed)
+        self.call_listeners = Listeners(may_await=True, changed=changed)
         self._untold: deque[CircuitTransition] = deque()
         self._telling = fork_safe(self, "_telling", threading.Lock)
         self.latest: deque[CircuitTransition] = deque(maxlen=_HISTORY)
@@ -78,7 +84,22 @@ class _Journal:
     def _tell(self, event: CircuitTransition) -> None:
         old, new = event.old.value, event.new.value
         _logger.info("%s: %s -> %s, %s", self._name, old, new, event.reason)
-        self._listeners.emit(event)
+        self.listeners.emit(event)
+
+    def reject(self, event: CircuitRejection) -> None:
+        self.listeners.emit(event)
+        self.call_listeners.emit(event)
+
+    async def notify_async(self, ended_by: BaseException | None = None) -> None:
+        """Await the listeners that are coroutine functions, for what they have not been told."""
+        await self.listeners.notify_async(ended_by)
+        await self.call_listeners.notify_async(ended_by)
+
+    def check_plain(self) -> None:
+        """Raise TypeError if a coroutine function listens, which a plain call cannot await."""
+        for each in (self.listeners, self.call_listeners):
+            if each.awaits:
+                raise each.refusal(repr(self._name))
 
 
 class Circuit:
@@ -90,27 +111,26 @@ class Circuit:
     one function more around a call would double what it costs.
 
     Attributes:
+        awaits: whether a coroutine function listens: async calls then notify it at each step.
         fast_path: the permit of every call while all are let through; None while open or half
-            open, and always where durations matter.
+            open, and always where durations matter, or somebody listens to single calls.
         settled: the same, while a success would change nothing and need not be recorded. None
             where results matter.
         quick: what takes a success that is not `settled`, but decides nothing.
         clock: tells when calls begin and end.
         current: the state now.
-        journal: of the transitions.
+        journal: of the transitions, and for the listeners.
     """
 
     __slots__ = (
-        "__weakref__", "_lock", "clock", "counts", "current",
-        "fast_path", "journal", "listeners", "name", "quick", "settled",
+        "__weakref__", "_lock", "awaits", "clock", "counts", "current",
+        "fast_path", "journal", "name", "quick", "settled",
     )  # fmt: skip
 
-    def __init__(
-        self, config: CircuitBreakerConfig, name: str, clock: Clock, listeners: Listeners
-    ) -> None:
+    def __init__(self, config: CircuitBreakerConfig, name: str, clock: Clock) -> None:
         self.name = name
-        self.listeners = listeners
-        self.journal = _Journal(name, listeners)
+        self.awaits = False
+        self.journal = _Journal(name, self._listeners_changed)
         self.counts = Counts(config)
         self.current: State = Closed(_CLOSED, self.counts)
         self.fast_path: StatePermit | None = None
@@ -126,19 +146,45 @@ class Circuit:
         if isinstance(self.current, HalfOpen):  # its trial calls are of threads that are not here
             self.current = HalfOpen(self.counts, self.clock.monotonic(), self.current.successes)
 
+    def _listeners_changed(self) -> None:
+        with self._lock:
+            listeners, of_calls = self.journal.listeners, self.journal.call_listeners
+            self.awaits = listeners.awaits or of_calls.awaits
+            self.counts.watched = of_calls.listened
+            self._update_fast_path()
+
     @property
     def state(self) -> CircuitState:
         return self.current.kind
 
-    def acquire_permit(self) -> StatePermit:
-        """Let a call through. Raises CircuitBreakerError."""
+    async def acquire_async(self) -> StatePermit:
+        """Do as `acquire_permit` does, where coroutine functions listen."""
+        try:
+            permit = self.acquire_permit(awaited=True)
+        except CircuitBreakerError:
+            await self.journal.notify_async()
+            raise
+        try:
+            await self.journal.notify_async()
+        except BaseException:  # cancellation: the call never begins
+            self.release_permit(permit)
+            raise
+        return permit
+
+    def acquire_permit(self, *, awaited: bool = False) -> StatePermit:
+        """Let a call through. Raises CircuitBreakerError.
+
+        `awaited`: whether the caller then notifies those listeners that have to be awaited.
+        """
+        if self.awaits and not awaited:
+            self.journal.check_plain()
         state = self.current
         if type(state) is Closed:
             return state, self.clock.monotonic()
         if isinstance(state, Open):
             remaining = state.reopens_at - self.clock.monotonic()
             if remaining > 0:
-                if self.listeners.listened:
+                if self.journal.listeners.listened or self.counts.watched:
                     self._announce_rejection(state)
                 retry_after = None if remaining == NEVER else remaining
                 raise _new_error(CircuitBreakerError, self.name, state.name, retry_after)
@@ -155,14 +201,13 @@ class Circuit:
                 self.release_permit(permit)
             raise
         if not acquired:
-            if self.listeners.listened:
-                self._announce_rejection(state)
+            self._announce_rejection(state)
             raise CircuitBreakerError(self.name, state.kind.value)
         return permit
 
     def adopt(self) -> StatePermit:
-        """A permit for a call that was let through, nobody knows when: as if it were just now."""
-        return self.current, self.clock.monotonic()
+        """A permit for a call that was let through, nobody knows when."""
+        return self.current, UNTIMED
 
     def rejects(self) -> bool:
         """Whether a call would be rejected now. To ask changes nothing."""
@@ -220,22 +265,30 @@ class Circuit:
             raise
 
     def _record(self, permit: StatePermit, outcome: Outcome, error: BaseException | None) -> None:
-        now, transition = self.clock.monotonic(), None
-        slow = now - permit[1] > self.counts.slow_after
+        (state, began), now, transition = permit, self.clock.monotonic(), None
+        slow = now - began > self.counts.slow_after
         with self._lock:
-            if permit[0] is not self.current:
-                return  # too late to say anything about this state
-            after = permit[0].record(outcome, slow, now)
-            if after is None:
-                self._update_fast_path()
-            else:
-                new, reason = after
-                cause = _cause(error, slow) if new is _OPEN else ""
-                transition = self._enter(new, reason + cause)
-        if transition is not None:
-            if transition.new is _OPEN:
-                self._ask_timeout(error)
-            self.journal.tell()
+            if state is self.current:  # or else it is too late to say anything about it
+                after = state.record(outcome, slow, now)
+                if after is None:
+                    self._update_fast_path()
+                else:
+                    new, reason = after
+                    cause = _cause(error, slow) if new is _OPEN else ""
+                    transition = self._enter(new, reason + cause)
+        try:
+            if self.counts.watched:
+                duration = None if began == UNTIMED else now - began
+                event = CircuitCall(
+                    at=now, source=self.name, outcome=outcome, slow=slow, duration=duration,
+                    error=error,
+                )  # fmt: skip
+                self.journal.call_listeners.emit(event)
+        finally:
+            if transition is not None:
+                if transition.new is _OPEN:
+                    self._ask_timeout(error)
+                self.journal.tell()
 
     def force(self, state: CircuitState, reason: str) -> None:
         """Enter a state because somebody says so; CLOSED starts from nothing."""
@@ -305,13 +358,13 @@ class Circuit:
 
     def _update_fast_path(self) -> None:
         state, config = self.current, self.counts.config
-        if not isinstance(state, Closed):
+        if not isinstance(state, Closed) or self.awaits or self.counts.watched:
             self.fast_path, self.settled, self.quick = None, None, NOT_QUICK
             return
         disabled, quick = state.kind is _DISABLED, self.counts.quick
         if self.fast_path is None or self.fast_path[0] is not state:
             untimed = disabled or config.slow_call_duration is None
-            self.fast_path = (state, 0.0) if untimed else None
+            self.fast_path = (state, UNTIMED) if untimed else None
         settled = disabled or (self.counts.settled and config.is_failed_result is None)
         self.settled = self.fast_path if settled else None
         self.quick = (
@@ -335,7 +388,7 @@ class Circuit:
 
     def _announce_rejection(self, state: State) -> None:
         at = self.clock.monotonic()
-        self.listeners.emit(CircuitRejection(at=at, source=self.name, state=state.kind))
+        self.journal.reject(CircuitRejection(at=at, source=self.name, state=state.kind))
 
     def statistics(self) -> dict[str, Any]:
         """The counts now."""

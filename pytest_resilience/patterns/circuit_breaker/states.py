@@ -30,6 +30,7 @@ import math
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from dataclasses import field
 from enum import Enum
 
 from pytest_resilience.events import Event
@@ -38,8 +39,9 @@ from pytest_resilience.patterns.circuit_breaker.config import Outcome
 
 
 __all__ = [
-    "DEFAULT_TIMEOUT", "NEVER", "NOT_QUICK", "CircuitRejection", "CircuitState",
-    "CircuitTransition", "Closed", "Counts", "HalfOpen", "Isolated", "Next", "Open", "State",
+    "DEFAULT_TIMEOUT", "NEVER", "NOT_QUICK", "UNTIMED", "CircuitCall", "CircuitRejection",
+    "CircuitState", "CircuitTransition", "Closed", "Counts", "HalfOpen", "Isolated", "Next", "Open",
+    "State",
     "StatePermit",
 ]  # fmt: skip
 
@@ -77,7 +79,7 @@ class CircuitTransition(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitRejection(Event):
-    """A breaker has rejected a call. Listeners get it; it is not kept.
+    """A breaker has rejected a call. Both kinds of listeners get it; it is not kept.
 
     Attributes:
         state: the state that rejected it.
@@ -86,8 +88,27 @@ class CircuitRejection(Event):
     state: CircuitState
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitCall(Event):
+    """A call that a breaker had let through has ended. Only `call_listeners` get it.
+
+    Attributes:
+        outcome: whether it counts as a success, as a failure, or neither way.
+        slow: whether it took longer than `slow_call_duration`.
+        duration: in seconds; None if it began before anybody listened, or is a block that was
+            entered in another context.
+        error: what it raised; no part of its text.
+    """
+
+    outcome: Outcome
+    slow: bool
+    duration: float | None
+    error: BaseException | None = field(default=None, compare=False, repr=False)
+
+
 DEFAULT_TIMEOUT = 60.0  # seconds, where the user's function fails to say
 NEVER = math.inf
+UNTIMED = NEVER  # since when no call is slow
 
 # An attribute of an Enum class is looked up slowly: once, not at each call.
 _CLOSED, _OPEN, _HALF_OPEN, _FORCED_OPEN, _DISABLED, _METRICS_ONLY = CircuitState
@@ -103,7 +124,8 @@ class Counts:
     """The failures that a breaker remembers until it is closed again."""
 
     __slots__ = (
-        "config", "consecutive_failures", "last_failure", "slow_after", "times_opened", "window",
+        "config", "consecutive_failures", "last_failure", "slow_after", "times_opened", "watched",
+        "window",
     )  # fmt: skip
 
     def __init__(self, config: CircuitBreakerConfig) -> None:
@@ -114,6 +136,7 @@ class Counts:
         self.times_opened = 0
         self.last_failure: float | None = None  # monotonic seconds
         self.window = config.new_window()
+        self.watched = False  # whether somebody listens to single calls
 
     def clear(self) -> None:
         self.consecutive_failures = self.times_opened = 0
@@ -128,7 +151,7 @@ class Counts:
     @property
     def quick(self) -> tuple[Iterator[None], float] | None:
         """What takes a quick success that decides nothing, and until when; None if none does."""
-        if self.consecutive_failures:
+        if self.consecutive_failures or self.watched:
             return None
         window = self.window
         if window is None or window.settled:
@@ -267,7 +290,7 @@ class Isolated(Open):
 State = Closed | Open | HalfOpen
 
 # What a call in progress holds: the state that let it through, and when it began (monotonic
-# seconds; 0 where nobody asks).
+# seconds; UNTIMED where nobody asks, or knows).
 StatePermit = tuple[State, float]
 
 # What takes a success without the lock: what counts it, until when, if it took no more seconds than

@@ -21,6 +21,8 @@ from pytest_resilience.patterns.circuit_breaker.states import StatePermit
 
 __all__ = ["Isolation", "Permit", "go_on", "start", "wrap"]
 
+_PLAIN_KINDS = frozenset({CallKind.PLAIN, CallKind.GENERATOR})
+
 
 class Permit:
     """A call that was let through and has not ended; how it ended is said once."""
@@ -85,7 +87,11 @@ class Isolation:
 
 def wrap(circuit: Circuit, func: Callable[..., Any]) -> Any:
     """`func` behind `circuit`, of the same kind as before."""
-    return functools.update_wrapper(_MAKERS[kind_of(func)](circuit, func), func)
+    kind = kind_of(func)
+    if kind in _PLAIN_KINDS:
+        circuit.journal.listeners.expect_plain(func)
+        circuit.journal.call_listeners.expect_plain(func)
+    return functools.update_wrapper(_MAKERS[kind](circuit, func), func)
 
 
 def start(
@@ -111,14 +117,20 @@ async def _await(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    permit = circuit.fast_path or circuit.acquire_permit()
+    permit = circuit.fast_path or (
+        await circuit.acquire_async() if circuit.awaits else circuit.acquire_permit()
+    )
     try:
         result = await (func(*args, **kwargs) if kwargs else func(*args))
     except BaseException as error:
         circuit.record_error(permit, error)
+        if circuit.awaits:
+            await circuit.journal.notify_async(error)
         raise
     if circuit.settled is not permit:
         circuit.record_result(permit, result)
+        if circuit.awaits:
+            await circuit.journal.notify_async()
     return result
 
 
@@ -171,14 +183,20 @@ def _plain(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
 
 def _coroutine(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        permit = circuit.fast_path or circuit.acquire_permit()
+        permit = circuit.fast_path or (
+            await circuit.acquire_async() if circuit.awaits else circuit.acquire_permit()
+        )
         try:
             result = await (func(*args, **kwargs) if kwargs else func(*args))
         except BaseException as error:
             circuit.record_error(permit, error)
+            if circuit.awaits:
+                await circuit.journal.notify_async(error)
             raise
         if circuit.settled is not permit:
             circuit.record_result(permit, result)
+            if circuit.awaits:
+                await circuit.journal.notify_async()
         return result
 
     return wrapper
@@ -199,12 +217,22 @@ def _generator(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]
 
 
 def _async_generator(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]:
-    return async_generator_around(
-        func,
-        lambda: circuit.fast_path or circuit.acquire_permit(),
-        circuit.record_success,
-        circuit.record_error,
-    )
+    async def begin(_: object, __: object) -> StatePermit:
+        return circuit.fast_path or (
+            await circuit.acquire_async() if circuit.awaits else circuit.acquire_permit()
+        )
+
+    async def ended(permit: StatePermit) -> None:
+        circuit.record_success(permit)
+        if circuit.awaits:
+            await circuit.journal.notify_async()
+
+    async def raised(permit: StatePermit, error: BaseException) -> None:
+        circuit.record_error(permit, error)
+        if circuit.awaits:
+            await circuit.journal.notify_async(error)
+
+    return async_generator_around(func, begin, ended, raised)
 
 
 _MAKERS: dict[CallKind, Callable[[Circuit, Callable[..., Any]], Callable[..., Any]]] = {

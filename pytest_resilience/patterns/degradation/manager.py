@@ -76,7 +76,7 @@ class _Service:
     """A feature, and what is known of it."""
 
     __slots__ = (
-        "async_primaries", "check", "fallbacks", "feature", "generation", "level",
+        "async_primaries", "check", "failures", "fallbacks", "feature", "generation", "level",
         "retry_at",
     )  # fmt: skip
 
@@ -85,9 +85,9 @@ class _Service:
         self.check = check
         self.level = feature.service_level
         self.retry_at: float | None = None  # monotonic seconds, after a failure
-        self.fallbacks = 0
-        # Counts the changes of the level. How a call, or a check, ends says nothing about a level
-        # that it did not begin in.
+        self.failures = self.fallbacks = 0
+        # Counts the changes of the level, and the calls that try the service again. How a call, or
+        # a check, ends says nothing about a level that it did not begin in.
         self.generation = 0
         # The code of plain functions that turned out to return an awaitable: who calls one
         # awaits what it gets, whether or not it was called.
@@ -122,9 +122,9 @@ class DegradationManager:
         )
         self._cache = validation.number("health_check_cache", health_check_cache)
         self._recovery_time = validation.number("recovery_time", recovery_time)
-        self._clock = clock
+        self._clock: Clock = validation.clock(clock)
         self._services: dict[str, _Service] = {}
-        self.listeners = Listeners()
+        self.listeners = Listeners(may_await=True)
         self._history: deque[Event] = deque(maxlen=_HISTORY)
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
@@ -174,7 +174,9 @@ class DegradationManager:
         check = service.check
         if check is not None and service.feature.enabled and check.begin():
             generation = service.generation
-            return self._set_level(service, generation, *await check.run_async())
+            level = self._set_level(service, generation, *await check.run_async())
+            await self.listeners.notify_async()
+            return level
         return self._known_level(service)
 
     def _service(self, name: str) -> _Service:
@@ -200,15 +202,15 @@ class DegradationManager:
     ) -> Any:
         """Call the service, or else the fallback, or else return a default.
 
-        Where primary or fallback is async (or returns an awaitable) the result is to be awaited;
-        the other may be of either kind. A fallback that takes an argument is given the error that
-        it is for. When there is nothing left, the error of the last thing tried is raised; of a
-        service that was not tried, ServiceFailureError.
+        Where primary or fallback is async (or returns an awaitable) the result is to be awaited.
+        A fallback that takes an argument is given the error that it is for. When nothing is left,
+        the error of the last thing tried is raised, or ServiceFailureError if nothing was.
         """
         if kind_of(primary_func) is _COROUTINE:
             return self._execute_async(service_name, primary_func, fallback_func, default_value)
-        level = self.check_service_health(service_name)
-        service = self._services[service_name]
+        if self.listeners.awaits:
+            raise self.listeners.refusal(primary_func)
+        level, service = self.check_service_health(service_name), self._services[service_name]
         if level is _FULL and (service.level is _FULL or self._may_probe(service)):
             generation = service.generation
             try:
@@ -227,24 +229,31 @@ class DegradationManager:
                 return result
         else:
             failure = _not_tried(service_name, service.level if level is _FULL else level)
-        fallback_func = None if level is _UNAVAILABLE else fallback_func
-        awaited = service.async_primaries and _code_of(primary_func) in service.async_primaries
-        fall_back = self._fall_back_async if awaited else self._fall_back
-        return fall_back(service, fallback_func, default_value, failure)
+            fallback_func = None if level is _UNAVAILABLE else fallback_func
+        awaited = _code_of(primary_func) in service.async_primaries
+        how = self._fall_back_async if awaited else self._fall_back
+        return how(service, fallback_func, default_value, failure)
 
     async def _execute_async(
         self, name: str, primary: Callable[[], Any], fallback: Any, default: Any
     ) -> Any:
-        level = await self.check_service_health_async(name)
-        service = self._services[name]
-        if level is _FULL and (service.level is _FULL or self._may_probe(service)):
-            generation = service.generation
-            return await self._await_primary(service, generation, primary(), fallback, default)
-        level = service.level if level is _FULL else level
-        if level is _UNAVAILABLE:
-            fallback = None
-        failure = _not_tried(name, level)
-        return await self._fall_back_async(service, fallback, default, failure)
+        try:
+            level = await self.check_service_health_async(name)
+            service = self._services[name]
+            if level is _FULL and (service.level is _FULL or self._may_probe(service)):
+                begun = service, service.generation, primary()
+                result = await self._await_primary(*begun, fallback, default)
+            else:
+                level = service.level if level is _FULL else level
+                fallback = None if level is _UNAVAILABLE else fallback
+                failure = _not_tried(name, level)
+                result = await self._fall_back_async(service, fallback, default, failure)
+        except BaseException as error:
+            await self.listeners.notify_async(error)
+            raise
+        if self.listeners.awaits:
+            await self.listeners.notify_async()
+        return result
 
     async def _await_primary(
         self,
@@ -302,6 +311,7 @@ class DegradationManager:
             due = service.retry_at is not None and now >= service.retry_at
             if due:  # and the next one later, should this one never end
                 service.retry_at = now + self._recovery_time
+                service.generation += 1  # how an earlier one ends says nothing any more
             return due
 
     def _primary_failed(
@@ -311,6 +321,7 @@ class DegradationManager:
         feature = service.feature
         counts = isinstance(error, Exception) and isinstance(error, feature.expected_exception)
         with self._lock:
+            service.failures += counts
             current = generation == service.generation
             if current:
                 now = self._clock.monotonic()
@@ -375,6 +386,7 @@ class DegradationManager:
             name: {
                 "health": self.check_service_health(name).value,
                 "enabled": service.feature.enabled,
+                "failures": service.failures,
                 "fallbacks": service.fallbacks,
             }
             for name, service in self._services.copy().items()

@@ -70,6 +70,15 @@ class Attempt:
         self.delay = call.delay
         return again
 
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        try:
+            return self.__exit__(kind, error, traceback)
+        finally:
+            await self._handler.listeners.notify_async(error)
+
     def next_call(self) -> CallState | None:
         """The state to wait with before the next attempt; None if none follows."""
         if not self._entered:
@@ -83,7 +92,7 @@ def attempts(handler: HandlerState, started: float | None) -> Iterator[Attempt]:
     yield attempt
     while (call := attempt.next_call()) is not None:
         call.wait()
-        attempt = Attempt(handler, started, attempt.number + 1, call)
+        attempt = Attempt(handler, started, call.failed + 1, call)
         yield attempt
 
 
@@ -107,9 +116,11 @@ class AsyncAttempts:
         last, call, number = self._last, None, 1
         if last is not None:
             call = last.next_call()
+            if self._handler.awaits:
+                await self._handler.listeners.notify_async()
             if call is None:
                 raise StopAsyncIteration
             await call.wait_async()
-            number = last.number + 1
+            number = call.failed + 1
         self._last = Attempt(self._handler, self._started, number, call)
         return self._last

@@ -34,7 +34,7 @@ class RetryBudget:
         self._ratio = validation.number("ratio", ratio)
         self._reserve = validation.number("reserve", reserve)
         self._capacity = validation.number("capacity", capacity, low=1.0)
-        self._clock = clock
+        self._clock: Clock = validation.clock(clock)
         self._lock = fork_safe(self, "_lock", threading.Lock)
         self._tokens = min(self._reserve, self._capacity)
         self._refilled_at = clock.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from typing import Self
 
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.patterns import validation
@@ -13,7 +14,28 @@ from pytest_resilience.patterns.retry.delays import JITTERS
 from pytest_resilience.patterns.retry.delays import Jitter
 
 
-__all__ = ["RetryConfig"]
+__all__ = [
+    "RetryConfig", "RetryDetails", "RetryTesting", "current_testing", "set_retry_testing",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryDetails:
+    """What a step before the next attempt is told.
+
+    Attributes:
+        name: of the retry handler.
+        attempt: the number of the attempt that follows: 2, 3, …
+        error: what the one before raised; None if its result was not acceptable.
+        result: that result.
+        delay: seconds that were waited.
+    """
+
+    name: str
+    attempt: int
+    error: Exception | None
+    result: Any
+    delay: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +61,11 @@ class RetryConfig:
             more it is not retried: to come back sooner than asked is of no use. A breaker or a
             bulkhead that rejects may ask for no more than `max_delay`, unless `wait_from` says
             otherwise.
+        before_retry: a step before each attempt but the first, after the delay: it is given the
+            `RetryDetails`, and may log in again, say. If it fails, that attempt has failed, as
+            if the call had raised its error. A coroutine function is awaited in async calls, and
+            refused with TypeError in plain ones.
+        count_calls: whether `get_stats` counts all calls, and not only those that are retried.
         reraise: whether the last error itself is raised when no attempt is left, and not
             RetryExhaustedError from it.
 
@@ -59,6 +86,8 @@ class RetryConfig:
     budget: RetryBudget | None = None
     max_retry_after: float = 300.0
     reraise: bool = False
+    before_retry: Callable[[RetryDetails], object] | None = None
+    count_calls: bool = False
 
     def __post_init__(self) -> None:
         validation.integer("max_attempts", self.max_attempts, low=1)
@@ -69,6 +98,9 @@ class RetryConfig:
         types = validation.exception_types("retryable_exceptions", self.retryable_exceptions)
         object.__setattr__(self, "retryable_exceptions", types)
         validation.boolean("reraise", self.reraise)
+        validation.boolean("count_calls", self.count_calls)
+        if self.before_retry is not None:
+            validation.any_function("before_retry", self.before_retry)
         if self.max_elapsed is not None:
             validation.number("max_elapsed", self.max_elapsed)
         validation.number("max_retry_after", self.max_retry_after)
@@ -86,3 +118,49 @@ class RetryConfig:
         if self.is_retryable is not None:
             return self.is_retryable(error)
         return isinstance(error, self.retryable_exceptions)
+
+
+class RetryTesting:
+    """How retries go in a test; leaving it as a context gives back what was there before."""
+
+    __slots__ = ("_before", "attempts")
+
+    def __init__(self, attempts: int | None, before: RetryTesting | None) -> None:
+        self.attempts = attempts
+        self._before = before
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        global _testing  # noqa: PLW0603  # one for all retries of the process, as it says
+        _testing = self._before
+
+
+_testing: RetryTesting | None = None
+
+
+def current_testing() -> RetryTesting | None:
+    """As last set; None while retries go as configured. Only asked when an attempt has failed."""
+    return _testing
+
+
+def set_retry_testing(testing: bool = True, *, attempts: int | None = None) -> RetryTesting:
+    """Let no retry of this process wait, as its tests run; and make at most `attempts`.
+
+    It works at once, and until it is set otherwise; or as a context, which gives back what was
+    there before. With `attempts=1` nothing is retried, and with `testing=False` retries go as
+    they are configured.
+
+    Example:
+        >>> with set_retry_testing(attempts=2) as testing:
+        ...     testing.attempts
+        2
+    """
+    global _testing  # noqa: PLW0603
+    if attempts is not None:
+        validation.integer("attempts", attempts, low=1)
+    before = _testing
+    switch = RetryTesting(attempts, before)
+    _testing = switch if validation.boolean("testing", testing) else None
+    return switch

@@ -90,7 +90,7 @@ class RetryHandler(Decorator):
         is not retried passes as it is.
         """
         state = self._state
-        started = state.start() if state.needs_start else None
+        started = state.start_call(func, args) if state.needs_start else None
         try:
             result = func(*args, **kwargs) if kwargs else func(*args)  # type: ignore[call-arg]
         except Exception as error:
@@ -107,11 +107,36 @@ class RetryHandler(Decorator):
 
     def __iter__(self) -> Iterator[Attempt]:
         """Attempts for a block: `for attempt in handler: with attempt: …`."""
+        if self._state.awaits:
+            raise self._state.refusal("a block")
         return attempts(self._state, self._state.start())
 
     def __aiter__(self) -> AsyncIterator[Attempt]:
-        """Attempts for a block: `async for attempt in handler: with attempt: …`."""
+        """Attempts for a block: `async for attempt in handler: with attempt: …`.
+
+        With `async with attempt:` listeners that are coroutine functions are told at once that a
+        call has failed for good, else by the next async call.
+        """
         return AsyncAttempts(self._state, self._state.start())
+
+    def get_stats(self) -> dict[str, Any]:
+        """How many calls, and retries, there have been.
+
+        `total_calls` is None unless `count_calls` is configured: a call whose first attempt
+        succeeds leaves no trace. The others: `retried_calls` had an attempt that failed and could
+        be retried; `retries` are the attempts that followed; of the calls `succeeded_calls`
+        succeeded in the end, `exhausted_calls` had no attempt left, and `aborted_calls` were
+        ended by what is not retried.
+        """
+        totals = self._state.totals
+        ended = totals.succeeded, totals.exhausted, totals.aborted
+        names = "succeeded_calls", "exhausted_calls", "aborted_calls"
+        return {
+            "total_calls": totals.calls if self.config.count_calls else None,
+            "retried_calls": totals.retried,
+            "retries": totals.retries,
+            **dict(zip(names, ended, strict=True)),
+        }
 
     def __repr__(self) -> str:
         return f"<RetryHandler {self.name!r} max_attempts={self.config.max_attempts}>"

@@ -36,7 +36,12 @@ def wrap(handler: HandlerState, func: Callable[..., Any]) -> Any:
     kind = kind_of(func)
     if kind in _GENERATORS:
         raise generator_error(func, kind, _NO_GENERATORS)
-    make = _coroutine if kind is CallKind.COROUTINE else _plain
+    make = _coroutine
+    if kind is not CallKind.COROUTINE:
+        handler.listeners.expect_plain(func)
+        if handler.awaits:
+            raise handler.refusal(func)
+        make = _plain
     return functools.update_wrapper(make(handler, func), func)
 
 
@@ -79,13 +84,13 @@ def _coroutine(handler: HandlerState, func: Callable[..., Any]) -> Callable[...,
             result = await (func(*args, **kwargs) if kwargs else func(*args))
         except Exception as error:
             call = CallState(handler, started)
-            if not call.raised(error):
+            if not await call.raised_async(error):
                 raise
         else:
             if unwanted is None:
                 return result
             call = CallState(handler, started)
-            if call.returned(result):
+            if await call.returned_async(result):
                 return result
         return await _retry_async(handler, started, func, args, kwargs, call=call)
 
@@ -153,11 +158,11 @@ async def _retry_async(
             result = await attempt
         except BaseException as error:
             call = call or CallState(handler, started)
-            if not call.raised(error):
+            if not await call.raised_async(error):
                 raise
         else:
             if call is None and handler.config.retry_on_result is None:
                 return result
             call = call or CallState(handler, started)
-            if call.returned(result):
+            if await call.returned_async(result):
                 return result

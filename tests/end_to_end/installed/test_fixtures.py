@@ -108,6 +108,17 @@ FIXTURES = {
             assert retry.execute(lambda: int(next(answers))) == 1
             assert manual_clock.sleeps == [30.0]
     """,
+    "retry_testing": """
+        import pytest
+        from pytest_resilience import RetryConfig, RetryHandler
+
+        def test_it(retry_testing):
+            with pytest.raises(Exception, match="gave up after 3 attempt"):
+                RetryHandler(RetryConfig(base_delay=60.0)).execute(int, "one")
+            retry_testing(attempts=1)
+            with pytest.raises(Exception, match="gave up after 1 attempt"):
+                RetryHandler(RetryConfig(base_delay=60.0)).execute(int, "one")
+    """,
     "bulkhead_manager": """
         def test_it(bulkhead_manager):
             assert bulkhead_manager.create_bulkhead("prices").execute(int, "1") == 1

@@ -306,6 +306,7 @@ def test_a_rate_limit_says_exactly_when_to_come_back() -> None:
         "window_size": 10.0,
         "total_requests": 3,
         "rejected_requests": 1,
+        "available_requests": 0,
         "utilization": 1.0,
     }
 

@@ -302,17 +302,6 @@ def test_transitions_reach_listeners_in_their_order() -> None:
     assert heard == ["FORCED_OPEN", "CLOSED"]
 
 
-def test_a_coroutine_function_is_no_listener() -> None:
-    async def listener(_: object) -> None: ...
-
-    class Listener:
-        async def __call__(self, _: object) -> None: ...
-
-    for each in (listener, Listener()):
-        with pytest.raises(TypeError, match="would never run"):
-            CircuitBreaker().listeners.add(each)
-
-
 def test_a_quick_success_can_be_the_call_that_shows_too_many_to_be_slow(clock: ManualClock) -> None:
     config = CircuitBreakerConfig(
         window_size=2, minimum_calls=2, slow_call_duration=1.0, slow_call_rate_threshold=0.3
