@@ -217,7 +217,10 @@ class CircuitBreaker(Decorator):
     def get_stats(self) -> dict[str, Any]:
         """The state and the counts now; times are monotonic seconds.
 
-        With a window `failure_count` is what is in it, else failures in a row.
+        With a window `failure_count` is what is in it, else failures in a row. `failure_rate` is
+        that of the window or, half open, of the trial calls that have ended. Totals count since
+        the breaker was made, whatever its state, but for DISABLED; `total_successes` only with
+        `count_calls`, for that a call succeeds in a closed breaker is not even noted otherwise.
         """
         return self._circuit.statistics()
 

@@ -25,6 +25,9 @@ class Outcome(Enum):
     IGNORED = "ignored"
 
 
+_HALF_OPEN_RATE = "half_open_failure_rate_threshold"
+
+
 @dataclass(frozen=True, slots=True)
 class CircuitBreakerConfig:
     """How a circuit breaker decides.
@@ -36,7 +39,8 @@ class CircuitBreakerConfig:
 
     Attributes:
         failure_threshold: consecutive failures that open it, when it has no window.
-        success_threshold: successes while half open that close it.
+        success_threshold: successes while half open that close it; or how many trial calls
+            decide, with `half_open_failure_rate_threshold`.
         timeout: seconds it stays open; or a function that returns them, given how often it has
             opened since it was last closed (1, 2, …) and the error that opened it (None for a
             slow call).
@@ -52,7 +56,12 @@ class CircuitBreakerConfig:
             is a failure; half open, it always is.
         slow_call_rate_threshold: rate of slow calls, above 0 up to 1, that opens it.
         half_open_max_calls: trial calls at once while half open; None for `success_threshold`.
-            Never more are let through than can still be needed to close.
+            Never more are let through than can still be needed to decide.
+        half_open_failure_rate_threshold: rate of failures, above 0 up to 1, among as many trial
+            calls as `success_threshold`, that opens it again; below it, it closes. None: the
+            first failure opens it. It decides as soon as the calls that are left cannot change it.
+        count_calls: whether `get_stats` counts successes as well, in `total_successes`. Each call
+            then takes a little longer.
 
     What is no `Exception` (cancellation, KeyboardInterrupt, …) always counts neither way.
     Raises ConfigurationError or TypeError for a value that makes no sense.
@@ -72,6 +81,8 @@ class CircuitBreakerConfig:
     slow_call_duration: float | None = None
     slow_call_rate_threshold: float | None = None
     half_open_max_calls: int | None = None
+    half_open_failure_rate_threshold: float | None = None
+    count_calls: bool = False
 
     def __post_init__(self) -> None:
         for name in ("failure_threshold", "success_threshold", "minimum_calls"):
@@ -82,7 +93,8 @@ class CircuitBreakerConfig:
         for name in ("window_seconds", "slow_call_duration"):
             if getattr(self, name) is not None:
                 validation.number(name, getattr(self, name), above_low=True)
-        for name in ("failure_rate_threshold", "slow_call_rate_threshold"):
+        validation.boolean("count_calls", self.count_calls)
+        for name in ("failure_rate_threshold", "slow_call_rate_threshold", _HALF_OPEN_RATE):
             if getattr(self, name) is not None:
                 validation.number(name, getattr(self, name), above_low=True, high=1.0)
         for name in ("expected_exception", "ignored_exception"):

@@ -36,6 +36,7 @@ from pytest_resilience.patterns.circuit_breaker.states import Isolated
 from pytest_resilience.patterns.circuit_breaker.states import Open
 from pytest_resilience.patterns.circuit_breaker.states import State
 from pytest_resilience.patterns.circuit_breaker.states import StatePermit
+from pytest_resilience.patterns.circuit_breaker.window import Window
 
 
 __all__ = ["Circuit"]
@@ -144,7 +145,7 @@ class Circuit:
 
     def _renew(self) -> None:
         if isinstance(self.current, HalfOpen):  # its trial calls are of threads that are not here
-            self.current = HalfOpen(self.counts, self.clock.monotonic(), self.current.successes)
+            self.current = self.current.again(self.clock.monotonic())
 
     def _listeners_changed(self) -> None:
         with self._lock:
@@ -184,6 +185,7 @@ class Circuit:
         if isinstance(state, Open):
             remaining = state.reopens_at - self.clock.monotonic()
             if remaining > 0:
+                next(self.counts.totals.rejected)
                 if self.journal.listeners.listened or self.counts.watched:
                     self._announce_rejection(state)
                 retry_after = None if remaining == NEVER else remaining
@@ -201,6 +203,7 @@ class Circuit:
                 self.release_permit(permit)
             raise
         if not acquired:
+            next(self.counts.totals.rejected)
             self._announce_rejection(state)
             raise CircuitBreakerError(self.name, state.kind.value)
         return permit
@@ -224,7 +227,7 @@ class Circuit:
             self._enter(_HALF_OPEN, "its timeout was over")
         elif isinstance(state, HalfOpen) and state.is_stuck(now):
             _logger.warning("%s: %d trial calls never ended", self.name, state.in_progress)
-            self.current = HalfOpen(self.counts, now, state.successes)
+            self.current = state.again(now)
 
     def record_result(self, permit: StatePermit, result: Any) -> None:
         """A call has returned."""
@@ -268,6 +271,8 @@ class Circuit:
         (state, began), now, transition = permit, self.clock.monotonic(), None
         slow = now - began > self.counts.slow_after
         with self._lock:
+            if state.kind is not _DISABLED:
+                self.counts.totals.add(outcome, slow)
             if state is self.current:  # or else it is too late to say anything about it
                 after = state.record(outcome, slow, now)
                 if after is None:
@@ -406,7 +411,20 @@ class Circuit:
                 "times_opened": counts.times_opened,
                 "window_calls": None if window is None else window.calls,
                 "window_slow_calls": None if window is None else window.slow,
+                "failure_rate": _failure_rate(state, window),
+                **counts.totals.statistics(counts.config.count_calls),
             }
+
+
+def _failure_rate(state: State, window: Window | None) -> float | None:
+    """Of the trial calls, or of the window; None if there is nothing to rate."""
+    if isinstance(state, HalfOpen):
+        failures, calls = state.failures, state.failures + state.successes
+    elif window is not None:
+        failures, calls = window.failures, window.calls
+    else:
+        return None
+    return failures / calls if calls else None
 
 
 def _cause(error: BaseException | None, slow: bool) -> str:

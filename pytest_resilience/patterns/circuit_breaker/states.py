@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -114,18 +115,45 @@ UNTIMED = NEVER  # since when no call is slow
 _CLOSED, _OPEN, _HALF_OPEN, _FORCED_OPEN, _DISABLED, _METRICS_ONLY = CircuitState
 _SUCCESS, _FAILURE, _IGNORED = Outcome
 
+_PLENTY = 2**62  # of calls
 _UNCOUNTED = itertools.repeat(None)  # quick successes where no window holds them
 
 # The state that follows, and the reason in words.
 Next = tuple[CircuitState, str]
 
 
+class Totals:
+    """How many calls came to what, as long as the breaker is there."""
+
+    __slots__ = ("outcomes", "quick", "rejected", "slow")
+
+    def __init__(self) -> None:
+        self.outcomes = dict.fromkeys(Outcome, 0)
+        self.slow = 0
+        # Counted without the lock: `next` of each is one step of the interpreter.
+        self.quick, self.rejected = itertools.repeat(None, _PLENTY), itertools.repeat(None, _PLENTY)
+
+    def add(self, outcome: Outcome, slow: bool) -> None:
+        self.outcomes[outcome] += 1
+        self.slow += slow
+
+    def statistics(self, successes: bool) -> dict[str, int | None]:
+        quick = _PLENTY - operator.length_hint(self.quick)
+        return {
+            "total_successes": self.outcomes[_SUCCESS] + quick if successes else None,
+            "total_failures": self.outcomes[_FAILURE],
+            "total_ignored": self.outcomes[_IGNORED],
+            "total_slow": self.slow,
+            "total_rejected": _PLENTY - operator.length_hint(self.rejected),
+        }
+
+
 class Counts:
     """The failures that a breaker remembers until it is closed again."""
 
     __slots__ = (
-        "config", "consecutive_failures", "last_failure", "slow_after", "times_opened", "watched",
-        "window",
+        "config", "consecutive_failures", "last_failure", "slow_after", "times_opened", "totals",
+        "watched", "window",
     )  # fmt: skip
 
     def __init__(self, config: CircuitBreakerConfig) -> None:
@@ -136,6 +164,7 @@ class Counts:
         self.times_opened = 0
         self.last_failure: float | None = None  # monotonic seconds
         self.window = config.new_window()
+        self.totals = Totals()
         self.watched = False  # whether somebody listens to single calls
 
     def clear(self) -> None:
@@ -146,6 +175,8 @@ class Counts:
     @property
     def settled(self) -> bool:
         """Whether one more quick success would change nothing."""
+        if self.config.count_calls:
+            return False
         return not self.consecutive_failures if self.window is None else self.window.settled
 
     @property
@@ -153,8 +184,12 @@ class Counts:
         """What takes a quick success that decides nothing, and until when; None if none does."""
         if self.consecutive_failures or self.watched:
             return None
-        window = self.window
-        if window is None or window.settled:
+        window, counted = self.window, self.config.count_calls
+        if window is None:
+            return self.totals.quick if counted else _UNCOUNTED, NEVER
+        if counted:
+            return None  # in the window and in all
+        if window.settled:
             return _UNCOUNTED, NEVER
         # A success only lowers rates, unless it completes `minimum_calls`, or others grow too old.
         decides = (window.failures or window.slow) and window.calls < self.config.minimum_calls
@@ -222,20 +257,27 @@ class Open:
 class HalfOpen:
     """Lets through as many trial calls at once as can still be needed to close."""
 
-    __slots__ = ("acquired_at", "counts", "in_progress", "kind", "successes")
+    __slots__ = ("acquired_at", "counts", "failures", "in_progress", "kind", "successes")
 
-    def __init__(self, counts: Counts, now: float, successes: int = 0) -> None:
+    def __init__(self, counts: Counts, now: float) -> None:
         self.kind = _HALF_OPEN
         self.counts = counts
         self.acquired_at = now  # when the last slot was taken
         self.in_progress = 0
-        self.successes = successes
+        self.successes = self.failures = 0
+
+    def again(self, now: float) -> HalfOpen:
+        """The same without the trial calls in progress, which count no more."""
+        state = HalfOpen(self.counts, now)
+        state.successes, state.failures = self.successes, self.failures
+        return state
 
     @property
     def is_full(self) -> bool:
         config = self.counts.config
         slots = config.half_open_max_calls or config.success_threshold
-        return self.in_progress >= min(slots, config.success_threshold - self.successes)
+        undecided = config.success_threshold - self.successes - self.failures
+        return self.in_progress >= min(slots, undecided)
 
     def is_stuck(self, now: float) -> bool:
         """Whether trial calls hold all slots for longer than the breaker would stay open."""
@@ -258,12 +300,22 @@ class HalfOpen:
             return None
         failed = outcome is _FAILURE or slow
         self.counts.add_consecutive(now, failed)
-        if failed:
-            return _OPEN, "a trial call failed"
-        self.successes += 1
-        if self.successes < self.counts.config.success_threshold:
-            return None
-        return _CLOSED, f"{self.successes} calls succeeded"
+        self.failures += failed
+        self.successes += not failed
+        return self._decide()
+
+    def _decide(self) -> Next | None:
+        config = self.counts.config
+        calls, rate = config.success_threshold, config.half_open_failure_rate_threshold
+        if rate is None:
+            if self.failures:
+                return _OPEN, "a trial call failed"
+            enough = self.successes >= calls
+        else:
+            if self.failures >= rate * calls:
+                return _OPEN, f"{self.failures} of {calls} trial calls failed"
+            enough = calls - self.successes < rate * calls
+        return (_CLOSED, f"{self.successes} calls succeeded") if enough else None
 
 
 class Isolated(Open):
@@ -280,11 +332,7 @@ class Isolated(Open):
         """The state to go back to."""
         before = self.before
         # The trial calls of then count no more, so nobody would ever give their slots back.
-        return (
-            HalfOpen(before.counts, now, before.successes)
-            if isinstance(before, HalfOpen)
-            else before
-        )
+        return before.again(now) if isinstance(before, HalfOpen) else before
 
 
 State = Closed | Open | HalfOpen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import threading
 
 from collections.abc import AsyncIterator
 from collections.abc import Callable
@@ -223,7 +224,8 @@ def test_an_isolated_breaker_goes_back_to_what_it_was(clock: ManualClock, story:
     with breaker.isolate():
         assert_circuit_state(breaker, "FORCED_OPEN")
         assert_fails_fast(breaker)
-        assert breaker.get_stats() == {**stats, "state": "FORCED_OPEN", "success_count": 0}
+        isolated = {"state": "FORCED_OPEN", "success_count": 0, "failure_rate": None}
+        assert breaker.get_stats() == {**stats, **isolated, "total_rejected": 1}
         clock.advance(4)
         with pytest.raises(CircuitBreakerError, match="FORCED_OPEN: nobody can say until when"):
             breaker.call(int)
@@ -687,3 +689,42 @@ def test_configurations_that_make_no_sense(config: dict[str, Any], why: str) -> 
     with pytest.raises(ConfigurationError) as caught:
         CircuitBreakerConfig(**config)
     assert why in str(caught.value)
+
+
+def test_a_rate_of_failures_among_trial_calls(clock: ManualClock) -> None:
+    breaker = make(
+        clock, failure_threshold=1, success_threshold=4, half_open_failure_rate_threshold=0.5,
+        timeout=10.0,
+    )  # fmt: skip
+    run(breaker, "f")
+    clock.advance(10)
+    run(breaker, "sfs")
+    assert breaker.get_stats()["failure_rate"] == pytest.approx(1 / 3)
+    run(breaker, "s")  # one of four failed
+    assert breaker.state is CircuitState.CLOSED
+    run(breaker, "f")
+    clock.advance(10)
+    run(breaker, "ff")  # the other two cannot change it
+    assert moves(breaker)[-2:] == ["HALF_OPEN", "OPEN"]
+    assert "2 of 4 trial calls failed" in breaker.transitions[-1].reason
+
+
+def test_totals_of_many_threads_lose_nothing() -> None:
+    breaker = CircuitBreaker(CircuitBreakerConfig(count_calls=True, failure_threshold=10**6))
+    together = threading.Barrier(8, timeout=30)
+
+    def caller(number: int) -> None:
+        together.wait()
+        for _ in range(500):
+            with contextlib.suppress(OSError):
+                breaker.call(fails if number == 0 else int)
+
+    def fails() -> None:
+        raise OSError
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(caller, range(8)))
+    stats = breaker.get_stats()
+    assert (stats["total_successes"], stats["total_failures"]) == (3500, 500)
+    breaker.reset()
+    assert breaker.get_stats()["total_failures"] == 500

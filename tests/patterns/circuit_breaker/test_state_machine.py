@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from collections import Counter
 from collections.abc import Callable
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ def configs(draw: st.DrawFn) -> CircuitBreakerConfig:
         "timeout": draw(st.sampled_from([0.0, 2.0, 10.0, growing])),
         "expected_exception": OSError,
         "half_open_max_calls": draw(st.none() | st.integers(1, 4)),
+        "half_open_failure_rate_threshold": draw(st.sampled_from([None, None, 0.3, 0.5, 1.0])),
+        "count_calls": draw(st.booleans()),
     }
     if draw(st.booleans()):
         fields["is_failed_result"] = FAILED_RESULT.__eq__
@@ -127,6 +130,7 @@ class Call:
     way: str
     era: int
     began: float
+    state: str
 
 
 @dataclass
@@ -146,6 +150,8 @@ class Model:
         self.state = "CLOSED"
         self.moves: list[str] = []
         self.era = self.consecutive_failures = self.successes = self.opened = self.under_way = 0
+        self.trial_failures = 0
+        self.totals: Counter[str] = Counter()
         self.ended: list[Ended] = []
         self.reopens_at = self.asked_at = 0.0
 
@@ -153,7 +159,7 @@ class Model:
         self.state = state
         self.moves.append(state)
         self.era += 1
-        self.under_way = self.successes = 0
+        self.under_way = self.successes = self.trial_failures = 0
         self.asked_at = now
         if state == "OPEN":
             self.opened += 1
@@ -165,7 +171,8 @@ class Model:
 
     def slots(self) -> int:
         budget = self.config.half_open_max_calls or self.config.success_threshold
-        return min(budget, self.config.success_threshold - self.successes)
+        undecided = self.config.success_threshold - self.successes - self.trial_failures
+        return min(budget, undecided)
 
     def lets_through(self, now: float) -> bool:
         if self.state == "OPEN" and now >= self.reopens_at:
@@ -195,14 +202,11 @@ class Model:
         )
         error = OSError() if outcome == FAILURE else None
         if self.state == "HALF_OPEN":
-            if failed or slow:
-                self.consecutive_failures += 1
-                self.enter("OPEN", now, error)
-            else:
-                self.consecutive_failures = 0
-                self.successes += 1
-                if self.successes == self.config.success_threshold:
-                    self.enter("CLOSED", now)
+            failed = failed or slow
+            self.consecutive_failures = self.consecutive_failures + 1 if failed else 0
+            self.trial_failures += failed
+            self.successes += not failed
+            self.decide(now, error)
             return
         windowed = self.config.window_size or self.config.window_seconds
         self.consecutive_failures = (
@@ -212,6 +216,19 @@ class Model:
             self.ended.append(Ended(now, failed, slow))
         if self.state == "CLOSED" and self.too_many(now):
             self.enter("OPEN", now, error)
+
+    def decide(self, now: float, error: BaseException | None) -> None:
+        """If every way in which the trial calls that are left can end comes to the same."""
+        calls, rate = self.config.success_threshold, self.config.half_open_failure_rate_threshold
+        left = calls - self.successes - self.trial_failures
+        ends = {
+            self.trial_failures + failing > 0
+            if rate is None
+            else (self.trial_failures + failing) / calls >= rate
+            for failing in range(left + 1)
+        }
+        if len(ends) == 1:
+            self.enter("OPEN" if ends.pop() else "CLOSED", now, error)
 
     def window(self, now: float) -> list[Ended]:
         if self.config.window_size is not None:
@@ -258,10 +275,12 @@ class BreakerMachine(RuleBasedStateMachine):
         let_through = self.model.lets_through(now)
         assert rejects is not let_through
         if let_through:
-            self.calls.append(Call(WAYS[way](self.breaker), way, self.model.era, now))
+            ongoing, model = WAYS[way](self.breaker), self.model
+            self.calls.append(Call(ongoing, way, model.era, now, model.state))
             return
         with pytest.raises(CircuitBreakerError) as caught:
             WAYS[way](self.breaker)
+        self.model.totals["rejected"] += 1
         error = caught.value
         assert error.state == self.model.state
         if error.state == "OPEN":
@@ -283,6 +302,7 @@ class BreakerMachine(RuleBasedStateMachine):
         limit = self.config.slow_call_duration
         slow = limit is not None and now - call.began > limit
         judged = FINE if outcome == FAILED_RESULT and call.way in WITHOUT_RESULT else outcome
+        self.count(call, judged, slow)
         self.model.end(call.era, judged, slow, now)
         if outcome in ERRORS:
             error = ERRORS[outcome]()
@@ -291,6 +311,18 @@ class BreakerMachine(RuleBasedStateMachine):
             assert caught.value is error
         else:
             assert call.ongoing.end(outcome) in (outcome, None)
+
+    def count(self, call: Call, judged: str, slow: bool) -> None:
+        if call.state == "DISABLED":
+            return
+        failures = {FAILURE} if self.config.is_failed_result is None else {FAILURE, FAILED_RESULT}
+        outcome = (
+            "failures" if judged in failures
+            else "ignored" if judged in {IGNORED, CANCELLED}
+            else "successes"
+        )  # fmt: skip
+        self.model.totals[outcome] += 1
+        self.model.totals["slow"] += slow
 
     @rule(move=st.sampled_from(list(SET)))
     def somebody_says_so(self, move: str) -> None:
@@ -306,6 +338,13 @@ class BreakerMachine(RuleBasedStateMachine):
         assert stats["success_count"] == model.successes
         assert stats["times_opened"] == model.opened
         assert [each.new.value for each in self.breaker.transitions] == model.moves[-100:]
+        counted = self.config.count_calls
+        for name in ("failures", "ignored", "slow", "rejected"):
+            assert stats[f"total_{name}"] == model.totals[name]
+        assert stats["total_successes"] == (model.totals["successes"] if counted else None)
+        trials = model.successes + model.trial_failures
+        if model.state == "HALF_OPEN":
+            assert stats["failure_rate"] == (model.trial_failures / trials if trials else None)
         if windowed:
             assert stats["window_calls"] == len(window)
             assert stats["failure_count"] == sum(each.failed for each in window)
