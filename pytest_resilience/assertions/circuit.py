@@ -86,6 +86,7 @@ def assert_fails_fast(breaker: object, *, within: float = 0.1) -> None:
     """Raise AssertionError unless the breaker refuses a call, in `within` seconds of real time.
 
     A call is asked for only if it will be refused: a breaker whose time is over stays as it is.
+    It counts among the rejected ones.
     """
     __tracebackhide__ = True
     started = MACHINE_CLOCK.monotonic()
