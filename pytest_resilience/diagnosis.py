@@ -13,6 +13,7 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import DATAGRAMS
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.seen_operations import UnmatchedOperation
 from pytest_resilience.chaos.triggers import goes_by_time
 from pytest_resilience.chaos.triggers import is_left_to_chance
@@ -73,18 +74,28 @@ def never_fired(active_experiment: ActiveExperiment) -> NeverFiredError:
     )
 
 
+_TOO_FEW_CAME = (
+    "No bytes came, or too few, before the client gave up or the experiment was over. Let the peer "
+    "answer, or ask for a fault that needs no answer, such as mode='timeout' or mode='reset'."
+)
+_TOO_FEW_SENT = (
+    "Too few bytes were sent before the peer answered or the experiment was over. Send more, or "
+    "ask for fewer, or for a fault that happens at once, such as mode='reset' alone."
+)
+
+
 def _chosen_none(active_experiment: ActiveExperiment) -> NeverFiredError:
     experiment = active_experiment.experiment
     if active_experiment.counts.chosen:
+        sends = all(SEND in fault.kinds and fault.has_place for fault in experiment.faults)
         return NeverFiredError(
             experiment.name,
             fault=experiment.fault_text,
             target=experiment.target_text,
             chosen=active_experiment.counts.chosen,
-            seen=counted_operations(active_experiment) or ("wait for an answer",),
-            advice="No bytes came, or too few, before the client gave up or the experiment was "
-            "over. Let the peer answer, or ask for a fault that needs no answer, such as "
-            "mode='timeout' or mode='reset'.",
+            seen=counted_operations(active_experiment)
+            or ("send" if sends else "wait for an answer",),
+            advice=_TOO_FEW_SENT if sends else _TOO_FEW_CAME,
         )
     return NeverFiredError(
         experiment.name,

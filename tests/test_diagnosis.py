@@ -10,6 +10,7 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import OPEN
 from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.operation import TcpDetails
@@ -64,6 +65,18 @@ def test_what_awaits_an_answer_that_does_not_come_is_told() -> None:
         "  No bytes came, or too few, before the client gave up or the experiment was over. Let "
         "the peer answer, or ask for a fault that needs no answer, such as mode='timeout' or "
         "mode='reset'."
+    )
+
+
+def test_an_upload_that_is_shorter_than_asked_for_is_told() -> None:
+    running = active_experiment(
+        "network_failure", after_bytes=100, end="reset", stream="upstream", rate=1
+    )
+    running.decide(Operation(kind=SEND, target="a:1", names=("a:1",)), 100.0)
+    assert str(never_fired(running)).endswith(
+        "\n  The code did:\n    send\n"
+        "  Too few bytes were sent before the peer answered or the experiment was over. Send more, "
+        "or ask for fewer, or for a fault that happens at once, such as mode='reset' alone."
     )
 
 

@@ -16,8 +16,10 @@ step that it is told, and asks again:
             case ResetConnection() | CloseConnection():
                 ...  # as if the peer had done so; what is sent then tells
 
-A message is what one call sends, and a request of HTTP/1 with its body. What is only late need not
-be held up: its response is late instead, which is all that the client can see of it.
+A message is what one call sends, and a request of HTTP/1 with its body. Where something happens
+after so many bytes, so many items or so long, it is all that is sent until the peer answers. What
+is only late need not be held up: its response is late instead, which is all that the client can
+see of it.
 """
 
 from __future__ import annotations
@@ -78,8 +80,9 @@ class RequestStream:
         if self.rest:
             return False
         is_request = _REQUEST_LINE.match(message) is not None
-        if self._is_http and not is_request and not answered:
-            return False  # its body
+        is_more = self._is_http or self._awaits_its_place
+        if is_more and not is_request and not answered:
+            return False  # its body, or more of what is cut off somewhere
         self._is_http = is_request
         return True
 
@@ -111,6 +114,13 @@ class RequestStream:
     def is_idle(self) -> bool:
         """Whether nothing happens to what is sent, nor did to the latest message."""
         return self._message is None and self.cut is None and self.late is None
+
+    @property
+    def _awaits_its_place(self) -> bool:
+        """Whether something happens somewhere in what is sent, however many calls that takes."""
+        effect = self.effect
+        faults = [] if effect is None or not effect.left() else [effect.failure, effect.pace]
+        return any(fault is not None and fault.has_place for fault in faults)
 
     @property
     def is_unchanged(self) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +22,8 @@ from pytest_resilience.chaos.faults.network import Reset
 from pytest_resilience.chaos.faults.network import Silence
 from pytest_resilience.chaos.faults.response import Bandwidth
 from pytest_resilience.chaos.faults.response import Corruption
+from pytest_resilience.chaos.faults.response import DroppedMessage
+from pytest_resilience.chaos.faults.response import From
 from pytest_resilience.chaos.faults.response import Truncation
 from pytest_resilience.chaos.request_stream import CAPACITY
 from pytest_resilience.chaos.request_stream import RequestStream
@@ -147,6 +151,36 @@ def test_a_message_is_a_request_with_its_body_or_a_call() -> None:
         assert requests.begins(message, answered=answered) is begins
     requests.rest = 3  # the kernel has not taken all
     assert not requests.begins(b"her", answered=True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_more"),
+    [
+        (Truncation(limit=9, end="reset"), True),
+        (Truncation(begins=From(seconds=2.0)), True),
+        (Corruption(share=1, begins=From(items=2)), True),
+        (DroppedMessage(items=2), True),
+        (Truncation(share=0.5), False),
+        (Corruption(share=1), False),
+        (DroppedMessage(), False),
+        (Reset(), False),
+        (Bandwidth(rate=100), False),
+    ],
+    ids=str,
+)
+def test_what_happens_somewhere_is_about_all_until_the_peer_answers(
+    fault: Fault, is_more: bool
+) -> None:
+    clock = ManualClock()
+    requests = begun(fault, clock=clock)
+    assert requests.begins(b"two", answered=False) is not is_more
+    assert requests.begins(b"GET / HTTP/1.1\r\n\r\n", answered=False)
+    assert begun(fault, clock=clock).begins(b"two", answered=True)
+    clock.advance(1000)
+    assert requests.begins(b"\r\n", answered=False) is False  # of that request
+    over = begun(fault, clock=clock)
+    clock.advance(1000)
+    assert over.begins(b"two", answered=False)
 
 
 def test_bytes_that_tls_encrypts_are_cut_off_before_and_the_connection_after() -> None:

@@ -68,6 +68,7 @@ class Fault:
         resets: whether the connection is reset when the wait is over.
         closes: whether the peer closes it then, in good order.
         has_direction: whether the same can happen to what the client sends.
+        has_place: whether it happens somewhere in the middle, for which all before is counted.
         delay: how long, in seconds; infinite where the response never comes.
     """
 
@@ -109,6 +110,11 @@ class Fault:
     def after(self) -> float:
         """For how many seconds the bytes of a response pass before they are changed."""
         return 0.0
+
+    @property
+    def has_place(self) -> bool:
+        """See above."""
+        return False
 
     def altered(self) -> Altered | None:
         """A new state for one response whose bytes are changed; None if they stay as they are."""

@@ -151,6 +151,10 @@ class Pause(Pace):
     pause: float
 
     @property
+    def has_place(self) -> bool:
+        return True
+
+    @property
     def is_nothing(self) -> bool:
         return not self.pause
 
@@ -178,6 +182,10 @@ class Alteration(Fault):
     def after(self) -> float:
         return 0.0 if self.begins is None else self.begins.seconds
 
+    @property
+    def has_place(self) -> bool:
+        return self.begins is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truncation(Alteration):
@@ -195,6 +203,10 @@ class Truncation(Alteration):
     limit: int | None = None
     headless: bool = False
     end: str = "eof"
+
+    @property
+    def has_place(self) -> bool:
+        return self.begins is not None or self.limit is not None
 
     @property
     def breaks(self) -> bool:
@@ -262,6 +274,10 @@ class DroppedMessage(Alteration):
     """
 
     items: int = 0
+
+    @property
+    def has_place(self) -> bool:
+        return self.items > 0
 
     def altered(self) -> Altered:
         return Dropped(head_of(self.of_requests), self.items)

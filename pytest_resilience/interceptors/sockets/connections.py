@@ -185,7 +185,7 @@ class TcpConnection:
 
     @property
     def client(self) -> bool:
-        """Whether this side opened it."""
+        """Whether this side opened it, and something can happen to it."""
         return bool(self.number)
 
     def sent(self, message: bytes, now: float) -> None:
@@ -253,6 +253,11 @@ class TcpConnection:
         closing = self.operation(CLOSE, blocking=blocking, through=through, asked=True)
         effect = engine.decide(closing)
         return None if effect is None else ResponseStream(effect)
+
+    def is_over(self) -> None:
+        """Its peer has ended it: nothing more can happen to what it is used for all the same."""
+        self.number, self.stale = 0, True
+        self.inbound.stream, self.inbound.unread, self.inbound.asked_early = None, b"", 0
 
     def give_up_response(self) -> None:
         """Nobody waits for it any more, nor for the EOF."""

@@ -206,7 +206,7 @@ class Outages:
                 return False
             if how == _POLLED_ONCE:  # with the receiving method that was there before
                 self._replaced.append(os.dup(descriptor))
-            inbound.stream = None
+            connection.is_over()
             effects.put_abandoned(descriptor, accepted=failure.closes)
             connection.ends = ends_of(sock)
         for each in self._replaced:

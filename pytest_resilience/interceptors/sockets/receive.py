@@ -227,11 +227,11 @@ class Receiver:
                     inbound.unread = b""
                     return 0
                 case ResetConnection():
-                    inbound.stream, inbound.unread = None, b""
+                    connection.is_over()
                     effects.reset_by_peer(sock)
                     return sys.maxsize
                 case CloseConnection():
-                    inbound.stream, inbound.unread = None, b""
+                    connection.is_over()
                     effects.close_by_peer(sock)
                     return sys.maxsize
 

@@ -118,11 +118,11 @@ class AsyncioReceiver:
                     protocol.pause_reading(stream, due)
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
                 case ResetConnection():
-                    inbound.stream = None
+                    connection.is_over()
                     effects.reset_by_peer(sock)
                     return call()
                 case CloseConnection():
-                    inbound.stream = None
+                    connection.is_over()
                     effects.close_by_peer(sock)
                     return call()
                 case ReadReplacement():

@@ -145,11 +145,11 @@ class NonblockingReceiver:
                 case ReadReplacement():
                     return 0
                 case ResetConnection():
-                    inbound.stream, inbound.asked_early = None, 0
+                    connection.is_over()
                     effects.reset_by_peer(sock)
                     break
                 case CloseConnection():
-                    inbound.stream, inbound.asked_early = None, 0
+                    connection.is_over()
                     effects.close_by_peer(sock)
                     break
         return sys.maxsize

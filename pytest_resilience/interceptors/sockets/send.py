@@ -184,7 +184,7 @@ class Sender:
         if requests.effect is not None:
             self.partitions.keep_open(sock, requests.effect)
         requests.begin(None)
-        connection.inbound.stream = None
+        connection.is_over()
         effects.end(sock, step)
 
 

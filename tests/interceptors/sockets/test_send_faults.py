@@ -85,6 +85,20 @@ def with_sendmsg(port: int) -> str:
         return outcome(upload)
 
 
+PIECES = [UPLOAD[at : at + 65536] for at in range(0, len(UPLOAD), 65536)]
+
+
+def send_each(client: socket.socket, pieces: list[bytes]) -> None:
+    for piece in pieces:
+        client.sendall(piece)
+
+
+def in_pieces(port: int) -> str:
+    """As ftplib sends files: each call is of its own."""
+    with socket.create_connection((HOST, port), timeout=10) as client:
+        return outcome(lambda: send_each(client, PIECES))
+
+
 def with_a_selector(port: int) -> str:
     with (
         socket.create_connection((HOST, port), timeout=10) as client,
@@ -116,6 +130,22 @@ def with_streams(port: int) -> str:
                     await asyncio.sleep(0.001)
             except OSError as error:
                 return f"{type(error).__name__} {error.errno}"
+        return "sent"
+
+    return asyncio.run(upload())
+
+
+def with_streams_in_pieces(port: int) -> str:
+    async def upload() -> str:
+        _, writer = await asyncio.open_connection(HOST, port)
+        with contextlib.closing(writer):
+            try:
+                for piece in PIECES:
+                    writer.write(piece)
+                    await asyncio.wait_for(writer.drain(), 10)
+                    await asyncio.sleep(0)
+            except OSError as error:
+                return type(error).__name__
         return "sent"
 
     return asyncio.run(upload())
@@ -170,6 +200,56 @@ def test_an_upload_that_is_reset_at_once_lets_nothing_arrive(
     assert lost.hits >= 1
 
 
+@pytest.mark.parametrize("upload", [in_pieces, with_streams_in_pieces])
+@pytest.mark.parametrize("end", ["reset", "eof"])
+def test_an_upload_in_many_calls_is_cut_off_after_all_of_them(
+    upload: Upload, end: str, inject: Inject
+) -> None:
+    sink = Sink()
+    with (
+        serve(sink) as port,
+        inject("network_failure", after_bytes=LIMIT, end=end, **UPSTREAM) as cut,
+    ):
+        met = upload(port)
+        assert sink.over.wait(10)
+    ends = {"reset": "ConnectionResetError", "eof": "BrokenPipeError"}
+    # A stream whose transport is gone says so by itself: that its connection is lost.
+    assert met.split()[0] in {ends[end], *(["ConnectionResetError"] if upload != in_pieces else [])}
+    assert sink.received == LIMIT
+    assert (cut.matched, cut.hits) == (1, 1)
+
+
+def test_what_is_sent_after_an_answer_is_another_upload(echo_port: int, inject: Inject) -> None:
+    with (
+        socket.create_connection((HOST, echo_port), timeout=10) as client,
+        inject("network_failure", after_bytes=5, end="reset", **UPSTREAM) as cut,
+    ):
+        for _ in range(3):
+            client.sendall(b"tea")
+            assert client.recv(10) == b"tea"
+        assert (cut.matched, cut.hits) == (3, 0)
+        client.sendall(b"tea")
+        client.sendall(b"tea")  # which the kernel takes
+        assert outcome(lambda: client.sendall(b"tea")) == "ConnectionResetError 104"
+    assert (cut.matched, cut.hits) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "met"), [("reset", "ConnectionResetError 104"), ("close", "None")]
+)
+def test_what_is_sent_on_a_connection_that_has_ended_is_no_hit(
+    mode: str, met: str, inject: Inject
+) -> None:
+    with (
+        serve(Sink()) as port,
+        socket.create_connection((HOST, port), timeout=10) as client,
+        inject("network_failure", mode=mode, **UPSTREAM) as lost,
+    ):
+        found = [outcome(lambda: client.sendall(b"tea")) for _ in range(4)]
+    assert found == [met, *["BrokenPipeError 32"] * 3]
+    assert (lost.matched, lost.hits) == (1, 1)
+
+
 def over_tls(trust: Trust, port: int, action: Callable[[socket.socket], str]) -> str:
     with (
         socket.create_connection((HOST, port), timeout=10) as plain,
@@ -179,9 +259,10 @@ def over_tls(trust: Trust, port: int, action: Callable[[socket.socket], str]) ->
 
 
 @pytest.mark.parametrize("mode", ["reset", "truncate"])
-def test_an_upload_over_tls(mode: str, trust: Trust, inject: Inject) -> None:
+@pytest.mark.parametrize("parts", [[UPLOAD], PIECES], ids=["at once", "in pieces"])
+def test_an_upload_over_tls(parts: list[bytes], mode: str, trust: Trust, inject: Inject) -> None:
     def upload(client: socket.socket) -> str:
-        return outcome(lambda: client.sendall(UPLOAD))
+        return outcome(lambda: send_each(client, parts))
 
     limit = LIMIT if mode == "truncate" else 0
     given = {"after_bytes": limit, "end": "reset"} if limit else {}
