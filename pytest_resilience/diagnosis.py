@@ -8,12 +8,21 @@ from __future__ import annotations
 from pytest_resilience.chaos.active_experiment import UNALTERABLE
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.response import DroppedMessage
+from pytest_resilience.chaos.faults.response import From
 from pytest_resilience.chaos.faults.response import InjectedResponse
+from pytest_resilience.chaos.faults.response import Truncation
+from pytest_resilience.chaos.faults.streams import UPSTREAM
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import DATAGRAMS
+from pytest_resilience.chaos.operation import END
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import SEND_DATAGRAM
+from pytest_resilience.chaos.parsing.quantities import format_seconds
+from pytest_resilience.chaos.seen_operations import NOTHING_CAME
 from pytest_resilience.chaos.seen_operations import UnmatchedOperation
 from pytest_resilience.chaos.triggers import goes_by_time
 from pytest_resilience.chaos.triggers import is_left_to_chance
@@ -23,6 +32,7 @@ from pytest_resilience.errors import NeverFiredError
 
 __all__ = ["counted_operations", "missed_by_chance", "never_entered", "never_fired"]
 
+_SENT = frozenset({SEND, END, SEND_DATAGRAM})
 _ENCRYPTED = "encrypted above the socket"
 _NON_BLOCKING = "begun without blocking, in no loop of asyncio or trio"
 _HTTP_2 = "HTTP/2"
@@ -30,16 +40,12 @@ _KNOWS_BUT = "which knows but"
 _BEFORE_REQUESTS = "before any request is known"
 _NO_REQUEST = "no request of HTTP that is seen"
 _ADVICE = {  # by remark, the surest first
-    UNALTERABLE: (
-        "A response without a body, or with a shorter one than asked for, is left as it is; so is "
-        "a message (drop_message) of a response that has told its length."
-    ),
     _ENCRYPTED: (
-        "Answers over TLS are encrypted: to a proxy always, in asyncio where it was open "
+        "Responses over TLS are encrypted: to a proxy always, in asyncio where it was open "
         "before the experiment."
     ),
     _HTTP_2: (
-        "Answers in HTTP/2 are told apart only by the library h2, in this process: elsewhere use "
+        "Responses in HTTP/2 are told apart only by the library h2, in this process: elsewhere use "
         "HTTP/1.1, or a fault of connections."
     ),
     _NON_BLOCKING: (
@@ -51,9 +57,17 @@ _ADVICE = {  # by remark, the surest first
     ),
     _BEFORE_REQUESTS: (
         "A name is resolved and a connection made before anybody knows what for: leave out method, "
-        "path and header, or use a fault of answers such as mode='reset'."
+        "path and header, or use a fault of responses such as mode='reset'."
     ),
 }
+
+_NO_REQUEST_MADE = (
+    " With method, path or header each of these needs a server: a request is known when it is sent."
+)
+_OF_PATHS = (
+    " A path is compared as a whole, without its query: '/orders' is not '/orders/', and "
+    "'/orders*' is both."
+)
 
 
 def never_fired(active_experiment: ActiveExperiment) -> NeverFiredError:
@@ -74,12 +88,8 @@ def never_fired(active_experiment: ActiveExperiment) -> NeverFiredError:
     )
 
 
-_TOO_FEW_CAME = (
-    "No bytes came, or too few, before the client gave up or the experiment was over. Let the peer "
-    "answer, or ask for a fault that needs no answer, such as mode='timeout' or mode='reset'."
-)
 _TOO_FEW_SENT = (
-    "Too few bytes were sent before the peer answered or the experiment was over. Send more, or "
+    "Too few bytes were sent before the peer responded or the experiment was over. Send more, or "
     "ask for fewer, or for a fault that happens at once, such as mode='reset' alone."
 )
 
@@ -93,9 +103,8 @@ def _chosen_none(active_experiment: ActiveExperiment) -> NeverFiredError:
             fault=experiment.fault_text,
             target=experiment.target_text,
             chosen=active_experiment.counts.chosen,
-            seen=counted_operations(active_experiment)
-            or ("send" if sends else "wait for an answer",),
-            advice=_TOO_FEW_SENT if sends else _TOO_FEW_CAME,
+            seen=counted_operations(active_experiment),
+            advice=_TOO_FEW_SENT if sends else _what_came(active_experiment),
         )
     return NeverFiredError(
         experiment.name,
@@ -106,6 +115,52 @@ def _chosen_none(active_experiment: ActiveExperiment) -> NeverFiredError:
         advice="Choose some of these, which pytest --chaos-operations shows for any test, or say "
         "must_fire=False if firing is not what you test.",
     )
+
+
+def _what_came(active_experiment: ActiveExperiment) -> str:
+    """What there was of responses, or of what was sent, and why that was too little."""
+    furthest = active_experiment.unmatched.furthest
+    places = (_place(fault) for fault in active_experiment.experiment.faults)
+    place = next((each for each in places if each is not None), None)
+    if place is not None and place.seconds:
+        return f"Nothing came, or none of it went on for {format_seconds(place.seconds)}."
+    if furthest == NOTHING_CAME:
+        return (
+            "Nothing came before the client gave up or the experiment was over. Let the peer "
+            "respond, or ask for a fault that needs no response, such as mode='timeout'."
+        )
+    if place is None:
+        return "What came was too short for it, or the experiment was over."
+    if place.items is None:
+        return f"The longest body had {furthest} bytes: give a smaller after_bytes."
+    most = f"{furthest} items: give a smaller after_items" if furthest else "no items"
+    return (
+        f"The longest response had {most}. An item is an event of server-sent events, a message of "
+        "a WebSocket, a line, or a chunk of a body in chunks; of any other body give after_bytes."
+    )
+
+
+def _place(fault: Fault) -> From | None:
+    """Where in a message it happens; None where it is not said."""
+    if isinstance(fault, Truncation) and fault.limit is not None:
+        return From(size=fault.limit)
+    if isinstance(fault, DroppedMessage):
+        return From(items=fault.items)
+    return getattr(fault, "begins", None)
+
+
+def _why_unaltered(active_experiment: ActiveExperiment) -> str:
+    """Why responses were left as they are."""
+    for fault in active_experiment.experiment.faults:
+        place = _place(fault)
+        if isinstance(fault, DroppedMessage):
+            return (
+                "A message can be lost of a stream only: a response that has told its length "
+                "(Content-Length) would be one that is cut off, which is mode='truncate'."
+            )
+        if place is not None and active_experiment.unmatched.furthest > 0:
+            return _what_came(active_experiment)
+    return "A response without a body is left as it is, as that to HEAD, 204 and 304."
 
 
 def counted_operations(active_experiment: ActiveExperiment) -> tuple[str, ...]:
@@ -146,7 +201,7 @@ def _remark(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:
         if operation.encrypted:
             return _ENCRYPTED
         if operation.partial:
-            return "more of an answer"
+            return "more of a response"
     hidden = _hidden(experiment, operation)
     if hidden:
         return hidden
@@ -174,19 +229,32 @@ def _hidden(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:
 
 def _advice(active_experiment: ActiveExperiment) -> str:
     experiment, unmatched = active_experiment.experiment, active_experiment.unmatched
-    if unmatched.advice_is_certain:
+    if unmatched.certainty == 2:
         return unmatched.advice
-    remarks = {_remark(experiment, each) for each in unmatched.all}
-    for remark, advice in _ADVICE.items():
-        if remark in remarks:
-            return advice
+    if told := _advice_on_remarks(active_experiment):
+        return told
     if unmatched.advice:
-        return unmatched.advice
+        return unmatched.advice + (_NO_REQUEST_MADE if unmatched.certainty else "")
     return (
-        f"{_connections_there_were(active_experiment)}{_likely_reason(active_experiment, remarks)}"
+        f"{_connections_there_were(active_experiment)}{_likely_reason(active_experiment)}"
         f"It hits {', '.join(sorted(experiment.kinds))}. Correct the target or the fault, or say "
         "must_fire=False if firing is not what you test."
     )
+
+
+def _advice_on_remarks(active_experiment: ActiveExperiment) -> str:
+    """What to do where operations were nearly what is meant; '' where none was."""
+    experiment, unmatched = active_experiment.experiment, active_experiment.unmatched
+    remarks = {_remark(experiment, each) for each in unmatched.all}
+    if UNALTERABLE in remarks:
+        return _why_unaltered(active_experiment)
+    refused = unmatched.refused_by
+    if refused:
+        others = f"None of these is the one that is meant: compare {' and '.join(refused)} with it."
+        return others + (_OF_PATHS if any("path " in each for each in refused) else "")
+    if any(remark.startswith(_KNOWS_BUT) for remark in remarks):
+        return "Connections of redis are lost and refused by network_failure."
+    return next((advice for remark, advice in _ADVICE.items() if remark in remarks), "")
 
 
 def _connections_there_were(active_experiment: ActiveExperiment) -> str:
@@ -195,16 +263,19 @@ def _connections_there_were(active_experiment: ActiveExperiment) -> str:
     return "".join(f"{target} had {total} to count. " for target, total in totals.items())
 
 
-def _likely_reason(active_experiment: ActiveExperiment, remarks: set[str]) -> str:
+def _likely_reason(active_experiment: ActiveExperiment) -> str:
     experiment = active_experiment.experiment
-    if any(remark.startswith(_KNOWS_BUT) for remark in remarks):
-        return "Connections of redis are lost and refused by network_failure. "
     did = {each.kind for each in active_experiment.unmatched.all}
-    if any(kind.startswith("file.") for kind in experiment.kinds) and experiment.has_relative_path:
+    if experiment.has_relative_path:
         return (
             "A relative path begins at the current folder; with **/ in front it begins anywhere. "
         )
-    if any(kind.startswith("database.") for kind in experiment.kinds):
+    if not experiment.kinds - _SENT and not did & experiment.kinds:
+        return (
+            "A mock, or an application in this process, shows nothing of what is sent to it: leave "
+            f"out stream={UPSTREAM!r} there. "
+        )
+    if any(kind.startswith("database.") for kind in experiment.kinds - did):
         return (
             "Of sqlite3 and psycopg2, connections that were open before the run had chaos are not "
             "reached. "

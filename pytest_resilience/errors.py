@@ -200,7 +200,8 @@ class NeverFiredError(ResilienceError):
             why = f"its trigger ({trigger}) chose none of the operations that matched it"
             what = "It counted"
         if chosen:
-            why = f"of {chosen} operations that it chose, none came to where it happens"
+            operations = "1 operation" if chosen == 1 else f"{chosen} operations"
+            why = f"of {operations} that it chose, none came to where it happens"
         super().__init__(
             f"chaos experiment {experiment!r} ({fault}, target {target}) never fired: {why}, "
             f"so this test proves nothing.\n  {what}:{did}\n  {advice}"

@@ -5,12 +5,17 @@ from typing import Any
 import pytest
 
 from pytest_resilience import ChaosExperiment
+from pytest_resilience import ManualClock
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import OPEN
 from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import HttpDetails
+from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.operation import TcpDetails
@@ -44,27 +49,124 @@ def test_what_was_done_instead_is_told() -> None:
     )
 
 
-def test_a_response_with_nothing_to_alter_is_told() -> None:
-    running = active_experiment("network_failure", mode="drop_message")
-    [hit] = running.decide(Operation(kind=RECEIVE, target="a:1", names=("a:1",)), 100.0)
-    running.uncount(hit.number)
-    assert str(never_fired(running)).endswith(
-        "\n    network.receive a response (which had nothing to cut off, damage or drop)\n"
-        "  A response without a body, or with a shorter one than asked for, is left as it is; so "
-        "is a message (drop_message) of a response that has told its length."
+def a_response(path: str = "/pay", **headers: str) -> Operation:
+    request = HttpRequest.of("POST", path, headers.items())
+    return Operation(kind=RECEIVE, target="a:1", names=("a:1",), http=HttpDetails(request=request))
+
+
+def chosen(running: ActiveExperiment) -> Effect:
+    return Effect.of(hits := running.decide(a_response(), 100.0), ManualClock(), pending=hits)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "came", "why"),
+    [
+        ({"mode": "drop_message"}, 0, "A message can be lost of a stream only"),
+        ({"mode": "corrupt"}, 0, "A response without a body is left as it is"),
+        ({"mode": "truncate", "after_bytes": 900}, 700, "The longest body had 700 bytes"),
+        ({"mode": "reset", "after_bytes": 900}, 700, "The longest body had 700 bytes"),
+    ],
+)
+def test_a_response_with_nothing_to_alter_is_named_with_the_reason(
+    parameters: dict[str, Any], came: int, why: str
+) -> None:
+    running = active_experiment("network_failure", path="/pay", **parameters)
+    effect = chosen(running)
+    effect.came(came)
+    effect.uncount()
+    assert (
+        "\n    network.receive a:1 POST /pay (its response had nothing to cut off, damage or drop)"
+        f"\n  {why}"
+    ) in str(never_fired(running))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "came", "why"),
+    [
+        ({"mode": "truncate"}, None, "Nothing came before the client gave up"),
+        (
+            {"mode": "reset", "after_items": 9},
+            4,
+            "The longest response had 4 items: give a smaller",
+        ),
+        ({"mode": "reset", "after_items": 9}, 0, "The longest response had no items. An item is"),
+        ({"mode": "timeout", "after_bytes": 90}, 40, "The longest body had 40 bytes: give"),
+        ({"mode": "close", "after": "2s"}, None, "Nothing came, or none of it went on for 2s."),
+        ({"mode": "drop_message", "after_items": 9}, 4, "The longest response had 4 items: give"),
+    ],
+)
+def test_how_much_came_of_what_was_chosen_is_told(
+    parameters: dict[str, Any], came: int | None, why: str
+) -> None:
+    running = active_experiment("network_failure", **parameters)
+    effect = chosen(running)
+    for each in () if came is None else (0, came, came // 2):
+        effect.came(each)
+    message = str(never_fired(running))
+    assert "never fired: of 1 operation that it chose, none came to where it happens" in message
+    assert f"\n  The code did:\n    1 network.receive a:1 POST /pay\n  {why}" in message
+
+
+@pytest.mark.parametrize(
+    ("parameters", "refused"),
+    [
+        ({"path": "/pays*"}, "path /pays*"),
+        ({"method": "GET", "path": "/pay"}, "method GET"),
+        ({"method": "GET", "path": "/"}, "method GET, path /"),
+        ({"header": "x-tenant: acme"}, "header x-tenant: acme"),
+        ({"rpc": "shop.Payments/*"}, "rpc shop.Payments/*"),
+        ({"target": "a:1", "path": "/"}, "path /"),
+    ],
+)
+def test_what_keeps_a_request_from_being_meant_is_told(
+    parameters: dict[str, str], refused: str
+) -> None:
+    running = active_experiment("network_failure", mode="reset", **parameters)
+    assert not running.decide(a_response("/pay", **{"x-tenant": "other"}), 100.0)
+    message = str(never_fired(running))
+    by_name = sorted(message.partition("(not ")[2].partition(")")[0].split(", "))
+    assert by_name == sorted(refused.split(", "))
+    assert "None of these is the one that is meant: compare " in message
+
+
+def test_a_request_to_another_target_is_not_taken_for_one_that_is_nearly_meant() -> None:
+    running = active_experiment("network_failure", mode="reset", target="b:1", path="/pays")
+    assert not running.decide(a_response(), 100.0)
+    assert "not path" not in str(never_fired(running))
+
+
+def test_statements_that_were_seen_are_not_explained_by_connections_that_were_not() -> None:
+    running = active_experiment("database_failure", match="INSERT*")
+    statement = Operation(
+        kind=EXECUTE, target="app", names=("app",), sql=SqlDetails(statement="SELECT 1")
     )
+    assert not running.decide(statement, 100.0)
+    message = str(never_fired(running))
+    assert "SELECT 1 (not match INSERT*)\n  None of these is the one that is meant" in message
+    assert "open before the run" not in message
 
 
-def test_what_awaits_an_answer_that_does_not_come_is_told() -> None:
-    running = active_experiment("network_failure", mode="truncate", nth=1)
-    running.decide(Operation(kind=RECEIVE, target="a:1", names=("a:1",)), 100.0)
-    assert str(never_fired(running)) == (
-        "chaos experiment 'x' (truncated to 0.5 of it, target any) never fired: of 1 operations "
-        "that it chose, none came to where it happens, so this test proves nothing.\n"
-        "  The code did:\n    1 network.receive a:1\n"
-        "  No bytes came, or too few, before the client gave up or the experiment was over. Let "
-        "the peer answer, or ask for a fault that needs no answer, such as mode='timeout' or "
-        "mode='reset'."
+def test_what_is_sent_to_a_mock_cannot_be_hit() -> None:
+    running = active_experiment("network_failure", mode="reset", stream="upstream")
+    running.decide(operation("api:443"), 100.0)
+    assert "leave out stream='upstream' there. It hits network.send." in str(never_fired(running))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_name_that_does_not_resolve_is_the_reason_where_the_request_was_not_made(
+    known: bool,
+) -> None:
+    running = active_experiment("network_failure", mode="reset", path="/pay")
+    in_process = HttpDetails(request=HttpRequest.of("GET", "/"), in_process=True)
+    call = Operation(
+        kind=CONNECT, target="app:80", names=("app:80",), http=in_process, advice="aim at the app"
+    )
+    unresolved = Operation(kind=RESOLVE, target="a:1", names=("a:1",), advice="no such name")
+    for each in (call, unresolved) if known else (unresolved, call):
+        running.unmatched.note(each)
+    assert str(never_fired(running)).endswith(
+        "\n  no such name With method, path or header each of these needs a server: a request is "
+        "known when it is sent."
     )
 
 
@@ -74,9 +176,9 @@ def test_an_upload_that_is_shorter_than_asked_for_is_told() -> None:
     )
     running.decide(Operation(kind=SEND, target="a:1", names=("a:1",)), 100.0)
     assert str(never_fired(running)).endswith(
-        "\n  The code did:\n    send\n"
-        "  Too few bytes were sent before the peer answered or the experiment was over. Send more, "
-        "or ask for fewer, or for a fault that happens at once, such as mode='reset' alone."
+        "\n  The code did:\n    1 network.send a:1\n"
+        "  Too few bytes were sent before the peer responded or the experiment was over. Send "
+        "more, or ask for fewer, or for a fault that happens at once, such as mode='reset' alone."
     )
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import Numbers
@@ -15,7 +16,6 @@ from pytest_resilience.chaos.faults.resources import PressureReading
 from pytest_resilience.chaos.forked_children import PAUSED
 from pytest_resilience.chaos.forked_children import STOPPED
 from pytest_resilience.chaos.forked_children import SharedCounts
-from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.seen_operations import CountedOperations
 from pytest_resilience.chaos.seen_operations import UnmatchedOperations
@@ -26,7 +26,7 @@ from pytest_resilience.seeds import Stream
 
 __all__ = ["UNALTERABLE", "ActiveExperiment", "Hit"]
 
-UNALTERABLE = "which had nothing to cut off, damage or drop"
+UNALTERABLE = "its response had nothing to cut off, damage or drop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,13 @@ class Hit:
         active_experiment: the experiment that runs.
         fault: what happens.
         number: the operation's number among those the experiment matched, from 1.
+        operation: which that is.
     """
 
     active_experiment: ActiveExperiment
     fault: Fault
     number: int
+    operation: Operation
 
 
 class ActiveExperiment:
@@ -53,7 +55,8 @@ class ActiveExperiment:
         must_fire: whether it is an error if nothing happens to anything.
         started_at: monotonic seconds.
         counts: what engines and their forked children count of it.
-        counted: what it matched, where trigger or targets go by numbers; else None.
+        counted: what it matched, where trigger or targets go by numbers, or what is matched may
+            not come to where the fault happens; else None.
         unmatched: what the code did that the experiment did not match.
         pressure: what a pressure achieved, once it is off.
     """
@@ -72,8 +75,8 @@ class ActiveExperiment:
         self.kinds = experiment.kinds
         self.must_fire = must_fire
         self.started_at = started_at
-        numbered = chooses(experiment.trigger) or experiment.names_connections
-        self.counted = CountedOperations(experiment) if numbered else None
+        shown = chooses(experiment.trigger) or experiment.names_connections or experiment.awaits
+        self.counted = CountedOperations(experiment) if shown else None
         self.unmatched = UnmatchedOperations(experiment)
         self.pressure: PressureReading | None = None
         self.counts = SharedCounts()
@@ -173,10 +176,10 @@ class ActiveExperiment:
         if not all(fault.awaits_bytes(operation.kind) for fault in possible):
             self.counts.add(hits=1)
         if not experiment.varies:
-            return [Hit(self, fault, number) for fault in possible]
+            return [Hit(self, fault, number, operation) for fault in possible]
         # A stream of its own: which operations are hit does not depend on how long delays are.
         share = Stream.at(self._draws.seed, "delays").draw(number)
-        return [Hit(self, fault.drawn(share), number) for fault in possible]
+        return [Hit(self, fault.drawn(share), number, operation) for fault in possible]
 
     def _is_elsewhere(self, fault: Fault, operation: Operation) -> bool:
         """Whether it happens to the connection that an HTTP/2 response is on, or the reverse.
@@ -200,16 +203,19 @@ class ActiveExperiment:
     def _numbers(self) -> Numbers | None:
         return None if self.counted is None else self.counted.connections
 
-    def uncount(self, number: int) -> None:
-        """Do not count the latest operation that was matched, which has this number.
+    def uncount(self, hit: Hit) -> None:
+        """Do not count the latest operation that was matched.
 
         It was a response of which nothing could be altered.
         """
-        response = Operation(kind=RECEIVE, target="a response", names=(), remark=UNALTERABLE)
-        self.unmatched.note(response)
+        self.unmatched.note(replace(hit.operation, remark=UNALTERABLE))
         self.counts.add(matched=-1, chosen=-1)
         if self.counted is not None:
-            self.counted.forget(number)
+            self.counted.forget(hit.number)
+
+    def came(self, passed: int) -> None:
+        """So much of a response has come, and nothing has happened to it yet."""
+        self.unmatched.furthest = max(self.unmatched.furthest, passed)
 
     def __repr__(self) -> str:
         until = "inf" if math.isinf(self.ends_at) else f"{self.ends_at:.3f}"

@@ -207,7 +207,12 @@ class Effect:
         """Do not count what was to alter a response: there was nothing in it to alter."""
         for hit in [hit for hit in self.pending if isinstance(hit.fault, Alteration)]:
             self.pending.remove(hit)
-            hit.active_experiment.uncount(hit.number)
+            hit.active_experiment.uncount(hit)
+
+    def came(self, passed: int) -> None:
+        """So much of the response has come, in what its pending hits count."""
+        for hit in self.pending:
+            hit.active_experiment.came(passed)
 
     def left(self) -> float:
         """Seconds until every experiment behind it has ended, so that nothing waits any more.
@@ -445,7 +450,7 @@ class Engine:
         if not fault.is_nothing:
             active_experiment.counts.add(hits=1)
             operation = Operation(kind=kind, target="this machine", names=())
-            self._notify(operation, "", [Hit(active_experiment, fault, number)])
+            self._notify(operation, "", [Hit(active_experiment, fault, number, operation)])
 
     def call_site(self, loop_objects: tuple[object, ...] = ()) -> str:
         """Where in the user's code this is called from; see `chaos.call_site.caller`."""

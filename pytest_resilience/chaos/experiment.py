@@ -205,6 +205,11 @@ class ChaosExperiment:
         return all(fault.is_nothing for fault in self.faults)
 
     @cached_property
+    def awaits(self) -> bool:
+        """Whether what it matches may end before a fault of it happens, for bytes are missing."""
+        return any(fault.awaits_bytes(kind) for fault in self.faults for kind in fault.kinds)
+
+    @cached_property
     def strikes_waiting(self) -> bool:
         """Whether it happens to who waits for a response, though none may ever come."""
         return any(
@@ -304,6 +309,20 @@ class ChaosExperiment:
             if not each.accepts(operation):
                 return False
         return self._is_on_target(operation, numbers)
+
+    def refusing(self, operation: Operation) -> Sequence[str]:
+        """The parameters that keep an operation from being hit that would be, without them."""
+        if not self._filters or operation.kind.startswith("file."):
+            return ()  # of files there is only the path, which anybody sees
+        if operation.kind not in self.kinds and operation.http.request is None:
+            return ()
+        known = [
+            each
+            for each in self._filters
+            if not isinstance(each, RequestFilter) or operation.http.request is not None
+        ]
+        refusing = [str(each) for each in known if not each.accepts(operation)]
+        return refusing if refusing and self._is_on_target(operation, None) else ()
 
     def _is_on_target(self, operation: Operation, numbers: Numbers | None) -> bool:
         if operation.kind == CALL:

@@ -99,10 +99,12 @@ class Recorder:
         For connections that a fixture opens and a test uses.
         """
         before, self._opened = self._opened, set()
+        opened = self._opened
         try:
-            yield self._opened
+            yield opened
         finally:
-            self._opened |= before
+            self._opened = before
+            before |= opened
 
     def could_hit(self, experiment: ChaosExperiment) -> bool:
         """Whether the test did something of the kinds that `experiment` happens to.

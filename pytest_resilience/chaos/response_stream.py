@@ -160,6 +160,8 @@ class Content:
             self.stalls = True
         elif altered.ended:
             self._replacement = io.BytesIO()
+        if effect.pending:
+            effect.came(altered.passed)
         if altered.spared:
             self._altered = None
             effect.uncount()
@@ -235,8 +237,12 @@ class _Interruption:
 
     def took(self, data: bytes) -> None:
         """These were read."""
-        if self._position is not None and self._position.find(data) is not None:
+        if self._position is None:
+            return
+        if self._position.find(data) is not None:
             self._position = None
+        else:
+            self._effect.came(self._position.passed)
 
     def drained(self) -> None:
         """As `ResponseStream.drained`."""

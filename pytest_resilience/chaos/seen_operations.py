@@ -18,8 +18,12 @@ from pytest_resilience.chaos.parsing.targets import Target
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["ConnectionNumbers", "CountedOperations", "UnmatchedOperation", "UnmatchedOperations"]
+__all__ = [
+    "NOTHING_CAME", "ConnectionNumbers", "CountedOperations", "UnmatchedOperation",
+    "UnmatchedOperations",
+]  # fmt: skip
 
+NOTHING_CAME: Final = -1
 _LONGEST = 80  # characters of a statement
 _COMPARED = 200  # characters: comparing takes the square of the length
 _MOST_NEAREST = 8  # lines of "the code did" that anybody reads
@@ -146,12 +150,18 @@ class UnmatchedOperations:
 
     Attributes:
         advice: how to reach an operation that was out of reach and may have been meant.
-        advice_is_certain: whether that operation is one of the targets for sure.
+        certainty: how sure that is: 2 if it is one of the targets, 1 if it is but for a request
+            that was not made, else 0.
+        refused_by: the parameters that are about others than operations that would be meant.
+        furthest: the most that came of a response to which nothing happened, in what the fault
+            counts, items or bytes; `NOTHING_CAME` if none did.
     """
 
     def __init__(self, experiment: ChaosExperiment) -> None:
         self.advice = ""
-        self.advice_is_certain = False
+        self.certainty = 0
+        self.refused_by: dict[str, None] = {}
+        self.furthest = NOTHING_CAME
         self._experiment = experiment
         self._kept: dict[UnmatchedOperation, None] = {}
         self._different = 0
@@ -171,7 +181,7 @@ class UnmatchedOperations:
             operation.kind,
             operation.target,
             operation.sql.statement[:_LONGEST],
-            operation.remark,
+            self._remark_on(operation),
             operation.blocking,
             operation.tcp.encrypted,
             operation.tcp.partial,
@@ -183,6 +193,14 @@ class UnmatchedOperations:
             self._different += 1
             self._kept[found] = None
             self._forget()
+
+    def _remark_on(self, operation: Operation) -> str:
+        refusing = self._experiment.refusing(operation)
+        if not refusing:
+            return operation.remark
+        self.refused_by.update(dict.fromkeys(refusing))
+        refused = f"not {', '.join(refusing)}"
+        return f"{operation.remark}; {refused}" if operation.remark else refused
 
     def _request_of(self, operation: Operation) -> str | None:
         """For an `UnmatchedOperation`."""
@@ -202,11 +220,13 @@ class UnmatchedOperations:
         in_process = operation.http.in_process
         if in_process and self._experiment.targets:
             return True  # which are elsewhere
-        certain = bool(operation.names) and not in_process
-        if certain and not self._experiment.matches_target(operation):
-            return True
-        if not self.advice or (certain and not self.advice_is_certain):
-            self.advice, self.advice_is_certain = operation.advice, certain
+        certainty = 0
+        if operation.names and not in_process:
+            if not self._experiment.may_match(operation):
+                return True
+            certainty = 2 if self._experiment.matches_target(operation) else 1
+        if not self.advice or certainty > self.certainty:
+            self.advice, self.certainty = operation.advice, certainty
         return True
 
     def _is_about(self, operation: Operation) -> bool:

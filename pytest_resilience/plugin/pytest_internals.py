@@ -14,6 +14,7 @@ import pytest
 __all__ = [
     "check_markers",
     "count_in_last_line",
+    "fixtures_of",
     "has_markers",
     "run_once",
     "taken_options",
@@ -33,6 +34,13 @@ def taken_options(parser: pytest.Parser) -> set[str]:
     """
     groups = [*parser._groups, parser._anonymous]  # noqa: SLF001
     return {name for group in groups for option in group.options for name in option.names()}
+
+
+def fixtures_of(item: pytest.Item) -> Sequence[str]:
+    """The fixtures of a test that runs, those that others have asked for by name included."""
+    request = getattr(item, "_request", None)
+    names: Sequence[str] = getattr(request or item, "fixturenames", ())
+    return names
 
 
 def write_lines(config: pytest.Config, text: str) -> None:

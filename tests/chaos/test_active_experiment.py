@@ -131,7 +131,7 @@ def test_what_is_taken_back_is_counted_no_more() -> None:
     running.decide(response("a:1"), 100.0)
     [hit] = running.decide(response("b:1"), 100.0)
     assert (running.matched, running.counts.chosen, running.hits) == (2, 1, 0)
-    running.uncount(hit.number)
+    running.uncount(hit)
     assert (running.matched, running.counts.chosen, running.hits) == (1, 0, 0)
     assert running.counted is not None
     assert running.counted.lines(running.matched) == ("1 network.receive a:1",)

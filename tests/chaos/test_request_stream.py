@@ -31,6 +31,7 @@ from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadPeer
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import WaitUntil
+from tests.another_fault import AN_OPERATION
 
 
 bodies = st.binary(min_size=1, max_size=200)
@@ -41,7 +42,7 @@ def effect_of(*faults: Fault, clock: ManualClock) -> Effect:
     running = Engine(lambda _: [], clock=clock).start(
         ChaosExperiment("any", "network_latency", delay=0.1, duration=1000), seed=1
     )
-    return Effect.of([Hit(running, fault, 1) for fault in faults], clock)
+    return Effect.of([Hit(running, fault, 1, AN_OPERATION) for fault in faults], clock)
 
 
 def begun(*faults: Fault, clock: ManualClock, sealed: bool = False) -> RequestStream:

@@ -39,6 +39,7 @@ from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import WaitUntil
+from tests.another_fault import AN_OPERATION
 from tests.another_fault import Shout
 from tests.pieces import split
 
@@ -63,7 +64,7 @@ def effect_of(*faults: Fault, clock: ManualClock) -> Effect:
     running = Engine(lambda _: [], clock=clock).start(
         ChaosExperiment("any", "network_latency", delay=0.1, duration=LASTS), seed=1
     )
-    return Effect.of([Hit(running, fault, 1) for fault in faults], clock)
+    return Effect.of([Hit(running, fault, 1, AN_OPERATION) for fault in faults], clock)
 
 
 def http(body: bytes) -> bytes:

@@ -17,12 +17,13 @@ from pytest_resilience.chaos.faults.network import Latency
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.async_waiting import Wait
 from pytest_resilience.interceptors.async_waiting import pause
+from tests.another_fault import AN_OPERATION
 
 
 def effect(delay: float, clock: Clock = MACHINE_CLOCK, duration: float = math.inf) -> Effect:
     experiment = ChaosExperiment("far", "network_latency", delay=1, duration=duration)
     active_experiment = ActiveExperiment(experiment, seed=1, started_at=clock.monotonic())
-    return Effect.of([Hit(active_experiment, Latency(delay=delay), 1)], clock)
+    return Effect.of([Hit(active_experiment, Latency(delay=delay), 1, AN_OPERATION)], clock)
 
 
 def booked(effect: Effect) -> float:

@@ -33,6 +33,8 @@ class Altered(Protocol):
     Attributes:
         ended: no more of it is delivered, whatever the peer still sends: EOF.
         spared: it has turned out to have no body that could be changed.
+        passed: how much of it has come, in what says where it is changed: items, or bytes of the
+            body, of which a length that is told counts as come.
     """
 
     @property
@@ -41,6 +43,10 @@ class Altered(Protocol):
 
     @property
     def spared(self) -> bool:
+        """See above."""
+
+    @property
+    def passed(self) -> int:
         """See above."""
 
     def alter(self, data: bytes) -> bytes:
@@ -163,6 +169,7 @@ class Truncated:
         self._limit = limit
         self._head = head
         self._allowed: int | None = None  # bytes of the body that are still to be delivered
+        self._passed = 0
 
     @property
     def spared(self) -> bool:
@@ -172,11 +179,16 @@ class Truncated:
             length is not None and self._limit is not None and self._limit >= length
         )
 
+    @property
+    def passed(self) -> int:
+        return self._passed if self._head.length is None else self._head.length
+
     def alter(self, data: bytes) -> bytes:
         if self.ended:
             return b""
         start = self._head.within(data)
         body = data[start:]
+        self._passed += len(body)
         if self._allowed is None:
             whole = len(body) if self._head.length is None else self._head.length
             if self.spared or not whole:
@@ -196,6 +208,7 @@ class Corrupted:
     """
 
     ended = False
+    passed = 0
 
     @property
     def spared(self) -> bool:

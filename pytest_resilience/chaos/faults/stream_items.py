@@ -208,10 +208,15 @@ class Position(Protocol):
 
     Attributes:
         missing: it has turned out that the response has no such place.
+        passed: how many items or bytes of the body have come, until it is found.
     """
 
     @property
     def missing(self) -> bool:
+        """See above."""
+
+    @property
+    def passed(self) -> int:
         """See above."""
 
     def find(self, data: bytes) -> int | None:
@@ -223,11 +228,16 @@ class ItemPosition:
 
     def __init__(self, head: Head, count: int) -> None:
         self._items = Items(head)
+        self._count = count
         self._left = count + 1  # the end of the head comes first
 
     @property
     def missing(self) -> bool:
         return self._items.none
+
+    @property
+    def passed(self) -> int:
+        return max(0, self._count - self._left)
 
     def find(self, data: bytes) -> int | None:
         """As in `Position`."""
@@ -249,6 +259,11 @@ class BytePosition:
     def missing(self) -> bool:
         length = self._head.length
         return self._head.bodiless or (length is not None and self._count >= length)
+
+    @property
+    def passed(self) -> int:
+        length = self._head.length
+        return self._count - self._left if length is None else length
 
     def find(self, data: bytes) -> int | None:
         """As in `Position`."""
@@ -277,6 +292,10 @@ class After:
     def spared(self) -> bool:
         return self._position.missing
 
+    @property
+    def passed(self) -> int:
+        return self._position.passed
+
     def alter(self, data: bytes) -> bytes:
         """The bytes that are delivered for the next `data` of the response."""
         if self._reached:
@@ -293,6 +312,7 @@ class Cut:
 
     ended = True
     spared = False
+    passed = 0
 
     def alter(self, _data: bytes) -> bytes:
         """Nothing."""
@@ -314,6 +334,11 @@ class Dropped:
         self._kept = b""
         self._over = False
         self.spared = False
+        self._found = -1  # items; the end of the head comes first
+
+    @property
+    def passed(self) -> int:
+        return max(0, self._found)
 
     def alter(self, data: bytes) -> bytes:
         """The bytes that are delivered for the next `data` of the response."""
@@ -321,6 +346,7 @@ class Dropped:
             return data
         start = len(data) if self._before else 0
         for end in self._items.ends(data):
+            self._found += 1
             if self._before > 1:
                 self._before -= 1
             elif not self._items.may_drop:

@@ -22,7 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 _METHOD = re.compile(r"[A-Za-z*?-]+")
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z?\[\]-]+")  # and what else globs have
 _RPC = re.compile(r"/?[\w.*?\[\]!-]+/[\w*?\[\]!-]+|\*")
 _REQUEST_LINE = re.compile(rb"([A-Z][A-Z-]*) (\S+) HTTP/1\.[01]\r?\n")
 _MAYBE_REQUEST_LINE = re.compile(rb"[A-Z][A-Z-]*(?: [^\r\n]*)?\r?")
@@ -43,7 +43,7 @@ class RequestFilter:
     Attributes:
         name: of the parameter, which says what of a request is compared.
         patterns: shell globs, one of which has to match. Of a header, its name in small letters,
-            and a glob of its value after a colon.
+            and its value after a colon.
     """
 
     name: str
@@ -71,7 +71,7 @@ def _has_path(request: HttpRequest, pattern: str) -> bool:
 def _has_header(request: HttpRequest, pattern: str) -> bool:
     name, _, value = pattern.partition(":")
     return any(
-        each == name and fnmatch.fnmatchcase(given, value.strip() or "*")
+        fnmatch.fnmatchcase(each, name) and fnmatch.fnmatchcase(given, value.strip() or "*")
         for each, given in request.headers
     )
 

@@ -145,7 +145,7 @@ class Matrix:
         `failed`: the verdict where the baseline run did not pass; `leaked`: by that run.
         """
         judgement = (
-            failed or planned.disabled or self._baseline_runs.not_applicable(item, planned.request)
+            failed or planned.disabled or self._baseline_runs.not_applicable(planned.request)
         )
         if judgement is None:
             cell = self._run(item, planned, leaked)
@@ -172,7 +172,7 @@ class Matrix:
             (each for request, each in started if request is planned.request), None
         )
         verdict, reason = judge_cell(reports, raised, item.stash[_EXPECTED], active_experiment)
-        opened = self._baseline_runs.opened_before(item, planned.request)
+        opened = self._baseline_runs.opened_before(planned.request)
         if opened and verdict is CellVerdict.NEVER_FIRED:
             reason += f"; what a fixture opens before it is out of its reach: {', '.join(opened)}"
         raised.clear()  # tracebacks keep what their frames held

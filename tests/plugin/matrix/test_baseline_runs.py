@@ -176,6 +176,43 @@ def test_a_wrong_target_and_a_trigger_that_chooses_none_never_fire(shop: pytest.
         result.stdout.fnmatch_lines(["never fired: *::test_network under 'refused'", reason])
 
 
+def test_fixtures_that_open_nothing_for_a_test_do_not_make_experiments_applicable(
+    shop: pytest.Pytester,
+) -> None:
+    """As an autouse fixture of pytest-django, which opens the database of those that are marked."""
+    shop.makepyfile("""
+        import sqlite3
+
+        import pytest
+
+        @pytest.fixture(autouse=True)
+        def helper(request):
+            if request.node.name == "test_database":
+                request.getfixturevalue("database")
+
+        @pytest.fixture
+        def database():
+            connection = sqlite3.connect(":memory:")
+            yield connection
+            connection.close()
+
+        @pytest.fixture
+        def after_it(helper):
+            pass
+
+        def test_database(database, after_it):
+            database.execute("SELECT 1")
+
+        def test_pure(after_it):
+            pass
+    """)
+    run(shop, "-p", "no:randomly", only=("lost",))
+    assert verdicts(shop.path) == {
+        "test_database": {"lost": "failed"},
+        "test_pure": {"lost": "not_applicable"},
+    }
+
+
 def test_pressure_is_applicable_to_everything(shop: pytest.Pytester) -> None:
     shop.makepyfile("def test_pure():\n    assert sum(range(100)) == 4950")
     run(shop, only=("busy",)).assert_outcomes(passed=1)
