@@ -96,6 +96,7 @@ if TYPE_CHECKING:
         CircuitBreakerRegistry as CircuitBreakerRegistry,
     )
     from pytest_resilience.patterns.circuit_breaker.states import CircuitState as CircuitState
+    from pytest_resilience.patterns.circuit_breaker.store import RedisStore as RedisStore
     from pytest_resilience.patterns.degradation.features import NOTHING as NOTHING
     from pytest_resilience.patterns.degradation.features import FeatureFlag as FeatureFlag
     from pytest_resilience.patterns.degradation.features import ServiceLevel as ServiceLevel
@@ -165,6 +166,7 @@ _HOMES = {
     "PressureReading": "chaos.faults.resources",
     "Probe": "monkey.steady_state",
     "RateLimitBulkhead": "patterns.bulkhead.rate_limit",
+    "RedisStore": "patterns.circuit_breaker.store",
     "ResilienceError": "errors",
     "RetryBudget": "patterns.retry.budget",
     "RetryConfig": "patterns.retry.config",

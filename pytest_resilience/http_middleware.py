@@ -28,6 +28,7 @@ from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
 from pytest_resilience.patterns.circuit_breaker.config import Outcome
 from pytest_resilience.patterns.circuit_breaker.registry import CircuitBreakerRegistry
+from pytest_resilience.patterns.circuit_breaker.store import RedisStore
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
 from pytest_resilience.patterns.retry.delays import retry_after_of
 
@@ -87,8 +88,10 @@ class HostBreakers:
         failed_statuses: Collection[int] = range(500, 600),
         max_retry_after: float = 300.0,
         clock: Clock = SYSTEM_CLOCK,
+        store: RedisStore | None = None,
     ) -> None:
-        self.registry = CircuitBreakerRegistry(config, clock=validation.clock(clock))
+        """`store`: where the states of the breakers are shared with other processes."""
+        self.registry = CircuitBreakerRegistry(config, clock=validation.clock(clock), store=store)
         self.failed_statuses = frozenset(failed_statuses)
         self.max_retry_after = validation.number("max_retry_after", max_retry_after)
         self._now = clock.time

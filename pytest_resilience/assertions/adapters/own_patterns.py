@@ -34,7 +34,7 @@ def read_own_patterns(thing: object) -> CircuitReading | RetryReading | None:
 
 
 def _read_circuit(circuit: Circuit) -> CircuitReading:
-    history = tuple(circuit.journal.latest.copy())
+    history = circuit.history()
     first = history[0].old if history else circuit.state
     return CircuitReading(
         name=circuit.name,
@@ -42,7 +42,7 @@ def _read_circuit(circuit: Circuit) -> CircuitReading:
         path=(first.value, *(each.new.value for each in history)),
         timeline=_circuit_timeline(circuit),
         refuses=circuit.rejects(),
-        ask=lambda: Permit(circuit),
+        ask=lambda: Permit(circuit, circuit.acquire_permit()),
     )
 
 
@@ -56,7 +56,7 @@ def _circuit_timeline(circuit: Circuit) -> tuple[str, ...]:
         f"window (opens at {config.failure_rate_threshold:.0%})",
         f"successes half open: {numbers['success_count']} (closes at {config.success_threshold})",
     )
-    history = tuple(circuit.journal.latest)[-_SHOWN:]
+    history = circuit.history()[-_SHOWN:]
     changes = tuple(
         f"+{each.at - history[0].at:.3f}s {each.old.value} -> {each.new.value}: {each.reason}"
         for each in history

@@ -21,9 +21,12 @@ from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
+from pytest_resilience.patterns.circuit_breaker.shared import UNNAMED
+from pytest_resilience.patterns.circuit_breaker.shared import shared_circuit
 from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState
 from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
+from pytest_resilience.patterns.circuit_breaker.store import RedisStore
 from pytest_resilience.patterns.circuit_breaker.wrappers import Isolation
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
 from pytest_resilience.patterns.circuit_breaker.wrappers import go_on
@@ -80,25 +83,31 @@ class CircuitBreaker(Decorator):
         self,
         config: CircuitBreakerConfig | None = None,
         *,
-        name: str = "circuit breaker",
+        name: str = UNNAMED,
         clock: Clock = SYSTEM_CLOCK,
+        store: RedisStore | None = None,
     ) -> None:
+        """`store`: where its state is shared with the breakers of that name elsewhere."""
         self.config = validation.config(config, CircuitBreakerConfig)
         validation.clock(clock)
         self.name = name
-        self._circuit = Circuit(self.config, name, clock)
+        make = Circuit if store is None else shared_circuit(store)
+        self._circuit = make(self.config, name, clock)
         self.listeners: Listeners = self._circuit.journal.listeners
         self.call_listeners: Listeners = self._circuit.journal.call_listeners
 
     @property
     def state(self) -> CircuitState:
-        """The state as the last call left it; OPEN turns to HALF_OPEN only when called."""
+        """The state as the last call left it; OPEN turns to HALF_OPEN only when called.
+
+        Of a breaker with a store, it is read there.
+        """
         return self._circuit.state
 
     @property
     def transitions(self) -> tuple[CircuitTransition, ...]:
         """The latest changes of state, at most 100, oldest first."""
-        return tuple(self._circuit.journal.latest.copy())
+        return self._circuit.history()
 
     def _decorate(self, func: Any) -> Any:
         return wrap(self._circuit, func)
@@ -131,7 +140,19 @@ class CircuitBreaker(Decorator):
 
         Raises CircuitBreakerError when it is not let through.
         """
-        return Permit(self._circuit)
+        circuit = self._circuit
+        return Permit(circuit, circuit.fast_path or circuit.acquire_permit())
+
+    async def acquire_async(self) -> Permit:
+        """As `acquire`, where coroutine functions listen, or with a store.
+
+        When it is said how the call ended, await `notify_async` of the permit.
+        """
+        circuit = self._circuit
+        permit = circuit.fast_path or (
+            await circuit.acquire_async() if circuit.awaits else circuit.acquire_permit()
+        )
+        return Permit(circuit, permit)
 
     def __enter__(self) -> Self:
         circuit = self._circuit
@@ -177,7 +198,7 @@ class CircuitBreaker(Decorator):
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self.__exit__(kind, error, traceback)
         if self._circuit.awaits:
-            await self._circuit.journal.notify_async(error)
+            await self._circuit.notify_async(error)
 
     def force_open(self) -> None:
         """Reject every call until `reset` or another of these."""

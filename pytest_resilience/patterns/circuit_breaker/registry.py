@@ -14,6 +14,7 @@ from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
+from pytest_resilience.patterns.circuit_breaker.store import RedisStore
 
 
 __all__ = ["CircuitBreakerRegistry"]
@@ -29,10 +30,16 @@ class CircuitBreakerRegistry:
     """
 
     def __init__(
-        self, default: CircuitBreakerConfig | None = None, *, clock: Clock = SYSTEM_CLOCK
+        self,
+        default: CircuitBreakerConfig | None = None,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        store: RedisStore | None = None,
     ) -> None:
+        """`store`: where all of them share their states with those of the same name elsewhere."""
         self.default = validation.config(default, CircuitBreakerConfig)
         self._clock: Clock = validation.clock(clock)
+        self._store = store
         self._breakers: dict[str, CircuitBreaker] = {}
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
@@ -61,7 +68,9 @@ class CircuitBreakerRegistry:
             return self._breakers.get(name) or self._add(name, config)
 
     def _add(self, name: str, config: CircuitBreakerConfig | None) -> CircuitBreaker:
-        breaker = CircuitBreaker(config or self.default, name=name, clock=self._clock)
+        breaker = CircuitBreaker(
+            config or self.default, name=name, clock=self._clock, store=self._store
+        )
         self._breakers[name] = breaker
         return breaker
 

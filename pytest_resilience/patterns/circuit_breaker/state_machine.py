@@ -91,8 +91,7 @@ class _Journal:
         self.listeners.emit(event)
         self.call_listeners.emit(event)
 
-    async def notify_async(self, ended_by: BaseException | None = None) -> None:
-        """Await the listeners that are coroutine functions, for what they have not been told."""
+    async def notify_async(self, ended_by: BaseException | None) -> None:
         await self.listeners.notify_async(ended_by)
         await self.call_listeners.notify_async(ended_by)
 
@@ -158,19 +157,27 @@ class Circuit:
     def state(self) -> CircuitState:
         return self.current.kind
 
+    def history(self) -> tuple[CircuitTransition, ...]:
+        """The latest changes of state, oldest first."""
+        return tuple(self.journal.latest.copy())
+
     async def acquire_async(self) -> StatePermit:
         """Do as `acquire_permit` does, where coroutine functions listen."""
         try:
             permit = self.acquire_permit(awaited=True)
         except CircuitBreakerError:
-            await self.journal.notify_async()
+            await self.notify_async()
             raise
         try:
-            await self.journal.notify_async()
+            await self.notify_async()
         except BaseException:  # cancellation: the call never begins
             self.release_permit(permit)
             raise
         return permit
+
+    async def notify_async(self, ended_by: BaseException | None = None) -> None:
+        """Await the listeners that are coroutine functions, for what they have not been told."""
+        await self.journal.notify_async(ended_by)
 
     def acquire_permit(self, *, awaited: bool = False) -> StatePermit:
         """Let a call through. Raises CircuitBreakerError.
@@ -283,12 +290,7 @@ class Circuit:
                     transition = self._enter(new, reason + cause)
         try:
             if self.counts.watched:
-                duration = None if began == UNTIMED else now - began
-                event = CircuitCall(
-                    at=now, source=self.name, outcome=outcome, slow=slow, duration=duration,
-                    error=error,
-                )  # fmt: skip
-                self.journal.call_listeners.emit(event)
+                self._announce_call(permit, now, outcome, error)
         finally:
             if transition is not None:
                 if transition.new is _OPEN:
@@ -390,6 +392,16 @@ class Circuit:
             with self._lock:
                 if state is self.current:
                     state.reopens_at = self.journal.latest[-1].at + seconds
+
+    def _announce_call(
+        self, permit: StatePermit, now: float, outcome: Outcome, error: BaseException | None
+    ) -> None:
+        duration = None if permit[1] == UNTIMED else now - permit[1]
+        slow = duration is not None and duration > self.counts.slow_after
+        event = CircuitCall(
+            at=now, source=self.name, outcome=outcome, slow=slow, duration=duration, error=error
+        )
+        self.journal.call_listeners.emit(event)
 
     def _announce_rejection(self, state: State) -> None:
         at = self.clock.monotonic()

@@ -13,6 +13,7 @@ import sys
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 
 __all__ = ["CountWindow", "TimeWindow", "Window"]
@@ -82,6 +83,23 @@ class CountWindow:
             self.failures -= failed
             self.slow -= slow
 
+    def dump(self) -> list[Any]:
+        """What it holds, for `restore`."""
+        gone = max(0, self._total - self._size)
+        return [self._total - gone, [(number - gone, *how) for number, *how in self._bad]]
+
+    def restore(self, dumped: list[Any]) -> None:
+        """Hold what another held, of these the latest."""
+        total, bad = dumped
+        gone = max(0, total - self._size)
+        self.clear()
+        self._last, self.quick = total - gone, itertools.repeat(None, 0)
+        for number, failed, slow in bad:
+            self._bad.append((number - gone, failed, slow))
+            self.failures += failed
+            self.slow += slow
+        self.forget(0.0)
+
 
 class _Bucket:
     """A tenth of a time window: its number, and how the calls of that time ended."""
@@ -149,6 +167,20 @@ class TimeWindow:
     def clear(self) -> None:
         self._buckets.clear()
         self.failures = self.slow = 0
+
+    def dump(self) -> list[list[int]]:
+        """What it holds, for `restore`."""
+        return [[each.number, each.calls, each.failures, each.slow] for each in self._buckets]
+
+    def restore(self, dumped: list[list[int]]) -> None:
+        """Hold what another of the same length held."""
+        self.clear()
+        for number, calls, failures, slow in dumped:
+            bucket = _Bucket(number, self._step)
+            bucket.counted, bucket.failures, bucket.slow = calls, failures, slow
+            self._buckets.append(bucket)
+            self.failures += failures
+            self.slow += slow
 
 
 Window = CountWindow | TimeWindow

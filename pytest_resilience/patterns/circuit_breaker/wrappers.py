@@ -27,12 +27,12 @@ _PLAIN_KINDS = frozenset({CallKind.PLAIN, CallKind.GENERATOR})
 class Permit:
     """A call that was let through and has not ended; how it ended is said once."""
 
-    __slots__ = ("_circuit", "_permit")
+    __slots__ = ("_circuit", "_notify_async", "_permit")
 
-    def __init__(self, circuit: Circuit) -> None:
-        """Raises CircuitBreakerError if the call is not let through."""
+    def __init__(self, circuit: Circuit, permit: StatePermit) -> None:
         self._circuit: Circuit | None = circuit
-        self._permit = circuit.fast_path or circuit.acquire_permit()
+        self._notify_async = circuit.notify_async
+        self._permit = permit
 
     def returned(self, result: Any) -> None:
         """It returned."""
@@ -55,6 +55,10 @@ class Permit:
     def release(self) -> None:
         """It ended in a way that says nothing."""
         self._end().release_permit(self._permit)
+
+    async def notify_async(self) -> None:
+        """Await whoever has yet to know how it ended: for permits of `acquire_async`."""
+        await self._notify_async()
 
     def _end(self) -> Circuit:
         circuit, self._circuit = self._circuit, None
@@ -125,12 +129,12 @@ async def _await(
     except BaseException as error:
         circuit.record_error(permit, error)
         if circuit.awaits:
-            await circuit.journal.notify_async(error)
+            await circuit.notify_async(error)
         raise
     if circuit.settled is not permit:
         circuit.record_result(permit, result)
         if circuit.awaits:
-            await circuit.journal.notify_async()
+            await circuit.notify_async()
     return result
 
 
@@ -191,12 +195,12 @@ def _coroutine(circuit: Circuit, func: Callable[..., Any]) -> Callable[..., Any]
         except BaseException as error:
             circuit.record_error(permit, error)
             if circuit.awaits:
-                await circuit.journal.notify_async(error)
+                await circuit.notify_async(error)
             raise
         if circuit.settled is not permit:
             circuit.record_result(permit, result)
             if circuit.awaits:
-                await circuit.journal.notify_async()
+                await circuit.notify_async()
         return result
 
     return wrapper
@@ -225,12 +229,12 @@ def _async_generator(circuit: Circuit, func: Callable[..., Any]) -> Callable[...
     async def ended(permit: StatePermit) -> None:
         circuit.record_success(permit)
         if circuit.awaits:
-            await circuit.journal.notify_async()
+            await circuit.notify_async()
 
     async def raised(permit: StatePermit, error: BaseException) -> None:
         circuit.record_error(permit, error)
         if circuit.awaits:
-            await circuit.journal.notify_async(error)
+            await circuit.notify_async(error)
 
     return async_generator_around(func, begin, ended, raised)
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_resilience.patterns.circuit_breaker.window import CountWindow
 from pytest_resilience.patterns.circuit_breaker.window import TimeWindow
+from pytest_resilience.patterns.circuit_breaker.window import Window
 
 
 CALLS = st.lists(st.tuples(st.floats(0, 3), st.booleans(), st.booleans()), max_size=60)
@@ -57,3 +60,46 @@ def test_a_call_whose_clock_was_read_earlier_is_not_lost() -> None:
     window.record(5.0, True, False)
     window.record(1.0, True, False)
     assert window.failures == 2
+
+
+@given(
+    size=st.integers(1, 10), other=st.integers(1, 10), before=CALLS, after=CALLS,
+)  # fmt: skip
+def test_a_count_window_goes_on_from_what_another_held(
+    size: int,
+    other: int,
+    before: list[tuple[float, bool, bool]],
+    after: list[tuple[float, bool, bool]],
+) -> None:
+    first, second, alone = CountWindow(size), CountWindow(other), CountWindow(other)
+    for _, failed, slow in before:
+        first.record(0.0, failed, slow)
+    for _, failed, slow in before[-size:]:
+        alone.record(0.0, failed, slow)
+    second.restore(json.loads(json.dumps(first.dump())))
+    for _, failed, slow in [*after, (0.0, True, True)]:
+        assert seen(second) == seen(alone)
+        for window in (second, alone):
+            window.record(0.0, failed, slow)
+    assert seen(second) == seen(alone)
+
+
+@given(before=CALLS, after=CALLS)
+def test_a_time_window_goes_on_from_what_another_held(
+    before: list[tuple[float, bool, bool]], after: list[tuple[float, bool, bool]]
+) -> None:
+    first, second, now = TimeWindow(10.0), TimeWindow(10.0), 0.0
+    for pause, failed, slow in before:
+        now += pause
+        first.record(now, failed, slow)
+    second.restore(json.loads(json.dumps(first.dump())))
+    for pause, failed, slow in after:
+        assert seen(second) == seen(first)
+        now += pause
+        for window in (first, second):
+            window.record(now, failed, slow)
+    assert seen(second) == seen(first)
+
+
+def seen(window: Window) -> tuple[int, int, int]:
+    return window.calls, window.failures, window.slow
