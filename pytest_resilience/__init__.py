@@ -78,8 +78,8 @@ if TYPE_CHECKING:
     from pytest_resilience.monkey.stop_conditions import BreakerOpens as BreakerOpens
     from pytest_resilience.monkey.stop_conditions import ErrorBudget as ErrorBudget
     from pytest_resilience.monkey.stop_conditions import When as When
-    from pytest_resilience.patterns.bulkhead.config import BulkheadConfig as BulkheadConfig
-    from pytest_resilience.patterns.bulkhead.config import BulkheadType as BulkheadType
+    from pytest_resilience.patterns.bulkhead.base import BulkheadConfig as BulkheadConfig
+    from pytest_resilience.patterns.bulkhead.base import BulkheadType as BulkheadType
     from pytest_resilience.patterns.bulkhead.manager import BulkheadManager as BulkheadManager
     from pytest_resilience.patterns.bulkhead.rate_limit import (
         RateLimitBulkhead as RateLimitBulkhead,
@@ -103,6 +103,8 @@ if TYPE_CHECKING:
     from pytest_resilience.patterns.degradation.manager import (
         DegradationManager as DegradationManager,
     )
+    from pytest_resilience.patterns.hedging import Hedging as Hedging
+    from pytest_resilience.patterns.hedging import HedgingConfig as HedgingConfig
     from pytest_resilience.patterns.pipeline import Pipeline as Pipeline
     from pytest_resilience.patterns.retry.budget import RetryBudget as RetryBudget
     from pytest_resilience.patterns.retry.config import RetryConfig as RetryConfig
@@ -120,10 +122,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BreakerOpens": "monkey.stop_conditions",
-    "BulkheadConfig": "patterns.bulkhead.config",
+    "BulkheadConfig": "patterns.bulkhead.base",
     "BulkheadManager": "patterns.bulkhead.manager",
     "BulkheadRejectedError": "errors",
-    "BulkheadType": "patterns.bulkhead.config",
+    "BulkheadType": "patterns.bulkhead.base",
     "ByChance": "monkey.schedule",
     "Caps": "runtime",
     "Cell": "report.cell",
@@ -154,6 +156,8 @@ _HOMES = {
     "FixedSequence": "monkey.schedule",
     "HostBreakers": "http_middleware",
     "ManualClock": "clock",
+    "Hedging": "patterns.hedging",
+    "HedgingConfig": "patterns.hedging",
     "Matches": "monkey.steady_state",
     "MonkeyStarted": "monkey.events",
     "MonkeyStopped": "monkey.events",

@@ -9,9 +9,9 @@ from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.errors import CircuitBreakerError
 from pytest_resilience.errors import RetryExhaustedError
 from pytest_resilience.errors import TimeLimitExceededError
+from pytest_resilience.patterns.bulkhead.base import BulkheadConfig
 from pytest_resilience.patterns.bulkhead.base import BulkheadRejection
-from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
-from pytest_resilience.patterns.bulkhead.config import BulkheadType
+from pytest_resilience.patterns.bulkhead.base import BulkheadType
 from pytest_resilience.patterns.bulkhead.manager import BulkheadManager
 from pytest_resilience.patterns.bulkhead.rate_limit import RateLimitBulkhead
 from pytest_resilience.patterns.bulkhead.rate_limit import WeighedRateLimit
@@ -34,6 +34,9 @@ from pytest_resilience.patterns.degradation.features import ServiceLevel
 from pytest_resilience.patterns.degradation.manager import DegradationManager
 from pytest_resilience.patterns.degradation.manager import FellBack
 from pytest_resilience.patterns.degradation.manager import LevelChanged
+from pytest_resilience.patterns.hedging import HedgeStarted
+from pytest_resilience.patterns.hedging import Hedging
+from pytest_resilience.patterns.hedging import HedgingConfig
 from pytest_resilience.patterns.pipeline import Pipeline
 from pytest_resilience.patterns.pipeline import PipelineOrderWarning
 from pytest_resilience.patterns.pipeline import Step
@@ -71,6 +74,9 @@ __all__ = [
     "DegradationManager",
     "FeatureFlag",
     "FellBack",
+    "HedgeStarted",
+    "Hedging",
+    "HedgingConfig",
     "Isolation",
     "LevelChanged",
     "Outcome",

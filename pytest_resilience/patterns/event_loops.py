@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 
+from collections.abc import Callable
+from collections.abc import Coroutine
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from pytest_resilience.clock import in_trio
 if TYPE_CHECKING:
     from asyncio import Timeout
 
-__all__ = ["Waker", "is_of_caller", "outcome_of", "timeout", "wait_for"]
+__all__ = ["Tasks", "Waker", "is_of_caller", "outcome_of", "timeout", "wait_for"]
 
 
 class Waker:
@@ -53,6 +55,43 @@ class Waker:
             else:
                 async with timeout(seconds):
                     await self._event.wait()
+
+
+class Tasks:
+    """Tasks of one block. Those that still run as it ends are cancelled, and waited for."""
+
+    def __init__(self) -> None:
+        self._trio = in_trio()
+        self._tasks: set[Any] = set()
+        self._nursery: Any = None
+
+    async def __aenter__(self) -> Self:
+        if self._trio:
+            import trio
+
+            self._manager = trio.open_nursery()
+            self._nursery = await self._manager.__aenter__()
+        return self
+
+    def start(self, func: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        """Run a coroutine function that raises nothing but cancellation."""
+        if self._nursery is not None:
+            self._nursery.start_soon(func, *args)
+            return
+        import asyncio
+
+        self._tasks.add(asyncio.create_task(func(*args)))
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+            await self._manager.__aexit__(None, None, None)
+        elif self._tasks:
+            import asyncio
+
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
 
 
 async def wait_for(future: Future[Any], seconds: float | None) -> bool:

@@ -22,6 +22,7 @@ from pytest_resilience.patterns.callables import Decorator
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
+from pytest_resilience.patterns.hedging import Hedging
 from pytest_resilience.patterns.retry.handler import RetryHandler
 from pytest_resilience.patterns.timeout import TimeLimiter
 
@@ -51,8 +52,8 @@ _WRONG_ORDER: tuple[tuple[type, type, str], ...] = (
 # Patterns whose wrappers keep nothing of the function, so one wrapper serves all functions.
 _OURS = frozenset(
     {
-        CircuitBreaker, RateLimitBulkhead, RetryHandler, SemaphoreBulkhead, ThreadPoolBulkhead,
-        TimeLimiter,
+        CircuitBreaker, Hedging, RateLimitBulkhead, RetryHandler, SemaphoreBulkhead,
+        ThreadPoolBulkhead, TimeLimiter,
     }
 )  # fmt: skip
 

@@ -15,8 +15,8 @@ from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
-from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
-from pytest_resilience.patterns.bulkhead.config import BulkheadType
+from pytest_resilience.patterns.bulkhead.base import BulkheadConfig
+from pytest_resilience.patterns.bulkhead.base import BulkheadType
 from pytest_resilience.patterns.bulkhead.rate_limit import RateLimitBulkhead
 from pytest_resilience.patterns.bulkhead.semaphore import SemaphoreBulkhead
 from pytest_resilience.patterns.bulkhead.thread_pool import ThreadPoolBulkhead

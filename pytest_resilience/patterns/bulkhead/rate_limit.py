@@ -16,7 +16,7 @@ from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.locks import renew_in_child
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
-from pytest_resilience.patterns.bulkhead.config import BulkheadType
+from pytest_resilience.patterns.bulkhead.base import BulkheadType
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import Decorator
 from pytest_resilience.patterns.callables import async_generator_around

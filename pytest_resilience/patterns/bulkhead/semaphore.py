@@ -16,7 +16,7 @@ from typing import TypeVar
 from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.locks import renew_in_child
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
-from pytest_resilience.patterns.bulkhead.config import BulkheadType
+from pytest_resilience.patterns.bulkhead.base import BulkheadType
 from pytest_resilience.patterns.callables import FINISHED
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import calls_first_argument

@@ -24,7 +24,7 @@ from pytest_resilience.errors import TimeLimitExceededError
 from pytest_resilience.events import describe
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
-from pytest_resilience.patterns.bulkhead.config import BulkheadType
+from pytest_resilience.patterns.bulkhead.base import BulkheadType
 from pytest_resilience.patterns.callables import FINISHED
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import close_unawaited

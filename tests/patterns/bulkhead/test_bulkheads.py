@@ -22,8 +22,8 @@ from pytest_resilience import ManualClock
 from pytest_resilience import ShutdownError
 from pytest_resilience import TimeLimitExceededError
 from pytest_resilience import UnknownNameError
-from pytest_resilience.patterns.bulkhead.config import BulkheadConfig
-from pytest_resilience.patterns.bulkhead.config import BulkheadType
+from pytest_resilience.patterns.bulkhead.base import BulkheadConfig
+from pytest_resilience.patterns.bulkhead.base import BulkheadType
 from pytest_resilience.patterns.bulkhead.manager import BulkheadManager
 from pytest_resilience.patterns.bulkhead.rate_limit import RateLimitBulkhead
 from pytest_resilience.patterns.bulkhead.semaphore import SemaphoreBulkhead
