@@ -101,6 +101,7 @@ class _Inbound:
         attended: somebody waits who sees by himself when something is due.
         looked_at: when last nothing was there, in monotonic seconds.
         transport: of asyncio, that reads it.
+        ended: this side takes no more.
     """
 
     line: DatagramLine[Datagram] = field(default_factory=DatagramLine)
@@ -111,6 +112,7 @@ class _Inbound:
     attended: bool = False
     looked_at: float = 0.0
     transport: Any = None
+    ended: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -49,6 +49,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import DatagramArgument
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
+from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.locks import fork_safe
@@ -171,6 +172,13 @@ class DatagramSockets:
             self._look_again(sock)
             endpoint = self._of(sock)
             endpoint.connected_to, endpoint.called = None, address
+
+    def end(self, sock: socket.socket) -> None:
+        """It takes no more: whoever waits for a datagram is told by the kernel's poll."""
+        with self._changed:
+            endpoint = self._endpoints.get(id(sock))
+            if endpoint is not None:
+                endpoint.inbound.ended = True
 
     def close(self, sock: socket.socket) -> None:
         """It is about to be closed."""
@@ -332,8 +340,8 @@ class DatagramSockets:
             if passes and is_a(result, tuple):
                 endpoint.sources.append(result[-1])
             return result
-        timeout = sock.gettimeout()
-        if timeout is None and arguments.flags & _AT_ONCE:
+        timeout = receive_timeout(sock)
+        if sock.gettimeout() is None and arguments.flags & _AT_ONCE:
             timeout = 0.0
         found = self._receive(sock, endpoint, timeout, peeks=arguments.peeks)
         return arguments.returned(found)
@@ -355,6 +363,8 @@ class DatagramSockets:
                     if found is not None:
                         return found
                     raise effects.nothing_yet(sock) if timeout == 0 else effects.timed_out(sock)
+                if endpoint.inbound.ended and sock.gettimeout() is None:
+                    return Datagram(data=b"", ancillary=[], flags=0, where=None)  # as the kernel
                 rest = endpoint.inbound.line.due - self._clock.now()
                 endpoint.inbound.attended = True
             try:

@@ -52,6 +52,7 @@ from pytest_resilience.interceptors.sockets.send import PartitionedSends
 from pytest_resilience.interceptors.sockets.send import Sender
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import is_valid
+from pytest_resilience.interceptors.sockets.socket_calls import takes_nothing
 from pytest_resilience.interceptors.sockets.socket_classes import accepting_classes
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import socket_classes
@@ -239,6 +240,8 @@ class SocketPatches:
             return self._datagrams.receive(sock, call)
         if connection is None or connection.untargeted or not (call.is_plain or is_valid(call)):
             return call()
+        if takes_nothing(call):
+            return call()
         me = threading.get_ident()
         if connection.inbound.thread == me:
             return call()
@@ -379,6 +382,8 @@ class SocketPatches:
         __tracebackhide__ = True
         connection = self._look(self._connections.known, sock)
         if connection is None or len(proceed.args) != 2:
+            if proceed.args[1:] != (socket.SHUT_WR,):
+                self._look(self._datagrams.end, sock)
             proceed()
             return
         try:

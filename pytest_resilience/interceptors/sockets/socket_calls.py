@@ -7,9 +7,7 @@ different ways, and so do the methods that send.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
-import os
 import socket
 import sys
 
@@ -26,23 +24,26 @@ from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 
 __all__ = [
     "Datagram", "DatagramArguments", "DatagramMessage", "ReceiveArguments", "SocketCall",
-    "flags_of", "is_valid", "message_of",
+    "flags_of", "is_valid", "message_of", "takes_nothing",
 ]  # fmt: skip
 
-# The parameters of each method, in order. The two that are missing fill several buffers, or
-# one and an address: nobody reads a stream like that.
+# The parameters of each method, in order.
 _PARAMETERS = {
     "recv": ("size", "flags"),
     "recv_into": ("buffer", "size", "flags"),
     "read": ("size", "buffer"),
     "recvfrom": ("size", "flags"),
+    "recvfrom_into": ("buffer", "size", "flags"),
     "recvmsg": ("size", "space", "flags"),
+    "recvmsg_into": ("buffers", "space", "flags"),
 }
 _KEYWORDS = {"bufsize": "size", "buflen": "size", "len": "size", "nbytes": "size"}
 _DEFAULTS: dict[str, Any] = {"size": None, "buffer": None, "flags": 0, "space": 0}
 _DEFAULT_SIZE = 1024
 _NO_BUFFER = bytearray()
+_WITHOUT_BYTES = ("recv", "recv_into", "read")  # the others wait until there is something
 _RETURNED_TOO: dict[str, tuple[Any, ...]] = {"recvfrom": (None,), "recvmsg": ([], 0, None)}
+_RETURNED_TOO |= {f"{name}_into": more for name, more in _RETURNED_TOO.items()}
 
 
 class SocketCall(functools.partial[Any]):
@@ -72,13 +73,26 @@ def is_valid(call: SocketCall) -> bool:
     given |= {_KEYWORDS.get(name, name): value for name, value in call.keywords.items()}
     if hasattr(type(call.args[0]), "pending"):  # TLS takes None for a default
         given = {name: value for name, value in given.items() if value is not None}
-    view: Any = or_none(lambda: memoryview(given.pop("buffer", _NO_BUFFER)))
+    buffers = given.pop("buffers", [given.pop("buffer", _NO_BUFFER)])
+    # Another iterable may be one that is gone through once.
+    views: Any = (
+        or_none(lambda: [memoryview(each) for each in buffers])
+        if is_a(buffers, list, tuple)
+        else None
+    )
     return (
         len(call.args) - 1 <= len(names)
-        and view is not None
-        and not view.readonly
+        and views is not None
+        and not any(view.readonly for view in views)
         and all(is_a(each, int) and 0 <= each < sys.maxsize for each in given.values())
     )
+
+
+def takes_nothing(call: SocketCall) -> bool:
+    """Whether a receiving method, of valid arguments, asks for no bytes, and so never waits."""
+    if call.name not in _WITHOUT_BYTES:
+        return False
+    return not (call.args[1] if call.is_plain else ReceiveArguments(call).size)
 
 
 class ReceiveArguments:
@@ -91,18 +105,17 @@ class ReceiveArguments:
     """
 
     def __init__(self, call: SocketCall) -> None:
-        """Raises ConnectionResetError for a method that does not read a stream."""
         self._call = call
         self._sock, *given = call.args
-        if call.name not in _PARAMETERS:
-            raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         self._names = _PARAMETERS[call.name]
         named = {_KEYWORDS.get(name, name): value for name, value in call.keywords.items()}
         self._given = {**_DEFAULTS, **dict(zip(self._names, given, strict=False)), **named}
-        buffer, size = self._given["buffer"], self._given["size"]
-        self._view = None if buffer is None else memoryview(buffer).cast("B")
-        if self._view is not None:
-            self.size: int = size or len(self._view)
+        size = self._given["size"]
+        buffers = self._given.get("buffers", [self._given["buffer"]])
+        self._views = [memoryview(each).cast("B") for each in buffers if each is not None]
+        self._fills = bool(self._views) or "buffers" in self._given
+        if self._fills:
+            self.size: int = size or sum(map(len, self._views))
         else:
             self.size = _DEFAULT_SIZE if size is None else size
         self.peeks = bool(self._given["flags"] & socket.MSG_PEEK)
@@ -112,23 +125,26 @@ class ReceiveArguments:
         """Receive from the socket, `most` bytes at most. Raises what the method raises."""
         __tracebackhide__ = True
         size = min(self.size, most)
-        view = None if self._view is None else self._view[:size]
-        given = {**self._given, "size": size, "buffer": view}
+        views, room = [], size
+        for view in self._views:
+            views.append(view[:room])
+            room -= len(views[-1])
+        given = {**self._given, "size": size, "buffers": views, "buffer": next(iter(views), None)}
         return self.content(self._call.func(self._sock, *(given[name] for name in self._names)))
 
     def content(self, result: Any) -> bytes:
         """The bytes in what the method has returned."""
-        if self._view is not None:
-            return bytes(self._view[:result])
-        return bytes(result[0] if isinstance(result, tuple) else result)
+        found = result[0] if isinstance(result, tuple) else result
+        return b"".join(self._views)[:found] if self._fills else bytes(found)
 
     def returned(self, data: bytes) -> Any:
         """The result of the method when it has received `data`, of no more than `size` bytes."""
-        if self._view is not None:
-            self._view[: len(data)] = data
-            return len(data)
+        found, rest = len(data) if self._fills else data, data
+        for view in self._views:
+            part, rest = rest[: len(view)], rest[len(view) :]
+            view[: len(part)] = part
         more = _RETURNED_TOO.get(self._call.name)
-        return data if more is None else (data, *more)
+        return found if more is None else (found, *more)
 
 
 def message_of(call: SocketCall) -> tuple[Callable[..., int | None], bytes]:

@@ -10,6 +10,7 @@ import gc
 import select
 import selectors
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -277,6 +278,44 @@ def test_a_thread_that_receives_is_told_of_a_refusal(inject: Inject, server: Ech
             sock.send(b"one")
             thread.join(PATIENCE)
     assert [type(each) for each in errors] == [ConnectionRefusedError]
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_RDWR])
+def test_a_shutdown_wakes_who_waits_for_an_answer_that_was_lost(
+    inject: Inject, server: Echo, how: int
+) -> None:
+    def found(question: bytes) -> list[bytes]:
+        received: list[bytes] = []
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.connect(server.address)
+            sock.send(question)
+            thread = threading.Thread(target=lambda: received.append(sock.recv(10)), daemon=True)
+            thread.start()
+            sock.shutdown(how)
+            thread.join(PATIENCE)
+        return received
+
+    real = found(b"quiet")
+    with inject("network_failure", mode="timeout", target=server.target):
+        assert found(b"one") == real == [b""]
+
+
+@pytest.mark.parametrize("mode", ["timeout", "partition", "drop"])
+def test_a_lost_answer_is_waited_for_as_long_as_the_kernel_was_told(
+    inject: Inject, server: Echo, mode: str
+) -> None:
+    def found(question: bytes) -> str:
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 20_000))
+            sock.connect(server.address)
+            sock.send(question)
+            return outcome(lambda: sock.recv(10))
+
+    real = found(b"quiet")
+    with inject("network_failure", mode=mode, rate=1, target=server.target) as failure:
+        assert found(b"one") == real
+    assert real.startswith("BlockingIOError")
+    assert failure.hits == 1
 
 
 # --- who polls ---

@@ -282,7 +282,10 @@ def test_each_piece_takes_the_time_of_its_bytes(
     assert thin.delay == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize("how", ["recv", "recv_into", "recv_into_part", "recvfrom", "recvmsg"])
+@pytest.mark.parametrize(
+    "how",
+    ["recv", "recv_into", "recv_into_part", "recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into"],
+)
 def test_pieces_are_heard_by_every_way_of_receiving(
     how: str, echo_port: int, inject_by_hand: Inject
 ) -> None:
@@ -295,6 +298,11 @@ def test_pieces_are_heard_by_every_way_of_receiving(
             return bytes(buffer[: client.recv_into(buffer, 2)])
         if how == "recv":
             return client.recv(8)
+        if how == "recvfrom_into":
+            return bytes(buffer[: client.recvfrom_into(buffer)[0]])
+        if how == "recvmsg_into":
+            parts = [memoryview(buffer)[:2], memoryview(buffer)[2:]]
+            return bytes(buffer[: client.recvmsg_into(parts)[0]])
         return bytes(getattr(client, how)(8)[0])
 
     with inject_by_hand("network_latency", piece=3, delay=1), connected(echo_port) as client:
@@ -304,6 +312,25 @@ def test_pieces_are_heard_by_every_way_of_receiving(
             heard.append(receive(client))
     assert b"".join(heard) == b"abcdefgh"
     assert max(map(len, heard)) == (2 if how == "recv_into_part" else 3)
+
+
+@pytest.mark.parametrize(
+    "receive",
+    [
+        lambda client: client.recv(0),
+        lambda client: client.recv_into(bytearray()),
+    ],
+    ids=["recv", "recv_into"],
+)
+@pytest.mark.parametrize("mode", ["timeout", "reset", "truncate"])
+def test_who_asks_for_nothing_gets_it_at_once(
+    mode: str, receive: Callable[[socket.socket], Any], echo_port: int, inject: Inject
+) -> None:
+    with connected(echo_port, 5) as client, inject("network_failure", mode=mode, rate=1) as failure:
+        client.sendall(b"tea")
+        before = failure.hits  # of who polls, silence begins with what is sent
+        assert not receive(client)
+        assert failure.hits == before
 
 
 def test_a_pause_too_long_for_the_client_loses_nothing(
