@@ -51,13 +51,50 @@ class BulkheadManager:
         """
         config = validation.config(config, BulkheadConfig)
         with self._lock:
-            if self._closed:
-                raise ShutdownError("this bulkhead manager has been shut down; make a new one")
             if name in self.bulkheads:
                 raise DuplicateNameError("bulkhead", name)
-            bulkhead = _KINDS[config.bulkhead_type](config, name=name, clock=self._clock)
-            self.bulkheads[name] = bulkhead
-            return bulkhead
+            return self._add(name, config)
+
+    def get_or_create_bulkhead(self, name: str, config: BulkheadConfig | None = None) -> Bulkhead:
+        """The bulkhead of that name, created if there is none; else `config` changes nothing.
+
+        Raises ShutdownError after `shutdown_all` if there is none.
+        """
+        config = validation.config(config, BulkheadConfig)
+        known = self.bulkheads.get(name)
+        if known is not None:
+            return known
+        with self._lock:  # and look again: another thread may have created it
+            return self.bulkheads.get(name) or self._add(name, config)
+
+    def replace_bulkhead(self, name: str, config: BulkheadConfig | None = None) -> Bulkhead:
+        """A new bulkhead in the place of the one of that name, which is retired.
+
+        Calls that are in the old one, or wait for it, end there. As a pool it takes no other
+        (ShutdownError), else it goes on for those who have it. Raises UnknownNameError, and
+        ShutdownError after `shutdown_all`.
+        """
+        config = validation.config(config, BulkheadConfig)
+        with self._lock:
+            old = self.get_bulkhead(name)
+            bulkhead = self._add(name, config)
+        _retire(old)
+        return bulkhead
+
+    def remove_bulkhead(self, name: str) -> Bulkhead:
+        """Forget the bulkhead of that name, and retire it. Raises UnknownNameError."""
+        with self._lock:
+            bulkhead = self.get_bulkhead(name)
+            del self.bulkheads[name]
+        _retire(bulkhead)
+        return bulkhead
+
+    def _add(self, name: str, config: BulkheadConfig) -> Bulkhead:
+        if self._closed:
+            raise ShutdownError("this bulkhead manager has been shut down; make a new one")
+        bulkhead = _KINDS[config.bulkhead_type](config, name=name, clock=self._clock)
+        self.bulkheads[name] = bulkhead
+        return bulkhead
 
     def get_bulkhead(self, name: str) -> Bulkhead:
         """The bulkhead of that name. Raises UnknownNameError, a KeyError, naming the known."""
@@ -83,3 +120,8 @@ class BulkheadManager:
         for bulkhead in self.bulkheads.copy().values():
             if isinstance(bulkhead, ThreadPoolBulkhead):
                 bulkhead.shutdown(wait=wait)
+
+
+def _retire(bulkhead: Bulkhead) -> None:
+    if isinstance(bulkhead, ThreadPoolBulkhead):
+        bulkhead.retire()

@@ -275,6 +275,14 @@ class ThreadPoolBulkhead(Bulkhead):
         """Accept no more calls, cancel those that wait and, with `wait`, wait for the others."""
         self._shut_down(wait=wait, cancel=True)
 
+    def retire(self) -> None:
+        """Accept no more calls; those that wait or run end as if nothing had happened."""
+        with self._lock:
+            workers, closed = self._workers, self._closed
+            self._closed = True
+        if not closed:
+            workers.stop()
+
     def _shut_down(self, *, wait: bool, cancel: bool) -> None:
         _open.discard(self)
         with self._lock:

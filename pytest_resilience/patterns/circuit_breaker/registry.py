@@ -74,11 +74,21 @@ class CircuitBreakerRegistry:
         self._breakers[name] = breaker
         return breaker
 
-    def remove(self, name: str) -> None:
-        """Forget the breaker of that name. Raises UnknownNameError."""
-        self.get(name)
+    def replace(self, name: str, config: CircuitBreakerConfig | None = None) -> CircuitBreaker:
+        """A new breaker in the place of the one of that name. Raises UnknownNameError.
+
+        Whoever has the old one, as a function that it decorates, goes on with that.
+        """
         with self._lock:
-            self._breakers.pop(name, None)
+            self.get(name)
+            return self._add(name, config)
+
+    def remove(self, name: str) -> CircuitBreaker:
+        """Forget the breaker of that name, which is returned. Raises UnknownNameError."""
+        with self._lock:
+            breaker = self.get(name)
+            del self._breakers[name]
+            return breaker
 
     @property
     def names(self) -> tuple[str, ...]:

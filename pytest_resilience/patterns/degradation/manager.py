@@ -145,14 +145,35 @@ class DegradationManager:
 
     def register_feature(self, feature: FeatureFlag) -> None:
         """Add a service. Raises DuplicateNameError if there is one of that name."""
+        service = self._new_service(feature)
+        with self._lock:
+            if feature.name in self._services:
+                raise DuplicateNameError("service", feature.name)
+            self._services[feature.name] = service
+
+    def replace_feature(self, feature: FeatureFlag) -> None:
+        """Put a service in the place of the one of its name, of which nothing is remembered.
+
+        How a call ends that began before says nothing about it. Raises UnknownNameError.
+        """
+        service = self._new_service(feature)
+        with self._lock:
+            self._service(feature.name)
+            self._services[feature.name] = service
+
+    def remove_feature(self, service_name: str) -> FeatureFlag:
+        """Forget a service; calls of it that have begun end as before. Raises UnknownNameError."""
+        with self._lock:
+            service = self._service(service_name)
+            del self._services[service_name]
+            return service.feature
+
+    def _new_service(self, feature: FeatureFlag) -> _Service:
         check = feature.health_check and HealthCheck(
             feature.health_check, feature.name,
             limit=self._limit, cache=self._cache, clock=self._clock,
         )  # fmt: skip
-        with self._lock:
-            if feature.name in self._services:
-                raise DuplicateNameError("service", feature.name)
-            self._services[feature.name] = _Service(feature, check)
+        return _Service(feature, check)
 
     def check_service_health(self, service_name: str) -> ServiceLevel:
         """The level of a service now, by its health check if the cached result is too old.
@@ -160,7 +181,9 @@ class DegradationManager:
         An async check cannot run here: the last known level is returned. Raises
         UnknownNameError, a KeyError, naming the known services.
         """
-        service = self._service(service_name)
+        return self._check(self._service(service_name))
+
+    def _check(self, service: _Service) -> ServiceLevel:
         check = service.check
         if check is not None and service.feature.enabled and not check.is_async and check.begin():
             generation, health = service.generation, check.run()
@@ -170,7 +193,9 @@ class DegradationManager:
 
     async def check_service_health_async(self, service_name: str) -> ServiceLevel:
         """As `check_service_health`, without blocking the loop; runs async checks too."""
-        service = self._service(service_name)
+        return await self._check_async(self._service(service_name))
+
+    async def _check_async(self, service: _Service) -> ServiceLevel:
         check = service.check
         if check is not None and service.feature.enabled and check.begin():
             generation = service.generation
@@ -203,43 +228,43 @@ class DegradationManager:
         """Call the service, or else the fallback, or else return a default.
 
         Where primary or fallback is async (or returns an awaitable) the result is to be awaited.
-        A fallback that takes an argument is given the error that it is for. When nothing is left,
-        the error of the last thing tried is raised, or ServiceFailureError if nothing was.
+        A fallback that takes an argument is given the error. When nothing is left, that of the
+        last thing tried is raised, or ServiceFailureError if nothing was.
         """
         if kind_of(primary_func) is _COROUTINE:
             return self._execute_async(service_name, primary_func, fallback_func, default_value)
         if self.listeners.awaits:
             raise self.listeners.refusal(primary_func)
-        level, service = self.check_service_health(service_name), self._services[service_name]
-        if level is _FULL and (service.level is _FULL or self._may_probe(service)):
-            generation = service.generation
-            try:
-                result = primary_func()
-            except BaseException as error:
-                failure = self._primary_failed(service, generation, error)
-                if failure is None:
-                    raise
-            else:
-                if type(result) not in FINISHED and is_awaitable(result):
-                    service.async_primaries.add(_code_of(primary_func))
-                    begun = service, generation, result
-                    return self._await_primary(*begun, fallback_func, default_value)
-                if service.level is not _FULL:
-                    self._recovered(service, generation)
-                return result
+        service = self._service(service_name)
+        level, less = self._check(service), (fallback_func, default_value)
+        if level is not _FULL or not (service.level is _FULL or self._may_probe(service)):
+            level = service.level if level is _FULL else level
+            less = None if level is _UNAVAILABLE else fallback_func, default_value
+            failure = _not_tried(service_name, level)
+            return self._fall_back_for(primary_func, service, *less, failure)
+        generation = service.generation
+        try:
+            result = primary_func()
+        except BaseException as error:
+            known = self._primary_failed(service, generation, error)
+            if known is None:
+                raise
+            failure = known
         else:
-            failure = _not_tried(service_name, service.level if level is _FULL else level)
-            fallback_func = None if level is _UNAVAILABLE else fallback_func
-        awaited = _code_of(primary_func) in service.async_primaries
-        how = self._fall_back_async if awaited else self._fall_back
-        return how(service, fallback_func, default_value, failure)
+            if type(result) not in FINISHED and is_awaitable(result):
+                service.async_primaries.add(_code_of(primary_func))
+                return self._await_primary(service, generation, result, *less)
+            if service.level is not _FULL:
+                self._recovered(service, generation)
+            return result
+        return self._fall_back_for(primary_func, service, *less, failure)
 
     async def _execute_async(
         self, name: str, primary: Callable[[], Any], fallback: Any, default: Any
     ) -> Any:
         try:
-            level = await self.check_service_health_async(name)
-            service = self._services[name]
+            service = self._service(name)
+            level = await self._check_async(service)
             if level is _FULL and (service.level is _FULL or self._may_probe(service)):
                 begun = service, service.generation, primary()
                 result = await self._await_primary(*begun, fallback, default)
@@ -274,6 +299,13 @@ class DegradationManager:
                 self._recovered(service, generation)
             return result
         return await self._fall_back_async(service, fallback, default, failure)
+
+    def _fall_back_for(
+        self, primary: object, service: _Service, fallback: Any, default: Any, failure: _Failure
+    ) -> Any:
+        is_async = service.async_primaries and _code_of(primary) in service.async_primaries
+        fall_back = self._fall_back_async if is_async else self._fall_back
+        return fall_back(service, fallback, default, failure)
 
     def _fall_back(self, service: _Service, fallback: Any, default: Any, failure: _Failure) -> Any:
         if fallback is not None:
@@ -384,7 +416,7 @@ class DegradationManager:
         """
         services = {
             name: {
-                "health": self.check_service_health(name).value,
+                "health": self._check(service).value,
                 "enabled": service.feature.enabled,
                 "failures": service.failures,
                 "fallbacks": service.fallbacks,

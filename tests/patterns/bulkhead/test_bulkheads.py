@@ -470,3 +470,49 @@ def test_statistics_while_others_add() -> None:
     assert list(manager.get_all_stats()) == ["a", "b"]
     clock.meddle = lambda: None
     assert list(manager.get_all_stats()) == ["a", "b", "z0", "z1"]
+
+
+def test_bulkheads_are_created_replaced_and_retired() -> None:
+    with BulkheadManager() as manager:
+        semaphore = BulkheadConfig(2, bulkhead_type=BulkheadType.SEMAPHORE)
+        old = manager.get_or_create_bulkhead("prices", semaphore)
+        assert manager.get_or_create_bulkhead("prices", BulkheadConfig(5)) is old
+        old.acquire()  # type: ignore[attr-defined]
+        new = manager.replace_bulkhead("prices", semaphore)
+        assert manager.get_bulkhead("prices") is new is not old
+        assert old.execute(int) == new.execute(int) == 0  # who has the old one goes on with it
+        assert manager.remove_bulkhead("prices") is new
+        for change in (manager.replace_bulkhead, manager.remove_bulkhead):
+            with pytest.raises(UnknownNameError, match="no bulkhead is named 'prices'"):
+                change("prices")
+    with pytest.raises(ShutdownError):
+        manager.get_or_create_bulkhead("prices")
+
+
+@pytest.mark.parametrize("change", ["replace_bulkhead", "remove_bulkhead"])
+def test_what_a_retired_pool_has_accepted_ends_as_ever(change: str) -> None:
+    release = threading.Event()
+    with BulkheadManager() as manager:
+        pool = manager.create_bulkhead("prices", BulkheadConfig(1))
+        assert isinstance(pool, ThreadPoolBulkhead)
+        running, waiting = pool.submit(release.wait, 60), pool.submit(int)
+        getattr(manager, change)("prices")
+        with pytest.raises(ShutdownError):
+            pool.execute(int)
+        assert not waiting.done()
+        release.set()
+        assert (running.result(60), waiting.result(60)) == (True, 0)
+        pool.shutdown()  # its threads have ended
+
+
+def test_all_who_ask_at_once_are_given_the_same_bulkhead() -> None:
+    manager, together = BulkheadManager(), threading.Barrier(8, timeout=30)
+    config = BulkheadConfig(bulkhead_type=BulkheadType.SEMAPHORE)
+
+    def ask(_: int) -> list[object]:
+        together.wait()
+        return [manager.get_or_create_bulkhead(str(number), config) for number in range(100)]
+
+    with ThreadPoolExecutor(8) as threads:
+        first, *others = threads.map(ask, range(8))
+    assert all(each == first for each in others)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 
@@ -83,3 +84,35 @@ def test_statistics_while_others_add_and_remove() -> None:
     clock.meddle = meddle
     assert list(registry.get_all_stats()) == ["a", "b", "c"]
     assert list(registry.get_all_stats()) == ["z2"]
+
+
+def test_replacing_and_retiring() -> None:
+    registry = CircuitBreakerRegistry()
+    old = registry.get_or_create("prices", CircuitBreakerConfig(failure_threshold=2))
+    assert old.config.failure_threshold == 2
+    new = registry.replace("prices", CircuitBreakerConfig(failure_threshold=7))
+    assert registry.get("prices") is new is not old
+    assert new.config.failure_threshold == 7
+    assert registry.remove("prices") is new
+    for change in (registry.replace, registry.remove):
+        with pytest.raises(UnknownNameError, match="no circuit breaker is named 'prices'"):
+            change("prices")
+    assert registry.names == ()
+
+
+def test_all_who_remove_at_once_get_it_once() -> None:
+    registry, together = CircuitBreakerRegistry(), threading.Barrier(8, timeout=30)
+    for number in range(100):
+        registry.create(str(number))
+
+    def remove(_: int) -> int:
+        together.wait()
+        removed = 0
+        for number in range(100):
+            with contextlib.suppress(UnknownNameError):
+                registry.remove(str(number))
+                removed += 1
+        return removed
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(remove, range(8))) == 100

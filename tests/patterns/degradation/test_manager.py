@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -534,3 +536,69 @@ def test_a_fallback_is_given_the_error(manager: DegradationManager) -> None:
     assert isinstance(call(broken, lambda error: error), ServiceFailureError)
     assert call(broken, lambda error=None: error) is None
     assert call(broken, dict) == {}
+
+
+def test_services_are_replaced_and_retired(manager: DegradationManager) -> None:
+    manager.register_feature(FeatureFlag("prices", fallback_value="old"))
+    ask = partial(manager.execute_with_degradation, "prices")
+
+    def replaced_meanwhile() -> str:
+        manager.replace_feature(FeatureFlag("prices", fallback_value="new"))
+        raise ConnectionError
+
+    assert ask(replaced_meanwhile) == "old"
+    assert manager.service_health["prices"] is ServiceLevel.FULL  # it is of the one before
+    assert ask(broken) == "new"
+
+    def removed_meanwhile() -> str:
+        assert manager.remove_feature("prices").fallback_value == "again"
+        raise ConnectionError
+
+    manager.replace_feature(FeatureFlag("prices", fallback_value="again"))
+    assert ask(removed_meanwhile) == "again"
+    for change in (lambda: manager.replace_feature(FeatureFlag("prices")), lambda: ask(int),
+                   lambda: manager.remove_feature("prices")):  # fmt: skip
+        with pytest.raises(UnknownNameError, match="no service is named 'prices'"):
+            change()
+
+
+def test_a_service_may_be_removed_while_its_health_is_checked() -> None:
+    manager = DegradationManager()
+
+    def check() -> bool:
+        with contextlib.suppress(UnknownNameError):
+            manager.remove_feature("prices")
+        return True
+
+    asks: list[Callable[[], Any]] = [
+        lambda: manager.execute_with_degradation("prices", lambda: "primary"),
+        lambda: asyncio.run(manager.execute_with_degradation("prices", aprimary)),
+        lambda: manager.get_service_status()["services"]["prices"]["health"],
+    ]
+    for ask in asks:
+        manager.register_feature(FeatureFlag("prices", health_check=check))
+        assert ask() in ("primary", "full")
+        assert manager.features == {}
+
+
+async def aprimary() -> str:
+    return "primary"
+
+
+def test_how_a_call_ends_that_was_given_up_says_nothing(
+    manager: DegradationManager, clock: ManualClock
+) -> None:
+    """One that tries a service again, and is overtaken by the next to do so."""
+    manager.register_feature(FeatureFlag("prices", fallback_value="less"))
+    ask = partial(manager.execute_with_degradation, "prices")
+    assert ask(broken) == "less"
+    clock.advance(30)
+
+    def slow() -> str:
+        clock.advance(30)
+        assert ask(broken) == "less"  # the next that tries it: it is as bad as before
+        return "late"
+
+    assert ask(slow) == "late"
+    assert manager.service_health["prices"] is ServiceLevel.DEGRADED
+    assert manager.get_service_status()["services"]["prices"]["failures"] == 2
