@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
+from pytest_resilience.errors import CircuitBreakerError
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
@@ -30,7 +31,9 @@ from pytest_resilience.patterns.circuit_breaker.config import Outcome
 from pytest_resilience.patterns.circuit_breaker.registry import CircuitBreakerRegistry
 from pytest_resilience.patterns.circuit_breaker.store import RedisStore
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
+from pytest_resilience.patterns.event_loops import wait_for
 from pytest_resilience.patterns.retry.delays import retry_after_of
+from pytest_resilience.patterns.timeout import in_thread
 
 
 if TYPE_CHECKING:
@@ -61,11 +64,14 @@ _ENDLESS = "text/event-stream"
 class HostBreakers:
     """A circuit breaker for each host and port, and what counts as a failure of one.
 
-    A request that is rejected raises `CircuitBreakerError` and is not sent. A request fails by
-    its status, by an error of the connection or its timeouts, in the body too, and by what
-    `config` says: `is_failed_result` is given the client's response, when its headers are there,
-    `is_failure` and the like the client's exception. What is wrong in the request itself, and
-    waiting for a connection of the client's own pool in vain, count neither way.
+    A request that is rejected is not sent. It raises a `CircuitBreakerError` that is an error of
+    the library as well (`httpx.TransportError`, `requests.RequestException`,
+    `aiohttp.ClientError`), so that who is prepared for those is prepared for this.
+
+    A request fails by its status, by an error of the connection or its timeouts, in the body too,
+    and by what `config` says: `is_failed_result` is given the client's response, when its headers
+    are there, `is_failure` and the like the client's exception. What is wrong in the request
+    itself, and waiting for a connection of the client's own pool in vain, count neither way.
 
     Of a body that is streamed this is known to the end by httpx, but for server-sent events,
     which have succeeded as they begin. Under aiohttp, and for `stream=True` of requests, a
@@ -110,25 +116,20 @@ class HostBreakers:
 class _Exchange:
     """A request that was let through; how it ended is said once, by whoever knows first."""
 
-    __slots__ = ("_breaker", "_breakers", "_own", "_permit")
+    __slots__ = ("_breaker", "_breakers", "_client", "_notify_async", "_permit", "_wait")
 
     def __init__(
-        self,
-        breakers: HostBreakers,
-        scheme: str,
-        host: str | None,
-        port: int | None,
-        own: tuple[type[Exception], ...] = (ValueError,),
+        self, client: _Client, breakers: HostBreakers, breaker: CircuitBreaker, permit: Permit
     ) -> None:
-        """`own`: errors of the client, not of the host. Raises CircuitBreakerError."""
+        self._client = client
         self._breakers = breakers
-        self._breaker = breakers.breaker(host or "", port or _PORTS.get(scheme, 0))
-        self._own = own
-        self._permit: Permit | None = self._breaker.acquire()
+        self._breaker = breaker
+        self._permit: Permit | None = permit
+        self._notify_async = permit.notify_async
+        self._wait = 0.0  # seconds for which the host asks to be left alone
 
     def responded(self, status: int, response: Any) -> None:
         """The headers are there. Calls `is_failed_result`."""
-        wait = self._breakers.wait_of(status, response)
         try:
             judged = self._breaker.config.judge_result(response)
         except BaseException:
@@ -136,15 +137,14 @@ class _Exchange:
             raise
         if judged is Outcome.FAILURE or status in self._breakers.failed_statuses:
             self._end(Permit.failed)
-        if wait:
-            self._breaker.open_for(wait)
+        self._wait = self._breakers.wait_of(status, response)
 
     def ended(self) -> None:
         """The body is there, or of no interest any more."""
         self._end(Permit.succeeded)
 
     def raised(self, error: BaseException) -> None:
-        if isinstance(error, self._own):
+        if isinstance(error, self._client.own):
             self._end(Permit.release)
         else:
             self._end(lambda permit: permit.raised(error))
@@ -154,22 +154,90 @@ class _Exchange:
         if permit is not None:
             how(permit)
 
+    def _open(self) -> None:
+        wait, self._wait = self._wait, 0.0
+        self._breaker.open_for(wait)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._left(error)
+        if self._wait:
+            self._open()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._left(error)
+        if isinstance(error, GeneratorExit):  # which can await nothing
+            return
+        if self._wait:  # in a thread, for a breaker with a store asks that
+            await wait_for(in_thread(self._open, self._breaker.name), None)
+        await self._notify_async()
+
+    def _left(self, error: BaseException | None) -> None:
         if isinstance(error, GeneratorExit):  # whoever reads the body has had enough of it
             self.ended()
         elif error is not None:
             self.raised(error)
 
 
-def _of_httpx(breakers: HostBreakers, request: Request) -> _Exchange:
+class _Client:
+    """What is particular to a library.
+
+    Attributes:
+        own: errors of the client itself, which say nothing of the host.
+    """
+
+    def __init__(
+        self, breakers: HostBreakers, error: type[Exception], *own: type[Exception]
+    ) -> None:
+        """`error`: the library's own for a request that has failed."""
+        self._breakers = breakers
+        self.own = own
+
+        class RejectedRequestError(CircuitBreakerError, error):  # type: ignore[misc, valid-type]
+            """So that who is prepared for a request to fail is prepared for this too."""
+
+            def __reduce__(self) -> tuple[Any, ...]:
+                return CircuitBreakerError, self.args  # this class is of this process
+
+        self._rejection = RejectedRequestError
+
+    def begin(self, request: Any, scheme: str, host: str | None, port: int | None) -> _Exchange:
+        """Raises CircuitBreakerError, which is an error of the library too."""
+        breaker = self._breakers.breaker(host or "", port or _PORTS.get(scheme, 0))
+        try:
+            permit = breaker.acquire()
+        except CircuitBreakerError as error:
+            raise self._rejected(error, request) from None
+        return _Exchange(self, self._breakers, breaker, permit)
+
+    async def begin_async(
+        self, request: Any, scheme: str, host: str | None, port: int | None
+    ) -> _Exchange:
+        breaker = self._breakers.breaker(host or "", port or _PORTS.get(scheme, 0))
+        try:
+            permit = await breaker.acquire_async()
+        except CircuitBreakerError as error:
+            raise self._rejected(error, request) from None
+        return _Exchange(self, self._breakers, breaker, permit)
+
+    def _rejected(self, error: CircuitBreakerError, request: Any) -> Exception:
+        # Without `__init__`: that of the library takes other arguments.
+        rejection = self._rejection.__new__(self._rejection)
+        rejection.args = error.args
+        rejection.request, rejection.response = request, None
+        return rejection
+
+
+def _of_httpx(breakers: HostBreakers) -> _Client:
     import httpx
 
     own = httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.PoolTimeout
-    url = request.url
-    return _Exchange(breakers, url.scheme, url.host, url.port, own)
+    return _Client(breakers, httpx.TransportError, *own)
 
 
 def _httpx_responded(exchange: _Exchange, response: Response) -> None:
@@ -184,6 +252,7 @@ def httpx_transport(
     """A transport for `httpx.Client`. `transport`: what sends; `httpx.HTTPTransport()` if None."""
     import httpx
 
+    client = _of_httpx(breakers)
     inner = httpx.HTTPTransport() if transport is None else transport
 
     class Body(httpx.SyncByteStream):
@@ -201,9 +270,10 @@ def httpx_transport(
 
     class BreakerTransport(httpx.BaseTransport):
         def handle_request(self, request: Request) -> Response:
-            with _of_httpx(breakers, request) as exchange:
+            url = request.url
+            with client.begin(request, url.scheme, url.host, url.port) as exchange:
                 response = inner.handle_request(request)
-            _httpx_responded(exchange, response)
+                _httpx_responded(exchange, response)
             response.stream = Body(response.stream, exchange)
             return response
 
@@ -219,6 +289,7 @@ def httpx_async_transport(
     """A transport for `httpx.AsyncClient`; `httpx.AsyncHTTPTransport()` sends if None is given."""
     import httpx
 
+    client = _of_httpx(breakers)
     inner = httpx.AsyncHTTPTransport() if transport is None else transport
 
     class Body(httpx.AsyncByteStream):
@@ -226,20 +297,23 @@ def httpx_async_transport(
             self._stream, self._exchange = stream, exchange
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            with self._exchange:
+            async with self._exchange as exchange:
                 async for chunk in self._stream:
                     yield chunk
-            self._exchange.ended()
+                exchange.ended()
 
         async def aclose(self) -> None:
-            self._exchange.ended()
-            await self._stream.aclose()
+            async with self._exchange as exchange:
+                exchange.ended()
+                await self._stream.aclose()
 
     class BreakerTransport(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: Request) -> Response:
-            with _of_httpx(breakers, request) as exchange:
+            url = request.url
+            exchange = await client.begin_async(request, url.scheme, url.host, url.port)
+            async with exchange:
                 response = await inner.handle_async_request(request)
-            _httpx_responded(exchange, response)
+                _httpx_responded(exchange, response)
             response.stream = Body(response.stream, exchange)
             return response
 
@@ -256,13 +330,15 @@ def requests_adapter(breakers: HostBreakers, adapter: BaseAdapter | None = None)
     """
     from requests.adapters import BaseAdapter
     from requests.adapters import HTTPAdapter
+    from requests.exceptions import RequestException
 
+    client = _Client(breakers, RequestException, ValueError)
     inner = HTTPAdapter() if adapter is None else adapter
 
     class BreakerAdapter(BaseAdapter):
         def send(self, request: Any, stream: bool = False, **options: Any) -> Any:  # type: ignore[override]
             url = urlsplit(request.url)
-            with _Exchange(breakers, url.scheme, url.hostname, url.port) as exchange:
+            with client.begin(request, url.scheme, url.hostname, url.port) as exchange:
                 response = inner.send(request, stream=stream, **options)
                 exchange.responded(response.status_code, response)
                 if not stream:
@@ -278,17 +354,20 @@ def requests_adapter(breakers: HostBreakers, adapter: BaseAdapter | None = None)
 
 def aiohttp_middleware(breakers: HostBreakers) -> ClientMiddlewareType:
     """A middleware for `aiohttp.ClientSession(middlewares=[...])`, of aiohttp 3.12 or later."""
+    from aiohttp import ClientError
+
+    client = _Client(breakers, ClientError, ValueError)
 
     async def middleware(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         url = request.url
-        with _Exchange(breakers, url.scheme, url.host, url.port) as exchange:
+        async with await client.begin_async(request, url.scheme, url.host, url.port) as exchange:
             try:
                 response = await handler(request)
             except BaseException as error:
                 exchange.raised(_aiohttp_timeout(request) or error)
                 raise
-        exchange.responded(response.status, response)
-        exchange.ended()
+            exchange.responded(response.status, response)
+            exchange.ended()
         return response
 
     return middleware

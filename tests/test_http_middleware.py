@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 
 from collections.abc import Callable
@@ -22,7 +23,9 @@ import requests
 
 from pytest_resilience import CircuitBreakerConfig
 from pytest_resilience import CircuitBreakerError
+from pytest_resilience import Event
 from pytest_resilience import ManualClock
+from pytest_resilience import RedisStore
 from pytest_resilience import RetryConfig
 from pytest_resilience import RetryHandler
 from pytest_resilience.assertions import assert_circuit_closed
@@ -33,6 +36,7 @@ from pytest_resilience.http_middleware import aiohttp_middleware
 from pytest_resilience.http_middleware import httpx_async_transport
 from pytest_resilience.http_middleware import httpx_transport
 from pytest_resilience.http_middleware import requests_adapter
+from tests.redis_server import redis_server
 
 
 EPOCH = 1_800_000_000.0
@@ -409,6 +413,61 @@ def test_an_error_of_the_client_itself_is_none_of_the_host(
             with pytest.raises(ValueError, match="Invalid timeout"):
                 session.get(url, timeout=(1, 2, 3))  # type: ignore[arg-type]
     assert_circuit_closed(breaker_of(breakers, url))
+
+
+def test_who_is_prepared_for_a_failure_is_prepared_for_a_rejection(
+    client: Client, url: str
+) -> None:
+    client.get(f"{url}/?status=503&Retry-After=7")
+    with pytest.raises(client.error) as rejected:
+        client.get(url)
+    assert isinstance(rejected.value, CircuitBreakerError)
+    assert str(rejected.value) == f"{urlsplit(url).netloc} is OPEN: try again in 7 s"
+    if not isinstance(client, Aiohttp):
+        assert str(rejected.value.request.url).rstrip("/") == url  # type: ignore[attr-defined]
+    elsewhere = pickle.loads(pickle.dumps(rejected.value))
+    assert type(elsewhere) is CircuitBreakerError
+    assert elsewhere.retry_after == 7
+
+
+@pytest.mark.parametrize("kind", [AsyncHttpx, Aiohttp])
+def test_coroutine_functions_listen(
+    kind: type[Client], make: Make, breakers: HostBreakers, url: str
+) -> None:
+    heard: list[str] = []
+
+    async def listener(event: Event) -> None:
+        heard.append(type(event).__name__)
+
+    breaker = breaker_of(breakers, url)
+    breaker.listeners.add(listener)
+    client = make(kind)
+    for _ in range(2):
+        client.get(f"{url}/?status=500")
+    with pytest.raises(CircuitBreakerError):
+        client.get(url)
+    breaker.reset()
+    client.get(f"{url}/?status=503&Retry-After=7")
+    assert heard == ["CircuitTransition", "CircuitRejection", *["CircuitTransition"] * 2]
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_hosts_are_left_alone_by_all_who_share_the_state(
+    kind: type[Client], make: Make, url: str
+) -> None:
+    with redis_server() as (port, _):
+        store = RedisStore(f"redis://127.0.0.1:{port}")
+        here, there = [make(kind, HostBreakers(CONFIG, store=store)) for _ in range(2)]
+        assert here.get(f"{url}/?status=500") == 500
+        assert there.get(f"{url}/?status=500") == 500
+        with pytest.raises(CircuitBreakerError):
+            here.get(url)
+        breaker = breaker_of(HostBreakers(CONFIG, store=store), url)
+        breaker.reset()
+        assert there.get(f"{url}/?status=503&Retry-After=70") == 503
+        with pytest.raises(CircuitBreakerError) as rejected:
+            here.get(url)
+        assert rejected.value.retry_after == pytest.approx(70, abs=PATIENCE)
 
 
 def test_what_sends_can_be_given_and_is_closed(breakers: HostBreakers) -> None:
