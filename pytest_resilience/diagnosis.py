@@ -38,6 +38,7 @@ _NON_BLOCKING = "begun without blocking, in no loop of asyncio or trio"
 _HTTP_2 = "HTTP/2"
 _KNOWS_BUT = "which knows but"
 _BEFORE_REQUESTS = "before any request is known"
+_NOT_HTTP = "no HTTP"
 _NO_REQUEST = "no request of HTTP that is seen"
 _ADVICE = {  # by remark, the surest first
     _ENCRYPTED: (
@@ -50,6 +51,9 @@ _ADVICE = {  # by remark, the surest first
     ),
     _NON_BLOCKING: (
         "This fault makes callers wait, and nobody waits for what begins without blocking."
+    ),
+    _NOT_HTTP: (
+        "A status, or malformed JSON, is a response of HTTP: it happens to requests of HTTP only."
     ),
     _NO_REQUEST: (
         "Only requests of HTTP can be told apart by method, path and header: choose by nth or "
@@ -200,8 +204,8 @@ def _remark(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:
     if any(isinstance(fault, InjectedResponse) for fault in experiment.faults):
         if operation.encrypted:
             return _ENCRYPTED
-        if operation.partial:
-            return "more of a response"
+        if operation.unwritable:
+            return operation.unwritable
     hidden = _hidden(experiment, operation)
     if hidden:
         return hidden

@@ -284,6 +284,11 @@ class ChaosExperiment:
         return any(isinstance(each, RequestFilter) for each in self._filters)
 
     @cached_property
+    def is_of_http(self) -> bool:
+        """Whether it happens to requests of HTTP only."""
+        return self.aims_at_requests or all(fault.is_of_http for fault in self.faults)
+
+    @cached_property
     def _included(self) -> tuple[Target, ...]:
         return tuple(each for each in self.targets if not each.excludes)
 

@@ -56,6 +56,7 @@ class TcpDetails:
         encrypted: TLS is made above the socket, so nobody but the peer can write a response.
         bodiless: no bytes are seen that a fault could change, as after a HEAD request.
         partial: it is the rest of a response that has begun, so nobody can write its beginning.
+        other: it is the response to what is no request of HTTP.
         informational: it is a 1xx such as 100 Continue, and not yet the response.
         multiplexed: responses share the connection, as in HTTP/2.
         mid_message: it is more of a message that has begun, either way. Only a fault that lets
@@ -66,6 +67,7 @@ class TcpDetails:
     encrypted: bool = False
     bodiless: bool = False
     partial: bool = False
+    other: bool = False
     informational: bool = False
     multiplexed: bool = False
     mid_message: bool = False
@@ -135,11 +137,13 @@ class SqlDetails:
         statement: the SQL text.
         position: the statement's number within its transaction, from 1.
         conditions: the modes of `database_failure` that this driver can report; None for all.
+        watched: what is done later on a connection that is opened is seen, whoever opens it.
     """
 
     statement: str = ""
     position: int = 1
     conditions: frozenset[str] | None = None
+    watched: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

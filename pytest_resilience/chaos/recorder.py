@@ -29,6 +29,7 @@ from pytest_resilience.chaos.types.catalog import ChaosType
 __all__ = ["Recorder"]
 
 _MOST_LINES = 8  # of what was done that anybody reads
+_HTTP = "HTTP"  # done as kinds are: something that is a request of it, or may be one
 _OF_NETWORK = frozenset({RESOLVE, CONNECT, HANDSHAKE, SEND, RECEIVE, CLOSE})
 _OF_DATABASE = frozenset({OPEN_CONNECTION, CHECK_OUT, EXECUTE, COMMIT, FETCH})
 
@@ -56,7 +57,7 @@ class Recorder:
         self.in_test = False
         self.is_complete = True
         self.lines: dict[str, None] = {}
-        self._done: set[str] = set()  # kinds
+        self._done: set[str] = set()  # kinds, and _HTTP
         self._called: set[str] = set()  # services
         self._opened: set[str] = set()  # kinds that are possible on what was opened
         self._aimed: set[str] = set()  # experiments whose targets name an application in here
@@ -74,6 +75,8 @@ class Recorder:
             )
         else:
             self._done |= _implied_kinds(operation)
+            if _may_speak_http(operation):
+                self._done.add(_HTTP)
         if operation.kind == CALL:
             self._called.add(operation.target)
         if len(self.lines) < _MOST_LINES:
@@ -90,7 +93,10 @@ class Recorder:
 
     def lacks(self, kinds: frozenset[str]) -> bool:
         """Whether the test has not done one of these kinds that is to be noted."""
-        return self.in_test and bool((kinds & self.kinds) - self._done)
+        wanted = kinds & self.kinds
+        if RECEIVE in wanted and any(each.is_of_http for each in self._experiments):
+            wanted |= {_HTTP}
+        return self.in_test and bool(wanted - self._done)
 
     @contextmanager
     def opening(self) -> Iterator[set[str]]:
@@ -115,7 +121,9 @@ class Recorder:
         kinds = self.possible_kinds(experiment)
         if not self.is_complete or not ours or not kinds or kinds & PRESSURES:
             return True
-        if kinds & self._done - {CALL} or experiment.name in self._aimed:
+        if experiment.name in self._aimed:
+            return True
+        if kinds & self._done - {CALL} and (_HTTP in self._done or not experiment.is_of_http):
             return True
         return CALL in kinds and not self._called.isdisjoint(experiment.target_services)
 
@@ -140,9 +148,16 @@ def _implied_kinds(operation: Operation) -> AbstractSet[str]:
     return {RECEIVE, CLOSE} if operation.kind == RECEIVE else {operation.kind}
 
 
+def _may_speak_http(operation: Operation) -> bool:
+    """Whether it shows a request of HTTP, or something that may be one."""
+    if operation.kind == RECEIVE:
+        return not operation.tcp.other
+    return operation.http.request is not None or bool(operation.advice)
+
+
 def _possible_later(operation: Operation) -> frozenset[str]:
     """The kinds that may be done later with what it opens, and not be seen then."""
-    if operation.kind == OPEN_CONNECTION:
+    if operation.kind == OPEN_CONNECTION and not operation.sql.watched:
         return _OF_DATABASE
     unseen = operation.advice and operation.kind == CONNECT and not operation.http.in_process
     return _OF_NETWORK if unseen else frozenset()

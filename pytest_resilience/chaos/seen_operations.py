@@ -123,6 +123,7 @@ class UnmatchedOperation(NamedTuple):
 
     Attributes:
         statement: the beginning of the SQL text.
+        unwritable: why nobody but the peer can write a response in HTTP.
         request: of HTTP, for experiments that are aimed at some: None where such a one would have
             to know it, and does not.
         others: as in `Operation` and its details.
@@ -134,7 +135,7 @@ class UnmatchedOperation(NamedTuple):
     remark: str
     blocking: bool
     encrypted: bool
-    partial: bool
+    unwritable: str
     multiplexed: bool
     conditions: frozenset[str] | None
     request: str | None
@@ -184,7 +185,7 @@ class UnmatchedOperations:
             self._remark_on(operation),
             operation.blocking,
             operation.tcp.encrypted,
-            operation.tcp.partial,
+            "no HTTP" if operation.tcp.other else "more of a response" * operation.tcp.partial,
             operation.tcp.multiplexed,
             operation.sql.conditions,
             self._request_of(operation),

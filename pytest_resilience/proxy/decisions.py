@@ -143,6 +143,7 @@ class Decisions:
                 connection=self._connection,
                 encrypted=self.encrypted and is_response,
                 partial=self.answered and is_response,
+                other=self._requests.is_other and is_response,
                 informational=self.informational and is_response,
                 mid_message=mid_message,
             ),

@@ -181,7 +181,7 @@ def test_those_that_come_with_the_package_are_listed(shop: pytest.Pytester) -> N
             "  a tunnel of 3 s: partition, always, target any",
             "llm-api: *",
             "  429 rate limited, retry after 1 s: status 429, Retry-After 1, the first 1, *",
-            "  529 overloaded: status 529, the first 1, target any",
+            "  529 overloaded: status 529, the first 1, target method [*]",
         ]
     )
 

@@ -64,6 +64,7 @@ class Fault:
         transient: whether what it holds up goes on as if nothing had been, when it has ended.
         needs_response: whether the peer's response must be there before it happens.
         needs_body: whether it happens to the bytes of a response, which must be seen for that.
+        is_of_http: whether only a response of HTTP can be this.
         is_of_response: whether it is something about one response, and not about its connection.
         resets: whether the connection is reset when the wait is over.
         closes: whether the peer closes it then, in good order.
@@ -76,6 +77,7 @@ class Fault:
     transient: ClassVar[bool] = False
     needs_response: ClassVar[bool] = False
     needs_body: ClassVar[bool] = False
+    is_of_http: ClassVar[bool] = False
     is_of_response: ClassVar[bool] = False
     resets: ClassVar[bool] = False
     closes: ClassVar[bool] = False

@@ -296,13 +296,15 @@ class InjectedResponse(Fault):
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({RECEIVE})
+    is_of_http: ClassVar[bool] = True
     is_of_response: ClassVar[bool] = True
     has_direction: ClassVar[bool] = False
     body: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
 
     def can_happen_to(self, operation: Operation) -> bool:
-        elsewhere = operation.tcp.encrypted or operation.tcp.partial or operation.tcp.multiplexed
+        tcp = operation.tcp
+        elsewhere = tcp.encrypted or tcp.partial or tcp.multiplexed or tcp.other
         return not elsewhere and Fault.can_happen_to(self, operation)
 
     @property

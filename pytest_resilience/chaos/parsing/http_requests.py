@@ -29,6 +29,7 @@ _MAYBE_REQUEST_LINE = re.compile(rb"[A-Z][A-Z-]*(?: [^\r\n]*)?\r?")
 _HEADER = re.compile(rb"\n([^:\s]+):[ \t]*([^\r\n]*)")
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _MOST_HEAD: Final = 64 << 10  # bytes; what goes on for longer is no head
+_OPAQUE = re.compile(rb"[\x14-\x17]\x03|PRI ")  # a record of TLS, or the beginning of HTTP/2
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME_HEAD: Final = 9  # bytes: length in three, type, flags, stream in four
 _HEADERS, _CONTINUATION = 1, 9
@@ -147,15 +148,17 @@ class RequestReader:
     so it does not matter what was sent before anybody looked.
     """
 
-    __slots__ = ("_head", "_is_whole", "_request")
+    __slots__ = ("_head", "_is_fed", "_is_whole", "_request")
 
     def __init__(self) -> None:
+        self._is_fed = False
         self._head = b""
         self._is_whole = False
         self._request: HttpRequest | None = None
 
     def feed(self, message: bytes) -> None:
         """The client sends this, or something that begins so."""
+        self._is_fed = _OPAQUE.match(message) is None
         if self._is_whole:
             if _REQUEST_LINE.match(message):
                 self._begin(message)
@@ -169,6 +172,7 @@ class RequestReader:
     def forget(self) -> None:
         """What is received from now on belongs to none that was sent so far."""
         self._head, self._is_whole, self._request = b"", False, None
+        self._is_fed = False
 
     def _begin(self, head: bytes) -> bool:
         """Take this for the head of a request, or what is there of it, if it is one."""
@@ -184,6 +188,11 @@ class RequestReader:
     def is_partial(self) -> bool:
         """Whether a head has begun, and not all of it was sent."""
         return bool(self._head) and not self._is_whole
+
+    @property
+    def is_other(self) -> bool:
+        """Whether what was sent is no HTTP."""
+        return self._is_fed and not (self._head or self._is_whole)
 
     @property
     def request(self) -> HttpRequest | None:

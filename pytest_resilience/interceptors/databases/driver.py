@@ -117,7 +117,9 @@ class DriverHooks:
         return recording and not self.watching
 
     def before_connect(self, names: tuple[str, ...], fail: Fail) -> Injection | None:
-        return self._decide(Operation(kind=OPEN_CONNECTION, target=names[0], names=names), fail)
+        watched = SqlDetails(watched=self.watching)
+        opening = Operation(kind=OPEN_CONNECTION, target=names[0], names=names, sql=watched)
+        return self._decide(opening, fail)
 
     def before_checkout(self, pool: str, fail: Fail) -> Injection | None:
         """Before a connection is taken from a pool."""

@@ -286,6 +286,7 @@ class TcpConnection:
                 connection=self.number,
                 encrypted=turn.tls and not turn.decrypted,
                 partial=turn.partial,
+                other=turn.requests.is_other,
                 bodiless=turn.request == BODILESS,
                 informational=turn.request == EXPECTANT,
                 multiplexed=turn.request == FRAMED,

@@ -60,6 +60,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
 from pytest_resilience.interceptors.sockets.stand_ins import answer_nothing
 from pytest_resilience.interceptors.sockets.unreachable import UnreachableClients
+from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
 
 
@@ -256,7 +257,11 @@ class SocketPatches:
         connection = self._look(self._connections.of, sock, SEND)
         if connection is None and self._look(is_udp, sock):
             return self._datagrams.send(sock, call)
-        if connection is None or connection.untargeted:
+        if connection is None:
+            return call()
+        if connection.untargeted:
+            if connection.stale and len(call.args) > 1:  # the recorder is told whether it is HTTP
+                self._look(lambda: connection.turn.requests.feed(beginning(call.args[1])))
             return call()
         me = threading.get_ident()
         if connection.send_queue.thread == me:

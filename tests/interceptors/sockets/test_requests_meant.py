@@ -293,8 +293,8 @@ def test_what_was_asked_instead_is_told(place: str, trust: Trust, inject: Inject
     error = never_fired(fault)
     assert error.seen == (
         f"network.connect {place}",
-        f"network.receive {place} GET /v1/payments",
-        f"network.receive {place} POST /v1/payments/7",
+        f"network.receive {place} GET /v1/payments (not method DELETE)",
+        f"network.receive {place} POST /v1/payments/7 (not method DELETE)",
     )
     assert f"target {place}, method DELETE" in str(error)
 
@@ -307,6 +307,38 @@ def test_a_connection_is_made_before_its_request_is_known(
     error = never_fired(fault)
     assert f"network.connect {place} (before any request is known)" in error.seen
     assert "a connection made before anybody knows what for" in str(error)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"PING\r\n", b"\0\0\0\x08\x04\xd2\x16\x2f", b"*1\r\n$4\r\nPING\r\n"]
+)
+@pytest.mark.parametrize("mode", ["status", "malformed_json"])
+def test_what_is_no_http_is_not_answered_in_http(inject: Inject, sent: bytes, mode: str) -> None:
+    with (
+        serve(echo) as port,
+        inject("network_failure", mode=mode, first=1) as fault,
+        socket.create_connection(("127.0.0.1", port)) as sock,
+    ):
+        sock.sendall(sent)
+        assert sock.recv(100) == sent
+    assert (fault.matched, fault.hits) == (0, 0)
+    error = never_fired(fault)
+    assert f"network.receive 127.0.0.1:{port} (no HTTP)" in error.seen
+    assert "it happens to requests of HTTP only" in str(error)
+
+
+def test_what_is_no_http_is_not_answered_in_http_by_asyncio_either(inject: Inject) -> None:
+    async def ping(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"PING\r\n")
+        received = await reader.read(100)
+        writer.close()
+        await writer.wait_closed()
+        return received
+
+    with serve(echo) as port, inject("network_failure", status=503, first=1) as fault:
+        assert asyncio.run(ping(port)) == b"PING\r\n"
+    assert fault.matched == 0
 
 
 def test_what_is_no_http_has_no_request(inject: Inject) -> None:

@@ -213,6 +213,67 @@ def test_fixtures_that_open_nothing_for_a_test_do_not_make_experiments_applicabl
     }
 
 
+@pytest.mark.parametrize("fault", ['mode = "status"', 'mode = "reset"\nmethod = "*"'])
+def test_what_happens_to_http_only_is_not_applicable_to_what_speaks_none(
+    shop: pytest.Pytester, fault: str
+) -> None:
+    shop.makepyprojecttoml(EXPERIMENTS.replace("rate = 1", f"{fault}\nrate = 1", 1))
+    shop.makepyfile("""
+        import asyncio
+        import socket
+        import threading
+
+        import pytest
+        import requests
+
+        def once(server):
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(connection.recv(100))
+
+        @pytest.fixture
+        def port():
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                thread = threading.Thread(target=once, args=(server,))
+                thread.start()
+                yield server.getsockname()[1]
+                thread.join()
+
+        def ping(port):
+            with socket.create_connection(("127.0.0.1", port)) as sock:
+                sock.sendall(b"PING\\r\\n")
+                sock.recv(100)
+
+        def test_other(port):
+            ping(port)
+
+        def test_other_in_a_loop(port):
+            async def main():
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"PING\\r\\n")
+                await reader.read(100)
+                writer.close()
+                await writer.wait_closed()
+
+            asyncio.run(main())
+
+        def test_both(port, url):
+            ping(port)
+            requests.get(url, timeout=5).raise_for_status()
+
+        def test_name():
+            with pytest.raises(requests.ConnectionError):
+                requests.get("http://shop.invalid/", timeout=5)
+    """)
+    run(shop, only=("refused",))
+    assert applicable(shop.path) == {
+        "test_other": set(),
+        "test_other_in_a_loop": set(),
+        "test_both": {"refused"},
+        "test_name": {"refused"},
+    }
+
+
 def test_pressure_is_applicable_to_everything(shop: pytest.Pytester) -> None:
     shop.makepyfile("def test_pure():\n    assert sum(range(100)) == 4950")
     run(shop, only=("busy",)).assert_outcomes(passed=1)
