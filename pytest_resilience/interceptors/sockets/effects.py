@@ -48,30 +48,11 @@ if sys.platform != "win32":
 
 
 __all__ = [
-    "Receiver",
-    "available",
-    "await_more",
-    "close_by_peer",
-    "discard",
-    "end",
-    "end_of_stream",
-    "fail",
-    "hold_a_call",
-    "hold_before",
-    "hold_sending",
-    "hold_until",
-    "no_room",
-    "nothing_yet",
-    "os_error",
-    "put_abandoned",
-    "readable",
-    "replay",
-    "reset_by_peer",
-    "silenced",
-    "speaks_tls",
-    "take",
-    "timed_out",
-]
+    "Receiver", "available", "await_more", "close_by_peer", "discard", "end", "end_of_stream",
+    "fail", "hold_a_call", "hold_before", "hold_sending", "hold_until", "no_room",
+    "nothing_yet", "os_error", "put_abandoned", "readable", "replay", "reset_by_peer",
+    "silenced", "speaks_tls", "take", "timed_out",
+]  # fmt: skip
 
 _AT_ONCE = 1 << 16  # bytes
 _POLLED = re.compile(rb"tfd:\s+(\d+) events:\s+([0-9a-f]+)")
@@ -100,10 +81,10 @@ def hold_before(
     Past the socket's own, raises TimeoutError with the text `timed_out`. `ended`: as in `Inbound`.
     """
     __tracebackhide__ = True
-    limit = sock.gettimeout()
-    left = limit
+    left = limit = sock.gettimeout()
     if effect.delay:
-        taken = _hold(effect, effect.delay, limit, TimeoutError(timed_out), ended)
+        most, error = _or_sooner(sock, limit, TimeoutError(timed_out), effect.delay)
+        taken = _hold(effect, effect.delay, most, error, ended)
         left = None if limit is None else max(limit - taken, 1e-6)  # 0 would mean non-blocking
     if ended.is_set():
         raise _given_up(sock)
@@ -129,11 +110,18 @@ def hold_until(
         limit = sock.gettimeout()
         if limit is not None:
             limit = max(0.0, limit - max(0.0, now - asked_at))
-        error: OSError = timed_out(sock)
-        patience, code = kernel_patience(sock, silent=due == math.inf)
-        if patience < (math.inf if limit is None else limit):
-            limit, error = patience, os_error(code)
+        limit, error = _or_sooner(sock, limit, timed_out(sock), due - now)
         _hold(effect, due - now, limit, error, ended)
+
+
+def _or_sooner(
+    sock: Receiver, limit: float | None, error: OSError, delay: float
+) -> tuple[float | None, OSError]:
+    """The `limit` and what is raised past it; or when and how the kernel itself ends the call."""
+    patience, code = kernel_patience(sock, silent=delay == math.inf)
+    if patience < (math.inf if limit is None else limit):
+        return patience, nothing_yet(sock) if code == errno.EAGAIN else os_error(code)
+    return limit, error
 
 
 def hold_sending(

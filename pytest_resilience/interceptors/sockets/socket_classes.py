@@ -33,6 +33,7 @@ KernelSocket = _socket.socket
 
 _ATTACH_FILTER, _DETACH_FILTER = 26, 27  # options of sockets for which Python has no names
 _DROP = array.array("B", struct.pack("@HBBI", 6, 0, 0, 0))  # a filter: return 0 bytes
+_FIRST_RETRY = 1.0  # seconds until a connect is tried again, and looked at for the first time
 _TIMEVAL = struct.Struct("@ll")
 
 _tls_modules: list[ModuleType] = []
@@ -207,18 +208,22 @@ def receive_timeout(sock: Any) -> float | None:
 def kernel_patience(sock: Any, *, silent: bool) -> tuple[float, int]:
     """Seconds until the kernel ends a receive, infinite where it does not, and with which errno.
 
-    `silent`: nothing comes from the peer, not even that it has received what was sent, which is
-    what TCP_USER_TIMEOUT and keepalive wait for.
+    Or a connect, where there is none yet. `silent`: nothing comes from the peer, not even that it
+    has received what was sent, which is what TCP_USER_TIMEOUT and keepalive wait for.
     """
     limits = []
-    if sock.gettimeout() is None and (limit := kernel_timeout(sock, socket.SO_RCVTIMEO)):
-        limits.append((limit, errno.EAGAIN))
+    connecting = is_a(sock, KernelSocket) and ends_of(sock) is None
+    usual = (socket.SO_SNDTIMEO, errno.EINPROGRESS), (socket.SO_RCVTIMEO, errno.EAGAIN)
+    option, code = usual[not connecting]
+    if sock.gettimeout() is None and (limit := kernel_timeout(sock, option)):
+        limits.append((limit, code))
     if silent and sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # as above
             tcp = functools.partial(sock.getsockopt, socket.IPPROTO_TCP)
             if milliseconds := tcp(socket.TCP_USER_TIMEOUT):
-                limits.append((milliseconds / 1e3, errno.ETIMEDOUT))
-            elif sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+                soonest = _FIRST_RETRY if connecting else 0.0
+                limits.append((max(soonest, milliseconds / 1e3), errno.ETIMEDOUT))
+            elif not connecting and sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
                 probes = tcp(socket.TCP_KEEPINTVL) * tcp(socket.TCP_KEEPCNT)
                 limits.append((tcp(socket.TCP_KEEPIDLE) + probes, errno.ETIMEDOUT))
     return min(limits, default=(math.inf, 0))

@@ -627,6 +627,27 @@ def test_silence_obeys_what_the_client_has_set_in_the_kernel(
         assert silence.hits == 1
 
 
+def ends_sending(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, 200_000))
+
+
+@pytest.mark.parametrize("ends", [ends_sending, ends_unacknowledged])
+def test_a_silent_connect_obeys_what_the_client_has_set_in_the_kernel(
+    ends: Callable[[socket.socket], None], echo_port: int, inject: Inject
+) -> None:
+    def met(port: int) -> str:
+        with socket.socket() as sock:
+            ends(sock)
+            return outcome(lambda: sock.connect((HOST, port)))
+
+    with full_backlog() as port:
+        real = met(port)
+    parameters: dict[str, Any] = {"mode": "timeout", "rate": 1, "duration": 2 * PATIENCE}
+    with inject("network_failure", **parameters) as silence:
+        assert met(echo_port) == real
+    assert silence.hits == 1
+
+
 def test_a_delay_obeys_the_timeout_that_the_kernel_has(echo_port: int, inject: Inject) -> None:
     with socket.create_connection((HOST, echo_port)) as sock:
         ends_receiving(sock)
