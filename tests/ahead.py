@@ -2,7 +2,7 @@
 
 A test says by `@runs` which suite it is about, and asks for `ran`, its result. From the moment that
 all tests are collected, a process beside this one runs those suites in the order of their tests.
-What it has not begun when its test comes is run then; under xdist, all of them are. Any other
+What it has not begun when its test comes is run then. Workers of xdist share all of it. Any other
 `Job` is marked by `runs_job`, and its folder is what `finished` returns.
 
 PYTEST_DONT_REWRITE, for nothing is asserted here, and others load it before it is a plugin.
@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
+from typing import Any
 from typing import Protocol
 
 import pytest
@@ -40,6 +41,7 @@ PATIENCE = 600  # seconds for a job, of which there may be several runs, on a bu
 
 _ROOT = pytest.StashKey[Path]()
 _FOLDERS = pytest.StashKey[dict[int, Path]]()  # by the identity of the job
+_STARTED = pytest.StashKey[bool]()
 
 
 class Job(Protocol):
@@ -158,17 +160,34 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not jobs or config.option.collectonly:
         return
     config.stash[_FOLDERS] = folders = {}
-    for number, (key, job) in enumerate(jobs.items()):
-        folders[key] = folder = root(config) / f"{number:03}"
-        folder.mkdir()
-        command = dataclasses.asdict(job.write(folder))
-        (folder / "command.json").write_text(json.dumps(command, default=str), encoding="utf-8")
+    with locked(root(config) / "lock"):
+        for number, (key, job) in enumerate(jobs.items()):
+            folders[key] = folder = root(config) / f"{number:03}"
+            if not folder.exists():  # unless another worker, with the same tests, was first
+                folder.mkdir()
+                command = json.dumps(dataclasses.asdict(job.write(folder)), default=str)
+                (folder / "command.json").write_text(command, encoding="utf-8")
     if not hasattr(config, "workerinput"):
         config.add_cleanup(_start(root(config)))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["ahead"] = str(root(node.config))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any) -> None:
+    """The first worker has written all jobs."""
+    if _STARTED not in node.config.stash:
+        node.config.stash[_STARTED] = True
+        node.config.add_cleanup(_start(root(node.config)))
+
+
 def root(config: pytest.Config) -> Path:
     """A folder for all jobs, and for what several of them use."""
+    if hasattr(config, "workerinput"):
+        return Path(config.workerinput["ahead"])
     if _ROOT not in config.stash:
         config.stash[_ROOT] = Path(tempfile.mkdtemp(prefix="ahead-"))
         config.add_cleanup(lambda: shutil.rmtree(config.stash[_ROOT], ignore_errors=True))

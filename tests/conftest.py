@@ -22,12 +22,20 @@ from tests.free_loops import free_loops
 
 pytest_plugins = ["pytester", "tests.suites", "tests.ahead"]
 
+gc.disable()  # what is loaded from here on all stays, until `pytest_collection_finish`
+
 ROOT = Path(__file__).parents[1]
+WORKERS = 2
 
 
-def pytest_collection() -> None:
-    """Look for no garbage in what is loaded from here on: it all stays."""
-    gc.disable()
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run all of the suite in two processes, as by `-n 2`: half of its time it waits."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    alone = hasattr(config, "workerinput") or config.option.usepdb
+    if whole and not alone and getattr(config.option, "numprocesses", 0) is None:
+        config.option.numprocesses = WORKERS
+        config.option.dist = "worksteal"  # which leaves most modules to one worker
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -55,6 +63,15 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("any machine")
     # Hundreds of processes load it from here on, and may not write what they compile.
     compileall.compile_dir(ROOT / "pytest_resilience", quiet=2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _leaves_little_garbage() -> Iterator[None]:
+    """What a module has loaded is not looked at by those after it, and what it left is complained
+    about here."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

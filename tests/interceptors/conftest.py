@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import socket
 import ssl
 import struct
@@ -159,13 +158,6 @@ def outcome(action: Callable[[], object]) -> str:
 @pytest.fixture(scope="session")
 def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
     return Trust(tmp_path_factory.mktemp("trust"))
-
-
-@pytest.fixture(scope="module")
-def little_garbage() -> None:
-    """From here on `gc.collect` looks at what the tests of the module make, and is quick."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture

@@ -283,13 +283,6 @@ def side_by_side(client: Client, tellers: list[tuple[Tell, str]]) -> list[str]:
         return list(threads.map(lambda teller: teller[0](client, teller[1]), tellers))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _leaves_nothing() -> Iterator[None]:
-    """What a client has not closed is complained about here, and not in somebody else's tests."""
-    yield
-    gc.collect()
-
-
 @pytest.fixture(autouse=True)
 def _complains_while_it_may(request: pytest.FixtureRequest) -> Iterator[None]:
     """What a client leaves open by itself is no matter of the tests after it."""
@@ -298,6 +291,7 @@ def _complains_while_it_may(request: pytest.FixtureRequest) -> Iterator[None]:
     if client is not None and any("unclosed" in each for each in client.warns):
         while gc.collect():  # coroutines, and then what they have kept
             pass
+        gc.freeze()  # the next of them need not look at all that clients have loaded
 
 
 def code_of(error: Any) -> str:

@@ -274,9 +274,9 @@ def test_who_polls_is_told_when_it_is_ended(echo_port: int, inject: Inject) -> N
         socket.create_connection((HOST, echo_port)) as sock,
         inject("network_failure", mode="timeout", rate=1) as silence,
     ):
-        sock.sendall(b"tea")
-        select.select([sock], [], [], PATIENCE)
         sock.setblocking(False)
+        sock.sendall(b"tea")
+        assert select.select([sock], [], [], PATIENCE)[0] == [sock]
         with pytest.raises(BlockingIOError):
             sock.recv(1)
         assert silence.hits == 1

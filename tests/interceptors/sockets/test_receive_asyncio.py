@@ -46,7 +46,7 @@ def run(story: Coroutine[Any, Any, Any]) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _leaves_nothing(little_garbage: None) -> Iterator[None]:
+def _leaves_nothing() -> Iterator[None]:
     """What a client has not closed is complained about where it was left."""
     yield
     gc.collect()
