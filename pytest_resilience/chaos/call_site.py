@@ -83,7 +83,9 @@ def _waiting_site(frame: FrameType, folder: str, loop_objects: tuple[object, ...
     if role == _LOOP:
         return _task_site(loop_objects, folder) or _task_site((_current_task(),), folder)
     if role == _WORKER:
-        job = tuple(frame.f_locals.values())  # it is there, but not for long
+        # It is there, but not for long. From its future it is not far to whoever waits for it;
+        # what it calls leads to more than is looked at.
+        job = tuple(getattr(each, "future", each) for each in frame.f_locals.values())
         return _task_site(job, folder) or _running_site(folder)
     return ""
 

@@ -94,6 +94,12 @@ def deliver_when_waited_for(task):
     deliver()
 
 
+def deliver_when_anybody_waits(loop, _):
+    while all(task._fut_waiter is None for task in asyncio.all_tasks(loop)):
+        time.sleep(0)
+    deliver()
+
+
 def ask_a_thread_and_keep_the_loop():
     job = asyncio.get_running_loop().run_in_executor(None, deliver)
     while not seen:
@@ -215,6 +221,12 @@ async def for_a_thread(library: Library) -> None:
     await asyncio.to_thread(library.deliver_when_waited_for, task)  # here
 
 
+async def for_a_thread_that_is_given_much(library: Library) -> None:
+    much = [[number] for number in range(1000)]
+    loop = asyncio.get_running_loop()
+    await asyncio.to_thread(library.deliver_when_anybody_waits, loop, much)  # here
+
+
 async def for_a_thread_that_is_quicker(library: Library) -> None:
     await library.ask_a_thread_and_keep_the_loop()  # here
 
@@ -227,7 +239,7 @@ WAITS: list[Callable[[Library], Coroutine[Any, Any, None]]] = [
     for_a_future, for_a_stream, for_a_stream_with_a_time_limit, for_an_event, for_a_queue,
     for_a_task, for_a_task_with_a_time_limit, for_a_shielded_task, for_several,
     for_the_first_of_several, for_a_group, for_a_group_of_anyio, for_what_it_calls_itself,
-    for_a_thread, for_a_thread_that_is_quicker, for_a_task_with_a_thread_that_is_quicker,
+    for_a_thread, for_a_thread_that_is_given_much, for_a_thread_that_is_quicker, for_a_task_with_a_thread_that_is_quicker,
 ]  # fmt: skip
 
 
