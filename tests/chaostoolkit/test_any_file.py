@@ -18,7 +18,8 @@ from tests.values import ANY
 from tests.values import one_sentence
 
 
-HERE = {"type": "python", "module": "os", "func": "getcwd", "arguments": {}}
+# All that the module has is looked at, each time.
+HERE = {"type": "python", "module": "getpass", "func": "getuser", "arguments": {}}
 PROGRAM = {"type": "process", "path": "true", "arguments": ["a"], "timeout": 1}
 REQUEST = {
     "type": "http", "url": "http://127.0.0.1:1/", "timeout": 1, "method": "GET",

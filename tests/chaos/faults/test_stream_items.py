@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from pytest_resilience.chaos.faults.payload import Altered
@@ -89,6 +90,7 @@ def delivered(fault: Alteration, data: bytes, sizes: Sequence[int]) -> tuple[byt
 
 
 @every_stream
+@settings(max_examples=30)  # of each of 11 streams
 @given(given_texts=st.lists(texts, min_size=1, max_size=6), count=st.integers(0, 7), sizes=cuts)
 def test_so_many_items_arrive_before_the_rest_is_cut_off(
     head: bytes,
@@ -106,6 +108,7 @@ def test_so_many_items_arrive_before_the_rest_is_cut_off(
 
 
 @every_stream
+@settings(max_examples=30)  # of each of 11 streams
 @given(given_texts=st.lists(texts, min_size=1, max_size=6), count=st.integers(0, 7), sizes=cuts)
 def test_one_item_is_dropped_and_the_others_arrive(
     head: bytes,
@@ -121,6 +124,7 @@ def test_one_item_is_dropped_and_the_others_arrive(
 
 
 @every_stream
+@settings(max_examples=30)  # of each of 11 streams
 @given(given_texts=st.lists(texts, min_size=3, max_size=6), count=st.integers(1, 2), sizes=cuts)
 def test_what_comes_after_so_many_items_is_damaged(
     head: bytes,
