@@ -239,7 +239,8 @@ WAITS: list[Callable[[Library], Coroutine[Any, Any, None]]] = [
     for_a_future, for_a_stream, for_a_stream_with_a_time_limit, for_an_event, for_a_queue,
     for_a_task, for_a_task_with_a_time_limit, for_a_shielded_task, for_several,
     for_the_first_of_several, for_a_group, for_a_group_of_anyio, for_what_it_calls_itself,
-    for_a_thread, for_a_thread_that_is_given_much, for_a_thread_that_is_quicker, for_a_task_with_a_thread_that_is_quicker,
+    for_a_thread, for_a_thread_that_is_given_much, for_a_thread_that_is_quicker,
+    for_a_task_with_a_thread_that_is_quicker,
 ]  # fmt: skip
 
 

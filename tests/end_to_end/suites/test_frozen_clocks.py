@@ -1,11 +1,14 @@
-"""Suites whose tests freeze or replace time: faults go by the machine's, and tell what it was."""
+"""A suite whose tests freeze or replace time: faults go by the machine's, and tell what it was."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.ahead import runs
+from tests.suites import SERVER
 
-FREEZERS = """
+
+FROZEN = """
 import asyncio
 import time
 
@@ -36,11 +39,7 @@ def url(url):
 def took():
     began = machine(time.CLOCK_MONOTONIC)
     return lambda: machine(time.CLOCK_MONOTONIC) - began
-"""
 
-
-def test_a_delay_is_as_long_as_asked_and_booked_so(suite: pytest.Pytester) -> None:
-    suite.makepyfile(f"""{FREEZERS}
 def test_blocking(url, chaos, frozen, took):
     with chaos.network_latency(delay="30ms") as latency:
         assert requests.get(url, timeout=5).text == "ok"
@@ -69,7 +68,7 @@ def test_mocked(chaos, frozen, took, chaos_responses):
 def test_through_a_proxy(url, chaos_proxy, frozen, took):
     proxy = chaos_proxy(url.split("/")[2])
     with proxy.inject("network_latency", delay="30ms") as latency:
-        assert requests.get(f"http://127.0.0.1:{{proxy.port}}/", timeout=5).text == "ok"
+        assert requests.get(f"http://127.0.0.1:{proxy.port}/", timeout=5).text == "ok"
     assert took() >= 0.059
     assert latency.delay >= 0.055
 
@@ -83,12 +82,7 @@ def test_files_and_databases(tmp_path, chaos, frozen, took):
     assert took() >= 0.039
     assert slow.delay >= 0.019
     assert late.delay >= 0.019
-""")
-    suite.runpytest("-p", "no:randomly").assert_outcomes(passed=24)
 
-
-def test_time_that_jumps_ends_and_begins_no_experiment(suite: pytest.Pytester) -> None:
-    suite.makepyfile(f"""{FREEZERS}
 @pytest.mark.parametrize("freezer", FREEZERS)
 @pytest.mark.chaos("network_failure", mode="refuse", duration="1h")
 def test_frozen_in_the_test(url, freezer):
@@ -104,12 +98,7 @@ def test_frozen_around(frozen, url):
 def test_a_window(frozen, url):
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=5)
-""")
-    suite.runpytest("-p", "no:randomly").assert_outcomes(passed=12)
 
-
-def test_pressure_is_told_as_it_was(suite: pytest.Pytester) -> None:
-    suite.makepyfile(f"""{FREEZERS}
 def test_workers(chaos, frozen):
     with chaos.cpu_stress(load=0.1, cores=1) as stress:
         time.sleep(0.1)
@@ -119,12 +108,7 @@ def test_in_this_process(chaos, frozen):
     with chaos.cpu_stress(load=0.1, gil=True) as stress:
         time.sleep(0.1)
     assert stress.pressure.achieved < 1
-""")
-    suite.runpytest("-p", "no:randomly").assert_outcomes(passed=8)
 
-
-def test_a_replaced_sleep_hears_nothing_of_our_waits(suite: pytest.Pytester) -> None:
-    suite.makepyfile(f"""{FREEZERS}
 def test_retries(url, chaos, monkeypatch, took):
     slept = []
     monkeypatch.setattr(time, "sleep", slept.append)
@@ -133,5 +117,29 @@ def test_retries(url, chaos, monkeypatch, took):
     assert not slept
     assert took() >= 0.059
     assert latency.delay >= 0.055
-""")
-    suite.runpytest().assert_outcomes(passed=1)
+"""
+
+pytestmark = runs("-p", "no:randomly", "-rA", conftest=SERVER, test_it=FROZEN)
+
+
+def passed(ran: pytest.RunResult, *names: str) -> int:
+    """How many of these tests have, with all their parameters."""
+    tests = [line.partition("::")[2] for line in ran.outlines if line.startswith("PASSED ")]
+    return sum(test.partition("[")[0] in names for test in tests)
+
+
+def test_a_delay_is_as_long_as_asked_and_booked_so(ran: pytest.RunResult) -> None:
+    asked = ("test_blocking", "test_in_a_loop", "test_mocked", "test_through_a_proxy")
+    assert passed(ran, *asked, "test_files_and_databases") == 24
+
+
+def test_time_that_jumps_ends_and_begins_no_experiment(ran: pytest.RunResult) -> None:
+    assert passed(ran, "test_frozen_in_the_test", "test_frozen_around", "test_a_window") == 12
+
+
+def test_pressure_is_told_as_it_was(ran: pytest.RunResult) -> None:
+    assert passed(ran, "test_workers", "test_in_this_process") == 8
+
+
+def test_a_replaced_sleep_hears_nothing_of_our_waits(ran: pytest.RunResult) -> None:
+    assert passed(ran, "test_retries") == 1
