@@ -36,7 +36,6 @@ from pytest_resilience.patterns.circuit_breaker.states import CircuitRejection
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState
 from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
 from pytest_resilience.patterns.circuit_breaker.states import Closed
-from pytest_resilience.patterns.circuit_breaker.states import Counts
 from pytest_resilience.patterns.circuit_breaker.states import HalfOpen
 from pytest_resilience.patterns.circuit_breaker.states import Isolated
 from pytest_resilience.patterns.circuit_breaker.states import Open
@@ -108,20 +107,22 @@ class _Copy:
         self.now, self.reading = reading.now, reading
         self.circuit = Circuit(config, name, moment)
         self.circuit.journal, self.events = journal, journal.latest
-        self.reason = self._stay = ""
+        self.reason = ""
+        # The names of stays in a state, which permits are of. All know that of the first one.
+        first = self.circuit.current
+        self._stays: dict[State, str] = {first: _stay_in(first.kind, "0")}
         if reading.text:
             try:
                 self._restore(json.loads(reading.text))
             except (ValueError, TypeError, KeyError):
-                _logger.exception("%s: %r is no state of a breaker", name, reading.text)
-                self.circuit.current = Closed(CircuitState.CLOSED, self.circuit.counts)
-        self._entered = self.circuit.current
+                _logger.warning("%s: %r is no state of a breaker", name, reading.text)
+                self.circuit.current = first
         self._before = self._document()
 
     def _restore(self, document: dict[str, Any]) -> None:
         counts = self.circuit.counts
-        self.circuit.current = _state_of(document["state"], counts)
-        self.reason, self._stay = document["reason"], document["stay"]
+        self.circuit.current = self._state_of(document["state"])
+        self.reason = document["reason"]
         for name in _COUNTS:
             setattr(counts, name, document["counts"][name])
         window = document["counts"]["window"]
@@ -130,10 +131,13 @@ class _Copy:
 
     @property
     def stay(self) -> str:
-        """Which stay in a state it is: permits are of one."""
-        if self.circuit.current is not self._entered:
-            self._entered, self._stay = self.circuit.current, os.urandom(6).hex()
-        return self._stay
+        """The name of the stay in the state there is now."""
+        return self._stay_of(self.circuit.current)
+
+    def _stay_of(self, state: State) -> str:
+        if state not in self._stays:
+            self._stays[state] = _stay_in(state.kind, os.urandom(6).hex())
+        return self._stays[state]
 
     @property
     def is_changed(self) -> bool:
@@ -150,40 +154,44 @@ class _Copy:
         return {
             "counts": told,
             "reason": self.events[-1].reason if self.events else self.reason,
-            "state": _told(self.circuit.current),
-            "stay": self.stay,
+            "state": self._told(self.circuit.current),
         }
 
+    def _told(self, state: State) -> dict[str, Any]:
+        told: dict[str, Any] = {"kind": state.kind.value, "stay": self._stay_of(state)}
+        if isinstance(state, Isolated):
+            told |= {"before": self._told(state.before), "holders": state.holders}
+        elif isinstance(state, Open):
+            told["reopens_at"] = None if state.reopens_at == NEVER else state.reopens_at
+        elif isinstance(state, HalfOpen):
+            told |= {name: getattr(state, name) for name in _TRIALS}
+        return told
 
+    def _state_of(self, told: dict[str, Any]) -> State:
+        kind, counts = CircuitState(told["kind"]), self.circuit.counts
+        state: State
+        if "before" in told:
+            state = Isolated(self._state_of(told["before"]))
+            state.holders = told["holders"]
+        elif "reopens_at" in told:
+            state = Open(kind, NEVER if told["reopens_at"] is None else told["reopens_at"])
+        elif kind is CircuitState.HALF_OPEN:
+            state = HalfOpen(counts, told["acquired_at"])
+            for name in _TRIALS:
+                setattr(state, name, told[name])
+        else:
+            state = Closed(kind, counts)
+        self._stays[state] = told["stay"]
+        return state
+
+
+def _stay_in(kind: CircuitState, name: str) -> str:
+    return f"{kind.value}/{name}"
+
+
+_DISABLED = _stay_in(CircuitState.DISABLED, "")
 _TRIALS = ("acquired_at", "failures", "in_progress", "successes")
 _COUNTS = ("consecutive_failures", "last_failure", "times_opened")
-
-
-def _told(state: State) -> dict[str, Any]:
-    told: dict[str, Any] = {"kind": state.kind.value}
-    if isinstance(state, Isolated):
-        told |= {"before": _told(state.before), "holders": state.holders}
-    elif isinstance(state, Open):
-        told["reopens_at"] = None if state.reopens_at == NEVER else state.reopens_at
-    elif isinstance(state, HalfOpen):
-        told |= {name: getattr(state, name) for name in _TRIALS}
-    return told
-
-
-def _state_of(told: dict[str, Any], counts: Counts) -> State:
-    kind = CircuitState(told["kind"])
-    if "before" in told:
-        isolated = Isolated(_state_of(told["before"], counts))
-        isolated.holders = told["holders"]
-        return isolated
-    if "reopens_at" in told:
-        return Open(kind, NEVER if told["reopens_at"] is None else told["reopens_at"])
-    if kind is CircuitState.HALF_OPEN:
-        half_open = HalfOpen(counts, told["acquired_at"])
-        for name in _TRIALS:
-            setattr(half_open, name, told[name])
-        return half_open
-    return Closed(kind, counts)
 
 
 def shared_circuit(store: RedisStore) -> Callable[..., SharedCircuit]:
@@ -328,7 +336,7 @@ class SharedCircuit(Circuit):
             else:
                 self._share(step)
         with self._lock:
-            if self._seen is not CircuitState.DISABLED:
+            if not stay.startswith(_DISABLED):
                 self.counts.totals.add(outcome, now - began > self.counts.slow_after)
         try:
             if self.counts.watched:
