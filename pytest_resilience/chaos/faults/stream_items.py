@@ -21,11 +21,21 @@ from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.payload import Head
 
 
-__all__ = ["After", "BytePosition", "Cut", "Dropped", "ItemPosition", "Items", "Position"]
+__all__ = [
+    "After",
+    "BytePosition",
+    "Cut",
+    "Dropped",
+    "ItemPosition",
+    "Items",
+    "Position",
+    "in_chunks",
+]
 
 _EVENTS = re.compile(rb"\r\ncontent-type:[ \t]*text/event-stream", re.IGNORECASE)
-_LINES = re.compile(
-    rb"\r\ncontent-type:[ \t]*(text/plain|application/(x-ndjson|jsonl|json-seq|json-lines|x-json))",
+_TEXT = re.compile(rb"\r\ncontent-type:[ \t]*text/plain", re.IGNORECASE)
+_RECORDS = re.compile(
+    rb"\r\ncontent-type:[ \t]*application/(x-ndjson|jsonl|json-seq|json-lines|x-json)",
     re.IGNORECASE,
 )
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*\bchunked\b", re.IGNORECASE)
@@ -198,9 +208,24 @@ class Items:
         kind: _Kind | None = None
         if _EVENTS.search(head):
             kind = _Events()
-        elif _LINES.search(head):
+        elif _RECORDS.search(head) or _TEXT.search(head):
             kind = _Lines()
         return _Chunks(kind) if _CHUNKED.search(head) else kind or _Lines()
+
+
+def in_chunks(head: bytes, body: bytes) -> bytes | None:
+    """The body as a server flushes it, one item to a chunk; None if that is no stream of items.
+
+    Such a server does not know how long it will be.
+    """
+    if not (_EVENTS.search(head) or _RECORDS.search(head)):
+        return None
+    whole, start, chunks = head + body, len(head), []
+    for end in (*Items(Head()).ends(whole), len(whole)):
+        if end > start:
+            chunks.append(b"%x\r\n%b\r\n" % (end - start, whole[start:end]))
+            start = end
+    return b"".join([*chunks, b"0\r\n\r\n"])
 
 
 class Position(Protocol):

@@ -26,6 +26,7 @@ from typing import TypeVar
 
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.stream_items import in_chunks
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
@@ -78,15 +79,28 @@ class MockResponse:
     def of(
         cls, status: int, reason: str, headers: Iterable[tuple[str, str]], body: bytes
     ) -> MockResponse:
-        """As a server sends it: the body in one piece, whose length it names, if any."""
-        kept = [
-            each for each in headers if each[0].lower() not in {"transfer-encoding", "connection"}
-        ]
-        if body and not any(name.lower() == "content-length" for name, _ in kept):
+        """As a server sends it: the body in one piece, whose length it names, if any.
+
+        A stream of events or records comes in chunks, one for each, and names no length.
+        """
+        first = f"HTTP/1.1 {status} {reason}"
+        framing = {"transfer-encoding", "connection"}
+        kept = [each for each in headers if each[0].lower() not in framing]
+        streamed = [each for each in kept if each[0].lower() != "content-length"]
+        chunks = in_chunks(_head(first, streamed), body) if body else None
+        if chunks is not None:
+            return cls(head=_head(first, [*streamed, _CHUNKED]), body=chunks)
+        if body and streamed == kept:
             kept.append(("Content-Length", str(len(body))))
-        lines = [f"HTTP/1.1 {status} {reason}", *(f"{name}: {value}" for name, value in kept)]
-        head = "\r\n".join([*lines, "Connection: close", "", ""])
-        return cls(head=head.encode("latin-1", "replace"), body=body)
+        return cls(head=_head(first, kept), body=body)
+
+
+_CHUNKED = ("Transfer-Encoding", "chunked")
+
+
+def _head(first: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    lines = [first, *(f"{name}: {value}" for name, value in headers), "Connection: close", "", ""]
+    return "\r\n".join(lines).encode("latin-1", "replace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -326,9 +326,10 @@ class _Reply:
         response = http.client.HTTPResponse(_Received(received), method=method)  # type: ignore[arg-type]
         response.begin()
         body = response.read()
-        return cls(
-            status=response.status, reason=response.reason, headers=response.getheaders(), body=body
-        )
+        headers = [
+            each for each in response.getheaders() if each[0].lower() != "transfer-encoding"
+        ]  # the body is in one piece now
+        return cls(status=response.status, reason=response.reason, headers=headers, body=body)
 
 
 class _Received(bytes):

@@ -48,21 +48,24 @@ class App:
 
     Attributes:
         calls: how often it was called.
+        body: of its responses.
+        media: their type.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, body: bytes = BODY, media: str = "application/json") -> None:
         self.calls = 0
+        self.body, self.media = body, media
 
     def wsgi(self, environ: Any, start_response: Any) -> list[bytes]:
         self.calls += 1
-        start_response("200 OK", [("Content-Type", "application/json")])
-        return [BODY]
+        start_response("200 OK", [("Content-Type", self.media)])
+        return [self.body]
 
     async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
         self.calls += 1
-        headers = [(b"content-type", b"application/json")]
+        headers = [(b"content-type", self.media.encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": BODY})
+        await send({"type": "http.response.body", "body": self.body})
 
 
 def of_httpx(response: Any) -> Reply:
@@ -89,7 +92,7 @@ def with_wsgi(library: Any, app: App, host: str) -> Reply:
 def handler_of(library: Any, app: App) -> Any:
     def handle(request: Any) -> Any:
         app.calls += 1
-        return library.Response(200, content=BODY, headers={"content-type": "application/json"})
+        return library.Response(200, content=app.body, headers={"content-type": app.media})
 
     return handle
 
@@ -123,7 +126,7 @@ def with_fastapi(library: Any, app: App, host: str) -> Reply:
     @api.get("/orders")
     def orders() -> fastapi.Response:
         app.calls += 1
-        return fastapi.Response(BODY, media_type="application/json")
+        return fastapi.Response(app.body, media_type=app.media)
 
     client = TestClient(api, base_url=f"http://{host}")
     client.timeout = TIMEOUT
@@ -148,7 +151,7 @@ def with_flask(library: Any, app: App, host: str) -> Reply:
     @api.get("/orders")
     def orders() -> flask.Response:
         app.calls += 1
-        return flask.Response(BODY, mimetype="application/json")
+        return flask.Response(app.body, mimetype=app.media)
 
     response = api.test_client().get("/orders", base_url=f"http://{host}")
     return response.status_code, response.data, dict(response.headers)

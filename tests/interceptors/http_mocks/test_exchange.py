@@ -67,6 +67,34 @@ def test_a_response_as_a_server_sends_it() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("media", "body", "chunks"),
+    [
+        (
+            "text/event-stream",
+            b"data: 1\n\n: ping\n\ndata: 2\n\nda",
+            [b"data: 1\n\n", b": ping\n\ndata: 2\n\n", b"da"],
+        ),
+        ("text/event-stream; charset=utf-8", b"data: 1\r\n\r\n", [b"data: 1\r\n\r\n"]),
+        ("application/x-ndjson", b"{}\n[]\n", [b"{}\n", b"[]\n"]),
+    ],
+)
+def test_a_stream_comes_in_chunks_as_servers_send_it(
+    media: str, body: bytes, chunks: list[bytes]
+) -> None:
+    headers = [("Content-Type", media), ("Content-Length", str(len(body)))]
+    streamed = MockResponse.of(200, "OK", headers, body)
+    assert (
+        streamed.head
+        == (
+            f"HTTP/1.1 200 OK\r\nContent-Type: {media}\r\nTransfer-Encoding: chunked\r\n"
+            "Connection: close\r\n\r\n"
+        ).encode()
+    )
+    sent = b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in chunks)
+    assert streamed.body == sent + b"0\r\n\r\n"
+
+
 def test_a_delay_is_held_and_the_rest_is_left_to_the_mock(
     engine: Engine, clock: ManualClock
 ) -> None:

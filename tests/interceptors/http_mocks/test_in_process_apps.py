@@ -76,6 +76,14 @@ def test_a_damaged_body(way: Way, inject: Inject) -> None:
 
 
 @every_way
+def test_one_event_of_a_stream_is_lost(way: Way, inject: Inject) -> None:
+    app = App(b"data: 1\n\ndata: 2\n\ndata: 3\n\n", "text/event-stream")
+    with inject("network_failure", mode="drop_message", after_items=1, target="shop.example") as it:
+        assert way(app)[:2] == (200, b"data: 1\n\ndata: 3\n\n")
+    assert (app.calls, it.hits) == (1, 1)
+
+
+@every_way
 def test_a_delay(way: Way, inject: Inject, engine: Engine, events: list[FaultInjected]) -> None:
     app = App()
     began = engine.clock.monotonic()

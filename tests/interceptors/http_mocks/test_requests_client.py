@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 import requests
 import requests_mock
 import responses
+import respx
 
 from requests.adapters import HTTPAdapter
 from responses.registries import OrderedRegistry
@@ -767,3 +769,36 @@ def test_threads_wait_at_the_same_time(kind: str, slow: dict[str, Any], redirect
     mock.stop()
     assert found == [{"paid": True}] * 3
     assert not clock.together.broken
+
+
+@pytest.mark.parametrize("client", [requests, httpx], ids=["responses", "respx"])
+@pytest.mark.parametrize(
+    ("parameters", "error"),
+    [
+        ({"mode": "drop_message"}, None),
+        ({"mode": "close"}, (requests.exceptions.ChunkedEncodingError, httpx.RemoteProtocolError)),
+        ({"mode": "reset"}, (requests.exceptions.ChunkedEncodingError, httpx.ReadError)),
+    ],
+)
+def test_a_mocked_stream_is_one(
+    client: Any, parameters: dict[str, str], error: Any, inject: Inject
+) -> None:
+    received = b""
+    mocking = responses.RequestsMock() if client is requests else respx.mock()
+    body, headers = b"data: 1\n\ndata: 2\n\ndata: 3\n\n", {"content-type": "text/event-stream"}
+    with mocking as mock, inject("network_failure", after_items=1, **parameters) as fault:
+        if client is requests:
+            mock.get("http://shop/feed", body, content_type="text/event-stream")
+            with pytest.raises(error) if error else contextlib.nullcontext():
+                for piece in requests.get("http://shop/feed", stream=True).iter_content(1):
+                    received += piece
+        else:
+            mock.get("http://shop/feed").respond(content=body, headers=headers)
+            with (
+                pytest.raises(error) if error else contextlib.nullcontext(),
+                httpx.stream("GET", "http://shop/feed") as response,
+            ):
+                for piece in response.iter_bytes():
+                    received += piece
+    assert received == b"data: 1\n\n" + (b"" if error else b"data: 3\n\n")
+    assert fault.hits == 1
