@@ -12,13 +12,17 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from typing import Generic
 from typing import TypeVar
 from typing import overload
 
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["Event", "Listener", "Listeners", "cannot_await", "describe", "is_coroutine_function"]
+__all__ = [
+    "Event", "Journal", "Listener", "Listeners", "cannot_await", "describe",
+    "is_coroutine_function",
+]  # fmt: skip
 
 _logger = logging.getLogger("pytest_resilience")
 
@@ -213,6 +217,41 @@ class Listeners:
                     await _tell(*self._unawaited.popleft())
             finally:
                 telling.release()
+
+
+class Journal(Generic[_E]):
+    """Events, which are told in the order in which they happened, whatever threads they happen in.
+
+    Attributes:
+        listeners: who is told.
+        latest: the latest events, oldest first.
+    """
+
+    __slots__ = ("__weakref__", "_telling", "_untold", "latest", "listeners")
+
+    def __init__(self, listeners: Listeners, length: int) -> None:
+        """`length`: how many events are remembered."""
+        self.listeners = listeners
+        self.latest: deque[_E] = deque(maxlen=length)
+        self._untold: deque[_E] = deque()
+        self._telling = fork_safe(self, "_telling", threading.Lock)
+
+    def add(self, event: _E) -> None:
+        """Remember an event, under the lock under which it happened."""
+        self.latest.append(event)
+        self._untold.append(event)
+
+    def tell(self) -> None:
+        """Tell of what is new, under no lock; who tells does so for the others, which go on."""
+        while self._untold and self._telling.acquire(blocking=False):
+            try:
+                if self._untold:
+                    self._announce(self._untold.popleft())
+            finally:
+                self._telling.release()
+
+    def _announce(self, event: _E) -> None:
+        self.listeners.emit(event)
 
 
 async def _tell(listener: Listener, event: Event, begun: Any) -> None:

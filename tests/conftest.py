@@ -29,6 +29,14 @@ ROOT = Path(__file__).parents[1]
 WORKERS = 2
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--soak",
+        action="store_true",
+        help="10^5 calls of each of 32 threads through each pattern: tests/patterns/test_soak.py",
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run all of the suite in two processes, as by `-n 2`: half of its time it waits."""

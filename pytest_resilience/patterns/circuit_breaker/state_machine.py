@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import threading
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import readings
 from pytest_resilience.errors import CircuitBreakerError
+from pytest_resilience.events import Journal
 from pytest_resilience.events import Listeners
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.locks import renew_in_child
@@ -53,39 +53,21 @@ _SET_BY_HAND = frozenset({_FORCED_OPEN, _DISABLED, _METRICS_ONLY})
 _new_error = CircuitBreakerError.__new__
 
 
-class _Journal:
-    """The transitions of a breaker, told in the order in which they happened; and who listens."""
+class _Journal(Journal[CircuitTransition]):
+    """The transitions of a breaker, and who listens."""
 
-    __slots__ = (
-        "__weakref__", "_name", "_telling", "_untold", "call_listeners", "latest", "listeners",
-    )  # fmt: skip
+    __slots__ = ("_name", "call_listeners")
 
     def __init__(self, name: str, changed: Callable[[], None]) -> None:
         """`changed`: called when a listener has come or gone."""
+        super().__init__(Listeners(may_await=True, changed=changed), _HISTORY)
         self._name = name
-        self.listeners = Listeners(may_await=True, changed=changed)
         self.call_listeners = Listeners(may_await=True, changed=changed)
-        self._untold: deque[CircuitTransition] = deque()
-        self._telling = fork_safe(self, "_telling", threading.Lock)
-        self.latest: deque[CircuitTransition] = deque(maxlen=_HISTORY)
 
-    def add(self, event: CircuitTransition) -> None:
-        self.latest.append(event)
-        self._untold.append(event)
-
-    def tell(self) -> None:
-        """Tell of what is new; whoever tells does so for the others too, which go on."""
-        while self._untold and self._telling.acquire(blocking=False):
-            try:
-                if self._untold:
-                    self._tell(self._untold.popleft())
-            finally:
-                self._telling.release()
-
-    def _tell(self, event: CircuitTransition) -> None:
+    def _announce(self, event: CircuitTransition) -> None:
         old, new = event.old.value, event.new.value
         _logger.info("%s: %s -> %s, %s", self._name, old, new, event.reason)
-        self.listeners.emit(event)
+        super()._announce(event)
 
     def reject(self, event: CircuitRejection) -> None:
         self.listeners.emit(event)

@@ -6,7 +6,6 @@ import inspect
 import logging
 import threading
 
-from collections import deque
 from collections.abc import Awaitable
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import ServiceFailureError
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.events import Event
+from pytest_resilience.events import Journal
 from pytest_resilience.events import Listeners
 from pytest_resilience.events import describe
 from pytest_resilience.locks import fork_safe
@@ -125,13 +125,13 @@ class DegradationManager:
         self._clock: Clock = validation.clock(clock)
         self._services: dict[str, _Service] = {}
         self.listeners = Listeners(may_await=True)
-        self._history: deque[Event] = deque(maxlen=_HISTORY)
+        self._journal: Journal[Event] = Journal(self.listeners, _HISTORY)
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
     @property
     def events(self) -> tuple[Event, ...]:
         """The latest events, at most 1000, oldest first."""
-        return tuple(self._history.copy())
+        return tuple(self._journal.latest.copy())
 
     @property
     def features(self) -> dict[str, FeatureFlag]:
@@ -388,24 +388,21 @@ class DegradationManager:
             if generation != service.generation:
                 return service.level
             old, service.level = service.level, new
-            if old is not new:
-                service.generation += 1
-        if old is not new:
-            name = service.feature.name
-            _logger.warning("%s: %s -> %s, %s", name, old.value, new.value, reason)
-            at = self._clock.monotonic()
-            self._announce(LevelChanged(at=at, source=name, old=old, new=new, reason=reason))
+            if old is new:
+                return new
+            service.generation += 1
+            at, name = self._clock.monotonic(), service.feature.name
+            self._journal.add(LevelChanged(at=at, source=name, old=old, new=new, reason=reason))
+        _logger.warning("%s: %s -> %s, %s", name, old.value, new.value, reason)
+        self._journal.tell()
         return new
 
     def _fell_back(self, service: _Service, used: str, failure: _Failure) -> None:
         with self._lock:
             service.fallbacks += 1
         at, name = self._clock.monotonic(), service.feature.name
-        self._announce(FellBack(at=at, source=name, used=used, reason=failure[0]))
-
-    def _announce(self, event: Event) -> None:
-        self._history.append(event)
-        self.listeners.emit(event)
+        self._journal.add(FellBack(at=at, source=name, used=used, reason=failure[0]))
+        self._journal.tell()
 
     def get_service_status(self) -> dict[str, Any]:
         """All services and the whole, as `overall_status`.

@@ -602,3 +602,24 @@ def test_how_a_call_ends_that_was_given_up_says_nothing(
     assert ask(slow) == "late"
     assert manager.service_health["prices"] is ServiceLevel.DEGRADED
     assert manager.get_service_status()["services"]["prices"]["failures"] == 2
+
+
+def test_levels_are_told_in_their_order(manager: DegradationManager, clock: ManualClock) -> None:
+    """The service is well again in another thread, before all have heard that it is not."""
+    manager.register_feature(FeatureFlag("prices", fallback_value="flag"))
+    heard: list[ServiceLevel] = []
+
+    def slow(event: Event) -> None:
+        if isinstance(event, LevelChanged) and event.new is ServiceLevel.DEGRADED:
+            clock.advance(30)
+            with ThreadPoolExecutor(1) as other:
+                other.submit(manager.execute_with_degradation, "prices", int).result()
+
+    def hear(event: Event) -> None:
+        if isinstance(event, LevelChanged):
+            heard.append(event.new)
+
+    manager.listeners.add(slow)
+    manager.listeners.add(hear)
+    manager.execute_with_degradation("prices", broken)
+    assert heard == [ServiceLevel.DEGRADED, ServiceLevel.FULL]
