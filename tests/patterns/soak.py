@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
+import logging
 import os
 import random
-import signal
 import sys
 import threading
 import time
@@ -110,7 +111,7 @@ def soak(story: Story, calls: int) -> None:
     if story.listeners is not None:
         story.listeners.add(_poor_listener)
         story.listeners.add(story.heard.append)
-    with _hasty_switches(), ThreadPoolExecutor(THREADS) as threads:
+    with _quiet(), _hasty_switches(), ThreadPoolExecutor(THREADS) as threads:
         running = [threads.submit(thread, number) for number in range(THREADS)]
         together.wait()
         for _ in range(FORKS):
@@ -149,8 +150,7 @@ def _fork(do: Callable[[], object]) -> None:
     if child == 0:
         status = 1
         try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(LONGEST)
+            faulthandler.dump_traceback_later(LONGEST, exit=True)
             do()
             status = 0
         except BaseException:
@@ -158,7 +158,21 @@ def _fork(do: Callable[[], object]) -> None:
         finally:
             os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status == 0, f"a forked child ended with {status}; {-signal.SIGALRM}: it hangs"
+    assert status == 0, "a forked child failed, or hangs; what it did is in stderr"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing is logged: a file that a thread writes to at the fork is locked in the child.
+
+    That is Python's own `io.BufferedWriter`, of any handler with a file.
+    """
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextlib.contextmanager

@@ -125,6 +125,10 @@ class Circuit:
         self._update_fast_path()
 
     def _renew(self) -> None:
+        if self.counts.window is not None:
+            self.counts.window.recount()
+        if isinstance(self.current, Open):
+            self._forget_who_asks(self.current)
         if isinstance(self.current, HalfOpen):  # its trial calls are of threads that are not here
             self.current = self.current.again(self.clock.monotonic())
 
@@ -374,6 +378,11 @@ class Circuit:
             with self._lock:
                 if state is self.current:
                     state.reopens_at = self.journal.latest[-1].at + seconds
+
+    def _forget_who_asks(self, state: Open) -> None:
+        """Whoever asks the user's function is not in this child: nobody would ever answer."""
+        if state.kind is _OPEN and state.reopens_at == NEVER:
+            state.reopens_at = self.clock.monotonic() + DEFAULT_TIMEOUT
 
     def _announce_call(
         self, permit: StatePermit, now: float, outcome: Outcome, error: BaseException | None

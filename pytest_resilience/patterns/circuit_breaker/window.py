@@ -83,6 +83,11 @@ class CountWindow:
             self.failures -= failed
             self.slow -= slow
 
+    def recount(self) -> None:
+        """In a forked child: another thread may have been in the middle of counting."""
+        self.failures = sum(failed for _, failed, _ in self._bad)
+        self.slow = sum(slow for _, _, slow in self._bad)
+
     def dump(self) -> list[Any]:
         """What it holds, for `restore`."""
         gone = max(0, self._total - self._size)
@@ -163,6 +168,11 @@ class TimeWindow:
             bucket = self._buckets.popleft()
             self.failures -= bucket.failures
             self.slow -= bucket.slow
+
+    def recount(self) -> None:
+        """Do as that of `CountWindow`."""
+        self.failures = sum(bucket.failures for bucket in self._buckets)
+        self.slow = sum(bucket.slow for bucket in self._buckets)
 
     def clear(self) -> None:
         self._buckets.clear()

@@ -365,10 +365,6 @@ class DegradationManager:
         return reason, error
 
     def _recovered(self, service: _Service, generation: int) -> None:
-        with self._lock:
-            if generation != service.generation:
-                return
-            service.retry_at = None
         self._set_level(service, generation, _FULL, "it was tried again and answered")
 
     def _default(self, service: _Service, default: Any, failure: _Failure) -> Any:
@@ -391,6 +387,8 @@ class DegradationManager:
             if old is new:
                 return new
             service.generation += 1
+            if new is _FULL:  # not before: a child that is forked here must be able to try again
+                service.retry_at = None
             at, name = self._clock.monotonic(), service.feature.name
             self._journal.add(LevelChanged(at=at, source=name, old=old, new=new, reason=reason))
         _logger.warning("%s: %s -> %s, %s", name, old.value, new.value, reason)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import os
 import threading
 
 from collections.abc import Callable
@@ -328,3 +330,30 @@ def test_blocks_that_overlap_for_ever_leave_nothing_behind() -> None:
         return length
 
     assert contextvars.copy_context().run(story) <= 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_does_not_wait_for_what_another_thread_asks(clock: ManualClock) -> None:
+    """Forked while a thread calculates how long to stay open: in the child nobody does."""
+    asked, answered = threading.Event(), threading.Event()
+
+    def timeout(opened: int, error: BaseException | None) -> float:
+        asked.set()
+        assert answered.wait(60)
+        return 1.0
+
+    config = CircuitBreakerConfig(failure_threshold=1, timeout=timeout)
+    breaker = CircuitBreaker(config, clock=clock)
+    with ThreadPoolExecutor(1) as other:
+        call = other.submit(breaker.call, broken)
+        assert asked.wait(60)
+        child = os.fork()
+        if child == 0:
+            clock.advance(1000)
+            with contextlib.suppress(CircuitBreakerError):
+                os._exit(0 if breaker.call(fine) == "fine" else 1)
+            os._exit(2)
+        answered.set()
+        assert isinstance(call.exception(), ConnectionError)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

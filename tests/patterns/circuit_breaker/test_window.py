@@ -25,6 +25,10 @@ def test_a_count_window_holds_the_last_calls(
         assert window.calls == len(last)
         assert window.failures == sum(failed for _, failed, _ in last)
         assert window.slow == sum(slow for _, _, slow in last)
+        window.failures, window.slow = -1, -1  # as a thread may leave them that a fork stops
+        window.recount()
+        assert window.failures == sum(failed for _, failed, _ in last)
+        assert window.slow == sum(slow for _, _, slow in last)
     window.clear()
     assert (window.calls, window.failures, window.slow) == (0, 0, 0)
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import sys
 import threading
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -623,3 +625,29 @@ def test_levels_are_told_in_their_order(manager: DegradationManager, clock: Manu
     manager.listeners.add(hear)
     manager.execute_with_degradation("prices", broken)
     assert heard == [ServiceLevel.DEGRADED, ServiceLevel.FULL]
+
+
+def test_a_child_that_is_forked_at_any_moment_can_try_again(
+    manager: DegradationManager, clock: ManualClock
+) -> None:
+    """After no line is there a service that is not well and that nobody would ever try."""
+    manager.register_feature(FeatureFlag("prices", fallback_value="flag"))
+    service, stuck = manager._services["prices"], []
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename != inspect.getsourcefile(DegradationManager):
+            return None
+        if service.level is not ServiceLevel.FULL and service.retry_at is None:
+            stuck.append(frame.f_lineno)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        manager.execute_with_degradation("prices", broken)
+        clock.advance(30)
+        assert manager.execute_with_degradation("prices", int) == 0
+    finally:
+        sys.settrace(before)
+    assert levels(manager) == ["degraded", "full"]
+    assert stuck == []
