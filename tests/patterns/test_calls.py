@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from collections.abc import Callable
 from collections.abc import Coroutine
 from collections.abc import Iterator
+from functools import partial
 from types import MethodType
 from typing import Any
 from unittest import mock
@@ -28,7 +29,9 @@ from pytest_resilience import CircuitState
 from pytest_resilience import ConfigurationError
 from pytest_resilience import DegradationManager
 from pytest_resilience import FeatureFlag
+from pytest_resilience import Hedging
 from pytest_resilience import ManualClock
+from pytest_resilience import RetryBudget
 from pytest_resilience import RetryConfig
 from pytest_resilience import RetryExhaustedError
 from pytest_resilience import RetryHandler
@@ -459,6 +462,7 @@ def test_so_may_one_that_a_pool_runs() -> None:
 
 PATTERNS: list[Callable[[], Any]] = [
     CircuitBreaker, RetryHandler, SemaphoreBulkhead, RateLimitBulkhead, ThreadPoolBulkhead,
+    Hedging,
 ]  # fmt: skip
 each_pattern = pytest.mark.parametrize("make", PATTERNS, ids=lambda each: each.__name__)
 
@@ -492,6 +496,34 @@ def test_a_config_of_another_kind_is_refused(make: Any, config: Any) -> None:
 def test_a_clock_that_is_none_is_refused(make: Any) -> None:
     with pytest.raises(TypeError, match=r"^clock must have monotonic"):
         make(clock=math.sqrt)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        BulkheadManager, CircuitBreakerRegistry, DegradationManager, RetryBudget, Hedging,
+        partial(TimeLimiter, 1.0),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("clock", [math.sqrt, 1.0, None])
+def test_a_clock_that_is_none_is_refused_by_all_that_take_one(make: Any, clock: Any) -> None:
+    with pytest.raises(TypeError, match=r"^clock must have monotonic"):
+        make(clock=clock)
+
+
+@pytest.mark.parametrize("config", [RetryConfig(), 3])
+def test_a_registry_refuses_a_config_of_another_kind(config: Any) -> None:
+    breakers, bulkheads = CircuitBreakerRegistry(), BulkheadManager()
+    breakers.create("known")
+    bulkheads.create_bulkhead("known")
+    for make in (breakers.create, breakers.get_or_create, bulkheads.create_bulkhead,
+                 bulkheads.get_or_create_bulkhead):  # fmt: skip
+        with pytest.raises(TypeError, match=r"^config must be a \w+Config or None, not "):
+            make("new", config)
+    for replace in (breakers.replace, bulkheads.replace_bulkhead):
+        with pytest.raises(TypeError, match=r"^config must be a \w+Config or None, not "):
+            replace("known", config)
+    assert (breakers.names, [*bulkheads.bulkheads]) == (("known",), ["known"])
 
 
 def test_a_bulkhead_of_another_kind_is_refused() -> None:

@@ -141,3 +141,60 @@ class SemaphoreMachine(RuleBasedStateMachine):
 
 TestSemaphoreMachine = SemaphoreMachine.TestCase
 TestSemaphoreMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+async def atask() -> str:
+    return "done"
+
+
+async def acquired_async(bulkhead: SemaphoreBulkhead) -> str:
+    await bulkhead.acquire_async()
+    bulkhead.release()
+    return "done"
+
+
+def acquired(bulkhead: SemaphoreBulkhead) -> str:
+    bulkhead.acquire()
+    bulkhead.release()
+    return "done"
+
+
+def in_a_block(bulkhead: SemaphoreBulkhead) -> str:
+    with bulkhead:
+        return "done"
+
+
+async def in_an_async_block(bulkhead: SemaphoreBulkhead) -> str:
+    async with bulkhead:
+        return "done"
+
+
+QUICK: dict[str, Callable[[SemaphoreBulkhead], Any]] = {
+    "acquire": acquired,
+    "with": in_a_block,
+    "decorator": lambda bulkhead: bulkhead(lambda: "done")(),
+    "execute": lambda bulkhead: bulkhead.execute(lambda: "done"),
+    "acquire_async": lambda bulkhead: asyncio.run(acquired_async(bulkhead)),
+    "async with": lambda bulkhead: asyncio.run(in_an_async_block(bulkhead)),
+    "async decorator": lambda bulkhead: asyncio.run(bulkhead(atask)()),
+    "await execute": lambda bulkhead: asyncio.run(bulkhead.execute(atask)),
+    "execute an awaitable": lambda bulkhead: asyncio.run(bulkhead.execute(lambda: atask())),  # noqa: PLW0108
+}
+
+
+class NoLock:
+    """In the place of a lock that nobody may need."""
+
+    def __enter__(self) -> None:
+        raise AssertionError("it was locked")
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("max_wait", [0.0, 60.0])
+@pytest.mark.parametrize("way", QUICK)
+def test_no_way_takes_a_lock_where_a_place_is_free(way: str, max_wait: float) -> None:
+    bulkhead = SemaphoreBulkhead(BulkheadConfig(1, max_wait=max_wait))
+    assert QUICK[way](bulkhead) == "done"  # the first makes the place
+    bulkhead._lock = NoLock()  # type: ignore[assignment]
+    assert QUICK[way](bulkhead) == "done"
