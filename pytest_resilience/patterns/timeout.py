@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 import logging
+import operator
 import threading
 
 from collections.abc import Awaitable
@@ -47,6 +49,7 @@ _PLAIN, _COROUTINE = CallKind.PLAIN, CallKind.COROUTINE
 
 _NO_GENERATORS = "its time is that of whoever iterates: put the limit around what consumes it"
 _logger = logging.getLogger("pytest_resilience.timelimit")
+_PLENTY = 2**62  # of calls
 
 # One for all limiters: a ContextVar is never collected. Innermost block last.
 _blocks: contextvars.ContextVar[tuple[tuple[Timeout, float], ...]] = contextvars.ContextVar(
@@ -123,7 +126,9 @@ class TimeLimiter(Decorator):
         self.listeners = Listeners(may_await=True)
         self._clock: Clock = validation.clock(clock)
         self._overdue: dict[Future[Any], OverdueCall] = {}
-        self._calls = self._exceeded_calls = 0
+        self._exceeded_calls = 0
+        # Counts the calls without the lock: `next` of it is one step of the interpreter.
+        self._calls = itertools.repeat(None, _PLENTY)
         self._lock = fork_safe(self, "_lock", threading.Lock)
         renew_in_child(self, "_renew")
 
@@ -165,16 +170,11 @@ class TimeLimiter(Decorator):
             raise generator_error(func, kind, _NO_GENERATORS)
         return self._run(func, args, kwargs)  # type: ignore[no-any-return]
 
-    def _begin(self) -> float:
-        """Count a call; when it began, in monotonic seconds."""
-        with self._lock:
-            self._calls += 1
-        return self._clock.monotonic()
-
     async def __aenter__(self) -> Self:
         timer = timeout(self.limit)
         await timer.__aenter__()
-        _blocks.set((*_blocks.get(), (timer, self._begin())))
+        next(self._calls)
+        _blocks.set((*_blocks.get(), (timer, self._clock.monotonic())))
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
@@ -189,7 +189,8 @@ class TimeLimiter(Decorator):
             raise await self._exceeded_async("block", outcome)
 
     async def _await(self, call: Awaitable[Any], name: str) -> Any:
-        started = self._begin()
+        next(self._calls)
+        started = self._clock.monotonic()
         timer = timeout(self.limit)
         try:
             async with timer:
@@ -212,7 +213,7 @@ class TimeLimiter(Decorator):
         if self.listeners.awaits:
             raise self.listeners.refusal(innermost(func, args))
         future: Future[Any] = Future()
-        name, started = _name_of(func, args), self._begin()
+        name, started = _name_of(func, args), self._clock.monotonic()
         thread = threading.Thread(
             target=contextvars.copy_context().run,
             args=(_run_into, future, func, args, kwargs),
@@ -226,9 +227,8 @@ class TimeLimiter(Decorator):
             # It holds the error, whose traceback holds this frame: a cycle.
             del future
         if is_awaitable(result):
-            with self._lock:
-                self._calls -= 1  # it begins when it is awaited
             return self._await(result, name)
+        next(self._calls)
         outcome = self._overdue_by(started)
         if outcome is not None:
             raise self._exceeded(name, outcome)
@@ -246,6 +246,7 @@ class TimeLimiter(Decorator):
             with self._lock:
                 self._overdue[future] = call
             future.add_done_callback(self._overdue_ended)
+            next(self._calls)
             if isinstance(interruption, TimeoutError):
                 raise self._exceeded(call.call, "it runs on", running=True) from None
             raise
@@ -283,7 +284,7 @@ class TimeLimiter(Decorator):
         """How many calls began, and exceeded the limit; and those that still run after it."""
         with self._lock:
             return {
-                "total_calls": self._calls,
+                "total_calls": _PLENTY - operator.length_hint(self._calls),
                 "exceeded_calls": self._exceeded_calls,
                 "overdue_calls": len(self._overdue),
             }

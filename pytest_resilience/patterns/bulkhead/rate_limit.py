@@ -85,8 +85,10 @@ class RateLimitBulkhead(Bulkhead):
         if weight == 1 and next(self._permits, False):
             self._started.append(self._monotonic())
             return
-        self._check_plain()
-        self._check_weight(weight)
+        if self.listeners.awaits:
+            self._check_plain()
+        if weight != 1:
+            self._check_weight(weight)
         waited = 0.0
         while (seconds := self._try(waited, weight)) is not None:
             self._clock.sleep(seconds)
@@ -94,6 +96,9 @@ class RateLimitBulkhead(Bulkhead):
 
     async def acquire_async(self, weight: int = 1) -> None:
         """Do as `acquire` does, without blocking the loop."""
+        if weight == 1 and next(self._permits, False):
+            self._started.append(self._monotonic())
+            return
         self._check_weight(weight)
         waited = 0.0
         try:
@@ -131,7 +136,8 @@ class RateLimitBulkhead(Bulkhead):
             now = self._monotonic()
             if self._take(now, weight):
                 return None
-            in_use, retry_after = self._in_use(), max(0.0, self._free_at(now, weight) - now)
+            in_use = self._in_use()
+            retry_after = max(0.0, self._free_at(now, in_use, weight) - now)
             most = self.config.max_wait
             if most and retry_after <= most - waited:
                 return retry_after or self._window * 1e-6  # a rounding error: not for ever
@@ -146,7 +152,10 @@ class RateLimitBulkhead(Bulkhead):
         """Nothing: only the beginning of a call counts."""
 
     async def __aenter__(self) -> Self:
-        await self.acquire_async()
+        if next(self._permits, False):  # `acquire_async`, written out: a coroutine less
+            self._started.append(self._monotonic())
+        else:
+            await self.acquire_async()
         return self
 
     async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
@@ -155,19 +164,23 @@ class RateLimitBulkhead(Bulkhead):
     def _take(self, now: float, weight: int) -> bool:
         """Count a call; False if there is no room. Issues what has left the window."""
         if weight == 1:
-            taken = int(next(self._permits, False))  # another thread has been here
+            taken = 1 if next(self._permits, False) else 0  # another thread has been here
         else:
             taken = sum(itertools.islice(self._permits, weight))
         if taken < weight:
             self._issued -= taken
             self._expire(now)
-            free = self._limit - self._in_use()
+            free = self._limit - self._issued + self._expired
             taken = weight if free >= weight and self._burst_allows(now, weight) else 0
             # With none left each call is looked at: by a burst, or if a plain one is refused.
             left = 0 if self._burst is not None or self.listeners.awaits else free - taken
-            self._issued += taken + left
-            self._permits = itertools.repeat(True, left)
-        self._started.extend(itertools.repeat(now, taken))
+            if taken or left:
+                self._issued += taken + left
+                self._permits = itertools.repeat(True, left)
+        if taken == 1:
+            self._started.append(now)
+        elif taken:
+            self._started.extend(itertools.repeat(now, taken))
         return taken == weight
 
     def _in_use(self) -> int:
@@ -188,12 +201,11 @@ class RateLimitBulkhead(Bulkhead):
         started, last = self._started, self._burst - weight + 1
         return len(started) < last or started[-last] <= now - self._burst_window
 
-    def _free_at(self, now: float, weight: int) -> float:
+    def _free_at(self, now: float, in_use: int, weight: int) -> float:
         """When the next call may begin, if none does before."""
-        started, free = self._started, now
-        leaving = min(self._in_use() + weight - self._limit, len(started) or 1)
+        started, free, leaving = self._started, now, in_use + weight - self._limit
         if leaving > 0:
-            free = (started[leaving - 1] if started else now) + self._window
+            free = (started[min(leaving, len(started)) - 1] if started else now) + self._window
         if self._burst is not None and not self._burst_allows(now, weight):
             free = max(free, started[weight - 1 - self._burst] + self._burst_window)
         return free

@@ -236,28 +236,27 @@ class DegradationManager:
         if self.listeners.awaits:
             raise self.listeners.refusal(primary_func)
         service = self._service(service_name)
-        level, less = self._check(service), (fallback_func, default_value)
+        level = self._check(service)
         if level is not _FULL or not (service.level is _FULL or self._may_probe(service)):
             level = service.level if level is _FULL else level
-            less = None if level is _UNAVAILABLE else fallback_func, default_value
-            failure = _not_tried(service_name, level)
-            return self._fall_back_for(primary_func, service, *less, failure)
+            return self._not_called(level, primary_func, service, fallback_func, default_value)
         generation = service.generation
         try:
             result = primary_func()
         except BaseException as error:
-            known = self._primary_failed(service, generation, error)
-            if known is None:
+            failed = self._primary_failed(service, generation, error)
+            if failed is None:
                 raise
-            failure = known
+            failure = failed
         else:
             if type(result) not in FINISHED and is_awaitable(result):
                 service.async_primaries.add(_code_of(primary_func))
+                less = fallback_func, default_value
                 return self._await_primary(service, generation, result, *less)
             if service.level is not _FULL:
                 self._recovered(service, generation)
             return result
-        return self._fall_back_for(primary_func, service, *less, failure)
+        return self._fall_back_for(primary_func, service, fallback_func, default_value, failure)
 
     async def _execute_async(
         self, name: str, primary: Callable[[], Any], fallback: Any, default: Any
@@ -266,8 +265,9 @@ class DegradationManager:
             service = self._service(name)
             level = await self._check_async(service)
             if level is _FULL and (service.level is _FULL or self._may_probe(service)):
-                begun = service, service.generation, primary()
-                result = await self._await_primary(*begun, fallback, default)
+                result = await self._await_primary(
+                    service, service.generation, primary(), fallback, default
+                )
             else:
                 level = service.level if level is _FULL else level
                 fallback = None if level is _UNAVAILABLE else fallback
@@ -299,6 +299,13 @@ class DegradationManager:
                 self._recovered(service, generation)
             return result
         return await self._fall_back_async(service, fallback, default, failure)
+
+    def _not_called(
+        self, level: ServiceLevel, primary: object, service: _Service, fallback: Any, default: Any
+    ) -> Any:
+        fallback = None if level is _UNAVAILABLE else fallback
+        failure = _not_tried(service.feature.name, level)
+        return self._fall_back_for(primary, service, fallback, default, failure)
 
     def _fall_back_for(
         self, primary: object, service: _Service, fallback: Any, default: Any, failure: _Failure
