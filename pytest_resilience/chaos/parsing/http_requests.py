@@ -195,6 +195,11 @@ class RequestReader:
         return self._is_fed and not (self._head or self._is_whole)
 
     @property
+    def lacks_end(self) -> bool:
+        """Whether the head of a request has begun, which certainly is one, and has no end yet."""
+        return self.is_partial and _REQUEST_LINE.match(self._head) is not None
+
+    @property
     def request(self) -> HttpRequest | None:
         """The latest whose head was sent; None if what was sent is none."""
         if self._request is None and self._is_whole:

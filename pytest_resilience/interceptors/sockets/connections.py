@@ -188,6 +188,24 @@ class TcpConnection:
         """Whether this side opened it, and something can happen to it."""
         return bool(self.number)
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether more of a request is still to be sent, by another thread or later by this one.
+
+        The peer has all of it before it refuses it, so nobody is told of that before.
+        """
+        queue = self.send_queue
+        elsewhere = queue.thread not in {None, threading.get_ident()}
+        return elsewhere or queue.unsent or self.turn.requests.lacks_end
+
+    @property
+    def is_struck(self) -> bool:
+        """Whether something may happen to who waits here, though nothing comes from the peer."""
+        stream = self.inbound.stream
+        if self.inbound.expected:  # that is decided
+            return stream is not None and not stream.needs_response and not self.is_sending
+        return not self.turn.receiving and not self.is_sending
+
     def sent(self, message: bytes, now: float) -> None:
         """`message` was sent: now it is the peer's turn, unless it asks for nothing."""
         stream = self.inbound.stream

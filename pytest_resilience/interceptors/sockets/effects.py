@@ -400,6 +400,7 @@ def _replace(sock: socket.socket, *, accepted: bool) -> None:
     with contextlib.suppress(OSError):  # the peer was faster
         # Wakes other threads that wait on it.
         KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_RDWR)
+    discard(sock)  # or closing it is RST, which overtakes what was sent
     with _registered_anew(sock.fileno()):
         put_abandoned(sock.fileno(), accepted=accepted)
 

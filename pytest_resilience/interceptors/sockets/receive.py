@@ -10,6 +10,7 @@ import contextlib
 import math
 import socket
 import sys
+import time
 
 from typing import Any
 
@@ -30,11 +31,13 @@ from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_calls import flags_of
 from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
+from pytest_resilience.interceptors.sockets.wire_format import RECORD
 
 
 __all__ = ["Receiver"]
 
 _NO_TIME = 0.0005  # seconds in which nobody waits
+_A_WHILE = 0.01  # seconds: how soon who waits meets what another thread has asked for
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # not on every system
 
 
@@ -66,7 +69,9 @@ class Receiver:
         if turn.receiving and not inbound.unread and (stream is None or stream.begun):
             if stream is not None and not effects.available(sock):
                 stream.drained()
-            effects.await_more(sock)  # of this response; or another thread asks meanwhile
+            self._await_more(sock, connection)  # of this response; or another thread asks meanwhile
+        elif not inbound.unread and connection.is_sending:
+            self._await_more(sock, connection)
         asked_at = self._engine.clock.monotonic()
         was_expected, inbound.expected = inbound.expected, False
         expected, asked = was_expected or not turn.receiving, was_expected or turn.asked
@@ -75,6 +80,7 @@ class Receiver:
             if stream is not None and asked and inbound.tickets:
                 self._receive_tickets(connection, stream, call)
         result = self._read(sock, connection, call, asked_at)
+        inbound.tickets = False  # they have come before
         if expected and not asked:  # whoever may have asked meanwhile: this is the response
             turn.receiving = True
         if expected or turn.receiving:
@@ -98,6 +104,20 @@ class Receiver:
         inbound.expected = True
         if stream is not None and stream.effect.delay == math.inf:
             self.nonblocking.readiness.silence(sock, connection, stream)
+
+    def _await_more(self, sock: socket.socket, connection: TcpConnection) -> None:
+        """Wait until there is something to receive, and take nothing; or for the socket's timeout.
+
+        Or until another thread has sent a request, to which something may happen at once.
+        """
+        __tracebackhide__ = True
+        limit = receive_timeout(sock)
+        ends = math.inf if limit is None else time.monotonic() + limit
+        while not _is_there(sock, connection, max(0.0, min(_A_WHILE, ends - time.monotonic()))):
+            if self._engine.strikes_waiting and connection.is_struck:
+                return
+            if time.monotonic() >= ends:
+                raise effects.timed_out(sock)
 
     def cut(self, sock: socket.socket, connection: TcpConnection) -> None:
         """Nothing gets through, either way."""
@@ -278,6 +298,16 @@ class Receiver:
         effects.hold_until(sock, eof.due, eof.effect, ended=connection.inbound.ended)
         connection.inbound.eof = None
         return arguments.returned(b"")
+
+
+def _is_there(sock: socket.socket, connection: TcpConnection, seconds: float) -> bool:
+    """Whether there is something to receive, or comes within so many seconds.
+
+    While a request is still being sent, a little in TLS may be tickets, which tell nothing.
+    """
+    if connection.inbound.tickets and connection.is_sending and effects.available(sock) <= RECORD:
+        return connection.inbound.ended.wait(seconds)
+    return effects.readable(sock, seconds)
 
 
 def _fetch(

@@ -59,7 +59,7 @@ class AsyncioReceiver:
             self._expected.discard(connection)
             if protocol.is_writing or connection.turn.sent_at != sent_at:
                 self.expect(sock, connection)
-            else:
+            elif not connection.is_sending:
                 self._strike(connection, protocol)
 
         self._expected.add(connection)

@@ -117,6 +117,8 @@ class NonblockingReceiver:
     def _strike(self, connection: TcpConnection) -> bool:
         """The client waits: whether something happens now, for there may never be a response."""
         turn, inbound = connection.turn, connection.inbound
+        if connection.is_sending:
+            return False
         if self._engine.strikes_waiting and not turn.receiving and (turn.asked or turn.partial):
             connection.begin_response(self._engine)
             inbound.expected = True

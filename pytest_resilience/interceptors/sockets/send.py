@@ -32,6 +32,7 @@ from pytest_resilience.interceptors.sockets.http2 import Http2Streams
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
+from pytest_resilience.interceptors.sockets.socket_calls import is_taken
 from pytest_resilience.interceptors.sockets.socket_calls import message_of
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import another
@@ -102,6 +103,7 @@ class Sender:
             turn.receiving = before  # nothing new has been asked
             raise
         turn.sent_at = self._engine.clock.monotonic()
+        connection.send_queue.unsent = not is_taken(call, result)
         if not blocking:
             connection.sent(message, turn.sent_at)
             self._loops.sent(turn.sent_at)

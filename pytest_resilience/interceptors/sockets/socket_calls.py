@@ -24,7 +24,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 
 __all__ = [
     "Datagram", "DatagramArguments", "DatagramMessage", "ReceiveArguments", "SocketCall",
-    "flags_of", "is_valid", "message_of", "takes_nothing",
+    "flags_of", "is_taken", "is_valid", "message_of", "takes_nothing",
 ]  # fmt: skip
 
 # The parameters of each method, in order.
@@ -145,6 +145,14 @@ class ReceiveArguments:
             view[: len(part)] = part
         more = _RETURNED_TOO.get(self._call.name)
         return found if more is None else (found, *more)
+
+
+def is_taken(call: SocketCall, result: Any) -> bool:
+    """Whether `result` of a sending method says that all of the message was taken."""
+    if call.name not in {"send", "sendmsg", "write"} or not is_a(result, int):
+        return True
+    buffers = call.args[1] if call.name == "sendmsg" else call.args[1:2]
+    return bool(result >= sum(memoryview(each).nbytes for each in buffers))
 
 
 def message_of(call: SocketCall) -> tuple[Callable[..., int | None], bytes]:

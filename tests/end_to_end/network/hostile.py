@@ -52,6 +52,7 @@ class Place:
         self.port = 0
         self.mood = GOOD
         self.requests = 0
+        self._held = 0
         self._open()
 
     def turn(self, mood: str) -> None:
@@ -64,10 +65,29 @@ class Place:
             self.mood = mood
             self._turned.notify_all()
 
-    def hold(self) -> None:
-        """Wait as long as all that is said here is late."""
+    def hold(self) -> str:
+        """Wait as long as all that is said here is late; what to do then, "" if it was not."""
         with self._turned:
+            was_late = self.mood == LATE
+            self._held += was_late
+            self._turned.notify_all()
             self._turned.wait_for(lambda: self.mood != LATE)
+            return self.mood if was_late else ""
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[Callable[[], None]]:
+        """Say nothing, unless it is turned; yields what waits until there is something to say."""
+        self._held = 0
+        self.turn(LATE)
+
+        def until_held() -> None:
+            with self._turned:
+                assert self._turned.wait_for(lambda: self._held, 10)
+
+        try:
+            yield until_held
+        finally:
+            self.turn(GOOD)
 
     def take_mood(self) -> str:
         """What is done with the request that was just read."""
@@ -270,9 +290,10 @@ def relay(upstream: tuple[str, int] | str) -> Handler:
     def answer(server: socket.socket, client: socket.socket, place: Place) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
-                place.hold()
-                if place.mood == LOSE:
+                held = place.hold()
+                if held == RESET or place.mood == LOSE:
                     will_reset(client)
+                if held in {RESET, CLOSE} or place.mood == LOSE:
                     client.shutdown(socket.SHUT_RD)  # tells `ask`, who closes it
                     return
                 if place.mood in {HALF, BREAK}:
@@ -309,8 +330,8 @@ def in_turns(speaker: Speaker) -> Handler:
             if mood == SILENT:
                 swallow(connection)
             elif answer := dialogue.send(data):
-                place.hold()
-                if not _gave(answer, connection, mood):
+                held = place.hold()
+                if not _gave(answer, connection, held or mood):
                     return
 
     return handle
@@ -320,11 +341,11 @@ def _gave(answer: bytes, connection: socket.socket, mood: str) -> bool:
     """Whether the connection goes on after that."""
     if mood in {HALF, BREAK}:
         connection.sendall(answer[: len(answer) // 2])
-    if mood in {LOSE, BREAK}:
+    if mood in {LOSE, BREAK, RESET}:
         will_reset(connection)
-    elif mood != HALF:
+    elif mood not in {HALF, CLOSE, DOWN}:
         connection.sendall(answer)
-    return mood not in {LOSE, HALF, BREAK}
+    return mood not in {LOSE, HALF, BREAK, RESET, CLOSE, DOWN}
 
 
 # --- MySQL, as far as its handshake ---

@@ -525,7 +525,10 @@ SERVICES = (
     _client("imaplib", "", "imap", _imap, _fetch_mail, lambda imap: imap.shutdown()),
     _client("ftplib", "", "ftp", _ftp, _fetch_file, lambda ftp: ftp.close()),
     _client("paramiko", "paramiko", "ssh", _ssh, _run_remotely, lambda ssh: ssh.close()),
-    _client("pika", "pika", "amqp", _pika, _publish_and_consume, _close_pika),
+    _client(
+        "pika", "pika", "amqp", _pika, _publish_and_consume, _close_pika,
+        warns=("ignore:unclosed:ResourceWarning",),  # what did not connect
+    ),
     _client(
         "paho-mqtt", "paho-mqtt", "mqtt", _Mqtt, _Mqtt.publish, _Mqtt.close,
         warns=("ignore:unclosed:ResourceWarning",),  # its wake-up pipe, when it starts again

@@ -5,7 +5,6 @@ The tables of `docs/fidelity.md` are what these tests find.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import errno
 import gc
@@ -14,6 +13,7 @@ import ssl
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from dataclasses import field
@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.proxy import ChaosProxy
 from tests import fidelity_page
 from tests.end_to_end.network import hostile
@@ -42,6 +43,8 @@ from tests.fidelity_page import Section
 from tests.free_loops import no_loop_was_running
 from tests.injecting import Inject
 from tests.interceptors.conftest import Trust
+from tests.interceptors.sockets.test_reader_thread import eventually
+from tests.interceptors.sockets.test_reader_thread import until_all_wait
 
 
 Lead = Callable[..., AbstractContextManager[Place]]
@@ -198,16 +201,23 @@ KEEPS_WAITING = (
 )  # fmt: skip
 
 
-LEFT_OUT = {
-    # Threads of theirs read all the time, and may notice it before a request does, or not.
+# Threads of theirs read all the time, and a loop may be told before its task asks. What is done to
+# a connection as it is kept, they may notice before a request does, or not, also when it is real.
+# So the request is sent and awaited already when it happens.
+AWAITED = {
     "paramiko": {"reset", "closed", "down", "answer lost"},
     "paho-mqtt": {"down"},
-    "asyncpg": {"down"},  # as its loop does
+    "asyncpg": {"down"},
     "websockets.sync": {"reset", "reset, TLS", "closed", "closed, TLS", "down"},
-    # And it never closes what did not connect.
-    "kafka-python": {"reset", "closed", "down", "not connected"},
-    "pika": {"not connected"},
-    "socket, polled": {"no answer", "late answer"},
+    "kafka-python": {"reset", "closed", "down"},
+}
+
+
+LEFT_OUT = {
+    # A delay begins when the response is there, of which a poll tells: only its receive is late.
+    "socket, polled": {"late answer"},
+    # It never closes what did not connect, and keeps it for longer than a test.
+    "kafka-python": {"not connected"},
 }
 
 
@@ -279,7 +289,7 @@ def warm_up(client: Client, lead_to: Lead) -> None:
 
 def side_by_side(client: Client, tellers: list[tuple[Tell, str]]) -> list[str]:
     """Their stories of events; one after the other, each would wait for a timeout."""
-    with concurrent.futures.ThreadPoolExecutor(len(tellers)) as threads:
+    with ThreadPoolExecutor(len(tellers)) as threads:
         return list(threads.map(lambda teller: teller[0](client, teller[1]), tellers))
 
 
@@ -338,13 +348,30 @@ def outcome(ask: Ask) -> str:
         return chain_of(error)
 
 
-def story(client: Client, peer: Peer, event: Event, trouble: AbstractContextManager[Any]) -> str:
-    """What a request meets in trouble, and the next one after it."""
+def story(
+    client: Client,
+    peer: Peer,
+    event: Event,
+    trouble: AbstractContextManager[Any],
+    awaited_at: Place | None = None,
+) -> str:
+    """What a request meets in trouble, and the next one after it.
+
+    `awaited_at`: where it is awaited already when that begins.
+    """
     with client.opened(peer) as ask:
         if event.kept:
             assert ask() == "ok"
-        with trouble:
-            met = outcome(ask)
+        if awaited_at is None:
+            with trouble:
+                met = outcome(ask)
+        else:
+            with ThreadPoolExecutor(1) as thread, awaited_at.holding() as until_held:
+                asked = thread.submit(outcome, ask)
+                until_held()
+                until_all_wait()
+                with trouble:
+                    met = asked.result()
         if event is KEPT_SILENT and client.name in KEEPS_WAITING:
             return met
         return f"{met}; then {outcome(ask)}"
@@ -357,6 +384,15 @@ def treated(place: Place, mood: str) -> Iterator[None]:
         yield
     finally:
         place.turn(hostile.GOOD)
+
+
+@contextlib.contextmanager
+def answered_in(trouble: AbstractContextManager[ActiveExperiment], place: Place) -> Iterator[None]:
+    """The place answers when that has begun to happen to who waits for it."""
+    with trouble as active_experiment:
+        assert eventually(lambda: active_experiment.matched > 0)
+        place.turn(hostile.GOOD)
+        yield
 
 
 def peer_of(place: Place, event: Event, tls: Trust | None) -> Peer:
@@ -378,7 +414,9 @@ def really(lead_to: Lead, trust: Trust) -> Tell:
         event = events_of(client)[name]
         tls = trust if name.endswith(", TLS") else None
         with lead_to(client.speaks, event.answers, tls) as place:
-            return story(client, peer_of(place, event, tls), event, treated(place, event.mood))
+            trouble = treated(place, event.mood)
+            awaited_at = place if name in AWAITED.get(client.name, ()) else None
+            return story(client, peer_of(place, event, tls), event, trouble, awaited_at)
 
     return told
 
@@ -392,7 +430,11 @@ def injected(lead_to: Lead, trust: Trust, inject: Inject) -> Tell:
         tls = trust if name.endswith(", TLS") else None
         with lead_to(client.speaks, event.answers, tls) as place:
             peer = peer_of(place, event, tls)
-            return story(client, peer, event, inject(event.kind, **event.aimed_at(peer)))
+            trouble: AbstractContextManager[Any] = inject(event.kind, **event.aimed_at(peer))
+            awaited_at = place if name in AWAITED.get(client.name, ()) else None
+            if awaited_at:
+                trouble = answered_in(trouble, place)
+            return story(client, peer, event, trouble, awaited_at)
 
     return told
 

@@ -10,6 +10,7 @@ import errno
 import queue
 import select
 import socket
+import struct
 import threading
 import time
 
@@ -22,6 +23,7 @@ import pytest
 from pytest_resilience import FaultInjected
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
+from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import Trust
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import full_backlog
@@ -37,8 +39,21 @@ PATIENCE = 10
 def asleep(thread: threading.Thread) -> bool:
     """Whether it waits for something just now."""
     threading.Event().wait(0.001)  # it may need what this thread holds
-    with open(f"/proc/self/task/{thread.native_id}/stat", encoding="ascii") as stat:
+    with (
+        contextlib.suppress(FileNotFoundError),  # it has ended
+        open(f"/proc/self/task/{thread.native_id}/stat", encoding="ascii") as stat,
+    ):
         return stat.read().rpartition(")")[2].split()[0] == "S"
+    return False
+
+
+def until_all_wait() -> None:
+    """All other threads, those of clients and of servers: who asks, polls for the answer by now."""
+    others = [each for each in threading.enumerate() if each is not threading.current_thread()]
+    asleep_for = 0
+    while asleep_for < 20:  # one that needs what another has sleeps as well, but not for long
+        alive = [each for each in others if each.is_alive()]
+        asleep_for = asleep_for + 1 if all(map(asleep, alive)) else 0
 
 
 def eventually(happens: Callable[[], bool]) -> bool:
@@ -164,6 +179,125 @@ def test_an_answer_in_pieces(talk: Talk, inject: Inject) -> None:
                 heard += more
             assert heard == b"abcdefgh"
     assert dribble.hits == 2
+
+
+SIZE = 1 << 24  # bytes: more than any kernel takes while nobody reads
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy"
+# What a peer does with a request that it refuses, by the mode that injects it.
+REFUSING: dict[str, Callable[[socket.socket], object]] = {
+    "reset": lambda connection: connection.setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+    ),
+    "close": lambda connection: None,
+    "status": lambda connection: connection.sendall(BUSY),
+}
+
+
+@pytest.fixture(params=["plain", "tls"])
+def connect(request: pytest.FixtureRequest, trust: Trust) -> Iterator[Callable[[Handler], Any]]:
+    """`sock = connect(handler)`."""
+    with contextlib.ExitStack() as stack:
+
+        def connected(handler: Handler) -> socket.socket:
+            is_tls = request.param == "tls"
+            port = stack.enter_context(serve(trust.over_tls(handler) if is_tls else handler))
+            sock = stack.enter_context(socket.create_connection((HOST, port)))
+            if not is_tls:
+                return sock
+            return stack.enter_context(trust.client.wrap_socket(sock, server_hostname=HOST))
+
+        yield connected
+
+
+@pytest.mark.parametrize("mode", REFUSING)
+def test_a_request_is_sent_before_it_is_refused_though_somebody_waits(
+    mode: str, connect: Callable[[Handler], socket.socket], inject: Inject
+) -> None:
+    """Who comes to receive while another thread is still sending is not told of it before."""
+    reads, read = threading.Event(), queue.Queue[int]()
+
+    def count(connection: socket.socket) -> None:
+        reads.wait(PATIENCE)
+        size = 0
+        while size < SIZE and (data := connection.recv(1 << 20)):
+            size += len(data)
+        read.put(size)
+        silent(connection)
+
+    sock, sent = connect(count), queue.Queue[str]()
+    with inject("network_failure", mode=mode, rate=1) as refused:
+        sends = threading.Thread(
+            target=lambda: sent.put(outcome(lambda: sock.sendall(bytes(SIZE)))), daemon=True
+        )
+        sends.start()
+        assert eventually(lambda: asleep(sends) and asleep(sends))
+        conversation = Conversation(sock)
+        conversation.until_it_waits()
+        reads.set()
+        assert sent.get(timeout=PATIENCE) == "None"
+        heard = conversation.heard.get(timeout=PATIENCE)
+    assert read.get(timeout=PATIENCE) == SIZE
+    assert heard == b"" or isinstance(heard, OSError) or heard.startswith(BUSY[:12])
+    assert (refused.matched, refused.hits) == (1, 1)
+
+
+@pytest.mark.parametrize("mode", REFUSING)
+def test_who_waits_is_struck_by_the_request_of_another_thread(
+    mode: str, connect: Callable[[Handler], socket.socket], inject: Inject
+) -> None:
+    """As by a peer that really refuses it, and though this one keeps silent."""
+
+    def answering(then: Callable[[socket.socket], object]) -> Handler:
+        def answer(connection: socket.socket) -> None:
+            connection.sendall(connection.recv(3))
+            if connection.recv(3):
+                then(connection)
+
+        return answer
+
+    def met(sock: socket.socket) -> bytes | str:
+        conversation = Conversation(sock)
+        assert conversation.ask(b"one") == b"one"
+        heard = conversation.ask(b"two")
+        return heard if isinstance(heard, bytes) else repr(heard)
+
+    real = met(connect(answering(REFUSING[mode])))
+    sock = connect(answering(silent))
+    with inject("network_failure", mode=mode, nth=2) as refused:
+        injected = met(sock)
+    assert injected == real or injected[:12] == real[:12] == BUSY[:12]
+    assert (refused.matched, refused.hits) == (2, 1)
+
+
+@pytest.mark.parametrize("parts", [None, (b"GET / HTTP/1.1\r\nHost: te", b"a\r\n\r\n")])
+def test_what_is_sent_in_part_is_not_refused_yet(
+    parts: tuple[bytes, ...] | None, inject: Inject
+) -> None:
+    """What the kernel has not taken all of, or the head of a request without its end."""
+    reads = threading.Event()
+
+    def read(connection: socket.socket) -> None:
+        reads.wait(PATIENCE)
+        silent(connection)
+
+    with (
+        serve(read) as port,
+        socket.create_connection((HOST, port)) as sock,
+        inject("network_failure", mode="reset", rate=1) as refused,
+    ):
+        sock.setblocking(False)
+        first, rest = parts or (bytes(SIZE), b"")
+        rest = first[sock.send(first) :] + rest
+        assert rest
+        with pytest.raises(BlockingIOError):
+            sock.recv(1)
+        reads.set()
+        while rest:
+            assert select.select([], [sock], [], PATIENCE)[1]
+            rest = rest[sock.send(rest) :]
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+    assert (refused.matched, refused.hits) == (1, 1)
 
 
 def shut_and_close(sock: socket.socket) -> None:

@@ -490,6 +490,37 @@ def test_a_stalled_upload_meets_the_timeout_once_the_kernel_takes_no_more(inject
         assert silence.hits == 1
 
 
+@pytest.mark.parametrize("upload", ["sendall", "send", "sendmsg"])
+def test_a_stalled_upload_obeys_the_timeout_that_the_kernel_has(
+    upload: str, inject: Inject
+) -> None:
+    """SO_SNDTIMEO, beside a peer that really does not read: what was taken counts as sent."""
+
+    def met(port: int) -> list[str]:
+        with socket.create_connection((HOST, port)) as client:
+            client.setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, 100_000)
+            )
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+            send = getattr(client, upload)
+            given = [UPLOAD] if upload == "sendmsg" else UPLOAD
+            # Of one that returns what was taken, the second call is the one that fails.
+            calls = [outcome(lambda: send(given)) for _ in range(1 if upload == "sendall" else 2)]
+            return ["some" if each.isdigit() else each for each in calls]
+
+    over = threading.Event()
+    with serve(lambda connection: over.wait(10)) as port:
+        real = met(port)
+        over.set()
+    sink = Sink()
+    with serve(sink) as port, inject("network_failure", mode="timeout", **UPSTREAM) as silence:
+        injected = met(port)
+        assert sink.received == 0
+    assert injected == real
+    assert real[-1] == "BlockingIOError 11"
+    assert silence.hits >= 1
+
+
 @pytest.mark.parametrize("sealed", [False, True], ids=["plain", "TLS"])
 def test_a_request_that_is_late_is_answered_late(
     sealed: bool, echo_port: int, tls_echo_port: int, trust: Trust, inject: Inject
