@@ -33,8 +33,8 @@ Clients of the network: which exception they raise, and by which it was caused (
 errno or code; then what the next request of the same client meets, on the connection that it keeps
 or a new one, when all is well again. That is left open where a connection is kept through silence:
 silence that is injected ends, and the connection with it, as when a kernel gives up. Where threads
-of a client read all the time, a request is awaited already when its connection is harmed. Left out are
-the codes of resolvers and of OpenSSL, which depend on the machine.
+of a client read all the time, a request is awaited already when its connection is harmed. Left out
+are the codes of resolvers and of OpenSSL, which depend on the machine.
 
 Databases: the class of the exception, its code, and the state that it leaves the connection in.
 

@@ -196,7 +196,7 @@ class TcpConnection:
         """
         queue = self.send_queue
         elsewhere = queue.thread not in {None, threading.get_ident()}
-        return elsewhere or queue.unsent or self.turn.requests.lacks_end
+        return elsewhere or queue.requests.rest > 0 or self.turn.requests.lacks_end
 
     @property
     def is_struck(self) -> bool:

@@ -32,8 +32,8 @@ from pytest_resilience.interceptors.sockets.http2 import Http2Streams
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
-from pytest_resilience.interceptors.sockets.socket_calls import is_taken
 from pytest_resilience.interceptors.sockets.socket_calls import message_of
+from pytest_resilience.interceptors.sockets.socket_calls import untaken
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import another
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
@@ -103,7 +103,6 @@ class Sender:
             turn.receiving = before  # nothing new has been asked
             raise
         turn.sent_at = self._engine.clock.monotonic()
-        connection.send_queue.unsent = not is_taken(call, result)
         if not blocking:
             connection.sent(message, turn.sent_at)
             self._loops.sent(turn.sent_at)
@@ -120,7 +119,9 @@ class Sender:
         requests = connection.send_queue.requests
         if requests.is_unchanged and (sock.gettimeout() != 0 or SEND not in self._engine.kinds):
             requests.rest = 0
-            return call()
+            result = call()
+            requests.rest = untaken(call, result)
+            return result
         send, data = message_of(call)
         requests.rest = len(data)  # where it is tried again, it is no new message
         sent = self._send(sock, connection, send, data, whole=call.name in _WHOLE)

@@ -27,7 +27,6 @@ class SendQueue:
         lock: held by who uses the socket for it, or must not be disturbed there.
         watched: a thread has to see when they can be sent: no loop does.
         thread: which is in one of the sending methods: one may be made of others.
-        unsent: of what was given last, some was not taken.
     """
 
     def __init__(self) -> None:
@@ -35,7 +34,6 @@ class SendQueue:
         self.awaited: Effect | None = None
         self.watched = False
         self.thread: int | None = None
-        self.unsent = False
         self.messages: deque[tuple[Callable[..., int | None], bytes]] = deque()
         self._room = CAPACITY
         self.lock = fork_safe(self, "lock", threading.RLock)

@@ -24,7 +24,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 
 __all__ = [
     "Datagram", "DatagramArguments", "DatagramMessage", "ReceiveArguments", "SocketCall",
-    "flags_of", "is_taken", "is_valid", "message_of", "takes_nothing",
+    "flags_of", "is_valid", "message_of", "takes_nothing", "untaken",
 ]  # fmt: skip
 
 # The parameters of each method, in order.
@@ -147,12 +147,13 @@ class ReceiveArguments:
         return found if more is None else (found, *more)
 
 
-def is_taken(call: SocketCall, result: Any) -> bool:
-    """Whether `result` of a sending method says that all of the message was taken."""
+def untaken(call: SocketCall, result: Any) -> int:
+    """How many bytes of the message a sending method that returned `result` has not taken."""
     if call.name not in {"send", "sendmsg", "write"} or not is_a(result, int):
-        return True
+        return 0
     buffers = call.args[1] if call.name == "sendmsg" else call.args[1:2]
-    return bool(result >= sum(memoryview(each).nbytes for each in buffers))
+    size = sum(memoryview(each).nbytes for each in buffers)
+    return max(0, size - int(result))
 
 
 def message_of(call: SocketCall) -> tuple[Callable[..., int | None], bytes]:

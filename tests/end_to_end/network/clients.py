@@ -609,3 +609,15 @@ BEHIND_PROXY = (
     Client(name="grpc", libraries=("grpcio",), opened=with_grpc, speaks="grpc"),
 )
 EVERY = HTTP + OTHERS + BEHIND_PROXY
+
+# What can happen to an upload, and whose is tried (see `test_sending`).
+UPLOADS = (
+    "upload reset", "upload reset in the middle", "upload closed", "upload cut in the middle",
+    "upload stalled",
+)  # fmt: skip
+UPLOADING = {
+    # Without what a loop may be told of by reading or by writing, as chance has it.
+    "aiohttp": tuple(each for each in UPLOADS if each != "upload cut in the middle"),
+    **dict.fromkeys(("requests", "urllib3", "httpx", "http.client"), UPLOADS),
+    "socket": (*UPLOADS, *(f"{each}, TLS" for each in UPLOADS)),
+}

@@ -30,6 +30,7 @@ from tests.end_to_end.network.clients import BEHIND_PROXY
 from tests.end_to_end.network.clients import EVERY
 from tests.end_to_end.network.clients import HTTP
 from tests.end_to_end.network.clients import OTHERS
+from tests.end_to_end.network.clients import UPLOADING
 from tests.end_to_end.network.clients import Ask
 from tests.end_to_end.network.clients import Client
 from tests.end_to_end.network.clients import Peer
@@ -250,6 +251,7 @@ def _possible(client: Client) -> dict[str, Event]:
 
 def section_of(client: Client) -> Section:
     events = [*events_of(client), *(["corrupted JSON"] if client in HTTP else [])]
+    events += UPLOADING.get(client.name, ())
     return Section(title=client.name, events=tuple(events), libraries=client.libraries)
 
 

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import http.client
 import io
+import select
 import smtplib
 import socket
 import threading
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -21,10 +23,20 @@ import pytest
 import requests
 import urllib3
 
+from tests.end_to_end.network.clients import EVERY
+from tests.end_to_end.network.clients import UPLOADING
+from tests.end_to_end.network.clients import Client
+from tests.end_to_end.network.clients import everything_closed
+from tests.end_to_end.network.hostile import Handler
 from tests.end_to_end.network.hostile import Place
+from tests.end_to_end.network.hostile import over_tls
 from tests.end_to_end.network.hostile import place
 from tests.end_to_end.network.hostile import will_reset
+from tests.end_to_end.network.service_clients import SERVICES
+from tests.end_to_end.network.test_fidelity import chain_of
+from tests.end_to_end.network.test_fidelity import section_of
 from tests.injecting import Inject
+from tests.interceptors.conftest import Trust
 from tests.proxy.conftest import until
 
 
@@ -64,34 +76,50 @@ def of_smtp(limit: float) -> Callable[[socket.socket, Place], None]:
     return handle
 
 
-def with_requests(port: int) -> None:
-    requests.post(f"http://127.0.0.1:{port}/", data=UPLOAD, timeout=10)
+def with_requests(port: int, timeout: float = 10) -> None:
+    requests.post(f"http://127.0.0.1:{port}/", data=UPLOAD, timeout=timeout)
 
 
-def with_urllib3(port: int) -> None:
+def with_urllib3(port: int, timeout: float = 10) -> None:
     with urllib3.PoolManager() as pool:
         url = f"http://127.0.0.1:{port}/"
-        pool.request("POST", url, body=UPLOAD, timeout=10, retries=False)
+        pool.request("POST", url, body=UPLOAD, timeout=timeout, retries=False)
 
 
-def with_http_client(port: int) -> None:
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as client:
+def with_http_client(port: int, timeout: float = 10) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    with contextlib.closing(connection) as client:
         client.request("POST", "/", body=UPLOAD)
+        client.getresponse()
 
 
-def with_httpx(port: int) -> None:
-    httpx.post(f"http://127.0.0.1:{port}/", content=UPLOAD, timeout=10)
+def with_httpx(port: int, timeout: float = 10) -> None:
+    httpx.post(f"http://127.0.0.1:{port}/", content=UPLOAD, timeout=timeout)
 
 
-def with_aiohttp(port: int) -> None:
+def with_aiohttp(port: int, timeout: float = 10) -> None:
     async def post() -> None:
         async with (
-            aiohttp.ClientSession() as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(timeout)) as session,
             session.post(f"http://127.0.0.1:{port}/", data=io.BytesIO(UPLOAD)),
         ):
             pass
 
-    asyncio.run(post())
+    async def story() -> None:
+        try:
+            await post()
+        finally:
+            await everything_closed()
+
+    asyncio.run(story())
+
+
+def with_a_socket(port: int, timeout: float = 10, tls: Trust | None = None) -> None:
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout))
+        if tls is not None:
+            sock = stack.enter_context(tls.client.wrap_socket(sock, server_hostname="127.0.0.1"))
+        sock.sendall(UPLOAD)
 
 
 def with_smtplib(port: int) -> None:
@@ -138,6 +166,96 @@ def test_an_upload_that_is_reset_is_what_really_happens(
         injected = met(send, there.port)
     assert injected == real != "sent"
     assert cut.hits == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """What can happen to an upload.
+
+    Attributes:
+        parameters: of the fault that injects it.
+        after: how many bytes a server reads that really does it.
+        end: and what it does then.
+        timeout: of the client, in seconds.
+    """
+
+    parameters: dict[str, Any]
+    after: int
+    end: Callable[[socket.socket], object]
+    timeout: float = 10
+
+
+def shut(connection: socket.socket) -> None:
+    """Close in good order, though there is more to read."""
+    socket.socket.shutdown(connection, socket.SHUT_RDWR)  # of TCP, also where TLS is above it
+
+
+def stall(connection: socket.socket) -> None:
+    """Read no more, until the client has gone."""
+    gone = select.poll()
+    gone.register(connection, select.POLLRDHUP)
+    gone.poll(10_000)
+
+
+TROUBLES = {
+    "upload reset": Trouble(parameters={"mode": "reset"}, after=1, end=will_reset),
+    "upload reset in the middle": Trouble(
+        parameters={"after_bytes": LIMIT, "end": "reset"}, after=LIMIT, end=will_reset
+    ),
+    "upload closed": Trouble(parameters={"mode": "close"}, after=1, end=shut),
+    "upload cut in the middle": Trouble(
+        parameters={"after_bytes": LIMIT, "end": "eof"}, after=LIMIT, end=shut
+    ),
+    "upload stalled": Trouble(parameters={"mode": "timeout"}, after=1, end=stall, timeout=0.25),
+}
+UPLOADERS: dict[str, Callable[..., None]] = {
+    "requests": with_requests,
+    "urllib3": with_urllib3,
+    "httpx": with_httpx,
+    "aiohttp": with_aiohttp,
+    "http.client": with_http_client,
+    "socket": with_a_socket,
+}
+
+
+@pytest.mark.parametrize(
+    ("client", "name"),
+    [
+        pytest.param(client, name, id=f"{client}: {name}")
+        for client in EVERY + SERVICES
+        for name in UPLOADING.get(client.name, ())
+    ],
+)
+def test_it_is_what_really_happens_to_an_upload(
+    client: Client, name: str, trust: Trust, inject: Inject
+) -> None:
+    trouble = TROUBLES[name.removesuffix(", TLS")]
+    tls = trust if name.endswith(", TLS") else None
+    given = {"tls": tls} if tls else {}
+
+    def refuse(connection: socket.socket, _: Place) -> None:
+        received = 0
+        while received < trouble.after:
+            received += len(connection.recv(min(65536, trouble.after - received)))
+        trouble.end(connection)
+
+    def accept(connection: socket.socket, _: Place) -> None:
+        while connection.recv(65536):
+            pass
+
+    def story(handler: Handler) -> str:
+        with place(over_tls(handler, tls.server) if tls else handler) as there:
+            aimed = {"target": f"127.0.0.1:{there.port}", "stream": "upstream"}
+            with contextlib.ExitStack() as stack:
+                if handler is accept:
+                    stack.enter_context(inject("network_failure", **aimed, **trouble.parameters))
+                try:
+                    UPLOADERS[client.name](there.port, trouble.timeout, **given)
+                except Exception as error:
+                    return chain_of(error)
+            return "sent"
+
+    section_of(client).note(name, story(accept), story(refuse))
 
 
 def broker(resets_after: float) -> Callable[[socket.socket, Place], None]:

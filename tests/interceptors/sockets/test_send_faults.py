@@ -498,9 +498,7 @@ def test_a_stalled_upload_obeys_the_timeout_that_the_kernel_has(
 
     def met(port: int) -> list[str]:
         with socket.create_connection((HOST, port)) as client:
-            client.setsockopt(
-                socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, 100_000)
-            )
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", 0, 100_000))
             client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
             send = getattr(client, upload)
             given = [UPLOAD] if upload == "sendmsg" else UPLOAD
@@ -509,7 +507,11 @@ def test_a_stalled_upload_obeys_the_timeout_that_the_kernel_has(
             return ["some" if each.isdigit() else each for each in calls]
 
     over = threading.Event()
-    with serve(lambda connection: over.wait(10)) as port:
+
+    def stall(_: socket.socket) -> None:
+        over.wait(10)
+
+    with serve(stall) as port:
         real = met(port)
         over.set()
     sink = Sink()
