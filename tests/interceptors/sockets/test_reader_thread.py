@@ -181,7 +181,9 @@ def test_an_answer_in_pieces(talk: Talk, inject: Inject) -> None:
     assert dribble.hits == 2
 
 
-SIZE = 1 << 24  # bytes: more than any kernel takes while nobody reads
+# More than any kernel takes while nobody reads.
+UPLOAD = b"PUT / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (1 << 24) + bytes(1 << 24)
+REQUESTS = b"GET /1 HTTP/1.1\r\n\r\n", b"GET /2 HTTP/1.1\r\n\r\n"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy"
 # What a peer does with a request that it refuses, by the mode that injects it.
 REFUSING: dict[str, Callable[[socket.socket], object]] = {
@@ -219,7 +221,7 @@ def test_a_request_is_sent_before_it_is_refused_though_somebody_waits(
     def count(connection: socket.socket) -> None:
         reads.wait(PATIENCE)
         size = 0
-        while size < SIZE and (data := connection.recv(1 << 20)):
+        while size < len(UPLOAD) and (data := connection.recv(1 << 20)):
             size += len(data)
         read.put(size)
         silent(connection)
@@ -227,7 +229,7 @@ def test_a_request_is_sent_before_it_is_refused_though_somebody_waits(
     sock, sent = connect(count), queue.Queue[str]()
     with inject("network_failure", mode=mode, rate=1) as refused:
         sends = threading.Thread(
-            target=lambda: sent.put(outcome(lambda: sock.sendall(bytes(SIZE)))), daemon=True
+            target=lambda: sent.put(outcome(lambda: sock.sendall(UPLOAD))), daemon=True
         )
         sends.start()
         assert eventually(lambda: asleep(sends) and asleep(sends))
@@ -236,7 +238,7 @@ def test_a_request_is_sent_before_it_is_refused_though_somebody_waits(
         reads.set()
         assert sent.get(timeout=PATIENCE) == "None"
         heard = conversation.heard.get(timeout=PATIENCE)
-    assert read.get(timeout=PATIENCE) == SIZE
+    assert read.get(timeout=PATIENCE) == len(UPLOAD)
     assert heard == b"" or isinstance(heard, OSError) or heard.startswith(BUSY[:12])
     assert (refused.matched, refused.hits) == (1, 1)
 
@@ -249,16 +251,16 @@ def test_who_waits_is_struck_by_the_request_of_another_thread(
 
     def answering(then: Callable[[socket.socket], object]) -> Handler:
         def answer(connection: socket.socket) -> None:
-            connection.sendall(connection.recv(3))
-            if connection.recv(3):
+            connection.sendall(connection.recv(100))
+            if connection.recv(100):
                 then(connection)
 
         return answer
 
     def met(sock: socket.socket) -> bytes | str:
         conversation = Conversation(sock)
-        assert conversation.ask(b"one") == b"one"
-        heard = conversation.ask(b"two")
+        assert conversation.ask(REQUESTS[0]) == REQUESTS[0]
+        heard = conversation.ask(REQUESTS[1])
         return heard if isinstance(heard, bytes) else repr(heard)
 
     real = met(connect(answering(REFUSING[mode])))
@@ -286,7 +288,7 @@ def test_what_is_sent_in_part_is_not_refused_yet(
         inject("network_failure", mode="reset", rate=1) as refused,
     ):
         sock.setblocking(False)
-        first, rest = parts or (bytes(SIZE), b"")
+        first, rest = parts or (UPLOAD, b"")
         rest = first[sock.send(first) :] + rest
         assert rest
         with pytest.raises(BlockingIOError):
