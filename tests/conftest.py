@@ -59,6 +59,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         ours._engine.watch(False)
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)  # not every 700 objects: each module looks when it ends
     gc.enable()
 
 
