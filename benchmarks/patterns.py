@@ -60,6 +60,7 @@ from pytest_resilience.patterns import CircuitBreakerError
 from pytest_resilience.patterns import CircuitBreakerRegistry
 from pytest_resilience.patterns import DegradationManager
 from pytest_resilience.patterns import FeatureFlag
+from pytest_resilience.patterns import Hedging
 from pytest_resilience.patterns import Pipeline
 from pytest_resilience.patterns import RateLimitBulkhead
 from pytest_resilience.patterns import RetryBudget
@@ -162,6 +163,28 @@ def other_breakers() -> dict[str, Form]:
     }
 
 
+def listened() -> dict[str, Form]:
+    """What listening to single calls costs, beside a breaker that nobody has listened to."""
+    never, left, once, heard = (CircuitBreaker() for _ in range(4))
+    left.call_listeners.add(id)()  # who came is gone
+    once.listeners.add(id)  # of transitions: there is none
+    heard.call_listeners.add(id)
+    counted = CircuitBreaker(CircuitBreakerConfig(count_calls=True))
+    beside = "/ nobody has listened"
+    forms: dict[str, Form] = {}
+    for name, ours, target in (
+        ("nobody listens any more", left, 1.1),
+        ("somebody listens to transitions", once, 1.1),
+        ("somebody listens to calls", heard, None),
+        ("calls are counted", counted, None),
+    ):
+        forms[f"{name}, decorator {beside}"] = Form(ours(work), target, never(work))
+        call = partial(never.call, work)
+        forms[f"{name}, call {beside}"] = Form(partial(ours.call, work), target, call)
+        forms[f"{name}, with {beside}"] = Form(block(ours), target, block(never))
+    return forms
+
+
 def async_breakers() -> dict[str, Form]:
     forms = {}
     for kind, (config, (decorator, call, with_, _)) in KINDS.items():
@@ -247,6 +270,10 @@ def bulkheads() -> dict[str, Form]:
         limit.acquire()
         return work(number)
 
+    def heavy(number: int) -> int:
+        limit.acquire(3)
+        return work(number)
+
     def hit(number: int) -> int:
         assert window.hit(limits.RateLimitItemPerSecond(10**7))
         return work(number)
@@ -261,6 +288,7 @@ def bulkheads() -> dict[str, Form]:
         "rate limit, execute": Form(partial(limit.execute, work), 4.0),
         "rate limit, with": Form(block(limit), 4.0),
         "rate limit, acquire": Form(acquired, 4.0),
+        "rate limit, acquire with a weight": Form(heavy),
         "rate limit with a full window, decorator": Form(rate(1000)(work), 4.0),
         "  limits, fixed window, hit": Form(hit),
     }
@@ -369,6 +397,10 @@ def in_a_thread(number: int) -> int:
     return number
 
 
+async def in_a_task(number: int) -> int:
+    return await asyncio.create_task(awork(number))
+
+
 async def with_asyncio_timeout(number: int) -> int:
     async with asyncio.timeout(60):
         return await awork(number)
@@ -389,6 +421,7 @@ def others() -> dict[str, Form]:
     return {
         f"time limit, decorator {thread}": Form(limiter(work), 1.3, in_a_thread),
         f"time limit, execute {thread}": Form(partial(limiter.execute, work), 1.3, in_a_thread),
+        f"hedging, execute {thread}": Form(partial(Hedging().execute, work), None, in_a_thread),
         f"  interlock-cb, sync_timeout {thread}": Form(theirs(work), None, in_a_thread),
         "pipeline of three, decorator": Form(pipeline(work)),
         CALLED: Form(partial(pipeline.call, work)),
@@ -404,7 +437,9 @@ def async_others() -> dict[str, Form]:
     limiter = TimeLimiter(60)
     pipeline = Pipeline(RetryHandler(), CircuitBreaker(), SemaphoreBulkhead())
     timed = with_asyncio_timeout
+    hedged = partial(Hedging().execute, awork)
     return {
+        "hedging, await execute / a task, awaited": aform(hedged, None, in_a_task),
         "time limit, async decorator / asyncio.timeout": aform(limiter(awork), 1.5, timed),
         "time limit, await execute / asyncio.timeout": aform(
             partial(limiter.execute, awork), 1.5, timed
@@ -521,7 +556,7 @@ def _calls_a_second(func: Func, calls: int) -> float:
     return THREADS * calls / (time.perf_counter() - began)
 
 
-SYNC = (breakers, retries, bulkheads, pools, degradations, others, refused)
+SYNC = (breakers, listened, retries, bulkheads, pools, degradations, others, refused)
 ASYNC = (async_breakers, async_retries, async_bulkheads, async_degradations, async_others)
 THROUGHPUT_TARGET = 1 / 0.97
 

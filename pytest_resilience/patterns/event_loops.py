@@ -47,6 +47,10 @@ class Waker:
         with contextlib.suppress(self._gone):
             self._soon(self._event.set)
 
+    def wake_here(self) -> None:
+        """Do as `wake` does, in another task of the same loop: in a tenth of the time."""
+        self._event.set()
+
     async def wait(self, seconds: float | None) -> None:
         """Wait until it is woken, or until `seconds` of real time are over."""
         with contextlib.suppress(TimeoutError):

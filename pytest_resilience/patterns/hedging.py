@@ -237,7 +237,7 @@ class Hedging(Decorator):
                 ended.append(_Outcome(number, None, error))
             finally:
                 self._totals.add(running=-1)
-                waker.wake()
+                waker.wake_here()
 
         try:
             async with Tasks() as tasks:
