@@ -59,6 +59,22 @@ def as_python_does() -> Pair:
     return one, other
 
 
+def in_either_of_two_ways(*, at_once: bool = False) -> Pair:
+    listener = socket.create_server((HOST, 0))
+    one = socket.socket()
+    if at_once:
+        one.connect(listener.getsockname())
+        other, _ = listener.accept()
+    else:
+        one.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            one.connect(listener.getsockname())
+        other, _ = listener.accept()
+        one.setblocking(True)
+    listener.close()
+    return one, other
+
+
 def in_several_steps() -> Pair:
     listener = socket.create_server((HOST, 0))
 
@@ -89,7 +105,7 @@ def wake(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault["mode"])
-@pytest.mark.parametrize("make", [as_clients_do, as_python_does])
+@pytest.mark.parametrize("make", [as_clients_do, as_python_does, in_either_of_two_ways])
 def test_a_pair_is_left_alone(
     make: Callable[[], Pair], fault: dict[str, str], inject: Inject
 ) -> None:
