@@ -294,6 +294,14 @@ class ResponseStream:
             self.effect.delays_begin()
         return self.due
 
+    def left(self) -> float:
+        """Seconds until it is held up no more, whenever it is due: its experiments may end."""
+        return 0.0 if self.due == -math.inf else self.effect.left()
+
+    def overtake(self) -> None:
+        """Something else happens to the connection before it comes: nobody awaits it any more."""
+        self.due = -math.inf
+
     def waited(self, due: float) -> None:
         """A wait until `due` is over, maybe by another clock than the one `next` is told."""
         self._now = max(self._now, due)

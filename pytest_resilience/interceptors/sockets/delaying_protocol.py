@@ -55,6 +55,11 @@ class DelayingProtocol(asyncio.Protocol):
         return self._transport.get_write_buffer_size() > 0
 
     @property
+    def is_holding(self) -> bool:
+        """Whether something has come that is not due yet."""
+        return bool(self._held)
+
+    @property
     def is_closing(self) -> bool:
         """Whether nobody waits for a response any more."""
         return self._transport.is_closing() or self.is_closing_tls
@@ -65,12 +70,25 @@ class DelayingProtocol(asyncio.Protocol):
         state = getattr(self.protocol, "_state", None)
         return isinstance(self.protocol, SSLProtocol) and state in _LEAVING
 
+    def overtake(self, stream: ResponseStream) -> None:
+        """Something else happens to the connection now: what is held back does not come before.
+
+        It comes after a partition, and never after anything else.
+        """
+        if stream.effect.transient and stream.due == _ENDLESS:
+            self._held.appendleft(_Held(stream))
+            self._pause()
+            self._await_first()
+            return
+        self._forget()
+        self._resume()
+
     def hold(self, stream: ResponseStream) -> None:
         """Hold back all that comes from now on until `stream` is due."""
         if self._transport.get_protocol() is not self:
             self.protocol = self._transport.get_protocol()
             self._transport.set_protocol(self)
-        if not self._held or self._held[-1].stream is not stream:
+        if all(held.stream is not stream for held in self._held):
             self._held.append(_Held(stream))
         if stream.due == _ENDLESS:
             self._pause()  # nothing comes any more, not even bad news

@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 from typing import Protocol
@@ -97,12 +98,14 @@ def hold_until(
     due: float,
     effect: Effect,
     *,
+    left: Callable[[], float] | None = None,
     asked_at: float = math.inf,
     ended: threading.Event | None = None,
 ) -> None:
     """Hold a receive up until `due`, in monotonic seconds, or the socket's timeout.
 
-    The timeout counts from `asked_at` on, if that was before. `ended`: as in `Inbound`.
+    The timeout counts from `asked_at` on, if that was before. `left`: instead of the effect's
+    own. `ended`: as in `Inbound`.
     """
     __tracebackhide__ = True
     now = effect.clock.monotonic()
@@ -111,7 +114,7 @@ def hold_until(
         if limit is not None:
             limit = max(0.0, limit - max(0.0, now - asked_at))
         limit, error = _or_sooner(sock, limit, timed_out(sock), due - now)
-        _hold(effect, due - now, limit, error, ended)
+        _hold(effect, due - now, limit, error, ended, left=left)
 
 
 def _or_sooner(
@@ -161,16 +164,19 @@ def _hold(
     limit: float | None,
     error: OSError,
     ended: threading.Event | None = None,
+    *,
+    left: Callable[[], float] | None = None,
 ) -> float:
     """Wait `delay` seconds; past `limit` raise `error`, as the socket would by itself."""
     __tracebackhide__ = True
     too_long = limit is not None and delay > limit
     longest = limit if too_long and limit is not None else delay
-    taken = wait(effect.clock, longest, effect.left, ended)
+    left = left or effect.left
+    taken = wait(effect.clock, longest, left, ended)
     effect.add_delay(taken)
     if ended is not None and ended.is_set():
         return taken
-    if too_long and effect.left() > 0:
+    if too_long and left() > 0:
         raise error
     if delay == float("inf") and limit is None and not effect.transient:
         raise silenced()

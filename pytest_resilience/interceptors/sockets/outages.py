@@ -31,6 +31,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Outage
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.interceptors.foreign_objects import is_a
@@ -116,7 +117,8 @@ class Outages:
 
     def _strike_all(self, begun: Sequence[ActiveExperiment]) -> None:
         with limits_lifted():
-            self._strike_waiting(begun, self._strike_tasks(begun))
+            struck = self._strike_tasks(begun)
+            self._strike_waiting(begun, struck | self._strike_late(begun, struck))
             self._close_kept([each for each in begun if _is_gone(each)])
 
     def _close_kept(self, gone: Sequence[ActiveExperiment]) -> None:
@@ -162,13 +164,29 @@ class Outages:
         if connection is not None and not connection.untargeted:
             self._receiver.asyncio.strike(sock, connection, begun)
 
-    def _strike_waiting(
-        self, begun: Sequence[ActiveExperiment], transports: frozenset[int]
-    ) -> None:
-        """Threads, and tasks that wait for a descriptor."""
+    def _strike_late(
+        self, begun: Sequence[ActiveExperiment], known: frozenset[int]
+    ) -> frozenset[int]:
+        """Those whose response is late, and not due: it is overtaken. All their descriptors.
+
+        `known`: those that are struck already.
+        """
+        found = set()
+        for connection in self._connections.all():
+            sock, late = connection.owner(), _late_response(connection)
+            if sock is None or late is None or sock.fileno() in known:
+                continue
+            if self._engine.is_targeted(connection.operation(RECEIVE)):
+                found.add(sock.fileno())
+                if connection.begin_response(self._engine, among=begun) is not late:
+                    late.overtake()
+        return frozenset(found)
+
+    def _strike_waiting(self, begun: Sequence[ActiveExperiment], known: frozenset[int]) -> None:
+        """Threads, and tasks that wait for a descriptor; but for those `known`."""
         struck = False
         for descriptor, how in _waiting():
-            if descriptor in transports:
+            if descriptor in known:
                 continue
             connection = or_none(self._connections.at, descriptor)
             if connection is not None and self._engine.is_targeted(connection.operation(RECEIVE)):
@@ -219,6 +237,14 @@ class Outages:
         with contextlib.suppress(OSError), borrowed(descriptor) as sock:
             deafen(sock)
             self._deaf.append((descriptor, connection.ends, effect))
+
+
+def _late_response(connection: TcpConnection) -> ResponseStream | None:
+    """The response that has come, or may have, and is not due yet; None if there is none."""
+    awaited = connection.client and connection.turn.receiving
+    stream = connection.inbound.stream if awaited else None
+    is_late = stream is not None and not stream.begun and 0 < stream.effect.delay < math.inf
+    return stream if is_late else None
 
 
 def _is_gone(active_experiment: ActiveExperiment) -> bool:

@@ -232,15 +232,10 @@ class Receiver:
         while True:
             match stream.next(there, now):
                 case WaitUntil(due):
-                    effects.hold_until(
-                        sock, due, stream.effect, asked_at=asked_at, ended=inbound.ended
-                    )
+                    self._hold(sock, connection, stream, due=due, asked_at=asked_at)
                     now = due  # as far as the socket's timeout and the clock let it come
-                    self.nonblocking.readiness.release(connection)
-                    if inbound.ended.is_set():
-                        connection.give_up_response()
-                        effects.discard(sock)
-                        return sys.maxsize
+                    if inbound.stream is not stream:  # given up, or overtaken by another
+                        return self._await_turn(sock, connection, asked_at)
                 case ReadPeer(most):
                     return most
                 case ReadReplacement():
@@ -254,6 +249,25 @@ class Receiver:
                     connection.is_over()
                     effects.close_by_peer(sock)
                     return sys.maxsize
+
+    def _hold(
+        self,
+        sock: socket.socket,
+        connection: TcpConnection,
+        stream: ResponseStream,
+        *,
+        due: float,
+        asked_at: float,
+    ) -> None:
+        __tracebackhide__ = True
+        ended = connection.inbound.ended
+        effects.hold_until(
+            sock, due, stream.effect, left=stream.left, asked_at=asked_at, ended=ended
+        )
+        self.nonblocking.readiness.release(connection)
+        if ended.is_set():
+            connection.give_up_response()
+            effects.discard(sock)
 
     def _await_arrival(
         self,

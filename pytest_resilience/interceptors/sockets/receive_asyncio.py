@@ -87,11 +87,14 @@ class AsyncioReceiver:
             or not self._engine.strikes_waiting
         ):
             return
-        stream = self._decide(connection, protocol, begun if turn.receiving else None)
+        is_coming = turn.receiving or turn.partial  # what others do to it is decided
+        stream = self._decide(connection, protocol, begun if is_coming else None)
         inbound.expected = True
         if stream is None or stream.needs_response:
             return
         due = stream.arrive(turn.sent_at)
+        if begun and protocol.is_holding:
+            protocol.overtake(stream)
         if due == math.inf:
             protocol.hold(stream)
         else:

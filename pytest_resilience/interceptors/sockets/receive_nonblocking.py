@@ -383,8 +383,7 @@ class _Held:
 
     def is_over(self, now: float) -> bool:
         """Whether it is over `now`, in monotonic seconds; if so, it is ended."""
-        effect = self.stream.effect
-        if self.is_closed or now >= self.due or self.rest <= 0 or not effect.left():
+        if self.is_closed or now >= self.due or self.rest <= 0 or not self.stream.left():
             self.end(now)
         return self._over
 

@@ -337,6 +337,52 @@ def test_who_waited_before_is_struck(
     assert (outage.matched, outage.hits) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("mode", "meets"),
+    [("reset", "ConnectionResetError 104"), ("close", "b''"), ("down", "b''")],
+)
+@pytest.mark.parametrize("wait", WAITS, ids=lambda wait: wait.__name__)
+def test_who_waits_for_what_is_late_is_struck(
+    wait: Callable[[socket.socket], object], mode: str, meets: str, inject: Inject
+) -> None:
+    """The response has come, but not to the client: it does not any more."""
+
+    def ask(sock: socket.socket) -> object:
+        sock.sendall(b"tea")
+        return wait(sock)
+
+    late = {"delay": 2 * PATIENCE, "nth": 2}  # the first is the connect
+    with (
+        serve(echo) as port,
+        inject("network_latency", **late) as latency,
+        waiting(ask, port) as meet,
+    ):
+        assert eventually(lambda: latency.hits == 1)
+        with inject("network_failure", mode=mode, rate=1) as outage:
+            assert meet() == meets
+    assert (outage.matched, outage.hits) == (1, 1)
+
+
+@pytest.mark.parametrize("wait", [in_recv, in_sock_recv, in_a_stream])
+def test_what_is_late_comes_after_a_partition(
+    wait: Callable[[socket.socket], object], inject: Inject
+) -> None:
+    def ask(sock: socket.socket) -> object:
+        sock.sendall(b"tea")
+        return wait(sock)
+
+    with (
+        serve(echo) as port,
+        inject("network_latency", delay=2 * PATIENCE, nth=2) as latency,
+        waiting(ask, port) as meet,
+    ):
+        assert eventually(lambda: latency.hits == 1)
+        with inject("network_failure", mode="partition", rate=1) as partition:
+            latency.stop()
+            assert eventually(lambda: partition.hits == 1)
+        assert meet() == "b'tea'"
+
+
 @pytest.mark.parametrize("wait", [in_recv, in_select, in_a_stream])
 def test_who_waits_elsewhere_is_not(
     wait: Callable[[socket.socket], object], inject: Inject
