@@ -233,12 +233,16 @@ class Journal(Generic[_E]):
         """`length`: how many events are remembered."""
         self.listeners = listeners
         self.latest: deque[_E] = deque(maxlen=length)
-        self._untold: deque[_E] = deque()
+        self._untold: deque[Event] = deque()
         self._telling = fork_safe(self, "_telling", threading.Lock)
 
     def add(self, event: _E) -> None:
         """Remember an event, under the lock under which it happened."""
         self.latest.append(event)
+        self._untold.append(event)
+
+    def add_note(self, event: Event) -> None:
+        """The same for an event that is told, and not remembered."""
         self._untold.append(event)
 
     def tell(self) -> None:
@@ -250,7 +254,7 @@ class Journal(Generic[_E]):
             finally:
                 self._telling.release()
 
-    def _announce(self, event: _E) -> None:
+    def _announce(self, event: Event) -> None:
         self.listeners.emit(event)
 
 

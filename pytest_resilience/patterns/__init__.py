@@ -25,6 +25,7 @@ from pytest_resilience.patterns.circuit_breaker.states import CircuitCall
 from pytest_resilience.patterns.circuit_breaker.states import CircuitRejection
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState
 from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
+from pytest_resilience.patterns.circuit_breaker.states import CircuitWouldOpen
 from pytest_resilience.patterns.circuit_breaker.store import RedisStore
 from pytest_resilience.patterns.circuit_breaker.wrappers import Isolation
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
@@ -71,6 +72,7 @@ __all__ = [
     "CircuitRejection",
     "CircuitState",
     "CircuitTransition",
+    "CircuitWouldOpen",
     "DegradationManager",
     "FeatureFlag",
     "FellBack",

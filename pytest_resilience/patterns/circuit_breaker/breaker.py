@@ -211,7 +211,10 @@ class CircuitBreaker(Decorator):
     disable = force_closed
 
     def metrics_only(self) -> None:
-        """Let every call through and count, until `reset` or another of these."""
+        """Let every call through and count, until `reset` or another of these.
+
+        Listeners get a `CircuitWouldOpen` when it would have opened, and `get_stats` says why.
+        """
         self._circuit.force(CircuitState.METRICS_ONLY, "metrics only")
 
     def isolate(self) -> Isolation:

@@ -35,6 +35,7 @@ from pytest_resilience.patterns.circuit_breaker.states import NEVER
 from pytest_resilience.patterns.circuit_breaker.states import CircuitRejection
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState
 from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
+from pytest_resilience.patterns.circuit_breaker.states import CircuitWouldOpen
 from pytest_resilience.patterns.circuit_breaker.states import Closed
 from pytest_resilience.patterns.circuit_breaker.states import HalfOpen
 from pytest_resilience.patterns.circuit_breaker.states import Isolated
@@ -74,9 +75,13 @@ class _Journal:
 
     def __init__(self) -> None:
         self.latest: list[CircuitTransition] = []
+        self.notes: list[CircuitWouldOpen] = []
 
     def add(self, event: CircuitTransition) -> None:
         self.latest.append(event)
+
+    def add_note(self, event: CircuitWouldOpen) -> None:
+        self.notes.append(event)
 
     def tell(self) -> None: ...
 
@@ -96,6 +101,7 @@ class _Copy:
     Attributes:
         circuit: the engine.
         events: its transitions in this step.
+        notes: what else it has to tell of in this step.
         now: seconds, by the store's clock.
         reading: what it was made of.
         reason: of the latest transition that was known before.
@@ -106,7 +112,9 @@ class _Copy:
         journal: Any = _Journal()
         self.now, self.reading = reading.now, reading
         self.circuit = Circuit(config, name, moment)
-        self.circuit.journal, self.events = journal, journal.latest
+        self.circuit.journal = journal
+        self.events: list[CircuitTransition] = journal.latest
+        self.notes: list[CircuitWouldOpen] = journal.notes
         self.reason = ""
         # The names of stays in a state, which permits are of. All know that of the first one.
         first = self.circuit.current
@@ -163,6 +171,8 @@ class _Copy:
             told |= {"before": self._told(state.before), "holders": state.holders}
         elif isinstance(state, Open):
             told["reopens_at"] = None if state.reopens_at == NEVER else state.reopens_at
+        elif isinstance(state, Closed):
+            told["reached"] = state.reached
         elif isinstance(state, HalfOpen):
             told |= {name: getattr(state, name) for name in _TRIALS}
         return told
@@ -181,6 +191,7 @@ class _Copy:
                 setattr(state, name, told[name])
         else:
             state = Closed(kind, counts)
+            state.reached = told["reached"]
         self._stays[state] = told["stay"]
         return state
 
@@ -475,5 +486,7 @@ class SharedCircuit(Circuit):
             for event in copy.events:
                 self.journal.add(replace(event, at=own))
                 self._seen = event.new
+            for note in copy.notes:
+                self.journal.add_note(replace(note, at=own))
             if self._latest is None or asked >= self._latest[1]:
                 self._latest = reading, asked

@@ -14,6 +14,7 @@ from typing import Any
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import readings
 from pytest_resilience.errors import CircuitBreakerError
+from pytest_resilience.events import Event
 from pytest_resilience.events import Journal
 from pytest_resilience.events import Listeners
 from pytest_resilience.locks import fork_safe
@@ -29,6 +30,7 @@ from pytest_resilience.patterns.circuit_breaker.states import CircuitCall
 from pytest_resilience.patterns.circuit_breaker.states import CircuitRejection
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState
 from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
+from pytest_resilience.patterns.circuit_breaker.states import CircuitWouldOpen
 from pytest_resilience.patterns.circuit_breaker.states import Closed
 from pytest_resilience.patterns.circuit_breaker.states import Counts
 from pytest_resilience.patterns.circuit_breaker.states import HalfOpen
@@ -64,9 +66,12 @@ class _Journal(Journal[CircuitTransition]):
         self._name = name
         self.call_listeners = Listeners(may_await=True, changed=changed)
 
-    def _announce(self, event: CircuitTransition) -> None:
-        old, new = event.old.value, event.new.value
-        _logger.info("%s: %s -> %s, %s", self._name, old, new, event.reason)
+    def _announce(self, event: Event) -> None:
+        if isinstance(event, CircuitTransition):
+            old, new = event.old.value, event.new.value
+            _logger.info("%s: %s -> %s, %s", self._name, old, new, event.reason)
+        elif isinstance(event, CircuitWouldOpen):
+            _logger.info("%s: it would open, %s", self._name, event.reason)
         super()._announce(event)
 
     def reject(self, event: CircuitRejection) -> None:
@@ -261,7 +266,7 @@ class Circuit:
             raise
 
     def _record(self, permit: StatePermit, outcome: Outcome, error: BaseException | None) -> None:
-        (state, began), now, transition = permit, self.clock.monotonic(), None
+        (state, began), now, after = permit, self.clock.monotonic(), None
         slow = now - began > self.counts.slow_after
         with self._lock:
             if state.kind is not _DISABLED:
@@ -271,17 +276,24 @@ class Circuit:
                 if after is None:
                     self._update_fast_path()
                 else:
-                    new, reason = after
-                    cause = _cause(error, slow) if new is _OPEN else ""
-                    transition = self._enter(new, reason + cause)
+                    self._follow(*after, now, _cause(error, slow))
         try:
             if self.counts.watched:
                 self._announce_call(permit, now, outcome, error)
         finally:
-            if transition is not None:
-                if transition.new is _OPEN:
+            if after is not None:
+                if after[0] is _OPEN:
                     self._ask_timeout(error)
                 self.journal.tell()
+
+    def _follow(self, new: CircuitState, reason: str, now: float, cause: str) -> None:
+        """Enter the state that follows, under the lock; or note that it would."""
+        if new is _METRICS_ONLY:
+            event = CircuitWouldOpen(at=now, source=self.name, reason=reason + cause)
+            self.journal.add_note(event)
+            self._update_fast_path()
+        else:
+            self._enter(new, reason + (cause if new is _OPEN else ""))
 
     def force(self, state: CircuitState, reason: str) -> None:
         """Enter a state because somebody says so; CLOSED starts from nothing."""
@@ -360,8 +372,9 @@ class Circuit:
             self.fast_path = (state, UNTIMED) if untimed else None
         settled = disabled or (self.counts.settled and config.is_failed_result is None)
         self.settled = self.fast_path if settled else None
+        noted = disabled or state.reached  # where a success may take the reason to open away
         self.quick = (
-            NOT_QUICK if quick is None or disabled else (*quick, self.counts.slow_after, state)
+            NOT_QUICK if quick is None or noted else (*quick, self.counts.slow_after, state)
         )
 
     def _ask_timeout(self, error: BaseException | None) -> None:
@@ -415,6 +428,7 @@ class Circuit:
                 "window_calls": None if window is None else window.calls,
                 "window_slow_calls": None if window is None else window.slow,
                 "failure_rate": _failure_rate(state, window),
+                "would_open": counts.reason_to_open() if state.kind is _METRICS_ONLY else None,
                 **counts.totals.statistics(counts.config.count_calls),
             }
 

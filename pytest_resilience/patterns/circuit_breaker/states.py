@@ -41,9 +41,8 @@ from pytest_resilience.patterns.circuit_breaker.config import Outcome
 
 __all__ = [
     "DEFAULT_TIMEOUT", "NEVER", "NOT_QUICK", "UNTIMED", "CircuitCall", "CircuitRejection",
-    "CircuitState", "CircuitTransition", "Closed", "Counts", "HalfOpen", "Isolated", "Next", "Open",
-    "State",
-    "StatePermit",
+    "CircuitState", "CircuitTransition", "CircuitWouldOpen", "Closed", "Counts", "HalfOpen",
+    "Isolated", "Next", "Open", "State", "StatePermit",
 ]  # fmt: skip
 
 
@@ -52,7 +51,8 @@ class CircuitState(Enum):
 
     CLOSED lets them through, OPEN rejects them, HALF_OPEN lets a few trial calls through.
     FORCED_OPEN rejects until somebody decides otherwise. DISABLED lets everything through and
-    counts nothing. METRICS_ONLY lets everything through and counts.
+    counts nothing. METRICS_ONLY lets everything through, counts, and tells when it would have
+    opened.
     """
 
     CLOSED = "CLOSED"
@@ -75,6 +75,19 @@ class CircuitTransition(Event):
 
     old: CircuitState
     new: CircuitState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitWouldOpen(Event):
+    """A breaker that is METRICS_ONLY would have opened. Listeners get it; it is not kept.
+
+    The next one is told of when there has been no reason to open meanwhile.
+
+    Attributes:
+        reason: why, in words.
+    """
+
     reason: str
 
 
@@ -220,11 +233,12 @@ class Counts:
 class Closed:
     """Lets every call through: CLOSED, METRICS_ONLY and DISABLED."""
 
-    __slots__ = ("counts", "kind")
+    __slots__ = ("counts", "kind", "reached")
 
     def __init__(self, kind: CircuitState, counts: Counts) -> None:
         self.kind = kind
         self.counts = counts
+        self.reached = False  # whether there is a reason to open, where none is heeded
 
     def try_acquire(self, now: float) -> bool:  # noqa: ARG002
         return True
@@ -233,8 +247,11 @@ class Closed:
         if outcome is _IGNORED or self.kind is _DISABLED:
             return None
         self.counts.add(now, outcome is _FAILURE, slow)
-        reason = self.counts.reason_to_open() if self.kind is _CLOSED else None
-        return None if reason is None else (_OPEN, reason)
+        reason = self.counts.reason_to_open()
+        if self.kind is _CLOSED:
+            return None if reason is None else (_OPEN, reason)
+        before, self.reached = self.reached, reason is not None
+        return None if reason is None or before else (_METRICS_ONLY, reason)
 
 
 class Open:

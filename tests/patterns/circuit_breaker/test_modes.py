@@ -28,6 +28,7 @@ from pytest_resilience.assertions import assert_circuit_state
 from pytest_resilience.assertions import assert_fails_fast
 from pytest_resilience.patterns import CircuitRejection
 from pytest_resilience.patterns import CircuitTransition
+from pytest_resilience.patterns import CircuitWouldOpen
 
 
 @pytest.fixture
@@ -266,6 +267,36 @@ def test_a_call_that_ends_while_isolated_says_nothing(clock: ManualClock) -> Non
     with breaker.isolate():
         call.raised(ConnectionError())
     assert_circuit_closed(breaker)
+
+
+def test_a_breaker_that_only_watches_tells_when_it_would_open(clock: ManualClock) -> None:
+    breaker = make(clock, failure_threshold=2)
+    heard: list[Event] = []
+    breaker.listeners.add(heard.append)
+    breaker.metrics_only()
+    run(breaker, "f")
+    assert breaker.get_stats()["would_open"] is None
+    run(breaker, "ff")
+    assert breaker.get_stats()["would_open"] == "3 failures in a row"
+    run(breaker, "sff")
+    told = [each.reason for each in heard if isinstance(each, CircuitWouldOpen)]
+    assert told == ["2 failures in a row, with ConnectionError"] * 2
+    assert moves(breaker) == ["METRICS_ONLY"]
+    breaker.reset()
+    assert breaker.get_stats()["would_open"] is None
+
+
+def test_a_breaker_that_only_watches_tells_of_rates(clock: ManualClock) -> None:
+    breaker = make(clock, failure_rate_threshold=0.5, window_size=4, minimum_calls=4)
+    heard: list[Event] = []
+    breaker.metrics_only()
+    breaker.listeners.add(heard.append)
+    run(breaker, "fssfs")
+    assert breaker.get_stats()["would_open"] is None
+    run(breaker, "f")
+    told = [each.reason for each in heard if isinstance(each, CircuitWouldOpen)]
+    assert told == ["2 of 4 calls failed, with ConnectionError"] * 2
+    assert breaker.get_stats()["would_open"] == "2 of 4 calls failed"
 
 
 def test_opened_for_a_time(clock: ManualClock) -> None:

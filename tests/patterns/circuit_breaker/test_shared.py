@@ -47,6 +47,7 @@ from pytest_resilience.assertions import assert_fails_fast
 from pytest_resilience.patterns import CircuitCall
 from pytest_resilience.patterns import CircuitRejection
 from pytest_resilience.patterns import CircuitTransition
+from pytest_resilience.patterns import CircuitWouldOpen
 from tests.redis_server import redis_server
 
 
@@ -261,8 +262,13 @@ def test_what_somebody_sets_holds_for_all(make: Make, client: redis.Redis) -> No
     assert_circuit_state(second, "FORCED_OPEN")
     assert client.pttl(KEY) == -1  # kept for ever
     second.metrics_only()
-    run(first, "ff")
+    heard: list[Event] = []
+    first.listeners.add(heard.append)
+    run(second, "f")
+    run(first, "f")
     assert second.get_stats()["failure_count"] == 2
+    assert second.get_stats()["would_open"] == "2 failures in a row"
+    assert not any(isinstance(each, CircuitWouldOpen) for each in heard)  # it was told there
     first.force_closed()
     assert_circuit_state(second, "DISABLED")
     second.reset()
