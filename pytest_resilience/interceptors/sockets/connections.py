@@ -258,6 +258,9 @@ class TcpConnection:
         effect = None
         if SEND in engine.active_kinds:
             effect = engine.decide(self.operation(SEND, asked=True, mid_message=not begins))
+            newer = self.send_queue.newer(engine, begins=begins)
+            if newer and effect is None:
+                effect = engine.decide(self.operation(SEND, asked=True), among=newer)
         if begins or effect is not None:
             requests.begin(effect, sealed=self.turn.decrypted)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 
 from collections import deque
 from collections.abc import Callable
 
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.request_stream import CAPACITY
 from pytest_resilience.chaos.request_stream import RequestStream
 from pytest_resilience.locks import fork_safe
@@ -38,6 +43,24 @@ class SendQueue:
         self._room = CAPACITY
         self.lock = fork_safe(self, "lock", threading.RLock)
         self._flushed_by: int | None = None
+        self._began_at = 0.0
+
+    def newer(self, engine: Engine, *, begins: bool) -> list[ActiveExperiment]:
+        """The outages of what is sent that have begun since the latest message did.
+
+        To those, more of it is a message. `begins`: a message begins now.
+        """
+        now = engine.clock.monotonic()
+        since = now if begins else self._began_at
+        found = [
+            each
+            for each in engine.active
+            if since < each.started_at + each.experiment.opens_after <= now
+            and any(SEND in fault.kinds and _ends_it(fault) for fault in each.experiment.faults)
+        ]
+        if begins or found:
+            self._began_at = now
+        return found
 
     def keep(self, send: Callable[..., int | None], data: bytes) -> int:
         """Keep as much of `data` as there is room for, to be sent by `send`; how many bytes."""
@@ -67,3 +90,8 @@ class SendQueue:
                         self.messages[0] = (send, data[sent:])
             finally:
                 self._flushed_by = None
+
+
+def _ends_it(fault: Fault) -> bool:
+    """Whether it strikes what has begun; a partition does so by itself."""
+    return (fault.resets or fault.closes or fault.delay == math.inf) and not fault.transient

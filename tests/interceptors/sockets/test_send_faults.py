@@ -21,7 +21,9 @@ import requests
 import trio
 
 from pytest_resilience import ChaosExperiment
+from pytest_resilience import ManualClock
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
@@ -232,6 +234,29 @@ def test_what_is_sent_after_an_answer_is_another_upload(echo_port: int, inject: 
         client.sendall(b"tea")  # which the kernel takes
         assert outcome(lambda: client.sendall(b"tea")) == "ConnectionResetError 104"
     assert (cut.matched, cut.hits) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "met"), [("reset", "ConnectionResetError 104"), ("close", "BrokenPipeError 32")]
+)
+def test_an_outage_that_begins_in_the_middle_of_a_request_ends_its_upload(
+    mode: str, met: str
+) -> None:
+    clock = ManualClock()
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
+    parameters = {"mode": mode, "between": "5s..60s", **UPSTREAM}
+    outage = engine.start(ChaosExperiment("outage", "network_failure", **parameters), seed=1)
+    with (
+        contextlib.ExitStack() as stack,
+        serve(Sink()) as port,
+        socket.create_connection((HOST, port), timeout=10) as client,
+    ):
+        stack.callback(outage.stop)
+        send_each(client, [b"POST / HTTP/1.1\r\nContent-Length: 9999\r\n\r\n", b"tea"])
+        assert (outage.matched, outage.hits) == (1, 0)  # before its time
+        clock.advance(6)
+        assert outcome(lambda: send_each(client, [b"tea"] * 3)) == met
+    assert (outage.matched, outage.hits) == (2, 1)
 
 
 @pytest.mark.parametrize(
