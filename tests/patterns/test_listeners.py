@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import trio
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -556,3 +558,73 @@ def test_single_calls_of_many_threads_are_all_told() -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(caller, range(8)))
     assert len(told) == 4000
+
+
+def test_transitions_of_many_threads_reach_all_listeners_in_their_order() -> None:
+    clock, together = ManualClock(), threading.Barrier(8, timeout=30)
+    config = CircuitBreakerConfig(failure_threshold=1, success_threshold=1, timeout=0.0)
+    one = CircuitBreaker(config, clock=clock)
+    heard: list[list[CircuitTransition]] = [[], []]
+
+    def listen(event: Event) -> None:
+        if isinstance(event, CircuitTransition):
+            heard[0].append(event)
+
+    async def collect(event: Event) -> None:
+        if isinstance(event, CircuitTransition):
+            heard[1].append(event)
+
+    async def one_more() -> None:
+        await one.call(afine)
+
+    one.listeners.add(listen)
+
+    def caller(number: int) -> None:
+        together.wait()
+        for step in range(300):
+            with contextlib.suppress(OSError, CircuitBreakerError):
+                if (number + step) % 3:
+                    one.call(broken if (number + step) % 2 else int)
+                else:
+                    one.force_open() if step % 2 else one.reset()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(caller, range(8)))
+    assert len(heard[0]) > 1000
+    for before, after in itertools.pairwise(heard[0]):
+        assert after.old is before.new
+    assert tuple(heard[0][-100:]) == one.transitions
+
+    one.listeners.add(collect)  # and of threads with a loop each
+    heard[0].clear()
+
+    def by_hand_and_async(number: int) -> None:
+        together.wait()
+        for step in range(50):
+            one.force_open() if (number + step) % 2 else one.reset()
+            with contextlib.suppress(CircuitBreakerError):
+                asyncio.run(one_more())
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(by_hand_and_async, range(8)))
+    one.reset()
+    asyncio.run(one_more())
+    assert heard[1] == heard[0]
+
+
+def test_under_trio_too() -> None:
+    one = breaker()
+    told: list[Event] = []
+
+    async def listener(event: Event) -> None:
+        await trio.lowlevel.checkpoint()
+        told.append(event)
+
+    one.listeners.add(listener)
+
+    async def story() -> None:
+        with pytest.raises(OSError):
+            await one.call(abroken)
+        assert len(told) == 1
+
+    trio.run(story)

@@ -479,3 +479,31 @@ def test_nonsense_is_refused_naming_field_and_value(limit: Any, error: type[Exce
     with pytest.raises(error, match="limit") as caught:
         TimeLimiter(limit)
     assert repr(limit) in str(caught.value)
+
+
+async def never_ends() -> None:
+    await asyncio.Event().wait()
+
+
+def test_totals() -> None:
+    limiter, release = TimeLimiter(1e-3), threading.Event()
+    quick = TimeLimiter(60.0)
+    assert quick.execute(int) == 0
+    assert asyncio.run(quick.execute(asyncio.sleep, 0, 1)) == 1
+
+    async def block() -> None:
+        async with quick:
+            pass
+
+    asyncio.run(block())
+    assert asyncio.run(quick.execute(lambda: asyncio.sleep(0, 2))) == 2  # an awaitable, in a thread
+    assert quick.get_stats() == {"total_calls": 4, "exceeded_calls": 0, "overdue_calls": 0}
+    with pytest.raises(TimeLimitExceededError):
+        asyncio.run(limiter.execute(never_ends))
+    with pytest.raises(TimeLimitExceededError):
+        limiter.execute(release.wait, 60)
+    assert limiter.get_stats() == {"total_calls": 2, "exceeded_calls": 2, "overdue_calls": 1}
+    [overdue] = limiter.overdue
+    release.set()
+    overdue.thread.join(60)
+    assert limiter.get_stats()["overdue_calls"] == 0
