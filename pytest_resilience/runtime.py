@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 
 from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
@@ -29,12 +31,17 @@ from pytest_resilience.stress.caps import Caps
 from pytest_resilience.stress.interceptor import StressInterceptor
 
 
+if TYPE_CHECKING:
+    from pytest_resilience.interceptors.children.interceptor import ChildProcesses
+
+
 __all__ = [
     "DEFAULT_CAPS",
     "Caps",
     "ChaosMonkey",
     "NewChaosType",
     "Runtime",
+    "child_processes",
     "default_runtime",
     "new_engine",
 ]
@@ -60,16 +67,20 @@ def new_engine(
     services: Services | None = None,
     caps: Caps = DEFAULT_CAPS,
     others: Iterable[NewChaosType] = (),
+    children: ChildProcesses | None = None,
     clock: Clock = MACHINE_CLOCK,
     folder: str = "",
 ) -> Engine:
     """An engine with every interceptor there is; `caps` says how much pressure is allowed.
 
-    Places in files below `folder` are told without it.
+    `children`: what is to reach those of this process. Places in files below `folder` are told
+    without it.
     """
 
     def interceptors(engine: Engine) -> list[Interceptor]:
-        return [*_interceptors(engine), *(each.interceptor(engine) for each in others)]
+        found = [*_interceptors(engine), *(each.interceptor(engine) for each in others)]
+        # Last: what begins in children has begun here.
+        return found if children is None else [*found, children.of(engine)]
 
     return Engine(interceptors, services=services, approve=caps.approve, clock=clock, folder=folder)
 
@@ -84,6 +95,15 @@ def _interceptors(engine: Engine) -> list[Interceptor]:
         SimulatorInterceptor(engine),
         StressInterceptor(engine),
     ]
+
+
+def child_processes(folder: str) -> ChildProcesses | None:
+    """What reaches the children of this process, for `new_engine`; None where there is no way."""
+    if os.name != "posix":
+        return None
+    from pytest_resilience.interceptors.children.interceptor import ChildProcesses
+
+    return ChildProcesses(folder)
 
 
 class Runtime:

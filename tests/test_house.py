@@ -30,6 +30,7 @@ BELOW = {
     "__main__": frozenset({"report", "chaos"}) | GROUND,
     "toolkit_actions": frozenset({"runtime", "chaos"}) | GROUND,
     "chaostoolkit": frozenset({"monkey", "chaos"}) | GROUND,
+    "startup": frozenset({"interceptors"}) | GROUND,
     "runtime": frozenset({"interceptors", "stress", "monkey", "chaos"}) | GROUND,
     "assertions": frozenset({"chaos", "patterns"}) | GROUND,
     "interceptors": frozenset({"chaos"}) | GROUND,
@@ -43,6 +44,7 @@ BELOW = {
 } | dict.fromkeys(GROUND, GROUND)
 # Folders that know nothing of each other, and what each may import of the others all the same.
 APART: dict[str, frozenset[str]] = {
+    "interceptors.children": frozenset(),
     "interceptors.databases": frozenset(),
     "interceptors.files": frozenset(),
     "interceptors.http_mocks": frozenset({"interceptors.sockets"}),

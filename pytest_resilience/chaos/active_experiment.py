@@ -54,7 +54,7 @@ class ActiveExperiment:
         kinds: the kinds of operation that it can happen to.
         must_fire: whether it is an error if nothing happens to anything.
         started_at: monotonic seconds.
-        counts: what engines and their forked children count of it.
+        counts: what engines and their child processes count of it.
         counted: what it matched, where trigger or targets go by numbers, or what is matched may
             not come to where the fault happens; else None.
         unmatched: what the code did that the experiment did not match.
@@ -84,13 +84,22 @@ class ActiveExperiment:
         self._draws = Stream(seed)
 
     @property
+    def seed(self) -> int:
+        """Of what it draws."""
+        return self._draws.seed
+
+    def reseed(self, seed: int) -> None:
+        """Draw from another seed from now on: this process is a child, and has its own."""
+        self._draws = Stream(seed)
+
+    @property
     def matched(self) -> int:
-        """Operations that it could have hit, in forked children too."""
+        """Operations that it could have hit, in child processes too."""
         return self.counts.matched
 
     @property
     def hits(self) -> int:
-        """Operations that it hit, in forked children too."""
+        """Operations that it hit, in child processes too."""
         return self.counts.hits
 
     @property
@@ -118,7 +127,7 @@ class ActiveExperiment:
 
     @property
     def stopped(self) -> bool:
-        """Whether it was ended before its time; in a forked child, by the parent too."""
+        """Whether it was ended before its time; in a child process, by the parent too."""
         return bool(self.counts.state[STOPPED])
 
     @property
@@ -131,7 +140,7 @@ class ActiveExperiment:
         self.counts.set_state(PAUSED, paused)
 
     def stop(self) -> None:
-        """End it, in forked children as well; harmless when it has ended. A child ends its copy."""
+        """End it, in child processes as well; harmless when it has ended. A child ends its copy."""
         self.counts.set_state(STOPPED, True)
         self._on_stop(self)
 

@@ -35,6 +35,7 @@ from pytest_resilience.chaos.types.catalog import SCHEMAS
 from pytest_resilience.chaos.types.catalog import ChaosType
 from pytest_resilience.chaos.types.catalog import Kind
 from pytest_resilience.chaos.types.catalog import chaos_type as parse_type
+from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
@@ -230,6 +231,16 @@ class ChaosExperiment:
         return self.strikes_waiting and any(
             fault.resets or fault.closes or fault.delay == math.inf for fault in self.faults
         )
+
+    @property
+    def reaches_children(self) -> bool:
+        """Whether it happens in the Python processes too that this one starts."""
+        return CHILDREN_PARAMETER in self.schema.parameters and not self.spares_children
+
+    @property
+    def spares_children(self) -> bool:
+        """Whether it was asked for with `children=False`."""
+        return dict(self.parameters).get("children") is False
 
     @cached_property
     def varies(self) -> bool:

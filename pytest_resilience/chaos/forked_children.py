@@ -1,9 +1,10 @@
-"""Forked children of this process: experiments count in them as well.
+"""Child processes: experiments count in them as well.
 
-A child has the experiments of its parent, and the patches, but memory of its own. So its counts
-go into a page that both share, where the parent in turn says that an experiment has ended: a
-child, such as the worker of a pool, can outlive it. Each process has the slot of its id. Only two
-that share one, and count at the same time, can lose some of their counts, never all.
+A forked child has the experiments of its parent, and the patches, but memory of its own; another
+child begins them anew. So their counts go into a page that all share, where the parent in turn says
+that an experiment has ended: a child, such as the worker of a pool, can outlive it. Each process
+has the slot of its id. Only two that share one, and count at the same time, can lose some of their
+counts, never all.
 """
 
 from __future__ import annotations
@@ -21,47 +22,85 @@ from typing import Protocol
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["PAUSED", "STOPPED", "Forked", "SharedCounts", "watch_forks"]
+__all__ = ["PAUSED", "STOPPED", "Forked", "Pages", "SharedCounts", "watch_forks"]
 
-_SLOTS = 256  # as many as there are in a page of memory
-_PAIR = struct.Struct("qq")  # matched, hits; in the place of the first pair is the state
+_CELL = struct.Struct("qqq")  # matched, chosen, hits; in the place of the first is the state
+_SLOTS = 170
+_PAGE = 4096  # bytes, enough for them
+_PAGES = 1024  # who still counts on a page when so many others have begun gets a stranger's
 STOPPED, PAUSED = 0, 1  # bytes of the state
 
 
+class Pages:
+    """A page for each of many experiments, in a file that several processes map."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Of an open file, which can be closed then."""
+        self._all = memoryview(mmap.mmap(descriptor, _PAGES * _PAGE))
+
+    @classmethod
+    def make(cls, path: str) -> Pages:
+        """In a new file. Raises OSError."""
+        return cls._open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, make=True)
+
+    @classmethod
+    def of(cls, path: str) -> Pages:
+        """Those that another process has made. Raises OSError."""
+        return cls._open(path, os.O_RDWR)
+
+    @classmethod
+    def _open(cls, path: str, flags: int, *, make: bool = False) -> Pages:
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            if make:
+                os.ftruncate(descriptor, _PAGES * _PAGE)
+            return cls(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def at(self, number: int) -> memoryview:
+        """The page of an experiment."""
+        start = number % _PAGES * _PAGE
+        return self._all[start : start + _PAGE]
+
+
 class SharedCounts:
-    """Counts and state of an experiment, for the process that started it and its forked children.
+    """Counts and state of an experiment, for the process that started it and its children.
 
     Attributes:
-        chosen: operations that the trigger chose, hit in the end or not, in this process alone.
         delay: seconds of waiting, in this process alone.
         state: whether it is `STOPPED`, whether it is `PAUSED`, by these; read at every operation.
     """
 
     def __init__(self) -> None:
-        self.chosen = 0
         self.delay = 0.0
-        self._matched = 0
-        self._hits = 0
+        self._here = [0, 0, 0]  # matched, chosen, hits of this process, if it is no child
         self._number = 0  # of the latest operation that this process matched
-        self.state: bytearray | mmap.mmap = bytearray(2)
-        self._page: mmap.mmap | None = None  # shared, once there are children
+        self.state: bytearray | memoryview = bytearray(2)
+        self._page: memoryview | None = None  # shared, once there are children
         self._in_child = False
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
     @property
     def matched(self) -> int:
         """Operations matched, of children too."""
-        return self._matched + self._of_children(0)
+        return self._here[0] + self._of_children(0)
+
+    @property
+    def chosen(self) -> int:
+        """Operations that the trigger chose, hit in the end or not, of children too."""
+        return self._here[1] + self._of_children(1)
 
     @property
     def hits(self) -> int:
         """Operations hit, of children too."""
-        return self._hits + self._of_children(1)
+        return self._here[2] + self._of_children(2)
 
     def _of_children(self, which: int) -> int:
         if self._page is None:
             return 0
-        return sum(pair[which] for pair in _PAIR.iter_unpack(self._page[_PAIR.size :]))
+        cells = self._page[_CELL.size : _SLOTS * _CELL.size]
+        return sum(cell[which] for cell in _CELL.iter_unpack(cells))
 
     def set_state(self, which: int, value: bool) -> None:
         """Let it be `STOPPED` or `PAUSED`, or not, in children as well; a child does so alone."""
@@ -69,12 +108,26 @@ class SharedCounts:
             self.state = bytearray(self.state[:2])
         self.state[which] = value
 
+    def share(self, page: memoryview) -> None:
+        """Have this page to share with children that are no forks."""
+        page[:] = bytes(_PAGE)
+        page[:2] = bytes(self.state[:2])
+        self.state = self._page = page
+
+    def join(self, page: memoryview) -> None:
+        """Count for the process whose page it is."""
+        self.state = self._page = page
+        self._in_child = True
+
+    def settle(self) -> None:
+        """Take in what children have counted so far, and share no page any more."""
+        self._here = [self.matched, self.chosen, self.hits]
+        self.state, self._page = bytearray(self.state[:2]), None
+
     def before_fork(self) -> None:
         """Have something to share with a child that is about to be made."""
         if self._page is None:
-            self._page = mmap.mmap(-1, _SLOTS * _PAIR.size)
-            self._page[:2] = bytes(self.state)
-            self.state = self._page
+            self.share(memoryview(mmap.mmap(-1, _PAGE)))
 
     def after_fork(self) -> None:
         """In the child: count for the parent."""
@@ -87,20 +140,22 @@ class SharedCounts:
         """
         with self._lock:
             self._number += matched
-            self.chosen += chosen
             self.delay += delay
             if self._in_child:
-                self._add_in_page(matched, hits)
+                self._add_in_page(matched, chosen, hits)
             else:
-                self._matched += matched
-                self._hits += hits
+                here = self._here
+                here[0] += matched
+                here[1] += chosen
+                here[2] += hits
             return self._number
 
-    def _add_in_page(self, matched: int, hits: int) -> None:
-        assert self._page is not None  # else this would be no child
-        slot = (1 + os.getpid() % (_SLOTS - 1)) * _PAIR.size
-        before = _PAIR.unpack_from(self._page, slot)
-        _PAIR.pack_into(self._page, slot, before[0] + matched, before[1] + hits)
+    def _add_in_page(self, *more: int) -> None:
+        if self._page is None:
+            return  # of a child that goes on as if it were the parent
+        slot = (1 + os.getpid() % (_SLOTS - 1)) * _CELL.size
+        before = _CELL.unpack_from(self._page, slot)
+        _CELL.pack_into(self._page, slot, *map(sum, zip(before, more, strict=True)))
 
 
 class Forked(Protocol):

@@ -12,10 +12,10 @@ from typing import Final
 
 __all__ = [
     "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE", "DATAGRAMS", "END", "EXECUTE",
-    "FETCH", "HANDSHAKE", "MAKE", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN", "OPEN_TO_WRITE",
-    "READ", "RECEIVE", "RECEIVE_DATAGRAM", "REMOVE", "RENAME", "RESIZE", "RESOLVE", "SEND",
-    "SEND_DATAGRAM", "SYNC", "WRITE", "CallSite", "HttpDetails", "HttpRequest", "Operation",
-    "SqlDetails", "TcpDetails", "new_connection",
+    "FETCH", "HANDSHAKE", "KINDS", "MAKE", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN",
+    "OPEN_TO_WRITE", "PROCESS_START", "READ", "RECEIVE", "RECEIVE_DATAGRAM", "REMOVE", "RENAME",
+    "RESIZE", "RESOLVE", "SEND", "SEND_DATAGRAM", "SYNC", "WRITE", "CallSite", "HttpDetails",
+    "HttpRequest", "Operation", "SqlDetails", "TcpDetails", "new_connection",
 ]  # fmt: skip
 
 RESOLVE: Final = "network.resolve"
@@ -45,6 +45,14 @@ SYNC: Final = "file.sync"
 RENAME: Final = "file.rename"
 MAKE: Final = "file.make"  # a folder or a link
 REMOVE: Final = "file.remove"
+PROCESS_START: Final = "process.start"  # nothing happens to it: it is noted where it is unreached
+
+# All that something can happen to.
+KINDS: Final = DATAGRAMS | {
+    RESOLVE, CONNECT, CALL, EXECUTE, HANDSHAKE, OPEN_CONNECTION, CHECK_OUT, COMMIT, FETCH, SEND,
+    RECEIVE, CLOSE, END, OPEN, OPEN_IN_VAIN, OPEN_TO_WRITE, CREATE, READ, WRITE, RESIZE, SYNC,
+    RENAME, MAKE, REMOVE,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,12 +6,14 @@ import difflib
 import threading
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Final
 from typing import NamedTuple
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.operation import CHECK_OUT
+from pytest_resilience.chaos.operation import PROCESS_START
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.targets import Target
@@ -156,6 +158,7 @@ class UnmatchedOperations:
         refused_by: the parameters that are about others than operations that would be meant.
         furthest: the most that came of a response to which nothing happened, in what the fault
             counts, items or bytes; `NOTHING_CAME` if none did.
+        tell: called with this and each operation that is kept, in a child process.
     """
 
     def __init__(self, experiment: ChaosExperiment) -> None:
@@ -163,6 +166,7 @@ class UnmatchedOperations:
         self.certainty = 0
         self.refused_by: dict[str, None] = {}
         self.furthest = NOTHING_CAME
+        self.tell: Callable[[UnmatchedOperations, UnmatchedOperation], object] | None = None
         self._experiment = experiment
         self._kept: dict[UnmatchedOperation, None] = {}
         self._different = 0
@@ -176,7 +180,7 @@ class UnmatchedOperations:
         """Keep an operation."""
         if operation.advice and not self._take_advice(operation):
             return
-        if len(self._kept) >= 2 * _MOST_KEPT or self._different >= _MOST_DIFFERENT:
+        if self._is_full:
             return
         found = UnmatchedOperation(
             operation.kind,
@@ -191,9 +195,33 @@ class UnmatchedOperations:
             self._request_of(operation),
         )
         if found not in self._kept:
-            self._different += 1
-            self._kept[found] = None
-            self._forget()
+            self._keep(found)
+            if self.tell is not None:
+                self.tell(self, found)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._kept) >= 2 * _MOST_KEPT or self._different >= _MOST_DIFFERENT
+
+    def _keep(self, found: UnmatchedOperation) -> None:
+        self._different += 1
+        self._kept[found] = None
+        self._forget()
+
+    def adopt(
+        self, found: UnmatchedOperation, advice: str, certainty: int, refused_by: Iterable[str]
+    ) -> None:
+        """Keep what a child process did, with what it knows of it."""
+        if found not in self._kept and not self._is_full:
+            self._keep(found)
+        self.refused_by.update(dict.fromkeys(refused_by))
+        if advice:
+            self.advise(advice, certainty)
+
+    def advise(self, advice: str, certainty: int = 0) -> None:
+        """Keep advice, if it is surer than what there is."""
+        if not self.advice or certainty > self.certainty:
+            self.advice, self.certainty = advice, certainty
 
     def _remark_on(self, operation: Operation) -> str:
         refusing = self._experiment.refusing(operation)
@@ -212,10 +240,7 @@ class UnmatchedOperations:
         return None if hidden and experiment.may_match(operation) else ""
 
     def _take_advice(self, operation: Operation) -> bool:
-        """Keep what to do about it; False if the experiment is not about such operations at all.
-
-        What is certainly a target is worth more than what nobody knows the name of.
-        """
+        """Keep what to do about it; False if the experiment is not about such operations at all."""
         if not self._is_about(operation):
             return False
         in_process = operation.http.in_process
@@ -226,12 +251,16 @@ class UnmatchedOperations:
             if not self._experiment.may_match(operation):
                 return True
             certainty = 2 if self._experiment.matches_target(operation) else 1
-        if not self.advice or certainty > self.certainty:
-            self.advice, self.certainty = operation.advice, certainty
+        self.advise(operation.advice, certainty)
         return True
 
     def _is_about(self, operation: Operation) -> bool:
-        """Whether it is about the network, or about databases, as the operation is."""
+        """Whether it is about the network, or about databases, as the operation is.
+
+        What a process that is started does is not known.
+        """
+        if operation.kind == PROCESS_START:
+            return True
         family = "database." if operation.kind.startswith("database.") else "network."
         kinds = self._experiment.kinds - {CHECK_OUT, RESOLVE}  # these are seen all the same
         return any(kind.startswith(family) for kind in kinds)

@@ -6,6 +6,7 @@ name of its own (`from shop.clients import check`) is reached by naming that pla
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import pkgutil
@@ -19,6 +20,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.events import describe
+from pytest_resilience.interceptors.import_hook import ImportHook
 from pytest_resilience.interceptors.patching import Patches
 
 
@@ -30,10 +32,21 @@ class ServiceInterceptor:
 
     kinds = frozenset({CALL})
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, imports: bool = True) -> None:
+        """`imports`: whether to import the modules that have callables, or to wait until they are.
+
+        In a child that begins they may not be found yet, and may not be wanted.
+        """
         self._engine = engine
+        self._imports = imports
         self._patches = Patches()
         self._replaced: set[str] = set()
+        self._hooks: list[ImportHook] = []
+
+    @classmethod
+    def of_child(cls, engine: Engine) -> ServiceInterceptor:
+        """One that imports nothing."""
+        return cls(engine, imports=False)
 
     def install(self) -> None:
         """Replace what is not replaced yet. Raises ConfigurationError for what is not there."""
@@ -52,13 +65,28 @@ class ServiceInterceptor:
         """Nothing to do: `install` is called at every change."""
 
     def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
         self._patches.restore()
         self._replaced.clear()
 
     def _replace_all(self, service: Service) -> None:
         for place in service.callables:
-            if place not in self._replaced:
+            if place in self._replaced:
+                continue
+            if self._imports:
                 self._replace(service, place)
+            else:
+                self._replaced.add(place)
+                replace = functools.partial(self._replace_if_there, service, place)
+                hook = ImportHook({place.partition(":")[0]: replace})
+                self._hooks.append(hook)
+                hook.install()
+
+    def _replace_if_there(self, service: Service, place: str) -> None:
+        with contextlib.suppress(ConfigurationError):
+            self._replace(service, place)
 
     def _replace(self, service: Service, place: str) -> None:
         owner, name = _find(service, place)

@@ -55,12 +55,14 @@ class FaultLog:
     Attributes:
         faults: in order; the latest 10 000.
         notify: called with `nodeid` and `event` for each.
+        gather: takes in those of child processes.
     """
 
     def __init__(self, nodeid: str, began: float) -> None:
         """`began`: when the test did, in seconds of the engine's clock."""
         self.faults: deque[FaultInjected] = deque(maxlen=_MOST_FAULTS)
         self.notify: Callable[..., object] | None = None
+        self.gather: Callable[[], object] = lambda: None
         self._nodeid = nodeid
         self._began = began
 

@@ -29,6 +29,7 @@ from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import custom_types
 from pytest_resilience.plugin.summary import RECORD
 from pytest_resilience.report.terminal import timeline
+from pytest_resilience.runtime import child_processes
 from pytest_resilience.runtime import new_engine
 
 
@@ -46,6 +47,7 @@ _SCOPE = pytest.StashKey[ChaosScope]()
 _REQUESTS = pytest.StashKey[tuple[ExperimentRequest, ...]]()
 _IN_MATRIX = pytest.StashKey[ExperimentRequest]()
 
+_STARTING = frozenset({"chaos", "chaos_monkey", "chaos_responses"})  # fixtures
 _MOST_MARKS = 256  # remembered as read; with `parametrize` one is that of many tests
 
 
@@ -58,11 +60,14 @@ class ChaosSession:
         self._marks: dict[int, tuple[pytest.Mark, ExperimentRequest]] = {}
         self._last: tuple[pytest.Item, ChaosScope] | None = None
         self._preloaded = False
+        folder = str(config.invocation_params.dir)
+        self._children = None if settings.mode is RunMode.NOTHING else child_processes(folder)
         self._engine = new_engine(
             services=settings.services,
             caps=settings.caps,
             others=custom_types(config),
-            folder=str(config.invocation_params.dir),
+            children=self._children,
+            folder=folder,
         )
         self._engine.watch(settings.mode is not RunMode.NOTHING)
 
@@ -169,7 +174,20 @@ class ChaosSession:
             )
             notify = item.config.hook.pytest_resilience_fault_injected
             scope.faults.notify = notify if notify.get_hookimpls() else None
+            if self._children is not None:
+                scope.faults.gather = self._children.gather
         return scope
+
+    def _await_chaos(self, awaited: bool) -> None:
+        """Whether processes that are started now may meet experiments which begin later."""
+        if self._children is not None and self._children.awaited != awaited:
+            self._children.awaited = awaited
+            self._engine.refresh()
+
+    def _has_chaos(self, item: pytest.Item) -> bool:
+        """Whether experiments may begin while the test runs."""
+        fixtures = getattr(item, "fixturenames", ())
+        return bool(item.stash[_REQUESTS]) or not _STARTING.isdisjoint(fixtures)
 
     def _start(self, item: pytest.Item, *, include_setup: bool) -> None:
         """Start those experiments of a test that begin now, each by its probability."""
@@ -191,7 +209,10 @@ class ChaosSession:
         """Let the monkeys of the flags in, in the process that runs the tests."""
         settings, config = self.settings, session.config
         elsewhere = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
-        here = settings.mode is RunMode.INJECT and not elsewhere and not config.option.collectonly
+        runs = not elsewhere and not config.option.collectonly
+        if runs and session.items and self._children is not None:
+            self._children.prepare()
+        here = settings.mode is RunMode.INJECT and runs
         if settings.monkeys and here:
             from pytest_resilience.plugin.fixtures.monkey import SessionMonkeys
 
@@ -201,11 +222,15 @@ class ChaosSession:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         try:
+            self._await_chaos(True)
             self._start(item, include_setup=True)
-            return (yield)
+            result = yield
         except BaseException:
             self._scope(item).stop_all()
+            self._await_chaos(False)
             raise
+        self._await_chaos(self._has_chaos(item))
+        return result
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -214,6 +239,7 @@ class ChaosSession:
             return (yield)
         finally:
             self._scope(item).stop_all()
+            self._await_chaos(False)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -269,6 +295,8 @@ class ChaosSession:
             active_experiment.stop()
         self._engine.refresh()
         self._engine.watch(False)
+        if self._children is not None:
+            self._children.close()
 
 
 def _add_section(report: pytest.TestReport, scope: ChaosScope) -> None:

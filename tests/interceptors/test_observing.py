@@ -8,7 +8,6 @@ import io
 import os
 import shutil
 import sqlite3
-import subprocess
 import sys
 import types
 
@@ -271,14 +270,6 @@ def test_calls_of_mocks_are_noted_as_whole_exchanges(engine: Engine, kind: str, 
         found = noted(engine, NETWORK, lambda: requests.get(url, timeout=5))
     names = {"resolve"} if host == "shop.example" else set()
     assert found == {"connect", "receive", "close"} | names
-
-
-def test_a_process_of_its_own_is_told_and_nothing_can_hit_it(engine: Engine) -> None:
-    recorder = Recorder(NETWORK)
-    with engine.recording(recorder), engine.recording_test():
-        subprocess.run([sys.executable, "-c", ""], check=True)
-    assert not any(map(recorder.could_hit, NETWORK))
-    assert any("a process of its own" in line for line in recorder.lines)
 
 
 def test_a_seam_that_cannot_be_installed_leaves_the_test_alone(engine: Engine) -> None:

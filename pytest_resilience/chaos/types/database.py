@@ -20,6 +20,7 @@ from pytest_resilience.chaos.parsing.quantities import count
 from pytest_resilience.chaos.parsing.sql import StatementPattern
 from pytest_resilience.chaos.parsing.sql import parse_statements
 from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.schema import delay_parameters
@@ -206,6 +207,7 @@ DATABASE_SLOWDOWN = TypeSchema(
         ),
         *_TARGET_PARAMETERS,
         *trigger_parameters(rate="1"),
+        CHILDREN_PARAMETER,
     ),
     faults=_slowdown,
     rate=lambda _given, _intensity: 1.0,
@@ -223,6 +225,7 @@ DATABASE_FAILURE = TypeSchema(
         _moment(AFTER, "lost when this step was done, and the answer did not arrive"),
         *_TARGET_PARAMETERS,
         *trigger_parameters(rate="1 in a test; by flag or profile intensity"),
+        CHILDREN_PARAMETER,
     ),
     faults=_failure,
     rate=lambda _given, intensity: intensity,

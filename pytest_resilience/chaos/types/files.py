@@ -25,6 +25,7 @@ from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.path_globs import parse_paths
 from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.chaos.types.schema import DELAY_NAMES
 from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.chaos.types.schema import TypeSchema
@@ -249,6 +250,7 @@ DISK_FAILURE = TypeSchema(
         ),
         *_DELAYS,
         *trigger_parameters(rate="1 in a test; by flag or profile intensity"),
+        CHILDREN_PARAMETER,
     ),
     faults=_faults,
     rate=lambda _given, intensity: intensity,

@@ -12,6 +12,7 @@ from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.http_status import STATUS_PARAMETERS
 from pytest_resilience.chaos.types.http_status import status_response
+from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.chaos.types.schema import DELAY_NAMES
 from pytest_resilience.chaos.types.schema import REQUEST_PARAMETERS
 from pytest_resilience.chaos.types.schema import STREAM_PARAMETER
@@ -222,6 +223,7 @@ NETWORK_LATENCY = TypeSchema(
         *REQUEST_PARAMETERS,
         STREAM_PARAMETER,
         *trigger_parameters(rate="1"),
+        CHILDREN_PARAMETER,
     ),
     faults=_latency,
     rate=lambda _given, _intensity: 1.0,
@@ -254,6 +256,7 @@ NETWORK_FAILURE = TypeSchema(
         *REQUEST_PARAMETERS,
         STREAM_PARAMETER,
         *trigger_parameters(rate="1 in a test; by flag or profile intensity (partition: 1)"),
+        CHILDREN_PARAMETER,
     ),
     faults=_failure,
     rate=_failure_rate,

@@ -26,9 +26,9 @@ from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = [
-    "DELAY_NAMES", "REQUEST_PARAMETERS", "STREAM_PARAMETER", "TARGET_PARAMETERS", "Parameter",
-    "TypeSchema", "delay_parameters", "distribution_of", "mode_of", "nearest", "one_of",
-    "several_of", "trigger_parameters",
+    "CHILDREN_PARAMETER", "DELAY_NAMES", "REQUEST_PARAMETERS", "STREAM_PARAMETER",
+    "TARGET_PARAMETERS", "Parameter", "TypeSchema", "delay_parameters", "distribution_of",
+    "mode_of", "nearest", "one_of", "several_of", "trigger_parameters",
 ]  # fmt: skip
 
 # Parameters of the experiment itself: named to users who have misspelt one.
@@ -276,4 +276,12 @@ STREAM_PARAMETER = Parameter(
     default="downstream (partition, drop, duplicate, reorder: both)",
     parse=one_of(STREAMS),
     help="whether it happens to what is received, to what is sent, or to both",
+)
+
+CHILDREN_PARAMETER = Parameter(
+    name="children",
+    unit="true or false",
+    default="true",
+    parse=quantities.switch,
+    help="whether it happens in the Python processes too that the test starts",
 )

@@ -26,6 +26,7 @@ from pytest_resilience.chaos.parsing.targets import Target
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.types.http_status import STATUS_PARAMETERS
 from pytest_resilience.chaos.types.http_status import status_response
+from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.chaos.types.schema import STREAM_PARAMETER
 from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.chaos.types.schema import TypeSchema
@@ -213,6 +214,7 @@ SERVICE_FAILURE = TypeSchema(
         *STATUS_PARAMETERS,
         STREAM_PARAMETER,
         *trigger_parameters(rate="1 in a test; by flag or profile intensity"),
+        CHILDREN_PARAMETER,
     ),
     faults=_faults,
     rate=lambda given, intensity: 1.0 if given.get("mode") == "down" else intensity,

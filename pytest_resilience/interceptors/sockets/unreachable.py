@@ -1,4 +1,4 @@
-"""What no interceptor reaches: connections that are made in C, and other processes.
+"""What no interceptor reaches: connections that are made in C.
 
 Nothing can happen to them here. They are noted for experiments of the network, so that
 one which never fires can say where they went, and how to lead them through a proxy.
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from dataclasses import replace
 from typing import Any
 
-from pytest_resilience.chaos.call_site import caller
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import SEND_DATAGRAM
@@ -29,7 +28,6 @@ from pytest_resilience.interceptors.sockets.host_names import HostNames
 
 __all__ = ["UnreachableClients"]
 
-_START = "process.start"
 _GRPC_TARGET = re.compile(
     r"(?:dns:(?:///)?|ipv[46]:)?(?P<host>\[[^\]]+\]|[^/:\[\]]+):(?P<port>\d+)"
 )
@@ -97,7 +95,6 @@ class UnreachableClients:
                 "grpc._channel": lambda: self._grpc("grpc._channel", _GRPC),
                 "grpc.aio._channel": lambda: self._grpc("grpc.aio._channel", _GRPC_AIO),
                 "pycares": self._pycares,
-                "subprocess": self._subprocess,
                 "uvloop": self._uvloop,
             },
             patches,
@@ -187,14 +184,6 @@ class UnreachableClients:
         self._observer.observe(loop, "create_connection", connecting)
         self._observer.observe(loop, "create_datagram_endpoint", sending)
 
-    def _subprocess(self) -> None:
-        def starting(_process: Any, args: Any, *_: Any, **__: Any) -> None:
-            if caller():  # else it is no business of any test
-                first = args if isinstance(args, (str, bytes, os.PathLike)) else args[0]
-                self._started(os.path.basename(os.fsdecode(first).partition(" ")[0]))
-
-        self._observer.observe(sys.modules["subprocess"].Popen, "__init__", starting)
-
     def _connecting(self, driver: _Driver, host: str, port: str, address: str = "") -> None:
         names = self._called(host, port, address or host)
         there = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -238,22 +227,6 @@ class UnreachableClients:
                     f"{driver.name} connected through a unix socket, where there is no network: "
                     f"set {driver.host} to an address such as 127.0.0.1, and "
                     + _led(f"chaos_proxy('127.0.0.1:{port}'); {driver.use}")
-                ),
-            )
-        )
-
-    def _started(self, program: str) -> None:
-        self._engine.note_unmatched(
-            Operation(
-                kind=_START,
-                target=program,
-                names=(),
-                remark="a process of its own",
-                advice=(
-                    f"{program} is a process of its own, which nothing in this one reaches: "
-                    + _led("chaos_proxy('host:port')")
-                    + " Have it connect to proxy.listen or proxy.dsn(...), or give it "
-                    "env={**os.environ, **proxy.environment()}."
                 ),
             )
         )

@@ -465,55 +465,15 @@ def test_mysqlclient(lost: Callable[..., NeverFiredError]) -> None:
     assert "set host to an address" in str(lost(lambda: connect(unix_socket="/nowhere")))
 
 
-# --- other processes ---
-
-
-def test_a_subprocess(lost: Callable[..., NeverFiredError]) -> None:
-    program = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=20).read())"
-
-    def answer(connection: Any) -> None:
-        connection.recv(65536)
-        connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nyes")
-
-    with serve(answer) as port:
-        command = [sys.executable, "-c", program, f"http://127.0.0.1:{port}/"]
-
-        def run() -> None:
-            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-            assert done.stdout == "b'yes'\n"
-
-        error = lost(run, target=f"127.0.0.1:{port}")
-    (seen,) = error.seen
-    assert seen.endswith(" (a process of its own)")
-    text = str(error)
-    assert "is a process of its own, which nothing in this one reaches" in text
-    assert "chaos_proxy('host:port')" in text
-    assert "env={**os.environ, **proxy.environment()}" in text
-
-
-def test_a_connection_that_was_meant_comes_before_a_process_that_may_be(
-    lost: Callable[..., NeverFiredError], postgres_port: tuple[int, str]
-) -> None:
-    port, user = postgres_port
-
-    def both() -> None:
-        subprocess.run([sys.executable, "-c", ""], check=True, timeout=60)
-        connect("psycopg2", f"host=127.0.0.1 port={port} user={user} dbname=postgres")
-
-    assert cure("psycopg2", port) in str(lost(both))
-
-
 # --- manners ---
 
 
 def test_everything_is_put_back(inject: Inject) -> None:
     psycopg, psycopg2 = pytest.importorskip("psycopg"), pytest.importorskip("psycopg2")
-    places = [(psycopg.BaseConnection, "_connect_gen"), (psycopg2, "_connect"),
-              (subprocess.Popen, "__init__")]  # fmt: skip
+    places = [(psycopg.BaseConnection, "_connect_gen"), (psycopg2, "_connect")]
     before = [vars(owner)[name] for owner, name in places]
     with inject("network_latency"):
         assert [vars(owner)[name] for owner, name in places] != before
-        assert subprocess.Popen.__init__.__name__ == "__init__"
     assert [vars(owner)[name] for owner, name in places] == before
 
 
@@ -557,5 +517,3 @@ def test_what_makes_no_sense_is_for_the_driver_to_say(inject: Inject) -> None:
             psycopg.connect("nonsense")
         with pytest.raises(psycopg2.ProgrammingError):
             psycopg2.connect("nonsense")
-        with pytest.raises(TypeError):
-            subprocess.Popen()  # type: ignore[call-overload]

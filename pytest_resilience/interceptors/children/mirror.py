@@ -1,0 +1,161 @@
+"""What a child process does with the experiments of its parent: the same, on seeds of its own."""
+
+from __future__ import annotations
+
+import pickle
+import pkgutil
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.engine import FaultInjected
+from pytest_resilience.chaos.engine import Interceptor
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.forked_children import Pages
+from pytest_resilience.chaos.operation import KINDS
+from pytest_resilience.chaos.seen_operations import UnmatchedOperation
+from pytest_resilience.chaos.seen_operations import UnmatchedOperations
+from pytest_resilience.events import Event
+from pytest_resilience.events import Listeners
+from pytest_resilience.events import describe
+from pytest_resilience.interceptors.children.starts import Starts
+from pytest_resilience.seeds import derive
+
+
+if TYPE_CHECKING:
+    from pytest_resilience.interceptors.children.folder import Member
+
+
+__all__ = ["FAILED", "FAULT", "UNMATCHED", "Mirror", "follow", "shown"]
+
+FAULT, UNMATCHED, FAILED = "fault", "unmatched", "failed"  # what a child tells of
+
+_FOLDER = "pytest_resilience.interceptors"
+_INTERCEPTORS = {  # with the beginnings of the kinds that it is needed for
+    f"{_FOLDER}.sockets.interceptor:SocketInterceptor": ("network.",),
+    f"{_FOLDER}.http_mocks.interceptor:HttpMockInterceptor": ("network.",),
+    f"{_FOLDER}.services:ServiceInterceptor.of_child": ("service.",),
+    f"{_FOLDER}.databases.interceptor:DatabaseInterceptor": ("database.",),
+    f"{_FOLDER}.files.interceptor:FileInterceptor": ("file.",),
+    f"{_FOLDER}.simulators:SimulatorInterceptor": ("network.", "service.", "database."),
+}
+
+
+class _Later:
+    """An interceptor that is loaded when it is needed: a child is to begin soon."""
+
+    def __init__(self, engine: Engine, place: str, beginnings: tuple[str, ...]) -> None:
+        self.kinds = frozenset(each for each in KINDS if each.startswith(beginnings))
+        self._engine = engine
+        self._place = place
+        self._made: Interceptor | None = None
+
+    def install(self) -> None:
+        if self._made is None:
+            self._made = pkgutil.resolve_name(self._place)(self._engine)
+        self._made.install()
+
+    def refresh(self) -> None:
+        if self._made is not None:
+            self._made.refresh()
+
+    def remove(self) -> None:
+        if self._made is not None:
+            self._made.remove()
+
+
+def follow(member: Member) -> Mirror:
+    """What makes this process, a child, do as its parent; pressure is put on the parent alone."""
+    engine = Engine(
+        lambda engine: [_Later(engine, *each) for each in _INTERCEPTORS.items()],
+        folder=member.place,
+    )
+    Starts(member.next_number).install(member.folder)
+    return Mirror(engine, member, Pages.of(f"{member.folder}/counts"))
+
+
+def shown(experiment: ChaosExperiment, seed: int, started_at: float) -> bytes:
+    """An experiment for children. Raises what pickle does, for parameters it cannot take."""
+    return pickle.dumps((experiment, seed, started_at))
+
+
+class Mirror:
+    """Runs in a child what runs in its parent."""
+
+    def __init__(self, engine: Engine, member: Member, pages: Pages) -> None:
+        self._engine = engine
+        self._member = member
+        self._pages = pages
+        self._running: dict[int, ActiveExperiment] = {}
+        self._seen: set[int] = set()
+        self._listed: set[int] = set()
+        engine.listeners.add(self._tell)
+
+    def adopt(self, known: Mapping[int, ActiveExperiment], listed: Iterable[int]) -> None:
+        """In a forked child: go on with what its parent had."""
+        self._engine.listeners = Listeners()  # the others are those of the test, in its process
+        self._engine.listeners.add(self._tell)
+        self._running = dict(known)
+        self._listed, self._seen = set(listed), set(known)
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """This process is a child of that which made it."""
+        for key, each in self._running.items():
+            each.reseed(derive(each.seed, "child", self._member.name))
+            self._tell_unmatched(key, each)
+
+    def update(self, experiments: Sequence[tuple[int, bytes]]) -> None:
+        """End what has ended in the parent, and begin what has begun there."""
+        listed = {key for key, _ in experiments}
+        for key in self._listed - listed:
+            if key in self._running:
+                self._running.pop(key).stop()
+        self._listed = listed
+        for key, text in experiments:
+            if key not in self._seen:
+                self._seen.add(key)
+                try:
+                    self._begin(key, text)
+                except Exception as error:  # what it names may be unknown here
+                    self._member.tell([FAILED, key, describe(error)])
+        self._engine.refresh()
+
+    def _begin(self, key: int, text: bytes) -> None:
+        experiment, seed, started_at = pickle.loads(text)  # noqa: S301  # its own parent's
+        services = self._engine.services
+        for service in experiment.services:
+            services.remove(service)  # one of an earlier test, of this name
+            services.add(service)
+        active_experiment = self._engine.start(
+            experiment,
+            seed=derive(seed, "child", self._member.name),
+            must_fire=False,
+            paused=True,  # until it counts where the parent looks
+        )
+        self._running[key] = active_experiment
+        self._tell_unmatched(key, active_experiment)
+        active_experiment.started_at = started_at
+        active_experiment.counts.join(self._pages.at(key))
+
+    def _tell_unmatched(self, key: int, active_experiment: ActiveExperiment) -> None:
+        def tell(unmatched: UnmatchedOperations, found: UnmatchedOperation) -> None:
+            fields = found._asdict()
+            conditions = fields.pop("conditions")
+            known = None if conditions is None else sorted(conditions)
+            known_of = unmatched.advice, unmatched.certainty, [*unmatched.refused_by]
+            self._member.tell([UNMATCHED, key, fields, known, *known_of])
+
+        active_experiment.unmatched.tell = tell
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, FaultInjected):
+            keys = [k for k, each in self._running.items() if each.experiment.name == event.source]
+            if keys:
+                e = event
+                line = [e.at, e.source, e.kind, e.target, e.fault, e.number, e.delay, e.place]
+                self._member.tell([FAULT, keys[0], *line])

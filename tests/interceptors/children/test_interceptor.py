@@ -1,0 +1,485 @@
+"""Children of every kind meet the experiments of their parent, and what they meet counts there."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.recorder import Recorder
+from pytest_resilience.chaos.types.service import Service
+from pytest_resilience.diagnosis import never_fired
+from pytest_resilience.interceptors.children.folder import STARTUP
+from pytest_resilience.interceptors.children.folder import VARIABLE
+from tests.interceptors.children.family import DO
+from tests.interceptors.children.family import FAILED
+from tests.interceptors.children.family import NOWHERE
+from tests.interceptors.children.family import Family
+
+
+def run(*options: str, code: str = DO, **given: Any) -> str:
+    command = [sys.executable, *options, "-c", code]
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, timeout=120, **given
+    )
+    return done.stdout
+
+
+def in_fork(do: Callable[[], int]) -> int:
+    child = os.fork()
+    if child == 0:
+        status = 99
+        try:
+            status = do()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def ask() -> int:
+    try:
+        socket.getaddrinfo(NOWHERE, 80)
+    except OSError as error:
+        return -(error.errno or 0)
+    return 0
+
+
+# --- a life beside the experiments ---
+
+
+def test_what_begins_and_ends_in_the_parent_does_so_in_a_child(family: Family) -> None:
+    with family.child() as child:
+        assert not child.fails
+        with family.failing() as first:
+            assert child.fails
+            with family.failing() as second:
+                assert child.fails
+            assert (second.matched, second.hits) == (1, 1)
+            assert child.fails
+            family.children.gather()
+            assert len(family.events) == 4
+        assert not child.fails
+        assert (first.matched, first.hits) == (3, 3)
+        one = family.events[0]
+    assert (one.kind, one.target, one.number) == ("network.resolve", f"{NOWHERE}:80", 1)
+    assert one.fault == "name resolution failure"
+
+
+def test_one_that_is_paused_pauses_in_a_child(family: Family) -> None:
+    with family.failing() as running, family.child() as child:
+        running.paused = True
+        assert not child.fails
+        running.paused = False
+        assert child.fails
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Service:
+    """A service that is a function, of a module that children find too."""
+    (tmp_path / "shop_of_a_child.py").write_text("def stock():\n    return 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return Service.at("stock", ["shop_of_a_child:stock"])
+
+
+def test_files_databases_and_services_are_reached_as_well(
+    family: Family, shop: Service, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "there")
+    family.start("disk_failure", mode="disk_full", at="write", path=path, rate=1)
+    family.start("database_failure", mode="deadlock", rate=1)
+    family.engine.services.add(shop)
+    family.start("service_failure", target_services=["stock"], rate=1)
+    code = f"""
+import sqlite3, sys
+assert "shop_of_a_child" not in sys.modules
+import shop_of_a_child
+for do in (
+    lambda: open({path!r}, "w", buffering=1).write("x\\n"),
+    lambda: sqlite3.connect(":memory:").execute("SELECT 1"),
+    shop_of_a_child.stock,
+):
+    try:
+        do()
+    except Exception as error:
+        print(type(error).__name__)
+"""
+    assert run(code=code).split() == ["OSError", "OperationalError", "ServiceFailureError"]
+    assert all(each.hits for each in family.engine.active)
+
+
+def test_pressure_is_put_on_the_parent_alone(family: Family) -> None:
+    pressed = family.start("fd_exhaustion", leave=50)
+    with family.child() as child, family.failing():
+        assert child.fails
+        assert child("sorted(n for n in sys.modules if 'stress' in n)") == []
+    assert pressed.hits == 1
+
+
+def test_children_can_be_left_alone(family: Family) -> None:
+    with family.failing(children=False) as running, family.child() as child:
+        assert not child.fails
+        assert in_fork(ask) == 2
+        assert ask() == 3
+        family.expect(False)
+        assert VARIABLE not in os.environ
+    assert running.matched == 1
+
+
+# --- ends ---
+
+
+def test_a_child_that_is_killed_has_counted_and_is_waited_for_no_more(family: Family) -> None:
+    family.expect(True)
+    family.children._host.patience = 3600  # type: ignore[union-attr]
+    with family.failing() as running, family.child() as child:
+        assert child.fails
+        child.process.kill()  # and stays a zombie
+        with family.failing():
+            pass
+    assert (running.matched, running.hits) == (1, 1)
+    assert len(family.events) == 1
+
+
+def test_a_child_that_hangs_is_waited_for_once_and_then_does_what_it_missed(family: Family) -> None:
+    with family.child() as child:
+        host: Any = family.children._host
+        host.patience = 0.01
+        os.kill(child.process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, child.process.pid, os.WSTOPPED)
+        with family.failing() as over:
+            host.patience = 3600
+            with family.failing() as running:  # nobody waits for it any more
+                os.kill(child.process.pid, signal.SIGCONT)
+                while host._silent:
+                    host._answered()
+                assert child.fails
+    assert (over.hits, running.hits) == (1, 1)
+
+
+def test_a_child_that_outlives_the_run_goes_on_without(family: Family) -> None:
+    with family.failing() as running, family.child() as child:
+        assert child.fails
+        folder = family.children._host.folder  # type: ignore[union-attr]
+        running.stop()
+        family.close()
+        assert not child.fails
+        while child(f"os.environ.get({VARIABLE!r})") is not None:
+            pass  # its thread is on its way
+        assert STARTUP not in child("os.environ.get('PYTHONPATH', '')")
+        assert child("os.waitstatus_to_exitcode(os.waitpid(os.fork() or os._exit(7), 0)[1])") == 7
+    assert not Path(folder).exists()
+    assert running.hits == 1
+
+
+def test_a_child_whose_parent_is_killed_goes_on_without() -> None:
+    parent = """
+import subprocess, sys
+from tests.interceptors.children.family import Family
+family = Family()
+family.fail()
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+child.wait()
+"""
+    child = """
+import os, signal, socket
+def ask():
+    try:
+        socket.getaddrinfo("nowhere.example", 80)
+    except OSError as error:
+        return error.errno
+print(ask(), flush=True)
+os.kill(os.getppid(), signal.SIGKILL)
+while ask() == -3:
+    pass
+print(ask(), flush=True)
+"""
+    done = subprocess.Popen(
+        [sys.executable, "-c", parent, child], stdout=subprocess.PIPE, text=True
+    )
+    assert done.stdout is not None
+    first, last = done.stdout.read().split()
+    done.stdout.close()
+    assert done.wait() == -signal.SIGKILL
+    assert int(first) == FAILED
+    assert int(last) != FAILED
+
+
+def test_nothing_is_left_of_it_and_what_others_put_back_goes_as_well(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    before, popen = dict(os.environ), subprocess.Popen.__init__
+    with family.failing():
+        during = dict(os.environ)
+        assert during["PYTHONPATH"] == STARTUP
+        assert subprocess.Popen.__init__ is not popen
+    assert dict(os.environ) == before
+    assert subprocess.Popen.__init__ is popen
+    os.environ.update(during)  # as `mock.patch.dict` does that was begun meanwhile
+    family.engine.refresh()
+    assert dict(os.environ) == before
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    with family.failing():
+        assert os.environ["PYTHONPATH"] == f"{STARTUP}{os.pathsep}/mine"
+    assert os.environ["PYTHONPATH"] == "/mine"
+
+
+# --- how children are made ---
+
+
+def test_forked_children_are_told_of_what_begins_later(family: Family) -> None:
+    family.expect(True)
+    here, there = socket.socketpair()
+
+    def answer() -> int:
+        here.close()
+        while there.recv(1):
+            there.sendall(bytes([ask()]))
+        return 0
+
+    child = os.fork()
+    if child == 0:
+        os._exit(answer())
+    with here, there:
+        there.close()
+        with family.failing() as running:
+            here.sendall(b"?")
+            assert here.recv(1) == b"\3"
+        here.sendall(b"?")
+        assert here.recv(1) == b"\2"
+    os.waitpid(child, 0)
+    assert running.hits == 1
+    [event] = family.events
+    assert event.place.endswith("in ask")
+
+
+def test_children_of_children_count(family: Family) -> None:
+    with family.failing() as running:
+        code = f"""
+import os, subprocess, sys
+print(subprocess.run([sys.executable, "-c", {DO!r}]).returncode)
+child = os.fork()
+if not child:
+    exec({DO!r})
+    sys.stdout.flush()
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+        assert run(code=code, env={**os.environ}).split().count(str(FAILED)) == 2
+    assert (running.matched, running.hits) == (2, 2)
+    assert len(family.events) == 2
+
+
+def test_a_fork_of_a_child_has_one_thread_and_leaves_one(family: Family) -> None:
+    """Python warns of forks of processes with several, from 3.12 on."""
+    tasks = "len(os.listdir('/proc/self/task'))"
+    with family.failing(), family.child("-W", "error") as child:
+        assert child.fails
+        assert child("__import__('threading').active_count()") == 1
+        fork = f"os.waitpid(os.fork() or os._exit({tasks} - 1), 0)[1]"
+        for _ in range(20):
+            os_threads = child(f"({fork}, {tasks})")
+            assert os.waitstatus_to_exitcode(os_threads[0]) in {0, 1}
+        with family.failing() as later:
+            assert child.fails
+    assert later.hits == 1
+
+
+def test_a_child_that_closes_all_it_has_open_is_told_all_the_same(family: Family) -> None:
+    with family.child() as child:
+        child("os.closerange(3, 1000)")
+        child("[os.open(os.devnull, os.O_RDONLY) for _ in range(20)][0]")
+        with family.failing():
+            pass
+        with family.failing() as running:
+            assert child.fails
+    assert running.hits == 1
+
+
+def test_the_tracker_of_multiprocessing_is_no_child(family: Family) -> None:
+    family.expect(True)
+    process = multiprocessing.get_context("spawn").Process(target=os.getpid)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    host: Any = family.children._host
+    assert host.members() == ["1"]
+    gc.collect()
+
+
+# --- chance ---
+
+
+def draws(family: Family, children: int, **given: Any) -> list[str]:
+    code = f"for _ in range(12):\n    {DO.replace(chr(10), chr(10) + '    ')}"
+    with family.failing(rate=0.5, **given):
+        return [run(code=code).replace("\n", "") for _ in range(children)]
+
+
+def test_each_child_draws_for_itself_and_the_same_again(family: Family) -> None:
+    first, second = draws(family, 2)
+    assert first != second
+    assert draws(family, 1) == [first]
+    assert draws(family, 1, seed=2) != [first]
+
+
+# --- what they do first ---
+
+
+def test_the_sitecustomize_of_the_user_is_run(family: Family, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.mine = __file__\n")
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with family.failing():
+        code = f"{DO}\nimport sys, sitecustomize\nprint(sys.mine, sitecustomize.__file__, sys.path)"
+        number, mine, loaded, *path = run(code=code, env=variables | {VARIABLE: "gone:1"}).split()
+    # Its environment was another, but led here: so it is led here once more.
+    assert int(number) == FAILED
+    assert mine == loaded == str(tmp_path / "sitecustomize.py")
+    assert not any(STARTUP in each for each in path)
+
+
+def test_a_child_for_which_there_is_nothing_loads_next_to_nothing(family: Family) -> None:
+    with family.child() as child:
+        own = child("sorted(n for n in sys.modules if n.startswith('pytest_resilience'))")
+        assert own == [
+            "pytest_resilience",
+            "pytest_resilience.interceptors",
+            "pytest_resilience.interceptors.children",
+            "pytest_resilience.interceptors.children.folder",
+        ]
+        with family.start("disk_failure", mode="disk_full", path="/nowhere/**").counts._lock:
+            pass
+        assert child("any('sockets' in n for n in sys.modules)") is False
+
+
+def test_a_child_of_a_parent_that_is_gone_is_as_ever(tmp_path: Path) -> None:
+    variables = {**os.environ, VARIABLE: f"{tmp_path / 'gone'}:1", "PYTHONPATH": STARTUP}
+    code = "import sys; print(sorted(n for n in sys.modules if 'resilience' in n))"
+    assert run(code=code, env=variables) == "[]\n"
+    (tmp_path / "members").mkdir()  # a folder without anybody
+    assert run(code=code, env=variables | {VARIABLE: f"{tmp_path}:1"}) == "[]\n"
+
+
+# --- what is out of reach ---
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "expected"),
+    [
+        ((), {"env": {}}, "with an environment of its own"),
+        (("-I",), {}, "python was started with -I"),
+        (("-BE",), {}, "python was started with -E"),
+        (("-S",), {}, "python was started with -S"),
+    ],
+    ids=["env", "-I", "-BE", "-S"],
+)
+def test_what_is_out_of_reach_is_told(
+    family: Family, options: tuple[str, ...], given: Any, expected: str
+) -> None:
+    with family.failing() as running:
+        run(*options, **given)
+    text = str(never_fired(running))
+    assert expected.replace("python", os.path.basename(sys.executable)) in text
+    assert "process.start" in text
+
+
+def test_other_programs_are_told(family: Family) -> None:
+    with family.failing() as running:
+        subprocess.run(["true"], check=True)
+    text = str(never_fired(running))
+    assert "true is a process of its own" in text
+    assert "env={**os.environ, **proxy.environment()}" in text
+
+
+def test_what_was_meant_for_sure_comes_before_a_process_that_may_be(family: Family) -> None:
+    with family.failing(mode="refuse") as running:
+        subprocess.run(["true"], check=True)
+        names = (f"{NOWHERE}:80",)
+        family.engine.note_unmatched(
+            Operation(kind="network.connect", target=names[0], names=names, advice="By a proxy.")
+        )
+    assert str(never_fired(running)).endswith("By a proxy.")
+
+
+def test_what_a_child_did_instead_is_told(family: Family) -> None:
+    with family.failing(target="elsewhere.example") as running:
+        run()
+    error = never_fired(running)
+    assert error.seen == (f"network.resolve {NOWHERE}:80",)
+
+
+def test_what_makes_no_sense_is_for_the_real_one_to_say(family: Family) -> None:
+    with family.failing():
+        with pytest.raises(TypeError):
+            subprocess.Popen()  # type: ignore[call-overload]
+        with pytest.raises(FileNotFoundError):
+            subprocess.run(["/no/such/program"], check=False)
+
+
+def test_what_children_are_spared_is_told(family: Family) -> None:
+    family.expect(True)
+    with family.failing(children=False) as running:
+        run()
+    assert "children=False leaves those alone" in str(never_fired(running))
+
+
+def test_an_experiment_that_a_child_cannot_know_is_told(
+    family: Family, shop: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class DeclinedError(Exception):
+        pass
+
+    monkeypatch.setattr(sys.modules[__name__], "DeclinedError", DeclinedError, raising=False)
+    DeclinedError.__qualname__ = "DeclinedError"
+    monkeypatch.setattr(DeclinedError, "__module__", __name__)
+    family.engine.services.add(shop)
+    running = family.start(
+        "service_failure", target_services="stock", exception=DeclinedError, rate=1
+    )
+    run(code="import shop_of_a_child; shop_of_a_child.stock()")
+    running.stop()
+    assert "A child process could not begin service_failure" in str(never_fired(running))
+
+
+# --- others who look on ---
+
+
+def test_a_recording_knows_that_it_does_not_see_children(family: Family) -> None:
+    running = family.fail()
+    running.stop()
+    recorder = Recorder([running.experiment])
+    with family.engine.recording(recorder), family.engine.recording_test():
+        subprocess.run(["true"], check=True)
+        assert not recorder.could_hit(running.experiment)
+        assert any("process.start true" in line for line in recorder.lines)
+        run()
+    assert recorder.could_hit(running.experiment)
+
+
+def test_experiments_begin_and_end_in_many_threads_while_children_start(family: Family) -> None:
+    def come_and_go() -> None:
+        for _ in range(30):
+            with family.failing():
+                pass
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    with family.failing() as running:
+        for each in threads:
+            each.start()
+        assert [int(run()) for _ in range(3)] == [FAILED] * 3
+        for each in threads:
+            each.join()
+    assert running.matched == 3
