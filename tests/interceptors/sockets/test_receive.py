@@ -545,13 +545,13 @@ def test_no_answer_is_made_up_in_the_middle_of_one(mode: str, inject: Inject) ->
         inject("network_latency", delay="1ms", name="before"),
         connected(port, 5) as client,
     ):
-        client.sendall(b"go")
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert client.recv(100) == b"one"
         with inject("network_failure", mode=mode, rate=1) as failure:
             go_on.set()
             assert client.recv(100) == b"two"
         assert failure.matched == 0
-    assert f"{port} (more of an answer)" in str(never_fired(failure))
+    assert f"{port} (more of a response)" in str(never_fired(failure))
 
 
 def blocking(sock: socket.socket) -> bytes:

@@ -136,4 +136,4 @@ def test_in_http_2_no_answer_is_taken_for_another(way: str, inject: Inject) -> N
     with serve(settings) as port, inject("network_failure", mode="lose_answer", rate=1) as lost:
         heard = blocking(port) if way == "blocking" else asyncio.run(awaited(port))
     assert (heard, lost.matched) == (SETTINGS, 0)
-    assert "Answers in HTTP/2 are told apart only by the library h2" in str(never_fired(lost))
+    assert "Responses in HTTP/2 are told apart only by the library h2" in str(never_fired(lost))
