@@ -15,9 +15,17 @@ from typing import Any
 
 import pytest
 
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine
+from hypothesis.stateful import initialize
+from hypothesis.stateful import invariant
+from hypothesis.stateful import rule
+
 from pytest_resilience import BulkheadConfig
 from pytest_resilience import CircuitBreaker
 from pytest_resilience import CircuitBreakerConfig
+from pytest_resilience import Event
 from pytest_resilience import ManualClock
 from pytest_resilience import RateLimitBulkhead
 from pytest_resilience import RetryConfig
@@ -29,6 +37,7 @@ from pytest_resilience import TimeLimiter
 from pytest_resilience.patterns.pipeline import Pipeline
 from pytest_resilience.patterns.pipeline import PipelineOrderWarning
 from pytest_resilience.patterns.pipeline import Step
+from tests.patterns.ways import PoorListener
 
 
 def test_the_first_is_outermost() -> None:
@@ -237,3 +246,108 @@ def test_a_pipeline_keeps_nothing_of_what_it_has_called() -> None:
     gone = call(Large())
     gc.collect()
     assert gone() is None
+
+
+# Against the same patterns, put around each function by hand.
+
+
+class Twin:
+    """A retry around a breaker around a semaphore, of a clock of its own."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.retry = RetryHandler(
+            RetryConfig(3, 1.0, jitter=False, retryable_exceptions=(OSError,)), clock=self.clock
+        )
+        self.breaker = CircuitBreaker(
+            CircuitBreakerConfig(
+                4, success_threshold=1, timeout=5.0, expected_exception=OSError,
+                ignored_exception=FileExistsError,
+            ),
+            clock=self.clock,
+        )  # fmt: skip
+        self.slots = SemaphoreBulkhead(BulkheadConfig(2), clock=self.clock)
+        self.heard: list[str] = []
+        for pattern in (self.retry, self.breaker, self.slots):
+            pattern.listeners.add(self.hear)
+            pattern.listeners.add(PoorListener())
+
+    def hear(self, event: Event) -> None:
+        self.heard.append(f"{type(event).__name__} at {event.at:g}")
+
+    def seen(self) -> tuple[Any, ...]:
+        return (
+            self.clock.monotonic(), self.clock.sleeps, self.heard, self.breaker.get_stats(),
+            self.slots.get_stats(),
+        )  # fmt: skip
+
+
+OUTCOMES = st.lists(
+    st.sampled_from(["fine", OSError, FileExistsError, KeyError, asyncio.CancelledError]),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+class PipelineMachine(RuleBasedStateMachine):
+    """Whatever happens, by `call` or by decorator, happens to both."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.by_hand, self.ours = Twin(), Twin()
+        self.pipeline = Pipeline(self.ours.retry, self.ours.breaker, self.ours.slots)
+
+    @rule(
+        outcomes=OUTCOMES,
+        way=st.sampled_from(["call", "decorator"]),
+        is_async=st.booleans(),
+    )
+    def a_call(self, outcomes: list[Any], way: str, is_async: bool) -> None:
+        def script() -> Any:
+            left = iter(outcomes)
+
+            def work() -> Any:
+                outcome = next(left, "fine")
+                if isinstance(outcome, type):
+                    raise outcome
+                return outcome
+
+            async def awork() -> Any:
+                await asyncio.sleep(0)
+                return work()
+
+            return awork if is_async else work
+
+        def outcome_of(call: Callable[[], Any]) -> Any:
+            try:
+                result = call()
+                return asyncio.run(result) if is_async else result
+            except BaseException as error:
+                return type(error), str(error)
+
+        twin, work = self.by_hand, script()
+        expected = outcome_of(twin.retry(twin.breaker(twin.slots(work))))
+        work = script()
+        call = partial(self.pipeline.call, work) if way == "call" else self.pipeline(work)
+        assert outcome_of(call) == expected
+
+    @rule(seconds=st.sampled_from([1.0, 5.0]))
+    def time_passes(self, seconds: float) -> None:
+        for twin in (self.by_hand, self.ours):
+            twin.clock.advance(seconds)
+
+    @rule(taken=st.booleans())
+    def somebody_takes_or_returns_a_slot(self, taken: bool) -> None:
+        free = self.ours.slots.get_stats()["available_permits"]
+        for twin in (self.by_hand, self.ours):
+            if taken and free:
+                twin.slots.acquire()
+            elif not taken and free < 2:
+                twin.slots.release()
+
+    @invariant()
+    def both_are_alike(self) -> None:
+        assert self.ours.seen() == self.by_hand.seen()
+
+
+TestPipelineMachine = PipelineMachine.TestCase
+TestPipelineMachine.settings = settings(max_examples=40, stateful_step_count=15, deadline=None)

@@ -62,7 +62,7 @@ from tests.patterns.soak import outcome_of
 from tests.patterns.soak import soak
 
 
-FEW, MANY = 200, 10**5  # calls of each thread
+FEW, MANY = 120, 10**5  # calls of each thread
 REJECTED = "CircuitBreakerError"
 FULL = "BulkheadRejectedError"
 

@@ -16,12 +16,21 @@ from typing import Any
 
 import pytest
 
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine
+from hypothesis.stateful import initialize
+from hypothesis.stateful import invariant
+from hypothesis.stateful import precondition
+from hypothesis.stateful import rule
+
 from pytest_resilience import ConfigurationError
 from pytest_resilience import Event
 from pytest_resilience import ManualClock
 from pytest_resilience import TimeLimitExceededError
 from pytest_resilience.patterns.timeout import TimeLimiter
 from pytest_resilience.patterns.timeout import TimeLimitExceeded
+from tests.patterns.ways import PoorListener
 
 
 AGES = 3600.0  # a limit that no test waits for
@@ -46,7 +55,7 @@ class Hanging:
 
     def __call__(self) -> str:
         self.entered.set()
-        assert self._gate.wait(10)
+        assert self._gate.wait(60)
         return "late"
 
     def release(self) -> None:
@@ -507,3 +516,113 @@ def test_totals() -> None:
     release.set()
     overdue.thread.join(60)
     assert limiter.get_stats()["overdue_calls"] == 0
+
+
+# Against a model.
+
+
+LIMIT = 60.0
+ENDS = st.sampled_from(["fine", OSError, TimeoutError, asyncio.CancelledError])
+LIMITED = ["decorator", "execute", "async decorator", "await execute", "async with", "a lambda"]
+
+
+class TimeLimitMachine(RuleBasedStateMachine):
+    """Calls that end in time by the clock, or too late, in any way; others that run on."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.clock = ManualClock()
+        self.limiter = limited(self.clock, LIMIT)
+        self.hasty = limited(self.clock, SOON)
+        self.hanging: list[Hanging] = []
+        self.heard: list[tuple[str, bool]] = []
+        self.expected: list[tuple[str, bool]] = []
+        for limiter in (self.limiter, self.hasty):
+            limiter.listeners.add(self.hear)
+            limiter.listeners.add(PoorListener())
+
+    def hear(self, event: TimeLimitExceeded) -> None:
+        self.heard.append((event.call.rpartition(".")[2], event.running))
+
+    def way(self, way: str, work: Callable[[], Any]) -> Any:
+        async def awork() -> Any:
+            await asyncio.sleep(0)
+            return work()
+
+        def begun(awork: Callable[[], Any]) -> Any:
+            return awork()
+
+        async def block() -> Any:
+            async with self.limiter:
+                return await awork()
+
+        ways: dict[str, Callable[[], Any]] = {
+            "decorator": lambda: self.limiter(work)(),
+            "execute": lambda: self.limiter.execute(work),
+            "async decorator": lambda: asyncio.run(self.limiter(awork)()),
+            "await execute": lambda: asyncio.run(self.limiter.execute(awork)),
+            "async with": lambda: asyncio.run(block()),
+            "a lambda": lambda: asyncio.run(self.limiter(lambda: begun(awork))()),
+        }
+        return ways[way]()
+
+    @rule(way=st.sampled_from(LIMITED), seconds=st.sampled_from([0.0, LIMIT, 61.0]), end=ENDS)
+    def a_call(self, way: str, seconds: float, end: Any) -> None:
+        def work() -> str:
+            self.clock.advance(seconds)
+            if isinstance(end, type):
+                raise end
+            return "fine"
+
+        if end != "fine":  # as it is, late or not
+            with pytest.raises(end) as raised:
+                self.way(way, work)
+            assert not isinstance(raised.value, TimeLimitExceededError)
+        elif seconds <= LIMIT:
+            assert self.way(way, work) == "fine"
+        else:
+            with pytest.raises(TimeLimitExceededError, match="it ended after 61 s"):
+                self.way(way, work)
+            names = {"decorator": "work", "execute": "work", "async with": "block"}
+            self.expected.append(
+                (names.get(way, "<lambda>" if "lambda" in way else "awork"), False)
+            )
+
+    @precondition(lambda self: len(self.hanging) < 3)
+    @rule()
+    def a_call_that_hangs(self) -> None:
+        hanging = Hanging()
+        with pytest.raises(TimeLimitExceededError, match="it runs on"):
+            self.hasty.execute(hanging.__call__)
+        self.hanging.append(hanging)
+        self.expected.append(("__call__", True))
+
+    @precondition(lambda self: self.hanging)
+    @rule(data=st.data())
+    def it_ends(self, data: st.DataObject) -> None:
+        hanging = data.draw(st.sampled_from(self.hanging), label="which")
+        self.let_go(hanging)
+
+    def let_go(self, hanging: Hanging) -> None:
+        call = self.hasty.overdue[self.hanging.index(hanging)]
+        self.hanging.remove(hanging)
+        hanging.release()
+        call.thread.join(60)
+
+    @rule(seconds=st.sampled_from([1.0, 100.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @invariant()
+    def all_is_told(self) -> None:
+        assert self.heard == self.expected
+        assert self.limiter.overdue == ()
+        assert len(self.hasty.overdue) == len(self.hanging)
+
+    def teardown(self) -> None:
+        for each in getattr(self, "hanging", [])[:]:
+            self.let_go(each)
+
+
+TestTimeLimitMachine = TimeLimitMachine.TestCase
+TestTimeLimitMachine.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)

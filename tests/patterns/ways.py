@@ -19,7 +19,7 @@ from greenlet import getcurrent
 from greenlet import greenlet
 
 
-__all__ = ["InAsyncGenerator", "InGenerator", "InGreenlet", "InTask", "Ongoing"]
+__all__ = ["InAsyncGenerator", "InGenerator", "InGreenlet", "InTask", "Ongoing", "PoorListener"]
 
 _BEGUN = object()
 
@@ -135,3 +135,15 @@ class InAsyncGenerator:
         except StopAsyncIteration:
             return None
         raise AssertionError("it goes on")
+
+
+class PoorListener:
+    """Fails on every tenth event, and not on each: what it raises is logged, which takes long."""
+
+    def __init__(self) -> None:
+        self._told = 0
+
+    def __call__(self, _: object) -> None:
+        self._told += 1
+        if self._told % 10 == 1:
+            raise OSError

@@ -25,9 +25,11 @@ from hypothesis.stateful import rule
 from pytest_resilience import BulkheadConfig
 from pytest_resilience import BulkheadRejectedError
 from pytest_resilience import ConfigurationError
+from pytest_resilience import Event
 from pytest_resilience import ManualClock
 from pytest_resilience import Pipeline
 from pytest_resilience.patterns import RateLimitBulkhead
+from tests.patterns.ways import PoorListener
 
 
 WINDOW = 8.0
@@ -123,6 +125,9 @@ class RateLimitMachine(RuleBasedStateMachine):
             self.shares.append((burst, WINDOW * burst / limit))
         self.begun: list[float] = []
         self.rejected = 0
+        self.heard: list[Event] = []
+        self.bulkhead.listeners.add(PoorListener())
+        self.bulkhead.listeners.add(self.heard.append)
 
     def allowed(self, now: float, weight: int = 1) -> bool:
         """No share of the window holds more than its share of the calls."""
@@ -189,7 +194,7 @@ class RateLimitMachine(RuleBasedStateMachine):
         current = sum(each > now - WINDOW for each in self.begun)
         assert stats["current_rate"] == current <= self.limit
         assert stats["total_requests"] == len(self.begun)
-        assert stats["rejected_requests"] == self.rejected
+        assert stats["rejected_requests"] == self.rejected == len(self.heard)
         assert stats["utilization"] == pytest.approx(current / self.limit)
 
 

@@ -8,17 +8,30 @@ import sys
 import textwrap
 import threading
 
+from collections.abc import Callable
 from collections.abc import Iterator
+from concurrent.futures import Future
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine
+from hypothesis.stateful import initialize
+from hypothesis.stateful import invariant
+from hypothesis.stateful import precondition
+from hypothesis.stateful import rule
+
 from pytest_resilience import BulkheadConfig
 from pytest_resilience import BulkheadRejectedError
+from pytest_resilience import Event
 from pytest_resilience import ShutdownError
 from pytest_resilience import TimeLimitExceededError
 from pytest_resilience.patterns import ThreadPoolBulkhead
+from tests.patterns.ways import PoorListener
 
 
 class Busy:
@@ -189,3 +202,139 @@ def test_threads_end_with_the_pool_that_they_are_of() -> None:
         print(thread.is_alive())
     """)
     assert shown == "False\n"
+
+
+# Against a model: threads, but none of them does anything before it is told to.
+
+
+class Held:
+    """A call that runs in the pool until it is told how to end."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self._told = threading.Event()
+        self._outcome: Any = None
+
+    def __call__(self) -> Any:
+        self.begun.set()
+        assert self._told.wait(60)
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome
+
+    def end(self, outcome: Any) -> None:
+        self._outcome = outcome
+        self._told.set()
+
+
+@dataclass
+class Submitted:
+    """A call of the model, and its future."""
+
+    held: Held
+    future: Future[Any]
+
+
+class ThreadPoolMachine(RuleBasedStateMachine):
+    """Calls in any number, that end in any order, in any way, or are cancelled."""
+
+    @initialize(limit=st.integers(1, 3), queue=st.integers(0, 3))
+    def begin(self, limit: int, queue: int) -> None:
+        self.pool = ThreadPoolBulkhead(BulkheadConfig(max_concurrent=limit, queue_size=queue))
+        self.limit, self.queue = limit, queue
+        self.running: list[Submitted] = []
+        self.waiting: list[Submitted] = []
+        self.completed = self.rejected = 0
+        self.heard: list[Event] = []
+        self.pool.listeners.add(self.heard.append)
+        self.pool.listeners.add(PoorListener())
+
+    def next_ones(self) -> None:
+        """Those that have waited longest take the threads that are free."""
+        while self.waiting and len(self.running) < self.limit:
+            first = self.waiting.pop(0)
+            assert first.held.begun.wait(60)
+            self.running.append(first)
+
+    @rule(in_a_loop=st.booleans())
+    def a_call_begins(self, in_a_loop: bool) -> None:
+        held = Held()
+        if len(self.running) + len(self.waiting) < self.limit + self.queue:
+            self.waiting.append(Submitted(held, self.pool.submit(held)))
+            self.next_ones()
+            return
+        self.rejected += 1
+        ways: dict[bool, Callable[[], Any]] = {
+            True: lambda: asyncio.run(self.pool.execute_async(held)),
+            False: lambda: self.pool.execute(held),
+        }
+        with pytest.raises(BulkheadRejectedError, match="thread pool is full"):
+            ways[in_a_loop]()
+        assert not held.begun.is_set()
+
+    @precondition(lambda self: self.running)
+    @rule(
+        data=st.data(),
+        outcome=st.sampled_from(["fine", OSError, StopIteration, KeyboardInterrupt]),
+    )
+    def a_call_ends(self, data: st.DataObject, outcome: Any) -> None:
+        call = data.draw(st.sampled_from(self.running), label="call")
+        self.running.remove(call)
+        if isinstance(outcome, str):
+            call.held.end(outcome)
+            assert call.future.result(60) == outcome
+        else:
+            call.held.end(outcome())
+            assert isinstance(call.future.exception(60), outcome)
+        self.completed += 1
+        self.next_ones()
+
+    @precondition(lambda self: self.running or self.waiting)
+    @rule(data=st.data())
+    def a_call_is_cancelled(self, data: st.DataObject) -> None:
+        call = data.draw(st.sampled_from([*self.running, *self.waiting]), label="call")
+        assert call.future.cancel() is (call in self.waiting)
+        if call in self.waiting:
+            self.waiting.remove(call)
+            assert call.future.cancelled()
+
+    @precondition(lambda self: self.waiting == [] and len(self.running) == self.limit)
+    @precondition(lambda self: self.queue)
+    @rule()
+    def a_task_that_waits_is_cancelled(self) -> None:
+        async def story() -> None:
+            task = asyncio.create_task(self.pool.execute_async(held))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        held = Held()
+        asyncio.run(story())
+        assert not held.begun.is_set()
+
+    @invariant()
+    def the_counts_are_right(self) -> None:
+        stats = self.pool.get_stats()
+        assert stats["active_tasks"] == len(self.running)
+        assert stats["queued_tasks"] == len(self.waiting)
+        assert stats["completed_tasks"] == self.completed
+        assert stats["rejected_tasks"] == self.rejected
+        assert not any(each.held.begun.is_set() for each in self.waiting)
+        assert tuple(self.heard) == self.pool.rejections
+        assert len(self.heard) == self.rejected
+
+    def teardown(self) -> None:
+        if not hasattr(self, "pool"):
+            return
+        self.pool.shutdown(wait=False)
+        assert all(each.future.cancelled() for each in self.waiting)
+        for each in self.running:
+            each.held.end("late")
+            assert each.future.result(60) == "late"
+        with pytest.raises(ShutdownError):
+            self.pool.execute(str)
+
+
+TestThreadPoolMachine = ThreadPoolMachine.TestCase
+TestThreadPoolMachine.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)

@@ -9,6 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine
+from hypothesis.stateful import initialize
+from hypothesis.stateful import invariant
+from hypothesis.stateful import rule
+
 from pytest_resilience import CircuitBreaker
 from pytest_resilience import CircuitBreakerConfig
 from pytest_resilience import CircuitBreakerRegistry
@@ -116,3 +123,82 @@ def test_all_who_remove_at_once_get_it_once() -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert sum(threads.map(remove, range(8))) == 100
+
+
+NAMES = st.sampled_from("abc")
+THRESHOLDS = st.none() | st.integers(2, 9)
+
+
+class RegistryMachine(RuleBasedStateMachine):
+    """The registry against a dictionary."""
+
+    @initialize(default=st.integers(2, 9))
+    def begin(self, default: int) -> None:
+        self.default = default
+        self.registry = CircuitBreakerRegistry(CircuitBreakerConfig(failure_threshold=default))
+        self.known: dict[str, CircuitBreaker] = {}
+        self.failures: dict[str, int] = {}
+
+    def created(self, breaker: CircuitBreaker, name: str, threshold: int | None) -> None:
+        assert breaker.name == name
+        assert breaker.config.failure_threshold == (threshold or self.default)
+        assert breaker not in self.known.values()
+        self.known[name], self.failures[name] = breaker, 0
+
+    def config(self, threshold: int | None) -> CircuitBreakerConfig | None:
+        return None if threshold is None else CircuitBreakerConfig(failure_threshold=threshold)
+
+    @rule(name=NAMES, threshold=THRESHOLDS)
+    def create(self, name: str, threshold: int | None) -> None:
+        if name in self.known:
+            with pytest.raises(DuplicateNameError, match=name):
+                self.registry.create(name, self.config(threshold))
+        else:
+            self.created(self.registry.create(name, self.config(threshold)), name, threshold)
+
+    @rule(name=NAMES, threshold=THRESHOLDS)
+    def get_or_create(self, name: str, threshold: int | None) -> None:
+        found = self.registry.get_or_create(name, self.config(threshold))
+        if name in self.known:
+            assert found is self.known[name]
+        else:
+            self.created(found, name, threshold)
+
+    @rule(name=NAMES, threshold=THRESHOLDS)
+    def replace(self, name: str, threshold: int | None) -> None:
+        if name in self.known:
+            found = self.registry.replace(name, self.config(threshold))
+            assert found is not self.known.pop(name)
+            self.created(found, name, threshold)
+        else:
+            with pytest.raises(UnknownNameError, match=name):
+                self.registry.replace(name, self.config(threshold))
+
+    @rule(name=NAMES)
+    def remove(self, name: str) -> None:
+        if name in self.known:
+            assert self.registry.remove(name) is self.known.pop(name)
+        else:
+            with pytest.raises(UnknownNameError, match=name):
+                self.registry.remove(name)
+
+    @rule(name=NAMES)
+    def a_call_fails(self, name: str) -> None:
+        if name not in self.known:
+            with pytest.raises(UnknownNameError, match=name):
+                self.registry.get(name)
+        elif self.failures[name] == 0:  # one opens none of them
+            self.failures[name] = 1
+            with pytest.raises(ZeroDivisionError):
+                self.registry.get(name).call(divmod, 1, 0)
+
+    @invariant()
+    def all_are_there(self) -> None:
+        assert self.registry.names == tuple(sorted(self.known))
+        stats = self.registry.get_all_stats()
+        failures = {name: each["failure_count"] for name, each in stats.items()}
+        assert failures == {name: self.failures[name] for name in self.known}
+
+
+TestRegistryMachine = RegistryMachine.TestCase
+TestRegistryMachine.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)

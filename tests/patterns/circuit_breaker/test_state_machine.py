@@ -24,13 +24,17 @@ from hypothesis.stateful import rule
 from pytest_resilience import CircuitBreaker
 from pytest_resilience import CircuitBreakerConfig
 from pytest_resilience import CircuitBreakerError
+from pytest_resilience import Event
 from pytest_resilience import ManualClock
 from pytest_resilience import Pipeline
+from pytest_resilience.patterns import CircuitRejection
+from pytest_resilience.patterns import CircuitTransition
 from tests.patterns.ways import InAsyncGenerator
 from tests.patterns.ways import InGenerator
 from tests.patterns.ways import InGreenlet
 from tests.patterns.ways import InTask
 from tests.patterns.ways import Ongoing
+from tests.patterns.ways import PoorListener
 
 
 FINE, FAILED_RESULT, FAILURE, IGNORED, CANCELLED = "fine", "poor", "failure", "ignored", "cancelled"
@@ -262,6 +266,10 @@ class BreakerMachine(RuleBasedStateMachine):
         self.breaker = CircuitBreaker(config, name="x", clock=self.clock)
         self.model = Model(config)
         self.calls: list[Call] = []
+        self.heard: list[Event] = []
+        self.rejected = 0
+        self.breaker.listeners.add(PoorListener())
+        self.breaker.listeners.add(self.heard.append)
 
     @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 7.0, 60.0]))
     def time_passes(self, seconds: float) -> None:
@@ -278,6 +286,7 @@ class BreakerMachine(RuleBasedStateMachine):
             ongoing, model = WAYS[way](self.breaker), self.model
             self.calls.append(Call(ongoing, way, model.era, now, model.state))
             return
+        self.rejected += 1
         with pytest.raises(CircuitBreakerError) as caught:
             WAYS[way](self.breaker)
         self.model.totals["rejected"] += 1
@@ -338,6 +347,9 @@ class BreakerMachine(RuleBasedStateMachine):
         assert stats["success_count"] == model.successes
         assert stats["times_opened"] == model.opened
         assert [each.new.value for each in self.breaker.transitions] == model.moves[-100:]
+        told = [each for each in self.heard if isinstance(each, CircuitTransition)]
+        assert [each.new.value for each in told] == model.moves
+        assert sum(isinstance(each, CircuitRejection) for each in self.heard) == self.rejected
         counted = self.config.count_calls
         for name in ("failures", "ignored", "slow", "rejected"):
             assert stats[f"total_{name}"] == model.totals[name]

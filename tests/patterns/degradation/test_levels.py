@@ -18,11 +18,13 @@ from hypothesis.stateful import invariant
 from hypothesis.stateful import rule
 
 from pytest_resilience import DegradationManager
+from pytest_resilience import Event
 from pytest_resilience import FeatureFlag
 from pytest_resilience import ManualClock
 from pytest_resilience import ServiceFailureError
 from pytest_resilience import ServiceLevel
 from pytest_resilience.patterns.degradation.features import NOTHING
+from tests.patterns.ways import PoorListener
 
 
 CACHE, RECOVERY = 2.0, 10.0
@@ -78,6 +80,9 @@ class DegradationMachine(RuleBasedStateMachine):
         self.services: dict[str, Service] = {}
         self.fallbacks: Counter[str] = Counter()
         self.told = 0
+        self.heard: list[Event] = []
+        self.manager.listeners.add(PoorListener())
+        self.manager.listeners.add(self.heard.append)
         for name in NAMES:
             level = data.draw(st.sampled_from([FULL, DEGRADED]), label=name)
             self.services[name] = Service(level, data.draw(VALUES, label="fallback_value"))
@@ -135,6 +140,23 @@ class DegradationMachine(RuleBasedStateMachine):
             assert asyncio.run(self.manager.check_service_health_async(name)) is expected
         else:
             assert self.manager.check_service_health(name) is expected
+
+    @rule(name=st.sampled_from(["checked", "asynchronous", "unchecked"]))
+    def a_call_is_cancelled(self, name: str) -> None:
+        """It says nothing of the service, which may be tried again at once."""
+
+        async def cancelled() -> str:
+            raise asyncio.CancelledError
+
+        service, level = self.services[name], self.look(name, in_a_loop=True)
+        call = self.manager.execute_with_degradation(name, cancelled, None, "default")
+        if level is FULL:
+            with pytest.raises(asyncio.CancelledError):
+                asyncio.run(call)
+            service.retry_at = self.clock.monotonic()
+        else:
+            assert asyncio.run(call) == "default"
+            self.fallbacks[name] += 1
 
     @rule(
         name=st.sampled_from(NAMES),
@@ -205,6 +227,7 @@ class DegradationMachine(RuleBasedStateMachine):
         kinds = Counter(type(event).__name__ for event in self.manager.events)
         assert kinds["FellBack"] == self.fallbacks.total()
         assert kinds["LevelChanged"] == self.told
+        assert tuple(self.heard[-1000:]) == self.manager.events
         assert self.manager.service_health == {
             name: service.level for name, service in self.services.items()
         }

@@ -22,6 +22,7 @@ from hypothesis.stateful import invariant
 from hypothesis.stateful import precondition
 from hypothesis.stateful import rule
 
+from pytest_resilience import Event
 from pytest_resilience import ManualClock
 from pytest_resilience import RetryBudget
 from pytest_resilience import RetryConfig
@@ -33,6 +34,7 @@ from pytest_resilience.patterns import RetryGaveUp
 from pytest_resilience.patterns import RetryScheduled
 from pytest_resilience.patterns import RetrySucceeded
 from pytest_resilience.patterns.retry.delays import JITTERS
+from tests.patterns.ways import PoorListener
 
 
 class BusyError(Exception):
@@ -124,6 +126,9 @@ class RetryMachine(RuleBasedStateMachine):
         self.handler = RetryHandler(self.config, clock=self.clock, random=random.Random(seed))
         self.ratio, self.reserve, self.capacity = ratio, reserve, capacity
         self.tokens, self.filled_at = min(reserve, capacity), 0.0
+        self.heard: list[Event] = []
+        self.handler.listeners.add(PoorListener())
+        self.handler.listeners.add(self.heard.append)
         self.calls: list[Call] = []
         self.histories: list[list[type]] = []
 
@@ -240,6 +245,7 @@ class RetryMachine(RuleBasedStateMachine):
 
     @invariant()
     def each_call_has_its_own_history(self) -> None:
+        assert tuple(self.heard) == self.handler.events
         recorded: dict[int, list[type]] = {}
         for event in self.handler.events:
             recorded.setdefault(event.call, []).append(type(event))
