@@ -47,11 +47,13 @@ class Story(ABC):
 
     Attributes:
         share: the part of the calls that is made, where each takes long.
+        failing: the part of the calls that fails.
         heard: every event.
         ended: a word for each call that has ended; appending is one step of the interpreter.
     """
 
     share = 1.0
+    failing = 0.1
 
     def __init__(self) -> None:
         self.heard: list[Event] = []
@@ -79,7 +81,7 @@ class Story(ABC):
         """What must hold when all calls have ended."""
 
     def work(self, chance: random.Random) -> str:
-        if chance.random() < 0.1:
+        if chance.random() < self.failing:
             raise CallFailedError
         return "fine"
 

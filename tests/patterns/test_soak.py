@@ -68,6 +68,7 @@ FULL = "BulkheadRejectedError"
 
 
 class BreakerStory(Story):
+    failing = 0.3
     config: ClassVar[dict[str, Any]] = {"failure_threshold": 3}
 
     def __init__(self) -> None:
@@ -171,6 +172,8 @@ class SlowCallStory(BreakerStory):
 
 
 class RetryStory(Story):
+    failing = 0.5
+
     def __init__(self) -> None:
         super().__init__()
         self.budget = RetryBudget(0.2, reserve=0.0, capacity=1e9)
