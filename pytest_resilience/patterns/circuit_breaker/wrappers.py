@@ -27,44 +27,43 @@ _PLAIN_KINDS = frozenset({CallKind.PLAIN, CallKind.GENERATOR})
 class Permit:
     """A call that was let through and has not ended; how it ended is said once."""
 
-    __slots__ = ("_circuit", "_notify_async", "_permit")
+    __slots__ = ("_circuit", "_permit")
 
     def __init__(self, circuit: Circuit, permit: StatePermit) -> None:
-        self._circuit: Circuit | None = circuit
-        self._notify_async = circuit.notify_async
-        self._permit = permit
+        self._circuit = circuit
+        self._permit: StatePermit | None = permit
 
     def returned(self, result: Any) -> None:
         """It returned."""
-        circuit = self._end()
-        if circuit.settled is not self._permit:
-            circuit.record_result(self._permit, result)
+        circuit, permit = self._circuit, self._end()
+        if circuit.settled is not permit:
+            circuit.record_result(permit, result)
 
     def raised(self, error: BaseException) -> None:
         """It raised."""
-        self._end().record_error(self._permit, error)
+        self._circuit.record_error(self._end(), error)
 
     def succeeded(self) -> None:
         """It succeeded, whatever it returned."""
-        self._end().record_success(self._permit)
+        self._circuit.record_success(self._end())
 
     def failed(self) -> None:
         """It failed, whatever it returned or raised."""
-        self._end().record_failure(self._permit)
+        self._circuit.record_failure(self._end())
 
     def release(self) -> None:
         """It ended in a way that says nothing."""
-        self._end().release_permit(self._permit)
+        self._circuit.release_permit(self._end())
 
     async def notify_async(self) -> None:
         """Await whoever has yet to know how it ended: for permits of `acquire_async`."""
-        await self._notify_async()
+        await self._circuit.notify_async()
 
-    def _end(self) -> Circuit:
-        circuit, self._circuit = self._circuit, None
-        if circuit is None:
+    def _end(self) -> StatePermit:
+        permit, self._permit = self._permit, None
+        if permit is None:
             raise RuntimeError("how this call ended was said before; a permit is for one call")
-        return circuit
+        return permit
 
 
 class Isolation:
