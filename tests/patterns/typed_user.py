@@ -21,12 +21,15 @@ from pytest_resilience import CircuitBreakerConfig
 from pytest_resilience import CircuitBreakerRegistry
 from pytest_resilience import Event
 from pytest_resilience import FeatureFlag
+from pytest_resilience import RedisStore
 from pytest_resilience import RetryConfig
 from pytest_resilience import RetryHandler
 from pytest_resilience import SemaphoreBulkhead
 from pytest_resilience import ThreadPoolBulkhead
 from pytest_resilience.patterns import CircuitRejection
 from pytest_resilience.patterns import CircuitTransition
+from pytest_resilience.patterns import Hedging
+from pytest_resilience.patterns import HedgingConfig
 from pytest_resilience.patterns import Pipeline
 from pytest_resilience.patterns import RateLimitBulkhead
 from pytest_resilience.patterns import RetryScheduled
@@ -44,6 +47,7 @@ pool = ThreadPoolBulkhead()
 rate = RateLimitBulkhead()
 limit = TimeLimiter(1.0)
 pipeline = Pipeline(retry, breaker, semaphore, rate, limit)
+hedging = Hedging(HedgingConfig(handled_exceptions=OSError))
 named = CircuitBreakerRegistry().get_or_create("prices")
 
 
@@ -53,7 +57,8 @@ class Pattern(Protocol):
     def __call__(self, func: Callable[P, R], /) -> Callable[P, R]: ...
 
 
-patterns: list[Pattern] = [breaker, retry, semaphore, pool, rate, limit, pipeline, named]
+patterns: list[Pattern] = [breaker, retry, semaphore, pool, rate, limit, pipeline, named, hedging]
+patterns += [rate.weighing(2)]
 
 
 # Functions.
@@ -114,6 +119,7 @@ assert_type(pool.submit(len, "tea").result(), int)
 assert_type(rate.execute(len, "tea"), int)
 assert_type(limit.execute(len, "tea"), int)
 assert_type(pipeline.call(len, "tea"), int)
+assert_type(hedging.execute(len, "tea"), int)
 breaker.call(price, 1)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 # Methods.
@@ -224,6 +230,11 @@ CircuitBreakerConfig(expected_exception=int)  # type: ignore[arg-type] # pyright
 RetryConfig(retryable_exceptions=OSError, is_retryable=is_down, wait_from=seconds)
 RetryConfig(retryable_exceptions=(OSError, KeyError), retry_on_result=is_empty)
 FeatureFlag("prices", expected_exception=OSError)
+
+# A store.
+
+store = RedisStore("redis://127.0.0.1:6379/0", refresh=1.0)
+assert_type(CircuitBreaker(name="prices", store=store), CircuitBreaker)
 
 # Listeners.
 
