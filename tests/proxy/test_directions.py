@@ -516,7 +516,7 @@ def test_nobody_answers_for_another_over_tls(serve: Serve) -> None:
     ):
         assert ask(client) == b"ping"
     assert str(caught.value).endswith(
-        f"network.receive {proxy.upstream} (encrypted above the socket)\n  Answers over TLS are "
+        f"network.receive {proxy.upstream} (encrypted above the socket)\n  Responses over TLS are "
         "encrypted: to a proxy always, in asyncio where it was open before the experiment."
     )
 
@@ -619,7 +619,7 @@ def test_no_status_in_the_middle_of_an_answer(
         proxy.inject("network_failure", mode="status", rate=1),
     ):
         assert publisher.publish(client) == b"news"
-    assert f"network.receive {proxy.upstream} (more of an answer)\n" in str(caught.value)
+    assert f"network.receive {proxy.upstream} (more of a response)\n" in str(caught.value)
 
 
 def test_an_experiment_about_others_has_nobody_asked_again(
