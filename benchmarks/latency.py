@@ -1,7 +1,7 @@
-"""Whether a fault takes as long as asked, and what chaos costs beside it.
+"""Whether a fault takes as long as asked, by clients that have work of their own to do.
 
-`python benchmarks/latency.py`, with the `test` extra installed; takes two minutes. What it
-costs a test to which it does nothing is in `unmatched`. Each
+`python benchmarks/latency.py`, with the `test` extra installed; takes a minute. What it costs a
+test to which it does nothing is in `unmatched`, and a call in `network_datagrams`. Each
 figure stands beside its counterpart from the same run, in turns on one core.
 
 A client that has waited 50 ms finds the caches cold and is slower from then on, whoever made
@@ -41,7 +41,6 @@ from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 DELAY = 0.05  # seconds
 REQUESTS = 200
 BLOCKS = 4
-CALLS = 2_000
 
 # In a process of its own, so that it does not compete with the client for the interpreter.
 # One answer to each request, in one piece: no delayed acknowledgement can meddle.
@@ -144,43 +143,9 @@ def compared(name: str, calm: float, really: float, asked: float) -> Iterator[Fi
     yield Figure(what=f"{name}: asked {delay:g} ms", value=asked, target=target, unit="ms")
 
 
-def seam_figures() -> Iterator[Figure]:
-    """Calls of zero bytes go the whole way through Python, and the network stays out of it."""
-    engine = Engine(lambda engine: [SocketInterceptor(engine)])
-    aimed_elsewhere = ChaosExperiment("lag", "network_latency", target="elsewhere.example")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname())
-        accepted = listener.accept()[0]
-        with client, accepted:
-            for name, argument in (("send", b""), ("recv", 0)):
-                plain = interceptor = float("inf")
-                for _ in range(100):
-                    plain = min(plain, microseconds_a_call(getattr(client, name), argument))
-                    active_experiment = engine.start(aimed_elsewhere, seed=1, must_fire=False)
-                    interceptor = min(
-                        interceptor, microseconds_a_call(getattr(client, name), argument)
-                    )
-                    active_experiment.stop()
-                yield Figure(what=f"socket.{name}, plain", value=plain, target=None, unit="us")
-                yield Figure(
-                    what=f"socket.{name}, while chaos is aimed elsewhere: more",
-                    value=interceptor - plain,
-                    target=0.3,
-                    unit="us",
-                )
-
-
-def microseconds_a_call(call: Callable[[object], object], argument: object) -> float:
-    call(argument)  # decides whom the connection belongs to, once
-    began = time.perf_counter()
-    for _ in range(CALLS):
-        call(argument)
-    return (time.perf_counter() - began) / CALLS * 1e6
-
-
 def main() -> int:
     pin()
-    return show([*seam_figures(), *delay_figures()])
+    return show([*delay_figures()])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Whether network chaos takes as long as asked, and what it costs whom it is not aimed at.
 
-`python benchmarks/network.py`, with the `test` extra installed; takes four minutes. All that is
+`python benchmarks/network.py`, with the `test` extra installed; takes six minutes. All that is
 promised of the network in one place: blocking clients here, those of asyncio from
-`network_async`, the proxy from `proxy`, what no experiment is aimed at from `latency` and
-`unmatched`.
+`network_async`, datagrams and single calls that no experiment is aimed at from
+`network_datagrams`, the proxy from `proxy`, tests that none is aimed at from `unmatched`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import socket
 import sys
 import time
 
-import latency
 import network_async
+import network_datagrams
 import proxy
 import unmatched
 
@@ -25,9 +25,9 @@ from figures import show
 from pytest_resilience import Event
 
 
-def blocking_figures(port: int) -> list[Figure]:
-    """Of a bare socket, which has next to nothing to do itself."""
-    figures = []
+def blocking_figures(port: int, **more: str) -> list[Figure]:
+    """Of a bare socket, which has next to nothing to do itself. `more`: of the experiment."""
+    figures, who = list[Figure](), " ".join(["socket", *more.values()])
     with socket.create_connection((network_async.HOST, port)) as client:
 
         def milliseconds(request: bytes) -> float:
@@ -44,9 +44,9 @@ def blocking_figures(port: int) -> list[Figure]:
             real: list[float] = []
             for _ in range(4):
                 real += [milliseconds(slow) for _ in range(times // 4)]
-                with network_async.latency(asked / 1e3):
+                with network_async.latency(asked / 1e3, **more):
                     took += [milliseconds(quick) for _ in range(times // 4)]
-            figures += lateness("socket", asked, took, real, target=0.5)
+            figures += lateness(who, asked, took, real, target=0.5)
     return figures
 
 
@@ -54,10 +54,11 @@ def main() -> int:
     pin()
     heard: list[Event] = []
     network_async.engine.listeners.add(heard.append)  # as in a test, so events are made
-    figures = [*latency.seam_figures()]
+    figures = list[Figure]()
     with network_async.server() as port:
         figures += blocking_figures(port)
-    rest = (network_async, proxy, unmatched)
+        figures += blocking_figures(port, stream="upstream")
+    rest = (network_async, network_datagrams, proxy, unmatched)
     return show([*figures, *(figure for each in rest for figure in each.measure())])
 
 

@@ -80,9 +80,9 @@ def server() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def latency(seconds: float) -> Iterator[None]:
+def latency(seconds: float, **more: str) -> Iterator[None]:
     active_experiment = engine.start(
-        ChaosExperiment("far", "network_latency", delay=seconds), seed=1
+        ChaosExperiment("far", "network_latency", delay=seconds, **more), seed=1
     )
     try:
         yield
@@ -131,9 +131,9 @@ async def milliseconds(ask: Ask) -> float:
     return (time.perf_counter() - began) * 1e3
 
 
-async def asked_figures(port: int) -> list[Figure]:
-    """Of a bare stream, which has next to nothing to do itself."""
-    figures = []
+async def asked_figures(port: int, **more: str) -> list[Figure]:
+    """Of a bare stream, which has next to nothing to do itself. `more`: of the experiment."""
+    figures, who = [], " ".join(["streams", *more.values()])
     async with streams(port) as ask:
         calm = statistics.median([await milliseconds(ask) for _ in range(200)])
         figures.append(Figure(what="streams: a request", value=calm, target=None, unit="ms"))
@@ -142,9 +142,9 @@ async def asked_figures(port: int) -> list[Figure]:
             took, real = [], []
             for _ in range(4):
                 real += [await milliseconds(really) for _ in range(times // 4)]
-                with latency(asked / 1e3):
+                with latency(asked / 1e3, **more):
                     took += [await milliseconds(ask) for _ in range(times // 4)]
-            figures += lateness("streams", asked, took, real, target=0.5)
+            figures += lateness(who, asked, took, real, target=0.5)
     return figures
 
 
@@ -234,6 +234,7 @@ async def heart_figures(port: int) -> list[Figure]:
 async def all_figures(port: int) -> list[Figure]:
     return [
         *await asked_figures(port),
+        *await asked_figures(port, stream="upstream"),
         *await client_figures(port),
         *await crowd_figures(port),
         *await heart_figures(port),

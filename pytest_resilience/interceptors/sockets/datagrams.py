@@ -128,12 +128,12 @@ class DatagramSockets:
         listening = self._listening
 
         @functools.wraps(original)
-        def recvfrom(sock: socket.socket, size: Any = _NOTHING, /, *more: Any, **named: Any) -> Any:
+        def recvfrom(sock: socket.socket, size: Any = _NOTHING, /, *more: Any) -> Any:
             __tracebackhide__ = True
             note = listening.get(id(sock))
-            if note is None or more or named or size is _NOTHING:
+            if note is None or more or size is _NOTHING:
                 args = () if size is _NOTHING else (size,)
-                return method(sock, *args, *more, **named)
+                return method(sock, *args, *more)
             result = original(sock, size)
             note(result[1])
             return result
