@@ -161,8 +161,9 @@ class Outages:
         ):
             return
         connection = or_none(self._connections.of, sock, RECEIVE)
-        if connection is not None and not connection.untargeted:
-            self._receiver.asyncio.strike(sock, connection, begun)
+        aimed = _aimed(begun, connection)
+        if connection is not None and aimed:
+            self._receiver.asyncio.strike(sock, connection, aimed)
 
     def _strike_late(
         self, begun: Sequence[ActiveExperiment], known: frozenset[int]
@@ -176,9 +177,10 @@ class Outages:
             sock, late = connection.owner(), _late_response(connection)
             if sock is None or late is None or sock.fileno() in known:
                 continue
-            if self._engine.is_targeted(connection.operation(RECEIVE)):
+            aimed = _aimed(begun, connection)
+            if aimed:
                 found.add(sock.fileno())
-                if connection.begin_response(self._engine, among=begun) is not late:
+                if connection.begin_response(self._engine, among=aimed) is not late:
                     late.overtake()
         return frozenset(found)
 
@@ -189,8 +191,9 @@ class Outages:
             if descriptor in known:
                 continue
             connection = or_none(self._connections.at, descriptor)
-            if connection is not None and self._engine.is_targeted(connection.operation(RECEIVE)):
-                struck |= self._strike(descriptor, connection, begun, how)
+            aimed = _aimed(begun, connection)
+            if connection is not None and aimed:
+                struck |= self._strike(descriptor, connection, aimed, how)
         if struck:
             # Interrupts the system calls of all threads, and changes nothing else: the C library
             # has each thread do it. A call that is resumed looks its descriptor up again.
@@ -245,6 +248,16 @@ def _late_response(connection: TcpConnection) -> ResponseStream | None:
     stream = connection.inbound.stream if awaited else None
     is_late = stream is not None and not stream.begun and 0 < stream.effect.delay < math.inf
     return stream if is_late else None
+
+
+def _aimed(
+    begun: Sequence[ActiveExperiment], connection: TcpConnection | None
+) -> list[ActiveExperiment]:
+    """Those that have the connection for a target: to the others its response is nothing."""
+    if connection is None:
+        return []
+    operation = connection.operation(RECEIVE)
+    return [each for each in begun if each.matches_target(operation)]
 
 
 def _is_gone(active_experiment: ActiveExperiment) -> bool:

@@ -90,12 +90,9 @@ class Receiver:
     def expect(self, sock: socket.socket, connection: TcpConnection) -> None:
         """A request is about to be sent: silence begins before there can be a response.
 
-        For who blocks in polling the socket, and comes when there is one. In TLS it begins when
-        the client receives: until then nobody knows whether what is sent asks for anything.
+        For who blocks in polling the socket, and comes when there is one.
         """
         turn, inbound = connection.turn, connection.inbound
-        if effects.speaks_tls(sock):
-            return
         faults = (fault for each in self._engine.active for fault in each.experiment.faults)
         silences = any(fault.delay == math.inf and not fault.transient for fault in faults)
         if turn.receiving or inbound.expected or not silences:

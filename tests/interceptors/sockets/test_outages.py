@@ -35,6 +35,7 @@ from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
+from tests.interceptors.sockets.test_reader_thread import Conversation
 from tests.interceptors.sockets.test_reader_thread import asleep
 from tests.interceptors.sockets.test_reader_thread import eventually
 
@@ -404,6 +405,23 @@ def test_who_waits_elsewhere_is_not(
     assert (outage.matched, other.matched, other.hits) == (0, 1, 0)
 
 
+def test_one_that_begins_elsewhere_takes_no_response_from_others(
+    echo_port: int, inject: Inject
+) -> None:
+    """Who waits when it begins is still struck by what is aimed at the next response."""
+    target = f"{HOST}:{echo_port}"
+    with (
+        socket.create_connection((HOST, echo_port)) as sock,
+        inject("network_failure", mode="lose_answer", nth=2, target=target) as lost,
+    ):
+        conversation = Conversation(sock)
+        assert conversation.ask(b"one") == b"one"
+        conversation.until_it_waits()
+        with inject("network_failure", mode="reset", rate=1, target="127.0.0.9"):
+            assert isinstance(conversation.ask(b"two"), ConnectionResetError)
+    assert (lost.matched, lost.hits) == (2, 1)
+
+
 def test_a_server_of_this_process_that_waits_is_not(inject: Inject) -> None:
     with serve(echo) as port, socket.create_connection((HOST, port)) as client:
         client.sendall(b"one")
@@ -517,6 +535,27 @@ def test_who_polls_a_blocking_socket_is_not_told_of_what_is_lost(
             sock.recv(1)
         assert not polls(sock)
         assert outage.hits > 0
+
+
+@pytest.mark.parametrize("mode", ["timeout", "partition"])
+@pytest.mark.parametrize("polls", POLLS, ids=lambda polls: polls.__name__)
+def test_who_polls_a_blocking_socket_with_tls_is_not_told_of_what_is_lost(
+    polls: Callable[[socket.socket], bool], mode: str, trust: Trust, inject: Inject
+) -> None:
+    with (
+        serve(trust.over_tls(echo)) as port,
+        socket.create_connection((HOST, port)) as plain,
+        trust.client.wrap_socket(plain, server_hostname=HOST) as sock,
+    ):
+        sock.sendall(b"one")
+        assert sock.recv(3) == b"one"  # after its tickets, which a poll would tell of
+        with inject("network_failure", mode=mode, rate=1) as outage:
+            sock.sendall(b"two")
+            assert not polls(sock)
+            sock.settimeout(0.01)
+            with pytest.raises(TimeoutError):
+                sock.recv(1)
+            assert outage.hits > 0
 
 
 @pytest.mark.parametrize("polls", POLLS, ids=lambda polls: polls.__name__)
