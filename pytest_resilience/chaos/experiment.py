@@ -13,6 +13,9 @@ from typing import Protocol
 
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.resources import Pressure
+from pytest_resilience.chaos.faults.streams import BOTH
+from pytest_resilience.chaos.faults.streams import DOWNSTREAM
+from pytest_resilience.chaos.faults.streams import UPSTREAM
 from pytest_resilience.chaos.faults.streams import in_stream
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import HANDSHAKE
@@ -44,6 +47,7 @@ from pytest_resilience.errors import ConfigurationError
 
 __all__ = ["ChaosExperiment", "ChaosType", "Filter", "Numbers"]
 
+_WAYS = {UPSTREAM: ", upstream", DOWNSTREAM: "", BOTH: ", both ways"}
 _INTENSITY = 0.5  # of an experiment that names none
 
 
@@ -356,7 +360,8 @@ class ChaosExperiment:
     @property
     def fault_text(self) -> str:
         """The faults, for people."""
-        return " + ".join(map(str, self.faults))
+        stream = dict(self.parameters).get("stream")
+        return " + ".join(map(str, self.faults)) + (_WAYS[stream] if stream else "")
 
     def __str__(self) -> str:
         return self._text

@@ -88,8 +88,9 @@ class CountedOperations:
             connection = self.connections.of(operation.target, operation)
             target = f"{operation.target}#{connection}" if connection else operation.target
             request = operation.http.request
-            if request is not None:
-                target = f"{target} {str(request)[:_LONGEST]}"
+            what = operation.sql.statement if request is None else str(request)
+            if what:
+                target = f"{target} {what[:_LONGEST]}"
             self._by_number[number] = _CountedOperation(operation.kind, target, elapsed)
 
     def forget(self, number: int) -> None:

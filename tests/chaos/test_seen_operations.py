@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.seen_operations import CountedOperations
 
 
@@ -81,4 +83,16 @@ def test_counted_requests_are_told_with_their_numbers() -> None:
     assert counted.lines(3) == (
         "1-2 network.receive api:80 GET /a",
         "3 network.receive api:80 GET /v1/pay",
+    )
+
+
+def test_counted_statements_are_told_with_their_numbers() -> None:
+    counted = CountedOperations(ChaosExperiment("x", "database_failure"))
+    statements = ["SELECT 1", "SELECT 1", "INSERT INTO orders " + "x" * 100]
+    for number, statement in enumerate(statements, 1):
+        sql = SqlDetails(statement=statement)
+        counted.note(number, Operation(kind=EXECUTE, target="db", names=("db",), sql=sql), 0.0)
+    assert counted.lines(3) == (
+        "1-2 database.execute db SELECT 1",
+        "3 database.execute db " + statements[2][:80],
     )

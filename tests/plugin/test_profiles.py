@@ -224,15 +224,15 @@ def test_one_of_them_runs_in_the_matrix_without_any_configuration(suite: pytest.
     suite.makepyfile(CLIENT)
     result = suite.runpytest(
         "-p", "no:randomly", "--chaos-profile=flaky-network", "--chaos-matrix",
-        "--chaos-experiment=first connection refused", "--chaos-experiment=first answer reset",
-        "--chaos-experiment=first answer cut off in the middle",
+        "--chaos-experiment=first connection refused", "--chaos-experiment=first response reset",
+        "--chaos-experiment=first response cut off in the middle",
     )  # fmt: skip
     assert result.ret == 10
     result.stdout.fnmatch_lines(
         [
             "first connection refused: 1 not applicable, 1 survived, 1 failed",
-            "first answer reset: 1 not applicable, 1 survived, 1 failed",
-            "first answer cut off in the middle: 1 not applicable, 2 failed",
+            "first response reset: 1 not applicable, 1 survived, 1 failed",
+            "first response cut off in the middle: 1 not applicable, 2 failed",
             "* 3 passed, 9 cells (*",
         ]
     )

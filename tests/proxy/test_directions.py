@@ -795,7 +795,7 @@ def test_one_that_hits_no_request_is_told_what_there_was(
         (
             {"mode": "lose_answer", "stream": "both"},
             (
-                "experiment 'network_failure': lost answer happens to responses; leave out "
+                "experiment 'network_failure': lost response happens to responses; leave out "
                 "stream='both'"
             ),
         ),

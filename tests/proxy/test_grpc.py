@@ -139,7 +139,7 @@ def test_nobody_answers_for_another_in_http_2(proxy: ChaosProxy, call: Call) -> 
     ):
         assert call() == b"hello"
     assert str(caught.value).endswith(
-        f"network.receive {proxy.upstream} (HTTP/2)\n  Answers in HTTP/2 are told apart only by "
+        f"network.receive {proxy.upstream} (HTTP/2)\n  Responses in HTTP/2 are told apart only by "
         "the library h2, in this process: elsewhere use HTTP/1.1, or a fault of connections."
     )
 

@@ -262,7 +262,7 @@ class LostResponse(Fault):
     has_direction: ClassVar[bool] = False
 
     def __str__(self) -> str:
-        return "lost answer"
+        return "lost response"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

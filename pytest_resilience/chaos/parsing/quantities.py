@@ -7,6 +7,7 @@ import re
 
 from dataclasses import dataclass
 from typing import Any
+from typing import Final
 
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.errors import ConfigurationError
@@ -183,10 +184,21 @@ def format_seconds(value: float) -> str:
 
 
 def format_bytes(value: float) -> str:
-    """A size for people: '512 B', '1.5 GiB'."""
-    size = float(value)
-    for unit in ("B", "KiB", "MiB"):
-        if abs(size) < 1024:
-            return f"{size:.4g} {unit}"
-        size /= 1024
-    return f"{size:.4g} GiB"
+    """A size for people: '512 B', '1.5 GiB', '64 kB'; what was asked for reads as it was asked."""
+    binary, decimal = _in_units(value, _BINARY), _in_units(value, _DECIMAL)
+    exact = [each for each in (binary, decimal) if each[1] == value]
+    if not exact and value == value // 1 < _EXACT:
+        return f"{value:.0f} B"
+    return min(exact or [binary], key=lambda each: len(each[0].split()[0]))[0]
+
+
+def _in_units(value: float, units: dict[str, int]) -> tuple[str, float]:
+    """A text in four digits, and the size that it says."""
+    unit, size = next((each for each in units.items() if abs(value) >= each[1]), ("B", 1))
+    number = f"{value / size:.4g}"
+    return f"{number} {unit}", float(number) * size
+
+
+_BINARY = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
+_DECIMAL = {"GB": 1000**3, "MB": 1000**2, "kB": 1000}
+_EXACT: Final = 100_000  # bytes; of more nobody reads each

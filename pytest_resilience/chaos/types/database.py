@@ -198,7 +198,7 @@ def _moment(name: str, meaning: str) -> Parameter:
 
 
 DATABASE_SLOWDOWN = TypeSchema(
-    summary="a database answers late",
+    summary="a database responds late",
     parameters=(
         *delay_parameters(f"intensity x {MOST_DELAY:g}s", "added to each step"),
         Parameter(
@@ -222,7 +222,7 @@ DATABASE_FAILURE = TypeSchema(
         ),
         _moment(BEFORE, "lost before this step reaches the database"),
         _moment(DURING, "fails at this step; lost: the outcome is unknown, it was not done"),
-        _moment(AFTER, "lost when this step was done, and the answer did not arrive"),
+        _moment(AFTER, "lost when this step was done, and the response did not arrive"),
         *_TARGET_PARAMETERS,
         *trigger_parameters(rate="1 in a test; by flag or profile intensity"),
         CHILDREN_PARAMETER,

@@ -83,21 +83,21 @@ def _no_header(parameter: str, value: Any) -> NoReturn:
 STATUS_PARAMETERS = (
     Parameter(
         name="status", unit="400..599", default="503", parse=_status,
-        help="what HTTP clients are answered",
+        help="the status that HTTP clients get",
     ),
     Parameter(
         name="retry_after", unit="seconds, or us, ms, s, m, h", default="none",
         parse=quantities.seconds,
-        help="a Retry-After header with that answer, of whole seconds; an attribute of what "
+        help="a Retry-After header with that response, of whole seconds; an attribute of what "
         "callables raise",
     ),
     Parameter(
         name="body", unit="text", default="the status in words", parse=parse_body,
-        help="the body of that answer",
+        help="the body of that response",
     ),
     Parameter(
         name="headers", unit="table, or 'name: value', several between |", parse=_headers,
-        default="Content-Type by the body", help="headers of that answer",
+        default="Content-Type by the body", help="headers of that response",
     ),
 )  # fmt: skip
 

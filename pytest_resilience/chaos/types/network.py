@@ -75,7 +75,7 @@ def _ending(whole: network.Fault, end: str, given: Mapping[str, Any]) -> network
 def _truncation(given: Mapping[str, Any]) -> response.Truncation:
     share, begins, end = given.get("share", TRUNCATED_TO), _begins(given), given.get("end", "eof")
     if share == 1:
-        raise ConfigurationError(f"share={share:g}: all of the answer would arrive; give less")
+        raise ConfigurationError(f"share={share:g}: all of the response would arrive; give less")
     if "share" in given and begins is not None:
         raise ConfigurationError(f"share={share:g}, {begins}: give one of them")
     if begins is not None and begins.size is not None:
@@ -136,7 +136,14 @@ def _size(name: str, value: Any) -> int:
 
 def _number(name: str, value: Any) -> int:
     """A whole number, which may be 0."""
-    return 0 if value in (0, "0") and value is not False else quantities.count(name, value)
+    if value in (0, "0") and value is not False:
+        return 0
+    try:
+        return quantities.count(name, value)
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: give a whole number, 0 or more"
+        ) from None
 
 
 def _bandwidth(name: str, value: Any) -> int:
@@ -197,13 +204,13 @@ _PLACE_PARAMETERS = (
 )  # fmt: skip
 
 NETWORK_LATENCY = TypeSchema(
-    summary="the peer is further away: connecting and every answer take longer",
+    summary="the peer is further away: connecting and every response take longer",
     parameters=(
         Parameter(
             name="mode", unit=", ".join(_SLOW_MODES), default="round_trip",
-            parse=one_of(_SLOW_MODES),
+            parse=one_of(_SLOW_MODES, network_failure=_FAILURE_MODES),
             help="each round trip takes longer, or the end of a connection, or name resolution; "
-            "or answers come over a thin line, or in little pieces",
+            "or responses come over a thin line, or in little pieces",
         ),
         *delay_parameters(
             f"intensity x {MOST_LATENCY:g}s (dribble: x {MOST_PAUSE * 1e3:g}ms)",
@@ -234,9 +241,9 @@ NETWORK_FAILURE = TypeSchema(
     parameters=(
         Parameter(
             name="mode", unit=", ".join(_FAILURE_MODES), default="refuse",
-            parse=one_of(_FAILURE_MODES),
-            help="connection refused, reset or closed while an answer is awaited, silence until a "
-            "timeout, name resolution that fails, nothing gets through either way, the answer "
+            parse=one_of(_FAILURE_MODES, network_latency=_SLOW_MODES),
+            help="connection refused, reset or closed while a response is awaited, silence until a "
+            "timeout, name resolution that fails, nothing gets through either way, the response "
             "lost once it is given, cut off, damaged, an HTTP error, no JSON, or a service that "
             "is gone: connections refused, and those there were closed; of UDP, datagrams lost, "
             "doubled, or out of order",
@@ -244,7 +251,7 @@ NETWORK_FAILURE = TypeSchema(
         Parameter(
             name="share", unit="0..1 or %", parse=quantities.share,
             default=f"{TRUNCATED_TO:.0%} (truncate), {CORRUPTED:.0%} (corrupt)",
-            help="of the answer's bytes: that arrive, or are damaged",
+            help="of the response's bytes: that arrive, or are damaged",
         ),
         *_PLACE_PARAMETERS,
         Parameter(

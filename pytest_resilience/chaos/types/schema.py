@@ -227,13 +227,17 @@ def distribution_of(given: Mapping[str, Any], delay: float) -> DelayDistribution
     return make_distribution(delay, jitter, kind, p99)
 
 
-def one_of(allowed: Iterable[str]) -> Callable[[str, Any], str]:
-    """A parser for a parameter that is one of some words."""
+def one_of(allowed: Iterable[str], **elsewhere: Iterable[str]) -> Callable[[str, Any], str]:
+    """A parser for a parameter that is one of some words.
+
+    `elsewhere`: other types, with the words that it can be there.
+    """
     words = tuple(allowed)
 
     def parse(name: str, value: Any) -> str:
         if not isinstance(value, str) or value not in words:
-            guess = nearest(value, words)
+            there = [kind for kind, others in elsewhere.items() if value in (*others,)]
+            guess = f" is one of {there[0]}" if there else nearest(value, words)
             raise ConfigurationError(
                 f"{name}={shortened(value)}{guess}: give one of {', '.join(map(repr, words))}"
             )

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_resilience import ConfigurationError
+from pytest_resilience.chaos.parsing.quantities import amount
 from pytest_resilience.chaos.parsing.quantities import count
+from pytest_resilience.chaos.parsing.quantities import format_bytes
 from pytest_resilience.chaos.parsing.quantities import format_seconds
 from pytest_resilience.chaos.parsing.quantities import interval
 from pytest_resilience.chaos.parsing.quantities import seconds
@@ -148,3 +150,25 @@ def test_no_interval(value: Any, why: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         interval("between", value)
     assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"), (1, "1 B"), (5000, "5 kB"), (5001, "5.001 kB"), (23_457, "23457 B"),
+        (64_000, "64 kB"),
+        (1_500_000, "1.5 MB"), (2_000_000_000, "2 GB"), (1024, "1 KiB"), (1536, "1.5 KiB"),
+        (4 << 20, "4 MiB"), (123_457, "120.6 KiB"), (1.5 * 2**30 + 1, "1.5 GiB"),
+    ],
+)  # fmt: skip
+def test_a_size_reads_as_it_was_asked_for(size: float, text: str) -> None:
+    assert format_bytes(size) == text
+
+
+@given(size=st.integers(1, 2**40), unit=st.sampled_from(["B", "kB", "MB", "GB", "KiB", "MiB"]))
+def test_a_size_that_is_shown_is_the_one_that_was_meant(size: int, unit: str) -> None:
+    meant = amount("size", f"{size % 1000 + 1}{unit}").bytes
+    assert meant is not None
+    number, _, shown_in = format_bytes(meant).partition(" ")
+    shown = float(number) * (amount("size", f"1{shown_in}").bytes or 0)
+    assert abs(shown - meant) <= meant * 1e-3

@@ -26,8 +26,8 @@ def fault_of(kind: str, **given: Any) -> Fault:
         ({"mode": "slow_dns", "delay": 1, "jitter": 0.5}, "slow name resolution 1s +- 500ms"),
         ({"mode": "slow_dns", "intensity": 0.25}, "slow name resolution 500ms"),
         ({"bandwidth": "2KiB"}, "bandwidth 2 KiB/s"),
-        ({"mode": "bandwidth", "intensity": 0.5}, "bandwidth 48.83 KiB/s"),
-        ({"mode": "bandwidth", "intensity": 1}, "bandwidth 1000 B/s"),
+        ({"mode": "bandwidth", "intensity": 0.5}, "bandwidth 50 kB/s"),
+        ({"mode": "bandwidth", "intensity": 1}, "bandwidth 1 kB/s"),
         ({"piece": 3, "delay": "5ms"}, "dribble 3 B every 5ms"),
         ({"mode": "dribble", "intensity": 1}, "dribble 1 B every 20ms"),
     ],
@@ -44,10 +44,10 @@ def test_what_is_slow(given: dict[str, Any], fault: str) -> None:
         ({"mode": "dns"}, "name resolution failure"),
         ({"mode": "dns_not_found"}, "unknown host"),
         ({"mode": "partition"}, "partition"),
-        ({"mode": "lose_answer"}, "lost answer"),
+        ({"mode": "lose_answer"}, "lost response"),
         ({"share": "30%"}, "truncated to 0.3 of it"),
         ({"mode": "truncate"}, "truncated to 0.5 of it"),
-        ({"after_bytes": "1kB"}, "truncated to 1000 B"),
+        ({"after_bytes": "1kB"}, "truncated to 1 kB"),
         ({"after_items": 3}, "truncated after 3 items"),
         ({"mode": "reset", "after_items": "3"}, "reset after 3 items"),
         ({"mode": "close", "after": "2s"}, "truncated after 2s"),
@@ -86,8 +86,10 @@ def test_what_fails(given: dict[str, Any], fault: str) -> None:
         ("network_failure", {"status": 200}, "a failure is 400..599"),
         ("network_failure", {"mode": "status", "body": 5}, "body=5: give the text of the body"),
         ("network_failure", {"status": 500, "body": "\udcff"}, "'\\udcff' is no text"),
-        ("network_failure", {"mode": "truncate", "share": 1}, "share=1: all of the answer"),
+        ("network_failure", {"mode": "truncate", "share": 1}, "share=1: all of the response"),
         ("network_failure", {"share": 0.5, "after_bytes": 3}, "give one of them"),
+        ("network_latency", {"mode": "truncate"}, "'truncate' is one of network_failure: give"),
+        ("network_failure", {"mode": "slow_dns"}, "'slow_dns' is one of network_latency: give"),
         ("network_failure", {"after_bytes": "5%"}, "give bytes; a part is share='5%'"),
         ("network_failure", {"after_bytes": -1}, "a size is a whole number, 0 or more"),
         ("network_failure", {"mode": "refuse", "after_bytes": 3}, "is for mode='truncate'"),
@@ -96,7 +98,8 @@ def test_what_fails(given: dict[str, Any], fault: str) -> None:
         ("network_latency", {"jitter": 0.1, "after_items": 3}, "give its delay alone"),
         ("network_failure", {"after_items": 3, "after_bytes": 3}, "give one of them"),
         ("network_failure", {"mode": "reset", "after": 1, "after_items": 3}, "give one of them"),
-        ("network_failure", {"after_items": -1}, "give a whole number"),
+        ("network_failure", {"after_items": -1}, "after_items=-1: give a whole number, 0 or more"),
+        ("network_failure", {"after_items": "three"}, "'three': give a whole number, 0 or more"),
         ("network_failure", {"after_items": False}, "give a whole number"),
         ("network_failure", {"share": 0.5, "after_items": 3}, "give one of them"),
         ("network_failure", {"end": "rest"}, "did you mean 'reset'"),
@@ -114,6 +117,15 @@ def test_what_makes_no_sense_is_refused(kind: str, given: dict[str, Any], messag
     with pytest.raises(ConfigurationError) as caught:
         ChaosExperiment("trouble", kind, **given)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stream", "text"),
+    [("upstream", "reset, upstream"), ("both", "reset, both ways"), ("downstream", "reset")],
+)
+def test_what_happens_to_what_is_sent_says_so(stream: str, text: str) -> None:
+    experiment = ChaosExperiment("trouble", "network_failure", mode="reset", stream=stream)
+    assert experiment.fault_text == text
 
 
 def test_a_service_that_is_down_refuses_and_has_closed_its_connections() -> None:

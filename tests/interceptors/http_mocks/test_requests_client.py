@@ -784,7 +784,7 @@ def test_a_mocked_stream_is_one(
     client: Any, parameters: dict[str, str], error: Any, inject: Inject
 ) -> None:
     received = b""
-    mocking = responses.RequestsMock() if client is requests else respx.mock()
+    mocking: Any = responses.RequestsMock() if client is requests else respx.mock()
     body, headers = b"data: 1\n\ndata: 2\n\ndata: 3\n\n", {"content-type": "text/event-stream"}
     with mocking as mock, inject("network_failure", after_items=1, **parameters) as fault:
         if client is requests:
