@@ -190,7 +190,7 @@ class UnmatchedOperations:
             self._remark_on(operation),
             operation.blocking,
             operation.tcp.encrypted,
-            "no HTTP" if operation.tcp.other else "more of a response" * operation.tcp.partial,
+            "more of a response" if operation.tcp.partial else "no HTTP" * operation.tcp.other,
             operation.tcp.multiplexed,
             operation.sql.conditions,
             self._request_of(operation),
