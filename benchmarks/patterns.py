@@ -49,6 +49,7 @@ from forms import plain
 from forms import walk
 from forms import work
 from turns import async_ratios
+from turns import costs
 from turns import ratios
 
 from pytest_resilience.patterns import BulkheadConfig
@@ -343,7 +344,7 @@ def async_bulkheads() -> dict[str, Form]:
         "rate limit, await execute": aform(partial(limit.execute, awork), 4.0),
         "rate limit, async with": aform(ablock(limit), 4.0),
         "  aiolimiter, async with": aform(ablock(limiter)),
-        "thread pool, execute_async / run_in_executor": aform(in_pool, 1.3, in_executor),
+        "thread pool, execute_async / run_in_executor": aform(in_pool, None, in_executor),
     }
 
 
@@ -440,11 +441,11 @@ def async_others() -> dict[str, Form]:
     hedged = partial(Hedging().execute, awork)
     return {
         "hedging, await execute / a task, awaited": aform(hedged, None, in_a_task),
-        "time limit, async decorator / asyncio.timeout": aform(limiter(awork), 1.5, timed),
+        "time limit, async decorator / asyncio.timeout": aform(limiter(awork), None, timed),
         "time limit, await execute / asyncio.timeout": aform(
-            partial(limiter.execute, awork), 1.5, timed
+            partial(limiter.execute, awork), None, timed
         ),
-        "time limit, async with / asyncio.timeout": aform(ablock(limiter), 1.5, timed),
+        "time limit, async with / asyncio.timeout": aform(ablock(limiter), None, timed),
         "pipeline of three, async decorator": aform(pipeline(awork)),
         AWAITED: aform(partial(pipeline.call, awork)),
     }
@@ -457,6 +458,16 @@ PARTS = {
     AWAITED: ("retry, async decorator", "breaker, async decorator", "semaphore, async decorator"),
 }
 SUM = "{} / sum of its parts, decorated"
+
+
+DOCUMENTED = 90.0  # us, in the docstring of `TimeLimiter`
+BY_THREAD = "time limit by thread, us, and what its documentation says"
+
+
+def by_thread() -> dict[str, float]:
+    """What a call of a plain function costs in all."""
+    limited = TimeLimiter(60)(work)
+    return {BY_THREAD: costs({BY_THREAD: limited}, calls=300, repeats=15)[BY_THREAD] * 1e6}
 
 
 def beside_their_parts(run: dict[str, float]) -> dict[str, float]:
@@ -572,12 +583,13 @@ def main(runs: int) -> int:
             | async_ratios({name: (form.call, form.against) for name, form in tasks.items()})
             | throughput()
         )
-        run |= beside_their_parts(run)
+        run |= beside_their_parts(run) | by_thread()
         for name, ratio in run.items():
             seen.setdefault(name, []).append(ratio)
     targets = {name: form.target for name, form in (sync | tasks).items()}
     targets["breaker, 32 threads, a call of 1 ms"] = THROUGHPUT_TARGET
     targets |= dict.fromkeys(map(SUM.format, PARTS), 1.3)
+    targets[BY_THREAD] = DOCUMENTED * 1.1
     print(f"{'':<68}{'x':>8}{'least':>8}{'most':>8}{'target':>8}  reached")
     missed = [name for name, found in seen.items() if not _show(name, found, targets.get(name))]
     return int(bool(missed))

@@ -70,12 +70,14 @@ class Inside:
         self._lock = threading.Lock()
 
     def entered(self, permit: Permit) -> None:
+        assert permit._permit is not None
         state, _ = permit._permit
         with self._lock:
             self._now[state] += 1
             self.most[state] = max(self.most[state], self._now[state])
 
     def left(self, permit: Permit) -> None:
+        assert permit._permit is not None
         with self._lock:
             self._now[permit._permit[0]] -= 1
 
