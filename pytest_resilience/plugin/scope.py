@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Protocol
 
 import pytest
 
@@ -49,20 +50,31 @@ def after_test_error(nodeid: str) -> ShutdownError:
     )
 
 
+class Children(Protocol):
+    """The child processes of the test."""
+
+    @property
+    def are_there(self) -> bool:
+        """Whether there are some, for which who starts an experiment waits."""
+
+    def gather(self) -> None:
+        """Take in the faults that they have told of so far."""
+
+
 class FaultLog:
     """The faults injected into one test.
 
     Attributes:
         faults: in order; the latest 10 000.
         notify: called with `nodeid` and `event` for each.
-        gather: takes in those of child processes.
+        children: whose faults are among them; None where none can be reached.
     """
 
     def __init__(self, nodeid: str, began: float) -> None:
         """`began`: when the test did, in seconds of the engine's clock."""
         self.faults: deque[FaultInjected] = deque(maxlen=_MOST_FAULTS)
         self.notify: Callable[..., object] | None = None
-        self.gather: Callable[[], object] = lambda: None
+        self.children: Children | None = None
         self._nodeid = nodeid
         self._began = began
 

@@ -174,8 +174,7 @@ class ChaosSession:
             )
             notify = item.config.hook.pytest_resilience_fault_injected
             scope.faults.notify = notify if notify.get_hookimpls() else None
-            if self._children is not None:
-                scope.faults.gather = self._children.gather
+            scope.faults.children = self._children
         return scope
 
     def _await_chaos(self, awaited: bool) -> None:

@@ -257,8 +257,8 @@ class _Watch:
     def _is_there(self) -> bool:
         """Wait for news, or for the end of the parent, which is False, or until it stops."""
         while True:
-            self._wakes.keep()
-            self.answers.keep()
+            if self._wakes.reopened() | self.answers.reopened():
+                return True  # what was in it is lost
             ready = poll()
             ready.register(self._wakes.fd, POLLIN)
             ready.register(self.answers.fd, 0)  # it is ready when nobody reads any more
@@ -280,10 +280,12 @@ class _Pipe:
         self.fd = posix.open(path, self._flags)
         self._inode = posix.fstat(self.fd).st_ino
 
-    def keep(self) -> None:
-        """Open it again if it has been closed, as daemons close all that they inherit."""
-        if not self.is_ours:
+    def reopened(self) -> bool:
+        """Open it again if it has been closed, as daemons close all; whether it was."""
+        lost = not self.is_ours
+        if lost:
             self.fd = posix.open(self._path, self._flags)
+        return lost
 
     @property
     def is_ours(self) -> bool:

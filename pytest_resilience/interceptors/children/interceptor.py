@@ -183,6 +183,11 @@ class ChildProcesses:
                 self._host = Host(self._place)
                 self._published = _Published(self._engine, self._host)
 
+    @property
+    def are_there(self) -> bool:
+        """Whether there are children for which who starts an experiment may have to wait."""
+        return self._host is not None and bool(self._host.members())
+
     def gather(self) -> None:
         """Take in what children have told so far."""
         if self._published is not None:

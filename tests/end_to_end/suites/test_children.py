@@ -109,6 +109,27 @@ def test_block(chaos):
         assert subprocess.check_output([sys.executable, "-c", PROGRAM]) == b"-3\\n"
     assert failure.hits == 1
 
+def test_block_in_a_loop(chaos, monkeypatch):
+    code = f"import sys\\nprint(flush=True)\\nsys.stdin.readline()\\n{PROGRAM}"
+
+    async def main():
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        await process.stdout.readline()
+        waits = []
+        from pytest_resilience.interceptors.children.host import Host
+        original = Host._wait
+        def wait(*args):
+            waits.append(asyncio._get_running_loop())
+            original(*args)
+        monkeypatch.setattr(Host, "_wait", wait)
+        async with chaos.network_failure(mode="dns", target=NOWHERE):
+            assert (await process.communicate(b"\\n"))[0] == b"-3\\n"
+        assert waits == [None]  # in a thread, where there is none
+
+    asyncio.run(main())
+
 @lost
 def test_that_kills_its_child(tmp_path):
     code = f"{PROGRAM}\\nimport os, signal\\nos.kill(os.getpid(), signal.SIGKILL)"
@@ -131,7 +152,7 @@ def test_of_the_next_one(request, chaos):
 """,
 )
 def test_every_way_to_start(ran: pytest.RunResult) -> None:
-    ran.assert_outcomes(passed=15)
+    ran.assert_outcomes(passed=16)
     ran.stdout.fnmatch_lines(
         "network_failure: * target nowhere.example [[]marker] - 13 tests, matched 13, hit 13"
     )
