@@ -26,6 +26,8 @@ from pytest_resilience.interceptors.simulators import SimulatorInterceptor
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.monkey.active_experiments import Starter
 from pytest_resilience.monkey.monkey import Monkey
+from pytest_resilience.native.interceptor import NativeInterceptor
+from pytest_resilience.native.interceptor import unsupported
 from pytest_resilience.stress.caps import DEFAULT_CAPS
 from pytest_resilience.stress.caps import Caps
 from pytest_resilience.stress.interceptor import StressInterceptor
@@ -45,6 +47,9 @@ __all__ = [
     "default_runtime",
     "new_engine",
 ]
+
+
+NATIVE_IS_OFF = "chaos_native is false"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +75,29 @@ def new_engine(
     children: ChildProcesses | None = None,
     clock: Clock = MACHINE_CLOCK,
     folder: str = "",
+    native: bool = True,
 ) -> Engine:
     """An engine with every interceptor there is; `caps` says how much pressure is allowed.
 
     `children`: what is to reach those of this process. Places in files below `folder` are told
-    without it.
+    without it. `native`: reach clients in C as well.
     """
 
     def interceptors(engine: Engine) -> list[Interceptor]:
-        found = [*_interceptors(engine), *(each.interceptor(engine) for each in others)]
+        found = [*_interceptors(engine, native), *(each.interceptor(engine) for each in others)]
         # Last: what begins in children has begun here.
         return found if children is None else [*found, children.of(engine)]
 
     return Engine(interceptors, services=services, approve=caps.approve, clock=clock, folder=folder)
 
 
-def _interceptors(engine: Engine) -> list[Interceptor]:
+def _interceptors(engine: Engine, native: bool) -> list[Interceptor]:
+    sockets = SocketInterceptor(
+        engine, out_of_reach=(unsupported() or None) if native else NATIVE_IS_OFF
+    )
     return [
-        SocketInterceptor(engine),
+        sockets,
+        NativeInterceptor(engine, sockets.names, wanted=native),
         HttpMockInterceptor(engine),
         ServiceInterceptor(engine),
         DatabaseInterceptor(engine),

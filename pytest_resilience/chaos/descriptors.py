@@ -5,19 +5,42 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import weakref
 
 from collections.abc import Iterable
 from collections.abc import Iterator
 from types import BuiltinFunctionType
+from typing import Protocol
 
 from pytest_resilience.chaos.shared_settings import limits_lifted
 
 
-__all__ = ["open_descriptors"]
+__all__ = ["keep_private", "open_descriptors", "private_descriptors"]
 
 
 _AT_ONCE = 256  # descriptors that are asked for
 _MOST_FREE = 512  # of them in a row: the system gives the lowest that is free, so above is none
+
+
+class _Owner(Protocol):
+    def descriptors(self) -> Iterable[int]:
+        """Those that are its own."""
+
+
+_owners: weakref.WeakSet[_Owner] = weakref.WeakSet()
+
+
+def keep_private(owner: _Owner) -> None:
+    """Let nothing happen to the descriptors of an `owner`, as long as it is there.
+
+    For the traffic of the package itself, such as that of its proxies.
+    """
+    _owners.add(owner)
+
+
+def private_descriptors() -> frozenset[int]:
+    """Those of all such owners."""
+    return frozenset(each for owner in list(_owners) for each in owner.descriptors())
 
 
 def open_descriptors() -> frozenset[int]:

@@ -12,6 +12,7 @@ from typing import Any
 from typing import Protocol
 
 from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.network import Outage
 from pytest_resilience.chaos.faults.resources import Pressure
 from pytest_resilience.chaos.faults.streams import BOTH
 from pytest_resilience.chaos.faults.streams import DOWNSTREAM
@@ -31,6 +32,7 @@ from pytest_resilience.chaos.parsing.targets import Target
 from pytest_resilience.chaos.parsing.texts import check_name
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.parsing.texts import split_patterns
+from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.chaos.triggers import Never
 from pytest_resilience.chaos.triggers import Trigger
 from pytest_resilience.chaos.triggers import is_left_to_chance
@@ -245,6 +247,12 @@ class ChaosExperiment:
     def spares_children(self) -> bool:
         """Whether it was asked for with `children=False`."""
         return dict(self.parameters).get("children") is False
+
+    @property
+    def ends_service(self) -> bool:
+        """Whether a service is down for everybody, and not for some operations only."""
+        down = any(isinstance(fault, Outage) for fault in self.faults)
+        return down and self.trigger == Always()
 
     @cached_property
     def varies(self) -> bool:

@@ -74,6 +74,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the ini options."""
     parser.addini(
+        "chaos_native",
+        "let experiments of the network reach clients that connect in C, C++ or Rust, such as "
+        "psycopg, grpc and uvloop, in this process (default true; Linux with glibc)",
+        type="bool",
+        default=True,
+    )
+    parser.addini(
         "chaos_services",
         "Services that experiments can fail, a line each: "
         "'payment = payments.internal:443 | shop.clients:Payment.charge' (which is imported).",

@@ -68,6 +68,7 @@ class ChaosSession:
             others=custom_types(config),
             children=self._children,
             folder=folder,
+            native=config.getini("chaos_native"),
         )
         self._engine.watch(settings.mode is not RunMode.NOTHING)
 

@@ -42,8 +42,11 @@ class Decisions:
         informational: whether the request waits for 100 Continue, which is no response yet.
     """
 
-    def __init__(self, engine: Engine, names: tuple[str, ...]) -> None:
-        """`names`: every `host:port` the server is known by, the best first."""
+    def __init__(self, engine: Engine, names: tuple[str, ...], connection: int = 0) -> None:
+        """`names`: every `host:port` the server is known by, the best first.
+
+        `connection`: its number, if it has one already.
+        """
         self.turn = 0
         self.answered = False
         self.encrypted = True
@@ -51,7 +54,7 @@ class Decisions:
         self._remark = _SERVER_FIRST
         self._engine = engine
         self._names = names
-        self._connection = new_connection()
+        self._connection = connection or new_connection()
         self._requests = RequestReader()
         self._frames: FrameReader | None = None
 

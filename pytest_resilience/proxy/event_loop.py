@@ -17,6 +17,7 @@ from typing import Any
 from typing import TypeAlias
 from typing import TypeVar
 
+from pytest_resilience.chaos.descriptors import keep_private
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import in_a_loop
@@ -66,6 +67,7 @@ class EventLoop:
         self._closed = False
         self._reason = "the proxy is closed; make a new one"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        keep_private(self)
         try:
             with limits_lifted():
                 self._thread.start()
@@ -153,6 +155,11 @@ class EventLoop:
             self._selector.close()
             for descriptor in self._wake_pipe:
                 os.close(descriptor)
+
+    def descriptors(self) -> list[int]:
+        """Those that it serves, and its own."""
+        served = self._selector.get_map()  # None once it is closed
+        return [*self._wake_pipe, *(served or ())]
 
     def watch(self, source: Any, events: int, ready: Callable[[int], None]) -> None:
         """Call `ready(events)` whenever `source` is; no events: no more."""

@@ -85,7 +85,9 @@ class Listener:
             self._sock = self._bound(self.address.host, self.address.port)
 
     def close(self) -> None:
-        """Give the port back."""
+        """Give the port back; harmless when that was done."""
+        if self._sock.fileno() < 0:
+            return
         self._loop.watch(self._sock, 0, self._ready)
         if self._open:
             with contextlib.suppress(OSError):  # some systems do not know it of a listener

@@ -72,13 +72,19 @@ __all__ = ["SocketInterceptor", "SocketPatches"]
 
 
 class SocketInterceptor:
-    """Intercepts what clients do with sockets. See `chaos.engine.Interceptor`."""
+    """Intercepts what clients do with sockets. See `chaos.engine.Interceptor`.
+
+    Attributes:
+        names: of hosts, as clients have had them resolved.
+    """
 
     kinds = frozenset({RESOLVE, CONNECT, HANDSHAKE, SEND, RECEIVE, CLOSE, *DATAGRAMS})
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, out_of_reach: str | None = "") -> None:
+        """`out_of_reach`: why clients that connect in C are; None if another one reaches them."""
         self._engine = engine
-        self._names = HostNames()
+        self.names = HostNames()
+        self._out_of_reach = out_of_reach
         self._patches = Patches()
         self._installed = False
         # Made by the first install, and used again by the next: most tests need the same.
@@ -90,10 +96,10 @@ class SocketInterceptor:
             return
         self._installed = True
         if self._socket_patches is None:
-            self._socket_patches = SocketPatches(self._engine, self._names, self._patches)
+            self._socket_patches = SocketPatches(self._engine, self.names, self._patches)
             self._beside = (
-                HostNameHooks(self._engine, self._names, self._patches),
-                UnreachableClients(self._engine, self._names, self._patches),
+                HostNameHooks(self._engine, self.names, self._patches),
+                UnreachableClients(self._engine, self.names, self._patches, self._out_of_reach),
             )
         self._socket_patches.install(self._patches)
         for each in self._beside:

@@ -26,14 +26,13 @@ from typing import Any
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.call_site import is_awaited
 from pytest_resilience.chaos.descriptors import open_descriptors
+from pytest_resilience.chaos.descriptors import private_descriptors
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.faults.network import Outage
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
-from pytest_resilience.chaos.triggers import Always
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
@@ -119,14 +118,14 @@ class Outages:
         with limits_lifted():
             struck = self._strike_tasks(begun)
             self._strike_waiting(begun, struck | self._strike_late(begun, struck))
-            self._close_kept([each for each in begun if _is_gone(each)])
+            self._close_kept([each for each in begun if each.experiment.ends_service])
 
     def _close_kept(self, gone: Sequence[ActiveExperiment]) -> None:
         """A service that is gone has closed the connections that nobody uses just now, too.
 
         Pools look for that before they use one. What is sent on it all the same meets the outage.
         """
-        for descriptor in open_descriptors() if gone else ():
+        for descriptor in open_descriptors() - private_descriptors() if gone else ():
             connection = or_none(self._connections.at, descriptor)
             if connection is None:
                 continue
@@ -186,9 +185,9 @@ class Outages:
 
     def _strike_waiting(self, begun: Sequence[ActiveExperiment], known: frozenset[int]) -> None:
         """Threads, and tasks that wait for a descriptor; but for those `known`."""
-        struck = False
+        struck, left_alone = False, known | private_descriptors()
         for descriptor, how in _waiting():
-            if descriptor in known:
+            if descriptor in left_alone:
                 continue
             connection = or_none(self._connections.at, descriptor)
             aimed = _aimed(begun, connection)
@@ -258,14 +257,6 @@ def _aimed(
         return []
     operation = connection.operation(RECEIVE)
     return [each for each in begun if each.matches_target(operation)]
-
-
-def _is_gone(active_experiment: ActiveExperiment) -> bool:
-    """Whether a service is down for everybody, and not for some operations only."""
-    experiment = active_experiment.experiment
-    return experiment.trigger == Always() and any(
-        isinstance(fault, Outage) for fault in experiment.faults
-    )
 
 
 def _loops() -> Iterable[Any]:

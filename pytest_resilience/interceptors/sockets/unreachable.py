@@ -83,9 +83,13 @@ class UnreachableClients:
         import_hook: reaches the clients, as soon as they are loaded.
     """
 
-    def __init__(self, engine: Engine, names: HostNames, patches: Patches) -> None:
+    def __init__(
+        self, engine: Engine, names: HostNames, patches: Patches, out_of_reach: str | None
+    ) -> None:
+        """`out_of_reach`: why TCP connections that are made in C are; None if they are not."""
         self._engine = engine
         self._names = names
+        self._out_of_reach = out_of_reach
         self._observer = Observer(patches)
         self.import_hook = ImportHook(
             {
@@ -186,7 +190,10 @@ class UnreachableClients:
 
     def _connecting(self, driver: _Driver, host: str, port: str, address: str = "") -> None:
         names = self._called(host, port, address or host)
+        if self._out_of_reach is None:
+            return  # it is seen where it really connects
         there = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        why = self._out_of_reach and f" ({self._out_of_reach})"
         self._engine.note_unmatched(
             Operation(
                 kind=CONNECT,
@@ -194,7 +201,7 @@ class UnreachableClients:
                 names=names,
                 remark=f"by {driver.name} {driver.way}",
                 advice=(
-                    f"{driver.name} connected to {there} {driver.way}: "
+                    f"{driver.name} connected to {there} {driver.way}{why}: "
                     + _led(f"chaos_proxy('{there}'); {driver.use}")
                 ),
             )

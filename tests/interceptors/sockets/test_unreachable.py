@@ -181,7 +181,7 @@ def test_names_are_no_business_of_a_proxy(
 def test_experiments_of_databases_reach_them(postgres_port: tuple[int, str]) -> None:
     port, user = postgres_port
     dsn = f"host=127.0.0.1 port={port} user={user} dbname=postgres"
-    engine = new_engine()
+    engine = new_engine(native=False)
     aimed = ChaosExperiment("slow", "database_slowdown", delay="1ms", match="DELETE*")
     here = ChaosExperiment("far", "network_latency", delay="1ms")
     running = [engine.start(each, seed=1) for each in (aimed, here)]
@@ -497,7 +497,7 @@ def test_one_that_is_loaded_later_is_noticed() -> None:
         "from pytest_resilience import ChaosExperiment\n"
         "from pytest_resilience.diagnosis import never_fired\n"
         "from pytest_resilience.runtime import new_engine\n"
-        "engine = new_engine()\n"
+        "engine = new_engine(native=False)\n"
         "running = engine.start(ChaosExperiment('x', 'network_latency'), seed=1)\n"
         "import grpc\n"
         "grpc.insecure_channel('shop.internal:443').close()\n"

@@ -1,0 +1,106 @@
+"""The interceptor for clients that resolve and connect in C, C++ or Rust, in this process."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+
+from collections.abc import Callable
+from importlib.machinery import ExtensionFileLoader
+from typing import Any
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import END
+from pytest_resilience.chaos.operation import HANDSHAKE
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.interceptors.sockets.host_names import HostNames
+
+
+__all__ = ["NativeInterceptor", "unsupported"]
+_MACHINES = {"x86_64", "aarch64"}
+
+
+class NativeInterceptor:
+    """Intercepts what clients do below Python. See `chaos.engine.Interceptor`.
+
+    Attributes:
+        wanted: whether it may; if not, nothing is intercepted.
+    """
+
+    kinds = frozenset({RESOLVE, CONNECT, HANDSHAKE, SEND, RECEIVE, CLOSE, END})
+
+    def __init__(self, engine: Engine, names: HostNames, *, wanted: bool) -> None:
+        """`names`: those that Python's sockets have learned."""
+        self.wanted = wanted
+        self._engine = engine
+        self._names = names
+        self._patches = Patches()
+        self._connects: Any = None
+        self._installed = False
+
+    def install(self) -> None:
+        if self._installed or not self.wanted or unsupported():
+            return
+        from pytest_resilience.native.connects import NativeConnects
+        from pytest_resilience.native.slots import all_slots
+
+        self._installed = True
+        if self._connects is None:
+            self._connects = NativeConnects(self._engine, self._names)
+        all_slots().listen(self._connects)
+        self._patches.replace(ExtensionFileLoader, "create_module", _reaching_what_it_loads)
+        if (loader := sys.modules.get("ctypes")) is not None:
+            self._patches.replace(loader, "_dlopen", _reaching_what_it_loads)
+
+    def watch(self, on: bool) -> None:
+        """At the end of a session, leave the memory of others as protected as it was."""
+        if self._connects is not None and not on:
+            from pytest_resilience.native.slots import all_slots
+
+            all_slots().protect()
+
+    def refresh(self) -> None:
+        if self._connects is not None:
+            self._connects.redirects.refresh()
+
+    def remove(self) -> None:
+        if self._installed:
+            from pytest_resilience.native.slots import all_slots
+
+            self._installed = False
+            all_slots().stop(self._connects)
+            self._connects.redirects.remove()
+        if self._patches:
+            self._patches.restore()
+
+
+def _reaching_what_it_loads(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that loads a library, whose calls are to be reached at once."""
+
+    @functools.wraps(original)
+    def load(*args: Any, **kwargs: Any) -> Any:
+        from pytest_resilience.native.slots import all_slots
+
+        loaded = original(*args, **kwargs)
+        all_slots().refresh()
+        return loaded
+
+    return load
+
+
+@functools.cache
+def unsupported() -> str:
+    """Why clients in C cannot be reached on this machine; empty if they can."""
+    machine = os.uname().machine if hasattr(os, "uname") else ""
+    if sys.platform != "linux" or machine not in _MACHINES or sys.maxsize < 2**32:
+        return f"on {sys.platform} ({machine}) they cannot be reached in this process"
+    names = getattr(os, "confstr_names", {})
+    if "CS_GNU_LIBC_VERSION" not in names or not os.confstr("CS_GNU_LIBC_VERSION"):
+        return "with another C library than glibc they cannot be reached in this process"
+    return ""

@@ -1,0 +1,83 @@
+"""A client in C that is on every machine: OpenSSL's own sockets, as Python has loaded it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import ssl
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.native.interceptor import unsupported
+from pytest_resilience.runtime import new_engine
+from tests.injecting import Inject
+from tests.injecting import injecting
+
+
+collect_ignore_glob = ["test_*.py"] if unsupported() else []
+
+
+def _loaded(name: str) -> str:
+    """The file of a library that is loaded."""
+    assert ssl.OPENSSL_VERSION  # so that it is
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    return next(path for *_, path in map(str.split, lines) if Path(path).name.startswith(name))
+
+
+class Client:
+    """A blocking connection of OpenSSL's. Raises OSError where C says errno."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL(_loaded("libcrypto.so"), use_errno=True)
+        self._library.BIO_new_connect.restype = ctypes.c_void_p
+        self._bio: ctypes.c_void_p | None = None
+
+    def connect(self, host: str, port: int) -> None:
+        self._bio = ctypes.c_void_p(self._library.BIO_new_connect(f"{host}:{port}".encode()))
+        ctypes.set_errno(0)
+        connected = self._library.BIO_ctrl(self._bio, 101, 0, None)  # BIO_do_connect
+        if connected <= 0:
+            code = ctypes.get_errno()
+            self.close()
+            raise OSError(code, os.strerror(code))
+
+    def ask(self, request: bytes) -> bytes:
+        """Send it; what comes at once, empty for EOF."""
+        self._library.BIO_write(self._bio, request, len(request))
+        buffer = ctypes.create_string_buffer(1 << 16)
+        ctypes.set_errno(0)
+        size = self._library.BIO_read(self._bio, buffer, len(buffer))
+        code = ctypes.get_errno()
+        if size < 0 and code:
+            raise OSError(code, os.strerror(code))
+        return buffer.raw[: max(size, 0)]
+
+    def close(self) -> None:
+        if self._bio is not None:
+            self._library.BIO_free_all(self._bio)
+            self._bio = None
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    client = Client()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = new_engine()
+    yield engine
+    for active_experiment in engine.active:
+        active_experiment.stop()
+    engine.watch(False)
+
+
+@pytest.fixture
+def inject(engine: Engine) -> Inject:
+    return injecting(engine.start)

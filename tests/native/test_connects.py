@@ -1,0 +1,190 @@
+"""What a client in C meets at its connect, its names and its responses."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import threading
+
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_resilience import FaultInjected
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.diagnosis import never_fired
+from tests.injecting import Inject
+from tests.interceptors.conftest import echo
+from tests.interceptors.conftest import serve
+from tests.native.conftest import Client
+
+
+HOST = "127.0.0.1"
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with serve(echo) as port:
+        yield port
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind((HOST, 0))
+        return int(sock.getsockname()[1])
+
+
+def code_of(client: Client, port: int, host: str = HOST) -> int | None:
+    with pytest.raises(OSError, match=r".") as caught:
+        client.connect(host, port)
+    return caught.value.errno
+
+
+def test_what_is_refused_is_as_what_nobody_listens_to(
+    client: Client, port: int, inject: Inject
+) -> None:
+    real = code_of(client, free_port())
+    with inject("network_failure", mode="refuse", rate=1) as refused:
+        assert code_of(client, port) == real == errno.ECONNREFUSED
+    assert (refused.matched, refused.hits) == (1, 1)
+    client.connect(HOST, port)
+    assert client.ask(b"tea") == b"tea"
+
+
+def test_a_server_that_is_not_there_is_not_there(client: Client, inject: Inject) -> None:
+    with inject("network_latency", delay="1ms"):
+        assert code_of(client, free_port()) == errno.ECONNREFUSED
+
+
+def test_a_connect_is_late(client: Client, port: int, engine: Engine, inject: Inject) -> None:
+    with inject("network_latency", delay="20ms", target=f"{HOST}:{port}") as late:
+        client.connect(HOST, port)
+        assert late.delay >= 0.02 or late.hits == 0
+        began = engine.clock.monotonic()
+        assert client.ask(b"tea") == b"tea"
+        assert engine.clock.monotonic() - began >= 0.02
+    assert late.hits >= 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "met"),
+    [("reset", errno.ECONNRESET), ("close", b""), ("truncate", b"12"), ("corrupt", None)],
+)
+def test_a_response_fails(
+    client: Client, port: int, inject: Inject, mode: str, met: int | bytes | None
+) -> None:
+    with inject("network_failure", mode=mode, rate=1) as failing:
+        client.connect(HOST, port)
+        try:
+            found: object = client.ask(b"1234")
+        except OSError as error:
+            found = error.errno
+    if met is None:
+        assert isinstance(found, bytes)
+        assert len(found) == 4
+        assert found != b"1234"
+    else:
+        assert found == met
+    assert failing.hits == 1
+
+
+def test_other_targets_pass(client: Client, port: int, inject: Inject) -> None:
+    with inject("network_failure", mode="refuse", rate=1, target="127.0.0.9") as elsewhere:
+        client.connect(HOST, port)
+        assert client.ask(b"tea") == b"tea"
+    assert elsewhere.matched == 0
+    assert f"{HOST}:{port} (in C)" in str(never_fired(elsewhere))
+
+
+def test_names_are_targets(client: Client, port: int, inject: Inject) -> None:
+    with inject("network_failure", mode="refuse", rate=1, target="localhost") as aimed:
+        assert code_of(client, port, "localhost") == errno.ECONNREFUSED
+    assert aimed.hits >= 1  # it may have more than one address
+
+
+def test_a_name_is_not_found(client: Client, inject: Inject, engine: Engine) -> None:
+    events: list[object] = []
+    engine.listeners.add(events.append)
+    with inject("network_failure", mode="dns", rate=1, target="shop.example") as lost:
+        code_of(client, 443, "shop.example")
+    assert lost.hits >= 1
+    told = [each.target for each in events if isinstance(each, FaultInjected)]
+    assert set(told) == {"shop.example:443"}
+
+
+def test_a_connection_goes_on_when_the_experiment_is_over_and_meets_the_next(
+    client: Client, port: int, inject: Inject
+) -> None:
+    with inject("network_latency", delay="1ms"):
+        client.connect(HOST, port)
+    assert client.ask(b"tea") == b"tea"
+    with (
+        inject("network_failure", mode="reset", rate=1) as cut,
+        pytest.raises(ConnectionResetError),
+    ):
+        client.ask(b"more")
+    assert cut.hits == 1
+
+
+def test_what_is_kept_is_closed_by_a_service_that_goes_down(
+    client: Client, port: int, inject: Inject
+) -> None:
+    with inject("network_latency", delay="1ms"):
+        client.connect(HOST, port)
+    assert client.ask(b"tea") == b"tea"
+    with inject("network_failure", mode="down", rate=1):
+        assert client.ask(b"") == b""  # EOF
+        assert code_of(Client(), port) == errno.ECONNREFUSED
+
+
+def test_one_that_was_there_before_is_not_reached(
+    client: Client, port: int, inject: Inject
+) -> None:
+    client.connect(HOST, port)
+    with inject("network_failure", mode="reset", rate=1) as late:
+        assert client.ask(b"tea") == b"tea"
+    assert late.matched == 0
+
+
+def test_silence_at_connect_lasts_as_long_as_the_experiment(
+    client: Client, port: int, inject: Inject
+) -> None:
+    met: list[object] = []
+
+    def connect() -> None:
+        try:
+            client.connect(HOST, port)
+            met.append("connected")
+        except OSError as error:
+            met.append(error.errno)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    with inject("network_failure", mode="partition", rate=1) as cut:
+        thread.start()
+        while not cut.hits:
+            os.sched_yield()
+        assert met == []
+    thread.join(60)
+    assert met == ["connected"]
+    assert client.ask(b"tea") == b"tea"
+
+
+def test_ipv6_and_what_is_written_as_such(client: Client, inject: Inject) -> None:
+    with contextlib.ExitStack() as stack:
+        listener = socket.socket(socket.AF_INET6)
+        stack.callback(listener.close)
+        try:
+            listener.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        listener.listen()
+        number = listener.getsockname()[1]
+        with inject("network_failure", mode="refuse", rate=1, target=f"[::1]:{number}") as aimed:
+            assert code_of(client, number, "[::1]") == errno.ECONNREFUSED
+        with inject("network_latency", delay="1ms", target=f"[::1]:{number}"):
+            client.connect("[::1]", number)
+            listener.accept()[0].close()
+            assert client.ask(b"tea") == b""
+    assert aimed.hits == 1
