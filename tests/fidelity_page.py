@@ -25,9 +25,9 @@ HEAD = f"""\
 # What is injected, and what really happens
 
 Each row is found by a test that brings about the same event twice: injected by an experiment, and
-for real, by a hostile server on loopback or by the engine itself. What is written in C (psycopg,
-psycopg2, grpc) is harmed by the proxy of `chaos_proxy`, all else in its own process. Where the two
-differ, the last column says why.
+for real, by a hostile server on loopback or by the engine itself. psycopg, psycopg2 and grpc are
+harmed by the proxy of `chaos_proxy`, and once more "in this process", where all else is. Where the
+two differ, the last column says why.
 
 Clients of the network: which exception they raise, and by which it was caused (`←`), with its
 errno or code; then what the next request of the same client meets, on the connection that it keeps
@@ -53,6 +53,9 @@ TITLES = (
     "requests", "urllib3", "httpx", "httpx, async", "httpx, async on trio", "aiohttp",
     "http.client", "urllib.request", "boto3", "redis", "redis.asyncio", "asyncpg", "psycopg",
     "psycopg, async", "psycopg2", "pymysql", "websockets.sync", "websockets.asyncio", "grpc",
+    "pycurl", "curl_cffi", "uvloop", "psycopg, in this process",
+    "psycopg, async, in this process", "psycopg2, in this process", "grpc, in this process",
+    "grpc.aio", "mysqlclient",
     "httpx, HTTP/2", "Applications in this process",
     "socket", "socket, polled", "smtplib", "imaplib", "ftplib", "paramiko", "pika", "paho-mqtt",
     "nats", "kafka-python", "websocket-client", "ldap3", "pymongo", "openai", "anthropic",

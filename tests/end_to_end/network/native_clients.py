@@ -1,0 +1,169 @@
+"""Clients written in C, C++ and Rust, which connect below Python's sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+
+from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from tests.end_to_end.network.clients import BEHIND_PROXY
+from tests.end_to_end.network.clients import Ask
+from tests.end_to_end.network.clients import AsyncAsk
+from tests.end_to_end.network.clients import Client
+from tests.end_to_end.network.clients import Peer
+
+
+@contextlib.contextmanager
+def with_pycurl(peer: Peer) -> Iterator[Ask]:
+    import pycurl
+
+    with contextlib.closing(pycurl.Curl()) as curl:
+
+        def ask() -> str:
+            body = io.BytesIO()
+            curl.setopt(curl.URL, peer.url)
+            curl.setopt(curl.WRITEDATA, body)
+            curl.setopt(curl.CONNECTTIMEOUT_MS, int(peer.connect_timeout * 1000))
+            curl.setopt(curl.TIMEOUT_MS, int(peer.only_timeout * 1000))
+            if peer.tls is not None:
+                curl.setopt(curl.CAINFO, peer.tls.file)
+            curl.perform()
+            status = curl.getinfo(curl.RESPONSE_CODE)
+            return "ok" if status == 200 else str(status)
+
+        yield ask
+
+
+@contextlib.contextmanager
+def with_curl_cffi(peer: Peer) -> Iterator[Ask]:
+    from curl_cffi import requests
+
+    with requests.Session(verify=peer.tls.file if peer.tls else None) as session:
+
+        def ask() -> str:
+            response = session.get(peer.url, timeout=(peer.connect_timeout, peer.timeout))
+            return "ok" if response.status_code == 200 else str(response.status_code)
+
+        yield ask
+
+
+@contextlib.asynccontextmanager
+async def _streams(peer: Peer) -> AsyncIterator[AsyncAsk]:
+    """HTTP by hand: what is uvloop's is seen best without a library above it."""
+    made: list[asyncio.StreamWriter] = []
+
+    async def ask() -> str:
+        async with asyncio.timeout(peer.connect_timeout):
+            reader, writer = await asyncio.open_connection(peer.host, peer.port)
+        made.append(writer)
+        async with asyncio.timeout(peer.timeout):
+            writer.write(f"GET / HTTP/1.1\r\nHost: {peer.host}\r\n\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            sized = head.lower().partition(b"content-length: ")[2]
+            await (reader.readexactly(int(sized.split()[0])) if sized else reader.read())
+        status = head.split()[1].decode()
+        return "ok" if status == "200" else status
+
+    yield ask
+    for writer in made:
+        writer.close()
+
+
+@contextlib.contextmanager
+def with_uvloop(peer: Peer) -> Iterator[Ask]:
+    import uvloop
+
+    async def enter() -> AsyncAsk:
+        return await client.__aenter__()
+
+    async def leave() -> None:
+        await client.__aexit__(None, None, None)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        client = _streams(peer)
+        ask = runner.run(enter())
+
+        async def request() -> str:
+            return await ask()
+
+        yield lambda: runner.run(request())
+        runner.run(leave())
+
+
+@contextlib.contextmanager
+def with_mysqlclient(peer: Peer) -> Iterator[Ask]:
+    import MySQLdb
+
+    def ask() -> str:
+        MySQLdb.connect(
+            host=peer.host,
+            port=peer.port,
+            user="somebody",
+            password="something",
+            connect_timeout=max(1, int(peer.connect_timeout)),
+            read_timeout=max(1, int(peer.timeout)),
+            ssl_mode="DISABLED",
+        ).close()
+        return "ok"
+
+    yield ask
+
+
+@contextlib.contextmanager
+def with_grpc_aio(peer: Peer) -> Iterator[Ask]:
+    import grpc.aio
+
+    options = [
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 100),
+    ]
+    with asyncio.Runner() as runner:
+
+        async def opened() -> Any:
+            return grpc.aio.insecure_channel(f"{peer.host}:{peer.port}", options=options)
+
+        channel = runner.run(opened())
+        failed = False
+
+        async def request() -> str:
+            nonlocal failed
+            if failed:
+                async with asyncio.timeout(10):
+                    await channel.channel_ready()
+            failed = True
+            assert (
+                await channel.unary_unary("/shop.Prices/Price")(b"tea", timeout=peer.only_timeout)
+                == b"4"
+            )
+            failed = False
+            return "ok"
+
+        yield lambda: runner.run(request())
+        runner.run(channel.close())
+
+
+def _in_process(client: Client) -> Client:
+    return replace(client, name=f"{client.name}, in this process")
+
+
+NATIVE_HTTP = (
+    Client(name="pycurl", libraries=("pycurl",), opened=with_pycurl),
+    Client(name="curl_cffi", libraries=("curl_cffi",), opened=with_curl_cffi),
+    Client(name="uvloop", libraries=("uvloop",), opened=with_uvloop),
+)
+NATIVE_OTHERS = (
+    *map(_in_process, BEHIND_PROXY),
+    Client(name="grpc.aio", libraries=("grpcio",), opened=with_grpc_aio, speaks="grpc"),
+)
+MYSQLCLIENT = Client(
+    name="mysqlclient", libraries=("mysqlclient",), opened=with_mysqlclient, speaks="mysql"
+)
+NATIVE = (*NATIVE_HTTP, *NATIVE_OTHERS, MYSQLCLIENT)
