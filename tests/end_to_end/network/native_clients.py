@@ -43,7 +43,9 @@ def with_pycurl(peer: Peer) -> Iterator[Ask]:
 def with_curl_cffi(peer: Peer) -> Iterator[Ask]:
     from curl_cffi import requests
 
-    with requests.Session(verify=peer.tls.file if peer.tls else None) as session:
+    verify: Any = peer.tls.file if peer.tls else True
+
+    with requests.Session(verify=verify) as session:
 
         def ask() -> str:
             response = session.get(peer.url, timeout=(peer.connect_timeout, peer.timeout))
