@@ -255,6 +255,6 @@ def test_a_connection_made_in_c_is_told_of_the_proxy(driver: str, ran: pytest.Ru
             "*'network_latency' (*target any) never fired: no operation matched it, *",
             "  The code did:",
             f"    network.connect 127.0.0.1:9 (by {driver} through libpq, which is C)",
-            f"  {driver} connected to 127.0.0.1:9 * (chaos_native is false): *chaos_proxy('127.0.0.1:9'); *",
+            f"  {driver} connected to 127.0.0.1:9 * (chaos_native is false): *chaos_proxy(*",
         ]
     )
