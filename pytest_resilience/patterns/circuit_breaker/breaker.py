@@ -157,8 +157,11 @@ class CircuitBreaker(Decorator):
     def __enter__(self) -> Self:
         circuit = self._circuit
         permit = circuit.fast_path
-        if permit is None:
-            permit = circuit.acquire_permit()
+        if permit is None:  # `acquire_permit`, written out for where durations matter
+            state = circuit.quick[3]
+            permit = (
+                circuit.acquire_permit() if state is None else (state, circuit.clock.monotonic())
+            )
         outer = _get_innermost()
         if outer is not None and outer[0] is None:
             outer = outer[2] and _entered(outer[2])
