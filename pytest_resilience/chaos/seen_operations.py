@@ -17,6 +17,7 @@ from pytest_resilience.chaos.operation import PROCESS_START
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.targets import Target
+from pytest_resilience.chaos.triggers import chooses
 from pytest_resilience.locks import fork_safe
 
 
@@ -39,6 +40,8 @@ class ConnectionNumbers:
     """Numbers the connections of each target, in the order in which an experiment meets them."""
 
     def __init__(self, experiment: ChaosExperiment) -> None:
+        # Only then: a loop would have to wait for the lock.
+        self._are_wanted = experiment.names_connections or chooses(experiment.trigger)
         self._numbered = [each for each in experiment.targets if each.connections is not None]
         self._numbers: dict[Target | str, dict[int, int]] = {}
         self._lock = fork_safe(self, "_lock", threading.Lock)
@@ -46,7 +49,9 @@ class ConnectionNumbers:
     def meet(self, operation: Operation) -> None:
         """Give its connection its numbers, if it has none yet: as shown, and of each target."""
         connection = operation.tcp.connection
-        if not connection or connection in self._numbers.get(operation.target, ()):
+        if not (self._are_wanted and connection) or connection in self._numbers.get(
+            operation.target, ()
+        ):
             return
         about: list[Target | str] = [operation.target]
         about += [each for each in self._numbered if any(map(each.matches, operation.names))]
