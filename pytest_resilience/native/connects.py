@@ -44,6 +44,7 @@ __all__ = ["NativeConnects"]
 # A client that does not block asks a loop to wait, which stands still until we return: so long,
 # at most, it may take to know whether the server is there. Nearly always it is on this machine.
 _PATIENCE = 0.25  # seconds
+_TCP_CLOSE = 7  # the state of a socket that is not connected, in struct tcp_info
 
 _FAMILY, _V4, _V6 = struct.Struct("=H"), struct.Struct("!2xH4s8x"), struct.Struct("!2xHI16sI")
 _V6_NATIVE = struct.Struct("=I")  # the zone, in the machine's own order
@@ -82,7 +83,7 @@ class NativeConnects:
 
     def connect(self, proceed: Call, descriptor: int, address: int, length: int) -> int:
         server = _read(address, length)
-        if server is None or not _is_tcp(descriptor):
+        if server is None or not _is_new_tcp(descriptor):
             return proceed(descriptor, address, length)
         host, port = server.sockaddr[:2]
         names = self._names.of(host.removeprefix("::ffff:") if is_mapped(server) else host, port)
@@ -166,9 +167,14 @@ def _fail(code: int) -> int:
     return -1
 
 
-def _is_tcp(descriptor: int) -> bool:
+def _is_new_tcp(descriptor: int) -> bool:
+    """Whether a connection of TCP is about to begin.
+
+    A client that was interrupted may ask once more for the one that it has begun.
+    """
     with contextlib.suppress(OSError), borrowed(descriptor) as sock:
-        return sock.type == socket.SOCK_STREAM and sock.family in {socket.AF_INET, socket.AF_INET6}
+        if sock.type == socket.SOCK_STREAM and sock.family in {socket.AF_INET, socket.AF_INET6}:
+            return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
     return False
 
 

@@ -190,7 +190,10 @@ class Connection:
         self._down.stop()
         self._endpoints[0].reset()
         self._up.close_after_eof()
-        self._up.write_eof()
+        if self._up.target.is_finished:  # the server has it, and knows that no more comes
+            self.close()
+        else:
+            self._up.write_eof()
 
     def reset(self) -> None:
         """Close both endpoints with RST, whatever is still on its way."""

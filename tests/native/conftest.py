@@ -56,6 +56,10 @@ class Client:
             raise OSError(code, os.strerror(code))
         return buffer.raw[: max(size, 0)]
 
+    def number(self) -> int:
+        """Of its descriptor."""
+        return int(self._library.BIO_ctrl(self._bio, 105, 0, None))  # BIO_get_fd
+
     def close(self) -> None:
         if self._bio is not None:
             self._library.BIO_free_all(self._bio)

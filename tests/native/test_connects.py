@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import socket
+import struct
 import threading
 
 from collections.abc import Iterator
@@ -137,6 +139,30 @@ def test_what_is_kept_is_closed_by_a_service_that_goes_down(
     with inject("network_failure", mode="down", rate=1):
         assert client.ask(b"") == b""  # EOF
         assert code_of(Client(), port) == errno.ECONNREFUSED
+
+
+def test_who_asks_again_for_what_has_begun_gets_what_the_kernel_says(
+    port: int, inject: Inject
+) -> None:
+    """As one does who was interrupted."""
+    library = ctypes.CDLL(None, use_errno=True)
+    address = struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, b"\x7f\0\0\1")
+
+    def connect(sock: socket.socket) -> int:
+        return 0 if library.connect(sock.fileno(), address, 16) == 0 else ctypes.get_errno()
+
+    with socket.socket() as sock:
+        real = connect(sock), connect(sock)
+    assert real == (0, errno.EISCONN)
+    client = Client()
+    with inject("network_latency", delay="1ms") as late:
+        client.connect(HOST, port)
+        number = client.number()
+        assert library.connect(number, address, 16) == -1
+        assert ctypes.get_errno() == errno.EISCONN
+        assert client.ask(b"tea") == b"tea"
+        client.close()
+    assert late.hits >= 1
 
 
 def test_one_that_was_there_before_is_not_reached(

@@ -786,6 +786,7 @@ def test_a_mocked_stream_is_one(
     received = b""
     mocking: Any = responses.RequestsMock() if client is requests else respx.mock()
     body, headers = b"data: 1\n\ndata: 2\n\ndata: 3\n\n", {"content-type": "text/event-stream"}
+    mock: Any
     with mocking as mock, inject("network_failure", after_items=1, **parameters) as fault:
         if client is requests:
             mock.get("http://shop/feed", body, content_type="text/event-stream")
