@@ -35,6 +35,10 @@ _LED = (
     "proxy.inject(...) what is injected here. Have it connect to proxy.listen or proxy.dsn(...), "
     "or give it env={**os.environ, **proxy.environment()}."
 )
+_OLDER_FORK_SERVER = (
+    "The fork server of multiprocessing was started before any test had chaos, so that nothing "
+    "reaches its children: start it in a test that has, or use the start method spawn."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +105,15 @@ class Starts:
         self.folder = ""
         self._next_number = next_number
         self._notify = notify
+        self._fork_server = ""  # the number of that of `multiprocessing`
         self._patches = Patches()
         self._lock = threading.RLock()
         self._hook = ImportHook(
-            {"subprocess": self._replace_popen, "multiprocessing.util": self._replace_spawn},
+            {
+                "subprocess": self._replace_popen,
+                "multiprocessing.util": self._replace_spawn,
+                "multiprocessing.popen_forkserver": self._replace_launch,
+            },
             self._patches,
         )
 
@@ -131,6 +140,28 @@ class Starts:
 
     def _replace_spawn(self) -> None:
         self._patches.replace(sys.modules["multiprocessing.util"], "spawnv_passfds", self._spawn)
+
+    def _replace_launch(self) -> None:
+        popen = sys.modules["multiprocessing.popen_forkserver"].Popen
+        self._patches.replace(popen, "_launch", self._launch)
+
+    def _launch(self, original: Callable[..., None]) -> Callable[..., None]:
+        """Of children of the fork server, which serves all tests, and may be older than any."""
+
+        @functools.wraps(original)
+        def launch(*args: Any, **kwargs: Any) -> None:
+            __tracebackhide__ = True
+            original(*args, **kwargs)
+            start = Start(
+                program="forkserver",
+                number=self._fork_server,
+                is_python=True,
+                advice=_OLDER_FORK_SERVER,
+                is_of_test=bool(caller()),
+            )
+            self.seen.append(start)
+
+        return launch
 
     def _popen(self, original: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(original)
@@ -209,6 +240,8 @@ class Starts:
                     else:
                         os.environ[VARIABLE] = f"{self.folder}:{number}"
                         self._note(texts, number, given=False)
+                        if any("forkserver" in each for each in texts):
+                            self._fork_server = number
                     return original(path, words, passfds)
                 finally:
                     os.environ[VARIABLE] = place

@@ -19,6 +19,8 @@ from tests.end_to_end.installed.outside import shown
 FIXTURES = {
     "chaos": """
         import socket
+        import subprocess
+        import sys
 
         import pytest
 
@@ -29,6 +31,12 @@ FIXTURES = {
                         socket.create_connection(server.getsockname())
                 socket.create_connection(server.getsockname()).close()
             assert outage.hits == 1
+
+            ask = "import socket; socket.getaddrinfo('nowhere.example', 80)"
+            with chaos.network_failure(mode="dns", target="nowhere.example") as outage:
+                subprocess.run([sys.executable, "-c", ask], stderr=subprocess.DEVNULL)
+            assert outage.hits == 1
+            assert chaos.events[-1].target == "nowhere.example:80"
     """,
     "chaos_monkey": """
         def test_it(chaos_monkey):

@@ -396,6 +396,34 @@ def test_what_is_out_of_reach_is_told(
     assert "process.start" in text
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_fork_server_that_was_there_before_is_told(before: bool, tmp_path: Path) -> None:
+    (tmp_path / "test_story.py").write_text("""
+import multiprocessing, sys
+from pytest_resilience.diagnosis import never_fired
+from tests.interceptors.children.family import Family
+family = Family()
+def run():
+    process = multiprocessing.get_context("forkserver").Process(target=print)
+    process.start()
+    process.join()
+if __name__ == "__main__":
+    if sys.argv[1:] == ["True"]:
+        run()
+    for _ in range(2):
+        with family.failing() as running:
+            run()
+        print("was started before" in str(never_fired(running)))
+    family.close()
+""")
+    told = subprocess.check_output(
+        [sys.executable, tmp_path / "test_story.py", str(before)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        text=True,
+    )
+    assert told.split() == [str(before)] * 2
+
+
 def test_other_programs_are_told(family: Family) -> None:
     with family.failing() as running:
         subprocess.run(["true"], check=True)
