@@ -1,0 +1,89 @@
+"""When clients in C are reached, and when they are left alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from collections.abc import Iterator
+from importlib.machinery import ExtensionFileLoader
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.diagnosis import never_fired
+from pytest_resilience.native.interceptor import unsupported
+from pytest_resilience.native.slots import all_slots
+from pytest_resilience.runtime import new_engine
+from tests.injecting import Inject
+from tests.injecting import injecting
+from tests.native.conftest import Client
+
+
+NOWHERE = ("127.0.0.1", 9)
+
+
+def refused(client: Client) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        client.connect(*NOWHERE)
+
+
+def taken() -> int:
+    return sum(place.taken for place in all_slots()._known)
+
+
+@pytest.mark.parametrize("kind", ["network_latency", "network_failure"])
+def test_nothing_is_taken_but_for_an_experiment_of_the_network(
+    kind: str, client: Client, inject: Inject
+) -> None:
+    loading = vars(ExtensionFileLoader)["create_module"]
+    for other in ("cpu_stress:load=0.01,cores=1", "disk_failure:mode=eio,path=**/nothing"):
+        name, _, parameters = other.partition(":")
+        with inject(name, **dict(each.split("=") for each in parameters.split(","))):
+            assert taken() == 0
+    with inject(kind):
+        assert taken() > 0
+        assert vars(ExtensionFileLoader)["create_module"] is not loading
+    assert taken() == 0
+    assert vars(ExtensionFileLoader)["create_module"] is loading
+    refused(client)
+
+
+def test_it_can_be_switched_off(client: Client) -> None:
+    engine = new_engine(native=False)
+    with injecting(engine.start)("network_failure", mode="reset", rate=1) as experiment:
+        assert taken() == 0
+        refused(client)
+    assert experiment.matched == 0
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    unsupported.cache_clear()
+    yield
+    monkeypatch.undo()
+    unsupported.cache_clear()
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("what", ["platform", "machine", "library"])
+def test_elsewhere_it_is_said_and_the_run_goes_on(
+    what: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    psycopg2 = pytest.importorskip("psycopg2")
+    if what == "platform":
+        monkeypatch.setattr(sys, "platform", "darwin")
+    elif what == "machine":
+        monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="riscv64"))
+    else:
+        monkeypatch.setattr(os, "confstr", lambda _: None)
+    reason = unsupported()
+    assert "cannot be reached in this process" in reason
+    engine = new_engine()
+    running = engine.start(ChaosExperiment("x", "network_latency", delay="1ms"), seed=1)
+    assert taken() == 0
+    with pytest.raises(psycopg2.OperationalError):
+        psycopg2.connect("host=127.0.0.1 port=9 dbname=x")
+    running.stop()
+    assert reason in str(never_fired(running))

@@ -1,0 +1,91 @@
+"""Clients in C under markers, fixtures, flags, profiles and the matrix."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_resilience.native.interceptor import unsupported
+from tests.ahead import runs
+
+
+pytestmark = pytest.mark.skipif(bool(unsupported()), reason=unsupported())
+pytest.importorskip("psycopg2")
+
+SERVER = """
+import socket
+import threading
+
+import psycopg2
+import pytest
+
+@pytest.fixture(scope="session")
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        def hang_up():
+            try:
+                while True:
+                    listener.accept()[0].close()
+            except OSError:
+                pass
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+@pytest.fixture
+def ask(port):
+    def ask():
+        with pytest.raises(psycopg2.OperationalError) as caught:
+            psycopg2.connect(f"host=127.0.0.1 port={port} dbname=shop")
+        return str(caught.value)
+    return ask
+"""
+
+TESTS = """
+import pytest
+
+@pytest.mark.chaos("network_failure", mode="refuse")
+def test_a_marker(ask):
+    assert "Connection refused" in ask()
+
+def test_the_fixture(chaos, ask, port):
+    assert "closed the connection" in ask()
+    with chaos.network_failure(mode="refuse", target=f"127.0.0.1:{port}") as refused:
+        assert "Connection refused" in ask()
+    assert refused.hits == 1
+    assert "closed the connection" in ask()
+
+@pytest.mark.chaos("network_failure", mode="refuse", target="127.0.0.9")
+def test_elsewhere(ask):
+    assert "closed the connection" in ask()
+"""
+
+PLAIN = """
+def test_it(ask):
+    assert "Connection refused" in ask()
+"""
+
+TOLERANT = """
+def test_it(ask):
+    assert "closed the connection" in ask()
+"""
+
+
+@runs(test_it=TESTS, conftest=SERVER)
+def test_by_markers_and_fixtures(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=3, errors=1)
+    ran.stdout.fnmatch_lines(["*target 127.0.0.9) never fired*", "*127.0.0.1:* (in C)*"])
+
+
+@runs("--chaos=network_failure:mode=refuse,rate=1", test_it=PLAIN, conftest=SERVER)
+def test_by_a_flag(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=1)
+
+
+@runs(
+    "--chaos=network_failure:mode=refuse,rate=1", "-o", "chaos_native=false",
+    test_it=TOLERANT, conftest=SERVER,
+)  # fmt: skip
+def test_not_with_the_option_off(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=1)
