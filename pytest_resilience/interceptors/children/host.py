@@ -134,8 +134,9 @@ class Host:
                 with contextlib.suppress(FileNotFoundError):
                     posix.unlink(f"{self.folder}/members/{name}")
         self._rest = b""
-        posix.ftruncate(self._told, 0)
-        posix.lseek(self._told, 0, os.SEEK_SET)
+        if posix.lseek(self._told, 0, os.SEEK_CUR):
+            posix.ftruncate(self._told, 0)
+            posix.lseek(self._told, 0, os.SEEK_SET)
 
     def close(self) -> None:
         """Let all children go on without."""

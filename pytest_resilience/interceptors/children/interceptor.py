@@ -51,7 +51,7 @@ class _Published:
         self._engine = engine
         self._host = host
         self._next = 0
-        self._last: object = None
+        self._last: list[tuple[int, bool]] = []
         self._reading = threading.Lock()
         self.active: dict[int, bytes] = {}
         self.known: dict[int, ActiveExperiment] = {}
@@ -123,7 +123,6 @@ class _Published:
         for each in self.known.values():
             each.counts.settle()
         self.known.clear()
-        self._last = None
         self._host.forget()
 
 
