@@ -59,6 +59,8 @@ def _load_package() -> None:
         module = importlib.util.module_from_spec(spec)
         sys.modules["pytest_resilience"] = module
         spec.loader.exec_module(module)
+        # Where pytest is the child it would warn that it has come too late to rewrite this.
+        module.__doc__ = f"{module.__doc__}\n\nPYTEST_DONT_REWRITE"
 
 
 def _run_the_other() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import pkgutil
+import sys
 
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from pytest_resilience.events import Event
 from pytest_resilience.events import Listeners
 from pytest_resilience.events import describe
 from pytest_resilience.interceptors.children.starts import Starts
+from pytest_resilience.interceptors.import_hook import ImportHook
 from pytest_resilience.seeds import derive
 
 
@@ -67,13 +69,37 @@ class _Later:
         if self._made is not None:
             self._made.remove()
 
+    def install_anew(self) -> None:
+        """Where it is in place, find what stands in the place of what there was."""
+        if self._made is not None and not self.kinds.isdisjoint(self._engine.kinds):
+            self._made.remove()
+            self._made.install()
+            self._made.refresh()
+
+
+def _await_gevent(interceptors: Sequence[_Later]) -> None:
+    """Reach the sockets of gevent: a child puts them in place when all of this has begun."""
+
+    def told(event: object) -> None:
+        if type(event).__name__ == "GeventDidPatchAllEvent":
+            for each in interceptors:
+                each.install_anew()
+
+    def subscribe() -> None:
+        sys.modules["gevent.events"].subscribers.append(told)
+
+    ImportHook({"gevent.events": subscribe}).install()
+
 
 def follow(member: Member) -> Mirror:
     """What makes this process, a child, do as its parent; pressure is put on the parent alone."""
-    engine = Engine(
-        lambda engine: [_Later(engine, *each) for each in _INTERCEPTORS.items()],
-        folder=member.place,
-    )
+
+    def interceptors(engine: Engine) -> list[_Later]:
+        made = [_Later(engine, *each) for each in _INTERCEPTORS.items()]
+        _await_gevent(made)
+        return made
+
+    engine = Engine(interceptors, folder=member.place)
     Starts(member.next_number).install(member.folder)
     return Mirror(engine, member, Pages.of(f"{member.folder}/counts"))
 

@@ -187,7 +187,8 @@ class Starts:
         given = arguments.get("env")
         environment = os.environ if given is None else given
         number = ""
-        if VARIABLE in environment:
+        # Else nobody is led here, or to another: to a pytest that is a child itself.
+        if environment.get(VARIABLE, "").startswith(f"{self.folder}:"):
             number = self._next_number()
             # What gives it another PYTHONPATH does not mean to do without this.
             arguments["env"] = dict(environment)

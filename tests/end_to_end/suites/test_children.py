@@ -390,3 +390,25 @@ def test_it(chaos):
 def test_coverage_of_children_is_measured_all_the_same(ran: pytest.RunResult) -> None:
     ran.assert_outcomes(passed=1)
     ran.stdout.fnmatch_lines(["covered.py * 0 * 100%"])
+
+
+@runs(
+    inner=COMMON
+    + """
+@pytest.mark.chaos("network_failure", mode="dns_not_found", target="inner.example")
+def test_it():
+    program = PROGRAM.replace(NOWHERE, "inner.example")
+    assert subprocess.check_output([sys.executable, "-c", program]) == b"-2\\n"
+    assert ask() == -3  # by the test outside
+""",
+    test_it=COMMON
+    + """
+@lost
+def test_it(chaos):
+    command = [sys.executable, "-m", "pytest", "-W", "error", "inner.py"]
+    assert subprocess.run(command).returncode == 0
+    assert chaos.hits == 1
+""",
+)
+def test_a_pytest_that_is_a_child_has_children_of_its_own(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=1)

@@ -341,11 +341,10 @@ def test_each_child_draws_for_itself_and_the_same_again(family: Family) -> None:
 
 def test_the_sitecustomize_of_the_user_is_run(family: Family, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.mine = __file__\n")
-    variables = {**os.environ, "PYTHONPATH": str(tmp_path)}
     with family.failing():
+        variables = {**os.environ, "PYTHONPATH": str(tmp_path)}  # which does not lead here alone
         code = f"{DO}\nimport sys, sitecustomize\nprint(sys.mine, sitecustomize.__file__, sys.path)"
-        number, mine, loaded, *path = run(code=code, env=variables | {VARIABLE: "gone:1"}).split()
-    # Its environment was another, but led here: so it is led here once more.
+        number, mine, loaded, *path = run(code=code, env=variables).split()
     assert int(number) == FAILED
     assert mine == loaded == str(tmp_path / "sitecustomize.py")
     assert not any(STARTUP in each for each in path)
@@ -371,6 +370,14 @@ def test_a_child_of_a_parent_that_is_gone_is_as_ever(tmp_path: Path) -> None:
     assert run(code=code, env=variables) == "[]\n"
     (tmp_path / "members").mkdir()  # a folder without anybody
     assert run(code=code, env=variables | {VARIABLE: f"{tmp_path}:1"}) == "[]\n"
+
+
+def test_a_child_under_gevent_is_reached(family: Family) -> None:
+    pytest.importorskip("gevent")
+    with family.failing():
+        fork = "import os; os.waitpid(os.fork() or os._exit(0), 0)"
+        patch = "from gevent import monkey; monkey.patch_all()"
+        assert run(code=f"{patch}\n{DO}\n{fork}\n{DO}").split() == [str(FAILED)] * 2
 
 
 # --- what is out of reach ---
