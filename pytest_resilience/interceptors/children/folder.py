@@ -22,8 +22,9 @@ import marshal
 import os
 import posix
 import stat
-import threading  # here, in the main thread: else it takes another for that
+import threading  # noqa: F401  # here: it takes the thread that loads it for the main one
 
+from _thread import allocate_lock  # as the next ones, before gevent can replace it
 from _thread import get_native_id
 from _thread import start_new_thread
 from collections.abc import Callable
@@ -205,7 +206,7 @@ class _Watch:
         self._wakes = wakes
         self._news = news
         self._stopping = False
-        self._idle = threading.Lock()  # held by the thread
+        self._idle = allocate_lock()  # held by the thread
         self._thread = 0
 
     def start(self) -> None:
