@@ -69,6 +69,7 @@ class TcpDetails:
         multiplexed: responses share the connection, as in HTTP/2.
         mid_message: it is more of a message that has begun, either way. Only a fault that lets
             nothing through can happen to it.
+        unseen: nothing is seen of what is done on the connection, by a client in C.
     """
 
     connection: int = 0
@@ -79,6 +80,7 @@ class TcpDetails:
     informational: bool = False
     multiplexed: bool = False
     mid_message: bool = False
+    unseen: bool = False
 
 
 _connections = itertools.count(1)

@@ -141,23 +141,27 @@ def _implied_kinds(operation: Operation) -> AbstractSet[str]:
     """The kinds that are done with it, as far as that is seen."""
     if operation.kind in DATAGRAMS:  # who has sent one may receive one
         return DATAGRAMS
-    if operation.advice:  # it is out of reach, so that no more is seen of what comes with it
+    if _is_out_of_sight(operation):  # so that no more is seen of what comes with it
         families = (_OF_NETWORK, _OF_DATABASE)
         return next((each for each in families if operation.kind in each), {operation.kind})
     # That a connection ends is looked for only where it matters.
     return {RECEIVE, CLOSE} if operation.kind == RECEIVE else {operation.kind}
 
 
+def _is_out_of_sight(operation: Operation) -> bool:
+    return bool(operation.advice) or operation.tcp.unseen
+
+
 def _may_speak_http(operation: Operation) -> bool:
     """Whether it shows a request of HTTP, or something that may be one."""
     if operation.kind == RECEIVE:
         return not operation.tcp.other
-    return operation.http.request is not None or bool(operation.advice)
+    return operation.http.request is not None or _is_out_of_sight(operation)
 
 
 def _possible_later(operation: Operation) -> frozenset[str]:
     """The kinds that may be done later with what it opens, and not be seen then."""
     if operation.kind == OPEN_CONNECTION and not operation.sql.watched:
         return _OF_DATABASE
-    unseen = operation.advice and operation.kind == CONNECT and not operation.http.in_process
-    return _OF_NETWORK if unseen else frozenset()
+    unseen = _is_out_of_sight(operation) and operation.kind == CONNECT
+    return _OF_NETWORK if unseen and not operation.http.in_process else frozenset()

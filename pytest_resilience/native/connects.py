@@ -94,7 +94,7 @@ class NativeConnects:
             target=names[0],
             names=names,
             blocking=blocking,
-            tcp=TcpDetails(connection=number),
+            tcp=TcpDetails(connection=number, unseen=True),
             remark="in C",
         )
         if not self._engine.is_targeted(operation):

@@ -126,6 +126,7 @@ INI = {
         "service_failure:target_services=shop,exception=TimeoutError,rate=1",
         "FAILED test_it.py::test_it - TimeoutError*",
     ),
+    "chaos_native": ("maybe", "network_latency:delay=1ms", "ERROR: invalid truth value 'maybe'*"),
     "chaos_max_cpu": ("10%", "cpu_stress:load=1,cores=1", "ERROR: *chaos_max_cpu = 10% allows*"),
     "chaos_max_memory": ("1MiB", "memory_stress:size=2MiB", "ERROR: *over the cap*_max_memory*"),
     "chaos_max_disk": ("1MiB", "disk_stress:size=2MiB", "ERROR: *over the cap*chaos_max_disk*"),
