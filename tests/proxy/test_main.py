@@ -70,8 +70,10 @@ def test_experiments_run_as_long_as_it_does(serve: Serve) -> None:
         assert line_of(process) == "  network_failure: status 503, number 2, target any"
         host, port = listen.split(":")
         with socket.create_connection((host, int(port)), timeout=10) as client:
-            assert ask(client) == b"ping"
-            client.sendall(b"ping")
+            request = b"GET / HTTP/1.1\r\nHost: far\r\n\r\n"
+            client.sendall(request)
+            assert receive(client, len(request)) == request
+            client.sendall(request)
             assert b"sorry, no" in read_all(client)
         process.send_signal(signal.SIGINT)
         assert line_of(process) == "far: latency 5ms, always, target any: matched 5, hit 5"

@@ -274,7 +274,7 @@ def django_cases() -> list[tuple[str, dict[str, Any]]]:
     return [
         ("/orders", {"mode": "refuse"} | aimed),
         ("/orders", {"mode": "reset"} | aimed),
-        ("/orders", {"mode": "timeout", "duration": "10ms"} | aimed),
+        ("/orders", {"mode": "timeout", "duration": "500ms"} | aimed),
         ("/orders", {"mode": "truncate"} | aimed),
         ("/orders", {"mode": "lose_answer"} | aimed),
         ("/orders", {"mode": "status", "status": 502} | aimed),
