@@ -31,6 +31,7 @@ from pytest_resilience.interceptors.children.mirror import Mirror
 from pytest_resilience.interceptors.children.mirror import shown
 from pytest_resilience.interceptors.children.starts import Start
 from pytest_resilience.interceptors.children.starts import Starts
+from pytest_resilience.locks import fork_safe
 
 
 __all__ = ["ChildProcesses"]
@@ -52,7 +53,7 @@ class _Published:
         self._host = host
         self._next = 0
         self._last: list[tuple[int, bool]] = []
-        self._reading = threading.Lock()
+        self._reading = fork_safe(self, "_reading", threading.Lock)
         self.active: dict[int, bytes] = {}
         self.known: dict[int, ActiveExperiment] = {}
 

@@ -24,6 +24,7 @@ from pytest_resilience.interceptors.children.folder import VARIABLE
 from pytest_resilience.interceptors.children.folder import add_hook
 from pytest_resilience.interceptors.import_hook import ImportHook
 from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.locks import fork_safe
 
 
 __all__ = ["Start", "Starts"]
@@ -107,7 +108,7 @@ class Starts:
         self._notify = notify
         self._fork_server = ""  # the number of that of `multiprocessing`
         self._patches = Patches()
-        self._lock = threading.RLock()
+        self._lock = fork_safe(self, "_lock", threading.RLock)
         self._hook = ImportHook(
             {
                 "subprocess": self._replace_popen,
