@@ -57,6 +57,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     ours = session.config.pluginmanager.get_plugin("resilience-chaos")
     if ours is not None:
         ours._engine.watch(False)
+        if ours._children is not None:
+            ours._children.close()
+            ours._children = None
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)  # not every 700 objects: each module looks when it ends

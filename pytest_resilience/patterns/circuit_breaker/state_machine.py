@@ -136,6 +136,9 @@ class Circuit:
             self._forget_who_asks(self.current)
         if isinstance(self.current, HalfOpen):  # its trial calls are of threads that are not here
             self.current = self.current.again(self.clock.monotonic())
+            decided = self.current.decide()  # unless one of them was about to
+            if decided is not None:
+                self._enter(*decided)
 
     def _listeners_changed(self) -> None:
         with self._lock:

@@ -319,9 +319,10 @@ class HalfOpen:
         self.counts.add_consecutive(now, failed)
         self.failures += failed
         self.successes += not failed
-        return self._decide()
+        return self.decide()
 
-    def _decide(self) -> Next | None:
+    def decide(self) -> Next | None:
+        """What follows from the trial calls that have ended; None while that is open."""
         config = self.counts.config
         calls, rate = config.success_threshold, config.half_open_failure_rate_threshold
         if rate is None:

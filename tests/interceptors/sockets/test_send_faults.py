@@ -300,7 +300,7 @@ def test_an_upload_over_tls(parts: list[bytes], mode: str, trust: Trust, inject:
     ):
         assert over_tls(trust, port, upload) == real
         assert sink.over.wait(10)
-    assert sink.received == limit
+    assert sink.received <= limit  # what the kernel has not sent yet goes with the connection
     assert cut.hits == 1
 
 

@@ -21,6 +21,7 @@ from pytest_resilience import Event
 from pytest_resilience import ManualClock
 from pytest_resilience.patterns import CircuitTransition
 from pytest_resilience.patterns.circuit_breaker.breaker import _innermost
+from pytest_resilience.patterns.circuit_breaker.states import HalfOpen
 
 
 @pytest.fixture
@@ -334,6 +335,32 @@ def test_blocks_that_overlap_for_ever_leave_nothing_behind() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_forked_while_a_trial_call_is_judged_is_not_left_half_open(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=1, timeout=1), clock=clock)
+    with pytest.raises(ConnectionError):
+        breaker.call(broken)
+    clock.advance(2)
+    decide, children = HalfOpen.decide, [0]
+
+    def forking(state: HalfOpen) -> Any:
+        if children == [0]:
+            children.append(-1)
+            children[1] = os.fork()
+            if children[1] == 0:
+                with contextlib.suppress(CircuitBreakerError):
+                    breaker.call(fine)
+                    os._exit(0 if breaker.call(fine) == "fine" else 1)
+                os._exit(2)
+        return decide(state)
+
+    monkeypatch.setattr(HalfOpen, "decide", forking)
+    while breaker.state is not CircuitState.CLOSED:
+        assert breaker.call(fine) == "fine"
+    assert os.waitstatus_to_exitcode(os.waitpid(children[1], 0)[1]) == 0
+
+
 def test_a_child_does_not_wait_for_what_another_thread_asks(clock: ManualClock) -> None:
     """Forked while a thread calculates how long to stay open: in the child nobody does."""
     asked, answered = threading.Event(), threading.Event()
