@@ -338,7 +338,9 @@ def test_blocks_that_overlap_for_ever_leave_nothing_behind() -> None:
 def test_a_child_forked_while_a_trial_call_is_judged_is_not_left_half_open(
     clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=1, timeout=1), clock=clock)
+    breaker = CircuitBreaker(
+        CircuitBreakerConfig(failure_threshold=1, success_threshold=1, timeout=1), clock=clock
+    )
     with pytest.raises(ConnectionError):
         breaker.call(broken)
     clock.advance(2)
