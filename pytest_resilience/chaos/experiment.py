@@ -238,12 +238,12 @@ class ChaosExperiment:
             fault.resets or fault.closes or fault.delay == math.inf for fault in self.faults
         )
 
-    @property
+    @cached_property
     def reaches_children(self) -> bool:
         """Whether it happens in the Python processes too that this one starts."""
         return CHILDREN_PARAMETER in self.schema.parameters and not self.spares_children
 
-    @property
+    @cached_property
     def spares_children(self) -> bool:
         """Whether it was asked for with `children=False`."""
         return dict(self.parameters).get("children") is False

@@ -43,9 +43,13 @@ _MOST_ENDED = 500  # experiments that children still count on
 class _Published:
     """The experiments of an engine that its children can see.
 
+    They are written down when there are children, or one is about to be started: most tests
+    start none.
+
     Attributes:
         active: by key, as children read them.
         known: those and the others, also those that have ended.
+        is_used: whether there has ever been a child.
     """
 
     def __init__(self, engine: Engine, host: Host) -> None:
@@ -54,11 +58,20 @@ class _Published:
         self._next = 0
         self._last: list[tuple[int, bool]] = []
         self._reading = fork_safe(self, "_reading", threading.Lock)
+        self._wanted: tuple[ActiveExperiment, ...] = ()
         self.active: dict[int, bytes] = {}
         self.known: dict[int, ActiveExperiment] = {}
+        self.is_used = False
 
     def update(self, wanted: Sequence[ActiveExperiment]) -> None:
         """Let children see these alone, and wait until they have begun those that are new."""
+        self._wanted = tuple(wanted)
+        if self.is_used and (self._last or self._host.members()):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write down what children are to see: there is one, or will be one now."""
+        self.is_used, wanted = True, self._wanted
         keys = {id(each): key for key, each in self.known.items()}
         new = [each for each in wanted if id(each) not in keys]
         for each in new:
@@ -121,6 +134,8 @@ class _Published:
     def forget(self) -> None:
         """All has ended, and what comes now is too late."""
         self.update(())
+        if not self.is_used:
+            return
         for each in self.known.values():
             each.counts.settle()
         self.known.clear()
@@ -148,7 +163,7 @@ class ChildProcesses:
         self._host: Host | None = None
         self._published: _Published | None = None
         self._is_member = False  # of its parent: it is a forked child
-        self._starts = Starts(self._next_number, self._started)
+        self._starts = Starts(self._next_number, self._starting, self._started)
         self._before: tuple[ActiveExperiment, ...] = ()
         self._children = 0  # since it is open
         self._outer = os.environ.get(VARIABLE)  # of whom this process is a child itself
@@ -186,11 +201,12 @@ class ChildProcesses:
     @property
     def are_there(self) -> bool:
         """Whether there are children for which who starts an experiment may have to wait."""
-        return self._host is not None and bool(self._host.members())
+        used = self._published is not None and self._published.is_used
+        return used and self._host is not None and bool(self._host.members())
 
     def gather(self) -> None:
         """Take in what children have told so far."""
-        if self._published is not None:
+        if self._published is not None and self._published.is_used:
             self._published.gather()
 
     def close(self) -> None:
@@ -239,12 +255,19 @@ class ChildProcesses:
                 add_hook(os.environ, self._outer)
 
     def _next_number(self) -> str:
-        """One that no child has that still lives."""
+        """One that no child has that still lives; it is about to be made."""
+        self._starting()
         taken = () if self._host is None else self._host.members()
         while True:
             self._children += 1
             if str(self._children) not in taken:
                 return str(self._children)
+
+    def _starting(self) -> None:
+        """A process is about to be started, or forked."""
+        if self._published is not None:
+            with limits_lifted(), contextlib.suppress(OSError):
+                self._published.flush()
 
     def _started(self, start: Start) -> None:
         recorder = self._engine.recorder

@@ -99,18 +99,24 @@ class Starts:
     """
 
     def __init__(
-        self, next_number: Callable[[], str], notify: Callable[[Start], object] = lambda _: None
+        self,
+        next_number: Callable[[], str],
+        starting: Callable[[], object] = lambda: None,
+        notify: Callable[[Start], object] = lambda _: None,
     ) -> None:
-        """`notify`: called with each."""
+        """`starting`: called before one that gets no number; `notify`: called with each."""
         self.seen: list[Start] = []
         self.folder = ""
         self._next_number = next_number
+        self._starting = starting
         self._notify = notify
         self._fork_server = ""  # the number of that of `multiprocessing`
         self._patches = Patches()
         self._lock = fork_safe(self, "_lock", threading.RLock)
         self._hook = ImportHook(
             {
+                "os": self._replace_starts,
+                "uvloop": self._replace_uvloop,
                 "subprocess": self._replace_popen,
                 "multiprocessing.util": self._replace_spawn,
                 "multiprocessing.popen_forkserver": self._replace_launch,
@@ -127,6 +133,7 @@ class Starts:
     def of_child(self, next_number: Callable[[], str]) -> None:
         """This process is a forked child: it gives numbers of its own, and tells nobody."""
         self._next_number, self._notify = next_number, lambda _: None
+        self._starting = lambda: None
 
     def remove(self) -> None:
         """Harmless when nothing is installed."""
@@ -135,6 +142,26 @@ class Starts:
             self._hook.remove()
         self._patches.restore()
         self.seen.clear()
+
+    def _replace_starts(self) -> None:
+        for name in ("system", "posix_spawn", "posix_spawnp"):
+            if hasattr(os, name):
+                self._patches.replace(os, name, self._unnumbered)
+
+    def _replace_uvloop(self) -> None:
+        for name in ("subprocess_exec", "subprocess_shell"):
+            self._patches.replace(sys.modules["uvloop"].Loop, name, self._unnumbered)
+
+    def _unnumbered(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """A way to start a process whose environment is none of ours."""
+
+        @functools.wraps(original)
+        def start(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            self._starting()
+            return original(*args, **kwargs)
+
+        return start
 
     def _replace_popen(self) -> None:
         self._patches.replace(sys.modules["subprocess"].Popen, "__init__", self._popen)
