@@ -43,8 +43,8 @@ _MOST_ENDED = 500  # experiments that children still count on
 class _Published:
     """The experiments of an engine that its children can see.
 
-    They are written down when there are children, or one is about to be started: most tests
-    start none.
+    They are written down from the first child on that is about to be started: most suites start
+    none.
 
     Attributes:
         active: by key, as children read them.
@@ -66,7 +66,7 @@ class _Published:
     def update(self, wanted: Sequence[ActiveExperiment]) -> None:
         """Let children see these alone, and wait until they have begun those that are new."""
         self._wanted = tuple(wanted)
-        if self.is_used and (self._last or self._host.members()):
+        if self.is_used:  # by one, maybe, that has been started and not been heard of yet
             self.flush()
 
     def flush(self) -> None:
