@@ -25,12 +25,12 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.host_names import is_literal
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import deafen
 from pytest_resilience.interceptors.sockets.socket_classes import hear
-from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.native.redirects import Asked
 from pytest_resilience.native.redirects import Redirect
 from pytest_resilience.native.redirects import Redirects
@@ -71,7 +71,7 @@ class NativeConnects:
         operation = Operation(kind=RESOLVE, target=names[0], names=names, remark="in C")
         effect = self._engine.decide(operation)
         if effect is not None:
-            _hold(effect)
+            effects.hold_a_call(effect)
             error = effect.error(names[0])
             if error is not None:
                 return _code(error, socket.EAI_AGAIN)
@@ -87,14 +87,13 @@ class NativeConnects:
             return proceed(descriptor, address, length)
         host, port = server.sockaddr[:2]
         names = self._names.of(host.removeprefix("::ffff:") if is_mapped(server) else host, port)
-        number = new_connection()
         blocking = not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_NONBLOCK
         operation = Operation(
             kind=CONNECT,
             target=names[0],
             names=names,
             blocking=blocking,
-            tcp=TcpDetails(connection=number, unseen=True),
+            tcp=TcpDetails(connection=new_connection(), unseen=True),
             remark="in C",
         )
         if not self._engine.is_targeted(operation):
@@ -104,14 +103,13 @@ class NativeConnects:
         silent = effect is not None and effect.delay == math.inf
         if effect is not None and not silent:
             if blocking:
-                _hold(effect)
+                effects.hold_a_call(effect)
             error = effect.error(names[0])
             if error is not None:
                 return _fail(_code(error, errno.ECONNREFUSED))
         asked = Asked(
             server=server,
-            names=names,
-            number=number,
+            operation=operation,
             delay=None if blocking or silent else effect,
         )
         return self._redirected(proceed, descriptor, asked, effect if silent else None, blocking)
@@ -149,12 +147,6 @@ class NativeConnects:
             os.close(ours)
 
         self.redirects.later(effect, end)
-
-
-def _hold(effect: Effect) -> None:
-    """Hold the thread up, for as long as the client's own kind of call would last."""
-    if effect.delay:
-        effect.add_delay(wait(effect.clock, effect.delay, effect.left))
 
 
 def _code(error: Exception, otherwise: int) -> int:

@@ -27,9 +27,7 @@ from dataclasses import dataclass
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Effect
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.locks import renew_in_child
@@ -53,15 +51,13 @@ class Asked:
 
     Attributes:
         server: where to.
-        names: every `host:port` that the server is known by, the best first.
-        number: of the connection, among all of this process.
+        operation: the connect, with the number of the connection.
         delay: what is to pass before its first byte is taken, where the connect itself cannot
             be made to wait; None for nothing.
     """
 
     server: SocketAddress
-    names: tuple[str, ...]
-    number: int
+    operation: Operation
     delay: Effect | None = None
 
 
@@ -88,19 +84,12 @@ class Redirect(Acceptor):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self._asked.names
+        return self._asked.operation.names
 
     @property
     def operation(self) -> Operation:
         """What the client does, for the targets of experiments."""
-        asked = self._asked
-        return Operation(
-            kind=CONNECT,
-            target=asked.names[0],
-            names=asked.names,
-            tcp=TcpDetails(connection=asked.number),
-            remark="in C",
-        )
+        return self._asked.operation
 
     def connected(self, seconds: float) -> bool:
         """Whether the server has accepted, within so many seconds. Raises OSError if it refuses."""
@@ -126,8 +115,9 @@ class Redirect(Acceptor):
     def _accept(self, sock: socket.SocketType) -> None:
         self._listener.close()
         loop, asked = self._settings.loop, self._asked
-        client = Connection(asked.number, self._settings)
-        client.decisions = Decisions(self._engine, asked.names, asked.number)
+        number = asked.operation.tcp.connection
+        client = Connection(number, self._settings)
+        client.decisions = Decisions(self._engine, self.names, number)
         self.open[client.number] = client
         client.accept(Endpoint(sock, loop, client, self._buffer))
         started, delay = loop.clock.monotonic(), asked.delay
