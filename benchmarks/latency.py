@@ -16,7 +16,6 @@ import contextlib
 import http.client
 import socket
 import statistics
-import subprocess
 import sys
 import time
 
@@ -31,6 +30,7 @@ import requests
 from figures import Figure
 from figures import pin
 from figures import show
+from servers import serving
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import Event
@@ -66,15 +66,8 @@ while True:
 """
 
 
-@contextlib.contextmanager
-def server() -> Iterator[int]:
-    command = [sys.executable, "-c", SERVER, str(DELAY)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.kill()
+def server() -> contextlib.AbstractContextManager[int]:
+    return serving(SERVER, str(DELAY))
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import functools
 import statistics
-import subprocess
 import sys
 import time
 
@@ -30,6 +29,7 @@ from figures import Figure
 from figures import lateness
 from figures import pin
 from figures import show
+from servers import serving
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import Event
@@ -69,14 +69,8 @@ Ask = Callable[[], Awaitable[object]]
 engine = Engine(lambda engine: [SocketInterceptor(engine)])
 
 
-@contextlib.contextmanager
-def server() -> Iterator[int]:
-    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.kill()
+def server() -> contextlib.AbstractContextManager[int]:
+    return serving(SERVER)
 
 
 @contextlib.contextmanager

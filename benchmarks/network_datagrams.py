@@ -16,7 +16,6 @@ import functools
 import selectors
 import socket
 import statistics
-import subprocess
 import sys
 import time
 
@@ -30,6 +29,7 @@ from figures import Figure
 from figures import lateness
 from figures import pin
 from figures import show
+from servers import serving
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import Event
@@ -53,14 +53,8 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
 """
 
 
-@contextlib.contextmanager
-def server() -> Iterator[int]:
-    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.kill()
+def server() -> contextlib.AbstractContextManager[int]:
+    return serving(SERVER)
 
 
 Ask = Callable[[bytes], object]
