@@ -7,7 +7,7 @@ import pytest
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import OPEN

@@ -27,7 +27,7 @@ from typing import Final
 from typing import Generic
 from typing import TypeVar
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.faults.network import Duplication
 from pytest_resilience.chaos.faults.network import Loss
 from pytest_resilience.chaos.faults.network import Refusal

@@ -32,7 +32,7 @@ from dataclasses import replace
 from typing import Final
 
 from pytest_resilience.chaos.active_experiment import Hit
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ReadPeer
 from pytest_resilience.chaos.response_stream import ResponseStream

@@ -48,7 +48,7 @@ from dataclasses import dataclass
 from typing import Final
 from typing import TypeAlias
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.payload import Head
 from pytest_resilience.chaos.faults.response import Pace

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import is_frozen

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import ParamSpec
 from typing import TypeVar
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CONNECT

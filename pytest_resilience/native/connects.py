@@ -17,7 +17,7 @@ import struct
 
 from typing import Any
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE

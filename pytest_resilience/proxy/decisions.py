@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.response import InjectedResponse
 from pytest_resilience.chaos.operation import CONNECT

@@ -14,7 +14,7 @@ from typing import ClassVar
 from typing import Protocol
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import END
 from pytest_resilience.chaos.operation import RECEIVE

@@ -12,7 +12,7 @@ from pytest_resilience import Event
 from pytest_resilience import FaultInjected
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.operation import CONNECT

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.active_experiment import Hit
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Closure
 from pytest_resilience.chaos.faults.network import Fault

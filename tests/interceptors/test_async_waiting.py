@@ -12,7 +12,7 @@ from pytest_resilience import Clock
 from pytest_resilience import ManualClock
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.active_experiment import Hit
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.faults.network import Latency
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.async_waiting import Wait

@@ -18,7 +18,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CHECK_OUT
 from pytest_resilience.chaos.operation import COMMIT

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.operation import CREATE
 from pytest_resilience.chaos.operation import OPEN
 from pytest_resilience.chaos.operation import OPEN_IN_VAIN

@@ -20,7 +20,7 @@ from functools import lru_cache
 from types import FrameType
 from typing import Any
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import OPEN
 from pytest_resilience.chaos.operation import Operation

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from dataclasses import replace
 from typing import TypeVar
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.stream_items import in_chunks
 from pytest_resilience.chaos.operation import CONNECT

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.clock import MACHINE_CLOCK

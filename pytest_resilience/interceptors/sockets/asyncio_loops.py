@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from pytest_resilience.chaos.call_site import current_task_of_user
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.interceptors.async_waiting import Wait

@@ -24,7 +24,7 @@ from typing import Any
 from typing import Final
 
 from pytest_resilience.chaos.datagrams import datagram
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.operation import DATAGRAMS

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Any
 from typing import Protocol
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.response_stream import CloseConnection

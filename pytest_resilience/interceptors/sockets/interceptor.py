@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 from typing import TypeVar
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT

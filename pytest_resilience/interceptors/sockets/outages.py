@@ -27,7 +27,7 @@ from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.call_site import is_awaited
 from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.chaos.descriptors import private_descriptors
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND

@@ -18,7 +18,7 @@ import weakref
 
 from typing import Any
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.response_stream import CloseConnection

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.operation import SEND

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from collections.abc import Coroutine
 from typing import Any
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import is_frozen
 from pytest_resilience.interceptors.patching import Patches

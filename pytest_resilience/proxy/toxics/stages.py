@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_resilience.chaos.engine import Effect
+from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import Latency
 from pytest_resilience.chaos.faults.network import LostResponse

@@ -1,0 +1,160 @@
+"""What happens to one operation: the hits of all experiments together."""
+
+from __future__ import annotations
+
+import math
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field
+from typing import Final
+
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.active_experiment import Hit
+from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.response import Alteration
+from pytest_resilience.chaos.faults.response import Pace
+from pytest_resilience.clock import Clock
+
+
+__all__ = ["Effect", "nobody"]
+
+_ENDLESS: Final = math.inf  # seconds of delay: silence
+
+
+def nobody(_: Sequence[Hit]) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """The plan for one operation: wait, then maybe fail, or change its response.
+
+    Attributes:
+        clock: on which to wait.
+        delay: seconds to wait, the sum of all, for latencies add up; infinite for silence.
+        failure: how it fails after the wait; None if it does not.
+        pace: how fast a response comes; None if it comes at once.
+        transient: whether what waits for ever goes on when the experiments have ended.
+        hits: what each experiment does to it, the oldest experiment first.
+        pending: those of them that await bytes, and are neither counted nor told of yet.
+        tell: tells of hits.
+    """
+
+    clock: Clock
+    delay: float = 0.0
+    failure: Fault | None = None
+    pace: Pace | None = None
+    transient: bool = True
+    hits: Sequence[Hit] = ()
+    pending: list[Hit] = field(default_factory=list)
+    tell: Callable[[Sequence[Hit]], None] = nobody
+
+    @classmethod
+    def of(
+        cls,
+        hits: Sequence[Hit],
+        clock: Clock,
+        *,
+        pending: Sequence[Hit] = (),
+        tell: Callable[[Sequence[Hit]], None] = nobody,
+    ) -> Effect:
+        """Several hits together: delays add up, and the oldest experiment's failure holds."""
+        delay, transient = 0.0, True
+        failure: Fault | None = None
+        pace: Pace | None = None
+        for hit in hits:
+            fault = hit.fault
+            delay += fault.delay
+            if fault.delay == _ENDLESS and not fault.transient:
+                transient = False
+            if failure is None and not fault.waits:
+                failure = fault
+            if pace is None and isinstance(fault, Pace):
+                pace = fault
+        return cls(
+            clock=clock, delay=delay, failure=failure, pace=pace, transient=transient, hits=hits,
+            pending=[*pending], tell=tell,
+        )  # fmt: skip
+
+    @property
+    def loses_response(self) -> bool:
+        """Whether the peer responds, and the connection is reset instead."""
+        failure = self.failure
+        return failure is not None and failure.resets and failure.needs_response
+
+    @property
+    def passes(self) -> bool:
+        """Whether a connection goes on when it is over: a silence is too long for that."""
+        return self.transient or self.delay < _ENDLESS
+
+    def error(self, target: str) -> Exception | None:
+        """The exception that the call raises after the wait; None if it does not raise."""
+        return None if self.failure is None else self.failure.error(target)
+
+    def delays_begin(self) -> None:
+        """The first byte has come that is to be late."""
+        self._happen(lambda fault: 0 < fault.delay < _ENDLESS)
+
+    def pace_begins(self) -> None:
+        """The first byte is on the line."""
+        self._happen(lambda fault: isinstance(fault, Pace))
+
+    def failure_happens(self) -> None:
+        """What has come is lost, cut off or changed."""
+        self._happen(lambda fault: not fault.waits)
+
+    def _happen(self, is_it: Callable[[Fault], bool]) -> None:
+        """Count those of the pending hits whose time has come, and tell of them."""
+        happening = [hit for hit in self.pending if is_it(hit.fault)]
+        if not happening:
+            return
+        counted = {_key(hit) for hit in self.hits if hit not in self.pending}
+        self.pending[:] = [hit for hit in self.pending if hit not in happening]
+        for active_experiment, _ in {_key(hit) for hit in happening} - counted:
+            active_experiment.counts.add(hits=1)
+        self.tell(happening)
+
+    def uncount(self) -> None:
+        """Do not count what was to alter a response: there was nothing in it to alter."""
+        for hit in [hit for hit in self.pending if isinstance(hit.fault, Alteration)]:
+            self.pending.remove(hit)
+            hit.active_experiment.uncount(hit)
+
+    def came(self, passed: int) -> None:
+        """So much of the response has come, in what its pending hits count."""
+        for hit in self.pending:
+            hit.active_experiment.came(passed)
+
+    def left(self) -> float:
+        """Seconds until every experiment behind it has ended, so that nothing waits any more.
+
+        Silence ends when those that ask for it do, whatever else is late.
+        """
+        now, longest = self.clock.monotonic(), 0.0
+        for hit in self.hits:
+            if self.delay < _ENDLESS or hit.fault.delay == _ENDLESS:
+                longest = max(longest, hit.active_experiment.left(now))
+        return longest
+
+    def add_delay(self, seconds: float) -> None:
+        """Book a wait on the experiments that caused it, in proportion to what they asked for.
+
+        A pace asks for no delay of its own: where nothing else does, it has caused all of it.
+        """
+        asked = []
+        for hit in self.hits:
+            delay = hit.fault.delay
+            asked.append(float(delay == _ENDLESS) if self.delay == _ENDLESS else delay)
+        if not any(asked):
+            asked = [float(hit.fault.waits) for hit in self.hits]
+        total = sum(asked)
+        for hit, part in zip(self.hits, asked, strict=True):
+            if part:
+                hit.active_experiment.counts.add(delay=seconds * part / total)
+
+
+def _key(hit: Hit) -> tuple[ActiveExperiment, int]:
+    """The operation that is hit, which several faults of an experiment can happen to."""
+    return hit.active_experiment, hit.number
