@@ -150,7 +150,7 @@ def default_runtime() -> Runtime:
 class ChaosMonkey(Monkey):
     """A monkey whose experiments happen in this process, unless told otherwise.
 
-    Example:
+    Examples:
         >>> monkey = ChaosMonkey(seed=7, max_active=2)
         >>> monkey.register_experiment(ChaosExperiment("slow", "network_latency", 0.3, 30.0))
         >>> with monkey:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trove_classifiers
 
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +64,7 @@ def test_the_sdist_can_be_built_and_tested(dist: Path) -> None:
     tops = {name.partition("/")[0] for name in names}
     assert tops <= {
         *(".ci", "benchmarks", "docs", "examples", "pytest_resilience", "tests"),
-        *(*DOCUMENTS, "pyproject.toml", "tox.ini"),
+        *(*DOCUMENTS, "mkdocs.yml", "pyproject.toml", "tox.ini"),
         *("PKG-INFO", ".gitignore"),  # what hatchling adds
     }
 
@@ -87,14 +88,19 @@ def test_what_users_get_installed_along(metadata: email.message.Message) -> None
     assert "pytest>=8.4" in metadata.get_all("Requires-Dist", [])
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata.get_all("Provides-Extra") == [
-        *("aiohttp", "chaostoolkit", "httpx", "redis", "report", "test")
+        *("aiohttp", "chaostoolkit", "docs", "httpx", "redis", "report", "test")
     ]
 
 
 def test_what_the_index_is_told(metadata: email.message.Message) -> None:
     classifiers = metadata.get_all("Classifier", [])
     assert {"Framework :: Pytest", "Typing :: Typed"} <= set(classifiers)
+    assert set(classifiers) <= trove_classifiers.classifiers
     assert metadata["License-Expression"] == "MIT"
+    assert metadata["Author"]
+    assert metadata["Summary"] == PROJECT["description"]
+    urls = dict(each.split(", ") for each in metadata.get_all("Project-URL", []))
+    assert urls.keys() >= {"Documentation", "Changelog"}
     assert metadata["Description-Content-Type"] == "text/markdown"
 
 

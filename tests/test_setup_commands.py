@@ -52,7 +52,7 @@ class Checkout:
         self.programs.mkdir()
         shutil.copy(ROOT / ".ci" / "run", self.path / ".ci" / "run")
         (self.path / "README.md").write_text(readme)
-        for name in ("python3.11", "ruff", "mypy"):
+        for name in ("python3.11", "ruff", "mypy", "mkdocs", "twine"):
             (self.programs / name).write_text(STUB)
             (self.programs / name).chmod(0o755)
 
@@ -76,6 +76,11 @@ class Checkout:
     @property
     def venv(self) -> Path:
         return Path((self.notes / "venv").read_text().strip())
+
+    @property
+    def work(self) -> Path:
+        """Where the script keeps all that it makes."""
+        return self.venv.parent
 
 
 @pytest.fixture
@@ -109,6 +114,10 @@ def test_the_script_runs_the_readmes_commands_then_the_linters(checkout: Checkou
         "ruff check",
         "ruff format --check",
         "mypy ",
+        "python -m pip install -q -e .[docs]",
+        f"mkdocs build --strict -q -d {checkout.work}/site",
+        f"python -m build -o {checkout.work}/dist",
+        f"twine check --strict {checkout.work}/dist/*",
     ]
     assert result.returncode == 0, result.stderr
 
@@ -120,7 +129,7 @@ def test_the_script_ends_with_the_closing_line_of_the_tests(checkout: Checkout) 
 def test_the_script_leaves_no_environment_behind(checkout: Checkout) -> None:
     checkout.run(failing="ruff check")
     assert not checkout.venv.is_relative_to(checkout.path)
-    assert not checkout.venv.parent.exists()
+    assert not checkout.work.exists()
 
 
 @pytest.mark.parametrize(
@@ -132,6 +141,9 @@ def test_the_script_leaves_no_environment_behind(checkout: Checkout) -> None:
         "ruff check*",
         "ruff format*",
         "mypy*",
+        "mkdocs*",
+        "python -m build*",
+        "twine*",
     ],
 )
 def test_one_failure_fails_the_script_but_stops_nothing_else(
@@ -140,7 +152,8 @@ def test_one_failure_fails_the_script_but_stops_nothing_else(
     result = checkout.run(failing)
     assert result.returncode == 1
     assert "\nfailed:\n  " in result.stdout
-    assert checkout.calls[-1] == "mypy "
+    assert "mypy " in checkout.calls
+    assert any(call.startswith("python -m build") for call in checkout.calls)
     assert result.stdout.splitlines()[-1] == "== 1 failed, 41 passed in 0.01s =="
 
 

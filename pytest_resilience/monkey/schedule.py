@@ -101,7 +101,7 @@ class FixedSequence(Schedule):
 
     Raises ConfigurationError for steps that cannot be followed.
 
-    Example:
+    Examples:
         >>> FixedSequence([("0s", "slow"), ("30s", "gone")], every="60s")
         FixedSequence([(0.0, 'slow'), (30.0, 'gone')], every=60.0)
     """
@@ -165,7 +165,7 @@ class Windows(_Limited):
 
     Raises ConfigurationError for windows that never open.
 
-    Example:
+    Examples:
         >>> Windows(["10s..20s"], every="1m").every
         60.0
     """
@@ -200,7 +200,7 @@ class Daily(_Limited):
 
     Raises ConfigurationError for hours that are none.
 
-    Example:
+    Examples:
         >>> Daily("09:00..17:00", days=range(5)).hours[0]
         datetime.time(9, 0)
     """

@@ -130,7 +130,7 @@ class ErrorBudget(StopCondition):
 
     It has to be told of calls, from any thread: `record(failed=…)`.
 
-    Example:
+    Examples:
         >>> budget = ErrorBudget(share="5%", calls=20, window="1m")
         >>> budget.record(failed=True)
         >>> budget.reason()

@@ -135,7 +135,7 @@ class Hedging(Decorator):
         name: what events, logs and threads call it.
         listeners: are given every `HedgeStarted`.
 
-    Example:
+    Examples:
         >>> Hedging(HedgingConfig(delay=0.5)).execute(len, "abc")
         3
     """

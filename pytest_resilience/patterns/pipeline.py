@@ -84,7 +84,7 @@ class Pipeline(Decorator):
     sync and async functions work alike. Warns with `PipelineOrderWarning` where a breaker or a
     rate limit is outside a retry.
 
-    Example:
+    Examples:
         >>> from pytest_resilience.patterns import CircuitBreaker, RetryHandler
         >>> pipeline = Pipeline(RetryHandler(), CircuitBreaker(name="prices"))
         >>> [step.kind for step in pipeline.describe()]

@@ -114,7 +114,7 @@ class TimeLimiter(Decorator):
         name: what errors, events, logs and threads call it.
         listeners: are given every `TimeLimitExceeded`.
 
-    Example:
+    Examples:
         >>> TimeLimiter(5.0).execute(len, "abc")
         3
     """

@@ -24,7 +24,7 @@ def pytest_resilience_adapters() -> Iterable[Reader]:  # type: ignore[empty-body
     from `pytest_resilience.assertions`, or None for what it does not know, and changes
     nothing. It is asked before our own.
 
-    Example:
+    Examples:
         >>> def pytest_resilience_adapters():
         ...     return [read_fuse]
     """
@@ -37,7 +37,7 @@ def pytest_resilience_chaos_types() -> Iterable[NewChaosType]:  # type: ignore[e
     They are asked for once, when the first chaos of a run is asked for; flags are read before
     any conftest.py but that of the root.
 
-    Example:
+    Examples:
         >>> def pytest_resilience_chaos_types():
         ...     return [NewChaosType("late_mail", LATE_MAIL, MailInterceptor)]
     """
@@ -47,7 +47,7 @@ def pytest_resilience_chaos_types() -> Iterable[NewChaosType]:  # type: ignore[e
 def pytest_resilience_fault_injected(nodeid: str, event: FaultInjected) -> None:
     """A fault has happened to a test; called in the thread that it happened to.
 
-    Example:
+    Examples:
         >>> def pytest_resilience_fault_injected(nodeid, event):
         ...     print(f"{nodeid}: {event.fault} on {event.target}")
     """
@@ -57,7 +57,7 @@ def pytest_resilience_fault_injected(nodeid: str, event: FaultInjected) -> None:
 def pytest_resilience_verdict(item: pytest.Item, cell: Cell) -> Cell | None:
     """Look at a cell of the matrix; give another in its place, or None to leave it.
 
-    Example:
+    Examples:
         >>> def pytest_resilience_verdict(item, cell):
         ...     if "504" in cell.reason:
         ...         return dataclasses.replace(cell, verdict=CellVerdict.DEGRADED)
@@ -68,7 +68,7 @@ def pytest_resilience_verdict(item: pytest.Item, cell: Cell) -> Cell | None:
 def pytest_resilience_report_section(report: Report) -> str | None:
     """Give a text of your own for the terminal's summary of the matrix, and the CI's.
 
-    Example:
+    Examples:
         >>> def pytest_resilience_report_section(report):
         ...     return f"dashboard: https://chaos.example.com/{report.configuration}"
     """

@@ -73,7 +73,7 @@ class CircuitBreaker(Decorator):
         call_listeners: are given every `CircuitCall` and `CircuitRejection`. While there are
             any each call takes longer, by a lock and two readings of the clock.
 
-    Example:
+    Examples:
         >>> breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=2))
         >>> breaker.call(len, "abc")
         3

@@ -152,7 +152,7 @@ def set_retry_testing(testing: bool = True, *, attempts: int | None = None) -> R
     there before. With `attempts=1` nothing is retried, and with `testing=False` retries go as
     they are configured.
 
-    Example:
+    Examples:
         >>> with set_retry_testing(attempts=2) as testing:
         ...     testing.attempts
         2

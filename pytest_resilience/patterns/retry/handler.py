@@ -51,7 +51,7 @@ class RetryHandler(Decorator):
         listeners: are given every `RetryScheduled`, `RetrySucceeded`, `RetryAborted` and
             `RetryGaveUp`.
 
-    Example:
+    Examples:
         >>> handler = RetryHandler(RetryConfig(max_attempts=2, base_delay=0))
         >>> for attempt in handler:
         ...     with attempt:

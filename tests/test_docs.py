@@ -1,0 +1,232 @@
+"""What the pages of `docs/` show is what happens.
+
+A page is a story: its blocks are taken in their order.
+
+- A block with a title is a file: `python title="test_shop.py"`. A later one takes its place.
+- A block `console` is commands, each with what it prints. `UPDATE_DOCS=1 python -m pytest
+  tests/test_docs.py` writes down what they print now.
+- Python that `<!-- not run: why -->` stands above is not run, but compiled, and its imports and
+  experiments are checked. So are those of all other Python.
+- Files without a title, and what a shell is to do elsewhere (`sh`), are not run, but read: the
+  flags of pytest that stand there are known.
+- `<!-- plugins: asyncio -->` loads other plugins of pytest for the page, `<!-- needs: django -->`
+  skips it where a library is missing.
+
+The pages of the tutorial are one story.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import re
+import shlex
+import sys
+import tomllib
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pytest_resilience import ChaosExperiment
+from pytest_resilience.chaos.types.catalog import ChaosType
+
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+UPDATE = os.environ.get("UPDATE_DOCS") == "1"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+TUTORIAL = [page for page in PAGES if page.startswith("tutorial/")]
+COLUMNS = 100
+
+BLOCK = re.compile(
+    r"(?P<above><!-- not run: (?P<why>[^\n]+) -->\n)?"
+    r"^(?P<indent> *)```(?P<language>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n"
+    r"(?P<text>.*?)^(?P=indent)```$",
+    re.MULTILINE | re.DOTALL,
+)
+# Languages of what is not run here.
+SHOWN = frozenset({"ini", "json", "mermaid", "sh", "text", "toml", "yaml"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A fenced block of a page.
+
+    Attributes:
+        language: what stands after the fence.
+        title: of the file that it is, if it is one.
+        text: without the fences, and without the indentation that they have.
+        not_run: why it is not run; empty if it is.
+        line: where it begins.
+    """
+
+    language: str
+    title: str
+    text: str
+    not_run: str
+    line: int
+
+
+def blocks(page: str) -> Iterator[Block]:
+    source = (DOCS / page).read_text(encoding="utf-8")
+    for match in BLOCK.finditer(source):
+        indent = match["indent"]
+        yield Block(
+            language=match["language"],
+            title=match["title"] or "",
+            text=re.sub(rf"(?m)^{indent}", "", match["text"]),
+            not_run=match["why"] or "",
+            line=source.count("\n", 0, match.start()) + 1,
+        )
+
+
+def said(page: str, name: str) -> list[str]:
+    """The words of a comment `<!-- name: … -->` at the top of a page."""
+    source = (DOCS / page).read_text(encoding="utf-8")
+    match = re.search(rf"<!-- {name}: (.*?) -->", source)
+    return match[1].split(", ") if match else []
+
+
+def write(block: Block) -> None:
+    path = Path(block.title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(block.text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page))])
+def test_a_page_tells_what_happens(
+    page: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in said(page, "needs"):
+        pytest.importorskip(library)
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    earlier = TUTORIAL[: TUTORIAL.index(page)] if page in TUTORIAL else []
+    for each in earlier:
+        for block in blocks(each):
+            if block.title and not block.not_run:
+                write(block)
+    plugins = [word for name in said(page, "plugins") for word in ("-p", name)]
+    found: dict[str, str] = {}
+    for block in blocks(page):
+        if block.not_run:
+            continue
+        if block.title:
+            write(block)
+        elif block.language in SHOWN:
+            continue
+        elif block.language == "console":
+            found[block.text] = run(pytester, block.text, plugins)
+        else:
+            pytest.fail(f"{page}:{block.line}: nobody runs this {block.language}")
+    if UPDATE:
+        update(page, found)
+    for shown, now in found.items():
+        assert same_everywhere(shown) == same_everywhere(now), page
+
+
+def run(pytester: pytest.Pytester, text: str, plugins: list[str]) -> str:
+    """The commands of a block, and what they print."""
+    lines = []
+    for command in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
+        program, *args = shlex.split(command)
+        if program == "pytest":
+            result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *plugins, *args)
+        else:
+            assert program == "python", command
+            result = pytester.run(sys.executable, *args)
+        lines += [f"$ {command}", *result.outlines, *result.errlines, ""]
+    return "\n".join(lines).strip() + "\n"
+
+
+def same_everywhere(text: str) -> list[str]:
+    """Without what differs from run to run: times, ports, and how wide the terminal is."""
+    text = re.sub(r"\bin \d+\.\d+s", "in 0s", text)
+    text = re.sub(r"\d+\.\d+ ?s\b", "0s", text)
+    text = re.sub(r"={3,}", "===", text)
+    text = re.sub(r" +\[ *(\d+)%\]", r" [\1%]", text)
+    text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:80", text)
+    text = re.sub(r"port=\d+", "port=80", text)
+    text = re.sub(r"0x[0-9a-f]{6,}", "0x0", text)
+    text = re.sub(r"(?m)^((?:FAILED|ERROR) .{60}).*$", r"\1", text)
+    return [line.rstrip() for line in text.strip().splitlines()]
+
+
+def update(page: str, found: dict[str, str]) -> None:
+    path = DOCS / page
+    source = path.read_text(encoding="utf-8")
+    for shown, now in found.items():
+        if same_everywhere(shown) != same_everywhere(now):
+            source = source.replace(f"```console\n{shown}```", f"```console\n{now}```")
+    path.write_text(source, encoding="utf-8")
+
+
+PYTHON = [
+    pytest.param(block, id=f"{page}:{block.line}")
+    for page in PAGES
+    for block in blocks(page)
+    if block.language == "python"
+]
+
+
+@pytest.mark.parametrize("block", PYTHON)
+def test_python_that_is_shown_can_be_meant(block: Block) -> None:
+    tree = ast.parse(block.text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pytest_resilience"):
+            module = importlib.import_module(node.module or "")
+            assert [each.name for each in node.names if not hasattr(module, each.name)] == []
+        elif isinstance(node, ast.Call):
+            check_experiment(node)
+
+
+def check_experiment(call: ast.Call) -> None:
+    """Make the experiment that a marker or a fixture asks for, as far as it is written out."""
+    name = ast.unparse(call.func)
+    method = name.rpartition(".")[2]
+    parameters = {}
+    for each in call.keywords:
+        try:
+            parameters[each.arg or "**"] = ast.literal_eval(each.value)
+        except ValueError:
+            return  # known only when it runs
+    for plugins_own in ("must_fire", "include_setup"):
+        parameters.pop(plugins_own, None)
+    words = [str(each.value) for each in call.args if isinstance(each, ast.Constant)]
+    if name == "pytest.mark.chaos" and words:
+        kind = words[0]
+    elif method in {kind.value for kind in ChaosType} and name != method:
+        kind = method
+        if kind == ChaosType.SERVICE_FAILURE.value:
+            parameters["target_services"] = words
+    else:
+        return
+    ChaosExperiment(parameters.pop("name", "shown"), kind, **parameters)
+
+
+def test_files_of_data_that_are_shown_can_be_read() -> None:
+    readers = {"toml": tomllib.loads, "yaml": yaml.safe_load, "json": json.loads}
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language in readers:
+                assert readers[block.language](block.text), (page, block.line)
+
+
+def test_flags_that_are_shown_are_there(pytester: pytest.Pytester) -> None:
+    shown = pytester.runpytest("-p", "xdist", "-p", "pytest_cov", "--help").stdout.str()
+    wanted = {
+        (page, flag)
+        for page in PAGES
+        for block in blocks(page)
+        if block.language in {"sh", "yaml", "console"}
+        for command in re.findall(r"\bpytest (?!-resilience).*", block.text)
+        for flag in re.findall(r"(?<!\S)--[a-z]+(?:-[a-z]+)*", command)
+        if "python -m pytest_resilience" not in command
+    }
+    assert {each for each in wanted if not re.search(rf"{each[1]}[ =,\n]", shown)} == set()
