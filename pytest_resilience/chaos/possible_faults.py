@@ -1,0 +1,186 @@
+"""Which faults an operation can have, by its kind: what an exploration tries at each.
+
+A fault comes in by being listed here: its name, the experiment that makes it, and the kinds of
+operation that it is tried at. Those of a kind stand from the simplest to the strangest.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field
+from typing import Any
+from typing import Final
+
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.operation import CALL
+from pytest_resilience.chaos.operation import CHECK_OUT
+from pytest_resilience.chaos.operation import COMMIT
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import CREATE
+from pytest_resilience.chaos.operation import DATAGRAMS
+from pytest_resilience.chaos.operation import EXECUTE
+from pytest_resilience.chaos.operation import FETCH
+from pytest_resilience.chaos.operation import HANDSHAKE
+from pytest_resilience.chaos.operation import MAKE
+from pytest_resilience.chaos.operation import OPEN
+from pytest_resilience.chaos.operation import OPEN_CONNECTION
+from pytest_resilience.chaos.operation import OPEN_TO_WRITE
+from pytest_resilience.chaos.operation import READ
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import RECEIVE_DATAGRAM
+from pytest_resilience.chaos.operation import REMOVE
+from pytest_resilience.chaos.operation import RENAME
+from pytest_resilience.chaos.operation import RESIZE
+from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.chaos.operation import SEND_DATAGRAM
+from pytest_resilience.chaos.operation import SYNC
+from pytest_resilience.chaos.operation import WRITE
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
+from pytest_resilience.errors import ConfigurationError
+
+
+__all__ = ["PossibleFault", "fault_named", "possible_faults"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PossibleFault:
+    """A fault that operations of some kinds can have.
+
+    Attributes:
+        name: as it is written in schedules; each kind has it once.
+        chaos_type: the chaos type that makes it.
+        kinds: the kinds of operation that it is tried at.
+        parameters: those of the chaos type.
+        of_service: whether the operation's target is a service, which the experiment has to name.
+        lasts: whether it can stay, from an operation on.
+    """
+
+    name: str
+    chaos_type: str
+    kinds: frozenset[str]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    of_service: bool = False
+    lasts: bool = True
+
+    def experiment(self, name: str, target: str) -> ChaosExperiment:
+        """An experiment of this name that happens to every operation of the kinds.
+
+        Not to those of child processes, whose operations nobody counts here.
+        """
+        services = [target] if self.of_service else None
+        experiment = ChaosExperiment(
+            name, self.chaos_type, 1.0, float("inf"), None, services, **self.parameters
+        )
+        if CHILDREN_PARAMETER not in experiment.schema.parameters:
+            return experiment
+        return ChaosExperiment(
+            name, self.chaos_type, 1.0, float("inf"), None, services, children=False,
+            **self.parameters,
+        )  # fmt: skip
+
+    def can_happen_to(self, operation: Operation) -> bool:
+        """Whether it is possible where `operation` is done."""
+        if operation.kind not in self.kinds:
+            return False
+        faults = _probe(self, operation.target if self.of_service else "").faults
+        return any(
+            operation.kind in fault.kinds and fault.can_happen_to(operation) for fault in faults
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.chaos_type, self.kinds))
+
+
+@functools.lru_cache(maxsize=1024)
+def _probe(fault: PossibleFault, target: str) -> ChaosExperiment:
+    return fault.experiment(fault.name, target)
+
+
+def _network(name: str, *kinds: str, **parameters: Any) -> PossibleFault:
+    given = {"mode": name, "rate": 1.0} | parameters
+    return PossibleFault(
+        name=name, chaos_type="network_failure", kinds=frozenset(kinds), parameters=given
+    )
+
+
+def _database(name: str, kind: str, **parameters: Any) -> PossibleFault:
+    given = {"rate": 1.0} | parameters
+    return PossibleFault(
+        name=name, chaos_type="database_failure", kinds=frozenset({kind}), parameters=given
+    )
+
+
+def _disk(name: str, *kinds: str, at: bool = True) -> PossibleFault:
+    """One mode at these kinds; `at` where the mode would happen elsewhere by itself."""
+    steps = " | ".join(dict.fromkeys(_STEPS[kind] for kind in kinds))
+    given: dict[str, Any] = {"mode": name, "rate": 1.0} | ({"at": steps} if at else {})
+    return PossibleFault(
+        name=name, chaos_type="disk_failure", kinds=frozenset(kinds), parameters=given
+    )
+
+
+_STEPS = {
+    OPEN: "open", OPEN_TO_WRITE: "open", CREATE: "open", READ: "read", WRITE: "write",
+    RESIZE: "resize", SYNC: "sync", RENAME: "rename", MAKE: "make", REMOVE: "remove",
+}  # fmt: skip
+
+_ALL: Final = (
+    _network("dns", RESOLVE),
+    _network("refuse", CONNECT, SEND_DATAGRAM),
+    _network("reset", HANDSHAKE, RECEIVE),
+    _network("close", HANDSHAKE, RECEIVE),
+    _network("status", RECEIVE, status=503),
+    _network("lose_answer", RECEIVE),
+    _network("truncate", RECEIVE),
+    _network("corrupt", RECEIVE),
+    _network("timeout", CONNECT, HANDSHAKE, RECEIVE, RECEIVE_DATAGRAM),
+    _network("drop", *DATAGRAMS),
+    _network("duplicate", *DATAGRAMS),
+    PossibleFault(
+        name="error",
+        chaos_type="service_failure",
+        kinds=frozenset({CALL}),
+        parameters={"mode": "error", "rate": 1.0},
+        of_service=True,
+    ),
+    _database("refused", OPEN_CONNECTION, mode="refused"),
+    _database("pool_exhausted", CHECK_OUT, mode="pool_exhausted"),
+    _database("lost", EXECUTE, before="execute"),
+    _database("locked", EXECUTE, mode="locked"),
+    _database("deadlock", EXECUTE, mode="deadlock"),
+    _database("constraint", EXECUTE, mode="constraint"),
+    _database("disk_full", EXECUTE, mode="disk_full"),
+    _database("lost_answer", EXECUTE, after="execute"),
+    _database("lost", COMMIT, before="commit"),
+    _database("locked", COMMIT, mode="locked", during="commit"),
+    _database("serialization_failure", COMMIT, mode="serialization_failure"),
+    _database("disk_full", COMMIT, mode="disk_full", during="commit"),
+    _database("lost_answer", COMMIT, after="commit"),
+    _database("lost", FETCH, before="fetch"),
+    _disk("io_error", READ, WRITE),
+    _disk("disk_full", CREATE, WRITE, RESIZE, MAKE),
+    _disk("permission_denied", OPEN, OPEN_TO_WRITE, CREATE, RENAME, MAKE, REMOVE),
+    _disk("torn_write", WRITE, at=False),
+    _disk("failed_fsync", SYNC, at=False),
+    _disk("failed_rename", RENAME, at=False),
+)
+
+
+@functools.cache
+def possible_faults(kind: str) -> tuple[PossibleFault, ...]:
+    """Those that operations of a kind can have, the simplest first."""
+    return tuple(each for each in _ALL if kind in each.kinds)
+
+
+def fault_named(kind: str, name: str) -> PossibleFault:
+    """The one of a kind of operation that has this name. Raises ConfigurationError."""
+    found = possible_faults(kind)
+    for each in found:
+        if each.name == name:
+            return each
+    known = ", ".join(each.name for each in found) or "none"
+    raise ConfigurationError(f"{name!r} is no fault of {kind}, which can have: {known}")

@@ -1,0 +1,65 @@
+"""The faults that operations can have: made by experiments, and named once for each kind."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import END
+from pytest_resilience.chaos.operation import EXECUTE
+from pytest_resilience.chaos.operation import KINDS
+from pytest_resilience.chaos.operation import OPEN_IN_VAIN
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import SqlDetails
+from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.chaos.possible_faults import PossibleFault
+from pytest_resilience.chaos.possible_faults import fault_named
+from pytest_resilience.chaos.possible_faults import possible_faults
+from pytest_resilience.errors import ConfigurationError
+
+
+# What follows from them is what the peer does next, which the response has; or it fails anyway.
+WITHOUT = {SEND, CLOSE, END, OPEN_IN_VAIN}
+ALL = [(kind, each) for kind in sorted(KINDS) for each in possible_faults(kind)]
+
+
+def test_every_kind_of_operation_has_faults_but_those_that_others_stand_for() -> None:
+    assert {kind for kind in KINDS if not possible_faults(kind)} == WITHOUT
+
+
+@pytest.mark.parametrize(("kind", "fault"), ALL, ids=[f"{kind}-{each.name}" for kind, each in ALL])
+def test_each_is_made_by_an_experiment_that_hits_the_kind_here_and_always(
+    kind: str, fault: PossibleFault
+) -> None:
+    experiment = fault.experiment("it", "stock")
+    assert kind in experiment.kinds
+    assert str(experiment.trigger) == "always"
+    assert not experiment.reaches_children
+    assert fault_named(kind, fault.name) is fault
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_kind_has_each_name_once(kind: str) -> None:
+    names = [each.name for each in possible_faults(kind)]
+    assert len(names) == len(set(names))
+
+
+def test_it_can_happen_to_operations_of_its_kind_where_it_is_possible() -> None:
+    refusal, truncation = fault_named(CONNECT, "refuse"), fault_named(RECEIVE, "truncate")
+    response = Operation(kind=RECEIVE, target="a:1", names=("a:1",))
+    bodiless = Operation(kind=RECEIVE, target="a:1", names=("a:1",), tcp=TcpDetails(bodiless=True))
+    assert not refusal.can_happen_to(response)
+    assert truncation.can_happen_to(response)
+    assert not truncation.can_happen_to(bodiless)
+    known = SqlDetails(statement="SELECT 1", conditions=frozenset({"locked"}))
+    statement = Operation(kind=EXECUTE, target="x.db", names=("x.db",), sql=known)
+    assert fault_named(EXECUTE, "locked").can_happen_to(statement)
+    assert not fault_named(EXECUTE, "deadlock").can_happen_to(statement)
+
+
+def test_an_unknown_name_is_told_with_those_that_are_known() -> None:
+    with pytest.raises(ConfigurationError, match=r"no fault of network\.resolve.*: dns"):
+        fault_named("network.resolve", "refuse")
