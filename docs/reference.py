@@ -155,6 +155,10 @@ def _fixtures() -> str:
             "pytest_resilience.plugin.fixtures.responses.ChaosResponses",
             "pytest_resilience.plugin.fixtures.sqlite.SqliteChaos",
             "pytest_resilience.plugin.fixtures.postgres.PostgresChaos",
+            "pytest_resilience.plugin.fixtures.chaos.ProxyFactory",
+            "pytest_resilience.plugin.fixtures.patterns.BreakerFactory",
+            "pytest_resilience.plugin.fixtures.patterns.RetryFactory",
+            "pytest_resilience.patterns.retry.config.RetryTesting",
             "pytest_resilience.chaos.active_experiment.ActiveExperiment",
         ),
     ]
@@ -459,8 +463,9 @@ def _hooks() -> str:
 
 
 def _api() -> str:
-    elsewhere = {*patterns.__all__, *_error_names(), "Chaos", "ChaosProxy"}
     homes = pytest_resilience._HOMES  # noqa: SLF001  # the table from which the package offers them
+    given = {name for name in homes if homes[name].startswith("plugin.fixtures.")}
+    elsewhere = {*patterns.__all__, *_error_names(), *given, "ChaosProxy", "RetryTesting"}
     names = [name for name in pytest_resilience.__all__ if name not in elsewhere]
     return _page(
         [
