@@ -155,10 +155,6 @@ def _fixtures() -> str:
             "pytest_resilience.plugin.fixtures.responses.ChaosResponses",
             "pytest_resilience.plugin.fixtures.sqlite.SqliteChaos",
             "pytest_resilience.plugin.fixtures.postgres.PostgresChaos",
-            "pytest_resilience.plugin.fixtures.chaos.ProxyFactory",
-            "pytest_resilience.plugin.fixtures.patterns.BreakerFactory",
-            "pytest_resilience.plugin.fixtures.patterns.RetryFactory",
-            "pytest_resilience.patterns.retry.config.RetryTesting",
             "pytest_resilience.chaos.active_experiment.ActiveExperiment",
         ),
     ]
@@ -308,10 +304,7 @@ def _profiles() -> str:
         "# Profiles",
         "",
         "A profile is a table `[tool.pytest_resilience.profiles.NAME]` of `pyproject.toml`, or",
-        *_table(
-            ("key", "meaning"),
-            [(f"`{key}`", text) for key, text in _attributes(Profile) if key != "name"],
-        ),
+        "`[profiles.NAME]` of a TOML file. [Profiles](../how-to/profiles.md) shows one.",
         "`pytest '--chaos-profile=?'` lists those that a run can use.",
         "",
         "## Keys",
@@ -374,6 +367,8 @@ def _verdicts() -> str:
             INTRODUCTION,
             "",
             *_table(("verdict", "letter", "counts as", "meaning"), rows),
+            "",
+            "[Scores and gates](../explanation/scores.md) says what follows from each.",
         ]
     )
 
@@ -407,6 +402,7 @@ def _assertions() -> str:
             "# Assertions",
             "",
             "They are plain functions of `pytest_resilience.assertions`, with or without pytest.",
+            "[Assert what must hold](../how-to/assertions.md) shows them in use.",
             "",
             *_members(*(_path_of(assertions, name) for name in assertions.__all__)),
         ]
@@ -463,9 +459,8 @@ def _hooks() -> str:
 
 
 def _api() -> str:
+    elsewhere = {*patterns.__all__, *_error_names(), "Chaos", "ChaosProxy"}
     homes = pytest_resilience._HOMES  # noqa: SLF001  # the table from which the package offers them
-    given = {name for name in homes if homes[name].startswith("plugin.fixtures.")}
-    elsewhere = {*patterns.__all__, *_error_names(), *given, "ChaosProxy", "RetryTesting"}
     names = [name for name in pytest_resilience.__all__ if name not in elsewhere]
     return _page(
         [

@@ -23,12 +23,15 @@ import json
 import os
 import re
 import shlex
+import socket
 import sys
 import tomllib
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -43,6 +46,7 @@ UPDATE = os.environ.get("UPDATE_DOCS") == "1"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 TUTORIAL = [page for page in PAGES if page.startswith("tutorial/")]
 COLUMNS = 100
+LONGEST = 60  # lines of what commands print: nobody reads more
 
 BLOCK = re.compile(
     r"(?P<above><!-- not run: (?P<why>[^\n]+) -->\n)?"
@@ -63,7 +67,7 @@ class Block:
         title: of the file that it is, if it is one.
         text: without the fences, and without the indentation that they have.
         not_run: why it is not run; empty if it is.
-        line: where it begins.
+        line: of its opening fence.
     """
 
     language: str
@@ -82,7 +86,7 @@ def blocks(page: str) -> Iterator[Block]:
             title=match["title"] or "",
             text=re.sub(rf"(?m)^{indent}", "", match["text"]),
             not_run=match["why"] or "",
-            line=source.count("\n", 0, match.start()) + 1,
+            line=source.count("\n", 0, match.start("language")) + 1,
         )
 
 
@@ -107,13 +111,15 @@ def test_a_page_tells_what_happens(
         pytest.importorskip(library)
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a file may change within its second
+    monkeypatch.setattr(socket, "getaddrinfo", without_a_name_server(socket.getaddrinfo))
     earlier = TUTORIAL[: TUTORIAL.index(page)] if page in TUTORIAL else []
     for each in earlier:
         for block in blocks(each):
             if block.title and not block.not_run:
                 write(block)
     plugins = [word for name in said(page, "plugins") for word in ("-p", name)]
-    found: dict[str, str] = {}
+    found: list[tuple[Block, str]] = []
     for block in blocks(page):
         if block.not_run:
             continue
@@ -122,13 +128,26 @@ def test_a_page_tells_what_happens(
         elif block.language in SHOWN:
             continue
         elif block.language == "console":
-            found[block.text] = run(pytester, block.text, plugins)
+            found.append((block, run(pytester, block.text, plugins)))
+            assert found[-1][1].count("\n") <= LONGEST, found[-1][1]
         else:
             pytest.fail(f"{page}:{block.line}: nobody runs this {block.language}")
     if UPDATE:
         update(page, found)
-    for shown, now in found.items():
-        assert same_everywhere(shown) == same_everywhere(now), page
+        return
+    for block, now in found:
+        assert same_everywhere(block.text) == same_everywhere(now), f"{page}:{block.line}"
+
+
+def without_a_name_server(lookup: Callable[..., Any]) -> Callable[..., Any]:
+    """Names of the pages' services are unknown everywhere. Some machines take long to find out."""
+
+    def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
+        if str(host).endswith((".internal", ".invalid")):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return lookup(host, *args, **options)
+
+    return getaddrinfo
 
 
 def run(pytester: pytest.Pytester, text: str, plugins: list[str]) -> str:
@@ -142,11 +161,13 @@ def run(pytester: pytest.Pytester, text: str, plugins: list[str]) -> str:
             assert program == "python", command
             result = pytester.run(sys.executable, *args)
         lines += [f"$ {command}", *result.outlines, *result.errlines, ""]
-    return "\n".join(lines).strip() + "\n"
+    text = "\n".join(lines).strip().replace(str(pytester.path), "…").replace(str(ROOT), "…")
+    return re.sub(r"(?<=[\s(])/\S*/(?:site-packages|pytest-of-\w+/pytest-\d+)/", "…/", text) + "\n"
 
 
 def same_everywhere(text: str) -> list[str]:
     """Without what differs from run to run: times, ports, and how wide the terminal is."""
+    text = re.sub(r"delayed [\d.]+m?s", "delayed 0s", text)
     text = re.sub(r"\bin \d+\.\d+s", "in 0s", text)
     text = re.sub(r"\d+\.\d+ ?s\b", "0s", text)
     text = re.sub(r"={3,}", "===", text)
@@ -158,13 +179,14 @@ def same_everywhere(text: str) -> list[str]:
     return [line.rstrip() for line in text.strip().splitlines()]
 
 
-def update(page: str, found: dict[str, str]) -> None:
+def update(page: str, found: list[tuple[Block, str]]) -> None:
     path = DOCS / page
-    source = path.read_text(encoding="utf-8")
-    for shown, now in found.items():
-        if same_everywhere(shown) != same_everywhere(now):
-            source = source.replace(f"```console\n{shown}```", f"```console\n{now}```")
-    path.write_text(source, encoding="utf-8")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for block, now in reversed(found):
+        if same_everywhere(block.text) != same_everywhere(now):
+            end = block.line + block.text.count("\n")
+            lines[block.line : end] = now.splitlines()
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 PYTHON = [
