@@ -263,7 +263,8 @@ def _advice_on_remarks(active_experiment: ActiveExperiment) -> str:
 
 def _connections_there_were(active_experiment: ActiveExperiment) -> str:
     counted = active_experiment.counted
-    totals = {} if counted is None else counted.connections.totals
+    numbers = None if counted is None else counted.connections
+    totals = {} if numbers is None else numbers.totals
     return "".join(f"{target} had {total} to count. " for target, total in totals.items())
 
 

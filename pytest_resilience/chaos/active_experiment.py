@@ -17,6 +17,7 @@ from pytest_resilience.chaos.forked_children import PAUSED
 from pytest_resilience.chaos.forked_children import STOPPED
 from pytest_resilience.chaos.forked_children import SharedCounts
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.seen_operations import ConnectionNumbers
 from pytest_resilience.chaos.seen_operations import CountedOperations
 from pytest_resilience.chaos.seen_operations import UnmatchedOperations
 from pytest_resilience.chaos.triggers import chooses
@@ -75,8 +76,10 @@ class ActiveExperiment:
         self.kinds = experiment.kinds
         self.must_fire = must_fire
         self.started_at = started_at
-        shown = chooses(experiment.trigger) or experiment.names_connections or experiment.awaits
-        self.counted = CountedOperations(experiment) if shown else None
+        numbered = experiment.names_connections or chooses(experiment.trigger)
+        connections = ConnectionNumbers(experiment) if numbered else None
+        shown = numbered or experiment.awaits
+        self.counted = CountedOperations(connections) if shown else None
         self.unmatched = UnmatchedOperations(experiment)
         self.pressure: PressureReading | None = None
         self.counts = SharedCounts()
@@ -163,27 +166,29 @@ class ActiveExperiment:
         experiment = self.experiment
         if not self.left(now):
             return ()
-        possible = []
+        on_http2 = operation.tcp.multiplexed or operation.http.stream
+        possible, await_bytes = [], True
         for fault in experiment.faults:
             if operation.kind not in fault.kinds or not fault.can_happen_to(operation):
                 continue
-            if self._is_elsewhere(fault, operation):
+            if on_http2 and self._is_elsewhere(fault, operation):
                 continue
             possible.append(fault)
-        if self.counted is not None:
-            self.counted.connections.meet(operation)
-        if not possible or not self.matches_target(operation):
+            await_bytes = await_bytes and fault.awaits_bytes(operation.kind)
+        counted = self.counted
+        numbers = None if counted is None else counted.connections
+        if numbers is not None:
+            numbers.meet(operation)
+        if not possible or not experiment.matches_target(operation, numbers):
             self.unmatched.note(operation)
             return ()
         number = self.counts.add(matched=1)
         elapsed = now - self.started_at
-        if self.counted is not None:
-            self.counted.note(number, operation, elapsed)
+        if counted is not None:
+            counted.note(number, operation, elapsed)
         if experiment.is_nothing or not experiment.trigger.hits(number, elapsed, self._draws):
             return ()
-        self.counts.add(chosen=1)
-        if not all(fault.awaits_bytes(operation.kind) for fault in possible):
-            self.counts.add(hits=1)
+        self.counts.add(chosen=1, hits=0 if await_bytes else 1)
         if not experiment.varies:
             return [Hit(self, fault, number, operation) for fault in possible]
         # A stream of its own: which operations are hit does not depend on how long delays are.

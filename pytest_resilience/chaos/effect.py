@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from dataclasses import field
 from typing import Final
 
-from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.active_experiment import Hit
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.response import Alteration
@@ -18,13 +17,9 @@ from pytest_resilience.chaos.faults.response import Pace
 from pytest_resilience.clock import Clock
 
 
-__all__ = ["Effect", "nobody"]
+__all__ = ["Effect"]
 
 _ENDLESS: Final = math.inf  # seconds of delay: silence
-
-
-def nobody(_: Sequence[Hit]) -> None:
-    """Nobody listens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +34,7 @@ class Effect:
         transient: whether what waits for ever goes on when the experiments have ended.
         hits: what each experiment does to it, the oldest experiment first.
         pending: those of them that await bytes, and are neither counted nor told of yet.
-        tell: tells of hits.
+        tell: tells of hits; None where nobody listens.
     """
 
     clock: Clock
@@ -49,7 +44,7 @@ class Effect:
     transient: bool = True
     hits: Sequence[Hit] = ()
     pending: list[Hit] = field(default_factory=list)
-    tell: Callable[[Sequence[Hit]], None] = nobody
+    tell: Callable[[Sequence[Hit]], None] | None = None
 
     @classmethod
     def of(
@@ -58,7 +53,7 @@ class Effect:
         clock: Clock,
         *,
         pending: Sequence[Hit] = (),
-        tell: Callable[[Sequence[Hit]], None] = nobody,
+        tell: Callable[[Sequence[Hit]], None] | None = None,
     ) -> Effect:
         """Several hits together: delays add up, and the oldest experiment's failure holds."""
         delay, transient = 0.0, True
@@ -95,26 +90,35 @@ class Effect:
 
     def delays_begin(self) -> None:
         """The first byte has come that is to be late."""
-        self._happen(lambda fault: 0 < fault.delay < _ENDLESS)
+        self._happen([hit for hit in self.pending if 0 < hit.fault.delay < _ENDLESS])
 
     def pace_begins(self) -> None:
         """The first byte is on the line."""
-        self._happen(lambda fault: isinstance(fault, Pace))
+        self._happen([hit for hit in self.pending if isinstance(hit.fault, Pace)])
 
     def failure_happens(self) -> None:
         """What has come is lost, cut off or changed."""
-        self._happen(lambda fault: not fault.waits)
+        self._happen([hit for hit in self.pending if not hit.fault.waits])
 
-    def _happen(self, is_it: Callable[[Fault], bool]) -> None:
-        """Count those of the pending hits whose time has come, and tell of them."""
-        happening = [hit for hit in self.pending if is_it(hit.fault)]
+    def _happen(self, happening: Sequence[Hit]) -> None:
+        """Count pending hits whose time has come, and tell of them.
+
+        An operation counts once, though several faults of an experiment can happen to it.
+        """
         if not happening:
             return
-        counted = {_key(hit) for hit in self.hits if hit not in self.pending}
+        counted = set()
+        for hit in self.hits:
+            if hit not in self.pending:
+                counted.add((hit.active_experiment, hit.number))
         self.pending[:] = [hit for hit in self.pending if hit not in happening]
-        for active_experiment, _ in {_key(hit) for hit in happening} - counted:
-            active_experiment.counts.add(hits=1)
-        self.tell(happening)
+        for hit in happening:
+            operation = hit.active_experiment, hit.number
+            if operation not in counted:
+                counted.add(operation)
+                hit.active_experiment.counts.add(hits=1)
+        if self.tell is not None:
+            self.tell(happening)
 
     def uncount(self) -> None:
         """Do not count what was to alter a response: there was nothing in it to alter."""
@@ -153,8 +157,3 @@ class Effect:
         for hit, part in zip(self.hits, asked, strict=True):
             if part:
                 hit.active_experiment.counts.add(delay=seconds * part / total)
-
-
-def _key(hit: Hit) -> tuple[ActiveExperiment, int]:
-    """The operation that is hit, which several faults of an experiment can happen to."""
-    return hit.active_experiment, hit.number

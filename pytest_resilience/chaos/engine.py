@@ -39,7 +39,6 @@ from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.active_experiment import Hit
 from pytest_resilience.chaos.call_site import caller
 from pytest_resilience.chaos.effect import Effect
-from pytest_resilience.chaos.effect import nobody
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.forked_children import watch_forks
@@ -332,13 +331,14 @@ class Engine:
             hits += active_experiment.decide(operation, now)
         if not hits:
             return None
-        tell = nobody
+        tell = None
         if self.listeners.listened:
             known = operation.call_site
             place = self.call_site(known.loop_objects) or known.place
             tell = functools.partial(self._notify, operation, place)
         pending = [hit for hit in hits if hit.fault.awaits_bytes(operation.kind)]
-        tell([hit for hit in hits if hit not in pending])
+        if tell is not None:
+            tell([hit for hit in hits if hit not in pending])
         return Effect.of(hits, self.clock, pending=pending, tell=tell)
 
     def _notify(self, operation: Operation, place: str, hits: Sequence[Hit]) -> None:

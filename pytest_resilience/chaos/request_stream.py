@@ -195,8 +195,10 @@ def after(late: Effect, response: Effect | None) -> Effect:
 
     def tell(hits: Sequence[Hit]) -> None:
         known = [hit for hit in hits if hit in late.hits]
-        late.tell(known)
-        of_response.tell([hit for hit in hits if hit not in known])
+        if late.tell is not None:
+            late.tell(known)
+        if of_response.tell is not None:
+            of_response.tell([hit for hit in hits if hit not in known])
 
     return replace(
         response,

@@ -325,8 +325,7 @@ class ResponseStream:
             # A client that comes later than `due` would find all of it carried, and it is the
             # line that it came to test: nothing is carried before the client asks.
             self._begin(now if first else due)
-        end = self._end()
-        if end is not None:
+        if self.content is not None and (end := self._end(self.content)) is not None:
             return end
         if now < since and self.effect.left():
             return WaitUntil(since)
@@ -334,13 +333,13 @@ class ResponseStream:
             return ReadPeer()
         return self._line.next(available, now, since, whole=whole)
 
-    def _end(self) -> Step | None:
+    def _end(self, content: Content) -> Step | None:
         """How it ends; None if more of it comes from the peer."""
-        if self.is_reset:
+        if content.resets:
             return ResetConnection()
-        if self.content is not None and self.content.closes:
+        if content.closes:
             return CloseConnection()
-        if self.content is not None and self.content.stalls:
+        if content.stalls:
             # What the peer goes on to send was not taken, so the connection cannot go on with it.
             return WaitUntil(math.inf) if self.effect.left() else ResetConnection()
         return ReadReplacement() if self.is_replaced else None

@@ -17,7 +17,6 @@ from pytest_resilience.chaos.operation import PROCESS_START
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.parsing.targets import Target
-from pytest_resilience.chaos.triggers import chooses
 from pytest_resilience.locks import fork_safe
 
 
@@ -40,8 +39,6 @@ class ConnectionNumbers:
     """Numbers the connections of each target, in the order in which an experiment meets them."""
 
     def __init__(self, experiment: ChaosExperiment) -> None:
-        # Only then: a loop would have to wait for the lock.
-        self._are_wanted = experiment.names_connections or chooses(experiment.trigger)
         self._numbered = [each for each in experiment.targets if each.connections is not None]
         self._numbers: dict[Target | str, dict[int, int]] = {}
         self._lock = fork_safe(self, "_lock", threading.Lock)
@@ -49,9 +46,7 @@ class ConnectionNumbers:
     def meet(self, operation: Operation) -> None:
         """Give its connection its numbers, if it has none yet: as shown, and of each target."""
         connection = operation.tcp.connection
-        if not (self._are_wanted and connection) or connection in self._numbers.get(
-            operation.target, ()
-        ):
+        if not connection or connection in self._numbers.get(operation.target, ()):
             return
         about: list[Target | str] = [operation.target]
         about += [each for each in self._numbered if any(map(each.matches, operation.names))]
@@ -80,18 +75,19 @@ class CountedOperations:
     """The operations that an experiment matched, by the numbers that its trigger goes by.
 
     Attributes:
-        connections: the numbers of their connections.
+        connections: the numbers of theirs; None where nothing goes by these.
     """
 
-    def __init__(self, experiment: ChaosExperiment) -> None:
-        self.connections = ConnectionNumbers(experiment)
+    def __init__(self, connections: ConnectionNumbers | None) -> None:
+        self.connections = connections
         self._by_number: dict[int, _CountedOperation] = {}
 
     def note(self, number: int, operation: Operation, elapsed: float) -> None:
         """Keep an operation; `elapsed`: seconds since the experiment began."""
         if number <= _MOST_COUNTED:
-            connection = self.connections.of(operation.target, operation)
-            target = f"{operation.target}#{connection}" if connection else operation.target
+            target, connections = operation.target, self.connections
+            if connections is not None and (connection := connections.of(target, operation)):
+                target = f"{target}#{connection}"
             request = operation.http.request
             what = operation.sql.statement if request is None else str(request)
             if what:

@@ -13,6 +13,7 @@ from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
+from pytest_resilience.chaos.seen_operations import ConnectionNumbers
 from pytest_resilience.chaos.seen_operations import CountedOperations
 
 
@@ -21,7 +22,7 @@ def operation(kind: str, target: str) -> Operation:
 
 
 def counted(*done: tuple[str, str]) -> CountedOperations:
-    seen = CountedOperations(ChaosExperiment("x", "network_failure"))
+    seen = CountedOperations(None)
     for number, each in enumerate(done, 1):
         seen.note(number, operation(*each), number / 10)
     return seen
@@ -75,7 +76,7 @@ def test_each_number_is_told_once_with_what_it_was(done: list[tuple[str, str]]) 
 
 def test_counted_requests_are_told_with_their_numbers() -> None:
     experiment = ChaosExperiment("x", "network_failure", mode="reset", nth=9)
-    counted = CountedOperations(experiment)
+    counted = CountedOperations(ConnectionNumbers(experiment))
     for number, path in enumerate(["/a", "/a", "/v1/pay?id=7"], start=1):
         http = HttpDetails(request=HttpRequest.of("GET", path))
         operation = Operation(kind=RECEIVE, target="api:80", names=("api:80",), http=http)
@@ -87,7 +88,7 @@ def test_counted_requests_are_told_with_their_numbers() -> None:
 
 
 def test_counted_statements_are_told_with_their_numbers() -> None:
-    counted = CountedOperations(ChaosExperiment("x", "database_failure"))
+    counted = CountedOperations(None)
     statements = ["SELECT 1", "SELECT 1", "INSERT INTO orders " + "x" * 100]
     for number, statement in enumerate(statements, 1):
         sql = SqlDetails(statement=statement)

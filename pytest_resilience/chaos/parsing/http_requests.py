@@ -146,63 +146,62 @@ class RequestReader:
 
     What is no HTTP is told apart by its first bytes, and a body by not being a request line:
     so it does not matter what was sent before anybody looked.
+
+    Attributes:
+        is_other: what was sent is no HTTP.
+        is_whole: the head of the latest request was sent.
+        lacks_end: the head of a request has begun, which certainly is one, and has no end yet.
     """
 
-    __slots__ = ("_head", "_is_fed", "_is_whole", "_request")
+    __slots__ = ("_head", "_request", "is_other", "is_whole", "lacks_end")
 
     def __init__(self) -> None:
-        self._is_fed = False
+        self.is_other = False
+        self.is_whole = False
+        self.lacks_end = False
         self._head = b""
-        self._is_whole = False
         self._request: HttpRequest | None = None
 
     def feed(self, message: bytes) -> None:
         """The client sends this, or something that begins so."""
-        self._is_fed = _OPAQUE.match(message) is None
-        if self._is_whole:
+        if self.is_whole:
             if _REQUEST_LINE.match(message):
                 self._begin(message)
         elif not (self._head and self._begin(self._head + message)):
             self._begin(message)
+        is_opaque = _OPAQUE.match(message) is not None
+        self.is_other = not (is_opaque or self._head or self.is_whole)
 
     def note(self, request: HttpRequest) -> None:
         """The client sends this request, in HTTP/2, which it takes a library to read."""
-        self._head, self._is_whole, self._request = b"", True, request
+        self.forget()
+        self.is_whole, self._request = True, request
 
     def forget(self) -> None:
         """What is received from now on belongs to none that was sent so far."""
-        self._head, self._is_whole, self._request = b"", False, None
-        self._is_fed = False
+        self._head, self._request = b"", None
+        self.is_other = self.is_whole = self.lacks_end = False
 
     def _begin(self, head: bytes) -> bool:
         """Take this for the head of a request, or what is there of it, if it is one."""
         is_one = _REQUEST_LINE.match(head) or _MAYBE_REQUEST_LINE.fullmatch(head)
         self._head = head[:_MOST_HEAD] if is_one else b""
-        self._is_whole = bool(is_one) and (
+        self.is_whole = bool(is_one) and (
             b"\r\n\r\n" in head or _END_OF_HEAD.search(head) is not None  # the latter takes long
         )
+        self.lacks_end = self.is_partial and _REQUEST_LINE.match(self._head) is not None
         self._request = None
         return bool(is_one)
 
     @property
     def is_partial(self) -> bool:
         """Whether a head has begun, and not all of it was sent."""
-        return bool(self._head) and not self._is_whole
-
-    @property
-    def is_other(self) -> bool:
-        """Whether what was sent is no HTTP."""
-        return self._is_fed and not (self._head or self._is_whole)
-
-    @property
-    def lacks_end(self) -> bool:
-        """Whether the head of a request has begun, which certainly is one, and has no end yet."""
-        return self.is_partial and _REQUEST_LINE.match(self._head) is not None
+        return bool(self._head) and not self.is_whole
 
     @property
     def request(self) -> HttpRequest | None:
         """The latest whose head was sent; None if what was sent is none."""
-        if self._request is None and self._is_whole:
+        if self._request is None and self.is_whole:
             self._request = _parsed(self._head)
         return self._request
 

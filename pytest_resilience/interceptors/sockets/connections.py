@@ -38,6 +38,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import listening_ports
 from pytest_resilience.interceptors.sockets.stand_ins import answer_nothing
+from pytest_resilience.interceptors.sockets.stand_ins import other_ends
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
 from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
 from pytest_resilience.interceptors.sockets.wire_format import FRAMED
@@ -49,9 +50,7 @@ from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = [
-    "ConnectionTable", "Inbound", "TcpConnection", "Turn",
-]  # fmt: skip
+__all__ = ["ConnectionTable", "Inbound", "TcpConnection", "Turn"]
 
 _TALK = frozenset({SEND, RECEIVE})
 
@@ -240,7 +239,8 @@ class TcpConnection:
         elif requests.late is not None and kind == RECEIVE:
             effect = after(requests.late, effect)
             requests.late = None
-        answer_nothing(self.number, effect)
+        if self.number in other_ends:
+            answer_nothing(self.number, effect)
         if effect is not None:
             self.inbound.stream = ResponseStream(effect, encrypted=turn.decrypted)
         elif not (turn.partial or among):  # else what has happened to the rest of it goes on
@@ -295,7 +295,7 @@ class TcpConnection:
         mid_message: bool = False,
     ) -> Operation:
         """The operation `kind`; in a loop, `through` what it is delivered; `asked` by a request."""
-        turn = self.turn
+        turn, requests = self.turn, self.turn.requests
         return Operation(
             kind=kind,
             target=self.names[0],
@@ -307,12 +307,12 @@ class TcpConnection:
                 connection=self.number,
                 encrypted=turn.tls and not turn.decrypted,
                 partial=turn.partial,
-                other=turn.requests.is_other,
+                other=requests.is_other,
                 bodiless=turn.request == BODILESS,
                 informational=turn.request == EXPECTANT,
                 multiplexed=turn.request == FRAMED,
             ),
-            http=HttpDetails(request=turn.requests.request if asked else None),
+            http=HttpDetails(request=requests.request if asked and requests.is_whole else None),
             call_site=CallSite(loop_objects=(through, None if self.task is None else self.task())),
         )
 

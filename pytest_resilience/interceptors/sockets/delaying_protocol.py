@@ -88,7 +88,7 @@ class DelayingProtocol(asyncio.Protocol):
         if self._transport.get_protocol() is not self:
             self.protocol = self._transport.get_protocol()
             self._transport.set_protocol(self)
-        if all(held.stream is not stream for held in self._held):
+        if not (self._held and any(held.stream is stream for held in self._held)):
             self._held.append(_Held(stream))
         if stream.due == _ENDLESS:
             self._pause()  # nothing comes any more, not even bad news
@@ -203,7 +203,8 @@ class DelayingProtocol(asyncio.Protocol):
         if first.due == _ENDLESS and not first.effect.transient:
             self._give_up()
             return
-        self._resume()  # before the protocol is given so much that it asks for a pause of its own
+        if self._paused:  # before the protocol is given so much that it asks for a pause of its own
+            self._resume()
         self._deliver(self._held.popleft())
         if self._held:
             if self._held[0].stream.due == _ENDLESS:
@@ -213,7 +214,8 @@ class DelayingProtocol(asyncio.Protocol):
         self._size = 0
         if self._transport.get_protocol() is self and self._error is None:
             self._transport.set_protocol(self.protocol)  # and step aside
-        self._resume()
+        if self._paused:
+            self._resume()
 
     def _deliver(self, held: _Held) -> None:
         was_closing = self._transport.is_closing()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import math
 import os
 import re
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 from typing import Protocol
+from typing import TypeAlias
 
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.faults.network import Fault
@@ -30,6 +32,7 @@ from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.connections import Inbound
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
@@ -54,6 +57,8 @@ __all__ = [
     "nothing_yet", "os_error", "put_abandoned", "readable", "replay", "reset_by_peer",
     "silenced", "speaks_tls", "take", "timed_out",
 ]  # fmt: skip
+
+_MakeError: TypeAlias = Callable[[], OSError]
 
 _AT_ONCE = 1 << 16  # bytes
 _POLLED = re.compile(rb"tfd:\s+(\d+) events:\s+([0-9a-f]+)")
@@ -84,8 +89,9 @@ def hold_before(
     __tracebackhide__ = True
     left = limit = sock.gettimeout()
     if effect.delay:
-        most, error = _or_sooner(sock, limit, TimeoutError(timed_out), effect.delay)
-        taken = _hold(effect, effect.delay, most, error, ended)
+        connecting = is_a(sock, KernelSocket) and ends_of(sock) is None
+        error = functools.partial(TimeoutError, timed_out)
+        taken = _hold(effect, effect.delay, limit, error, ended, sock=sock, connecting=connecting)
         left = None if limit is None else max(limit - taken, 1e-6)  # 0 would mean non-blocking
     if ended.is_set():
         raise _given_up(sock)
@@ -113,18 +119,8 @@ def hold_until(
         limit = sock.gettimeout()
         if limit is not None:
             limit = max(0.0, limit - max(0.0, now - asked_at))
-        limit, error = _or_sooner(sock, limit, timed_out(sock), due - now)
-        _hold(effect, due - now, limit, error, ended, left=left)
-
-
-def _or_sooner(
-    sock: Receiver, limit: float | None, error: OSError, delay: float
-) -> tuple[float | None, OSError]:
-    """The `limit` and what is raised past it; or when and how the kernel itself ends the call."""
-    patience, code = kernel_patience(sock, silent=delay == math.inf)
-    if patience < (math.inf if limit is None else limit):
-        return patience, nothing_yet(sock) if code == errno.EAGAIN else os_error(code)
-    return limit, error
+        error = functools.partial(timed_out, sock)
+        _hold(effect, due - now, limit, error, ended, left=left, sock=sock)
 
 
 def hold_sending(
@@ -142,7 +138,8 @@ def hold_sending(
     __tracebackhide__ = True
     message = "The write operation timed out" if speaks_tls(sock) else "timed out"
     now, limit = effect.clock.monotonic(), sock.gettimeout()
-    error = no_room(sock) if limit is None else TimeoutError(message)
+    timed_out = functools.partial(TimeoutError, message)
+    error = functools.partial(no_room, sock) if limit is None else timed_out
     limit = kernel_timeout(sock, socket.SO_SNDTIMEO) if limit is None else limit
     if limit is not None:
         limit = max(0.0, limit - max(0.0, now - asked_at))
@@ -155,20 +152,29 @@ def hold_a_call(effect: Effect) -> None:
     """Hold up a call that has no timeout of its own."""
     __tracebackhide__ = True
     if effect.delay:
-        _hold(effect, effect.delay, None, TimeoutError())
+        _hold(effect, effect.delay, None, TimeoutError)
 
 
 def _hold(
     effect: Effect,
     delay: float,
     limit: float | None,
-    error: OSError,
+    error: _MakeError,
     ended: threading.Event | None = None,
     *,
     left: Callable[[], float] | None = None,
+    sock: Receiver | None = None,
+    connecting: bool = False,
 ) -> float:
-    """Wait `delay` seconds; past `limit` raise `error`, as the socket would by itself."""
+    """Wait `delay` seconds; past `limit` raise an `error`, as the socket would by itself.
+
+    `sock`: of a receive, or of a connect if it is `connecting`: the kernel may end that sooner.
+    """
     __tracebackhide__ = True
+    if sock is not None:
+        patience, code = kernel_patience(sock, silent=delay == math.inf, connecting=connecting)
+        if patience < (math.inf if limit is None else limit):
+            limit, error = patience, functools.partial(_ended_by_kernel, sock, code)
     too_long = limit is not None and delay > limit
     longest = limit if too_long and limit is not None else delay
     left = left or effect.left
@@ -177,7 +183,7 @@ def _hold(
     if ended is not None and ended.is_set():
         return taken
     if too_long and left() > 0:
-        raise error
+        raise error()
     if delay == float("inf") and limit is None and not effect.transient:
         raise silenced()
     return taken
@@ -223,6 +229,10 @@ def timed_out(sock: Receiver) -> OSError:
     if sock.gettimeout() is None:
         return nothing_yet(sock)
     return TimeoutError("The read operation timed out" if speaks_tls(sock) else "timed out")
+
+
+def _ended_by_kernel(sock: Receiver, code: int) -> OSError:
+    return nothing_yet(sock) if code == errno.EAGAIN else os_error(code)
 
 
 def silenced() -> OSError:

@@ -51,14 +51,14 @@ from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send import PartitionedSends
 from pytest_resilience.interceptors.sockets.send import Sender
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
-from pytest_resilience.interceptors.sockets.socket_calls import is_valid
-from pytest_resilience.interceptors.sockets.socket_calls import takes_nothing
+from pytest_resilience.interceptors.sockets.socket_calls import asks_for_bytes
 from pytest_resilience.interceptors.sockets.socket_classes import accepting_classes
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import socket_classes
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
 from pytest_resilience.interceptors.sockets.stand_ins import answer_nothing
+from pytest_resilience.interceptors.sockets.stand_ins import other_ends
 from pytest_resilience.interceptors.sockets.unreachable import UnreachableClients
 from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
@@ -234,7 +234,7 @@ class SocketPatches:
                 return original(*args, **named)
             call = SocketCall(original, *args, **named)
             call.name = name
-            sized = takes_size and type(given) is int and 0 <= given < sys.maxsize
+            sized = takes_size and type(given) is int and 0 < given < sys.maxsize
             call.is_plain = sized and not (more or named)
             return handle(sock, call)
 
@@ -245,9 +245,9 @@ class SocketPatches:
         connection = self._look(self._connections.of, sock, RECEIVE)
         if connection is None and self._look(is_udp, sock):
             return self._datagrams.receive(sock, call)
-        if connection is None or connection.untargeted or not (call.is_plain or is_valid(call)):
+        if connection is None or connection.untargeted:
             return call()
-        if takes_nothing(call):
+        if not (call.is_plain or asks_for_bytes(call)):
             return call()
         me = threading.get_ident()
         if connection.inbound.thread == me:
@@ -349,7 +349,8 @@ class SocketPatches:
             return proceed()
         effect = self._engine.decide(connection.operation(HANDSHAKE))
         connection.turn.receiving = True
-        answer_nothing(connection.number, effect)
+        if connection.number in other_ends:
+            answer_nothing(connection.number, effect)
         message = "The handshake operation timed out"
         done = self._attempt(sock, connection, effect, message, proceed)
         connection.inbound.tickets = may_bring_tickets(sock)

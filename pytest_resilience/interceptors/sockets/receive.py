@@ -62,8 +62,9 @@ class Receiver:
         # Where there is a timeout, Python waits despite the flag.
         if timeout == 0 or (timeout is None and not call.is_plain and flags_of(call) & _DONT_WAIT):
             return self._receive_at_once(sock, connection, call)
-        if not self.nonblocking.readiness.is_silent(connection):
-            self.nonblocking.readiness.release(connection)
+        readiness = self.nonblocking.readiness
+        if connection in readiness.held and not readiness.is_silent(connection):
+            readiness.release(connection)
         if inbound.eof is not None:
             return self._deliver_eof(sock, connection, inbound.eof, ReceiveArguments(call))
         if turn.receiving and not inbound.unread and (stream is None or stream.begun):
@@ -261,7 +262,8 @@ class Receiver:
         effects.hold_until(
             sock, due, stream.effect, left=stream.left, asked_at=asked_at, ended=ended
         )
-        self.nonblocking.readiness.release(connection)
+        if connection in self.nonblocking.readiness.held:
+            self.nonblocking.readiness.release(connection)
         if ended.is_set():
             connection.give_up_response()
             effects.discard(sock)

@@ -24,7 +24,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
 
 __all__ = [
     "Datagram", "DatagramArguments", "DatagramMessage", "ReceiveArguments", "SocketCall",
-    "flags_of", "is_valid", "message_of", "takes_nothing", "untaken",
+    "asks_for_bytes", "flags_of", "message_of", "untaken",
 ]  # fmt: skip
 
 # The parameters of each method, in order.
@@ -51,7 +51,7 @@ class SocketCall(functools.partial[Any]):
 
     Attributes:
         name: of the method. A tool that has wrapped the method may have left its own.
-        is_plain: it is given a size and nothing else, as nearly every call that receives.
+        is_plain: it is given a size above 0 and nothing else, as nearly every call that receives.
     """
 
     name: str
@@ -64,8 +64,17 @@ def flags_of(call: SocketCall) -> int:
     return int(given.get("flags", 0))
 
 
-def is_valid(call: SocketCall) -> bool:
-    """Whether a receiving method takes what it was given; if not, it shall say so itself."""
+def asks_for_bytes(call: SocketCall) -> bool:
+    """Whether a receiving method may have to wait for bytes.
+
+    Not if it asks for none, or does not take what it was given: then it shall say so itself.
+    """
+    if not _is_valid(call):
+        return False
+    return call.name not in _WITHOUT_BYTES or bool(ReceiveArguments(call).size)
+
+
+def _is_valid(call: SocketCall) -> bool:
     names = _PARAMETERS.get(call.name)
     if names is None:
         return True
@@ -86,13 +95,6 @@ def is_valid(call: SocketCall) -> bool:
         and not any(view.readonly for view in views)
         and all(is_a(each, int) and 0 <= each < sys.maxsize for each in given.values())
     )
-
-
-def takes_nothing(call: SocketCall) -> bool:
-    """Whether a receiving method, of valid arguments, asks for no bytes, and so never waits."""
-    if call.name not in _WITHOUT_BYTES:
-        return False
-    return not (call.args[1] if call.is_plain else ReceiveArguments(call).size)
 
 
 class ReceiveArguments:

@@ -205,14 +205,13 @@ def receive_timeout(sock: Any) -> float | None:
     return kernel_timeout(sock, socket.SO_RCVTIMEO) if timeout is None else timeout
 
 
-def kernel_patience(sock: Any, *, silent: bool) -> tuple[float, int]:
+def kernel_patience(sock: Any, *, silent: bool, connecting: bool) -> tuple[float, int]:
     """Seconds until the kernel ends a receive, infinite where it does not, and with which errno.
 
-    Or a connect, where there is none yet. `silent`: nothing comes from the peer, not even that it
+    Or a connect, where it is `connecting`. `silent`: nothing comes from the peer, not even that it
     has received what was sent, which is what TCP_USER_TIMEOUT and keepalive wait for.
     """
     limits = []
-    connecting = is_a(sock, KernelSocket) and ends_of(sock) is None
     usual = (socket.SO_SNDTIMEO, errno.EINPROGRESS), (socket.SO_RCVTIMEO, errno.EAGAIN)
     option, code = usual[not connecting]
     if sock.gettimeout() is None and (limit := kernel_timeout(sock, option)):

@@ -28,21 +28,20 @@ from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 
 
-__all__ = ["StandIns", "answer_nothing"]
+__all__ = ["StandIns", "answer_nothing", "other_ends"]
 
 _TALK = frozenset({HANDSHAKE, RECEIVE})
 _TCP = (0, socket.IPPROTO_TCP)
 
-
 # The other ends of connections to nobody, by the numbers of these.
-_ends: dict[int, KernelSocket] = {}
+other_ends: dict[int, KernelSocket] = {}
 
 
 def answer_nothing(number: int, effect: Effect | None) -> None:
     """Let a response of a connection to nobody end before it begins, unless `effect` gives one."""
-    if number in _ends and (effect is None or not (effect.failure or effect.delay == math.inf)):
+    if effect is None or not (effect.failure or effect.delay == math.inf):
         with contextlib.suppress(OSError):  # it is over
-            _ends[number].shutdown(socket.SHUT_WR)
+            other_ends[number].shutdown(socket.SHUT_WR)
 
 
 class StandIns:
@@ -107,13 +106,13 @@ class StandIns:
                 return connect(sock, listener.getsockname())
             finally:
                 descriptor, _ = listener._accept()  # noqa: SLF001  # what `accept` is made of
-                _ends[number] = KernelSocket(fileno=descriptor)
+                other_ends[number] = KernelSocket(fileno=descriptor)
                 self._opened.add(number)
 
     def close(self, number: int) -> None:
         """A connection is closed."""
         self._opened.discard(number)
-        end = _ends.pop(number, None)
+        end = other_ends.pop(number, None)
         if end is not None:
             end.close()
 
