@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import threading
 
 from collections.abc import AsyncIterator
 from collections.abc import Awaitable
@@ -554,10 +555,23 @@ def with_grpc(peer: Peer) -> Iterator[Ask]:
     with grpc.insecure_channel(f"{peer.host}:{peer.port}", options) as channel:
         call = channel.unary_unary("/shop.Prices/Price")
 
+        def wait_until_ready() -> None:
+            """It would fail again until it tries again, and until it knows that it has to."""
+            has_noticed = threading.Event()
+
+            def note(state: object) -> None:
+                if state is not grpc.ChannelConnectivity.READY:
+                    has_noticed.set()
+
+            channel.subscribe(note)
+            has_noticed.wait(1)  # in vain if it is connected anew already
+            channel.unsubscribe(note)
+            grpc.channel_ready_future(channel).result(10)
+
         def ask() -> str:
             nonlocal failed
-            if failed:  # or it would say so again until it tries again
-                grpc.channel_ready_future(channel).result(10)
+            if failed:
+                wait_until_ready()
             failed = True
             assert call(b"tea", timeout=peer.only_timeout) == b"4"
             failed = False

@@ -135,11 +135,20 @@ def with_grpc_aio(peer: Peer) -> Iterator[Ask]:
         channel = runner.run(opened())
         failed = False
 
+        async def wait_until_ready() -> None:
+            """It would fail again until it tries again, and until it knows that it has to."""
+            ready = grpc.ChannelConnectivity.READY
+            if channel.get_state() is ready:
+                with contextlib.suppress(TimeoutError):  # it is connected anew already
+                    async with asyncio.timeout(1):
+                        await channel.wait_for_state_change(ready)
+            async with asyncio.timeout(10):
+                await channel.channel_ready()
+
         async def request() -> str:
             nonlocal failed
             if failed:
-                async with asyncio.timeout(10):
-                    await channel.channel_ready()
+                await wait_until_ready()
             failed = True
             assert (
                 await channel.unary_unary("/shop.Prices/Price")(b"tea", timeout=peer.only_timeout)
