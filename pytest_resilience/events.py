@@ -11,6 +11,8 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
+from types import MethodType
 from typing import Any
 from typing import Generic
 from typing import TypeVar
@@ -267,9 +269,11 @@ async def _tell(listener: Listener, event: Event, begun: Any) -> None:
 
 def is_coroutine_function(func: object) -> bool:
     """Whether it is an `async def`, or an object that is called as one."""
-    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
-        getattr(func, "__call__", None)  # noqa: B004  # not whether, but which
-    )
+    if inspect.iscoroutinefunction(func):
+        return True
+    if isinstance(func, (FunctionType, MethodType)):
+        return False
+    return inspect.iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004  # which?
 
 
 def cannot_await(func: object, call: object) -> TypeError:

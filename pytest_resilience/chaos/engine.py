@@ -32,6 +32,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 from typing import Protocol
 from typing import runtime_checkable
 
@@ -55,6 +56,8 @@ from pytest_resilience.locks import fork_safe
 
 __all__ = ["Engine", "FaultInjected", "Interceptor"]
 
+_NO_KINDS: Final[frozenset[str]] = frozenset()
+
 
 class Interceptor(Protocol):
     """Intercepts a family of operations, such as those on sockets, by patches.
@@ -71,8 +74,11 @@ class Interceptor(Protocol):
     def refresh(self) -> None:
         """The set of active experiments has changed."""
 
-    def remove(self) -> None:
-        """Put back everything as it was found; harmless when nothing is installed."""
+    def remove(self) -> bool | None:
+        """Put back everything as it was found; True where this has to be called once more.
+
+        It has where another tool's patch lies over one of these.
+        """
 
 
 @runtime_checkable
@@ -102,6 +108,40 @@ class FaultInjected(Event):
     number: int
     delay: float
     place: str
+
+
+class _Interceptors:
+    """The interceptors of an engine, and which of them may have something in place."""
+
+    def __init__(self, interceptors: Sequence[Interceptor]) -> None:
+        self._all = tuple(interceptors)
+        self._in_place: tuple[Interceptor, ...] = ()
+
+    def use(self, needed: frozenset[str]) -> None:
+        """Have those in place that see operations of these kinds, and no others."""
+        used = [each for each in self._all if not needed.isdisjoint(each.kinds)]
+        unused = [each for each in self._in_place if each not in used]
+        self._in_place = (*unused, *used)  # first: an interrupt must not lose them
+        if used:
+            with limits_lifted():  # what is imported to install one is read from files
+                for interceptor in used:
+                    interceptor.install()
+        for interceptor in used:
+            interceptor.refresh()
+        self._in_place = (*(each for each in unused if each.remove()), *used)
+
+    def watch(self, on: bool) -> None:
+        """See `EarlyInterceptor`."""
+        for interceptor in self._all:
+            if isinstance(interceptor, EarlyInterceptor):
+                interceptor.watch(on)
+
+    def preload(self) -> None:
+        """Import what they need."""
+        for interceptor in self._all:
+            interceptor.install()
+            if interceptor.remove():
+                self._in_place = (*self._in_place, interceptor)
 
 
 class Engine:
@@ -140,7 +180,7 @@ class Engine:
         self.recorder: Recorder | None = None
         self._folder = folder
         self._approve = approve
-        self._interceptors = tuple(interceptors(self))
+        self._interceptors = _Interceptors(interceptors(self))
         # Re-entrant: what an interceptor loads may make a connection, or start an experiment.
         self._lock = fork_safe(self, "_lock", threading.RLock)
         watch_forks(self)
@@ -160,8 +200,9 @@ class Engine:
     @property
     def kinds(self) -> frozenset[str]:
         """The kinds of operation to intercept, for a fault or for the recorder."""
-        recorded = frozenset[str]() if self.recorder is None else self.recorder.kinds
-        return self.active_kinds | recorded
+        return (
+            self.active_kinds if self.recorder is None else self.active_kinds | self.recorder.kinds
+        )
 
     @property
     def strikes_waiting(self) -> bool:
@@ -211,40 +252,30 @@ class Engine:
         with self._lock:
             self._set_active(tuple(each for each in self.active if each is not active_experiment))
 
-    def refresh(self) -> None:
-        """Install and remove what has to be, again.
+    def refresh(self, interceptor: Interceptor | None = None) -> None:
+        """Install and remove what has to be, again; with `interceptor`, what is of that one.
 
         An interceptor may have found another tool's patch over its own, and that may be gone now;
         an experiment that is paused, or goes on, puts pressure off and on.
         """
         with self._lock:
-            self._set_active(self.active)
+            self._set_active(self.active) if interceptor is None else interceptor.refresh()
 
     def watch(self, on: bool) -> None:
         """Let what is made before experiments be reached by them, such as connections in C."""
         with self._lock:
-            for interceptor in self._interceptors:
-                if isinstance(interceptor, EarlyInterceptor):
-                    interceptor.watch(on)
+            self._interceptors.watch(on)
 
     def preload(self) -> None:
         """Import what the interceptors need, now: who starts an experiment may be an event loop."""
         with self._lock:
             if not self.active:
-                for interceptor in self._interceptors:
-                    interceptor.install()
-                    interceptor.remove()
+                self._interceptors.preload()
 
     def _set_active(self, active: tuple[ActiveExperiment, ...]) -> None:
         self.active = active
-        self.active_kinds = frozenset[str]().union(*(each.kinds for each in active))
-        needed = self.kinds
-        used = [each for each in self._interceptors if not needed.isdisjoint(each.kinds)]
-        with limits_lifted():  # what is imported to install one is read from files
-            for interceptor in used:
-                interceptor.install()
-        for interceptor in self._interceptors:
-            interceptor.refresh() if interceptor in used else interceptor.remove()
+        self.active_kinds = _NO_KINDS.union(*(each.kinds for each in active))
+        self._interceptors.use(self.kinds)
 
     @contextmanager
     def recording(self, recorder: Recorder) -> Iterator[None]:

@@ -41,10 +41,14 @@ class ImportHook:
         self._asking = threading.local()
 
     def install(self) -> None:
+        if all(name in sys.modules for name in self._then):
+            for then in self._then.values():
+                then()
+            return
         self._awaited.update(self._then)
         # First of all: a module that another thread imports just now must not be missed.
         sys.meta_path.insert(0, self)
-        for name in list(self._awaited):
+        for name in self._then:
             if name in sys.modules:
                 self._imported(name)
 
@@ -88,7 +92,9 @@ class LibraryPatches:
         self._is_installed = False
         self._hook = ImportHook(
             {
-                name: functools.partial(self._install_one, name, install)
+                name: functools.partial(
+                    self._install_one, name, functools.partial(install, self._patches)
+                )
                 for name, install in installers.items()
             }
         )
@@ -99,18 +105,19 @@ class LibraryPatches:
             self._is_installed = True
             self._hook.install()
 
-    def remove(self) -> None:
-        """Harmless when repeated, or when nothing is installed."""
+    def remove(self) -> bool:
+        """Harmless when repeated. True if another tool's patch lies over one of these."""
         if self._is_installed:
             self._is_installed = False
             self._hook.remove()
         if self._patches:
             self._patches.restore()
+        return bool(self._patches)
 
-    def _install_one(self, name: str, install: Callable[[Patches], None]) -> None:
+    def _install_one(self, name: str, install: Callable[[], None]) -> None:
         # What is broken, or of another version, is for who imports it to find out.
         with contextlib.suppress(ImportError, AttributeError):
-            _replace_in(name, self._patches, functools.partial(install, self._patches))
+            _replace_in(name, self._patches, install)
 
 
 def _replace_in(name: str, patches: Patches, replace: Callable[[], None]) -> None:

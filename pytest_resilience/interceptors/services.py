@@ -64,12 +64,13 @@ class ServiceInterceptor:
     def refresh(self) -> None:
         """Nothing to do: `install` is called at every change."""
 
-    def remove(self) -> None:
+    def remove(self) -> bool:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
         self._patches.restore()
         self._replaced.clear()
+        return bool(self._patches)
 
     def _replace_all(self, service: Service) -> None:
         for place in service.callables:

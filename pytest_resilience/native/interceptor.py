@@ -45,7 +45,7 @@ class NativeInterceptor:
         self._installed = False
 
     def install(self) -> None:
-        if self._installed or not self.wanted or unsupported():
+        if self._installed or not self.wanted or (self._connects is None and unsupported()):
             return
         from pytest_resilience.native.connects import NativeConnects
         from pytest_resilience.native.slots import all_slots
@@ -69,7 +69,7 @@ class NativeInterceptor:
         if self._connects is not None:
             self._connects.redirects.refresh()
 
-    def remove(self) -> None:
+    def remove(self) -> bool:
         if self._installed:
             from pytest_resilience.native.slots import all_slots
 
@@ -78,6 +78,7 @@ class NativeInterceptor:
             self._connects.redirects.remove()
         if self._patches:
             self._patches.restore()
+        return bool(self._patches)
 
 
 def _reaching_what_it_loads(original: Callable[..., Any]) -> Callable[..., Any]:

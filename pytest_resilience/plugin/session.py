@@ -182,7 +182,15 @@ class ChaosSession:
         """Whether processes that are started now may meet experiments which begin later."""
         if self._children is not None and self._children.awaited != awaited:
             self._children.awaited = awaited
-            self._engine.refresh()
+            self._engine.refresh(self._children)
+
+    def _end_chaos(self, item: pytest.Item) -> None:
+        """End the experiments of a test, and await no more."""
+        if self._children is not None:
+            self._children.awaited = False
+        self._scope(item).stop_all()
+        if self._children is not None:
+            self._engine.refresh(self._children)  # nothing may have been active
 
     def _has_chaos(self, item: pytest.Item) -> bool:
         """Whether experiments may begin while the test runs."""
@@ -226,8 +234,7 @@ class ChaosSession:
             self._start(item, include_setup=True)
             result = yield
         except BaseException:
-            self._scope(item).stop_all()
-            self._await_chaos(False)
+            self._end_chaos(item)
             raise
         self._await_chaos(self._has_chaos(item))
         return result
@@ -238,8 +245,7 @@ class ChaosSession:
             self._start(item, include_setup=False)
             return (yield)
         finally:
-            self._scope(item).stop_all()
-            self._await_chaos(False)
+            self._end_chaos(item)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -250,6 +256,8 @@ class ChaosSession:
             result = yield
         finally:
             scope.close()
+            if self._children is not None:  # a fixture may have put back what it had found
+                self._engine.refresh(self._children)
         if scope.outcome == "passed":
             scope.experiments.raise_never_fired()
         return result

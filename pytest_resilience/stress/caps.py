@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 
+_LOADS = (CpuLoad, GilLoad, MemoryLoad, DiskLoad, DiskFill)
 _TENTH, _HALF, _ALL = Amount(share=0.1), Amount(share=0.5), Amount(share=1.0)
 
 
@@ -67,9 +68,11 @@ class Caps:
 
     def approve(self, experiment: ChaosExperiment) -> None:
         """Raise ConfigurationError for an experiment that asks for more."""
-        with limits_lifted():  # sizes of the machine are read from files
-            for fault in experiment.faults:
-                self._approve(fault)
+        loads = [each for each in experiment.faults if isinstance(each, _LOADS)]
+        if loads:
+            with limits_lifted():  # sizes of the machine are read from files
+                for fault in loads:
+                    self._approve(fault)
 
     def _approve(self, fault: Fault) -> None:
         if isinstance(fault, (CpuLoad, GilLoad)):

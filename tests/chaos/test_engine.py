@@ -36,8 +36,9 @@ class Recorder:
     def refresh(self) -> None:
         self.done.append("refresh")
 
-    def remove(self) -> None:
+    def remove(self) -> bool | None:
         self.done.append("remove")
+        return None
 
 
 @pytest.fixture
@@ -74,14 +75,31 @@ def test_seams_are_installed_while_an_experiment_needs_them(
 ) -> None:
     names = ChaosExperiment("names", "network_failure", mode="dns")
     other = engine.start(names, seed=1)  # which this interceptor does not know
-    assert interceptor.done == ["remove"]
+    assert interceptor.done == []
     first, second = engine.start(LATENCY, seed=1), engine.start(FAILURE, seed=1)
     first.stop()
-    assert "remove" not in interceptor.done[1:]
+    assert "remove" not in interceptor.done
     second.stop()
     other.stop()
     assert interceptor.done[-1] == "remove"
+    assert interceptor.done.count("remove") == 1
     assert engine.active == ()
+
+
+def test_what_has_to_stay_is_removed_once_more_until_it_is_gone() -> None:
+    left = [True, True, False]
+
+    class Covered(Recorder):
+        def remove(self) -> bool:
+            super().remove()
+            return left.pop(0)
+
+    covered = Covered()
+    engine = Engine(lambda _: [covered])
+    engine.start(LATENCY, seed=1).stop()
+    for _ in range(5):
+        engine.refresh()
+    assert covered.done.count("remove") == 3
 
 
 def test_latencies_add_up_and_the_oldest_failure_wins(engine: Engine) -> None:

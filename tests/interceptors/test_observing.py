@@ -284,7 +284,7 @@ def test_a_seam_that_cannot_be_installed_leaves_the_test_alone(engine: Engine) -
 
         def remove(self) -> None: ...
 
-    engine._interceptors = (*engine._interceptors, Broken())
+    engine._interceptors._all = (*engine._interceptors._all, Broken())
     before = requests.adapters.HTTPAdapter.send
     assert noted(engine, NETWORK, lambda: None) == {each.name for each in NETWORK}
     assert requests.adapters.HTTPAdapter.send is before

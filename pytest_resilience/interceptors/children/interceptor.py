@@ -176,19 +176,22 @@ class ChildProcesses:
 
     def install(self) -> None:
         """Before what is active runs, lead children here."""
-        with limits_lifted(), contextlib.suppress(OSError):
-            self._open_or_close()
+        if not self._is_as_it_should_be:
+            with limits_lifted(), contextlib.suppress(OSError):
+                self._open_or_close()
 
     def refresh(self) -> None:
         """Let children run what is active now."""
-        # What fails for want of space leaves children as they were.
-        with limits_lifted(), contextlib.suppress(OSError):
-            self._open_or_close()
-            self._publish()
+        if self._starts.folder or not self._is_as_it_should_be:
+            # What fails for want of space leaves children as they were.
+            with limits_lifted(), contextlib.suppress(OSError):
+                self._open_or_close()
+                self._publish()
 
-    def remove(self) -> None:
+    def remove(self) -> bool:
         """Nothing is active: leave children alone, unless something is awaited."""
         self.refresh()
+        return bool(self._starts.folder)
 
     def prepare(self) -> None:
         """Make what is needed as long as this process lives."""
@@ -225,11 +228,25 @@ class ChildProcesses:
             self._before = active
             published.update([each for each in active if each.experiment.reaches_children])
 
+    @property
+    def _is_needed(self) -> bool:
+        engine = self._engine
+        if self.awaited or engine.recorder is not None:
+            return True
+        return any(each.experiment.reaches_children for each in engine.active)
+
+    @property
+    def _is_as_it_should_be(self) -> bool:
+        """Whether there is nothing to open or to close; asked several times in each test."""
+        if self._is_needed:
+            return bool(self._starts.folder)
+        # Others may have put it back.
+        return not self._starts.folder and os.environ.get(VARIABLE) == self._outer
+
     def _open_or_close(self) -> None:
         if self._is_member:
             return
-        for_children = any(each.experiment.reaches_children for each in self._engine.active)
-        if for_children or self.awaited or self._engine.recorder is not None:
+        if self._is_needed:
             self.prepare()
             if self._host is not None and not self._starts.folder:
                 self._starts.install(self._host.folder)

@@ -75,11 +75,12 @@ class DatabaseInterceptor:
     def refresh(self) -> None:
         self._hooks.refresh()
 
-    def remove(self) -> None:
-        self._libraries.remove()
+    def remove(self) -> bool:
+        is_left = self._libraries.remove()
         if not self._hooks.watching:
-            self._in_c.remove()
+            is_left |= self._in_c.remove()
         self._hooks.refresh()  # nothing is active: from now on everything passes
+        return is_left
 
     def _installers(self, drivers: Mapping[str, str]) -> dict[str, Callable[[Patches], None]]:
         return {

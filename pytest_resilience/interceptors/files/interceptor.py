@@ -70,7 +70,7 @@ class FileInterceptor:
         if self._files is not None:
             self._files.forget()
 
-    def remove(self) -> None:
+    def remove(self) -> bool:
         if self._files is not None:
             self._files.remove()
             self._files = None
@@ -80,6 +80,7 @@ class FileInterceptor:
         while self._supported:
             supporting, ours = self._supported.pop()
             supporting.discard(ours)
+        return bool(self._patches)
 
     def _replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         if (owner, name) in self._replaced:

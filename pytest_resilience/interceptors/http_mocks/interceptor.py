@@ -70,5 +70,5 @@ class HttpMockInterceptor:
     def refresh(self) -> None:
         """Nothing to do: each call is matched with the active experiments."""
 
-    def remove(self) -> None:
-        self._libraries.remove()
+    def remove(self) -> bool:
+        return self._libraries.remove()

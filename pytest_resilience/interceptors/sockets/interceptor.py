@@ -109,7 +109,7 @@ class SocketInterceptor:
         if self._socket_patches is not None:
             self._socket_patches.refresh()
 
-    def remove(self) -> None:
+    def remove(self) -> bool:
         if self._installed and self._socket_patches is not None:
             self._installed = False
             self._socket_patches.remove()
@@ -121,6 +121,7 @@ class SocketInterceptor:
                 # Some of it is stuck below another tool's, and may only pass on from now on:
                 # the next install puts its own on top.
                 self._socket_patches = None
+        return bool(self._patches)
 
 
 _Proceed = functools.partial[Any]

@@ -98,7 +98,7 @@ class Family:
 
     def expect(self, awaited: bool) -> None:
         self.children.awaited = awaited
-        self.engine.refresh()
+        self.engine.refresh(self.children)
 
     def close(self) -> None:
         for each in self.engine.active:

@@ -229,7 +229,7 @@ def test_nothing_is_left_of_it_and_what_others_put_back_goes_as_well(
     assert dict(os.environ) == before
     assert subprocess.Popen.__init__ is popen
     os.environ.update(during)  # as `mock.patch.dict` does that was begun meanwhile
-    family.engine.refresh()
+    family.engine.refresh(family.children)
     assert dict(os.environ) == before
     monkeypatch.setenv("PYTHONPATH", "/mine")
     with family.failing():
