@@ -109,10 +109,17 @@ if TYPE_CHECKING:
     from pytest_resilience.patterns.retry.budget import RetryBudget as RetryBudget
     from pytest_resilience.patterns.retry.config import RetryConfig as RetryConfig
     from pytest_resilience.patterns.retry.config import RetryDetails as RetryDetails
+    from pytest_resilience.patterns.retry.config import RetryTesting as RetryTesting
     from pytest_resilience.patterns.retry.config import set_retry_testing as set_retry_testing
     from pytest_resilience.patterns.retry.handler import RetryHandler as RetryHandler
     from pytest_resilience.patterns.timeout import TimeLimiter as TimeLimiter
     from pytest_resilience.plugin.fixtures.chaos import Chaos as Chaos
+    from pytest_resilience.plugin.fixtures.chaos import ProxyFactory as ProxyFactory
+    from pytest_resilience.plugin.fixtures.patterns import BreakerFactory as BreakerFactory
+    from pytest_resilience.plugin.fixtures.patterns import RetryFactory as RetryFactory
+    from pytest_resilience.plugin.fixtures.postgres import PostgresChaos as PostgresChaos
+    from pytest_resilience.plugin.fixtures.responses import ChaosResponses as ChaosResponses
+    from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos as SqliteChaos
     from pytest_resilience.proxy.proxy import ChaosProxy as ChaosProxy
     from pytest_resilience.report.cell import Cell as Cell
     from pytest_resilience.runtime import Caps as Caps
@@ -121,6 +128,7 @@ if TYPE_CHECKING:
 
 
 _HOMES = {
+    "BreakerFactory": "plugin.fixtures.patterns",
     "BreakerOpens": "monkey.stop_conditions",
     "BulkheadConfig": "patterns.bulkhead.base",
     "BulkheadManager": "patterns.bulkhead.manager",
@@ -133,6 +141,7 @@ _HOMES = {
     "ChaosExperiment": "chaos.experiment",
     "ChaosMonkey": "runtime",
     "ChaosProxy": "proxy.proxy",
+    "ChaosResponses": "plugin.fixtures.responses",
     "ChaosType": "chaos.experiment",
     "CircuitBreaker": "patterns.circuit_breaker.breaker",
     "CircuitBreakerConfig": "patterns.circuit_breaker.config",
@@ -154,10 +163,10 @@ _HOMES = {
     "FaultInjected": "chaos.engine",
     "FeatureFlag": "patterns.degradation.features",
     "FixedSequence": "monkey.schedule",
-    "HostBreakers": "http_middleware",
-    "ManualClock": "clock",
     "Hedging": "patterns.hedging",
     "HedgingConfig": "patterns.hedging",
+    "HostBreakers": "http_middleware",
+    "ManualClock": "clock",
     "Matches": "monkey.steady_state",
     "MonkeyStarted": "monkey.events",
     "MonkeyStopped": "monkey.events",
@@ -167,8 +176,10 @@ _HOMES = {
     "NewChaosType": "runtime",
     "OneOf": "monkey.steady_state",
     "Pipeline": "patterns.pipeline",
+    "PostgresChaos": "plugin.fixtures.postgres",
     "PressureReading": "chaos.faults.resources",
     "Probe": "monkey.steady_state",
+    "ProxyFactory": "plugin.fixtures.chaos",
     "RateLimitBulkhead": "patterns.bulkhead.rate_limit",
     "RedisStore": "patterns.circuit_breaker.store",
     "ResilienceError": "errors",
@@ -176,7 +187,9 @@ _HOMES = {
     "RetryConfig": "patterns.retry.config",
     "RetryDetails": "patterns.retry.config",
     "RetryExhaustedError": "errors",
+    "RetryFactory": "plugin.fixtures.patterns",
     "RetryHandler": "patterns.retry.handler",
+    "RetryTesting": "patterns.retry.config",
     "SemaphoreBulkhead": "patterns.bulkhead.semaphore",
     "Service": "chaos.types.service",
     "ServiceFailureError": "errors",
@@ -184,6 +197,7 @@ _HOMES = {
     "ServiceLevel": "patterns.degradation.features",
     "Services": "chaos.types.service",
     "ShutdownError": "errors",
+    "SqliteChaos": "plugin.fixtures.sqlite",
     "StandInError": "errors",
     "SteadyStateError": "errors",
     "SteadyStateRead": "monkey.events",

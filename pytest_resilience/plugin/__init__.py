@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from pytest_resilience.patterns.degradation.manager import DegradationManager
     from pytest_resilience.patterns.retry.config import RetryTesting
     from pytest_resilience.plugin.fixtures.chaos import Chaos
+    from pytest_resilience.plugin.fixtures.chaos import ProxyFactory
     from pytest_resilience.plugin.fixtures.patterns import BreakerFactory
     from pytest_resilience.plugin.fixtures.patterns import RetryFactory
     from pytest_resilience.plugin.fixtures.postgres import PostgresChaos
     from pytest_resilience.plugin.fixtures.responses import ChaosResponses
     from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos
-    from pytest_resilience.proxy.proxy import ChaosProxy
     from pytest_resilience.runtime import ChaosMonkey
 
 
@@ -195,7 +195,7 @@ def postgres_chaos(request: pytest.FixtureRequest) -> Iterator[Callable[[str], P
 
 
 @pytest.fixture
-def chaos_proxy(request: pytest.FixtureRequest) -> Iterator[Callable[..., ChaosProxy]]:
+def chaos_proxy(request: pytest.FixtureRequest) -> Iterator[ProxyFactory]:
     """Makes TCP proxies for what no interceptor reaches: `chaos_proxy("127.0.0.1:5432")`."""
     with _session(request.config).proxies(request.node) as make:
         yield make

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.experiment_request import from_mark
 from pytest_resilience.plugin.experiment_request import usual_requests
 from pytest_resilience.plugin.fixtures.chaos import Chaos
+from pytest_resilience.plugin.fixtures.chaos import ProxyFactory
 from pytest_resilience.plugin.fixtures.chaos import proxies_of_a_test
 from pytest_resilience.plugin.fixtures.patterns import clock_of
 from pytest_resilience.plugin.profiles import selects
@@ -36,7 +36,6 @@ from pytest_resilience.runtime import new_engine
 if TYPE_CHECKING:
     from pytest_resilience.plugin.fixtures.monkey import SessionMonkeys
     from pytest_resilience.plugin.fixtures.responses import ChaosResponses
-    from pytest_resilience.proxy.proxy import ChaosProxy
     from pytest_resilience.runtime import ChaosMonkey
 
 
@@ -157,7 +156,7 @@ class ChaosSession:
             approve=self.settings.caps.approve,
         )
 
-    def proxies(self, item: pytest.Item) -> AbstractContextManager[Callable[..., ChaosProxy]]:
+    def proxies(self, item: pytest.Item) -> AbstractContextManager[ProxyFactory]:
         """The fixture `chaos_proxy` of a test."""
         return proxies_of_a_test(self._scope(item), self.settings.defaults)
 

@@ -1,4 +1,4 @@
-"""What type checkers know of patterns, and of what they are put around."""
+"""What type checkers know of what users write, and that they refuse what is wrong."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 
-USER = Path(__file__).with_name("typed_user.py")
+USERS = [str(path) for path in sorted(Path(__file__).parent.glob("*_user.py"))]
 PYRIGHT = {
-    "include": [str(USER)],
+    "include": USERS,
     "typeCheckingMode": "strict",
     "enableTypeIgnoreComments": False,  # those of mypy
     "reportUnnecessaryTypeIgnoreComment": "error",
@@ -30,7 +30,7 @@ def check(*command: str) -> None:
 
 
 def test_mypy_knows_what_users_write(tmp_path: Path) -> None:
-    check("mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", str(USER))
+    check("mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", *USERS)
 
 
 def test_pyright_knows_what_users_write(tmp_path: Path) -> None:

@@ -1,0 +1,220 @@
+"""What the methods of the fixture `chaos` take, for type checkers and editors.
+
+Written by `python -m tests.typing.keywords`, of the schemas of the chaos types: a test compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from os import PathLike
+from typing import Literal
+from typing import TypedDict
+
+
+__all__ = [
+    "CpuStress", "DatabaseFailure", "DatabaseSlowdown", "Delays", "DiskFailure", "DiskStress",
+    "Experiments", "FdExhaustion", "MemoryStress", "NetworkFailure", "NetworkLatency", "Requests",
+    "Responses", "ServiceFailure", "ThreadExhaustion", "Triggers",
+]  # fmt: skip
+
+
+class Experiments(TypedDict, total=False):
+    """What every chaos type takes."""
+
+    name: str
+    intensity: float | str
+    probability: float | str
+    duration: float | str
+    enabled: bool
+
+
+class Delays(TypedDict, total=False):
+    """How long a delay is."""
+
+    delay: float | str
+    jitter: float | str
+    distribution: Literal["uniform", "normal", "lognormal", "pareto"]
+    p99: float | str
+
+
+class Requests(TypedDict, total=False):
+    """Which requests are meant."""
+
+    method: str | Sequence[str]
+    path: str | Sequence[str]
+    header: str | Sequence[str]
+    rpc: str | Sequence[str]
+
+
+class Responses(TypedDict, total=False):
+    """The response that is injected."""
+
+    status: int
+    retry_after: float | str
+    body: str
+    headers: str | Mapping[str, str | float]
+
+
+class Triggers(TypedDict, total=False):
+    """Which of the operations are hit, and in which processes."""
+
+    rate: float | str
+    nth: int
+    first: int
+    from_nth: int
+    every: int
+    between: str | tuple[float | str, float | str]
+    children: bool
+
+
+class NetworkLatency(Delays, Requests, Triggers, Experiments, total=False):
+    """The peer is further away: connecting and every response take longer."""
+
+    mode: Literal["round_trip", "slow_close", "slow_dns", "bandwidth", "dribble"]
+    bandwidth: int | str
+    piece: int
+    after_bytes: int | str
+    after_items: int
+    after: float | str
+    target: str | Sequence[str]
+    stream: Literal["upstream", "downstream", "both"]
+
+
+class NetworkFailure(Requests, Responses, Triggers, Experiments, total=False):
+    """The peer cannot be reached, or goes away, or what it says is damaged."""
+
+    mode: Literal[
+        "refuse",
+        "reset",
+        "close",
+        "timeout",
+        "dns",
+        "dns_not_found",
+        "partition",
+        "lose_answer",
+        "drop",
+        "duplicate",
+        "reorder",
+        "truncate",
+        "corrupt",
+        "drop_message",
+        "status",
+        "malformed_json",
+        "down",
+    ]
+    share: float | str
+    after_bytes: int | str
+    after_items: int
+    after: float | str
+    end: Literal["eof", "reset"]
+    target: str | Sequence[str]
+    stream: Literal["upstream", "downstream", "both"]
+
+
+class CpuStress(Experiments, total=False):
+    """Processes compute: less of the CPUs is left."""
+
+    load: float | str
+    cores: int
+    gil: bool
+    engine: Literal["built-in", "stress-ng"]
+
+
+class MemoryStress(Experiments, total=False):
+    """A process holds memory; or, with mode=fail, this one gets no more."""
+
+    size: int | str
+    ramp: float | str
+    reserve: int | str
+    mode: Literal["hold", "fail"]
+    headroom: int | str
+    engine: Literal["built-in", "stress-ng"]
+
+
+class DiskStress(Experiments, total=False):
+    """A process writes, syncs and reads; or fills the disk."""
+
+    size: int | str
+    fill: bool
+    floor: int | str
+    path: str
+    engine: Literal["built-in", "stress-ng"]
+
+
+class ServiceFailure(Responses, Triggers, Experiments, total=False):
+    """Services of yours fail: on the wire where they are hosts, else with an exception."""
+
+    mode: Literal["error", "refuse", "reset", "close", "timeout", "status", "down"]
+    exception: str | type[Exception]
+    stream: Literal["upstream", "downstream", "both"]
+
+
+class DatabaseSlowdown(Delays, Triggers, Experiments, total=False):
+    """A database responds late."""
+
+    at: str
+    match: str
+    position: int
+    database: str
+
+
+class DatabaseFailure(Triggers, Experiments, total=False):
+    """A database fails, with the driver's own error and code."""
+
+    mode: Literal[
+        "lost",
+        "refused",
+        "locked",
+        "deadlock",
+        "serialization_failure",
+        "statement_timeout",
+        "pool_exhausted",
+        "read_only",
+        "disk_full",
+        "constraint",
+        "too_many_connections",
+    ]
+    before: Literal["connect", "execute", "commit", "fetch"]
+    during: Literal["connect", "execute", "commit", "fetch"]
+    after: Literal["connect", "execute", "commit", "fetch"]
+    match: str
+    position: int
+    database: str
+
+
+class DiskFailure(Delays, Triggers, Experiments, total=False):
+    """Files cannot be opened, written, synced or renamed, with the system's own error."""
+
+    mode: Literal[
+        "disk_full",
+        "quota_exceeded",
+        "io_error",
+        "read_only",
+        "permission_denied",
+        "too_many_open_files",
+        "failed_fsync",
+        "failed_rename",
+        "short_write",
+        "torn_write",
+        "slow_write",
+        "ENOSPC",
+        "EDQUOT",
+        "EIO",
+        "EROFS",
+        "EACCES",
+        "EMFILE",
+    ]
+    at: str
+    path: str | Sequence[str] | PathLike[str]
+    bytes_written: int | str
+
+
+class FdExhaustion(Experiments, total=False):
+    """This process cannot open files and sockets any more (EMFILE)."""
+
+    leave: int
+
+
+class ThreadExhaustion(Experiments, total=False):
+    """This process cannot start threads any more (RuntimeError)."""

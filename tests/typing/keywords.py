@@ -1,0 +1,204 @@
+"""The text of `pytest_resilience/chaos/types/keywords.py`, made of the schemas of the chaos types.
+
+What a parameter takes is found out by asking its parser. `python -m tests.typing.keywords` writes
+the module anew.
+"""
+
+from __future__ import annotations
+
+import re
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pytest_resilience import ConfigurationError
+from pytest_resilience.chaos.types import catalog
+from pytest_resilience.chaos.types.catalog import SCHEMAS
+from pytest_resilience.chaos.types.catalog import ChaosType
+from pytest_resilience.chaos.types.http_status import STATUS_PARAMETERS
+from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
+from pytest_resilience.chaos.types.schema import DELAY_NAMES
+from pytest_resilience.chaos.types.schema import REQUEST_PARAMETERS
+from pytest_resilience.chaos.types.schema import Parameter
+from pytest_resilience.chaos.types.schema import TypeSchema
+from pytest_resilience.chaos.types.schema import trigger_parameters
+
+
+__all__ = ["MODULE", "annotation", "class_name", "expected", "line_of"]
+
+MODULE = Path(catalog.__file__).with_name("keywords.py")
+
+HEAD = '''"""What the methods of the fixture `chaos` take, for type checkers and editors.
+
+Written by `python -m tests.typing.keywords`, of the schemas of the chaos types: a test compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from os import PathLike
+from typing import Literal
+from typing import TypedDict
+
+
+__all__ = [
+{names}
+]  # fmt: skip
+'''
+
+# What stands for each type that a parameter may take. A text that is only a number is left out:
+# it is for flags.
+_SAMPLES: dict[str, tuple[Any, ...]] = {
+    "bool": (True,),
+    "float": (0.25, 0.5, 1.5),
+    "int": (0, 1, 2, 503, 2**26),
+    "str": (
+        "200ms", "30%", "64KiB", "64MiB", "64kB", "1s..3s", "TimeoutError", "x-tenant: acme",
+        "api.internal:443", "shop.Payments/*", "GET", "/v1/*", "SELECT *", "data/**", "text",
+    ),
+    "Sequence[str]": (["data/a", "data/b"], ["GET", "POST"], ["/v1/*"], ["a: b"], ["api:443"]),
+    "PathLike[str]": (Path("data/a"),),
+    "Mapping[str, str | float]": ({"x-tenant": "acme", "retry-after": 1},),
+    "tuple[float | str, float | str]": ((0.5, "3s"),),
+    "type[Exception]": (TimeoutError,),
+}  # fmt: skip
+_COVERS = {"float": {"int"}, "Mapping[str, str | float]": {"Sequence[str]"}}
+_NO_WORD = "no such word"
+
+# Parameters that several types share, by the name of their class.
+_GROUPS: dict[str, tuple[str, ...]] = {
+    "Delays": DELAY_NAMES,
+    "Requests": tuple(each.name for each in REQUEST_PARAMETERS),
+    "Responses": tuple(each.name for each in STATUS_PARAMETERS),
+    "Triggers": (*(each.name for each in trigger_parameters("1")), CHILDREN_PARAMETER.name),
+}
+_OF_ALL = {
+    "name": "str",
+    "intensity": "float | str",
+    "probability": "float | str",
+    "duration": "float | str",
+    "enabled": "bool",
+}
+
+
+def annotation(parameter: Parameter) -> str:
+    """What a parameter takes, as it is written."""
+    words = _words(parameter)
+    if words and _takes(parameter, "|".join(words[:2])):
+        return "str"  # several of them
+    if words:
+        return f"Literal[{', '.join(map(_quoted, words))}]"
+    found = [name for name, samples in _SAMPLES.items() if any(_accepted(parameter, samples))]
+    covered = set[str]().union(*(_COVERS.get(each, set()) for each in found))
+    kept = [each for each in found if each not in covered]
+    return " | ".join(kept) or "object"
+
+
+def _words(parameter: Parameter) -> list[str]:
+    """The words among which it chooses; none where it takes any."""
+    try:
+        parameter.parse(parameter.name, _NO_WORD)
+    except ConfigurationError as error:
+        _, _, allowed = str(error).partition("give one of ")
+        return re.findall(r"'([^']+)'", allowed)
+    return []
+
+
+def _accepted(parameter: Parameter, samples: Iterable[Any]) -> Iterator[bool]:
+    for sample in samples:
+        yield _takes(parameter, sample)
+
+
+def _takes(parameter: Parameter, value: Any) -> bool:
+    try:
+        parameter.parse(parameter.name, value)
+    except ConfigurationError:
+        return False
+    return True
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"'
+
+
+def class_name(kind: ChaosType) -> str:
+    """That of the class of a chaos type."""
+    return "".join(word.title() for word in kind.value.split("_"))
+
+
+def line_of(parameter: Parameter) -> str:
+    """The line of one parameter, wrapped."""
+    text = f"    {parameter.name}: {annotation(parameter)}"
+    if len(text) <= 100:
+        return text
+    head, words = text.removesuffix("]").split("[", 1)
+    return "\n".join([f"{head}[", *(f"        {each}," for each in words.split(", ")), "    ]"])
+
+
+def _class(name: str, bases: Iterable[str], text: str, lines: Iterable[str]) -> str:
+    body = "\n".join(lines)
+    head = f"class {name}({', '.join(bases)}, total=False):"
+    return f'\n\n{head}\n    """{text}"""\n' + (f"\n{body}\n" if body else "")
+
+
+def _groups_of(schema: TypeSchema) -> list[str]:
+    names = {each.name for each in schema.parameters}
+    return [group for group, those in _GROUPS.items() if names.issuperset(those)]
+
+
+def _shared(group: str) -> list[Parameter]:
+    """The parameters of a group, as every type that has them has them."""
+    by_name: dict[str, Parameter] = {}
+    for schema in SCHEMAS.values():
+        if group in _groups_of(schema):
+            for each in schema.parameters:
+                if each.name in _GROUPS[group]:
+                    before = by_name.setdefault(each.name, each)
+                    assert annotation(before) == annotation(each), each.name
+    return list(by_name.values())
+
+
+def expected() -> str:
+    """The whole text of the module."""
+    kinds = [kind for kind in ChaosType if kind in SCHEMAS]
+    names = [*_GROUPS, "Experiments", *map(class_name, kinds)]
+    parts = [HEAD.replace("{names}", _wrapped(sorted(names)))]
+    common = [f"    {name}: {what}" for name, what in _OF_ALL.items()]
+    parts.append(_class("Experiments", ["TypedDict"], "What every chaos type takes.", common))
+    for group in _GROUPS:
+        parts.append(_class(group, ["TypedDict"], _MEANINGS[group], map(line_of, _shared(group))))
+    for kind in kinds:
+        schema = SCHEMAS[kind]
+        groups = _groups_of(schema)
+        shared = {name for group in groups for name in _GROUPS[group]}
+        lines = (line_of(each) for each in schema.parameters if each.name not in shared)
+        bases = [*groups, "Experiments"]
+        summary = schema.summary[0].upper() + schema.summary[1:] + "."
+        parts.append(_class(class_name(kind), bases, summary, lines))
+    return "".join(parts)
+
+
+_MEANINGS = {
+    "Delays": "How long a delay is.",
+    "Requests": "Which requests are meant.",
+    "Responses": "The response that is injected.",
+    "Triggers": "Which of the operations are hit, and in which processes.",
+}
+
+
+def _wrapped(names: Iterable[str]) -> str:
+    lines, line = [], "   "
+    for name in names:
+        word = f' "{name}",'
+        if len(line + word) > 100:
+            lines.append(line)
+            line = "   "
+        line += word
+    return "\n".join([*lines, line])
+
+
+if __name__ == "__main__":
+    MODULE.write_text(expected(), encoding="utf-8")
