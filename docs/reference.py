@@ -149,16 +149,21 @@ def _fixtures() -> str:
     lines += [
         "## What the fixtures give",
         "",
-        *_members(
-            "pytest_resilience.plugin.fixtures.chaos.Chaos",
-            "pytest_resilience.proxy.proxy.ChaosProxy",
-            "pytest_resilience.plugin.fixtures.responses.ChaosResponses",
-            "pytest_resilience.plugin.fixtures.sqlite.SqliteChaos",
-            "pytest_resilience.plugin.fixtures.postgres.PostgresChaos",
-            "pytest_resilience.chaos.active_experiment.ActiveExperiment",
-        ),
+        *_members(*_GIVEN),
     ]
     return _page(lines)
+
+
+_GIVEN = (
+    "pytest_resilience.plugin.fixtures.chaos.Chaos",
+    "pytest_resilience.chaos.active_experiment.ActiveExperiment",
+    "pytest_resilience.proxy.proxy.ChaosProxy",
+    "pytest_resilience.plugin.fixtures.responses.ChaosResponses",
+    "pytest_resilience.plugin.fixtures.sqlite.SqliteChaos",
+    "pytest_resilience.plugin.fixtures.postgres.PostgresChaos",
+    "pytest_resilience.plugin.fixtures.patterns.BreakerFactory",
+    "pytest_resilience.plugin.fixtures.patterns.RetryFactory",
+)
 
 
 def _fixture_functions() -> Iterator[tuple[str, tuple[Callable[..., Any], str]]]:
@@ -459,7 +464,7 @@ def _hooks() -> str:
 
 
 def _api() -> str:
-    elsewhere = {*patterns.__all__, *_error_names(), "Chaos", "ChaosProxy"}
+    elsewhere = {*patterns.__all__, *_error_names(), *(each.rpartition(".")[2] for each in _GIVEN)}
     homes = pytest_resilience._HOMES  # noqa: SLF001  # the table from which the package offers them
     names = [name for name in pytest_resilience.__all__ if name not in elsewhere]
     return _page(
