@@ -35,6 +35,7 @@ from pytest_resilience.chaos.types.catalog import ChaosType
 from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.plugin import newhooks
 from pytest_resilience.plugin import options
+from pytest_resilience.plugin.fixtures import stub_server
 from pytest_resilience.proxy.__main__ import main as proxy_command
 from pytest_resilience.report.cell import INTRODUCTION
 from pytest_resilience.report.cell import CellVerdict
@@ -161,8 +162,11 @@ _GIVEN = (
     "pytest_resilience.plugin.fixtures.responses.ChaosResponses",
     "pytest_resilience.plugin.fixtures.sqlite.SqliteChaos",
     "pytest_resilience.plugin.fixtures.postgres.PostgresChaos",
+    "pytest_resilience.plugin.fixtures.chaos.ProxyFactory",
+    *(f"pytest_resilience.plugin.fixtures.stub_server.{name}" for name in stub_server.__all__),
     "pytest_resilience.plugin.fixtures.patterns.BreakerFactory",
     "pytest_resilience.plugin.fixtures.patterns.RetryFactory",
+    "pytest_resilience.patterns.retry.config.RetryTesting",
 )
 
 

@@ -120,6 +120,10 @@ if TYPE_CHECKING:
     from pytest_resilience.plugin.fixtures.postgres import PostgresChaos as PostgresChaos
     from pytest_resilience.plugin.fixtures.responses import ChaosResponses as ChaosResponses
     from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos as SqliteChaos
+    from pytest_resilience.plugin.fixtures.stub_server import Stub as Stub
+    from pytest_resilience.plugin.fixtures.stub_server import StubRequest as StubRequest
+    from pytest_resilience.plugin.fixtures.stub_server import StubResponse as StubResponse
+    from pytest_resilience.plugin.fixtures.stub_server import StubServer as StubServer
     from pytest_resilience.proxy.proxy import ChaosProxy as ChaosProxy
     from pytest_resilience.report.cell import Cell as Cell
     from pytest_resilience.runtime import Caps as Caps
@@ -201,6 +205,10 @@ _HOMES = {
     "StandInError": "errors",
     "SteadyStateError": "errors",
     "SteadyStateRead": "monkey.events",
+    "Stub": "plugin.fixtures.stub_server",
+    "StubRequest": "plugin.fixtures.stub_server",
+    "StubResponse": "plugin.fixtures.stub_server",
+    "StubServer": "plugin.fixtures.stub_server",
     "SystemClock": "clock",
     "ThreadPoolBulkhead": "patterns.bulkhead.thread_pool",
     "TimeLimitExceededError": "errors",

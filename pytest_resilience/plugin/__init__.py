@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pytest_resilience.plugin.fixtures.postgres import PostgresChaos
     from pytest_resilience.plugin.fixtures.responses import ChaosResponses
     from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos
+    from pytest_resilience.plugin.fixtures.stub_server import StubServer
     from pytest_resilience.runtime import ChaosMonkey
 
 
@@ -207,6 +208,15 @@ def chaos_responses(request: pytest.FixtureRequest) -> Iterator[ChaosResponses]:
     mock: ChaosResponses = _session(request.config).responses(request.node)
     with mock:
         yield mock
+
+
+@pytest.fixture
+def stub_server() -> Iterator[StubServer]:
+    """An HTTP server on loopback: `stub_server.respond("/tea", json={"price": 4}).url`."""
+    from pytest_resilience.plugin.fixtures.stub_server import StubServer
+
+    with StubServer() as server:
+        yield server
 
 
 @pytest.fixture

@@ -30,6 +30,10 @@ from pytest_resilience import RetryFactory
 from pytest_resilience import RetryHandler
 from pytest_resilience import RetryTesting
 from pytest_resilience import SqliteChaos
+from pytest_resilience import Stub
+from pytest_resilience import StubRequest
+from pytest_resilience import StubResponse
+from pytest_resilience import StubServer
 
 
 @pytest.mark.chaos("network_failure", mode="refuse", first=2)
@@ -101,6 +105,19 @@ def test_other_fixtures(
         pass
     chaos_responses.get("https://shop.example/", chaos="network_failure:mode=reset")
     assert not chaos_monkey.running
+
+
+def echo(request: StubRequest) -> StubResponse:
+    return StubResponse(body=request.body, status=201)
+
+
+def test_a_server(stub_server: StubServer) -> None:
+    tea = stub_server.respond("/tea", json={"price": 4}, delay="10ms")
+    assert_type(tea, Stub)
+    assert_type(tea.requests, tuple[StubRequest, ...])
+    stub_server.stream("/lines", ["one", b"two"])
+    stub_server.respond_with("/echo", echo, method="POST")
+    stub_server.respond("/tea", staus=503)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
 
 
 def test_patterns(

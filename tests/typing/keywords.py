@@ -168,8 +168,10 @@ def expected() -> str:
     parts = [HEAD.replace("{names}", _wrapped(sorted(names)))]
     common = [f"    {name}: {what}" for name, what in _OF_ALL.items()]
     parts.append(_class("Experiments", ["TypedDict"], "What every chaos type takes.", common))
-    for group in _GROUPS:
-        parts.append(_class(group, ["TypedDict"], _MEANINGS[group], map(line_of, _shared(group))))
+    parts += [
+        _class(group, ["TypedDict"], _MEANINGS[group], map(line_of, _shared(group)))
+        for group in _GROUPS
+    ]
     for kind in kinds:
         schema = SCHEMAS[kind]
         groups = _groups_of(schema)
