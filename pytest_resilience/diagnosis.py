@@ -8,6 +8,7 @@ from __future__ import annotations
 from pytest_resilience.chaos.active_experiment import UNALTERABLE
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.faults.callers import Cancellation
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.response import DroppedMessage
 from pytest_resilience.chaos.faults.response import From
@@ -231,6 +232,12 @@ def _hidden(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:
     return "" if RECEIVE in experiment.kinds else _BEFORE_REQUESTS
 
 
+_NOBODY_AWAITED = (
+    "Cancelled is who awaits an operation, and nobody awaited one of these: what a coroutine does "
+    "without `await` cannot be cancelled. "
+)
+
+
 def _advice(active_experiment: ActiveExperiment) -> str:
     experiment, unmatched = active_experiment.experiment, active_experiment.unmatched
     if unmatched.certainty == 2:
@@ -239,8 +246,10 @@ def _advice(active_experiment: ActiveExperiment) -> str:
         return told
     if unmatched.advice:
         return unmatched.advice + (_NO_REQUEST_MADE if unmatched.certainty else "")
+    cancels = all(isinstance(fault, Cancellation) for fault in experiment.faults)
     return (
-        f"{_connections_there_were(active_experiment)}{_likely_reason(active_experiment)}"
+        f"{_connections_there_were(active_experiment)}"
+        f"{_NOBODY_AWAITED if cancels else _likely_reason(active_experiment)}"
         f"It hits {', '.join(sorted(experiment.kinds))}. Correct the target or the fault, or say "
         "must_fire=False if firing is not what you test."
     )

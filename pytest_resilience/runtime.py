@@ -18,6 +18,7 @@ from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
+from pytest_resilience.interceptors.cancel_scopes import CancelScopeInterceptor
 from pytest_resilience.interceptors.databases.interceptor import DatabaseInterceptor
 from pytest_resilience.interceptors.files.interceptor import FileInterceptor
 from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
@@ -102,6 +103,7 @@ def _interceptors(engine: Engine, native: bool) -> list[Interceptor]:
         ServiceInterceptor(engine),
         DatabaseInterceptor(engine),
         FileInterceptor(engine),
+        CancelScopeInterceptor(engine),
         SimulatorInterceptor(engine),
         StressInterceptor(engine),
     ]

@@ -59,7 +59,7 @@ TITLES = (
     "httpx, HTTP/2", "Applications in this process",
     "socket", "socket, polled", "smtplib", "imaplib", "ftplib", "paramiko", "pika", "paho-mqtt",
     "nats", "kafka-python", "websocket-client", "ldap3", "pymongo", "openai", "anthropic",
-    "UDP", "sqlite3", "PostgreSQL",
+    "UDP", "Cancellation", "Memory", "sqlite3", "PostgreSQL",
 )  # fmt: skip
 
 

@@ -286,3 +286,11 @@ def test_who_asked_for_a_connection_is_told_how_many_there_were() -> None:
         )
     assert "\n  api:443#5 had 3 to count. It hits" in str(never_fired(running))
     assert never_fired(running).seen == ("network.connect api:443",)
+
+
+def test_nobody_awaited_it() -> None:
+    running = active_experiment("cancellation")
+    running.decide(operation(), 100.0)
+    assert "and nobody awaited one of these: what a coroutine does without `await`" in str(
+        never_fired(running)
+    )

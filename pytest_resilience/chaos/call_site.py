@@ -31,7 +31,10 @@ from typing import Any
 from typing import cast
 
 
-__all__ = ["caller", "current_task_of_user", "is_awaited"]
+__all__ = [
+    "LOOP", "caller", "control_role", "current_loop", "current_task", "current_task_of_user",
+    "is_awaited", "is_library", "running_steps", "tasks_behind", "user_frames",
+]  # fmt: skip
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARIES = tuple(
@@ -44,10 +47,10 @@ _LIBRARIES = tuple(
 _SHARED = ("site-packages", "dist-packages")
 _RUNNERS = tuple(f"{os.sep}{name}{os.sep}" for name in ("_pytest", "pluggy"))
 # The functions by which loops give control to whatever they run, and threads to one job.
-_LOOP, _WORKER = "a loop", "a thread"
+LOOP, _WORKER = "a loop", "a thread"
 _CONTROL = {
-    "_run": (os.path.join("asyncio", "events.py"), _LOOP),
-    "unrolled_run": (os.path.join("trio", "_core", "_run.py"), _LOOP),
+    "_run": (os.path.join("asyncio", "events.py"), LOOP),
+    "unrolled_run": (os.path.join("trio", "_core", "_run.py"), LOOP),
     "run": (os.path.join("concurrent", "futures", "thread.py"), _WORKER),
     "_handle_job": (os.path.join("trio", "_core", "_thread_cache.py"), _WORKER),
 }
@@ -69,7 +72,7 @@ def caller(folder: str = "", loop_objects: tuple[object, ...] = ()) -> str:
     """
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # inspect's way is 100 times slower
     while frame is not None and not _is_runner(frame.f_code.co_filename):
-        if not _is_library(frame.f_code.co_filename):
+        if not is_library(frame.f_code.co_filename):
             return _format(frame, folder)
         if place := _waiting_site(frame, folder, loop_objects):
             return place
@@ -79,9 +82,9 @@ def caller(folder: str = "", loop_objects: tuple[object, ...] = ()) -> str:
 
 def _waiting_site(frame: FrameType, folder: str, loop_objects: tuple[object, ...]) -> str:
     """The user's line that waits, if `frame` is a loop's or a worker's, which nobody has called."""
-    role = _control_role(frame.f_code)
-    if role == _LOOP:
-        return _task_site(loop_objects, folder) or _task_site((_current_task(),), folder)
+    role = control_role(frame.f_code)
+    if role == LOOP:
+        return _task_site(loop_objects, folder) or _task_site((current_task(),), folder)
     if role == _WORKER:
         # It is there, but not for long. From its future it is not far to whoever waits for it;
         # what it calls leads to more than is looked at.
@@ -96,17 +99,26 @@ def _running_site(folder: str) -> str:
     A worker can begin before the task that has asked for it waits: until then nothing of what
     the worker has leads to the task.
     """
-    sites = set()
+    running = list(running_steps())
+    if len(running) != 1:
+        return ""
+    [(step, frame)] = running
+    return _task_site((step,), folder) if frame is None else _format(frame, folder)
+
+
+def running_steps() -> Iterator[tuple[object, FrameType | None]]:
+    """What each loop of asyncio runs just now, and the innermost frame of the user's in that.
+
+    It may be a step of a task, which a task of the user's may await.
+    """
     for innermost in sys._current_frames().values():  # noqa: SLF001  # there is no other way
-        site, frame = "", cast("FrameType | None", innermost)
-        while frame is not None and _control_role(frame.f_code) != _LOOP:
-            if not (site or _is_library(frame.f_code.co_filename)):
-                site = _format(frame, folder)
+        found, frame = None, cast("FrameType | None", innermost)
+        while frame is not None and control_role(frame.f_code) != LOOP:
+            if found is None and not is_library(frame.f_code.co_filename):
+                found = frame
             frame = frame.f_back
         if frame is not None:
-            step = frame.f_locals.get("self")  # of a task, which a task of the user's may await
-            sites.add(site or _task_site((step,), folder))
-    return sites.pop() if len(sites) == 1 else ""
+            yield frame.f_locals.get("self"), found
 
 
 def current_task_of_user() -> Any:
@@ -115,16 +127,17 @@ def current_task_of_user() -> Any:
     None if no event loop runs here.
     """
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # as above
-    current = _current_task()
-    while frame is not None and _control_role(frame.f_code) != _LOOP:
-        if not _is_library(frame.f_code.co_filename):
+    current = current_task()
+    while frame is not None and control_role(frame.f_code) != LOOP:
+        if not is_library(frame.f_code.co_filename):
             return current
         frame = frame.f_back
-    return next((task for task in _tasks_behind(current) if _frames(task)), current)
+    return next((task for task in tasks_behind(current) if user_frames(task)), current)
 
 
 @lru_cache(maxsize=4096)
-def _is_library(filename: str) -> bool:
+def is_library(filename: str) -> bool:
+    """Whether a file is of a library or of this package, and not of the code under test."""
     return (
         filename.startswith((*_LIBRARIES, _HERE, "<"))
         or any(each in filename for each in _SHARED)
@@ -138,7 +151,8 @@ def _is_runner(filename: str) -> bool:
     return any(each in filename for each in _RUNNERS)
 
 
-def _control_role(code: CodeType) -> str:
+def control_role(code: CodeType) -> str:
+    """LOOP or _WORKER where it gives control to what nobody has called, else ''."""
     end, role = _CONTROL.get(code.co_name, ("", ""))
     return role if code.co_filename.endswith(end) else ""
 
@@ -151,7 +165,7 @@ def _format(frame: Any, folder: str) -> str:
     return f"{name}:{frame.f_lineno} in {code.co_name}"
 
 
-def _current_task() -> object:
+def current_task() -> object:
     """The task that runs here, of asyncio or trio."""
     for module, name in (("asyncio", "current_task"), ("trio.lowlevel", "current_task")):
         with contextlib.suppress(Exception):  # no loop of theirs runs here
@@ -160,19 +174,27 @@ def _current_task() -> object:
     return None
 
 
+def current_loop() -> object:
+    """The event loop of asyncio that runs here; None if there is none."""
+    with contextlib.suppress(KeyError, RuntimeError):
+        loop: object = sys.modules["asyncio"].get_running_loop()
+        return loop
+    return None
+
+
 def is_awaited(thing: object) -> bool:
     """Whether a task waits for something that `thing` leads to."""
-    return any(True for _ in _tasks_behind(thing))
+    return any(True for _ in tasks_behind(thing))
 
 
 def _task_site(objects: tuple[object, ...], folder: str) -> str:
     """The line where the first task that one of the objects leads to is suspended."""
-    found = (_frames(task) for each in objects for task in _tasks_behind(each))
+    found = (user_frames(task) for each in objects for task in tasks_behind(each))
     frames: list[FrameType] = next(filter(None, found), [])
     return _format(frames[-1], folder) if frames else ""
 
 
-def _tasks_behind(start: object) -> Iterator[Any]:
+def tasks_behind(start: object) -> Iterator[Any]:
     """The tasks that wait for something, the nearest first; `start` may be one itself.
 
     A task that waits has left a callback with what it waits for, so the references of that lead
@@ -225,10 +247,10 @@ def _referents(found: Any) -> Sequence[Any]:
     return gc.get_referents(found)
 
 
-def _frames(task: Any) -> list[FrameType]:
+def user_frames(task: Any) -> list[FrameType]:
     """The frames of a suspended task that are the user's code, the innermost last."""
     with contextlib.suppress(Exception):  # there are tasks of many makes
-        return [each for each in _suspended(task) if not _is_library(each.f_code.co_filename)]
+        return [each for each in _suspended(task) if not is_library(each.f_code.co_filename)]
     return []
 
 
@@ -249,7 +271,7 @@ def _greenlet_site(folder: str) -> str:
     current = getattr(gevent, "getcurrent", None)
     frame = None if current is None else getattr(current(), "spawning_stack", None)
     while frame is not None and not _is_runner(frame.f_code.co_filename):
-        if not _is_library(frame.f_code.co_filename):
+        if not is_library(frame.f_code.co_filename):
             return _format(frame, folder)
         frame = frame.f_back
     return ""

@@ -41,6 +41,7 @@ from pytest_resilience.chaos.active_experiment import Hit
 from pytest_resilience.chaos.call_site import caller
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.faults.callers import CallerFault
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.forked_children import watch_forks
 from pytest_resilience.chaos.operation import Operation
@@ -370,7 +371,8 @@ class Engine:
         pending = [hit for hit in hits if hit.fault.awaits_bytes(operation.kind)]
         if tell is not None:
             tell([hit for hit in hits if hit not in pending])
-        return Effect.of(hits, self.clock, pending=pending, tell=tell)
+        others = _without_struck(hits)
+        return Effect.of(others, self.clock, pending=pending, tell=tell) if others else None
 
     def _notify(self, operation: Operation, place: str, hits: Sequence[Hit]) -> None:
         now = self.clock.monotonic()
@@ -387,3 +389,15 @@ class Engine:
                     place=place,
                 )
             )
+
+
+def _without_struck(hits: Sequence[Hit]) -> Sequence[Hit]:
+    """Let those happen that happen to the caller, who may raise; returns the others."""
+    __tracebackhide__ = True
+    others = []
+    for hit in hits:
+        if isinstance(hit.fault, CallerFault):
+            hit.fault.strike(hit.operation)
+        else:
+            others.append(hit)
+    return others

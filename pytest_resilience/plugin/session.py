@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+
 from collections.abc import Generator
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -12,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.cancelling import in_own_scope
 from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
@@ -245,6 +249,18 @@ class ChaosSession:
             return (yield)
         finally:
             self._end_chaos(item)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+        """Let a test that trio runs be cancelled alone, and not with who runs it."""
+        test = pyfuncitem.obj
+        if "trio" not in sys.modules or not inspect.iscoroutinefunction(test):
+            return (yield)
+        pyfuncitem.obj = in_own_scope(test)
+        try:
+            return (yield)
+        finally:
+            pyfuncitem.obj = test
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:

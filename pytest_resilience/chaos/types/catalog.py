@@ -14,6 +14,8 @@ from enum import Enum
 from typing import Any
 
 from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.types.callers import CANCELLATION
+from pytest_resilience.chaos.types.callers import MEMORY_FAILURE
 from pytest_resilience.chaos.types.database import DATABASE_FAILURE
 from pytest_resilience.chaos.types.database import DATABASE_SLOWDOWN
 from pytest_resilience.chaos.types.files import DISK_FAILURE
@@ -46,6 +48,8 @@ class ChaosType(Enum):
     DATABASE_SLOWDOWN = "database_slowdown"
     DATABASE_FAILURE = "database_failure"
     DISK_FAILURE = "disk_failure"
+    CANCELLATION = "cancellation"
+    MEMORY_FAILURE = "memory_failure"
     FD_EXHAUSTION = "fd_exhaustion"
     THREAD_EXHAUSTION = "thread_exhaustion"
 
@@ -69,6 +73,8 @@ SCHEMAS: dict[Kind, TypeSchema] = {
     ChaosType.MEMORY_STRESS: MEMORY_STRESS,
     ChaosType.DISK_STRESS: DISK_STRESS,
     ChaosType.DISK_FAILURE: DISK_FAILURE,
+    ChaosType.CANCELLATION: CANCELLATION,
+    ChaosType.MEMORY_FAILURE: MEMORY_FAILURE,
     ChaosType.FD_EXHAUSTION: FD_EXHAUSTION,
     ChaosType.THREAD_EXHAUSTION: THREAD_EXHAUSTION,
 }

@@ -32,8 +32,8 @@ from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = [
-    "AFTER", "BEFORE", "DATABASE_FAILURE", "DATABASE_SLOWDOWN", "DURING", "LOST", "DatabaseDelay",
-    "DatabaseFailure",
+    "AFTER", "BEFORE", "DATABASE_FAILURE", "DATABASE_SLOWDOWN", "DURING", "LOST",
+    "STATEMENT_PARAMETERS", "DatabaseDelay", "DatabaseFailure",
 ]  # fmt: skip
 
 MOST_DELAY = 5.0  # seconds at intensity 1
@@ -147,7 +147,7 @@ def _databases(name: str, value: Any) -> _Databases:
     return _Databases(tuple(each.strip() for each in value.split("|")))
 
 
-_TARGET_PARAMETERS = (
+STATEMENT_PARAMETERS = (
     Parameter(
         name="match", unit="SQL with * or ..., several between |", default="every statement",
         parse=lambda name, value: _Statements(parse_statements(name, value)),
@@ -205,7 +205,7 @@ DATABASE_SLOWDOWN = TypeSchema(
             name="at", unit=f"{', '.join(_STEPS)}, several between |", default="execute",
             parse=several_of(_STEPS), help="which steps are slow",
         ),
-        *_TARGET_PARAMETERS,
+        *STATEMENT_PARAMETERS,
         *trigger_parameters(rate="1"),
         CHILDREN_PARAMETER,
     ),
@@ -223,7 +223,7 @@ DATABASE_FAILURE = TypeSchema(
         _moment(BEFORE, "lost before this step reaches the database"),
         _moment(DURING, "fails at this step; lost: the outcome is unknown, it was not done"),
         _moment(AFTER, "lost when this step was done, and the response did not arrive"),
-        *_TARGET_PARAMETERS,
+        *STATEMENT_PARAMETERS,
         *trigger_parameters(rate="1 in a test; by flag or profile intensity"),
         CHILDREN_PARAMETER,
     ),

@@ -39,8 +39,8 @@ from pytest_resilience.errors import ConfigurationError
 
 
 __all__ = [
-    "DISK_FAILURE", "FILE_KINDS", "OPENING_KINDS", "DiskDelay", "DiskError", "ShortWrite",
-    "TornWrite",
+    "DISK_FAILURE", "FILE_KINDS", "FILE_STEPS", "OPENING_KINDS", "PATH_PARAMETER", "DiskDelay",
+    "DiskError", "ShortWrite", "TornWrite",
 ]  # fmt: skip
 
 MOST_DELAY = 2.0  # seconds at intensity 1
@@ -48,7 +48,7 @@ MOST_DELAY = 2.0  # seconds at intensity 1
 # EMFILE comes before the file is looked for, so opening fails even where there is none.
 OPENING_KINDS = frozenset({OPEN, OPEN_IN_VAIN, OPEN_TO_WRITE, CREATE})
 _OPENING = OPENING_KINDS - {OPEN_IN_VAIN}
-_STEPS = {
+FILE_STEPS = {
     "open": OPENING_KINDS,
     "read": frozenset({READ}),
     "write": frozenset({WRITE}),
@@ -58,7 +58,7 @@ _STEPS = {
     "make": frozenset({MAKE}),
     "remove": frozenset({REMOVE}),
 }
-FILE_KINDS = frozenset[str]().union(*_STEPS.values())
+FILE_KINDS = frozenset[str]().union(*FILE_STEPS.values())
 _ALL = FILE_KINDS - {OPEN_IN_VAIN}
 _CHANGES = frozenset({OPEN_TO_WRITE, CREATE, RESIZE, RENAME, MAKE, REMOVE})
 _SPACE = frozenset({CREATE, WRITE, RESIZE, SYNC, RENAME, MAKE})
@@ -184,7 +184,7 @@ class TornWrite(_PartialWrite):
 
 def _named(kinds: frozenset[str]) -> str:
     """Kinds of operation, for people."""
-    return "/".join(step for step, those in _STEPS.items() if those & kinds)
+    return "/".join(step for step, those in FILE_STEPS.items() if those & kinds)
 
 
 def _mode(name: str, value: Any) -> str:
@@ -207,10 +207,10 @@ def _kinds(mode: str, steps: tuple[str, ...] | None) -> frozenset[str]:
     if steps is None:
         return known.usual
     for step in steps:
-        if not _STEPS[step] & known.possible:
-            able = [name for name, kinds in _STEPS.items() if kinds & known.possible]
+        if not FILE_STEPS[step] & known.possible:
+            able = [name for name, kinds in FILE_STEPS.items() if kinds & known.possible]
             raise ConfigurationError(f"at={step!r}: {mode} happens to {', '.join(able)} only")
-    return frozenset[str]().union(*(_STEPS[step] for step in steps)) & known.possible
+    return frozenset[str]().union(*(FILE_STEPS[step] for step in steps)) & known.possible
 
 
 def _faults(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
@@ -229,6 +229,11 @@ def _faults(given: Mapping[str, Any], intensity: float) -> tuple[Fault, ...]:
 _DELAYS = delay_parameters(f"intensity x {MOST_DELAY:g}s", "what each slow operation takes longer")
 _MODES_OF = {"bytes_written": (_TORN, _SHORT), **dict.fromkeys(DELAY_NAMES, (_SLOW,))}
 
+PATH_PARAMETER = Parameter(
+    name="path", unit="globs of files, several between |", default="every file",
+    parse=parse_paths, help="whose operations are meant, e.g. 'data/**/*.json'",
+)  # fmt: skip
+
 DISK_FAILURE = TypeSchema(
     summary="files cannot be opened, written, synced or renamed, with the system's own error",
     parameters=(
@@ -237,13 +242,10 @@ DISK_FAILURE = TypeSchema(
             parse=_mode, help="what is the matter",
         ),
         Parameter(
-            name="at", unit=f"{', '.join(_STEPS)}, several between |", default="as fits the mode",
-            parse=several_of(_STEPS), help="which operations fail",
+            name="at", unit=f"{', '.join(FILE_STEPS)}, several between |",
+            default="as fits the mode", parse=several_of(FILE_STEPS), help="which operations fail",
         ),
-        Parameter(
-            name="path", unit="globs of files, several between |", default="every file",
-            parse=parse_paths, help="whose operations are meant, e.g. 'data/**/*.json'",
-        ),
+        PATH_PARAMETER,
         Parameter(
             name="bytes_written", unit="bytes, or B, KiB, MiB", default="half",
             parse=_size, help="how much of a short or torn write reaches the file",

@@ -35,6 +35,14 @@ TYPES = {
         "path='**/orders.txt', rate=1",
         "with pytest.raises(OSError, match='No space left'): shop.save()",
     ),
+    "cancellation": (
+        "at='connect'",
+        "with pytest.raises(asyncio.CancelledError): asyncio.run(shop.ask())",
+    ),
+    "memory_failure": (
+        "at='connect'",
+        "with pytest.raises(MemoryError): shop.connect()",
+    ),
     "fd_exhaustion": (
         "leave=0",
         "with pytest.raises(OSError, match='Too many open files'): os.open('.', os.O_RDONLY)",
@@ -46,6 +54,7 @@ TYPES = {
 }
 
 SHOP = """
+import asyncio
 import contextlib
 import pathlib
 import socket
@@ -55,6 +64,11 @@ import sqlite3
 def connect():
     with socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname()).close()
+
+
+async def ask():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        await asyncio.open_connection(*server.getsockname())
 
 
 def order():
@@ -67,6 +81,7 @@ def save():
 """
 
 TYPE = """
+import asyncio
 import os
 import sqlite3
 import threading

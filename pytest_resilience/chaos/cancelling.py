@@ -1,0 +1,165 @@
+"""Who awaits an operation, and how to cancel that as the code under test would.
+
+In asyncio it is a task, and `task.cancel()`. In trio it is a cancel scope, and `scope.cancel()`:
+the innermost one that the code under test has entered itself, by a nursery or a timeout, for a
+library may turn the cancellation of its own scope into something else. Where there is none, it is
+that of the nursery in which the task was started.
+
+Nothing here waits for anything. Neither asyncio nor trio is imported: who awaits has done so.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import threading
+import weakref
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from pytest_resilience.chaos.call_site import LOOP
+from pytest_resilience.chaos.call_site import control_role
+from pytest_resilience.chaos.call_site import current_loop
+from pytest_resilience.chaos.call_site import current_task
+from pytest_resilience.chaos.call_site import is_library
+from pytest_resilience.chaos.call_site import running_steps
+from pytest_resilience.chaos.call_site import tasks_behind
+from pytest_resilience.chaos.call_site import user_frames
+
+
+__all__ = ["Cancelling", "cancellation_of", "in_own_scope", "note_scope"]
+
+_AWAITED = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE | inspect.CO_ASYNC_GENERATOR
+
+_scopes_of_user: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def note_scope(scope: object) -> None:
+    """The code under test has entered a cancel scope of trio itself."""
+    _scopes_of_user.add(scope)
+
+
+def in_own_scope(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """`function`, with a cancel scope of its own around it where trio runs it.
+
+    For tests: the scopes beyond are those of who runs them. A cancellation leaves it as what it is.
+    """
+
+    @functools.wraps(function)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        if not hasattr(current_task(), "parent_nursery"):
+            return await function(*args, **kwargs)
+        left_by: BaseException | None = None
+        with sys.modules["trio"].CancelScope() as scope:
+            _scopes_of_user.add(scope)
+            try:
+                return await function(*args, **kwargs)
+            except BaseException as error:
+                left_by = error
+                raise
+        assert left_by is not None  # or it would have returned
+        raise left_by
+
+    return call
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelling:
+    """How to cancel who awaits something.
+
+    Attributes:
+        cancel: does it.
+        is_here: it is done in that task, or in one that it awaits, and not in a callback.
+    """
+
+    cancel: Callable[[], object]
+    is_here: bool
+
+
+def cancellation_of(loop_objects: tuple[object, ...] = ()) -> Cancelling | None:
+    """Of whoever awaits what is done here; None where nobody awaits it.
+
+    `loop_objects` may lead to the task that does. What a coroutine does without awaiting it
+    cannot be cancelled.
+    """
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # as above
+    current, called = current_task(), None
+    if current is None and not loop_objects:
+        return _cancelling(_task_of_worker(frame))
+    while frame is not None and control_role(frame.f_code) != LOOP:
+        if not is_library(frame.f_code.co_filename):
+            awaited = called is not None and called.f_code.co_flags & _AWAITED
+            return _cancelling(current, is_here=True) if awaited else None
+        frame, called = frame.f_back, frame
+    task = _nearest((*loop_objects, current))
+    return _cancelling(task, is_here=current is not None)
+
+
+def _task_of_worker(frame: FrameType | None) -> Any:
+    """The task that waits for the job of this thread; None where nobody does.
+
+    One of the futures that the thread's frames have is that of its job.
+    """
+    futures: list[object] = []
+    if threading.current_thread() is threading.main_thread():
+        return None  # it does nobody's job
+    while frame is not None:
+        for value in frame.f_locals.values():
+            future = getattr(value, "future", value)
+            if hasattr(type(future), "add_done_callback"):
+                futures.append(future)
+        frame = frame.f_back
+    task = _nearest(tuple(futures))
+    if task is None and futures:
+        # The thread may have begun before the task waits: until then the loop runs that.
+        steps = [step for step, _ in running_steps()]
+        task = _nearest(tuple(steps)) if len(steps) == 1 else None
+    return task
+
+
+def _nearest(objects: tuple[object, ...]) -> Any:
+    """The first task with code of the user's that one of the objects leads to.
+
+    Where none has any, it is the last of them, which no other waits for: it may be one of a
+    library's coroutine that the user has started.
+    """
+    task = None
+    for each in objects:
+        for task in tasks_behind(each):
+            if user_frames(task):
+                return task
+    return task
+
+
+def _cancelling(task: Any, *, is_here: bool = False) -> Cancelling | None:
+    if task is None:
+        return None
+    if not hasattr(task, "parent_nursery"):  # of asyncio
+        loop = task.get_loop()
+        if current_loop() is loop:
+            return Cancelling(task.cancel, is_here)
+        return Cancelling(functools.partial(loop.call_soon_threadsafe, task.cancel), is_here)
+    if current_task() is None:
+        return None  # a thread of trio's cannot be abandoned
+    scope = _scope_of(task)
+    return None if scope is None else Cancelling(scope.cancel, is_here)
+
+
+def _scope_of(task: Any) -> Any:
+    """The cancel scope of trio to cancel; None where there is none that would be heeded."""
+    status = task._cancel_status  # noqa: SLF001  # nothing public leads to it
+    while status is not None:
+        scope = status._scope  # noqa: SLF001  # as above
+        if scope in _scopes_of_user:
+            return scope
+        if scope.shield:
+            return None
+        status = status._parent  # noqa: SLF001  # as above
+    nursery = task.parent_nursery
+    return None if nursery is None else nursery.cancel_scope

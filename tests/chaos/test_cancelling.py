@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+
+from collections.abc import Awaitable
+from collections.abc import Callable
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+import anyio
+import pytest
+import trio
+
+from pytest_resilience.chaos.cancelling import Cancelling
+from pytest_resilience.chaos.cancelling import cancellation_of
+from pytest_resilience.chaos.cancelling import in_own_scope
+from pytest_resilience.runtime import Runtime
+from tests.injecting import Inject
+from tests.injecting import injecting
+
+
+@pytest.fixture
+def inject() -> Iterator[Inject]:
+    runtime = Runtime()
+    yield injecting(runtime.start, rate=1)
+    assert not runtime.engine.active
+
+
+async def outcome(work: Callable[[], Awaitable[object]]) -> str:
+    """What becomes of a task that does it."""
+    task = asyncio.ensure_future(work())
+    await asyncio.wait([task])
+    return "cancelled" if task.cancelled() else repr(task.exception() or task.result())
+
+
+def test_nobody_awaits_what_no_loop_runs() -> None:
+    assert cancellation_of() is None
+
+
+@pytest.mark.may_block
+def test_what_a_coroutine_does_without_awaiting_it(inject: Inject, tmp_path: Path) -> None:
+    async def main() -> None:
+        connection = sqlite3.connect(":memory:")
+        connection.execute("CREATE TABLE teas (name)").close()
+        connection.close()
+        (tmp_path / "tea.txt").write_text("green")
+        assert cancellation_of() is None
+        await asyncio.sleep(0)
+
+    with inject("cancellation") as experiment:
+        asyncio.run(main())
+    assert experiment.matched == 0
+
+
+@pytest.mark.parametrize("at", ["connect", "execute", "commit", "fetch"])
+def test_what_a_thread_of_aiosqlite_does_for_a_task(inject: Inject, at: str) -> None:
+    async def work() -> None:
+        async with aiosqlite.connect(":memory:") as database:
+            await database.execute("CREATE TABLE teas (name)")
+            await database.execute("INSERT INTO teas VALUES ('green')")
+            await database.commit()
+            async with database.execute("SELECT name FROM teas") as cursor:
+                await cursor.fetchall()
+
+    async def main() -> str:
+        before = set(threading.enumerate())
+        found = await outcome(work)
+        # A connect that is cancelled ends its thread, and does not wait for that.
+        for thread in set(threading.enumerate()) - before:
+            if "_connection_worker_thread" in thread.name:
+                await asyncio.to_thread(thread.join, 10)
+        return found
+
+    with inject("cancellation", at=at, nth=1) as experiment:
+        assert asyncio.run(main()) == "cancelled"
+    assert experiment.hits == 1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_what_a_thread_of_the_loop_does_for_a_task(
+    inject: Inject, tmp_path: Path, waits: bool
+) -> None:
+    async def main() -> str:
+        waiting = threading.Event()
+
+        def write() -> None:
+            if waits:
+                waiting.wait(10)
+            (tmp_path / "tea.txt").write_text("green")
+
+        async def work() -> None:
+            asyncio.get_running_loop().call_soon(waiting.set)
+            await asyncio.to_thread(write)
+
+        return await outcome(work)
+
+    with inject("cancellation", at="write", path=tmp_path) as experiment:
+        assert asyncio.run(main()) == "cancelled"
+    assert experiment.hits == 1
+
+
+def test_a_thread_that_nobody_awaits(inject: Inject, tmp_path: Path) -> None:
+    def write() -> None:
+        (tmp_path / "tea.txt").write_text("green")
+
+    with inject("cancellation", at="write") as experiment:
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+    assert experiment.matched == 0
+
+
+async def done_by_a_library(do: Callable[[], object]) -> None:
+    """The child of a task group of the user's, with no code of the user's in it."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(asyncio.to_thread, do)
+
+
+def test_a_task_that_waits_for_its_children(inject: Inject, tmp_path: Path) -> None:
+    with inject("cancellation", at="make", path=tmp_path):
+        work = done_by_a_library
+        make = (tmp_path / "teas").mkdir
+        assert asyncio.run(outcome(lambda: work(make))) == "cancelled"
+
+
+async def found() -> Cancelling | None:
+    """As of an operation that a library's coroutine does: what is in between is not the user's."""
+    namespace: dict[str, Any] = {"cancellation_of": cancellation_of}
+    exec(compile("async def do(): return cancellation_of()", "<library>", "exec"), namespace)
+    result: Cancelling | None = await namespace["do"]()
+    return result
+
+
+def in_trio(work: Callable[[], Awaitable[str]]) -> str:
+    return trio.run(work)
+
+
+def test_the_innermost_scope_of_the_user_is_cancelled(inject: Inject) -> None:
+    async def main() -> str:
+        with trio.CancelScope() as outer, trio.move_on_after(60) as inner:
+            cancellation = await found()
+            assert cancellation is not None
+            cancellation.cancel()
+            await trio.sleep_forever()
+        return f"{outer.cancel_called} {inner.cancel_called}"
+
+    with inject("cancellation"):
+        assert in_trio(main) == "False True"
+
+
+@pytest.mark.parametrize("enter", [trio.open_nursery, anyio.create_task_group])
+def test_a_nursery_has_a_scope(inject: Inject, enter: Callable[[], Any]) -> None:
+    async def main() -> str:
+        async with enter() as nursery:
+            cancellation = await found()
+            assert cancellation is not None
+            cancellation.cancel()
+            await trio.lowlevel.checkpoint()
+        return str(nursery.cancel_scope.cancel_called)
+
+    with inject("cancellation"):
+        assert in_trio(main) == "True"
+
+
+def test_a_scope_of_a_library_is_left_alone(inject: Inject) -> None:
+    source = """
+async def do():
+    with trio.move_on_after(60) as scope:
+        cancellation_of().cancel()
+        await trio.sleep_forever()
+    return scope
+"""
+    namespace: dict[str, Any] = {"cancellation_of": cancellation_of, "trio": trio}
+    exec(compile(source, "<library>", "exec"), namespace)
+
+    async def main() -> str:
+        with trio.CancelScope() as scope:
+            await namespace["do"]()
+        return str(scope.cancelled_caught)
+
+    with inject("cancellation"):
+        assert in_trio(main) == "True"
+
+
+def test_behind_a_shield_nothing_would_heed_it(inject: Inject) -> None:
+    source = """
+async def do():
+    with trio.CancelScope(shield=True):
+        return cancellation_of()
+"""
+    namespace: dict[str, Any] = {"cancellation_of": cancellation_of, "trio": trio}
+    exec(compile(source, "<library>", "exec"), namespace)
+
+    async def main() -> str:
+        with trio.CancelScope():
+            cancellation = await namespace["do"]()
+        return str(cancellation)
+
+    with inject("cancellation"):
+        assert in_trio(main) == "None"
+
+
+def test_a_scope_of_its_own_lets_the_cancellation_out() -> None:
+    async def work() -> str:
+        cancellation = await found()
+        assert cancellation is not None
+        cancellation.cancel()
+        await trio.sleep_forever()
+        return "nothing"
+
+    async def main() -> str:
+        with pytest.raises(trio.Cancelled):
+            await in_own_scope(work)()
+        await trio.lowlevel.checkpoint()  # who has called it is not cancelled
+        return "gone on"
+
+    assert in_trio(main) == "gone on"
+
+
+def test_in_asyncio_it_needs_no_scope() -> None:
+    async def work() -> str:
+        return "done"
+
+    assert asyncio.run(outcome(in_own_scope(work))) == "'done'"
