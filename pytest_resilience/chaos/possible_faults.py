@@ -27,6 +27,7 @@ from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import MAKE
 from pytest_resilience.chaos.operation import OPEN
 from pytest_resilience.chaos.operation import OPEN_CONNECTION
+from pytest_resilience.chaos.operation import OPEN_IN_VAIN
 from pytest_resilience.chaos.operation import OPEN_TO_WRITE
 from pytest_resilience.chaos.operation import READ
 from pytest_resilience.chaos.operation import RECEIVE
@@ -39,6 +40,7 @@ from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.operation import SYNC
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.types.callers import CALLER_KINDS
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.errors import ConfigurationError
 
@@ -123,6 +125,12 @@ def _disk(name: str, *kinds: str, at: bool = True) -> PossibleFault:
     )
 
 
+def _of_caller(name: str, chaos_type: str, kinds: frozenset[str]) -> PossibleFault:
+    return PossibleFault(
+        name=name, chaos_type=chaos_type, kinds=kinds, parameters={"rate": 1.0}, lasts=False
+    )
+
+
 _STEPS = {
     OPEN: "open", OPEN_TO_WRITE: "open", CREATE: "open", READ: "read", WRITE: "write",
     RESIZE: "resize", SYNC: "sync", RENAME: "rename", MAKE: "make", REMOVE: "remove",
@@ -167,6 +175,8 @@ _ALL: Final = (
     _disk("torn_write", WRITE, at=False),
     _disk("failed_fsync", SYNC, at=False),
     _disk("failed_rename", RENAME, at=False),
+    _of_caller("memory", "memory_failure", CALLER_KINDS - {OPEN_IN_VAIN}),
+    _of_caller("cancel", "cancellation", CALLER_KINDS - {OPEN_IN_VAIN}),
 )
 
 

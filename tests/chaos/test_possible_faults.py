@@ -11,7 +11,6 @@ from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.operation import OPEN_IN_VAIN
 from pytest_resilience.chaos.operation import RECEIVE
-from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.operation import TcpDetails
@@ -21,8 +20,8 @@ from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.errors import ConfigurationError
 
 
-# What follows from them is what the peer does next, which the response has; or it fails anyway.
-WITHOUT = {SEND, CLOSE, END, OPEN_IN_VAIN}
+# Nobody of the code under test does them; or it fails anyway.
+WITHOUT = {CLOSE, END, OPEN_IN_VAIN}
 ALL = [(kind, each) for kind in sorted(KINDS) for each in possible_faults(kind)]
 
 

@@ -34,7 +34,7 @@ from pytest_resilience.chaos.types.schema import several_of
 from pytest_resilience.chaos.types.schema import trigger_parameters
 
 
-__all__ = ["CANCELLATION", "MEMORY_FAILURE"]
+__all__ = ["CALLER_KINDS", "CANCELLATION", "MEMORY_FAILURE"]
 
 _STEPS: dict[str, frozenset[str]] = {
     "resolve": frozenset({RESOLVE}),
@@ -49,6 +49,7 @@ _STEPS: dict[str, frozenset[str]] = {
     "fetch": frozenset({FETCH}),
     **FILE_STEPS,
 }
+CALLER_KINDS = frozenset[str]().union(*_STEPS.values())
 
 
 def _schema(summary: str, make: Callable[..., CallerFault], help_: str) -> TypeSchema:
