@@ -13,9 +13,9 @@ from typing import TypedDict
 
 
 __all__ = [
-    "CpuStress", "DatabaseFailure", "DatabaseSlowdown", "Delays", "DiskFailure", "DiskStress",
-    "Experiments", "FdExhaustion", "MemoryStress", "NetworkFailure", "NetworkLatency", "Requests",
-    "Responses", "ServiceFailure", "ThreadExhaustion", "Triggers",
+    "Cancellation", "CpuStress", "DatabaseFailure", "DatabaseSlowdown", "Delays", "DiskFailure",
+    "DiskStress", "Experiments", "FdExhaustion", "MemoryFailure", "MemoryStress", "NetworkFailure",
+    "NetworkLatency", "Requests", "Responses", "ServiceFailure", "ThreadExhaustion", "Triggers",
 ]  # fmt: skip
 
 
@@ -208,6 +208,28 @@ class DiskFailure(Delays, Triggers, Experiments, total=False):
     at: str
     path: str | Sequence[str] | PathLike[str]
     bytes_written: int | str
+
+
+class Cancellation(Triggers, Experiments, total=False):
+    """The task of asyncio, or cancel scope of trio, that awaits an operation is cancelled there."""
+
+    at: str
+    target: str | Sequence[str]
+    match: str
+    position: int
+    database: str
+    path: str | Sequence[str] | PathLike[str]
+
+
+class MemoryFailure(Triggers, Experiments, total=False):
+    """An operation cannot get the memory that it needs: MemoryError."""
+
+    at: str
+    target: str | Sequence[str]
+    match: str
+    position: int
+    database: str
+    path: str | Sequence[str] | PathLike[str]
 
 
 class FdExhaustion(Experiments, total=False):
