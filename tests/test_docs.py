@@ -33,8 +33,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Loaded once here, not again for every run of a page.
 import pytest
 import yaml
+
+import pytest_resilience.interceptors.children.interceptor
+import pytest_resilience.interceptors.databases.sqlite
+import pytest_resilience.native.connects
+import pytest_resilience.native.redirects
+import pytest_resilience.plugin.matrix.protocol
+import pytest_resilience.proxy.proxy  # noqa: F401
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.types.catalog import ChaosType
