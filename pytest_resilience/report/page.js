@@ -20,9 +20,16 @@
   const rows = data.tests.map((name) => ({ name, words: name.toLowerCase(), cells: [], line: null }));
   for (const cell of data.cells) rows[cell[TEST]].cells[cell[EXPERIMENT]] = cell;
 
+  // A long name breaks between its parts, where it can.
+  function breakable(name) {
+    return name.split(/(?<=\/|::)/).flatMap((part, at) => (at ? [element("wbr"), part] : [part]));
+  }
+
   function draw() {
     const head = element("tr");
-    head.append(element("th", "test"));
+    const corner = element("th", "test");
+    corner.scope = "col";
+    head.append(corner);
     for (const [name, what, weight] of data.experiments) {
       const heading = element("th");
       heading.scope = "col";
@@ -36,10 +43,7 @@
       row.line = element("tr");
       const heading = element("th");
       heading.scope = "row";
-      // A long name breaks between its parts, where it can.
-      row.name.split(/(?<=\/|::)/).forEach((part, at) => {
-        heading.append(...(at ? [element("wbr"), part] : [part]));
-      });
+      heading.append(...breakable(row.name));
       row.line.append(heading);
       data.experiments.forEach((_, column) => row.line.append(square(row.cells[column])));
       row.line.dataset.row = at;
@@ -61,10 +65,12 @@
     const made = element("td", letter, names.join(" "));
     made.tabIndex = -1;
     made.setAttribute("aria-label", words + remarks(cell));
+    made.setAttribute("aria-haspopup", "dialog");
     return made;
   }
 
   const chosen = new Set();
+  let opened = null; // the cell whose dialog is open
 
   function drawVerdicts() {
     const counts = data.verdicts.map(() => 0);
@@ -77,12 +83,13 @@
       button.dataset.verdict = name;
       button.title = meaning;
       button.setAttribute("aria-pressed", "false");
-      button.append(element("i", letter, name), words + " " + counts[verdict]);
+      const sample = element("i", letter, name);
+      sample.ariaHidden = "true"; // the words say it
+      button.append(sample, words + " " + counts[verdict]);
       button.addEventListener("click", () => {
-        const on = !chosen.delete(verdict);
-        if (on) chosen.add(verdict);
-        button.setAttribute("aria-pressed", String(on));
+        if (!chosen.delete(verdict)) chosen.add(verdict);
         filter();
+        keepView();
       });
       byId("verdicts").append(button);
     }
@@ -101,14 +108,51 @@
         row.line.cells[column + 1].classList.toggle("pale", pale);
       });
     }
+    for (const button of byId("verdicts").children) {
+      const verdict = data.verdicts.findIndex(([name]) => name === button.dataset.verdict);
+      button.setAttribute("aria-pressed", String(chosen.has(verdict)));
+    }
     byId("shown").textContent = shown + " of " + rows.length + " tests";
+  }
+
+  // What is shown stands in the address, so that it can be sent: #words=…&verdicts=…&test=…&experiment=…
+  function keepView() {
+    const view = new URLSearchParams();
+    const words = byId("filter").value.trim();
+    if (words) view.set("words", words);
+    if (chosen.size) view.set("verdicts", [...chosen].map((each) => data.verdicts[each][0]).join(","));
+    if (opened) {
+      view.set("test", data.tests[opened[TEST]]);
+      view.set("experiment", data.experiments[opened[EXPERIMENT]][0]);
+    }
+    const hash = view.toString();
+    history.replaceState(null, "", hash ? "#" + hash : location.pathname + location.search);
+  }
+
+  function showView() {
+    const view = new URLSearchParams(location.hash.slice(1));
+    byId("filter").value = view.get("words") ?? "";
+    chosen.clear();
+    for (const name of (view.get("verdicts") ?? "").split(",")) {
+      const verdict = data.verdicts.findIndex(([known]) => known === name);
+      if (verdict >= 0) chosen.add(verdict);
+    }
+    filter();
+    const row = rows.find(({ name }) => name === view.get("test"));
+    const column = data.experiments.findIndex(([name]) => name === view.get("experiment"));
+    const cell = row?.cells[column];
+    if (cell && cell !== opened) {
+      byId("cell").close();
+      focus(row.line.cells[column + 1]);
+      open(cell);
+    } else if (!cell) byId("cell").close();
   }
 
   function open(cell) {
     const test = data.tests[cell[TEST]];
     const [experiment, what, weight] = data.experiments[cell[EXPERIMENT]];
     const [name, words, , meaning] = data.verdicts[cell[VERDICT]];
-    byId("cell-test").textContent = test;
+    byId("cell-test").replaceChildren(...breakable(test));
     byId("cell-verdict").textContent = words + remarks(cell);
     byId("cell-verdict").className = "badge " + name;
     byId("cell-meaning").textContent = meaning;
@@ -123,6 +167,8 @@
     drawTimeline(cell);
     byId("cell").showModal();
     byId("cell").scrollTop = 0;
+    opened = cell;
+    keepView();
   }
 
   function drawTimeline(cell) {
@@ -197,6 +243,11 @@
     }
   });
   byId("close").addEventListener("click", () => byId("cell").close());
+  byId("cell").addEventListener("close", () => {
+    if (byId("cell").open) return; // another cell was opened meanwhile
+    opened = null;
+    keepView();
+  });
   byId("cell").addEventListener("click", (event) => {
     if (event.target === byId("cell")) byId("cell").close(); // beside it
   });
@@ -211,9 +262,13 @@
       event.target.textContent = "selected"; // a page may not be let near the clipboard
     }
   });
-  byId("filter").addEventListener("input", filter);
+  byId("filter").addEventListener("input", () => {
+    filter();
+    keepView();
+  });
+  addEventListener("hashchange", showView);
 
   draw();
   drawVerdicts();
-  filter();
+  showView();
 })();

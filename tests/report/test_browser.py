@@ -272,6 +272,86 @@ def test_verdicts_filter_the_tests(page: Page) -> None:
     assert page.all("td.pale") == []
 
 
+def test_the_view_stands_in_the_address(page: Page) -> None:
+    page.one("#filter").send_keys("pays")
+    page.one("button[data-verdict=failed]").click()
+    page.one("td.failed").click()
+    address = page.driver.current_url
+    assert address.partition("#")[2] == (
+        "words=pays&verdicts=failed&test=tests%2Ftest_shop.py%3A%3Atest_pays&experiment=gone"
+    )
+    page.driver.get("about:blank")
+    page.driver.get(address)  # as whoever it was sent to
+    assert page.one("#cell-test").text == "tests/test_shop.py::test_pays"
+    assert page.one("#cell-experiment").text.startswith("gone")
+    page.one("#close").click()
+    assert page.one("#filter").get_attribute("value") == "pays"
+    assert page.one("button[data-verdict=failed]").get_attribute("aria-pressed") == "true"
+    assert page.one("#shown").text == "1 of 43 tests"
+    assert page.driver.current_url.partition("#")[2] == "words=pays&verdicts=failed"
+    page.one("button[data-verdict=failed]").click()
+    page.one("#filter").clear()
+    page.one("#filter").send_keys(Keys.SPACE)
+    assert page.driver.current_url == page.path.as_uri()
+
+
+def test_an_address_of_another_report_shows_what_is_there(page: Page) -> None:
+    page.driver.execute_script("location.hash = 'verdicts=hang,lost&test=gone&experiment=slow'")
+    assert page.one("button[data-verdict=hang]").get_attribute("aria-pressed") == "true"
+    assert page.tests() == [HOSTILE]
+    assert not page.one("#cell").is_displayed()
+    page.driver.execute_script(
+        "location.hash = new URLSearchParams({test: arguments[0], experiment: 'gone'})", HOSTILE
+    )
+    assert page.one("#cell-test").text == HOSTILE
+    page.driver.execute_script("location.hash = ''")
+    assert not page.one("#cell").is_displayed()
+    assert page.one("#shown").text == "43 of 43 tests"
+
+
+def spoken(page: Page) -> list[tuple[str, str]]:
+    """The role and the name of all that a screen reader meets, in its order."""
+    page.driver.execute_cdp_cmd("Accessibility.enable", {})
+    nodes = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    return [
+        (each["role"]["value"], each.get("name", {}).get("value", ""))
+        for each in nodes
+        if not each.get("ignored")
+    ]
+
+
+def test_a_screen_reader_is_told_what_is_shown(page: Page) -> None:
+    told = spoken(page)
+    roles = {role for role, _ in told}
+    assert roles >= {"banner", "main", "contentinfo", "heading", "searchbox", "status", "grid"}
+    assert ("searchbox", "filter tests") in told
+    assert ("group", "filter verdicts") in told
+    assert ("button", "failed 1") in told
+    assert ("grid", "tests and experiments") in told
+    assert [name for role, name in told if role == "columnheader"] == ["test", "slow", "gone"]
+    assert ("gridcell", "failed, flaky") in told
+    assert [role for role, name in told if role in {"button", "searchbox"} and not name] == []
+    page.one("td.failed").click()
+    dialog = spoken(page)
+    assert ("dialog", "tests/ test_shop.py:: test_pays") in dialog
+    assert ("button", "close") in dialog
+    assert ("button", "copy") in dialog
+
+
+def test_the_tab_key_goes_from_the_filters_to_the_map(page: Page) -> None:
+    page.driver.execute_script("document.querySelector('#filter').focus()")
+    visited = []
+    for _ in range(5):
+        page.press(Keys.TAB)
+        visited.append(page.ask("document.activeElement.dataset.verdict"))
+    assert visited == ["hang", "failed", "survived", "not_run", None]
+    assert page.ask("document.activeElement.tagName") == "TD"
+    page.press(Keys.ENTER)
+    assert page.ask("document.activeElement.id") == "close"
+    page.press(Keys.ESCAPE)
+    assert page.ask("document.activeElement.tagName") == "TD"
+
+
 def test_keys_go_over_what_the_filter_hides(page: Page) -> None:
     page.one("#filter").send_keys("test_3")
     page.driver.execute_script("document.querySelector('tr:not([hidden]) td').focus()")
