@@ -1,10 +1,12 @@
-"""The file descriptors that this process has open."""
+"""The file descriptors that this process has open, and what the system says of them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import select
+import socket
+import sys
 import weakref
 
 from collections.abc import Iterable
@@ -15,11 +17,17 @@ from typing import Protocol
 from pytest_resilience.chaos.shared_settings import limits_lifted
 
 
-__all__ = ["keep_private", "open_descriptors", "private_descriptors"]
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
+
+__all__ = ["keep_private", "open_descriptors", "private_descriptors", "unacknowledged", "unread"]
 
 
 _AT_ONCE = 256  # descriptors that are asked for
 _MOST_FREE = 512  # of them in a row: the system gives the lowest that is free, so above is none
+_CLOSED = 7  # TCP_CLOSE: the first byte of what TCP_INFO gives
 
 
 class _Owner(Protocol):
@@ -73,3 +81,30 @@ def _listed() -> Iterable[int]:
         with contextlib.suppress(OSError):  # the one of the list itself
             os.fstat(number)
             yield number
+
+
+def unread(sock: socket.SocketType) -> int:
+    """Bytes that have come and were not received."""
+    return _asked(sock, "FIONREAD")
+
+
+def unacknowledged(sock: socket.SocketType) -> int:
+    """Bytes that were sent on a TCP `sock`, and that its peer's system does not have yet.
+
+    They are lost with a connection that is reset. 0 where that cannot be known, or is so already.
+    """
+    if sys.platform != "linux":
+        return 0
+    with contextlib.suppress(OSError):  # closed
+        if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _CLOSED:
+            return _asked(sock, "TIOCOUTQ")  # of sockets it is SIOCOUTQ
+    return 0
+
+
+def _asked(sock: socket.SocketType, what: str) -> int:
+    found = bytearray(4)
+    try:
+        fcntl.ioctl(sock.fileno(), getattr(termios, what), found)
+    except (OSError, ValueError):  # closed
+        return 0
+    return int.from_bytes(found, sys.byteorder)

@@ -25,6 +25,7 @@ from typing import Any
 from typing import Protocol
 from typing import TypeAlias
 
+from pytest_resilience.chaos.descriptors import unread
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.faults.network import Refusal
@@ -40,22 +41,17 @@ from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_patience
 from pytest_resilience.interceptors.sockets.socket_classes import kernel_socket
-from pytest_resilience.interceptors.sockets.socket_classes import kernel_timeout
 from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
+from pytest_resilience.interceptors.sockets.socket_classes import send_timeout
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.waiting import wait
-
-
-if sys.platform != "win32":
-    import fcntl
-    import termios
 
 
 __all__ = [
     "Receiver", "available", "await_more", "close_by_peer", "discard", "end", "end_of_stream",
     "fail", "hold_a_call", "hold_before", "hold_sending", "hold_until", "no_room",
     "nothing_yet", "os_error", "put_abandoned", "readable", "replay", "reset_by_peer",
-    "silenced", "speaks_tls", "take", "timed_out",
+    "send_timed_out", "silenced", "speaks_tls", "take", "timed_out",
 ]  # fmt: skip
 
 _MakeError: TypeAlias = Callable[[], OSError]
@@ -136,14 +132,10 @@ def hold_sending(
     The timeout counts from `asked_at` on, if that was before.
     """
     __tracebackhide__ = True
-    message = "The write operation timed out" if speaks_tls(sock) else "timed out"
-    now, limit = effect.clock.monotonic(), sock.gettimeout()
-    timed_out = functools.partial(TimeoutError, message)
-    error = functools.partial(no_room, sock) if limit is None else timed_out
-    limit = kernel_timeout(sock, socket.SO_SNDTIMEO) if limit is None else limit
+    now, limit = effect.clock.monotonic(), send_timeout(sock)
     if limit is not None:
         limit = max(0.0, limit - max(0.0, now - asked_at))
-    _hold(effect, due - now, limit, error, ended)
+    _hold(effect, due - now, limit, functools.partial(send_timed_out, sock), ended)
     if ended.is_set():
         raise os_error(errno.EPIPE if sock.fileno() >= 0 else errno.EBADF)
 
@@ -213,12 +205,7 @@ def available(sock: socket.socket) -> int:
     pending = getattr(sock, "pending", None)
     if pending is not None and (decrypted := pending()):
         return int(decrypted)
-    found = bytearray(4)
-    try:
-        fcntl.ioctl(sock.fileno(), termios.FIONREAD, found)
-    except (OSError, ValueError):  # closed
-        return 0
-    return int.from_bytes(found, sys.byteorder)
+    return unread(sock)
 
 
 # Errors.
@@ -233,6 +220,13 @@ def timed_out(sock: Receiver) -> OSError:
 
 def _ended_by_kernel(sock: Receiver, code: int) -> OSError:
     return nothing_yet(sock) if code == errno.EAGAIN else os_error(code)
+
+
+def send_timed_out(sock: Receiver) -> OSError:
+    """The error of a send then."""
+    if sock.gettimeout() is None:
+        return no_room(sock)
+    return TimeoutError("The write operation timed out" if speaks_tls(sock) else "timed out")
 
 
 def silenced() -> OSError:
@@ -346,7 +340,7 @@ def close_by_peer(sock: socket.socket) -> None:
         end_of_stream(sock)
 
 
-def discard(sock: socket.socket) -> None:
+def discard(sock: KernelSocket) -> None:
     """Let nobody receive what has come until now."""
     with contextlib.suppress(OSError):  # closed, or no more
         while KernelSocket.recv(kernel_socket(sock), _AT_ONCE, socket.MSG_DONTWAIT):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import socket
 import threading
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from pytest_resilience.chaos.descriptors import unacknowledged
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import SEND
@@ -36,8 +38,11 @@ from pytest_resilience.interceptors.sockets.socket_calls import message_of
 from pytest_resilience.interceptors.sockets.socket_calls import untaken
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import another
+from pytest_resilience.interceptors.sockets.socket_classes import leave_no_room
+from pytest_resilience.interceptors.sockets.socket_classes import send_timeout
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
 from pytest_resilience.interceptors.sockets.wire_format import beginning
+from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.locks import fork_safe
 
 
@@ -45,6 +50,7 @@ __all__ = ["PartitionedSends", "Sender"]
 
 _WHOLE = ("sendall", "sendfile")  # the methods that return when all is sent
 _SOON = 0.01  # seconds until a full socket is tried again, or a partition looked at
+_AT_ONCE = 0.001  # seconds until it is seen that what was sent has arrived
 _PATIENCE = 1.0  # seconds for what was closed, at the end
 
 
@@ -155,10 +161,13 @@ class Sender:
                     if not whole or not data:
                         break
                 case ResetConnection() | CloseConnection() as step:
+                    self._let_arrive(sock, connection, asked_at)
                     self._end(sock, connection, step)
         if sent == len(data):
             match requests.next(0, clock.monotonic()):
                 case ResetConnection() | CloseConnection() as step:
+                    if sock.gettimeout() != 0:  # else it was sent, and cannot be asked for again
+                        self._let_arrive(sock, connection, asked_at)
                     self._end(sock, connection, step)  # who sends no more is told of it as well
         return sent
 
@@ -174,6 +183,36 @@ class Sender:
             raise effects.no_room(sock)
         ended = connection.inbound.ended
         effects.hold_sending(sock, effect, ended, due=due, asked_at=asked_at)
+
+    def _let_arrive(self, sock: socket.socket, connection: TcpConnection, asked_at: float) -> None:
+        """Let the peer have what was sent, for it ends the connection only after that.
+
+        A reset takes with it what has not left this side yet. As with all that is sent, the peer
+        may take its time, but no longer than the socket's timeout; raises where it does not block.
+        """
+        __tracebackhide__ = True
+        effect, clock = connection.send_queue.requests.effect, self._engine.clock
+        if effect is None or not unacknowledged(sock):
+            return
+        failure = effect.failure
+        is_cut = failure is not None and not (failure.resets or failure.closes)
+        if sock.gettimeout() == 0:
+            if is_cut and effect.left():
+                leave_no_room(sock)
+                self._loops.hold_writing(sock, effect, _SOON)
+                raise effects.no_room(sock)
+            return
+        limit = send_timeout(sock)
+        ends = math.inf if limit is None else asked_at + limit
+        if not is_cut:  # it strikes at once, whoever has what was sent before
+            ends = min(ends, clock.monotonic() + _SOON)
+        ended = connection.inbound.ended
+        while unacknowledged(sock) and effect.left() and not ended.is_set():
+            if clock.monotonic() >= ends:
+                if is_cut:
+                    raise effects.send_timed_out(sock)
+                return
+            wait(clock, _AT_ONCE, effect.left, ended)
 
     def _end(
         self,
@@ -306,6 +345,7 @@ class PartitionedSends:
         for sock, queue, _ in ready:
             with contextlib.suppress(OSError):
                 queue.flush(sock)
+            effects.discard(sock)  # or closing it is RST, which overtakes what was sent
             with limits_lifted():
                 sock.close()
 

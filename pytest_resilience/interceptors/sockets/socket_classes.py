@@ -23,9 +23,9 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 
 __all__ = [
     "KernelSocket", "accepting_classes", "another", "borrowed", "deafen", "ends_of",
-    "green_module", "hear",
-    "is_address", "is_tcp", "is_udp", "kernel_patience", "kernel_socket", "kernel_timeout",
-    "listening_ports", "python_socket_class", "receive_timeout", "socket_classes", "tls_modules",
+    "green_module", "hear", "is_address", "is_tcp", "is_udp", "kernel_patience", "kernel_socket",
+    "kernel_timeout", "leave_no_room", "listening_ports", "python_socket_class", "receive_timeout",
+    "send_timeout", "socket_classes", "tls_modules",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
@@ -190,6 +190,15 @@ def hear(sock: KernelSocket) -> None:
             sock.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)
 
 
+def leave_no_room(sock: KernelSocket) -> None:
+    """Let the kernel say that it takes no more, until the peer has nearly all that was sent.
+
+    Only for a connection that is to be ended then: it would be slow.
+    """
+    with contextlib.suppress(OSError):  # closed
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # made the least that there is
+
+
 def kernel_timeout(sock: Any, option: int) -> float | None:
     """SO_RCVTIMEO or SO_SNDTIMEO in seconds, which hold where Python itself sets no timeout."""
     with contextlib.suppress(OSError, AttributeError):  # closed, or no socket of the kernel
@@ -203,6 +212,12 @@ def receive_timeout(sock: Any) -> float | None:
     """Seconds that a receive waits, by Python or else by the kernel; None for no limit."""
     timeout: float | None = sock.gettimeout()
     return kernel_timeout(sock, socket.SO_RCVTIMEO) if timeout is None else timeout
+
+
+def send_timeout(sock: Any) -> float | None:
+    """The same of a send."""
+    timeout: float | None = sock.gettimeout()
+    return kernel_timeout(sock, socket.SO_SNDTIMEO) if timeout is None else timeout
 
 
 def kernel_patience(sock: Any, *, silent: bool, connecting: bool) -> tuple[float, int]:
