@@ -162,7 +162,7 @@ class Connection:
         if not link.ended:
             self.eof_received(endpoint)
         elif link.target.is_finished:
-            self.reset()
+            link.target.when_arrived(self.reset)
 
     def drained(self, endpoint: Endpoint) -> None:
         _, back = self._links_of(endpoint)
@@ -171,7 +171,7 @@ class Connection:
     def finished(self, endpoint: Endpoint) -> None:
         link, back = self._links_of(endpoint)
         if back.broken:
-            self.reset()
+            endpoint.when_arrived(self.reset)
         elif back.closes or link.target.is_finished:
             self.close()
         else:

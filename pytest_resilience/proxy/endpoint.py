@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import selectors
 import socket
 import struct
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
+from pytest_resilience.chaos.descriptors import unacknowledged
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.proxy.event_loop import EventLoop
 
@@ -17,6 +20,7 @@ from pytest_resilience.proxy.event_loop import EventLoop
 __all__ = ["Endpoint", "EndpointOwner"]
 
 _MOST_AT_ONCE = 2**20  # bytes read in a row, so that nobody else has to wait for long
+_SOON = 0.01  # seconds until it is seen that what was written has arrived
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # on, for no time: closing sends RST
 
 
@@ -97,6 +101,14 @@ class Endpoint:
         if self._open and not self._finishing:
             self._finishing = True
             self._write_end()
+
+    def when_arrived(self, then: Callable[[], object]) -> None:
+        """Call `then` when its peer's system has all that was written: RST would take the rest."""
+        if self._open and unacknowledged(self.sock):
+            soon = self._loop.clock.monotonic() + _SOON
+            self._loop.call_at(soon, functools.partial(self.when_arrived, then))
+        else:
+            then()
 
     def shutdown_write(self) -> None:
         """Send FIN, and go on reading."""

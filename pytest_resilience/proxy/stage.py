@@ -194,6 +194,8 @@ class Stage:
             self._waiting_since = None
         match step:
             case ReadPeer(most):
+                if stream.effect.pace is not None and (most < size or len(self._queue) > 1):
+                    self._waiting_since = now  # the next is on the line meanwhile
                 self._pass(piece, min(size, most))
             case ReadReplacement():
                 self._replace(stream.replay())

@@ -297,6 +297,53 @@ def test_a_reset_after_so_many_bytes_of_an_answer_that_comes_in_pieces(serve: Se
         assert cut.hits == 1
 
 
+@pytest.mark.parametrize("stream", ["downstream", "upstream"])
+def test_who_is_slow_receives_all_that_comes_before_a_reset(serve: Serve, stream: str) -> None:
+    """What the kernel has of it when its connection is reset would be lost."""
+    sent, size, limit = threading.Event(), 3 << 20, 1 << 20
+    received: list[int | str] = []
+
+    def give(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection.sendall(bytes(size))
+        sent.set()
+
+    def take(connection: socket.socket) -> None:
+        assert sent.wait(10)
+        data = 0
+        try:
+            while piece := connection.recv(65536):
+                data += len(piece)
+        except OSError as error:
+            received.extend([data, type(error).__name__])
+
+    def answer(connection: socket.socket) -> None:
+        if stream == "upstream":
+            take(connection)
+        else:
+            connection.recv(100)
+            give(connection)
+        done.set()
+
+    done = threading.Event()
+    with (
+        ChaosProxy(("127.0.0.1", serve(answer))) as proxy,
+        socket.create_connection(proxy.address, timeout=10) as client,
+        proxy.inject(
+            "network_failure", after_bytes=limit, end="reset", rate=1, stream=stream
+        ) as cut,
+    ):
+        if stream == "upstream":
+            give(client)
+        else:
+            client.sendall(b"ping")
+            until(lambda: cut.hits == 1)
+            sent.set()
+            take(client)
+        assert done.wait(10)
+    assert received == [limit, "ConnectionResetError"]
+
+
 def test_half_of_a_request(proxy: ChaosProxy, client: socket.socket, recorder: Recorder) -> None:
     with proxy.inject("network_failure", mode="truncate", rate=1, stream="upstream") as cut:
         client.sendall(b"ping")

@@ -108,11 +108,10 @@ class NonblockingReceiver:
             return
         if turn.receiving or not (turn.asked or not effects.speaks_tls(sock)):
             return  # unasked, what comes in TLS is no response
-        since = turn.sent_at if inbound.more_early else self._engine.clock.monotonic()
-        inbound.more_early = False
+        was_early, inbound.more_early = inbound.more_early, False
         stream = connection.begin_response(self._engine)
-        if stream is not None:
-            stream.arrive(since)
+        if stream is not None and was_early:
+            stream.arrive(turn.sent_at)  # else it has come just now, as it is told then
 
     def _strike(self, connection: TcpConnection) -> bool:
         """The client waits: whether something happens now, for there may never be a response."""
@@ -137,10 +136,11 @@ class NonblockingReceiver:
             there = inbound.asked_early or effects.available(sock)
             if tls:  # which gives nothing of a record before all of it is there
                 there = 0 if sock.pending() else min(RECORD, there)
-            match stream.next(there, self._engine.clock.monotonic(), whole=tls):
+            now = self._engine.clock.monotonic()
+            match stream.next(there, now, whole=tls):
                 case WaitUntil(due):
                     size = 0 if tls or stream.begun else there
-                    self.readiness.hold(sock, connection, _Held(sock, stream, due, size))
+                    self.readiness.hold(sock, connection, _Held(sock, stream, due, size), now)
                     stream.waited(due)
                 case ReadPeer(most):
                     return min(most, inbound.asked_early or sys.maxsize)
@@ -184,7 +184,6 @@ class NonblockingReceiver:
         elif not data and arguments.size:
             eof = connection.begin_eof(self._engine)
             if eof is not None:
-                eof.arrive(self._engine.clock.monotonic())
                 inbound.eof = eof
                 return self._deliver_eof(sock, connection, eof, arguments)
         if effects.is_withheld(stream, data, delivered):
@@ -199,9 +198,10 @@ class NonblockingReceiver:
         arguments: ReceiveArguments,
     ) -> Any:
         __tracebackhide__ = True
-        match eof.next(0, self._engine.clock.monotonic()):
+        now = self._engine.clock.monotonic()
+        match eof.next(0, now):
             case WaitUntil(due):
-                self.readiness.hold(sock, connection, _Held(sock, eof, due, 0))
+                self.readiness.hold(sock, connection, _Held(sock, eof, due, 0), now)
         connection.inbound.eof = None
         return arguments.returned(b"")
 
@@ -219,14 +219,13 @@ class Readiness:
         self._changed = fork_safe(self, "_changed", threading.Condition)
         self._watcher: threading.Thread | None = None
 
-    def hold(self, sock: socket.socket, connection: TcpConnection, held: _Held) -> None:
-        """Let there be nothing to receive until `held` is over.
+    def hold(self, sock: socket.socket, connection: TcpConnection, held: _Held, now: float) -> None:
+        """Let there be nothing to receive until `held` is over; `now` is when that was decided.
 
         Raises what a non-blocking receive raises then, unless it is over already.
         """
         __tracebackhide__ = True
         in_hand = getattr(sock, "pending", int)()  # in TLS: no poll would tell of it later
-        now = self._clock.monotonic()
         if in_hand or held.due <= now or not held.stream.effect.left():
             return
         with self._changed:
@@ -357,7 +356,8 @@ class _Held:
     def begin(self, sock: socket.socket, now: float, *, deaf: bool = False) -> None:
         """Keep the kernel from telling that there is something to receive, or from taking it."""
         self._began = now
-        self._machine_due = MACHINE_CLOCK.monotonic() + self.due - now
+        late = self.stream.effect.clock.monotonic() - now
+        self._machine_due = MACHINE_CLOCK.monotonic() + self.due - now - late
         self._blocking = sock.gettimeout() != 0
         self._deaf = deaf
         if deaf:
@@ -393,6 +393,7 @@ class _Held:
             return
         self._over = True
         if not self._blocking:  # else who receives waits, and says how long
+            now = self.due if self.rest <= 0 else now  # on a clock that stands still
             self.stream.effect.add_delay(max(0.0, min(now, self.due) - self._began))
         sock = self._sock()
         if sock is None or sock.fileno() < 0:
