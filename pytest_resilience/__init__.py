@@ -8,6 +8,7 @@ How the package is laid out, and what may import what (downwards only):
     runtime                      experiments in this process, with every interceptor there is
     interceptors, stress, proxy  faults in this process; load on the machine; faults on the wire
     chaos                        decides which operation meets which fault
+    virtual_time                 time that passes only while everybody waits
     http_middleware              breakers of hosts, inside of HTTP clients
     patterns                     protects code: breaker, retry, bulkhead, degradation
     errors, events, clock, seeds
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     from pytest_resilience.clock import SystemClock as SystemClock
     from pytest_resilience.errors import BulkheadRejectedError as BulkheadRejectedError
     from pytest_resilience.errors import CircuitBreakerError as CircuitBreakerError
+    from pytest_resilience.errors import ClockStalledError as ClockStalledError
     from pytest_resilience.errors import ConfigurationError as ConfigurationError
     from pytest_resilience.errors import DuplicateNameError as DuplicateNameError
+    from pytest_resilience.errors import LeakedThreadsError as LeakedThreadsError
     from pytest_resilience.errors import NeverFiredError as NeverFiredError
     from pytest_resilience.errors import ResilienceError as ResilienceError
     from pytest_resilience.errors import RetryExhaustedError as RetryExhaustedError
@@ -129,6 +132,7 @@ if TYPE_CHECKING:
     from pytest_resilience.runtime import Caps as Caps
     from pytest_resilience.runtime import ChaosMonkey as ChaosMonkey
     from pytest_resilience.runtime import NewChaosType as NewChaosType
+    from pytest_resilience.virtual_time.clock import VirtualClock as VirtualClock
 
 
 _HOMES = {
@@ -153,6 +157,7 @@ _HOMES = {
     "CircuitBreakerRegistry": "patterns.circuit_breaker.registry",
     "CircuitState": "patterns.circuit_breaker.states",
     "Clock": "clock",
+    "ClockStalledError": "errors",
     "ConfigurationError": "errors",
     "Daily": "monkey.schedule",
     "DatabaseSimulator": "interceptors.simulators",
@@ -170,6 +175,7 @@ _HOMES = {
     "Hedging": "patterns.hedging",
     "HedgingConfig": "patterns.hedging",
     "HostBreakers": "http_middleware",
+    "LeakedThreadsError": "errors",
     "ManualClock": "clock",
     "Matches": "monkey.steady_state",
     "MonkeyStarted": "monkey.events",
@@ -217,6 +223,7 @@ _HOMES = {
     "UnavailableError": "errors",
     "UnknownNameError": "errors",
     "Verdict": "monkey.steady_state",
+    "VirtualClock": "virtual_time.clock",
     "When": "monkey.stop_conditions",
     "Windows": "monkey.schedule",
     "Within": "monkey.steady_state",

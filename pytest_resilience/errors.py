@@ -21,8 +21,10 @@ from pytest_resilience.events import describe
 __all__ = [
     "BulkheadRejectedError",
     "CircuitBreakerError",
+    "ClockStalledError",
     "ConfigurationError",
     "DuplicateNameError",
+    "LeakedThreadsError",
     "NeverFiredError",
     "ResilienceError",
     "RetryExhaustedError",
@@ -350,3 +352,23 @@ class ServiceFailureError(ResilienceError):
     def __init__(self, service: str, message: str = "") -> None:
         self.service = service
         super().__init__(message or f"service {service!r} failed")
+
+
+class ClockStalledError(ResilienceError):
+    """Virtual time cannot go on; the text has every thread of the test with its wait and line."""
+
+
+class LeakedThreadsError(ResilienceError):
+    """Threads that a test with virtual time has started and left.
+
+    Attributes:
+        threads: each with the file and line where it is.
+    """
+
+    def __init__(self, threads: tuple[str, ...]) -> None:
+        self.threads = threads
+        listed = "\n".join(f"  {each}" for each in threads)
+        super().__init__(
+            f"{len(threads)} thread(s) of the test have not ended; end them, or start them where "
+            f"they live longer, in a fixture of a wider scope:\n{listed}"
+        )

@@ -24,8 +24,9 @@ PACKAGE = "pytest_resilience"
 GROUND = frozenset({"errors", "events", "clock", "locks", "seeds"})
 BELOW = {
     "plugin": frozenset({"assertions", "chaos", "chaostoolkit", "diagnosis", "monkey", "patterns"})
-    | {"proxy", "report", "runtime"}
+    | {"proxy", "report", "runtime", "virtual_time"}
     | GROUND,
+    "virtual_time": GROUND,
     "report": frozenset({"chaos"}) | GROUND,
     "__main__": frozenset({"report", "chaos"}) | GROUND,
     "toolkit_actions": frozenset({"runtime", "chaos"}) | GROUND,

@@ -88,7 +88,7 @@ def test_what_users_get_installed_along(metadata: email.message.Message) -> None
     assert "pytest>=8.4" in metadata.get_all("Requires-Dist", [])
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata.get_all("Provides-Extra") == [
-        *("aiohttp", "chaostoolkit", "docs", "httpx", "redis", "report", "test")
+        *("aiohttp", "chaostoolkit", "clock", "docs", "httpx", "redis", "report", "test")
     ]
 
 

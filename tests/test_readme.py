@@ -43,7 +43,7 @@ def test_the_first_example_prints_what_it_shows(
 def test_every_flag_is_there(pytester: pytest.Pytester) -> None:
     shown = pytester.runpytest("--help").stdout.str()
     flags = re.findall(r"^\| `(--[a-z-]+)", README, re.MULTILINE)
-    assert len(flags) == 11
+    assert len(flags) == 12
     for flag in flags:
         assert f"{flag}," in shown or f"{flag} " in shown or f"{flag}=" in shown
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos
     from pytest_resilience.plugin.fixtures.stub_server import StubServer
     from pytest_resilience.runtime import ChaosMonkey
+    from pytest_resilience.virtual_time.clock import VirtualClock
 
 
 # The names under which parts are registered with pytest where they are needed.
@@ -46,6 +47,9 @@ _CAPS = {
 }
 
 _FIXTURES = frozenset({"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses"})
+_CLOCK = "virtual_clock"
+_NAMES = _FIXTURES | {_CLOCK}
+_CLOCK_FLAG = "virtual-time"
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -67,8 +71,16 @@ def pytest_configure(config: pytest.Config) -> None:
         "resilience(allowed=[], deadline=60): in the matrix, the exceptions that mean degraded and "
         "not failed, and the seconds after which the test hangs.",
     )
+    config.addinivalue_line(
+        "markers",
+        "virtual_time(start=None, schedule=None): every wait of the test and its threads is over "
+        "at once, and all clocks agree on how long it was. start: the date, such as "
+        "'2030-01-01T00:00Z'. schedule='seeded': one thread at a time, chosen by the seed.",
+    )
+    config.addinivalue_line("markers", "no_virtual_time: the test waits in real time.")
     options = config.pluginmanager.get_plugin(_OPTIONS)
-    if options is not None and any(options.given(config, flag) for flag in options.FLAGS):
+    flags = () if options is None else options.FLAGS.keys() - {_CLOCK_FLAG}
+    if options is not None and any(options.given(config, flag) for flag in flags):
         _session(config)
 
 
@@ -87,6 +99,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "'payment = payments.internal:443 | shop.clients:Payment.charge' (which is imported).",
         type="linelist",
     )
+    parser.addini("virtual_time", "Give every test virtual time, as its marker does.", type="bool")
     for name, meaning in _CAPS.items():
         parser.addini(name, f"The most that experiments may ask for: {meaning}.", default="")
 
@@ -148,10 +161,9 @@ def pytest_collection_modifyitems(
         from pytest_resilience.plugin.markers import check_marks
 
         check_marks(config, items, check_expectation)
+    fixtures = _fixture_names(items)
     # Flags have started it already, and may choose among the tests.
-    if config.pluginmanager.has_plugin(_SESSION) or (
-        "chaos" in names or any(map(_has_fixture, items))
-    ):
+    if config.pluginmanager.has_plugin(_SESSION) or "chaos" in names or fixtures - {_CLOCK}:
         from pytest_resilience.plugin.markers import check_marks
 
         check_marks(config, items, _session(config).check_mark)
@@ -160,6 +172,10 @@ def pytest_collection_modifyitems(
 
         for reader in readers:
             config.add_cleanup(add_reader(reader))
+    if _CLOCK in fixtures or "virtual_time" in names or _has_virtual_time(config):
+        from pytest_resilience.plugin.virtual_time import prepare
+
+        prepare(config, items)
     return result
 
 
@@ -228,6 +244,15 @@ def manual_clock() -> ManualClock:
 
 
 @pytest.fixture
+def virtual_clock(request: pytest.FixtureRequest) -> Iterator[VirtualClock]:
+    """Virtual time for the test and its threads: every wait is over at once, for any code."""
+    from pytest_resilience.plugin.virtual_time import clock_of_a_test
+
+    with clock_of_a_test(request) as clock:
+        yield clock
+
+
+@pytest.fixture
 def circuit_breaker(request: pytest.FixtureRequest) -> BreakerFactory:
     """Makes circuit breakers: `circuit_breaker(failure_threshold=3, name="prices")`."""
     from pytest_resilience.plugin.fixtures import patterns
@@ -271,7 +296,7 @@ def degradation_manager(request: pytest.FixtureRequest) -> DegradationManager:
 
 def _may_be_a_flag(arg: str) -> bool:
     if arg.startswith("--"):
-        return "chaos" in arg or "resilience" in arg or arg == "--help"
+        return any(word in arg for word in ("chaos", "resilience", _CLOCK_FLAG)) or arg == "--help"
     return arg == "-h" or arg.startswith("@")  # a file of arguments
 
 
@@ -292,8 +317,19 @@ def _has_bad_no_chaos(item: pytest.Item) -> bool:
     return any(mark.args or mark.kwargs for mark in item.iter_markers("no_chaos"))
 
 
-def _has_fixture(item: pytest.Item) -> bool:
-    return not _FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))
+def _fixture_names(items: list[pytest.Item]) -> set[str]:
+    """Those of our fixtures that items ask for which need more than themselves."""
+    names: set[str] = set()
+    for item in items:
+        names.update(_NAMES.intersection(getattr(item, "fixturenames", ())))
+    return names
+
+
+def _has_virtual_time(config: pytest.Config) -> bool:
+    """Whether every test has virtual time."""
+    options = config.pluginmanager.get_plugin(_OPTIONS)
+    flag = options is not None and bool(options.given(config, _CLOCK_FLAG))
+    return flag or bool(config.getini("virtual_time"))
 
 
 def _session(config: pytest.Config) -> Any:

@@ -28,6 +28,8 @@ FLAGS = {
     "no-chaos": "Start no experiment, not even those of markers and fixtures.",
     "chaos-operations": "Inject nothing, and show for each selected test the operations that its "
     "experiments count, with the numbers that nth, first, from_nth and every go by.",
+    "virtual-time": "Give every selected test virtual time: each wait of it and of its threads is "
+    "over at once.",
     "chaos-list": "Show every chaos type with its parameters, units and defaults, then exit.",
     "resilience-report": "Write what the matrix found to a file, by its suffix: .json, .md or "
     ".html. Repeatable.",

@@ -14,6 +14,7 @@ import pytest
 __all__ = [
     "check_markers",
     "count_in_last_line",
+    "first_of_function_scope",
     "fixtures_of",
     "has_markers",
     "run_once",
@@ -41,6 +42,13 @@ def fixtures_of(item: pytest.Item) -> Sequence[str]:
     request = getattr(item, "_request", None)
     names: Sequence[str] = getattr(request or item, "fixturenames", ())
     return names
+
+
+def first_of_function_scope(item: pytest.Function, names: Sequence[str]) -> int:
+    """Where among the fixtures of a test, in the order of their set-up, its own begin."""
+    definitions = item._fixtureinfo.name2fixturedefs  # noqa: SLF001
+    scopes = [definitions[name][-1].scope if name in definitions else "" for name in names]
+    return scopes.index("function") if "function" in scopes else len(names)
 
 
 def write_lines(config: pytest.Config, text: str) -> None:

@@ -1,0 +1,148 @@
+"""The tests whose time is virtual: which they are, and the clock of each."""
+
+from __future__ import annotations
+
+import random
+
+from collections.abc import Generator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from pytest_resilience.chaos.parsing.texts import inline
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.plugin.markers import check_marks
+from pytest_resilience.plugin.options import given
+from pytest_resilience.plugin.options import option_name
+from pytest_resilience.plugin.pytest_internals import first_of_function_scope
+from pytest_resilience.plugin.settings import settings_of
+from pytest_resilience.seeds import Stream
+from pytest_resilience.virtual_time.clock import VirtualClock
+from pytest_resilience.virtual_time.clock import start_of
+
+
+__all__ = ["clock_of_a_test", "prepare"]
+
+_FIXTURE = "virtual_clock"
+_MARK = "virtual_time"
+_PLUGIN = "resilience-virtual-time"
+_CLOCK = pytest.StashKey[VirtualClock]()
+_SHOWN = 20  # wakes with a failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What a marker asks for.
+
+    Attributes:
+        start: nanoseconds since 1970; None for now.
+        seeded: whether chance chooses who runs next.
+    """
+
+    start: int | None
+    seeded: bool
+
+
+def _request_of(mark: pytest.Mark) -> _Request:
+    """Raises ConfigurationError for a mark that makes no sense."""
+    unknown = ", ".join(sorted(mark.kwargs.keys() - {"start", "schedule"}))
+    if mark.args or unknown:
+        given_ = unknown or ", ".join(map(inline, map(repr, mark.args)))
+        raise ConfigurationError(
+            f"virtual_time: {given_}; it takes start='2030-01-01T00:00Z' and schedule='seeded'"
+        )
+    schedule = mark.kwargs.get("schedule")
+    if schedule not in (None, "seeded"):
+        raise ConfigurationError(
+            f"virtual_time: schedule={inline(repr(schedule))}; write schedule='seeded', or nothing "
+            "for threads that run as they like"
+        )
+    start = mark.kwargs.get("start")
+    return _Request(start=None if start is None else start_of(start), seeded=schedule == "seeded")
+
+
+def _check(_item: pytest.Item, mark: pytest.Mark) -> None:
+    if mark.name == _MARK:
+        _request_of(mark)
+    elif mark.name == "no_virtual_time" and (mark.args or mark.kwargs):
+        raise ConfigurationError(
+            "no_virtual_time takes nothing; write @pytest.mark.no_virtual_time"
+        )
+
+
+def prepare(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each test that has virtual time its clock before its other fixtures.
+
+    But after those of wider scopes: what they start lives longer than the clock.
+    """
+    check_marks(config, items, _check)
+    every = config.getini(_MARK) or bool(given(config, "virtual-time"))
+    for item in items:
+        if not isinstance(item, pytest.Function) or not _has_virtual_time(item, every):
+            continue
+        names = [name for name in item.fixturenames if name != _FIXTURE]
+        names.insert(first_of_function_scope(item, names), _FIXTURE)
+        item.fixturenames = names
+    if not config.pluginmanager.has_plugin(_PLUGIN):
+        config.pluginmanager.register(_VirtualTime(), _PLUGIN)
+
+
+def _has_virtual_time(item: pytest.Function, every: bool) -> bool:
+    if _FIXTURE in item.fixturenames:
+        return True
+    if item.get_closest_marker("no_virtual_time") is not None:
+        return False
+    return every or item.get_closest_marker(_MARK) is not None
+
+
+@contextmanager
+def clock_of_a_test(request: pytest.FixtureRequest) -> Iterator[VirtualClock]:
+    """The fixture `virtual_clock` of a test."""
+    item = request.node
+    mark = item.get_closest_marker(_MARK)
+    asked = _Request(start=None, seeded=False) if mark is None else _request_of(mark)
+    chance: random.Random | None = None
+    if asked.seeded:
+        seed = settings_of(request.config).seed
+        chance = Stream.at(seed, item.nodeid, "virtual time").random()
+    with VirtualClock(asked.start, chance=chance) as clock:
+        item.stash[_CLOCK] = clock
+        yield clock
+
+
+class _VirtualTime:
+    """Registered when a test has virtual time."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Generator[None, object, object]:
+        """What a fixture of a wider scope starts keeps real time: it outlives the test."""
+        item = getattr(request, "_pyfuncitem", None)
+        clock = None if item is None else item.stash.get(_CLOCK, None)
+        if clock is None or fixturedef.scope == "function":
+            return (yield)
+        with clock.absent():
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[Any]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Show with a failure which waits came before, and how to repeat them."""
+        report = yield
+        clock = item.stash.get(_CLOCK, None)
+        if clock is not None and report.failed and call.when == "call":
+            lines = [f"{clock.elapsed:.9g} s have passed in {clock.jumps} jumps"]
+            mark = item.get_closest_marker(_MARK)
+            if mark is not None and _request_of(mark).seeded:
+                flag, seed = option_name(item.config, "chaos-seed"), settings_of(item.config).seed
+                lines.append(f"the order of its threads repeats with {flag}={seed}")
+            lines += map(str, clock.timeline()[-_SHOWN:])
+            report.sections.append(("virtual time", "\n".join(lines)))
+        if call.when == "teardown" and clock is not None:
+            del item.stash[_CLOCK]
+        return report

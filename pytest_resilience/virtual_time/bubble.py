@@ -1,0 +1,408 @@
+"""Who runs, who waits, and when time moves.
+
+A member is the thread of the test and every thread that a member starts. Each wait of a member is
+a park: it says until when, and sleeps on a lock of its own. Time jumps to the nearest deadline
+when no member runs, and wakes one waiter. Who wakes somebody counts him as running at once, before
+he does: so nothing is ever guessed from how long something has been quiet.
+
+Three more states hold time back. A member outside waits for the real world, as for a child
+process: until it returns time flows as the machine's. Data may be on its way between two sockets
+of this process (`sockets.py`). And a thread that was declared external may be what is awaited.
+
+Everything here needs `mutex`, unless it says otherwise. It can be taken twice, for the collection
+of garbage may release locks of members in the middle of anything.
+"""
+
+from __future__ import annotations
+
+import _thread
+import random
+import select
+import threading
+
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Iterable
+from enum import Enum
+from typing import Protocol
+
+from pytest_resilience.errors import ClockStalledError
+from pytest_resilience.virtual_time.members import Members
+from pytest_resilience.virtual_time.stalls import report
+from pytest_resilience.virtual_time.timeline import Elapsed
+from pytest_resilience.virtual_time.timeline import Timeline
+from pytest_resilience.virtual_time.timeline import Wake
+from pytest_resilience.virtual_time.waiting import LARGEST
+from pytest_resilience.virtual_time.waiting import Ended
+from pytest_resilience.virtual_time.waiting import Outcome
+from pytest_resilience.virtual_time.waiting import Timers
+from pytest_resilience.virtual_time.waiting import Waiter
+from pytest_resilience.virtual_time.waiting import poll
+
+
+__all__ = ["Bubble", "Network", "Outlook", "activate", "current", "reader"]
+
+_MOST_JUMPS = 100_000  # without the thread of the test, after which nobody will ever come back
+_MANY_READS = 20_000  # of the clock without a wait: somebody waits for it in a loop
+_CREEP = 1_000_000  # nanoseconds, by which time then goes on
+
+
+class Outlook(Enum):
+    """What the parked sockets mean for time.
+
+    QUIET: nothing is on its way, time may jump. FLYING: bytes are; look again soon.
+    OUTSIDE: who is awaited lives outside of the bubble; time flows as the machine's.
+    """
+
+    QUIET = "quiet"
+    FLYING = "flying"
+    OUTSIDE = "outside"
+
+
+class Network(Protocol):
+    """What is known of sockets; `sockets.py` is the one that there is."""
+
+    patience: int
+    """Milliseconds for which sockets are looked at before time may jump; 0 if at once."""
+
+    def outlook(self, watched: Iterable[int]) -> Outlook:
+        """Of the descriptors that members wait for. Asked before they are polled."""
+
+
+class Bubble:
+    """The members and the time of one test."""
+
+    def __init__(
+        self, *, network: Network, chance: random.Random | None, kick: Callable[[], None]
+    ) -> None:
+        """`chance`: chooses who runs next, one at a time. `kick`: wakes the driver."""
+        self.mutex = _thread.RLock()
+        self.members = Members()
+        self.parked: dict[int, Waiter] = {}
+        self.elapsed = Elapsed()
+        self.timeline = Timeline()
+        self.timers = Timers()
+        self.turns = Turns(chance)
+        self.network = network
+        self.failure: ClockStalledError | None = None
+        self._kick = kick
+
+    # Members. These take the mutex themselves.
+
+    def enter(self, thread: threading.Thread) -> None:
+        """`thread`, which runs this, is a member from now on."""
+        with self.mutex:
+            self.members.enter(thread)
+
+    def leave(self, wake: Iterable[Waiter] = ()) -> None:
+        """This thread is a member no longer; those who waited for that go on."""
+        with self.mutex:
+            self.members.leave(_thread.get_ident())
+            for waiter in wake:
+                self.wake(waiter)
+            self.settle()
+
+    def go_outside(self) -> None:
+        """This thread waits for the real world from now on."""
+        with self.mutex:
+            self.members.go_outside(_thread.get_ident())
+            self.elapsed.flow(True)
+            self.settle()
+
+    def come_back(self) -> None:
+        """This thread waits for the real world no longer."""
+        ident = _thread.get_ident()
+        with self.mutex:
+            if self.members.come_back(ident):
+                self.elapsed.flow(bool(self.members.outside))
+                self.turns.changes += 1
+            here = ident in self.members.inside and ident not in self.members.outside
+        if here:
+            self.take_turn("return")
+
+    def take_turn(self, waits_in: str) -> None:
+        """With seeded turns: go on when it is this thread's turn. Takes the mutex."""
+        if self.turns.chance is None:
+            return
+        waiter = Waiter(waits_in)
+        try:
+            with self.mutex:
+                waiter.outcome = Outcome.WOKEN
+                self.members.waits[waiter.ident] = waiter
+                self.turns.ready.append(waiter)
+                self.settle()
+            waiter.lock.acquire()
+        except BaseException:
+            self._withdraw(waiter)
+            raise
+        self.members.waits.pop(waiter.ident, None)
+
+    # Waits.
+
+    def wait(
+        self,
+        waiter: Waiter,
+        timeout: int | None,
+        *,
+        enlist: Callable[[Waiter], bool] | None = None,
+        last: bool = False,
+    ) -> Outcome:
+        """Park this thread until it is woken or `timeout` nanoseconds have passed.
+
+        Takes the mutex. `enlist` is called with it held: it makes the waiter known to who wakes it,
+        and returns False if there is nothing to wait for any more.
+        """
+        try:
+            with self.mutex:
+                if enlist is not None and not enlist(waiter):
+                    waiter.outcome = Outcome.WOKEN
+                    return Outcome.WOKEN
+                if timeout is not None:
+                    deadline = min(self.elapsed.read() + timeout, LARGEST)
+                    self.timers.add(waiter, deadline, last=last)
+                self.members.waits[waiter.ident] = waiter
+                self.parked[waiter.ident] = waiter
+                self.turns.parks(timeout)
+                self.settle()
+            waiter.lock.acquire()
+        except BaseException:  # of a signal's handler
+            self._withdraw(waiter)
+            raise
+        self.members.waits.pop(waiter.ident, None)
+        if waiter.outcome is Outcome.FAILED:
+            assert self.failure is not None
+            self.members.told(waiter.ident)
+            raise ClockStalledError(str(self.failure))
+        if waiter.outcome is Outcome.ENDED:
+            raise Ended
+        assert waiter.outcome is not None
+        return waiter.outcome
+
+    def _withdraw(self, waiter: Waiter) -> None:
+        with self.mutex:
+            if waiter.outcome is None:
+                waiter.outcome = Outcome.INTERRUPTED
+                if self.parked.get(waiter.ident) is waiter:
+                    del self.parked[waiter.ident]
+            self.members.waits.pop(waiter.ident, None)
+            self.turns.withdraw(waiter)
+            self.turns.changes += 1
+
+    def wake(self, waiter: Waiter, outcome: Outcome = Outcome.WOKEN) -> bool:
+        """End a wait, and count its thread as running. False if it had ended already."""
+        if waiter.outcome is not None:
+            return False
+        waiter.outcome = outcome
+        if self.parked.get(waiter.ident) is waiter:
+            del self.parked[waiter.ident]
+        self.turns.changes += 1
+        self.elapsed.flow(bool(self.members.outside))
+        if self.turns.chance is None or outcome in (Outcome.FAILED, Outcome.ENDED):
+            self._resume(waiter)
+        else:
+            self.turns.ready.append(waiter)
+            self.settle()
+        return True
+
+    def _resume(self, waiter: Waiter) -> None:
+        member = self.members.inside.get(waiter.ident)
+        if member is not None:
+            wake = Wake(
+                at=self.elapsed.read() / 1e9,
+                thread=member.name,
+                waited=waiter.waits_in,
+                timed_out=waiter.outcome is Outcome.TIMED_OUT,
+            )
+            self.timeline.wakes.append(wake)
+            self.turns.resumes(member.is_test)
+        waiter.lock.release()
+
+    def hand_over(self) -> None:
+        """Let one of those who were woken run."""
+        self._resume(self.turns.choose())
+
+    # Time.
+
+    def running(self) -> int:
+        """How many members run, or are about to."""
+        count = self.members.count() - len(self.parked) - len(self.turns.ready)
+        return count - len(self.members.outside)
+
+    def settle(self) -> None:
+        """If nobody runs, let somebody: who was woken, whose data has come, or is due next."""
+        while self.running() <= 0 and self.members.inside:
+            if self.turns.ready:
+                self.hand_over()
+                return
+            # Before the poll: what arrives after this question is seen by the poll.
+            outlook = self.outlook()
+            if self.wake_readable(poll(self.parked.values(), 0)):
+                continue
+            polled = any(waiter.polled for waiter in self.parked.values())
+            if outlook is not Outlook.QUIET or (polled and self.network.patience):
+                self._kick()
+                return
+            if not self.jump():
+                self._find_no_end(polled)
+                return
+
+    def outlook(self) -> Outlook:
+        """What time has to wait for."""
+        if self.members.outside or self.members.awaits_external(self.parked.values()):
+            return Outlook.OUTSIDE
+        watched = [fd for waiter in self.parked.values() for fd in waiter.watched]
+        return self.network.outlook(watched) if watched else Outlook.QUIET
+
+    def wake_readable(self, events: dict[int, int]) -> bool:
+        """Wake those whose descriptors have `events`."""
+        always = select.POLLERR | select.POLLHUP | select.POLLNVAL
+        woken = False
+        for waiter in list(self.parked.values()) if events else ():
+            if any(events.get(fd, 0) & (mask | always) for fd, mask in waiter.polled):
+                woken |= self.wake(waiter)
+        return woken
+
+    def jump(self) -> bool:
+        """Go to the nearest deadline and wake who waits for it. False if there is none."""
+        nearest = self.timers.nearest()
+        if nearest is None:
+            return False
+        if self.elapsed.jump(nearest):
+            self.timeline.jumps += 1
+        if self.turns.jumped_too_often():
+            self.fail(
+                f"time ran away: {_MOST_JUMPS} jumps in which the test's own thread never ran, "
+                "for threads that wake each other for ever"
+            )
+            return True
+        self.wake_due(nearest, only_one=self.turns.chance is None)
+        return True
+
+    def wake_due(self, now: int, *, only_one: bool = False) -> None:
+        """Wake whose deadline has come."""
+        due = []
+        while (nearest := self.timers.nearest()) is not None and nearest <= now:
+            waiter = self.timers.pop()
+            if only_one:
+                self.wake(waiter, Outcome.TIMED_OUT)
+                return
+            waiter.outcome = Outcome.TIMED_OUT
+            self.parked.pop(waiter.ident, None)
+            due.append(waiter)
+        for waiter in due:  # all are candidates before one of them runs
+            if self.turns.chance is None:
+                self._resume(waiter)
+            else:
+                self.turns.ready.append(waiter)
+        self.turns.changes += len(due)
+
+    def creep(self) -> None:
+        """Let a little time pass for somebody who reads the clock in a loop. Takes the mutex."""
+        with self.mutex:
+            now = self.elapsed.read() + _CREEP
+            nearest = self.timers.nearest()
+            if nearest is not None:
+                now = min(now, nearest)
+            self.elapsed.jump(now)
+            self.wake_due(now)
+
+    # Ends.
+
+    def _find_no_end(self, polled: bool) -> None:
+        """Nobody runs, and no deadline is set: say so, unless somebody else can end it."""
+        if polled or self.members.has_strangers():
+            self._kick()
+        else:
+            self.fail("deadlock: every thread of the test waits, and nothing can wake one")
+
+    def fail(self, what: str) -> None:
+        """Raise ClockStalledError in everybody who waits."""
+        when = f"{what} (at {self.elapsed.read() / 1e9:.9g} virtual seconds)"
+        self.failure = ClockStalledError(report(self.members, self.parked, when))
+        self.members.fails()
+        self.turns.changes += 1
+        for waiter in [*self.parked.values()]:
+            self.wake(waiter, Outcome.FAILED)
+
+    def end(self) -> None:
+        """Let go of everybody who still waits. Takes the mutex."""
+        with self.mutex:
+            # Not only who is parked: an interrupt may have come between a wake and its effect.
+            for waiter in [*self.members.waits.values()]:
+                if waiter.lock.locked():
+                    waiter.outcome = Outcome.ENDED
+                    waiter.lock.release()
+            self.parked.clear()
+            self.turns.ready.clear()
+            self.members.inside.clear()
+            self.members.outside.clear()
+
+
+class Turns:
+    """Whose turn it is, and what came of the turns so far.
+
+    Attributes:
+        chance: chooses who runs next, one at a time; None if all who can do.
+        ready: those who were woken and have not yet got their turn.
+        changes: counts them, so that who looked without the mutex knows that nothing happened.
+        reads: of the clock since somebody last waited.
+    """
+
+    def __init__(self, chance: random.Random | None) -> None:
+        self.chance = chance
+        self.ready: deque[Waiter] = deque()
+        self.changes = 0
+        self.reads = 0
+        self._jumps_without_test = 0
+
+    def parks(self, timeout: int | None) -> None:
+        self.changes += 1
+        self.reads = self.reads + 1 if timeout == 0 else 0
+
+    def resumes(self, is_test: bool) -> None:
+        if is_test:
+            self._jumps_without_test = 0
+
+    def jumped_too_often(self) -> bool:
+        self._jumps_without_test += 1
+        if self._jumps_without_test <= _MOST_JUMPS:
+            return False
+        self._jumps_without_test = 0
+        return True
+
+    def read_too_often(self) -> bool:
+        self.reads += 1
+        return self.reads > _MANY_READS
+
+    def choose(self) -> Waiter:
+        index = 0 if self.chance is None else self.chance.randrange(len(self.ready))
+        chosen = self.ready[index]
+        del self.ready[index]
+        return chosen
+
+    def withdraw(self, waiter: Waiter) -> None:
+        if waiter in self.ready:
+            self.ready.remove(waiter)
+
+
+_active: list[Bubble] = []  # at most one
+
+
+def activate(bubble: Bubble | None) -> None:
+    """Make waits of its members parks; with None nobody's."""
+    _active[:] = [] if bubble is None else [bubble]
+
+
+def current() -> Bubble | None:
+    """The bubble in which a wait of this thread is a park; None if it waits for real."""
+    if not _active:
+        return None
+    bubble = _active[0]
+    return bubble if bubble.members.parks(threading.get_ident()) else None
+
+
+def reader() -> Bubble | None:
+    """The bubble whose time this thread reads; None if it reads the machine's."""
+    if _active and threading.get_ident() in _active[0].members.inside:
+        return _active[0]
+    return None

@@ -1,0 +1,235 @@
+"""The clock of one test, as its user sees it: the beginning and the end of a bubble."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import random
+import sys
+import threading
+import weakref
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from contextlib import contextmanager
+from typing import Any
+from typing import Self
+
+from pytest_resilience.errors import ClockStalledError
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import LeakedThreadsError
+from pytest_resilience.virtual_time.bubble import Bubble
+from pytest_resilience.virtual_time.bubble import activate
+from pytest_resilience.virtual_time.bubble import current
+from pytest_resilience.virtual_time.bubble import reader
+from pytest_resilience.virtual_time.clocks import WallClock
+from pytest_resilience.virtual_time.clocks import Zero
+from pytest_resilience.virtual_time.clocks import install_clocks
+from pytest_resilience.virtual_time.driver import Driver
+from pytest_resilience.virtual_time.locks import install_locks
+from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.real_waits import install_processes
+from pytest_resilience.virtual_time.real_waits import outside
+from pytest_resilience.virtual_time.refusals import check_surroundings
+from pytest_resilience.virtual_time.refusals import install_refusals
+from pytest_resilience.virtual_time.sockets import Sockets
+from pytest_resilience.virtual_time.sockets import install_selectors
+from pytest_resilience.virtual_time.stalls import where
+from pytest_resilience.virtual_time.threads import install_executors
+from pytest_resilience.virtual_time.threads import install_threads
+from pytest_resilience.virtual_time.timeline import Wake
+from pytest_resilience.virtual_time.waiting import Waiter
+from pytest_resilience.virtual_time.waiting import nanoseconds
+
+
+__all__ = ["VirtualClock", "start_of"]
+
+_LAST = 60_000_000_000  # virtual nanoseconds in which threads can end after their test
+
+
+class VirtualClock:
+    """Virtual time for this thread and all that it starts, while used as a context manager.
+
+    Every wait is over at once: time jumps to the next deadline when nobody in the test has anything
+    to do. Other threads keep real time.
+    """
+
+    def __init__(self, start: int | None = None, *, chance: random.Random | None = None) -> None:
+        """`start`: of the date, as `start_of` gives it; None for now.
+
+        `chance`: chooses which thread runs next, one at a time; None if all who can run do.
+        """
+        self._start = start
+        self._driver = Driver()
+        self._patches = Patches()
+        self._bubble = Bubble(network=Sockets(), chance=chance, kick=self._driver.kick)
+        self._shadows: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self._wall: WallClock | None = None
+        self._zero = Zero(0)
+
+    # What users call.
+
+    @property
+    def elapsed(self) -> float:
+        """Virtual seconds since the beginning."""
+        return self._bubble.elapsed.read() / 1e9
+
+    def now(self) -> datetime.datetime:
+        """The virtual date, in UTC."""
+        seconds, rest = divmod(self._zero.wall + self._bubble.elapsed.read(), 1_000_000_000)
+        begin = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+        return begin + datetime.timedelta(seconds=seconds, microseconds=rest // 1000)
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass, as if the test slept."""
+        if not seconds >= 0:
+            raise ValueError(f"time cannot pass by {seconds!r} s; give 0 or more")
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001
+            raise ConfigurationError(
+                f"advance({seconds!r}) would stop the event loop; write "
+                f"`await asyncio.sleep({seconds!r})`"
+            )
+        self._check_member("advance").wait(Waiter("sleep"), nanoseconds(seconds))
+
+    def wait_idle(self) -> None:
+        """Return when all other threads of the test wait; time stands still."""
+        self._check_member("wait_idle").wait(Waiter("sleep"), 0, last=True)
+
+    @property
+    def jumps(self) -> int:
+        """How often time has jumped."""
+        return self._bubble.timeline.jumps
+
+    def timeline(self) -> tuple[Wake, ...]:
+        """The latest waits that ended, at most 10 000, oldest first."""
+        with self._bubble.mutex:
+            return tuple(self._bubble.timeline.wakes)
+
+    def real(self) -> AbstractContextManager[None]:
+        """In the block this thread waits for real, and time goes on as the machine's."""
+        return outside()
+
+    def external(self, thread: threading.Thread) -> None:
+        """`thread`, which is none of the test's, may be what the test waits for.
+
+        While it lives, and somebody waits for more than time, time goes on as the machine's.
+        """
+        if not isinstance(thread, threading.Thread):
+            raise ConfigurationError(f"external({thread!r}): give a threading.Thread")
+        with self._bubble.mutex:
+            self._bubble.members.external.append(thread)
+
+    @contextmanager
+    def absent(self) -> Iterator[None]:
+        """In the block this thread waits for real, while time stands; it starts no members.
+
+        For what is none of the test's, but happens in its thread.
+        """
+        ident = threading.get_ident()
+        already = ident in self._bubble.members.absent
+        self._bubble.members.absent.add(ident)
+        try:
+            yield
+        finally:
+            if not already:
+                self._bubble.members.absent.discard(ident)
+
+    def _check_member(self, called: str) -> Bubble:
+        if current() is not self._bubble:
+            raise ConfigurationError(
+                f"{called} was called where time is real: in a thread that is none of the test's, "
+                "or inside of real()"
+            )
+        return self._bubble
+
+    # The beginning and the end.
+
+    def __enter__(self) -> Self:
+        if reader() is not None:
+            raise ConfigurationError("there is a virtual clock already; a test has one")
+        check_surroundings()
+        self._wall = WallClock()
+        self._zero = Zero(self._start)
+        try:
+            self._wall.install(self._zero)
+            install_clocks(self._patches, self._zero)
+            install_locks(self._patches)
+            install_threads(self._patches)
+            install_executors(self._patches, self._shadows)
+            install_selectors(self._patches)
+            install_processes(self._patches)
+            install_refusals(self._patches)
+            self._driver.start(self._bubble)
+            self._bubble.enter(threading.current_thread())
+            activate(self._bubble)
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let the threads of the test end, and put everything back.
+
+        Raises LeakedThreadsError for those that do not end, and ClockStalledError where an error of
+        the clock has not reached the test.
+        """
+        left: list[str] = []
+        try:
+            left = self._end_threads()
+        finally:
+            self._remove()
+        if kind is None and self._bubble.members.untold:
+            raise ClockStalledError(str(self._bubble.failure))
+        if kind is None and left:
+            raise LeakedThreadsError(tuple(left))
+
+    def _end_threads(self) -> list[str]:
+        """Wait for all other threads of the test; those that stay, each with where it is."""
+        for shadow in [*self._shadows.values()]:
+            shadow.shutdown(wait=False)
+        others = self._others()
+        if others:
+            del others
+            gc.collect()  # an executor that nobody has any more lets its threads go
+        for thread in self._others().values():
+            try:
+                thread.join(_LAST / 1e9)
+            except ClockStalledError:
+                break  # nothing can happen any more
+        return [f"{thread.name}, {where(ident)}" for ident, thread in self._others().items()]
+
+    def _others(self) -> dict[int, threading.Thread]:
+        with self._bubble.mutex:
+            members = self._bubble.members.inside.items()
+            return {ident: each.thread for ident, each in members if not each.is_test}
+
+    def _remove(self) -> None:
+        undo: list[Callable[[], None]] = [lambda: activate(None), self._bubble.end]
+        undo += [self._driver.stop, self._patches.remove]
+        if self._wall is not None:
+            undo.append(self._wall.remove)
+        for step in undo:
+            step()
+
+
+def start_of(start: object) -> int:
+    """Nanoseconds since 1970 of a date: an ISO text, a datetime, or a timestamp.
+
+    One without a time zone is in UTC. Raises ConfigurationError.
+    """
+    try:
+        if isinstance(start, str):
+            start = datetime.datetime.fromisoformat(start)
+        if isinstance(start, datetime.datetime):
+            zone = start if start.tzinfo is not None else start.replace(tzinfo=datetime.UTC)
+            begin = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+            return (zone - begin) // datetime.timedelta(microseconds=1) * 1000
+        if isinstance(start, (int, float)) and not isinstance(start, bool):
+            return round(start * 1e9)
+    except (ValueError, OverflowError):
+        pass
+    raise ConfigurationError(
+        f"start={start!r} is no date; write start='2030-01-01T00:00Z', a datetime or a timestamp"
+    )

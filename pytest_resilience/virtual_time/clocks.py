@@ -1,0 +1,188 @@
+"""The clocks that members read, and `sleep`.
+
+The wall clock, and all of `datetime`, is time-machine's: it replaces them in C, and asks a
+traveller for the time, which is ours. The others are replaced in `time`, and wherever a module
+has bound one of them to a name of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import types
+
+from collections.abc import Callable
+from typing import Any
+
+from pytest_resilience.clock import MachineClock
+from pytest_resilience.virtual_time.bubble import Bubble
+from pytest_resilience.virtual_time.bubble import current
+from pytest_resilience.virtual_time.bubble import reader
+from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.waiting import Waiter
+from pytest_resilience.virtual_time.waiting import nanoseconds
+
+
+__all__ = ["GRAIN", "WallClock", "Zero", "install_clocks"]
+
+GRAIN = 15_625_000
+"""Nanoseconds, 1/64 s. Clocks begin at a multiple of it, so that sums of seconds are exact."""
+
+# Whose names stay as they are: who measures and runs tests, and who waits for what is real.
+_KEEP = frozenset({
+    "_pytest", "coverage", "execnet", "faulthandler", "freezegun", "hypothesis",
+    "multiprocessing", "pluggy", "pytest", "pytest_resilience", "pytest_timeout", "subprocess",
+    "time", "time_machine", "trio", "xdist",
+})  # fmt: skip
+
+_REAL: dict[str, Any] = {
+    name: getattr(time, name)
+    for name in (
+        "sleep", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "clock_gettime",
+        "clock_gettime_ns",
+    )
+    if hasattr(time, name)
+}  # fmt: skip
+_MONOTONIC = {
+    getattr(time, name)
+    for name in ("CLOCK_MONOTONIC", "CLOCK_MONOTONIC_RAW", "CLOCK_BOOTTIME")
+    if hasattr(time, name)
+}
+
+
+class Zero:
+    """What each clock shows when virtual time begins, in nanoseconds."""
+
+    def __init__(self, start: int | None) -> None:
+        """`start`: of the wall clock; None for now."""
+        self.monotonic = _grain(time.monotonic_ns())
+        self.perf_counter = _grain(time.perf_counter_ns())
+        self.wall = _grain(time.time_ns()) if start is None else start
+
+
+def _grain(now: int) -> int:
+    return -(-now // GRAIN) * GRAIN
+
+
+def _sleep(seconds: float, /) -> None:
+    bubble = current()
+    if bubble is None or not seconds >= 0:
+        _REAL["sleep"](seconds)  # which raises for what is no time
+    else:
+        bubble.wait(Waiter("sleep"), nanoseconds(seconds))
+
+
+def _reading(real: Callable[[], Any], zero: int, *, in_seconds: bool) -> Callable[[], Any]:
+    def read() -> Any:
+        bubble = reader()
+        if bubble is None:
+            return real()
+        now = zero + now_ns(bubble)
+        return now / 1e9 if in_seconds else now
+
+    return read
+
+
+def now_ns(bubble: Bubble) -> int:
+    """The virtual time that this thread reads, which goes on for who does nothing but read it."""
+    if bubble.turns.read_too_often():
+        bubble.creep()
+    return bubble.elapsed.read()
+
+
+def _clock_gettime(name: str, zero: int) -> Callable[[int], Any]:
+    read = _reading(lambda: None, zero, in_seconds=not name.endswith("_ns"))
+
+    def clock_gettime(clk_id: int, /) -> Any:
+        now = read() if clk_id in _MONOTONIC else None
+        return _REAL[name](clk_id) if now is None else now
+
+    return clock_gettime
+
+
+def install_clocks(patches: Patches, zero: Zero) -> None:
+    """Let members read virtual time, by whatever name they call the clocks."""
+    found: dict[str, Callable[..., Any]] = {"sleep": _sleep}
+    for name in ("monotonic", "perf_counter"):
+        begin = getattr(zero, name)
+        found[name] = _reading(_REAL[name], begin, in_seconds=True)
+        found[f"{name}_ns"] = _reading(_REAL[f"{name}_ns"], begin, in_seconds=False)
+    for name in ("clock_gettime", "clock_gettime_ns"):
+        if name in _REAL:
+            found[name] = _clock_gettime(name, zero.monotonic)
+    for name, function in found.items():
+        function.__name__ = function.__qualname__ = name
+        patches.set(time, name, function)
+    _rebind(patches, {id(_REAL[name]): function for name, function in found.items()})
+    # Of this package too: its faults take virtual time.
+    patches.set(MachineClock, "monotonic", staticmethod(_faults_clock(found["monotonic"])))
+    patches.set(MachineClock, "_sleep", staticmethod(_sleep))
+
+
+def _faults_clock(monotonic: Callable[[], float]) -> Callable[[], float]:
+    real = MachineClock.monotonic
+
+    def read() -> float:
+        return real() if reader() is None else monotonic()
+
+    return read
+
+
+# How many names each module had when it was looked through, and where its clocks are.
+_looked_at: dict[str, tuple[int, int, tuple[str, ...]]] = {}
+
+
+def _rebind(patches: Patches, replacements: dict[int, Callable[..., Any]]) -> None:
+    """Replace names that are bound to one of the clocks, as by `from time import monotonic`."""
+    for module_name, module in [*sys.modules.items()]:
+        if type(module) is not types.ModuleType and not isinstance(module, types.ModuleType):
+            continue
+        names = vars(module)
+        known = _looked_at.get(module_name)
+        if known is None or known[:2] != (id(names), len(names)):
+            bound = _bound(module_name, names, replacements)
+            known = _looked_at[module_name] = id(names), len(names), bound
+        for name in known[2]:
+            function = replacements.get(id(names.get(name)))
+            if function is not None:
+                patches.bind(names, name, function)
+
+
+def _bound(
+    module_name: str, names: dict[str, Any], replacements: dict[int, Callable[..., Any]]
+) -> tuple[str, ...]:
+    if module_name.partition(".")[0] in _KEEP:
+        return ()
+    values = [*names.values()]
+    if replacements.keys().isdisjoint(map(id, values)):
+        return ()
+    return tuple(name for name, value in [*names.items()] if id(value) in replacements)
+
+
+class WallClock:
+    """The date, by time-machine."""
+
+    def __init__(self) -> None:
+        # Before anything in `time` is replaced, or it would crash.
+        import time_machine
+
+        self._machine = time_machine
+        self._travel: Any = None
+
+    def install(self, zero: Zero) -> None:
+        """Let members read the virtual date, and everybody else the real one."""
+        real = self._machine.escape_hatch.time.time_ns
+
+        def time_ns() -> int:
+            bubble = reader()
+            return real() if bubble is None else zero.wall + now_ns(bubble)
+
+        self._travel = self._machine.travel(zero.wall / 1e9, tick=False)
+        traveller = self._travel.start()
+        traveller.time_ns = time_ns
+        traveller.time = lambda: time_ns() / 1e9  # of older ones
+
+    def remove(self) -> None:
+        if self._travel is not None:
+            self._travel.stop()
+            self._travel = None

@@ -1,0 +1,124 @@
+"""The thread that waits for what only the real world can bring: data, time, the end of patience."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+
+from pytest_resilience.virtual_time.bubble import Bubble
+from pytest_resilience.virtual_time.bubble import Outlook
+from pytest_resilience.virtual_time.timeline import real_ns
+from pytest_resilience.virtual_time.waiting import poll
+
+
+__all__ = ["Driver"]
+
+TICK = 0.02  # seconds
+PATIENCE = 1_000_000_000  # nanoseconds of the machine, in which nothing happens
+_SOON = 1  # millisecond, after which data on its way has mostly come
+_STEP = 5  # milliseconds at most, for which descriptors are looked at while time flows
+
+
+class Driver:
+    """Serves one bubble, from a thread which is no member and which `threading` does not know."""
+
+    def __init__(self) -> None:
+        self._kicked = _thread.allocate_lock()
+        self._kicked.acquire()
+        self._ended = _thread.allocate_lock()
+        self._stopped = False
+        self._seen: object = None
+        self._since = 0
+
+    def start(self, bubble: Bubble) -> None:
+        """Begin to serve."""
+        self._bubble = bubble
+        self._ended.acquire()
+        _thread.start_new_thread(self._run, ())
+
+    def kick(self) -> None:
+        """Look now."""
+        with contextlib.suppress(RuntimeError):  # two at once
+            if self._kicked.locked():
+                self._kicked.release()
+
+    def stop(self) -> None:
+        """End, and wait for that."""
+        self._stopped = True
+        self.kick()
+        self._ended.acquire()
+
+    def _run(self) -> None:
+        try:
+            pause = TICK
+            while not self._stopped:
+                self._kicked.acquire(timeout=pause)
+                if not self._stopped:
+                    pause = self._turn()
+        finally:
+            self._ended.release()
+
+    def _turn(self) -> float:
+        """Look once. Returns after how many seconds to look again, if nobody kicks."""
+        bubble = self._bubble
+        with bubble.mutex:
+            if not bubble.members.inside:
+                return TICK
+            if bubble.running() > 0 and not bubble.members.outside:
+                return self._watch()
+            before, outlook = bubble.turns.changes, bubble.outlook()
+            bubble.elapsed.flow(outlook is Outlook.OUTSIDE)
+            waiters = [*bubble.parked.values()]
+            milliseconds = self._milliseconds(outlook)
+        events = poll(waiters, milliseconds)
+        with bubble.mutex:
+            bubble.wake_readable(events)
+            if outlook is Outlook.OUTSIDE:
+                bubble.wake_due(bubble.elapsed.read())
+                return self._until_due()
+            if outlook is Outlook.FLYING and bubble.turns.changes == before:
+                return 0.0
+            if bubble.turns.changes != before or bubble.jump():
+                bubble.settle()
+                return TICK
+            return self._waits_for_ever()
+
+    def _milliseconds(self, outlook: Outlook) -> int:
+        if outlook is Outlook.OUTSIDE:
+            return min(_STEP, round(self._until_due() * 1e3))
+        return _SOON if outlook is Outlook.FLYING else self._bubble.network.patience
+
+    def _until_due(self) -> float:
+        nearest = self._bubble.timers.nearest()
+        if nearest is None:
+            return TICK
+        return min(TICK, max(0.0, (nearest - self._bubble.elapsed.read()) / 1e9))
+
+    def _watch(self) -> float:
+        """Somebody runs. Who is blocked in a way that the bubble does not see holds up time."""
+        bubble = self._bubble
+        held_up = bubble.turns.ready or bubble.timers.nearest() is not None
+        blocked = bubble.members.blocked() if held_up else None
+        if blocked is None or not self._lasts(("blocked", blocked)):
+            return TICK
+        if bubble.turns.ready:  # with seeded turns somebody else may be able to help
+            bubble.hand_over()
+        else:
+            bubble.fail("a thread of the test is blocked where virtual time cannot see it")
+        return TICK
+
+    def _waits_for_ever(self) -> float:
+        """All wait, without a deadline. Only somebody from outside can end that."""
+        if self._lasts("for ever"):
+            self._bubble.fail(
+                "every thread of the test waits, without a deadline, and nobody woke one"
+            )
+        return TICK
+
+    def _lasts(self, what: object) -> bool:
+        """Whether nothing but `what` has been seen for as long as is patience."""
+        seen, now = (self._bubble.turns.changes, what), real_ns()
+        if seen != self._seen:
+            self._seen, self._since = seen, now
+            return False
+        return now - self._since > PATIENCE

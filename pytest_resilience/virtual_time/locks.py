@@ -1,0 +1,114 @@
+"""Locks and queues that a member waits for by a park.
+
+Everything in `threading` waits for a lock from `threading._allocate_lock`: conditions, and so
+events, semaphores, barriers, queues, futures and timers, also those that are older than the clock,
+for a condition makes the lock when somebody waits.
+"""
+
+from __future__ import annotations
+
+import _thread
+import queue
+import threading
+
+from collections import deque
+from typing import Any
+
+from pytest_resilience.virtual_time.bubble import Bubble
+from pytest_resilience.virtual_time.bubble import current
+from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.waiting import Outcome
+from pytest_resilience.virtual_time.waiting import Waiter
+from pytest_resilience.virtual_time.waiting import nanoseconds
+
+
+__all__ = ["VirtualLock", "install_locks"]
+
+
+class VirtualLock:
+    """`threading.Lock`; it outlives the clock, and threads that are no members can use it too."""
+
+    __slots__ = ("__weakref__", "_bubble", "_inner", "_waiters")
+
+    def __init__(self) -> None:
+        self._inner = _thread.allocate_lock()
+        self._waiters: deque[Waiter] = deque()
+        self._bubble: Bubble | None = None  # of the last who had to wait
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if self._inner.acquire(False):
+            return True
+        bubble = current() if blocking else None
+        # With the mutex in hand it is a finaliser that waits, in the middle of a wait.
+        if bubble is None or bubble.mutex._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+            return self._inner.acquire(blocking, timeout)
+        if timeout != -1 and timeout < 0:
+            raise ValueError("timeout value must be a non-negative number")
+        return self._wait(bubble, None if timeout == -1 else nanoseconds(timeout))
+
+    def _wait(self, bubble: Bubble, timeout: int | None) -> bool:
+        deadline = None if timeout is None else bubble.elapsed.read() + timeout
+        taken = False
+
+        def enlist(waiter: Waiter) -> bool:
+            nonlocal taken
+            taken = self._inner.acquire(False)
+            if not taken:
+                self._waiters.append(waiter)
+            return not taken
+
+        self._bubble = bubble  # before the last try, so that who releases after it knows
+        while True:
+            left = None if deadline is None else max(0, deadline - bubble.elapsed.read())
+            try:
+                outcome = bubble.wait(Waiter("lock"), left, enlist=enlist)
+            except BaseException:
+                self._pass_on(bubble)
+                raise
+            if taken:
+                return True
+            if outcome is Outcome.TIMED_OUT:
+                return self._inner.acquire(False)
+
+    def _pass_on(self, bubble: Bubble) -> None:
+        """The wake of somebody who gave up is for the next."""
+        with bubble.mutex:
+            if not self._inner.locked():
+                self._wake_one(bubble)
+
+    def _wake_one(self, bubble: Bubble) -> None:
+        while self._waiters:
+            if bubble.wake(self._waiters.popleft()):
+                return
+
+    def release(self) -> None:
+        self._inner.release()
+        bubble = self._bubble
+        if bubble is not None:
+            with bubble.mutex:
+                self._wake_one(bubble)
+
+    def locked(self) -> bool:
+        return self._inner.locked()
+
+    __enter__ = acquire
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _at_fork_reinit(self) -> None:
+        self.__init__()  # type: ignore[misc]  # nobody waits in the child
+
+    def __repr__(self) -> str:
+        state = "locked" if self._inner.locked() else "unlocked"
+        return f"<{state} {type(self).__module__}.{type(self).__name__} at {id(self):#x}>"
+
+
+def install_locks(patches: Patches) -> None:
+    """Let locks, and queues without one in Python, be those that park."""
+    py_rlock: Any = threading._PyRLock  # type: ignore[attr-defined]  # noqa: SLF001
+    py_queue: Any = queue._PySimpleQueue  # type: ignore[attr-defined]  # noqa: SLF001
+    patches.set(threading, "_allocate_lock", VirtualLock)
+    patches.set(threading, "Lock", VirtualLock)
+    patches.set(threading, "RLock", py_rlock)
+    patches.set(queue, "SimpleQueue", py_queue)

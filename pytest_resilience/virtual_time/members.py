@@ -1,0 +1,175 @@
+"""The threads of a bubble."""
+
+from __future__ import annotations
+
+import _thread
+import re
+import threading
+import time
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_resilience.virtual_time.waiting import Waiter
+
+
+__all__ = ["Member", "Members"]
+
+# Names that are made from counters of the process.
+_COUNTED = re.compile(r"^(Thread|ThreadPoolExecutor)-\d+")
+_REAL = {"clock_gettime_ns": getattr(time, "clock_gettime_ns", None)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A thread in the bubble.
+
+    Attributes:
+        thread: None for one that `threading` did not start.
+        name: the same in every run.
+        is_test: whether it is the one that runs the test.
+        cpu_clock: of the thread, where the machine has such clocks.
+    """
+
+    thread: threading.Thread
+    name: str
+    is_test: bool
+    cpu_clock: int | None
+
+    @classmethod
+    def here(cls, thread: threading.Thread, number: int) -> Member:
+        """Of `thread`, which runs this, the `number`-th that entered; the first is the test's."""
+        name = _COUNTED.sub(rf"\1 {number}", thread.name)
+        clock = getattr(time, "pthread_getcpuclockid", None)
+        return cls(
+            thread=thread,
+            name=name if number else "test",
+            is_test=number == 0,
+            cpu_clock=clock and clock(_thread.get_ident()),
+        )
+
+    def cpu_ns(self) -> int | None:
+        """CPU time used so far; None if unknown."""
+        read = _REAL["clock_gettime_ns"]
+        if self.cpu_clock is None or read is None:
+            return None
+        try:
+            return int(read(self.cpu_clock))
+        except OSError:  # it has ended
+            return None
+
+    def is_blocked(self) -> bool:
+        """Whether it sleeps in the kernel; True where nobody can tell."""
+        try:
+            stat = Path(f"/proc/self/task/{self.thread.native_id}/stat").read_text("ascii")
+        except OSError:
+            return True
+        return stat.rpartition(")")[2].split()[0] == "S"
+
+
+class Members:
+    """Who is in the bubble, and in which state. Needs the mutex of the bubble.
+
+    Attributes:
+        inside: all, by ident.
+        outside: those of them who wait for the real world, by ident, with how deep.
+        waits: the last wait of each, until its thread has returned from it.
+        external: threads of others that may be awaited.
+        absent: those who do something that is none of the test's, for which time stands.
+    """
+
+    def __init__(self) -> None:
+        self.inside: dict[int, Member] = {}
+        self.outside: dict[int, int] = {}
+        self.waits: dict[int, Waiter] = {}
+        self.external: list[threading.Thread] = []
+        self.absent: set[int] = set()
+        self._starting: set[threading.Thread] = set()
+        self._entered = 0
+        self._untold = False
+
+    def count(self) -> int:
+        """How many there are, with those that are about to start."""
+        return len(self.inside) + len(self._starting)
+
+    def starts(self, thread: threading.Thread, yes: bool = True) -> None:
+        """Count a thread before there is one, or no longer."""
+        if yes:
+            self._starting.add(thread)
+        else:
+            self._starting.discard(thread)
+
+    @property
+    def starting(self) -> bool:
+        return bool(self._starting)
+
+    def enter(self, thread: threading.Thread) -> None:
+        """`thread`, which runs this, becomes a member."""
+        self.inside[_thread.get_ident()] = Member.here(thread, self._entered)
+        self._entered += 1
+        self._starting.discard(thread)
+
+    def leave(self, ident: int) -> None:
+        self.inside.pop(ident, None)
+        self.outside.pop(ident, None)
+        self.waits.pop(ident, None)
+        self.absent.discard(ident)
+
+    def parks(self, ident: int) -> bool:
+        """Whether its waits are parks."""
+        return ident in self.inside and ident not in self.outside and ident not in self.absent
+
+    def go_outside(self, ident: int) -> None:
+        self.outside[ident] = self.outside.get(ident, 0) + 1
+
+    def come_back(self, ident: int) -> bool:
+        """True if it is inside again."""
+        depth = self.outside.pop(ident, 1) - 1
+        if depth:
+            self.outside[ident] = depth
+        return not depth
+
+    def awaits_external(self, parked: Iterable[Waiter]) -> bool:
+        """Whether an external thread may be what somebody waits for."""
+        self.external = [thread for thread in self.external if thread.is_alive()]
+        return bool(self.external) and any(
+            not waiter.polled and waiter.waits_in != "sleep" for waiter in parked
+        )
+
+    def has_strangers(self) -> bool:
+        """Whether there are threads of others, who may wake a member."""
+        ours = {member.thread for member in self.inside.values()} | self._starting
+        return bool(set(threading.enumerate()) - ours)
+
+    def blocked(self) -> dict[int, int] | None:
+        """CPU times of those who neither wait here nor run; None if somebody runs."""
+        found = {}
+        if self._starting or self.absent:
+            return None
+        for ident, member in self.inside.items():
+            wait = self.waits.get(ident)
+            if wait is not None and wait.outcome is not None and not wait.lock.locked():
+                return None  # woken, and about to run
+            if ident in self.outside or wait is not None:
+                continue
+            cpu = member.cpu_ns()
+            if cpu is None or not member.is_blocked():
+                return None
+            found[ident] = cpu
+        return found
+
+    def fails(self) -> None:
+        """An error is raised in those who wait; the test's thread has not seen it yet."""
+        self._untold = True
+
+    def told(self, ident: int) -> None:
+        """The error was raised in this thread."""
+        member = self.inside.get(ident)
+        if member is not None and member.is_test:
+            self._untold = False
+
+    @property
+    def untold(self) -> bool:
+        """Whether an error was raised that the test's thread has not seen."""
+        return self._untold

@@ -1,0 +1,71 @@
+"""Waits for the real world: other processes, and what the user says."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pytest_resilience.virtual_time.bubble import current
+from pytest_resilience.virtual_time.patches import Patches
+
+
+__all__ = ["install_processes", "outside"]
+
+_IN_SUBPROCESS = ("__init__", "wait", "communicate")
+_IN_MULTIPROCESSING: dict[str, dict[str, tuple[str, ...]]] = {
+    "multiprocessing.connection": {
+        "_ConnectionBase": ("poll", "recv", "recv_bytes", "recv_bytes_into"),
+        "": ("wait", "answer_challenge", "deliver_challenge"),
+    },
+    "multiprocessing.queues": {"Queue": ("get", "put"), "SimpleQueue": ("get", "put")},
+    "multiprocessing.popen_fork": {"Popen": ("__init__", "wait")},
+    "multiprocessing.managers": {"BaseManager": ("start", "connect", "shutdown")},
+}
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """In the block this thread waits for real, and time goes on as the machine's.
+
+    Of a thread that waits for real anyhow nothing changes.
+    """
+    bubble = current()
+    if bubble is None:
+        yield
+        return
+    bubble.go_outside()
+    try:
+        yield
+    finally:
+        bubble.come_back()
+
+
+def install_processes(patches: Patches) -> None:
+    """Let waits for other processes be real."""
+    for name in _IN_SUBPROCESS:
+        patches.set(subprocess.Popen, name, _real(getattr(subprocess.Popen, name)))
+    if hasattr(os, "waitpid"):
+        patches.set(os, "waitpid", _real(os.waitpid))
+    for module_name, classes in _IN_MULTIPROCESSING.items():
+        module = sys.modules.get(module_name)
+        for owner_name, names in classes.items() if module is not None else ():
+            owner = getattr(module, owner_name, None) if owner_name else module
+            for name in names:
+                if name in vars(owner or object):
+                    patches.set(owner, name, _real(getattr(owner, name)))
+
+
+def _real(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wait_for_real(*args: Any, **options: Any) -> Any:
+        with outside():
+            return function(*args, **options)
+
+    return wait_for_real

@@ -1,0 +1,113 @@
+"""Who keeps a time of its own, with which this one cannot be; and what to do then."""
+
+from __future__ import annotations
+
+import sys
+
+from typing import Any
+
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.virtual_time.bubble import reader
+from pytest_resilience.virtual_time.patches import Patches
+
+
+__all__ = ["check_surroundings", "install_refusals"]
+
+_GREENLETS = "{} has replaced what waits, and its hub waits in C; test this part in real time"
+_UVLOOP = (
+    "virtual time cannot see what uvloop waits for; let the test use asyncio's own loop, as with "
+    "asyncio.run(…), event_loop_policy or anyio_backend 'asyncio'"
+)
+_TRIO = (
+    "trio keeps a time of its own; give it its own virtual clock: "
+    "trio.run(…, clock=trio.testing.MockClock(autojump_threshold=0)), or for anyio "
+    "anyio_backend ('trio', {'clock': MockClock(autojump_threshold=0)})"
+)
+
+
+def check_surroundings() -> None:
+    """Raise ConfigurationError if virtual time cannot begin here."""
+    freezegun: Any = sys.modules.get("freezegun.api")
+    if freezegun is not None and freezegun.freeze_factories:
+        raise ConfigurationError(
+            "freezegun has frozen the time already; use virtual_time(start=…) in its place"
+        )
+    try:
+        import time_machine
+    except ImportError:
+        raise ConfigurationError(
+            "virtual time needs time-machine for dates; pip install pytest-resilience[clock]"
+        ) from None
+    if time_machine.escape_hatch.is_travelling():
+        raise ConfigurationError(
+            "time-machine travels already; use virtual_time(start=…) in its place"
+        )
+    gevent: Any = sys.modules.get("gevent.monkey")
+    if gevent is not None and gevent.saved:
+        raise ConfigurationError(_GREENLETS.format("gevent"))
+    eventlet: Any = sys.modules.get("eventlet.patcher")
+    if eventlet is not None and eventlet.already_patched:
+        raise ConfigurationError(_GREENLETS.format("eventlet"))
+    asyncio: Any = sys.modules.get("asyncio")
+    if asyncio is not None:
+        _check_loop(asyncio._get_running_loop())  # noqa: SLF001  # public, says its documentation
+
+
+def _check_loop(loop: Any) -> None:
+    if loop is not None and type(loop).__module__.partition(".")[0] == "uvloop":
+        raise ConfigurationError(_UVLOOP)
+
+
+def install_refusals(patches: Patches) -> None:
+    """Refuse members who enter a loop that virtual time cannot see."""
+    runners: Any = sys.modules.get("asyncio.runners")
+    if runners is not None:
+        patches.set(runners.Runner, "get_loop", _get_loop(runners.Runner.get_loop))
+        patches.set(runners.Runner, "run", _run(runners.Runner.run))
+    uvloop: Any = sys.modules.get("uvloop")
+    if uvloop is not None:
+        patches.set(uvloop, "new_event_loop", _refuse(uvloop.new_event_loop, _UVLOOP))
+    trio: Any = sys.modules.get("trio._core._run")
+    if trio is not None:
+        patches.set(trio, "setup_runner", _refuse_without_clock(trio.setup_runner))
+
+
+def _get_loop(real: Any) -> Any:
+    def get_loop(self: Any) -> Any:
+        loop = real(self)
+        if reader() is not None:
+            _check_loop(loop)
+        return loop
+
+    return get_loop
+
+
+def _run(real: Any) -> Any:
+    def run(self: Any, coro: Any, *, context: Any = None) -> Any:
+        if reader() is not None:
+            try:
+                _check_loop(self.get_loop())
+            except ConfigurationError:
+                coro.close()
+                raise
+        return real(self, coro, context=context)
+
+    return run
+
+
+def _refuse(real: Any, why: str) -> Any:
+    def refuse(*args: Any, **options: Any) -> Any:
+        if reader() is not None:
+            raise ConfigurationError(why)
+        return real(*args, **options)
+
+    return refuse
+
+
+def _refuse_without_clock(real: Any) -> Any:
+    def setup_runner(clock: Any, *args: Any, **options: Any) -> Any:
+        if clock is None and reader() is not None:
+            raise ConfigurationError(_TRIO)
+        return real(clock, *args, **options)
+
+    return setup_runner

@@ -1,0 +1,177 @@
+"""Threads that members start, and those that run work for them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+
+from collections.abc import Callable
+from typing import Any
+
+from pytest_resilience.errors import ClockStalledError
+from pytest_resilience.virtual_time.bubble import Bubble
+from pytest_resilience.virtual_time.bubble import current
+from pytest_resilience.virtual_time.bubble import reader
+from pytest_resilience.virtual_time.locks import VirtualLock
+from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.real_waits import outside
+from pytest_resilience.virtual_time.waiting import Ended
+from pytest_resilience.virtual_time.waiting import Waiter
+from pytest_resilience.virtual_time.waiting import nanoseconds
+
+
+__all__ = ["install_executors", "install_threads"]
+
+# Whose threads are no members, though one started them: they watch over the test.
+_WATCHERS = frozenset({"_pytest", "coverage", "execnet", "pytest_timeout", "xdist"})
+# And those who wait for other processes; what they bring is awaited in real time.
+_OF_PROCESSES = ("multiprocessing", "concurrent.futures.process")
+
+
+class _Started:
+    """A member's thread, for those who wait for its end."""
+
+    __slots__ = ("bubble", "ended", "joiners")
+
+    def __init__(self, bubble: Bubble) -> None:
+        self.bubble = bubble
+        self.ended = False
+        self.joiners: list[Waiter] = []
+
+
+_started: weakref.WeakKeyDictionary[threading.Thread, _Started] = weakref.WeakKeyDictionary()
+
+
+def _module_of(thread: threading.Thread) -> str:
+    """Where the function is defined that a thread runs."""
+    function = getattr(thread, "function", None) or getattr(thread, "_target", None)
+    module = getattr(function, "__module__", None) or type(thread).__module__
+    return str(module)
+
+
+def install_threads(patches: Patches) -> None:
+    """Let threads that members start be members, and the wait for their end a park."""
+    patches.set(threading.Thread, "start", _start(threading.Thread.start))
+    bootstrap = threading.Thread._bootstrap_inner  # type: ignore[attr-defined]  # noqa: SLF001
+    patches.set(threading.Thread, "_bootstrap_inner", _bootstrap(bootstrap))
+    patches.set(threading.Thread, "join", _join(threading.Thread.join))
+
+
+def _start(real: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
+    def start(self: threading.Thread) -> None:
+        bubble = current()
+        module = _module_of(self)
+        if bubble is None or module.partition(".")[0] in _WATCHERS:
+            real(self)
+            return
+        if module.startswith(_OF_PROCESSES):
+            real(self)
+            with bubble.mutex:
+                bubble.members.external.append(self)
+            return
+        _started.setdefault(self, _Started(bubble))
+        with bubble.mutex:
+            bubble.members.starts(self)
+        try:
+            real(self)
+        except BaseException:
+            with bubble.mutex:
+                bubble.members.starts(self, False)
+            raise
+
+    return start
+
+
+def _bootstrap(real: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
+    def _bootstrap_inner(self: threading.Thread) -> None:
+        started = _started.get(self)
+        if started is None:
+            real(self)
+            return
+        bubble = started.bubble
+        bubble.enter(self)
+        report: Any = self._invoke_excepthook  # type: ignore[attr-defined]
+
+        def report_others(thread: threading.Thread) -> None:
+            # An error of the clock is raised in the test as well.
+            if not isinstance(sys.exc_info()[1], (Ended, ClockStalledError)):
+                report(thread)
+
+        self._invoke_excepthook = report_others  # type: ignore[attr-defined]
+        try:
+            bubble.take_turn("start")
+            real(self)
+        finally:
+            with bubble.mutex:
+                started.ended = True
+                bubble.leave(started.joiners)
+
+    return _bootstrap_inner
+
+
+def _join(real: Callable[..., None]) -> Callable[..., None]:
+    def join(self: threading.Thread, timeout: float | None = None) -> None:
+        bubble = current()
+        if bubble is None or self is threading.current_thread() or not self.is_alive():
+            real(self, timeout)  # which raises where there is nothing to wait for
+            return
+        started = _started.get(self)
+        if started is None or started.bubble is not bubble:
+            with outside():
+                real(self, timeout)
+            return
+
+        def enlist(waiter: Waiter) -> bool:
+            if not started.ended:
+                started.joiners.append(waiter)
+            return not started.ended
+
+        left = None if timeout is None else nanoseconds(timeout)
+        bubble.wait(Waiter("join"), left, enlist=enlist)
+        if started.ended:
+            real(self)  # it is just ending
+
+    return join
+
+
+def install_executors(patches: Patches, shadows: weakref.WeakKeyDictionary[Any, Any]) -> None:
+    """Let executors that are older than the clock work inside of it.
+
+    Their threads are no members, so that time would jump over what they do. Each gets a shadow of
+    the same size, in `shadows`, which does the work that members give it.
+    """
+    module = sys.modules.get("concurrent.futures.thread")
+    if module is None:
+        return  # then there is no executor yet
+    executor: Any = module.ThreadPoolExecutor
+    young: weakref.WeakSet[Any] = weakref.WeakSet()
+    init, submit, shutdown = executor.__init__, executor.submit, executor.shutdown
+
+    def new(self: Any, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        if reader() is not None:
+            young.add(self)
+
+    def to_shadow(self: Any, function: Any, /, *args: Any, **options: Any) -> Any:
+        if current() is None or self in young:
+            return submit(self, function, *args, **options)
+        if self not in shadows:
+            shadows[self] = executor(
+                self._max_workers,
+                f"{self._thread_name_prefix or 'pool'} in virtual time",
+                self._initializer,
+                self._initargs,
+            )
+        return submit(shadows[self], function, *args, **options)
+
+    def of_both(self: Any, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if current() is not None and self in shadows:
+            shutdown(shadows[self], wait, cancel_futures=cancel_futures)
+        shutdown(self, wait, cancel_futures=cancel_futures)
+
+    patches.set(executor, "__init__", new)
+    patches.set(executor, "submit", to_shadow)
+    patches.set(executor, "shutdown", of_both)
+    # Held while a thread starts, which is a park.
+    patches.set(module, "_global_shutdown_lock", VirtualLock())

@@ -1,0 +1,265 @@
+"""The fixture, marker, flag and ini option of virtual time."""
+
+from __future__ import annotations
+
+import pytest
+
+
+REAL = """
+    import time
+
+    import pytest
+
+    from pytest_resilience.clock import MACHINE_CLOCK
+
+    def is_virtual():
+        from pytest_resilience.virtual_time.bubble import reader
+
+        return reader() is not None
+"""
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makepyfile(helper=REAL)
+    return pytester
+
+
+def test_fixture_and_marker(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import datetime
+        import time
+
+        import pytest
+
+        from helper import is_virtual
+
+        def test_fixture(virtual_clock):
+            virtual_clock.advance(59)
+            time.sleep(2)
+            assert virtual_clock.elapsed == 61
+
+        @pytest.mark.virtual_time
+        def test_marker():
+            began = time.monotonic()
+            time.sleep(3600)
+            assert time.monotonic() - began == 3600
+
+        @pytest.mark.virtual_time(start="2030-01-01T00:00Z")
+        class TestStart:
+            def test_start(self, virtual_clock):
+                assert datetime.datetime.now(datetime.UTC).year == 2030
+                assert virtual_clock.now() == datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
+
+        def test_other():
+            assert not is_virtual()
+    """)
+    suite.runpytest().assert_outcomes(passed=4)
+
+
+@pytest.mark.parametrize("args", [["--virtual-time"], ["--resilience-virtual-time"], []], ids=str)
+def test_a_whole_suite(suite: pytest.Pytester, args: list[str]) -> None:
+    if not args:
+        suite.makeini("[pytest]\nvirtual_time = true")
+    suite.makepyfile("""
+        import unittest
+
+        import pytest
+
+        from helper import is_virtual
+
+        def test_plain():
+            assert is_virtual()
+
+        class TestCase(unittest.TestCase):
+            def test_method(self):
+                assert is_virtual()
+
+        @pytest.mark.no_virtual_time
+        def test_exempt():
+            assert not is_virtual()
+    """)
+    result = suite.runpytest(*args)
+    result.assert_outcomes(passed=3)
+    assert "chaos" not in result.stdout.str()
+
+
+def test_in_workers_of_xdist(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+
+        from helper import is_virtual
+
+        @pytest.mark.parametrize("number", range(4))
+        def test_it(number):
+            assert is_virtual()
+    """)
+    suite.runpytest("--virtual-time", "-p", "xdist", "-n", "2").assert_outcomes(passed=4)
+
+
+def test_what_wider_fixtures_start_keeps_real_time(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import threading
+        import time
+
+        import pytest
+
+        from helper import is_virtual
+
+        def thread_that_tells():
+            told = []
+            thread = threading.Thread(target=lambda: told.append(is_virtual()))
+            thread.start()
+            thread.join()
+            return told
+
+        @pytest.fixture(scope="module")
+        def wide():
+            return thread_that_tells()
+
+        @pytest.fixture(scope="session")
+        def wide_by_name():
+            return thread_that_tells()
+
+        @pytest.fixture(autouse=True)
+        def narrow():
+            return thread_that_tells()
+
+        def test_it(wide, narrow, virtual_clock, request):
+            assert (wide, narrow) == ([False], [True])
+            assert request.getfixturevalue("wide_by_name") == [False]
+            assert thread_that_tells() == [True]
+    """)
+    suite.runpytest().assert_outcomes(passed=1)
+
+
+SEEDED = """
+    import threading
+    import time
+
+    import pytest
+
+    @pytest.mark.virtual_time(schedule="seeded")
+    @pytest.mark.parametrize("number", range(3))
+    def test_order(number):
+        order = []
+
+        def work(number):
+            for _ in range(3):
+                time.sleep(1)
+                order.append(number)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert False, f"order {order}"
+"""
+
+
+def test_a_seed_repeats_the_order_of_threads(suite: pytest.Pytester) -> None:
+    suite.makepyfile(SEEDED)
+
+    def orders(*args: str) -> list[str]:
+        result = suite.runpytest(*args)
+        result.stdout.fnmatch_lines(
+            [
+                "*virtual time*",
+                "3 s have passed in 3 jumps",
+                "the order of its threads repeats with --chaos-seed=*",
+                "3 s: *",
+            ]
+        )
+        return [line for line in result.outlines if line.startswith("E ") and "order" in line]
+
+    first = orders("--chaos-seed=42")
+    assert len(set(first)) == 3
+    assert orders("--chaos-seed=42") == first
+    assert orders("--chaos-seed=43") != first
+    assert sorted(orders("--chaos-seed=42", "-p", "xdist", "-n", "2")) == sorted(first)
+
+
+def test_what_goes_wrong_is_said(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import threading
+        import time
+
+        def test_deadlock(virtual_clock):
+            threading.Event().wait()
+
+        def test_leak(virtual_clock):
+            def poll():
+                while True:
+                    time.sleep(1)
+
+            threading.Thread(target=poll, name="poller", daemon=True).start()
+    """)
+    result = suite.runpytest()
+    result.assert_outcomes(failed=1, passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "E *LeakedThreadsError: 1 thread(s) of the test have not ended*",
+            "E * poller, at *test_what_goes_wrong_is_said.py:* in poll",
+            "E *ClockStalledError: *every thread of the test waits*",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("mark", "says"),
+    [
+        ("virtual_time('2030-01-01')", "it takes start='2030-01-01T00:00Z' and schedule='seeded'"),
+        ("virtual_time(begin=1)", "virtual_time: begin; it takes start="),
+        ("virtual_time(start='soon')", "start='soon' is no date"),
+        ("virtual_time(schedule='random')", "schedule='random'; write schedule='seeded'"),
+        ("no_virtual_time(1)", "no_virtual_time takes nothing"),
+    ],
+)
+def test_a_mark_that_makes_no_sense(suite: pytest.Pytester, mark: str, says: str) -> None:
+    suite.makepyfile(f"""
+        import pytest
+
+        @pytest.mark.{mark}
+        def test_it(virtual_clock):
+            pass
+    """)
+    result = suite.runpytest("--strict-markers")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*test_a_mark_that_makes_no_sense.py:3: *{says}*"])
+
+
+@pytest.mark.parametrize("library", ["pytest_asyncio", "anyio"])
+def test_async_tests(suite: pytest.Pytester, library: str) -> None:
+    suite.makepyfile(f"""
+        import asyncio
+        import time
+
+        import pytest
+
+        {"import pytest_asyncio" if library == "pytest_asyncio" else "pytest_asyncio = pytest"}
+
+        pytestmark = pytest.mark.{"asyncio" if library == "pytest_asyncio" else "anyio"}
+
+        @pytest.fixture
+        def anyio_backend():
+            return "asyncio"
+
+        @pytest_asyncio.fixture
+        async def slow():
+            await asyncio.sleep(100)
+
+        async def test_it(virtual_clock, slow):
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(60):
+                    await asyncio.sleep(3600)
+            assert time.monotonic() - began == 60
+            assert virtual_clock.elapsed == 160
+            await asyncio.to_thread(time.sleep, 40)
+            assert virtual_clock.elapsed == 200
+    """)
+    plugin = "pytest_asyncio.plugin" if library == "pytest_asyncio" else "anyio"
+    suite.runpytest("-p", plugin, "-W", "ignore::pytest.PytestDeprecationWarning").assert_outcomes(
+        passed=1
+    )

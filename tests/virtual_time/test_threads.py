@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import concurrent.futures
+import queue
+import random
+import threading
+import time
+
+from collections.abc import Callable
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_resilience.errors import ClockStalledError
+from pytest_resilience.errors import LeakedThreadsError
+from pytest_resilience.virtual_time.clock import VirtualClock
+
+
+@pytest.fixture(params=[None, 7], ids=["free", "seeded"])
+def clock(request: pytest.FixtureRequest) -> Iterator[VirtualClock]:
+    chance = None if request.param is None else random.Random(request.param)
+    with VirtualClock(chance=chance) as clock:
+        yield clock
+
+
+def start(*functions: Callable[[], object]) -> list[threading.Thread]:
+    threads = [threading.Thread(target=function) for function in functions]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def after(seconds: float, *calls: Callable[[], object]) -> Callable[[], None]:
+    """Sleeps, then calls them."""
+
+    def sleep_and_call() -> None:
+        time.sleep(seconds)
+        for call in calls:
+            call()
+
+    return sleep_and_call
+
+
+def test_sleepers_wake_in_the_order_of_their_deadlines(clock: VirtualClock) -> None:
+    log: list[tuple[float, int]] = []
+
+    def sleep(seconds: int) -> None:
+        for _ in range(3):
+            time.sleep(seconds)
+            log.append((clock.elapsed, seconds))
+
+    for thread in start(lambda: sleep(10), lambda: sleep(7), lambda: sleep(25)):
+        thread.join()
+    assert log == [
+        (7, 7), (10, 10), (14, 7), (20, 10), (21, 7), (25, 25), (30, 10), (50, 25), (75, 25),
+    ]  # fmt: skip
+
+
+def test_lock(clock: VirtualClock) -> None:
+    lock = threading.Lock()
+    log: list[float] = []
+
+    def hold() -> None:
+        with lock:
+            time.sleep(10)
+            log.append(clock.elapsed)
+
+    for thread in start(*[hold] * 4):
+        thread.join()
+    assert log == [10, 20, 30, 40]
+    assert lock.acquire()
+    assert not lock.acquire(timeout=5)
+    assert not lock.acquire(blocking=False)
+    assert clock.elapsed == 45
+    with pytest.raises(ValueError, match="non-negative"):
+        lock.acquire(timeout=-5)
+    lock.release()
+    assert not lock.locked()
+    with pytest.raises(RuntimeError):
+        lock.release()
+
+
+def test_rlock(clock: VirtualClock) -> None:
+    lock = threading.RLock()
+    got: list[bool] = []
+    with lock, lock:
+        start(lambda: got.append(lock.acquire(timeout=3)))[0].join()
+    assert (got, clock.elapsed) == ([False], 3)
+
+
+def test_condition(clock: VirtualClock) -> None:
+    condition = threading.Condition()
+    items: list[int] = []
+
+    def produce() -> None:
+        for number in range(5):
+            time.sleep(2)
+            with condition:
+                items.append(number)
+                condition.notify()
+
+    start(produce)
+    got = []
+    for _ in range(5):
+        with condition:
+            assert condition.wait_for(lambda: items, timeout=3)
+            got.append((items.pop(), clock.elapsed))
+    assert got == [(0, 2), (1, 4), (2, 6), (3, 8), (4, 10)]
+    with condition:
+        assert not condition.wait(timeout=60)
+    assert clock.elapsed == 70
+
+
+def test_event_and_timer(clock: VirtualClock) -> None:
+    event = threading.Event()
+    assert not event.wait(60)
+    threading.Timer(30, event.set).start()
+    assert event.wait(60)
+    assert clock.elapsed == 90
+    timer = threading.Timer(1000, event.clear)
+    timer.start()
+    timer.cancel()
+    timer.join()
+    assert clock.elapsed == 90
+
+
+def test_semaphore(clock: VirtualClock) -> None:
+    semaphore = threading.BoundedSemaphore(2)
+    log: list[float] = []
+
+    def work() -> None:
+        with semaphore:
+            time.sleep(4)
+            log.append(clock.elapsed)
+
+    for thread in start(*[work] * 5):
+        thread.join()
+    assert log == [4, 4, 8, 8, 12]
+
+
+def test_barrier(clock: VirtualClock) -> None:
+    barrier = threading.Barrier(3)
+    log: list[float] = []
+
+    def come(seconds: int) -> None:
+        time.sleep(seconds)
+        barrier.wait(timeout=50)
+        log.append(clock.elapsed)
+
+    for thread in start(lambda: come(1), lambda: come(2), lambda: come(9)):
+        thread.join()
+    assert log == [9, 9, 9]
+    with pytest.raises(threading.BrokenBarrierError):
+        barrier.wait(timeout=5)
+    assert clock.elapsed == 14
+
+
+def test_join(clock: VirtualClock) -> None:
+    [thread] = start(lambda: time.sleep(100))
+    thread.join(timeout=30)
+    assert (thread.is_alive(), clock.elapsed) == (True, 30)
+    thread.join()
+    assert (thread.is_alive(), clock.elapsed) == (False, 100)
+    thread.join()
+
+
+@pytest.mark.parametrize("make", [queue.Queue, queue.LifoQueue, queue.PriorityQueue])
+def test_queues(clock: VirtualClock, make: type[queue.Queue[int]]) -> None:
+    tasks = make(maxsize=1)
+    with pytest.raises(queue.Empty):
+        tasks.get(timeout=5)
+    tasks.put(1)
+    with pytest.raises(queue.Full):
+        tasks.put(2, timeout=5)
+    start(after(3, tasks.get, tasks.task_done))
+    tasks.join()
+    assert clock.elapsed == 13
+
+
+def test_executor(clock: VirtualClock) -> None:
+    def sleep(seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        slow = pool.submit(time.sleep, 100)
+        with pytest.raises(TimeoutError):
+            slow.result(timeout=10)
+        quick = [pool.submit(sleep, seconds) for seconds in (5, 3, 4, 1)]
+        order = [future.result() for future in concurrent.futures.as_completed(quick, timeout=60)]
+    assert sorted(order) == [1, 3, 4, 5]
+    assert clock.elapsed == 100
+
+
+def test_an_executor_that_is_older_than_the_clock() -> None:
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        pool.submit(int).result()
+        with VirtualClock() as clock:
+            futures = [pool.submit(time.sleep, 10) for _ in range(5)]
+            assert concurrent.futures.wait(futures, timeout=31).not_done == set()
+            assert clock.elapsed == 30
+        assert pool.submit(int).result() == 0
+
+
+def test_a_condition_that_is_older_than_the_clock() -> None:
+    event, tasks = threading.Event(), queue.Queue[int]()
+    with VirtualClock() as clock:
+        assert not event.wait(10)
+        start(after(5, event.set, lambda: tasks.put(1)))
+        assert event.wait(10)
+        assert tasks.get(timeout=10) == 1
+        assert clock.elapsed == 15
+
+
+def test_a_lock_outlives_its_clock() -> None:
+    with VirtualClock():
+        lock, event = threading.Lock(), threading.Event()
+        lock.acquire()
+        assert not lock.acquire(timeout=1)
+    assert not lock.acquire(timeout=0.001)
+    threading.Thread(target=after(0, lock.release, event.set)).start()
+    assert event.wait(60)
+    assert lock.acquire(timeout=60)
+
+
+def test_a_thread_of_another_wakes_a_member() -> None:
+    begin, event = threading.Event(), threading.Event()
+    thread = threading.Thread(target=after(0, begin.wait, event.set))
+    thread.start()
+    with VirtualClock() as clock:
+        clock.external(thread)
+        begin.set()
+        assert event.wait(3600)
+        assert clock.elapsed < 3000
+        time.sleep(3600)
+    thread.join()
+
+
+def test_a_deadlock_is_known_at_once(clock: VirtualClock) -> None:
+    lock = threading.Lock()
+    lock.acquire()
+    [thread] = start(lock.acquire)
+    with pytest.raises(ClockStalledError, match=r"MainThread.*join") as caught:
+        thread.join()
+    assert f"at {__file__}" in str(caught.value)
+
+
+def test_who_is_blocked_in_c_is_named() -> None:
+    import _thread
+
+    old = _thread.allocate_lock()
+    old.acquire()
+
+    def stuck() -> None:
+        old.acquire()
+
+    with VirtualClock() as clock:
+        [thread] = start(stuck)
+        with pytest.raises(ClockStalledError, match="blocked where virtual time cannot") as caught:
+            time.sleep(60)
+        assert clock.elapsed == 0
+        old.release()
+        thread.join()
+    assert f"NOT WAITING HERE: it runs, or is blocked, at {__file__}" in str(caught.value)
+    assert "in stuck" in str(caught.value)
+
+
+def test_threads_that_end_soon_are_waited_for() -> None:
+    log: list[str] = []
+    with VirtualClock():
+        start(after(5, lambda: log.append("done")))
+    assert log == ["done"]
+
+
+def test_threads_that_do_not_end_are_named() -> None:
+    ended = threading.Event()
+
+    def poll() -> None:
+        try:
+            while True:
+                time.sleep(1)
+        finally:
+            ended.set()
+
+    named = r"poller, at .*test_threads.py:\d+ in poll"
+    with pytest.raises(LeakedThreadsError, match=named), VirtualClock():
+        threading.Thread(target=poll, name="poller", daemon=True).start()
+    assert ended.wait(60)
+
+
+def test_threads_that_wake_each_other_for_ever() -> None:
+    over = threading.Event()
+
+    def poll() -> None:
+        while not over.is_set():
+            time.sleep(1)
+
+    with VirtualClock():
+        [thread] = start(poll)
+        with pytest.raises(ClockStalledError, match="time ran away"):
+            thread.join()
+        over.set()
