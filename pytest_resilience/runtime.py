@@ -24,11 +24,9 @@ from pytest_resilience.interceptors.files.interceptor import FileInterceptor
 from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
 from pytest_resilience.interceptors.services import ServiceInterceptor
 from pytest_resilience.interceptors.simulators import SimulatorInterceptor
-from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.monkey.active_experiments import Starter
 from pytest_resilience.monkey.monkey import Monkey
-from pytest_resilience.native.interceptor import NativeInterceptor
-from pytest_resilience.native.interceptor import unsupported
+from pytest_resilience.native.interceptor import network_interceptors
 from pytest_resilience.stress.caps import DEFAULT_CAPS
 from pytest_resilience.stress.caps import Caps
 from pytest_resilience.stress.interceptor import StressInterceptor
@@ -48,9 +46,6 @@ __all__ = [
     "default_runtime",
     "new_engine",
 ]
-
-
-NATIVE_IS_OFF = "chaos_native is false"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +88,8 @@ def new_engine(
 
 
 def _interceptors(engine: Engine, native: bool) -> list[Interceptor]:
-    sockets = SocketInterceptor(
-        engine, out_of_reach=(unsupported() or None) if native else NATIVE_IS_OFF
-    )
     return [
-        sockets,
-        NativeInterceptor(engine, sockets.names, wanted=native),
+        *network_interceptors(engine, native=native),
         HttpMockInterceptor(engine),
         ServiceInterceptor(engine),
         DatabaseInterceptor(engine),
@@ -109,13 +100,16 @@ def _interceptors(engine: Engine, native: bool) -> list[Interceptor]:
     ]
 
 
-def child_processes(folder: str) -> ChildProcesses | None:
-    """What reaches the children of this process, for `new_engine`; None where there is no way."""
+def child_processes(folder: str, *, native: bool = True) -> ChildProcesses | None:
+    """What reaches the children of this process, for `new_engine`; None where there is no way.
+
+    `native`: reach clients in C there as well.
+    """
     if os.name != "posix":
         return None
     from pytest_resilience.interceptors.children.interceptor import ChildProcesses
 
-    return ChildProcesses(folder)
+    return ChildProcesses(folder, native=native)
 
 
 class Runtime:

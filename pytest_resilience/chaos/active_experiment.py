@@ -21,6 +21,7 @@ from pytest_resilience.chaos.seen_operations import ConnectionNumbers
 from pytest_resilience.chaos.seen_operations import CountedOperations
 from pytest_resilience.chaos.seen_operations import UnmatchedOperations
 from pytest_resilience.chaos.triggers import chooses
+from pytest_resilience.chaos.triggers import goes_by_number
 from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.seeds import Stream
 
@@ -82,7 +83,7 @@ class ActiveExperiment:
         self.counted = CountedOperations(connections) if shown else None
         self.unmatched = UnmatchedOperations(experiment)
         self.pressure: PressureReading | None = None
-        self.counts = SharedCounts()
+        self.counts = SharedCounts(in_total=goes_by_number(experiment.trigger))
         self._on_stop = on_stop
         self._draws = Stream(seed)
 
@@ -120,7 +121,7 @@ class ActiveExperiment:
 
     @property
     def delay(self) -> float:
-        """Seconds by which it held callers up in this process, all together."""
+        """Seconds by which it held callers up, all together, in child processes too."""
         return self.counts.delay
 
     @property

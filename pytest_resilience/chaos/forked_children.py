@@ -5,6 +5,9 @@ child begins them anew. So their counts go into a page that all share, where the
 that an experiment has ended: a child, such as the worker of a pool, can outlive it. Each process
 has the slot of its id. Only two that share one, and count at the same time, can lose some of their
 counts, never all.
+
+Where a trigger goes by numbers, such as the second operation of all, one process takes a number
+after the other.
 """
 
 from __future__ import annotations
@@ -17,25 +20,67 @@ import sys
 import threading
 import weakref
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["PAUSED", "STOPPED", "Forked", "Pages", "SharedCounts", "watch_forks"]
+__all__ = ["PAUSED", "STOPPED", "Forked", "Page", "Pages", "SharedCounts", "watch_forks"]
 
-_CELL = struct.Struct("qqq")  # matched, chosen, hits; in the place of the first is the state
-_SLOTS = 170
-_PAGE = 4096  # bytes, enough for them
+# Matched, chosen, hits, seconds of waiting. In the place of the first are the state and a number.
+_CELL = struct.Struct("qqqd")
+_NUMBER = struct.Struct("q")  # of the latest operation that any of the processes matched
+_NUMBER_AT = 8  # after the state
+_SLOTS = 256
+_PAGE = _SLOTS * _CELL.size
 _PAGES = 1024  # who still counts on a page when so many others have begun gets a stranger's
+_TRIES = 100_000  # for who takes a number: it may be stopped in the middle
 STOPPED, PAUSED = 0, 1  # bytes of the state
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What the processes of an experiment share.
+
+    Attributes:
+        memory: of all of them.
+        path: of a file that one of them at a time can lock; "" if there is none.
+    """
+
+    memory: memoryview
+    path: str = ""
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let no other process into the block, as long as none is stopped in it."""
+        import fcntl
+        import posix  # whose functions no experiment replaces
+
+        try:
+            descriptor = posix.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # who made it has gone, and with it everything that counts
+            yield
+            return
+        try:
+            for _ in range(_TRIES):
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                posix.sched_yield()  # nothing that gevent could use to let others run
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # also of a copy that a fork has made meanwhile
+            posix.close(descriptor)
 
 
 class Pages:
     """A page for each of many experiments, in a file that several processes map."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, path: str, descriptor: int) -> None:
         """Of an open file, which can be closed then."""
+        self._path = path
         self._all = memoryview(mmap.mmap(descriptor, _PAGES * _PAGE))
 
     @classmethod
@@ -54,53 +99,60 @@ class Pages:
         try:
             if make:
                 os.ftruncate(descriptor, _PAGES * _PAGE)
-            return cls(descriptor)
+            return cls(path, descriptor)
         finally:
             os.close(descriptor)
 
-    def at(self, number: int) -> memoryview:
+    def at(self, number: int) -> Page:
         """The page of an experiment."""
         start = number % _PAGES * _PAGE
-        return self._all[start : start + _PAGE]
+        return Page(self._all[start : start + _PAGE], self._path)
 
 
 class SharedCounts:
     """Counts and state of an experiment, for the process that started it and its children.
 
     Attributes:
-        delay: seconds of waiting, in this process alone.
         state: whether it is `STOPPED`, whether it is `PAUSED`, by these; read at every operation.
     """
 
-    def __init__(self) -> None:
-        self.delay = 0.0
-        self._here = [0, 0, 0]  # matched, chosen, hits of this process, if it is no child
+    def __init__(self, *, in_total: bool = False) -> None:
+        """`in_total`: number operations through all processes, and not in each from 1."""
+        self._in_total = in_total
+        self._here = [0, 0, 0, 0.0]  # as in a cell; of this process, if it is no child
         self._number = 0  # of the latest operation that this process matched
         self.state: bytearray | memoryview = bytearray(2)
-        self._page: memoryview | None = None  # shared, once there are children
+        self._page: Page | None = None  # shared, once there are children
         self._in_child = False
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
     @property
     def matched(self) -> int:
         """Operations matched, of children too."""
-        return self._here[0] + self._of_children(0)
+        return int(self._total(0))
 
     @property
     def chosen(self) -> int:
         """Operations that the trigger chose, hit in the end or not, of children too."""
-        return self._here[1] + self._of_children(1)
+        return int(self._total(1))
 
     @property
     def hits(self) -> int:
         """Operations hit, of children too."""
-        return self._here[2] + self._of_children(2)
+        return int(self._total(2))
 
-    def _of_children(self, which: int) -> int:
+    @property
+    def delay(self) -> float:
+        """Seconds of waiting, of children too."""
+        return self._total(3)
+
+    def _total(self, which: int) -> float:
+        here = self._here[which]
         if self._page is None:
-            return 0
-        cells = self._page[_CELL.size : _SLOTS * _CELL.size]
-        return sum(cell[which] for cell in _CELL.iter_unpack(cells))
+            return here
+        cells = self._page.memory[_CELL.size :]
+        of_children: float = sum(cell[which] for cell in _CELL.iter_unpack(cells))
+        return here + of_children
 
     def set_state(self, which: int, value: bool) -> None:
         """Let it be `STOPPED` or `PAUSED`, or not, in children as well; a child does so alone."""
@@ -108,54 +160,67 @@ class SharedCounts:
             self.state = bytearray(self.state[:2])
         self.state[which] = value
 
-    def share(self, page: memoryview) -> None:
+    def share(self, page: Page) -> None:
         """Have this page to share with children that are no forks."""
-        page[:] = bytes(_PAGE)
-        page[:2] = bytes(self.state[:2])
-        self.state = self._page = page
+        memory = page.memory
+        memory[:] = bytes(_PAGE)
+        memory[:2] = bytes(self.state[:2])
+        # Not under the lock: this is the beginning of a fork, which waits for no other thread.
+        _NUMBER.pack_into(memory, _NUMBER_AT, self._number)
+        self.state, self._page = memory, page
 
-    def join(self, page: memoryview) -> None:
+    def join(self, page: Page) -> None:
         """Count for the process whose page it is."""
-        self.state = self._page = page
+        self.state, self._page = page.memory, page
         self._in_child = True
 
     def settle(self) -> None:
         """Take in what children have counted so far, and share no page any more."""
-        self._here = [self.matched, self.chosen, self.hits]
+        self._here = [self.matched, self.chosen, self.hits, self.delay]
         self.state, self._page = bytearray(self.state[:2]), None
 
     def before_fork(self) -> None:
         """Have something to share with a child that is about to be made."""
         if self._page is None:
-            self.share(memoryview(mmap.mmap(-1, _PAGE)))
+            self.share(Page(memoryview(mmap.mmap(-1, _PAGE))))
 
     def after_fork(self) -> None:
         """In the child: count for the parent."""
         self._in_child = self._page is not None
 
     def add(self, *, matched: int = 0, chosen: int = 0, hits: int = 0, delay: float = 0.0) -> int:
-        """Count operations and a wait; returns how many this process has matched.
+        """Count operations and a wait; returns the number of the operation that was matched.
 
         With -1 the latest one is not counted after all.
         """
         with self._lock:
-            self._number += matched
-            self.delay += delay
+            if matched:
+                self._take_number(matched)
             if self._in_child:
-                self._add_in_page(matched, chosen, hits)
+                self._add_in_page(matched, chosen, hits, delay)
             else:
                 here = self._here
                 here[0] += matched
                 here[1] += chosen
                 here[2] += hits
+                here[3] += delay
             return self._number
 
-    def _add_in_page(self, *more: int) -> None:
+    def _take_number(self, matched: int) -> None:
+        page = self._page
+        if not self._in_total or page is None or not page.path:
+            self._number += matched
+            return
+        with page.locked():
+            self._number = _NUMBER.unpack_from(page.memory, _NUMBER_AT)[0] + matched
+            _NUMBER.pack_into(page.memory, _NUMBER_AT, self._number)
+
+    def _add_in_page(self, *more: float) -> None:
         if self._page is None:
             return  # of a child that goes on as if it were the parent
         slot = (1 + os.getpid() % (_SLOTS - 1)) * _CELL.size
-        before = _CELL.unpack_from(self._page, slot)
-        _CELL.pack_into(self._page, slot, *map(sum, zip(before, more, strict=True)))
+        before = _CELL.unpack_from(self._page.memory, slot)
+        _CELL.pack_into(self._page.memory, slot, *map(sum, zip(before, more, strict=True)))
 
 
 class Forked(Protocol):

@@ -14,7 +14,7 @@ from pytest_resilience.seeds import Stream
 
 __all__ = [
     "All", "Always", "Between", "Every", "First", "From", "Never", "Nth", "Rate", "Trigger",
-    "chooses", "goes_by_time", "is_left_to_chance",
+    "chooses", "goes_by_number", "goes_by_time", "is_left_to_chance",
 ]  # fmt: skip
 
 
@@ -148,6 +148,13 @@ def is_left_to_chance(trigger: Trigger) -> bool:
 def chooses(trigger: Trigger) -> bool:
     """Whether it is for certain which operations it hits, and not every one of them."""
     return not is_left_to_chance(trigger) and not isinstance(trigger, Always)
+
+
+def goes_by_number(trigger: Trigger) -> bool:
+    """Whether it matters to it which operation of all it is."""
+    if isinstance(trigger, All):
+        return any(map(goes_by_number, trigger.triggers))
+    return isinstance(trigger, (Nth, First, From, Every))
 
 
 def goes_by_time(trigger: Trigger) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 
 from collections.abc import Callable
@@ -20,10 +19,13 @@ from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets.host_names import HostNames
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from pytest_resilience.native.machines import unsupported
 
 
-__all__ = ["NativeInterceptor", "unsupported"]
-_MACHINES = {"x86_64", "aarch64"}
+__all__ = ["NativeInterceptor", "network_interceptors"]
+
+_IS_OFF = "chaos_native is false"
 
 
 class NativeInterceptor:
@@ -81,6 +83,15 @@ class NativeInterceptor:
         return bool(self._patches)
 
 
+def network_interceptors(
+    engine: Engine, *, native: bool
+) -> tuple[SocketInterceptor, NativeInterceptor]:
+    """For clients in Python, and for those in C if they are wanted: they share names of hosts."""
+    why = (unsupported() or None) if native else _IS_OFF
+    sockets = SocketInterceptor(engine, out_of_reach=why)
+    return sockets, NativeInterceptor(engine, sockets.names, wanted=native)
+
+
 def _reaching_what_it_loads(original: Callable[..., Any]) -> Callable[..., Any]:
     """A function that loads a library, whose calls are to be reached at once."""
 
@@ -93,15 +104,3 @@ def _reaching_what_it_loads(original: Callable[..., Any]) -> Callable[..., Any]:
         return loaded
 
     return load
-
-
-@functools.cache
-def unsupported() -> str:
-    """Why clients in C cannot be reached on this machine; empty if they can."""
-    machine = os.uname().machine if hasattr(os, "uname") else ""
-    if sys.platform != "linux" or machine not in _MACHINES or sys.maxsize < 2**32:
-        return f"on {sys.platform} ({machine}) they cannot be reached in this process"
-    names = getattr(os, "confstr_names", {})
-    if "CS_GNU_LIBC_VERSION" not in names or not os.confstr("CS_GNU_LIBC_VERSION"):
-        return "with another C library than glibc they cannot be reached in this process"
-    return ""

@@ -18,18 +18,17 @@ import contextlib
 import ctypes
 import mmap
 import os
-import platform
 import struct
 
 from collections.abc import Iterable
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pytest_resilience.native.machines import SLOT_TYPES
 
-__all__ = ["TYPES", "LoadedObject", "LoadedObjects", "Slot", "slots"]
 
-# By machine: the types of relocations that fill such a slot (JUMP_SLOT, GLOB_DAT).
-TYPES = {"x86_64": frozenset({7, 6}), "aarch64": frozenset({1026, 1025})}
+__all__ = ["LoadedObject", "LoadedObjects", "Slot", "slots"]
+
 _PLTRELSZ, _STRTAB, _SYMTAB, _RELA, _RELASZ, _STRSZ, _JMPREL = 2, 5, 6, 7, 8, 10, 23
 _ENTRY = struct.Struct("<qQ")  # of the dynamic section: tag, value
 _GNU_HASH, _RELACOUNT = 0x6FFFFEF5, 0x6FFFFFF9
@@ -181,7 +180,7 @@ def _imported(tables: dict[int, int], relocations: list[bytes]) -> int:
 def _slots_in(owner: LoadedObject, raw: bytes, named: dict[int, str]) -> Iterator[Slot]:
     """Those that one table of relocations fills for the symbols with these numbers."""
     for number, name in named.items():
-        for kind in TYPES[platform.machine()]:
+        for kind in SLOT_TYPES[os.uname().machine]:
             for at in _places(raw, _INFO.pack(kind, number)):
                 if at % _RELOCATION == _WHERE.size:
                     (place,) = _WHERE.unpack_from(raw, at - _WHERE.size)

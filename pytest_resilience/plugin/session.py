@@ -64,14 +64,16 @@ class ChaosSession:
         self._last: tuple[pytest.Item, ChaosScope] | None = None
         self._preloaded = False
         folder = str(config.invocation_params.dir)
-        self._children = None if settings.mode is RunMode.NOTHING else child_processes(folder)
+        native = config.getini("chaos_native")
+        idle = settings.mode is RunMode.NOTHING
+        self._children = None if idle else child_processes(folder, native=native)
         self._engine = new_engine(
             services=settings.services,
             caps=settings.caps,
             others=custom_types(config),
             children=self._children,
             folder=folder,
-            native=config.getini("chaos_native"),
+            native=native,
         )
         self._engine.watch(settings.mode is not RunMode.NOTHING)
 

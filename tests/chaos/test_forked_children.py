@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -11,12 +12,16 @@ import time
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pytest_resilience import ChaosExperiment
+from pytest_resilience.chaos import forked_children
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.forked_children import Pages
+from pytest_resilience.chaos.forked_children import SharedCounts
 from pytest_resilience.runtime import Runtime
 
 
@@ -175,3 +180,22 @@ def test_no_lock_of_a_thread_that_is_not_there_stays_held(engine: Engine) -> Non
         over.set()
         thread.join()
     assert running.matched == 1
+
+
+def test_who_is_stopped_while_it_takes_a_number_keeps_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forked_children, "_TRIES", 100)
+    path = str(tmp_path / "counts")
+    pages = Pages.make(path)
+    counts = SharedCounts(in_total=True)
+    counts.share(pages.at(1))
+    other = SharedCounts(in_total=True)
+    other.join(pages.at(1))
+    assert [counts.add(matched=1), other.add(matched=1), counts.add(matched=1)] == [1, 2, 3]
+    with open(path) as stopped:
+        fcntl.flock(stopped, fcntl.LOCK_EX)
+        assert counts.add(matched=1) == 4
+    Path(path).unlink()  # whose folder it was has gone
+    assert other.add(matched=1) == 5
+    assert counts.matched == 5

@@ -16,6 +16,7 @@ from pytest_resilience.chaos.triggers import Nth
 from pytest_resilience.chaos.triggers import Rate
 from pytest_resilience.chaos.triggers import Trigger
 from pytest_resilience.chaos.triggers import chooses
+from pytest_resilience.chaos.triggers import goes_by_number
 from pytest_resilience.chaos.triggers import goes_by_time
 from pytest_resilience.seeds import Stream
 
@@ -80,3 +81,10 @@ def test_which_of_them_choose_for_certain() -> None:
     by_time: tuple[Trigger, ...] = (Between(0, 1), All((Between(0, 1), Nth(1))))
     assert all(map(goes_by_time, by_time))
     assert not any(map(goes_by_time, (Nth(1), *others)))
+
+
+def test_what_goes_by_numbers() -> None:
+    by_number = (Nth(1), First(1), From(1), Every(2), All((Rate(0.5), First(3))))
+    others = (Always(), Never(), Rate(0.5), Between(0, 1), All((Rate(0.5), Between(0, 1))))
+    assert all(map(goes_by_number, by_number))
+    assert not any(map(goes_by_number, others))

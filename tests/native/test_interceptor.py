@@ -13,7 +13,7 @@ import pytest
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.diagnosis import never_fired
-from pytest_resilience.native.interceptor import unsupported
+from pytest_resilience.native.machines import unsupported
 from pytest_resilience.native.slots import all_slots
 from pytest_resilience.runtime import new_engine
 from tests.injecting import Inject

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_resilience.native.interceptor import unsupported
+from pytest_resilience.native.machines import unsupported
 from tests.ahead import runs
 
 

@@ -22,6 +22,7 @@ import marshal
 import os
 import posix
 import stat
+import sys
 import threading  # noqa: F401  # here: it takes the thread that loads it for the main one
 
 from _thread import allocate_lock  # as the next ones, before gevent can replace it
@@ -63,8 +64,8 @@ def remove_hook(environment: Any) -> None:
             del environment["PYTHONPATH"]
 
 
-def _experiments_of(folder: str) -> tuple[int, str, list[tuple[int, bytes]]]:
-    """The number of the latest change, the folder of call sites, and what is active, by key.
+def _experiments_of(folder: str) -> tuple[int, tuple[str, bool], list[tuple[int, bytes]]]:
+    """The number of the latest change, `place` and `native` of a member, what is active, by key.
 
     What is active is pickled: to read that takes all of the package.
     """
@@ -75,7 +76,7 @@ def _experiments_of(folder: str) -> tuple[int, str, list[tuple[int, bytes]]]:
             text += part
     finally:
         posix.close(fd)
-    found: tuple[int, str, list[tuple[int, bytes]]] = marshal.loads(text)  # noqa: S302
+    found: tuple[int, tuple[str, bool], list[tuple[int, bytes]]] = marshal.loads(text)  # noqa: S302
     return found
 
 
@@ -96,6 +97,7 @@ class Member:
         folder: of the parent.
         name: of this process among its members, from which its seeds are derived.
         place: the folder of call sites.
+        native: whether clients in C are reached.
     """
 
     def __init__(self, folder: str, number: str) -> None:
@@ -103,7 +105,7 @@ class Member:
         if posix.stat(folder).st_uid != posix.geteuid():
             raise PermissionError(errno.EACCES, "the folder is of somebody else", folder)
         self.folder = folder
-        self.place = ""
+        self.place, self.native = "", True
         self._children = 0  # that this process has started
         self._fork = ""  # the number of the child that is about to be made
         self._left = _MOST_TOLD
@@ -169,7 +171,7 @@ class Member:
             remove_hook(os.environ)
             follower.update([])
             return
-        number, self.place, experiments = _experiments_of(self.folder)
+        number, (self.place, self.native), experiments = _experiments_of(self.folder)
         follower.update(experiments)
         watch.answers.write(b"%s %d\n" % (self.name.encode(), number))
 
@@ -177,6 +179,7 @@ class Member:
         if self._watch is not None:
             self._fork = self.next_number()
             self._watch.stop()
+            _let_gevent_hear_of_children()
 
     def _after_fork_here(self) -> None:
         if self._watch is not None:
@@ -195,6 +198,16 @@ class Member:
         else:
             self._follower.after_fork()
             self._watch.start()
+
+
+def _let_gevent_hear_of_children() -> None:
+    """Where gevent has replaced `fork`: it listens for SIGCHLD from the end of the first one on.
+
+    A child that is dead by then, because we have still started a thread, it would await for ever.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("os"):
+        sys.modules["gevent"].get_hub().loop.install_sigchld()
 
 
 class _Watch:

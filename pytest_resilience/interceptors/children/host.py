@@ -36,15 +36,15 @@ class Host:
         patience: seconds that it waits for all children together when an experiment begins.
     """
 
-    def __init__(self, place: str) -> None:
-        """`place`: the folder of call sites. Raises OSError where there can be no such folder."""
+    def __init__(self, place: str, *, native: bool) -> None:
+        """`place` and `native`: as in `Member`. Raises OSError where there can be no folder."""
         memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
         self.folder = tempfile.mkdtemp(prefix="chaos-", dir=memory)
         os.mkdir(f"{self.folder}/members")
         os.mkfifo(f"{self.folder}/answers", 0o600)
         self.pages = Pages.make(f"{self.folder}/counts")
         self.patience = 10.0
-        self._place = place
+        self._settings = place, native
         self._number = 0
         self._silent: set[str] = set()  # members that are hung, as far as it is known
         # Read and written: it never ends while this process lives.
@@ -56,7 +56,7 @@ class Host:
     def publish(self, experiments: Sequence[tuple[int, bytes]], *, wait: bool = False) -> None:
         """Have children run these, by key; `wait` until they do, or hang."""
         self._number += 1
-        content = marshal.dumps((self._number, self._place, list(experiments)), 2)
+        content = marshal.dumps((self._number, self._settings, list(experiments)), 2)
         new = f"{self.folder}/new"
         fd = posix.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:

@@ -155,11 +155,11 @@ class ChildProcesses:
 
     kinds = KINDS
 
-    def __init__(self, place: str) -> None:
-        """`place`: the folder of call sites."""
+    def __init__(self, place: str, *, native: bool = True) -> None:
+        """`place`: the folder of call sites. `native`: reach clients in C as well."""
         self.awaited = False
         self._engine: Engine  # see `of`
-        self._place = place
+        self._settings = place, native
         self._host: Host | None = None
         self._published: _Published | None = None
         self._is_member = False  # of its parent: it is a forked child
@@ -198,7 +198,8 @@ class ChildProcesses:
         if self._host is None and not self._is_member:
             # Where there can be none, children are out of reach, and the advice says so.
             with contextlib.suppress(OSError):
-                self._host = Host(self._place)
+                place, native = self._settings
+                self._host = Host(place, native=native)
                 self._published = _Published(self._engine, self._host)
 
     @property

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import pkgutil
 import sys
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -37,8 +39,8 @@ __all__ = ["FAILED", "FAULT", "UNMATCHED", "Mirror", "follow", "shown"]
 FAULT, UNMATCHED, FAILED = "fault", "unmatched", "failed"  # what a child tells of
 
 _FOLDER = "pytest_resilience.interceptors"
+_NETWORK = "pytest_resilience.native.interceptor:network_interceptors"
 _INTERCEPTORS = {  # with the beginnings of the kinds that it is needed for
-    f"{_FOLDER}.sockets.interceptor:SocketInterceptor": ("network.",),
     f"{_FOLDER}.http_mocks.interceptor:HttpMockInterceptor": ("network.",),
     f"{_FOLDER}.services:ServiceInterceptor.of_child": ("service.",),
     f"{_FOLDER}.databases.interceptor:DatabaseInterceptor": ("database.",),
@@ -49,33 +51,39 @@ _INTERCEPTORS = {  # with the beginnings of the kinds that it is needed for
 
 
 class _Later:
-    """An interceptor that is loaded when it is needed: a child is to begin soon."""
+    """Interceptors that are loaded when they are needed: a child is to begin soon."""
 
-    def __init__(self, engine: Engine, place: str, beginnings: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        beginnings: tuple[str, ...],
+        make: Callable[[], Sequence[Interceptor]],
+    ) -> None:
         self.kinds = frozenset(each for each in KINDS if each.startswith(beginnings))
         self._engine = engine
-        self._place = place
-        self._made: Interceptor | None = None
+        self._make = make
+        self._made: Sequence[Interceptor] = ()
 
     def install(self) -> None:
-        if self._made is None:
-            self._made = pkgutil.resolve_name(self._place)(self._engine)
-        self._made.install()
+        self._made = self._made or self._make()
+        for each in self._made:
+            each.install()
 
     def refresh(self) -> None:
-        if self._made is not None:
-            self._made.refresh()
+        for each in self._made:
+            each.refresh()
 
     def remove(self) -> None:
-        if self._made is not None:
-            self._made.remove()
+        for each in self._made:
+            each.remove()
 
     def install_anew(self) -> None:
         """Where it is in place, find what stands in the place of what there was."""
-        if self._made is not None and not self.kinds.isdisjoint(self._engine.kinds):
-            self._made.remove()
-            self._made.install()
-            self._made.refresh()
+        if not self.kinds.isdisjoint(self._engine.kinds):
+            for each in self._made:
+                each.remove()
+                each.install()
+                each.refresh()
 
 
 def _await_gevent(interceptors: Sequence[_Later]) -> None:
@@ -96,7 +104,18 @@ def follow(member: Member) -> Mirror:
     """What makes this process, a child, do as its parent; pressure is put on the parent alone."""
 
     def interceptors(engine: Engine) -> list[_Later]:
-        made = [_Later(engine, *each) for each in _INTERCEPTORS.items()]
+        def one(place: str) -> Sequence[Interceptor]:
+            return (pkgutil.resolve_name(place)(engine),)
+
+        def network() -> Sequence[Interceptor]:
+            made: Sequence[Interceptor] = pkgutil.resolve_name(_NETWORK)(
+                engine, native=member.native
+            )
+            return made
+
+        made = [_Later(engine, ("network.",), network)]
+        for place, beginnings in _INTERCEPTORS.items():
+            made.append(_Later(engine, beginnings, functools.partial(one, place)))
         _await_gevent(made)
         return made
 

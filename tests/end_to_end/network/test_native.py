@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from pytest_resilience.native.interceptor import unsupported
+from pytest_resilience.native.machines import unsupported
 from tests.end_to_end.network import hostile
 from tests.end_to_end.network.clients import Client
 from tests.end_to_end.network.clients import Peer

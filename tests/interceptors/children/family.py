@@ -59,9 +59,9 @@ class Family:
         events: that there were, here and in children.
     """
 
-    def __init__(self) -> None:
-        self.children = ChildProcesses("")
-        self.engine: Engine = new_engine(children=self.children)
+    def __init__(self, *, native: bool = True) -> None:
+        self.children = ChildProcesses("", native=native)
+        self.engine: Engine = new_engine(children=self.children, native=native)
         self.events: list[FaultInjected] = []
         self.engine.listeners.add(self.events.append)
 

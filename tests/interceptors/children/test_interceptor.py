@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import sys
 import threading
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.children.folder import STARTUP
 from pytest_resilience.interceptors.children.folder import VARIABLE
+from pytest_resilience.native.machines import unsupported
 from tests.interceptors.children.family import DO
 from tests.interceptors.children.family import FAILED
 from tests.interceptors.children.family import NOWHERE
@@ -136,6 +139,97 @@ def test_children_can_be_left_alone(family: Family) -> None:
         family.expect(False)
         assert VARIABLE not in os.environ
     assert running.matched == 1
+
+
+@pytest.fixture(params=[True, False], ids=["native", "chaos_native=false"])
+def family_with(request: pytest.FixtureRequest) -> Iterator[tuple[Family, bool]]:
+    made = Family(native=request.param)
+    yield made, request.param
+    made.close()
+
+
+@pytest.mark.skipif(bool(unsupported()), reason=unsupported())
+@pytest.mark.parametrize("forked", [True, False], ids=["forked", "started"])
+def test_clients_in_c_are_reached_unless_they_are_not_wanted(
+    forked: bool, family_with: tuple[Family, bool]
+) -> None:
+    psycopg2 = pytest.importorskip("psycopg2")
+    family, native = family_with
+    where = "host=127.0.0.1 port=9 dbname=shop"  # where nobody listens in any case
+
+    def ask_in_c() -> int:
+        with contextlib.suppress(psycopg2.OperationalError):
+            psycopg2.connect(where)
+        return 0
+
+    with contextlib.closing(family):
+        running = family.start("network_failure", mode="refuse", target="127.0.0.1:9", rate=1)
+        if forked:
+            assert in_fork(ask_in_c) == 0
+        else:
+            code = f"import psycopg2\ntry: psycopg2.connect('{where}')\nexcept Exception: pass"
+            run(code=code)
+        assert (running.matched, running.hits) == ((1, 1) if native else (0, 0))
+    assert native or "chaos_native is false" in str(never_fired(running))
+
+
+@pytest.mark.parametrize("forked", [True, False], ids=["forked", "started"])
+def test_seconds_of_waiting_come_back(forked: bool, family: Family) -> None:
+    late = family.start("network_latency", delay="10ms")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = server.getsockname()
+
+        def connect() -> int:
+            socket.create_connection(here).close()
+            return 0
+
+        connect()
+        alone = late.delay
+        if forked:
+            assert in_fork(connect) == 0
+        else:
+            run(code=f"import socket; socket.create_connection({here!r}).close()")
+    assert late.hits == 2
+    assert alone >= 0.01
+    assert late.delay - alone >= 0.01
+    late.stop()
+    family.children.gather()
+    assert [event.delay for event in family.events] == [0.01, 0.01]
+
+
+@pytest.mark.parametrize(
+    ("trigger", "expected"),
+    [({"nth": 3}, "001000"), ({"first": 2}, "110000"), ({"from_nth": 5}, "000011"),
+     ({"every": 2}, "010101")],
+    ids=str,
+)  # fmt: skip
+def test_numbers_count_through_all_processes(
+    trigger: dict[str, int], expected: str, family: Family
+) -> None:
+    def asked() -> int:
+        return int(ask() == -FAILED)
+
+    with family.failing(**trigger) as running:
+        seen = [asked()]
+        seen += [int(f"{FAILED}" in run()) for _ in range(2)]
+        seen += [in_fork(asked) for _ in range(2)]
+        seen.append(asked())
+        assert "".join(map(str, seen)) == expected
+    family.children.gather()
+    assert sorted(event.number for event in family.events) == [
+        number for number, hit in enumerate(expected, 1) if hit == "1"
+    ]
+    assert running.matched == 6
+
+
+def test_no_number_is_given_twice_to_processes_that_ask_at_once(family: Family) -> None:
+    do = "\n".join(f"    {line}" for line in DO.splitlines())
+    code = f"import os\nfor _ in range(3): os.fork()\nfor _ in range(25):\n{do}"
+    with family.failing(first=100) as running:
+        run(code=f"{code}\nwhile True:\n  try: os.wait()\n  except OSError: break")
+        assert (running.matched, running.hits) == (200, 100)
+        family.children.gather()
+        assert sorted(event.number for event in family.events) == [*range(1, 101)]
 
 
 # --- ends ---
@@ -377,6 +471,22 @@ def test_a_child_under_gevent_is_reached(family: Family) -> None:
     with family.failing():
         patch = "from gevent import monkey; monkey.patch_all()"
         assert run(code=f"{patch}\n{DO}\n{DO}").split() == [str(FAILED)] * 2
+
+
+def test_a_fork_under_gevent_that_is_dead_at_once_is_heard_of(family: Family) -> None:
+    """gevent itself listens from the end of the first fork on."""
+    pytest.importorskip("gevent")
+    code = f"""
+from gevent import monkey; monkey.patch_all()
+import os, posix
+dead = lambda: posix.waitid(posix.P_ALL, 0, posix.WEXITED | posix.WNOWAIT)
+os.register_at_fork(after_in_parent=dead)
+for _ in range(2):
+    os.waitpid(os.fork() or os._exit(0), 0)
+{DO}
+"""
+    with family.failing():
+        assert run(code=code).split() == [str(FAILED)]
 
 
 # --- what is out of reach ---
