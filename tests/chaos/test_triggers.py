@@ -84,7 +84,8 @@ def test_which_of_them_choose_for_certain() -> None:
 
 
 def test_what_goes_by_numbers() -> None:
-    by_number: tuple[Trigger, ...] = (Nth(1), First(1), From(1), Every(2), All((Rate(0.5), First(3))))
+    both = All((Rate(0.5), First(3)))
+    by_number: tuple[Trigger, ...] = (Nth(1), First(1), From(1), Every(2), both)
     by_chance = All((Rate(0.5), Between(0, 1)))
     others: tuple[Trigger, ...] = (Always(), Never(), Rate(0.5), Between(0, 1), by_chance)
     assert all(map(goes_by_number, by_number))
