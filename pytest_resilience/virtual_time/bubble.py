@@ -16,6 +16,8 @@ of garbage may release locks of members in the middle of anything.
 from __future__ import annotations
 
 import _thread
+import functools
+import os
 import random
 import select
 import threading
@@ -27,6 +29,7 @@ from enum import Enum
 from typing import Protocol
 
 from pytest_resilience.errors import ClockStalledError
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.virtual_time.members import Members
 from pytest_resilience.virtual_time.stalls import report
 from pytest_resilience.virtual_time.timeline import Elapsed
@@ -76,7 +79,7 @@ class Bubble:
         self, *, network: Network, chance: random.Random | None, kick: Callable[[], None]
     ) -> None:
         """`chance`: chooses who runs next, one at a time. `kick`: wakes the driver."""
-        self.mutex = _thread.RLock()
+        self.mutex = fork_safe(self, "mutex", _thread.RLock)
         self.members = Members()
         self.parked: dict[int, Waiter] = {}
         self.elapsed = Elapsed()
@@ -88,6 +91,12 @@ class Bubble:
         self._kick = kick
 
     # Members. These take the mutex themselves.
+
+    def starts(self, thread: threading.Thread) -> None:
+        """Count `thread` before there is one. From now on one may hold up another."""
+        with self.mutex:
+            self.members.starts(thread)
+            self._kick()
 
     def enter(self, thread: threading.Thread) -> None:
         """`thread`, which runs this, is a member from now on."""
@@ -154,6 +163,8 @@ class Bubble:
         """
         try:
             with self.mutex:
+                if waiter.ident not in self.members.inside:  # since a moment ago
+                    raise Ended
                 if enlist is not None and not enlist(waiter):
                     waiter.outcome = Outcome.WOKEN
                     return Outcome.WOKEN
@@ -385,24 +396,32 @@ class Turns:
             self.ready.remove(waiter)
 
 
-_active: list[Bubble] = []  # at most one
+class _Active:
+    """The bubble of this process; one attribute, which is read at once."""
+
+    bubble: Bubble | None = None
 
 
 def activate(bubble: Bubble | None) -> None:
     """Make waits of its members parks; with None nobody's."""
-    _active[:] = [] if bubble is None else [bubble]
+    _Active.bubble = bubble
 
 
 def current() -> Bubble | None:
     """The bubble in which a wait of this thread is a park; None if it waits for real."""
-    if not _active:
+    bubble = _Active.bubble
+    if bubble is None or not bubble.members.parks(_thread.get_ident()):
         return None
-    bubble = _active[0]
-    return bubble if bubble.members.parks(threading.get_ident()) else None
+    return bubble
 
 
 def reader() -> Bubble | None:
     """The bubble whose time this thread reads; None if it reads the machine's."""
-    if _active and threading.get_ident() in _active[0].members.inside:
-        return _active[0]
-    return None
+    bubble = _Active.bubble
+    if bubble is None or _thread.get_ident() not in bubble.members.inside:
+        return None
+    return bubble
+
+
+if hasattr(os, "register_at_fork"):  # a child has real time
+    os.register_at_fork(after_in_child=functools.partial(activate, None))

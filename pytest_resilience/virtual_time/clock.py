@@ -161,7 +161,7 @@ class VirtualClock:
             install_selectors(self._patches)
             install_processes(self._patches)
             install_refusals(self._patches)
-            self._driver.start(self._bubble)
+            self._driver.serve(self._bubble)
             self._bubble.enter(threading.current_thread())
             activate(self._bubble)
         except BaseException:

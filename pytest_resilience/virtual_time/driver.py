@@ -25,19 +25,21 @@ class Driver:
     def __init__(self) -> None:
         self._kicked = _thread.allocate_lock()
         self._kicked.acquire()
-        self._ended = _thread.allocate_lock()
+        self._ended: _thread.LockType | None = None
         self._stopped = False
         self._seen: object = None
         self._since = 0
 
-    def start(self, bubble: Bubble) -> None:
-        """Begin to serve."""
+    def serve(self, bubble: Bubble) -> None:
+        """Serve `bubble`, with a thread from the first kick on: most tests need none."""
         self._bubble = bubble
-        self._ended.acquire()
-        _thread.start_new_thread(self._run, ())
 
     def kick(self) -> None:
         """Look now."""
+        if self._ended is None:
+            self._ended = _thread.allocate_lock()
+            self._ended.acquire()
+            _thread.start_new_thread(self._run, (self._ended,))
         with contextlib.suppress(RuntimeError):  # two at once
             if self._kicked.locked():
                 self._kicked.release()
@@ -45,10 +47,11 @@ class Driver:
     def stop(self) -> None:
         """End, and wait for that."""
         self._stopped = True
-        self.kick()
-        self._ended.acquire()
+        if self._ended is not None:
+            self.kick()
+            self._ended.acquire()
 
-    def _run(self) -> None:
+    def _run(self, ended: _thread.LockType) -> None:
         try:
             pause = TICK
             while not self._stopped:
@@ -56,7 +59,7 @@ class Driver:
                 if not self._stopped:
                     pause = self._turn()
         finally:
-            self._ended.release()
+            ended.release()
 
     def _turn(self) -> float:
         """Look once. Returns after how many seconds to look again, if nobody kicks."""

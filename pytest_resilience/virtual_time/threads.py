@@ -71,8 +71,7 @@ def _start(real: Callable[[threading.Thread], None]) -> Callable[[threading.Thre
                 bubble.members.external.append(self)
             return
         _started.setdefault(self, _Started(bubble))
-        with bubble.mutex:
-            bubble.members.starts(self)
+        bubble.starts(self)
         try:
             real(self)
         except BaseException:

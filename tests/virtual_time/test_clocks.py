@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+import types
+
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_resilience.virtual_time.clock import VirtualClock
+
+
+@pytest.fixture
+def module() -> Iterator[types.ModuleType]:
+    """A module that has bound clocks to names of its own."""
+    module = types.ModuleType("binds_clocks")
+    exec(
+        "from time import monotonic, perf_counter as count, sleep, time, time_ns\n"
+        "from time import monotonic_ns, perf_counter_ns\n"
+        "from datetime import datetime",
+        module.__dict__,
+    )
+    sys.modules["binds_clocks"] = module
+    yield module
+    del sys.modules["binds_clocks"]
+
+
+def test_names_bound_at_import(module: types.ModuleType) -> None:
+    before = dict(vars(module))
+    with VirtualClock() as clock:
+        names = ("monotonic", "count", "time", "monotonic_ns", "perf_counter_ns", "time_ns")
+        began = [getattr(module, name)() for name in names]
+        date = module.datetime.now(datetime.UTC)
+        module.sleep(90)
+        moved = [getattr(module, name)() - old for name, old in zip(names, began, strict=True)]
+        assert moved == [90, 90, 90, 90 * 10**9, 90 * 10**9, 90 * 10**9]
+        assert module.datetime.now(datetime.UTC) - date == datetime.timedelta(seconds=90)
+        assert clock.elapsed == 90
+    assert vars(module) == before
+
+
+def test_a_name_that_is_bound_later_is_found_by_the_next_clock(module: types.ModuleType) -> None:
+    with VirtualClock():
+        pass
+    vars(module)["later"] = time.monotonic
+    with VirtualClock():
+        began = vars(module)["later"]()
+        time.sleep(5)
+        assert vars(module)["later"]() - began == 5
+
+
+def test_a_name_that_the_test_has_bound_anew_stays(module: types.ModuleType) -> None:
+    with VirtualClock():
+        vars(module)["monotonic"] = len
+    assert vars(module)["monotonic"] is len
+
+
+def test_clocks_begin_where_the_machines_are() -> None:
+    before = time.monotonic_ns(), time.perf_counter_ns(), time.time_ns()
+    with VirtualClock():
+        within = time.monotonic_ns(), time.perf_counter_ns(), time.time_ns()
+    assert all(a <= b for a, b in zip(before, within, strict=True))
+
+
+def test_sums_of_seconds_are_exact() -> None:
+    with VirtualClock():
+        began = time.monotonic(), time.time(), time.perf_counter()
+        for seconds in (1, 59, 0.5, 3600):
+            time.sleep(seconds)
+        ended = time.monotonic(), time.time(), time.perf_counter()
+        assert {b - a for a, b in zip(began, ended, strict=True)} == {3660.5}
+
+
+def test_times_of_the_cpu_stay_real() -> None:
+    with VirtualClock():
+        before = time.process_time(), time.clock_gettime(time.CLOCK_PROCESS_CPUTIME_ID)
+        time.sleep(3600)
+        assert time.process_time() - before[0] < 3600
+        assert time.clock_gettime(time.CLOCK_PROCESS_CPUTIME_ID) - before[1] < 3600
