@@ -54,13 +54,16 @@ class Wait:
         effect: Effect,
         seconds: float,
         then: Callable[[], None],
+        since: float = math.inf,
     ) -> None:
+        """`since`: when the delay began, in monotonic seconds, if that was before now."""
         self.cancelled = False
         self._effect = effect
         self._then = then
-        self._booked = effect.clock.monotonic()
+        now = effect.clock.monotonic()
+        self._booked = min(since, now)
         seconds = min(seconds, effect.left())
-        self._ends = self._booked + seconds
+        self._ends = now + seconds
         self.due = _time_of(loop) + seconds
         _schedule_of(loop).add(self)
 
@@ -75,13 +78,18 @@ class Wait:
         self.cancel()
         self._then()
 
+    def pass_in_full(self) -> None:
+        """Call now: all of it has passed by the loop's time, maybe not by the clock."""
+        self._book(self._ends)
+        self.end()
+
     def is_over(self) -> bool:
         """By the clock, or because the experiments have ended."""
         self._book()
         return self._ends <= self._booked or self._effect.left() <= 0
 
-    def _book(self) -> None:
-        now = self._effect.clock.monotonic()
+    def _book(self, at_least: float = -math.inf) -> None:
+        now = max(self._effect.clock.monotonic(), self._booked, at_least)
         self._effect.add_delay(now - self._booked)
         self._booked = now
 
@@ -132,7 +140,7 @@ class _Schedule:
         while self._waits and (self._waits[0][2].cancelled or self._waits[0][0] - now < _EPSILON):
             wait = heapq.heappop(self._waits)[2]
             if not wait.cancelled:
-                wait.end()
+                wait.pass_in_full()
 
     def _next(
         self, loop: asyncio.AbstractEventLoop, now: float

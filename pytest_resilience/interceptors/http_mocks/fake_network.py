@@ -303,11 +303,14 @@ async def _hold_in_trio(effect: Effect, seconds: float) -> None:
 
     clock = effect.clock
     began, began_here = clock.monotonic(), anyio.current_time()
+
+    def passed() -> float:
+        # Whichever is faster: a clock that stands still holds nobody up for ever.
+        return max(clock.monotonic() - began, anyio.current_time() - began_here)
+
     try:
         while True:  # nobody says when an experiment ends
-            # Whichever is faster: a clock that stands still holds nobody up for ever.
-            passed = max(clock.monotonic() - began, anyio.current_time() - began_here)
-            rest = min(seconds - passed, effect.left())
+            rest = min(seconds - passed(), effect.left())
             if rest <= 0:
                 break
             step = min(rest, SLICE)
@@ -316,4 +319,4 @@ async def _hold_in_trio(effect: Effect, seconds: float) -> None:
             else:
                 await anyio.sleep(step)
     finally:
-        effect.add_delay(clock.monotonic() - began)
+        effect.add_delay(passed())

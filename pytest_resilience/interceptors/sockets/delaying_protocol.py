@@ -83,8 +83,11 @@ class DelayingProtocol(asyncio.Protocol):
         self._forget()
         self._resume()
 
-    def hold(self, stream: ResponseStream) -> None:
-        """Hold back all that comes from now on until `stream` is due."""
+    def hold(self, stream: ResponseStream, since: float = _ENDLESS) -> None:
+        """Hold back all that comes from now on until `stream` is due.
+
+        `since`: when its delay began, in monotonic seconds, if that was before now.
+        """
         if self._transport.get_protocol() is not self:
             self.protocol = self._transport.get_protocol()
             self._transport.set_protocol(self)
@@ -93,17 +96,17 @@ class DelayingProtocol(asyncio.Protocol):
         if stream.due == _ENDLESS:
             self._pause()  # nothing comes any more, not even bad news
         if len(self._held) == 1:
-            self._await_first()
+            self._await_first(since)
 
-    def pause_reading(self, stream: ResponseStream, due: float) -> None:
-        """Let the transport read nothing until `due`, in monotonic seconds."""
+    def pause_reading(self, stream: ResponseStream, due: float, now: float) -> None:
+        """Let the transport read nothing from `now` until `due`, in monotonic seconds."""
 
         def resume() -> None:
             stream.waited(due)
             self._transport.resume_reading()
 
         self._transport.pause_reading()
-        Wait(self.loop, stream.effect, due - stream.effect.clock.monotonic(), resume)
+        Wait(self.loop, stream.effect, due - stream.effect.clock.monotonic(), resume, now)
 
     def read(self, stream: ResponseStream, due: float) -> None:
         """Let the transport read at `due`, in monotonic seconds, though nothing has come."""
@@ -187,13 +190,13 @@ class DelayingProtocol(asyncio.Protocol):
         if not self.protocol.eof_received():
             self._transport.close()
 
-    def _await_first(self) -> None:
+    def _await_first(self, since: float = _ENDLESS) -> None:
         if self._wait is not None:
             self._wait.cancel()
         stream = self._held[0].stream
         assert stream.due is not None  # what is held has arrived
         rest = stream.due - stream.effect.clock.monotonic()
-        self._wait = Wait(self.loop, stream.effect, rest, self._release)
+        self._wait = Wait(self.loop, stream.effect, rest, self._release, since)
 
     def _release(self) -> None:
         current: object = self._transport.get_protocol()

@@ -102,15 +102,17 @@ def hold_until(
     *,
     left: Callable[[], float] | None = None,
     asked_at: float = math.inf,
+    since: float = math.inf,
     ended: threading.Event | None = None,
 ) -> None:
     """Hold a receive up until `due`, in monotonic seconds, or the socket's timeout.
 
-    The timeout counts from `asked_at` on, if that was before. `left`: instead of the effect's
-    own. `ended`: as in `Inbound`.
+    The timeout counts from `asked_at` on, if that was before. `since`: when the wait began, for
+    what has passed is a part of it. `left`: instead of the effect's own. `ended`: as in `Inbound`.
     """
     __tracebackhide__ = True
     now = effect.clock.monotonic()
+    effect.add_delay(max(0.0, min(now, due) - since))
     if due > now:
         limit = sock.gettimeout()
         if limit is not None:

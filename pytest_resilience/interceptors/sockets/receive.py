@@ -219,19 +219,20 @@ class Receiver:
         inbound, stream = connection.inbound, connection.inbound.stream
         if stream is None:
             return sys.maxsize
-        if stream.due is None:
-            self._await_arrival(sock, connection, stream, asked_at)
-        there, now = len(inbound.unread), self._engine.clock.monotonic()
+        clock, there = self._engine.clock, len(inbound.unread)
+        now = since = self._await_arrival(sock, connection, stream, asked_at)
         if not there and stream.effect.pace is not None:
             if stream.begun and not effects.available(sock):
                 stream.drained()
                 effects.await_more(sock)
+                now = since = clock.monotonic()
             there = effects.available(sock)
         while True:
             match stream.next(there, now):
                 case WaitUntil(due):
-                    self._hold(sock, connection, stream, due=due, asked_at=asked_at)
-                    now = due  # as far as the socket's timeout and the clock let it come
+                    self._hold(sock, connection, stream, due=due, since=since, asked_at=asked_at)
+                    # As far as the socket's timeout and the clock let it come.
+                    now, since = due, clock.monotonic()
                     if inbound.stream is not stream:  # given up, or overtaken by another
                         return self._await_turn(sock, connection, asked_at)
                 case ReadPeer(most):
@@ -239,13 +240,10 @@ class Receiver:
                 case ReadReplacement():
                     inbound.unread = b""
                     return 0
-                case ResetConnection():
+                case ResetConnection() | CloseConnection() as step:
                     connection.is_over()
-                    effects.reset_by_peer(sock)
-                    return sys.maxsize
-                case CloseConnection():
-                    connection.is_over()
-                    effects.close_by_peer(sock)
+                    is_reset = isinstance(step, ResetConnection)
+                    (effects.reset_by_peer if is_reset else effects.close_by_peer)(sock)
                     return sys.maxsize
 
     def _hold(
@@ -255,12 +253,13 @@ class Receiver:
         stream: ResponseStream,
         *,
         due: float,
+        since: float,
         asked_at: float,
     ) -> None:
         __tracebackhide__ = True
         ended = connection.inbound.ended
         effects.hold_until(
-            sock, due, stream.effect, left=stream.left, asked_at=asked_at, ended=ended
+            sock, due, stream.effect, left=stream.left, asked_at=asked_at, since=since, ended=ended
         )
         if connection in self.nonblocking.readiness.held:
             self.nonblocking.readiness.release(connection)
@@ -274,8 +273,10 @@ class Receiver:
         connection: TcpConnection,
         stream: ResponseStream,
         asked_at: float,
-    ) -> None:
+    ) -> float:
         """Find out when the response has come; what that takes is a part of its delay.
+
+        Returns until when it has taken, in monotonic seconds.
 
         One that is not there yet is late from its arrival on, one that is there from the last
         send on, which is the latest it can have left. What it took to decide, since the client
@@ -283,10 +284,12 @@ class Receiver:
         """
         __tracebackhide__ = True
         clock, delay = self._engine.clock, stream.effect.delay
+        if stream.due is not None:
+            return clock.monotonic()
         if not stream.effect.left():
             if not stream.effect.passes and sock.gettimeout() is None:
                 raise effects.silenced()  # it began, and ended, while this was waiting
-            return
+            return clock.monotonic()
         started = clock.monotonic()
         if not stream.needs_response or effects.readable(sock, 0):
             due = stream.arrive(connection.turn.sent_at)
@@ -294,9 +297,10 @@ class Receiver:
             due = stream.arrive(clock.monotonic() - (started - asked_at))
         else:
             raise effects.timed_out(sock)
+        now = clock.monotonic()
         if 0 < delay < math.inf:  # of which some has passed while that was found out
-            now = clock.monotonic()
-            stream.effect.add_delay(min(now - asked_at, delay - (due - now)))
+            stream.effect.add_delay(min(delay, now - asked_at, delay - (due - now)))
+        return now
 
     @staticmethod
     def _deliver_eof(
@@ -308,7 +312,9 @@ class Receiver:
         __tracebackhide__ = True
         connection.inbound.eof = eof
         assert eof.due is not None  # it has arrived
-        effects.hold_until(sock, eof.due, eof.effect, ended=connection.inbound.ended)
+        since = eof.due - eof.effect.delay
+        ended = connection.inbound.ended
+        effects.hold_until(sock, eof.due, eof.effect, since=since, ended=ended)
         connection.inbound.eof = None
         return arguments.returned(b"")
 

@@ -116,9 +116,10 @@ class AsyncioReceiver:
         self._begin(connection, protocol)
         stream = inbound.stream
         if stream is not None:
-            match stream.next(effects.available(sock), self._engine.clock.monotonic()):
+            now = self._engine.clock.monotonic()
+            match stream.next(effects.available(sock), now):
                 case WaitUntil(due):
-                    protocol.pause_reading(stream, due)
+                    protocol.pause_reading(stream, due, now)
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
                 case ResetConnection():
                     connection.is_over()
@@ -178,7 +179,7 @@ class AsyncioReceiver:
         arrived = self._loops.iterations.arrival(protocol.loop, turn.sent_at, now)
         due = stream.arrive(arrived)
         if stream.effect.delay and stream.effect.pace is None:
-            protocol.hold(stream)
+            protocol.hold(stream, max(arrived, now - stream.effect.delay))
             stream.waited(due)
 
     def _decide(
@@ -194,5 +195,6 @@ class AsyncioReceiver:
     def _hold_eof(self, connection: TcpConnection, protocol: DelayingProtocol) -> None:
         eof = connection.begin_eof(self._engine, through=protocol.protocol)
         if eof is not None and eof.effect.delay:
-            eof.arrive(self._engine.clock.monotonic())
-            protocol.hold(eof)
+            now = self._engine.clock.monotonic()
+            eof.arrive(now)
+            protocol.hold(eof, now)

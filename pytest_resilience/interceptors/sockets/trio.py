@@ -91,11 +91,14 @@ async def _pause(effect: Effect) -> None:
     """Suspend the task for the delay of `effect`, by its clock or trio's, whichever is faster."""
     import trio  # whose task this is
 
-    began, due = effect.clock.monotonic(), trio.current_time() + effect.delay
+    began, began_here = effect.clock.monotonic(), trio.current_time()
+
+    def passed() -> float:
+        return max(effect.clock.monotonic() - began, trio.current_time() - began_here)
+
     try:
         while effect.left():
-            passed = effect.clock.monotonic() - began
-            rest = min(effect.delay - passed, due - trio.current_time())
+            rest = effect.delay - passed()
             if rest <= 0:
                 break
             step = min(rest, SLICE)
@@ -104,4 +107,4 @@ async def _pause(effect: Effect) -> None:
             else:
                 await trio.sleep(step)
     finally:
-        effect.add_delay(effect.clock.monotonic() - began)
+        effect.add_delay(passed())

@@ -556,7 +556,10 @@ def test_no_answer_is_made_up_in_the_middle_of_one(mode: str, inject: Inject) ->
 
 def blocking(sock: socket.socket) -> bytes:
     sock.sendall(b"hello")
-    return sock.recv(100)
+    found = b""
+    while len(found) < 5:
+        found += sock.recv(100)
+    return found
 
 
 def polling(sock: socket.socket) -> bytes:
@@ -564,17 +567,19 @@ def polling(sock: socket.socket) -> bytes:
     with selectors.DefaultSelector() as selector:
         selector.register(sock, selectors.EVENT_READ)
         sock.send(b"hello")
-        while True:
+        found = b""
+        while len(found) < 5:
             selector.select()
             with contextlib.suppress(BlockingIOError):
-                return sock.recv(100)
+                found += sock.recv(100)
+        return found
 
 
 def in_asyncio(sock: socket.socket) -> bytes:
     async def story() -> bytes:
         reader, writer = await asyncio.open_connection(sock=sock)
         writer.write(b"hello")
-        found = await reader.read(100)
+        found = await reader.readexactly(5)
         writer.close()
         return found
 
@@ -594,3 +599,39 @@ def test_no_way_to_receive_has_to_know_of_another_kind_of_fault(
             assert client(sock) == b"HELLO"
     finally:
         running.stop()
+
+
+class BusyClock:
+    """Of a machine that is busy: time passes whatever is done, between any two looks at it."""
+
+    def __init__(self) -> None:
+        clock = ManualClock()
+        self.time, self.sleep, self.asleep = clock.time, clock.sleep, clock.asleep
+        self._clock = clock
+
+    def monotonic(self) -> float:
+        self._clock.advance(0.004)
+        return self._clock.monotonic()
+
+
+@pytest.mark.parametrize("where", [{}, {"after_bytes": 2}], ids=["before it", "in the middle"])
+@pytest.mark.parametrize("client", [blocking, polling, in_asyncio])
+def test_all_of_a_delay_is_booked_on_a_busy_machine(
+    client: Callable[[socket.socket], bytes], where: dict[str, int]
+) -> None:
+    go_on = threading.Event()
+
+    def late(connection: socket.socket) -> None:
+        message = connection.recv(100)
+        go_on.wait(0.02 if client is blocking else 0)  # who blocks is late from its arrival on
+        connection.sendall(message)
+
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=BusyClock())
+    with (
+        injecting(engine.start)("network_latency", delay=0.05, **where) as latency,
+        serve(late) as port,
+        socket.create_connection((HOST, port)) as sock,
+    ):
+        before = latency.delay  # of the connect
+        assert client(sock) == b"hello"
+        assert latency.delay - before >= 0.05 - 1e-9
