@@ -190,11 +190,14 @@ class ActiveExperiment:
         if experiment.is_nothing or not experiment.trigger.hits(number, elapsed, self._draws):
             return ()
         self.counts.add(chosen=1, hits=0 if await_bytes else 1)
-        if not experiment.varies:
-            return [Hit(self, fault, number, operation) for fault in possible]
-        # A stream of its own: which operations are hit does not depend on how long delays are.
-        share = Stream.at(self._draws.seed, "delays").draw(number)
-        return [Hit(self, fault.drawn(share), number, operation) for fault in possible]
+        share, hits = 0.0, []
+        if experiment.varies:
+            # A stream of its own: which operations are hit does not depend on how long delays are.
+            share = Stream.at(self._draws.seed, "delays").draw(number)
+        for fault in possible:
+            drawn = fault.drawn(share) if experiment.varies else fault
+            hits.append(Hit(self, drawn, number, operation))
+        return hits
 
     def _is_elsewhere(self, fault: Fault, operation: Operation) -> bool:
         """Whether it happens to the connection that an HTTP/2 response is on, or the reverse.

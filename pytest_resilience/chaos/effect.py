@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 from collections.abc import Callable
@@ -111,8 +112,9 @@ class Effect:
         for hit in self.hits:
             if hit not in self.pending:
                 counted.add((hit.active_experiment, hit.number))
-        self.pending[:] = [hit for hit in self.pending if hit not in happening]
         for hit in happening:
+            with contextlib.suppress(ValueError):  # another thread was faster
+                self.pending.remove(hit)
             operation = hit.active_experiment, hit.number
             if operation not in counted:
                 counted.add(operation)

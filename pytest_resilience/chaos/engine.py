@@ -368,9 +368,12 @@ class Engine:
             known = operation.call_site
             place = self.call_site(known.loop_objects) or known.place
             tell = functools.partial(self._notify, operation, place)
-        pending = [hit for hit in hits if hit.fault.awaits_bytes(operation.kind)]
+        pending: list[Hit] = []
+        at_once: list[Hit] = []
+        for hit in hits:
+            (pending if hit.fault.awaits_bytes(operation.kind) else at_once).append(hit)
         if tell is not None:
-            tell([hit for hit in hits if hit not in pending])
+            tell(at_once)
         others = _without_struck(hits)
         return Effect.of(others, self.clock, pending=pending, tell=tell) if others else None
 

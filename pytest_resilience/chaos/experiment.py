@@ -323,20 +323,35 @@ class ChaosExperiment:
         """As `matches_target`, where the request that is meant may be still to come."""
         if not self.aims_at_requests or operation.http.request is not None:
             return self.matches_target(operation, numbers)
-        others = (each for each in self._filters if not isinstance(each, RequestFilter))
-        return all(each.accepts(operation) for each in others) and self._is_on_target(
-            operation, numbers
-        )
+        others = [each for each in self._filters if not isinstance(each, RequestFilter)]
+        return self.matches_target(operation, numbers, filters=others)
 
-    def matches_target(self, operation: Operation, numbers: Numbers | None = None) -> bool:
+    def matches_target(
+        self,
+        operation: Operation,
+        numbers: Numbers | None = None,
+        *,
+        filters: Sequence[Filter] | None = None,
+    ) -> bool:
         """Whether the operation is on a target, whatever its kind.
 
         `numbers`: those of connections. One that has none yet may get any.
+        `filters`: which of its own have to accept it; all if not given.
         """
-        for each in self._filters:
+        for each in self._filters if filters is None else filters:
             if not each.accepts(operation):
                 return False
-        return self._is_on_target(operation, numbers)
+        if operation.kind == CALL:
+            return operation.target in self.target_services
+        if self.target_services and not self.targets:
+            return False  # services without a host
+        for target in self._excluded:
+            if _is_about(target, operation, numbers, otherwise=False):
+                return False
+        for target in self._included:
+            if _is_about(target, operation, numbers, otherwise=True):
+                return True
+        return not (self._included or operation.http.in_process)
 
     def refusing(self, operation: Operation) -> Sequence[str]:
         """The parameters that keep an operation from being hit that would be, without them."""
@@ -350,20 +365,7 @@ class ChaosExperiment:
             if not isinstance(each, RequestFilter) or operation.http.request is not None
         ]
         refusing = [str(each) for each in known if not each.accepts(operation)]
-        return refusing if refusing and self._is_on_target(operation, None) else ()
-
-    def _is_on_target(self, operation: Operation, numbers: Numbers | None) -> bool:
-        if operation.kind == CALL:
-            return operation.target in self.target_services
-        if self.target_services and not self.targets:
-            return False  # services without a host
-        for target in self._excluded:
-            if _is_about(target, operation, numbers, otherwise=False):
-                return False
-        for target in self._included:
-            if _is_about(target, operation, numbers, otherwise=True):
-                return True
-        return not (self._included or operation.http.in_process)
+        return refusing if refusing and self.matches_target(operation, filters=()) else ()
 
     @property
     def fault_text(self) -> str:

@@ -80,7 +80,7 @@ class FakeSocket:
 
     def recv_into(self, buffer: Any) -> int:
         __tracebackhide__ = True
-        data = self.recv(len(buffer))
+        data = run(self._exchange.receive(len(buffer)), self._perform)
         buffer[: len(data)] = data
         return len(data)
 

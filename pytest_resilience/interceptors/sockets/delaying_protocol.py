@@ -125,7 +125,9 @@ class DelayingProtocol(asyncio.Protocol):
             self._size += len(data)
             if self._size > _MOST_HELD:
                 self._pause()
-        self._pass("data_received", functools.partial(self._give, data))
+            self._held[-1].steps.append(("data_received", functools.partial(self._give, data)))
+        else:
+            self._give(data)
 
     def buffer_updated(self, nbytes: int) -> None:
         """The transport had filled the protocol's own buffer when this came in between.
