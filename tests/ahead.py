@@ -5,6 +5,8 @@ all tests are collected, a process beside this one runs those suites in the orde
 What it has not begun when its test comes is run then. Workers of xdist share all of it. Any other
 `Job` is marked by `runs_job`, and its folder is what `finished` returns.
 
+That process has loaded pytest, and nothing that a suite could tell: it forks for each.
+
 PYTEST_DONT_REWRITE, for nothing is asserted here, and others load it before it is a plugin.
 """
 
@@ -13,24 +15,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import gc
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
+from typing import IO
 from typing import Any
 from typing import Protocol
 
+import _pytest.config
 import pytest
 
 from tests import quick_end
@@ -184,6 +192,11 @@ def pytest_xdist_node_collection_finished(node: Any) -> None:
         node.config.add_cleanup(_start(root(node.config)))
 
 
+def runs_tests(config: pytest.Config) -> bool:
+    """Whether this process runs any: with xdist its workers do, which wait until it is ready."""
+    return hasattr(config, "workerinput") or not config.getoption("tx", None)
+
+
 def root(config: pytest.Config) -> Path:
     """A folder for all jobs, and for what several of them use."""
     if hasattr(config, "workerinput"):
@@ -254,34 +267,69 @@ def result_in(folder: Path) -> pytest.RunResult:
     return pytest.RunResult(code, out.splitlines(), err.splitlines(), 0)
 
 
-def _run(folder: Path) -> None:
-    """Run the job unless it has been run; whoever calls holds its lock."""
+def _run(folder: Path, *, forks: bool = False) -> None:
+    """Run the job unless it has been run; whoever calls holds its lock.
+
+    `forks`: this process is one that nothing has happened in.
+    """
     if (folder / "code").exists():
         return
     command = json.loads((folder / "command.json").read_text(encoding="utf-8"))
     variables = os.environ | surroundings() | command["variables"]
+    environment = {name: value for name, value in variables.items() if value is not None}
+    is_suite = command["args"][:2] == ["-m", "pytest"]
+    is_told_late = any(name.startswith("PYTHON") for name in command["variables"])
     with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
-        process = subprocess.Popen(
-            [sys.executable, *command["args"]],
-            cwd=command["cwd"],
-            env={name: value for name, value in variables.items() if value is not None},
-            stdout=out,
-            stderr=err,
-        )
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    (folder / "code").write_text(str(process.returncode))
+        if forks and is_suite and not is_told_late:
+            code = _fork(command["args"][2:], command["cwd"], environment, (out, err))
+        else:
+            process = subprocess.Popen(
+                [sys.executable, *command["args"]],
+                cwd=command["cwd"],
+                env=environment,
+                stdout=out,
+                stderr=err,
+            )
+            try:
+                code = process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = process.wait()
+    (folder / "code").write_text(str(code))
+
+
+def _fork(
+    args: Sequence[str], cwd: str, environment: Mapping[str, str], to: Sequence[IO[str]]
+) -> int:
+    """Run `python -m pytest *args` in a child of this process; returns its status."""
+    child = os.fork()
+    if child:
+        killer = threading.Timer(PATIENCE, os.kill, (child, signal.SIGKILL))
+        killer.start()
+        _, status = os.waitpid(child, 0)
+        killer.cancel()
+        killer.join()  # the next fork is of one thread
+        return os.waitstatus_to_exitcode(status)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    for descriptor, file in enumerate(to, start=1):
+        os.dup2(file.fileno(), descriptor)
+    sys.path[0] = cwd
+    sys.path.insert(1, environment["PYTHONPATH"])
+    sys.argv = ["pytest", *args]  # whose first runpy sets
+    runpy.run_module("pytest", run_name="__main__", alter_sys=True)
+    sys.exit()
 
 
 def _run_all(root: Path) -> None:
+    _pytest.config.get_config()  # loads its plugins
+    gc.freeze()
     for command in sorted(root.glob("*/command.json")):
         folder = command.parent
         without_waiting = locked(folder / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
         with contextlib.suppress(BlockingIOError), without_waiting:
-            _run(folder)
+            _run(folder, forks=True)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,17 @@ import compileall
 import functools
 import gc
 import importlib.metadata
+import sys
 
+from collections.abc import Generator
 from collections.abc import Iterator
 from pathlib import Path
 
 import certifi
-import hypothesis
 import pytest
 
 from tests.ahead import root
+from tests.ahead import runs_tests
 from tests.ahead import surroundings
 from tests.end_to_end.databases.server import server
 from tests.end_to_end.installed.outside import built
@@ -47,6 +49,19 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.dist = "worksteal"  # which leaves most modules to one worker
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep what pytest makes of the modules of tests, which takes it half of the time to collect.
+
+    The next run reads it, though the environment says that no process may write what it compiles.
+    """
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+    try:
+        return (yield)
+    finally:
+        sys.dont_write_bytecode = before
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Let garbage be looked for among what tests make, not in all that was loaded for them.
 
@@ -70,10 +85,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "may_block(reason): the test itself, or its client, blocks an event loop."
     )
-    # No machine is too slow for a rule to hold. This also loads Hypothesis before
-    # `pytest_collection_finish`: later it would not see who refers to what is frozen.
-    hypothesis.settings.register_profile("any machine", deadline=None)
-    hypothesis.settings.load_profile("any machine")
+    if runs_tests(config):
+        # No machine is too slow for a rule to hold. This also loads Hypothesis before
+        # `pytest_collection_finish`: later it would not see who refers to what is frozen.
+        import hypothesis
+
+        hypothesis.settings.register_profile("any machine", deadline=None)
+        hypothesis.settings.load_profile("any machine")
     _trust_one_authority(config)
     # Hundreds of processes load it from here on, and may not write what they compile.
     compileall.compile_dir(ROOT / "pytest_resilience", quiet=2)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import pathlib
 
-# Loaded once here, not again for every inner run: some crash, and of some there would be two.
-import asyncpg  # noqa: F401
-import psycopg  # noqa: F401
-import psycopg2  # noqa: F401
-import psycopg_pool  # noqa: F401
 import pytest
-import redis.asyncio  # noqa: F401
-import requests  # noqa: F401
-import sqlalchemy  # noqa: F401
 
-import pytest_resilience.plugin.fixtures.patterns  # as above
-import pytest_resilience.plugin.session  # noqa: F401  # as above
+from tests.ahead import runs_tests
+
+
+# Loaded once here, not again for every inner run: some crash, and of some there would be two.
+LOADED = (
+    "asyncpg", "psycopg", "psycopg2", "psycopg_pool", "redis.asyncio", "requests", "sqlalchemy",
+    "pytest_resilience.plugin.fixtures.patterns", "pytest_resilience.plugin.session",
+)  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    if runs_tests(session.config):
+        for name in LOADED:
+            importlib.import_module(name)
 
 
 SERVER = """

@@ -271,7 +271,7 @@ def _unreadable(root: Path) -> Iterator[str]:
     for name, path in sources(root).items():
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and name:
-                called = ast.unparse(node.func).rpartition(".")[2]
+                called = getattr(node.func, "attr", getattr(node.func, "id", ""))
                 if called in {"import_module", "__import__"}:
                     yield f"{name}:{node.lineno} imports by {called}, which nobody can check"
 
@@ -325,8 +325,8 @@ def sizes(root: Path) -> dict[str, int]:
                 lines = (node.end_lineno or 0) - node.lineno + 1
                 if lines > FUNCTION:
                     found[f"{name} {node.name} has lines"] = lines
-            elif isinstance(node, ast.ClassDef) and len(_attributes(node)) > RECORD:
-                found[f"{name} {node.name} has attributes"] = len(_attributes(node))
+            elif isinstance(node, ast.ClassDef) and (more := len(_attributes(node))) > RECORD:
+                found[f"{name} {node.name} has attributes"] = more
     return found
 
 

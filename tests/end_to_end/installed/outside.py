@@ -32,6 +32,7 @@ from tests.ahead import locked
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 120  # seconds for a process
+SESSION = "pytest_resilience.plugin.session"  # what every run loads in which something happens
 
 PYTEST = """
 import sys
@@ -141,8 +142,10 @@ class Outside:
         for folder, project in zip(folders, projects.values(), strict=True):
             folder.mkdir(parents=True)
             project.write(folder)
+        # Which pytest says of a plugin that is there already.
+        quiet = ["-W", "ignore:Module already imported so cannot be rewritten"] if imported else []
         jobs = [
-            (str(folder), ["-p", "no:cacheprovider", *project.args])
+            (str(folder), ["-p", "no:cacheprovider", *project.args, *quiet])
             for folder, project in zip(folders, projects.values(), strict=True)
         ]
         script = self.folder / "bin" / "forks"

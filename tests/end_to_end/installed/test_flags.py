@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.ahead import runs_job
+from tests.end_to_end.installed.outside import SESSION
 from tests.end_to_end.installed.outside import Outside
 from tests.end_to_end.installed.outside import Project
 from tests.end_to_end.installed.outside import Runs
@@ -138,6 +139,8 @@ def spelled(flag: str) -> list[str]:
     return [flag, *([] if flag.startswith("--resilience") else [f"--resilience-{flag[2:]}"])]
 
 
+# Those that load nothing, or other than the rest, before a test.
+FRESH = ("--chaos", "--chaos-list", "--chaos-monkey", "--no-chaos")
 SPELLINGS = [(flag, spelling) for flag in FLAGS for spelling in spelled(flag)]
 
 
@@ -157,9 +160,9 @@ def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:
         projects[name] = Project(files={}, args=("--help", *more))
     ready = ("--tb=no", "--chaos-profile=flaky-network", "--chaos-matrix")
     projects["no configuration"] = Project(files={"shop.py": SHOP, "test_it.py": TEST}, args=ready)
-    first = {name: projects.pop(name) for name in FLAGS}
-    # The other spellings are read by the same code: it need not be loaded each time.
-    return outside.forks(first) | outside.forks(projects, "pytest_resilience.plugin.session")
+    fresh = {name: projects.pop(name) for name in FRESH}
+    # All others begin with the same code: it need not be loaded each time.
+    return outside.forks(fresh) | outside.forks(projects, SESSION)
 
 
 def known(outside: Outside, folder: Path) -> str:
