@@ -163,6 +163,8 @@ _GIVEN = (
     "pytest_resilience.plugin.fixtures.sqlite.SqliteChaos",
     "pytest_resilience.plugin.fixtures.postgres.PostgresChaos",
     "pytest_resilience.plugin.fixtures.chaos.ProxyFactory",
+    "pytest_resilience.interceptors.crashes.recorder.CrashRecording",
+    "pytest_resilience.chaos.crash_states.CrashState",
     *(f"pytest_resilience.plugin.fixtures.stub_server.{name}" for name in stub_server.__all__),
     "pytest_resilience.plugin.fixtures.patterns.BreakerFactory",
     "pytest_resilience.plugin.fixtures.patterns.RetryFactory",

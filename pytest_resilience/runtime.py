@@ -7,6 +7,7 @@ import os
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.interceptors.cancel_scopes import CancelScopeInterceptor
+from pytest_resilience.interceptors.crashes import recorder
+from pytest_resilience.interceptors.crashes.recorder import CrashRecording
 from pytest_resilience.interceptors.databases.interceptor import DatabaseInterceptor
 from pytest_resilience.interceptors.files.interceptor import FileInterceptor
 from pytest_resilience.interceptors.http_mocks.interceptor import HttpMockInterceptor
@@ -40,11 +43,13 @@ __all__ = [
     "DEFAULT_CAPS",
     "Caps",
     "ChaosMonkey",
+    "CrashRecording",
     "NewChaosType",
     "Runtime",
     "child_processes",
     "default_runtime",
     "new_engine",
+    "recording_crashes",
 ]
 
 
@@ -98,6 +103,13 @@ def _interceptors(engine: Engine, native: bool) -> list[Interceptor]:
         SimulatorInterceptor(engine),
         StressInterceptor(engine),
     ]
+
+
+def recording_crashes(
+    engine: Engine, folder: str | os.PathLike[str]
+) -> AbstractContextManager[CrashRecording]:
+    """Records what is done with the files below a folder, for the states that a crash may leave."""
+    return recorder.recording_crashes(engine, folder)
 
 
 def child_processes(folder: str, *, native: bool = True) -> ChildProcesses | None:

@@ -47,6 +47,7 @@ BELOW = {
 # Folders that know nothing of each other, and what each may import of the others all the same.
 APART: dict[str, frozenset[str]] = {
     "interceptors.children": frozenset(),
+    "interceptors.crashes": frozenset(),
     "interceptors.databases": frozenset(),
     "interceptors.files": frozenset(),
     "interceptors.http_mocks": frozenset({"interceptors.sockets"}),

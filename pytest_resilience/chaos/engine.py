@@ -55,7 +55,7 @@ from pytest_resilience.events import Listeners
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["Engine", "FaultInjected", "Interceptor"]
+__all__ = ["Engine", "FaultInjected", "FileTrace", "Interceptor"]
 
 _NO_KINDS: Final[frozenset[str]] = frozenset()
 
@@ -112,11 +112,16 @@ class FaultInjected(Event):
 
 
 class _Interceptors:
-    """The interceptors of an engine, and which of them may have something in place."""
+    """The interceptors of an engine, and which of them may have something in place.
+
+    Attributes:
+        file_trace: what is told of what was done with files; None while nobody wants to know.
+    """
 
     def __init__(self, interceptors: Sequence[Interceptor]) -> None:
         self._all = tuple(interceptors)
         self._in_place: tuple[Interceptor, ...] = ()
+        self.file_trace: FileTrace | None = None
 
     def use(self, needed: frozenset[str]) -> None:
         """Have those in place that see operations of these kinds, and no others."""
@@ -143,6 +148,22 @@ class _Interceptors:
             interceptor.install()
             if interceptor.remove():
                 self._in_place = (*self._in_place, interceptor)
+
+
+class FileTrace(Protocol):
+    """Notes what is done with files, for what a disk may hold after a crash.
+
+    Attributes:
+        kinds: the kinds of operation to see for that.
+    """
+
+    kinds: frozenset[str]
+
+    def covers(self, path: str) -> bool:
+        """Whether it is about the file at this absolute path."""
+
+    def done(self, kind: str, *paths: str) -> None:
+        """An operation was done on the file at a path; of a rename, the old and the new one."""
 
 
 class Engine:
@@ -201,9 +222,8 @@ class Engine:
     @property
     def kinds(self) -> frozenset[str]:
         """The kinds of operation to intercept, for a fault or for the recorder."""
-        return (
-            self.active_kinds if self.recorder is None else self.active_kinds | self.recorder.kinds
-        )
+        watching = [each for each in (self.recorder, self.file_trace) if each is not None]
+        return self.active_kinds.union(*(each.kinds for each in watching))
 
     @property
     def strikes_waiting(self) -> bool:
@@ -295,6 +315,25 @@ class Engine:
         with self._lock:
             self.recorder = recorder
             self._set_active(self.active)
+
+    @contextmanager
+    def tracing(self, trace: FileTrace) -> Iterator[None]:
+        """Let `trace` note what is done with files in the block."""
+        try:
+            self._set_trace(trace)
+            yield
+        finally:
+            self._set_trace(None)
+
+    def _set_trace(self, trace: FileTrace | None) -> None:
+        with self._lock:
+            self._interceptors.file_trace = trace
+            self._set_active(self.active)
+
+    @property
+    def file_trace(self) -> FileTrace | None:
+        """Notes what was done with files; None while nobody wants to know."""
+        return self._interceptors.file_trace
 
     @contextmanager
     def recording_test(self) -> Iterator[None]:

@@ -46,8 +46,8 @@ class CancelScopeInterceptor:
     def refresh(self) -> None:
         """Nothing to do: what is entered is all the same for every experiment."""
 
-    def remove(self) -> None:
-        self._library.remove()
+    def remove(self) -> bool:
+        return self._library.remove()
 
 
 def _reach_trio(patches: Patches) -> None:

@@ -20,6 +20,8 @@ from pytest_resilience.plugin import newhooks
 
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from pytest_resilience.clock import ManualClock
     from pytest_resilience.patterns.bulkhead.manager import BulkheadManager
     from pytest_resilience.patterns.degradation.manager import DegradationManager
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos
     from pytest_resilience.plugin.fixtures.stub_server import StubServer
     from pytest_resilience.runtime import ChaosMonkey
+    from pytest_resilience.runtime import CrashRecording
     from pytest_resilience.virtual_time.clock import VirtualClock
 
 
@@ -46,7 +49,7 @@ _CAPS = {
     "chaos_max_disk": "bytes on a disk, or share of what is free there (default 10%)",
 }
 
-_FIXTURES = frozenset({"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses"})
+_FIXTURES = frozenset({"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses", "crash_recorder"})
 _CLOCK = "virtual_clock"
 _NAMES = _FIXTURES | {_CLOCK}
 _CLOCK_FLAG = "virtual-time"
@@ -216,6 +219,16 @@ def chaos_proxy(request: pytest.FixtureRequest) -> Iterator[ProxyFactory]:
     """Makes TCP proxies for what no interceptor reaches: `chaos_proxy("127.0.0.1:5432")`."""
     with _session(request.config).proxies(request.node) as make:
         yield make
+
+
+@pytest.fixture
+def crash_recorder(
+    request: pytest.FixtureRequest,
+) -> Callable[..., AbstractContextManager[CrashRecording]]:
+    """Records what is written, for the states that a crash may leave: see the guide on crashes."""
+    record: Callable[..., AbstractContextManager[CrashRecording]]
+    record = _session(request.config).record_crashes
+    return record
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 
 from collections.abc import Generator
@@ -35,12 +36,14 @@ from pytest_resilience.plugin.summary import RECORD
 from pytest_resilience.report.terminal import timeline
 from pytest_resilience.runtime import child_processes
 from pytest_resilience.runtime import new_engine
+from pytest_resilience.runtime import recording_crashes
 
 
 if TYPE_CHECKING:
     from pytest_resilience.plugin.fixtures.monkey import SessionMonkeys
     from pytest_resilience.plugin.fixtures.responses import ChaosResponses
     from pytest_resilience.runtime import ChaosMonkey
+    from pytest_resilience.runtime import CrashRecording
 
 
 __all__ = ["ChaosSession"]
@@ -165,6 +168,12 @@ class ChaosSession:
     def proxies(self, item: pytest.Item) -> AbstractContextManager[ProxyFactory]:
         """The fixture `chaos_proxy` of a test."""
         return proxies_of_a_test(self._scope(item), self.settings.defaults)
+
+    def record_crashes(
+        self, folder: str | os.PathLike[str]
+    ) -> AbstractContextManager[CrashRecording]:
+        """What the fixture `crash_recorder` is."""
+        return recording_crashes(self._engine, folder)
 
     def responses(self, item: pytest.Item) -> ChaosResponses:
         """The fixture `chaos_responses` of a test, not yet started."""

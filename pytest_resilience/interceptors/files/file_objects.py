@@ -82,12 +82,17 @@ class RawFile(io.FileIO):
         view = as_bytes(data)
         if not view or self.closed or not self.writable():
             return super().write(data)
-        return super().write(view[: self._torn.accepted(self._files, self._names, view.nbytes)])
+        accepted = self._torn.accepted(self._files, self._names, view.nbytes)
+        written = super().write(view[:accepted])
+        self._files.done(WRITE, self._names)
+        return written
 
     def truncate(self, size: int | None = None, /) -> int:
         __tracebackhide__ = True
         self._apply(RESIZE)
-        return super().truncate(size)
+        size = super().truncate(size)
+        self._files.done(RESIZE, self._names)
+        return size
 
     def read(self, size: int | None = -1, /) -> Any:
         __tracebackhide__ = True
@@ -146,6 +151,8 @@ def make_stream(  # noqa: PLR0917  # the order is that of open
     path = os.fspath(file) if isinstance(file, os.PathLike) else file
     plain = mode.replace("b", "").replace("t", "")
     layer: Any = RawFile(files, names, path, plain, closefd=closefd, opener=opener)
+    if plain != "r" and not isinstance(file, int):
+        files.done(CREATE, names)  # or it was made empty
     try:
         if buffering == 0:
             return layer

@@ -62,7 +62,8 @@ class FileTargets:
     @property
     def only_recording(self) -> bool:
         """No experiment is about files, so that what is done with them is only noted."""
-        return not any(each.kinds & FILE_KINDS for each in self._engine.active)
+        traced = self._engine.file_trace is not None
+        return not traced and not any(each.kinds & FILE_KINDS for each in self._engine.active)
 
     def forget(self) -> None:
         """To be called when paths mean something else: other experiments, links, another folder."""
@@ -127,7 +128,10 @@ class FileTargets:
         if self._removed or names[-1].startswith(_NO_FILES):
             return False
         operation = Operation(kind=OPEN, target=names[0], names=names)
-        found = self._engine.is_recording(FILE_KINDS)
+        trace = self._engine.file_trace
+        found = self._engine.is_recording(FILE_KINDS) or (
+            trace is not None and trace.covers(names[-1])
+        )
         for active_experiment in self._engine.active:
             if active_experiment.kinds & FILE_KINDS:
                 if active_experiment.experiment.matches_target(operation):
@@ -161,6 +165,14 @@ class FileTargets:
         if effect is not None and isinstance(effect.failure, DiskError):
             raise error_of(effect.failure.code, *given)
         return effect
+
+    def done(self, kind: str, *of: Names | None) -> None:
+        """An operation was done: it may be traced. Of a rename, from the first to the second."""
+        trace = self._engine.file_trace
+        if trace is not None:
+            paths = [names[-1] for names in of if names is not None]
+            if any(trace.covers(path) for path in paths):
+                trace.done(kind, *paths)
 
 
 def error_of(code: int, *given: Any) -> OSError:

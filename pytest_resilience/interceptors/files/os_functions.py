@@ -12,10 +12,12 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
+from pytest_resilience.chaos.operation import CREATE
 from pytest_resilience.chaos.operation import MAKE
 from pytest_resilience.chaos.operation import REMOVE
 from pytest_resilience.chaos.operation import RENAME
 from pytest_resilience.chaos.operation import RESIZE
+from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.interceptors.files.file_objects import TornWrites
 from pytest_resilience.interceptors.files.file_objects import as_bytes
 from pytest_resilience.interceptors.files.file_objects import make_stream
@@ -27,6 +29,7 @@ from pytest_resilience.interceptors.files.matching import Names
 __all__ = ["FileFunctions"]
 
 Call = Callable[..., Any]
+Done = tuple[Any, ...]  # an operation's kind, and the names of what it is done on
 
 
 class FileFunctions:
@@ -64,6 +67,8 @@ class FileFunctions:
             if names:
                 self._files.apply(opening_kind(path, flags, folder), names, path)
             descriptor = original(path, flags, *args, **kwargs)
+            if flags & (os.O_CREAT | os.O_TRUNC):
+                self._files.done(CREATE, names)
             # The number may be that of a file which was torn and closed since.
             self._torn.pop(descriptor, None)
             return descriptor
@@ -80,7 +85,9 @@ class FileFunctions:
             view = None if names is None else as_bytes(data)
             if names is None or view is None:
                 return original(fd, data, *offset)
-            return original(fd, view[: self._accepted(fd, names, view.nbytes)], *offset)
+            written = original(fd, view[: self._accepted(fd, names, view.nbytes)], *offset)
+            self._files.done(WRITE, names)
+            return written
 
         return write
 
@@ -97,7 +104,9 @@ class FileFunctions:
             data = b"".join(filter(None, views))
             accepted = self._accepted(fd, names, len(data))
             # Joined only where a part of it is written: the end may lie within a buffer.
-            return original(fd, buffers if accepted == len(data) else [data[:accepted]], *more)
+            written = original(fd, buffers if accepted == len(data) else [data[:accepted]], *more)
+            self._files.done(WRITE, names)
+            return written
 
         return write
 
@@ -110,7 +119,9 @@ class FileFunctions:
             names = self._files.names_of(out_fd)
             if names is not None:
                 count = self._accepted(out_fd, names, _available(in_fd, offset, count))
-            return original(out_fd, in_fd, offset, count, *args, **more)
+            sent = original(out_fd, in_fd, offset, count, *args, **more)
+            self._files.done(WRITE, names)
+            return sent
 
         return send
 
@@ -125,7 +136,9 @@ class FileFunctions:
             names = self._files.names_of(dst)
             if names is not None:
                 count = self._accepted(dst, names, _available(src, offset_src, count))
-            return original(src, dst, count, offset_src, offset_dst)
+            copied = original(src, dst, count, offset_src, offset_dst)
+            self._files.done(WRITE, names)
+            return copied
 
         return copy
 
@@ -143,95 +156,108 @@ class FileFunctions:
     def by_descriptor(self, kind: str) -> Callable[[Call], Call]:
         """Of what is given a descriptor, and whose errors name no file."""
 
-        def before(fd: Any, *_: Any, **__: Any) -> None:
+        def before(fd: Any, *_: Any, **__: Any) -> Done:
             __tracebackhide__ = True
             names = self._files.names_of(fd)
             if names:
                 self._files.apply(kind, names)
+            return (kind, names)
 
-        return functools.partial(_preceded, before)
+        return self._preceded(before)
 
     def truncate(self, original: Call) -> Call:
         """Of `os.truncate`."""
 
-        def before(path: Any, _length: int) -> None:
+        def before(path: Any, _length: int) -> Done:
             __tracebackhide__ = True
             names = self._files.names_at(path)
             if names:
                 self._files.apply(RESIZE, names, *(() if isinstance(path, int) else (path,)))
+            return (RESIZE, names)
 
-        return _preceded(before, original)
+        return self._preceded(before)(original)
 
     def make_folder(self, original: Call) -> Call:
         """Of `os.mkdir`."""
 
-        def before(path: Any, *_: Any, dir_fd: int | None = None, **__: Any) -> None:
+        def before(path: Any, *_: Any, dir_fd: int | None = None, **__: Any) -> Done:
             __tracebackhide__ = True
             names = self._files.names_at(path, dir_fd)
             if names and not _exists(path, dir_fd):
                 self._files.apply(MAKE, names, path)
+            return (MAKE, names)
 
-        return _preceded(before, original)
+        return self._preceded(before)(original)
 
     def rename(self, original: Call) -> Call:
         """Of `os.rename` and `os.replace`."""
 
         def before(
             src: Any, dst: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None
-        ) -> None:
+        ) -> Done:
             __tracebackhide__ = True
             # The new name first: it is the one shown, and the one that people aim at.
             there = self._files.names_at(dst, dst_dir_fd)
             here = self._files.names_at(src, src_dir_fd)
             if (there or here) and _exists(src, src_dir_fd):
                 self._files.apply(RENAME, (*(there or ()), *(here or ())), src, dst)
+            return (RENAME, here, there)
 
-        return _preceded(before, original, finally_=self._files.forget)
+        return self._preceded(before, changes_paths=True)(original)
 
     def link(self, folder: str) -> Callable[[Call], Call]:
         """Of `os.link` and `os.symlink`; `folder` is what they call that of the new name."""
 
-        def before(src: Any, dst: Any, *_: Any, **given: Any) -> None:
+        def before(src: Any, dst: Any, *_: Any, **given: Any) -> Done:
             __tracebackhide__ = True
             names = self._files.names_at(dst, given.get(folder))
             if names and not _exists(dst, given.get(folder)):
                 self._files.apply(MAKE, names, src, dst)
+            return (MAKE, names)
 
-        return functools.partial(_preceded, before, finally_=self._files.forget)
+        return self._preceded(before, changes_paths=True)
 
     def remove(self, original: Call) -> Call:
         """Of `os.unlink`, `os.remove` and `os.rmdir`."""
 
-        def before(path: Any, *, dir_fd: int | None = None) -> None:
+        def before(path: Any, *, dir_fd: int | None = None) -> Done:
             __tracebackhide__ = True
             names = self._files.names_at(path, dir_fd)
             if names and _exists(path, dir_fd):
                 self._files.apply(REMOVE, names, path)
+            return (REMOVE, names)
 
-        return _preceded(before, original, finally_=self._files.forget)
+        return self._preceded(before, changes_paths=True)(original)
 
     def change_folder(self, original: Call) -> Call:
         """Of `os.chdir` and `os.fchdir`, after which a relative path is another one."""
-        return _preceded(lambda *_, **__: None, original, finally_=self._files.forget)
+        return self._preceded(lambda *_, **__: None, changes_paths=True)(original)
 
+    def _preceded(
+        self, before: Callable[..., Done | None], *, changes_paths: bool = False
+    ) -> Callable[[Call], Call]:
+        """Makes a function that calls `before`, and says what it returned when all is done.
 
-def _preceded(
-    before: Callable[..., None], original: Call, *, finally_: Callable[[], None] | None = None
-) -> Call:
-    """`original`, with `before` called before it, and `finally_` after it or its error."""
+        `changes_paths`: afterwards, or after its error, a path may lead elsewhere.
+        """
 
-    @functools.wraps(original)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True
-        before(*args, **kwargs)
-        if finally_ is None:
-            return original(*args, **kwargs)
-        try:
-            return original(*args, **kwargs)
-        finally:
-            finally_()
+        def make(original: Call) -> Call:
+            @functools.wraps(original)
+            def call(*args: Any, **kwargs: Any) -> Any:
+                __tracebackhide__ = True
+                done = before(*args, **kwargs)
+                try:
+                    result = original(*args, **kwargs)
+                finally:
+                    if changes_paths:
+                        self._files.forget()
+                if done is not None:
+                    self._files.done(*done)
+                return result
 
-    return call
+            return call
+
+        return make
 
 
 def _available(source: Any, offset: Any, count: int) -> int:
