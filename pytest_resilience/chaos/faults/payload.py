@@ -11,10 +11,14 @@ import math
 import random
 import re
 
+from collections.abc import Iterator
 from typing import Protocol
 
 
-__all__ = ["Altered", "Corrupted", "Head", "Skipped", "Truncated", "gap", "head_of"]
+__all__ = [
+    "Altered", "Chunks", "Corrupted", "Head", "ItemKind", "Skipped", "Truncated", "gap", "head_of",
+    "is_chunked",
+]  # fmt: skip
 
 _NEVER = 2**62
 _HTTP = b"HTTP/"
@@ -24,6 +28,7 @@ _BODILESS = (b"204", b"304")
 _SWITCHED = b"101"  # to another protocol, which follows at once
 _REQUEST_LINE = re.compile(rb"[A-Z][A-Z-]* \S+ HTTP/1\.[01]\r\n")
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+_IN_CHUNKS = re.compile(rb"\r\ntransfer-encoding:[^\r]*\bchunked\b", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 
 
@@ -137,11 +142,86 @@ def head_of(of_request: bool) -> Head:
     return _RequestHead() if of_request else Head()
 
 
+def is_chunked(head: bytes) -> bool:
+    """Whether the body after this head comes in chunks (RFC 9112)."""
+    return _IN_CHUNKS.search(head) is not None
+
+
+class ItemKind(Protocol):
+    """One kind of item, see `stream_items`."""
+
+    def ends(self, data: bytes) -> Iterator[int]:
+        """Where in the next `data` items end: the index of the first byte after each."""
+
+
+class Chunks:
+    """A body in chunks: its items are these, or those of another kind `within`.
+
+    Attributes:
+        at_end_of_chunk: whether the item that ended last did with its chunk.
+    """
+
+    def __init__(self, within: ItemKind | None = None) -> None:
+        self._within = within
+        self._size_line = b""
+        self._left = 0  # bytes of the chunk, with the CRLF that follows it
+        self.at_end_of_chunk = True
+        self._item_ended = False  # with the last byte of the chunk: its CRLF belongs to it
+        self._over = False
+
+    def ends(self, data: bytes) -> Iterator[int]:
+        """As of `ItemKind`."""
+        for at, content_end, end in self._parts(data):
+            left = self._left + end - at - 2  # bytes of the chunk's content before this part
+            piece = data[at:content_end]
+            for item_end in () if self._within is None else self._within.ends(piece):
+                self._item_ended = item_end == left
+                if not self._item_ended:
+                    self.at_end_of_chunk = False
+                    yield at + item_end
+            if not self._left and (self._item_ended or self._within is None):
+                self._item_ended, self.at_end_of_chunk = False, True
+                yield end
+
+    def content(self, data: bytes) -> Iterator[tuple[int, int]]:
+        """Where in the next `data` there is content, and not what frames it."""
+        for at, content_end, _ in self._parts(data):
+            if at < content_end:
+                yield at, content_end
+
+    def _parts(self, data: bytes) -> Iterator[tuple[int, int, int]]:
+        """The parts of chunks in the next `data`: where one begins, its content ends, and it."""
+        at = 0
+        while at < len(data) and not self._over:
+            if not self._left:
+                at = self._begin(data, at)
+                continue
+            end = min(len(data), at + self._left)
+            content_end = min(end, at + max(0, self._left - 2))
+            self._left -= end - at
+            yield at, content_end, end
+            at = end
+
+    def _begin(self, data: bytes, at: int) -> int:
+        """Read more of the line with the next chunk's size; returns what comes after it."""
+        end = data.find(b"\n", at) + 1
+        self._size_line += data[at : end or len(data)]
+        if end:
+            try:
+                size = int(self._size_line.partition(b";")[0], 16)
+            except ValueError:
+                size = 0
+            self._over = size <= 0  # the last one, or no chunk at all
+            self._left, self._size_line = size + 2, b""
+        return end or len(data)
+
+
 class Skipped:
     """Takes the place of a head where it is known how long that is."""
 
     bodiless = False
     length: int | None = None
+    text = b""
 
     def __init__(self, size: int) -> None:
         self._left = size
@@ -204,7 +284,8 @@ class Truncated:
 class Corrupted:
     """A response of whose body a `share` (0 to 1) of the bytes, and at least one, is wrong.
 
-    Or a stream, of whose bytes so many are skipped, and of the rest any number is wrong.
+    What frames its chunks is none of it. Or a stream, of whose bytes so many are skipped, and of
+    the rest any number is wrong.
     """
 
     ended = False
@@ -222,20 +303,40 @@ class Corrupted:
         self._head = head
         self._hits_for_certain = hits_for_certain
         self._next: int | None = None  # bytes of the body until the one that is hit
+        self._before = 0  # bytes of the body that were left alone
+        self._chunks: Chunks | None = None
+
+    def pass_by(self, data: bytes) -> None:
+        """The next `data` of the response is delivered as it is."""
+        self._before += sum(end - start for start, end in self._content(data))
 
     def alter(self, data: bytes) -> bytes:
+        hit = bytearray(data)
+        for start, end in self._content(data):
+            self._damage(hit, start, end)
+        return bytes(hit)
+
+    def _content(self, data: bytes) -> Iterator[tuple[int, int]]:
+        """Where in the next `data` there is content."""
         start = self._head.within(data)
-        size = len(data) - start
-        if not size:
-            return data
+        if start == len(data):
+            return
+        if self._chunks is None and is_chunked(self._head.text):
+            self._chunks = Chunks()
+        if self._chunks is None:
+            yield start, len(data)
+            return
+        for begins, ends in self._chunks.content(data[start:]):
+            yield start + begins, start + ends
+
+    def _damage(self, hit: bytearray, start: int, end: int) -> None:
+        size = end - start
         if self._next is None:
             self._next = gap(self._chance, self._share)
             if self._hits_for_certain:  # within the length that the head names
-                whole = self._head.length or size
-                self._next = min(self._next, self._chance.randrange(whole))
-        hit = bytearray(data)
+                left = (self._head.length or self._before + size) - self._before
+                self._next = min(self._next, self._chance.randrange(max(1, left)))
         while self._next < size:
             hit[start + self._next] ^= self._chance.randrange(1, 256)
             self._next += 1 + gap(self._chance, self._share)
         self._next -= size
-        return bytes(hit)

@@ -26,6 +26,7 @@ from pytest_resilience.chaos.faults.stream_items import Cut
 from pytest_resilience.chaos.faults.stream_items import Dropped
 from pytest_resilience.chaos.faults.stream_items import ItemPosition
 from pytest_resilience.chaos.faults.stream_items import Position
+from pytest_resilience.chaos.faults.stream_items import Then
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
@@ -130,7 +131,7 @@ class From:
             return ItemPosition(head, self.items)
         return None if self.size is None else BytePosition(head, self.size)
 
-    def altered(self, head: Head, then: Altered) -> Altered:
+    def altered(self, head: Head, then: Then) -> Altered:
         """The state of a message that `then` alters from there on."""
         position = self.position(head)
         return then if position is None else After(position, then)
@@ -255,7 +256,9 @@ class Corruption(Alteration):
 
     def altered(self) -> Altered:
         if self.begins is not None:
-            damaged = Corrupted(Skipped(0), self.share, self.seed, hits_for_certain=True)
+            is_shown_all = not self.begins.seconds  # of what comes before
+            head = head_of(self.of_requests) if is_shown_all else Skipped(0)
+            damaged = Corrupted(head, self.share, self.seed, hits_for_certain=True)
             return self.begins.altered(head_of(self.of_requests), damaged)
         head = head_of(self.of_requests) if self.skip is None else Skipped(self.skip)
         return Corrupted(head, self.share, self.seed, hits_for_certain=self.skip is None)

@@ -18,7 +18,10 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from pytest_resilience.chaos.faults.payload import Altered
+from pytest_resilience.chaos.faults.payload import Chunks
 from pytest_resilience.chaos.faults.payload import Head
+from pytest_resilience.chaos.faults.payload import ItemKind
+from pytest_resilience.chaos.faults.payload import is_chunked
 
 
 __all__ = [
@@ -29,6 +32,7 @@ __all__ = [
     "ItemPosition",
     "Items",
     "Position",
+    "Then",
     "in_chunks",
 ]
 
@@ -38,18 +42,10 @@ _RECORDS = re.compile(
     rb"\r\ncontent-type:[ \t]*application/(x-ndjson|jsonl|json-seq|json-lines|x-json)",
     re.IGNORECASE,
 )
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r]*\bchunked\b", re.IGNORECASE)
 _SWITCHED = re.compile(rb"\r\nupgrade:[ \t]*websocket", re.IGNORECASE)
 _WHOLE, _MASKED, _CONTROL = 0x80, 0x80, 0x08
 # How a frame of a server begins, which no text does: text, binary or control, maybe compressed.
 _FRAMES = frozenset({0x01, 0x02, 0x41, 0x42, 0x81, 0x82, 0x88, 0x89, 0x8A, 0xC1, 0xC2})
-
-
-class _Kind(Protocol):
-    """One kind of item."""
-
-    def ends(self, data: bytes) -> Iterator[int]:
-        """Where in the next `data` items end: the index of the first byte after each."""
 
 
 class _Lines:
@@ -78,53 +74,6 @@ class _Events:
                 self._any = False
                 yield end
         self._line += data[start:]
-
-
-class _Chunks:
-    """The chunks themselves, or items within them.
-
-    Attributes:
-        at_end_of_chunk: whether the item that ended last did with its chunk.
-    """
-
-    def __init__(self, within: _Kind | None) -> None:
-        self._within = within
-        self._size_line = b""
-        self._left = 0  # bytes of the chunk, with the CRLF that follows it
-        self.at_end_of_chunk = True
-        self._item_ended = False  # with the last byte of the chunk: its CRLF belongs to it
-        self._over = False
-
-    def ends(self, data: bytes) -> Iterator[int]:
-        at = 0
-        while at < len(data) and not self._over:
-            if not self._left:
-                at = self._begin(data, at)
-                continue
-            piece = data[at : at + max(0, self._left - 2)]
-            for end in () if self._within is None else self._within.ends(piece):
-                self._item_ended = end == self._left - 2
-                if not self._item_ended:
-                    self.at_end_of_chunk = False
-                    yield at + end
-            passed = min(self._left, len(data) - at)
-            at, self._left = at + passed, self._left - passed
-            if not self._left and (self._item_ended or self._within is None):
-                self._item_ended, self.at_end_of_chunk = False, True
-                yield at
-
-    def _begin(self, data: bytes, at: int) -> int:
-        """Read more of the line with the next chunk's size; returns what comes after it."""
-        end = data.find(b"\n", at) + 1
-        self._size_line += data[at : end or len(data)]
-        if end:
-            try:
-                size = int(self._size_line.partition(b";")[0], 16)
-            except ValueError:
-                size = 0
-            self._over = size <= 0  # the last one, or no chunk at all
-            self._left, self._size_line = size + 2, b""
-        return end or len(data)
 
 
 class _Messages:
@@ -175,7 +124,7 @@ class Items:
 
     def __init__(self, head: Head) -> None:
         self._head = head
-        self._kind: _Kind | None = None
+        self._kind: ItemKind | None = None
         self._in_body = False
 
     @property
@@ -199,18 +148,18 @@ class Items:
             for end in self._kind.ends(data[start:]):
                 yield start + end
 
-    def _recognized(self, first: int) -> _Kind:
+    def _recognized(self, first: int) -> ItemKind:
         head = self._head.text
         if not head:
             return _Messages() if first in _FRAMES else _Lines()
         if _SWITCHED.search(head):
             return _Messages()
-        kind: _Kind | None = None
+        kind: ItemKind | None = None
         if _EVENTS.search(head):
             kind = _Events()
         elif _RECORDS.search(head) or _TEXT.search(head):
             kind = _Lines()
-        return _Chunks(kind) if _CHUNKED.search(head) else kind or _Lines()
+        return Chunks(kind) if is_chunked(head) else kind or _Lines()
 
 
 def in_chunks(head: bytes, body: bytes) -> bytes | None:
@@ -301,10 +250,17 @@ class BytePosition:
         return None
 
 
+class Then(Altered, Protocol):
+    """Something that begins in the middle of a response."""
+
+    def pass_by(self, data: bytes) -> None:
+        """The next `data` of the response is delivered as it is."""
+
+
 class After:
     """What `then` does to a response, from a position in it on."""
 
-    def __init__(self, position: Position, then: Altered) -> None:
+    def __init__(self, position: Position, then: Then) -> None:
         self._position = position
         self._then = then
         self._reached = False
@@ -326,6 +282,7 @@ class After:
         if self._reached:
             return self._then.alter(data)
         at = self._position.find(data)
+        self._then.pass_by(data[:at])
         if at is None:
             return data
         self._reached = True
@@ -342,6 +299,9 @@ class Cut:
     def alter(self, _data: bytes) -> bytes:
         """Nothing."""
         return b""
+
+    def pass_by(self, _data: bytes) -> None:
+        """It makes no difference."""
 
 
 class Dropped:

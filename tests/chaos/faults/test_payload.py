@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pytest_resilience.chaos.faults.payload import Altered
 from pytest_resilience.chaos.faults.response import Alteration
 from pytest_resilience.chaos.faults.response import Corruption
+from pytest_resilience.chaos.faults.response import From
 from pytest_resilience.chaos.faults.response import Truncation
 from tests.pieces import split
 
@@ -149,3 +150,50 @@ def test_of_a_stream_what_comes_after_the_skipped_bytes_is_hit_whatever_it_is(
     assert got[:skip] == message[:skip]
     assert all(new != old for new, old in zip(got[skip:], message[skip:], strict=True))
     assert heard(Corruption(share=0, skip=skip), split(message, sizes)) == message
+
+
+def in_chunks(parts: list[bytes]) -> bytes:
+    framed = [b"%x;name=value\r\n%b\r\n" % (len(part), part) for part in parts]
+    return b"".join([*framed, b"0\r\nTrailer: 1\r\n\r\n"])
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+REQUEST = b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
+chunks = st.lists(st.binary(min_size=1, max_size=40), min_size=2, max_size=6)
+
+
+@given(chunks, st.floats(0, 1, exclude_max=True), cuts, st.sampled_from([CHUNKED, REQUEST]))
+def test_what_frames_chunks_is_left_alone(
+    parts: list[bytes], seed: float, at: list[int], head: bytes
+) -> None:
+    fault = Corruption(share=1, seed=seed, of_requests=head is REQUEST)
+    damaged = heard(fault, [head, *split(in_chunks(parts), at)])
+    length = len(head)
+    assert damaged[:length] == head
+    rest = damaged[length:]
+    for part in parts:
+        line, _, rest = rest.partition(b"\r\n")
+        assert line == b"%x;name=value" % len(part)
+        assert all(one != other for one, other in zip(rest, part, strict=False))
+        assert rest[len(part) : len(part) + 2] == b"\r\n"
+        rest = rest[len(part) + 2 :]
+    assert rest == b"0\r\nTrailer: 1\r\n\r\n"
+
+
+@given(chunks, st.floats(0, 1, exclude_max=True), cuts, st.data())
+def test_from_some_chunk_on_what_frames_chunks_is_left_alone(
+    parts: list[bytes], seed: float, at: list[int], data: st.DataObject
+) -> None:
+    before = data.draw(st.integers(0, len(parts) - 1))
+    fault = Corruption(share=1, seed=seed, begins=From(items=before))
+    damaged = heard(fault, split(CHUNKED + in_chunks(parts), at))
+    passes = (CHUNKED + in_chunks(parts[:before])).removesuffix(in_chunks([]))
+    start = len(passes)
+    assert damaged[:start] == passes
+    rest = damaged[start:]
+    for part in parts[before:]:
+        line, _, rest = rest.partition(b"\r\n")
+        assert line == b"%x;name=value" % len(part)
+        assert all(one != other for one, other in zip(rest, part, strict=False))
+        rest = rest[len(part) + 2 :]
+    assert rest == in_chunks([])
