@@ -48,6 +48,8 @@ __all__ = ["Bubble", "Network", "Outlook", "activate", "current", "reader"]
 _MOST_JUMPS = 100_000  # without the thread of the test, after which nobody will ever come back
 _MANY_READS = 20_000  # of the clock without a wait: somebody waits for it in a loop
 _CREEP = 1_000_000  # nanoseconds, by which time then goes on
+# As it is now: a tool that looks for what blocks a loop would take the loop's own wait for that.
+_acquire = _thread.LockType.acquire
 
 
 class Outlook(Enum):
@@ -140,7 +142,7 @@ class Bubble:
                 self.members.waits[waiter.ident] = waiter
                 self.turns.ready.append(waiter)
                 self.settle()
-            waiter.lock.acquire()
+            _acquire(waiter.lock)
         except BaseException:
             self._withdraw(waiter)
             raise
@@ -175,7 +177,7 @@ class Bubble:
                 self.parked[waiter.ident] = waiter
                 self.turns.parks(timeout)
                 self.settle()
-            waiter.lock.acquire()
+            _acquire(waiter.lock)
         except BaseException:  # of a signal's handler
             self._withdraw(waiter)
             raise

@@ -45,7 +45,9 @@ from pytest_resilience.virtual_time.waiting import nanoseconds
 
 __all__ = ["VirtualClock", "start_of"]
 
-_LAST = 60_000_000_000  # virtual nanoseconds in which threads can end after their test
+# What threads have to end in after their test, in nanoseconds.
+_LAST = 60_000_000_000  # virtual
+_LAST_REAL = 10_000_000_000  # for those who compute, or wait for what is real
 
 
 class VirtualClock:
@@ -193,6 +195,7 @@ class VirtualClock:
         if others:
             del others
             gc.collect()  # an executor that nobody has any more lets its threads go
+            self._driver.end_by(_LAST_REAL)
         for thread in self._others().values():
             try:
                 thread.join(_LAST / 1e9)

@@ -29,6 +29,7 @@ class Driver:
         self._stopped = False
         self._seen: object = None
         self._since = 0
+        self._over: int | None = None
 
     def serve(self, bubble: Bubble) -> None:
         """Serve `bubble`, with a thread from the first kick on: most tests need none."""
@@ -43,6 +44,11 @@ class Driver:
         with contextlib.suppress(RuntimeError):  # two at once
             if self._kicked.locked():
                 self._kicked.release()
+
+    def end_by(self, nanoseconds: int) -> None:
+        """The test is over; raise in who still waits when so much real time has passed."""
+        self._over = real_ns() + nanoseconds
+        self.kick()
 
     def stop(self) -> None:
         """End, and wait for that."""
@@ -67,6 +73,9 @@ class Driver:
         with bubble.mutex:
             if not bubble.members.inside:
                 return TICK
+            if self._over is not None and real_ns() > self._over:
+                self._over = None
+                bubble.fail("threads of the test go on when it is over")
             if bubble.running() > 0 and not bubble.members.outside:
                 return self._watch()
             before, outlook = bubble.turns.changes, bubble.outlook()

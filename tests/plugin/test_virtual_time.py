@@ -263,3 +263,118 @@ def test_async_tests(suite: pytest.Pytester, library: str) -> None:
     suite.runpytest("-p", plugin, "-W", "ignore::pytest.PytestDeprecationWarning").assert_outcomes(
         passed=1
     )
+
+
+@pytest.mark.parametrize("func_only", ["true", "false"])
+@pytest.mark.parametrize("method", ["signal", "thread"])
+def test_pytest_timeout_measures_real_time(
+    suite: pytest.Pytester, method: str, func_only: str
+) -> None:
+    suite.makeini(f"[pytest]\ntimeout_func_only = {func_only}\ntimeout_method = {method}")
+    suite.makepyfile("""
+        import threading
+        import time
+
+        def test_an_hour(virtual_clock):
+            time.sleep(3600)
+            threading.Timer(30, lambda: None).start()
+
+        def test_another(virtual_clock):
+            time.sleep(3600)
+    """)
+    args = ("-p", "pytest_timeout", "--timeout=300")
+    suite.runpytest_subprocess(*args).assert_outcomes(passed=2)
+
+
+def test_pytest_timeout_ends_what_hangs(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import _thread
+        import threading
+        import time
+
+        def test_blocked_in_c(virtual_clock):
+            lock = _thread.allocate_lock()
+            lock.acquire()
+            lock.acquire()
+
+        def test_waits_for_one_who_computes(virtual_clock):
+            ended = []
+
+            def compute():
+                while not ended:
+                    pass
+
+            thread = threading.Thread(target=compute)
+            thread.start()
+            try:
+                time.sleep(3600)
+            finally:
+                ended.append(True)
+
+        def test_next(virtual_clock):
+            time.sleep(5)
+            assert virtual_clock.elapsed == 5
+    """)
+    args = ("-p", "pytest_timeout", "--timeout=0.5", "--timeout-method=signal")
+    result = suite.runpytest_subprocess(*args)
+    result.assert_outcomes(failed=2, passed=1)
+    result.stdout.fnmatch_lines(["*Timeout*0.5*"])
+
+
+def test_ctrl_c_ends_the_run(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import os
+        import signal
+        import threading
+        import time
+
+        def test_it(virtual_clock):
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+            stopped = threading.Event()
+
+            def interrupt():
+                os.kill(os.getpid(), signal.SIGINT)
+                while not stopped.is_set():
+                    pass
+
+            try:
+                threading.Thread(target=interrupt).start()
+                threading.Event().wait()
+            finally:
+                stopped.set()
+
+        def test_next():
+            raise AssertionError("was run")
+    """)
+    result = suite.runpytest_subprocess(timeout=60)
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["*KeyboardInterrupt*"])
+
+
+def test_a_module_level_lock_that_is_held_over_a_wait_is_named(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import threading
+        import time
+
+        LOCK = threading.Lock()
+
+        def hold():
+            with LOCK:
+                time.sleep(10)
+
+        def test_it(virtual_clock):
+            threads = [threading.Thread(target=hold, name=f"holder {n}") for n in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    """)
+    result = suite.runpytest_subprocess(timeout=60)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "E *ClockStalledError: a thread of the test is blocked where virtual time cannot see*",
+            "E *holder *: NOT WAITING HERE: it runs, or is blocked, at *_named.py:* in hold",
+            "E *make the lock in the test, or wait inside of `with virtual_clock.real():`.",
+        ]
+    )

@@ -8,6 +8,7 @@ import time
 
 from collections.abc import Iterator
 
+import blockbuster
 import pytest
 
 from pytest_resilience.errors import ClockStalledError
@@ -133,3 +134,15 @@ def test_a_process_that_a_loop_waits_for(clock: VirtualClock) -> None:
 
     assert asyncio.run(run()) == 0
     assert 0.05 <= clock.elapsed < 60
+
+
+def test_a_park_of_a_loop_is_no_blocking_call(clock: VirtualClock) -> None:
+    async def main() -> None:
+        await asyncio.sleep(3600)
+        await asyncio.to_thread(time.sleep, 5)
+        with pytest.raises(blockbuster.BlockingError):
+            time.sleep(5)  # noqa: ASYNC251  # which it is to see
+
+    with blockbuster.blockbuster_ctx():
+        asyncio.run(main())
+    assert clock.elapsed == 3605

@@ -288,6 +288,22 @@ def test_threads_that_do_not_end_are_named() -> None:
     assert ended.wait(60)
 
 
+def test_threads_that_compute_for_ever_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_resilience.virtual_time.clock._LAST_REAL", 100_000_000)
+    over: list[bool] = []
+
+    def compute() -> None:
+        while not over:
+            pass
+
+    thread = threading.Thread(target=compute, name="computer")
+    named = r"computer, at .*test_threads.py:\d+ in compute"
+    with pytest.raises(LeakedThreadsError, match=named), VirtualClock():
+        thread.start()
+    over.append(True)
+    thread.join()
+
+
 def test_threads_that_wake_each_other_for_ever() -> None:
     over = threading.Event()
 
