@@ -23,10 +23,11 @@ PACKAGE = "pytest_resilience"
 
 GROUND = frozenset({"errors", "events", "clock", "locks", "seeds"})
 BELOW = {
-    "plugin": frozenset({"assertions", "chaos", "chaostoolkit", "diagnosis", "monkey", "patterns"})
-    | {"proxy", "report", "runtime", "virtual_time"}
+    "plugin": frozenset({"assertions", "chaos", "chaostoolkit", "diagnosis", "exploration"})
+    | {"monkey", "patterns", "proxy", "report", "runtime", "virtual_time"}
     | GROUND,
     "virtual_time": GROUND,
+    "exploration": frozenset({"report", "chaos"}) | GROUND,
     "report": frozenset({"chaos"}) | GROUND,
     "__main__": frozenset({"report", "chaos"}) | GROUND,
     "toolkit_actions": frozenset({"runtime", "chaos"}) | GROUND,

@@ -395,7 +395,7 @@ class Engine:
         `among`: of which experiments, if not of all that are active.
         """
         if self.recorder is not None:
-            self.recorder.note(operation)
+            self.recorder.note(operation, again=among is not None)
         now = self.clock.monotonic()
         hits: list[Hit] = []
         for active_experiment in self.active if among is None else among:

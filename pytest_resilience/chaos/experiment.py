@@ -12,6 +12,7 @@ from typing import Any
 from typing import Protocol
 
 from pytest_resilience.chaos.faults.network import Fault
+from pytest_resilience.chaos.faults.network import Observation
 from pytest_resilience.chaos.faults.network import Outage
 from pytest_resilience.chaos.faults.resources import Pressure
 from pytest_resilience.chaos.faults.streams import BOTH
@@ -184,8 +185,22 @@ class ChaosExperiment:
 
     def counting_only(self) -> ChaosExperiment:
         """This experiment, started for certain, which counts what it matches and hits nothing."""
+        return self.triggered_by(Never())
+
+    def triggered_by(self, trigger: Trigger) -> ChaosExperiment:
+        """This experiment, started for certain, which hits what `trigger` says."""
         # The trigger is where its property keeps it.
-        return self._changed(probability=1.0, trigger=Never())
+        return self._changed(probability=1.0, trigger=trigger)
+
+    @staticmethod
+    def observing(name: str, kinds: frozenset[str]) -> ChaosExperiment:
+        """One that matches every operation of these kinds, and does nothing to any."""
+        made = ChaosExperiment(name, ChaosType.NETWORK_LATENCY, 1.0, math.inf, children=False)
+        # They are where their properties keep them.
+        vars(made).update(faults=(Observation(of=kinds),), trigger=Always())
+        for derived in ("kinds", "is_nothing"):
+            vars(made).pop(derived, None)
+        return made
 
     def filtered(self, name: str, only: Filter) -> ChaosExperiment:
         """This experiment, for those operations on its targets that `only` accepts too."""

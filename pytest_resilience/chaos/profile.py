@@ -19,13 +19,13 @@ from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["Profile", "ProfileExperiment", "parse_gate"]
+__all__ = ["ExploreTable", "Profile", "ProfileExperiment", "parse_gate"]
 
 _HIGHEST_GATE = 100
 _MOST = 1e300  # of a weight: sums of them are numbers, too
 _KEYS = (
-    "description", "experiments", "gate", "intensity", "interval", "markers", "max_active", "paths",
-    "probability", "seed", "services",
+    "description", "experiments", "explore", "gate", "intensity", "interval", "markers",
+    "max_active", "paths", "probability", "seed", "services",
 )  # fmt: skip
 
 
@@ -76,6 +76,31 @@ class ProfileExperiment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExploreTable:
+    """How `--chaos-explore` tries operations and faults.
+
+    Attributes:
+        depth: how many faults at once; None for the usual.
+        budget: of each test: runs as a number, seconds as a text such as "30s"; or both.
+    """
+
+    depth: int | None = None
+    budget: tuple[int | str, ...] = ()
+
+    @classmethod
+    def parse(cls, key: str, table: Any) -> ExploreTable:
+        """From its table. Raises ConfigurationError."""
+        if not isinstance(table, Mapping) or not table.keys() <= {"depth", "budget"}:
+            raise ConfigurationError(f"{key}={shortened(table)}: give depth, budget or both")
+        budget = table.get("budget", ())
+        texts = budget if isinstance(budget, list) else [budget] if "budget" in table else []
+        return cls(
+            depth=quantities.count("depth", table["depth"]) if "depth" in table else None,
+            budget=tuple(texts),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """One profile, checked.
 
@@ -92,6 +117,7 @@ class Profile:
         gate: the least score that passes, 0 to 100; None for no gate.
         interval: seconds between the ticks of a monkey.
         max_active: how many experiments a monkey runs at once; None for any number.
+        explore: how `--chaos-explore` goes.
     """
 
     name: str
@@ -106,6 +132,7 @@ class Profile:
     gate: float | None = None
     interval: float = 30.0
     max_active: int | None = None
+    explore: ExploreTable = ExploreTable()
 
     def only(self, names: Collection[str]) -> Profile:
         """With the experiments of these names alone; with all if there are no names."""
@@ -151,6 +178,7 @@ class Profile:
             gate=optional("gate", parse_gate),
             interval=optional("interval", quantities.period) or 30.0,
             max_active=optional("max_active", quantities.count),
+            explore=optional("explore", ExploreTable.parse) or ExploreTable(),
         )
 
 

@@ -62,8 +62,11 @@ class Recorder:
         self._opened: set[str] = set()  # kinds that are possible on what was opened
         self._aimed: set[str] = set()  # experiments whose targets name an application in here
 
-    def note(self, operation: Operation) -> None:
-        """Note an operation that is about to happen."""
+    def note(self, operation: Operation, *, again: bool = False) -> None:  # noqa: ARG002
+        """Note an operation that is about to happen.
+
+        `again`: it was noted before, and is only decided on anew.
+        """
         self._opened |= _possible_later(operation)
         if not self.in_test:
             return

@@ -49,6 +49,9 @@ _CAPS = {
     "chaos_max_disk": "bytes on a disk, or share of what is free there (default 10%)",
 }
 
+_EXPLORE = frozenset({"--chaos-explore", "--resilience-chaos-explore"})
+_DEPTH = 2  # of an exploration that names none
+_EXPLORING = frozenset({"chaos_explore", "chaos_replay"})
 _FIXTURES = frozenset({"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses", "crash_recorder"})
 _CLOCK = "virtual_clock"
 _NAMES = _FIXTURES | {_CLOCK}
@@ -81,6 +84,16 @@ def pytest_configure(config: pytest.Config) -> None:
         "'2030-01-01T00:00Z'. schedule='seeded': one thread at a time, chosen by the seed.",
     )
     config.addinivalue_line("markers", "no_virtual_time: the test waits in real time.")
+    config.addinivalue_line(
+        "markers",
+        "chaos_explore(faults=[...], depth=2, allowed=[...], invariant=[...], probe=..., "
+        "deadline=10, max_calls='4x', budget=200): run the test under every fault that each of its "
+        "operations can have, and fail it for what breaks.",
+    )
+    config.addinivalue_line(
+        "markers",
+        "chaos_replay(*schedules): run the test under schedules that an exploration has printed.",
+    )
     options = config.pluginmanager.get_plugin(_OPTIONS)
     flags = () if options is None else options.FLAGS.keys() - {_CLOCK_FLAG}
     if options is not None and any(options.given(config, flag) for flag in flags):
@@ -118,6 +131,9 @@ def pytest_load_initial_conftests(
     """
     if any(map(_may_be_a_flag, args)):
         from pytest_resilience.plugin import options
+
+        # Its value may be left out. What stands behind it is a file to collect, and no value.
+        args[:] = [f"{arg}={_DEPTH}" if arg in _EXPLORE else arg for arg in args]
 
         early_config.pluginmanager.register(options, _OPTIONS)
         # Until now the values of our flags were taken for files to collect.
@@ -170,6 +186,13 @@ def pytest_collection_modifyitems(
         from pytest_resilience.plugin.markers import check_marks
 
         check_marks(config, items, _session(config).check_mark)
+    if not _EXPLORING.isdisjoint(names):
+        from pytest_resilience.plugin.exploration.protocol import check_mark
+        from pytest_resilience.plugin.exploration.protocol import register
+        from pytest_resilience.plugin.markers import check_marks
+
+        check_marks(config, items, check_mark)
+        register(config, _session(config))
     for readers in config.hook.pytest_resilience_adapters():
         from pytest_resilience.assertions.readers import add_reader
 
@@ -352,6 +375,7 @@ def _session(config: pytest.Config) -> Any:
     """
     session = config.pluginmanager.get_plugin(_SESSION)
     if session is None:
+        from pytest_resilience.plugin.exploration.settings import explores
         from pytest_resilience.plugin.session import ChaosSession
         from pytest_resilience.plugin.settings import settings_of
         from pytest_resilience.plugin.summary import ChaosSummary
@@ -361,8 +385,12 @@ def _session(config: pytest.Config) -> Any:
         config.pluginmanager.register(session, _SESSION)
         if not hasattr(config, "workerinput"):  # a worker of xdist has no terminal
             ChaosSummary.register(config, settings)
-        if settings.matrix is not None:
+        if settings.matrix is not None and not settings.matrix.explores:
             from pytest_resilience.plugin.matrix.protocol import register
 
             register(config, session)
+        if explores(config):
+            from pytest_resilience.plugin.exploration.protocol import register as explore
+
+            explore(config, session)
     return session

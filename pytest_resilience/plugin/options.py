@@ -21,6 +21,16 @@ FLAGS = {
     "chaos-monkey": "Start and end the experiments of a profile by chance while tests run.",
     "chaos-matrix": "Run each test that a profile selects once without chaos and once under each "
     "of its experiments, and report what survived.",
+    "chaos-explore": "Run each test under every fault that each of its operations can have, and "
+    "then under pairs of them, and report what breaks; =DEPTH faults at once (default 2).",
+    "chaos-explore-budget": "How much --chaos-explore tries of each test: runs such as 200 (the "
+    "default), or seconds such as 30s. Repeatable, for both.",
+    "no-prune": "Let --chaos-explore try even those schedules of which it is known what would come "
+    "of them.",
+    "chaos-replay": "Run each selected test under one schedule that an exploration has printed, "
+    "such as 'connect(payments:443)#1=refuse'.",
+    "chaos-schedules": "A file of tests and schedules, which they are run under; what "
+    "--chaos-explore finds is kept there.",
     "chaos-experiment": "Of the profiles' experiments take this one only. Repeatable.",
     "chaos-seed": "Seed of all chance in this run; the same seed gives the same faults.",
     "chaos-intensity": "Intensity, 0 to 1, of experiments that name none.",
@@ -44,6 +54,10 @@ VALUES = {
     "chaos": "SPEC",
     "chaos-profile": "NAME",
     "chaos-monkey": "PROFILE",
+    "chaos-explore": "DEPTH",
+    "chaos-explore-budget": "BUDGET",
+    "chaos-replay": "SCHEDULE",
+    "chaos-schedules": "FILE",
     "chaos-experiment": "NAME",
     "chaos-seed": "N",
     "chaos-intensity": "X",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from collections.abc import Iterator
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,11 +17,13 @@ __all__ = [
     "check_markers",
     "count_in_last_line",
     "first_of_function_scope",
+    "fixture_files",
     "fixtures_of",
     "has_markers",
     "run_once",
     "taken_options",
     "tear_down",
+    "temporary_folder",
     "write_lines",
 ]
 
@@ -51,6 +55,17 @@ def first_of_function_scope(item: pytest.Function, names: Sequence[str]) -> int:
     return scopes.index("function") if "function" in scopes else len(names)
 
 
+def fixture_files(item: pytest.Item) -> set[str]:
+    """The files in which the fixtures of a test are written."""
+    info: Any = getattr(item, "_fixtureinfo", None)
+    found = set()
+    for definitions in () if info is None else info.name2fixturedefs.values():
+        for each in definitions:
+            code = getattr(inspect.unwrap(each.func), "__code__", None)
+            found |= {"" if code is None else code.co_filename}
+    return found
+
+
 def write_lines(config: pytest.Config, text: str) -> None:
     """Print as pytest prints, before it runs: what the terminal cannot show is escaped."""
     from _pytest.config import create_terminal_writer
@@ -58,6 +73,12 @@ def write_lines(config: pytest.Config, text: str) -> None:
     writer = create_terminal_writer(config)
     for line in text.splitlines():
         writer.line(line)
+
+
+def temporary_folder(config: pytest.Config) -> str:
+    """The folder below which tests have their temporary ones; "" without the plugin of those."""
+    factory: Any = getattr(config, "_tmp_path_factory", None)
+    return "" if factory is None else str(factory.getbasetemp())
 
 
 def run_once(item: pytest.Item, *, counts: bool) -> list[pytest.TestReport]:

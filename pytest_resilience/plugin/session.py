@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience.chaos.cancelling import in_own_scope
+from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
@@ -79,6 +80,11 @@ class ChaosSession:
             native=native,
         )
         self._engine.watch(settings.mode is not RunMode.NOTHING)
+
+    @property
+    def engine(self) -> Engine:
+        """The one of this process."""
+        return self._engine
 
     def check_mark(self, item: pytest.Item, mark: pytest.Mark) -> None:
         """Raise ConfigurationError for a chaos mark that makes no sense."""

@@ -29,6 +29,7 @@ from pytest_resilience.plugin.experiment_request import Defaults
 from pytest_resilience.plugin.experiment_request import ExperimentRequest
 from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.experiment_request import from_parameters
+from pytest_resilience.plugin.exploration.settings import read_settings
 from pytest_resilience.plugin.options import given
 from pytest_resilience.plugin.options import option_name
 from pytest_resilience.plugin.options import times_typed
@@ -90,6 +91,7 @@ class MatrixSettings:
     """How the matrix is run and judged.
 
     Attributes:
+        explores: whether its cells are operations under faults, and not the profiles' experiments.
         gate: the least score that passes, 0 to 100; None if any does.
         report_only: whether the run passes whatever the score is.
         baseline: the file of cells that are known to break.
@@ -97,6 +99,7 @@ class MatrixSettings:
         shard: which part of the tests to run: index from 1, and how many parts there are.
     """
 
+    explores: bool
     gate: float | None
     report_only: bool
     baseline: Path | None
@@ -173,7 +176,8 @@ def _checked(config: pytest.Config) -> Settings:
         cpu=config.getini("chaos_max_cpu"),
     )
     check = _check(config, services, caps)
-    for group in (profiles, *([each] for each in monkeys)):
+    saying_how = [] if given(config, "chaos-explore") else [profiles]
+    for group in (*saying_how, *([each] for each in monkeys)):
         _check_not_empty(group)
     for monkey in monkeys:
         check_experiments(monkey, (each.make() for each in monkey.experiments), check)
@@ -291,7 +295,9 @@ def _experiment(
 
 def _matrix(config: pytest.Config, profiles: list[Profile]) -> MatrixSettings | None:
     """None where this run is none of the matrix, whose flags are checked all the same."""
+    explores = read_settings(config, profiles).suite
     settings = MatrixSettings(
+        explores=explores,
         gate=_first(
             _one(config, "resilience-gate", _score),
             max((each.gate for each in profiles if each.gate is not None), default=None),
@@ -301,15 +307,19 @@ def _matrix(config: pytest.Config, profiles: list[Profile]) -> MatrixSettings | 
         reports=tuple(map(Path, given(config, "resilience-report"))),
         shard=_one(config, "resilience-shard", _shard) or (1, 1),
     )
-    flag = option_name(config, "chaos-matrix")
+    flag, explore = (option_name(config, name) for name in ("chaos-matrix", "chaos-explore"))
     for calm in _CALM:
         if given(config, calm):
             _check_unused(config, f"cannot be with {option_name(config, calm)}: without chaos")
             return None
-    if not given(config, "chaos-matrix"):
-        _check_unused(config, f"needs {flag}: without it")
+    if explores and given(config, "chaos-matrix"):
+        raise ConfigurationError(
+            f"{flag} and {explore} run each test many times, each in its own way; give one of them"
+        )
+    if not (explores or given(config, "chaos-matrix")):
+        _check_unused(config, f"needs {flag} or {explore}: without them")
         return None
-    if not profiles:
+    if not (explores or profiles):
         profile = option_name(config, "chaos-profile")
         raise ConfigurationError(
             f"{flag} needs {profile}: a profile says which experiments there are"

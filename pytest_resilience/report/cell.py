@@ -20,18 +20,23 @@ INTRODUCTION: Final = (
 
 
 class CellVerdict(StrEnum):
-    """The outcome of a cell: two that were not tried, then the others from best to worst.
+    """The outcome of a cell: three that were not tried, then the others from best to worst.
 
     The worst are those that prove nothing: no baseline accepts them.
     """
 
     NOT_RUN = "not_run"
     NOT_APPLICABLE = "not_applicable"
+    UNEXPLORABLE = "unexplorable"
     SURVIVED = "survived"
     DEGRADED = "degraded"
     LEAK = "leak"
     FAILED = "failed"
+    PROBE = "probe"
+    INVARIANT = "invariant"
+    STORM = "storm"
     HANG = "hang"
+    STALE = "stale"
     NEVER_FIRED = "never_fired"
     NOT_STARTED = "not_started"
     INVALID = "invalid"
@@ -80,25 +85,40 @@ class CellVerdict(StrEnum):
 _MEANINGS = {
     CellVerdict.NOT_RUN: "it was not to be run, or the run ended before",
     CellVerdict.NOT_APPLICABLE: "without chaos the test did nothing that the experiment could hit",
+    CellVerdict.UNEXPLORABLE: "without chaos the test does not do the same each time",
     CellVerdict.SURVIVED: "the fault happened, and the test passed",
     CellVerdict.DEGRADED: "the fault happened, and the test failed in a way that it allows",
     CellVerdict.LEAK: "the test passed, but left threads, sockets or files behind",
     CellVerdict.FAILED: "the fault happened, and the test failed",
+    CellVerdict.PROBE: "after the fault, without any, it does not work any more",
+    CellVerdict.INVARIANT: "after the fault, what has to hold always does not hold",
+    CellVerdict.STORM: "the fault made the test do far more operations than without it",
     CellVerdict.HANG: "the fault happened, and the test was still running at its deadline",
+    CellVerdict.STALE: "the operation that the fault was for did not come, so this proves nothing",
     CellVerdict.NEVER_FIRED: "the test passed, but no fault happened, so this proves nothing",
     CellVerdict.NOT_STARTED: "the experiment could not begin, so this proves nothing",
     CellVerdict.INVALID: "how the test ended has nothing to do with the experiment, so this proves "
     "nothing",
 }
 _GOOD = frozenset({CellVerdict.SURVIVED, CellVerdict.DEGRADED})
-_BAD = frozenset({CellVerdict.LEAK, CellVerdict.FAILED, CellVerdict.HANG})
-_VOID = frozenset({CellVerdict.NEVER_FIRED, CellVerdict.NOT_STARTED, CellVerdict.INVALID})
+_BAD = frozenset({
+    CellVerdict.LEAK, CellVerdict.FAILED, CellVerdict.PROBE, CellVerdict.INVARIANT,
+    CellVerdict.STORM, CellVerdict.HANG,
+})  # fmt: skip
+_VOID = frozenset({
+    CellVerdict.STALE, CellVerdict.NEVER_FIRED, CellVerdict.NOT_STARTED, CellVerdict.INVALID
+})  # fmt: skip
 # The members of CellVerdict stand in this order.
 _SEVERITY = {verdict: number for number, verdict in enumerate(CellVerdict)}
 _LETTERS = {verdict: verdict.value[0].upper() for verdict in CellVerdict} | {
     CellVerdict.NOT_RUN: "-",
     CellVerdict.NOT_APPLICABLE: "·",
     CellVerdict.NOT_STARTED: "!",
+    CellVerdict.UNEXPLORABLE: "?",
+    CellVerdict.PROBE: "P",
+    CellVerdict.INVARIANT: "V",
+    CellVerdict.STORM: "M",
+    CellVerdict.STALE: "T",
 }
 
 

@@ -17,6 +17,7 @@ from pytest_resilience.report.run_report import Shard
 
 __all__ = ["combine", "merge"]
 
+_UNTOLD = frozenset({CellVerdict.NOT_RUN, CellVerdict.NOT_APPLICABLE, CellVerdict.UNEXPLORABLE})
 _MOST_NAMED = 20  # shards that are missing
 
 
@@ -58,7 +59,7 @@ def combine(cells: Iterable[Cell]) -> tuple[Cell, ...]:
 def _worst(runs: list[Cell]) -> Cell:
     worst = max(runs, key=lambda cell: cell.verdict.severity)
     # One that was not run tells nothing, so it disagrees with nobody.
-    told = {cell.verdict for cell in runs} - {CellVerdict.NOT_RUN, CellVerdict.NOT_APPLICABLE}
+    told = {cell.verdict for cell in runs} - _UNTOLD
     flaky = any(cell.flaky for cell in runs) or len(told) > 1
     return dataclasses.replace(worst, flaky=flaky)
 

@@ -16,9 +16,10 @@ from pytest_resilience.report.cell import CellVerdict
 
 __all__ = ["Score"]
 
-_NOT_TRIED = frozenset(
-    {CellVerdict.NOT_RUN, CellVerdict.NOT_APPLICABLE, CellVerdict.NOT_STARTED, CellVerdict.INVALID}
-)
+_NOT_TRIED = frozenset({
+    CellVerdict.NOT_RUN, CellVerdict.NOT_APPLICABLE, CellVerdict.UNEXPLORABLE, CellVerdict.STALE,
+    CellVerdict.NOT_STARTED, CellVerdict.INVALID,
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,9 @@ TAKEN = {
     "chaos": set(),
     "chaos-profile": set(),
     "chaos-monkey": set(),
+    "chaos-explore": set(),
+    "chaos-explore-budget": {"over a hundred"},
+    "chaos-replay": set(),
     "chaos-experiment": set(),
     "chaos-seed": {"zero", "over a hundred"},
     "chaos-intensity": {"zero"},
@@ -40,7 +43,11 @@ TAKEN = {
     "chaos_max_memory": {"empty", "zero", "over a hundred", "arabic"},
     "chaos_max_disk": {"empty", "zero", "over a hundred", "arabic"},
 }
-PATHS = {"resilience-report", "resilience-baseline"}  # tried where they are read and written
+PATHS = {
+    "resilience-report",
+    "resilience-baseline",
+    "chaos-schedules",
+}  # tried where they are read and written
 
 
 @pytest.fixture

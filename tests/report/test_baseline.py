@@ -124,7 +124,7 @@ def test_people_write_it_too(tmp_path: Path) -> None:
         (r'failed  "\x"  t.py::t', repr(r'"\x"') + " is no text in quotes"),
         (
             "faild  slow  t.py::t",
-            "verdict 'faild': what can be known is leak, failed, hang",
+            "verdict 'faild': what can be known is leak, failed, probe, invariant, storm, hang",
         ),
         ("never_fired  slow  t.py::t", "verdict 'never_fired': what can be known is leak, "),
         (

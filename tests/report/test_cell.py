@@ -27,20 +27,24 @@ def test_each_verdict_is_of_one_sort_at_most() -> None:
     assert {verdict for verdict, sort in sorts.items() if sort == (False, True, False)} == {
         "failed",
         "hang",
+        "invariant",
         "leak",
+        "probe",
+        "storm",
     }
     assert {verdict for verdict, sort in sorts.items() if sort == (False, False, True)} == {
         "never_fired",
         "not_started",
         "invalid",
+        "stale",
     }
-    for neutral in (CellVerdict.NOT_RUN, CellVerdict.NOT_APPLICABLE):
+    for neutral in (CellVerdict.NOT_RUN, CellVerdict.NOT_APPLICABLE, CellVerdict.UNEXPLORABLE):
         assert sorts[neutral] == (False, False, False)
         assert not neutral.fails
 
 
 def test_every_verdict_has_a_letter_of_its_own() -> None:
-    assert "".join(verdict.letter for verdict in CellVerdict) == "-·SDLFHN!I"
+    assert "".join(verdict.letter for verdict in CellVerdict) == "-·?SDLFPVMHTN!I"
     assert CellVerdict.NEVER_FIRED.words == "never fired"
 
 

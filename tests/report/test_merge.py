@@ -122,8 +122,8 @@ def test_what_is_no_whole_run_is_refused(named: list[tuple[str, Report]], text: 
 
 def test_verdicts_have_their_order() -> None:
     assert sorted(CellVerdict, key=lambda each: each.severity) == [
-        *("not_run", "not_applicable", "survived", "degraded", "leak", "failed", "hang"),
-        *("never_fired", "not_started", "invalid"),
+        *("not_run", "not_applicable", "unexplorable", "survived", "degraded", "leak", "failed"),
+        *("probe", "invariant", "storm", "hang", "stale", "never_fired", "not_started", "invalid"),
     ]
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "Latency",
     "Loss",
     "LostResponse",
+    "Observation",
     "Outage",
     "Partition",
     "Refusal",
@@ -160,6 +161,21 @@ class Fault:
 
     def __str__(self) -> str:
         return type(self).__name__.lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation(Fault):
+    """Nothing: what it could happen to is seen, and that is all."""
+
+    of: frozenset[str]
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return self.of
+
+    @property
+    def is_nothing(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

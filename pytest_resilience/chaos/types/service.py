@@ -126,6 +126,11 @@ class Services:
         with self._lock:
             self._known.pop(service.name, None)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all that are known."""
+        return tuple(self._known)
+
     def find(self, name: str) -> Service:
         """The service of a name. Raises ConfigurationError naming the known ones."""
         try:

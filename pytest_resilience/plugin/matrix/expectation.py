@@ -6,9 +6,11 @@ import signal
 import threading
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -88,9 +90,14 @@ class Expectation:
     @classmethod
     def read(cls, mark: pytest.Mark) -> Expectation:
         """From one mark; the deadline is 0 where it gives none. Raises ConfigurationError."""
-        given = dict(mark.kwargs)
         if mark.args:
             raise ConfigurationError("resilience takes allowed= and deadline=, nothing else")
+        return cls.from_values(mark.kwargs)
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Expectation:
+        """As `read`, of the values that a mark gives. Raises ConfigurationError."""
+        given = dict(values)
         allowed = _types(given.pop("allowed", ()))
         limit = given.pop("deadline", None)
         if given:

@@ -34,6 +34,7 @@ from pytest_resilience.report.junit import add_suite
 from pytest_resilience.report.merge import combine
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.run_report import Shard
+from pytest_resilience.report.run_report import fingerprint
 from pytest_resilience.report.writers import append_summary
 from pytest_resilience.report.writers import check_writable
 from pytest_resilience.report.writers import write_reports
@@ -51,6 +52,7 @@ MATRIX_FAILED = 10
 """The exit status of a run whose tests passed and whose matrix did not."""
 
 _NAME = "resilience-results"
+_EXPLORED = fingerprint([{"explored": "every operation"}])  # whatever the budget is
 
 
 def _now() -> datetime.datetime:
@@ -75,10 +77,11 @@ class _CellLog:
         self._failing = 0
         self._began = MACHINE_CLOCK.monotonic()
         index, count = shard
+        explores = settings.matrix is not None and settings.matrix.explores
         profiles = [profile for profile, _ in settings.profiles]
         self._report = Report(  # of a run in which nothing has happened yet
             cells=(),
-            configuration=configuration_of(profiles),
+            configuration=_EXPLORED if explores else configuration_of(profiles),
             profiles=tuple(profile.name for profile in profiles),
             seed=settings.seed,
             started_at=_now().isoformat(timespec="seconds"),
@@ -164,6 +167,8 @@ class Results:
         terminal = self._config.pluginmanager.get_plugin("terminalreporter")
         if terminal is None or self._config.option.verbose < 0:
             return
+        if self._settings.explores:
+            return  # an exploration tells of whole tests
         if terminal.isatty:
             terminal.rewrite(self._cells.progress(), erase=True)
         elif cell.verdict.fails:
@@ -253,9 +258,10 @@ class Results:
         self, terminalreporter: pytest.TerminalReporter, report: Report, gate: GateResult
     ) -> None:
         terminalreporter.section("resilience matrix")
-        terminalreporter.line(INTRODUCTION)
-        for line in _counts(report):
-            terminalreporter.line(printable(line))
+        if not self._settings.explores:  # which has told what it is about, and of each test
+            terminalreporter.line(INTRODUCTION)
+            for line in _counts(report):
+                terminalreporter.line(printable(line))
         for problem in gate.problems:
             terminalreporter.line(printable(str(problem)))
         for note in gate.notes:

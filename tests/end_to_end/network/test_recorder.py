@@ -53,9 +53,9 @@ class RecorderOfPlace(Recorder):
         super().__init__([*NETWORK, *OTHER])
         self._port = str(port)
 
-    def note(self, operation: Operation) -> None:
+    def note(self, operation: Operation, *, again: bool = False) -> None:
         if operation.target.rpartition(":")[2] == self._port:
-            super().note(operation)
+            super().note(operation, again=again)
 
 
 def watched(runtime: Runtime, port: int, ask: Callable[[], object]) -> set[str]:

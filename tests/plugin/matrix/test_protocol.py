@@ -269,7 +269,7 @@ def test_under_xdist_it_is_the_same(ran: pytest.RunResult, ran_in: Path) -> None
         (["--chaos-profile=ci", "--resilience-gate", "95"], "--resilience-gate needs --chaos-mat*"),
         (
             ["--resilience-report-only"],
-            "--resilience-report-only needs --chaos-matrix: without it *",
+            "--resilience-report-only needs --chaos-matrix or --chaos-explore: without them *",
         ),
         (
             [
@@ -278,7 +278,10 @@ def test_under_xdist_it_is_the_same(ran: pytest.RunResult, ran_in: Path) -> None
             ],
             "--resilience-gate fails runs and --resilience-report-only fails none; give one of *",
         ),
-        (["--resilience-report=a.json"], "--resilience-report needs --chaos-matrix: without it *"),
+        (
+            ["--resilience-report=a.json"],
+            "--resilience-report needs --chaos-matrix or --chaos-explore: without them *",
+        ),
         (
             ["--chaos-matrix", "--chaos-profile=ci", "--no-chaos", "--resilience-gate=1"],
             "--resilience-gate cannot be with --no-chaos: without chaos there is nothing to judge",

@@ -1,0 +1,1 @@
+"""The exploration: every operation of a test under every fault that it can have."""

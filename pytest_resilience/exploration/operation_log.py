@@ -1,0 +1,299 @@
+"""The operations of one run, each by a name that is the same in every run."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import threading
+
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.possible_faults import possible_faults
+from pytest_resilience.chaos.recorder import Recorder
+from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.exploration.schedule import Point
+from pytest_resilience.exploration.schedule import Schedule
+from pytest_resilience.exploration.schedule import Site
+from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.seeds import Stream
+
+
+__all__ = [
+    "AtStep",
+    "OperationLog",
+    "Seen",
+    "SilenceError",
+    "SkippingClock",
+    "StormError",
+    "TargetNames",
+    "Watch",
+    "differences",
+]
+
+_EPHEMERAL: Final = 32768  # ports from here on are given by the system, and differ each time
+_ADDRESS = re.compile(r"(127\.\d+\.\d+\.\d+|localhost|::1|\[::1\]):(\d+)")
+_TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}")
+_DIGITS = re.compile(r"\d+")
+
+
+class StormError(BaseException):
+    """Too many operations. Not an Exception: code that survives anything would catch it."""
+
+
+class SilenceError(BaseException):
+    """It waits for what never comes. Not an Exception, as above."""
+
+
+class SkippingClock:
+    """Goes as the machine's does, and waits for nothing: what faults make callers wait is added.
+
+    So a client that gives up after five seconds of silence does so at once, and one that never
+    gives up is found out at once.
+    """
+
+    def __init__(self, patience: float) -> None:
+        """Past `patience` seconds that were not waited for, SilenceError is raised."""
+        self._patience = patience
+        self._skipped = 0.0
+
+    def monotonic(self) -> float:
+        return MACHINE_CLOCK.monotonic() + self._skipped
+
+    def time(self) -> float:
+        return MACHINE_CLOCK.time() + self._skipped
+
+    def sleep(self, seconds: float) -> None:
+        self._skipped += seconds
+        if self._skipped > self._patience:
+            raise SilenceError(
+                f"it waits for what never comes, without a timeout: {self._patience:g} s at least"
+            )
+        MACHINE_CLOCK.sleep(0)  # other threads may end the wait
+
+    async def asleep(self, seconds: float) -> None:
+        self.sleep(seconds)
+        await MACHINE_CLOCK.asleep(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One operation of a run.
+
+    Attributes:
+        point: its name.
+        overall: its number among those of its kind and target, whichever function does them.
+        place: where in the user's code, `file:line in function`.
+        faults: the names of those that it can have.
+        at: monotonic seconds.
+    """
+
+    point: Point
+    overall: int
+    place: str
+    faults: tuple[str, ...]
+    at: float
+
+
+class TargetNames:
+    """Names of targets that are the same in every run, whatever ports and folders it is given.
+
+    Ports that the system gives are numbered in the order in which they are met. Of files, the
+    folder that is made for a test is left out.
+    """
+
+    def __init__(self, *, temporary: str = "", project: str = "") -> None:
+        """`temporary`: the folder below which each test has one of its own."""
+        self._temporary = _as_folder(temporary)
+        self._project = _as_folder(project)
+        self._machine = _as_folder(tempfile.gettempdir())
+        self._ports: dict[str, int] = {}
+
+    def of(self, operation: Operation) -> str:
+        """The name of its target."""
+        name = operation.target
+        address = _ADDRESS.fullmatch(name)
+        if address is not None:
+            return self._of_port(address[1], address[2])
+        return self._of_path(name) if name.startswith("/") else name
+
+    def _of_port(self, host: str, port: str) -> str:
+        if int(port) < _EPHEMERAL:
+            return f"{host}:{port}"
+        number = self._ports.setdefault(port, len(self._ports) + 1)
+        return f"localhost:port{number}"
+
+    def _of_path(self, path: str) -> str:
+        if self._temporary and path.startswith(self._temporary):
+            rest = path[len(self._temporary) :].partition("/")[2]
+            path = f"tmp_path/{rest}"
+        elif path.startswith(self._machine):
+            path = f"tmp/{path[len(self._machine) :]}"
+        elif self._project and path.startswith(self._project):
+            path = path[len(self._project) :]
+        return _TEMPORARY.sub("tmp*", path)
+
+
+class OperationLog:
+    """Names the operations of one run as they are about to happen, and says which have a fault.
+
+    Attributes:
+        schedule: the faults of this run.
+        seen: the operations so far, in order.
+        is_open: whether the test runs; what is done before and after is not its own doing.
+    """
+
+    def __init__(
+        self,
+        names: TargetNames,
+        place_of: Callable[[Operation], str],
+        *,
+        schedule: Schedule = (),
+        most: int | None = None,
+    ) -> None:
+        """Past `most` operations StormError is raised."""
+        self.schedule = schedule
+        self.seen: list[Seen] = []
+        self.is_open = False
+        self._names = names
+        self._place_of = place_of
+        self._most = most
+        self._numbers: Counter[Site] = Counter()
+        self._met: dict[Step, int] = {}
+        self._current = threading.local()
+        self._lock = threading.Lock()
+
+    def observe(self, operation: Operation | None) -> None:
+        """An operation is about to be decided on; None for one that has been observed before."""
+        self._current.seen = None
+        if operation is None or not (self.is_open and _is_explored(operation)):
+            return
+        faults = tuple(
+            each.name for each in possible_faults(operation.kind) if each.can_happen_to(operation)
+        )
+        place = self._place_of(operation)
+        with self._lock:
+            anywhere = Site(operation.kind, self._names.of(operation))
+            site = Site(anywhere.kind, anywhere.target, _function(place))
+            self._numbers[anywhere] += 1
+            if site.function:
+                self._numbers[site] += 1
+            seen = Seen(
+                point=Point(site, self._numbers[site]),
+                overall=self._numbers[anywhere],
+                place=place,
+                faults=faults,
+                at=MACHINE_CLOCK.monotonic(),
+            )
+            self._current.seen = seen
+            self.seen.append(seen)
+            for step in self.schedule:
+                if _is_at(step, seen):
+                    self._met.setdefault(step, len(self.seen) - 1)
+        if self._most is not None and len(self.seen) > self._most:
+            raise StormError(f"more than {self._most} operations")
+
+    def strikes(self, step: Step) -> bool:
+        """Whether the operation that is being decided on in this thread is one of a step."""
+        seen: Seen | None = getattr(self._current, "seen", None)
+        if seen is None or step not in self._met:
+            return False
+        site = seen.point.site
+        if step.lasts:
+            return (site.kind, site.target) == (step.point.site.kind, step.point.site.target)
+        return _is_at(step, seen)
+
+    @property
+    def unmet(self) -> tuple[Step, ...]:
+        """The steps whose operation has not come."""
+        return tuple(step for step in self.schedule if step not in self._met)
+
+    @property
+    def positions(self) -> tuple[tuple[Step, int], ...]:
+        """For each step that has come, how many operations came before it."""
+        return tuple(self._met.items())
+
+
+class Watch(Recorder):
+    """Lets logs see what is done, as a recorder of the engine.
+
+    Attributes:
+        log: that of the run that goes on; None between runs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(())
+        self.log: OperationLog | None = None
+
+    def note(self, operation: Operation, *, again: bool = False) -> None:
+        if self.log is not None:
+            self.log.observe(None if again else operation)
+
+
+@dataclass(frozen=True, slots=True)
+class AtStep:
+    """The trigger of a step's experiment: it hits where the log says so."""
+
+    log: OperationLog
+    step: Step
+
+    def hits(self, number: int, elapsed: float, stream: Stream) -> bool:  # noqa: ARG002
+        return self.log.strikes(self.step)
+
+    def __str__(self) -> str:
+        return str(self.step.point)
+
+
+def _is_at(step: Step, seen: Seen) -> bool:
+    site, wanted = seen.point.site, step.point.site
+    if (site.kind, site.target) != (wanted.kind, wanted.target):
+        return False
+    if not wanted.function:
+        return seen.overall == step.point.number
+    return site.function == wanted.function and seen.point.number == step.point.number
+
+
+def _is_explored(operation: Operation) -> bool:
+    """Whether a run may meet it again, as a whole: no part of a message, nothing out of reach."""
+    tcp = operation.tcp
+    if tcp.mid_message or tcp.partial or tcp.informational or tcp.unseen:
+        return False
+    if operation.advice or operation.http.in_process:
+        return False
+    return bool(possible_faults(operation.kind))
+
+
+def _function(place: str) -> str:
+    """`shop.pay` of `src/shop.py:12 in pay`."""
+    file, _, function = place.rpartition(" in ")
+    if not file:
+        return ""
+    module = os.path.basename(file.rpartition(":")[0]).removesuffix(".py")
+    return f"{module}.{function}"
+
+
+def _as_folder(path: str) -> str:
+    return f"{path.rstrip('/')}/" if path else ""
+
+
+def differences(first: Iterable[Seen], second: Iterable[Seen]) -> str:
+    """What two runs did not do alike, in words; "" if they are alike.
+
+    Not in which order: threads that do the same have an order of their own each time.
+    """
+    one, other = (Counter(each.point for each in run) for run in (first, second))
+    lines = []
+    for which, missing in (("first", one - other), ("second", other - one)):
+        if missing:
+            shown = ", ".join(str(each) for each in list(missing)[:_MOST_SHOWN])
+            more = len(missing) - _MOST_SHOWN
+            lines.append(f"only the {which} did {shown}{f' and {more} more' if more > 0 else ''}")
+    return "; ".join(lines)
+
+
+_MOST_SHOWN = 3

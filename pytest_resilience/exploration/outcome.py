@@ -1,0 +1,172 @@
+"""What came of one run under a schedule: the verdict, and how to tell failures apart."""
+
+from __future__ import annotations
+
+import traceback
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from pytest_resilience.errors import ResilienceError
+from pytest_resilience.exploration.operation_log import Seen
+from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.report.cell import CellVerdict
+
+
+__all__ = ["Facts", "Outcome", "Signature", "judge", "signature_of", "told"]
+
+# They say that the program is wrong, and not that something it depends on has failed.
+_MISTAKES = (
+    AssertionError, AttributeError, LookupError, NameError, NotImplementedError, RecursionError,
+    StopAsyncIteration, StopIteration, TypeError, ZeroDivisionError,
+)  # fmt: skip
+_CANCELLATIONS = frozenset({"CancelledError", "Cancelled"})  # of asyncio, trio: not imported here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What makes two failures the same one.
+
+    Attributes:
+        verdict: the outcome.
+        error: the exception's type; "" if there is none.
+        place: the innermost function of the project that it went through, as `file in function`.
+    """
+
+    verdict: CellVerdict
+    error: str = ""
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The end of one run.
+
+    Attributes:
+        verdict: the outcome.
+        reason: why it is not good; "" if there is nothing to say.
+        signature: what makes another failure the same one.
+        seen: the operations, in order.
+        positions: for each step of the schedule that was met, how many operations came before.
+        hit: the steps whose fault has happened.
+        duration: seconds.
+    """
+
+    verdict: CellVerdict
+    reason: str = ""
+    signature: Signature
+    seen: Sequence[Seen] = ()
+    positions: tuple[tuple[Step, int], ...] = ()
+    hit: frozenset[Step] = frozenset()
+    duration: float = 0.0
+
+    def after(self, step: Step) -> Sequence[Seen]:
+        """The operations that came after that of a step."""
+        position = dict(self.positions).get(step)
+        return () if position is None else self.seen[position + 1 :]
+
+    def comes_again(self, step: Step) -> bool:
+        """Whether there was one more of the kind on the target, after that of `step`."""
+        once = Step(step.point, step.fault)
+        if once not in dict(self.positions):
+            return False
+        site = step.point.site
+        return any(
+            (each.point.site.kind, each.point.site.target) == (site.kind, site.target)
+            for each in self.after(once)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known of a run, from which the verdict follows.
+
+    Attributes:
+        void: why how it ended has nothing to do with the faults; "" if it has.
+        missed: the steps whose fault did not happen, in words; "" if all did.
+        hang: why it was ended; "" if it came to its end.
+        error: what the test raised; None if it passed.
+        storm: how many operations were too many, in words; "" if they were not.
+        invariant: what an invariant raised afterwards; None if they hold.
+        probe: what the probe raised afterwards; None if it passed.
+        leaked: the resources that it has left; "" for none.
+    """
+
+    void: str = ""
+    missed: str = ""
+    hang: str = ""
+    error: BaseException | None = None
+    storm: str = ""
+    invariant: BaseException | None = None
+    probe: BaseException | None = None
+    leaked: str = ""
+
+
+def judge(
+    facts: Facts,
+    allowed: tuple[type[BaseException], ...] | None,
+    is_own: Callable[[str], bool],
+) -> tuple[CellVerdict, str, Signature]:
+    """The verdict with its reason: the first that holds.
+
+    `allowed`: the exceptions that mean degraded. None where nobody has said it: then all do but
+    those that say that the program is wrong. `is_own`: whether a file is the project's.
+    """
+    for verdict, text in (
+        (CellVerdict.INVALID, facts.void),
+        (CellVerdict.STALE, facts.missed),
+        (CellVerdict.HANG, facts.hang),
+        (CellVerdict.STORM, facts.storm),
+    ):
+        if text:
+            return verdict, text, Signature(verdict=verdict)
+    for verdict, error in (
+        (CellVerdict.INVARIANT, facts.invariant),
+        (CellVerdict.PROBE, facts.probe),
+    ):
+        if error is not None:
+            return verdict, told(error), signature_of(verdict, error, is_own)
+    degraded = facts.error is not None and _is_allowed(facts.error, allowed)
+    if facts.error is not None and not degraded:
+        found = CellVerdict.FAILED
+        return found, told(facts.error), signature_of(found, facts.error, is_own)
+    if facts.leaked:
+        reason = f"it left {facts.leaked} behind"
+        return CellVerdict.LEAK, reason, Signature(verdict=CellVerdict.LEAK, error=facts.leaked)
+    if facts.error is not None:
+        degraded_as = signature_of(CellVerdict.DEGRADED, facts.error, is_own)
+        return CellVerdict.DEGRADED, told(facts.error), degraded_as
+    return CellVerdict.SURVIVED, "", Signature(verdict=CellVerdict.SURVIVED)
+
+
+def _is_allowed(error: BaseException, allowed: tuple[type[BaseException], ...] | None) -> bool:
+    if allowed is not None:
+        return isinstance(error, allowed)
+    if isinstance(error, ResilienceError) or type(error).__name__ in _CANCELLATIONS:
+        return True
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_allowed(each, None) for each in error.exceptions)
+    return isinstance(error, Exception) and not isinstance(error, _MISTAKES)
+
+
+def signature_of(
+    verdict: CellVerdict, error: BaseException, is_own: Callable[[str], bool]
+) -> Signature:
+    """What makes another failure the same as this one."""
+    return Signature(
+        verdict=verdict, error=type(error).__name__, place=_place(error.__traceback__, is_own)
+    )
+
+
+def _place(trace: TracebackType | None, is_own: Callable[[str], bool]) -> str:
+    frames = [
+        frame.f_code for frame, _ in traceback.walk_tb(trace) if is_own(frame.f_code.co_filename)
+    ]
+    return f"{frames[-1].co_filename} in {frames[-1].co_name}" if frames else ""
+
+
+def told(error: BaseException) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {error}".strip().removesuffix(":")

@@ -1,0 +1,181 @@
+"""Which schedules are tried, in which order, and which need not be.
+
+First each operation under each fault, once and from there on; then pairs, where the run under the
+first fault came to operations after it: those that are new first. Never two orders of the same
+pair, never more faults than a schedule that failed already. The order does not depend on the
+budget, so that a larger one goes on where a smaller one ends.
+
+Left out, for it is known what would come of it: a fault that stays, where the run in which it
+happened once did nothing more of the kind on the target. It would be the same run.
+
+That a fault was survived, and the run went on as without it, leaves out nothing: what counts
+failures, as a circuit breaker does, has changed all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field
+
+from pytest_resilience.chaos.possible_faults import fault_named
+from pytest_resilience.exploration.operation_log import Seen
+from pytest_resilience.exploration.outcome import Outcome
+from pytest_resilience.exploration.schedule import Point
+from pytest_resilience.exploration.schedule import Schedule
+from pytest_resilience.exploration.schedule import Step
+
+
+__all__ = ["Budget", "Search", "singles"]
+
+
+@dataclass(slots=True)
+class Budget:
+    """How much may still be tried.
+
+    Attributes:
+        runs: so many at most; None for any number.
+        seconds: begin none after so many; None for any.
+        clock: tells the time.
+        spent: the runs so far.
+    """
+
+    runs: int | None
+    seconds: float | None
+    clock: Callable[[], float]
+    spent: int = 0
+    began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no run may begin any more."""
+        late = self.seconds is not None and self.clock() - self.began >= self.seconds
+        return late or (self.runs is not None and self.spent >= self.runs)
+
+    def spend(self) -> None:
+        """A run begins."""
+        self.spent += 1
+
+    def left(self) -> str:
+        """For people."""
+        parts = []
+        if self.runs is not None:
+            parts.append(f"{max(0, self.runs - self.spent)} runs")
+        if self.seconds is not None:
+            parts.append(f"{max(0.0, self.seconds - (self.clock() - self.began)):.0f} s")
+        return " and ".join(parts) or "no end"
+
+
+class Search:
+    """Tries the schedules of one test.
+
+    Attributes:
+        outcomes: of all that were tried, in order.
+        unexplored: schedules of which it is known that there was no budget for them.
+        pruned: schedules that were left out for it is known what would come of them.
+    """
+
+    def __init__(
+        self,
+        calm: Sequence[Seen],
+        attempt: Callable[[Schedule], Outcome | None],
+        *,
+        depth: int = 2,
+        prune: bool = True,
+        wanted: Callable[[Step], bool] = lambda _: True,
+    ) -> None:
+        """`attempt` gives None for a run that may not begin. `wanted`: the first faults to try."""
+        self.outcomes: dict[Schedule, Outcome] = {}
+        self.unexplored: list[Schedule] = []
+        self.pruned = 0
+        self._calm = calm
+        self._attempt = attempt
+        self._depth = depth
+        self._prune = prune
+        self._wanted = wanted
+
+    def run(self) -> None:
+        """Try all that there is budget for."""
+        frontier: list[Schedule] = [
+            schedule
+            for schedule in ((step,) for step in singles(self._calm) if self._wanted(step))
+            if self._is_new(schedule)
+        ]
+        for depth in range(1, self._depth + 1):
+            tried = [schedule for schedule in frontier if self._try(schedule)]
+            if depth == self._depth:
+                return
+            parents = [schedule for schedule in tried if self.outcomes[schedule].verdict.good]
+            frontier = self._extended(parents)
+
+    def try_first(self, schedules: Iterable[Schedule]) -> None:
+        """Try these before all others, such as those that failed the last time."""
+        for schedule in schedules:
+            if self._is_new(schedule):
+                self._try(schedule)
+
+    def _is_new(self, schedule: Schedule) -> bool:
+        return schedule not in self.outcomes
+
+    def _try(self, schedule: Schedule) -> bool:
+        if schedule in self.outcomes:
+            return True
+        if self._prune and self._is_known(schedule):
+            self.pruned += 1
+            return False
+        outcome = self._attempt(schedule)
+        if outcome is None:
+            self.unexplored.append(schedule)
+            return False
+        self.outcomes[schedule] = outcome
+        return True
+
+    def _is_known(self, schedule: Schedule) -> bool:
+        """Whether another run was the same."""
+        *before, last = schedule
+        if not last.lasts:
+            return False
+        once = self.outcomes.get((*before, Step(last.point, last.fault)))
+        return once is not None and not once.comes_again(last)
+
+    def _extended(self, parents: Iterable[Schedule]) -> list[Schedule]:
+        """Each schedule with one fault more, at an operation that comes after its last one."""
+        known = {each.point for each in self._calm}
+        found: dict[Schedule, tuple[bool, int]] = {}
+        for order, parent in enumerate(parents):
+            for step in singles(self.outcomes[parent].after(parent[-1])):
+                if not any(_covers(each, step.point) for each in parent):
+                    found.setdefault((*parent, step), (step.point in known, order))
+        # Sorting is stable: those of one parent stay in the order of `singles`.
+        return [schedule for schedule, _ in sorted(found.items(), key=lambda each: each[1])]
+
+
+def singles(seen: Iterable[Seen]) -> Iterator[Step]:
+    """Each operation under each fault that it can have, once and from there on, in order.
+
+    The first of each site first, under all faults: later ones of a loop come last. The simplest
+    faults first.
+    """
+    found: dict[Step, tuple[int, int, bool]] = {}
+    for each in seen:
+        for rank, name in enumerate(each.faults):
+            once = Step(each.point, name)
+            found.setdefault(once, (each.point.number, rank, False))
+            if fault_named(each.point.site.kind, name).lasts:
+                lasting = Step(each.point, name, lasts=True)
+                found.setdefault(lasting, (each.point.number, rank, True))
+    yield from sorted(found, key=found.__getitem__)
+
+
+def _covers(step: Step, point: Point) -> bool:
+    """Whether the operation has a fault already."""
+    site, other = point.site, step.point.site
+    if step.lasts:
+        return (site.kind, site.target) == (other.kind, other.target)
+    return point == step.point

@@ -1,0 +1,1 @@
+"""The exploration of tests: runs, verdicts, cells, replays."""

@@ -1,0 +1,393 @@
+"""Explores one test: calm runs, then schedules until there are none or no budget is left."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field
+from typing import Any
+
+import pytest
+
+from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.exploration.operation_log import Seen
+from pytest_resilience.exploration.operation_log import differences
+from pytest_resilience.exploration.outcome import Outcome
+from pytest_resilience.exploration.outcome import Signature
+from pytest_resilience.exploration.schedule import Schedule
+from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.exploration.schedule import format_schedule
+from pytest_resilience.exploration.search import Budget
+from pytest_resilience.exploration.search import Search
+from pytest_resilience.exploration.search import singles
+from pytest_resilience.exploration.shrink import shrink
+from pytest_resilience.plugin.exploration.runs import ExploredRuns
+from pytest_resilience.plugin.exploration.runs import Ran
+from pytest_resilience.plugin.exploration.runs import is_own
+from pytest_resilience.plugin.exploration.settings import ExploreSettings
+from pytest_resilience.plugin.exploration.settings import Plan
+from pytest_resilience.plugin.exploration.store import Store
+from pytest_resilience.plugin.matrix.verdict import judge_baseline_run
+from pytest_resilience.plugin.options import option_name
+from pytest_resilience.plugin.pytest_internals import fixture_files
+from pytest_resilience.plugin.settings import Settings
+from pytest_resilience.report.cell import Cell
+from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.report.cell import EntryKind
+from pytest_resilience.report.cell import TimelineEntry
+
+
+__all__ = ["Explorer", "Failure", "Found"]
+
+_WHOLE = "exploration"  # the name of the cell of a test that has no others
+_MOST_SHRINKING = 20  # runs to make one failure smaller
+_MOST_ENTRIES = 100  # of a timeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One way in which a test fails under faults.
+
+    Attributes:
+        schedule: the smallest that was found.
+        outcome: what comes of it.
+        repeat: the command that repeats it.
+        times: how many schedules failed so.
+    """
+
+    schedule: Schedule
+    outcome: Outcome
+    repeat: str
+    times: int
+
+    def __str__(self) -> str:
+        more = f" ({self.times} schedules)" if self.times > 1 else ""
+        where = f", in {self.outcome.signature.place}" if self.outcome.signature.place else ""
+        what = f"{self.outcome.verdict.words}: {self.outcome.reason}{where}{more}"
+        return f"{what}\n    {self.repeat}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Found:
+    """What came of the exploration of one test.
+
+    Attributes:
+        nodeid: of the test.
+        cells: by site and fault.
+        failures: each way to fail once.
+        note: why there was nothing to explore, or no end; "" if there was.
+        untried: schedules that failed the last time, and were not run this time.
+        runs, unexplored, pruned: how many schedules.
+        operations: how many the test does without faults.
+    """
+
+    nodeid: str
+    cells: list[Cell] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    untried: list[Schedule] = field(default_factory=list)
+    note: str = ""
+    runs: int = 0
+    unexplored: int = 0
+    pruned: int = 0
+    operations: int = 0
+
+    def text(self) -> str:
+        """For the report of a test that has asked for it."""
+        number = len(self.failures)
+        ways = f"{number} way{'s' * (number > 1)} to fail"
+        head = f"the exploration has found {ways} in {self.runs} runs"
+        return "\n".join([head, *map(str, self.failures), *([self.note] if self.note else [])])
+
+    def to_json(self) -> dict[str, Any]:
+        """What travels with a report to where the terminal is."""
+        return {
+            "nodeid": self.nodeid,
+            "runs": self.runs,
+            "unexplored": self.unexplored,
+            "pruned": self.pruned,
+            "operations": self.operations,
+            "note": self.note,
+            "failures": [format_schedule(each.schedule) for each in self.failures],
+            "untried": list(map(format_schedule, self.untried)),
+            "told": [str(each) for each in self.failures],
+        }
+
+
+class _StateLeaksError(Exception):
+    """What a run under faults has left makes later ones fail without any."""
+
+
+class Explorer:
+    """Explores one test."""
+
+    def __init__(
+        self,
+        item: pytest.Item,
+        runs: ExploredRuns,
+        plan: Plan,
+        settings: Settings,
+        store: Store,
+    ) -> None:
+        self._item = item
+        self._runs = runs
+        self._plan = plan
+        self._store = store
+        self._flags = ExploreSettings.of(item.config)
+        self._shard = (1, 1) if settings.matrix is None else settings.matrix.shard
+        self._found = Found(nodeid=item.nodeid)
+        self._calm: Sequence[Seen] = ()
+        self._outcome_of: Callable[[Schedule, bool], Outcome] | None = None
+
+    def left_alone(self, why: str) -> tuple[list[pytest.TestReport], Found]:
+        """Run the test once, as it is."""
+        ran = self._runs.run(self._item, (), self._plan.oracle, counts=True)
+        return self._without(ran.reports, CellVerdict.NOT_APPLICABLE, why)
+
+    def explore(self) -> tuple[list[pytest.TestReport], Found]:
+        """The reports of the test without faults, and what was found under them."""
+        oracle = self._plan.oracle
+        first = self._runs.run(self._item, (), oracle, counts=True)
+        failed = judge_baseline_run(first.reports)
+        if failed is not None:
+            return self._without(first.reports, *failed)
+        again = self._runs.run(self._item, (), oracle, probe=self._probe())
+        broken = first.broken or again.broken
+        if broken:
+            reason = f"the invariant does not hold without any fault: {broken}"
+            return self._without(first.reports, CellVerdict.INVALID, reason)
+        if again.probed is False:
+            if oracle.probe is not None:
+                reason = f"the probe does not pass without any fault: {again.outcome.reason}"
+                return self._without(first.reports, CellVerdict.INVALID, reason)
+            again = self._runs.run(self._item, (), oracle)
+        calm, reason = self._repeats(first, again)
+        if reason:
+            return self._without(first.reports, CellVerdict.UNEXPLORABLE, reason)
+        if not any(each.faults for each in calm.outcome.seen):
+            return self._without(first.reports, CellVerdict.NOT_APPLICABLE, _nothing(calm))
+        self._calm = calm.outcome.seen
+        self._found.operations = len(self._calm)
+        probe = self._probe() if again.probed else False
+        self._search(calm, probe)
+        return first.reports, self._found
+
+    def _probe(self) -> Callable[..., object] | bool:
+        """What has to work after the faults; where nobody says it, the test once more."""
+        wanted = self._plan.oracle.probe
+        if wanted is None:
+            own = any(map(is_own, fixture_files(self._item)))
+            return own and not hasattr(self._item, "_testcase")
+        return wanted
+
+    def _repeats(self, first: Ran, again: Ran) -> tuple[Ran, str]:
+        """The run that others repeat, and why there is none; "" if there is.
+
+        The first of all may load and open what stays for all others.
+        """
+        ran, reason = again, ""
+        for earlier in (first, again):
+            if earlier is again:
+                ran = self._runs.run(self._item, (), self._plan.oracle)
+            if ran.outcome.verdict is not CellVerdict.SURVIVED:
+                return ran, f"without faults it did not pass every time: {ran.outcome.reason}"
+            reason = differences(earlier.outcome.seen, ran.outcome.seen)
+            if not reason:
+                return ran, ""
+        return ran, f"without faults it does not do the same each time: {reason}"
+
+    def _search(self, calm: Ran, probe: Callable[..., object] | bool) -> None:
+        plan = self._plan
+        budget = Budget(plan.runs, plan.seconds, MACHINE_CLOCK.monotonic)
+        most = plan.oracle.most(len(self._calm))
+
+        def run(schedule: Schedule, *, strict: bool = True) -> Outcome:
+            return self._runs.run(
+                self._item, schedule, plan.oracle, most=most, baseline=calm.leaked, probe=probe,
+                strict=strict,
+            ).outcome  # fmt: skip
+
+        def attempt(schedule: Schedule) -> Outcome | None:
+            if budget.is_over:
+                return None
+            budget.spend()
+            outcome = run(schedule)
+            if outcome.verdict.bad:
+                self._check_state(search, schedule, outcome)
+            return outcome
+
+        search = Search(
+            self._calm, attempt, depth=plan.depth, prune=self._flags.prune, wanted=self._is_wanted
+        )
+        try:
+            kept = self._store.of(self._item.nodeid)
+            search.try_first(each for each in kept if self._is_wanted(each[0]))
+            search.run()
+        except _StateLeaksError as error:
+            self._found.note = str(error)
+        self._collect(search, run)
+        self._found.runs = budget.spent
+        if search.unexplored and not self._found.note:
+            self._found.note = (
+                f"{len(search.unexplored)} more schedules were not explored: the budget is over"
+            )
+
+    def _check_state(self, search: Search, schedule: Schedule, outcome: Outcome) -> None:
+        """See that what a failure has left does not make others."""
+        ran = self._runs.run(self._item, (), self._plan.oracle)
+        differs = differences(self._calm, ran.outcome.seen)
+        if ran.outcome.verdict is not CellVerdict.SURVIVED or differs:
+            search.outcomes[schedule] = outcome
+            raise _StateLeaksError(
+                f"{format_schedule(schedule)} has left something that outlives the test's "
+                "fixtures, so that it is not the same test any more without faults: "
+                f"{differs or ran.outcome.reason}; the rest was not explored"
+            )
+
+    def _is_wanted(self, step: Step) -> bool:
+        """Whether it is one of the faults that are meant, and of this shard."""
+        if self._plan.faults and step.fault not in self._plan.faults:
+            return False
+        index, count = self._shard
+        # Once and from there on together: the one may make the other needless.
+        site = f"{self._item.nodeid} {step.point.site}={step.fault}"
+        name = site.encode(errors="surrogatepass")
+        digest = hashlib.blake2b(name, digest_size=8).digest()
+        return int.from_bytes(digest, "big") % count == index - 1
+
+    def _collect(self, search: Search, run: Callable[..., Outcome]) -> None:
+        """Cells and failures of what was tried."""
+        by_signature: dict[Signature, list[Schedule]] = {}
+        for schedule, outcome in search.outcomes.items():
+            if outcome.verdict.bad:
+                by_signature.setdefault(outcome.signature, []).append(schedule)
+        smallest: dict[Signature, Failure] = {}
+        for signature, schedules in by_signature.items():
+            smallest[signature] = self._shrunk(search, schedules, run)
+        self._found.failures = list(smallest.values())
+        self._found.untried = [
+            each for each in self._store.of(self._item.nodeid) if each not in search.outcomes
+        ]
+        self._found.unexplored = len(search.unexplored)
+        self._found.pruned = search.pruned
+        self._found.cells = [*self._tried(search), *self._untried(search)]
+
+    def _shrunk(
+        self, search: Search, schedules: list[Schedule], run: Callable[..., Outcome]
+    ) -> Failure:
+        known = dict(search.outcomes)
+        runs = 0
+
+        def attempt(schedule: Schedule) -> Outcome | None:
+            nonlocal runs
+            if schedule not in known:
+                if runs >= _MOST_SHRINKING:
+                    return None
+                runs += 1
+                known[schedule] = run(schedule, strict=False)
+            return known[schedule]
+
+        first = min(schedules, key=len)
+        if self._found.note:  # nothing can be run any more
+            schedule, outcome = first, search.outcomes[first]
+        else:
+            schedule, outcome = shrink(first, search.outcomes[first], attempt)
+        return Failure(
+            schedule=schedule,
+            outcome=outcome,
+            repeat=self._repeat(schedule),
+            times=len(schedules),
+        )
+
+    def _tried(self, search: Search) -> list[Cell]:
+        """A cell for each site and fault that was tried; of several operations the worst.
+
+        Of pairs only those that fail, and for each way to fail after a first fault one: else one
+        failure would count many times.
+        """
+        worst: dict[str, tuple[Schedule, Outcome]] = {}
+        told: set[tuple[str, Signature]] = set()
+        for schedule, outcome in search.outcomes.items():
+            if schedule[1:]:
+                way = schedule[0].cell, outcome.signature
+                if not outcome.verdict.fails or way in told:
+                    continue
+                told.add(way)
+            name = ", ".join(step.cell for step in schedule)
+            known = worst.get(name)
+            if known is None or outcome.verdict.severity > known[1].verdict.severity:
+                worst[name] = schedule, outcome
+        return [self._cell(name, *each) for name, each in worst.items()]
+
+    def _untried(self, search: Search) -> list[Cell]:
+        """A cell for each site and fault that there was no budget for."""
+        tried = {schedule[0].cell for schedule in search.outcomes if len(schedule) == 1}
+        left = [schedule[0] for schedule in search.unexplored if len(schedule) == 1]
+        if self._found.note and not search.unexplored:
+            left = [step for step in singles(self._calm) if self._is_wanted(step)]
+        names = dict.fromkeys(step.cell for step in left if step.cell not in tried)
+        reason = self._found.note or "the budget was over"
+        return [
+            Cell(
+                test=self._item.nodeid, experiment=name, verdict=CellVerdict.NOT_RUN, reason=reason
+            )
+            for name in names
+        ]
+
+    def _cell(self, name: str, schedule: Schedule, outcome: Outcome) -> Cell:
+        return Cell(
+            test=self._item.nodeid,
+            experiment=name,
+            what=format_schedule(schedule),
+            verdict=outcome.verdict,
+            reason=outcome.reason,
+            repeat=self._repeat(schedule),
+            duration=outcome.duration,
+            timeline=() if outcome.verdict.good else _timeline(outcome),
+        )
+
+    def _repeat(self, schedule: Schedule) -> str:
+        option = option_name(self._item.config, "chaos-replay")
+        return (
+            f"pytest {shlex.quote(self._item.nodeid)} "
+            f"{option}={shlex.quote(format_schedule(schedule))}"
+        )
+
+    def _without(
+        self, reports: list[pytest.TestReport], verdict: CellVerdict, reason: str
+    ) -> tuple[list[pytest.TestReport], Found]:
+        """A test that is not explored."""
+        self._found.note = f"{verdict.words}: {reason}"
+        self._found.cells = [
+            Cell(test=self._item.nodeid, experiment=_WHOLE, verdict=verdict, reason=reason)
+        ]
+        return reports, self._found
+
+
+def _nothing(calm: Ran) -> str:
+    did = ", ".join(dict.fromkeys(str(each.point.site) for each in calm.outcome.seen))
+    return (
+        "there is nothing to explore: without faults the test "
+        + (f"did {did}, which can have no fault here" if did else "did no operation")
+        + "; it would need one on a socket, a database, a file or a service of chaos_services"
+    )
+
+
+def _timeline(outcome: Outcome) -> tuple[TimelineEntry, ...]:
+    """The operations of a run in order, with the faults at them."""
+    faults = {place: step for step, place in outcome.positions if step in outcome.hit}
+    began = outcome.seen[0].at if outcome.seen else 0.0
+    entries = []
+    for number, seen in enumerate(outcome.seen[:_MOST_ENTRIES]):
+        at = max(0.0, seen.at - began)
+        where = f" at {seen.place}" if seen.place else ""
+        done = (EntryKind.OPERATION, str(seen.point), f"done{where}")
+        step = faults.get(number)
+        both = [done] if step is None else [done, (EntryKind.FAULT, str(step), step.fault + where)]
+        entries += [
+            TimelineEntry(at=at, kind=kind, source=source, text=text) for kind, source, text in both
+        ]
+    return tuple(entries)

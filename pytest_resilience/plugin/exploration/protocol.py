@@ -1,0 +1,182 @@
+"""Takes the place of pytest's own protocol for tests that are explored, or run under schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from pytest_resilience.exploration.schedule import Schedule
+from pytest_resilience.exploration.schedule import format_schedule
+from pytest_resilience.plugin.experiment_request import RunMode
+from pytest_resilience.plugin.exploration.explorer import Explorer
+from pytest_resilience.plugin.exploration.explorer import Found
+from pytest_resilience.plugin.exploration.runs import ExploredRuns
+from pytest_resilience.plugin.exploration.runs import Ran
+from pytest_resilience.plugin.exploration.settings import ExploreSettings
+from pytest_resilience.plugin.exploration.settings import Plan
+from pytest_resilience.plugin.exploration.settings import plan_of
+from pytest_resilience.plugin.exploration.settings import replays_of
+from pytest_resilience.plugin.exploration.store import Store
+from pytest_resilience.plugin.exploration.summary import EXPLORED
+from pytest_resilience.plugin.exploration.summary import ExplorationSummary
+from pytest_resilience.plugin.matrix.results import CELLS
+from pytest_resilience.plugin.matrix.results import Results
+from pytest_resilience.plugin.pytest_internals import tear_down
+from pytest_resilience.plugin.session import ChaosSession
+
+
+__all__ = ["Exploration", "check_mark", "register"]
+
+_NAME = "resilience-exploration"
+_RUNNING_NOTHING = ("collectonly", "setuponly", "setupplan")
+_OWN_CHAOS = frozenset({"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses"})
+
+
+def register(config: pytest.Config, session: ChaosSession) -> None:
+    """Let this process explore; where the terminal is, collect what all have found. Once."""
+    if config.pluginmanager.has_plugin(_NAME) or session.settings.mode is not RunMode.INJECT:
+        return
+    if any(config.getoption(option, False) for option in _RUNNING_NOTHING):
+        return
+    store = Store(config, ExploreSettings.of(config).file)
+    results = None
+    if not hasattr(config, "workerinput"):
+        if session.settings.matrix is not None:
+            results = Results.register(config, session.settings)
+        ExplorationSummary.register(config, store)
+    runs = ExploredRuns(session, config)
+    config.pluginmanager.register(runs, "resilience-explored-runs")
+    config.pluginmanager.register(Exploration(session, runs, results, store), _NAME)
+
+
+def check_mark(item: pytest.Item, mark: pytest.Mark) -> None:
+    """Raise ConfigurationError for a bad mark `chaos_explore` or `chaos_replay`."""
+    if mark.name == "chaos_explore":
+        plan_of(item, ExploreSettings())
+    elif mark.name == "chaos_replay":
+        replays_of(item)
+
+
+class Exploration:
+    """Explores those tests that ask for it, or all, and repeats schedules.
+
+    Plugins that run a test again when it fails do not see these tests.
+    """
+
+    def __init__(
+        self, session: ChaosSession, runs: ExploredRuns, results: Results | None, store: Store
+    ) -> None:
+        """`results`: of this process; None in a worker of xdist, which sends what it finds."""
+        self._session = session
+        self._runs = runs
+        self._results = results
+        self._store = store
+
+    def _plan_of(self, item: pytest.Item) -> Plan | None:
+        """How a test is explored; None if it is not."""
+        suite = ExploreSettings.of(item.config).suite
+        marked = item.get_closest_marker("chaos_explore") is not None
+        if item.get_closest_marker("no_chaos") is not None or not (suite or marked):
+            return None
+        return plan_of(item, ExploreSettings.of(item.config))
+
+    def _replays_of(self, item: pytest.Item) -> list[Schedule]:
+        """The schedules that a test is only repeated under."""
+        settings = ExploreSettings.of(item.config)
+        if settings.replay is not None:
+            return [settings.replay]
+        kept = self._store.of(item.nodeid) if settings.file and not settings.suite else []
+        return [*replays_of(item), *kept]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Any:
+        """Run a test as often as it takes."""
+        replays = self._replays_of(item)
+        plan = None if replays else self._plan_of(item)
+        if not replays and plan is None:
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        try:
+            with self._runs.observing():
+                explored = None if plan is None else self._explore(item, plan)
+                reports = self._replay(item, replays) if explored is None else explored
+            end = tear_down(item, nextitem)
+        except BaseException:
+            tear_down(item, None)
+            raise
+        for report in [*reports, *([end] if end is not None else [])]:
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def _explore(self, item: pytest.Item, plan: Plan) -> list[pytest.TestReport]:
+        explorer = Explorer(item, self._runs, plan, self._session.settings, self._store)
+        if not plan.marked and _has_own_chaos(item):
+            reports, found = explorer.left_alone(
+                "it has chaos of its own; mark it chaos_explore to explore it all the same"
+            )
+        else:
+            reports, found = explorer.explore()
+        vars(reports[-1])[EXPLORED] = found.to_json()
+        if self._session.settings.matrix is None:
+            _fail(reports, found)
+            return reports
+        cells = [
+            item.ihook.pytest_resilience_verdict(item=item, cell=cell) or cell
+            for cell in found.cells
+        ]
+        vars(reports[-1])[CELLS] = [cell.to_json() for cell in cells]
+        if self._results is not None:
+            for cell in cells:
+                self._results.add(cell)
+        return reports
+
+    def _replay(self, item: pytest.Item, schedules: Sequence[Schedule]) -> list[pytest.TestReport]:
+        """The reports of the first run that is not good, or of the last."""
+        oracle = plan_of(item, ExploreSettings.of(item.config)).oracle
+        calm = self._runs.run(item, (), oracle, counts=True)
+        if any(report.failed or report.skipped for report in calm.reports):
+            return calm.reports
+        most, reports = oracle.most(len(calm.outcome.seen)), calm.reports
+        for schedule in schedules:
+            probe = oracle.probe if callable(oracle.probe) else oracle.probe is not False
+            if probe is True:
+                probe = bool(self._runs.run(item, (), oracle, probe=True).probed)
+            ran = self._runs.run(
+                item, schedule, oracle, most=most, baseline=calm.leaked, counts=True, probe=probe
+            )
+            reports = _judged(ran, schedule)
+            if not ran.outcome.verdict.good:
+                break
+        return reports
+
+
+def _judged(ran: Ran, schedule: Schedule) -> list[pytest.TestReport]:
+    """The reports of a replay, in which what is good has passed, and nothing else has."""
+    outcome = ran.outcome
+    text = f"{outcome.verdict.words}: {outcome.reason}\nunder {format_schedule(schedule)}"
+    call = next((each for each in ran.reports if each.when == "call"), ran.reports[-1])
+    if outcome.verdict.good:
+        for report in ran.reports:
+            if report.failed and report.when == "call":
+                report.outcome, report.longrepr = "passed", None
+    elif call.failed:
+        call.sections.append(("chaos replay", text))
+    else:
+        call.outcome, call.longrepr = "failed", text
+    return ran.reports
+
+
+def _fail(reports: list[pytest.TestReport], found: Found) -> None:
+    """Let a test that asked for it fail for what was found, and where nothing could be tried."""
+    call = next((each for each in reports if each.when == "call"), None)
+    proves_nothing = not found.runs
+    if call is not None and call.passed and (found.failures or proves_nothing):
+        call.outcome, call.longrepr = "failed", found.note if proves_nothing else found.text()
+
+
+def _has_own_chaos(item: pytest.Item) -> bool:
+    fixtures = getattr(item, "fixturenames", ())
+    return item.get_closest_marker("chaos") is not None or not _OWN_CHAOS.isdisjoint(fixtures)

@@ -1,0 +1,372 @@
+"""One run of a test under a schedule: faults on, faults off, and what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import sys
+import sysconfig
+import traceback
+
+from collections.abc import Callable
+from collections.abc import Generator
+from collections.abc import Iterator
+from contextlib import ExitStack
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.operation import KINDS
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.possible_faults import fault_named
+from pytest_resilience.chaos.possible_faults import possible_faults
+from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.exploration.operation_log import AtStep
+from pytest_resilience.exploration.operation_log import OperationLog
+from pytest_resilience.exploration.operation_log import SilenceError
+from pytest_resilience.exploration.operation_log import SkippingClock
+from pytest_resilience.exploration.operation_log import StormError
+from pytest_resilience.exploration.operation_log import TargetNames
+from pytest_resilience.exploration.operation_log import Watch
+from pytest_resilience.exploration.outcome import Facts
+from pytest_resilience.exploration.outcome import Outcome
+from pytest_resilience.exploration.outcome import Signature
+from pytest_resilience.exploration.outcome import judge
+from pytest_resilience.exploration.outcome import told
+from pytest_resilience.exploration.schedule import Schedule
+from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.plugin.exploration.settings import Oracle
+from pytest_resilience.plugin.matrix.expectation import DeadlineError
+from pytest_resilience.plugin.matrix.expectation import deadline
+from pytest_resilience.plugin.matrix.leaks import LeakedResources
+from pytest_resilience.plugin.matrix.leaks import Snapshot
+from pytest_resilience.plugin.pytest_internals import run_once
+from pytest_resilience.plugin.pytest_internals import temporary_folder
+from pytest_resilience.plugin.session import ChaosSession
+from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.seeds import derive
+
+
+__all__ = ["ExploredRuns", "Ran", "is_own"]
+
+_HERE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
+_EXPLORED = frozenset(kind for kind in KINDS if possible_faults(kind))
+_LIBRARIES = tuple(
+    {
+        path + os.sep
+        for name in ("stdlib", "platstdlib", "purelib", "platlib")
+        if (path := sysconfig.get_path(name))
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """A run that is over.
+
+    Attributes:
+        outcome: the verdict, and what the run did.
+        reports: of setup, call and teardown.
+        leaked: the resources that it has left.
+        probed: whether the test passed once more in its fixtures; None where that was not tried.
+        broken: the invariant that does not hold, in words; "" if all do.
+    """
+
+    outcome: Outcome
+    reports: list[pytest.TestReport]
+    leaked: LeakedResources
+    probed: bool | None
+    broken: str
+
+
+class _Run:
+    """The run that goes on.
+
+    Attributes:
+        raised: exceptions by phase.
+        active: the experiment of each step.
+        invariant, probe: what they raised.
+        probed: whether a probe was run.
+    """
+
+    def __init__(self, log: OperationLog, oracle: Oracle, probe: Callable[..., object] | bool):
+        self.log = log
+        self.oracle = oracle
+        self.raised: dict[str, BaseException] = {}
+        self.active: dict[Step, ActiveExperiment] = {}
+        self.invariant: BaseException | None = None
+        self.probe: BaseException | None = None
+        self.probed = False
+        self._wanted = probe
+
+    @contextmanager
+    def faults(self, engine: Engine) -> Iterator[None]:
+        """In the block the test's own operations are named, and have their faults."""
+        with ExitStack() as stack:
+            for step in self.log.schedule:
+                experiment = _experiment_of(step).triggered_by(AtStep(self.log, step))
+                seed = derive(0, str(step))  # the same in every run, and in a replay
+                self.active[step] = engine.start(experiment, seed=seed, must_fire=False)
+                stack.callback(self.active[step].stop)
+            self.log.is_open = True
+            stack.callback(setattr, self.log, "is_open", False)
+            stack.enter_context(deadline(self.oracle.deadline))
+            yield
+
+    def outcome(self, judged: tuple[CellVerdict, str, Signature], duration: float) -> Outcome:
+        """With what the run did."""
+        verdict, reason, signature = judged
+        return Outcome(
+            verdict=verdict,
+            reason=reason,
+            signature=signature,
+            seen=tuple(self.log.seen),
+            positions=self.log.positions,
+            hit=frozenset(step for step, each in self.active.items() if each.hits),
+            duration=duration,
+        )
+
+    def forget(self) -> None:
+        """Let go of what was raised, and of what that holds: frames, and sockets.
+
+        Other plugins keep errors until the test is over, which is not to look like a leak.
+        """
+        for error in (*self.raised.values(), self.invariant, self.probe):
+            if error is not None:
+                for frame, _ in traceback.walk_tb(error.__traceback__):
+                    with contextlib.suppress(RuntimeError):  # it still runs
+                        frame.clear()
+                        _ = frame.f_locals  # a copy that pytest has had made, which is emptied now
+                vars(error).clear()
+        self.raised.clear()
+        self.invariant = self.probe = None
+        for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+            vars(sys).pop(name, None)  # as pytest does, when the next test begins
+
+    def afterwards(self, item: pytest.Item) -> None:
+        """See with the faults off whether what has to hold does, and whether it works again."""
+        for invariant in self.oracle.invariants:
+            self.invariant = self.invariant or _raised_by(invariant, item, self.oracle.deadline)
+        if self.invariant is None and self._wanted is not False:
+            self.probed = True
+            again = item.runtest if self._wanted is True else self._wanted
+            self.probe = _raised_by(again, item, self.oracle.deadline)
+
+
+class ExploredRuns:
+    """Runs tests under schedules; registered with pytest, to be around what it calls."""
+
+    def __init__(self, session: ChaosSession, config: pytest.Config) -> None:
+        self._session = session
+        self._run: _Run | None = None
+        self._project = str(config.rootpath)
+        self._watch = Watch()
+        self._config = config
+
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """In the block every operation can be seen, before there is a fault."""
+        with ExitStack() as stack:
+            seen = ChaosExperiment.observing("observed", _EXPLORED)
+            stack.callback(self._engine.start(seen, seed=0, must_fire=False).stop)
+            stack.enter_context(self._engine.recording(self._watch))
+            for name in self._session.settings.services.names:
+                self._observe_service(name, stack)
+            yield
+
+    def _observe_service(self, name: str, stack: ExitStack) -> None:
+        if not self._session.settings.services.find(name).callables:
+            return
+        experiment = ChaosExperiment(
+            f"observed {name}", "service_failure", 1.0, float("inf"), None, [name],
+            mode="error", children=False,
+        ).counting_only()  # fmt: skip
+        stack.callback(self._engine.start(experiment, seed=0, must_fire=False).stop)
+
+    @property
+    def _engine(self) -> Engine:
+        return self._session.engine
+
+    def run(
+        self,
+        item: pytest.Item,
+        schedule: Schedule,
+        oracle: Oracle,
+        *,
+        most: int | None = None,
+        baseline: LeakedResources | None = None,
+        counts: bool = False,
+        probe: Callable[..., object] | bool = False,
+        strict: bool = True,
+    ) -> Ran:
+        """One run, judged. `most`: operations; `baseline`: what it leaks without faults.
+
+        Unless it is `strict`, it is not stale where only some of the faults did not happen.
+        """
+        names = TargetNames(temporary=temporary_folder(self._config), project=self._project)
+        log = OperationLog(names, self._place_of, schedule=schedule, most=most)
+        run = _Run(log, oracle, probe)
+        before, began = Snapshot(), MACHINE_CLOCK.monotonic()
+        reports = self._reports(item, run, counts=counts)
+        duration = MACHINE_CLOCK.monotonic() - began
+        judged = judge(_facts(run, reports, strict=strict), oracle.allowed, is_own)
+        broken = "" if run.invariant is None else told(run.invariant)
+        probed = (run.probe is None) if run.probed else None
+        if not counts:
+            run.forget()
+        leaked = before.leaked(baseline)
+        more = leaked.more_than(baseline) if baseline is not None and judged[0].good else ""
+        if more:
+            judged = judge(Facts(leaked=more), (), is_own)
+        outcome = run.outcome(judged, duration)
+        return Ran(outcome=outcome, reports=reports, leaked=leaked, probed=probed, broken=broken)
+
+    def _reports(self, item: pytest.Item, run: _Run, *, counts: bool) -> list[pytest.TestReport]:
+        engine, self._run = self._engine, run
+        clock, engine.clock = engine.clock, SkippingClock(run.oracle.patience)
+        self._watch.log = run.log
+        try:
+            return run_once(item, counts=counts)
+        finally:
+            self._watch.log, engine.clock, self._run = None, clock, None
+
+    def _place_of(self, operation: Operation) -> str:
+        site = operation.call_site
+        return self._engine.call_site(site.loop_objects) or site.place
+
+    # The innermost wrapper, as those of the session: what others do around is not under test.
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        run = self._run
+        if run is None:
+            return (yield)
+        try:
+            with run.faults(self._engine):
+                result = yield
+        except (KeyboardInterrupt, pytest.exit.Exception):
+            raise
+        except BaseException:
+            run.afterwards(item)
+            raise
+        run.afterwards(item)
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[Any]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Keep the exception: a report has its text alone."""
+        report = yield
+        if self._run is not None and call.excinfo is not None:
+            self._run.raised[call.when] = call.excinfo.value
+        return report
+
+
+def is_own(file: str) -> bool:
+    """Whether a file is the project's, and no library's."""
+    return (
+        bool(file)
+        and not file.startswith((*_LIBRARIES, _HERE, "<"))
+        and ("site-packages" not in file)
+    )
+
+
+_experiments: dict[tuple[str, str, str], ChaosExperiment] = {}
+
+
+def _experiment_of(step: Step) -> ChaosExperiment:
+    """The experiment that makes the fault of a step, at whatever operation."""
+    site = step.point.site
+    fault = fault_named(site.kind, step.fault)
+    key = (site.kind, step.fault, site.target if fault.of_service else "")
+    if key not in _experiments:
+        _experiments[key] = fault.experiment(step.fault, site.target)
+    return _experiments[key]
+
+
+def _raised_by(
+    function: Callable[..., object], item: pytest.Item, limit: float
+) -> BaseException | None:
+    """What a function raises that is given the test's fixtures by its parameters."""
+    try:
+        with deadline(limit):
+            found = function(**_arguments(function, item))
+            if inspect.iscoroutine(found):
+                import asyncio
+
+                asyncio.run(found)
+    except (KeyboardInterrupt, pytest.exit.Exception):
+        raise
+    except BaseException as error:
+        return error
+    return None
+
+
+def _arguments(function: Callable[..., object], item: pytest.Item) -> dict[str, Any]:
+    fixtures = getattr(item, "funcargs", {})
+    if function == getattr(item, "runtest", None):
+        return {}
+    names = inspect.signature(function).parameters
+    return {name: fixtures[name] for name in names if name in fixtures}
+
+
+def _facts(run: _Run, reports: list[pytest.TestReport], *, strict: bool) -> Facts:
+    """What is known of a run that is over, but for what it has leaked."""
+    bad = next((report for report in reports if report.failed), None)
+    error = None if bad is None else run.raised.get(bad.when or "")
+    if bad is not None and error is None:
+        error = AssertionError(f"it failed in {bad.when}")
+    return Facts(
+        void=_void(reports, run.raised),
+        missed=_missed(run, strict=strict),
+        hang=_in_chain(error, DeadlineError) or _in_chain(error, SilenceError),
+        storm=_in_chain(error, StormError),
+        error=error,
+        invariant=run.invariant,
+        probe=run.probe,
+    )
+
+
+def _void(reports: list[pytest.TestReport], raised: dict[str, BaseException]) -> str:
+    for report in reports:
+        if report.failed and report.when == "setup":
+            return f"its set-up failed this time: {raised.get('setup')!r}"
+        if report.skipped and not hasattr(report, "wasxfail"):
+            return "it was skipped this time"
+    return ""
+
+
+def _missed(run: _Run, *, strict: bool) -> str:
+    unmet = run.log.unmet
+    idle = [step for step, each in run.active.items() if not each.hits and step not in unmet]
+    if not strict and len(unmet) + len(idle) < len(run.log.schedule):
+        return ""
+    if unmet:
+        did = ", ".join(dict.fromkeys(str(each.point.site) for each in run.log.seen)) or "nothing"
+        steps = ", ".join(str(step.point) for step in unmet)
+        return f"{steps} did not come; the test did: {did}"
+    if idle:
+        return f"nothing of {', '.join(map(str, idle))} has happened to its operation"
+    return ""
+
+
+def _in_chain(error: BaseException | None, kind: type[BaseException]) -> str:
+    """The text of an exception of a kind that another comes from; "" if there is none."""
+    seen: list[BaseException] = []
+    todo = [error]
+    while todo:
+        each = todo.pop()
+        if each is None or each in seen:
+            continue
+        if isinstance(each, kind):
+            return str(each)
+        seen.append(each)
+        todo += [each.__cause__, each.__context__]
+        todo += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+    return ""

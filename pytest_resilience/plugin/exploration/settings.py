@@ -1,0 +1,319 @@
+"""How tests are explored: flags, profiles and `@pytest.mark.chaos_explore(...)`."""
+
+from __future__ import annotations
+
+import re
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from typing import Final
+
+import pytest
+
+from pytest_resilience.chaos.operation import KINDS
+from pytest_resilience.chaos.parsing import quantities
+from pytest_resilience.chaos.parsing.texts import inline
+from pytest_resilience.chaos.parsing.texts import shortened
+from pytest_resilience.chaos.possible_faults import possible_faults
+from pytest_resilience.chaos.profile import ExploreTable
+from pytest_resilience.chaos.profile import Profile
+from pytest_resilience.chaos.types.schema import nearest
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.exploration.schedule import Schedule
+from pytest_resilience.exploration.schedule import parse_schedule
+from pytest_resilience.plugin.matrix.expectation import DEADLINE
+from pytest_resilience.plugin.matrix.expectation import Expectation
+from pytest_resilience.plugin.options import given
+from pytest_resilience.plugin.options import option_name
+
+
+__all__ = [
+    "ExploreSettings",
+    "Oracle",
+    "Plan",
+    "explores",
+    "plan_of",
+    "read_settings",
+    "replays_of",
+]
+
+_KEY = pytest.StashKey["ExploreSettings"]()
+_DEPTH, _RUNS, _DEADLINE = 2, 200, 10.0  # where nothing else is said
+_MOST_DEPTH = 4
+_TIMES = re.compile(r"(\d{1,6})x")
+_USUAL_TIMES, _USUAL_LEAST = 4, 20  # calls, of those without faults, and in any case
+_EXPLORE_KEYS: Final = (
+    "faults", "depth", "allowed", "invariant", "probe", "deadline", "max_calls", "budget",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExploreSettings:
+    """The flags and profiles, checked.
+
+    Attributes:
+        suite: whether every selected test is explored.
+        depth: how many faults at once.
+        runs: of each test at most; None for any number.
+        seconds: for each test; None for any.
+        prune: whether schedules are left out of which it is known what would come.
+        replay: the schedule that every selected test is run under; None for none.
+        file: of schedules that are kept; None for the cache of pytest.
+    """
+
+    suite: bool = False
+    depth: int = _DEPTH
+    runs: int | None = _RUNS
+    seconds: float | None = None
+    prune: bool = True
+    replay: Schedule | None = None
+    file: Path | None = None
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> ExploreSettings:
+        """Those of this run, once `read_settings` has read them."""
+        return config.stash.get(_KEY, cls())
+
+
+def explores(config: pytest.Config) -> bool:
+    """Whether a flag asks for an exploration, or for what one has found."""
+    settings = ExploreSettings.of(config)
+    return settings.suite or settings.replay is not None or settings.file is not None
+
+
+def read_settings(config: pytest.Config, profiles: Iterable[Profile]) -> ExploreSettings:
+    """Read what flags and profiles say. Raises ConfigurationError."""
+    found = ExploreSettings()
+    for profile in profiles:
+        found = _with_table(found, profile.explore)
+    for text in given(config, "chaos-explore"):
+        found = replace(found, suite=True)
+        if text:
+            found = replace(found, depth=_depth(option_name(config, "chaos-explore"), text))
+    budgets = given(config, "chaos-explore-budget")
+    if budgets:
+        found = _with_budget(found, option_name(config, "chaos-explore-budget"), budgets)
+    for text in given(config, "chaos-replay"):
+        option = option_name(config, "chaos-replay")
+        found = replace(found, replay=_schedule(option, text))
+    if found.suite and found.replay is not None:
+        raise ConfigurationError(
+            f"{option_name(config, 'chaos-replay')} repeats one schedule and "
+            f"{option_name(config, 'chaos-explore')} tries many; give one of them"
+        )
+    for text in given(config, "chaos-schedules"):
+        found = replace(found, file=Path(text))
+    found = replace(found, prune=not given(config, "no-prune"))
+    config.stash[_KEY] = found
+    return found
+
+
+def _with_table(settings: ExploreSettings, table: ExploreTable) -> ExploreSettings:
+    if table.depth is not None:
+        settings = replace(settings, depth=_depth("depth", table.depth))
+    if table.budget:
+        settings = _with_budget(settings, "budget", table.budget)
+    return settings
+
+
+def _with_budget(settings: ExploreSettings, name: str, texts: Iterable[Any]) -> ExploreSettings:
+    """Runs, seconds, or both; where only seconds are given, they are the only limit."""
+    runs, seconds = None, None
+    for text in map(str, texts):
+        if text.isascii() and text.isdigit():
+            runs = _count(name, text, "a budget of nothing explores nothing")
+        else:
+            seconds = 0.0 if text.isdigit() else quantities.seconds(name, text)
+            if not seconds:
+                raise ConfigurationError(
+                    f"{name}={shortened(text)}: a budget of nothing explores nothing; give runs "
+                    "such as 200, or seconds such as 30s"
+                )
+    return replace(settings, runs=runs, seconds=seconds)
+
+
+def _count(name: str, value: Any, why: str) -> int:
+    if str(value).strip("0") == "":
+        raise ConfigurationError(f"{name}={shortened(value)}: {why}; give 1 or more")
+    return quantities.count(name, value)
+
+
+def _depth(name: str, value: Any) -> int:
+    depth = _count(name, value, "without a fault there is nothing to explore")
+    if depth > _MOST_DEPTH:
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: {_MOST_DEPTH} faults at once at most; what fails with "
+            "more mostly fails with two"
+        )
+    return depth
+
+
+def _schedule(option: str, text: str) -> Schedule:
+    try:
+        return parse_schedule(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{option}={inline(text)}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Oracle:
+    """How a test may end, and what has to hold afterwards.
+
+    Attributes:
+        allowed: exceptions that mean degraded; None where nobody has said it.
+        deadline: seconds after which it hangs.
+        patience: seconds that it may be made to wait for by faults, which nobody waits for.
+        invariants: functions that raise where something that has to hold always does not.
+        probe: what has to work after the faults: a function; True for the test itself once more,
+            False for nothing. None for the test itself where it can be run twice in its fixtures.
+        times: how many times the operations that it does without faults make a storm.
+        least: fewer operations than that are none.
+    """
+
+    allowed: tuple[type[BaseException], ...] | None = None
+    deadline: float = _DEADLINE
+    patience: float = DEADLINE
+    invariants: tuple[Callable[..., object], ...] = ()
+    probe: Callable[..., object] | bool | None = None
+    times: int | None = _USUAL_TIMES
+    least: int = _USUAL_LEAST
+
+    def most(self, calm: int) -> int:
+        """How many operations are no storm yet, where it does so many without faults."""
+        return max(self.least, (self.times or 0) * calm)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be done with one test.
+
+    Attributes:
+        oracle: how it may end.
+        depth: how many faults at once.
+        runs, seconds: the budget.
+        faults: the names of those that are tried; empty for all.
+        marked: whether the test itself asks for it, and fails for what is found.
+    """
+
+    oracle: Oracle
+    depth: int
+    runs: int | None
+    seconds: float | None
+    faults: frozenset[str] = frozenset()
+    marked: bool = False
+
+
+def plan_of(item: pytest.Item, settings: ExploreSettings) -> Plan:
+    """How a test is explored. Raises ConfigurationError for a mark that makes no sense."""
+    mark = item.get_closest_marker("chaos_explore")
+    plan = Plan(
+        oracle=_oracle_of(item),
+        depth=settings.depth,
+        runs=settings.runs,
+        seconds=settings.seconds,
+    )
+    return plan if mark is None else _marked(plan, mark)
+
+
+def _oracle_of(item: pytest.Item) -> Oracle:
+    marks = list(item.iter_markers("resilience"))
+    expected = Expectation.of(item)
+    says = any("allowed" in mark.kwargs for mark in marks)
+    has_deadline = any("deadline" in mark.kwargs for mark in marks)
+    return Oracle(
+        allowed=expected.allowed if says else None,
+        deadline=expected.deadline if has_deadline else _DEADLINE,
+        patience=expected.deadline,
+    )
+
+
+def _marked(plan: Plan, mark: pytest.Mark) -> Plan:
+    values = dict(mark.kwargs)
+    unknown = [key for key in values if key not in _EXPLORE_KEYS]
+    if mark.args or unknown:
+        what = f"{unknown[0]!r}{nearest(unknown[0], _EXPLORE_KEYS)}" if unknown else "arguments"
+        raise ConfigurationError(
+            f"chaos_explore takes {', '.join(_EXPLORE_KEYS)} by name, not {what}"
+        )
+    plan = replace(plan, oracle=_with_marked(plan.oracle, values), marked=True)
+    if "depth" in values:
+        plan = replace(plan, depth=_depth("depth", values["depth"]))
+    if "faults" in values:
+        plan = replace(plan, faults=_faults(values["faults"]))
+    if "budget" in values:
+        budget = values["budget"]
+        texts = budget if isinstance(budget, (list, tuple)) else [budget]
+        read = _with_budget(ExploreSettings(), "budget", texts)
+        plan = replace(plan, runs=read.runs, seconds=read.seconds)
+    return plan
+
+
+def _with_marked(oracle: Oracle, values: dict[str, Any]) -> Oracle:
+    limits: dict[str, Any] = {key: values[key] for key in ("allowed", "deadline") if key in values}
+    read = Expectation.from_values(limits)
+    if "allowed" in values:
+        oracle = replace(oracle, allowed=(*(oracle.allowed or ()), *read.allowed))
+    if "deadline" in values:
+        oracle = replace(oracle, deadline=read.deadline, patience=read.deadline)
+    if "invariant" in values:
+        oracle = replace(oracle, invariants=_functions("invariant", values["invariant"]))
+    if "probe" in values:
+        probe = values["probe"]
+        is_switch = probe is None or isinstance(probe, bool)
+        oracle = replace(oracle, probe=probe if is_switch else _functions("probe", probe)[0])
+    if "max_calls" in values:
+        oracle = _with_most(oracle, values["max_calls"])
+    return oracle
+
+
+def _with_most(oracle: Oracle, value: Any) -> Oracle:
+    times = _TIMES.fullmatch(value) if isinstance(value, str) else None
+    if times is not None and int(times[1]):
+        return replace(oracle, times=int(times[1]), least=0)
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return replace(oracle, times=None, least=value)
+    raise ConfigurationError(
+        f"max_calls={shortened(value)}: give a number of operations, or '4x' for four times those "
+        "that the test does without faults"
+    )
+
+
+def _functions(name: str, value: Any) -> tuple[Callable[..., object], ...]:
+    found = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if not found or not all(callable(each) for each in found):
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: give a function, whose parameters are fixtures of the "
+            "test" + (", or several in a list" if name == "invariant" else ", True or False")
+        )
+    return found
+
+
+def _faults(value: Any) -> frozenset[str]:
+    known = sorted({each.name for kind in KINDS for each in possible_faults(kind)})
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple, set, frozenset)) or not names:
+        raise ConfigurationError(f"faults={shortened(value)}: give names in a list")
+    for each in names:
+        if each not in known:
+            raise ConfigurationError(
+                f"faults={shortened(value)}: {shortened(each)} is none"
+                f"{nearest(each, known)}; known: {', '.join(known)}"
+            )
+    return frozenset(names)
+
+
+def replays_of(item: pytest.Item) -> list[Schedule]:
+    """The schedules of `@pytest.mark.chaos_replay(...)`. Raises ConfigurationError."""
+    found = []
+    for mark in item.iter_markers("chaos_replay"):
+        if mark.kwargs or not mark.args or not all(isinstance(each, str) for each in mark.args):
+            raise ConfigurationError(
+                "chaos_replay takes schedules as texts, such as "
+                "@pytest.mark.chaos_replay('connect(payments:443)#1=refuse')"
+            )
+        found += [parse_schedule(text) for text in mark.args]
+    return found

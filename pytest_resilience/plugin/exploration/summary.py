@@ -1,0 +1,116 @@
+"""What explorations have found, told where the terminal is, and kept."""
+
+from __future__ import annotations
+
+import os
+
+from typing import Any
+
+import pytest
+
+from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.exploration.schedule import Schedule
+from pytest_resilience.exploration.schedule import parse_schedule
+from pytest_resilience.plugin.exploration.store import Store
+
+
+__all__ = ["EXPLORED", "ExplorationSummary"]
+
+EXPLORED = "resilience_explored"
+"""The attribute of a report under which what was found in a test travels."""
+
+_NAME = "resilience-exploration-summary"
+_MOST_NOTES = 20  # lines about tests in which there was nothing to explore
+
+
+class ExplorationSummary:
+    """Adds up what was found in all tests, here or in workers of xdist."""
+
+    def __init__(self, config: pytest.Config, store: Store) -> None:
+        self._config = config
+        self._store = store
+        self._process = os.getpid()
+        self._found: list[dict[str, Any]] = []
+
+    @classmethod
+    def register(cls, config: pytest.Config, store: Store) -> None:
+        """Register one with pytest, once."""
+        if not config.pluginmanager.has_plugin(_NAME):
+            config.pluginmanager.register(cls(config, store), _NAME)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        found = vars(report).pop(EXPLORED, None)  # pytest keeps reports until the run ends
+        if found is not None:
+            self._found.append(found)
+            self._show_progress(found)
+
+    def _show_progress(self, found: dict[str, Any]) -> None:
+        """One line on a terminal that is written over; nothing elsewhere, or under -q."""
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is None or self._config.option.verbose < 0 or not terminal.isatty:
+            return
+        runs, failures, left = self._totals()
+        terminal.rewrite(
+            f"explored {len(self._found)} tests, {runs} runs, {failures} ways to fail, "
+            f"{left} schedules left by the budget; last {found['nodeid']}",
+            erase=True,
+        )
+
+    def _totals(self) -> tuple[int, int, int]:
+        return (
+            sum(each["runs"] for each in self._found),
+            sum(len(each["failures"]) for each in self._found),
+            sum(each["unexplored"] for each in self._found),
+        )
+
+    def pytest_sessionfinish(self) -> None:
+        """Keep what fails, to be run first the next time."""
+        if os.getpid() != self._process:
+            return
+        kept: dict[str, list[Schedule]] = {
+            each["nodeid"]: [
+                parse_schedule(text)
+                for text in dict.fromkeys([*each["failures"], *each["untried"]])
+            ]
+            for each in self._found
+            if each["runs"]
+        }
+        if kept:
+            self._store.keep(kept)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """What was tried, what was not, and each way to fail with the line that repeats it."""
+        if os.getpid() != self._process or not self._found:
+            return
+        terminalreporter.section("exploration")
+        notes = 0
+        for each in self._found:
+            if not each["runs"]:
+                notes += 1
+                if notes <= _MOST_NOTES:
+                    terminalreporter.line(printable(f"{each['nodeid']}: {each['note']}"))
+                continue
+            for line in _lines(each):
+                terminalreporter.line(printable(line))
+        if notes > _MOST_NOTES:
+            terminalreporter.line(f"and {notes - _MOST_NOTES} more tests were not explored")
+        runs, failures, left = self._totals()
+        line = f"{len(self._found)} tests, {runs} runs, {failures} ways to fail"
+        if left:
+            line += f", {left} schedules not explored for want of budget"
+        terminalreporter.line(line)
+        if failures and self._store.place:
+            terminalreporter.line(f"kept in {self._store.place}, and run first the next time")
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    pruned = f", {found['pruned']} left out as known" if found["pruned"] else ""
+    head = (
+        f"{found['nodeid']}: {found['operations']} operations, {found['runs']} runs{pruned}, "
+        f"{len(found['failures'])} ways to fail"
+    )
+    return [
+        head,
+        *(f"  {text}" for text in found["told"]),
+        *([f"  {found['note']}"] * bool(found["note"])),
+    ]

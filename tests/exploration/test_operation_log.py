@@ -1,0 +1,191 @@
+"""Operations are named alike in every run, and a fault strikes the one that is meant."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from pytest_resilience.chaos.operation import CLOSE
+from pytest_resilience.chaos.operation import CONNECT
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import WRITE
+from pytest_resilience.chaos.operation import HttpDetails
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.exploration.operation_log import AtStep
+from pytest_resilience.exploration.operation_log import OperationLog
+from pytest_resilience.exploration.operation_log import SilenceError
+from pytest_resilience.exploration.operation_log import SkippingClock
+from pytest_resilience.exploration.operation_log import StormError
+from pytest_resilience.exploration.operation_log import TargetNames
+from pytest_resilience.exploration.operation_log import differences
+from pytest_resilience.exploration.schedule import Schedule
+from pytest_resilience.exploration.schedule import parse_schedule
+from pytest_resilience.seeds import Stream
+
+
+def operation(target: str = "a:1", kind: str = CONNECT) -> Operation:
+    return Operation(kind=kind, target=target, names=(target,))
+
+
+def log_of(
+    schedule: Schedule = (), *, place: str = "src/shop.py:7 in pay", most: int | None = None
+) -> OperationLog:
+    log = OperationLog(TargetNames(), lambda _: place, schedule=schedule, most=most)
+    log.is_open = True
+    return log
+
+
+def points(log: OperationLog) -> list[str]:
+    return [str(each.point) for each in log.seen]
+
+
+def test_a_point_has_kind_target_function_and_number_and_no_line() -> None:
+    log = log_of()
+    for each in (operation(), operation(), operation("b:1"), operation(kind=RECEIVE)):
+        log.observe(each)
+    assert points(log) == [
+        "connect(a:1)@shop.pay#1",
+        "connect(a:1)@shop.pay#2",
+        "connect(b:1)@shop.pay#1",
+        "receive(a:1)@shop.pay#1",
+    ]
+
+
+def test_a_line_that_is_inserted_elsewhere_renames_nothing() -> None:
+    places = iter(["shop.py:7 in pay", "shop.py:9 in pay"])
+    found = []
+    for _ in range(2):
+        log = log_of(place=next(places))
+        log.observe(operation())
+        found.append(points(log))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        Operation(kind=CLOSE, target="a", names=()),
+        Operation(kind=RECEIVE, target="a", names=(), tcp=TcpDetails(mid_message=True)),
+        Operation(kind=RECEIVE, target="a", names=(), tcp=TcpDetails(partial=True)),
+        Operation(kind=RECEIVE, target="a", names=(), http=HttpDetails(in_process=True)),
+        Operation(kind=CONNECT, target="a", names=(), advice="use a proxy"),
+        None,
+    ],
+)
+def test_what_no_run_may_meet_again_has_no_name(left_out: Operation | None) -> None:
+    log = log_of()
+    log.observe(left_out)
+    assert points(log) == []
+
+
+def test_only_the_tests_own_operations_have_names() -> None:
+    log = log_of()
+    log.is_open = False
+    log.observe(operation())
+    assert points(log) == []
+
+
+def strikes(log: OperationLog, each: Operation) -> list[bool]:
+    log.observe(each)
+    return [AtStep(log, step).hits(1, 0.0, Stream(0)) for step in log.schedule]
+
+
+def test_a_fault_strikes_once_or_from_there_on() -> None:
+    log = log_of(parse_schedule("connect(a:1)@shop.pay#2=refuse, connect(b:1)@shop.pay#1+=refuse"))
+    assert [strikes(log, operation(each)) for each in ("a:1", "b:1", "a:1", "b:1", "a:1")] == [
+        [False, False], [False, True], [True, False], [False, True], [False, False],
+    ]  # fmt: skip
+    assert log.unmet == ()
+    assert [place for _, place in log.positions] == [1, 2]
+
+
+def test_without_a_function_it_is_the_number_among_all() -> None:
+    log = log_of(parse_schedule("connect(a:1)#2=refuse"))
+    assert strikes(log, operation()) == [False]
+    assert strikes(log, operation()) == [True]
+
+
+def test_a_fault_that_stays_strikes_whoever_asks() -> None:
+    places = iter(["shop.py:1 in pay", "shop.py:2 in refund", "shop.py:1 in pay"])
+    log = OperationLog(
+        TargetNames(),
+        lambda _: next(places),
+        schedule=parse_schedule("connect(a:1)@shop.refund#1+=refuse"),
+    )
+    log.is_open = True
+    assert [strikes(log, operation()) for _ in range(3)] == [[False], [True], [True]]
+
+
+def test_what_was_observed_before_is_struck_no_second_time() -> None:
+    log = log_of(parse_schedule("connect(a:1)#1=refuse"))
+    assert strikes(log, operation()) == [True]
+    log.observe(None)
+    assert not log.strikes(log.schedule[0])
+
+
+def test_each_thread_decides_about_its_own_operation() -> None:
+    log = log_of(parse_schedule("connect(a:1)#1=refuse"))
+    log.observe(operation())
+    other: list[bool] = []
+    thread = threading.Thread(target=lambda: other.append(log.strikes(log.schedule[0])))
+    thread.start()
+    thread.join()
+    assert other == [False]
+    assert log.strikes(log.schedule[0])
+
+
+def test_too_many_are_a_storm_that_no_except_clause_survives() -> None:
+    log = log_of(most=2)
+    log.observe(operation())
+    log.observe(operation())
+    with pytest.raises(StormError, match="more than 2 operations"):
+        log.observe(operation())
+    assert not issubclass(StormError, Exception)
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("payments:443", "payments:443"),
+        ("127.0.0.1:8080", "127.0.0.1:8080"),
+        ("127.0.0.1:43817", "localhost:port1"),
+        ("localhost:43817", "localhost:port1"),
+        ("::1:50000", "localhost:port1"),
+        ("/base/test_pay0/shop.db", "tmp_path/shop.db"),
+        ("/base/data1/a/b.txt", "tmp_path/a/b.txt"),
+        ("/home/me/shop/data/a.json", "data/a.json"),
+        ("/base/test_pay0/tmpab12_xyz.json", "tmp_path/tmp*.json"),
+        ("/etc/hosts", "/etc/hosts"),
+        (":memory:", ":memory:"),
+    ],
+)
+def test_targets_are_named_alike_whatever_a_run_is_given(target: str, name: str) -> None:
+    names = TargetNames(temporary="/base", project="/home/me/shop")
+    assert names.of(operation(target, WRITE)) == name
+
+
+def test_ports_of_the_system_are_numbered_as_they_are_met() -> None:
+    names = TargetNames()
+    found = [names.of(operation(f"127.0.0.1:{port}")) for port in (50001, 40000, 50001)]
+    assert found == ["localhost:port1", "localhost:port2", "localhost:port1"]
+
+
+def test_what_differs_between_two_runs_is_told_in_any_order() -> None:
+    one, other = log_of(), log_of()
+    for target in ("a:1", "b:1"):
+        one.observe(operation(target))
+    for target in ("b:1", "a:1", "a:1"):
+        other.observe(operation(target))
+    assert differences(one.seen, reversed(one.seen)) == ""
+    assert differences(one.seen, other.seen) == "only the second did connect(a:1)@shop.pay#2"
+
+
+def test_the_clock_waits_for_nothing_and_finds_out_who_waits_for_ever() -> None:
+    clock = SkippingClock(patience=60.0)
+    began = clock.monotonic()
+    clock.sleep(59.0)
+    assert clock.monotonic() - began >= 59.0
+    with pytest.raises(SilenceError, match="60 s"):
+        clock.sleep(2.0)

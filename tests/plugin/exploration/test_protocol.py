@@ -1,0 +1,443 @@
+"""The exploration in a suite: what it finds, how that is repeated, kept, reported and refused."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from pytest_resilience.report.cell import CellVerdict
+from tests.report.conftest import SCHEMA
+
+
+SHOP = """
+import sqlite3
+
+def save(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+def load(path):
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return None
+
+def shout(path):
+    return load(path).upper()
+
+def insist(path):
+    for _ in range(100):
+        found = load(path)
+        if found is not None:
+            return found
+
+def order(path):
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute("INSERT INTO orders VALUES (1)")
+        connection.commit()
+        connection.execute("INSERT INTO lines VALUES (1)")
+        connection.commit()
+    finally:
+        connection.close()
+"""
+
+TESTS = """
+import sqlite3
+import pytest
+import shop
+
+@pytest.fixture
+def note(tmp_path):
+    path = tmp_path / "note.txt"
+    path.write_text("hello")
+    return path
+
+@pytest.fixture
+def database(tmp_path):
+    path = str(tmp_path / "shop.db")
+    connection = sqlite3.connect(path)
+    connection.executescript("CREATE TABLE orders (id); CREATE TABLE lines (id)")
+    connection.close()
+    return path
+
+def consistent(database):
+    connection = sqlite3.connect(database)
+    orders, lines = (connection.execute(f"SELECT count(*) FROM {name}").fetchone()
+                     for name in ("orders", "lines"))
+    connection.close()
+    assert orders == lines
+
+def test_loads(note):
+    assert shop.load(note) in ("hello", None)
+
+def test_shouts(note):
+    assert shop.shout(note) == "HELLO"
+
+def test_insists(note):
+    shop.insist(note)
+
+@pytest.mark.chaos_explore(faults=["lost", "locked"], invariant=[consistent])
+def test_orders(database):
+    shop.order(database)
+
+def test_computes():
+    assert 1 + 1 == 2
+
+@pytest.mark.no_chaos
+def test_exempt(note):
+    shop.shout(note)
+
+def test_fails():
+    assert 0
+
+again = []
+
+def test_never_alike(tmp_path):
+    again.append(1)
+    for each in again:
+        shop.save(tmp_path / f"{len(again)}.txt", "x")
+"""
+
+WORST = {
+    "test_loads": "degraded",
+    "test_shouts": "failed",
+    "test_insists": "storm",
+    "test_orders": "invariant",
+    "test_computes": "not_applicable",
+    "test_fails": "invalid",
+    "test_never_alike": "unexplorable",
+}
+LINE = re.compile(r"pytest (test_\S+) (--chaos-replay=.+)")
+
+
+@pytest.fixture
+def shop(pytester: pytest.Pytester) -> pytest.Pytester:
+    pytester.makepyfile(shop=SHOP, test_shop=TESTS)
+    pytester.syspathinsert()
+    return pytester
+
+
+def run(shop: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return shop.runpytest("-p", "no:ordeal", "-p", "no:randomly", *arguments)
+
+
+def cells(shop: pytest.Pytester, *arguments: str, name: str = "out.json") -> list[dict[str, Any]]:
+    run(shop, "--chaos-explore", f"--resilience-report={name}", *arguments)
+    found: list[dict[str, Any]] = json.loads((shop.path / name).read_text())["cells"]
+    return found
+
+
+def verdicts(found: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
+    return {(each["test"], each["experiment"]): each["verdict"] for each in found}
+
+
+def test_what_breaks_is_found_shrunk_and_told_with_the_line_that_repeats_it(
+    shop: pytest.Pytester,
+) -> None:
+    result = run(shop, "--chaos-explore", "--resilience-report=out.json")
+    result.assert_outcomes(passed=7, failed=1)
+    document = json.loads((shop.path / "out.json").read_text())
+    jsonschema.validate(document, SCHEMA)
+    found: dict[str, list[str]] = {}
+    for cell in document["cells"]:
+        found.setdefault(cell["test"].rpartition("::")[2], []).append(cell["verdict"])
+    order = list(CellVerdict)
+    worst = {test: max(map(CellVerdict, each), key=order.index) for test, each in found.items()}
+    assert worst == WORST
+    result.stdout.fnmatch_lines([
+        "*test_shouts: 2 operations, * runs*, 1 ways to fail",
+        "  failed: AttributeError: 'NoneType' object has no attribute *, in *shop.py in shout*",
+        "    pytest test_shop.py::test_shouts --chaos-replay='open(tmp_path/note.txt)@shop.load#*'",
+        "  storm: more than 20 operations*",
+        "    pytest test_shop.py::test_insists --chaos-replay='*+=*'",
+        "  invariant: AssertionError*",
+        "*test_computes: not applicable: there is nothing to explore: * it would need one on a *",
+        "*test_never_alike: unexplorable: without faults it does not do the same each time: only *",
+        "resilience gate FAILED: *",
+    ])  # fmt: skip
+    bad = [each for each in document["cells"] if each["verdict"] == "failed"]
+    assert {entry["kind"] for entry in bad[0]["timeline"]} == {"operation", "fault"}
+
+
+def test_a_printed_line_repeats_the_failure(shop: pytest.Pytester) -> None:
+    result = run(shop, "--chaos-explore", "-k", "shouts or insists or orders")
+    lines = [
+        (found[1], found[2]) for line in result.outlines if (found := LINE.search(line.strip()))
+    ]
+    assert len(lines) >= 3
+    for test, replay in dict(lines).items():
+        repeated = run(shop, test, replay.replace("'", ""))
+        repeated.assert_outcomes(failed=1)
+        repeated.stdout.fnmatch_lines(["*under *"])
+
+
+@pytest.mark.parametrize(
+    ("test", "schedule", "outcome", "told"),
+    [
+        ("test_loads", "open(tmp_path/note.txt)#1=permission_denied", "passed", "*1 passed*"),
+        ("test_loads", "open(tmp_path/other.txt)#1=permission_denied", "failed", "*did not come*"),
+        ("test_loads", "open(tmp_path/note.txt)#2=permission_denied", "failed", "stale: *"),
+        ("test_computes", "connect(payments:443)#1=refuse", "failed", "*the test did: nothing*"),
+    ],
+)
+def test_a_replay_is_green_only_if_its_operation_came_and_the_test_held(
+    shop: pytest.Pytester, test: str, schedule: str, outcome: str, told: str
+) -> None:
+    result = run(shop, f"test_shop.py::{test}", f"--chaos-replay={schedule}")
+    result.assert_outcomes(**{outcome: 1})
+    result.stdout.fnmatch_lines([told])
+
+
+def test_a_marked_test_is_explored_without_a_flag_and_fails_for_what_breaks(
+    shop: pytest.Pytester,
+) -> None:
+    result = run(shop, "-k", "orders or shouts")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines([
+        "the exploration has found 1 way to fail in * runs",
+        "invariant: AssertionError*",
+        "*pytest test_shop.py::test_orders --chaos-replay='*'",
+    ])  # fmt: skip
+    result.stdout.no_fnmatch_line("*resilience gate*")
+
+
+def test_the_cells_are_the_same_alone_in_the_whole_run_in_workers_and_in_shards(
+    shop: pytest.Pytester,
+) -> None:
+    whole = verdicts(cells(shop))
+    assert verdicts(cells(shop, "-n2")) == whole
+    alone = verdicts(cells(shop, "test_shop.py::test_shouts"))
+    assert alone == {key: each for key, each in whole.items() if key[0].endswith("::test_shouts")}
+    parts = [
+        verdicts(cells(shop, f"--resilience-shard={number}/2", name=f"{number}.json"))
+        for number in (1, 2)
+    ]
+    assert parts[0] | parts[1] == whole
+    of_shouts = [{key for key in part if key in alone} for part in parts]
+    assert all(of_shouts)
+    assert not of_shouts[0] & of_shouts[1]
+
+
+def test_nothing_is_missed_by_leaving_out_what_is_known(shop: pytest.Pytester) -> None:
+    pruned, whole = (verdicts(cells(shop, *arguments)) for arguments in ((), ("--no-prune",)))
+    assert {key: whole[key] for key in pruned} == pruned
+    for (test, name), verdict in whole.items():
+        if (test, name) not in pruned:
+            assert verdict == whole[test, name.replace("+=", "=")]
+
+
+def test_a_budget_is_kept_and_what_it_leaves_is_told(shop: pytest.Pytester) -> None:
+    result = run(
+        shop, "--chaos-explore", "--chaos-explore-budget=1", "-k", "loads",
+        "--resilience-report=out.json",
+    )  # fmt: skip
+    result.stdout.fnmatch_lines(["*2 operations, 1 runs*", "*not explored: the budget is over"])
+    found = verdicts(json.loads((shop.path / "out.json").read_text())["cells"])
+    assert sorted(found.values()).count("survived") == 1
+    assert "not_run" in found.values()
+
+
+def test_what_failed_is_run_first_until_it_passes(
+    shop: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p resilience")  # with a cache
+    budget = ("--chaos-explore", "--chaos-explore-budget=1", "-k", "insists")
+    run(shop, "--chaos-explore", "-k", "insists").stdout.fnmatch_lines(
+        ["  storm: *", "kept in .pytest_cache, and run first the next time"]
+    )
+    run(shop, *budget).stdout.fnmatch_lines(["*1 runs*1 ways to fail", "  storm: *"])
+    (shop.path / "shop.py").write_text(SHOP.replace("range(100)", "range(2)"))
+    run(shop, *budget).stdout.fnmatch_lines(["*1 runs*, 0 ways to fail"])
+    (shop.path / "shop.py").write_text(SHOP)
+    run(shop, *budget).stdout.fnmatch_lines(["*1 runs*, 0 ways to fail"])
+
+
+def test_schedules_are_kept_in_a_file_and_repeated_from_it(shop: pytest.Pytester) -> None:
+    run(shop, "--chaos-explore", "--chaos-schedules=kept.txt", "-k", "shouts or loads")
+    kept = (shop.path / "kept.txt").read_text().splitlines()
+    assert kept[0].startswith("# pytest-resilience schedules")
+    assert [line.partition("  ")[0] for line in kept[1:]] == ["test_shop.py::test_shouts"]
+    result = run(shop, "--chaos-schedules=kept.txt", "-k", "shouts or loads or computes")
+    result.assert_outcomes(passed=2, failed=1)
+    (shop.path / "shop.py").write_text(
+        SHOP.replace("load(path).upper", "(load(path) or 'hello').upper")
+    )
+    run(shop, "--chaos-schedules=kept.txt", "-k", "shouts").assert_outcomes(passed=1)
+
+
+def test_schedules_can_stand_at_the_test(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_marked="""
+        import pytest
+        import shop
+
+        @pytest.mark.chaos_replay(
+            "open(tmp_path/a)#1=permission_denied", "read(tmp_path/a)#1=io_error"
+        )
+        def test_loads(tmp_path):
+            (tmp_path / "a").write_bytes(b"x")
+            assert shop.load(tmp_path / "a") in ("x", None)
+
+        @pytest.mark.chaos_replay("open(tmp_path/b)#1=permission_denied")
+        def test_gone(tmp_path):
+            (tmp_path / "a").write_bytes(b"x")
+            assert shop.load(tmp_path / "a") in ("x", None)
+    """
+    )
+    result = run(shop, "test_marked.py")
+    result.assert_outcomes(passed=1, failed=1)
+
+
+def test_under_q_nothing_is_told_of_progress(shop: pytest.Pytester) -> None:
+    result = run(shop, "--chaos-explore", "-q", "-k", "loads")
+    result.stdout.no_fnmatch_line("*explored 1 tests*")
+
+
+def test_an_invariant_that_does_not_hold_without_faults_is_told(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_marked="""
+        import pytest
+        import shop
+
+        def never(tmp_path):
+            assert (tmp_path / "none").exists()
+
+        @pytest.mark.chaos_explore(invariant=never)
+        def test_saves(tmp_path):
+            shop.save(tmp_path / "a", "x")
+    """
+    )
+    result = run(shop, "test_marked.py")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*the invariant does not hold without any fault: AssertionError*"])
+
+
+def test_a_test_that_cannot_be_run_twice_in_its_fixtures_is_explored_without_that(
+    shop: pytest.Pytester,
+) -> None:
+    shop.makepyfile(
+        test_once="""
+        import pytest
+        import shop
+
+        @pytest.fixture
+        def folder(tmp_path):
+            return tmp_path
+
+        def test_saves(folder):
+            assert not (folder / "a").exists()
+            shop.save(folder / "a", "x")
+
+        @pytest.mark.chaos_explore(probe=True)
+        def test_saves_again(folder):
+            test_saves(folder)
+    """
+    )
+    result = run(shop, "test_once.py", "--chaos-explore", "--chaos-explore-budget=9")
+    result.stdout.fnmatch_lines([
+        "*::test_saves: * operations, 9 runs*, 0 ways to fail",
+        "*::test_saves_again: invalid: the probe does not pass without any fault: AssertionError*",
+    ])  # fmt: skip
+
+
+def test_what_does_not_work_again_after_the_fault_is_found(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_probe="""
+        import pytest
+        import shop
+
+        class Cache:
+            def __init__(self):
+                self.found = {}
+
+            def get(self, path):
+                if path not in self.found:
+                    self.found[path] = shop.load(path)
+                if self.found[path] is None:
+                    raise OSError("no note")
+                return self.found[path]
+
+        @pytest.fixture
+        def cache():
+            return Cache()
+
+        def test_reads(cache, tmp_path):
+            (tmp_path / "a").write_text("x")
+            assert cache.get(tmp_path / "a") == "x"
+    """
+    )
+    result = run(shop, "test_probe.py", "--chaos-explore", "--chaos-explore-budget=20")
+    result.stdout.fnmatch_lines(["  probe: OSError: no note*"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--chaos-explore=0"], "*--chaos-explore='0': without a fault there is nothing to *"),
+        (["--chaos-explore=x"], "*--chaos-explore='x'*"),
+        (["--chaos-explore", "--chaos-explore-budget=0"], "*a budget of nothing explores nothing*"),
+        (
+            ["--chaos-explore", "--chaos-explore-budget=0s"],
+            "*a budget of nothing explores nothing*",
+        ),
+        (["--chaos-replay=connect(a:1#1=refuse"], "*column 21: *is not ) behind the target*"),
+        (["--chaos-schedules=none.txt"], "*none.txt cannot be read*"),
+        (["--chaos-explore", "--chaos-replay=connect(a:1)#1=refuse"], "*give one of them*"),
+        (["--chaos-explore", "--chaos-matrix"], "*give one of them*"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_a_test_runs(
+    shop: pytest.Pytester, arguments: list[str], told: str
+) -> None:
+    result = run(shop, *arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([told])
+
+
+@pytest.mark.parametrize(
+    ("mark", "told"),
+    [
+        ("chaos_explore(depht=2)", "*not 'depht' (did you mean 'depth'?)"),
+        ("chaos_explore(faults=['refused_'])", "*is none (did you mean 'refused'?)*"),
+        ("chaos_explore(max_calls='x')", "*or '4x' for four times those*"),
+        ("chaos_explore(invariant=3)", "*give a function*"),
+        ("chaos_explore(budget=0)", "*a budget of nothing*"),
+        ("chaos_replay()", "*takes schedules as texts*"),
+        ("chaos_replay('connect(')", "*column 9: the end is not a target*"),
+    ],
+)
+def test_a_bad_mark_is_told_with_its_line(shop: pytest.Pytester, mark: str, told: str) -> None:
+    shop.makepyfile(test_marked=f"import pytest\n@pytest.mark.{mark}\ndef test(): pass")
+    result = run(shop, "test_marked.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"*test_marked.py:2: {told}"])
+
+
+def test_a_profile_can_say_how(shop: pytest.Pytester) -> None:
+    shop.makepyprojecttoml("""
+        [tool.pytest_resilience.profiles.quick.explore]
+        depth = 1
+        budget = [3, "30s"]
+    """)
+    result = run(shop, "--chaos-explore", "--chaos-profile=quick", "-k", "insists")
+    result.stdout.fnmatch_lines(["*2 operations, 3 runs*"])
+
+
+def test_the_gate_and_the_baseline_know_the_cells(shop: pytest.Pytester) -> None:
+    from pytest_resilience.__main__ import main
+
+    arguments = ("--chaos-explore", "-k", "shouts")
+    assert run(shop, *arguments, "--resilience-report=out.json").ret == 10
+    main(["baseline", "out.json", "--output", "known.txt"])
+    assert Path("known.txt").exists()
+    run(shop, *arguments, "--resilience-baseline=known.txt").stdout.fnmatch_lines(
+        ["resilience gate passed*"]
+    )
