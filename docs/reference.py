@@ -41,10 +41,18 @@ from pytest_resilience.report.cell import INTRODUCTION
 from pytest_resilience.report.cell import CellVerdict
 
 
-__all__ = ["on_files", "pages"]
+__all__ = ["on_config", "on_files", "pages"]
 
 PACKAGE = Path(pytest_resilience.__file__).parent
 ROOT = Path(__file__).parents[1]
+
+
+def on_config(config: Any) -> Any:
+    """Put the page of each chaos type into the navigation."""
+    [reference] = [each["Reference"] for each in config.nav if "Reference" in each]
+    [types] = [each["Chaos types"] for each in reference if "Chaos types" in each]
+    types += [{kind.value: f"reference/types/{kind.value}.md"} for kind in SCHEMAS]
+    return config
 
 
 def on_files(files: Any, config: Any) -> Any:

@@ -48,6 +48,9 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.types.catalog import ChaosType
 
 
+for _name in pytest_resilience.__all__:
+    getattr(pytest_resilience, _name)  # loads its module: once, as above
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 UPDATE = os.environ.get("UPDATE_DOCS") == "1"
@@ -238,6 +241,11 @@ def check_experiment(call: ast.Call) -> None:
     else:
         return
     ChaosExperiment(parameters.pop("name", "shown"), kind, **parameters)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    assert [page for page in PAGES if f" {page}\n" not in nav] == []
 
 
 def test_files_of_data_that_are_shown_can_be_read() -> None:

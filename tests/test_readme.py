@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pytest_resilience.chaos.types.catalog import SCHEMAS
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MOST = 9000  # characters: what is longer nobody reads to its end
 
 
 def blocks(language: str) -> list[str]:
@@ -26,34 +30,33 @@ def same_everywhere(lines: list[str]) -> list[str]:
     return re.sub(r"(?m)^((?:FAILED|ERROR) .{60}).*$", r"\1", joined).splitlines()
 
 
-def test_the_first_example_prints_what_it_shows(
+def test_the_example_fails_and_then_is_mended(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for source in blocks("python")[:2]:
+    monkeypatch.setenv("COLUMNS", "100")
+    sources, consoles = blocks("python"), blocks("console")
+    assert len(sources) == len(consoles) == 2
+    for source, console, failed in zip(sources, consoles, (1, 0), strict=True):
         name = source.partition("\n")[0].removeprefix("# ")
         (pytester.path / name).write_text(source, encoding="utf-8")
-    command, _, shown = blocks("console")[0].partition("\n")
-    monkeypatch.setenv("COLUMNS", "100")
-    program, *args = shlex.split(command.removeprefix("$ "))
-    assert program == "pytest"
-    result = pytester.runpytest_subprocess(*args)
-    assert same_everywhere(result.outlines) == same_everywhere(shown.splitlines())
+        command, _, shown = console.partition("\n")
+        program, *args = shlex.split(command.removeprefix("$ "))
+        assert program == "pytest"
+        result = pytester.runpytest_subprocess(*args)
+        result.assert_outcomes(failed=failed, passed=1 - failed)
+        assert same_everywhere(result.outlines) == same_everywhere(shown.splitlines())
 
 
-def test_every_flag_is_there(pytester: pytest.Pytester) -> None:
-    shown = pytester.runpytest("--help").stdout.str()
-    flags = re.findall(r"^\| `(--[a-z-]+)", README, re.MULTILINE)
-    assert len(flags) == 12
-    for flag in flags:
-        assert f"{flag}," in shown or f"{flag} " in shown or f"{flag}=" in shown
+def test_it_is_short() -> None:
+    assert len(README) <= MOST
 
 
-def test_the_files_for_ci_use_flags_that_there_are(pytester: pytest.Pytester) -> None:
-    files = blocks("yaml")
-    assert len(files) == 2
-    shown = pytester.runpytest("-p", "xdist", "--help").stdout.str()
-    for source in files:
-        [command] = re.findall(r"pytest -n .*", source)
-        for flag in re.findall(r"--[a-z]+(?:-[a-z]+)*", command):
-            assert re.search(rf"{flag}[ =,]", shown), flag
-        assert "pytest-resilience[report]" in source
+def test_every_type_has_its_line() -> None:
+    table = "\n".join(re.findall(r"^\| `.*", README, re.MULTILINE))
+    assert [kind.value for kind in SCHEMAS if f"`{kind.value}`" not in table] == []
+
+
+def test_its_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert len(links) >= 10
+    assert [link for link in links if not (ROOT / link).exists()] == []

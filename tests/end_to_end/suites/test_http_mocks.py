@@ -434,19 +434,19 @@ def test_what_makes_no_sense_fails_at_its_line(ran: pytest.RunResult) -> None:
         ran.stdout.fnmatch_lines([f">*chaos={chaos})", f"E*ConfigurationError: {why}"])
 
 
-def example_of_the_readme() -> str:
-    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("#### chaos_responses")[2]
-    example = re.search(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+def example_of_the_docs() -> str:
+    page = (Path(__file__).parents[3] / "docs/how-to/mocks.md").read_text(encoding="utf-8")
+    section = page.partition("## chaos_responses")[2]
+    example = re.search(r"^```python [^\n]*\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     assert example is not None
     return example[1]
 
 
-@mocking(example_of_the_readme())
-def test_the_example_of_the_readme(ran: pytest.RunResult) -> None:
+@mocking(example_of_the_docs())
+def test_the_example_of_the_docs(ran: pytest.RunResult) -> None:
     ran.assert_outcomes(passed=1)
 
 
-@mocking(example_of_the_readme(), "--no-chaos")
-def test_the_fault_is_what_the_example_of_the_readme_passes_by(ran: pytest.RunResult) -> None:
+@mocking(example_of_the_docs(), "--no-chaos")
+def test_the_fault_is_what_the_example_of_the_docs_passes_by(ran: pytest.RunResult) -> None:
     ran.assert_outcomes(failed=1)
