@@ -42,7 +42,7 @@ import pytest_resilience.interceptors.databases.sqlite
 import pytest_resilience.native.connects
 import pytest_resilience.native.redirects
 import pytest_resilience.plugin.matrix.protocol
-import pytest_resilience.proxy.proxy  # noqa: F401
+import pytest_resilience.proxy.proxy
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.types.catalog import ChaosType
