@@ -256,7 +256,12 @@ class Exchange:
     def receive(self, size: int) -> Steps[bytes]:
         """The next bytes of the response, `size` at most; none at EOF."""
         __tracebackhide__ = True
-        stream = self._stream = self._stream or self._begin()
+        if self._stream is None:
+            effect = self._peer.decide(RECEIVE)
+            if effect is None:
+                raise LeftToMock
+            self._stream = ResponseStream(effect)
+        stream = self._stream
         if not self._lost and stream.effect.loses_response:
             self._lost = True
             yield AskMock()  # which may raise: then there is nothing to lose
@@ -285,12 +290,6 @@ class Exchange:
                 assert response is not None
                 self._receive_head(stream, response)
         return ready
-
-    def _begin(self) -> ResponseStream:
-        effect = self._peer.decide(RECEIVE)
-        if effect is None:
-            raise LeftToMock
-        return ResponseStream(effect)
 
     def _receive_head(self, stream: ResponseStream, response: MockResponse) -> None:
         self._body = io.BytesIO(response.body)

@@ -37,6 +37,8 @@ def _over(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
         __tracebackhide__ = True
         if hasattr(adapter, SENT_HERE):
             return mock._real_send(adapter, request, **options)  # noqa: SLF001  # what it replaced
+        from urllib3.util.retry import Retry
+
         cache = MatchCache()
         with cache.active():
             peers = _peers(engine, cache, mock, request, options)
@@ -44,28 +46,17 @@ def _over(engine: Engine, original: Callable[..., Any]) -> Callable[..., Any]:
             if not peer.is_targeted():
                 return original(mock, adapter, request, **options)
             ask_mock = functools.partial(original, mock, adapter, request)
-            return _send(itertools.chain([peer], peers), ask_mock, adapter, request, options)
+            retries = options.pop("retries", None) or adapter.max_retries
+            # The client has retries of its own, which see the mock's response.
+            ask_once = functools.partial(ask_mock, retries=Retry(0), **options)
+            tries = itertools.chain([peer], peers)
+            sender = Sender(tries, request, ask_once, adapter=adapter, retries=retries)
+            response = sender.send(options)
+            if response is not None:  # one that tells of an error is false
+                return response
+            return ask_mock(retries=sender.retries, **options)
 
     return on_request
-
-
-def _send(
-    peers: Iterator[Peer],
-    ask_mock: Callable[..., Any],
-    adapter: Any,
-    request: Any,
-    options: dict[str, Any],
-) -> Any:
-    """Send a request on its way, and ask the mock if nothing happens to it."""
-    __tracebackhide__ = True
-    from urllib3.util.retry import Retry
-
-    retries = options.pop("retries", None) or adapter.max_retries
-    # The client has retries of its own, which see the mock's response.
-    ask_once = functools.partial(ask_mock, retries=Retry(0), **options)
-    sender = Sender(peers, request, ask_once, adapter=adapter, retries=retries)
-    response = sender.send(options)
-    return ask_mock(retries=sender.retries, **options) if response is None else response
 
 
 def _peers(
