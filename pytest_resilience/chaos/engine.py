@@ -409,11 +409,13 @@ class Engine:
             tell = functools.partial(self._notify, operation, place)
         pending: list[Hit] = []
         at_once: list[Hit] = []
+        strikes = False
         for hit in hits:
             (pending if hit.fault.awaits_bytes(operation.kind) else at_once).append(hit)
+            strikes = strikes or isinstance(hit.fault, CallerFault)
         if tell is not None:
             tell(at_once)
-        others = _without_struck(hits)
+        others = _without_struck(hits) if strikes else hits
         return Effect.of(others, self.clock, pending=pending, tell=tell) if others else None
 
     def _notify(self, operation: Operation, place: str, hits: Sequence[Hit]) -> None:

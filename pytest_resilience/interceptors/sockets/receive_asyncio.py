@@ -117,7 +117,8 @@ class AsyncioReceiver:
         stream = inbound.stream
         if stream is not None:
             now = self._engine.clock.monotonic()
-            match stream.next(effects.available(sock), now):
+            there = 0 if stream.effect.pace is None else effects.available(sock)
+            match stream.next(there, now):
                 case WaitUntil(due):
                     protocol.pause_reading(stream, due, now)
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
