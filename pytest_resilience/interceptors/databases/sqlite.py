@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 import sqlite3
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -157,6 +159,27 @@ class _Cursor(HookedCursor, sqlite3.Cursor):
 
     def chaos_text(self, sql: Any) -> str:
         return text_of(sql) if is_a(sql, str) else ""
+
+    def chaos_execute(self, sql: Any, proceed: Callable[[], Any]) -> Any:
+        __tracebackhide__ = True
+        with _reset_by_errors(self):
+            return super().chaos_execute(sql, proceed)
+
+    def chaos_fetch(self, proceed: Callable[[], Any]) -> Any:
+        __tracebackhide__ = True
+        with _reset_by_errors(self):
+            return super().chaos_fetch(proceed)
+
+
+@contextlib.contextmanager
+def _reset_by_errors(cursor: _Cursor) -> Iterator[None]:
+    """A statement that fails is over: it must not go on to lock the database for others."""
+    try:
+        yield
+    except (sqlite3.Error, MemoryError):
+        with contextlib.suppress(sqlite3.Error):
+            sqlite3.Cursor.fetchall(cursor)
+        raise
 
 
 def _fail(connection: _Connection, sql: str, failure: DatabaseFailure) -> sqlite3.Error:

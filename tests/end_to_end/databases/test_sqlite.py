@@ -167,3 +167,31 @@ def test_statements_that_are_not_meant_are_named_when_it_never_fires(
     text = str(never_fired(experiment))
     assert "database.execute :memory: SELECT a FROM t" in text
     assert "not match DELETE*" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [
+        ("database_failure", {"after": "execute"}),
+        ("database_failure", {"before": "fetch"}),
+        ("memory_failure", {"at": "fetch"}),
+    ],
+)
+def test_a_query_that_failed_locks_nobody_out(
+    chaos_on_databases: Chaos, tmp_path: Path, kind: str, parameters: dict[str, Any]
+) -> None:
+    """As really: whoever keeps the error has the cursor with it, which was reading."""
+    path = tmp_path / "t.db"
+    with contextlib.closing(sqlite3.connect(path)) as writer:
+        writer.execute("CREATE TABLE t (a)")
+        writer.executemany("INSERT INTO t VALUES (?)", [(1,), (2,)])
+        writer.commit()
+    experiment = chaos_on_databases(kind, match="SELECT*", **parameters)
+    with contextlib.closing(sqlite3.connect(path)) as reader:
+        with pytest.raises((sqlite3.Error, MemoryError)) as caught:
+            reader.execute("SELECT a FROM t").fetchone()
+        experiment.stop()
+        with contextlib.closing(sqlite3.connect(path, timeout=0)) as writer:
+            writer.execute("INSERT INTO t VALUES (3)")
+            writer.commit()
+        assert caught.value
