@@ -194,4 +194,4 @@ def test_a_query_that_failed_locks_nobody_out(
         with contextlib.closing(sqlite3.connect(path, timeout=0)) as writer:
             writer.execute("INSERT INTO t VALUES (3)")
             writer.commit()
-        assert caught.value
+        caught.value.add_note("kept")
