@@ -47,7 +47,7 @@ __all__ = ["Bubble", "Network", "Outlook", "activate", "current", "reader"]
 
 _MOST_JUMPS = 100_000  # without the thread of the test, after which nobody will ever come back
 _MANY_READS = 20_000  # of the clock without a wait: somebody waits for it in a loop
-_CREEP = 1_000_000  # nanoseconds, by which time then goes on
+_CREEP = 1_000  # nanoseconds, by which time then goes on; doubled after each so many reads
 # As it is now: a tool that looks for what blocks a loop would take the loop's own wait for that.
 _acquire = _thread.LockType.acquire
 
@@ -312,7 +312,7 @@ class Bubble:
     def creep(self) -> None:
         """Let a little time pass for somebody who reads the clock in a loop. Takes the mutex."""
         with self.mutex:
-            now = self.elapsed.read() + _CREEP
+            now = self.elapsed.read() + self.turns.creeping()
             nearest = self.timers.nearest()
             if nearest is not None:
                 now = min(now, nearest)
@@ -385,7 +385,11 @@ class Turns:
 
     def read_too_often(self) -> bool:
         self.reads += 1
-        return self.reads > _MANY_READS
+        return self.reads >= _MANY_READS
+
+    def creeping(self) -> int:
+        """Nanoseconds to go on by: few for who measures a lot, many for who waits long."""
+        return _CREEP << min(self.reads // _MANY_READS - 1, 30)
 
     def choose(self) -> Waiter:
         index = 0 if self.chance is None else self.chance.randrange(len(self.ready))

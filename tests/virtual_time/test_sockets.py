@@ -146,3 +146,31 @@ def test_a_park_of_a_loop_is_no_blocking_call(clock: VirtualClock) -> None:
     with blockbuster.blockbuster_ctx():
         asyncio.run(main())
     assert clock.elapsed == 3605
+
+
+def test_time_does_not_jump_while_an_outside_peer_is_awaited() -> None:
+    async def ask(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            async with asyncio.timeout(60):
+                return await reader.read(1)
+        finally:
+            writer.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                time.sleep(0.05)
+                connection.send(b"x")
+
+        server = threading.Thread(target=serve)
+        server.start()
+        with VirtualClock() as clock:
+            sleeper = threading.Thread(target=time.sleep, args=(3600,))
+            sleeper.start()
+            assert asyncio.run(ask(listener.getsockname()[1])) == b"x"
+            assert clock.elapsed < 60
+            sleeper.join()
+        server.join()
