@@ -131,6 +131,14 @@ FIXTURES = {
         def test_it(bulkhead_manager):
             assert bulkhead_manager.create_bulkhead("prices").execute(int, "1") == 1
     """,
+    "stub_server": """
+        import urllib.request
+
+        def test_it(stub_server):
+            url = stub_server.respond("/tea", json={"price": 4}).url
+            with urllib.request.urlopen(url, timeout=60) as response:
+                assert response.read() == b'{"price": 4}'
+    """,
     "degradation_manager": """
         def test_it(degradation_manager):
             assert degradation_manager.get_service_status()["services"] == {}
