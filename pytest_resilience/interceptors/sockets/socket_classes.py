@@ -240,4 +240,7 @@ def kernel_patience(sock: Any, *, silent: bool, connecting: bool) -> tuple[float
             elif not connecting and sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
                 probes = tcp(socket.TCP_KEEPINTVL) * tcp(socket.TCP_KEEPCNT)
                 limits.append((tcp(socket.TCP_KEEPIDLE) + probes, errno.ETIMEDOUT))
+            if connecting:  # each retry waits for twice as long as the one before
+                retries = 2.0 ** (tcp(socket.TCP_SYNCNT) + 1) - 1
+                limits.append((_FIRST_RETRY * retries, errno.ETIMEDOUT))
     return min(limits, default=(math.inf, 0))

@@ -24,8 +24,12 @@ import pytest
 import trio
 
 from pytest_resilience import FaultInjected
+from pytest_resilience import ManualClock
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.interceptors.sockets.socket_classes import deafen
 from tests.injecting import Inject
+from tests.injecting import injecting
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import Trust
@@ -733,6 +737,22 @@ def test_a_silent_connect_obeys_what_the_client_has_set_in_the_kernel(
     with inject("network_failure", **parameters) as silence:
         assert met(echo_port) == real
     assert silence.hits == 1
+
+
+@pytest.mark.parametrize(("retries", "seconds"), [(1, 3), (4, 31)])
+def test_a_silent_connect_is_tried_as_often_as_the_client_has_set(
+    retries: int, seconds: int, echo_port: int
+) -> None:
+    """The kernel's own waits for 1, 2, 4 … seconds; here they are over at once."""
+    clock = ManualClock()
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
+    with socket.socket() as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, retries)
+        with injecting(engine.start)("network_failure", mode="timeout", rate=1):
+            began = clock.monotonic()
+            met = outcome(lambda: sock.connect((HOST, echo_port)))
+            assert clock.monotonic() - began == pytest.approx(seconds)
+    assert met == f"TimeoutError {errno.ETIMEDOUT}"
 
 
 def test_a_delay_obeys_the_timeout_that_the_kernel_has(echo_port: int, inject: Inject) -> None:
