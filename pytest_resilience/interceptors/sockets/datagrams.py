@@ -62,7 +62,6 @@ _PATIENCE = 1.0  # seconds for the thread to end
 _EXACT = 0.001  # seconds: polls count in those
 _AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)  # not on every system
 _NOTHING = object()
-_NOBODY: Final = frozenset[Any]()
 
 
 class DatagramSockets:
@@ -106,15 +105,14 @@ class DatagramSockets:
             sock: socket.socket, data: Any = _NOTHING, where: Any = _NOTHING, /, *more: Any
         ) -> Any:
             __tracebackhide__ = True
-            passing = known.get(id(sock), _NOBODY)
             try:
-                passes = where in passing
-            except TypeError:  # it is no address
+                passes = where in known[id(sock)]
+            except (KeyError, TypeError):  # nobody has used it yet; or it is no address
                 passes = False
             if passes:
                 return original(sock, data, where)
             args = [each for each in (data, where) if each is not _NOTHING]
-            if passing is _NOBODY:
+            if id(sock) not in known:
                 return method(sock, *args, *more)
             call = SocketCall(original, sock, *args, *more)
             call.name = name
@@ -130,7 +128,10 @@ class DatagramSockets:
         @functools.wraps(original)
         def recvfrom(sock: socket.socket, size: Any = _NOTHING, /, *more: Any) -> Any:
             __tracebackhide__ = True
-            note = listening.get(id(sock))
+            try:
+                note = listening[id(sock)]
+            except KeyError:  # as long as something may happen to what it receives
+                note = None
             if note is None or more or size is _NOTHING:
                 args = () if size is _NOTHING else (size,)
                 return method(sock, *args, *more)

@@ -165,10 +165,12 @@ def _hold(
     `sock`: of a receive, or of a connect if it is `connecting`: the kernel may end that sooner.
     """
     __tracebackhide__ = True
+    is_given_up = limit is None
     if sock is not None:
         patience, code = kernel_patience(sock, silent=delay == math.inf, connecting=connecting)
         if patience < (math.inf if limit is None else limit):
             limit, error = patience, functools.partial(_ended_by_kernel, sock, code)
+            is_given_up = is_given_up and code == errno.ETIMEDOUT  # and has no timeout
     too_long = limit is not None and delay > limit
     longest = limit if too_long and limit is not None else delay
     left = left or effect.left
@@ -178,7 +180,7 @@ def _hold(
         return taken
     if too_long and left() > 0:
         raise error()
-    if delay == float("inf") and limit is None and not effect.transient:
+    if delay == float("inf") and is_given_up and not effect.transient:
         raise silenced()
     return taken
 

@@ -16,6 +16,7 @@ import math
 import socket
 import sys
 import threading
+import types
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -134,6 +135,7 @@ _RECEIVING = ("recv", "recv_into", "recvfrom", "recvfrom_into", "recvmsg", "recv
 _SENDING = ("send", "sendall", "sendmsg", "sendto", "sendfile")
 _TLS_RECEIVING = ("recv", "recv_into", "read")
 _TLS_SENDING = ("send", "sendall", "write")
+_WITH_KEYWORDS = ("recv_into", "recvfrom_into")  # of those that are written in C
 
 
 class SocketPatches:
@@ -226,7 +228,9 @@ class SocketPatches:
         passing, takes_size = self._connections.passing, not name.endswith("_into")
 
         @functools.wraps(original)
-        def method(sock: socket.socket, given: Any = _NOTHING, /, *more: Any, **named: Any) -> Any:
+        def taking_keywords(
+            sock: socket.socket, given: Any = _NOTHING, /, *more: Any, **named: Any
+        ) -> Any:
             __tracebackhide__ = True
             if not more and not named and id(sock) in passing and given is not _NOTHING:
                 return original(sock, given)
@@ -238,6 +242,17 @@ class SocketPatches:
             sized = takes_size and type(given) is int and 0 < given < sys.maxsize
             call.is_plain = sized and not (more or named)
             return handle(sock, call)
+
+        if type(original) is not types.MethodDescriptorType or name in _WITH_KEYWORDS:
+            return self._datagrams.shortened(name, original, taking_keywords)
+
+        # A dictionary of keywords is made for each call of a function that takes any.
+        @functools.wraps(original)
+        def method(sock: socket.socket, given: Any = _NOTHING, /, *more: Any) -> Any:
+            __tracebackhide__ = True
+            if not more and id(sock) in passing and given is not _NOTHING:
+                return original(sock, given)
+            return taking_keywords(sock, *(() if given is _NOTHING else (given, *more)))
 
         return self._datagrams.shortened(name, original, method)
 
