@@ -144,7 +144,7 @@ _ALL: Final = (
     _network("status", RECEIVE, status=503),
     _network("lose_answer", RECEIVE),
     _network("truncate", RECEIVE),
-    _network("corrupt", RECEIVE),
+    _network("corrupt", RECEIVE, share=0.5),  # of less nobody may notice
     _network("timeout", CONNECT, HANDSHAKE, RECEIVE, RECEIVE_DATAGRAM),
     _network("drop", *DATAGRAMS),
     _network("duplicate", *DATAGRAMS),

@@ -20,8 +20,11 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
+from typing import TYPE_CHECKING
 
 from pytest_resilience.chaos.possible_faults import fault_named
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import Seen
 from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.schedule import Point
@@ -29,7 +32,11 @@ from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Step
 
 
-__all__ = ["Budget", "Search", "singles"]
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+
+__all__ = ["Budget", "Search", "fault_schedules", "singles"]
 
 
 @dataclass(slots=True)
@@ -179,3 +186,34 @@ def _covers(step: Step, point: Point) -> bool:
     if step.lasts:
         return (site.kind, site.target) == (other.kind, other.target)
     return point == step.point
+
+
+def fault_schedules(
+    recording: OperationLog | Iterable[Seen], *, least: int = 1, most: int = 2
+) -> SearchStrategy[Schedule]:
+    """A strategy of Hypothesis: schedules of `least` to `most` faults, each at another operation.
+
+    It shrinks as `shrink` does: to fewer faults, earlier operations, simpler faults that go away.
+
+    `recording`: the operations of a run without faults, as a log or as what is `seen` by one.
+    Raises ConfigurationError if none of them can have a fault, or for numbers that leave nothing.
+    """
+    from hypothesis import strategies
+
+    seen = recording.seen if isinstance(recording, OperationLog) else tuple(recording)
+    steps = list(singles(seen))
+    if not steps:
+        raise ConfigurationError(
+            "the recording has no operation that can have a fault; record one on a socket, a "
+            "database, a file or a service"
+        )
+    if not 0 <= least <= most:
+        raise ConfigurationError(f"least={least}, most={most}: give 0 <= least <= most")
+    points = len({step.point for step in steps})
+    chosen = strategies.lists(
+        strategies.sampled_from(steps),
+        min_size=min(least, points),
+        max_size=min(most, points),
+        unique_by=lambda step: step.point,
+    )
+    return chosen.map(lambda drawn: tuple(sorted(drawn, key=steps.index)))

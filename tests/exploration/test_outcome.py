@@ -74,6 +74,13 @@ def test_and_mistakes_of_the_program_fail(error: BaseException) -> None:
     assert verdict(Facts(error=raised(error))) is CellVerdict.FAILED
 
 
+def test_an_assertion_that_tells_of_an_error_is_what_that_error_is() -> None:
+    for cause, expected in [(OSError(), CellVerdict.DEGRADED), (KeyError(), CellVerdict.FAILED)]:
+        error = AssertionError("it did not work")
+        error.__cause__ = cause
+        assert verdict(Facts(error=error)) is expected
+
+
 def test_what_is_said_to_be_allowed_is_all_that_is() -> None:
     facts = Facts(error=raised(TimeoutError()))
     assert verdict(facts, (TimeoutError,)) is CellVerdict.DEGRADED

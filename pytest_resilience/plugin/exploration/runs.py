@@ -27,6 +27,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.errors import ResilienceError
 from pytest_resilience.exploration.operation_log import AtStep
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import SilenceError
@@ -157,6 +158,11 @@ class _Run:
             self.probed = True
             again = item.runtest if self._wanted is True else self._wanted
             self.probe = _raised_by(again, item, self.oracle.deadline)
+            expected = (AssertionError, ResilienceError)
+            if self.oracle.probe is None and isinstance(self.probe, expected) and self.log.schedule:
+                self.probe = (
+                    None  # a breaker that is open answers with something else, as it should
+                )
 
 
 class ExploredRuns:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 __all__ = ["LeakedResources", "Snapshot"]
 
 
+_PATIENCE = 5  # times that threads are waited for
+
+
 @dataclass(frozen=True, slots=True)
 class LeakedResources:
     """How many more there are after a run than before it, by kind."""
@@ -43,9 +46,13 @@ class Snapshot:
         found = self._compare()
         if found.more_than(baseline or LeakedResources()):
             gc.collect()  # what only a cycle keeps open is closed
-            for thread in set(threading.enumerate()) - self._threads:
-                if thread is not threading.current_thread():
-                    thread.join(0.05)  # one that is just ending
+            for _ in range(_PATIENCE):
+                found = self._compare()
+                if not found.more_than(baseline or LeakedResources()):
+                    break
+                for thread in set(threading.enumerate()) - self._threads:
+                    if thread is not threading.current_thread():
+                        thread.join(0.05)  # one that is just ending, and closes what it has
             found = self._compare()
         return found
 
