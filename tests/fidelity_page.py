@@ -55,7 +55,7 @@ TITLES = (
     "psycopg, async", "psycopg2", "pymysql", "websockets.sync", "websockets.asyncio", "grpc",
     "pycurl", "curl_cffi", "uvloop", "psycopg, in this process",
     "psycopg, async, in this process", "psycopg2, in this process", "grpc, in this process",
-    "grpc.aio", "mysqlclient",
+    "grpc.aio", "mysqlclient", "pymssql", "confluent-kafka",
     "httpx, HTTP/2", "Applications in this process",
     "socket", "socket, polled", "smtplib", "imaplib", "ftplib", "paramiko", "pika", "paho-mqtt",
     "nats", "kafka-python", "websocket-client", "ldap3", "pymongo", "openai", "anthropic",

@@ -117,6 +117,82 @@ def with_mysqlclient(peer: Peer) -> Iterator[Ask]:
 
 
 @contextlib.contextmanager
+def with_pymssql(peer: Peer) -> Iterator[Ask]:
+    import pymssql
+
+    made: list[Any] = []
+
+    def ask() -> str:
+        if not made:
+            connection = pymssql.connect(
+                server=peer.host,
+                port=str(peer.port),
+                user="somebody",
+                password="something",
+                autocommit=True,
+                encryption="off",
+                login_timeout=max(1, int(peer.connect_timeout)),
+                timeout=max(1, int(peer.timeout)),
+            )
+            made.append(connection)
+        try:
+            made[-1].cursor().execute("DELETE FROM tea")
+        except pymssql.Error:
+            made.pop().close()
+            raise
+        return "ok"
+
+    yield ask
+    for connection in made:
+        connection.close()
+
+
+@contextlib.contextmanager
+def with_confluent_kafka(peer: Peer) -> Iterator[Ask]:
+    """librdkafka connects again and again, in threads of its own, and keeps messages meanwhile.
+
+    So what became of a message is the answer, but for the first one: there it is also what went
+    wrong with the connection.
+    """
+    import confluent_kafka
+
+    errors: list[str] = []
+    producer = confluent_kafka.Producer(
+        {
+            "bootstrap.servers": f"{peer.host}:{peer.port}",
+            "log_level": 0,
+            "retries": 0,
+            "reconnect.backoff.ms": 1,
+            "reconnect.backoff.max.ms": 1,
+            "socket.connection.setup.timeout.ms": max(1000, int(peer.connect_timeout * 1000)),
+            "socket.timeout.ms": int(peer.timeout * 1000),
+            "request.timeout.ms": int(peer.timeout * 1000),
+            "error_cb": lambda error: errors.append(error.name()),
+        }
+    )
+    first = True
+
+    def ask() -> str:
+        nonlocal first
+        told: list[str] = []
+
+        def delivered(error: Any, _message: Any) -> None:
+            told.append(error.name() if error else "ok")
+
+        producer.produce("tea", b"a cup", on_delivery=delivered)
+        while not told:
+            producer.poll(0.01)
+            if first:  # that none is left says the same once more, before or after
+                told += [name for name in errors if name != "_ALL_BROKERS_DOWN"][:1]
+        first = False
+        return told[0]
+
+    yield ask
+    producer.purge()
+    producer.flush()
+
+
+@contextlib.contextmanager
 def with_grpc_aio(peer: Peer) -> Iterator[Ask]:
     import grpc.aio
 
@@ -177,4 +253,9 @@ NATIVE_OTHERS = (
 MYSQLCLIENT = Client(
     name="mysqlclient", libraries=("mysqlclient",), opened=with_mysqlclient, speaks="mysql"
 )
-NATIVE = (*NATIVE_HTTP, *NATIVE_OTHERS, MYSQLCLIENT)
+PYMSSQL = Client(name="pymssql", libraries=("pymssql",), opened=with_pymssql, speaks="tds")
+CONFLUENT = Client(
+    name="confluent-kafka", libraries=("confluent-kafka",), opened=with_confluent_kafka,
+    speaks="kafka", warns=("ignore:(open|read)_text is deprecated:DeprecationWarning",),
+)  # fmt: skip
+NATIVE = (*NATIVE_HTTP, *NATIVE_OTHERS, MYSQLCLIENT, PYMSSQL, CONFLUENT)

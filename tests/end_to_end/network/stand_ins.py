@@ -247,6 +247,32 @@ def of_kafka(port: int) -> Dialogue:
     )
 
 
+# --- TDS, of Microsoft SQL Server and Sybase, in version 7.4 ---
+
+_PACKET = struct.Struct(">BBHHBB")
+_OF_CLIENT_BEFORE, _OF_CLIENT_LOGIN = 0x12, 0x10
+_ANSWERED, _LAST = 4, 1
+# Version, encryption (there is none), instance, thread, several results: where each is, and how
+# long; then what they are.
+_BEFORE_LOGIN = bytes.fromhex(
+    "00 001a 0006  01 0020 0001  02 0021 0001  03 0022 0000  04 0022 0001  ff"
+    "0f0000000000  02  00  00"
+)
+_LOGGED_IN = bytes.fromhex("ad 0a00 01 74000004 00 0f000000")
+_DONE = bytes.fromhex("fd 0000 0000 0000000000000000")
+
+
+def of_tds(port: int) -> Dialogue:
+    def answer(message: bytes) -> bytes:
+        said = {_OF_CLIENT_BEFORE: _BEFORE_LOGIN, _OF_CLIENT_LOGIN: _LOGGED_IN + _DONE}
+        body = said.get(message[0], _DONE)
+        return _PACKET.pack(_ANSWERED, _LAST, _PACKET.size + len(body), 0, 1, 0) + body
+
+    return _whole(
+        b"", lambda data: int.from_bytes(data[2:4], "big") if len(data) > 3 else 0, answer
+    )
+
+
 STAND_INS: dict[str, Speaker] = {
     "lines": of_lines,
     "imap": of_imap,
@@ -255,4 +281,5 @@ STAND_INS: dict[str, Speaker] = {
     "amqp": of_amqp,
     "mongodb": of_mongodb,
     "kafka": of_kafka,
+    "tds": of_tds,
 }

@@ -325,7 +325,14 @@ def code_of(error: Any) -> str:
     library = type(error).__module__.partition(".")[0]
     if library.startswith("psycopg"):  # without a code, and with libpq's own words
         return f"({str(error).partition(chr(10))[0].rpartition(': ')[2]})"
-    return str(error.args[0]) if library in {"pymysql", "tests"} else ""
+    told = {"pymysql": error.args[:1], "tests": error.args[:1], "pymssql": tds_code_of(error)}
+    return "".join(map(str, told.get(library, ())))
+
+
+def tds_code_of(error: Any) -> tuple[int, ...]:
+    """What FreeTDS calls it."""
+    number = getattr(error, "number", None)
+    return () if number is None else (number,)
 
 
 def chain_of(error: BaseException) -> str:

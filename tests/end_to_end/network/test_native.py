@@ -10,16 +10,18 @@ from contextlib import AbstractContextManager
 import pytest
 
 from pytest_resilience.native.machines import unsupported
-from tests.end_to_end.network import hostile
 from tests.end_to_end.network.clients import Client
 from tests.end_to_end.network.clients import Peer
 from tests.end_to_end.network.hostile import Place
+from tests.end_to_end.network.native_clients import CONFLUENT
 from tests.end_to_end.network.native_clients import MYSQLCLIENT
 from tests.end_to_end.network.native_clients import NATIVE
 from tests.end_to_end.network.native_clients import NATIVE_HTTP
+from tests.end_to_end.network.native_clients import PYMSSQL
 from tests.end_to_end.network.test_fidelity import OF_HTTP
 from tests.end_to_end.network.test_fidelity import OF_MYSQL
 from tests.end_to_end.network.test_fidelity import OF_OTHERS
+from tests.end_to_end.network.test_fidelity import OF_SERVICES
 from tests.end_to_end.network.test_fidelity import SEALED
 from tests.end_to_end.network.test_fidelity import Event
 from tests.end_to_end.network.test_fidelity import outcome
@@ -52,6 +54,11 @@ _LEFT_OUT = {
 def events_of(client: Client) -> dict[str, Event]:
     if client is MYSQLCLIENT:
         return OF_MYSQL
+    if client is PYMSSQL:
+        return OF_SERVICES
+    if client is CONFLUENT:  # which keeps messages where it cannot connect, and says nothing else
+        without = {"down", "not connected"}
+        return {name: event for name, event in OF_SERVICES.items() if name not in without}
     if client in NATIVE_HTTP:
         without = _LEFT_OUT.get(client.name, set())
         return {name: event for name, event in _OF_HTTP.items() if name not in without}
@@ -74,7 +81,10 @@ CASES = [
         client,
         name,
         id=f"{client}: {name}",
-        marks=pytest.mark.skipif(not is_here(client), reason=f"{client} is not installed"),
+        marks=[
+            pytest.mark.skipif(not is_here(client), reason=f"{client} is not installed"),
+            *(pytest.mark.filterwarnings(each) for each in client.warns),
+        ],
     )
     for client in NATIVE
     for name in events_of(client)
@@ -114,29 +124,3 @@ def test_names_are_not_found(client: Client, lead_to: Lead, inject: Inject) -> N
             met = outcome(ask)
     assert met != "ok"
     assert lost.hits
-
-
-def told_by_kafka(port: int) -> str:
-    """What librdkafka, which tries again and again in threads of its own, says at first."""
-    confluent_kafka = pytest.importorskip("confluent_kafka")
-    told: list[str] = []
-    client = confluent_kafka.Producer(
-        {
-            "bootstrap.servers": f"127.0.0.1:{port}",
-            "log_level": 0,
-            "error_cb": lambda error: told.append(error.name()),
-        }
-    )
-    while not told:
-        client.poll(0.01)
-    return told[0]
-
-
-def test_threads_of_c_are_reached(lead_to: Lead, inject: Inject) -> None:
-    with lead_to("http") as place:
-        place.turn(hostile.REFUSE)
-        real = told_by_kafka(place.port)
-    with lead_to("http") as place:
-        with inject("network_failure", mode="refuse", target=f"127.0.0.1:{place.port}") as refused:
-            assert told_by_kafka(place.port) == real
-        assert refused.hits
