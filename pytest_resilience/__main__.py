@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import with_page
 from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.baseline import read_baseline
 from pytest_resilience.report.cell import INTRODUCTION
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = given.run(given)
     except (ConfigurationError, OSError) as error:
-        print(printable(f"error: {error}"), file=sys.stderr)  # noqa: T201  # as below
+        print(printable(f"error: {with_page(error)}"), file=sys.stderr)  # noqa: T201  # as below
         return USAGE
     return status
 
@@ -97,7 +98,9 @@ def _write(report: Report, path: Path) -> int:
 
 def _gate(given: argparse.Namespace) -> int:
     if given.score is not None and not 0 <= given.score <= 100:
-        raise ConfigurationError(f"--score={given.score:g} is outside 0..100")
+        raise ConfigurationError(
+            f"--score={given.score:g} is outside 0..100; give a number between"
+        )
     result = judge(
         read_report(given.report),
         threshold=given.score,

@@ -28,6 +28,7 @@ from pytest_resilience.chaos.seen_operations import UnmatchedOperation
 from pytest_resilience.chaos.triggers import goes_by_time
 from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.chaos.types.database import DatabaseFailure
+from pytest_resilience.errors import NeverFired
 from pytest_resilience.errors import NeverFiredError
 
 
@@ -80,17 +81,61 @@ def never_fired(active_experiment: ActiveExperiment) -> NeverFiredError:
     if active_experiment.matched:
         return _chosen_none(active_experiment)
     experiment, unmatched = active_experiment.experiment, active_experiment.unmatched
-    lines = []
-    for each in unmatched.nearest():
-        remark = _remark(experiment, each)
-        lines.append(f"{each.kind} {each.subject}" + (f" ({remark})" if remark else ""))
+    lines: dict[str, None] = {}
+    for each in unmatched.few():
+        lines[_line(experiment, each)] = None
+    nearest = unmatched.nearest()
     return NeverFiredError(
         experiment.name,
         fault=experiment.fault_text,
         target=experiment.target_text,
-        seen=tuple(dict.fromkeys(lines)),
+        why=_cause(active_experiment),
+        seen=tuple(lines),
+        nearest=_line(experiment, nearest) if nearest is not None and len(lines) > 1 else "",
         advice=_advice(active_experiment),
     )
+
+
+def _line(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:
+    remark = _remark(experiment, operation)
+    return f"{operation.kind} {operation.subject}" + (f" ({remark})" if remark else "")
+
+
+# By what stands beside an operation, the surest first.
+_CAUSES = {
+    "nobody, so far": NeverFired.NO_CLIENT,
+    " C": NeverFired.IN_C,
+    "does not resolve here": NeverFired.UNRESOLVED,
+    "opened before": NeverFired.OPENED_BEFORE,
+    "in this process": NeverFired.IN_PROCESS,
+    "a process ": NeverFired.OTHER_PROCESS,
+}
+
+
+def _cause(active_experiment: ActiveExperiment) -> NeverFired:
+    """The likely cause, where no operation matched."""
+    experiment, unmatched = active_experiment.experiment, active_experiment.unmatched
+    if not unmatched.all:
+        return NeverFired.NOTHING_DONE
+    if unmatched.advice and (unmatched.certainty == 2 or not _advice_on_remarks(active_experiment)):
+        remarks = [each.remark for each in unmatched.all]
+        for words, cause in _CAUSES.items():
+            if any(words in remark for remark in remarks):
+                return cause
+    if unmatched.refused_by:
+        return NeverFired.OTHER_REQUEST
+    if _advice_on_remarks(active_experiment):
+        return NeverFired.IMPOSSIBLE
+    return _cause_by_kinds(experiment, {each.kind for each in unmatched.all})
+
+
+def _cause_by_kinds(experiment: ChaosExperiment, did: set[str]) -> NeverFired:
+    if did & experiment.kinds or (experiment.target_patterns and RECEIVE in experiment.kinds):
+        return NeverFired.OTHER_TARGET  # who connects elsewhere receives elsewhere
+    is_of_database = any(kind.startswith("database.") for kind in experiment.kinds)
+    if is_of_database or experiment.kinds - DATAGRAMS == {CONNECT}:
+        return NeverFired.OPENED_BEFORE
+    return NeverFired.OTHER_KIND
 
 
 _TOO_FEW_SENT = (
@@ -101,13 +146,14 @@ _TOO_FEW_SENT = (
 
 def _chosen_none(active_experiment: ActiveExperiment) -> NeverFiredError:
     experiment = active_experiment.experiment
-    if active_experiment.counts.chosen:
+    if chosen := active_experiment.counts.chosen:
         sends = all(SEND in fault.kinds and fault.has_place for fault in experiment.faults)
         return NeverFiredError(
             experiment.name,
             fault=experiment.fault_text,
             target=experiment.target_text,
-            chosen=active_experiment.counts.chosen,
+            why=NeverFired.TOO_LITTLE,
+            chose="1 operation" if chosen == 1 else f"{chosen} operations",
             seen=counted_operations(active_experiment),
             advice=_TOO_FEW_SENT if sends else _what_came(active_experiment),
         )
@@ -115,7 +161,8 @@ def _chosen_none(active_experiment: ActiveExperiment) -> NeverFiredError:
         experiment.name,
         fault=experiment.fault_text,
         target=experiment.target_text,
-        trigger=str(experiment.trigger),
+        why=NeverFired.NOT_CHOSEN,
+        chose=str(experiment.trigger),
         seen=counted_operations(active_experiment),
         advice="Choose some of these, which pytest --chaos-operations shows for any test, or say "
         "must_fire=False if firing is not what you test.",
@@ -183,7 +230,8 @@ def never_entered(experiment: ChaosExperiment) -> NeverFiredError:
         experiment.name,
         fault=experiment.fault_text,
         target=experiment.target_text,
-        seen=("ask for it, and never enter what it was given",),
+        why=NeverFired.NOT_ENTERED,
+        seen=(),
         advice="Write `with` before it, around what it is to happen to.",
     )
 

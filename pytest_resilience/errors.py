@@ -9,7 +9,9 @@ Faults are not here: an injected fault raises what the real event raises.
 from __future__ import annotations
 
 import contextlib
+import enum
 import pickle
+import re
 
 from functools import cached_property
 from typing import Any
@@ -61,8 +63,46 @@ def _rebuild(
     return error
 
 
+DOCUMENTATION = "https://pytest-resilience.readthedocs.io/en/stable/"
+"""Where the pages are that errors lead to; said here only."""
+
+
+def _page(path: str) -> str:
+    """The note that leads to a page."""
+    return f"See {DOCUMENTATION}{path}"
+
+
+def anchor(text: str) -> str:
+    """The anchor of a heading, as the site makes it."""
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", text.lower()).strip())
+
+
+def with_page(error: Exception) -> str:
+    """The text of an error with its notes, for where no traceback shows them."""
+    return "\n".join([str(error), *getattr(error, "__notes__", ())])
+
+
 class ResilienceError(Exception):
-    """Base of every error of this package."""
+    """Base of every error of this package. A note leads to the page about it."""
+
+    # For all errors of a class, which then costs nothing where an error is raised by the thousand.
+    __notes__ = [_page("messages/#resilienceerror")]  # noqa: RUF012  # `add_note` copies it
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        # One of a user's leads to the page of its base.
+        if cls.__module__ == __name__ and "__notes__" not in vars(cls):
+            cls.__notes__ = [_page(f"messages/#{anchor(cls.__name__)}")]
+
+    def add_note(self, note: str, /) -> None:
+        """Add a note to this error, after that of the page."""
+        if "__notes__" not in self.__dict__:
+            self.__notes__ = list(type(self).__notes__)
+        super().add_note(note)
+
+    def lead_to(self, page: str) -> None:
+        """Let the note lead to `page` instead, a path below `DOCUMENTATION`."""
+        self.__notes__ = [_page(page)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own way calls the class with `args`, which is the finished
@@ -82,6 +122,8 @@ class StandInError(ResilienceError):
         type_name: of the error, e.g. ``"httpx.HTTPStatusError"``.
         text: of the error.
     """
+
+    __notes__ = []  # noqa: RUF012  # those of the error
 
     def __init__(self, type_name: str, text: str) -> None:
         self.type_name = type_name
@@ -107,6 +149,12 @@ class ConfigurationError(ResilienceError, ValueError):
 
     The text says what was given, what is allowed and how to change it.
     """
+
+    def within(self, place: str) -> ConfigurationError:
+        """This error, with the place where it was found in front of its text."""
+        error = ConfigurationError(f"{place}: {self}")
+        error.__notes__ = self.__notes__
+        return error
 
 
 class UnknownNameError(ResilienceError, KeyError):
@@ -168,6 +216,25 @@ class SteadyStateError(ResilienceError):
         super().__init__(f"the system is not in its steady state, so no chaos was started: {told}")
 
 
+class NeverFired(enum.Enum):
+    """Why an experiment never fired, in words: as the message says it, and as the page has it."""
+
+    NOTHING_DONE = "the code did nothing that a fault could hit"
+    OTHER_TARGET = "nothing went to its target"
+    OTHER_REQUEST = "no request was the one that is meant"
+    OTHER_KIND = "nothing was done of the kind that it hits"
+    OPENED_BEFORE = "the connection was opened before it began"
+    IN_PROCESS = "the application was called in this process"
+    IN_C = "the client connects in C"
+    OTHER_PROCESS = "it was done in another process"
+    UNRESOLVED = "the name does not resolve here"
+    IMPOSSIBLE = "what was done cannot have this fault"
+    NO_CLIENT = "no client came to the proxy"
+    NOT_CHOSEN = "its trigger chose none of the operations that matched"
+    TOO_LITTLE = "what it chose ended before it could happen"
+    NOT_ENTERED = "it was asked for, and no with entered it"
+
+
 class NeverFiredError(ResilienceError):
     """An experiment was asked for, started, and hit nothing: it met nothing, or chose none of it.
 
@@ -176,6 +243,7 @@ class NeverFiredError(ResilienceError):
         fault: its faults, in words.
         target: its targets, in words.
         seen: what the code did instead, or the numbered operations to choose from, one line each.
+        why: the likely cause.
     """
 
     def __init__(
@@ -184,30 +252,29 @@ class NeverFiredError(ResilienceError):
         *,
         fault: str,
         target: str,
+        why: NeverFired,
         seen: tuple[str, ...],
         advice: str,
-        trigger: str = "",
-        chosen: int = 0,
+        nearest: str = "",
+        chose: str = "",
     ) -> None:
-        """`trigger`: in words, where operations matched and it chose none of them, or so many
-        that were `chosen` and to which it did not come to happen.
-        """
+        """`nearest`: of what was seen, to the target; `chose`: the trigger, or what it chose."""
         self.experiment = experiment
         self.fault = fault
         self.target = target
         self.seen = seen
-        did = "".join(f"\n    {line}" for line in seen) or " nothing that a fault could hit"
-        why, what = "no operation matched it", "The code did"
-        if trigger:
-            why = f"its trigger ({trigger}) chose none of the operations that matched it"
-            what = "It counted"
-        if chosen:
-            operations = "1 operation" if chosen == 1 else f"{chosen} operations"
-            why = f"of {operations} that it chose, none came to where it happens"
-        super().__init__(
-            f"chaos experiment {experiment!r} ({fault}, target {target}) never fired: {why}, "
-            f"so this test proves nothing.\n  {what}:{did}\n  {advice}"
-        )
+        self.why = why
+        said = f"{why.value} ({chose})" if chose else why.value
+        what = f"chaos experiment {experiment!r} ({fault}, target {target})"
+        lines = [f"{what} never fired: {said}, so this test proves nothing."]
+        if nearest:
+            lines.append(f"  Nearest to the target: {nearest}")
+        if seen:
+            lines.append("  It counted:" if why is NeverFired.NOT_CHOSEN else "  The code did:")
+        lines += [f"    {line}" for line in seen]
+        lines.append(f"  {advice}")
+        super().__init__("\n".join(lines))
+        self.lead_to(f"messages/#{anchor(why.value)}")
 
 
 class CircuitBreakerError(ResilienceError):

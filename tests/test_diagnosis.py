@@ -20,6 +20,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.diagnosis import never_fired
+from pytest_resilience.errors import NeverFired
 
 
 def operation(target: str = "api:443", *, blocking: bool = True) -> Operation:
@@ -32,9 +33,8 @@ def active_experiment(kind: str = "network_latency", **parameters: Any) -> Activ
 
 def test_what_was_done_instead_is_told() -> None:
     assert str(never_fired(active_experiment(target="db:1"))) == (
-        "chaos experiment 'x' (latency 1s, target db:1) never fired: no operation matched it, "
-        "so this test proves nothing.\n"
-        "  The code did: nothing that a fault could hit\n"
+        "chaos experiment 'x' (latency 1s, target db:1) never fired: the code did nothing that a "
+        "fault could hit, so this test proves nothing.\n"
         "  It hits network.connect, network.handshake, network.receive, network.receive_datagram. "
         "Correct the target or the fault, or say must_fire=False if firing is not what you test."
     )
@@ -103,7 +103,7 @@ def test_how_much_came_of_what_was_chosen_is_told(
     for each in () if came is None else (0, came, came // 2):
         effect.came(each)
     message = str(never_fired(running))
-    assert "never fired: of 1 operation that it chose, none came to where it happens" in message
+    assert "never fired: what it chose ended before it could happen (1 operation), so" in message
     assert f"\n  The code did:\n    1 network.receive a:1 POST /pay\n  {why}" in message
 
 
@@ -294,3 +294,62 @@ def test_nobody_awaited_it() -> None:
     assert "and nobody awaited one of these: what a coroutine does without `await`" in str(
         never_fired(running)
     )
+
+
+def an_operation(kind: str, target: str, remark: str = "", advice: str = "") -> Operation:
+    names = (target,) if ":" in target else ()
+    return Operation(kind=kind, target=target, names=names, remark=remark, advice=advice)
+
+
+CAUSES: list[tuple[NeverFired, dict[str, Any], list[Operation]]] = [
+    (NeverFired.NOTHING_DONE, {"target": "db:1"}, []),
+    (NeverFired.OTHER_TARGET, {"target": "db:1"}, [operation("db:2")]),
+    (
+        NeverFired.OPENED_BEFORE,
+        {"mode": "refuse", "target": "api:443"},
+        [an_operation(RECEIVE, "api:443")],
+    ),
+    (NeverFired.OTHER_KIND, {"mode": "dns"}, [operation("10.0.0.1:1")]),
+    (
+        NeverFired.IN_C,
+        {"mode": "reset", "target": "db:1"},
+        [an_operation(CONNECT, "db:1", "by psycopg through libpq, which is C", "lead it")],
+    ),
+    (
+        NeverFired.UNRESOLVED,
+        {"mode": "reset", "target": "db:1"},
+        [an_operation(RESOLVE, "db:1", "does not resolve here", "use a name that does")],
+    ),
+    (
+        NeverFired.OTHER_PROCESS,
+        {"mode": "reset"},
+        [an_operation("process.start", "node", "a process that was not reached", "lead it")],
+    ),
+    (
+        NeverFired.IN_PROCESS,
+        {"mode": "reset"},
+        [an_operation(CONNECT, "testserver", "by TestClient, in this process", "aim at it")],
+    ),
+    (NeverFired.OTHER_REQUEST, {"mode": "reset", "path": "/pays"}, [a_response()]),
+]
+
+
+@pytest.mark.parametrize(("why", "parameters", "did"), CAUSES, ids=str)
+def test_the_likely_cause_is_named_first(
+    why: NeverFired, parameters: dict[str, Any], did: list[Operation]
+) -> None:
+    running = active_experiment("network_failure", **{"mode": "reset", **parameters})
+    for each in did:
+        running.decide(each, 100.0)
+        running.unmatched.note(each)
+    error = never_fired(running)
+    assert error.why is why
+    assert f"never fired: {why.value}, so this test proves nothing.\n" in str(error)
+
+
+def test_the_nearest_operation_is_named() -> None:
+    running = active_experiment("network_failure", target="payments.internal:443")
+    for target in ("db.internal:5432", "payment.internal:443", "cache:6379"):
+        running.decide(operation(target), 100.0)
+    nearest = "\n  Nearest to the target: network.connect payment.internal:443\n  The code did:\n"
+    assert nearest in str(never_fired(running))

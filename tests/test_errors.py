@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import threading
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from pytest_resilience import BulkheadConfig
+from pytest_resilience import ChaosExperiment
 from pytest_resilience import CircuitBreaker
 from pytest_resilience import CircuitBreakerConfig
 from pytest_resilience import ManualClock
@@ -24,6 +27,7 @@ from pytest_resilience.errors import BulkheadRejectedError
 from pytest_resilience.errors import CircuitBreakerError
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
+from pytest_resilience.errors import NeverFired
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.errors import RetryExhaustedError
@@ -37,9 +41,9 @@ from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
 
 
-NEVER_FIRED = "never fired: no operation matched it, so this test proves nothing.\n  The code did"
-
-NOTHING = "nothing that a fault could hit"
+BASE = f"See {errors.DOCUMENTATION}messages/#"
+NEVER_FIRED = "never fired: nothing went to its target, so this test proves nothing."
+NOTHING = "never fired: the code did nothing that a fault could hit, so this test proves nothing."
 
 # Each as it is raised: what it is told, its text, its attributes, what else it is caught as.
 EXAMPLES: list[tuple[ResilienceError, str, dict[str, object], type[BaseException]]] = [
@@ -73,23 +77,38 @@ EXAMPLES: list[tuple[ResilienceError, str, dict[str, object], type[BaseException
     ),
     (
         NeverFiredError(
-            "lag", fault="reset", target="api.*", seen=("network.connect b:1",), advice="Aim."
+            "lag",
+            fault="reset",
+            target="api.*",
+            why=NeverFired.OTHER_TARGET,
+            seen=("network.connect b:1", "network.connect api:1"),
+            nearest="network.connect api:1",
+            advice="Aim.",
         ),
         (
-            f"chaos experiment 'lag' (reset, target api.*) {NEVER_FIRED}:\n"
-            "    network.connect b:1\n  Aim."
+            f"chaos experiment 'lag' (reset, target api.*) {NEVER_FIRED}\n"
+            "  Nearest to the target: network.connect api:1\n  The code did:\n"
+            "    network.connect b:1\n    network.connect api:1\n  Aim."
         ),
         {
             "experiment": "lag",
             "fault": "reset",
             "target": "api.*",
-            "seen": ("network.connect b:1",),
+            "seen": ("network.connect b:1", "network.connect api:1"),
+            "why": NeverFired.OTHER_TARGET,
         },
         ResilienceError,
     ),
     (
-        NeverFiredError("lag", fault="reset", target="any", seen=(), advice="Aim."),
-        f"chaos experiment 'lag' (reset, target any) {NEVER_FIRED}: {NOTHING}\n  Aim.",
+        NeverFiredError(
+            "lag",
+            fault="reset",
+            target="any",
+            why=NeverFired.NOTHING_DONE,
+            seen=(),
+            advice="Aim.",
+        ),
+        f"chaos experiment 'lag' (reset, target any) {NOTHING}\n  Aim.",
         {"experiment": "lag", "fault": "reset", "target": "any", "seen": ()},
         ResilienceError,
     ),
@@ -179,7 +198,7 @@ def test_notes_and_the_last_exception_travel_too() -> None:
     error = RetryExhaustedError(1, ConnectionResetError(104, "reset"))
     error.add_note("on the way to the bank")
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
-        assert again.__notes__ == ["on the way to the bank"]
+        assert again.__notes__ == [*RetryExhaustedError.__notes__, "on the way to the bank"]
         assert isinstance(again.last_exception, ConnectionResetError)
         assert again.last_exception.errno == 104
 
@@ -318,7 +337,7 @@ def test_a_rejection_is_as_if_made_by_hand(
     for each in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert (str(each), repr(each), each.args) == (str(by_hand), repr(by_hand), by_hand.args)
         assert vars(each).items() >= vars(by_hand).items()
-        assert each.__notes__ == ["at the bank"]
+        assert each.__notes__ == [*by_hand.__notes__, "at the bank"]
     error.retry_after = 5.0  # type: ignore[attr-defined]
     assert str(error).endswith("try again in 5 s")
 
@@ -335,3 +354,62 @@ def test_an_error_derived_by_somebody_else_survives_pickling() -> None:
     again = pickle.loads(pickle.dumps(RefusedError("you")))
     assert (again.who, again.name, again.state) == ("you", "door of you", "FORCED_OPEN")
     assert str(again) == "door of you is FORCED_OPEN: nobody can say until when"
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "messages.md").read_text(encoding="utf-8")
+ANCHORS = {errors.anchor(each) for each in re.findall(r"^#+ (.+)$", PAGE, re.MULTILINE)}
+
+
+def test_a_stand_in_has_the_notes_of_the_error_alone() -> None:
+    assert StandInError.of(OSError("x")).__notes__ == []
+
+
+@pytest.mark.parametrize("name", sorted({*errors.__all__} - {"StandInError"}))
+def test_each_error_leads_to_its_section(name: str) -> None:
+    (note,) = getattr(errors, name).__notes__
+    assert note.startswith(BASE)
+    assert note.removeprefix(BASE) == errors.anchor(name)
+    assert errors.anchor(name) in ANCHORS
+
+
+@pytest.mark.parametrize("why", NeverFired)
+def test_each_cause_has_its_section(why: NeverFired) -> None:
+    error = NeverFiredError("x", fault="f", target="t", why=why, seen=(), advice="Aim.")
+    assert error.__notes__ == [f"{BASE}{errors.anchor(why.value)}"]
+    assert pickle.loads(pickle.dumps(error)).__notes__ == error.__notes__
+    assert errors.anchor(why.value) in ANCHORS
+
+
+def test_no_section_is_about_nothing() -> None:
+    known = {*errors.__all__, *(each.value for each in NeverFired), "Messages"}
+    assert {errors.anchor(each) for each in known} == ANCHORS
+
+
+def test_the_base_is_where_the_site_is_and_said_once() -> None:
+    root = Path(__file__).parents[1]
+    assert f"site_url: {errors.DOCUMENTATION}" in (root / "mkdocs.yml").read_text(encoding="utf-8")
+    sources = (root / "pytest_resilience").rglob("*.py")
+    saying = [each.name for each in sources if "readthedocs" in each.read_text(encoding="utf-8")]
+    assert saying == ["errors.py"]
+
+
+def test_a_note_of_a_users_own_is_for_one_error() -> None:
+    mine, other = ShutdownError("mine"), ShutdownError("other")
+    mine.add_note("while shopping")
+    assert mine.__notes__ == [*other.__notes__, "while shopping"]
+    assert len(other.__notes__) == 1
+    assert errors.with_page(mine) == f"mine\n{other.__notes__[0]}\nwhile shopping"
+
+    class OwnError(ConfigurationError):
+        """Of a user's."""
+
+    assert OwnError("x").__notes__ == ConfigurationError("x").__notes__
+
+
+def test_a_bad_parameter_leads_to_the_page_of_its_type() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ChaosExperiment("x", "network_failure", mode="refuze")
+    page = f"See {errors.DOCUMENTATION}reference/types/network_failure/"
+    assert caught.value.__notes__ == [page]
+    inner = caught.value.within("pyproject.toml")
+    assert errors.with_page(inner) == f"pyproject.toml: {caught.value}\n{page}"

@@ -77,7 +77,7 @@ def assert_backoff(retry: object, waits: Sequence[float], *, tolerance: float = 
     """
     __tracebackhide__ = True
     if not tolerance >= 0:
-        raise ValueError(f"tolerance={tolerance!r}: a share of at least 0 is needed")
+        raise ValueError(f"tolerance={tolerance!r}: give a share of at least 0, such as 0.1")
     reading = read_retry(retry)
     if reading.waits is None and reading.attempts is not None:
         _assert_sum(reading, waits, tolerance)

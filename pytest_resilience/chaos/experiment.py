@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -114,6 +115,30 @@ class ChaosExperiment:
         self._set("name", check_name("an experiment", name))
         self._set("enabled", _flag("enabled", enabled))
         kind = parse_type(chaos_type)
+        try:
+            self._read(
+                kind,
+                parameters,
+                probability=probability,
+                duration=duration,
+                intensity=intensity,
+                target_services=target_services,
+            )
+        except ConfigurationError as error:
+            if isinstance(kind, ChaosType):
+                error.lead_to(f"reference/types/{kind.value}/")
+            raise
+
+    def _read(
+        self,
+        kind: Kind,
+        parameters: Mapping[str, Any],
+        *,
+        probability: Any,
+        duration: Any,
+        intensity: Any,
+        target_services: Any,
+    ) -> None:
         parsed = SCHEMAS[kind].parse(parameters)
         self._set("chaos_type", kind)
         self._set("probability", share("probability", probability))
@@ -430,7 +455,8 @@ def _services(kind: Kind, names: Sequence[Any] | str | None) -> tuple[str, ...]:
     chosen = tuple(each.strip() for each in given if isinstance(each, str) and each.strip())
     if len(chosen) != len(given) or (fails_services and not chosen):
         raise ConfigurationError(
-            f"target_services={shortened(names)}: {kind.value} needs the names of services"
+            f"target_services={shortened(names)}: {kind.value} needs the names of services; give "
+            "them as texts"
         )
     return chosen
 
@@ -447,6 +473,7 @@ def _duration(value: Any) -> float:
     duration = seconds("duration", value)
     if duration == 0:
         raise ConfigurationError(
-            f"duration={shortened(value)}: an experiment lasts longer than nothing"
+            f"duration={shortened(value)}: an experiment lasts longer than nothing; give more, "
+            "such as '5s'"
         )
     return duration

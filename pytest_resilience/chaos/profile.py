@@ -51,7 +51,9 @@ class ProfileExperiment:
         given = dict(table)
         kind = given.pop("chaos_type", None)
         if kind is None:
-            raise ConfigurationError("chaos_type is missing")
+            raise ConfigurationError(
+                "chaos_type is missing; give one, such as chaos_type = 'network_latency'"
+            )
         weight = given.pop("weight", 1)
         if (
             isinstance(weight, bool)
@@ -145,7 +147,7 @@ class Profile:
         try:
             return cls._parse(name, table)
         except ConfigurationError as error:
-            raise ConfigurationError(f"profile {shortened(name)}: {error}") from None
+            raise error.within(f"profile {shortened(name)}") from None
 
     @classmethod
     def _parse(cls, name: str, table: Any) -> Profile:
@@ -189,7 +191,9 @@ def _experiments(_key: str, tables: Any) -> tuple[ProfileExperiment, ...]:
     for number, table in enumerate(tables, 1):
         try:
             found.append(ProfileExperiment.parse(table))
-        except (ConfigurationError, TypeError) as error:
+        except ConfigurationError as error:
+            raise error.within(f"experiment {number}") from None
+        except TypeError as error:
             raise ConfigurationError(f"experiment {number}: {error}") from None
     names = [each.parameters["name"] for each in found]
     for each in names:
@@ -228,5 +232,7 @@ def parse_gate(key: str, value: Any) -> float:
             f"{key}={shortened(value)}: give a number from 0 to {_HIGHEST_GATE}"
         )
     if not 0 <= value <= _HIGHEST_GATE:
-        raise ConfigurationError(f"{key}={shortened(value)} is outside 0..{_HIGHEST_GATE}")
+        raise ConfigurationError(
+            f"{key}={shortened(value)} is outside 0..{_HIGHEST_GATE}; give a number between"
+        )
     return float(value)

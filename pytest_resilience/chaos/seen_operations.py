@@ -275,7 +275,14 @@ class UnmatchedOperations:
         elif targets and len(self._kept) >= 2 * _MOST_KEPT:
             self._kept = dict.fromkeys(_nearest(tuple(self._kept), targets, _MOST_KEPT, _by_end))
 
-    def nearest(self) -> tuple[UnmatchedOperation, ...]:
+    def nearest(self) -> UnmatchedOperation | None:
+        """That which is most like the targets; None where there is none."""
+        targets = self._experiment.target_patterns
+        if not targets or not self._kept:
+            return None
+        return _nearest(self.all, targets, 1, _likeness)[0]
+
+    def few(self) -> tuple[UnmatchedOperation, ...]:
         """The few that are most like the targets, the nearest first; if all are few, in order."""
         targets = self._experiment.target_patterns
         if not targets or len(self._kept) <= _MOST_NEAREST:

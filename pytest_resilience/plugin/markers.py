@@ -14,6 +14,7 @@ import pytest
 
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import with_page
 from pytest_resilience.plugin.matrix.expectation import Expectation
 
 
@@ -41,7 +42,7 @@ def check_marks(
             try:
                 check(item, mark)
             except ConfigurationError as error:
-                problems[f"{_location(node, mark)}: {error}"] = None
+                problems[with_page(error.within(_location(node, mark)))] = None
     if problems and hasattr(config, "workeroutput"):
         config.workeroutput[PROBLEMS] = list(problems)
         items.clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pytest_resilience.plugin.pytest_internals import taken_options
@@ -40,7 +42,8 @@ FLAGS = {
     "experiments count, with the numbers that nth, first, from_nth and every go by.",
     "virtual-time": "Give every selected test virtual time: each wait of it and of its threads is "
     "over at once.",
-    "chaos-list": "Show every chaos type with its parameters, units and defaults, then exit.",
+    "chaos-list": "Show every chaos type, or one, with its parameters, units and defaults, then "
+    "exit.",
     "resilience-report": "Write what the matrix found to a file, by its suffix: .json, .md or "
     ".html. Repeatable.",
     "resilience-gate": "The least score, 0 to 100, with which the matrix passes. It fails in any "
@@ -49,7 +52,7 @@ FLAGS = {
     "resilience-baseline": "The cells that are known to break, and until when that is accepted.",
     "resilience-shard": "Run the I-th of N parts of the tests; their reports can be merged.",
 }
-# The name of the value of those that are no switch.
+# The name of the value of those that are no switch; in brackets where it can be left out.
 VALUES = {
     "chaos": "SPEC",
     "chaos-profile": "NAME",
@@ -62,6 +65,7 @@ VALUES = {
     "chaos-seed": "N",
     "chaos-intensity": "X",
     "chaos-probability": "P",
+    "chaos-list": "[TYPE]",
     "resilience-report": "PATH",
     "resilience-gate": "SCORE",
     "resilience-baseline": "FILE",
@@ -77,12 +81,20 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     group = parser.getgroup(PREFIX, "chaos and resilience")
     for flag, meaning in FLAGS.items():
         names = dict.fromkeys([_long(flag)] if flag in renamed else [f"--{flag}", _long(flag)])
-        value = VALUES.get(flag)
-        kind = {"action": "append", "metavar": value} if value else {"action": "store_true"}
-        group.addoption(*names, dest=_dest(flag), default=None, help=meaning, **kind)
+        group.addoption(*names, dest=_dest(flag), default=None, help=meaning, **_kind(flag))
     config = pluginmanager.get_plugin("pytestconfig")
     assert isinstance(config, pytest.Config)
     config.stash[_RENAMED] = renamed
+
+
+def _kind(flag: str) -> dict[str, Any]:
+    """What the parser is told of a flag's value."""
+    value = VALUES.get(flag)
+    if value is None:
+        return {"action": "store_true"}
+    if value.startswith("["):
+        return {"action": "append", "nargs": "?", "const": "", "metavar": value.strip("[]")}
+    return {"action": "append", "metavar": value}
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

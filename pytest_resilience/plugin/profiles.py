@@ -20,6 +20,7 @@ from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import with_page
 from pytest_resilience.plugin.experiment_request import Defaults
 from pytest_resilience.plugin.experiment_request import ExperimentRequest
 from pytest_resilience.plugin.experiment_request import from_parameters
@@ -55,7 +56,7 @@ def find_profile(config: pytest.Config, text: str) -> Profile:
             )
         return Profile.parse(name, known[name])
     except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
+        raise error.within(str(path)) from None
 
 
 def all_profiles(config: pytest.Config) -> list[Profile]:
@@ -66,7 +67,7 @@ def all_profiles(config: pytest.Config) -> list[Profile]:
         ours = {name: table for name, table in _profiles_in(_OURS).items() if name not in found}
         return [Profile.parse(name, table) for name, table in [*found.items(), *ours.items()]]
     except ConfigurationError as error:
-        raise pytest.UsageError(printable(f"{path}: {error}")) from None
+        raise pytest.UsageError(printable(with_page(error.within(str(path))))) from None
 
 
 def requests_of(profile: Profile, defaults: Defaults) -> tuple[ExperimentRequest, ...]:
@@ -87,9 +88,8 @@ def check_experiments(
         try:
             check(each)
         except ConfigurationError as error:
-            raise ConfigurationError(
-                f"profile {profile.name!r}: experiment {each.name!r}: {error}"
-            ) from None
+            place = f"profile {profile.name!r}: experiment {each.name!r}"
+            raise error.within(place) from None
 
 
 def selects(profile: Profile, item: pytest.Item) -> bool:

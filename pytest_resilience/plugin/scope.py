@@ -27,6 +27,7 @@ from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnavailableError
+from pytest_resilience.errors import with_page
 from pytest_resilience.events import Event
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.plugin.experiment_request import ExperimentRequest
@@ -103,16 +104,19 @@ class ExperimentLog:
         self.started: list[tuple[ExperimentRequest, ActiveExperiment]] = []
         self.not_started: list[ExperimentRequest] = []
         self.expected: list[ExperimentRequest] = []
+        self._ran_elsewhere: list[Callable[[], Sequence[ActiveExperiment]]] = []
         self._elsewhere_silent: list[Callable[[], list[NeverFiredError]]] = []
         self._elsewhere_by_chance: list[Callable[[], list[str]]] = []
 
     def include(
         self,
         *,
+        ran: Callable[[], Sequence[ActiveExperiment]],
         never_fired: Callable[[], list[NeverFiredError]],
         by_chance: Callable[[], list[str]],
     ) -> None:
         """Ask for experiments of an engine other than the session's as well."""
+        self._ran_elsewhere.append(ran)
         self._elsewhere_silent.append(never_fired)
         self._elsewhere_by_chance.append(by_chance)
 
@@ -130,7 +134,7 @@ class ExperimentLog:
         """Raise `NeverFiredError` if one that had to fire did nothing; it names them all."""
         errors = self.never_fired()
         if errors:
-            errors[0].args = ("\n".join(map(str, errors)),)
+            errors[0].args = ("\n".join(map(with_page, errors)),)  # which are shown without notes
             raise errors[0]
 
     def by_chance(self) -> list[str]:
@@ -154,6 +158,9 @@ class ExperimentLog:
         for request, active_experiment in self.started:
             key = str(active_experiment.experiment), request.requested_by, True
             rows[key] = _row(key, active_experiment, rows.get(key))
+        for ran in (each for elsewhere in self._ran_elsewhere for each in elsewhere()):
+            of_proxy = str(ran.experiment), "proxy", True
+            rows[of_proxy] = _row(of_proxy, ran, rows.get(of_proxy))
         for request in self.not_started:
             key = str(request.experiment), request.requested_by, False
             rows[key] = ExperimentRecord(what=key[0], requested_by=key[1], started=False)

@@ -21,6 +21,7 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
+from pytest_resilience.errors import with_page
 from pytest_resilience.plugin.experiment_request import ExperimentRequest
 from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.experiment_request import from_mark
@@ -228,7 +229,8 @@ class ChaosSession:
                     scope.start_by_chance(request)
                 except ConfigurationError as error:  # known no sooner: see `_may_declare`
                     name = request.experiment.name
-                    pytest.fail(f"chaos experiment {name!r}: {error}", pytrace=False)
+                    told = with_page(error.within(f"chaos experiment {name!r}"))
+                    pytest.fail(told, pytrace=False)
 
     # The innermost wrapper of each phase: what pytest and other plugins do around the
     # test is not under test.
@@ -306,6 +308,10 @@ class ChaosSession:
             # Neither skip nor xfail excuses a test that has proved nothing.
             report.outcome = "failed"
             report.longrepr = call.excinfo.getrepr(style="value")
+            # For the line of the test in the short summary, where there is room for little.
+            crash = getattr(report.longrepr, "reprcrash", None)
+            if crash is not None:
+                crash.message = f"never fired: {call.excinfo.value.why.value}"
             vars(report).pop("wasxfail", None)
         if call.when == "call":
             excused = report.passed or hasattr(report, "wasxfail")
@@ -343,6 +349,6 @@ def _add_section(report: pytest.TestReport, scope: ChaosScope) -> None:
     """Show with a failure what was injected, or that nothing was."""
     lines = [timeline(scope.faults.timeline())] if scope.faults.faults else []
     if report.when == "call":
-        lines += [*map(str, scope.experiments.never_fired()), *scope.experiments.by_chance()]
+        lines += [*map(with_page, scope.experiments.never_fired()), *scope.experiments.by_chance()]
     if lines:
         report.sections.append(("chaos", "\n".join(lines)))

@@ -25,6 +25,7 @@ from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.chaos.types.service import Services
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import DuplicateNameError
+from pytest_resilience.errors import with_page
 from pytest_resilience.plugin.experiment_request import Defaults
 from pytest_resilience.plugin.experiment_request import ExperimentRequest
 from pytest_resilience.plugin.experiment_request import RunMode
@@ -149,7 +150,7 @@ def _read(config: pytest.Config) -> Settings:
         custom_types(config)  # so that flags and profiles can name them
         return _checked(config)
     except (ConfigurationError, DuplicateNameError) as error:
-        raise pytest.UsageError(printable(str(error))) from None
+        raise pytest.UsageError(printable(with_page(error))) from None
 
 
 def custom_types(config: pytest.Config) -> tuple[NewChaosType, ...]:
@@ -289,7 +290,7 @@ def _experiment(
         check(request.experiment)
     except ConfigurationError as error:
         option = option_name(config, "chaos")
-        raise ConfigurationError(f"{option}={inline(spec)}: {error}") from None
+        raise error.within(f"{option}={inline(spec)}") from None
     return request
 
 

@@ -9,8 +9,13 @@ from typing import Any
 import pytest
 
 from pytest_resilience.chaos.parsing.texts import printable
+from pytest_resilience.chaos.types.catalog import chaos_type
+from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import with_page
 from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.markers import PROBLEMS
+from pytest_resilience.plugin.options import given
+from pytest_resilience.plugin.options import option_name
 from pytest_resilience.plugin.profiles import all_profiles
 from pytest_resilience.plugin.pytest_internals import write_lines
 from pytest_resilience.plugin.settings import SEED_KEY
@@ -28,14 +33,24 @@ RECORD = "resilience_chaos"
 """The attribute of a teardown report under which a test's record travels."""
 
 _NAME = "resilience-summary"
+_QUIET = -1  # the verbosity below which nothing is said
+_MOST_COMMANDS = 5  # that are shown unless all are asked for
 
 
 def list_types(config: pytest.Config) -> int:
-    """Show every chaos type, those of other plugins and profiles too; the exit status."""
+    """Show every chaos type, those of other plugins and profiles too; the exit status.
+
+    Or those alone that are named.
+    """
     from pytest_resilience.report.chaos_types import listing
 
     settings_of(config)  # with the types of other plugins
-    write_lines(config, listing(all_profiles(config)))
+    try:
+        kinds = [chaos_type(name) for name in given(config, "chaos-list") if name]
+    except ConfigurationError as error:
+        option = option_name(config, "chaos-list")
+        raise pytest.UsageError(printable(with_page(error.within(option)))) from None
+    write_lines(config, listing(kinds) if kinds else listing(profiles=all_profiles(config)))
     return 0
 
 
@@ -136,14 +151,19 @@ class ChaosSummary:
             terminalreporter.section("chaos operations")
         for line in self._counted:
             terminalreporter.line(printable(line))
-        if not self._tests:
+        if not self._tests or config.option.verbose < _QUIET:
             return
         terminalreporter.section(f"chaos (seed {self._settings.seed})")
-        for line in self._tallies.lines():
+        whole = config.option.verbose > 0
+        for line in self._tallies.lines(whole=whole):
             terminalreporter.line(printable(line))
-        for nodeid in filter(self._failed.__contains__, self._tests):
+        failed = list(filter(self._failed.__contains__, self._tests))
+        for nodeid in failed if whole else failed[:_MOST_COMMANDS]:
             command = self._settings.repeat.command(_as_argument(config, nodeid))
             terminalreporter.line(printable(f"repeat: {command}"))
+        if not whole and len(failed) > _MOST_COMMANDS:
+            more = len(failed) - _MOST_COMMANDS
+            terminalreporter.line(f"… and {more} more to repeat: -v shows them")
 
 
 def _as_argument(config: pytest.Config, nodeid: str) -> str:

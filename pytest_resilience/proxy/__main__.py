@@ -18,6 +18,7 @@ from pytest_resilience.chaos.parsing.spec import format_spec
 from pytest_resilience.chaos.parsing.spec import parse_spec
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.errors import ResilienceError
+from pytest_resilience.errors import with_page
 from pytest_resilience.proxy.proxy import ChaosProxy
 from pytest_resilience.proxy.toxics.toxic import KINDS
 from pytest_resilience.proxy.toxics.toxic import parse_toxic
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for each in active_experiments:
             _print(f"{each.experiment}: matched {each.matched}, hit {each.hits}")
     except ResilienceError as error:
-        print(printable(f"error: {error}"), file=sys.stderr)  # noqa: T201
+        print(printable(f"error: {with_page(error)}"), file=sys.stderr)  # noqa: T201
         return 2
     return 0
 

@@ -57,7 +57,7 @@ def directed(experiment: ChaosExperiment, stream: Any = None) -> ChaosExperiment
     try:
         changed = in_stream(faults, stream)
     except ConfigurationError as error:
-        raise ConfigurationError(f"experiment {experiment.name!r}: {error}") from None
+        raise error.within(f"experiment {experiment.name!r}") from None
     if changed == experiment.faults:
         return experiment
     chosen = copy(experiment)
@@ -76,10 +76,15 @@ def _check(experiment: ChaosExperiment, fault: Fault) -> None:
 
 
 _MOST_SPARED = 100  # lines about the latest
+_MOST_RAN = 1000  # the latest
 
 
 class Experiments:
-    """Starts and ends the experiments of one proxy."""
+    """Starts and ends the experiments of one proxy.
+
+    Attributes:
+        ran: the latest of those that have been started.
+    """
 
     def __init__(
         self,
@@ -101,6 +106,7 @@ class Experiments:
         self._seed = seed
         self._started: dict[str, int] = {}  # how many of each name
         self._not_entered: list[ChaosExperiment] = []
+        self.ran: deque[ActiveExperiment] = deque(maxlen=_MOST_RAN)
 
     def inject(
         self,
@@ -152,6 +158,7 @@ class Experiments:
         seed = derive(self._seed, "experiment", experiment.name, number)
         self._loop.call(self._acceptor.accept_waiting)
         active_experiment = self._engine.start(experiment, seed=seed, must_fire=must_fire)
+        self.ran.append(active_experiment)
         try:
             self._refuse_all(active_experiment)
             if experiment.is_outage:

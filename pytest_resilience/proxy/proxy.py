@@ -303,6 +303,11 @@ class ChaosProxy:
         """An error for each `inject` that had to fire and that no `with` entered."""
         return self._experiments.forgotten()
 
+    @property
+    def injected(self) -> tuple[ActiveExperiment, ...]:
+        """The experiments that were started by `inject`, the latest 1000, in order."""
+        return tuple(self._experiments.ran)
+
     def spared(self) -> list[str]:
         """A line for each experiment, of the latest, that chance kept from hitting more."""
         return self._experiments.spared()

@@ -29,10 +29,10 @@ _COMMON = (
 )
 
 
-def listing(profiles: Iterable[Profile] = ()) -> str:
-    """Every type with its parameters, units and defaults; then the profiles there are."""
+def listing(kinds: Iterable[Kind] = (), profiles: Iterable[Profile] = ()) -> str:
+    """Those types, or every one, with their parameters, units and defaults; then the profiles."""
     lines = ["Chaos types and what each can be told (name, unit; default - meaning):"]
-    for kind in SCHEMAS:
+    for kind in tuple(kinds) or SCHEMAS:
         lines += ["", *_type(kind)]
     lines += ["", "every type"]
     lines += [_row(*row) for row in _COMMON]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from dataclasses import dataclass
 
 from pytest_resilience.chaos.engine import FaultInjected
@@ -11,6 +13,8 @@ from pytest_resilience.report.chaos_record import ChaosRecord
 
 __all__ = ["Tallies", "numbered_operations", "timeline"]
 
+_NUMBER = re.compile(r"\d[\d.]*")
+_MOST_ALIKE = 3  # experiments with a line each, where they differ in numbers only
 _MOST_LINES = 30  # of one failed test's timeline: its end is what failed it
 
 
@@ -73,9 +77,37 @@ class Tallies:
                 tally.readings += 1
                 tally.last_reading = row.pressure
 
-    def lines(self) -> list[str]:
-        """A line per experiment: in how many tests, matched, hit, total delay."""
-        return [_line(*key, tally) for key, tally in self._by_experiment.items()]
+    def lines(self, *, whole: bool = True) -> list[str]:
+        """A line per experiment: in how many tests, matched, hit, total delay.
+
+        Unless the `whole` is asked for, many that differ in their numbers only share a line, as
+        those of a test that is parametrised.
+        """
+        alike: dict[tuple[str, str], list[tuple[str, _Tally]]] = {}
+        for (what, requested_by), tally in self._by_experiment.items():
+            key = what if whole else _NUMBER.sub("#", what)
+            alike.setdefault((key, requested_by), []).append((what, tally))
+        lines = []
+        for (_, requested_by), group in alike.items():
+            if len(group) > _MOST_ALIKE:
+                more = f"{group[0][0]}, and {len(group) - 1} more with other numbers"
+                lines.append(_line(more, requested_by, _sum([tally for _, tally in group])))
+            else:
+                lines += [_line(what, requested_by, tally) for what, tally in group]
+        return lines
+
+
+def _sum(tallies: list[_Tally]) -> _Tally:
+    read = [each for each in tallies if each.readings]
+    return _Tally(
+        tests=sum(each.tests for each in tallies),
+        idle=sum(each.idle for each in tallies),
+        matched=sum(each.matched for each in tallies),
+        hits=sum(each.hits for each in tallies),
+        delay=sum(each.delay for each in tallies),
+        readings=sum(each.readings for each in tallies),
+        last_reading=read[-1].last_reading if read else "",
+    )
 
 
 def _line(what: str, requested_by: str, tally: _Tally) -> str:

@@ -92,7 +92,7 @@ class Caps:
         if cores * load > most * (1 + 1e-9):
             raise ConfigurationError(
                 f"{fault}: {cores * load:.3g} CPUs are more than the {most:.3g} of {available:g} "
-                f"that chaos_max_cpu = {self.cpu} allows"
+                f"that chaos_max_cpu = {self.cpu} allows; ask for less"
             )
         # Each costs memory and a place in the scheduler's queue, however little it computes.
         if cores > max(1, math.ceil(most)):
@@ -141,7 +141,7 @@ def disk_folder(fault: DiskLoad | DiskFill) -> str:
     """The folder to write to. Raises ConfigurationError if it is none."""
     folder = fault.path or tempfile.gettempdir()
     if not os.path.isdir(folder):
-        raise ConfigurationError(f"path={folder!r} is no folder")
+        raise ConfigurationError(f"path={folder!r} is no folder; give one that is there")
     return folder
 
 

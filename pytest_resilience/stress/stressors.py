@@ -152,7 +152,10 @@ def stress_ng_stressor(fault: CpuLoad | MemoryLoad | DiskLoad) -> Stressor:
     """The program stress-ng, under a worker that ends it."""
     program = shutil.which("stress-ng")
     if program is None:
-        raise UnavailableError("engine='stress-ng': the program stress-ng is not installed")
+        raise UnavailableError(
+            "engine='stress-ng': the program stress-ng is not installed; install it, or leave the "
+            "engine out"
+        )
     arguments, asked = _arguments(fault)
     folder = caps.disk_folder(fault) if isinstance(fault, DiskLoad) else tempfile.gettempdir()
     settings = {"command": [program, "--quiet", *arguments], "folder": folder}

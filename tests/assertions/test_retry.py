@@ -131,7 +131,7 @@ def test_backoff_with_the_jitter_of_the_default(seed: int) -> None:
 
 @pytest.mark.parametrize("tolerance", [-0.1, float("nan")])
 def test_a_tolerance_that_means_nothing(tolerance: float) -> None:
-    with pytest.raises(ValueError, match=r"tolerance=.*: a share of at least 0 is needed"):
+    with pytest.raises(ValueError, match=r"tolerance=.*: give a share of at least 0"):
         assert_backoff(make(), [], tolerance=tolerance)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from collections.abc import Callable
 from typing import Any
 
@@ -184,3 +186,18 @@ def test_services_that_are_no_names(names: Any) -> None:
         assert "target_services=" in problem(
             lambda kind=kind: ChaosExperiment("n", kind, target_services=names)  # type: ignore[misc]
         )
+
+
+# What a message has that says what to write instead.
+TELLS = re.compile(r"\bgive |\bwrite |\be\.g\. |\bleave |\ballowed: |\bas in '|\bsuch as ")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=KINDS.values())
+def test_every_refusal_of_a_parameter_names_it_and_says_what_to_write(kind: Any) -> None:
+    silent = set()
+    for parameter in SCHEMAS[kind].parameters:
+        for value in (*ANY.values(), -1, 10**12, "200%", "no such word", ""):
+            text = problem(lambda: parameter.parse(parameter.name, value))  # noqa: B023
+            if text and not (parameter.name in text and TELLS.search(text)):
+                silent.add(text)
+    assert silent == set()

@@ -19,7 +19,7 @@ def test_a_marker_that_matched_nothing_is_an_error(suite: pytest.Pytester) -> No
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            "*'network_failure' (*target payments.internal:443) never fired: no operation *",
+            "*target payments.internal:443) never fired: nothing went to its target, so this *",
             "  The code did:",
             "    network.connect 127.0.0.1:*",
             "  It hits network.handshake, network.receive. Correct the target or the fault, or *",
@@ -63,7 +63,7 @@ def test_a_trigger_that_chose_none_is_an_error_with_what_there_was_to_choose(
     result.assert_outcomes(passed=4, errors=3)
     result.stdout.fnmatch_lines_random(
         [
-            "* (reset, target any) never fired: its trigger (number 5) chose none of the *",
+            "*never fired: its trigger chose none of the operations that matched (number 5), so *",
             "  It counted:",
             "    1-3 network.receive 127.0.0.1:*",
             "  Choose some of these, which pytest --chaos-operations shows for any test, or say *",
@@ -87,7 +87,10 @@ def test_a_flag_whose_trigger_chose_none_is_no_error(suite: pytest.Pytester) -> 
     result.stdout.fnmatch_lines(["network_failure: *, number 9, * - 1 test, matched 1, hit 0"])
 
 
-def test_a_test_without_any_operation_is_told_so(suite: pytest.Pytester) -> None:
+def test_a_test_without_any_operation_is_told_so(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     suite.makepyfile("""
         import pytest
 
@@ -97,7 +100,13 @@ def test_a_test_without_any_operation_is_told_so(suite: pytest.Pytester) -> None
     """)
     result = suite.runpytest()
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["  The code did: nothing that a fault could hit"])
+    result.stdout.fnmatch_lines(
+        [
+            "*never fired: the code did nothing that a fault could hit, so this test proves *",
+            "See https://*/messages/#the-code-did-nothing-that-a-fault-could-hit",
+            "ERROR *::test_nothing - never fired: the code did nothing that a fault could hit",
+        ]
+    )
 
 
 def test_a_fixture_that_matched_nothing_is_an_error(suite: pytest.Pytester) -> None:
@@ -119,7 +128,7 @@ def test_a_context_that_nobody_entered_is_an_error(suite: pytest.Pytester) -> No
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(
         [
-            "    ask for it, and never enter what it was given",
+            "* never fired: it was asked for, and no with entered it, so this test proves nothing.",
             "  Write `with` before it, around what it is to happen to.",
         ]
     )
@@ -137,7 +146,7 @@ def test_a_proxys_context_that_nobody_entered_is_an_error(suite: pytest.Pytester
     """)
     result = suite.runpytest()
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["    ask for it, and never enter what it was given"])
+    result.stdout.fnmatch_lines(["* never fired: it was asked for, and no with entered it, *"])
     suite.runpytest("--no-chaos").assert_outcomes(passed=1)
 
 
@@ -252,7 +261,7 @@ def test_a_connection_made_in_c_is_told_of_the_proxy(driver: str, ran: pytest.Ru
     ran.assert_outcomes(passed=1, errors=1)
     ran.stdout.fnmatch_lines(
         [
-            "*'network_latency' (*target any) never fired: no operation matched it, *",
+            "*'network_latency' (*target any) never fired: the client connects in C, *",
             "  The code did:",
             f"    network.connect 127.0.0.1:9 (by {driver} through libpq, which is C)",
             f"  {driver} connected to 127.0.0.1:9 * (chaos_native is false): *chaos_proxy(*",

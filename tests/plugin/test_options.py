@@ -186,6 +186,49 @@ def test_chaos_list_shows_types_parameters_units_and_defaults(
     assert " ".join(map(str.strip, narrow)) == " ".join(map(str.strip, result.outlines))
 
 
+def test_the_list_of_one_type(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest("--chaos-list", "thread_exhaustion", "--chaos-list=cpu_stress")
+    assert result.ret == 0
+    heads = [line.partition(":")[0] for line in result.outlines if line and line[0] != " "]
+    assert heads[-3:] == ["thread_exhaustion", "cpu_stress", "every type"]
+    wrong = pytester.runpytest("--chaos-list", "cpu_stres")
+    assert wrong.ret == pytest.ExitCode.USAGE_ERROR
+    wrong.stderr.fnmatch_lines(
+        [
+            "ERROR: --chaos-list: unknown chaos type 'cpu_stres' (did you mean 'cpu_stress'?); *",
+            "See https://*/messages/#configurationerror",
+        ]
+    )
+
+
+def test_how_much_is_said_of_a_run(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import pytest
+        import requests
+
+        @pytest.mark.parametrize("number", range(1, 8))
+        def test_request(url, chaos, number):
+            with chaos.network_failure(mode="refuse", nth=number, must_fire=False):
+                requests.get(url, timeout=5)
+            assert number < 0
+    """)
+    usual, whole, quiet = (
+        suite.runpytest("--tb=no", "-p", "no:randomly", *args).stdout
+        for args in ((), ("-v",), ("-qq",))
+    )
+    usual.fnmatch_lines(
+        [
+            "*, number 1, target any, and 6 more with other numbers *] - 7 tests, matched 7, hit 1",
+            "repeat: pytest *[[]1]' *",
+            "… and 2 more to repeat: -v shows them",
+        ]
+    )
+    usual.no_fnmatch_line("repeat: *[[]6]*")
+    whole.fnmatch_lines(["network_failure: *, number 7, target any *", "repeat: pytest *[[]7]' *"])
+    quiet.no_fnmatch_line("*chaos (seed*")
+    quiet.no_fnmatch_line("repeat: *")
+
+
 def test_chance_repeats_with_the_seed(suite: pytest.Pytester) -> None:
     suite.makepyfile("""
         import pytest

@@ -35,6 +35,21 @@ def test_a_line_per_experiment_over_all_tests() -> None:
     ]
 
 
+def test_what_differs_in_numbers_only_shares_a_line_unless_all_is_asked_for() -> None:
+    tallies = Tallies()
+    for number in range(1, 61):
+        tallies.add(record(row(f"disk: full, number {number}, target any", matched=2)))
+    tallies.add(record(row("slow", matched=2), row("gone: number 1"), row("gone: number 2")))
+    shared = "disk: full, number 1, target any, and 59 more with other numbers"
+    assert tallies.lines(whole=False) == [
+        f"{shared} [flag] - 60 tests, matched 120, hit 60",
+        "slow [flag] - 1 test, matched 2, hit 1",
+        "gone: number 1 [flag] - 1 test, never fired: nothing matched",
+        "gone: number 2 [flag] - 1 test, never fired: nothing matched",
+    ]
+    assert len(tallies.lines()) == 63
+
+
 def test_records_travel_as_json() -> None:
     original = record(row("slow", matched=4, delay=0.5), row("rare", started=False))
     assert ChaosRecord.from_json(json.loads(json.dumps(original.to_json()))) == original

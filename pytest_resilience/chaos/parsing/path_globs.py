@@ -34,7 +34,9 @@ class PathPattern:
 
     def __post_init__(self) -> None:
         if not self.text.strip() or "\0" in self.text:
-            raise ConfigurationError(f"path={self.text!r}: there is no such file")
+            raise ConfigurationError(
+                f"path={self.text!r}: there is no such file; give one such as 'data/**'"
+            )
 
     def matches(self, path: str) -> bool:
         """Whether an absolute path matches."""

@@ -66,10 +66,12 @@ def seconds(name: str, value: Any, *, bare: str = "s") -> float:
     duration = number * _SECONDS[unit or bare]
     if not 0 <= duration < math.inf:
         raise ConfigurationError(
-            f"{name}={shortened(value)}: a duration is finite and not negative"
+            f"{name}={shortened(value)}: a duration is finite and not negative; {allowed}"
         )
     if duration > _LONGEST:
-        raise ConfigurationError(f"{name}={shortened(value)}: a duration is at most 1000000h")
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: a duration is at most 1000000h; give less"
+        )
     return duration
 
 
@@ -126,7 +128,9 @@ def amount(name: str, value: Any) -> Amount:
         )
     size = number * _BYTES[unit or "B"]
     if not 0 <= size < math.inf or size != size // 1:
-        raise ConfigurationError(f"{name}={shortened(value)}: a size is a whole number, 0 or more")
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: a size is a whole number, 0 or more; {allowed}"
+        )
     return Amount(bytes=int(size))
 
 
@@ -170,7 +174,9 @@ def interval(name: str, value: Any) -> tuple[float, float]:
     except ConfigurationError as error:
         raise ConfigurationError(f"{name}={shortened(value)}: {error}") from None
     if not start < end:
-        raise ConfigurationError(f"{name}={shortened(value)}: the end must come after the start")
+        raise ConfigurationError(
+            f"{name}={shortened(value)}: the end must come after the start; give the earlier first"
+        )
     return start, end
 
 

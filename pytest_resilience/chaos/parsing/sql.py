@@ -56,7 +56,9 @@ class StatementPattern:
 
     def __post_init__(self) -> None:
         if not plain_text(self.text):
-            raise ConfigurationError(f"match={self.text!r}: there is no such statement")
+            raise ConfigurationError(
+                f"match={self.text!r}: there is no such statement; give 'UPDATE orders*', say"
+            )
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:

@@ -54,7 +54,8 @@ class Target:
             raise self._useless("no host", f"for every host write '*:{port or '*'}'")
         if not _HOST.fullmatch(host):
             raise self._useless(
-                f"{shortened(host)} is no host name or address", "bare IPv6 needs brackets"
+                f"{shortened(host)} is no host name or address",
+                "bare IPv6 needs brackets; give one such as 'api.example.com:443'",
             )
         if not (_PORT.fullmatch(port) or _RANGE.fullmatch(port)):
             raise self._useless(f"port {port!r} is not a number", "e.g. 'api.example.com:443'")
@@ -63,7 +64,7 @@ class Target:
             ports = int(port), int(port)
         for each in ports or ():
             if not 0 < each <= _HIGHEST_PORT:
-                raise self._useless(f"there is no port {each}", f"ports are 1 to {_HIGHEST_PORT}")
+                raise self._useless(f"there is no port {each}", f"give one of 1 to {_HIGHEST_PORT}")
         if ports is not None and ports[0] > ports[1]:
             raise self._useless(
                 f"no port is in {port}", f"the lower comes first, as in '{ports[1]}-{ports[0]}'"

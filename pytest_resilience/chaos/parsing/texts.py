@@ -73,7 +73,7 @@ def check_name(what: str, value: Any) -> str:
     `what` it names is for the message. Raises ConfigurationError.
     """
     if not isinstance(value, str) or not value.strip():
-        raise ConfigurationError(f"name={shortened(value)}: {what} needs a name")
+        raise ConfigurationError(f"name={shortened(value)}: {what} needs a name; give a text")
     if len(value) > _LONGEST:
         raise ConfigurationError(
             f"name={shortened(value)}: {what} has a name of at most {_LONGEST} characters"

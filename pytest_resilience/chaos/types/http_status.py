@@ -43,7 +43,7 @@ def _status(name: str, value: Any) -> int:
     status = quantities.count(name, value)
     if not _LEAST_STATUS <= status <= _MOST_STATUS:
         raise ConfigurationError(
-            f"{name}={shortened(value)}: a failure is {_LEAST_STATUS}..{_MOST_STATUS}"
+            f"{name}={shortened(value)}: a failure is {_LEAST_STATUS}..{_MOST_STATUS}; give one"
         )
     return status
 

@@ -100,7 +100,7 @@ def _floor(name: str, value: Any) -> Amount:
     if found.bytes is not None and found.bytes < LEAST_FLOOR:
         least = quantities.format_bytes(LEAST_FLOOR)
         raise ConfigurationError(
-            f"{name}={shortened(value)}: no disk is filled up to less than {least}"
+            f"{name}={shortened(value)}: no disk is filled up to less than {least}; give more"
         )
     return found
 

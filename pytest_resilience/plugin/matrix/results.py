@@ -19,6 +19,7 @@ import pytest
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import with_page
 from pytest_resilience.plugin import pytest_internals
 from pytest_resilience.plugin.matrix.plan import configuration_of
 from pytest_resilience.plugin.settings import Settings
@@ -138,7 +139,7 @@ class Results:
                 check_writable(path)
             self._baseline = self._read_baseline(settings.matrix.baseline)
         except ConfigurationError as error:
-            raise pytest.UsageError(printable(str(error))) from None
+            raise pytest.UsageError(printable(with_page(error))) from None
 
     @classmethod
     def register(cls, config: pytest.Config, settings: Settings) -> Results:

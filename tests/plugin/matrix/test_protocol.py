@@ -290,7 +290,10 @@ def test_under_xdist_it_is_the_same(ran: pytest.RunResult, ran_in: Path) -> None
             ["--chaos-profile=ci", "--chaos-experiment=x"],
             "--chaos-experiment=x: the profiles have *",
         ),
-        (["--chaos-matrix", "--chaos-profile=ci", "--resilience-gate=101"], "*outside 0..100"),
+        (
+            ["--chaos-matrix", "--chaos-profile=ci", "--resilience-gate=101"],
+            "*outside 0..100; give a number between",
+        ),
         (["--chaos-matrix", "--chaos-profile=ci", "--resilience-gate=most"], "*give a number*"),
         (["--chaos-matrix", "--chaos-profile=ci", "--resilience-shard=3/2"], "*such as 1/3"),
         (

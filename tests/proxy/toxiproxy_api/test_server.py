@@ -222,7 +222,10 @@ def test_moving_a_proxy(control: ControlServer, upstream: str) -> None:
         ("POST /proxies/shop/toxics", {"type": "timeout"}, "409 toxic already exists"),
         (
             "POST /proxies/shop/toxics", {"type": "latency", "attributes": {"latency": -1}},
-            "400 bad request body: latency=-1: a duration is finite and not negative",
+            (
+                "400 bad request body: latency=-1: a duration is finite and not negative; give "
+                "milliseconds, or a text with us, ms, s, m or h, such as '200ms'"
+            ),
         ),
         (
             "POST /proxies/shop/toxics", {"type": "latency", "attributes": {"x": 1}},
@@ -230,7 +233,10 @@ def test_moving_a_proxy(control: ControlServer, upstream: str) -> None:
         ),
         (
             "PATCH /proxies/shop/toxics/timeout_downstream", {"attributes": {"timeout": -1}},
-            "400 bad request body: timeout=-1: a duration is finite and not negative",
+            (
+                "400 bad request body: timeout=-1: a duration is finite and not negative; give "
+                "milliseconds, or a text with us, ms, s, m or h, such as '200ms'"
+            ),
         ),
         ("GET /elsewhere", None, "404 404 page not found"),
         ("DELETE /proxies", None, "405 DELETE is not allowed here; GET, POST is"),
