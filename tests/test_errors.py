@@ -68,6 +68,16 @@ EXAMPLES: list[tuple[ResilienceError, str, dict[str, object], type[BaseException
         ValueError,
     ),
     (ShutdownError("closed"), "closed", {}, RuntimeError),
+    (errors.ClockStalledError("stalled"), "stalled", {}, ResilienceError),
+    (
+        errors.LeakedThreadsError(("shop.py:3",)),
+        (
+            "1 thread(s) of the test have not ended; end them, or start them where they live "
+            "longer, in a fixture of a wider scope:\n  shop.py:3"
+        ),
+        {"threads": ("shop.py:3",)},
+        ResilienceError,
+    ),
     (UnavailableError("no stress-ng"), "no stress-ng", {}, RuntimeError),
     (
         SteadyStateError({"queue": "queue is 7, not 0..5"}),
