@@ -249,7 +249,11 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_files_of_data_that_are_shown_can_be_read() -> None:
-    readers = {"toml": tomllib.loads, "yaml": yaml.safe_load, "json": json.loads}
+    readers: dict[str, Callable[[str], Any]] = {
+        "toml": tomllib.loads,
+        "yaml": yaml.safe_load,
+        "json": json.loads,
+    }
     for page in PAGES:
         for block in blocks(page):
             if block.language in readers:
