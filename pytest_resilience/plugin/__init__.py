@@ -375,8 +375,10 @@ def _session(config: pytest.Config) -> Any:
     """
     session = config.pluginmanager.get_plugin(_SESSION)
     if session is None:
+        from pytest_resilience.plugin.experiment_request import RunMode
         from pytest_resilience.plugin.exploration.settings import explores
         from pytest_resilience.plugin.session import ChaosSession
+        from pytest_resilience.plugin.settings import report_files
         from pytest_resilience.plugin.settings import settings_of
         from pytest_resilience.plugin.summary import ChaosSummary
 
@@ -389,6 +391,10 @@ def _session(config: pytest.Config) -> Any:
             from pytest_resilience.plugin.matrix.protocol import register
 
             register(config, session)
+        elif settings.matrix is None and settings.mode is RunMode.INJECT and report_files(config):
+            from pytest_resilience.plugin.chaos_report import report_on
+
+            report_on(config, session)
         if explores(config):
             from pytest_resilience.plugin.exploration.protocol import register as explore
 

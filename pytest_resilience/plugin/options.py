@@ -44,8 +44,8 @@ FLAGS = {
     "over at once.",
     "chaos-list": "Show every chaos type, or one, with its parameters, units and defaults, then "
     "exit.",
-    "resilience-report": "Write what the matrix found to a file, by its suffix: .json, .md or "
-    ".html. Repeatable.",
+    "resilience-report": "Write what was injected into each test, and how it ended, to a file, by "
+    "its suffix: .json, .md or .html. Repeatable.",
     "resilience-gate": "The least score, 0 to 100, with which the matrix passes. It fails in any "
     "case where a cell is bad that no baseline accepts, or proves nothing.",
     "resilience-report-only": "Report what the matrix found, and fail no run for it.",

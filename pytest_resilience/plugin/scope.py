@@ -163,7 +163,9 @@ class ExperimentLog:
             rows[of_proxy] = _row(of_proxy, ran, rows.get(of_proxy))
         for request in self.not_started:
             key = str(request.experiment), request.requested_by, False
-            rows[key] = ExperimentRecord(what=key[0], requested_by=key[1], started=False)
+            rows[key] = ExperimentRecord(
+                name=request.experiment.name, what=key[0], requested_by=key[1], started=False
+            )
         return ChaosRecord(nodeid=nodeid, experiments=(*rows.values(), *monkeys))
 
 
@@ -179,6 +181,7 @@ def _row(
     """The row of one that ran, added to that of the times it ran `before`."""
     what, requested_by, started = key
     return ExperimentRecord(
+        name=ran.experiment.name,
         what=what,
         requested_by=requested_by,
         started=started,

@@ -34,6 +34,7 @@ from pytest_resilience.plugin.profiles import selects
 from pytest_resilience.plugin.scope import ChaosScope
 from pytest_resilience.plugin.settings import Settings
 from pytest_resilience.plugin.settings import custom_types
+from pytest_resilience.plugin.settings import report_files
 from pytest_resilience.plugin.summary import RECORD
 from pytest_resilience.report.terminal import timeline
 from pytest_resilience.runtime import child_processes
@@ -68,6 +69,7 @@ class ChaosSession:
         self._marks: dict[int, tuple[pytest.Mark, ExperimentRequest]] = {}
         self._last: tuple[pytest.Item, ChaosScope] | None = None
         self._preloaded = False
+        self._reports = bool(report_files(config))
         folder = str(config.invocation_params.dir)
         native = config.getini("chaos_native")
         idle = settings.mode is RunMode.NOTHING
@@ -332,7 +334,7 @@ class ChaosSession:
         del item.stash[_SCOPE]  # a re-run of the item starts afresh
         if _REQUESTS in item.stash:
             del item.stash[_REQUESTS]
-        if self.settings.matrix is not None:
+        if self.settings.matrix is not None or self._reports:
             self._last = item, scope
 
     def pytest_unconfigure(self) -> None:

@@ -49,6 +49,7 @@ __all__ = [
     "Repeat",
     "Settings",
     "custom_types",
+    "report_files",
     "settings_of",
 ]
 
@@ -59,6 +60,7 @@ _Value = TypeVar("_Value")
 _CUSTOM_TYPES = pytest.StashKey[tuple[NewChaosType, ...]]()
 _SETTINGS = pytest.StashKey["Settings"]()
 _CALM = ("no-chaos", "chaos-operations")  # the flags under which nothing is injected
+_JUDGING = tuple(f"resilience-{name}" for name in ("gate", "report-only", "baseline", "shard"))
 _MOST_DIGITS = 9  # of a number of shards: int() of very many raises
 
 
@@ -305,20 +307,21 @@ def _matrix(config: pytest.Config, profiles: list[Profile]) -> MatrixSettings | 
         ),
         report_only=_report_only(config),
         baseline=_one(config, "resilience-baseline", lambda _, value: Path(value)),
-        reports=tuple(map(Path, given(config, "resilience-report"))),
+        reports=report_files(config),
         shard=_one(config, "resilience-shard", _shard) or (1, 1),
     )
     flag, explore = (option_name(config, name) for name in ("chaos-matrix", "chaos-explore"))
     for calm in _CALM:
         if given(config, calm):
-            _check_unused(config, f"cannot be with {option_name(config, calm)}: without chaos")
+            why = f"cannot be with {option_name(config, calm)}: without chaos"
+            _check_unused(config, why, [*_JUDGING, "resilience-report"])
             return None
     if explores and given(config, "chaos-matrix"):
         raise ConfigurationError(
             f"{flag} and {explore} run each test many times, each in its own way; give one of them"
         )
     if not (explores or given(config, "chaos-matrix")):
-        _check_unused(config, f"needs {flag} or {explore}: without them")
+        _check_unused(config, f"needs {flag} or {explore}: without them", _JUDGING)
         return None
     if not (explores or profiles):
         profile = option_name(config, "chaos-profile")
@@ -326,6 +329,11 @@ def _matrix(config: pytest.Config, profiles: list[Profile]) -> MatrixSettings | 
             f"{flag} needs {profile}: a profile says which experiments there are"
         )
     return settings
+
+
+def report_files(config: pytest.Config) -> tuple[Path, ...]:
+    """The files to write reports to."""
+    return tuple(map(Path, given(config, "resilience-report")))
 
 
 def _report_only(config: pytest.Config) -> bool:
@@ -342,10 +350,9 @@ def _report_only(config: pytest.Config) -> bool:
     return only or not gate
 
 
-def _check_unused(config: pytest.Config, why: str) -> None:
-    """Refuse what only the matrix heeds; `addopts` may have it for the runs that are one."""
-    for name in ("gate", "report-only", "baseline", "report", "shard"):
-        flag = f"resilience-{name}"
+def _check_unused(config: pytest.Config, why: str, flags: Iterable[str]) -> None:
+    """Refuse what only a matrix heeds; `addopts` may have it for the runs that are one."""
+    for flag in flags:
         if times_typed(config, flag):
             raise ConfigurationError(f"{option_name(config, flag)} {why} there is nothing to judge")
 

@@ -13,7 +13,7 @@ from pytest_resilience.report.json_reader import Fields
 __all__ = ["INTRODUCTION", "Cell", "CellVerdict", "EntryKind", "TimelineEntry"]
 
 INTRODUCTION: Final = (
-    "A cell is one test under one experiment; before its cells, each test runs without chaos. "
+    "A cell is one test under one experiment; the matrix runs each test without chaos first. "
     "Coverage is the share of the applicable cells in which the experiment ran."
 )
 """For people who read a report for the first time."""

@@ -14,9 +14,10 @@ class ExperimentRecord:
     """One experiment of one test.
 
     Attributes:
+        name: the experiment's.
         what: the experiment in words, with its physical parameters.
-        requested_by: "marker", "fixture", "flag", "profile", "matrix", "monkey", or "usual" where
-            nobody asked for it and it only counts.
+        requested_by: "marker", "fixture", "flag", "profile", "matrix", "monkey", "proxy", or
+            "usual" where nobody asked for it and it only counts.
         started: False if its `probability` decided against it.
         matched: operations that its target matched.
         hits: operations that got a fault.
@@ -25,6 +26,7 @@ class ExperimentRecord:
         counted: the operations that it matched, with their numbers, where they were to be shown.
     """
 
+    name: str
     what: str
     requested_by: str
     started: bool

@@ -11,6 +11,7 @@ from pytest_resilience.report.terminal import timeline
 
 def row(what: str, *, started: bool = True, matched: int = 0, delay: float = 0) -> ExperimentRecord:
     return ExperimentRecord(
+        name="x",
         what=what,
         requested_by="flag",
         started=started,

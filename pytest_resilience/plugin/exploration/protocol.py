@@ -25,6 +25,7 @@ from pytest_resilience.plugin.matrix.results import CELLS
 from pytest_resilience.plugin.matrix.results import Results
 from pytest_resilience.plugin.pytest_internals import tear_down
 from pytest_resilience.plugin.session import ChaosSession
+from pytest_resilience.plugin.settings import report_files
 
 
 __all__ = ["Exploration", "check_mark", "register"]
@@ -120,8 +121,10 @@ class Exploration:
         else:
             reports, found = explorer.explore()
         vars(reports[-1])[EXPLORED] = found.to_json()
-        if self._session.settings.matrix is None:
+        in_matrix = self._session.settings.matrix is not None
+        if not in_matrix:
             _fail(reports, found)
+        if not (in_matrix or report_files(item.config)):
             return reports
         cells = [
             item.ihook.pytest_resilience_verdict(item=item, cell=cell) or cell

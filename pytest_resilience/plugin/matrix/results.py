@@ -41,7 +41,7 @@ from pytest_resilience.report.writers import check_writable
 from pytest_resilience.report.writers import write_reports
 
 
-__all__ = ["CELLS", "MATRIX_FAILED", "PLAN", "Results"]
+__all__ = ["CELLS", "MATRIX_FAILED", "PLAN", "Results", "begun"]
 
 CELLS = "resilience_cells"
 """The attribute of a report under which the cells of a test travel."""
@@ -63,6 +63,20 @@ def _now() -> datetime.datetime:
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
+def begun(settings: Settings, configuration: str) -> Report:
+    """The report of a run that begins now, in which nothing has happened yet."""
+    return Report(
+        cells=(),
+        configuration=configuration,
+        profiles=tuple(profile.name for profile, _ in settings.profiles),
+        seed=settings.seed,
+        started_at=_now().isoformat(timespec="seconds"),
+        python=platform.python_version(),
+        pytest=pytest.__version__,
+        plugin=metadata.version("pytest-resilience"),
+    )
+
+
 class _CellLog:
     """The cells of a run, planned and finished, here or in workers of xdist.
 
@@ -80,17 +94,9 @@ class _CellLog:
         index, count = shard
         explores = settings.matrix is not None and settings.matrix.explores
         profiles = [profile for profile, _ in settings.profiles]
-        self._report = Report(  # of a run in which nothing has happened yet
-            cells=(),
-            configuration=_EXPLORED if explores else configuration_of(profiles),
-            profiles=tuple(profile.name for profile in profiles),
-            seed=settings.seed,
-            started_at=_now().isoformat(timespec="seconds"),
-            python=platform.python_version(),
-            pytest=pytest.__version__,
-            plugin=metadata.version("pytest-resilience"),
-            interrupted="",
-            shard=Shard(index=index, count=count),
+        configuration = _EXPLORED if explores else configuration_of(profiles)
+        self._report = dataclasses.replace(
+            begun(settings, configuration), shard=Shard(index=index, count=count)
         )
 
     def plan(self, cells: Iterable[Cell]) -> None:
