@@ -13,6 +13,7 @@ is, does the step that it is told, and asks again. There are five steps, whateve
         |                     ^
     [ passing ] --------------+  nothing more: EOF                truncation
         +----------->  ResetConnection                            truncation by a reset
+        +----------->  WaitUntil the end, ResetConnection         truncation by silence
                       between pieces: WaitUntil                   throttle, dribble
                       ReadPeer, and `take` what was read          corruption, truncation
 
@@ -286,6 +287,14 @@ class ResponseStream:
     def is_reset(self) -> bool:
         """Whether the connection is reset, after what was delivered of it."""
         return self.content is not None and self.content.resets
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether nothing more is delivered until the experiments end, and then it is reset.
+
+        What comes of it does not matter any more, so no driver may wait for that.
+        """
+        return self.content is not None and self.content.stalls
 
     def arrive(self, at: float) -> float:
         """Its first byte has come, `at` in monotonic seconds; returns when it is due."""

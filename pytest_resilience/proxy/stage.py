@@ -223,6 +223,8 @@ class Stage:
                 self._break()
             elif stream is not None and stream.is_replaced:
                 self._replace(b"")
+            elif stream is not None and stream.is_stalled and not self._queue:
+                self._queue.append(_Piece(stream, memoryview(b""), self._now(), is_eof=False))
 
     def _write_on(self, data: bytes) -> None:
         self.following.write(data)

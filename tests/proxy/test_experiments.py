@@ -144,6 +144,29 @@ def test_silence_ends_with_the_experiment(proxy: ChaosProxy, connect: Connect) -
     assert 0.05 <= silence.delay < math.inf
 
 
+def test_a_stream_that_was_silent_is_reset_when_the_silence_ends(serve: Serve) -> None:
+    """All of it has come already, and the server says nothing more."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 44\r\n\r\n"
+    events = [b"data: %d\n\n" % number for number in range(4)]
+
+    def stream(connection: socket.socket) -> None:
+        connection.recv(100)
+        connection.sendall(head + b"".join(events))
+        connection.recv(100)
+
+    with (
+        ChaosProxy(("127.0.0.1", serve(stream))) as proxy,
+        socket.create_connection(proxy.address, timeout=10) as client,
+        proxy.inject("network_failure", mode="timeout", after_items=2, rate=1) as silence,
+    ):
+        kept = head + b"".join(events[:2])
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert receive(client, len(kept)) == kept
+        silence.stop()
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
 def test_silence_holds_a_new_connection_up(proxy: ChaosProxy, connect: Connect) -> None:
     with proxy.inject("network_failure", mode="timeout", rate=1, first=1):
         client = connect()

@@ -100,12 +100,15 @@ class DelayingProtocol(asyncio.Protocol):
 
     def pause_reading(self, stream: ResponseStream, due: float, now: float) -> None:
         """Let the transport read nothing from `now` until `due`, in monotonic seconds."""
+        transport: Any = self._transport
 
         def resume() -> None:
             stream.waited(due)
-            self._transport.resume_reading()
+            transport.resume_reading()
+            if stream.is_stalled:  # and maybe nothing more has come
+                transport._read_ready()  # noqa: SLF001  # as its loop does
 
-        self._transport.pause_reading()
+        transport.pause_reading()
         Wait(self.loop, stream.effect, due - stream.effect.clock.monotonic(), resume, now)
 
     def read(self, stream: ResponseStream, due: float) -> None:

@@ -13,14 +13,11 @@ import errno
 import functools
 import math
 import os
-import re
 import select
 import socket
-import sys
 import threading
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from typing import Any
 from typing import Protocol
 from typing import TypeAlias
@@ -34,7 +31,10 @@ from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.foreign_objects import is_a
+from pytest_resilience.interceptors.sockets.abandoned import put_abandoned
+from pytest_resilience.interceptors.sockets.abandoned import registered_anew
 from pytest_resilience.interceptors.sockets.connections import Inbound
+from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
@@ -48,16 +48,15 @@ from pytest_resilience.interceptors.waiting import wait
 
 
 __all__ = [
-    "Receiver", "available", "await_more", "close_by_peer", "discard", "end", "end_of_stream",
+    "Receiver", "available", "await_more", "discard", "end", "end_of_stream", "end_once",
     "fail", "hold_a_call", "hold_before", "hold_sending", "hold_until", "no_room",
-    "nothing_yet", "os_error", "put_abandoned", "readable", "replay", "reset_by_peer",
+    "nothing_yet", "os_error", "readable", "replay", "reset_by_peer",
     "send_timed_out", "silenced", "speaks_tls", "take", "timed_out",
 ]  # fmt: skip
 
 _MakeError: TypeAlias = Callable[[], OSError]
 
 _AT_ONCE = 1 << 16  # bytes
-_POLLED = re.compile(rb"tfd:\s+(\d+) events:\s+([0-9a-f]+)")
 _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
@@ -358,12 +357,21 @@ def end(sock: socket.socket, step: ResetConnection | CloseConnection) -> None:
         with contextlib.suppress(OSError):  # the peer was faster; or no descriptor to be had
             # What the peer still says must find it open, or RST overtakes what was sent.
             KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_WR)
-            with _registered_anew(sock.fileno()):
+            with registered_anew(sock.fileno()):
                 put_abandoned(sock.fileno(), accepted=isinstance(step, CloseConnection))
     elif isinstance(step, ResetConnection):
         reset_by_peer(sock)
     else:
         close_by_peer(sock)
+
+
+def end_once(connection: TcpConnection, step: ResetConnection | CloseConnection) -> None:
+    """Let the peer have ended the connection, whichever of several threads finds out first."""
+    sock, stream = connection.owner(), connection.inbound.stream
+    with connection.send_queue.lock:
+        if sock is not None and stream is not None and connection.inbound.stream is stream:
+            (reset_by_peer if isinstance(step, ResetConnection) else close_by_peer)(sock)
+            connection.is_over()  # last: who is woken meanwhile comes here as well
 
 
 def end_of_stream(sock: KernelSocket) -> None:
@@ -395,6 +403,8 @@ def take(
     if stream is None or not data:
         return data
     delivered = stream.take(data)
+    while (stream.is_reset or stream.is_stalled) and getattr(sock, "pending", int)():
+        arguments.fetch()  # the rest of the record is lost as well
     if stream.is_reset and not delivered:
         reset_by_peer(sock)
         return arguments.fetch()  # which raises
@@ -415,84 +425,5 @@ def _replace(sock: socket.socket, *, accepted: bool) -> None:
         # Wakes other threads that wait on it.
         KernelSocket.shutdown(kernel_socket(sock), socket.SHUT_RDWR)
     discard(sock)  # or closing it is RST, which overtakes what was sent
-    with _registered_anew(sock.fileno()):
+    with registered_anew(sock.fileno()):
         put_abandoned(sock.fileno(), accepted=accepted)
-
-
-def put_abandoned(descriptor: int, *, accepted: bool) -> None:
-    """Put a connection that its peer has reset, or closed if it was `accepted`, in its place."""
-    with limits_lifted(), contextlib.closing(_abandoned(accepted=accepted)) as other:
-        os.set_blocking(other.fileno(), os.get_blocking(descriptor))
-        os.dup2(other.fileno(), descriptor, inheritable=os.get_inheritable(descriptor))
-
-
-@contextlib.contextmanager
-def _registered_anew(descriptor: int) -> Iterator[None]:
-    """Whoever polls a descriptor goes on polling it when it becomes another socket's.
-
-    The kernel forgets it then in every epoll, which no peer could bring about.
-    """
-    asyncio_loops: Any = sys.modules.get("asyncio.events")
-    loop = None if asyncio_loops is None else asyncio_loops._get_running_loop()  # noqa: SLF001
-    if loop is None:
-        with _registered_anew_in_epolls(descriptor):
-            yield
-        return
-    selector: Any = getattr(loop, "_selector", None)  # of its own; loops in C have none
-    key = None if selector is None else selector.get_map().get(descriptor)
-    if key is not None:
-        selector.unregister(descriptor)
-    try:
-        yield
-    finally:
-        if key is not None:
-            selector.register(descriptor, key.events, key.data)
-
-
-@contextlib.contextmanager
-def _registered_anew_in_epolls(descriptor: int) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        found = []
-        for number, events in _epolls_that_poll(descriptor):
-            with contextlib.suppress(OSError):  # closed meanwhile
-                epoll = stack.enter_context(select.epoll.fromfd(os.dup(number)))
-                epoll.unregister(descriptor)
-                found.append((epoll, events))
-        yield
-        for epoll, events in found:
-            epoll.register(descriptor, events)
-
-
-def _epolls_that_poll(descriptor: int) -> Iterator[tuple[int, int]]:
-    """The descriptors of those, each with the events that it asks for."""
-    if not hasattr(select, "epoll"):  # gevent removes it, and puts back what its own has lost
-        return
-    folder = "/proc/self/fdinfo"
-    with contextlib.suppress(OSError):  # there is none
-        for name in os.listdir(folder):
-            with contextlib.suppress(OSError), open(f"{folder}/{name}", "rb") as info:
-                for line in info:
-                    polled = _POLLED.match(line)
-                    if polled is not None and int(polled[1]) == descriptor:
-                        yield int(name), int(polled[2], 16)
-
-
-def _abandoned(*, accepted: bool) -> KernelSocket:
-    """The client's end of a connection whose other end is gone: closed, or never `accepted`."""
-    client = KernelSocket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        with contextlib.closing(KernelSocket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
-            listener.bind((_LOOPBACK[socket.AF_INET], 0))
-            listener.listen(1)
-            client.connect(listener.getsockname())
-            if accepted:
-                # What `socket.socket` accepts by; this class has no other.
-                os.close(listener._accept()[0])  # type: ignore[attr-defined]  # noqa: SLF001
-        # Closing a listener resets what it has not accepted.
-        gone = select.poll()
-        gone.register(client.fileno(), select.POLLIN)
-        gone.poll(1000)
-    except BaseException:
-        client.close()
-        raise
-    return client

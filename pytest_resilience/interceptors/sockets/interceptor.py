@@ -154,9 +154,9 @@ class SocketPatches:
         self._connects = LoopConnects(engine, self._connections)
         loops = AsyncioLoops(engine, self._connects, names, patches)
         http2 = Http2Streams(engine, patches)
-        ssl_objects = SslObjects(engine, http2, patches)
         partitions = PartitionedSends(engine, self._connections, loops)
         self._receiver = Receiver(engine, loops)
+        ssl_objects = SslObjects(engine, http2, patches, self._receiver.stall)
         self._sender = Sender(
             engine, partitions, loops, ssl_objects, http2=http2, receiver=self._receiver
         )
@@ -174,6 +174,8 @@ class SocketPatches:
 
     def remove(self) -> None:
         """Only pass on, from now on; who has made the patches takes them out."""
+        for connection in self._connections.all():
+            self._receiver.give_up(connection)
         self._installed = False
         self._sender.partitions.remove()
         self._receiver.nonblocking.readiness.remove()

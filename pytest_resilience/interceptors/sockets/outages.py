@@ -36,6 +36,7 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets.abandoned import put_abandoned
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.receive import Receiver
@@ -227,7 +228,7 @@ class Outages:
             if how == _POLLED_ONCE:  # with the receiving method that was there before
                 self._replaced.append(os.dup(descriptor))
             connection.is_over()
-            effects.put_abandoned(descriptor, accepted=failure.closes)
+            put_abandoned(descriptor, accepted=failure.closes)
             connection.ends = ends_of(sock)
         for each in self._replaced:
             with contextlib.suppress(OSError), borrowed(each) as sock:

@@ -67,7 +67,8 @@ class Receiver:
             readiness.release(connection)
         if inbound.eof is not None:
             return self._deliver_eof(sock, connection, inbound.eof, ReceiveArguments(call))
-        if turn.receiving and not inbound.unread and (stream is None or stream.begun):
+        awaits_peer = stream is None or (stream.begun and not stream.is_stalled)
+        if turn.receiving and not inbound.unread and awaits_peer:
             if stream is not None and not effects.available(sock):
                 stream.drained()
             self._await_more(sock, connection)  # of this response; or another thread asks meanwhile
@@ -122,6 +123,27 @@ class Receiver:
         effect = connection.send_queue.requests.cut
         if effect is not None and effect.delay == math.inf:
             self.nonblocking.readiness.silence(sock, connection, ResponseStream(effect))
+
+    def stall(self, connection: TcpConnection) -> None:
+        """Nothing more is delivered of a response: whoever waits for it is told when that ends.
+
+        For who finds that out above the socket; who blocks in receiving from it comes by itself.
+        """
+        sock, stream = connection.owner(), connection.inbound.stream
+        if sock is None or stream is None or sock.gettimeout() != 0:
+            return
+        protocol = self._loops.delaying_protocol(sock)
+        if protocol is not None:
+            protocol.pause_reading(stream, math.inf, self._engine.clock.monotonic())
+        else:
+            self.nonblocking.readiness.silence(sock, connection, stream)
+
+    def give_up(self, connection: TcpConnection) -> None:
+        """Nobody looks at `connection` any more: reset it, if bytes that have come are lost."""
+        stream = connection.inbound.stream
+        if stream is not None and stream.is_stalled:
+            with contextlib.suppress(OSError):  # no descriptor to be had
+                effects.end_once(connection, ResetConnection())
 
     def end(self, sock: socket.socket, connection: TcpConnection) -> None:
         """This side takes no more: whoever is held goes on, as the kernel wakes who waits."""
@@ -207,6 +229,8 @@ class Receiver:
             more: bytes | None = b""
             with contextlib.suppress(TimeoutError):  # what is there is better than nothing
                 most = self._await_turn(sock, connection, asked_at)
+                if inbound.stream is not stream:  # the connection is reset
+                    break
                 more = _fetch(sock, connection, arguments, min(most, arguments.size - len(data)))
             if more == b"":
                 break
@@ -221,7 +245,7 @@ class Receiver:
             return sys.maxsize
         clock, there = self._engine.clock, len(inbound.unread)
         now = since = self._await_arrival(sock, connection, stream, asked_at)
-        if not there and stream.effect.pace is not None:
+        if not there and stream.effect.pace is not None and not stream.is_stalled:
             if stream.begun and not effects.available(sock):
                 stream.drained()
                 effects.await_more(sock)
@@ -241,9 +265,7 @@ class Receiver:
                     inbound.unread = b""
                     return 0
                 case ResetConnection() | CloseConnection() as step:
-                    connection.is_over()
-                    is_reset = isinstance(step, ResetConnection)
-                    (effects.reset_by_peer if is_reset else effects.close_by_peer)(sock)
+                    effects.end_once(connection, step)
                     return sys.maxsize
 
     def _hold(

@@ -111,7 +111,9 @@ class AsyncioReceiver:
         __tracebackhide__ = True
         inbound, most = connection.inbound, 0
         stream = inbound.stream if inbound.expected else None
-        if not effects.readable(sock, 0) and (stream is None or stream.needs_response):
+        is_stalled = inbound.stream is not None and inbound.stream.is_stalled
+        needs_response = (stream is None or stream.needs_response) and not is_stalled
+        if needs_response and not effects.readable(sock, 0):
             return call()  # only what is there is a response: bytes, EOF, an error
         self._begin(connection, protocol)
         stream = inbound.stream
@@ -122,13 +124,8 @@ class AsyncioReceiver:
                 case WaitUntil(due):
                     protocol.pause_reading(stream, due, now)
                     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-                case ResetConnection():
-                    connection.is_over()
-                    effects.reset_by_peer(sock)
-                    return call()
-                case CloseConnection():
-                    connection.is_over()
-                    effects.close_by_peer(sock)
+                case ResetConnection() | CloseConnection() as step:
+                    effects.end_once(connection, step)
                     return call()
                 case ReadReplacement():
                     return effects.replay(sock, inbound, call)
@@ -156,6 +153,8 @@ class AsyncioReceiver:
         if not data and arguments.size:
             self._hold_eof(connection, protocol)
         delivered = effects.take(sock, stream, data, arguments)
+        if stream is not None and stream.is_stalled:
+            protocol.pause_reading(stream, math.inf, self._engine.clock.monotonic())
         if effects.is_withheld(stream, data, delivered):
             raise effects.nothing_yet(sock)
         return arguments.returned(delivered)

@@ -146,13 +146,8 @@ class NonblockingReceiver:
                     return min(most, inbound.asked_early or sys.maxsize)
                 case ReadReplacement():
                     return 0
-                case ResetConnection():
-                    connection.is_over()
-                    effects.reset_by_peer(sock)
-                    break
-                case CloseConnection():
-                    connection.is_over()
-                    effects.close_by_peer(sock)
+                case ResetConnection() | CloseConnection() as step:
+                    effects.end_once(connection, step)
                     break
         return sys.maxsize
 
@@ -177,6 +172,8 @@ class NonblockingReceiver:
                 stream.drained()  # it was not all of a record
             raise
         delivered = effects.take(sock, stream, data, arguments)
+        if stream is not None and stream.is_stalled:
+            self.readiness.silence(sock, connection, stream)
         if stream is not None and not effects.available(sock):
             stream.drained()
         if inbound.asked_early:
@@ -242,7 +239,8 @@ class Readiness:
             return
         with self._changed:
             held = self.held[connection] = _Held(sock, stream, math.inf, 0)
-            held.begin(sock, self._clock.monotonic(), deaf=not stream.effect.passes)
+            deaf = stream.is_stalled or not stream.effect.passes
+            held.begin(sock, self._clock.monotonic(), deaf=deaf)
             self._watch()
 
     def keep_pending(self, sock: socket.socket, connection: TcpConnection, effect: Effect) -> None:
@@ -403,5 +401,6 @@ class _Held:
                 sock.setsockopt(socket.SOL_SOCKET, _MARK, self._mark)
         if self._deaf:
             hear(sock)
-        elif not self._blocking and self.due == math.inf and not self.stream.effect.transient:
+        is_lost = self.due == math.inf and not self.stream.effect.transient and not self._deaf
+        if not self._blocking and (is_lost or self.stream.is_stalled):
             effects.end_of_stream(sock)  # or nobody is told that it is lost

@@ -41,8 +41,16 @@ __all__ = ["SslObjects"]
 class SslObjects:
     """Every `ssl.SSLObject` of a client that is made from now on."""
 
-    def __init__(self, engine: Engine, http2: Http2Streams, patches: Patches) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        http2: Http2Streams,
+        patches: Patches,
+        stall: Callable[[TcpConnection], None],
+    ) -> None:
+        """`stall`: told of a connection of which nothing more is delivered."""
         self._engine = engine
+        self._stall = stall
         self._http2 = http2
         self._patches = patches
         self._installed = False
@@ -158,8 +166,10 @@ class SslObjects:
             call.name, call.is_plain = "read", False
             arguments = ReceiveArguments(call)
             data = b"" if content.is_replaced else _taken(content, arguments)
-            if content.stalls and not data:
-                raise effects.nothing_yet(made)
+            if content.stalls:
+                self._stall(connection)
+                if not data:
+                    raise effects.nothing_yet(made)
             if content.resets:
                 _end(connection)
                 if not data:

@@ -24,6 +24,7 @@ import urllib3
 
 from requests.adapters import HTTPAdapter
 
+from pytest_resilience.interceptors.sockets import abandoned
 from pytest_resilience.interceptors.sockets import effects
 from tests.interceptors.conftest import Handler
 from tests.interceptors.conftest import closed_port
@@ -216,7 +217,7 @@ def test_a_connection_is_reset_though_no_descriptor_is_left(
     def none_left(**_: Any) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(effects, "_abandoned", none_left)
+    monkeypatch.setattr(abandoned, "_abandoned", none_left)
     with (
         inject("network_failure", mode="reset", rate=1),
         socket.create_connection(("127.0.0.1", silent_port)) as client,

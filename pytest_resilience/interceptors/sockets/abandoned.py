@@ -1,0 +1,100 @@
+"""A connection whose peer is gone, in the place of another; pollers see that happen to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import socket
+import sys
+
+from collections.abc import Iterator
+from typing import Any
+
+from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
+
+
+__all__ = ["put_abandoned", "registered_anew"]
+
+_POLLED = re.compile(rb"tfd:\s+(\d+) events:\s+([0-9a-f]+)")
+
+
+def put_abandoned(descriptor: int, *, accepted: bool) -> None:
+    """Put a connection that its peer has reset, or closed if it was `accepted`, in its place."""
+    with limits_lifted(), contextlib.closing(_abandoned(accepted=accepted)) as other:
+        os.set_blocking(other.fileno(), os.get_blocking(descriptor))
+        os.dup2(other.fileno(), descriptor, inheritable=os.get_inheritable(descriptor))
+
+
+@contextlib.contextmanager
+def registered_anew(descriptor: int) -> Iterator[None]:
+    """Whoever polls a descriptor goes on polling it when it becomes another socket's.
+
+    The kernel forgets it then in every epoll, which no peer could bring about.
+    """
+    asyncio_loops: Any = sys.modules.get("asyncio.events")
+    loop = None if asyncio_loops is None else asyncio_loops._get_running_loop()  # noqa: SLF001
+    if loop is None:
+        with _registered_anew_in_epolls(descriptor):
+            yield
+        return
+    selector: Any = getattr(loop, "_selector", None)  # of its own; loops in C have none
+    key = None if selector is None else selector.get_map().get(descriptor)
+    if key is not None:
+        selector.unregister(descriptor)
+    try:
+        yield
+    finally:
+        if key is not None:
+            selector.register(descriptor, key.events, key.data)
+
+
+@contextlib.contextmanager
+def _registered_anew_in_epolls(descriptor: int) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        found = []
+        for number, events in _epolls_that_poll(descriptor):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                epoll = stack.enter_context(select.epoll.fromfd(os.dup(number)))
+                epoll.unregister(descriptor)
+                found.append((epoll, events))
+        yield
+        for epoll, events in found:
+            epoll.register(descriptor, events)
+
+
+def _epolls_that_poll(descriptor: int) -> Iterator[tuple[int, int]]:
+    """The descriptors of those, each with the events that it asks for."""
+    if not hasattr(select, "epoll"):  # gevent removes it, and puts back what its own has lost
+        return
+    folder = "/proc/self/fdinfo"
+    with contextlib.suppress(OSError):  # there is none
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError), open(f"{folder}/{name}", "rb") as info:
+                for line in info:
+                    polled = _POLLED.match(line)
+                    if polled is not None and int(polled[1]) == descriptor:
+                        yield int(name), int(polled[2], 16)
+
+
+def _abandoned(*, accepted: bool) -> KernelSocket:
+    """The client's end of a connection whose other end is gone: closed, or never `accepted`."""
+    client = KernelSocket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        with contextlib.closing(KernelSocket(socket.AF_INET, socket.SOCK_STREAM)) as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(1)
+            client.connect(listener.getsockname())
+            if accepted:
+                # What `socket.socket` accepts by; this class has no other.
+                os.close(listener._accept()[0])  # type: ignore[attr-defined]  # noqa: SLF001
+        # Closing a listener resets what it has not accepted.
+        gone = select.poll()
+        gone.register(client.fileno(), select.POLLIN)
+        gone.poll(1000)
+    except BaseException:
+        client.close()
+        raise
+    return client
