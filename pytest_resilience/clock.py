@@ -108,7 +108,7 @@ class MachineClock:
 
     Faults, pressure and what is measured go by it, as they would where they really happen.
     Only virtual time moves it (`virtual_time/clocks.py`): for the threads of a test that has it,
-    `monotonic` and `sleep` are those of the test, and so are the waits of faults.
+    `monotonic` and `sleep` are those of the test, and so are the waits of faults. Those are exact.
     """
 
     __slots__ = ()
@@ -116,6 +116,11 @@ class MachineClock:
     _sleep = staticmethod(time.sleep)
 
     monotonic = staticmethod(_read)
+
+    @staticmethod
+    def wakes_late() -> bool:
+        """Whether who sleeps may be woken up late, as by an operating system."""
+        return True
 
     def time(self) -> float:
         return self._began + self.monotonic()

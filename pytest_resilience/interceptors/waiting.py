@@ -32,11 +32,12 @@ def wait(
     __tracebackhide__ = True
     started = clock.monotonic()
     rest = min(seconds, left())
-    exact = isinstance(clock, MachineClock)
-    sleep = clock.sleep if ended is None or not exact else ended.wait
+    is_machine = isinstance(clock, MachineClock)
+    sleep = clock.sleep if ended is None or not is_machine else ended.wait
+    late = isinstance(clock, MachineClock) and clock.wakes_late()
     while rest > 0 and left() > 0 and not (ended is not None and ended.is_set()):
         step = min(rest, SLICE)
-        if exact and step == rest:
+        if late and step == rest:
             _sleep_exactly(clock, sleep, started + seconds, rest)
         else:
             sleep(step)

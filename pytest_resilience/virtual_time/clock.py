@@ -33,6 +33,8 @@ from pytest_resilience.virtual_time.real_waits import install_processes
 from pytest_resilience.virtual_time.real_waits import outside
 from pytest_resilience.virtual_time.refusals import check_surroundings
 from pytest_resilience.virtual_time.refusals import install_refusals
+from pytest_resilience.virtual_time.socket_calls import install_polls
+from pytest_resilience.virtual_time.socket_calls import install_socket_calls
 from pytest_resilience.virtual_time.sockets import Sockets
 from pytest_resilience.virtual_time.sockets import install_selectors
 from pytest_resilience.virtual_time.stalls import where
@@ -65,7 +67,8 @@ class VirtualClock:
         self._start = start
         self._driver = Driver()
         self._patches = Patches()
-        self._bubble = Bubble(network=Sockets(), chance=chance, kick=self._driver.kick)
+        self._sockets = Sockets()
+        self._bubble = Bubble(network=self._sockets, chance=chance, kick=self._driver.kick)
         self._shadows: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._wall: WallClock | None = None
         self._zero = Zero(0)
@@ -161,6 +164,8 @@ class VirtualClock:
             install_threads(self._patches)
             install_executors(self._patches, self._shadows)
             install_selectors(self._patches)
+            install_polls(self._patches)
+            install_socket_calls(self._patches, self._sockets)
             install_processes(self._patches)
             install_refusals(self._patches)
             self._driver.serve(self._bubble)

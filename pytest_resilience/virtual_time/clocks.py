@@ -117,6 +117,7 @@ def install_clocks(patches: Patches, zero: Zero) -> None:
     # Of this package too: its faults take virtual time.
     patches.set(MachineClock, "monotonic", staticmethod(_faults_clock(found["monotonic"])))
     patches.set(MachineClock, "_sleep", staticmethod(_sleep))
+    patches.set(MachineClock, "wakes_late", staticmethod(lambda: reader() is None))
 
 
 def _faults_clock(monotonic: Callable[[], float]) -> Callable[[], float]:

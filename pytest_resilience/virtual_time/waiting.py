@@ -13,6 +13,9 @@ from enum import Enum
 
 __all__ = ["LARGEST", "Ended", "Outcome", "Timers", "Waiter", "nanoseconds", "poll"]
 
+# As it is without virtual time, whose own it is replaced by for others.
+_POLL = {"poll": getattr(select, "poll", None)}
+
 LARGEST = 2**62  # nanoseconds; timeouts beyond 146 years end then
 
 
@@ -101,9 +104,10 @@ def poll(waiters: Iterable[Waiter], milliseconds: int) -> dict[int, int]:
     for waiter in waiters:
         for fd, mask in waiter.polled:
             masks[fd] = masks.get(fd, 0) | mask
-    if not masks:
+    make = _POLL["poll"]
+    if not masks or make is None:
         return {}
-    poller = select.poll()
+    poller = make()
     for fd, mask in masks.items():
         poller.register(fd, mask)
     return dict(poller.poll(milliseconds))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pytest_resilience import ManualClock
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.waiting import wait
+from pytest_resilience.virtual_time.clock import VirtualClock
 
 
 def for_ever() -> float:
@@ -84,3 +86,10 @@ def test_the_machines_clock_goes_on_though_somebody_has_stopped_time(
     monkeypatch.setattr(time, "sleep", slept.append)
     assert wait(MACHINE_CLOCK, 0.06, for_ever) >= 0.06
     assert not slept
+
+
+@pytest.mark.parametrize("ended", [None, threading.Event()])
+def test_it_is_exact_in_virtual_time(ended: threading.Event | None) -> None:
+    with VirtualClock() as clock:
+        assert wait(MACHINE_CLOCK, 2, for_ever, ended) == 2
+        assert clock.elapsed == 2

@@ -1,0 +1,202 @@
+"""Blocking calls of sockets, and of `select`, as parks."""
+
+from __future__ import annotations
+
+import functools
+import select
+import socket
+
+from collections.abc import Callable
+from typing import Any
+
+from pytest_resilience.virtual_time.bubble import current
+from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.real_waits import outside
+from pytest_resilience.virtual_time.sockets import Sockets
+from pytest_resilience.virtual_time.sockets import wait_readable
+from pytest_resilience.virtual_time.waiting import Waiter
+from pytest_resilience.virtual_time.waiting import nanoseconds
+
+
+__all__ = ["install_polls", "install_socket_calls"]
+
+# Receiving methods, each with where its flags are.
+_RECEIVING = {
+    "recv": 1, "recv_into": 2, "recvfrom": 1, "recvfrom_into": 2, "recvmsg": 2, "recvmsg_into": 2,
+}  # fmt: skip
+_AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)
+_OTHERWISE = _AT_ONCE | socket.MSG_OOB | getattr(socket, "MSG_ERRQUEUE", 0)
+_ANY = select.POLLIN | select.POLLPRI | select.POLLOUT
+
+
+def install_socket_calls(patches: Patches, sockets: Sockets) -> None:
+    """Let members that receive, accept or send park, and know the sockets that they make."""
+    owner = socket.socket
+    for name, flags_at in _RECEIVING.items():
+        if hasattr(owner, name):
+            patches.set(owner, name, _receive(getattr(owner, name), flags_at))
+    patches.set(owner, "_accept", _accept(owner._accept))  # type: ignore[attr-defined]  # noqa: SLF001
+    patches.set(owner, "sendall", _sendall(owner.sendall, owner.send))
+    patches.set(owner, "send", _send(owner.send))
+    patches.set(owner, "connect", _connect(owner.connect, sockets))
+    patches.set(owner, "__init__", _init(owner.__init__, sockets))
+
+
+def _init(real: Callable[..., None], sockets: Sockets) -> Callable[..., None]:
+    @functools.wraps(real)
+    def __init__(self: socket.socket, *args: Any, **options: Any) -> None:  # noqa: N807
+        real(self, *args, **options)
+        bubble = current()
+        if bubble is not None:
+            with bubble.mutex:
+                sockets.add(self)
+
+    return __init__
+
+
+def _timeout(sock: socket.socket) -> int | None:
+    seconds = sock.gettimeout()
+    return None if seconds is None else nanoseconds(seconds)
+
+
+def _await(waits_in: str, sock: socket.socket, timeout: int | None, mask: int) -> None:
+    """Raises TimeoutError, as the socket does."""
+    if sock.fileno() >= 0 and not wait_readable(waits_in, sock.fileno(), timeout, mask):
+        raise TimeoutError("timed out")
+
+
+def _receive(real: Callable[..., Any], flags_at: int) -> Callable[..., Any]:
+    @functools.wraps(real)
+    def receive(self: socket.socket, *args: Any, **options: Any) -> Any:
+        if current() is not None and self.gettimeout() != 0:
+            flags = options.get("flags", args[flags_at] if len(args) > flags_at else 0)
+            if not (isinstance(flags, int) and flags & _OTHERWISE):
+                _await("receive", self, _timeout(self), select.POLLIN)
+        return real(self, *args, **options)
+
+    return receive
+
+
+def _accept(real: Callable[..., Any]) -> Callable[..., Any]:
+    def _accept(self: socket.socket) -> Any:
+        if current() is not None and self.gettimeout() != 0:
+            _await("accept", self, _timeout(self), select.POLLIN)
+        return real(self)
+
+    return _accept
+
+
+def _send(real: Callable[..., int]) -> Callable[..., int]:
+    @functools.wraps(real)
+    def send(self: socket.socket, data: Any, flags: int = 0, /) -> int:
+        if current() is None or self.gettimeout() == 0 or flags & _AT_ONCE:
+            return real(self, data, flags)
+        _await("send", self, _timeout(self), select.POLLOUT)
+        return real(self, data, flags)
+
+    return send
+
+
+def _sendall(real: Callable[..., None], send: Callable[..., int]) -> Callable[..., None]:
+    @functools.wraps(real)
+    def sendall(self: socket.socket, data: Any, flags: int = 0, /) -> None:
+        bubble = current()
+        is_small = self.type != socket.SOCK_STREAM
+        if bubble is None or is_small or self.gettimeout() == 0 or flags & _AT_ONCE:
+            real(self, data, flags)
+            return
+        timeout, began = _timeout(self), bubble.elapsed.read()
+        with memoryview(data) as view, view.cast("B") as rest:
+            sent = 0
+            while sent < len(rest):
+                left = timeout
+                if timeout is not None:
+                    left = max(0, timeout - (bubble.elapsed.read() - began))
+                _await("send", self, left, select.POLLOUT)
+                # A socket without a timeout would wait in C until all has been sent.
+                sent += send(self, rest[sent:], flags | (_AT_ONCE if timeout is None else 0))
+
+    return sendall
+
+
+def _connect(real: Callable[..., None], sockets: Sockets) -> Callable[..., None]:
+    @functools.wraps(real)
+    def connect(self: socket.socket, address: Any, /) -> None:
+        bubble = current()
+        if bubble is None or self.gettimeout() == 0:
+            real(self, address)
+            return
+        with bubble.mutex:
+            is_ours = sockets.is_ours(self, address)
+        if is_ours or self.type != socket.SOCK_STREAM:
+            real(self, address)
+            return
+        with outside():
+            real(self, address)
+
+    return connect
+
+
+def install_polls(patches: Patches) -> None:
+    """Let members that wait by `select.select` or `select.poll` park."""
+    patches.set(select, "select", _select(select.select))
+    if hasattr(select, "poll"):
+        patches.set(select, "poll", functools.partial(_Poll, select.poll))
+
+
+def _number(file: Any) -> int:
+    return file if isinstance(file, int) else file.fileno()
+
+
+def _select(real: Callable[..., Any]) -> Callable[..., Any]:
+    def select_(
+        readers: Any, writers: Any, others: Any, timeout: float | None = None, /
+    ) -> tuple[list[Any], list[Any], list[Any]]:
+        bubble = current()
+        if bubble is None or (timeout is not None and timeout <= 0):
+            return real(readers, writers, others, timeout)  # type: ignore[no-any-return]
+        files = [*readers], [*writers], [*others]
+        ready = real(*files, 0)
+        if not any(ready):
+            masks = (select.POLLIN, select.POLLOUT, select.POLLPRI)
+            pairs = zip(files, masks, strict=True)
+            polled = tuple((_number(file), mask) for group, mask in pairs for file in group)
+            bubble.wait(Waiter("select", polled), None if timeout is None else nanoseconds(timeout))
+            ready = real(*files, 0)
+        return ready  # type: ignore[no-any-return]
+
+    select_.__name__ = "select"
+    return select_
+
+
+class _Poll:
+    """What `select.poll()` makes."""
+
+    def __init__(self, real: Callable[[], Any]) -> None:
+        self._real = real()
+        self._masks: dict[int, int] = {}
+
+    def register(self, fd: Any, eventmask: int = _ANY, /) -> None:
+        self._real.register(fd, eventmask)
+        self._masks[_number(fd)] = eventmask
+
+    def modify(self, fd: Any, eventmask: int, /) -> None:
+        self._real.modify(fd, eventmask)
+        self._masks[_number(fd)] = eventmask
+
+    def unregister(self, fd: Any, /) -> None:
+        self._real.unregister(fd)
+        self._masks.pop(_number(fd), None)
+
+    def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
+        """`timeout`: in milliseconds; None or less than 0 for ever."""
+        bubble = current()
+        if bubble is None or timeout == 0:
+            return self._real.poll(timeout)  # type: ignore[no-any-return]
+        ready = self._real.poll(0)
+        if not ready:
+            for_ever = timeout is None or timeout < 0
+            limit = None if for_ever or timeout is None else nanoseconds(timeout / 1000)
+            bubble.wait(Waiter("poll", tuple(self._masks.items())), limit)
+            ready = self._real.poll(0)
+        return ready  # type: ignore[no-any-return]
