@@ -378,3 +378,67 @@ def test_a_module_level_lock_that_is_held_over_a_wait_is_named(suite: pytest.Pyt
             "E *make the lock in the test, or wait inside of `with virtual_clock.real():`.",
         ]
     )
+
+
+def test_faults_take_virtual_time(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import asyncio
+        import sqlite3
+        import time
+
+        import httpx
+        import pytest
+        import requests
+
+        from pytest_resilience.assertions import assert_recovers
+
+        @pytest.mark.chaos("network_latency", delay="2s")
+        def test_a_slow_response(virtual_clock, stub_server):
+            assert requests.get(stub_server.respond("/x").url, timeout=5).status_code == 200
+            assert virtual_clock.elapsed == 4  # to connect, and to receive
+
+        @pytest.mark.chaos("network_latency", delay="20s")
+        def test_the_timeout_of_a_client(virtual_clock, stub_server):
+            with pytest.raises(requests.Timeout):
+                requests.get(stub_server.respond("/x").url, timeout=5)
+            assert virtual_clock.elapsed == 5
+
+        @pytest.mark.chaos("network_failure", mode="timeout")
+        def test_silence(virtual_clock, stub_server):
+            with pytest.raises(requests.Timeout):
+                requests.get(stub_server.respond("/x").url, timeout=5)
+            assert virtual_clock.elapsed == 5
+
+        def test_asyncio(virtual_clock, stub_server, chaos):
+            url = stub_server.respond("/x").url
+
+            async def get():
+                async with httpx.AsyncClient(timeout=5) as client:
+                    return (await client.get(url)).status_code
+
+            with chaos.network_latency(delay="2s"):
+                assert asyncio.run(get()) == 200
+            assert virtual_clock.elapsed == 4
+            with chaos.network_latency(delay="20s"), pytest.raises(httpx.TimeoutException):
+                asyncio.run(get())
+            assert virtual_clock.elapsed == 9
+
+        @pytest.mark.chaos("database_slowdown", delay="3s")
+        def test_a_slow_statement(virtual_clock):
+            connection = sqlite3.connect(":memory:")
+            connection.execute("select 1")
+            connection.close()
+            assert virtual_clock.elapsed == 3
+
+        @pytest.mark.chaos("disk_failure", delay="3s")
+        def test_a_slow_file(virtual_clock, tmp_path):
+            (tmp_path / "x").write_text("x")
+            assert virtual_clock.elapsed == 3
+
+        @pytest.mark.chaos("network_failure", mode="refuse", duration="30s")
+        def test_recovery(virtual_clock, stub_server):
+            url = stub_server.respond("/x").url
+            assert_recovers(lambda: requests.get(url, timeout=5), within=60)
+            assert 30 <= virtual_clock.elapsed < 31
+    """)
+    suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=7)
