@@ -46,5 +46,10 @@ ANY: dict[str, Any] = {
 
 
 def one_sentence(text: str, *, most: int = 1500) -> bool:
-    """Whether a message is one line that a terminal can show, and that anybody reads."""
-    return bool(text.strip()) and text.isprintable() and len(text) <= most
+    """Whether a message is one line that a terminal can show, and that anybody reads.
+
+    A second line may lead to a page.
+    """
+    sentence, _, link = text.partition("\nSee https://")
+    printable = sentence.isprintable() and link.rstrip("\n").isprintable()
+    return bool(sentence.strip()) and printable and len(sentence) <= most

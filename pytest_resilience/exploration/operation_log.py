@@ -21,6 +21,7 @@ from pytest_resilience.exploration.schedule import Point
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Site
 from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.locks import fork_safe
 from pytest_resilience.seeds import Stream
 
 
@@ -166,7 +167,7 @@ class OperationLog:
         self._numbers: Counter[Site] = Counter()
         self._met: dict[Step, int] = {}
         self._current = threading.local()
-        self._lock = threading.Lock()
+        self._lock = fork_safe(self, "_lock", threading.Lock)
 
     def observe(self, operation: Operation | None) -> None:
         """An operation is about to be decided on; None for one that has been observed before."""

@@ -136,7 +136,7 @@ def test_a_coroutine_is_cancelled_when_its_time_is_up() -> None:
 
     with pytest.raises(
         TimeLimitExceededError,
-        match=r"^prices: \S*story took longer than 0.005 s; it was cancelled$",
+        match=r"(?m)^prices: \S*story took longer than 0.005 s; it was cancelled$",
     ) as caught:
         asyncio.run(limiter(story)())
     assert cleaned_up == [True]
@@ -212,7 +212,7 @@ def test_a_coroutine_that_refuses_cancellation_loses_its_result() -> None:
 def test_a_plain_function_runs_on_and_is_listed(hanging: Hanging) -> None:
     limiter = TimeLimiter(SOON, name="prices")
     with pytest.raises(
-        TimeLimitExceededError, match=r"^prices: .* took longer than 0.005 s; it runs on$"
+        TimeLimitExceededError, match=r"(?m)^prices: .* took longer than 0.005 s; it runs on$"
     ):
         limiter.execute(hanging)
     (overdue,) = limiter.overdue
@@ -335,7 +335,7 @@ def test_on_a_manual_clock_a_minute_passes_at_once(clock: ManualClock) -> None:
             await slow()
 
     exceeded = pytest.raises(
-        TimeLimitExceededError, match=r"longer than 60 s; it ended after 61 s$"
+        TimeLimitExceededError, match=r"(?m)longer than 60 s; it ended after 61 s$"
     )
     with exceeded:
         limiter.execute(clock.sleep, 61)

@@ -43,11 +43,8 @@ TAKEN = {
     "chaos_max_memory": {"empty", "zero", "over a hundred", "arabic"},
     "chaos_max_disk": {"empty", "zero", "over a hundred", "arabic"},
 }
-PATHS = {
-    "resilience-report",
-    "resilience-baseline",
-    "chaos-schedules",
-}  # tried where they are read and written
+# Tried where they are read.
+ELSEWHERE = {"resilience-report", "resilience-baseline", "chaos-schedules", "chaos-list"}
 
 
 @pytest.fixture
@@ -83,7 +80,7 @@ def problem_with(config: pytest.Config, argument: str) -> str:
     return ""
 
 
-@pytest.mark.parametrize("flag", [name for name in VALUES if name not in PATHS])
+@pytest.mark.parametrize("flag", [name for name in VALUES if name not in ELSEWHERE])
 def test_every_flag(project: pytest.Pytester, flag: str) -> None:
     config = project.parseconfig("-p", "no:ordeal", "--chaos-profile=ci", "--chaos-matrix")
     taken = set()
@@ -113,7 +110,11 @@ def test_what_is_typed_does_nothing_to_the_terminal(
     project: pytest.Pytester, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     project.makepyfile("def test(): pass")
-    for flag in ("chaos", "chaos-seed", "chaos-profile", "resilience-gate", "resilience-baseline"):
+    flags = (
+        "chaos", "chaos-list", "chaos-profile", "chaos-seed", "resilience-baseline",
+        "resilience-gate",
+    )  # fmt: skip
+    for flag in flags:
         result = project.runpytest(
             "-p", "no:ordeal", "--chaos-profile=ci", "--chaos-matrix", f"--{flag}={text}"
         )

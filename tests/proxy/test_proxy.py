@@ -141,7 +141,7 @@ def test_closing_leaves_nothing(serve: Serve) -> None:
     until(lambda: len(os.listdir("/proc/self/fd")) <= before[1] + 1)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(proxy.address)
-    with pytest.raises(ShutdownError, match=r"^the proxy is closed; make a new one$"):
+    with pytest.raises(ShutdownError, match=r"(?m)^the proxy is closed; make a new one$"):
         proxy.add("slicer")
 
 

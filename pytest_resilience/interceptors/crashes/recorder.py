@@ -43,6 +43,7 @@ from pytest_resilience.chaos.operation import SYNC
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.interceptors.crashes.sqlite_vfs import tracing_sqlite
+from pytest_resilience.locks import fork_safe
 
 
 __all__ = ["CrashRecording", "recording_crashes"]
@@ -66,7 +67,7 @@ class CrashRecording:
         self._steps: list[Step] = []
         self._nodes: dict[tuple[int, int], int] = {}  # by device and number
         self._databases: set[str] = set()
-        self._lock = threading.RLock()
+        self._lock = fork_safe(self, "_lock", threading.RLock)
         self._disk = Disk()
         self._look_below("")
         self._before = self._disk

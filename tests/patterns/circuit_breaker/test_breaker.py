@@ -74,7 +74,7 @@ def test_opens_after_failures_in_a_row_and_refuses(
     assert breaker.state.value == "OPEN"
     clock.advance(10)
     with pytest.raises(
-        CircuitBreakerError, match=r"^prices is OPEN: try again in 20 s$"
+        CircuitBreakerError, match=r"(?m)^prices is OPEN: try again in 20 s$"
     ) as rejected:
         breaker.call(pytest.fail, "it was called")
     assert (rejected.value.name, rejected.value.state, rejected.value.retry_after) == (
