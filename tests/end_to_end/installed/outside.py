@@ -162,6 +162,10 @@ class Outside:
             )
         }
 
+    def having(self, *distributions: str) -> tuple[str, str]:
+        """Arguments of pytest with which a project has libraries more."""
+        return ("-o", f"pythonpath=. {self.path_with(*distributions)}")
+
     def path_with(self, *distributions: str) -> str:
         """A PYTHONPATH with libraries more, which the tests have."""
         folder = self.folder / "with" / "-".join(distributions)

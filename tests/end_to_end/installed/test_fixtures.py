@@ -58,6 +58,15 @@ FIXTURES = {
                         socket.create_connection(proxy.address)
             assert outage.hits == 1
     """,
+    "crash_recorder": """
+        def test_it(crash_recorder, tmp_path):
+            path = tmp_path / "settings.json"
+            path.write_text("old")
+            with crash_recorder(tmp_path) as crashes:
+                path.write_text("new")
+            left = {path.read_text() for state in crashes.states()}
+            assert left > {"old", "new", ""}  # and what is torn
+    """,
     "chaos_responses": """
         import pytest
         import requests
@@ -98,6 +107,17 @@ FIXTURES = {
             began = manual_clock.monotonic()
             manual_clock.sleep(60)
             assert manual_clock.monotonic() - began == 60
+    """,
+    "virtual_clock": """
+        import datetime
+        import time
+
+        def test_it(virtual_clock):
+            began = datetime.datetime.now()
+            time.sleep(60)
+            virtual_clock.advance(3540)
+            assert virtual_clock.elapsed == 3600
+            assert datetime.datetime.now() - began == datetime.timedelta(hours=1)
     """,
     "circuit_breaker": """
         import pytest
@@ -145,11 +165,14 @@ FIXTURES = {
     """,
 }
 
+NEEDS = {"virtual_clock": "time-machine"}
+
 
 def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:
     strictly = ("-W", "error", "--strict-markers")
+    more = {name: outside.having(library) for name, library in NEEDS.items()}
     alone = {
-        name: Project(files={"test_it.py": source}, args=strictly)
+        name: Project(files={"test_it.py": source}, args=(*strictly, *more.get(name, ())))
         for name, source in FIXTURES.items()
     }
     listed = Project(files={}, args=("--fixtures", "-q"))
@@ -157,7 +180,9 @@ def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:
     twice = "import pytest; print(*(pytest.main(['-p', 'no:cacheprovider']) for _ in range(2)))"
     return {
         **outside.forks(alone | {"listed": listed}),
-        "twice": outside.run("-c", twice, cwd=folder),
+        "twice": outside.run(
+            "-c", twice, cwd=folder, PYTHONPATH=outside.path_with(*NEEDS.values())
+        ),
     }
 
 

@@ -44,6 +44,17 @@ def test_for_long(request):
         shop.connect()  # until the monkey's thread has begun something
 """
 
+# Not collected unless it is named.
+CLOCK = """
+import time
+
+
+def test_clock():
+    began = time.monotonic_ns()
+    time.sleep(3600)
+    assert time.monotonic_ns() - began == 3600 * 10**9
+"""
+
 PROFILE = """
 [tool.pytest.ini_options]
 pythonpath = ["."]
@@ -69,7 +80,13 @@ probability = 1
 duration = "1h"
 """
 
-FILES = {"shop.py": SHOP, "test_it.py": TEST, "test_long.py": LONG, "pyproject.toml": PROFILE}
+FILES = {
+    "shop.py": SHOP,
+    "test_it.py": TEST,
+    "test_long.py": LONG,
+    "clock.py": CLOCK,
+    "pyproject.toml": PROFILE,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,16 +98,19 @@ class Flag:
         args: what is given as well.
         shows: a line that is printed because of it.
         ret: the status.
+        along: the flag in whose run this one is tried too.
     """
 
     shows: str
     value: str = ""
     args: tuple[str, ...] = ()
     ret: int = 0
+    along: str = ""
 
 
 MATRIX = ("--chaos-profile=ci", "--chaos-matrix")
 REFUSED = "FAILED test_it.py::test_it - ConnectionRefusedError*"
+EXPLORED = "test_it.py::test_it: 1 operations, 4 runs, 1 ways to fail"  # and none left out as known
 
 FLAGS = {
     "--chaos": Flag(value="network_failure:rate=1", shows=REFUSED, ret=1),
@@ -112,6 +132,21 @@ FLAGS = {
     ),
     "--no-chaos": Flag(args=("--chaos=network_failure:rate=1",), shows="chaos: none (--no-chaos)"),
     "--chaos-list": Flag(shows="network_failure: *"),
+    "--chaos-explore": Flag(value="1", args=("test_it.py", "clock.py"), shows=EXPLORED, ret=10),
+    "--no-prune": Flag(shows=EXPLORED, ret=10, along="--chaos-explore"),
+    "--chaos-explore-budget": Flag(
+        value="4", shows="*1 more schedules*: the budget is over", ret=10, along="--chaos-explore"
+    ),
+    "--chaos-schedules": Flag(
+        value="kept.txt", shows="kept in kept.txt*", ret=10, along="--chaos-explore"
+    ),
+    "--virtual-time": Flag(shows="*2 passed*", ret=10, along="--chaos-explore"),
+    "--chaos-replay": Flag(
+        value="connect(localhost:port1)@shop.connect#1=memory",
+        args=("test_it.py",),
+        shows="FAILED test_it.py::test_it - MemoryError*",
+        ret=1,
+    ),
     "--resilience-report": Flag(value="report.json", args=MATRIX, shows="*report.json*", ret=10),
     "--resilience-report-only": Flag(args=MATRIX, shows="outage: 2 failed*"),
     "--resilience-gate": Flag(value="100", args=MATRIX, shows="*below the 100 asked*", ret=10),
@@ -120,17 +155,39 @@ FLAGS = {
 }
 
 
-# What stands in the ini file, which flag meets it, and what comes of it.
+# What stands in the ini file, with what pytest meets it, what comes of it, and the status.
 INI = {
     "chaos_services": (
         "shop = shop:connect",
-        "service_failure:target_services=shop,exception=TimeoutError,rate=1",
+        "--chaos=service_failure:target_services=shop,exception=TimeoutError,rate=1",
         "FAILED test_it.py::test_it - TimeoutError*",
+        1,
     ),
-    "chaos_native": ("maybe", "network_latency:delay=1ms", "ERROR: invalid truth value 'maybe'*"),
-    "chaos_max_cpu": ("10%", "cpu_stress:load=1,cores=1", "ERROR: *chaos_max_cpu = 10% allows*"),
-    "chaos_max_memory": ("1MiB", "memory_stress:size=2MiB", "ERROR: *over the cap*_max_memory*"),
-    "chaos_max_disk": ("1MiB", "disk_stress:size=2MiB", "ERROR: *over the cap*chaos_max_disk*"),
+    "chaos_native": (
+        "maybe",
+        "--chaos=network_latency:delay=1ms",
+        "ERROR: invalid truth value 'maybe'*",
+        4,
+    ),
+    "chaos_max_cpu": (
+        "10%",
+        "--chaos=cpu_stress:load=1,cores=1",
+        "ERROR: *chaos_max_cpu = 10% allows*",
+        4,
+    ),
+    "chaos_max_memory": (
+        "1MiB",
+        "--chaos=memory_stress:size=2MiB",
+        "ERROR: *over the cap*_max_memory*",
+        4,
+    ),
+    "chaos_max_disk": (
+        "1MiB",
+        "--chaos=disk_stress:size=2MiB",
+        "ERROR: *over the cap*chaos_max_disk*",
+        4,
+    ),
+    "virtual_time": ("true", "clock.py", "*1 passed*", 0),
 }
 
 
@@ -139,22 +196,38 @@ def spelled(flag: str) -> list[str]:
     return [flag, *([] if flag.startswith("--resilience") else [f"--resilience-{flag[2:]}"])]
 
 
+def leader(flag: str, spelling: str) -> str:
+    """The spelling of the flag in whose run this one is tried."""
+    along = FLAGS[flag].along or flag
+    return spelled(along)[spelled(flag).index(spelling)]
+
+
+def arguments(leading: str) -> list[str]:
+    """All that is given in the run of a flag that is spelled so."""
+    found = []
+    for flag, spelling in SPELLINGS:
+        if leader(flag, spelling) == leading:
+            found += [f"{spelling}={FLAGS[flag].value}".rstrip("="), *FLAGS[flag].args]
+    return found
+
+
 # Those that load nothing, or other than the rest, before a test.
 FRESH = ("--chaos", "--chaos-list", "--chaos-monkey", "--no-chaos")
 SPELLINGS = [(flag, spelling) for flag in FLAGS for spelling in spelled(flag)]
+TIMELESS = (*spelled("--chaos-explore"), "virtual_time")  # their time is virtual
 
 
 def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:
     files = FILES | {"known.txt": known(outside, folder)}
     projects = {
-        spelling: Project(
-            files=files,
-            args=("--tb=no", f"{spelling}={FLAGS[flag].value}".rstrip("="), *FLAGS[flag].args),
-        )
-        for flag, spelling in SPELLINGS
+        name: Project(files=files, args=("--tb=no", *arguments(name)))
+        for name in dict.fromkeys(leader(*each) for each in SPELLINGS)
     }
-    for name, (value, spec, _) in INI.items():
-        args = ("--tb=no", "-o", f"{name}={value}", f"--chaos={spec}")
+    for name, (value, given, *_) in INI.items():
+        args = ("--tb=no", "-o", f"{name}={value}", given)
+        projects[name] = Project(files=FILES, args=args)
+    for name in TIMELESS:
+        args = (*projects[name].args, *outside.having("time-machine"))
         projects[name] = Project(files=FILES, args=args)
     for name, more in {"help": (), "plain help": ("-p", "no:resilience")}.items():
         projects[name] = Project(files={}, args=("--help", *more))
@@ -194,7 +267,7 @@ def test_each_flag_is_tried(runs: dict[str, pytest.RunResult]) -> None:
 
 @pytest.mark.parametrize(("flag", "spelling"), SPELLINGS, ids=str)
 def test_each_spelling_does_it(flag: str, spelling: str, runs: dict[str, pytest.RunResult]) -> None:
-    result = shown(runs[spelling])
+    result = shown(runs[leader(flag, spelling)])
     result.stdout.fnmatch_lines(FLAGS[flag].shows)
     assert result.ret == FLAGS[flag].ret
 
@@ -214,6 +287,6 @@ def test_each_ini_option_is_tried(runs: dict[str, pytest.RunResult]) -> None:
 @pytest.mark.parametrize("name", INI)
 def test_each_ini_option_does_it(name: str, runs: dict[str, pytest.RunResult]) -> None:
     result = shown(runs[name])
-    *_, shows = INI[name]
+    *_, shows, status = INI[name]
     pytest.LineMatcher(result.outlines + result.errlines).fnmatch_lines(shows)
-    assert result.ret != 0
+    assert result.ret == status

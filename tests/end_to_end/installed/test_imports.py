@@ -85,9 +85,12 @@ def test_each_comes_alone(runs: dict[str, pytest.RunResult]) -> None:
 
 
 def test_chaos_toolkit_with_and_without_its_library(runs: dict[str, pytest.RunResult]) -> None:
-    assert shown(runs["without"]).errlines[-1] == (
-        "pytest_resilience.errors.ConfigurationError: an experiment of Chaos Toolkit is run by its "
-        "library chaostoolkit-lib, which is not installed; "
-        "pip install 'pytest-resilience[chaostoolkit]'"
-    )
+    assert shown(runs["without"]).errlines[-2:] == [
+        (
+            "pytest_resilience.errors.ConfigurationError: an experiment of Chaos Toolkit is run "
+            "by its library chaostoolkit-lib, which is not installed; "
+            "pip install 'pytest-resilience[chaostoolkit]'"
+        ),
+        "See https://pytest-resilience.readthedocs.io/en/stable/messages/#configurationerror",
+    ]
     assert shown(runs["having"]).outlines == ["PASSED"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,7 +148,60 @@ MARKERS = {
         "--chaos-matrix",
         "--chaos-profile=ci",
     ),
+    "chaos_explore": project(
+        """
+        import pytest
+        import shop
+
+        failed = []  # in which test
+
+        def connect(test):
+            try:
+                shop.connect()
+            except ConnectionRefusedError:
+                failed.append(test)
+                raise
+
+        @pytest.fixture(scope="module", autouse=True)
+        def both():
+            yield
+            assert sorted(set(failed)) == ["explored", "replayed"]
+
+        @pytest.mark.chaos_explore(faults=["refuse"], allowed=[ConnectionRefusedError])
+        def test_it():
+            connect("explored")
+
+        @pytest.mark.chaos_replay("connect(localhost:port1)@shop.connect#1=refuse")
+        def test_again():
+            connect("replayed")
+        """
+    ),
+    "virtual_time": project(
+        """
+        import datetime
+        import time
+        import pytest
+
+        def asleep():
+            began = time.monotonic_ns()
+            time.sleep(0.001)
+            return time.monotonic_ns() - began
+
+        @pytest.mark.virtual_time(start="2030-01-01T00:00Z")
+        def test_it():
+            assert datetime.datetime.now(datetime.UTC).year == 2030
+            assert asleep() == 1_000_000  # to the nanosecond
+
+        @pytest.mark.virtual_time
+        @pytest.mark.no_virtual_time
+        def test_really():
+            assert asleep() > 1_000_000
+        """
+    ),
 }
+# Those that are tried in the project of another.
+ALONG = {"chaos_replay": "chaos_explore", "no_virtual_time": "virtual_time"}
+NEEDS = {"virtual_time": "time-machine"}
 
 
 def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:
@@ -157,6 +211,8 @@ def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:
     # Every other marker begins with the same code: it need not be loaded each time.
     fresh = {"chaos": MARKERS["chaos"]} | asked | {"plain markers": plain}
     rest = {name: each for name, each in (types | MARKERS).items() if name not in fresh}
+    for name, library in NEEDS.items():
+        rest[name] = replace(rest[name], args=(*rest[name].args, *outside.having(library)))
     return outside.forks(fresh) | outside.forks(rest, SESSION)
 
 
@@ -177,12 +233,19 @@ def test_each_marker_is_tried(runs: dict[str, pytest.RunResult]) -> None:
     def markers(result: pytest.RunResult) -> set[str]:
         return set(re.findall(r"^@pytest\.mark\.(\w+)", result.stdout.str(), re.MULTILINE))
 
-    assert markers(runs["markers"]) - markers(runs["plain markers"]) == MARKERS.keys()
+    assert markers(runs["markers"]) - markers(runs["plain markers"]) == (
+        MARKERS.keys() | ALONG.keys()
+    )
 
 
 @pytest.mark.parametrize("name", MARKERS)
 def test_each_marker_does_what_it_says(name: str, runs: dict[str, pytest.RunResult]) -> None:
-    assert_passed(runs[name])
+    assert_passed(runs[name], MARKERS[name].files["test_it.py"].count("def test_"))
+
+
+@pytest.mark.parametrize(("name", "other"), ALONG.items())
+def test_each_is_in_the_project_that_tries_it(name: str, other: str) -> None:
+    assert f"@pytest.mark.{name}" in MARKERS[other].files["test_it.py"]
 
 
 def test_what_the_matrix_makes_of_a_marker(runs: dict[str, pytest.RunResult]) -> None:

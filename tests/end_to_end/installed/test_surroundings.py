@@ -13,6 +13,7 @@ from tests.end_to_end.installed.outside import Runs
 from tests.end_to_end.installed.outside import assert_passed
 from tests.end_to_end.installed.outside import shown
 from tests.end_to_end.installed.test_fixtures import FIXTURES
+from tests.end_to_end.installed.test_fixtures import NEEDS
 from tests.end_to_end.installed.test_markers import INI
 from tests.end_to_end.installed.test_markers import SHOP
 from tests.end_to_end.installed.test_markers import TYPES
@@ -51,12 +52,15 @@ def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:
     project = folder / "m\u00f6n projekt \u2603"
     project.mkdir()
     ALL.write(project)
+    having = outside.having(*NEEDS.values())
     ways = {
-        way: outside.run(*python, outside.command, *args, cwd=project)
+        way: outside.run(*python, outside.command, *args, *having, cwd=project)
         for way, (python, args) in WAYS.items()
     }
     but_files = ("-k", "not disk_failure")  # the one that writes where it is run
-    nowhere = outside.run(outside.command, project, *but_files, cwd=Path("/proc"), HOME=None)
+    nowhere = outside.run(
+        outside.command, project, *but_files, *having, cwd=Path("/proc"), HOME=None
+    )
     asked = outside.forks(
         {
             "twice": Project(files={"test_it.py": FIXTURES["chaos"]}, args=TWICE),
