@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,7 +16,7 @@ from pytest_resilience.exploration.schedule import Step
 from pytest_resilience.report.cell import CellVerdict
 
 
-__all__ = ["Facts", "Outcome", "Signature", "judge", "signature_of", "told"]
+__all__ = ["Facts", "Outcome", "Signature", "chain_of", "judge", "signature_of", "told"]
 
 # They say that the program is wrong, and not that something it depends on has failed.
 _MISTAKES = (
@@ -172,3 +173,17 @@ def _place(trace: TracebackType | None, is_own: Callable[[str], bool]) -> str:
 def told(error: BaseException) -> str:
     """An exception in one line."""
     return f"{type(error).__name__}: {error}".strip().removesuffix(":")
+
+
+def chain_of(*errors: BaseException | None) -> Iterator[BaseException]:
+    """Exceptions with those that they come from, and those of groups, each once."""
+    seen: set[int] = set()
+    todo = list(errors)
+    while todo:
+        each = todo.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        todo += [each.__cause__, each.__context__]
+        todo += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+        yield each

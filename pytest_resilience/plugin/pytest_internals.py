@@ -102,10 +102,19 @@ def run_once(item: pytest.Item, *, counts: bool) -> list[pytest.TestReport]:
             option.tbstyle = "no"
             stack.callback(setattr, option, "tbstyle", style)
             stack.enter_context(_subtests_forgotten(item.config))
+            stack.callback(_restore, item, dict(vars(item)))
         of_subtests = stack.enter_context(_captured_reports(item.config))
         parent: Any = item.parent  # typed as an item, but any node does
         setup, *rest = runtestprotocol(item, log=False, nextitem=parent)
     return [setup, *of_subtests, *rest]
+
+
+def _restore(item: pytest.Item, attributes: dict[str, Any]) -> None:
+    """Let go of what plugins have kept at a test, such as an exception with all its frames."""
+    kept = vars(item)
+    for name in kept.keys() - attributes.keys():
+        del kept[name]
+    kept.update(attributes)
 
 
 def tear_down(item: pytest.Item, nextitem: pytest.Item | None) -> pytest.TestReport | None:

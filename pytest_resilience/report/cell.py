@@ -10,13 +10,16 @@ from typing import Final
 from pytest_resilience.report.json_reader import Fields
 
 
-__all__ = ["INTRODUCTION", "Cell", "CellVerdict", "EntryKind", "TimelineEntry"]
+__all__ = ["EXPLORATION", "INTRODUCTION", "Cell", "CellVerdict", "EntryKind", "TimelineEntry"]
 
 INTRODUCTION: Final = (
     "A cell is one test under one experiment; the matrix runs each test without chaos first. "
     "Coverage is the share of the applicable cells in which the experiment ran."
 )
 """For people who read a report for the first time."""
+
+EXPLORATION: Final = "exploration"
+"""Stands for an experiment in the cell of a test that is not explored."""
 
 
 class CellVerdict(StrEnum):

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import datetime
+import re
 
 from collections import Counter
+from collections.abc import Iterable
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_resilience.report.baseline import Baseline
 from pytest_resilience.report.baseline import KnownCell
+from pytest_resilience.report.cell import EXPLORATION
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.score import Score
 
 
-__all__ = ["GateResult", "Problem", "judge"]
+__all__ = ["GateResult", "Problem", "judge", "problem_texts"]
 
 _IDLE = CellVerdict.NOT_APPLICABLE
 _Listed = dict[tuple[str, str], KnownCell]
+_CHANGING = re.compile(r"0x[0-9a-f]+|\d+")  # addresses and numbers, which differ between runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +78,19 @@ class GateResult:
 
     def __str__(self) -> str:
         return "\n  - ".join([self.headline, *self.reasons])
+
+
+def problem_texts(problems: Iterable[Problem], *, whole: bool) -> Iterator[str]:
+    """Each problem; unless the `whole` is asked for, those of a test that are alike in one."""
+    alike: dict[object, list[Problem]] = {}
+    for number, each in enumerate(problems):
+        title = each.cell.reason.partition("\n")[0]
+        of_which = each.what.replace(repr(each.cell.experiment), "")
+        key = (of_which, _CHANGING.sub("", title))
+        alike.setdefault(number if whole else key, []).append(each)
+    for first, *others in alike.values():
+        also = ", ".join(each.cell.experiment for each in others)
+        yield f"{first}\n    also under: {also}" if others else str(first)
 
 
 def judge(
@@ -162,7 +179,9 @@ def _notes(report: Report, listed: _Listed, accepted: int) -> Iterator[str]:
         cells = "1 bad cell is" if accepted == 1 else f"{accepted} bad cells are"
         yield f"{cells} accepted by the baseline, and out of the score"
     if report.shard.count == 1:
+        # That a test has nothing to explore says nothing of the others.
         hit = {cell.experiment for cell in report.cells if cell.verdict is not _IDLE}
+        hit.add(EXPLORATION)
         for name in dict.fromkeys(cell.experiment for cell in report.cells):
             if name not in hit:
                 yield f"{name!r} is applicable to no test: what it could hit, none of them does"

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import datetime
 
+from dataclasses import replace
+
 import pytest
 
 from hypothesis import given
@@ -14,6 +16,7 @@ from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.gate import judge
+from pytest_resilience.report.gate import problem_texts
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.run_report import Shard
 from tests.report.conftest import TODAY
@@ -136,6 +139,22 @@ def test_what_is_not_applicable_spoils_no_gate() -> None:
     assert found.passed
     assert str(found) == "resilience gate passed: 100 %, 100 asked, coverage 100 %"
     assert found.notes == ()
+
+
+def test_problems_of_a_test_that_are_alike_are_told_in_one() -> None:
+    reason = "OSError: nothing at 0x7f00, line 3"
+    alike = [cell("failed", "a", name, reason=reason) for name in ("refuse", "reset")]
+    other = [
+        cell("failed", "a", "timeout", reason=reason.replace("nothing", "no answer")),
+        cell("failed", "b", "reset", reason=reason),
+        cell("leak", "a", "close", reason=reason),
+        replace(alike[0], experiment="truncate", reason=reason.replace("0x7f00", "0x7f01")),
+    ]
+    problems = gate(report(*alike, *other)).problems
+    texts = list(problem_texts(problems, whole=False))
+    assert len(texts) == 4
+    assert texts[0] == f"{problems[0]}\n    also under: reset, truncate"
+    assert list(problem_texts(problems, whole=True)) == list(map(str, problems))
 
 
 def test_an_experiment_that_is_applicable_to_no_test_is_told() -> None:

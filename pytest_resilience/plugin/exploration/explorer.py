@@ -34,7 +34,9 @@ from pytest_resilience.plugin.exploration.store import Store
 from pytest_resilience.plugin.matrix.verdict import judge_baseline_run
 from pytest_resilience.plugin.options import option_name
 from pytest_resilience.plugin.pytest_internals import fixture_files
+from pytest_resilience.plugin.pytest_internals import run_once
 from pytest_resilience.plugin.settings import Settings
+from pytest_resilience.report.cell import EXPLORATION
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.cell import EntryKind
@@ -43,9 +45,9 @@ from pytest_resilience.report.cell import TimelineEntry
 
 __all__ = ["Explorer", "Failure", "Found"]
 
-_WHOLE = "exploration"  # the name of the cell of a test that has no others
 _MOST_SHRINKING = 20  # runs to make one failure smaller
 _MOST_ENTRIES = 100  # of a timeline
+_MOST_OTHERS = 5  # ways to a failure that is told already
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,19 +58,24 @@ class Failure:
         schedule: the smallest that was found.
         outcome: what comes of it.
         repeat: the command that repeats it.
-        times: how many schedules failed so.
+        others: the other sites with faults that fail so, as their cells are named.
     """
 
     schedule: Schedule
     outcome: Outcome
     repeat: str
-    times: int
+    others: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
-        more = f" ({self.times} schedules)" if self.times > 1 else ""
+    def text(self, *, whole: bool) -> str:
+        """What breaks, the line that repeats it, and, perhaps not the `whole`, under what else."""
         where = f", in {self.outcome.signature.place}" if self.outcome.signature.place else ""
-        what = f"{self.outcome.verdict.words}: {self.outcome.reason}{where}{more}"
-        return f"{what}\n    {self.repeat}"
+        lines = [f"{self.outcome.verdict.words}: {self.outcome.reason}{where}", self.repeat]
+        if self.others:
+            shown = self.others if whole else self.others[:_MOST_OTHERS]
+            more = len(self.others) - len(shown)
+            told = ", ".join(shown) + (f" and {more} more, which -v shows" if more else "")
+            lines.append(f"also under: {told}")
+        return "\n    ".join(lines)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,14 +102,18 @@ class Found:
     pruned: int = 0
     operations: int = 0
 
-    def text(self) -> str:
+    def text(self, *, whole: bool) -> str:
         """For the report of a test that has asked for it."""
         number = len(self.failures)
         ways = f"{number} way{'s' * (number > 1)} to fail"
         head = f"the exploration has found {ways} in {self.runs} runs"
-        return "\n".join([head, *map(str, self.failures), *([self.note] if self.note else [])])
+        return "\n".join([head, *self.told(whole=whole), *([self.note] if self.note else [])])
 
-    def to_json(self) -> dict[str, Any]:
+    def told(self, *, whole: bool) -> list[str]:
+        """Each way to fail."""
+        return [each.text(whole=whole) for each in self.failures]
+
+    def to_json(self, *, whole: bool) -> dict[str, Any]:
         """What travels with a report to where the terminal is."""
         return {
             "nodeid": self.nodeid,
@@ -113,7 +124,7 @@ class Found:
             "note": self.note,
             "failures": [format_schedule(each.schedule) for each in self.failures],
             "untried": list(map(format_schedule, self.untried)),
-            "told": [str(each) for each in self.failures],
+            "told": self.told(whole=whole),
         }
 
 
@@ -143,9 +154,9 @@ class Explorer:
         self._outcome_of: Callable[[Schedule, bool], Outcome] | None = None
 
     def left_alone(self, why: str) -> tuple[list[pytest.TestReport], Found]:
-        """Run the test once, as it is."""
-        ran = self._runs.run(self._item, (), self._plan.oracle, counts=True)
-        return self._without(ran.reports, CellVerdict.NOT_APPLICABLE, why)
+        """Run the test once, as it is, with the time that its own delays take."""
+        reports = run_once(self._item, counts=True)
+        return self._without(reports, CellVerdict.NOT_APPLICABLE, why)
 
     def explore(self) -> tuple[list[pytest.TestReport], Found]:
         """The reports of the test without faults, and what was found under them."""
@@ -295,11 +306,12 @@ class Explorer:
             schedule, outcome = first, search.outcomes[first]
         else:
             schedule, outcome = shrink(first, search.outcomes[first], attempt)
+        names = dict.fromkeys(map(_cell_name, schedules))
         return Failure(
             schedule=schedule,
             outcome=outcome,
             repeat=self._repeat(schedule),
-            times=len(schedules),
+            others=tuple(name for name in names if name != _cell_name(schedule)),
         )
 
     def _tried(self, search: Search) -> list[Cell]:
@@ -316,7 +328,7 @@ class Explorer:
                 if not outcome.verdict.fails or way in told:
                     continue
                 told.add(way)
-            name = ", ".join(step.cell for step in schedule)
+            name = _cell_name(schedule)
             known = worst.get(name)
             if known is None or outcome.verdict.severity > known[1].verdict.severity:
                 worst[name] = schedule, outcome
@@ -362,9 +374,13 @@ class Explorer:
         """A test that is not explored."""
         self._found.note = f"{verdict.words}: {reason}"
         self._found.cells = [
-            Cell(test=self._item.nodeid, experiment=_WHOLE, verdict=verdict, reason=reason)
+            Cell(test=self._item.nodeid, experiment=EXPLORATION, verdict=verdict, reason=reason)
         ]
         return reports, self._found
+
+
+def _cell_name(schedule: Schedule) -> str:
+    return ", ".join(step.cell for step in schedule)
 
 
 def _nothing(calm: Ran) -> str:

@@ -120,10 +120,10 @@ class Exploration:
             )
         else:
             reports, found = explorer.explore()
-        vars(reports[-1])[EXPLORED] = found.to_json()
+        vars(reports[-1])[EXPLORED] = found.to_json(whole=_is_verbose(item))
         in_matrix = self._session.settings.matrix is not None
         if not in_matrix:
-            _fail(reports, found)
+            _fail(reports, found, whole=_is_verbose(item))
         if not (in_matrix or report_files(item.config)):
             return reports
         cells = [
@@ -172,12 +172,17 @@ def _judged(ran: Ran, schedule: Schedule) -> list[pytest.TestReport]:
     return ran.reports
 
 
-def _fail(reports: list[pytest.TestReport], found: Found) -> None:
+def _is_verbose(item: pytest.Item) -> bool:
+    return bool(item.config.option.verbose > 0)
+
+
+def _fail(reports: list[pytest.TestReport], found: Found, *, whole: bool) -> None:
     """Let a test that asked for it fail for what was found, and where nothing could be tried."""
     call = next((each for each in reports if each.when == "call"), None)
     proves_nothing = not found.runs
     if call is not None and call.passed and (found.failures or proves_nothing):
-        call.outcome, call.longrepr = "failed", found.note if proves_nothing else found.text()
+        text = found.note if proves_nothing else found.text(whole=whole)
+        call.outcome, call.longrepr = "failed", text
 
 
 def _has_own_chaos(item: pytest.Item) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import os
 import sys
@@ -38,6 +39,7 @@ from pytest_resilience.exploration.operation_log import Watch
 from pytest_resilience.exploration.outcome import Facts
 from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.outcome import Signature
+from pytest_resilience.exploration.outcome import chain_of
 from pytest_resilience.exploration.outcome import judge
 from pytest_resilience.exploration.outcome import told
 from pytest_resilience.exploration.schedule import Schedule
@@ -138,13 +140,13 @@ class _Run:
 
         Other plugins keep errors until the test is over, which is not to look like a leak.
         """
-        for error in (*self.raised.values(), self.invariant, self.probe):
-            if error is not None:
-                for frame, _ in traceback.walk_tb(error.__traceback__):
-                    with contextlib.suppress(RuntimeError):  # it still runs
-                        frame.clear()
-                        _ = frame.f_locals  # a copy that pytest has had made, which is emptied now
-                vars(error).clear()
+        for error in chain_of(*self.raised.values(), self.invariant, self.probe):
+            for frame, _ in traceback.walk_tb(error.__traceback__):
+                with contextlib.suppress(RuntimeError):  # it still runs
+                    frame.clear()
+                    _ = frame.f_locals  # a copy that pytest has had made, which is emptied now
+            error.__traceback__ = None  # a frame that is cleared still has its function's closure
+            vars(error).clear()
         self.raised.clear()
         self.invariant = self.probe = None
         for name in ("last_type", "last_value", "last_traceback", "last_exc"):
@@ -174,17 +176,35 @@ class ExploredRuns:
         self._project = str(config.rootpath)
         self._watch = Watch()
         self._config = config
+        self._is_plain = True
 
     @contextmanager
     def observing(self) -> Iterator[None]:
         """In the block every operation can be seen, before there is a fault."""
         with ExitStack() as stack:
+            stack.enter_context(self._without_unclosed())
             seen = ChaosExperiment.observing("observed", _EXPLORED)
             stack.callback(self._engine.start(seen, seed=0, must_fire=False).stop)
             stack.enter_context(self._engine.recording(self._watch))
             for name in self._session.settings.services.names:
                 self._observe_service(name, stack)
             yield
+
+    @contextmanager
+    def _without_unclosed(self) -> Iterator[None]:
+        """Let no run fail for what an earlier one has not closed: `leak` tells of that."""
+        usual = sys.unraisablehook
+
+        def hook(unraisable: sys.UnraisableHookArgs) -> None:
+            if self._is_plain or not isinstance(unraisable.exc_value, ResourceWarning):
+                usual(unraisable)
+
+        sys.unraisablehook = hook
+        try:
+            yield
+            gc.collect()  # what is in cycles would be told of in the next test
+        finally:
+            sys.unraisablehook = usual
 
     def _observe_service(self, name: str, stack: ExitStack) -> None:
         if not self._session.settings.services.find(name).callables:
@@ -218,6 +238,7 @@ class ExploredRuns:
         names = TargetNames(temporary=temporary_folder(self._config), project=self._project)
         log = OperationLog(names, self._place_of, schedule=schedule, most=most)
         run = _Run(log, oracle, probe)
+        self._is_plain = counts and not schedule
         before, began = Snapshot(), MACHINE_CLOCK.monotonic()
         reports = self._reports(item, run, counts=counts)
         duration = MACHINE_CLOCK.monotonic() - began
@@ -364,15 +385,4 @@ def _missed(run: _Run, *, strict: bool) -> str:
 
 def _in_chain(error: BaseException | None, kind: type[BaseException]) -> str:
     """The text of an exception of a kind that another comes from; "" if there is none."""
-    seen: list[BaseException] = []
-    todo = [error]
-    while todo:
-        each = todo.pop()
-        if each is None or each in seen:
-            continue
-        if isinstance(each, kind):
-            return str(each)
-        seen.append(each)
-        todo += [each.__cause__, each.__context__]
-        todo += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
-    return ""
+    return next((str(each) for each in chain_of(error) if isinstance(each, kind)), "")

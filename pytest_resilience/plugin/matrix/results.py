@@ -30,6 +30,7 @@ from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.gate import GateResult
 from pytest_resilience.report.gate import judge
+from pytest_resilience.report.gate import problem_texts
 from pytest_resilience.report.json_reader import Fields
 from pytest_resilience.report.junit import add_suite
 from pytest_resilience.report.merge import combine
@@ -269,8 +270,9 @@ class Results:
             terminalreporter.line(INTRODUCTION)
             for line in _counts(report):
                 terminalreporter.line(printable(line))
-        for problem in gate.problems:
-            terminalreporter.line(printable(str(problem)))
+        whole = self._config.option.verbose > 0
+        for text in problem_texts(gate.problems, whole=whole):
+            terminalreporter.line(printable(text))
         for note in gate.notes:
             terminalreporter.line(printable(f"note: {note}"))
         terminalreporter.line(printable(str(gate)), red=not gate.passed, green=gate.passed)

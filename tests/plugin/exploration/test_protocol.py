@@ -441,3 +441,113 @@ def test_the_gate_and_the_baseline_know_the_cells(shop: pytest.Pytester) -> None
     run(shop, *arguments, "--resilience-baseline=known.txt").stdout.fnmatch_lines(
         ["resilience gate passed*"]
     )
+
+
+HOLDERS = """
+import pytest
+
+held = []
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if call.excinfo is not None:
+        item.errors = {call.when: call.excinfo}
+        held.append(call.excinfo.value)
+    return report
+"""
+
+
+def test_what_only_an_error_holds_is_no_leak(shop: pytest.Pytester) -> None:
+    shop.makeconftest(HOLDERS)
+    shop.makepyfile(
+        test_client="""
+        import socket
+        import pytest
+
+        class Client:
+            def __init__(self):
+                self.pair = socket.socketpair()
+
+            def load(self, path):
+                try:
+                    return next(self.generate(path))
+                except OSError as error:
+                    error.client = self
+                    raise OSError("no note") from error
+
+            def generate(self, path):
+                def chunks():
+                    with open(path) as file:
+                        self.pair[0].getsockname()
+                        yield file.read()
+                return chunks()
+
+        @pytest.fixture
+        def client():
+            return Client()
+
+        def test_loads(client, tmp_path):
+            (tmp_path / "a").write_text("x")
+            assert client.load(tmp_path / "a") == "x"
+    """
+    )
+    # In a process of its own: pytester keeps all that hooks are called with, tracebacks too.
+    result = shop.runpytest_subprocess(
+        "-p", "no:ordeal", "-p", "no:randomly", "-W", "ignore::ResourceWarning",
+        "--chaos-explore", "test_client.py",
+    )  # fmt: skip
+    result.stdout.fnmatch_lines(["*::test_loads: 4 operations, * 0 ways to fail"])
+
+
+def test_what_a_run_has_not_closed_does_not_spoil_the_next(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_writes="""
+        def test_writes(tmp_path):
+            file = open(tmp_path / "a", "w")
+            file.write("x")
+            file.flush()
+            file.close()
+
+        def test_after():
+            pass
+    """
+    )
+    found = cells(shop, "test_writes.py", "-W", "error")
+    of_writes = {each["verdict"] for each in found if each["test"].endswith("::test_writes")}
+    assert of_writes == {"degraded"}
+    run(shop, "test_writes.py", "--chaos-explore", "-W", "error").assert_outcomes(passed=2)
+
+
+def test_a_test_with_chaos_of_its_own_takes_its_own_time(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_slow="""
+        import time
+        import pytest
+        import shop
+
+        @pytest.mark.chaos("disk_failure", mode="slow_write", delay=0.2)
+        def test_saves(tmp_path):
+            began = time.monotonic()
+            shop.save(tmp_path / "a", "x")
+            assert time.monotonic() - began >= 0.2
+    """
+    )
+    run(shop, "test_slow.py").assert_outcomes(passed=1)
+    run(shop, "test_slow.py", "--chaos-explore").assert_outcomes(passed=1)
+
+
+def test_what_breaks_alike_is_told_once_and_all_of_it_under_v(shop: pytest.Pytester) -> None:
+    arguments = ("--chaos-explore", "--resilience-report=out.json", "-k", "shouts or computes")
+    result = run(shop, *arguments)
+    document = json.loads((shop.path / "out.json").read_text())
+    names = [each["experiment"] for each in document["cells"] if each["verdict"] == "failed"]
+    assert len(names) > 1
+    blocks = [line for line in result.outlines if line.startswith("failed: ")]
+    assert len(blocks) == 1
+    also = [line for line in result.outlines if line.startswith("    also under: ")]
+    assert len(also) == 2  # of the exploration, and of the matrix
+    assert all(name in blocks[0] + also[1] for name in names)
+    assert "applicable to no test" not in result.stdout.str()
+    told = run(shop, *arguments, "-v").outlines
+    assert sum(line.startswith("failed: ") for line in told) == len(names)
