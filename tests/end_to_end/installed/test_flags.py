@@ -227,8 +227,8 @@ def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:
         args = ("--tb=no", "-o", f"{name}={value}", given)
         projects[name] = Project(files=FILES, args=args)
     for name in TIMELESS:
-        args = (*projects[name].args, *outside.having("time-machine"))
-        projects[name] = Project(files=FILES, args=args)
+        having = (*projects[name].args, *outside.having("time-machine"))
+        projects[name] = Project(files=FILES, args=having)
     for name, more in {"help": (), "plain help": ("-p", "no:resilience")}.items():
         projects[name] = Project(files={}, args=("--help", *more))
     ready = ("--tb=no", "--chaos-profile=flaky-network", "--chaos-matrix")
