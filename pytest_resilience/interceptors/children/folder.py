@@ -35,7 +35,7 @@ from typing import Any
 from typing import Protocol
 
 
-__all__ = ["STARTUP", "VARIABLE", "Follower", "Member", "add_hook", "remove_hook"]
+__all__ = ["STARTUP", "VARIABLE", "Follower", "Member", "add_hook", "hook_of", "remove_hook"]
 
 VARIABLE = "PYTEST_RESILIENCE_CHILD"  # in the environment: the folder, and the child's number
 STARTUP = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "startup")
@@ -50,6 +50,13 @@ def add_hook(environment: Any, place: str) -> None:
     path = environment.get("PYTHONPATH", "")
     if STARTUP not in path.split(os.pathsep):
         environment["PYTHONPATH"] = f"{STARTUP}{os.pathsep}{path}" if path else STARTUP
+
+
+def hook_of(environment: Any) -> str | None:
+    """The place that `add_hook` has put there; "" where only a part of it is left."""
+    startup = STARTUP in environment.get("PYTHONPATH", "")
+    place: str | None = environment.get(VARIABLE)
+    return place if startup == (place is not None) else ""
 
 
 def remove_hook(environment: Any) -> None:

@@ -23,6 +23,7 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.interceptors.children.folder import VARIABLE
 from pytest_resilience.interceptors.children.folder import Member
 from pytest_resilience.interceptors.children.folder import add_hook
+from pytest_resilience.interceptors.children.folder import hook_of
 from pytest_resilience.interceptors.children.folder import remove_hook
 from pytest_resilience.interceptors.children.host import Host
 from pytest_resilience.interceptors.children.mirror import FAULT
@@ -242,7 +243,7 @@ class ChildProcesses:
         if self._is_needed:
             return bool(self._starts.folder)
         # Others may have put it back.
-        return not self._starts.folder and os.environ.get(VARIABLE) == self._outer
+        return not self._starts.folder and hook_of(os.environ) == self._outer
 
     def _open_or_close(self) -> None:
         if self._is_member:

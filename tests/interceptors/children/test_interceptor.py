@@ -325,6 +325,9 @@ def test_nothing_is_left_of_it_and_what_others_put_back_goes_as_well(
     os.environ.update(during)  # as `mock.patch.dict` does that was begun meanwhile
     family.engine.refresh(family.children)
     assert dict(os.environ) == before
+    os.environ["PYTHONPATH"] = during["PYTHONPATH"]  # as `monkeypatch` does, which set it there
+    family.engine.refresh(family.children)
+    assert dict(os.environ) == before
     monkeypatch.setenv("PYTHONPATH", "/mine")
     with family.failing():
         assert os.environ["PYTHONPATH"] == f"{STARTUP}{os.pathsep}/mine"
