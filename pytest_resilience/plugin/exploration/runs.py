@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import inspect
-import os
 import sys
-import sysconfig
 import traceback
 
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.call_site import is_library
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.operation import KINDS
@@ -58,15 +57,7 @@ from pytest_resilience.seeds import derive
 
 __all__ = ["ExploredRuns", "Ran", "is_own"]
 
-_HERE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
 _EXPLORED = frozenset(kind for kind in KINDS if possible_faults(kind))
-_LIBRARIES = tuple(
-    {
-        path + os.sep
-        for name in ("stdlib", "platstdlib", "purelib", "platlib")
-        if (path := sysconfig.get_path(name))
-    }
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,11 +288,7 @@ class ExploredRuns:
 
 def is_own(file: str) -> bool:
     """Whether a file is the project's, and no library's."""
-    return (
-        bool(file)
-        and not file.startswith((*_LIBRARIES, _HERE, "<"))
-        and ("site-packages" not in file)
-    )
+    return not is_library(file)
 
 
 _experiments: dict[tuple[str, str, str], ChaosExperiment] = {}
