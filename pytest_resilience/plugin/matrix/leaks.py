@@ -51,7 +51,8 @@ class Snapshot:
                 if not found.more_than(baseline or LeakedResources()):
                     break
                 for thread in set(threading.enumerate()) - self._threads:
-                    if thread is not threading.current_thread():
+                    # Nobody can wait for one that is just being started.
+                    if thread is not threading.current_thread() and thread.is_alive():
                         thread.join(0.05)  # one that is just ending, and closes what it has
             found = self._compare()
         return found
