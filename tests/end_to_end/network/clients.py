@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.interceptors.conftest import Trust
+from tests.interceptors.sockets.test_reader_thread import eventually
 
 
 Ask = Callable[[], str]
@@ -578,6 +579,8 @@ def with_grpc(peer: Peer) -> Iterator[Ask]:
             return "ok"
 
         yield ask
+        # Its thread that watches the connection fails if the channel is closed below it.
+        eventually(lambda: not channel._connectivity_state.polling)
 
 
 HTTP = (

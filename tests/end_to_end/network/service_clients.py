@@ -26,6 +26,7 @@ from tests.end_to_end.network.clients import AsyncAsk
 from tests.end_to_end.network.clients import Client
 from tests.end_to_end.network.clients import Peer
 from tests.end_to_end.network.clients import of_asyncio
+from tests.interceptors.sockets.test_reader_thread import eventually
 
 
 def keeping(
@@ -169,6 +170,8 @@ def _run_remotely(ssh: Any, peer: Peer) -> None:
         given.flush()
         given.channel.shutdown_write()
         assert out.read() == b"A cup of tea"
+        # What comes for this request must not be taken for the answer to the next one.
+        assert eventually(lambda: out.channel.closed)
     except (EOFError, ConnectionError):
         ssh.get_transport().join(10)  # it may not have noticed yet
         raise
@@ -340,6 +343,7 @@ def _produce(opened: Any, peer: Peer) -> None:
 def _close_producer(opened: Any) -> None:
     producer, client = opened
     producer.close(1)
+    producer._sender.join(10)  # it may be at work with the client still
     client.close()  # of which it may leave a connection
 
 
