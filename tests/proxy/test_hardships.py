@@ -150,8 +150,8 @@ with socket.create_server(("127.0.0.1", 0)) as server, ChaosProxy(server.getsock
             pass
         os.close(last)
         resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, hard))
-        client.connect(proxy.address)
         try:
+            client.connect(proxy.address)  # which is told of it, if it takes longer
             client.recv(1)
         except ConnectionResetError:
             print(proxy.unreachable.strerror)
