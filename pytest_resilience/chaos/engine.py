@@ -125,6 +125,8 @@ class _Interceptors:
 
     def use(self, needed: frozenset[str]) -> None:
         """Have those in place that see operations of these kinds, and no others."""
+        if not needed and not self._in_place:
+            return
         used = [each for each in self._all if not needed.isdisjoint(each.kinds)]
         unused = [each for each in self._in_place if each not in used]
         self._in_place = (*unused, *used)  # first: an interrupt must not lose them

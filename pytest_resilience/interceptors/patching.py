@@ -8,8 +8,10 @@ import threading
 
 from collections.abc import Callable
 from collections.abc import Hashable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import is_
+from operator import itemgetter
 from typing import Any
 
 
@@ -162,22 +164,35 @@ class _Group:
     """The replacements that were made for the same sources at once.
 
     Attributes:
-        found: how to see what an owner itself has of a name, the name, and what was there.
-        inherited: an owner, a name, and what it had from elsewhere.
+        own: of each owner what it has itself, how to look several names up there, and what was
+            found; for each test, so that all of it is made to be quick.
+        inherited: an owner, a name that it has from elsewhere, and what that was.
     """
 
     sources: tuple[object, ...]
     replaced: tuple[_Made, ...]
-    found: tuple[tuple[Callable[[str, object], object], str, object], ...]
+    own: tuple[tuple[Mapping[str, object], Callable[[Any], Any], Any], ...]
     inherited: tuple[tuple[Any, str, object], ...]
 
     @classmethod
     def of(cls, sources: tuple[object, ...], replaced: list[_Made]) -> _Group:
         """What was made of `sources`."""
+        own: dict[int, list[_Made]] = {}
+        for each in replaced:
+            if each.found is not _ABSENT:
+                own.setdefault(id(each.owner), []).append(each)
         return cls(
             sources,
             tuple(replaced),
-            tuple((each.owner.__dict__.get, each.name, each.found) for each in replaced),
+            tuple(
+                # The first once more: of a single name, no tuple would be returned.
+                (
+                    made[0].owner.__dict__,
+                    itemgetter(made[0].name, *(each.name for each in made)),
+                    (made[0].found, *(each.found for each in made)),
+                )
+                for made in own.values()
+            ),
             tuple((e.owner, e.name, e.original) for e in replaced if e.found is _ABSENT),
         )
 
@@ -185,10 +200,16 @@ class _Group:
         """Whether they would be the same once more."""
         if len(sources) != len(self.sources) or not all(map(is_, sources, self.sources)):
             return False
-        for get, name, found in self.found:  # for each test: all of it is made to be quick
-            if get(name, _ABSENT) is not found:
+        try:
+            for own, names, found in self.own:
+                if not all(map(is_, names(own), found)):
+                    return False
+        except KeyError:  # one is gone
+            return False
+        for owner, name, original in self.inherited:
+            if name in owner.__dict__ or getattr(owner, name) is not original:
                 return False
-        return all(getattr(owner, name) is original for owner, name, original in self.inherited)
+        return True
 
 
 class _OverMock:

@@ -7,6 +7,7 @@ import sys
 
 from collections.abc import Callable
 from importlib.machinery import ExtensionFileLoader
+from types import ModuleType
 from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
@@ -56,8 +57,12 @@ class NativeInterceptor:
         if self._connects is None:
             self._connects = NativeConnects(self._engine, self._names)
         all_slots().listen(self._connects)
+        loader = sys.modules.get("ctypes")
+        self._patches.again("loading", (loader,), functools.partial(self._replace_in, loader))
+
+    def _replace_in(self, loader: ModuleType | None) -> None:
         self._patches.replace(ExtensionFileLoader, "create_module", _reaching_what_it_loads)
-        if (loader := sys.modules.get("ctypes")) is not None:
+        if loader is not None:
             self._patches.replace(loader, "_dlopen", _reaching_what_it_loads)
 
     def watch(self, on: bool) -> None:

@@ -310,6 +310,8 @@ def test_a_group_is_put_in_place_again_without_asking() -> None:
 def test_a_group_is_made_anew_of_something_else() -> None:
     assert asked_again(lambda _: None, sources=(object(),))
     assert asked_again(lambda owner: vars(owner).update(call=repr))
+    with pytest.raises(AttributeError):  # of what is gone, as the first time
+        asked_again(lambda owner: vars(owner).pop("call"))
 
 
 def test_a_group_that_failed_or_replaces_the_same_twice_is_made_each_time() -> None:
