@@ -46,6 +46,7 @@ __all__ = [
     "CrashRecording",
     "NewChaosType",
     "Runtime",
+    "awaiting_crashes",
     "child_processes",
     "default_runtime",
     "new_engine",
@@ -110,6 +111,14 @@ def recording_crashes(
 ) -> AbstractContextManager[CrashRecording]:
     """Records what is done with the files below a folder, for the states that a crash may leave."""
     return recorder.recording_crashes(engine, folder)
+
+
+def awaiting_crashes(folder: str) -> AbstractContextManager[None]:
+    """Lets recordings that begin in the block see connections of SQLite opened in it before.
+
+    Those of files below the folder.
+    """
+    return recorder.awaiting_recording(folder)
 
 
 def child_processes(folder: str, *, native: bool = True) -> ChildProcesses | None:

@@ -226,12 +226,14 @@ class CrashState:
         during: what was done last before the crash.
         lost: what had been done and is not there.
         acknowledged: what somebody relied on when it happened.
+        steps: how many steps of the trace it takes: with the last, the disk can be like that.
     """
 
     disk: Disk
     during: str
     lost: tuple[str, ...]
     acknowledged: tuple[object, ...]
+    steps: int
 
     def __str__(self) -> str:
         lost = ", ".join(self.lost) or "nothing"
@@ -250,6 +252,9 @@ def crash_states(
     model demands.
     """
     seen = set()
+    numbers = [
+        at for at, step in enumerate(trace, 1) if not isinstance(step, (Synced, Acknowledged))
+    ]
     for point in _points(trace, model):
         issued = _Issued.of(trace[:point], model)
         told = tuple(each.told for each in trace[:point] if isinstance(each, Acknowledged))
@@ -261,7 +266,11 @@ def crash_states(
                 seen.add(key)
                 lost = [each for at, each in enumerate(issued.effects) if at not in kept]
                 yield CrashState(
-                    disk=disk, during=during, lost=tuple(map(str, lost)), acknowledged=told
+                    disk=disk,
+                    during=during,
+                    lost=tuple(map(str, lost)),
+                    acknowledged=told,
+                    steps=numbers[max(kept)] if kept else 0,
                 )
 
 

@@ -14,6 +14,7 @@ from dataclasses import field
 from typing import Any
 from typing import Final
 
+from pytest_resilience.chaos.crash_states import CrashModel
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CHECK_OUT
@@ -45,7 +46,18 @@ from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["PossibleFault", "fault_named", "possible_faults"]
+__all__ = ["CRASHES", "CRASHING", "PossibleFault", "fault_named", "fault_names", "possible_faults"]
+
+CRASHES: Final[Mapping[str, CrashModel]] = {
+    "killed": CrashModel.KILLED, "crash_ext4": CrashModel.EXT4, "crash_posix": CrashModel.POSIX,
+}  # fmt: skip
+"""No faults that an operation could see: the process, or the system, has died at it."""
+
+CRASHING: Final = frozenset({
+    CREATE, OPEN_TO_WRITE, WRITE, RESIZE, SYNC, RENAME, MAKE, REMOVE, OPEN_CONNECTION, EXECUTE,
+    COMMIT,
+})  # fmt: skip
+"""The kinds of operation that change what a disk holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +196,11 @@ _ALL: Final = (
 def possible_faults(kind: str) -> tuple[PossibleFault, ...]:
     """Those that operations of a kind can have, the simplest first."""
     return tuple(each for each in _ALL if kind in each.kinds)
+
+
+def fault_names(kind: str) -> tuple[str, ...]:
+    """The names of all that a schedule can say of operations of a kind, crashes last."""
+    return (*(each.name for each in possible_faults(kind)), *(CRASHES if kind in CRASHING else ()))
 
 
 def fault_named(kind: str, name: str) -> PossibleFault:

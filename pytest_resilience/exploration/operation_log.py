@@ -35,6 +35,7 @@ __all__ = [
     "TargetNames",
     "Watch",
     "differences",
+    "is_at",
 ]
 
 _EPHEMERAL: Final = 32768  # ports from here on are given by the system, and differ each time
@@ -194,7 +195,7 @@ class OperationLog:
             self._current.seen = seen
             self.seen.append(seen)
             for step in self.schedule:
-                if _is_at(step, seen):
+                if is_at(step, seen):
                     self._met.setdefault(step, len(self.seen) - 1)
         if self._most is not None and len(self.seen) > self._most:
             raise StormError(f"more than {self._most} operations")
@@ -207,7 +208,7 @@ class OperationLog:
         site = seen.point.site
         if step.lasts:
             return (site.kind, site.target) == (step.point.site.kind, step.point.site.target)
-        return _is_at(step, seen)
+        return is_at(step, seen)
 
     @property
     def unmet(self) -> tuple[Step, ...]:
@@ -250,7 +251,8 @@ class AtStep:
         return str(self.step.point)
 
 
-def _is_at(step: Step, seen: Seen) -> bool:
+def is_at(step: Step, seen: Seen) -> bool:
+    """Whether it is the operation of a step."""
     site, wanted = seen.point.site, step.point.site
     if (site.kind, site.target) != (wanted.kind, wanted.target):
         return False

@@ -19,7 +19,8 @@ from typing import Final
 
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.parsing.texts import shortened
-from pytest_resilience.chaos.possible_faults import fault_named
+from pytest_resilience.chaos.possible_faults import CRASHES
+from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
@@ -126,6 +127,11 @@ class Step:
         """Site, fault and mode: what is told of all numbers together."""
         return f"{self.point.site}{'+' * self.lasts}={self.fault}"
 
+    @property
+    def is_crash(self) -> bool:
+        """Whether nobody lives to see it."""
+        return self.fault in CRASHES
+
     def __str__(self) -> str:
         return f"{self.point}{'+' * self.lasts}={self.fault}"
 
@@ -149,6 +155,9 @@ def parse_schedule(text: str) -> Schedule:
     for number, point in enumerate(points):
         if point in points[:number]:
             raise ConfigurationError(f"{shortened(text)}: {point} has two faults; keep one")
+    crash = next((each for each in steps if each.is_crash), None)
+    if crash is not None and len(steps) > 1:
+        raise ConfigurationError(f"{shortened(text)}: {crash} is a crash, which stands alone")
     return tuple(steps)
 
 
@@ -218,12 +227,12 @@ def _step(reader: _Reader) -> Step:
     lasts = reader.has("+")
     reader.expect("=", "= and a fault")
     fault = reader.take(_FAULT, "a fault")
-    try:
-        fault_named(kind, fault)
-    except ConfigurationError:
-        names = [each.name for each in possible_faults(kind)]
+    names = fault_names(kind)
+    if fault not in names:
         known = f"a fault of {kind_name(kind)}{nearest(fault, names)}: {', '.join(names)}"
-        raise reader.error(known, len(fault)) from None
+        raise reader.error(known, len(fault))
+    if lasts and fault in CRASHES:
+        raise reader.error("a fault that stays, as + says", len(fault))
     point = Point(Site(kind, target, function), int(digits))
     return Step(point, fault, lasts)
 

@@ -62,8 +62,12 @@ class Budget:
     @property
     def is_over(self) -> bool:
         """Whether no run may begin any more."""
-        late = self.seconds is not None and self.clock() - self.began >= self.seconds
-        return late or (self.runs is not None and self.spent >= self.runs)
+        return self.is_late or (self.runs is not None and self.spent >= self.runs)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time is over."""
+        return self.seconds is not None and self.clock() - self.began >= self.seconds
 
     def spend(self) -> None:
         """A run begins."""

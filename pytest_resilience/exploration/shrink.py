@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 
+from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.outcome import Signature
@@ -55,7 +56,10 @@ def _same(outcome: Outcome | None, wanted: Signature) -> Outcome | None:
 
 def _simpler(step: Step) -> Iterator[Step]:
     """What could stand for a step, the simplest first: a fault that goes away, a plainer one."""
-    names = [each.name for each in possible_faults(step.point.site.kind)]
+    if step.is_crash:
+        names = list(CRASHES)
+    else:
+        names = [each.name for each in possible_faults(step.point.site.kind)]
     if step.lasts:
         yield Step(step.point, step.fault)
     for name in names[: names.index(step.fault)][:_MOST_SIMPLER]:

@@ -190,3 +190,15 @@ def test_nothing_is_lost_of_what_is_synced_at_once(trace: list[Step], model: Cra
     last = list(crash_states(BEFORE, [*synced, Acknowledged("all")], model))[-1]
     effects = [each for each in trace if not isinstance(each, (Synced, Acknowledged))]
     assert last.disk.files == BEFORE.after(effects).files
+
+
+@given(traces(), st.sampled_from(CrashModel))
+def test_as_many_steps_as_it_says_are_enough_for_a_state(
+    trace: list[Step], model: CrashModel
+) -> None:
+    def disks(steps: int) -> list[tuple[dict[str, bytes], list[str]]]:
+        states = crash_states(BEFORE, trace[:steps], model)
+        return [(state.disk.files, state.disk.folders) for state in states]
+
+    for state in crash_states(BEFORE, trace, model):
+        assert (state.disk.files, state.disk.folders) in disks(state.steps)

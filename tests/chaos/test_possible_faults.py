@@ -14,8 +14,11 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.chaos.possible_faults import CRASHES
+from pytest_resilience.chaos.possible_faults import CRASHING
 from pytest_resilience.chaos.possible_faults import PossibleFault
 from pytest_resilience.chaos.possible_faults import fault_named
+from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.errors import ConfigurationError
 
@@ -62,3 +65,11 @@ def test_it_can_happen_to_operations_of_its_kind_where_it_is_possible() -> None:
 def test_an_unknown_name_is_told_with_those_that_are_known() -> None:
     with pytest.raises(ConfigurationError, match=r"no fault of network\.resolve.*: dns"):
         fault_named("network.resolve", "refuse")
+
+
+def test_no_crash_has_the_name_of_a_fault_and_each_is_at_what_is_known() -> None:
+    assert CRASHING <= KINDS
+    for kind in KINDS:
+        names = fault_names(kind)
+        assert len(set(names)) == len(names)
+        assert names[len(possible_faults(kind)) :] == (tuple(CRASHES) if kind in CRASHING else ())

@@ -11,6 +11,7 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.operation import OPEN_CONNECTION
 from pytest_resilience.chaos.operation import WRITE
+from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.exploration.schedule import Point
@@ -119,3 +120,17 @@ def test_kinds_have_short_names_that_tell_them_apart() -> None:
     assert len(set(names)) == len(names)
     assert kind_name(CONNECT) == "connect"
     assert kind_name(OPEN_CONNECTION) == "database.connect"
+
+
+@pytest.mark.parametrize("fault", CRASHES)
+def test_a_crash_is_at_what_changes_a_disk_once_and_alone(fault: str) -> None:
+    text = f"write(conf)@shop.save#2={fault}"
+    [step] = parse_schedule(text)
+    assert step.is_crash
+    assert format_schedule([step]) == text
+    with pytest.raises(ScheduleError, match="a fault that stays"):
+        parse_schedule(text.replace("=", "+="))
+    with pytest.raises(ConfigurationError, match="which stands alone"):
+        parse_schedule(f"read(conf)#1=io_error, {text}")
+    with pytest.raises(ScheduleError, match="a fault of read: io_error, "):
+        parse_schedule(f"read(conf)#1={fault}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+from dataclasses import replace
+
 import pytest
 
 from pytest_resilience.exploration.outcome import Outcome
@@ -63,3 +65,17 @@ def test_without_runs_it_stays_as_it_is() -> None:
     system = System([seen("a"), seen("b")], bool)
     schedule = (step("a"), step("b"))
     assert shrink(schedule, system.run(schedule), none)[0] == schedule
+
+
+def test_a_crash_becomes_the_one_that_needs_the_least_to_happen() -> None:
+    tried: list[Schedule] = []
+
+    def run(schedule: Schedule) -> Outcome:
+        tried.append(schedule)
+        failed = System([seen("a")], bool).run((step("a"),))
+        return replace(failed, hit=frozenset(schedule))
+
+    crash = replace(step("a"), fault="crash_posix")
+    smallest, _ = shrink((crash,), run((crash,)), run)
+    assert smallest == (replace(crash, fault="killed"),)
+    assert {each.fault for (each,) in tried} == {"crash_posix", "killed"}

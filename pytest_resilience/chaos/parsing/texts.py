@@ -13,7 +13,9 @@ from typing import Any
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["check_name", "inline", "printable", "read_text", "shortened", "split_patterns"]
+__all__ = [
+    "check_name", "counted", "inline", "printable", "read_text", "shortened", "split_patterns",
+]  # fmt: skip
 
 _LONGEST = 200  # characters of a value in a message, and of a name
 # A line of a CI log that begins so is a command: of GitHub Actions, and of Azure Pipelines.
@@ -28,6 +30,11 @@ def shortened(value: Any) -> str:
         return f"<{type(value).__name__} that cannot be shown>"
     half = _LONGEST // 2
     return text if len(text) <= _LONGEST else f"{text[:half]}…{text[-half:]}"
+
+
+def counted(number: int, what: str) -> str:
+    """`1 run`, `2 runs`: of what has a plural with an s."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def inline(text: str) -> str:

@@ -46,7 +46,7 @@ from pytest_resilience.interceptors.crashes.sqlite_vfs import tracing_sqlite
 from pytest_resilience.locks import fork_safe
 
 
-__all__ = ["CrashRecording", "recording_crashes"]
+__all__ = ["CrashRecording", "awaiting_recording", "recording_crashes"]
 
 _TRACED: Final = frozenset({CREATE, MAKE, OPEN_TO_WRITE, REMOVE, RENAME, RESIZE, SYNC, WRITE})
 _PIECE: Final = 4096  # bytes compared at once
@@ -72,6 +72,16 @@ class CrashRecording:
         self._look_below("")
         self._before = self._disk
         self._steps.clear()
+
+    @property
+    def steps(self) -> int:
+        """How many steps were recorded so far."""
+        return len(self._steps)
+
+    @property
+    def before(self) -> Disk:
+        """What the folder held when the recording began."""
+        return self._before
 
     def acknowledge(self, told: object) -> None:
         """Somebody relies on what was done so far: states of later crashes are told of it."""
@@ -272,6 +282,34 @@ def _differing(old: bytes, new: bytes) -> tuple[int, int]:
         while end > begin and old[end - 1] == new[end - 1]:
             end -= 1
     return begin, end
+
+
+class _NotYet:
+    """What is done before a recording begins. See `sqlite_vfs.SqliteTrace`."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = os.path.join(os.path.realpath(folder), "")
+
+    def covers(self, path: str) -> bool:
+        return path.startswith(self._folder)
+
+    def made(self, path: str) -> None: ...
+
+    def wrote(self, path: str, offset: int, data: bytes) -> None: ...
+
+    def resized(self, path: str, size: int) -> None: ...
+
+    def synced(self, path: str) -> None: ...
+
+    def done(self, kind: str, *paths: str) -> None: ...
+
+
+def awaiting_recording(folder: str) -> contextlib.AbstractContextManager[None]:
+    """Let connections of SQLite that are opened in the block be seen by recordings in it.
+
+    Those of files below the folder.
+    """
+    return tracing_sqlite(_NotYet(folder))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.parsing.texts import counted
+from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.exploration.operation_log import Seen
 from pytest_resilience.exploration.operation_log import differences
@@ -25,6 +27,7 @@ from pytest_resilience.exploration.search import Budget
 from pytest_resilience.exploration.search import Search
 from pytest_resilience.exploration.search import singles
 from pytest_resilience.exploration.shrink import shrink
+from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.runs import ExploredRuns
 from pytest_resilience.plugin.exploration.runs import Ran
 from pytest_resilience.plugin.exploration.runs import is_own
@@ -73,7 +76,7 @@ class Failure:
         if self.others:
             shown = self.others if whole else self.others[:_MOST_OTHERS]
             more = len(self.others) - len(shown)
-            told = ", ".join(shown) + (f" and {more} more, which -v shows" if more else "")
+            told = "; ".join(shown) + (f" and {more} more, which -v shows" if more else "")
             lines.append(f"also under: {told}")
         return "\n    ".join(lines)
 
@@ -90,6 +93,7 @@ class Found:
         untried: schedules that failed the last time, and were not run this time.
         runs, unexplored, pruned: how many schedules.
         operations: how many the test does without faults.
+        crashes: how many states were looked at that a crash may leave; or why none, in words.
     """
 
     nodeid: str
@@ -101,12 +105,12 @@ class Found:
     unexplored: int = 0
     pruned: int = 0
     operations: int = 0
+    crashes: int | str = 0
 
     def text(self, *, whole: bool) -> str:
         """For the report of a test that has asked for it."""
-        number = len(self.failures)
-        ways = f"{number} way{'s' * (number > 1)} to fail"
-        head = f"the exploration has found {ways} in {self.runs} runs"
+        ways = counted(len(self.failures), "way")
+        head = f"the exploration has found {ways} to fail in {counted(self.runs, 'run')}"
         return "\n".join([head, *self.told(whole=whole), *([self.note] if self.note else [])])
 
     def told(self, *, whole: bool) -> list[str]:
@@ -122,6 +126,7 @@ class Found:
             "pruned": self.pruned,
             "operations": self.operations,
             "note": self.note,
+            "crashes": self.crashes,
             "failures": [format_schedule(each.schedule) for each in self.failures],
             "untried": list(map(format_schedule, self.untried)),
             "told": self.told(whole=whole),
@@ -178,13 +183,30 @@ class Explorer:
         calm, reason = self._repeats(first, again)
         if reason:
             return self._without(first.reports, CellVerdict.UNEXPLORABLE, reason)
-        if not any(each.faults for each in calm.outcome.seen):
-            return self._without(first.reports, CellVerdict.NOT_APPLICABLE, _nothing(calm))
+        reason = self._unfit(calm)
+        if reason:
+            return self._without(first.reports, CellVerdict.NOT_APPLICABLE, reason)
         self._calm = calm.outcome.seen
         self._found.operations = len(self._calm)
         probe = self._probe() if again.probed else False
         self._search(calm, probe)
         return first.reports, self._found
+
+    def _unfit(self, calm: Ran) -> str:
+        """Why none of the faults that are meant can be tried; "" if one can."""
+        possible = dict.fromkeys(name for each in calm.outcome.seen for name in each.faults)
+        if not possible:
+            return _nothing(calm)
+        if any(map(self._is_meant, possible)):
+            return ""
+        if any(map(self._is_meant, CRASHES)):
+            if self._plan.oracle.invariants:
+                return ""
+            return "of crashes nothing can be told without an invariant; give invariant=[...]"
+        return (
+            f"faults={sorted(self._plan.faults)} can happen to no operation of the test; "
+            f"possible are: {', '.join(possible)}"
+        )
 
     def _probe(self) -> Callable[..., object] | bool:
         """What has to work after the faults; where nobody says it, the test once more."""
@@ -233,18 +255,32 @@ class Explorer:
         search = Search(
             self._calm, attempt, depth=plan.depth, prune=self._flags.prune, wanted=self._is_wanted
         )
+        crashes = self._crash(budget)
         try:
             kept = self._store.of(self._item.nodeid)
-            search.try_first(each for each in kept if self._is_wanted(each[0]))
+            search.try_first(
+                each for each in kept if self._is_wanted(each[0]) and not each[0].is_crash
+            )
             search.run()
         except _StateLeaksError as error:
             self._found.note = str(error)
-        self._collect(search, run)
+        if crashes is not None:  # last: what fails without a crash as well is told of that
+            search.outcomes.update({(step,): each for step, each in crashes.outcomes.items()})
+            search.unexplored += [(step,) for step in crashes.left]
         self._found.runs = budget.spent
-        if search.unexplored and not self._found.note:
-            self._found.note = (
-                f"{len(search.unexplored)} more schedules were not explored: the budget is over"
-            )
+        self._collect(search, run)
+
+    def _crash(self, budget: Budget) -> CrashCheck | None:
+        """Have the invariants look at what crashes may leave, which takes one run for all."""
+        if not self._plan.oracle.invariants or not any(map(self._is_meant, CRASHES)):
+            return None
+        budget.spend()
+        _, check = self._runs.crash(
+            self._item, self._plan.oracle, wanted=self._is_wanted, is_over=lambda: budget.is_late
+        )
+        why = f"no crash was looked at: {check.note}" if check.note else ""
+        self._found.crashes = why or check.states
+        return check
 
     def _check_state(self, search: Search, schedule: Schedule, outcome: Outcome) -> None:
         """See that what a failure has left does not make others."""
@@ -258,9 +294,12 @@ class Explorer:
                 f"{differs or ran.outcome.reason}; the rest was not explored"
             )
 
+    def _is_meant(self, fault: str) -> bool:
+        return not self._plan.faults or fault in self._plan.faults
+
     def _is_wanted(self, step: Step) -> bool:
         """Whether it is one of the faults that are meant, and of this shard."""
-        if self._plan.faults and step.fault not in self._plan.faults:
+        if not self._is_meant(step.fault):
             return False
         index, count = self._shard
         # Once and from there on together: the one may make the other needless.
@@ -282,9 +321,14 @@ class Explorer:
         self._found.untried = [
             each for each in self._store.of(self._item.nodeid) if each not in search.outcomes
         ]
-        self._found.unexplored = len(search.unexplored)
+        left = self._found.unexplored = len(search.unexplored)
         self._found.pruned = search.pruned
         self._found.cells = [*self._tried(search), *self._untried(search)]
+        if left and not self._found.note:
+            were = "was" if left == 1 else "were"
+            self._found.note = (
+                f"{counted(left, 'more schedule')} {were} not explored: the budget is over"
+            )
 
     def _shrunk(
         self, search: Search, schedules: list[Schedule], run: Callable[..., Outcome]

@@ -11,9 +11,12 @@ import traceback
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import ExitStack
 from contextlib import contextmanager
 from dataclasses import dataclass
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -28,6 +31,7 @@ from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ResilienceError
+from pytest_resilience.errors import UnavailableError
 from pytest_resilience.exploration.operation_log import AtStep
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import SilenceError
@@ -43,6 +47,8 @@ from pytest_resilience.exploration.outcome import judge
 from pytest_resilience.exploration.outcome import told
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.plugin.exploration.crashes import CrashCheck
+from pytest_resilience.plugin.exploration.crashes import TracedLog
 from pytest_resilience.plugin.exploration.settings import Oracle
 from pytest_resilience.plugin.matrix.expectation import DeadlineError
 from pytest_resilience.plugin.matrix.expectation import deadline
@@ -52,6 +58,7 @@ from pytest_resilience.plugin.pytest_internals import run_once
 from pytest_resilience.plugin.pytest_internals import temporary_folder
 from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.runtime import awaiting_crashes
 from pytest_resilience.seeds import derive
 
 
@@ -89,9 +96,17 @@ class _Run:
         probed: whether a probe was run.
     """
 
-    def __init__(self, log: OperationLog, oracle: Oracle, probe: Callable[..., object] | bool):
+    def __init__(
+        self,
+        log: OperationLog,
+        oracle: Oracle,
+        probe: Callable[..., object] | bool,
+        crashes: CrashCheck | None = None,
+    ) -> None:
+        """`crashes`: that are to be looked at when it is over."""
         self.log = log
         self.oracle = oracle
+        self.crashes = crashes
         self.raised: dict[str, BaseException] = {}
         self.active: dict[Step, ActiveExperiment] = {}
         self.invariant: BaseException | None = None
@@ -100,9 +115,11 @@ class _Run:
         self._wanted = probe
 
     @contextmanager
-    def faults(self, engine: Engine) -> Iterator[None]:
+    def faults(self, engine: Engine, item: pytest.Item) -> Iterator[None]:
         """In the block the test's own operations are named, and have their faults."""
         with ExitStack() as stack:
+            if self.crashes is not None:
+                stack.enter_context(self.crashes.recording(engine, item))
             for step in self.log.schedule:
                 experiment = _experiment_of(step).triggered_by(AtStep(self.log, step))
                 seed = derive(0, str(step))  # the same in every run, and in a replay
@@ -143,10 +160,27 @@ class _Run:
         for name in ("last_type", "last_value", "last_traceback", "last_exc"):
             vars(sys).pop(name, None)  # as pytest does, when the next test begins
 
+    def look_at_crashes(self, item: pytest.Item, watch: Watch) -> None:
+        """Show the invariants what a crash may leave of the test's files."""
+        if self.crashes is not None and self.invariant is None:
+            names = {name for each in self.oracle.invariants for name in _arguments(each, item)}
+            found: dict[str, Any] = getattr(item, "funcargs", {})
+            fixtures = {name: each for name, each in found.items() if name in names}
+            self.crashes.look(fixtures, lambda values: self._broken(item, values), watch)
+
+    def _broken(
+        self, item: pytest.Item, values: Mapping[str, Any] = MappingProxyType({})
+    ) -> BaseException | None:
+        """What the first invariant raises that does not hold. `values`: of some fixtures."""
+        for invariant in self.oracle.invariants:
+            found = _raised_by(invariant, item, self.oracle.deadline, values)
+            if found is not None:
+                return found
+        return None
+
     def afterwards(self, item: pytest.Item) -> None:
         """See with the faults off whether what has to hold does, and whether it works again."""
-        for invariant in self.oracle.invariants:
-            self.invariant = self.invariant or _raised_by(invariant, item, self.oracle.deadline)
+        self.invariant = self._broken(item)
         if self.invariant is None and self._wanted is not False:
             self.probed = True
             again = item.runtest if self._wanted is True else self._wanted
@@ -226,8 +260,14 @@ class ExploredRuns:
 
         Unless it is `strict`, it is not stale where only some of the faults did not happen.
         """
-        names = TargetNames(temporary=temporary_folder(self._config), project=self._project)
-        log = OperationLog(names, self._place_of, schedule=schedule, most=most)
+        if any(step.is_crash for step in schedule):
+            ran, check = self.crash(
+                item, oracle, counts=counts, wanted=lambda each: each.fault == schedule[0].fault
+            )
+            if not ran.outcome.verdict.good:
+                return ran
+            return replace(ran, outcome=check.outcome_of(schedule[0]))
+        log = OperationLog(self._names(), self._place_of, schedule=schedule, most=most)
         run = _Run(log, oracle, probe)
         self._is_plain = counts and not schedule
         before, began = Snapshot(), MACHINE_CLOCK.monotonic()
@@ -244,6 +284,32 @@ class ExploredRuns:
             judged = judge(Facts(leaked=more), (), is_own)
         outcome = run.outcome(judged, duration)
         return Ran(outcome=outcome, reports=reports, leaked=leaked, probed=probed, broken=broken)
+
+    def crash(
+        self,
+        item: pytest.Item,
+        oracle: Oracle,
+        *,
+        wanted: Callable[[Step], bool],
+        is_over: Callable[[], bool] = lambda: False,
+        counts: bool = False,
+    ) -> tuple[Ran, CrashCheck]:
+        """One run without faults, and what the invariants say of the crashes in it."""
+        log = TracedLog(self._names(), self._place_of)
+        check = CrashCheck(log=log, wanted=wanted, is_over=is_over, is_own=is_own)
+        run = _Run(log, oracle, probe=False, crashes=check)
+        try:
+            with awaiting_crashes(temporary_folder(self._config)):
+                reports = self._reports(item, run, counts=counts)
+        except UnavailableError as error:
+            check.note = str(error)
+            reports = self._reports(item, _Run(log, oracle, probe=False), counts=counts)
+        outcome = run.outcome(judge(_facts(run, reports, strict=True), oracle.allowed, is_own), 0.0)
+        nothing = LeakedResources()
+        return Ran(outcome=outcome, reports=reports, leaked=nothing, probed=None, broken=""), check
+
+    def _names(self) -> TargetNames:
+        return TargetNames(temporary=temporary_folder(self._config), project=self._project)
 
     def _reports(self, item: pytest.Item, run: _Run, *, counts: bool) -> list[pytest.TestReport]:
         engine, self._run = self._engine, run
@@ -265,7 +331,7 @@ class ExploredRuns:
         if run is None:
             return (yield)
         try:
-            with run.faults(self._engine):
+            with run.faults(self._engine, item):
                 result = yield
         except (KeyboardInterrupt, pytest.exit.Exception):
             raise
@@ -273,6 +339,7 @@ class ExploredRuns:
             run.afterwards(item)
             raise
         run.afterwards(item)
+        run.look_at_crashes(item, self._watch)
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -305,12 +372,19 @@ def _experiment_of(step: Step) -> ChaosExperiment:
 
 
 def _raised_by(
-    function: Callable[..., object], item: pytest.Item, limit: float
+    function: Callable[..., object],
+    item: pytest.Item,
+    limit: float,
+    values: Mapping[str, Any] = MappingProxyType({}),
 ) -> BaseException | None:
-    """What a function raises that is given the test's fixtures by its parameters."""
+    """What a function raises that is given the test's fixtures by its parameters.
+
+    `values`: instead of those of some fixtures.
+    """
     try:
         with deadline(limit):
-            found = function(**_arguments(function, item))
+            given = _arguments(function, item)
+            found = function(**{name: values.get(name, each) for name, each in given.items()})
             if inspect.iscoroutine(found):
                 import asyncio
 

@@ -18,7 +18,7 @@ from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import inline
 from pytest_resilience.chaos.parsing.texts import shortened
-from pytest_resilience.chaos.possible_faults import possible_faults
+from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.chaos.profile import ExploreTable
 from pytest_resilience.chaos.profile import Profile
 from pytest_resilience.chaos.types.schema import nearest
@@ -293,7 +293,7 @@ def _functions(name: str, value: Any) -> tuple[Callable[..., object], ...]:
 
 
 def _faults(value: Any) -> frozenset[str]:
-    known = sorted({each.name for kind in KINDS for each in possible_faults(kind)})
+    known = sorted({name for kind in KINDS for name in fault_names(kind)})
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, (list, tuple, set, frozenset)) or not names:
         raise ConfigurationError(f"faults={shortened(value)}: give names in a list")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.parsing.texts import counted
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import parse_schedule
@@ -51,8 +52,9 @@ class ExplorationSummary:
             return
         runs, failures, left = self._totals()
         terminal.rewrite(
-            f"explored {len(self._found)} tests, {runs} runs, {failures} ways to fail, "
-            f"{left} schedules left by the budget; last {found['nodeid']}",
+            f"explored {counted(len(self._found), 'test')}, {counted(runs, 'run')}, "
+            f"{counted(failures, 'way')} to fail, {counted(left, 'schedule')} left by the budget; "
+            f"last {found['nodeid']}",
             erase=True,
         )
 
@@ -93,11 +95,13 @@ class ExplorationSummary:
             for line in _lines(each):
                 terminalreporter.line(printable(line))
         if notes > _MOST_NOTES:
-            terminalreporter.line(f"and {notes - _MOST_NOTES} more tests were not explored")
+            more = counted(notes - _MOST_NOTES, "more test")
+            terminalreporter.line(f"and {more} not explored")
         runs, failures, left = self._totals()
-        line = f"{len(self._found)} tests, {runs} runs, {failures} ways to fail"
+        tests = counted(len(self._found), "test")
+        line = f"{tests}, {counted(runs, 'run')}, {counted(failures, 'way')} to fail"
         if left:
-            line += f", {left} schedules not explored for want of budget"
+            line += f", {counted(left, 'schedule')} not explored for want of budget"
         terminalreporter.line(line)
         if failures and self._store.place:
             terminalreporter.line(f"kept in {self._store.place}, and run first the next time")
@@ -105,12 +109,16 @@ class ExplorationSummary:
 
 def _lines(found: dict[str, Any]) -> list[str]:
     pruned = f", {found['pruned']} left out as known" if found["pruned"] else ""
+    crashes = found["crashes"]
+    why_none = crashes if isinstance(crashes, str) else ""
+    states = f", {counted(crashes, 'state')} after crashes" if crashes and not why_none else ""
     head = (
-        f"{found['nodeid']}: {found['operations']} operations, {found['runs']} runs{pruned}, "
-        f"{len(found['failures'])} ways to fail"
+        f"{found['nodeid']}: {counted(found['operations'], 'operation')}, "
+        f"{counted(found['runs'], 'run')}{states}{pruned}, "
+        f"{counted(len(found['failures']), 'way')} to fail"
     )
     return [
         head,
         *(f"  {text}" for text in found["told"]),
-        *([f"  {found['note']}"] * bool(found["note"])),
+        *(f"  {note}" for note in (found["note"], why_none) if note),
     ]

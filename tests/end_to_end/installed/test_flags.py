@@ -110,7 +110,7 @@ class Flag:
 
 MATRIX = ("--chaos-profile=ci", "--chaos-matrix")
 REFUSED = "FAILED test_it.py::test_it - ConnectionRefusedError*"
-EXPLORED = "test_it.py::test_it: 1 operations, 4 runs, 1 ways to fail"  # and none left out as known
+EXPLORED = "test_it.py::test_it: 1 operation, 4 runs, 1 way to fail"  # and none left out as known
 
 FLAGS = {
     "--chaos": Flag(value="network_failure:rate=1", shows=REFUSED, ret=1),
@@ -135,7 +135,10 @@ FLAGS = {
     "--chaos-explore": Flag(value="1", args=("test_it.py", "clock.py"), shows=EXPLORED, ret=10),
     "--no-prune": Flag(shows=EXPLORED, ret=10, along="--chaos-explore"),
     "--chaos-explore-budget": Flag(
-        value="4", shows="*1 more schedules*: the budget is over", ret=10, along="--chaos-explore"
+        value="4",
+        shows="*1 more schedule was *: the budget is over",
+        ret=10,
+        along="--chaos-explore",
     ),
     "--chaos-schedules": Flag(
         value="kept.txt", shows="kept in kept.txt*", ret=10, along="--chaos-explore"

@@ -153,7 +153,7 @@ def test_what_breaks_is_found_shrunk_and_told_with_the_line_that_repeats_it(
     worst = {test: max(map(CellVerdict, each), key=order.index) for test, each in found.items()}
     assert worst == WORST
     result.stdout.fnmatch_lines([
-        "*test_shouts: 2 operations, * runs*, 1 ways to fail",
+        "*test_shouts: 2 operations, * runs*, 1 way to fail",
         "  failed: AttributeError: 'NoneType' object has no attribute *, in *shop.py in shout*",
         "    pytest test_shop.py::test_shouts --chaos-replay='open(tmp_path/note.txt)@shop.load#*'",
         "  storm: more than 20 operations*",
@@ -239,7 +239,7 @@ def test_a_budget_is_kept_and_what_it_leaves_is_told(shop: pytest.Pytester) -> N
         shop, "--chaos-explore", "--chaos-explore-budget=1", "-k", "loads",
         "--resilience-report=out.json",
     )  # fmt: skip
-    result.stdout.fnmatch_lines(["*2 operations, 1 runs*", "*not explored: the budget is over"])
+    result.stdout.fnmatch_lines(["*2 operations, 1 run*", "*not explored: the budget is over"])
     found = verdicts(json.loads((shop.path / "out.json").read_text())["cells"])
     assert sorted(found.values()).count("survived") == 1
     assert "not_run" in found.values()
@@ -253,11 +253,11 @@ def test_what_failed_is_run_first_until_it_passes(
     run(shop, "--chaos-explore", "-k", "insists").stdout.fnmatch_lines(
         ["  storm: *", "kept in .pytest_cache, and run first the next time"]
     )
-    run(shop, *budget).stdout.fnmatch_lines(["*1 runs*1 ways to fail", "  storm: *"])
+    run(shop, *budget).stdout.fnmatch_lines(["*1 run*, 1 way to fail", "  storm: *"])
     (shop.path / "shop.py").write_text(SHOP.replace("range(100)", "range(2)"))
-    run(shop, *budget).stdout.fnmatch_lines(["*1 runs*, 0 ways to fail"])
+    run(shop, *budget).stdout.fnmatch_lines(["*1 run*, 0 ways to fail"])
     (shop.path / "shop.py").write_text(SHOP)
-    run(shop, *budget).stdout.fnmatch_lines(["*1 runs*, 0 ways to fail"])
+    run(shop, *budget).stdout.fnmatch_lines(["*1 run*, 0 ways to fail"])
 
 
 def test_schedules_are_kept_in_a_file_and_repeated_from_it(shop: pytest.Pytester) -> None:
@@ -298,7 +298,7 @@ def test_schedules_can_stand_at_the_test(shop: pytest.Pytester) -> None:
 
 def test_under_q_nothing_is_told_of_progress(shop: pytest.Pytester) -> None:
     result = run(shop, "--chaos-explore", "-q", "-k", "loads")
-    result.stdout.no_fnmatch_line("*explored 1 tests*")
+    result.stdout.no_fnmatch_line("*explored 1 test*")
 
 
 def test_an_invariant_that_does_not_hold_without_faults_is_told(shop: pytest.Pytester) -> None:
@@ -551,3 +551,27 @@ def test_what_breaks_alike_is_told_once_and_all_of_it_under_v(shop: pytest.Pytes
     assert "applicable to no test" not in result.stdout.str()
     told = run(shop, *arguments, "-v").outlines
     assert sum(line.startswith("failed: ") for line in told) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("mark", "told"),
+    [
+        (
+            "faults='dns'",
+            "faults=[[]'dns'] can happen to no operation of the test; possible are: *",
+        ),
+        ("faults='killed'", "of crashes nothing can be told without an invariant; give *"),
+    ],
+)
+def test_faults_that_fit_no_operation_are_told_with_those_that_do(
+    pytester: pytest.Pytester, mark: str, told: str
+) -> None:
+    pytester.makepyfile(f"""
+        import pytest
+        @pytest.mark.chaos_explore({mark})
+        def test_it(tmp_path):
+            (tmp_path / "it").write_text("x")
+    """)
+    result = run(pytester)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["not applicable: " + told])
