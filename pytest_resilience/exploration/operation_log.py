@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
-import tempfile
 import threading
 
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.possible_faults import possible_faults
@@ -21,6 +18,7 @@ from pytest_resilience.exploration.schedule import Point
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Site
 from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.exploration.target_names import TargetNames
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.seeds import Stream
 
@@ -32,16 +30,10 @@ __all__ = [
     "SilenceError",
     "SkippingClock",
     "StormError",
-    "TargetNames",
     "Watch",
     "differences",
     "is_at",
 ]
-
-_EPHEMERAL: Final = 32768  # ports from here on are given by the system, and differ each time
-_ADDRESS = re.compile(r"(127\.\d+\.\d+\.\d+|localhost|::1|\[::1\]):(\d+)")
-_TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}")
-_DIGITS = re.compile(r"\d+")
 
 
 class StormError(BaseException):
@@ -100,45 +92,6 @@ class Seen:
     place: str
     faults: tuple[str, ...]
     at: float
-
-
-class TargetNames:
-    """Names of targets that are the same in every run, whatever ports and folders it is given.
-
-    Ports that the system gives are numbered in the order in which they are met. Of files, the
-    folder that is made for a test is left out.
-    """
-
-    def __init__(self, *, temporary: str = "", project: str = "") -> None:
-        """`temporary`: the folder below which each test has one of its own."""
-        self._temporary = _as_folder(temporary)
-        self._project = _as_folder(project)
-        self._machine = _as_folder(tempfile.gettempdir())
-        self._ports: dict[str, int] = {}
-
-    def of(self, operation: Operation) -> str:
-        """The name of its target."""
-        name = operation.target
-        address = _ADDRESS.fullmatch(name)
-        if address is not None:
-            return self._of_port(address[1], address[2])
-        return self._of_path(name) if name.startswith("/") else name
-
-    def _of_port(self, host: str, port: str) -> str:
-        if int(port) < _EPHEMERAL:
-            return f"{host}:{port}"
-        number = self._ports.setdefault(port, len(self._ports) + 1)
-        return f"localhost:port{number}"
-
-    def _of_path(self, path: str) -> str:
-        if self._temporary and path.startswith(self._temporary):
-            rest = path[len(self._temporary) :].partition("/")[2]
-            path = f"tmp_path/{rest}"
-        elif path.startswith(self._machine):
-            path = f"tmp/{path[len(self._machine) :]}"
-        elif self._project and path.startswith(self._project):
-            path = path[len(self._project) :]
-        return _TEMPORARY.sub("tmp*", path)
 
 
 class OperationLog:
@@ -278,10 +231,6 @@ def _function(place: str) -> str:
         return ""
     module = os.path.basename(file.rpartition(":")[0]).removesuffix(".py")
     return f"{module}.{function}"
-
-
-def _as_folder(path: str) -> str:
-    return f"{path.rstrip('/')}/" if path else ""
 
 
 def differences(first: Iterable[Seen], second: Iterable[Seen]) -> str:

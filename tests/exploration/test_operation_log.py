@@ -9,7 +9,6 @@ import pytest
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
-from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
@@ -18,10 +17,10 @@ from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import SilenceError
 from pytest_resilience.exploration.operation_log import SkippingClock
 from pytest_resilience.exploration.operation_log import StormError
-from pytest_resilience.exploration.operation_log import TargetNames
 from pytest_resilience.exploration.operation_log import differences
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import parse_schedule
+from pytest_resilience.exploration.target_names import TargetNames
 from pytest_resilience.seeds import Stream
 
 
@@ -143,33 +142,6 @@ def test_too_many_are_a_storm_that_no_except_clause_survives() -> None:
     with pytest.raises(StormError, match="more than 2 operations"):
         log.observe(operation())
     assert not issubclass(StormError, Exception)
-
-
-@pytest.mark.parametrize(
-    ("target", "name"),
-    [
-        ("payments:443", "payments:443"),
-        ("127.0.0.1:8080", "127.0.0.1:8080"),
-        ("127.0.0.1:43817", "localhost:port1"),
-        ("localhost:43817", "localhost:port1"),
-        ("::1:50000", "localhost:port1"),
-        ("/base/test_pay0/shop.db", "tmp_path/shop.db"),
-        ("/base/data1/a/b.txt", "tmp_path/a/b.txt"),
-        ("/home/me/shop/data/a.json", "data/a.json"),
-        ("/base/test_pay0/tmpab12_xyz.json", "tmp_path/tmp*.json"),
-        ("/etc/hosts", "/etc/hosts"),
-        (":memory:", ":memory:"),
-    ],
-)
-def test_targets_are_named_alike_whatever_a_run_is_given(target: str, name: str) -> None:
-    names = TargetNames(temporary="/base", project="/home/me/shop")
-    assert names.of(operation(target, WRITE)) == name
-
-
-def test_ports_of_the_system_are_numbered_as_they_are_met() -> None:
-    names = TargetNames()
-    found = [names.of(operation(f"127.0.0.1:{port}")) for port in (50001, 40000, 50001)]
-    assert found == ["localhost:port1", "localhost:port2", "localhost:port1"]
 
 
 def test_what_differs_between_two_runs_is_told_in_any_order() -> None:

@@ -27,6 +27,7 @@ from pytest_resilience.exploration.search import Budget
 from pytest_resilience.exploration.search import Search
 from pytest_resilience.exploration.search import singles
 from pytest_resilience.exploration.shrink import shrink
+from pytest_resilience.exploration.target_names import varying
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.runs import ExploredRuns
 from pytest_resilience.plugin.exploration.runs import Ran
@@ -150,6 +151,7 @@ class Explorer:
     ) -> None:
         self._item = item
         self._runs = runs
+        self._runs.patterns = frozenset()
         self._plan = plan
         self._store = store
         self._flags = ExploreSettings.of(item.config)
@@ -230,6 +232,11 @@ class Explorer:
             reason = differences(earlier.outcome.seen, ran.outcome.seen)
             if not reason:
                 return ran, ""
+        patterns = varying(*((op.point.site for op in each.outcome.seen) for each in (again, ran)))
+        if patterns and not self._runs.patterns:  # once more, by names that they share
+            self._runs.patterns = patterns
+            pair = [self._runs.run(self._item, (), self._plan.oracle) for _ in range(2)]
+            return self._repeats(pair[0], pair[1])
         return ran, f"without faults it does not do the same each time: {reason}"
 
     def _search(self, calm: Ran, probe: Callable[..., object] | bool) -> None:

@@ -37,7 +37,6 @@ from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import SilenceError
 from pytest_resilience.exploration.operation_log import SkippingClock
 from pytest_resilience.exploration.operation_log import StormError
-from pytest_resilience.exploration.operation_log import TargetNames
 from pytest_resilience.exploration.operation_log import Watch
 from pytest_resilience.exploration.outcome import Facts
 from pytest_resilience.exploration.outcome import Outcome
@@ -46,7 +45,10 @@ from pytest_resilience.exploration.outcome import chain_of
 from pytest_resilience.exploration.outcome import judge
 from pytest_resilience.exploration.outcome import told
 from pytest_resilience.exploration.schedule import Schedule
+from pytest_resilience.exploration.schedule import Site
 from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.exploration.target_names import TargetNames
+from pytest_resilience.exploration.target_names import patterns_in
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.crashes import TracedLog
 from pytest_resilience.plugin.exploration.settings import Oracle
@@ -193,9 +195,14 @@ class _Run:
 
 
 class ExploredRuns:
-    """Runs tests under schedules; registered with pytest, to be around what it calls."""
+    """Runs tests under schedules; registered with pytest, to be around what it calls.
+
+    Attributes:
+        patterns: of the names of files that are others in each run of the test.
+    """
 
     def __init__(self, session: ChaosSession, config: pytest.Config) -> None:
+        self.patterns: frozenset[Site] = frozenset()
         self._session = session
         self._run: _Run | None = None
         self._project = str(config.rootpath)
@@ -261,13 +268,8 @@ class ExploredRuns:
         Unless it is `strict`, it is not stale where only some of the faults did not happen.
         """
         if any(step.is_crash for step in schedule):
-            ran, check = self.crash(
-                item, oracle, counts=counts, wanted=lambda each: each.fault == schedule[0].fault
-            )
-            if not ran.outcome.verdict.good:
-                return ran
-            return replace(ran, outcome=check.outcome_of(schedule[0]))
-        log = OperationLog(self._names(), self._place_of, schedule=schedule, most=most)
+            return self._crash_again(item, schedule, oracle, counts=counts)
+        log = OperationLog(self._names(schedule), self._place_of, schedule=schedule, most=most)
         run = _Run(log, oracle, probe)
         self._is_plain = counts and not schedule
         before, began = Snapshot(), MACHINE_CLOCK.monotonic()
@@ -291,11 +293,12 @@ class ExploredRuns:
         oracle: Oracle,
         *,
         wanted: Callable[[Step], bool],
+        schedule: Schedule = (),
         is_over: Callable[[], bool] = lambda: False,
         counts: bool = False,
     ) -> tuple[Ran, CrashCheck]:
         """One run without faults, and what the invariants say of the crashes in it."""
-        log = TracedLog(self._names(), self._place_of)
+        log = TracedLog(self._names(schedule), self._place_of)
         check = CrashCheck(log=log, wanted=wanted, is_over=is_over, is_own=is_own)
         run = _Run(log, oracle, probe=False, crashes=check)
         try:
@@ -308,8 +311,26 @@ class ExploredRuns:
         nothing = LeakedResources()
         return Ran(outcome=outcome, reports=reports, leaked=nothing, probed=None, broken=""), check
 
-    def _names(self) -> TargetNames:
-        return TargetNames(temporary=temporary_folder(self._config), project=self._project)
+    def _crash_again(
+        self, item: pytest.Item, schedule: Schedule, oracle: Oracle, *, counts: bool
+    ) -> Ran:
+        ran, check = self.crash(
+            item,
+            oracle,
+            schedule=schedule,
+            counts=counts,
+            wanted=lambda each: each.fault == schedule[0].fault,
+        )
+        if not ran.outcome.verdict.good:
+            return ran
+        return replace(ran, outcome=check.outcome_of(schedule[0]))
+
+    def _names(self, schedule: Schedule) -> TargetNames:
+        return TargetNames(
+            temporary=temporary_folder(self._config),
+            project=self._project,
+            patterns=self.patterns | patterns_in(schedule),
+        )
 
     def _reports(self, item: pytest.Item, run: _Run, *, counts: bool) -> list[pytest.TestReport]:
         engine, self._run = self._engine, run

@@ -196,6 +196,28 @@ def test_a_replay_is_green_only_if_its_operation_came_and_the_test_held(
     result.stdout.fnmatch_lines([told])
 
 
+RANDOM_NAMES = """
+import uuid
+import shop
+
+def test_shouts(tmp_path):
+    path = tmp_path / uuid.uuid4().hex[:3] / f"{uuid.uuid4().hex}.txt"
+    path.parent.mkdir()
+    shop.save(path, "hello")
+    assert shop.shout(path) == "HELLO"
+"""
+
+
+def test_files_with_random_names_are_told_by_what_is_done_with_them(shop: pytest.Pytester) -> None:
+    shop.makepyfile(test_names=RANDOM_NAMES)
+    result = run(shop, "--chaos-explore", "test_names.py")
+    result.stdout.fnmatch_lines(["  failed: AttributeError: *in *shop.py in shout*"])
+    lines = [found for line in result.outlines if (found := LINE.search(line.strip()))]
+    replays = {line[2].replace("'", "") for line in lines}
+    (replay,) = (each for each in replays if "open(tmp_path/*/*.txt)@shop.load#1=" in each)
+    run(shop, "test_names.py", replay).assert_outcomes(failed=1)
+
+
 def test_a_marked_test_is_explored_without_a_flag_and_fails_for_what_breaks(
     shop: pytest.Pytester,
 ) -> None:

@@ -1,0 +1,154 @@
+"""Names of what operations are done to, the same in every run of a test."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+
+from collections import Counter
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Final
+
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.exploration.schedule import Schedule
+from pytest_resilience.exploration.schedule import Site
+
+
+__all__ = ["TargetNames", "patterns_in", "varying"]
+
+_EPHEMERAL: Final = 32768  # ports from here on are given by the system, and differ each time
+_ADDRESS = re.compile(r"(127\.\d+\.\d+\.\d+|localhost|::1|\[::1\]):(\d+)")
+_TEMPORARY = re.compile(r"tmp[a-z0-9_]{8}(?![a-z0-9_])")
+_TEMPORARY_NAME = "tmp*"
+_WORD_AT_END, _WORD_AT_START = re.compile(r"[^\W_]*$"), re.compile(r"^[^\W_]*")
+
+
+class TargetNames:
+    """Names of targets that are the same in every run, whatever ports and folders it is given.
+
+    Ports that the system gives are numbered in the order in which they are met. Of files, the
+    folder that is made for a test is left out, and what `tempfile` adds to a name.
+    """
+
+    def __init__(
+        self, *, temporary: str = "", project: str = "", patterns: Iterable[Site] = ()
+    ) -> None:
+        """`temporary`: the folder below which each test has one of its own.
+
+        `patterns`: kinds of operation, each with the name of files that it is done to, where `*`
+        is in the place of what is another in each run.
+        """
+        self._temporary = _as_folder(temporary)
+        self._project = _as_folder(project)
+        self._machine = _as_folder(tempfile.gettempdir())
+        self._patterns: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+        for each in sorted(patterns, key=str):
+            known = self._patterns.setdefault(each.kind, [])
+            known.append((each.target, _expression(each.target)))
+        self._ports: dict[str, int] = {}
+
+    def of(self, operation: Operation) -> str:
+        """The name of its target."""
+        name = operation.target
+        address = _ADDRESS.fullmatch(name)
+        if address is not None:
+            return self._of_port(address[1], address[2])
+        if not name.startswith("/"):
+            return name
+        name = self._of_path(name)
+        for pattern, expression in self._patterns.get(operation.kind, ()):
+            if expression.fullmatch(name):
+                return pattern
+        return name
+
+    def _of_port(self, host: str, port: str) -> str:
+        if int(port) < _EPHEMERAL:
+            return f"{host}:{port}"
+        number = self._ports.setdefault(port, len(self._ports) + 1)
+        return f"localhost:port{number}"
+
+    def _of_path(self, path: str) -> str:
+        if self._temporary and path.startswith(self._temporary):
+            rest = path[len(self._temporary) :].partition("/")[2]
+            path = f"tmp_path/{rest}"
+        elif path.startswith(self._machine):
+            path = f"tmp/{path[len(self._machine) :]}"
+        elif self._project and path.startswith(self._project):
+            path = path[len(self._project) :]
+        return _TEMPORARY.sub(_TEMPORARY_NAME, path)
+
+
+def varying(first: Iterable[Site], second: Iterable[Site]) -> frozenset[Site]:
+    """Patterns of files whose names two runs of one test do not share, such as random ones.
+
+    A function that does as much of a kind to files of the one run as to files of the other is
+    taken to do the same with them, in the same order.
+    """
+    one, other = [*first], [*second]
+    alone = _by_function(one, other), _by_function(other, one)
+    found = set()
+    for kind, function in alone[0].keys() & alone[1].keys():
+        targets = alone[0][kind, function], alone[1][kind, function]
+        if len(targets[0]) == len(targets[1]):
+            patterns = {_pattern(*pair) for pair in zip(*targets, strict=True)}
+            found |= {Site(kind, each) for each in patterns if each}
+    return frozenset(found)
+
+
+def patterns_in(schedule: Schedule) -> frozenset[Site]:
+    """Those that its steps are about, where it was found in another session."""
+    sites = {Site(step.point.site.kind, step.point.site.target) for step in schedule}
+    return frozenset(each for each in sites if "*" in each.target.replace(_TEMPORARY_NAME, ""))
+
+
+def _by_function(run: list[Site], other: list[Site]) -> dict[tuple[str, str], list[str]]:
+    """The targets that the `other` run has not, by the kind of operation and its function."""
+    left = Counter(run) - Counter(other)
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for site in run:
+        if left[site]:
+            left[site] -= 1
+            found[site.kind, site.function].append(site.target)
+    return found
+
+
+def _pattern(one: str, other: str) -> str:
+    """Of two paths that have as many parts; "" for what are none."""
+    parts = [*zip(one.split("/"), other.split("/"), strict=False)]
+    if len(parts) < 2 or one.count("/") != other.count("/"):
+        return ""
+    return "/".join(a if a == b else _pattern_of_part(a, b) for a, b in parts)
+
+
+def _pattern_of_part(one: str, other: str) -> str:
+    """What begins and ends both, in whole words: letters can be the same by chance."""
+    start = _WORD_AT_END.sub("", _beginning(one, other))
+    rests = one[len(start) :], other[len(start) :]
+    shared = _beginning(*(each[::-1] for each in rests))[::-1]
+    # Behind a sign: the word before that is another in each.
+    end = _WORD_AT_START.sub("", shared)
+    return f"{start}*{end}"
+
+
+def _beginning(one: str, other: str) -> str:
+    """What both begin with."""
+    length = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        length += 1
+    return one[:length]
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    pieces = pattern.split(_TEMPORARY_NAME)
+    return re.compile(
+        re.escape(_TEMPORARY_NAME).join(
+            "[^/]*".join(map(re.escape, piece.split("*"))) for piece in pieces
+        )
+    )
+
+
+def _as_folder(path: str) -> str:
+    return f"{path.rstrip('/')}/" if path else ""

@@ -1,0 +1,100 @@
+"""What operations are done to has one name in every run."""
+
+from __future__ import annotations
+
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_resilience.chaos.operation import READ
+from pytest_resilience.chaos.operation import WRITE
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.exploration.schedule import Site
+from pytest_resilience.exploration.schedule import parse_schedule
+from pytest_resilience.exploration.target_names import TargetNames
+from pytest_resilience.exploration.target_names import patterns_in
+from pytest_resilience.exploration.target_names import varying
+
+
+def written(target: str) -> Operation:
+    return Operation(kind=WRITE, target=target, names=(target,))
+
+
+def files(*targets: str, function: str = "shop.pay") -> list[Site]:
+    return [Site(WRITE, each, function) for each in targets]
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("payments:443", "payments:443"),
+        ("127.0.0.1:8080", "127.0.0.1:8080"),
+        ("127.0.0.1:43817", "localhost:port1"),
+        ("localhost:43817", "localhost:port1"),
+        ("::1:50000", "localhost:port1"),
+        ("/base/test_pay0/shop.db", "tmp_path/shop.db"),
+        ("/base/data1/a/b.txt", "tmp_path/a/b.txt"),
+        ("/home/me/shop/data/a.json", "data/a.json"),
+        ("/base/test_pay0/tmpab12_xyz.json", "tmp_path/tmp*.json"),
+        ("/base/test_pay0/.tmp_b12_xyz0", "tmp_path/.tmp_b12_xyz0"),
+        ("/etc/hosts", "/etc/hosts"),
+        (":memory:", ":memory:"),
+    ],
+)
+def test_targets_are_named_alike_whatever_a_run_is_given(target: str, name: str) -> None:
+    names = TargetNames(temporary="/base", project="/home/me/shop")
+    assert names.of(written(target)) == name
+
+
+def test_ports_of_the_system_are_numbered_as_they_are_met() -> None:
+    names = TargetNames()
+    found = [names.of(written(f"127.0.0.1:{port}")) for port in (50001, 40000, 50001)]
+    assert found == ["localhost:port1", "localhost:port2", "localhost:port1"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "pattern"),
+    [
+        ("tmp_path/66/5f49.val", "tmp_path/21/739b.val", "tmp_path/*/*.val"),
+        ("tmp_path/.tmp_qlvb4sdk", "tmp_path/.tmp_x_b12xyz", "tmp_path/.tmp_*"),
+        ("tmp_path/run-1a.json.part", "tmp_path/run-1b.json.part", "tmp_path/run-*.json.part"),
+        ("tmp_path/tmp*.1", "tmp_path/tmp*.2", "tmp_path/tmp*.*"),
+    ],
+)
+def test_what_is_another_in_each_run_has_a_pattern(one: str, other: str, pattern: str) -> None:
+    assert varying(files("tmp_path/a", one), files("tmp_path/a", other)) == {Site(WRITE, pattern)}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (files("tmp_path/a"), files("tmp_path/a")),
+        (files("tmp_path/a"), files("tmp_path/b", "tmp_path/c")),  # it does more
+        (files("tmp_path/a"), files("tmp_path/b", function="shop.other")),
+        (files("tmp_path/a"), files("tmp_path/b/c")),
+        (files("a:1"), files("b:1")),
+    ],
+)
+def test_what_is_no_other_name_for_the_same_has_none(first: list[Site], second: list[Site]) -> None:
+    assert varying(first, second) == frozenset()
+
+
+_NAMES = st.from_regex(r"[a-z0-9]{1,6}([._-][a-z0-9]{1,6}){0,2}", fullmatch=True)
+
+
+@given(pairs=st.lists(st.tuples(_NAMES, _NAMES), min_size=2, max_size=4))
+def test_a_pattern_is_the_name_of_both(pairs: list[tuple[str, str]]) -> None:
+    one, other = ("tmp_path/" + "/".join(names) for names in zip(*pairs, strict=True))
+    patterns = varying(files(one), files(other))
+    names = TargetNames(temporary="/base", patterns=patterns)
+    found = {names.of(written(f"/base/test0/{each[9:]}")) for each in (one, other)}
+    assert found == ({each.target for each in patterns} or {one})
+    assert names.of(Operation(kind=READ, target="/base/test0/a", names=())) == "tmp_path/a"
+
+
+def test_a_replay_knows_the_patterns_that_its_text_has() -> None:
+    schedule = parse_schedule("write(tmp_path/*/*.val)@core.store#1=io_error")
+    assert patterns_in(schedule) == {Site(WRITE, "tmp_path/*/*.val")}
+    temporary = parse_schedule("write(tmp_path/tmp*.db)@core.save#1=io_error")
+    assert patterns_in(temporary) == frozenset()
