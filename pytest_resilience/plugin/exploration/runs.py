@@ -53,6 +53,7 @@ from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.crashes import TracedLog
 from pytest_resilience.plugin.exploration.settings import Oracle
 from pytest_resilience.plugin.matrix.expectation import DeadlineError
+from pytest_resilience.plugin.matrix.expectation import KnownHangs
 from pytest_resilience.plugin.matrix.expectation import deadline
 from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.leaks import Snapshot
@@ -66,6 +67,7 @@ from pytest_resilience.seeds import derive
 
 __all__ = ["ExploredRuns", "Ran", "is_own"]
 
+_SOON = 0.3  # seconds, after which who waits where a run has hung before hangs as well
 _EXPLORED = frozenset(kind for kind in KINDS if possible_faults(kind))
 
 
@@ -104,11 +106,13 @@ class _Run:
         oracle: Oracle,
         probe: Callable[..., object] | bool,
         crashes: CrashCheck | None = None,
+        hangs: KnownHangs | None = None,
     ) -> None:
-        """`crashes`: that are to be looked at when it is over."""
+        """`crashes`: that are to be looked at when it is over. `hangs`: of runs before it."""
         self.log = log
         self.oracle = oracle
         self.crashes = crashes
+        self.hangs = hangs
         self.raised: dict[str, BaseException] = {}
         self.active: dict[Step, ActiveExperiment] = {}
         self.invariant: BaseException | None = None
@@ -129,7 +133,7 @@ class _Run:
                 stack.callback(self.active[step].stop)
             self.log.is_open = True
             stack.callback(setattr, self.log, "is_open", False)
-            stack.enter_context(deadline(self.oracle.deadline))
+            stack.enter_context(deadline(self.oracle.deadline, self.hangs))
             yield
 
     def outcome(self, judged: tuple[CellVerdict, str, Signature], duration: float) -> Outcome:
@@ -175,7 +179,7 @@ class _Run:
     ) -> BaseException | None:
         """What the first invariant raises that does not hold. `values`: of some fixtures."""
         for invariant in self.oracle.invariants:
-            found = _raised_by(invariant, item, self.oracle.deadline, values)
+            found = _raised_by(invariant, item, self.oracle.deadline, values, self.hangs)
             if found is not None:
                 return found
         return None
@@ -186,7 +190,7 @@ class _Run:
         if self.invariant is None and self._wanted is not False:
             self.probed = True
             again = item.runtest if self._wanted is True else self._wanted
-            self.probe = _raised_by(again, item, self.oracle.deadline)
+            self.probe = _raised_by(again, item, self.oracle.deadline, hangs=self.hangs)
             expected = (AssertionError, ResilienceError)
             if self.oracle.probe is None and isinstance(self.probe, expected) and self.log.schedule:
                 self.probe = (
@@ -209,6 +213,7 @@ class ExploredRuns:
         self._watch = Watch()
         self._config = config
         self._is_plain = True
+        self._hangs: tuple[pytest.Item | None, KnownHangs] = None, KnownHangs(_SOON)
 
     @contextmanager
     def observing(self) -> Iterator[None]:
@@ -270,7 +275,7 @@ class ExploredRuns:
         if any(step.is_crash for step in schedule):
             return self._crash_again(item, schedule, oracle, counts=counts)
         log = OperationLog(self._names(schedule), self._place_of, schedule=schedule, most=most)
-        run = _Run(log, oracle, probe)
+        run = _Run(log, oracle, probe, hangs=self._hangs_of(item) if schedule else None)
         self._is_plain = counts and not schedule
         before, began = Snapshot(), MACHINE_CLOCK.monotonic()
         reports = self._reports(item, run, counts=counts)
@@ -324,6 +329,11 @@ class ExploredRuns:
         if not ran.outcome.verdict.good:
             return ran
         return replace(ran, outcome=check.outcome_of(schedule[0]))
+
+    def _hangs_of(self, item: pytest.Item) -> KnownHangs:
+        if self._hangs[0] is not item:
+            self._hangs = item, KnownHangs(_SOON)
+        return self._hangs[1]
 
     def _names(self, schedule: Schedule) -> TargetNames:
         return TargetNames(
@@ -397,13 +407,14 @@ def _raised_by(
     item: pytest.Item,
     limit: float,
     values: Mapping[str, Any] = MappingProxyType({}),
+    hangs: KnownHangs | None = None,
 ) -> BaseException | None:
     """What a function raises that is given the test's fixtures by its parameters.
 
     `values`: instead of those of some fixtures.
     """
     try:
-        with deadline(limit):
+        with deadline(limit, hangs):
             given = _arguments(function, item)
             found = function(**{name: values.get(name, each) for name, each in given.items()})
             if inspect.iscoroutine(found):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import threading
 
@@ -9,49 +10,106 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import CodeType
 from types import FrameType
 from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.call_site import is_library
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["DEADLINE", "DeadlineError", "Expectation", "deadline"]
+__all__ = ["DEADLINE", "DeadlineError", "Expectation", "KnownHangs", "deadline"]
 
 _REPEAT = 0.5  # seconds between signals after the deadline
+_WAITING = frozenset({threading.__file__, queue.__file__})  # whose waits are their callers'
+
+Place = tuple[tuple[CodeType, int | None], ...]
+"""The lines of a stack, innermost first."""
 
 
 class DeadlineError(BaseException):
     """The test took too long. Not an Exception: code that survives anything would catch it."""
 
 
+class KnownHangs:
+    """Where runs of a test have hung until their deadline: others that wait there need not.
+
+    Only waits for a lock, a queue, or the like: all that waits in an event loop waits at one place.
+
+    Attributes:
+        soon: seconds after which a run that waits there hangs.
+    """
+
+    def __init__(self, soon: float) -> None:
+        self.soon = soon
+        self._places: set[Place] = set()
+
+    def add(self, frame: FrameType | None) -> str:
+        """It has hung here; returns where that is, for a message."""
+        if frame is not None and self._may_be_compared(frame):
+            self._places.add(_place(frame))
+        return _where(frame)
+
+    def __contains__(self, frame: FrameType | None) -> bool:
+        return frame is not None and bool(self._places) and _place(frame) in self._places
+
+    @staticmethod
+    def _may_be_compared(frame: FrameType) -> bool:
+        file = frame.f_code.co_filename
+        return file in _WAITING or not is_library(file)
+
+
+def _place(frame: FrameType | None) -> Place:
+    found = []
+    while frame is not None:
+        found.append((frame.f_code, frame.f_lineno))
+        frame = frame.f_back
+    return tuple(found)
+
+
+def _where(frame: FrameType | None) -> str:
+    """The line of the project that runs, for a message; "" if there is none."""
+    while frame is not None:
+        code = frame.f_code
+        if not is_library(code.co_filename):
+            return f", at {code.co_filename}:{frame.f_lineno} in {code.co_name}"
+        frame = frame.f_back
+    return ""
+
+
 @contextmanager
-def deadline(seconds: float) -> Iterator[bool]:
+def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
     """Raise DeadlineError in the block after so many seconds; gives whether that can be done.
 
     It is done by SIGALRM, so in the main thread alone, where it reaches blocking calls too. A
-    timer that somebody else has set goes on afterwards.
+    timer that somebody else has set goes on afterwards. Who waits where a run is `known` to hang
+    need not wait for the deadline.
     """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(
-        signal, "setitimer"
-    ):
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or not hasattr(signal, "setitimer"):
         yield False
         return
-
     inside = True
+    soon = seconds if known is None else min(seconds, known.soon)
 
-    def expired(_number: int, _frame: FrameType | None) -> None:
-        if inside:
-            raise DeadlineError(f"it was still running after {seconds:g} s")
+    def expired(_number: int, frame: FrameType | None) -> None:
+        nonlocal soon
+        if inside and soon < seconds and frame not in (known or ()):
+            signal.setitimer(signal.ITIMER_REAL, seconds - soon, _REPEAT)
+            soon = seconds
+        elif inside:
+            where = "" if known is None else known.add(frame)
+            raise DeadlineError(f"it was still running after {soon:g} s{where}")
 
     before = signal.signal(signal.SIGALRM, expired)
     began = MACHINE_CLOCK.monotonic()
     # Again and again: raised in a destructor or a callback it would reach nobody.
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _REPEAT)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, soon, _REPEAT)
     try:
         yield True
     finally:

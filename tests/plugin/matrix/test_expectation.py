@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from pytest_resilience.plugin.matrix import expectation as module
 from pytest_resilience.plugin.matrix.expectation import DeadlineError
+from pytest_resilience.plugin.matrix.expectation import KnownHangs
 from pytest_resilience.plugin.matrix.expectation import deadline
 
 
@@ -83,3 +85,35 @@ def test_in_another_thread_it_cannot_be_done() -> None:
     thread.start()
     thread.join(10)
     assert found == [False]
+
+
+def _hang(known: KnownHangs, lock: threading.Lock, *, elsewhere: bool = False) -> str:
+    try:
+        with deadline(0.1, known):
+            if elsewhere:
+                with lock:
+                    pass
+            with lock:
+                pass
+    except DeadlineError as error:
+        return str(error)
+    return ""
+
+
+def test_who_waits_where_another_run_has_hung_need_not_wait_for_the_deadline() -> None:
+    known, lock = KnownHangs(0.01), threading.Lock()
+    lock.acquire()
+    lasted = [_hang(known, lock, elsewhere=elsewhere) for elsewhere in (False, False, True, True)]
+    seconds = [told.partition(",")[0].rpartition("after ")[2] for told in lasted]
+    assert seconds == ["0.1 s", "0.01 s", "0.1 s", "0.01 s"]
+    assert all(told.endswith("in _hang") and "test_expectation.py:" in told for told in lasted)
+
+
+def test_what_waits_in_an_event_loop_may_always_be_something_else() -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    known = KnownHangs(0.01)
+    for _ in range(2):
+        with pytest.raises(DeadlineError, match=r"after 0\.1 s"), deadline(0.1, known):
+            asyncio.run(hang())
