@@ -10,6 +10,8 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.chaos.recorder import Recorder
@@ -94,6 +96,36 @@ class Seen:
     at: float
 
 
+class _Points:
+    """Names and numbers the operations of one run."""
+
+    def __init__(self, names: TargetNames) -> None:
+        self._names = names
+        self._numbers: Counter[Site] = Counter()
+        self._asking: dict[int, str] = {}  # by connection, for the response that comes next
+
+    def of(self, operation: Operation, place: str) -> tuple[Point, int]:
+        """The next point, and its number among those of its kind and target."""
+        anywhere = Site(operation.kind, self._names.of(operation))
+        site = Site(anywhere.kind, anywhere.target, self._function_of(operation, place))
+        self._numbers[anywhere] += 1
+        if site.function:
+            self._numbers[site] += 1
+        return Point(site, self._numbers[site]), self._numbers[anywhere]
+
+    def _function_of(self, operation: Operation, place: str) -> str:
+        """Who does it; of a response, who has asked for it.
+
+        Who receives it is not known in every run: silence begins before anybody can receive.
+        """
+        function, connection = _function(place), operation.tcp.connection
+        if operation.kind == SEND:
+            self._asking.setdefault(connection, function)
+        elif operation.kind == RECEIVE:
+            return self._asking.pop(connection, function)
+        return function
+
+
 class OperationLog:
     """Names the operations of one run as they are about to happen, and says which have a fault.
 
@@ -115,10 +147,9 @@ class OperationLog:
         self.schedule = schedule
         self.seen: list[Seen] = []
         self.is_open = False
-        self._names = names
+        self._points = _Points(names)
         self._place_of = place_of
         self._most = most
-        self._numbers: Counter[Site] = Counter()
         self._met: dict[Step, int] = {}
         self._current = threading.local()
         self._lock = fork_safe(self, "_lock", threading.Lock)
@@ -133,14 +164,10 @@ class OperationLog:
         )
         place = self._place_of(operation)
         with self._lock:
-            anywhere = Site(operation.kind, self._names.of(operation))
-            site = Site(anywhere.kind, anywhere.target, _function(place))
-            self._numbers[anywhere] += 1
-            if site.function:
-                self._numbers[site] += 1
+            point, overall = self._points.of(operation, place)
             seen = Seen(
-                point=Point(site, self._numbers[site]),
-                overall=self._numbers[anywhere],
+                point=point,
+                overall=overall,
                 place=place,
                 faults=faults,
                 at=MACHINE_CLOCK.monotonic(),

@@ -84,7 +84,8 @@ class Site:
     Attributes:
         kind: of operation.
         target: the peer, database, file or service, as in every run of the test.
-        function: of the user's code, as `module.function`; "" for any.
+        function: of the user's code, as `module.function`; of a response, the one that asked for
+            it; "" for any.
     """
 
     kind: str

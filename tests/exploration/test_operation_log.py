@@ -9,6 +9,7 @@ import pytest
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import HttpDetails
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import TcpDetails
@@ -60,6 +61,21 @@ def test_a_line_that_is_inserted_elsewhere_renames_nothing() -> None:
         log.observe(operation())
         found.append(points(log))
     assert found[0] == found[1]
+
+
+def test_a_response_is_of_who_has_asked_for_it() -> None:
+    places = iter(["a.py:1 in greet", "a.py:2 in write", "a.py:3 in read", "a.py:3 in read"])
+    log = OperationLog(TargetNames(), lambda _: next(places))
+    log.is_open = True
+    for kind in (RECEIVE, SEND, RECEIVE, RECEIVE):
+        tcp = TcpDetails(connection=7)
+        log.observe(Operation(kind=kind, target="a:1", names=("a:1",), tcp=tcp))
+    assert points(log) == [
+        "receive(a:1)@a.greet#1",
+        "send(a:1)@a.write#1",
+        "receive(a:1)@a.write#1",
+        "receive(a:1)@a.read#1",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,42 @@ def test_files_with_random_names_are_told_by_what_is_done_with_them(shop: pytest
     run(shop, "test_names.py", replay).assert_outcomes(failed=1)
 
 
+CLIENT = """
+import socket
+
+class Client:
+    def __init__(self, port):
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=5)
+
+    def write(self):
+        self.sock.sendall(b"GET /tea HTTP/1.1\\r\\nHost: shop\\r\\nConnection: close\\r\\n\\r\\n")
+
+    def read(self):
+        with self.sock:
+            return b"".join(iter(lambda: self.sock.recv(1000), b""))
+"""
+
+READS = """
+import urllib.parse
+import client
+
+def test_it(stub_server):
+    stub_server.respond("/tea", json=4)
+    asking = client.Client(urllib.parse.urlsplit(stub_server.url).port)
+    asking.write()
+    assert asking.read().endswith(b"4")
+"""
+
+
+def test_a_client_that_sends_and_receives_in_two_functions(shop: pytest.Pytester) -> None:
+    shop.makepyfile(client=CLIENT, test_client=READS)
+    result = run(shop, "--chaos-explore", "test_client.py", "--resilience-report=out.json")
+    result.stdout.no_fnmatch_line("*stale*")
+    found = json.loads((shop.path / "out.json").read_text())["cells"]
+    silent = "receive(localhost:port1)@client.write=timeout"
+    assert [each["verdict"] for each in found if each["experiment"] == silent] == ["degraded"]
+
+
 def test_a_marked_test_is_explored_without_a_flag_and_fails_for_what_breaks(
     shop: pytest.Pytester,
 ) -> None:
