@@ -205,6 +205,11 @@ class Operation:
     remark: str = ""
     advice: str = ""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is known of a connection or a request."""
+        return self.tcp is _NO_TCP and self.http is _NO_HTTP
+
     def of_stream(self, request: HttpRequest) -> Operation:
         """The same as one of several on its connection, which belongs to this request."""
         connection = self.tcp.connection

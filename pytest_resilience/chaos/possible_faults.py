@@ -41,12 +41,21 @@ from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.operation import SYNC
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.types.callers import CALLER_KINDS
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.errors import ConfigurationError
 
 
-__all__ = ["CRASHES", "CRASHING", "PossibleFault", "fault_named", "fault_names", "possible_faults"]
+__all__ = [
+    "CRASHES",
+    "CRASHING",
+    "PossibleFault",
+    "fault_named",
+    "fault_names",
+    "possible_faults",
+    "possible_names",
+]
 
 CRASHES: Final[Mapping[str, CrashModel]] = {
     "killed": CrashModel.KILLED, "crash_ext4": CrashModel.EXT4, "crash_posix": CrashModel.POSIX,
@@ -190,6 +199,30 @@ _ALL: Final = (
     _of_caller("memory", "memory_failure", CALLER_KINDS - {OPEN_IN_VAIN}),
     _of_caller("cancel", "cancellation", CALLER_KINDS - {OPEN_IN_VAIN}),
 )
+
+
+def possible_names(operation: Operation) -> tuple[str, ...]:
+    """The names of those that can happen where an operation is done, in order."""
+    if operation.kind == CALL or not operation.is_plain:
+        possible = possible_faults(operation.kind)
+        return tuple(each.name for each in possible if each.can_happen_to(operation))
+    names, awaited = _plain_names(operation.kind, operation.blocking, operation.sql)
+    if awaited is not None and awaited.can_happen_to(operation):
+        return (*names, awaited.name)
+    return names
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain_names(
+    kind: str, blocking: bool, sql: SqlDetails
+) -> tuple[tuple[str, ...], PossibleFault | None]:
+    """For `possible_names`: those that do not depend on who waits, and the last one, if it does."""
+    operation = Operation(kind=kind, target="", names=(), blocking=blocking, sql=sql)
+    *others, last = possible_faults(kind)
+    depends = last.chaos_type == "cancellation"
+    fixed = others if depends else [*others, last]
+    names = tuple(each.name for each in fixed if each.can_happen_to(operation))
+    return names, last if depends else None
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.possible_faults import possible_faults
+from pytest_resilience.chaos.possible_faults import possible_names
 from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.exploration.schedule import Point
@@ -159,9 +160,7 @@ class OperationLog:
         self._current.seen = None
         if operation is None or not (self.is_open and _is_explored(operation)):
             return
-        faults = tuple(
-            each.name for each in possible_faults(operation.kind) if each.can_happen_to(operation)
-        )
+        faults = possible_names(operation)
         place = self._place_of(operation)
         with self._lock:
             point, overall = self._points.of(operation, place)

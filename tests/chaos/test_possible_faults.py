@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from pytest_resilience.chaos.operation import CLOSE
@@ -20,6 +25,7 @@ from pytest_resilience.chaos.possible_faults import PossibleFault
 from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.chaos.possible_faults import possible_faults
+from pytest_resilience.chaos.possible_faults import possible_names
 from pytest_resilience.errors import ConfigurationError
 
 
@@ -60,6 +66,25 @@ def test_it_can_happen_to_operations_of_its_kind_where_it_is_possible() -> None:
     statement = Operation(kind=EXECUTE, target="x.db", names=("x.db",), sql=known)
     assert fault_named(EXECUTE, "locked").can_happen_to(statement)
     assert not fault_named(EXECUTE, "deadlock").can_happen_to(statement)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS - WITHOUT))
+def test_what_is_known_of_an_operation_says_which_names_are_possible(kind: str) -> None:
+    known = SqlDetails(statement="SELECT 1", conditions=frozenset({"locked"}))
+    cases: tuple[dict[str, Any], ...] = (
+        {}, {"sql": known}, {"blocking": False}, {"tcp": TcpDetails(bodiless=True)},
+        {"sql": known, "blocking": False}, {"tcp": TcpDetails(unseen=True)},
+    )  # fmt: skip
+    for more in cases:
+        operation = replace(Operation(kind=kind, target="stock", names=("stock",)), **more)
+        possible = [each for each in possible_faults(kind) if each.can_happen_to(operation)]
+        assert possible_names(operation) == tuple(each.name for each in possible)
+
+    async def awaiting() -> tuple[str, ...]:
+        await asyncio.sleep(0)
+        return possible_names(Operation(kind=kind, target="stock", names=("stock",)))
+
+    assert set(asyncio.run(awaiting())) >= set(possible_names(operation)) - {"cancel"}
 
 
 def test_an_unknown_name_is_told_with_those_that_are_known() -> None:
