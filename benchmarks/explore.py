@@ -137,7 +137,8 @@ def shrinking() -> dict[str, int]:
     found = {}
     for pair, fault in cases:
         name = f"test_pair[{pair}-{fault}]"
-        first = f"pytest 'test_it.py::{name}' --chaos-replay='{_schedule(pair, FAULTS[0])}'"  # the simplest that fails so
+        simplest = _schedule(pair, FAULTS[0])  # which fails in the same way
+        first = f"pytest 'test_it.py::{name}' --chaos-replay='{simplest}'"
         number = sum(test == name and faults > 0 for test, faults, _ in runs) - 1  # itself
         found[name] = number if first in out else -1
     return found
