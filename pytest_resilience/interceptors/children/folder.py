@@ -200,10 +200,11 @@ class Member:
         self._left, self._children = _MOST_TOLD, 0
         try:
             self._join(self._fork)
+            self._follower.after_fork()
+            self._read(True)  # what began before it was a member
         except OSError:  # the parent has just gone
             self._read(False)
         else:
-            self._follower.after_fork()
             self._watch.start()
 
 
@@ -267,6 +268,7 @@ class _Watch:
         try:
             while self._is_there():
                 if self._stopping:
+                    self._wakes.write(b".")  # there may have been news in what was read
                     return
                 self._news(True)
             self._news(False)

@@ -88,8 +88,8 @@ class Host:
 
     def _wait(self, names: set[str]) -> None:
         """Until each of these has seen the latest news; a bounded time."""
-        self._answered()
-        missing = names - self._silent
+        answered = self._answered()  # some were quicker than this, and say nothing more
+        missing = names - answered - self._silent
         deadline = MACHINE_CLOCK.monotonic() + self.patience
         ready = select.poll()
         ready.register(self._answers, select.POLLIN)

@@ -18,10 +18,10 @@ from pytest_resilience.interceptors.children.interceptor import ChildProcesses
 from pytest_resilience.runtime import new_engine
 
 
-NOWHERE = "nowhere.example"
+NAME = "localhost"  # which is looked up in a file: no server of names is asked
 LISTENER = """
 import os, socket, sys
-def ask(name="nowhere.example"):
+def ask(name="localhost"):
     try:
         socket.getaddrinfo(name, 80)
     except OSError as error:
@@ -29,8 +29,8 @@ def ask(name="nowhere.example"):
 for line in sys.stdin:
     print(repr(eval(line)), flush=True)
 """
-DO = f"import socket\ntry: socket.getaddrinfo('{NOWHERE}', 80)\nexcept OSError as e: print(e.errno)"
-FAILED = -3  # socket.EAI_AGAIN, by the experiment; without one the name is not known
+DO = f"import socket\ntry: socket.getaddrinfo('{NAME}', 80)\nexcept OSError as e: print(e.errno)"
+FAILED = -3  # socket.EAI_AGAIN, by the experiment; without one the name is found
 
 
 class Child:
@@ -70,7 +70,7 @@ class Family:
 
     def fail(self, *, seed: int = 1, **given: Any) -> ActiveExperiment:
         """Names do not resolve."""
-        usual = {"mode": "dns", "target": NOWHERE, "rate": 1}
+        usual = {"mode": "dns", "target": NAME, "rate": 1}
         return self.start("network_failure", seed=seed, **(usual | given))
 
     @contextlib.contextmanager
