@@ -48,7 +48,8 @@ def with_curl_cffi(peer: Peer) -> Iterator[Ask]:
     with requests.Session(verify=verify) as session:
 
         def ask() -> str:
-            response = session.get(peer.url, timeout=(peer.connect_timeout, peer.timeout))
+            # Of two it would make their sum.
+            response = session.get(peer.url, timeout=peer.only_timeout)
             return "ok" if response.status_code == 200 else str(response.status_code)
 
         yield ask
