@@ -41,6 +41,7 @@ received already (a mock, a proxy, a transport of asyncio) keeps it and gives it
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import sys
@@ -168,9 +169,25 @@ class Content:
             effect.uncount()
         return delivered
 
-    def replay(self, size: int = -1) -> bytes:
-        """The next `size` bytes, or all, that are delivered in place of the peer's; b"" at EOF."""
-        return b"" if self._replacement is None else self._replacement.read(size)
+    def look(self, data: bytes) -> bytes:
+        """What `take` would return for `data`, which stay where they are."""
+        altered, effect = self._altered, self._effect
+        if altered is None or not effect.left() or effect.clock.monotonic() < self._from:
+            return data
+        return copy.deepcopy(altered).alter(data)
+
+    def replay(self, size: int = -1, *, peeks: bool = False) -> bytes:
+        """The next `size` bytes, or all, that are delivered in place of the peer's; b"" at EOF.
+
+        `peeks`: they are given again the next time.
+        """
+        if self._replacement is None:
+            return b""
+        position = self._replacement.tell()
+        data = self._replacement.read(size)
+        if peeks:
+            self._replacement.seek(position)
+        return data
 
 
 class _Line:
@@ -394,9 +411,13 @@ class ResponseStream:
         self._update(self.content)
         return delivered
 
-    def replay(self, size: int = -1) -> bytes:
-        """The next `size` bytes, or all, that are delivered in place of the peer's; b"" at EOF."""
-        return b"" if self.content is None else self.content.replay(size)
+    def look(self, data: bytes) -> bytes:
+        """What `take` would return for `data`, which are left with the peer (MSG_PEEK)."""
+        return data if self._encrypted or self.content is None else self.content.look(data)
+
+    def replay(self, size: int = -1, *, peeks: bool = False) -> bytes:
+        """As `Content.replay`."""
+        return b"" if self.content is None else self.content.replay(size, peeks=peeks)
 
     def drained(self) -> None:
         """The client has read all that had come: what comes next is new on the line."""

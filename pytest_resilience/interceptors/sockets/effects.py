@@ -48,10 +48,10 @@ from pytest_resilience.interceptors.waiting import wait
 
 
 __all__ = [
-    "Receiver", "available", "await_more", "discard", "end", "end_of_stream", "end_once",
-    "fail", "hold_a_call", "hold_before", "hold_sending", "hold_until", "no_room",
-    "nothing_yet", "os_error", "readable", "replay", "reset_by_peer",
-    "send_timed_out", "silenced", "speaks_tls", "take", "timed_out",
+    "Receiver", "available", "await_more", "discard", "end", "end_of_stream", "end_once", "fail",
+    "hold_a_call", "hold_before", "hold_sending", "hold_until", "look", "no_room", "nothing_yet",
+    "os_error", "readable", "replay", "reset_by_peer", "send_timed_out", "silenced", "speaks_tls",
+    "take", "timed_out",
 ]  # fmt: skip
 
 _MakeError: TypeAlias = Callable[[], OSError]
@@ -385,7 +385,7 @@ def replay(sock: socket.socket, inbound: Inbound, call: SocketCall) -> Any:
     __tracebackhide__ = True
     assert inbound.stream is not None  # it is what replaces the peer
     arguments = ReceiveArguments(call)
-    data = inbound.stream.replay(arguments.size)
+    data = inbound.stream.replay(arguments.size, peeks=arguments.peeks)
     if not data and arguments.size and not inbound.eof_received:
         inbound.eof_received = True
         if sock.gettimeout() != 0:  # a loop closes it, and has it registered until then
@@ -393,6 +393,21 @@ def replay(sock: socket.socket, inbound: Inbound, call: SocketCall) -> Any:
             while arguments.fetch():  # TLS may have more, and has to see the end as well
                 pass
     return arguments.returned(data)
+
+
+def look(sock: socket.socket, inbound: Inbound, arguments: ReceiveArguments, most: int) -> bytes:
+    """What is delivered to who leaves it where it is (MSG_PEEK), of `most` bytes from the peer.
+
+    Empty if nothing of what has come is delivered: then the next step is the one of a receive.
+    """
+    __tracebackhide__ = True
+    stream = inbound.stream
+    data = inbound.unread[:most] or arguments.fetch(most)
+    if data and not inbound.unread and stream is not None and not stream.is_unchanged:
+        # All of it, for a part may be changed in another way.
+        size, flags = min(most, available(sock)), socket.MSG_PEEK | socket.MSG_DONTWAIT
+        data = KernelSocket.recv(kernel_socket(sock), max(size, len(data)), flags)
+    return (data if stream is None else stream.look(data))[: arguments.size]
 
 
 def take(

@@ -157,12 +157,10 @@ class Receiver:
         self, sock: socket.socket, connection: TcpConnection, call: SocketCall
     ) -> Any:
         __tracebackhide__ = True
-        if (
-            not call.is_plain and flags_of(call) & socket.MSG_PEEK
-        ):  # who looks whether anybody is there still
-            return call()
         protocol = self._loops.delaying_protocol(sock)
         if protocol is not None:
+            if not call.is_plain and flags_of(call) & socket.MSG_PEEK:  # no transport does
+                return call()
             return self.asyncio.receive(sock, connection, call, protocol)
         return self.nonblocking.receive(sock, connection, call)
 
@@ -189,9 +187,11 @@ class Receiver:
         """Another thread has asked while this one was receiving: `result` is a response."""
         __tracebackhide__ = True
         stream = connection.begin_response(self._engine)
-        if stream is None or flags_of(call) & socket.MSG_PEEK:
+        if stream is None:
             return result
-        connection.inbound.unread = ReceiveArguments(call).content(result)
+        arguments = ReceiveArguments(call)
+        if not arguments.peeks:
+            connection.inbound.unread = arguments.content(result)
         arrived = self._engine.clock.monotonic()
         stream.arrive(arrived)
         return self._read(sock, connection, call, arrived)
@@ -212,7 +212,7 @@ class Receiver:
         if plain and not inbound.unread and CLOSE not in self._engine.active_kinds:
             return call()
         arguments = ReceiveArguments(call)
-        if not inbound.unread and (arguments.peeks or not arguments.size):
+        if not inbound.unread and not arguments.size:
             return call()
         data = _fetch(sock, connection, arguments, most)
         while data is None:
@@ -227,7 +227,7 @@ class Receiver:
             if stream is not None and stream.is_reset:
                 break
             more: bytes | None = b""
-            with contextlib.suppress(TimeoutError):  # what is there is better than nothing
+            with contextlib.suppress(TimeoutError, BlockingIOError):  # what is there is enough
                 most = self._await_turn(sock, connection, asked_at)
                 if inbound.stream is not stream:  # the connection is reset
                     break
@@ -360,10 +360,12 @@ def _fetch(
     """
     __tracebackhide__ = True
     inbound = connection.inbound
+    if arguments.peeks and (seen := effects.look(sock, inbound, arguments, most)):
+        return seen
     if inbound.unread:
         size = min(arguments.size, most)
         data, inbound.unread = inbound.unread[:size], inbound.unread[size:]
     else:
-        data = arguments.fetch(most)
+        data = arguments.fetch(most, takes=True)
     delivered = effects.take(sock, inbound.stream, data, arguments)
     return None if effects.is_withheld(inbound.stream, data, delivered) else delivered

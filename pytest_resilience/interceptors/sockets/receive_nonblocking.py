@@ -164,7 +164,9 @@ class NonblockingReceiver:
                 inbound.stream = None if tls else stream  # it was the response, and no ticket
                 return result
             arguments = ReceiveArguments(call)
-            data = arguments.fetch(most)
+            if arguments.peeks and (seen := effects.look(sock, inbound, arguments, most)):
+                return arguments.returned(seen)
+            data = arguments.fetch(most, takes=True)
         except OSError:
             if tls and stream is not None and stream.is_unchanged:
                 stream.await_again()  # what had come were tickets

@@ -103,7 +103,7 @@ class ReceiveArguments:
     Attributes:
         size: most bytes that it may return.
         peeks: the bytes stay where they are (MSG_PEEK).
-        wants_all: it waits for `size` bytes (MSG_WAITALL).
+        wants_all: it waits for `size` bytes (MSG_WAITALL), which no socket with a timeout does.
     """
 
     def __init__(self, call: SocketCall) -> None:
@@ -121,10 +121,14 @@ class ReceiveArguments:
         else:
             self.size = _DEFAULT_SIZE if size is None else size
         self.peeks = bool(self._given["flags"] & socket.MSG_PEEK)
-        self.wants_all = bool(self._given["flags"] & socket.MSG_WAITALL)
+        all_or_none = bool(self._given["flags"] & socket.MSG_WAITALL)
+        self.wants_all = all_or_none and not self.peeks and self._sock.gettimeout() is None
 
-    def fetch(self, most: int = sys.maxsize) -> bytes:
-        """Receive from the socket, `most` bytes at most. Raises what the method raises."""
+    def fetch(self, most: int = sys.maxsize, *, takes: bool = False) -> bytes:
+        """Receive what is there, `most` bytes at most. Raises what the method raises.
+
+        `takes`: the bytes do not stay where they are, though the call only peeks.
+        """
         __tracebackhide__ = True
         size = min(self.size, most)
         views, room = [], size
@@ -132,6 +136,7 @@ class ReceiveArguments:
             views.append(view[:room])
             room -= len(views[-1])
         given = {**self._given, "size": size, "buffers": views, "buffer": next(iter(views), None)}
+        given["flags"] &= ~(socket.MSG_WAITALL | (socket.MSG_PEEK if takes else 0))
         return self.content(self._call.func(self._sock, *(given[name] for name in self._names)))
 
     def content(self, result: Any) -> bytes:
