@@ -335,10 +335,15 @@ def test_aioquic_meets_silence(inject: Inject, settings: Settings) -> None:
 
 
 class Hostile:
-    """Answers the first datagrams as its mood has it; the rest as they are."""
+    """Answers the first datagrams as its mood has it; the rest as they are.
+
+    Attributes:
+        goes_on: set when what is late may come.
+    """
 
     def __init__(self, mood: str) -> None:
         self._mood = mood
+        self.goes_on = threading.Event()
         self._kept: list[tuple[bytes, Any]] = []
 
     def run(self, sock: socket.socket) -> None:
@@ -351,7 +356,7 @@ class Hostile:
             if count == 1 and self._mood.endswith("lost"):
                 continue
             if count == 1 and self._mood == "late":
-                time.sleep(LATE)
+                self.goes_on.wait(PATIENCE)
             if count == 1 and self._mood == "doubled":
                 sock.sendto(data, client)
             if count == 1 and self._mood == "out of order":
@@ -363,18 +368,19 @@ class Hostile:
 
 
 @contextlib.contextmanager
-def hostile(mood: str) -> Iterator[int]:
-    """Its port; nobody listens there where it is to refuse."""
+def hostile(mood: str) -> Iterator[tuple[int, threading.Event]]:
+    """Its port, where nobody listens if it is to refuse; and what lets come what is late."""
+    server = Hostile(mood)
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.bind((HOST, 0))
         port = sock.getsockname()[1]
         if mood == "refused":
             sock.close()
-            yield port
+            yield port, server.goes_on
             return
-        thread = threading.Thread(target=Hostile(mood).run, args=[sock], daemon=True)
+        thread = threading.Thread(target=server.run, args=[sock], daemon=True)
         thread.start()
-        yield port
+        yield port, server.goes_on
         with socket.socket(type=socket.SOCK_DGRAM) as last:
             last.sendto(b"end", (HOST, port))
         thread.join(PATIENCE)
@@ -480,8 +486,8 @@ SECTION = Section(
 )
 
 
-def met(way: Connected | Transport, event: str) -> str:
-    """What a client meets, step by step."""
+def met(way: Connected | Transport, event: str, goes_on: threading.Event) -> str:
+    """What a client meets, step by step. What is late may come when it has given up once."""
     told: list[str] = []
 
     def step(name: str, action: Callable[..., Any], *args: Any) -> None:
@@ -499,6 +505,7 @@ def met(way: Connected | Transport, event: str) -> str:
     hears = event != "refused" or not isinstance(way, Unconnected)
     comes = hears and event in {"refused", "doubled", "out of order"}
     step("received", way.receive, PATIENCE if comes else SHORT)
+    goes_on.set()
     if event == "refused":
         step("sent", way.send, b"two")
         if not isinstance(way, Transport):  # which hears of it in its loop only
@@ -512,15 +519,15 @@ def met(way: Connected | Transport, event: str) -> str:
 @pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.title)
 def test_as_it_really_happens(inject: Inject, way: type[Connected | Transport], event: str) -> None:
-    with hostile(event) as port, contextlib.closing(way(port)) as client:
-        real = met(client, event)
+    with hostile(event) as (port, goes_on), contextlib.closing(way(port)) as client:
+        real = met(client, event, goes_on)
     kind, given = EVENTS[event]
     with (
-        hostile("") as port,
+        hostile("") as (port, goes_on),
         inject(kind, target=f"{HOST}:{port}", **given) as experiment,
         contextlib.closing(way(port)) as client,
     ):
-        injected = met(client, event)
+        injected = met(client, event, goes_on)
     assert experiment.hits
     SECTION.note(f"{event}, {way.title}", injected, real)
 

@@ -168,12 +168,14 @@ def test_a_connection_that_our_side_closes_is_closed_at_once(
 
 
 def test_nothing_is_heard_of_a_peer_that_resets_in_silence(inject: Inject) -> None:
-    resets = threading.Event()
+    resets, gone = threading.Event(), threading.Event()
 
     def answer_and_reset(connection: socket.socket) -> None:
         connection.sendall(connection.recv(100))
         assert resets.wait(PATIENCE)
         reset(connection)
+        connection.close()
+        gone.set()
 
     async def story(port: int) -> None:
         async with connected(port) as (transport, protocol):
@@ -182,7 +184,9 @@ def test_nothing_is_heard_of_a_peer_that_resets_in_silence(inject: Inject) -> No
                 await until(lambda: silence.matched)
                 resets.set()
                 transport.write(b"are you there?")
-                await asyncio.sleep(0.01)
+                await until(gone.is_set)
+                for _ in range(10):  # a loop is told of it in the first of these turns
+                    await asyncio.sleep(0)
                 assert protocol.told == []
             await protocol.lost
             assert protocol.told == [TimeoutError]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import queue
 import select
 import selectors
 import socket
@@ -42,6 +43,7 @@ from tests.interceptors.conftest import silent
 from tests.interceptors.sockets.test_reader_thread import Conversation
 from tests.interceptors.sockets.test_reader_thread import asleep
 from tests.interceptors.sockets.test_reader_thread import eventually
+from tests.interceptors.sockets.test_reader_thread import until_all_wait
 
 
 PATIENCE = 20  # seconds
@@ -187,17 +189,20 @@ def test_parts_of_one_request_are_one(nth: int, struck: str, inject: Inject) -> 
         reader, writer = await asyncio.open_connection(HOST, port)
         for request in ("first", "second"):
             try:
-                for part in (b"he", b"ad"):
-                    writer.write(part)
-                    await asyncio.sleep(0.05)
+                writer.write(b"he")
+                await asyncio.to_thread(read.get, timeout=PATIENCE)
+                writer.write(b"ad")
                 await reader.readexactly(4)
             except OSError:
                 return request
         writer.close()
         return "neither"
 
+    read = queue.Queue[bytes]()
+
     def answer(connection: socket.socket) -> None:
-        while connection.recv(2, socket.MSG_WAITALL):
+        while part := connection.recv(2, socket.MSG_WAITALL):
+            read.put(part)
             connection.recv(2, socket.MSG_WAITALL)
             connection.sendall(b"done")
 
@@ -446,7 +451,8 @@ def test_a_connection_that_is_kept_and_nobody_waits_for_is_not(inject: Inject) -
                 async with other.get(url) as response:
                     assert await response.read() == b"tea"
                 with inject("network_failure", mode="reset", rate=1) as outage:
-                    await asyncio.sleep(0.05)
+                    for _ in range(10):  # it would be struck in the first of these turns
+                        await asyncio.sleep(0)
                 matched += outage.matched
             return matched
 
@@ -471,7 +477,7 @@ def test_tasks_are_struck_by_what_begins_in_their_loop(inject: Inject) -> None:
                 asyncio.ensure_future(loop.sock_recv(polled, 1)),
                 loop.run_in_executor(None, blocking.recv, 1),
             ]
-            await asyncio.sleep(0.1)
+            await asyncio.to_thread(until_all_wait)
             with inject("network_failure", mode="reset", rate=1) as outage:
                 met = await asyncio.gather(*waits, return_exceptions=True)
         assert (outage.matched, outage.hits) == (3, 3)
