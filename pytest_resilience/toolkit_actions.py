@@ -77,8 +77,7 @@ def stop_all_experiments() -> list[dict[str, Any]]:
 
 def active_experiments() -> list[str]:
     """A probe: the names of the experiments that run."""
-    now = default_runtime().engine.clock.monotonic()
-    return [name for name, each in list(_started.items()) if each.left(now)]
+    return [name for name, each in list(_started.items()) if not each.ended]
 
 
 def count_hits(name: str) -> int:

@@ -23,6 +23,8 @@ from pytest_resilience.chaos.seen_operations import UnmatchedOperations
 from pytest_resilience.chaos.triggers import chooses
 from pytest_resilience.chaos.triggers import goes_by_number
 from pytest_resilience.chaos.triggers import is_left_to_chance
+from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.clock import Clock
 from pytest_resilience.seeds import Stream
 
 
@@ -53,9 +55,8 @@ class ActiveExperiment:
 
     Attributes:
         experiment: what runs.
-        kinds: the kinds of operation that it can happen to.
         must_fire: whether it is an error if nothing happens to anything.
-        started_at: monotonic seconds.
+        started_at: seconds, by `monotonic` of its clock.
         counts: what engines and their child processes count of it.
         counted: what it matched, where trigger or targets go by numbers, or what is matched may
             not come to where the fault happens; else None.
@@ -70,11 +71,11 @@ class ActiveExperiment:
         seed: int,
         started_at: float,
         must_fire: bool = True,
+        clock: Clock = MACHINE_CLOCK,
         on_stop: Callable[[ActiveExperiment], None] = lambda _: None,
     ) -> None:
         """`on_stop` is called by `stop`: an engine takes it out of its active experiments."""
         self.experiment = experiment
-        self.kinds = experiment.kinds
         self.must_fire = must_fire
         self.started_at = started_at
         numbered = experiment.names_connections or chooses(experiment.trigger)
@@ -84,8 +85,14 @@ class ActiveExperiment:
         self.unmatched = UnmatchedOperations(experiment)
         self.pressure: PressureReading | None = None
         self.counts = SharedCounts(in_total=goes_by_number(experiment.trigger))
+        self._clock = clock
         self._on_stop = on_stop
         self._draws = Stream(seed)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of operation that it can happen to."""
+        return self.experiment.kinds
 
     @property
     def seed(self) -> int:
@@ -126,8 +133,13 @@ class ActiveExperiment:
 
     @property
     def ends_at(self) -> float:
-        """Monotonic seconds when its duration is over."""
+        """When its duration is over, as `started_at`; infinite when it has none."""
         return self.started_at + self.experiment.duration
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over, by its duration or by `stop`."""
+        return self.stopped or self._clock.monotonic() >= self.ends_at
 
     @property
     def stopped(self) -> bool:
@@ -156,7 +168,7 @@ class ActiveExperiment:
         state = self.counts.state
         if state[STOPPED] or state[PAUSED]:
             return 0.0
-        return max(0.0, self.started_at + self.experiment.duration - now)
+        return max(0.0, self.ends_at - now)
 
     def decide(self, operation: Operation, now: float) -> Sequence[Hit]:
         """The faults that happen to `operation`: all or none of the experiment's.

@@ -257,6 +257,7 @@ class Engine:
             seed=seed,
             started_at=self.clock.monotonic(),
             must_fire=must_fire,
+            clock=self.clock,
             on_stop=self._remove,
         )
         active_experiment.paused = paused
@@ -270,6 +271,16 @@ class Engine:
             # To install may have taken some of its time, maybe all.
             active_experiment.started_at = self.clock.monotonic()
         return active_experiment
+
+    def not_started(self, experiment: ChaosExperiment) -> ActiveExperiment:
+        """What stands for an experiment that is disabled: its time passes, and it does nothing."""
+        return ActiveExperiment(
+            experiment,
+            seed=0,
+            started_at=self.clock.monotonic(),
+            must_fire=False,
+            clock=self.clock,
+        )
 
     def _remove(self, active_experiment: ActiveExperiment) -> None:
         with self._lock:

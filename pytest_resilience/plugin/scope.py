@@ -293,7 +293,7 @@ class ChaosScope:
         log.expected = [each for each in log.expected if each is not request]
         counts_only = self.mode is RunMode.COUNT and not request.experiment.kinds & PRESSURES
         if not request.experiment.enabled or not (counts_only or self.mode is RunMode.INJECT):
-            return ActiveExperiment(request.experiment, seed=0, started_at=0.0, must_fire=False)
+            return self._engine.not_started(request.experiment)
         if counts_only:
             harmless = request.experiment.counting_only()
             request = dataclasses.replace(request, experiment=harmless, must_fire=False)

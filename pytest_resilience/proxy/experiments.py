@@ -152,7 +152,11 @@ class Experiments:
     def _running(self, experiment: ChaosExperiment, must_fire: bool) -> Iterator[ActiveExperiment]:
         self._not_entered = [each for each in self._not_entered if each is not experiment]
         if self._calm or not experiment.enabled:
-            yield ActiveExperiment(experiment, seed=0, started_at=0.0, must_fire=False)
+            idle = self._engine.not_started(experiment)
+            try:
+                yield idle
+            finally:
+                idle.stop()
             return
         number = self._started[experiment.name] = self._started.get(experiment.name, 0) + 1
         seed = derive(self._seed, "experiment", experiment.name, number)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_resilience import ChaosExperiment
+from pytest_resilience import ManualClock
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
@@ -35,6 +36,26 @@ def test_it_lasts_as_long_as_it_was_given() -> None:
     running.stop()
     assert running.left(100.0) == 0
     assert active_experiment(duration=math.inf).left(1e9) == math.inf
+
+
+@pytest.mark.parametrize("duration", [10, math.inf])
+def test_it_has_ended_by_its_duration_or_by_stop(duration: float) -> None:
+    clock = ManualClock(start=100)
+    running = ActiveExperiment(
+        ChaosExperiment("x", "network_latency", duration=duration),
+        seed=1,
+        started_at=100.0,
+        clock=clock,
+    )
+    clock.advance(9.9)
+    assert not running.ended
+    running.paused = True  # its time goes on
+    assert not running.ended
+    clock.advance(0.1)
+    assert running.ended is (duration == 10)
+    assert not running.stopped
+    running.stop()
+    assert running.ended
 
 
 def test_each_hit_knows_its_number() -> None:

@@ -118,10 +118,21 @@ def test_experiments_end_by_themselves(engine: Engine, clock: ManualClock) -> No
     effect = ask(engine)
     clock.advance(9.9)
     assert effect.left() == pytest.approx(0.1)
+    assert not active_experiment.ended
     clock.advance(0.2)
     assert effect.left() == 0
+    assert active_experiment.ended
     assert engine.decide(operation()) is None
     assert active_experiment.matched == 1
+
+
+def test_the_time_of_one_that_is_not_started_passes(engine: Engine, clock: ManualClock) -> None:
+    clock.advance(50)
+    short = ChaosExperiment("short", "network_latency", delay=1, duration=10)
+    idle = engine.not_started(short)
+    assert (idle.ends_at, idle.ended, idle.must_fire, engine.active) == (60, False, False, ())
+    clock.advance(10)
+    assert idle.ended
 
 
 def test_its_time_begins_when_what_it_needs_is_in_place(clock: ManualClock) -> None:

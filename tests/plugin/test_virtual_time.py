@@ -435,10 +435,17 @@ def test_faults_take_virtual_time(suite: pytest.Pytester) -> None:
             (tmp_path / "x").write_text("x")
             assert virtual_clock.elapsed == 3
 
+        def test_an_experiment_ends(virtual_clock, chaos, stub_server):
+            url = stub_server.respond("/x").url
+            with chaos.network_failure(mode="timeout", duration="30s") as silence:
+                assert not silence.ended
+                requests.get(url, timeout=60)
+                assert silence.ended
+
         @pytest.mark.chaos("network_failure", mode="refuse", duration="30s")
         def test_recovery(virtual_clock, stub_server):
             url = stub_server.respond("/x").url
             assert_recovers(lambda: requests.get(url, timeout=5), within=60)
             assert 30 <= virtual_clock.elapsed < 31
     """)
-    suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=7)
+    suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=8)

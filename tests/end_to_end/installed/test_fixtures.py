@@ -29,7 +29,9 @@ FIXTURES = {
                 with chaos.network_failure(mode="refuse", rate=1) as outage:
                     with pytest.raises(ConnectionRefusedError):
                         socket.create_connection(server.getsockname())
+                    assert not outage.ended
                 socket.create_connection(server.getsockname()).close()
+            assert outage.ended
             assert outage.hits == 1
 
             ask = "import socket; socket.getaddrinfo('nowhere.example', 80)"
