@@ -30,6 +30,7 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.errors import UnavailableError
 from pytest_resilience.exploration.operation_log import AtStep
@@ -68,6 +69,7 @@ from pytest_resilience.seeds import derive
 __all__ = ["ExploredRuns", "Ran", "is_own"]
 
 _SOON = 0.3  # seconds, after which who waits where a run has hung before hangs as well
+_HANGS = (DeadlineError, SilenceError, ClockStalledError)
 _EXPLORED = frozenset(kind for kind in KINDS if possible_faults(kind))
 
 
@@ -192,10 +194,10 @@ class _Run:
             again = item.runtest if self._wanted is True else self._wanted
             self.probe = _raised_by(again, item, self.oracle.deadline, hangs=self.hangs)
             expected = (AssertionError, ResilienceError)
-            if self.oracle.probe is None and isinstance(self.probe, expected) and self.log.schedule:
-                self.probe = (
-                    None  # a breaker that is open answers with something else, as it should
-                )
+            stands_still = isinstance(self.probe, ClockStalledError)
+            if self.oracle.probe is None and self.log.schedule and not stands_still:
+                # A breaker that is open answers with something else, as it should.
+                self.probe = None if isinstance(self.probe, expected) else self.probe
 
 
 class ExploredRuns:
@@ -445,7 +447,7 @@ def _facts(run: _Run, reports: list[pytest.TestReport], *, strict: bool) -> Fact
     return Facts(
         void=_void(reports, run.raised),
         missed=_missed(run, strict=strict),
-        hang=_in_chain(error, DeadlineError) or _in_chain(error, SilenceError),
+        hang=next(filter(None, (_in_chain(error, each) for each in _HANGS)), ""),
         storm=_in_chain(error, StormError),
         error=error,
         invariant=run.invariant,

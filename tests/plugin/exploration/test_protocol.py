@@ -633,3 +633,55 @@ def test_faults_that_fit_no_operation_are_told_with_those_that_do(
     result = run(pytester)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["not applicable: " + told])
+
+
+def test_in_virtual_time_waits_cost_nothing_and_a_deadlock_is_told_with_its_place(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile("""
+        import threading
+        import time
+        import pytest
+
+        def load(path):
+            for delay in (60, 600, 0):
+                try:
+                    return path.read_text()
+                except OSError:
+                    time.sleep(delay)
+
+        class Counter:
+            def __init__(self, path):
+                self.path, self.lock = path, threading.Lock()
+            def count(self):
+                self.lock.acquire()
+                found = self.path.read_text()
+                self.lock.release()
+                return found
+
+        @pytest.fixture
+        def path(tmp_path):
+            path = tmp_path / "note.txt"
+            path.write_text("5")
+            return path
+
+        @pytest.fixture
+        def counter(path):
+            return Counter(path)
+
+        @pytest.mark.virtual_time
+        @pytest.mark.chaos_explore(faults="permission_denied", depth=1)
+        def test_loads(path):
+            assert load(path) in ("5", None)
+
+        @pytest.mark.virtual_time
+        @pytest.mark.chaos_explore(faults="permission_denied", depth=1)
+        def test_counts(counter):
+            assert counter.count() == "5"
+    """)
+    result = run(pytester)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines([
+        "probe: ClockStalledError: *every thread of the test waits*",
+        "*MainThread (the test): waits in lock for ever, at *.py:* in count*",
+    ])  # fmt: skip
