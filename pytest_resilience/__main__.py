@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pytest_resilience.chaos.parsing.texts import counted
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import with_page
@@ -17,6 +18,7 @@ from pytest_resilience.report.baseline import baseline_of
 from pytest_resilience.report.baseline import read_baseline
 from pytest_resilience.report.cell import INTRODUCTION
 from pytest_resilience.report.gate import judge
+from pytest_resilience.report.gate import problem_texts
 from pytest_resilience.report.json_file import read_report
 from pytest_resilience.report.merge import merge
 from pytest_resilience.report.run_report import Report
@@ -58,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     gate.add_argument("report", type=Path, metavar="REPORT.json")
     gate.add_argument("--score", type=float, default=None, help="the least that passes, 0 to 100")
     gate.add_argument("--baseline", type=Path, help="the cells that are known to break")
+    gate.add_argument(
+        "-v", "--verbose", action="store_true", help="show each cell, also those that fail alike"
+    )
     gate.set_defaults(run=_gate)
 
     report = commands.add_parser("report", help="write a report in another form")
@@ -91,7 +96,7 @@ def _report(given: argparse.Namespace) -> int:
 
 def _write(report: Report, path: Path) -> int:
     write_report(path, report)
-    _say(f"{path}: {len(report.cells)} cells, score {report.score}")
+    _say(f"{path}: {counted(len(report.cells), 'cell')}, score {report.score}")
     _say(INTRODUCTION)
     return PASSED
 
@@ -108,8 +113,8 @@ def _gate(given: argparse.Namespace) -> int:
         today=datetime.datetime.now(datetime.UTC).date(),
     )
     _say(INTRODUCTION)
-    for problem in result.problems:
-        _say(problem)
+    for text in problem_texts(result.problems, whole=given.verbose):
+        _say(text)
     for note in result.notes:
         _say(f"note: {note}")
     _say(result)
@@ -121,7 +126,7 @@ def _baseline(given: argparse.Namespace) -> int:
     earlier = read_baseline(given.output) if given.output.exists() else None
     baseline = baseline_of(read_report(given.report), earlier)
     write_text(given.output, baseline.text())
-    _say(f"{given.output}: {len(baseline.known)} cells, each a test under an experiment")
+    _say(f"{given.output}: {counted(len(baseline.known), 'cell')}, each a test under an experiment")
     return PASSED
 
 

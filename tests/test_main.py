@@ -71,3 +71,18 @@ def test_bad_usage_has_a_status_of_its_own(
     output = ["-o", str(tmp_path / "out.json")] if arguments[0] == "merge" else []
     assert main([*given, *output]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_cells_that_fail_alike_are_told_in_one_unless_each_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "alike.json"
+    alike = [cell("failed", "a", name, reason="OSError: 1") for name in ("refuse", "reset")]
+    write_report(path, report(*alike))
+    assert main(["gate", str(path)]) == 1
+    told = capsys.readouterr().out
+    assert "failed: a under 'refuse'\n    OSError: 1\n    also under: reset\n" in told
+    assert main(["gate", str(path), "-v"]) == 1
+    whole = capsys.readouterr().out
+    assert "also under" not in whole
+    assert "failed: a under 'reset'\n" in whole

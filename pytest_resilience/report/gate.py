@@ -89,7 +89,7 @@ def problem_texts(problems: Iterable[Problem], *, whole: bool) -> Iterator[str]:
         key = (of_which, _CHANGING.sub("", title))
         alike.setdefault(number if whole else key, []).append(each)
     for first, *others in alike.values():
-        also = ", ".join(each.cell.experiment for each in others)
+        also = "; ".join(each.cell.experiment for each in others)
         yield f"{first}\n    also under: {also}" if others else str(first)
 
 

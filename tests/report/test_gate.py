@@ -153,7 +153,7 @@ def test_problems_of_a_test_that_are_alike_are_told_in_one() -> None:
     problems = gate(report(*alike, *other)).problems
     texts = list(problem_texts(problems, whole=False))
     assert len(texts) == 4
-    assert texts[0] == f"{problems[0]}\n    also under: reset, truncate"
+    assert texts[0] == f"{problems[0]}\n    also under: reset; truncate"
     assert list(problem_texts(problems, whole=True)) == list(map(str, problems))
 
 
