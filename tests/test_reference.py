@@ -20,8 +20,13 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import assertions
 from pytest_resilience import patterns
 from pytest_resilience import proxy
+from pytest_resilience.chaos.operation import KINDS
+from pytest_resilience.chaos.possible_faults import CRASHES
+from pytest_resilience.chaos.possible_faults import CRASHING
+from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.chaos.types.catalog import SCHEMAS
 from pytest_resilience.chaos.types.network import NETWORK_FAILURE
+from pytest_resilience.exploration.schedule import kind_name
 from pytest_resilience.plugin import newhooks
 from pytest_resilience.report.cell import CellVerdict
 
@@ -130,6 +135,21 @@ def test_every_profile_and_key() -> None:
 def test_every_verdict() -> None:
     for verdict in CellVerdict:
         assert f"| {verdict.words} | `{verdict.letter}` |" in pages()["reference/verdicts.md"]
+
+
+def test_every_operation_fault_and_verdict_of_the_exploration() -> None:
+    page = (ROOT / "docs" / "reference" / "exploration.md").read_text(encoding="utf-8")
+    for kind in KINDS:
+        if possible_faults(kind):
+            names = " ".join(f"`{each.name}`" for each in possible_faults(kind))
+            crashes = "yes" if kind in CRASHING else ""
+            assert f"| `{kind_name(kind)}` | {names} | {crashes} |" in page
+    assert all(f"`{each}`" in page for each in CRASHES)
+    table = page[page.index("## Verdicts") : page.index("## Invariants")]
+    told = re.findall(r"^\| (\w+) \|", table, re.MULTILINE)[1:]
+    severe_first = sorted(map(CellVerdict, told), key=lambda each: -each.severity)
+    assert list(map(CellVerdict, told)) == severe_first
+    assert {each for each in CellVerdict if each.bad} <= set(severe_first)
 
 
 def test_every_assertion() -> None:

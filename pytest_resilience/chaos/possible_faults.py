@@ -63,10 +63,12 @@ CRASHES: Final[Mapping[str, CrashModel]] = {
 """No faults that an operation could see: the process, or the system, has died at it."""
 
 CRASHING: Final = frozenset({
-    CREATE, OPEN_TO_WRITE, WRITE, RESIZE, SYNC, RENAME, MAKE, REMOVE, OPEN_CONNECTION, EXECUTE,
-    COMMIT,
+    CREATE, OPEN_TO_WRITE, WRITE, RESIZE, RENAME, MAKE, REMOVE, OPEN_CONNECTION, EXECUTE, COMMIT,
 })  # fmt: skip
-"""The kinds of operation that change what a disk holds."""
+"""The kinds of operation that change what a disk holds.
+
+What is not yet synced may be lost in a crash at the last of them before the sync.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
