@@ -85,7 +85,7 @@ class Receiver:
         inbound.tickets = False  # they have come before
         if expected and not asked:  # whoever may have asked meanwhile: this is the response
             turn.receiving = True
-        if expected or turn.receiving:
+        if not inbound.expected and (expected or turn.receiving):
             return result
         return self._receive_late(sock, connection, call, result)
 
@@ -186,12 +186,14 @@ class Receiver:
     ) -> Any:
         """Another thread has asked while this one was receiving: `result` is a response."""
         __tracebackhide__ = True
-        stream = connection.begin_response(self._engine)
+        inbound = connection.inbound
+        decided, inbound.expected = inbound.expected, False  # when it was sent
+        stream = inbound.stream if decided else connection.begin_response(self._engine)
         if stream is None:
             return result
         arguments = ReceiveArguments(call)
         if not arguments.peeks:
-            connection.inbound.unread = arguments.content(result)
+            inbound.unread = arguments.content(result)
         arrived = self._engine.clock.monotonic()
         stream.arrive(arrived)
         return self._read(sock, connection, call, arrived)

@@ -156,16 +156,29 @@ def test_the_second_is_cut_off(talk: Talk, inject: Inject) -> None:
 
 
 def test_the_second_is_never_heard(talk: Talk, inject: Inject) -> None:
-    with inject("network_latency", delay=1e-9):
+    """Silence is there from the start: who waits when it begins would be hit by that, too."""
+    with inject("network_failure", mode="timeout", from_nth=4) as silence:
         conversation = talk()
+        conversation.until_it_waits()
+        assert eventually(lambda: silence.matched == 2)  # connect, and handshake or wait
         assert conversation.ask(b"one") == b"one"
         conversation.until_it_waits()
-        with inject("network_failure", mode="timeout", rate=1) as silence:
-            conversation.sock.sendall(b"two")
-            conversation.until_it_waits()
-            assert conversation.heard.empty()
-        assert silence.hits == 1
+        conversation.sock.sendall(b"two")
+        conversation.until_it_waits()
+        assert conversation.heard.empty()
+        assert (silence.matched, silence.hits) == (4, 1)
     assert isinstance(conversation.heard.get(timeout=PATIENCE), TimeoutError)
+
+
+def test_each_request_is_one_however_long_somebody_has_waited(talk: Talk, inject: Inject) -> None:
+    """Silence is decided about when a request is sent, by the thread that sends it."""
+    with inject("network_failure", mode="timeout", from_nth=100) as silence:
+        conversation = talk()
+        assert eventually(lambda: silence.matched == 2)  # connect, and handshake or wait
+        before = silence.matched
+        for number, text in enumerate((b"one", b"two", b"three"), 1):
+            assert conversation.ask(text) == text
+            assert silence.matched == before + number
 
 
 def test_an_answer_in_pieces(talk: Talk, inject: Inject) -> None:

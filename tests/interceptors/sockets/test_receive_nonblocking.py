@@ -179,7 +179,7 @@ def test_what_is_asked_meanwhile_has_its_own_time(inject: Inject) -> None:
 
     def answer(connection: socket.socket) -> None:
         for last in (False, True):
-            message = connection.recv(100)
+            message = connection.recv(3)
             if last:
                 go_on.wait(PATIENCE)
             connection.sendall(message)
