@@ -381,7 +381,7 @@ class ChaosExperiment:
         for each in self._filters if filters is None else filters:
             if not each.accepts(operation):
                 return False
-        if operation.kind == CALL:
+        if operation.kind == CALL and self.target_services:
             return operation.target in self.target_services
         if self.target_services and not self.targets:
             return False  # services without a host

@@ -685,3 +685,34 @@ def test_in_virtual_time_waits_cost_nothing_and_a_deadlock_is_told_with_its_plac
         "probe: ClockStalledError: *every thread of the test waits*",
         "*MainThread (the test): waits in lock for ever, at *.py:* in count*",
     ])  # fmt: skip
+
+
+def test_calls_of_services_are_tried_as_well_and_each_fault_happens(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeini("[pytest]\nchaos_services =\n    pay = pay:charge\n    ask = pay:ask\n")
+    pytester.makepyfile(
+        pay="""
+            def charge():
+                return 1
+            async def ask():
+                return 1
+        """,
+        test_it="""
+            import asyncio
+            import pay
+            def test_charge():
+                assert pay.charge() == 1
+            def test_ask():
+                assert asyncio.run(pay.ask()) == 1
+        """,
+    )
+    pytester.syspathinsert()
+    found = verdicts(cells(pytester))
+    assert found == {
+        ("test_it.py::test_charge", "call(pay)@test_it.test_charge=error"): "degraded",
+        ("test_it.py::test_charge", "call(pay)@test_it.test_charge=memory"): "degraded",
+        ("test_it.py::test_ask", "call(ask)@test_it.test_ask=error"): "degraded",
+        ("test_it.py::test_ask", "call(ask)@test_it.test_ask=memory"): "degraded",
+        ("test_it.py::test_ask", "call(ask)@test_it.test_ask=cancel"): "degraded",
+    }
