@@ -17,6 +17,7 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 from collections.abc import Coroutine
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import aiohttp
@@ -566,6 +567,40 @@ def test_who_polls_a_blocking_socket_with_tls_is_not_told_of_what_is_lost(
             with pytest.raises(TimeoutError):
                 sock.recv(1)
             assert outage.hits > 0
+
+
+@pytest.mark.parametrize("mode", ["reset", "close"])
+@pytest.mark.parametrize("is_first", [True, False], ids=["after tickets", "later"])
+@pytest.mark.parametrize("polls", POLLS, ids=lambda polls: polls.__name__)
+def test_who_polls_a_blocking_socket_with_tls_is_told_of_the_end(
+    polls: Callable[[socket.socket], bool],
+    mode: str,
+    trust: Trust,
+    inject: Inject,
+    *,
+    is_first: bool,
+) -> None:
+    def met(then: Handler, trouble: AbstractContextManager[Any]) -> list[str]:
+        def handle(connection: socket.socket) -> None:
+            if not is_first:
+                connection.sendall(connection.recv(3))
+            then(connection)
+
+        with (
+            serve(trust.over_tls(handle)) as port,
+            socket.create_connection((HOST, port)) as plain,
+            trust.client.wrap_socket(plain, server_hostname=HOST) as sock,
+        ):
+            if not is_first:
+                sock.sendall(b"one")
+                assert sock.recv(3) == b"one"
+            with trouble:
+                sock.sendall(b"GET / HTTP/1.1\r\n\r\ntea")
+                assert any(polls(sock) for _ in range(200))
+                return [outcome(lambda: sock.recv(3)) for _ in range(2)]
+
+    real = met(REAL[mode], contextlib.nullcontext())
+    assert met(echo, inject("network_failure", mode=mode, rate=1)) == real
 
 
 @pytest.mark.parametrize("polls", POLLS, ids=lambda polls: polls.__name__)
