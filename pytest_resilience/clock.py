@@ -16,8 +16,8 @@ from pytest_resilience.locks import fork_safe
 
 
 __all__ = [
-    "MACHINE_CLOCK", "SYSTEM_CLOCK", "Clock", "MachineClock", "ManualClock", "SystemClock",
-    "in_a_loop", "in_trio", "is_frozen", "readings",
+    "MACHINE_CLOCK", "SYSTEM_CLOCK", "Clock", "ExactSleep", "MachineClock", "ManualClock",
+    "SystemClock", "in_a_loop", "in_trio", "is_frozen", "readings",
 ]  # fmt: skip
 
 
@@ -102,6 +102,16 @@ _read: Callable[[], float] = (
 _APART = 1.0  # seconds
 
 
+class ExactSleep(Protocol):
+    """A sleep of one thread, which ends when it is due, or when another thread says so."""
+
+    def sleep(self, seconds: float) -> None:
+        """Block this thread so long, or until `wake`, which may have been called before."""
+
+    def wake(self) -> None:
+        """End the sleep of the thread; from any."""
+
+
 @final
 class MachineClock:
     """The clock of the machine, which goes on whatever a test freezes or replaces.
@@ -118,9 +128,9 @@ class MachineClock:
     monotonic = staticmethod(_read)
 
     @staticmethod
-    def wakes_late() -> bool:
-        """Whether who sleeps may be woken up late, as by an operating system."""
-        return True
+    def exact_sleep() -> ExactSleep | None:
+        """How this thread sleeps in virtual time; None where an operating system wakes it late."""
+        return None
 
     def time(self) -> float:
         return self._began + self.monotonic()

@@ -16,9 +16,11 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pytest_resilience.chaos import endings
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.clock import MachineClock
 from pytest_resilience.clock import is_frozen
 from pytest_resilience.interceptors.waiting import SLICE
 
@@ -78,6 +80,11 @@ class Wait:
         self.cancel()
         self._then()
 
+    @property
+    def is_by_the_machine(self) -> bool:
+        """Whether its time is that of the loop too, in virtual time as well."""
+        return isinstance(self._effect.clock, MachineClock)
+
     def pass_in_full(self) -> None:
         """Call now: all of it has passed by the loop's time, maybe not by the clock."""
         self._book(self._ends)
@@ -98,7 +105,8 @@ class _Schedule:
     """All waits of one loop, with one timer, so that many cost little more than one.
 
     No timer of a loop is exact to a millisecond. So the timer is set a little too early, and
-    from then on the loop looks at the time in each of its iterations.
+    from then on the loop looks at the time in each of its iterations. In virtual time all are, and
+    the loop is woken when experiments end.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -145,10 +153,14 @@ class _Schedule:
     def _next(
         self, loop: asyncio.AbstractEventLoop, now: float
     ) -> asyncio.Handle | threading.Timer | None:
-        """The handle of the next run; None if nothing waits."""
+        """The handle of the next run; None if nothing waits, or only for an end of experiments."""
         if not self._waits:
+            endings.unwatch(self)
             return None
         rest = self._waits[0][0] - now
+        if self._is_exact():
+            endings.watch(self, self._look_soon)
+            return None if rest == math.inf else loop.call_later(rest, self._run)
         if rest > _LATE + _EPSILON:
             next_poll = max(0.0, self._polled_at + SLICE - now)
             seconds = min(rest - _LATE, next_poll)
@@ -159,6 +171,26 @@ class _Schedule:
             return loop.call_soon(self._run)
         # Virtual time stands still until the loop has nothing else to do.
         return loop.call_later(rest, self._run)
+
+    def _is_exact(self) -> bool:
+        exact = MACHINE_CLOCK.exact_sleep() is not None
+        return exact and all(wait.is_by_the_machine for _, _, wait in self._waits)
+
+    def _look_soon(self) -> None:
+        loop = self._loop()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self._look)
+                return
+        except RuntimeError:  # it was closed
+            pass
+        endings.unwatch(self)
+
+    def _look(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._polled_at = -math.inf
+        self._run()
 
 
 def _time_of(loop: asyncio.AbstractEventLoop) -> float:

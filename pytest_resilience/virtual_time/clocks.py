@@ -7,6 +7,7 @@ has bound one of them to a name of its own.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import types
@@ -72,6 +73,34 @@ def _sleep(seconds: float, /) -> None:
         bubble.wait(Waiter("sleep"), nanoseconds(seconds))
 
 
+class _Sleep:
+    """See `ExactSleep`."""
+
+    __slots__ = ("_bubble", "_waiter", "_woken")
+
+    def __init__(self, bubble: Bubble) -> None:
+        self._bubble = bubble
+        self._waiter: Waiter | None = None
+        self._woken = False
+
+    def sleep(self, seconds: float) -> None:
+        timeout = None if seconds == math.inf else nanoseconds(seconds)
+        self._bubble.wait(Waiter("sleep"), timeout, enlist=self._enlist)
+
+    def _enlist(self, waiter: Waiter) -> bool:
+        goes_on, self._woken, self._waiter = not self._woken, False, waiter
+        return goes_on
+
+    def wake(self) -> None:
+        with self._bubble.mutex:
+            self._woken = self._waiter is None or not self._bubble.wake(self._waiter)
+
+
+def _exact_sleep() -> _Sleep | None:
+    bubble = current()
+    return None if bubble is None else _Sleep(bubble)
+
+
 def _reading(real: Callable[[], Any], zero: int, *, in_seconds: bool) -> Callable[[], Any]:
     def read() -> Any:
         bubble = reader()
@@ -117,7 +146,7 @@ def install_clocks(patches: Patches, zero: Zero) -> None:
     # Of this package too: its faults take virtual time.
     patches.set(MachineClock, "monotonic", staticmethod(_faults_clock(found["monotonic"])))
     patches.set(MachineClock, "_sleep", staticmethod(_sleep))
-    patches.set(MachineClock, "wakes_late", staticmethod(lambda: reader() is None))
+    patches.set(MachineClock, "exact_sleep", staticmethod(_exact_sleep))
 
 
 def _faults_clock(monotonic: Callable[[], float]) -> Callable[[], float]:

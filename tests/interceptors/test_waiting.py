@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 import time
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_resilience import ManualClock
+from pytest_resilience.chaos import endings
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.waiting import wait
+from pytest_resilience.interceptors.waiting import wait_async
 from pytest_resilience.virtual_time.clock import VirtualClock
 
 
@@ -93,3 +96,33 @@ def test_it_is_exact_in_virtual_time(ended: threading.Event | None) -> None:
     with VirtualClock() as clock:
         assert wait(MACHINE_CLOCK, 2, for_ever, ended) == 2
         assert clock.elapsed == 2
+
+
+@pytest.mark.parametrize("in_a_task", [False, True])
+def test_a_minute_of_virtual_time_is_one_sleep(in_a_task: bool) -> None:
+    with VirtualClock() as clock:
+        if in_a_task:
+            taken = asyncio.run(wait_async(MACHINE_CLOCK, 60, for_ever))
+        else:
+            taken = wait(MACHINE_CLOCK, 60, for_ever)
+        assert (taken, clock.elapsed, clock.jumps) == (60, 60, 1)
+
+
+@pytest.mark.parametrize("seconds", [60, math.inf])
+@pytest.mark.parametrize("in_a_task", [False, True])
+def test_it_is_told_in_virtual_time_when_it_is_over(in_a_task: bool, seconds: float) -> None:
+    left = [math.inf]
+
+    def end() -> None:
+        left[0] = 0
+        endings.tell()
+
+    with VirtualClock() as clock:
+        timer = threading.Timer(10, end)
+        timer.start()
+        if in_a_task:
+            taken = asyncio.run(wait_async(MACHINE_CLOCK, seconds, lambda: left[0]))
+        else:
+            taken = wait(MACHINE_CLOCK, seconds, lambda: left[0])
+        timer.join()
+        assert (taken, clock.elapsed) == (10, 10)

@@ -449,3 +449,148 @@ def test_faults_take_virtual_time(suite: pytest.Pytester) -> None:
             assert 30 <= virtual_clock.elapsed < 31
     """)
     suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=8)
+
+
+def test_a_wait_of_a_fault_is_one_jump(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import asyncio
+        import contextlib
+        import select
+        import socket
+        import sqlite3
+
+        import httpx
+        import pytest
+        import requests
+        import respx
+        import responses
+
+        MINUTE = pytest.mark.chaos("network_latency", delay="60s")
+
+        @pytest.fixture(autouse=True)
+        def one_jump(virtual_clock):
+            yield
+            assert (virtual_clock.elapsed, virtual_clock.jumps) == (60, 1)
+
+        @contextlib.contextmanager
+        def connection():
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                with socket.create_connection(listener.getsockname()) as ours:
+                    with listener.accept()[0] as theirs:
+                        theirs.send(b"x")
+                        yield ours
+
+        @MINUTE
+        def test_blocking():
+            with connection() as ours:
+                assert ours.recv(1) == b"x"
+
+        @MINUTE
+        def test_select():
+            with connection() as ours:
+                assert select.select([ours], [], [], 100)[0]
+
+        def test_a_server_that_is_slow(stub_server):
+            requests.get(stub_server.respond("/x", delay=60).url)
+
+        @MINUTE
+        def test_asyncio():
+            async def serve(reader, writer):
+                writer.write(b"ok")
+                writer.close()
+
+            async def main():
+                async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+                    address = server.sockets[0].getsockname()
+                    reader, writer = await asyncio.open_connection(*address)
+                    assert await reader.read() == b"ok"
+                    writer.close()
+
+            asyncio.run(main())
+
+        @MINUTE
+        def test_mocked_client():
+            with responses.RequestsMock() as mock:
+                mock.get("http://a.example/", body="x")
+                requests.get("http://a.example/")
+
+        @MINUTE
+        @pytest.mark.parametrize("in_a_task", [False, True])
+        def test_mocked_httpx(in_a_task):
+            async def get():
+                async with httpx.AsyncClient(timeout=None) as client:
+                    await client.get("http://a.example/")
+
+            with respx.mock:
+                respx.get("http://a.example/").respond(200)
+                asyncio.run(get()) if in_a_task else httpx.get("http://a.example/", timeout=None)
+
+        @pytest.mark.chaos("database_slowdown", delay="60s")
+        def test_statement():
+            with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+                connection.execute("select 1")
+
+        @pytest.mark.chaos("disk_failure", delay="60s")
+        def test_file(tmp_path):
+            (tmp_path / "x").write_text("x")
+    """)
+    suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=9)
+
+
+def test_an_experiment_that_ends_lets_who_waits_go_on(suite: pytest.Pytester) -> None:
+    suite.makepyfile("""
+        import asyncio
+        import socket
+        import sqlite3
+        import threading
+        import time
+
+        import pytest
+
+        def in_a_thread(act):
+            thread = threading.Thread(target=act)
+            thread.start()
+            return thread
+
+        def statement():
+            sqlite3.connect(":memory:").execute("select 1")
+
+        async def stream():
+            async def serve(reader, writer):
+                writer.write(b"ok")
+                writer.close()
+
+            async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+                assert await reader.read() == b"ok"
+                writer.close()
+
+        @pytest.mark.parametrize(
+            ("fault", "act"),
+            [
+                ("database_slowdown", statement),
+                ("network_latency", lambda: asyncio.run(stream())),
+            ],
+        )
+        def test_it(virtual_clock, chaos, fault, act):
+            with getattr(chaos, fault)(delay="60s"):
+                thread = in_a_thread(act)
+                time.sleep(10)
+            thread.join()
+            assert virtual_clock.elapsed == 10
+
+        def test_who_closes_a_socket(virtual_clock, chaos):
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                ours = socket.create_connection(listener.getsockname())
+                theirs, _ = listener.accept()
+                theirs.send(b"x")
+                with chaos.network_latency(delay="60s"):
+                    thread = in_a_thread(lambda: ours.recv(1))
+                    time.sleep(10)
+                    ours.shutdown(socket.SHUT_RDWR)
+                    thread.join()
+                assert virtual_clock.elapsed == 10
+                ours.close()
+                theirs.close()
+    """)
+    suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=3)

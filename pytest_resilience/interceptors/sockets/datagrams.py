@@ -50,7 +50,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
-from pytest_resilience.interceptors.waiting import SLICE
+from pytest_resilience.interceptors.waiting import until_the_next_look
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.locks import fork_safe
 
@@ -152,6 +152,7 @@ class DatagramSockets:
             now = self._clock.now()
             for endpoint in self._all():
                 self._advance(endpoint, now, ended=True)
+            self._changed.notify()
 
     def remove(self) -> None:
         """Nothing is intercepted any more: what is under way arrives now, where that can be."""
@@ -451,16 +452,22 @@ class DatagramSockets:
         elif self._timer is not threading.current_thread():
             self._changed.notify()
 
+    def _until_an_end(self) -> float:
+        """Seconds until the next of the experiments ends by itself."""
+        now = self._engine.clock.monotonic()
+        return min(filter(None, (each.left(now) for each in self._engine.active)), default=math.inf)
+
     def _run(self) -> None:
         """Advance each when it is due; in between, look whether experiments have ended."""
         with self._changed:
             while waiting := [each for each in self._all() if each.due < math.inf]:
                 rest = min(each.due for each in waiting) - self._clock.now()
+                rest = min(rest, self._until_an_end())
                 if rest > 0:
-                    self._changed.wait(min(rest, SLICE))
+                    self._changed.wait(until_the_next_look(rest))
                 now = self._clock.now()
                 for each in waiting:
-                    self._advance(each, now, ended=rest > SLICE)
+                    self._advance(each, now, ended=True)
                 self._closed = [each for each in self._closed if each.outbound]
             self._timer = None
 

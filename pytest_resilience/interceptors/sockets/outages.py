@@ -14,7 +14,6 @@ import platform
 import struct
 import sys
 import threading
-import time
 import weakref
 
 from collections.abc import Iterable
@@ -33,6 +32,7 @@ from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
@@ -45,6 +45,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import deafen
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import hear
 from pytest_resilience.interceptors.waiting import SLICE
+from pytest_resilience.interceptors.waiting import wait
 
 
 __all__ = ["Outages"]
@@ -113,7 +114,9 @@ class Outages:
                 self._connections.divide([each for each in self._engine.active if each != outage])
                 self._strike_all([outage])
                 return
-            time.sleep(min(rest, SLICE))
+            if clock is not MACHINE_CLOCK:  # which somebody else moves
+                rest = min(rest, SLICE)
+            wait(MACHINE_CLOCK, rest, lambda: outage.left(clock.monotonic()))
 
     def _strike_all(self, begun: Sequence[ActiveExperiment]) -> None:
         with limits_lifted():

@@ -14,6 +14,7 @@ import time
 
 from typing import Any
 
+from pytest_resilience.chaos import endings
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.response_stream import CloseConnection
@@ -148,6 +149,7 @@ class Receiver:
     def end(self, sock: socket.socket, connection: TcpConnection) -> None:
         """This side takes no more: whoever is held goes on, as the kernel wakes who waits."""
         connection.inbound.ended.set()
+        endings.tell()
         if connection in self.nonblocking.readiness.held:
             self.nonblocking.readiness.release(connection)
             connection.give_up_response()

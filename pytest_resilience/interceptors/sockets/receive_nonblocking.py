@@ -38,7 +38,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import deafen
 from pytest_resilience.interceptors.sockets.socket_classes import hear
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
-from pytest_resilience.interceptors.waiting import SLICE
+from pytest_resilience.interceptors.waiting import until_the_next_look
 from pytest_resilience.locks import fork_safe
 
 
@@ -287,6 +287,7 @@ class Readiness:
             held = self.held.pop(connection, None)
             if held is not None:
                 held.end(self._clock.monotonic())
+                self._changed.notify()
 
     def refresh(self) -> None:
         """The active experiments have changed."""
@@ -323,8 +324,8 @@ class Readiness:
                 if not waiting:
                     self._watcher = None
                     return
-                rest = min(held.rest for held in waiting)
-                self._changed.wait(min(max(rest, 0.0), SLICE))
+                rest = min(min(held.rest, held.stream.left()) for held in waiting)
+                self._changed.wait(until_the_next_look(max(rest, 0.0)))
 
 
 class _Held:
