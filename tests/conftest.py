@@ -28,7 +28,7 @@ pytest_plugins = ["pytester", "tests.suites", "tests.ahead"]
 gc.disable()  # what is loaded from here on all stays, until `pytest_collection_finish`
 
 ROOT = Path(__file__).parents[1]
-WORKERS = 2
+WORKERS = 3
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Run all of the suite in two processes, as by `-n 2`: half of its time it waits."""
+    """Run all of the suite in three processes, as by `-n 3`: half of its time it waits."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     alone = hasattr(config, "workerinput") or config.option.usepdb
     if whole and not alone and getattr(config.option, "numprocesses", 0) is None:
