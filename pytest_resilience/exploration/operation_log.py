@@ -245,8 +245,8 @@ def _is_explored(operation: Operation) -> bool:
     tcp = operation.tcp
     if tcp.mid_message or tcp.partial or tcp.informational or tcp.unseen:
         return False
-    if operation.advice or operation.http.in_process:
-        return False
+    if operation.advice or operation.http.in_process or not operation.names:
+        return False  # without a name it is for no fault, as the connect to a socket of files
     return bool(possible_faults(operation.kind))
 
 

@@ -168,6 +168,7 @@ class VirtualClock:
             install_socket_calls(self._patches, self._sockets)
             install_processes(self._patches)
             install_refusals(self._patches)
+            self._patches.rebind()
             self._driver.serve(self._bubble)
             self._bubble.enter(threading.current_thread())
             activate(self._bubble)

@@ -1,16 +1,13 @@
 """The clocks that members read, and `sleep`.
 
 The wall clock, and all of `datetime`, is time-machine's: it replaces them in C, and asks a
-traveller for the time, which is ours. The others are replaced in `time`, and wherever a module
-has bound one of them to a name of its own.
+traveller for the time, which is ours. The others are replaced in `time`.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 import time
-import types
 
 from collections.abc import Callable
 from typing import Any
@@ -28,13 +25,6 @@ __all__ = ["GRAIN", "WallClock", "Zero", "install_clocks"]
 
 GRAIN = 15_625_000
 """Nanoseconds, 1/64 s. Clocks begin at a multiple of it, so that sums of seconds are exact."""
-
-# Whose names stay as they are: who measures and runs tests, and who waits for what is real.
-_KEEP = frozenset({
-    "_pytest", "coverage", "execnet", "faulthandler", "freezegun", "hypothesis",
-    "multiprocessing", "pluggy", "pytest", "pytest_resilience", "pytest_timeout", "subprocess",
-    "time", "time_machine", "trio", "xdist",
-})  # fmt: skip
 
 _REAL: dict[str, Any] = {
     name: getattr(time, name)
@@ -142,7 +132,6 @@ def install_clocks(patches: Patches, zero: Zero) -> None:
     for name, function in found.items():
         function.__name__ = function.__qualname__ = name
         patches.set(time, name, function)
-    _rebind(patches, {id(_REAL[name]): function for name, function in found.items()})
     # Of this package too: its faults take virtual time.
     patches.set(MachineClock, "monotonic", staticmethod(_faults_clock(found["monotonic"])))
     patches.set(MachineClock, "_sleep", staticmethod(_sleep))
@@ -156,37 +145,6 @@ def _faults_clock(monotonic: Callable[[], float]) -> Callable[[], float]:
         return real() if reader() is None else monotonic()
 
     return read
-
-
-# How many names each module had when it was looked through, and where its clocks are.
-_looked_at: dict[str, tuple[int, int, tuple[str, ...]]] = {}
-
-
-def _rebind(patches: Patches, replacements: dict[int, Callable[..., Any]]) -> None:
-    """Replace names that are bound to one of the clocks, as by `from time import monotonic`."""
-    for module_name, module in [*sys.modules.items()]:
-        if type(module) is not types.ModuleType and not isinstance(module, types.ModuleType):
-            continue
-        names = vars(module)
-        known = _looked_at.get(module_name)
-        if known is None or known[:2] != (id(names), len(names)):
-            bound = _bound(module_name, names, replacements)
-            known = _looked_at[module_name] = id(names), len(names), bound
-        for name in known[2]:
-            function = replacements.get(id(names.get(name)))
-            if function is not None:
-                patches.bind(names, name, function)
-
-
-def _bound(
-    module_name: str, names: dict[str, Any], replacements: dict[int, Callable[..., Any]]
-) -> tuple[str, ...]:
-    if module_name.partition(".")[0] in _KEEP:
-        return ()
-    values = [*names.values()]
-    if replacements.keys().isdisjoint(map(id, values)):
-        return ()
-    return tuple(name for name, value in [*names.items()] if id(value) in replacements)
 
 
 class WallClock:

@@ -85,7 +85,8 @@ def test_a_response_is_of_who_has_asked_for_it() -> None:
         Operation(kind=RECEIVE, target="a", names=(), tcp=TcpDetails(mid_message=True)),
         Operation(kind=RECEIVE, target="a", names=(), tcp=TcpDetails(partial=True)),
         Operation(kind=RECEIVE, target="a", names=(), http=HttpDetails(in_process=True)),
-        Operation(kind=CONNECT, target="a", names=(), advice="use a proxy"),
+        Operation(kind=CONNECT, target="a", names=("a",), advice="use a proxy"),
+        Operation(kind=CONNECT, target="/run/redis.socket", names=()),
         None,
     ],
 )

@@ -3,11 +3,15 @@ from __future__ import annotations
 import concurrent.futures
 import queue
 import random
+import socket
+import sys
 import threading
 import time
+import types
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -28,6 +32,43 @@ def start(*functions: Callable[[], object]) -> list[threading.Thread]:
     for thread in threads:
         thread.start()
     return threads
+
+
+@pytest.fixture
+def module() -> Iterator[Any]:
+    """A module that has bound what waits to names of its own, as those that it imports have."""
+    module = types.ModuleType("binds_locks")
+    exec(
+        "from queue import SimpleQueue\n"
+        "from threading import Condition, Event, Lock, RLock, Thread\n"
+        "from _thread import allocate_lock\n"
+        "from select import select",
+        module.__dict__,
+    )
+    sys.modules["binds_locks"] = module
+    yield module
+    del sys.modules["binds_locks"]
+
+
+def test_names_bound_at_import(module: Any) -> None:
+    before = dict(vars(module))
+    with VirtualClock() as clock:
+        found = module.SimpleQueue()
+        start(after(10, lambda: found.put("x")))
+        assert found.get() == "x"
+        for make in (module.Lock, module.allocate_lock):
+            held = make()
+            held.acquire()
+            assert not held.acquire(timeout=10)
+        again = module.RLock()
+        with again:
+            start(after(0, lambda: again.acquire(timeout=10)))
+            time.sleep(10)
+        here, there = socket.socketpair()
+        with here, there:
+            assert module.select([here], [], [], 10) == ([], [], [])
+        assert clock.elapsed == 50
+    assert vars(module) == before
 
 
 def after(seconds: float, *calls: Callable[[], object]) -> Callable[[], None]:
