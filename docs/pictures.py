@@ -105,7 +105,7 @@ def run(folder: Path, *, colours: bool) -> str:
         environment.pop(name, None)
     plugins = ("-p", "resilience", "-p", "no:cacheprovider")
     colour = f"--color={'yes' if colours else 'no'}"
-    args = (sys.executable, "-m", *COMMAND.split(), *plugins, colour, "--tb=no", "-q")
+    args = (sys.executable, "-m", *COMMAND.split(), *plugins, colour, "-q")
     done = subprocess.run(  # noqa: S603  # this Python, and what stands above
         args, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
     )

@@ -39,9 +39,18 @@ class Problem:
     cell: Cell
 
     def __str__(self) -> str:
-        lines = [self.what, *self.cell.reason.splitlines()]
-        lines += [f"repeat: {self.cell.repeat}"] if self.cell.repeat else []
-        return "\n    ".join(lines)
+        return self.told("auto")
+
+    def told(self, style: str) -> str:
+        """What is said of it, in a style of tracebacks as `--tb` names them."""
+        reason = self.cell.reason.splitlines()
+        if style == "no":
+            return self.what
+        if style == "line":  # the error, and where it was
+            places = [line for line in reason[1:] if line.startswith("at ")]
+            return "\n    ".join([self.what, *reason[:1], *places])
+        repeat = [f"repeat: {self.cell.repeat}"] if self.cell.repeat else []
+        return "\n    ".join([self.what, *reason, *repeat])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +89,9 @@ class GateResult:
         return "\n  - ".join([self.headline, *self.reasons])
 
 
-def problem_texts(problems: Iterable[Problem], *, whole: bool) -> Iterator[str]:
+def problem_texts(
+    problems: Iterable[Problem], *, whole: bool, style: str = "auto"
+) -> Iterator[str]:
     """Each problem; unless the `whole` is asked for, those of a test that are alike in one."""
     alike: dict[object, list[Problem]] = {}
     for number, each in enumerate(problems):
@@ -90,7 +101,8 @@ def problem_texts(problems: Iterable[Problem], *, whole: bool) -> Iterator[str]:
         alike.setdefault(number if whole else key, []).append(each)
     for first, *others in alike.values():
         also = "; ".join(each.cell.experiment for each in others)
-        yield f"{first}\n    also under: {also}" if others else str(first)
+        told = first.told(style)
+        yield f"{told}\n    also under: {also}" if others else told
 
 
 def judge(

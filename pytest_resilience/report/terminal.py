@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.parsing.quantities import format_seconds
+from pytest_resilience.report.cell import Cell
+from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.chaos_record import ChaosRecord
 
 
-__all__ = ["Tallies", "numbered_operations", "timeline"]
+__all__ = ["Grid", "Tallies", "numbered_operations", "timeline"]
 
 _NUMBER = re.compile(r"\d[\d.]*")
 _MOST_ALIKE = 3  # experiments with a line each, where they differ in numbers only
+_MOST_ROWS = 50  # of a grid
 _MOST_LINES = 30  # of one failed test's timeline: its end is what failed it
 
 
@@ -95,6 +99,50 @@ class Tallies:
             else:
                 lines += [_line(what, requested_by, tally) for what, tally in group]
         return lines
+
+
+class Grid:
+    """Tests by experiments, a letter for each cell, cut to the width of a terminal.
+
+    Attributes:
+        rows: the name of a test, padded, and the verdicts with what is shown of each.
+        legend: what the letters and the columns mean, and what is left out.
+    """
+
+    def __init__(self, cells: Iterable[Cell], width: int) -> None:
+        tests: dict[str, dict[str, CellVerdict]] = {}
+        for cell in cells:
+            tests.setdefault(cell.test, {})[cell.experiment] = cell.verdict
+        experiments = list(dict.fromkeys(name for found in tests.values() for name in found))
+        wide = len(str(len(experiments))) + 1
+        columns = min(len(experiments), max(1, width // 2 // wide))
+        room = min(max(map(len, tests)), max(1, width - 1 - columns * wide))
+        self.rows = [
+            (
+                _end_of(test, room).ljust(room),
+                [
+                    (found[name], found[name].letter.rjust(wide))
+                    if name in found
+                    else (CellVerdict.NOT_RUN, " " * wide)
+                    for name in experiments[:columns]
+                ],
+            )
+            for test, found in list(tests.items())[:_MOST_ROWS]
+        ]
+        seen = {verdict for found in tests.values() for verdict in found.values()}
+        self.legend = [
+            " " * room + "".join(str(number + 1).rjust(wide) for number in range(columns)),
+            *(f"{number + 1} {name}" for number, name in enumerate(experiments[:columns])),
+            ", ".join(f"{each.letter} {each.words}" for each in CellVerdict if each in seen),
+        ]
+        left = len(tests) - len(self.rows), len(experiments) - columns
+        if any(left):
+            self.legend.append(f"not shown: {left[0]} tests, {left[1]} experiments")
+
+
+def _end_of(text: str, room: int) -> str:
+    """Its end, which tells tests of one file apart."""
+    return text if len(text) <= room else "…" + text[len(text) - room + 1 :]
 
 
 def _sum(tallies: list[_Tally]) -> _Tally:

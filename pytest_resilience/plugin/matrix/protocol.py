@@ -24,6 +24,7 @@ from pytest_resilience.plugin.matrix.timeline import Timeline
 from pytest_resilience.plugin.matrix.verdict import Judgement
 from pytest_resilience.plugin.matrix.verdict import judge_baseline_run
 from pytest_resilience.plugin.matrix.verdict import judge_cell
+from pytest_resilience.plugin.matrix.verdict import place_of
 from pytest_resilience.plugin.pytest_internals import run_once
 from pytest_resilience.plugin.pytest_internals import tear_down
 from pytest_resilience.plugin.session import ChaosSession
@@ -175,10 +176,13 @@ class Matrix:
         opened = self._baseline_runs.opened_before(planned.request)
         if opened and verdict is CellVerdict.NEVER_FIRED:
             reason += f"; what a fixture opens before it is out of its reach: {', '.join(opened)}"
+        place = place_of(next(iter(raised.values()), None), item)
         raised.clear()  # tracebacks keep what their frames held
         leaked = before.leaked(baseline).more_than(baseline)
         if leaked and verdict.good:
             verdict, reason = CellVerdict.LEAK, f"it left {leaked} behind"
+        if verdict.bad:
+            reason += f"\nat {place}"
         faults = [] if scope is None else scope.faults.timeline()
         return planned.finished(
             verdict,

@@ -37,6 +37,7 @@ from pytest_resilience.report.merge import combine
 from pytest_resilience.report.run_report import Report
 from pytest_resilience.report.run_report import Shard
 from pytest_resilience.report.run_report import fingerprint
+from pytest_resilience.report.terminal import Grid
 from pytest_resilience.report.writers import append_summary
 from pytest_resilience.report.writers import check_writable
 from pytest_resilience.report.writers import write_reports
@@ -267,11 +268,9 @@ class Results:
     ) -> None:
         terminalreporter.section("resilience matrix")
         if not self._settings.explores:  # which has told what it is about, and of each test
-            terminalreporter.line(INTRODUCTION)
-            for line in _counts(report):
-                terminalreporter.line(printable(line))
-        whole = self._config.option.verbose > 0
-        for text in problem_texts(gate.problems, whole=whole):
+            self._show_cells(terminalreporter, report)
+        whole, style = self._config.option.verbose > 0, self._config.option.tbstyle
+        for text in problem_texts(gate.problems, whole=whole, style=style):
             terminalreporter.line(printable(text))
         for note in gate.notes:
             terminalreporter.line(printable(f"note: {note}"))
@@ -284,6 +283,33 @@ class Results:
             terminalreporter.line(text)
         for failure in self._errors:
             terminalreporter.line(printable(f"ERROR: {failure}"), red=True)
+
+    def _show_cells(self, terminal: pytest.TerminalReporter, report: Report) -> None:
+        verbosity = self._config.option.verbose
+        if verbosity >= 0:
+            terminal.line(INTRODUCTION)
+            if terminal.isatty and report.cells:
+                width = self._config.get_terminal_writer().fullwidth
+                _show_grid(terminal, Grid(report.cells, width))
+        if verbosity >= -1:
+            for line in _counts(report):
+                terminal.line(printable(line))
+        if verbosity > 0:
+            for cell in report.cells:
+                if not (cell.verdict.good or cell.verdict.fails):
+                    name = f"{cell.verdict.words}: {cell.test} under {cell.experiment!r}"
+                    terminal.line(printable(f"{name}: {cell.reason}"))
+
+
+def _show_grid(terminal: pytest.TerminalReporter, grid: Grid) -> None:
+    for label, cells in grid.rows:
+        terminal.write(printable(label))
+        for verdict, text in cells:
+            colours = {"green": verdict.good, "red": verdict.bad, "yellow": verdict.proves_nothing}
+            terminal.write(text, **colours)
+        terminal.line("")
+    for line in grid.legend:
+        terminal.line(printable(line))
 
 
 def _tally(report: Report, gate: GateResult) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import traceback
+
 from collections.abc import Mapping
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +21,7 @@ from pytest_resilience.plugin.matrix.expectation import Expectation
 from pytest_resilience.report.cell import CellVerdict
 
 
-__all__ = ["Judgement", "judge_baseline_run", "judge_cell"]
+__all__ = ["Judgement", "judge_baseline_run", "judge_cell", "place_of"]
 
 Judgement = tuple[CellVerdict, str]
 """A verdict with its reason."""
@@ -66,6 +70,18 @@ def judge_cell(
     if not active_experiment.hits:
         return CellVerdict.NEVER_FIRED, _why_never_fired(active_experiment)
     return CellVerdict.SURVIVED, ""
+
+
+def place_of(error: BaseException | None, item: pytest.Item) -> str:
+    """File, line and function of an error: the innermost of the project, else the test."""
+    root = item.config.rootpath
+    path, line, name = item.location
+    file, line = root / path, (line or 0) + 1
+    for frame, at in traceback.walk_tb(error.__traceback__ if error else None):
+        found = Path(frame.f_code.co_filename)
+        if found.is_relative_to(root) and "site-packages" not in found.parts:
+            file, line, name = found, at, frame.f_code.co_name
+    return f"{os.path.relpath(file, item.config.invocation_params.dir)}:{line} in {name}"
 
 
 def _how_it_failed(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
@@ -193,3 +195,78 @@ def pytest_sessionfinish(session):
     result = matrix(shop, *GOOD, "--junitxml=junit.xml")
     assert result.ret == 10
     result.stdout.fnmatch_lines(["ERROR: */junit.xml did not get the cells: *"])
+
+
+FIRST = "failed: test_shop.py::test_fails under 'refused'"
+SUMMARY = ["slow: 1 survived", FIRST]  # a line of progress is like the second alone
+PLACE = "    at test_shop.py:8 in test_fails"
+REPEAT = "    repeat: pytest test_shop.py::test_fails *"
+
+
+@matrix_runs("-k", "fails", "--tb=short")
+def test_a_bad_cell_is_told_with_its_error_its_place_and_how_to_repeat_it(
+    ran: pytest.RunResult,
+) -> None:
+    told = [*SUMMARY, "    ConnectionError: *", PLACE, REPEAT]
+    ran.stdout.fnmatch_lines(told, consecutive=True)
+
+
+@matrix_runs("-k", "fails", "--tb=line")
+def test_tb_line_tells_error_and_place(ran: pytest.RunResult) -> None:
+    ran.stdout.fnmatch_lines(
+        [*SUMMARY, "    ConnectionError: *", PLACE, "resilience gate *"], consecutive=True
+    )
+
+
+@matrix_runs("-k", "fails", "--tb=no")
+def test_tb_no_tells_which_cell_is_bad_and_no_more(ran: pytest.RunResult) -> None:
+    ran.stdout.fnmatch_lines([*SUMMARY, "resilience gate *"], consecutive=True)
+
+
+@matrix_runs("-k", "hangs or leaks")
+def test_what_hangs_and_what_leaks_has_a_place_too(ran: pytest.RunResult) -> None:
+    ran.stdout.fnmatch_lines(["hang: *", "    at test_shop.py:* in test_hangs"])
+    ran.stdout.fnmatch_lines(["leak: *", "    at test_shop.py:* in test_leaks"])
+
+
+@matrix_runs("-k", "fails or elsewhere", "-q")
+def test_a_quiet_run_explains_nothing_and_draws_no_grid(ran: pytest.RunResult) -> None:
+    ran.stdout.no_fnmatch_line("A cell is one test*")
+    ran.stdout.fnmatch_lines(["refused: 1 not applicable, 1 failed", FIRST])
+
+
+@matrix_runs("-k", "fails or elsewhere", "-qq")
+def test_a_run_quieter_yet_counts_no_experiments(ran: pytest.RunResult) -> None:
+    ran.stdout.no_fnmatch_line("refused: *")
+    ran.stdout.fnmatch_lines([FIRST, "resilience gate FAILED: *"])
+
+
+@matrix_runs("-k", "elsewhere", "-v")
+def test_a_verbose_run_says_why_cells_were_left_out(ran: pytest.RunResult) -> None:
+    ran.stdout.fnmatch_lines(
+        ["not applicable: test_shop.py::test_elsewhere under 'refused': it hits network.connect, *"]
+    )
+
+
+ON_A_TERMINAL = """
+    def pytest_collection_finish(session):
+        session.config.pluginmanager.get_plugin("terminalreporter").isatty = True
+"""
+
+
+def test_a_terminal_shows_a_grid_of_tests_and_experiments(shop: pytest.Pytester) -> None:
+    shop.makeconftest(SERVER + textwrap.dedent(ON_A_TERMINAL))
+    result = matrix(shop, "-k", "fails or elsewhere", "--color=yes")
+    result.stdout.fnmatch_lines([
+        "test_shop.py::test_fails    *31m F*32m S*",
+        "test_shop.py::test_elsewhere · ·",
+        "                             1 2",
+        "1 refused",
+        "2 slow",
+        "· not applicable, S survived, F failed",
+    ])  # fmt: skip
+
+
+def test_a_quiet_run_on_a_terminal_draws_no_grid(shop: pytest.Pytester) -> None:
+    shop.makeconftest(SERVER + textwrap.dedent(ON_A_TERMINAL))
+    matrix(shop, "-k", "fails", "-q").stdout.no_fnmatch_line("1 refused")
