@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 
 from pathlib import Path
 
 import pytest
 
 from pytest_resilience.chaos.types.catalog import SCHEMAS
+from pytest_resilience.errors import DOCUMENTATION
 
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +58,26 @@ def test_every_type_has_its_line() -> None:
     assert [kind.value for kind in SCHEMAS if f"`{kind.value}`" not in table] == []
 
 
-def test_its_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
+def page_of(link: str) -> Path:
+    """The file that the site shows under an address."""
+    path = link.removeprefix(DOCUMENTATION)
+    if not path.endswith("/"):
+        return ROOT / "docs" / path
+    page = path.rstrip("/")
+    if page in {"changelog", "contributing"}:  # which docs/reference.py takes from the root
+        return ROOT / f"{page.upper()}.md"
+    candidates = (ROOT / "docs" / page / "index.md", ROOT / "docs" / f"{page}.md")
+    return next((each for each in candidates if each.exists()), candidates[-1])
+
+
+def test_its_links_lead_to_the_site_so_that_they_work_where_it_is_shown_alone() -> None:
+    links = re.findall(r"\]\(([^)#]+)", README)
     assert len(links) >= 10
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not link.startswith(DOCUMENTATION)] == []
+    assert [link for link in links if not page_of(link).exists()] == []
+
+
+def test_the_site_is_where_the_metadata_says() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert DOCUMENTATION.startswith(project["urls"]["Documentation"])
+    assert f"site_url: {DOCUMENTATION}\n" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
