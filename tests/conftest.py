@@ -6,6 +6,7 @@ import compileall
 import functools
 import gc
 import importlib.metadata
+import mimetypes
 import sys
 
 from collections.abc import Generator
@@ -25,6 +26,7 @@ from tests.free_loops import free_loops
 
 pytest_plugins = ["pytester", "tests.suites", "tests.ahead"]
 
+mimetypes.init()  # of files, which it reads when it is first asked: maybe in a loop
 gc.disable()  # what is loaded from here on all stays, until `pytest_collection_finish`
 
 ROOT = Path(__file__).parents[1]

@@ -549,7 +549,8 @@ def with_grpc(peer: Peer) -> Iterator[Ask]:
     options = [
         ("grpc.enable_http_proxy", 0),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # For how long it connects, at least.
+        ("grpc.min_reconnect_backoff_ms", 100 if peer.connect_timeout < 1 else 10_000),
         ("grpc.max_reconnect_backoff_ms", 100),
     ]
     failed = False

@@ -201,7 +201,7 @@ def with_grpc_aio(peer: Peer) -> Iterator[Ask]:
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100 if peer.connect_timeout < 1 else 10_000),
         ("grpc.max_reconnect_backoff_ms", 100),
     ]
     with asyncio.Runner() as runner:
