@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.parsing.texts import counted
 from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.chaos.types.catalog import chaos_type
 from pytest_resilience.errors import ConfigurationError
@@ -97,11 +98,11 @@ class ChaosSummary:
     def pytest_report_header(self) -> list[str] | None:
         lines = [f"  {each.experiment}" for each in self._settings.experiments]
         lines += [
-            f"  profile {profile.name}: {len(requested)} experiments"
+            f"  profile {profile.name}: {counted(len(requested), 'experiment')}"
             for profile, requested in self._settings.profiles
         ]
         lines += [
-            f"  monkey {profile.name}: {len(profile.experiments)} experiments"
+            f"  monkey {profile.name}: {counted(len(profile.experiments), 'experiment')}"
             for profile in self._settings.monkeys
         ]
         if self._settings.mode is RunMode.NOTHING:

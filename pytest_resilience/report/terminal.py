@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pytest_resilience.chaos.engine import FaultInjected
 from pytest_resilience.chaos.parsing.quantities import format_seconds
+from pytest_resilience.chaos.parsing.texts import counted
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.chaos_record import ChaosRecord
@@ -137,7 +138,9 @@ class Grid:
         ]
         left = len(tests) - len(self.rows), len(experiments) - columns
         if any(left):
-            self.legend.append(f"not shown: {left[0]} tests, {left[1]} experiments")
+            self.legend.append(
+                f"not shown: {counted(left[0], 'test')}, {counted(left[1], 'experiment')}"
+            )
 
 
 def _end_of(text: str, room: int) -> str:

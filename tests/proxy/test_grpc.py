@@ -25,7 +25,7 @@ Call = Callable[..., bytes]
 # Its own reconnecting would wait longer after each failure.
 IMPATIENT = [
     ("grpc.initial_reconnect_backoff_ms", 20),
-    ("grpc.min_reconnect_backoff_ms", 20),
+    ("grpc.min_reconnect_backoff_ms", 10_000),  # for how long it connects, at least
     ("grpc.max_reconnect_backoff_ms", 50),
     ("grpc.use_local_subchannel_pool", 1),
 ]

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_resilience import FaultInjected
+from pytest_resilience.chaos.parsing.texts import counted
 from pytest_resilience.report.cell import Cell
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.report.chaos_record import ChaosRecord
@@ -106,5 +107,5 @@ def test_a_grid_is_cut_to_the_width_and_says_what_it_left_out(
     assert {len(line) for line in lines} == {len(grid.legend[0])}
     if width >= 8:
         assert len(lines[0]) < width
-    told = f"not shown: {left_tests} tests, {left_columns} experiments"
+    told = f"not shown: {counted(left_tests, 'test')}, {counted(left_columns, 'experiment')}"
     assert (told in grid.legend) == bool(left_tests or left_columns)
