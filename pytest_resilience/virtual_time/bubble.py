@@ -160,9 +160,10 @@ class Bubble:
     ) -> Outcome:
         """Park this thread until it is woken or `timeout` nanoseconds have passed.
 
-        Takes the mutex. `enlist` is called with it held: it makes the waiter known to who wakes it,
-        and returns False if there is nothing to wait for any more.
+        Takes the mutex. With it `enlist` makes the waiter known to who wakes it; it returns False
+        if there is nothing to wait for any more.
         """
+        __tracebackhide__ = True
         try:
             with self.mutex:
                 if waiter.ident not in self.members.inside:  # since a moment ago
@@ -171,8 +172,8 @@ class Bubble:
                     waiter.outcome = Outcome.WOKEN
                     return Outcome.WOKEN
                 if timeout is not None:
-                    deadline = min(self.elapsed.read() + timeout, LARGEST)
-                    self.timers.add(waiter, deadline, last=last)
+                    due = min(self.elapsed.read() + timeout, LARGEST)
+                    self.timers.add(waiter, due, last=last)
                 self.members.waits[waiter.ident] = waiter
                 self.parked[waiter.ident] = waiter
                 self.turns.parks(timeout)
@@ -182,6 +183,10 @@ class Bubble:
             self._withdraw(waiter)
             raise
         self.members.waits.pop(waiter.ident, None)
+        return self._outcome_of(waiter)
+
+    def _outcome_of(self, waiter: Waiter) -> Outcome:
+        __tracebackhide__ = True
         if waiter.outcome is Outcome.FAILED:
             assert self.failure is not None
             self.members.told(waiter.ident)

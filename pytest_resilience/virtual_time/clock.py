@@ -88,6 +88,7 @@ class VirtualClock:
 
     def advance(self, seconds: float) -> None:
         """Let `seconds` pass, as if the test slept."""
+        __tracebackhide__ = True
         if not seconds >= 0:
             raise ValueError(f"time cannot pass by {seconds!r} s; give 0 or more")
         asyncio = sys.modules.get("asyncio")
@@ -100,6 +101,7 @@ class VirtualClock:
 
     def wait_idle(self) -> None:
         """Return when all other threads of the test wait; time stands still."""
+        __tracebackhide__ = True
         self._check_member("wait_idle").wait(Waiter("sleep"), 0, last=True)
 
     @property

@@ -56,6 +56,7 @@ def _grain(now: int) -> int:
 
 
 def _sleep(seconds: float, /) -> None:
+    __tracebackhide__ = True
     bubble = current()
     if bubble is None or not seconds >= 0:
         _REAL["sleep"](seconds)  # which raises for what is no time
@@ -74,6 +75,7 @@ class _Sleep:
         self._woken = False
 
     def sleep(self, seconds: float) -> None:
+        __tracebackhide__ = True
         timeout = None if seconds == math.inf else nanoseconds(seconds)
         self._bubble.wait(Waiter("sleep"), timeout, enlist=self._enlist)
 

@@ -36,6 +36,7 @@ class VirtualLock:
         self._bubble: Bubble | None = None  # of the last who had to wait
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        __tracebackhide__ = True
         if self._inner.acquire(False):
             return True
         bubble = current() if blocking else None
@@ -47,6 +48,7 @@ class VirtualLock:
         return self._wait(bubble, None if timeout == -1 else nanoseconds(timeout))
 
     def _wait(self, bubble: Bubble, timeout: int | None) -> bool:
+        __tracebackhide__ = True
         deadline = None if timeout is None else bubble.elapsed.read() + timeout
         taken = False
 

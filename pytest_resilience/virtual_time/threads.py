@@ -111,6 +111,7 @@ def _bootstrap(real: Callable[[threading.Thread], None]) -> Callable[[threading.
 
 def _join(real: Callable[..., None]) -> Callable[..., None]:
     def join(self: threading.Thread, timeout: float | None = None) -> None:
+        __tracebackhide__ = True
         bubble = current()
         if bubble is None or self is threading.current_thread() or not self.is_alive():
             real(self, timeout)  # which raises where there is nothing to wait for
