@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 
@@ -123,22 +124,12 @@ def _pattern(one: str, other: str) -> str:
 
 def _pattern_of_part(one: str, other: str) -> str:
     """What begins and ends both, in whole words: letters can be the same by chance."""
-    start = _WORD_AT_END.sub("", _beginning(one, other))
+    start = _WORD_AT_END.sub("", os.path.commonprefix([one, other]))  # noqa: RUF071  # letters
     rests = one[len(start) :], other[len(start) :]
-    shared = _beginning(*(each[::-1] for each in rests))[::-1]
+    shared = os.path.commonprefix([each[::-1] for each in rests])[::-1]  # noqa: RUF071
     # Behind a sign: the word before that is another in each.
     end = _WORD_AT_START.sub("", shared)
     return f"{start}*{end}"
-
-
-def _beginning(one: str, other: str) -> str:
-    """What both begin with."""
-    length = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        length += 1
-    return one[:length]
 
 
 def _expression(pattern: str) -> re.Pattern[str]:

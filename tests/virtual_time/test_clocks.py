@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import datetime
-import sys
 import time
 import types
 
@@ -10,21 +9,18 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_resilience.virtual_time.clock import VirtualClock
+from tests.virtual_time.binding import binding
 
 
 @pytest.fixture
 def module() -> Iterator[types.ModuleType]:
-    """A module that has bound clocks to names of its own."""
-    module = types.ModuleType("binds_clocks")
-    exec(
+    """One that has bound clocks."""
+    with binding(
         "from time import monotonic, perf_counter as count, sleep, time, time_ns\n"
         "from time import monotonic_ns, perf_counter_ns\n"
-        "from datetime import datetime",
-        module.__dict__,
-    )
-    sys.modules["binds_clocks"] = module
-    yield module
-    del sys.modules["binds_clocks"]
+        "from datetime import datetime"
+    ) as module:
+        yield module
 
 
 def test_names_bound_at_import(module: types.ModuleType) -> None:

@@ -4,10 +4,8 @@ import concurrent.futures
 import queue
 import random
 import socket
-import sys
 import threading
 import time
-import types
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ import pytest
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import LeakedThreadsError
 from pytest_resilience.virtual_time.clock import VirtualClock
+from tests.virtual_time.binding import binding
 
 
 @pytest.fixture(params=[None, 7], ids=["free", "seeded"])
@@ -36,18 +35,14 @@ def start(*functions: Callable[[], object]) -> list[threading.Thread]:
 
 @pytest.fixture
 def module() -> Iterator[Any]:
-    """A module that has bound what waits to names of its own, as those that it imports have."""
-    module = types.ModuleType("binds_locks")
-    exec(
+    """One that has bound what waits, as those have that a test imports."""
+    with binding(
         "from queue import SimpleQueue\n"
         "from threading import Condition, Event, Lock, RLock, Thread\n"
         "from _thread import allocate_lock\n"
-        "from select import select",
-        module.__dict__,
-    )
-    sys.modules["binds_locks"] = module
-    yield module
-    del sys.modules["binds_locks"]
+        "from select import select"
+    ) as module:
+        yield module
 
 
 def test_names_bound_at_import(module: Any) -> None:
