@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.call_site import is_library
 from pytest_resilience.diagnosis import counted_operations
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.errors import NeverFiredError
@@ -78,9 +79,9 @@ def place_of(error: BaseException | None, item: pytest.Item) -> str:
     path, line, name = item.location
     file, line = root / path, (line or 0) + 1
     for frame, at in traceback.walk_tb(error.__traceback__ if error else None):
-        found = Path(frame.f_code.co_filename)
-        if found.is_relative_to(root) and "site-packages" not in found.parts:
-            file, line, name = found, at, frame.f_code.co_name
+        found = frame.f_code.co_filename
+        if Path(found).is_relative_to(root) and not is_library(found):
+            file, line, name = Path(found), at, frame.f_code.co_name
     return f"{os.path.relpath(file, item.config.invocation_params.dir)}:{line} in {name}"
 
 
