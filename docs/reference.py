@@ -266,10 +266,10 @@ def _type(kind: ChaosType) -> str:
             *_table(("mode", "what happens", "as reports name it", "operations"), modes),
             "",
         ]
-    if schema.parameters:
+    if schema.shown:
         rows = [
             (f"`{each.name}`", each.unit, each.default, _sentence(each.help))
-            for each in schema.parameters
+            for each in schema.shown
         ]
         lines += ["## Parameters", "", *_table(("name", "unit", "default", "meaning"), rows)]
     else:

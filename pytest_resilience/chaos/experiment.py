@@ -453,7 +453,12 @@ def _services(kind: Kind, names: Sequence[Any] | str | None) -> tuple[str, ...]:
             f"target_services={shortened(names)}: {kind.value} is aimed with target="
         )
     chosen = tuple(each.strip() for each in given if isinstance(each, str) and each.strip())
-    if len(chosen) != len(given) or (fails_services and not chosen):
+    if fails_services and not given:
+        raise ConfigurationError(
+            "service_failure has to be told which services; write target_services='payment', a "
+            "name of the ini option chaos_services, of a profile or of chaos.service()"
+        )
+    if len(chosen) != len(given):
         raise ConfigurationError(
             f"target_services={shortened(names)}: {kind.value} needs the names of services; give "
             "them as texts"

@@ -47,7 +47,7 @@ def listing(kinds: Iterable[Kind] = (), profiles: Iterable[Profile] = ()) -> str
 
 def _type(kind: Kind) -> list[str]:
     schema = SCHEMAS[kind]
-    return [f"{kind.value}: {schema.summary}", *map(_parameter, schema.parameters)]
+    return [f"{kind.value}: {schema.summary}", *map(_parameter, schema.shown)]
 
 
 def _parameter(parameter: Parameter) -> str:

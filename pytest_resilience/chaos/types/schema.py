@@ -64,12 +64,19 @@ class TypeSchema:
         faults: `(given parameters, intensity) -> faults`.
         rate: `(given parameters, intensity) -> share of the matching operations hit`, where
             no parameter says how many of them, or which.
+        read_elsewhere: parameters that the experiment itself reads: only shown.
     """
 
     summary: str
     parameters: tuple[Parameter, ...]
     faults: Callable[[Mapping[str, Any], float], tuple[Fault, ...]]
     rate: Callable[[Mapping[str, Any], float], float]
+    read_elsewhere: tuple[Parameter, ...] = ()
+
+    @property
+    def shown(self) -> tuple[Parameter, ...]:
+        """The parameters that users can give, in the order in which they are shown."""
+        return (*self.read_elsewhere, *self.parameters)
 
     def parse(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters given, checked. Raises ConfigurationError for the first bad one."""
@@ -77,7 +84,7 @@ class TypeSchema:
         parsed = {}
         for name, value in given.items():
             if name not in known:
-                allowed = sorted({*known, *_OF_ALL_TYPES})
+                allowed = sorted({*(each.name for each in self.shown), *_OF_ALL_TYPES})
                 raise ConfigurationError(
                     f"unknown parameter {shortened(name)}{nearest(name, allowed)}; "
                     f"allowed: {', '.join(allowed)}"
@@ -109,11 +116,15 @@ def nearest(name: object, known: Iterable[str]) -> str:
     if not isinstance(name, str) or len(name) > _LONGEST_NAME:
         return ""
     short = (each for each in known if len(each) <= _LONGEST_NAME)
-    close = difflib.get_close_matches(name, list(itertools.islice(short, _MOST_NAMES)), n=1)
+    among = list(itertools.islice(short, _MOST_NAMES))
+    close = difflib.get_close_matches(name, among, n=1)
+    if not close and len(name) >= _LEAST_PART:
+        close = [each for each in among if name in each]
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 _LONGEST_NAME = 100
+_LEAST_PART = 4  # letters of a name that somebody has remembered
 _MOST_NAMES = 1000
 
 _COUNTED: dict[str, Callable[[int], triggers.Trigger]] = {

@@ -223,4 +223,11 @@ SERVICE_FAILURE = TypeSchema(
     ),
     faults=_faults,
     rate=lambda given, intensity: 1.0 if given.get("mode") == "down" else intensity,
+    read_elsewhere=(
+        Parameter(
+            name="target_services", unit="names, several between |", default="none: it is needed",
+            parse=lambda _, value: value, help="which services: names of the ini option "
+            "chaos_services, of a profile or of chaos.service()",
+        ),
+    ),
 )  # fmt: skip

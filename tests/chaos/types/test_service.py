@@ -178,9 +178,10 @@ def test_what_is_answered() -> None:
         (["both"], {"exception": "UnicodeDecodeError"}, "cannot be made from a text alone"),
         (["both"], {"status": 200}, "a failure is 400..599"),
         (["both"], {"retry_after": -1}, "retry_after=-1"),
-        ([], {}, "needs the names of services"),
+        ([], {}, "has to be told which services; write target_services='payment'"),
         ([3], {}, "needs the names of services"),
-        (["both"], {"target": "host"}, "unknown parameter 'target'"),
+        (["both"], {"target": "host"}, "'target' (did you mean 'target_services'?); allowed: "),
+        (["both"], {"services": "pay"}, "'services' (did you mean 'target_services'?); allowed: "),
     ],
 )
 def test_contradictions_are_refused(names: Any, parameters: dict[str, Any], why: str) -> None:
