@@ -25,6 +25,7 @@ from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.parsing.quantities import format_seconds
 from pytest_resilience.chaos.seen_operations import NOTHING_CAME
 from pytest_resilience.chaos.seen_operations import UnmatchedOperation
+from pytest_resilience.chaos.seen_operations import UnmatchedOperations
 from pytest_resilience.chaos.triggers import goes_by_time
 from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.chaos.types.database import DatabaseFailure
@@ -126,12 +127,12 @@ def _cause(active_experiment: ActiveExperiment) -> NeverFired:
         return NeverFired.OTHER_REQUEST
     if _advice_on_remarks(active_experiment):
         return NeverFired.IMPOSSIBLE
-    return _cause_by_kinds(experiment, {each.kind for each in unmatched.all})
+    return _cause_by_kinds(experiment, unmatched)
 
 
-def _cause_by_kinds(experiment: ChaosExperiment, did: set[str]) -> NeverFired:
-    if did & experiment.kinds or (experiment.target_patterns and RECEIVE in experiment.kinds):
-        return NeverFired.OTHER_TARGET  # who connects elsewhere receives elsewhere
+def _cause_by_kinds(experiment: ChaosExperiment, unmatched: UnmatchedOperations) -> NeverFired:
+    if unmatched.is_elsewhere or any(each.kind in experiment.kinds for each in unmatched.all):
+        return NeverFired.OTHER_TARGET
     is_of_database = any(kind.startswith("database.") for kind in experiment.kinds)
     if is_of_database or experiment.kinds - DATAGRAMS == {CONNECT}:
         return NeverFired.OPENED_BEFORE
@@ -344,6 +345,7 @@ def _likely_reason(active_experiment: ActiveExperiment) -> str:
         )
     if did and experiment.kinds == {RESOLVE} and RESOLVE not in did:
         return "Where an address is given, no name is resolved. "
-    if did and experiment.kinds - DATAGRAMS == {CONNECT} and CONNECT not in did:
+    connects = experiment.kinds - DATAGRAMS == {CONNECT}
+    if did and connects and CONNECT not in did and not active_experiment.unmatched.is_elsewhere:
         return "A connection that was open before is not made again. "
     return ""

@@ -310,6 +310,12 @@ CAUSES: list[tuple[NeverFired, dict[str, Any], list[Operation]]] = [
         [an_operation(RECEIVE, "api:443")],
     ),
     (NeverFired.OTHER_KIND, {"mode": "dns"}, [operation("10.0.0.1:1")]),
+    (NeverFired.OTHER_KIND, {"mode": "reset", "target": "api:443"}, [operation()]),
+    (
+        NeverFired.OTHER_TARGET,
+        {"mode": "refuse", "target": "api:443"},
+        [an_operation(RESOLVE, "api:80"), an_operation(RECEIVE, "db:1")],
+    ),
     (
         NeverFired.IN_C,
         {"mode": "reset", "target": "db:1"},
@@ -353,3 +359,13 @@ def test_the_nearest_operation_is_named() -> None:
         running.decide(operation(target), 100.0)
     nearest = "\n  Nearest to the target: network.connect payment.internal:443\n  The code did:\n"
     assert nearest in str(never_fired(running))
+
+
+@pytest.mark.parametrize(
+    ("opened", "why"), [("y", NeverFired.OTHER_TARGET), ("x", NeverFired.OTHER_KIND)]
+)
+def test_another_file_is_another_target(opened: str, why: NeverFired) -> None:
+    running = active_experiment("disk_failure", path="**/x.csv")
+    file = f"/tmp/{opened}.csv"
+    running.decide(Operation(kind="file.open", target=file, names=(file,)), 100.0)
+    assert never_fired(running).why is why

@@ -158,6 +158,7 @@ class UnmatchedOperations:
         certainty: how sure that is: 2 if it is one of the targets, 1 if it is but for a request
             that was not made, else 0.
         refused_by: the parameters that are about others than operations that would be meant.
+        met_target: whether something was done with a target, though nothing that can be hit.
         furthest: the most that came of a response to which nothing happened, in what the fault
             counts, items or bytes; `NOTHING_CAME` if none did.
         tell: called with this and each operation that is kept, in a child process.
@@ -167,6 +168,7 @@ class UnmatchedOperations:
         self.advice = ""
         self.certainty = 0
         self.refused_by: dict[str, None] = {}
+        self.met_target = False
         self.furthest = NOTHING_CAME
         self.tell: Callable[[UnmatchedOperations, UnmatchedOperation], object] | None = None
         self._experiment = experiment
@@ -177,6 +179,11 @@ class UnmatchedOperations:
     def all(self) -> tuple[UnmatchedOperation, ...]:
         """Those that are kept, in order."""
         return tuple(self._kept)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether there are targets, and nothing was done with one of them."""
+        return bool(self._experiment.target_patterns) and not self.met_target
 
     def note(self, operation: Operation) -> None:
         """Keep an operation."""
@@ -197,6 +204,7 @@ class UnmatchedOperations:
             self._request_of(operation),
         )
         if found not in self._kept:
+            self.met_target = self.met_target or self._experiment.matches_target(operation)
             self._keep(found)
             if self.tell is not None:
                 self.tell(self, found)
@@ -211,9 +219,15 @@ class UnmatchedOperations:
         self._forget()
 
     def adopt(
-        self, found: UnmatchedOperation, advice: str, certainty: int, refused_by: Iterable[str]
+        self,
+        found: UnmatchedOperation,
+        advice: str,
+        certainty: int,
+        refused_by: Iterable[str],
+        met_target: bool,
     ) -> None:
         """Keep what a child process did, with what it knows of it."""
+        self.met_target = self.met_target or met_target
         if found not in self._kept and not self._is_full:
             self._keep(found)
         self.refused_by.update(dict.fromkeys(refused_by))

@@ -194,7 +194,7 @@ class Mirror:
             conditions = fields.pop("conditions")
             known = None if conditions is None else sorted(conditions)
             known_of = unmatched.advice, unmatched.certainty, [*unmatched.refused_by]
-            self._member.tell([UNMATCHED, key, fields, known, *known_of])
+            self._member.tell([UNMATCHED, key, fields, known, *known_of, unmatched.met_target])
 
         active_experiment.unmatched.tell = tell
 
