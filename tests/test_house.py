@@ -21,7 +21,7 @@ import pytest_resilience
 
 PACKAGE = "pytest_resilience"
 
-GROUND = frozenset({"errors", "events", "clock", "locks", "seeds"})
+GROUND = frozenset({"errors", "events", "clock", "import_hook", "locks", "patching", "seeds"})
 BELOW = {
     "plugin": frozenset({"assertions", "chaos", "chaostoolkit", "diagnosis", "exploration"})
     | {"monkey", "patterns", "proxy", "report", "runtime", "virtual_time"}

@@ -15,8 +15,8 @@ from pytest_resilience.chaos.cancelling import note_scope
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.faults.callers import Cancellation
 from pytest_resilience.chaos.operation import KINDS
-from pytest_resilience.interceptors.import_hook import LibraryPatches
-from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.import_hook import LibraryPatches
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["CancelScopeInterceptor"]

@@ -20,8 +20,8 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.types.service import Service
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.events import describe
-from pytest_resilience.interceptors.import_hook import ImportHook
-from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.import_hook import ImportHook
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["ServiceInterceptor"]

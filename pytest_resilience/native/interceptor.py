@@ -18,10 +18,10 @@ from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
-from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
 from pytest_resilience.native.machines import unsupported
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["NativeInterceptor", "network_interceptors"]

@@ -20,11 +20,11 @@ from typing import Any
 from pytest_resilience.chaos.call_site import caller
 from pytest_resilience.chaos.operation import PROCESS_START
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.import_hook import ImportHook
 from pytest_resilience.interceptors.children.folder import VARIABLE
 from pytest_resilience.interceptors.children.folder import add_hook
-from pytest_resilience.interceptors.import_hook import ImportHook
-from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["Start", "Starts"]

@@ -17,7 +17,7 @@ from pytest_resilience.interceptors.databases.driver import Steps
 from pytest_resilience.interceptors.databases.driver import hooked_async
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import text_of
-from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["AsyncpgDriver"]

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.import_hook import LibraryPatches
 from pytest_resilience.interceptors.databases.driver import DATABASE_KINDS
 from pytest_resilience.interceptors.databases.driver import DriverHooks
-from pytest_resilience.interceptors.import_hook import LibraryPatches
-from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["DatabaseInterceptor"]

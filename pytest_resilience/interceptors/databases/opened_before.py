@@ -17,7 +17,7 @@ from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.interceptors.observing import Observer
-from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["OpenedBefore"]

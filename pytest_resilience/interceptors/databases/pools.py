@@ -14,7 +14,7 @@ from pytest_resilience.interceptors.databases.driver import DriverHooks
 from pytest_resilience.interceptors.databases.driver import Injection
 from pytest_resilience.interceptors.databases.driver import hooked
 from pytest_resilience.interceptors.databases.driver import hooked_async
-from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["PsycopgPools", "SqlalchemyPools"]

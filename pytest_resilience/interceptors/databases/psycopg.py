@@ -20,7 +20,7 @@ from pytest_resilience.interceptors.databases.driver import Session
 from pytest_resilience.interceptors.databases.driver import Steps
 from pytest_resilience.interceptors.databases.driver import hooked
 from pytest_resilience.interceptors.databases.driver import hooked_async
-from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["PsycopgDriver"]

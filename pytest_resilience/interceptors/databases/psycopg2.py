@@ -21,7 +21,7 @@ from pytest_resilience.interceptors.databases.driver import Steps
 from pytest_resilience.interceptors.databases.driver import inject
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
-from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["Psycopg2Driver"]

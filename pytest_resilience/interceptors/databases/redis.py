@@ -18,7 +18,7 @@ from pytest_resilience.interceptors.databases.driver import hooked
 from pytest_resilience.interceptors.databases.driver import hooked_async
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
-from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["RedisDriver"]

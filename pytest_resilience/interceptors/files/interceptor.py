@@ -28,7 +28,7 @@ from pytest_resilience.chaos.types.files import FILE_KINDS
 from pytest_resilience.chaos.types.files import OPENING_KINDS
 from pytest_resilience.interceptors.files.matching import FileTargets
 from pytest_resilience.interceptors.files.os_functions import FileFunctions
-from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["FileInterceptor"]

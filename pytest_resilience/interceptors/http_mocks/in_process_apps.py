@@ -36,7 +36,7 @@ from pytest_resilience.interceptors.http_mocks.exchange import MockResponse
 from pytest_resilience.interceptors.http_mocks.exchange import Peer
 from pytest_resilience.interceptors.http_mocks.fake_network import AsyncFakeSocket
 from pytest_resilience.interceptors.http_mocks.fake_network import FakeSocket
-from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["IN_PROCESS"]

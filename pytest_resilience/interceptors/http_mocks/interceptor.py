@@ -31,12 +31,12 @@ from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.import_hook import LibraryPatches
 from pytest_resilience.interceptors.http_mocks import pytest_httpx
 from pytest_resilience.interceptors.http_mocks import requests_mock
 from pytest_resilience.interceptors.http_mocks import responses
 from pytest_resilience.interceptors.http_mocks import respx
 from pytest_resilience.interceptors.http_mocks.in_process_apps import IN_PROCESS
-from pytest_resilience.interceptors.import_hook import LibraryPatches
 
 
 __all__ = ["HttpMockInterceptor"]

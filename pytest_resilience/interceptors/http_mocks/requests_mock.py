@@ -19,7 +19,7 @@ from pytest_resilience.interceptors.http_mocks.requests_client import MatchCache
 from pytest_resilience.interceptors.http_mocks.requests_client import Sender
 from pytest_resilience.interceptors.http_mocks.requests_client import match_once
 from pytest_resilience.interceptors.http_mocks.requests_client import peer_of
-from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["install"]

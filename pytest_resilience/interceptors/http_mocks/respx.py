@@ -19,7 +19,7 @@ from pytest_resilience.interceptors.http_mocks.httpx_client import load
 from pytest_resilience.interceptors.http_mocks.httpx_client import retries_of
 from pytest_resilience.interceptors.http_mocks.httpx_client import send
 from pytest_resilience.interceptors.http_mocks.httpx_client import send_async
-from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.patching import Patches
 
 
 if TYPE_CHECKING:

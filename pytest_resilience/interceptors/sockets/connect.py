@@ -22,13 +22,13 @@ from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
-from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.host_names import is_literal
 from pytest_resilience.interceptors.sockets.socket_classes import green_module
 from pytest_resilience.interceptors.sockets.stand_ins import StandIns
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["LoopConnects", "NameResolution"]

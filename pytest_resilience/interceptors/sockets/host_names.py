@@ -18,11 +18,11 @@ from typing import Any
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import RESOLVE
+from pytest_resilience.import_hook import ImportHook
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
-from pytest_resilience.interceptors.import_hook import ImportHook
-from pytest_resilience.interceptors.patching import Patches
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["HostNameHooks", "HostNames", "addresses_in", "is_literal"]

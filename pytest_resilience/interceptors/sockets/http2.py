@@ -29,11 +29,11 @@ from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import WaitUntil
+from pytest_resilience.import_hook import ImportHook
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
-from pytest_resilience.interceptors.import_hook import ImportHook
-from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["Http2Streams"]

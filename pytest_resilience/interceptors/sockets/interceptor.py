@@ -36,7 +36,6 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
-from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
@@ -63,6 +62,7 @@ from pytest_resilience.interceptors.sockets.stand_ins import other_ends
 from pytest_resilience.interceptors.sockets.unreachable import UnreachableClients
 from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
+from pytest_resilience.patching import Patches
 
 
 if TYPE_CHECKING:

@@ -18,7 +18,6 @@ from pytest_resilience.chaos.response_stream import CloseConnection
 from pytest_resilience.chaos.response_stream import Content
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.interceptors.foreign_objects import or_none
-from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.http2 import Http2Streams
@@ -29,6 +28,7 @@ from pytest_resilience.interceptors.sockets.wire_format import FRAMED
 from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.sockets.wire_format import client_random
 from pytest_resilience.interceptors.sockets.wire_format import is_hello
+from pytest_resilience.patching import Patches
 
 
 if TYPE_CHECKING:

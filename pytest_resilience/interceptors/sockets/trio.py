@@ -19,11 +19,11 @@ from typing import Any
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import is_frozen
-from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.socket_classes import python_socket_class
 from pytest_resilience.interceptors.waiting import SLICE
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["TrioSockets"]

@@ -20,10 +20,10 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.interceptors.import_hook import ImportHook
+from pytest_resilience.import_hook import ImportHook
 from pytest_resilience.interceptors.observing import Observer
-from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets.host_names import HostNames
+from pytest_resilience.patching import Patches
 
 
 __all__ = ["UnreachableClients"]

@@ -9,12 +9,12 @@ import sys
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.patching import Patches
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from pytest_resilience.patching import Patches
 
 
 # A loop that nobody could have foreseen: asyncio is loaded by the code under test.

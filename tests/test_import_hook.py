@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.interceptors.import_hook import ImportHook
+from pytest_resilience.import_hook import ImportHook
 
 
 @pytest.fixture
