@@ -106,7 +106,21 @@ class _Recorder:
 def _markers() -> str:
     seen = _Recorder()
     plugin.pytest_configure(seen)  # type: ignore[arg-type]
-    lines = ["# Markers", "", "The same text is printed by `pytest --markers`.", ""]
+    lines = [
+        "# Markers",
+        "",
+        "The same text is printed by `pytest --markers`. `pytest.mark` takes anything, so editors and",
+        "type checkers know nothing of it. `mark` is the same object, with types:",
+        "",
+        "```python",
+        "from pytest_resilience import mark",
+        "",
+        "",
+        '@mark.chaos("network_failure", mode="refuse", first=1)',
+        "def test_order() -> None: ...",
+        "```",
+        "",
+    ]
     for each in seen.markers:
         signature, _, meaning = each.partition(": ")
         name = signature.partition("(")[0]

@@ -127,6 +127,7 @@ if TYPE_CHECKING:
     from pytest_resilience.plugin.fixtures.stub_server import StubRequest as StubRequest
     from pytest_resilience.plugin.fixtures.stub_server import StubResponse as StubResponse
     from pytest_resilience.plugin.fixtures.stub_server import StubServer as StubServer
+    from pytest_resilience.plugin.mark import mark as mark
     from pytest_resilience.proxy.proxy import ChaosProxy as ChaosProxy
     from pytest_resilience.report.cell import Cell as Cell
     from pytest_resilience.runtime import Caps as Caps
@@ -230,6 +231,7 @@ _HOMES = {
     "aiohttp_middleware": "http_middleware",
     "httpx_async_transport": "http_middleware",
     "httpx_transport": "http_middleware",
+    "mark": "plugin.mark",
     "requests_adapter": "http_middleware",
     "set_retry_testing": "patterns.retry.config",
 }

@@ -7,10 +7,13 @@ import sys
 import threading
 import warnings
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import Self
+from typing import cast
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.context_managers import DualContext
@@ -45,7 +48,18 @@ from pytest_resilience.proxy.toxics.toxic import Toxic
 from pytest_resilience.seeds import new_seed
 
 
+if TYPE_CHECKING:
+    from pytest_resilience.chaos.types.calls import InjectIntoProxy
+
+
 __all__ = ["ChaosProxy"]
+
+
+def _by_type(
+    inject: Callable[..., DualContext[ActiveExperiment]],
+) -> InjectIntoProxy[DualContext[ActiveExperiment]]:
+    """For type checkers: its parameters are those of the type that is named."""
+    return cast("InjectIntoProxy[DualContext[ActiveExperiment]]", inject)
 
 
 class ChaosProxy:
@@ -254,6 +268,7 @@ class ChaosProxy:
         address = loopback(there.address if listen is None else listen)
         self._loop.call(lambda: there.move(server, address))
 
+    @_by_type
     def inject(
         self,
         experiment: ChaosExperiment | ChaosType | str,

@@ -137,7 +137,7 @@ def test_faults(
 
 
 @pytest.mark.parametrize("stream", ["upstream", "downstream"])
-def test_late(proxy: ChaosProxy, client: socket.socket, stream: str) -> None:
+def test_late(proxy: ChaosProxy, client: socket.socket, stream: Any) -> None:
     with proxy.inject("network_latency", delay="150ms", stream=stream) as latency:
         client.send(b"one")
         client.settimeout(SHORT)
@@ -156,12 +156,13 @@ def test_what_is_late_arrives_when_it_is_over(proxy: ChaosProxy, client: socket.
 
 
 def test_silence_and_partition(proxy: ChaosProxy, client: socket.socket, server: Echo) -> None:
-    for mode, arrived in (("timeout", [b"timeout"]), ("partition", [b"timeout"])):
+    mode: Any
+    for mode in ("timeout", "partition"):
         with proxy.inject("network_failure", mode=mode) as failure:
             client.send(mode.encode())
             until(lambda failure=failure: failure.hits)  # type: ignore[misc]
             assert received(client, 0) == []
-        assert server.received == arrived
+        assert server.received == [b"timeout"]
     client.send(b"after")
     assert received(client, 1) == [b"after"]
 

@@ -139,7 +139,7 @@ def test_a_request_in_pieces_is_one_request(proxy: ChaosProxy, client: socket.so
 
 
 @pytest.mark.parametrize("stream", ["downstream", "upstream"])
-def test_what_needs_no_answer_does_not_hide_what_comes_after(serve: Serve, stream: str) -> None:
+def test_what_needs_no_answer_does_not_hide_what_comes_after(serve: Serve, stream: Any) -> None:
     """Such as the acknowledgements of HTTP/2: each experiment finds what is sent in its time."""
 
     def answer(connection: socket.socket) -> None:
@@ -187,7 +187,7 @@ def test_more_of_a_late_message_is_late_too(serve: Serve) -> None:
 
 @pytest.mark.parametrize("stream", ["downstream", "upstream"])
 def test_delays_differ_as_they_are_told(
-    proxy: ChaosProxy, client: socket.socket, stream: str
+    proxy: ChaosProxy, client: socket.socket, stream: Any
 ) -> None:
     delays: list[float] = []
     proxy.engine.listeners.add(
@@ -204,7 +204,7 @@ def test_delays_differ_as_they_are_told(
 
 @pytest.mark.parametrize("stream", ["downstream", "upstream"])
 def test_the_end_comes_late(
-    proxy: ChaosProxy, recorder: Recorder, connect: Connect, stream: str
+    proxy: ChaosProxy, recorder: Recorder, connect: Connect, stream: Any
 ) -> None:
     client = connect()
     assert ask(client) == b"ping"
@@ -234,7 +234,7 @@ def test_the_end_comes_late(
     ids=["bandwidth", "dribble"],
 )
 def test_a_thin_line(
-    proxy: ChaosProxy, client: socket.socket, stream: str, parameters: dict[str, Any]
+    proxy: ChaosProxy, client: socket.socket, stream: Any, parameters: dict[str, Any]
 ) -> None:
     message = bytes(range(250)) * 10
     with proxy.inject("network_latency", stream=stream, **parameters) as thin:
@@ -298,7 +298,7 @@ def test_a_reset_after_so_many_bytes_of_an_answer_that_comes_in_pieces(serve: Se
 
 
 @pytest.mark.parametrize("stream", ["downstream", "upstream"])
-def test_who_is_slow_receives_all_that_comes_before_a_reset(serve: Serve, stream: str) -> None:
+def test_who_is_slow_receives_all_that_comes_before_a_reset(serve: Serve, stream: Any) -> None:
     """What the kernel has of it when its connection is reset would be lost."""
     sent, size, limit = threading.Event(), 3 << 20, 1 << 20
     received: list[int | str] = []
@@ -357,7 +357,7 @@ def test_damaged_bytes(
     proxy: ChaosProxy,
     client: socket.socket,
     recorder: Recorder,
-    stream: str,
+    stream: Any,
     at_the_server: bool,
 ) -> None:
     message = bytes(1000)
@@ -398,7 +398,7 @@ def test_the_head_of_an_answer_is_not_damaged(serve: Serve) -> None:
     ids=str,
 )
 def test_what_happens_to_answers_has_not_happened_where_none_came(
-    serve: Serve, kind: str, given: dict[str, Any]
+    serve: Serve, kind: Any, given: dict[str, Any]
 ) -> None:
     def keeps_silent(connection: socket.socket) -> None:
         while connection.recv(100):
@@ -780,7 +780,7 @@ def test_a_partition_holds_back_what_is_no_answer_and_the_end_of_it(serve: Serve
 
 @pytest.mark.parametrize("stream", ["upstream", "downstream"])
 def test_a_partition_of_one_direction(
-    proxy: ChaosProxy, client: socket.socket, recorder: Recorder, stream: str
+    proxy: ChaosProxy, client: socket.socket, recorder: Recorder, stream: Any
 ) -> None:
     with proxy.inject("network_failure", mode="partition", stream=stream) as partition:
         client.sendall(b"order")

@@ -8,6 +8,7 @@ import threading
 import time
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -104,7 +105,7 @@ def test_a_reset_is_met_after_the_server_got_the_request(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("mode", ["reset", "close"])
-def test_who_waits_already_is_struck_when_it_begins(mode: str, serve: Serve) -> None:
+def test_who_waits_already_is_struck_when_it_begins(mode: Any, serve: Serve) -> None:
     asked = threading.Event()
 
     def listen(connection: socket.socket) -> None:
@@ -321,7 +322,7 @@ def test_an_experiment_of_its_own(proxy: ChaosProxy, connect: Connect) -> None:
         assert ask(client) == b"ping"
     assert (first.experiment, first.hits) == (experiment, 1)
     with pytest.raises(ConfigurationError) as caught:
-        proxy.inject(experiment, delay="6ms")
+        proxy.inject(experiment, delay="6ms")  # type: ignore[call-overload]
     assert str(caught.value) == "experiment 'far' has its own parameters; leave out delay"
     off = ChaosExperiment("off", "network_latency", delay="5ms", enabled=False)
     with proxy.inject(off) as none:

@@ -72,7 +72,7 @@ def test_little_pieces_without_a_pause_stop_nobody(proxy: ChaosProxy, connect: C
 
 
 @pytest.mark.parametrize("stream", ["upstream", "downstream", "both"])
-def test_a_client_that_has_said_everything_gets_its_answer(serve: Serve, stream: str) -> None:
+def test_a_client_that_has_said_everything_gets_its_answer(serve: Serve, stream: Any) -> None:
     def answer(connection: socket.socket) -> None:
         connection.sendall(b"got " + read_all(connection))
 

@@ -18,9 +18,11 @@ import pytest
 from pytest_resilience import BreakerFactory
 from pytest_resilience import BulkheadManager
 from pytest_resilience import Chaos
+from pytest_resilience import ChaosExperiment
 from pytest_resilience import ChaosMonkey
 from pytest_resilience import ChaosProxy
 from pytest_resilience import ChaosResponses
+from pytest_resilience import ChaosType
 from pytest_resilience import CircuitBreaker
 from pytest_resilience import DegradationManager
 from pytest_resilience import ManualClock
@@ -34,6 +36,7 @@ from pytest_resilience import Stub
 from pytest_resilience import StubRequest
 from pytest_resilience import StubResponse
 from pytest_resilience import StubServer
+from pytest_resilience import mark
 
 
 @pytest.mark.chaos("network_failure", mode="refuse", first=2)
@@ -56,7 +59,15 @@ def test_all_that_a_test_can_ask_for(chaos: Chaos) -> None:
         pass
     with chaos.disk_stress(fill=True), chaos.fd_exhaustion(leave=0), chaos.thread_exhaustion():
         pass
-    with chaos.inject("a type of another plugin", loudness=11):
+    with chaos.inject("network_failure", mode="reset", path="/v1/*", first=2) as by_name:
+        assert_type(by_name.hits, int)
+    with chaos.inject(ChaosType.DISK_FAILURE, mode="torn_write", path=Path("data/config.json")):
+        pass
+    with chaos.inject("service_failure", target_services="payment", must_fire=False):
+        pass
+    with chaos.inject(ChaosExperiment("loud", "a type of another plugin", loudness=11)):
+        pass
+    with chaos.inject("a type of another plugin", intensity=0.5):
         pass
     assert [event.kind for event in chaos.events] == ["network.receive"]
 
@@ -81,7 +92,42 @@ def test_what_is_misspelt(chaos: Chaos, tmp_path: Path) -> None:
     chaos.memory_stress(mode="exhaust")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     chaos.service_failure("payment", exception=TimeoutError())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     chaos.thread_exhaustion(leave=3)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    chaos.inject("network_failure", mode="refuze")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
+    chaos.inject("network_latency", delya="200ms")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
+    chaos.inject(ChaosType.NETWORK_LATENCY, mode="reset")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
+    chaos.inject("service_failure", mode="refuse")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
     chaos.network_lateness()  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+
+
+pytestmark = [mark.no_virtual_time, mark.chaos("network_latency", delay="200ms", must_fire=False)]
+
+
+@mark.chaos("network_failure", mode="refuse", first=2, include_setup=True)
+@mark.chaos(ChaosExperiment("slow", "network_latency", 1.0), must_fire=False)
+@mark.resilience(allowed=[TimeoutError], deadline="5s")
+@mark.virtual_time(start="2030-01-01T00:00Z", schedule="seeded")
+def test_marked(tmp_path: Path) -> int:
+    return len(tmp_path.parts)
+
+
+@mark.no_chaos
+@mark.chaos_explore(faults=["refuse"], depth=1, invariant=test_marked, max_calls="4x", budget="30s")
+@mark.chaos_replay("connect(payments:443)#1=refuse")
+class TestMarked:
+    @pytest.mark.parametrize("count", [1, pytest.param(2, marks=mark.chaos("cpu_stress"))])
+    @mark.chaos("service_failure", target_services=["payment", "stock"], exception=TimeoutError)
+    async def test_method(self, count: int) -> None:
+        assert_type(test_marked(Path(str(count))), int)
+
+
+mark.chaos("network_failure", mode="refuze")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
+mark.chaos("network_latency", delya="200ms")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
+mark.chaos("network_failure", first=1, must_fire="no")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
+mark.chaos("service_failure", mode="refuse")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
+mark.resilience(alowed=[TimeoutError])  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+mark.virtual_time(schedule="random")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+mark.chaos_explore(fault=["refuse"])  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+mark.chaos_expl()  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 
 def test_a_proxy(chaos_proxy: ProxyFactory) -> None:
@@ -91,6 +137,13 @@ def test_a_proxy(chaos_proxy: ProxyFactory) -> None:
         assert_type(experiment.hits, int)
     with proxy.inject("network_latency:delay=100ms,stream=upstream"):
         pass
+    with proxy.inject(ChaosType.NETWORK_LATENCY, delay="1s", stream="both", must_fire=False):
+        pass
+    with proxy.inject(ChaosExperiment("far", "network_latency"), stream="upstream"):
+        pass
+    proxy.inject("network_failure", mode="refuze")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
+    proxy.inject("network_latency", delya="1s")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
+    proxy.inject("disk_failure", mode="io_error")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
     chaos_proxy("127.0.0.1:53", protocol="upd")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 

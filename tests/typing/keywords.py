@@ -1,7 +1,7 @@
-"""The text of `pytest_resilience/chaos/types/keywords.py`, made of the schemas of the chaos types.
+"""The text of `keywords.py` and `calls.py`, made of the schemas of the chaos types.
 
 What a parameter takes is found out by asking its parser. `python -m tests.typing.keywords` writes
-the module anew.
+the modules anew.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 
 from collections.abc import Iterable
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.schema import trigger_parameters
 
 
-__all__ = ["MODULE", "annotation", "class_name", "expected", "line_of"]
+__all__ = ["MODULES", "annotation", "class_name", "expected", "line_of"]
 
 MODULE = Path(catalog.__file__).with_name("keywords.py")
 
-HEAD = '''"""What the methods of the fixture `chaos` take, for type checkers and editors.
+HEAD = '''"""What experiments take by keyword, for type checkers and editors.
 
 Written by `python -m tests.typing.keywords`, of the schemas of the chaos types: a test compares.
 """
@@ -47,6 +48,33 @@ from typing import TypedDict
 __all__ = [
 {names}
 ]  # fmt: skip
+'''
+
+CALLS_HEAD = '''"""What takes a chaos type by name, with its parameters, for type checkers.
+
+The last two overloads of each take what no name says. They take no parameter of a type, or a
+misspelt one of a type that is known would be taken for that of another.
+
+Written by `python -m tests.typing.keywords`, of the schemas of the chaos types: a test compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+from typing import Protocol
+from typing import TypeVar
+from typing import Unpack
+from typing import overload
+
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.types.catalog import ChaosType
+{imports}
+
+
+__all__ = [{names}]
+
+_R_co = TypeVar("_R_co", covariant=True)
 '''
 
 # What stands for each type that a parameter may take. A text that is only a number is left out:
@@ -183,6 +211,75 @@ def expected() -> str:
     return "".join(parts)
 
 
+def expected_calls() -> str:
+    """The whole text of the module of calls."""
+    used = sorted({"Experiments", *(class_name(kind) for each in _CALLS for kind in each.kinds)})
+    line = "from pytest_resilience.chaos.types.keywords import "
+    head = CALLS_HEAD.format(
+        imports="\n".join(line + each for each in used),
+        names=", ".join(_quoted(each.name) for each in _CALLS),
+    )
+    return head + "".join(map(_protocol, _CALLS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """What takes an experiment, or a type by its name with the parameters of that type.
+
+    Attributes:
+        name: of its class.
+        summary: the docstring of it.
+        switches: keywords that it has besides.
+        kinds: the types that it takes.
+    """
+
+    name: str
+    summary: str
+    switches: tuple[str, ...] = ()
+    kinds: tuple[ChaosType, ...] = tuple(kind for kind in ChaosType if kind in SCHEMAS)
+
+
+_STREAM = 'stream: Literal["upstream", "downstream", "both"] | None = ...'
+_CALLS = (
+    _Call(name="Inject", summary="`Chaos.inject`."),
+    _Call(
+        name="InjectIntoProxy",
+        summary="`ChaosProxy.inject`; a text may be a whole experiment, as flags take it.",
+        kinds=(
+            ChaosType.NETWORK_LATENCY, ChaosType.NETWORK_FAILURE, ChaosType.SERVICE_FAILURE,
+        ),
+    ),
+    _Call(
+        name="MarkChaos",
+        summary="`@pytest.mark.chaos`.",
+        switches=("include_setup: bool = ...",),
+    ),
+)  # fmt: skip
+
+
+def _protocol(call: _Call) -> str:
+    """A class whose call is overloaded by the type's name."""
+    switches = ["must_fire: bool = ...", *call.switches]
+    overloads = []
+    for kind in call.kinds:
+        own = ["target_services: str | Sequence[str]"] if kind is ChaosType.SERVICE_FAILURE else []
+        which = f'Literal["{kind.value}", ChaosType.{kind.name}]'
+        rest = f"**parameters: Unpack[{class_name(kind)}]"
+        overloads.append(_overload(which, [*own, *switches, rest]))
+    streams = [_STREAM] if call.name == "InjectIntoProxy" else []
+    overloads.append(_overload("ChaosExperiment", [*streams, *switches]))
+    rest = "**parameters: Unpack[Experiments]"
+    overloads.append(_overload("str", [*streams, *switches, rest]))
+    head = f"class {call.name}(Protocol[_R_co]):"
+    return f'\n\n{head}\n    """{call.summary}"""\n' + "".join(overloads)
+
+
+def _overload(experiment: str, keywords: Iterable[str]) -> str:
+    lines = ["self", f"experiment: {experiment}", "*", *keywords]
+    body = "".join(f"        {each},\n" for each in lines)
+    return f"\n    @overload\n    def __call__(\n{body}    ) -> _R_co: ...\n"
+
+
 _MEANINGS = {
     "Delays": "How long a delay is.",
     "Requests": "Which requests are meant.",
@@ -202,5 +299,8 @@ def _wrapped(names: Iterable[str]) -> str:
     return "\n".join([*lines, line])
 
 
+MODULES = {MODULE: expected, MODULE.with_name("calls.py"): expected_calls}
+
 if __name__ == "__main__":
-    MODULE.write_text(expected(), encoding="utf-8")
+    for path, text in MODULES.items():
+        path.write_text(text(), encoding="utf-8")

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import inspect
 
+from pathlib import Path
 from typing import Any
 from typing import get_type_hints
 
@@ -20,16 +21,16 @@ from pytest_resilience.chaos.types.catalog import ChaosType
 from pytest_resilience.chaos.types.schema import Parameter
 from pytest_resilience.plugin.fixtures.patterns import BreakerFields
 from pytest_resilience.plugin.fixtures.patterns import RetryFields
-from tests.typing.keywords import MODULE
+from tests.typing.keywords import MODULES
 from tests.typing.keywords import annotation
 from tests.typing.keywords import class_name
-from tests.typing.keywords import expected
 
 
-def test_the_keywords_are_those_of_the_schemas() -> None:
-    there, wanted = MODULE.read_text(encoding="utf-8"), expected()
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+def test_the_keywords_are_those_of_the_schemas(module: Path) -> None:
+    there, wanted = module.read_text(encoding="utf-8"), MODULES[module]()
     lines = difflib.unified_diff(
-        there.splitlines(), wanted.splitlines(), str(MODULE), "what it should say", lineterm=""
+        there.splitlines(), wanted.splitlines(), str(module), "what it should say", lineterm=""
     )
     told = "\n".join(lines)
     assert not told, f"write it with `python -m tests.typing.keywords`, which does this:\n{told}"

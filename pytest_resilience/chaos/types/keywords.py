@@ -1,4 +1,4 @@
-"""What the methods of the fixture `chaos` take, for type checkers and editors.
+"""What experiments take by keyword, for type checkers and editors.
 
 Written by `python -m tests.typing.keywords`, of the schemas of the chaos types: a test compares.
 """

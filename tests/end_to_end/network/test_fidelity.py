@@ -76,7 +76,7 @@ class Event:
     """
 
     mood: str
-    kind: str = "network_failure"
+    kind: Any = "network_failure"
     parameters: dict[str, Any]
     kept: bool = False
     waits: bool = False
