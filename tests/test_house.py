@@ -69,6 +69,7 @@ ABOUT: dict[str, frozenset[str]] = {
     "interceptors.databases.opened_before": frozenset({"sqlite3"}),
     "interceptors.databases.psycopg2": frozenset({"psycopg2"}),
     "interceptors.databases.sqlite": frozenset({"sqlite3"}),
+    "virtual_time.tls_calls": frozenset({"ssl"}),
 }
 
 CLIENTS = frozenset({"requests", "responses", "psutil"})

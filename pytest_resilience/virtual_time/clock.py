@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import gc
 import random
 import sys
@@ -19,6 +20,7 @@ from typing import Self
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import LeakedThreadsError
+from pytest_resilience.import_hook import ImportHook
 from pytest_resilience.virtual_time.bubble import Bubble
 from pytest_resilience.virtual_time.bubble import activate
 from pytest_resilience.virtual_time.bubble import current
@@ -29,10 +31,11 @@ from pytest_resilience.virtual_time.clocks import install_clocks
 from pytest_resilience.virtual_time.driver import Driver
 from pytest_resilience.virtual_time.locks import install_locks
 from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.real_waits import MULTIPROCESSING
 from pytest_resilience.virtual_time.real_waits import install_processes
 from pytest_resilience.virtual_time.real_waits import outside
+from pytest_resilience.virtual_time.refusals import REFUSALS
 from pytest_resilience.virtual_time.refusals import check_surroundings
-from pytest_resilience.virtual_time.refusals import install_refusals
 from pytest_resilience.virtual_time.socket_calls import install_polls
 from pytest_resilience.virtual_time.socket_calls import install_socket_calls
 from pytest_resilience.virtual_time.sockets import Sockets
@@ -68,8 +71,9 @@ class VirtualClock:
         self._driver = Driver()
         self._patches = Patches()
         self._sockets = Sockets()
-        self._bubble = Bubble(network=self._sockets, chance=chance, kick=self._driver.kick)
         self._shadows: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self._imports = self._when_imported()
+        self._bubble = Bubble(network=self._sockets, chance=chance, kick=self._driver.kick)
         self._wall: WallClock | None = None
         self._zero = Zero(0)
 
@@ -164,12 +168,11 @@ class VirtualClock:
             install_clocks(self._patches, self._zero)
             install_locks(self._patches)
             install_threads(self._patches)
-            install_executors(self._patches, self._shadows)
             install_selectors(self._patches)
             install_polls(self._patches)
             install_socket_calls(self._patches, self._sockets)
             install_processes(self._patches)
-            install_refusals(self._patches)
+            self._imports.install()
             self._patches.rebind()
             self._driver.serve(self._bubble)
             self._bubble.enter(threading.current_thread())
@@ -178,6 +181,17 @@ class VirtualClock:
             self._remove()
             raise
         return self
+
+    def _when_imported(self) -> ImportHook:
+        """What is replaced in modules that the test may be the first to import."""
+        executors = functools.partial(install_executors, self._shadows)
+        every: dict[str, Callable[[Patches], None]] = {
+            "ssl": _install_tls,
+            "concurrent.futures.thread": executors,
+            **MULTIPROCESSING,
+            **REFUSALS,
+        }
+        return ImportHook({n: functools.partial(each, self._patches) for n, each in every.items()})
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Let the threads of the test end, and put everything back.
@@ -218,11 +232,17 @@ class VirtualClock:
 
     def _remove(self) -> None:
         undo: list[Callable[[], None]] = [lambda: activate(None), self._bubble.end]
-        undo += [self._driver.stop, self._patches.remove]
+        undo += [self._driver.stop, self._imports.remove, self._patches.remove]
         if self._wall is not None:
             undo.append(self._wall.remove)
         for step in undo:
             step()
+
+
+def _install_tls(patches: Patches) -> None:
+    from pytest_resilience.virtual_time.tls_calls import install_tls  # which needs it
+
+    install_tls(patches)
 
 
 def start_of(start: object) -> int:

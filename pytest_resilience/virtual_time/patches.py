@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import types
 
+from collections.abc import Mapping
 from typing import Any
+
+from pytest_resilience import patching
 
 
 __all__ = ["Patches"]
-
-_ABSENT = object()
 
 # Whose names stay as they are: who measures and runs tests, who waits for what is real, and where
 # what is replaced comes from.
@@ -26,60 +27,61 @@ _looked_at: dict[str, tuple[int, int, frozenset[int], tuple[str, ...]]] = {}
 
 
 class Patches:
-    """Replaced attributes, each with what was there before."""
+    """Replaced attributes, also where modules have bound them to names of their own."""
 
     def __init__(self) -> None:
-        self._attributes: list[tuple[Any, str, Any]] = []
+        self._attributes = patching.Patches()
         self._names: list[tuple[dict[str, Any], str, Any, Any]] = []
-        self._of_modules: dict[int, Any] = {}  # by the id of what was there
+        self._values: dict[int, Any] = {}  # of modules, by the id of what was there
+        self._originals: dict[int, Any] = {}  # of modules, by the id of what is there now
+        self._modules = set(sys.modules)
 
     def set(self, owner: Any, name: str, value: Any) -> None:
         """Replace an attribute of a module or class, which may have inherited it."""
-        before = vars(owner).get(name, _ABSENT)
-        self._attributes.append((owner, name, before))
-        if isinstance(owner, types.ModuleType):
-            self._of_modules[id(before)] = value
-        setattr(owner, name, value)
+        before = vars(owner).get(name)
+        self._attributes.replace(owner, name, lambda _: value)
+        if isinstance(owner, types.ModuleType) and vars(owner)[name] is value:
+            self._values[id(before)] = value
+            self._originals[id(value)] = before
 
     def rebind(self) -> None:
         """Replace what was replaced in a module wherever another one has bound it to a name.
 
         As `from time import monotonic` does. Who binds it anew in the meantime keeps that.
         """
-        wanted = frozenset(self._of_modules)
+        wanted = frozenset(self._values)
         for module_name, module in [*sys.modules.items()]:
             if type(module) is not types.ModuleType and not isinstance(module, types.ModuleType):
                 continue
             names = vars(module)
             known = _looked_at.get(module_name)
             if known is None or known[:3] != (id(names), len(names), wanted):
-                bound = _bound(module_name, names, wanted)
+                keeps = module_name.partition(".")[0] in _KEEP
+                bound = () if keeps else _bound(names, self._values)
                 known = _looked_at[module_name] = id(names), len(names), wanted, bound
             for name in known[3]:
                 before = names.get(name)
-                value = self._of_modules.get(id(before))
+                value = self._values.get(id(before))
                 if value is not None:
                     self._names.append((names, name, before, value))
                     names[name] = value
 
     def remove(self) -> None:
         """Put everything back, the latest first."""
+        for module_name in sys.modules.keys() - self._modules:  # imported meanwhile
+            names = getattr(sys.modules.get(module_name), "__dict__", {})
+            for name in _bound(names, self._originals):
+                names[name] = self._originals[id(names[name])]
         while self._names:
-            namespace, name, before, value = self._names.pop()
-            if namespace.get(name) is value:
-                namespace[name] = before
-        while self._attributes:
-            owner, name, before = self._attributes.pop()
-            if before is _ABSENT:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, before)
-        self._of_modules.clear()
+            names, name, before, value = self._names.pop()
+            if names.get(name) is value:
+                names[name] = before
+        self._attributes.restore()
+        self._values.clear()
+        self._originals.clear()
 
 
-def _bound(module_name: str, names: dict[str, Any], wanted: frozenset[int]) -> tuple[str, ...]:
-    if module_name.partition(".")[0] in _KEEP:
-        return ()
-    if wanted.isdisjoint(map(id, [*names.values()])):
+def _bound(names: Mapping[str, Any], wanted: Mapping[int, Any]) -> tuple[str, ...]:
+    if wanted.keys().isdisjoint(map(id, [*names.values()])):
         return ()
     return tuple(name for name, value in [*names.items()] if id(value) in wanted)

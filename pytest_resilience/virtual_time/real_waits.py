@@ -16,7 +16,7 @@ from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.patches import Patches
 
 
-__all__ = ["install_processes", "outside"]
+__all__ = ["MULTIPROCESSING", "install_processes", "outside"]
 
 _IN_SUBPROCESS = ("__init__", "wait", "communicate")
 _IN_MULTIPROCESSING: dict[str, dict[str, tuple[str, ...]]] = {
@@ -53,13 +53,21 @@ def install_processes(patches: Patches) -> None:
         patches.set(subprocess.Popen, name, _real(getattr(subprocess.Popen, name)))
     if hasattr(os, "waitpid"):
         patches.set(os, "waitpid", _real(os.waitpid))
-    for module_name, classes in _IN_MULTIPROCESSING.items():
-        module = sys.modules.get(module_name)
-        for owner_name, names in classes.items() if module is not None else ():
-            owner = getattr(module, owner_name, None) if owner_name else module
-            for name in names:
-                if name in vars(owner or object):
-                    patches.set(owner, name, _real(getattr(owner, name)))
+
+
+def _install_multiprocessing(module_name: str, patches: Patches) -> None:
+    module = sys.modules[module_name]
+    for owner_name, names in _IN_MULTIPROCESSING[module_name].items():
+        owner = getattr(module, owner_name, None) if owner_name else module
+        for name in names:
+            if name in vars(owner or object):
+                patches.set(owner, name, _real(getattr(owner, name)))
+
+
+MULTIPROCESSING = {
+    name: functools.partial(_install_multiprocessing, name) for name in _IN_MULTIPROCESSING
+}
+"""By the module that is replaced in, once it has been imported."""
 
 
 def _real(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,8 +11,16 @@ from pytest_resilience.virtual_time.bubble import reader
 from pytest_resilience.virtual_time.patches import Patches
 
 
-__all__ = ["check_surroundings", "install_refusals"]
+__all__ = ["REFUSALS", "check_surroundings"]
 
+_FREEZES = (
+    "freezegun freezes the time, which virtual time moves; use virtual_time(start=…) in its place, "
+    "and virtual_clock.advance(…)"
+)
+_TRAVELS = (
+    "time-machine moves the date, as virtual time does; use virtual_time(start=…) in its place, "
+    "and virtual_clock.advance(…)"
+)
 _GREENLETS = "{} has replaced what waits, and its hub waits in C; test this part in real time"
 _UVLOOP = (
     "virtual time cannot see what uvloop waits for; let the test use asyncio's own loop, as with "
@@ -29,9 +37,7 @@ def check_surroundings() -> None:
     """Raise ConfigurationError if virtual time cannot begin here."""
     freezegun: Any = sys.modules.get("freezegun.api")
     if freezegun is not None and freezegun.freeze_factories:
-        raise ConfigurationError(
-            "freezegun has frozen the time already; use virtual_time(start=…) in its place"
-        )
+        raise ConfigurationError(_FREEZES)
     try:
         import time_machine
     except ImportError:
@@ -39,9 +45,7 @@ def check_surroundings() -> None:
             "virtual time needs time-machine for dates; pip install pytest-resilience[clock]"
         ) from None
     if time_machine.escape_hatch.is_travelling():
-        raise ConfigurationError(
-            "time-machine travels already; use virtual_time(start=…) in its place"
-        )
+        raise ConfigurationError(_TRAVELS)
     gevent: Any = sys.modules.get("gevent.monkey")
     if gevent is not None and gevent.saved:
         raise ConfigurationError(_GREENLETS.format("gevent"))
@@ -58,18 +62,48 @@ def _check_loop(loop: Any) -> None:
         raise ConfigurationError(_UVLOOP)
 
 
-def install_refusals(patches: Patches) -> None:
-    """Refuse members who enter a loop that virtual time cannot see."""
-    runners: Any = sys.modules.get("asyncio.runners")
-    if runners is not None:
-        patches.set(runners.Runner, "get_loop", _get_loop(runners.Runner.get_loop))
-        patches.set(runners.Runner, "run", _run(runners.Runner.run))
-    uvloop: Any = sys.modules.get("uvloop")
-    if uvloop is not None:
-        patches.set(uvloop, "new_event_loop", _refuse(uvloop.new_event_loop, _UVLOOP))
-    trio: Any = sys.modules.get("trio._core._run")
-    if trio is not None:
-        patches.set(trio, "setup_runner", _refuse_without_clock(trio.setup_runner))
+def _in_asyncio(patches: Patches) -> None:
+    runner: Any = sys.modules["asyncio.runners"].Runner
+    patches.set(runner, "get_loop", _get_loop(runner.get_loop))
+    patches.set(runner, "run", _run(runner.run))
+
+
+def _in_uvloop(patches: Patches) -> None:
+    uvloop: Any = sys.modules["uvloop"]
+    patches.set(uvloop, "new_event_loop", _refuse(uvloop.new_event_loop, _UVLOOP))
+    for name in ("run_forever", "run_until_complete"):
+        patches.set(uvloop.Loop, name, _refuse(getattr(uvloop.Loop, name), _UVLOOP))
+
+
+def _in_trio(patches: Patches) -> None:
+    trio: Any = sys.modules["trio._core._run"]
+    patches.set(trio, "setup_runner", _refuse_without_clock(trio.setup_runner))
+
+
+def _in_gevent(patches: Patches) -> None:
+    hub: Any = sys.modules["gevent.hub"].Hub
+    patches.set(hub, "run", _refuse(hub.run, _GREENLETS.format("gevent")))
+
+
+def _in_freezegun(patches: Patches) -> None:
+    freezer: Any = sys.modules["freezegun.api"]._freeze_time  # noqa: SLF001  # what freezes
+    patches.set(freezer, "start", _refuse(freezer.start, _FREEZES))
+
+
+def _in_time_machine(patches: Patches) -> None:
+    travel: Any = sys.modules["time_machine"].travel
+    patches.set(travel, "start", _refuse(travel.start, _TRAVELS))
+
+
+REFUSALS = {
+    "asyncio.runners": _in_asyncio,
+    "uvloop": _in_uvloop,
+    "trio._core._run": _in_trio,
+    "gevent.hub": _in_gevent,
+    "freezegun.api": _in_freezegun,
+    "time_machine": _in_time_machine,
+}
+"""What refuses members who begin to wait by another time, by the module that they import for it."""
 
 
 def _get_loop(real: Any) -> Any:

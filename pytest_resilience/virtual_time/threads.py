@@ -135,16 +135,14 @@ def _join(real: Callable[..., None]) -> Callable[..., None]:
     return join
 
 
-def install_executors(patches: Patches, shadows: weakref.WeakKeyDictionary[Any, Any]) -> None:
-    """Let executors that are older than the clock work inside of it.
+def install_executors(shadows: weakref.WeakKeyDictionary[Any, Any], patches: Patches) -> None:
+    """Let executors that are older than the clock work inside of it, once there are any.
 
     Their threads are no members, so that time would jump over what they do. Each gets a shadow of
     the same size, in `shadows`, which does the work that members give it.
     """
-    module = sys.modules.get("concurrent.futures.thread")
-    if module is None:
-        return  # then there is no executor yet
-    executor: Any = module.ThreadPoolExecutor
+    module: Any = sys.modules["concurrent.futures.thread"]
+    executor = module.ThreadPoolExecutor
     young: weakref.WeakSet[Any] = weakref.WeakSet()
     init, submit, shutdown = executor.__init__, executor.submit, executor.shutdown
 

@@ -460,12 +460,15 @@ def test_a_wait_of_a_fault_is_one_jump(suite: pytest.Pytester) -> None:
         import select
         import socket
         import sqlite3
+        import ssl
+        import threading
 
         import httpx
         import pytest
         import requests
         import respx
         import responses
+        import trustme
 
         MINUTE = pytest.mark.chaos("network_latency", delay="60s")
 
@@ -486,6 +489,26 @@ def test_a_wait_of_a_fault_is_one_jump(suite: pytest.Pytester) -> None:
         def test_blocking():
             with connection() as ours:
                 assert ours.recv(1) == b"x"
+
+        def test_tls(chaos):
+            authority = trustme.CA()
+            server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+            authority.issue_cert("127.0.0.1").configure_cert(server)
+            authority.configure_trust(client)
+
+            def serve(theirs):
+                with server.wrap_socket(theirs, server_side=True) as theirs:
+                    theirs.sendall(theirs.recv(1))
+
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                ours = socket.create_connection(listener.getsockname())
+                thread = threading.Thread(target=serve, args=listener.accept()[:1])
+                thread.start()
+                with client.wrap_socket(ours, server_hostname="127.0.0.1") as ours:
+                    with chaos.network_latency(delay="60s"):
+                        ours.sendall(b"x")
+                        assert ours.recv(1) == b"x"
+                thread.join()
 
         @MINUTE
         def test_select():
@@ -536,7 +559,7 @@ def test_a_wait_of_a_fault_is_one_jump(suite: pytest.Pytester) -> None:
         def test_file(tmp_path):
             (tmp_path / "x").write_text("x")
     """)
-    suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=9)
+    suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=10)
 
 
 def test_an_experiment_that_ends_lets_who_waits_go_on(suite: pytest.Pytester) -> None:

@@ -34,11 +34,11 @@ def begin():
     [
         (
             "import freezegun\nwith freezegun.freeze_time('2030-01-01'): begin()",
-            "freezegun has frozen the time already; use virtual_time(start=…)",
+            "freezegun freezes the time, which virtual time moves; use virtual_time(start=…)",
         ),
         (
             "import time_machine\nwith time_machine.travel(0): begin()",
-            "time-machine travels already; use virtual_time(start=…)",
+            "time-machine moves the date, as virtual time does; use virtual_time(start=…)",
         ),
         (
             "import gevent.monkey\ngevent.monkey.patch_all()\nbegin()",
@@ -89,6 +89,54 @@ with VirtualClock():
     shown = run(code)
     assert says in shown
     assert "ran" not in shown
+
+
+def test_who_is_imported_by_the_test_itself_is_refused_too() -> None:
+    shown = run(f"""
+import sys
+{BEGIN}
+async def main():
+    print("ran")
+def with_uvloop():
+    import uvloop
+    uvloop.run(main())
+def with_its_loop():
+    from uvloop import Loop
+    Loop().run_until_complete(main())
+def with_trio():
+    import trio
+    trio.run(trio.sleep, 1)
+def with_gevent():
+    import gevent
+    gevent.sleep(1)
+def with_freezegun():
+    import freezegun
+    with freezegun.freeze_time("2030-01-01"):
+        print("ran")
+def with_time_machine():
+    from time_machine import travel
+    with travel(0):
+        print("ran")
+assert not sys.modules.keys() & {{"uvloop", "trio", "gevent", "freezegun"}}
+trials = [with_uvloop, with_its_loop, with_trio, with_gevent, with_freezegun, with_time_machine]
+with VirtualClock():
+    for each in trials:
+        try:
+            each()
+        except ConfigurationError as error:
+            print(each.__name__, error)
+""")
+    lines = [line.split(maxsplit=1) for line in shown.splitlines()]
+    expected = {
+        "with_uvloop": "let the test use asyncio's own loop",
+        "with_its_loop": "let the test use asyncio's own loop",
+        "with_trio": "MockClock(autojump_threshold=0)",
+        "with_gevent": "test this part in real time",
+        "with_freezegun": "use virtual_time(start=…) in its place",
+        "with_time_machine": "use virtual_time(start=…) in its place",
+    }
+    assert [name for name, _ in lines] == [*expected]
+    assert all(expected[name] in says for name, says in lines)
 
 
 def test_what_is_not_refused() -> None:
