@@ -109,8 +109,8 @@ def _markers() -> str:
     lines = [
         "# Markers",
         "",
-        "The same text is printed by `pytest --markers`. `pytest.mark` takes anything, so editors and",
-        "type checkers know nothing of it. `mark` is the same object, with types:",
+        "The same text is printed by `pytest --markers`. `pytest.mark` takes anything, so editors",
+        "and type checkers know nothing of it. `mark` is the same object, with types:",
         "",
         "```python",
         "from pytest_resilience import mark",
@@ -124,6 +124,7 @@ def _markers() -> str:
     for each in seen.markers:
         signature, _, meaning = each.partition(": ")
         name = signature.partition("(")[0]
+        meaning = " ".join(meaning.split())
         lines += [f"## {name}", "", f"`@pytest.mark.{signature}`", "", _sentence(meaning), ""]
     lines += [
         "The parameters of `chaos` are those of the [chaos type](types.md), and these, which every",

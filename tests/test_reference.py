@@ -19,6 +19,7 @@ import pytest_resilience
 from pytest_resilience import ChaosExperiment
 from pytest_resilience import assertions
 from pytest_resilience import patterns
+from pytest_resilience import plugin
 from pytest_resilience import proxy
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.possible_faults import CRASHES
@@ -57,18 +58,28 @@ def headings(page: str) -> set[str]:
 
 def test_every_marker(pytester: pytest.Pytester) -> None:
     shown = pytester.runpytest("--markers").stdout.str()
-    ours = re.findall(r"^@pytest\.mark\.(chaos|no_chaos|resilience)\b(.*)$", shown, re.MULTILINE)
-    assert headings("markers") >= {name for name, _ in ours} == {"chaos", "no_chaos", "resilience"}
-    for name, rest in ours:
-        signature, _, _ = f"{name}{rest}".partition(": ")
+    ours = {each.partition(": ")[0] for each in plugin._MARKERS}
+    assert headings("markers") == {each.partition("(")[0] for each in ours}
+    for signature in ours:
+        assert f"@pytest.mark.{signature}: " in shown
         assert f"`@pytest.mark.{signature}`" in pages()["reference/markers.md"]
 
 
 def test_every_fixture(pytester: pytest.Pytester) -> None:
-    shown = pytester.runpytest("--fixtures", "-q").stdout.str()
-    ours = re.findall(r"^(\w+).* -- .*pytest_resilience\S*\.py:\d+$", shown, re.MULTILINE)
-    assert len(ours) > 10
-    assert headings("fixtures") >= set(ours)
+    """In a list that says of each in one line what it is for, with what one would write."""
+    shown = pytester.runpytest("--fixtures", "-q").stdout.lines
+    ours = re.compile(r"(\w+).* -- .*pytest_resilience\S*\.py:\d+")
+    told = {
+        found[1]: shown[number + 1 : shown.index("", number)]
+        for number, line in enumerate(shown)
+        if (found := ours.fullmatch(line))
+    }
+    assert told.keys() == headings("fixtures") & told.keys() > {"chaos", "stub_server"}
+    assert not [name for name in told if name.startswith("_")]
+    for name, lines in told.items():
+        assert len(lines) == 1, name
+        assert len(lines[0]) <= 100, name
+        assert re.search(r"[.!]$|see the guide", lines[0]), name
 
 
 def test_every_flag_and_ini_option(pytester: pytest.Pytester) -> None:

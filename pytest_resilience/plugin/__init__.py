@@ -49,6 +49,40 @@ _CAPS = {
     "chaos_max_disk": "bytes on a disk, or share of what is free there (default 10%)",
 }
 
+# A line says what for; those below it say what may be given. A time is in seconds, or a text.
+_MARKERS = (
+    (
+        "chaos(type_or_experiment, *, must_fire=True, include_setup=False, name=..., "
+        "intensity=..., probability=..., duration=..., **parameters): put a fault around "
+        "the test; stackable.\n"
+        "    chaos('network_latency', delay='200ms', target='api.*:443'), for example. All types "
+        "and parameters, with units: pytest --chaos-list."
+    ),
+    "no_chaos: never put chaos around the test.",
+    (
+        "resilience(allowed=[], deadline='60s'): say how the test may end in the matrix.\n"
+        "    allowed: exceptions that mean degraded and not failed. deadline: when it hangs."
+    ),
+    (
+        "virtual_time(start=None, schedule=None): let every wait of the test be over at once.\n"
+        "    All clocks agree on how long it was. start: the date, such as '2030-01-01T00:00Z'. "
+        "schedule='seeded': one thread at a time, chosen by the seed."
+    ),
+    "no_virtual_time: let the test wait in real time.",
+    (
+        "chaos_explore(faults=[...], depth=2, allowed=[...], invariant=[...], probe=..., "
+        "deadline='10s', max_calls='4x', budget=200): try every fault that an operation can have.\n"
+        "    The test fails for what breaks. depth: faults at once. allowed: exceptions that mean "
+        "degraded. invariant: functions that raise where something does not hold. probe: a "
+        "function that has to work afterwards. max_calls: operations, or times those without "
+        "faults. budget: runs, or a time."
+    ),
+    (
+        "chaos_replay(*schedules): try the faults that an exploration has printed.\n"
+        "    chaos_replay('connect(payments:443)#1=refuse'), for example."
+    ),
+)
+
 _EXPLORE = frozenset({"--chaos-explore", "--resilience-chaos-explore"})
 _DEPTH = 2  # of an exploration that names none
 _EXPLORING = frozenset({"chaos_explore", "chaos_replay"})
@@ -65,35 +99,8 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Describe the markers; start the session if a flag asks for chaos."""
-    config.addinivalue_line(
-        "markers",
-        "chaos(type_or_experiment, *, must_fire=True, include_setup=False, name=..., "
-        "intensity=..., probability=..., duration=..., **parameters): run the test under a "
-        "chaos experiment; stackable. See pytest --chaos-list for types and parameters.",
-    )
-    config.addinivalue_line("markers", "no_chaos: never put chaos around the test.")
-    config.addinivalue_line(
-        "markers",
-        "resilience(allowed=[], deadline=60): in the matrix, the exceptions that mean degraded and "
-        "not failed, and the seconds after which the test hangs.",
-    )
-    config.addinivalue_line(
-        "markers",
-        "virtual_time(start=None, schedule=None): every wait of the test and its threads is over "
-        "at once, and all clocks agree on how long it was. start: the date, such as "
-        "'2030-01-01T00:00Z'. schedule='seeded': one thread at a time, chosen by the seed.",
-    )
-    config.addinivalue_line("markers", "no_virtual_time: the test waits in real time.")
-    config.addinivalue_line(
-        "markers",
-        "chaos_explore(faults=[...], depth=2, allowed=[...], invariant=[...], probe=..., "
-        "deadline=10, max_calls='4x', budget=200): run the test under every fault that each of its "
-        "operations can have, and fail it for what breaks.",
-    )
-    config.addinivalue_line(
-        "markers",
-        "chaos_replay(*schedules): run the test under schedules that an exploration has printed.",
-    )
+    for marker in _MARKERS:
+        config.addinivalue_line("markers", marker)
     options = config.pluginmanager.get_plugin(_OPTIONS)
     flags = () if options is None else options.FLAGS.keys() - {_CLOCK_FLAG}
     if options is not None and any(options.given(config, flag) for flag in flags):
@@ -207,7 +214,7 @@ def pytest_collection_modifyitems(
 
 @pytest.fixture
 def chaos(request: pytest.FixtureRequest) -> Chaos:
-    """Faults for parts of a test: `with chaos.network_latency(delay=0.2): ...`."""
+    """Faults for parts of a test: `with chaos.network_latency(delay="200ms"): ...`."""
     fixture: Chaos = _session(request.config).chaos(request.node)
     return fixture
 
@@ -239,7 +246,7 @@ def postgres_chaos(request: pytest.FixtureRequest) -> Iterator[Callable[[str], P
 
 @pytest.fixture
 def chaos_proxy(request: pytest.FixtureRequest) -> Iterator[ProxyFactory]:
-    """Makes TCP proxies for what no interceptor reaches: `chaos_proxy("127.0.0.1:5432")`."""
+    """Makes proxies for what no interceptor reaches: `chaos_proxy("127.0.0.1:5432").dsn(url)`."""
     with _session(request.config).proxies(request.node) as make:
         yield make
 
@@ -248,7 +255,7 @@ def chaos_proxy(request: pytest.FixtureRequest) -> Iterator[ProxyFactory]:
 def crash_recorder(
     request: pytest.FixtureRequest,
 ) -> Callable[..., AbstractContextManager[CrashRecording]]:
-    """Records what is written, for the states that a crash may leave: see the guide on crashes."""
+    """Records writes, for the states that a crash may leave: `crash_recorder(tmp_path)`."""
     record: Callable[..., AbstractContextManager[CrashRecording]]
     record = _session(request.config).record_crashes
     return record
@@ -256,7 +263,7 @@ def crash_recorder(
 
 @pytest.fixture
 def chaos_responses(request: pytest.FixtureRequest) -> Iterator[ChaosResponses]:
-    """A started `responses.RequestsMock` whose responses take faults: `get(url, chaos="...")`."""
+    """A mock of `responses` that takes faults: `get(url, chaos="network_latency:delay=1s")`."""
     mock: ChaosResponses = _session(request.config).responses(request.node)
     with mock:
         yield mock
@@ -273,7 +280,7 @@ def stub_server() -> Iterator[StubServer]:
 
 @pytest.fixture
 def manual_clock() -> ManualClock:
-    """A clock that sleeping moves, for every pattern that the other fixtures make."""
+    """A clock that sleeping moves, for what other fixtures make: `manual_clock.advance(30)`."""
     from pytest_resilience.clock import ManualClock
 
     return ManualClock()
@@ -315,7 +322,7 @@ def retry_testing() -> Iterator[Callable[..., RetryTesting]]:
 
 @pytest.fixture
 def bulkhead_manager(request: pytest.FixtureRequest) -> Iterator[BulkheadManager]:
-    """A bulkhead manager, shut down when the test ends."""
+    """A manager of bulkheads, shut down by the test: `bulkhead_manager.create_bulkhead("db")`."""
     from pytest_resilience.plugin.fixtures import patterns
 
     with patterns.bulkheads(patterns.clock_of(request)) as manager:
@@ -324,7 +331,7 @@ def bulkhead_manager(request: pytest.FixtureRequest) -> Iterator[BulkheadManager
 
 @pytest.fixture
 def degradation_manager(request: pytest.FixtureRequest) -> DegradationManager:
-    """A degradation manager without services."""
+    """A manager of services that may fail: `degradation_manager.register_feature(...)`."""
     from pytest_resilience.plugin.fixtures import patterns
 
     return patterns.degradation(patterns.clock_of(request))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.suites import SERVER
@@ -176,10 +178,17 @@ def test_async_and_unittest_tests_are_covered(suite: pytest.Pytester) -> None:
 
 
 def test_markers_are_described(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest("--markers")
-    result.stdout.fnmatch_lines(
-        ["@pytest.mark.chaos(type_or_experiment, *", "@pytest.mark.no_chaos*"]
-    )
+    """In a list whose first lines say what for; what each can be given stands below."""
+    shown = pytester.runpytest("--markers").stdout.lines
+    ours = re.compile(r"@pytest\.mark\.((no_)?chaos|resilience|(no_)?virtual_time)")
+    first = [line for line in shown if ours.match(line)]
+    assert len(first) == 7
+    for line in first:
+        signature, _, meaning = line.partition(": ")
+        assert meaning.endswith((".", "; stackable.")), line
+        assert len(meaning) <= 80, line
+        below = shown[shown.index(line) + 1]
+        assert below.startswith("    ") is ("(" in signature), line
 
 
 def test_markers_are_known_to_strict_runs(suite: pytest.Pytester) -> None:
