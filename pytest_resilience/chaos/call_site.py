@@ -71,10 +71,13 @@ def caller(folder: str = "", loop_objects: tuple[object, ...] = ()) -> str:
     waits for what is done here. Takes 1 to 100 µs, so it is asked only for what is recorded.
     """
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # inspect's way is 100 times slower
-    while frame is not None and not _is_runner(frame.f_code.co_filename):
-        if not is_library(frame.f_code.co_filename):
+    while frame is not None:
+        role = _role_of_file(frame.f_code.co_filename)
+        if role == _OF_USER:
             return _format(frame, folder)
-        if place := _waiting_site(frame, folder, loop_objects):
+        if role == _OF_RUNNER:
+            break
+        if role == _GIVES_CONTROL and (place := _waiting_site(frame, folder, loop_objects)):
             return place
         frame = frame.f_back
     return _greenlet_site(folder)
@@ -145,6 +148,20 @@ def is_library(filename: str) -> bool:
     )
 
 
+_OF_USER, _OF_RUNNER, _GIVES_CONTROL, _OF_LIBRARY = "user", "runner", "control", "library"
+
+
+@lru_cache(maxsize=4096)
+def _role_of_file(filename: str) -> str:
+    """What `caller` makes of the frames of a file: one look at each, for there are many."""
+    if _is_runner(filename):
+        return _OF_RUNNER
+    if not is_library(filename):
+        return _OF_USER
+    ends = tuple(end for end, _ in _CONTROL.values())
+    return _GIVES_CONTROL if filename.endswith(ends) else _OF_LIBRARY
+
+
 @lru_cache(maxsize=4096)
 def _is_runner(filename: str) -> bool:
     """Whether a file is of pytest: its callers are no code under test."""
@@ -159,17 +176,28 @@ def control_role(code: CodeType) -> str:
 
 def _format(frame: Any, folder: str) -> str:
     code = frame.f_code
-    name = code.co_filename
+    return _place(code.co_filename, frame.f_lineno, code.co_name, folder)
+
+
+@lru_cache(maxsize=4096)
+def _place(file: str, line: int, function: str, folder: str) -> str:
     if folder:
-        name = name.removeprefix(folder.rstrip(os.sep) + os.sep)
-    return f"{name}:{frame.f_lineno} in {code.co_name}"
+        file = file.removeprefix(folder.rstrip(os.sep) + os.sep)
+    return f"{file}:{line} in {function}"
 
 
 def current_task() -> object:
     """The task that runs here, of asyncio or trio."""
-    for module, name in (("asyncio", "current_task"), ("trio.lowlevel", "current_task")):
-        with contextlib.suppress(Exception):  # no loop of theirs runs here
-            task: object = getattr(sys.modules[module], name)()
+    task: object
+    # Asked first, for it raises nothing: mostly no loop runs. It is not there while asyncio loads.
+    running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
+    if running is not None and running() is not None:
+        with contextlib.suppress(Exception):  # there are loops of many makes
+            task = sys.modules["asyncio"].current_task()
+            return task
+    if "trio.lowlevel" in sys.modules:
+        with contextlib.suppress(Exception):  # no loop of its runs here
+            task = sys.modules["trio.lowlevel"].current_task()
             return task
     return None
 

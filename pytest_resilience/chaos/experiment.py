@@ -223,7 +223,7 @@ class ChaosExperiment:
         made = ChaosExperiment(name, ChaosType.NETWORK_LATENCY, 1.0, math.inf, children=False)
         # They are where their properties keep them.
         vars(made).update(faults=(Observation(of=kinds),), trigger=Always())
-        for derived in ("kinds", "is_nothing"):
+        for derived in ("kinds", "is_nothing", "only_observes"):
             vars(made).pop(derived, None)
         return made
 
@@ -250,6 +250,11 @@ class ChaosExperiment:
     def is_nothing(self) -> bool:
         """Whether nobody could tell that its faults have happened."""
         return all(fault.is_nothing for fault in self.faults)
+
+    @cached_property
+    def only_observes(self) -> bool:
+        """Whether it is there for what it matches to be seen, and counts nothing."""
+        return any(isinstance(fault, Observation) for fault in self.faults)
 
     @cached_property
     def awaits(self) -> bool:

@@ -210,6 +210,11 @@ class Operation:
         """Whether nothing is known of a connection or a request."""
         return self.tcp is _NO_TCP and self.http is _NO_HTTP
 
+    @property
+    def has_no_statement(self) -> bool:
+        """Whether no database is asked."""
+        return self.sql is _NO_SQL
+
     def of_stream(self, request: HttpRequest) -> Operation:
         """The same as one of several on its connection, which belongs to this request."""
         connection = self.tcp.connection

@@ -11,11 +11,13 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 from typing import Any
 from typing import Final
 
 from pytest_resilience.chaos.crash_states import CrashModel
 from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.faults.network import Fault
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CHECK_OUT
 from pytest_resilience.chaos.operation import COMMIT
@@ -208,23 +210,29 @@ def possible_names(operation: Operation) -> tuple[str, ...]:
     if operation.kind == CALL or not operation.is_plain:
         possible = possible_faults(operation.kind)
         return tuple(each.name for each in possible if each.can_happen_to(operation))
-    names, awaited = _plain_names(operation.kind, operation.blocking, operation.sql)
-    if awaited is not None and awaited.can_happen_to(operation):
-        return (*names, awaited.name)
+    sql = None if operation.has_no_statement else operation.sql
+    names, awaited, faults = _plain_names(operation.kind, operation.blocking, sql)
+    for fault in faults:
+        if fault.can_happen_to(operation):
+            return (*names, awaited)
     return names
 
 
 @functools.lru_cache(maxsize=1024)
 def _plain_names(
-    kind: str, blocking: bool, sql: SqlDetails
-) -> tuple[tuple[str, ...], PossibleFault | None]:
-    """For `possible_names`: those that do not depend on who waits, and the last one, if it does."""
-    operation = Operation(kind=kind, target="", names=(), blocking=blocking, sql=sql)
+    kind: str, blocking: bool, sql: SqlDetails | None
+) -> tuple[tuple[str, ...], str, tuple[Fault, ...]]:
+    """For `possible_names`: those that do not depend on who waits; and the last one, with what
+    can happen then, if it does.
+    """
+    operation = Operation(kind=kind, target="", names=(), blocking=blocking)
+    if sql is not None:
+        operation = replace(operation, sql=sql)
     *others, last = possible_faults(kind)
     depends = last.chaos_type == "cancellation"
     fixed = others if depends else [*others, last]
     names = tuple(each.name for each in fixed if each.can_happen_to(operation))
-    return names, last if depends else None
+    return names, last.name, _probe(last, "").faults if depends else ()
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 
@@ -102,17 +103,21 @@ class _Points:
 
     def __init__(self, names: TargetNames) -> None:
         self._names = names
-        self._numbers: Counter[Site] = Counter()
+        self._numbers: dict[tuple[str, str, str], int] = {}
         self._asking: dict[int, str] = {}  # by connection, for the response that comes next
 
     def of(self, operation: Operation, place: str) -> tuple[Point, int]:
         """The next point, and its number among those of its kind and target."""
-        anywhere = Site(operation.kind, self._names.of(operation))
-        site = Site(anywhere.kind, anywhere.target, self._function_of(operation, place))
-        self._numbers[anywhere] += 1
-        if site.function:
-            self._numbers[site] += 1
-        return Point(site, self._numbers[site]), self._numbers[anywhere]
+        kind, target = operation.kind, self._names.of(operation)
+        function = self._function_of(operation, place)
+        overall = self._next(kind, target, "")
+        number = self._next(kind, target, function) if function else overall
+        return _point(kind, target, function, number), overall
+
+    def _next(self, kind: str, target: str, function: str) -> int:
+        site = kind, target, function
+        number = self._numbers[site] = self._numbers.get(site, 0) + 1
+        return number
 
     def _function_of(self, operation: Operation, place: str) -> str:
         """Who does it; of a response, who has asked for it.
@@ -125,6 +130,12 @@ class _Points:
         elif operation.kind == RECEIVE:
             return self._asking.pop(connection, function)
         return function
+
+
+@functools.lru_cache(maxsize=4096)
+def _point(kind: str, target: str, function: str, number: int) -> Point:
+    """The same object in every run, which takes less to find than to make."""
+    return Point(Site(kind, target, function), number)
 
 
 class OperationLog:
@@ -250,6 +261,7 @@ def _is_explored(operation: Operation) -> bool:
     return bool(possible_faults(operation.kind))
 
 
+@functools.lru_cache(maxsize=4096)
 def _function(place: str) -> str:
     """`shop.pay` of `src/shop.py:12 in pay`."""
     file, _, function = place.rpartition(" in ")

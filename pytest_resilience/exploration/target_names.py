@@ -52,11 +52,9 @@ class TargetNames:
     def of(self, operation: Operation) -> str:
         """The name of its target."""
         name = operation.target
-        address = _ADDRESS.fullmatch(name)
-        if address is not None:
-            return self._of_port(address[1], address[2])
         if not name.startswith("/"):
-            return name
+            address = _ADDRESS.fullmatch(name)
+            return name if address is None else self._of_port(address[1], address[2])
         name = self._of_path(name)
         for pattern, expression in self._patterns.get(operation.kind, ()):
             if expression.fullmatch(name):

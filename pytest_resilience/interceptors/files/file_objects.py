@@ -8,6 +8,7 @@ may be as late as `close`.
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import os
 import sys
@@ -140,11 +141,12 @@ def make_stream(  # noqa: PLR0917  # the order is that of open
     __tracebackhide__ = True
     given = (mode, buffering, encoding, errors, newline, closefd, opener)
     is_valid = _is_valid(mode, buffering, is_text_given=given[2:5] != (None, None, None))
-    names = files.names_at(file) if opener is None or files.only_recording else None
-    if files.only_recording and names and is_valid:
+    only_recording = files.only_recording
+    names = files.names_at(file) if opener is None or only_recording else None
+    if only_recording and names and is_valid:
         for kind in _kinds(file, mode):
             files.apply(kind, names)
-    if files.only_recording or not is_valid or (names is None and opener is None):
+    if only_recording or not is_valid or (names is None and opener is None):
         return original(file, *given)
     if names and not isinstance(file, int):
         files.apply(opening_kind(file, _flags(mode)), names, file)
@@ -173,11 +175,19 @@ def _is_valid(mode: Any, buffering: Any, *, is_text_given: bool) -> bool:
     return (
         isinstance(mode, str)
         and isinstance(buffering, int)
-        and set(mode) <= set("rwxa+bt")
+        and _is_mode(mode)
+        and not ("b" in mode and (buffering == 1 or is_text_given))
+        and not ("b" not in mode and buffering == 0)
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _is_mode(mode: str) -> bool:
+    return (
+        set(mode) <= set("rwxa+bt")
         and len(set(mode)) == len(mode)
         and sum(letter in mode for letter in "rwxa") == 1
-        and not ("b" in mode and ("t" in mode or buffering == 1 or is_text_given))
-        and not ("b" not in mode and buffering == 0)
+        and not {"b", "t"} <= set(mode)
     )
 
 
@@ -189,6 +199,7 @@ def _kinds(file: Any, mode: Any) -> list[str]:
     return opening + reading + writing
 
 
+@functools.lru_cache(maxsize=256)
 def _flags(mode: str) -> int:
     flags = {"r": 0, "w": os.O_CREAT | os.O_TRUNC, "a": os.O_CREAT, "x": os.O_CREAT | os.O_EXCL}
     letter = next(each for each in mode if each in flags)

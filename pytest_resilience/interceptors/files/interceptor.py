@@ -49,6 +49,7 @@ class FileInterceptor:
         self._patches = Patches()
         self._files: FileTargets | None = None
         self._replaced: set[tuple[Any, str]] = set()
+        self._seen: frozenset[str] = frozenset()  # the kinds that all of it is in place for
         self._supported: list[tuple[set[Any], Any]] = []
 
     def install(self) -> None:
@@ -56,6 +57,8 @@ class FileInterceptor:
             self._files = FileTargets(self._engine)
             self._functions = FileFunctions(self._files)
         needed = self._engine.kinds
+        if needed <= self._seen:
+            return
         if not needed.isdisjoint(OPENING_KINDS | {READ, WRITE, RESIZE}):
             make = _once(self._functions.open)
             for owner in (builtins, io):
@@ -65,10 +68,11 @@ class FileInterceptor:
             for name in names if not kinds or kinds & needed else ():
                 if hasattr(os, name):
                     self._replace(os, name, make)
+        self._seen |= needed
 
     def refresh(self) -> None:
         if self._files is not None:
-            self._files.forget()
+            self._files.refresh()
 
     def remove(self) -> bool:
         if self._files is not None:
@@ -77,6 +81,7 @@ class FileInterceptor:
         if self._patches:
             self._patches.restore()
         self._replaced.clear()
+        self._seen = frozenset()
         while self._supported:
             supporting, ours = self._supported.pop()
             supporting.discard(ours)

@@ -12,6 +12,7 @@ Never hit, whatever the glob:
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import threading
 
@@ -51,25 +52,28 @@ class FileTargets:
 
     Attributes:
         untargeted: paths, as they were given, at which no experiment is aimed.
+        only_recording: no experiment is about files, so that what is done with them is only noted.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._removed = False
         self._deciding: set[int] = set()  # threads
-        self.forget()
+        self.refresh()
 
-    @property
-    def only_recording(self) -> bool:
-        """No experiment is about files, so that what is done with them is only noted."""
+    def refresh(self) -> None:
+        """Other experiments are active."""
         traced = self._engine.file_trace is not None
-        return not traced and not any(each.kinds & FILE_KINDS for each in self._engine.active)
+        aimed = any(each.kinds & FILE_KINDS for each in self._engine.active)
+        self.only_recording = not traced and not aimed
+        self.forget()
 
     def forget(self) -> None:
         """To be called when paths mean something else: other experiments, links, another folder."""
         # Replaced, not emptied: another thread may be about to add what held before.
         self.untargeted: set[str] = set()
         self._targeted: dict[str, Names] = {}
+        self._folders: dict[str, str] = {}
 
     def remove(self) -> None:
         """From now on no file is targeted."""
@@ -90,7 +94,7 @@ class FileTargets:
         if folder is not None:
             names = _names(given, folder)
             return names if names is not None and self._is_target(names) else None
-        return self._look_up(given, lambda: _names(given, None))
+        return self._look_up(given, lambda: self._names_in_folder(given))
 
     def names_of(self, descriptor: Any) -> Names | None:
         """The name of the file behind a descriptor; None if no experiment is aimed at it."""
@@ -106,6 +110,27 @@ class FileTargets:
         if not name.startswith("/") or name.endswith(" (deleted)"):
             return None
         return self._look_up(name, lambda: (name,))  # all its links are resolved
+
+    def _names_in_folder(self, given: str) -> Names | None:
+        """As `_names`, but the links on the way to a folder are resolved once, until `forget`."""
+        folder, name = os.path.split(given)
+        if not folder.startswith("/") or name in {"", ".", ".."} or "/.." in folder:
+            return _names(given, None)
+        resolved = self._folders.get(folder)
+        if resolved is None:
+            names = _names(folder, None)
+            if names is None:
+                return None
+            resolved = self._folders[folder] = names[-1]
+        path = os.path.join(resolved, name)
+        try:
+            if stat.S_ISLNK(os.lstat(path).st_mode):
+                return _names(given, None)
+        except OSError:  # it is not there
+            pass
+        except ValueError:  # a NUL in the name
+            return None
+        return tuple(dict.fromkeys((os.path.abspath(given), path)))
 
     def _look_up(self, key: str, find: Callable[[], Names | None]) -> Names | None:
         untargeted, targeted = self.untargeted, self._targeted
@@ -139,6 +164,10 @@ class FileTargets:
                 elif not _is_of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as in chaos.place
                     active_experiment.unmatched.note(operation)
         return found
+
+    def may_concern(self) -> bool:
+        """Whether what is done here may be hit or traced: it is a look at who does it."""
+        return self._engine.file_trace is not None or not _is_of_a_tool(sys._getframe(1))  # noqa: SLF001  # as in chaos.call_site
 
     def apply(self, kind: str, names: Names, *given: Any) -> Effect | None:
         """Let an operation on a file wait or fail, as its experiments say.

@@ -245,7 +245,7 @@ class FileFunctions:
             @functools.wraps(original)
             def call(*args: Any, **kwargs: Any) -> Any:
                 __tracebackhide__ = True
-                done = before(*args, **kwargs)
+                done = before(*args, **kwargs) if self._files.may_concern() else None
                 try:
                     result = original(*args, **kwargs)
                 finally:

@@ -545,6 +545,26 @@ def test_links_are_followed_wherever_they_lead(here: Path, inject: Inject) -> No
         assert Path("current/file").read_text() == "one"
 
 
+@pytest.mark.parametrize(
+    "way", ["folder/file", "link/file", "folder/other", "link/../two/file", "link/./file", "two/"]
+)
+def test_every_way_to_a_file_is_the_same_file(here: Path, inject: Inject, way: str) -> None:
+    (here / "two").mkdir()
+    (here / "two" / "file").write_text("two")
+    os.symlink("file", here / "two" / "other")
+    for name in ("folder", "link"):
+        os.symlink("two", here / name)
+    with inject(path=here / "two" / "*", mode="EACCES", at="open"):
+        (here / "beside").write_text("another one in the same folder is no target")
+        with open(os.path.join(here, "beside")):
+            pass
+        path = os.path.join(here, way)
+        for _ in range(2):
+            failing = pytest.raises(IsADirectoryError) if way == "two/" else fails(errno.EACCES)
+            with failing, open(path):
+                pass
+
+
 def test_a_relative_path_is_another_one_elsewhere(here: Path, inject: Inject) -> None:
     for folder in ("one", "two"):
         (here / folder).mkdir()
