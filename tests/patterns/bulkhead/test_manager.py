@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import threading
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -327,3 +329,96 @@ class ManagerMachine(RuleBasedStateMachine):
 
 TestManagerMachine = ManagerMachine.TestCase
 TestManagerMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+
+
+def test_a_manager_makes_finds_and_shuts_down() -> None:
+    manager = BulkheadManager()
+    for kind, cls in [
+        (BulkheadType.THREAD_POOL, ThreadPoolBulkhead),
+        (BulkheadType.SEMAPHORE, SemaphoreBulkhead),
+        (BulkheadType.RATE_LIMIT, RateLimitBulkhead),
+    ]:
+        made = manager.create_bulkhead(kind.value, BulkheadConfig(bulkhead_type=kind))
+        assert isinstance(made, cls)
+        assert manager.get_bulkhead(kind.value) is made
+        assert made.name == kind.value
+    assert list(manager.get_all_stats()) == ["thread_pool", "semaphore", "rate_limit"]
+    with pytest.raises(DuplicateNameError, match="a bulkhead named 'semaphore' exists already"):
+        manager.create_bulkhead("semaphore")
+    with pytest.raises(UnknownNameError, match="no bulkhead is named 'disk'; known: 'rate_limit'"):
+        manager.get_bulkhead("disk")
+    manager.shutdown_all()
+    manager.shutdown_all()
+    with pytest.raises(ShutdownError):
+        manager.get_bulkhead("thread_pool").execute(int)
+    with pytest.raises(ShutdownError, match="this bulkhead manager has been shut down"):
+        manager.create_bulkhead("late")
+
+
+class Meddling:
+    """A clock in whose every reading somebody else does something."""
+
+    def __init__(self) -> None:
+        self.meddle: Callable[[], object] = lambda: None
+
+    def monotonic(self) -> float:
+        self.meddle()
+        return 0.0
+
+
+def test_statistics_while_others_add() -> None:
+    clock = Meddling()
+    manager = BulkheadManager(clock=clock)  # type: ignore[arg-type]
+    config, numbers = BulkheadConfig(bulkhead_type=BulkheadType.RATE_LIMIT), itertools.count()
+    for name in ("a", "b"):
+        manager.create_bulkhead(name, config)
+    clock.meddle = lambda: manager.create_bulkhead(f"z{next(numbers)}", config)
+    assert list(manager.get_all_stats()) == ["a", "b"]
+    clock.meddle = lambda: None
+    assert list(manager.get_all_stats()) == ["a", "b", "z0", "z1"]
+
+
+def test_bulkheads_are_created_replaced_and_retired() -> None:
+    with BulkheadManager() as manager:
+        semaphore = BulkheadConfig(2, bulkhead_type=BulkheadType.SEMAPHORE)
+        old = manager.get_or_create_bulkhead("prices", semaphore)
+        assert manager.get_or_create_bulkhead("prices", BulkheadConfig(5)) is old
+        old.acquire()  # type: ignore[attr-defined]
+        new = manager.replace_bulkhead("prices", semaphore)
+        assert manager.get_bulkhead("prices") is new is not old
+        assert old.execute(int) == new.execute(int) == 0  # who has the old one goes on with it
+        assert manager.remove_bulkhead("prices") is new
+        for change in (manager.replace_bulkhead, manager.remove_bulkhead):
+            with pytest.raises(UnknownNameError, match="no bulkhead is named 'prices'"):
+                change("prices")
+    with pytest.raises(ShutdownError):
+        manager.get_or_create_bulkhead("prices")
+
+
+@pytest.mark.parametrize("change", ["replace_bulkhead", "remove_bulkhead"])
+def test_what_a_retired_pool_has_accepted_ends_as_ever(change: str) -> None:
+    release = threading.Event()
+    with BulkheadManager() as manager:
+        pool = manager.create_bulkhead("prices", BulkheadConfig(1))
+        assert isinstance(pool, ThreadPoolBulkhead)
+        running, waiting = pool.submit(release.wait, 60), pool.submit(int)
+        getattr(manager, change)("prices")
+        with pytest.raises(ShutdownError):
+            pool.execute(int)
+        assert not waiting.done()
+        release.set()
+        assert (running.result(60), waiting.result(60)) == (True, 0)
+        pool.shutdown()  # its threads have ended
+
+
+def test_all_who_ask_at_once_are_given_the_same_bulkhead() -> None:
+    manager, together = BulkheadManager(), threading.Barrier(8, timeout=30)
+    config = BulkheadConfig(bulkhead_type=BulkheadType.SEMAPHORE)
+
+    def ask(_: int) -> list[object]:
+        together.wait()
+        return [manager.get_or_create_bulkhead(str(number), config) for number in range(100)]
+
+    with ThreadPoolExecutor(8) as threads:
+        first, *others = threads.map(ask, range(8))
+    assert all(each == first for each in others)
