@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import CircuitBreakerError
+from pytest_resilience.locks import OfThisProcess
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
 from pytest_resilience.patterns.circuit_breaker.config import CircuitBreakerConfig
@@ -61,7 +62,7 @@ _ASKS_TO_WAIT = frozenset({429, 503})  # the statuses that a Retry-After comes w
 _ENDLESS = "text/event-stream"
 
 
-class HostBreakers:
+class HostBreakers(OfThisProcess):
     """A circuit breaker for each host and port, and what counts as a failure of one.
 
     A request that is rejected is not sent. It raises a `CircuitBreakerError` that is an error of

@@ -1,4 +1,4 @@
-"""Locks, and places, that a forked child finds free.
+"""What is of one process: locks, and places, that a forked child finds free.
 
 A thread of the parent may hold one at the moment of the fork. It is not there in the child, so
 nobody would ever release the child's copy.
@@ -11,10 +11,11 @@ import weakref
 
 from collections.abc import Callable
 from typing import Any
+from typing import NoReturn
 from typing import TypeVar
 
 
-__all__ = ["fork_safe", "renew_in_child"]
+__all__ = ["OfThisProcess", "fork_safe", "renew_in_child"]
 
 _Lock = TypeVar("_Lock")
 
@@ -54,6 +55,20 @@ def _renew() -> None:
         found = ref()
         if found is not None:
             getattr(found, method)()
+
+
+class OfThisProcess:
+    """Cannot be pickled, nor copied: two would each count a part of what happens."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        name = getattr(self, "name", None)
+        who = type(self).__name__ if name is None else f"{type(self).__name__} {name!r}"
+        raise TypeError(
+            f"{who} belongs to one process, so it cannot be pickled or copied: create it in a "
+            "module, and send functions of that module, which are pickled by name"
+        )
 
 
 if hasattr(os, "register_at_fork"):

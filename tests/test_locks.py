@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import ast
+import copy
 import gc
 import os
+import pickle
 import sys
 import threading
 
@@ -15,17 +17,26 @@ import pytest
 import pytest_resilience
 
 from pytest_resilience import BulkheadConfig
+from pytest_resilience import BulkheadManager
 from pytest_resilience import CircuitBreaker
 from pytest_resilience import CircuitBreakerConfig
+from pytest_resilience import CircuitBreakerRegistry
 from pytest_resilience import DegradationManager
 from pytest_resilience import FeatureFlag
+from pytest_resilience import Hedging
+from pytest_resilience import HostBreakers
 from pytest_resilience import ManualClock
 from pytest_resilience import RateLimitBulkhead
+from pytest_resilience import RedisStore
+from pytest_resilience import RetryBudget
+from pytest_resilience import RetryHandler
 from pytest_resilience import SemaphoreBulkhead
 from pytest_resilience import ServiceLevel
 from pytest_resilience import ThreadPoolBulkhead
 from pytest_resilience import locks
 from pytest_resilience.locks import fork_safe
+from pytest_resilience.patterns import Pipeline
+from pytest_resilience.patterns import TimeLimiter
 
 
 PACKAGE = Path(pytest_resilience.__file__).parent
@@ -221,3 +232,37 @@ def test_a_rate_limit_that_was_being_renewed() -> None:
         return bool(limit.get_stats()["current_rate"] == 3)
 
     assert exit_code_of_child(acquires_the_rest) == 0
+
+
+PATTERNS: list[Any] = [
+    CircuitBreaker(), RetryHandler(), SemaphoreBulkhead(), RateLimitBulkhead(),
+    ThreadPoolBulkhead(), TimeLimiter(60.0), Hedging(), Pipeline(RetryHandler(), CircuitBreaker()),
+    RateLimitBulkhead().weighing(2),
+]  # fmt: skip
+HOLDERS: list[Any] = [
+    CircuitBreakerRegistry(), BulkheadManager(), DegradationManager(), HostBreakers(),
+    RetryBudget(), CircuitBreaker().acquire(), CircuitBreaker().isolate(),
+    RedisStore("redis://127.0.0.1:1/0"),  # which nobody asks
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("original", PATTERNS + HOLDERS, ids=lambda each: type(each).__name__)
+def test_what_counts_is_not_copied(original: Any, copied: Callable[[Any], Any]) -> None:
+    who = rf"^{type(original).__name__}( '[a-z ]+')? belongs to one process"
+    with pytest.raises(TypeError, match=who):
+        copied(original)
+
+
+def increase(number: int) -> int:
+    return number + 1
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda each: type(each).__name__)
+def test_decorated_functions_are_pickled_by_their_names(
+    pattern: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decorated = pattern(increase)
+    monkeypatch.setitem(globals(), "increase", decorated)  # as `@pattern` above it does
+    assert pickle.loads(pickle.dumps(decorated)) is copy.deepcopy(decorated) is decorated
+    assert decorated(1) == 2

@@ -23,6 +23,8 @@ from typing import ParamSpec
 from typing import TypeVar
 from typing import overload
 
+from pytest_resilience.locks import OfThisProcess
+
 
 __all__ = [
     "FINISHED",
@@ -56,7 +58,7 @@ class CallKind(Enum):
     ASYNC_GENERATOR = "async generator"
 
 
-class Decorator(ABC):
+class Decorator(OfThisProcess, ABC):
     """A pattern that can be put around functions, which keep their signature and overloads."""
 
     __slots__ = ()

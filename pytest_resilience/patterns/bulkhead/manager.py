@@ -12,6 +12,7 @@ from pytest_resilience.clock import Clock
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnknownNameError
+from pytest_resilience.locks import OfThisProcess
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
@@ -31,7 +32,7 @@ _KINDS: dict[BulkheadType, type[Bulkhead]] = {
 }
 
 
-class BulkheadManager:
+class BulkheadManager(OfThisProcess):
     """Creates bulkheads, finds them by name, and shuts them down together.
 
     Attributes:

@@ -10,6 +10,7 @@ from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import UnknownNameError
+from pytest_resilience.locks import OfThisProcess
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.circuit_breaker.breaker import CircuitBreaker
@@ -22,7 +23,7 @@ __all__ = ["CircuitBreakerRegistry"]
 _KIND = "circuit breaker"
 
 
-class CircuitBreakerRegistry:
+class CircuitBreakerRegistry(OfThisProcess):
     """Holds circuit breakers by name.
 
     Attributes:

@@ -18,6 +18,7 @@ from typing import Any
 from typing import Protocol
 from typing import final
 
+from pytest_resilience.locks import OfThisProcess
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.circuit_breaker.states import NEVER
@@ -60,7 +61,7 @@ class Store(Protocol):
 
 
 @final
-class RedisStore:
+class RedisStore(OfThisProcess):
     """A Redis, in which processes and machines share the state of breakers of the same name.
 
     Each of them decides by its own `CircuitBreakerConfig`, so let that be the same. Times are those

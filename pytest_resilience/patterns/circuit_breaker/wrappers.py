@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 from typing import Self
 
+from pytest_resilience.locks import OfThisProcess
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import async_generator_around
 from pytest_resilience.patterns.callables import is_awaitable
@@ -24,7 +25,7 @@ __all__ = ["Isolation", "Permit", "go_on", "start", "wrap"]
 _PLAIN_KINDS = frozenset({CallKind.PLAIN, CallKind.GENERATOR})
 
 
-class Permit:
+class Permit(OfThisProcess):
     """A call that was let through and has not ended; how it ended is said once."""
 
     __slots__ = ("_circuit", "_permit")
@@ -66,7 +67,7 @@ class Permit:
         return permit
 
 
-class Isolation:
+class Isolation(OfThisProcess):
     """A breaker rejects every call until this ends, by `end` or as a `with` block."""
 
     __slots__ = ("_circuit", "_isolated")

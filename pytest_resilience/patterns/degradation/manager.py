@@ -20,6 +20,7 @@ from pytest_resilience.events import Event
 from pytest_resilience.events import Journal
 from pytest_resilience.events import Listeners
 from pytest_resilience.events import describe
+from pytest_resilience.locks import OfThisProcess
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.callables import FINISHED
@@ -94,7 +95,7 @@ class _Service:
         self.async_primaries: set[object] = set()
 
 
-class DegradationManager:
+class DegradationManager(OfThisProcess):
     """Calls services while they are FULL, and falls back to less while they are not.
 
     A service whose primary fails is DEGRADED. With a health check it is FULL again when the
@@ -169,6 +170,8 @@ class DegradationManager:
             return service.feature
 
     def _new_service(self, feature: FeatureFlag) -> _Service:
+        if not isinstance(feature, FeatureFlag):
+            raise TypeError(f"feature must be a FeatureFlag, not {feature!r}")
         check = feature.health_check and HealthCheck(
             feature.health_check, feature.name,
             limit=self._limit, cache=self._cache, clock=self._clock,

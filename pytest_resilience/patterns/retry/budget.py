@@ -6,6 +6,7 @@ import threading
 
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
+from pytest_resilience.locks import OfThisProcess
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
 
@@ -13,7 +14,7 @@ from pytest_resilience.patterns import validation
 __all__ = ["RetryBudget"]
 
 
-class RetryBudget:
+class RetryBudget(OfThisProcess):
     """A token bucket: each call adds a fraction of a token, each retry takes a whole one.
 
     With `ratio` 0.2, retries add at most a fifth to the calls there are, however many of
