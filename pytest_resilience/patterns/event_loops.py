@@ -19,7 +19,9 @@ from pytest_resilience.clock import in_trio
 if TYPE_CHECKING:
     from asyncio import Timeout
 
-__all__ = ["Tasks", "Waker", "is_of_caller", "outcome_of", "timeout", "wait_for"]
+__all__ = [
+    "Tasks", "Waker", "explain_missing_loop", "is_of_caller", "outcome_of", "timeout", "wait_for",
+]  # fmt: skip
 
 
 class Waker:
@@ -115,6 +117,14 @@ def outcome_of(future: Future[Any]) -> Any:
         raise RuntimeError(f"the call raised {stop!r}") from stop
     finally:
         del future  # the error's traceback holds this frame: a cycle
+
+
+def explain_missing_loop(error: BaseException) -> None:
+    """Note why a function that makes a task or a future, as few plain ones do, found no loop."""
+    if type(error) is RuntimeError and "event loop" in str(error):
+        error.add_note(
+            "It was called in a thread of its own, which has no event loop: make it an `async def`."
+        )
 
 
 def is_of_caller(error: BaseException) -> bool:

@@ -33,7 +33,9 @@ from pytest_resilience.patterns.callables import innermost
 from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.callables import wrap
+from pytest_resilience.patterns.event_loops import explain_missing_loop
 from pytest_resilience.patterns.event_loops import timeout
+from pytest_resilience.patterns.frames import EnteredBlocks
 
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ _logger = logging.getLogger("pytest_resilience.timelimit")
 _PLENTY = 2**62  # of calls
 
 # One for all limiters: a ContextVar is never collected. Innermost block last.
-_blocks: contextvars.ContextVar[tuple[tuple[Timeout, float], ...]] = contextvars.ContextVar(
+_entered: contextvars.ContextVar[tuple[_Block, ...]] = contextvars.ContextVar(
     "pytest_resilience_timelimit_blocks", default=()
 )
 
@@ -85,6 +87,15 @@ class OverdueCall:
     call: str
     since: float
     thread: threading.Thread
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Block:
+    """A block that was entered, at `started` monotonic seconds."""
+
+    limiter: TimeLimiter
+    timer: Timeout
+    started: float
 
 
 class TimeLimiter(Decorator):
@@ -123,13 +134,14 @@ class TimeLimiter(Decorator):
         self, limit: float, *, name: str = "time limit", clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self.limit = validation.number("limit", limit, above_low=True, high=threading.TIMEOUT_MAX)
-        self.name = name
+        self.name = validation.text("name", name)
         self.listeners = Listeners(may_await=True)
         self._clock: Clock = validation.clock(clock)
         self._overdue: dict[Future[Any], OverdueCall] = {}
         self._exceeded_calls = 0
         # Counts the calls without the lock: `next` of it is one step of the interpreter.
         self._calls = itertools.repeat(None, _PLENTY)
+        self._blocks: EnteredBlocks[_Block] = EnteredBlocks()
         self._lock = fork_safe(self, "_lock", threading.Lock)
         renew_in_child(self, "_renew")
 
@@ -175,12 +187,22 @@ class TimeLimiter(Decorator):
         timer = timeout(self.limit)
         await timer.__aenter__()
         next(self._calls)
-        _blocks.set((*_blocks.get(), (timer, self._clock.monotonic())))
+        block = _Block(self, timer, self._clock.monotonic())
+        _entered.set((*_entered.get(), block))
+        self._blocks.enter(block)
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        *outer, (timer, started) = _blocks.get()
-        _blocks.set(tuple(outer))
+        block, entered = self._blocks.leave(), _entered.get()
+        if block is None:  # it was entered by an ExitStack, say
+            own = (each for each in reversed(entered) if each.limiter is self)
+            known = next((each for each in own if self._blocks.leave_this(each)), None)
+            block = known or self._blocks.leave_latest()
+            if block is None:
+                raise RuntimeError(f"{self.name}: no block was entered that could be left")
+        if block in entered:
+            _entered.set(tuple(each for each in entered if each is not block))
+        timer, started = block.timer, block.started
         try:
             await timer.__aexit__(None if error is None else type(error), error, None)
         except TimeoutError as late:
@@ -315,6 +337,7 @@ def _run_into(
     try:
         result = func(*args, **kwargs)
     except BaseException as error:
+        explain_missing_loop(error)
         future.set_exception(error)
         del future  # as in `_run`
     else:

@@ -31,6 +31,7 @@ from pytest_resilience.patterns.callables import close_unawaited
 from pytest_resilience.patterns.callables import innermost
 from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
+from pytest_resilience.patterns.event_loops import explain_missing_loop
 from pytest_resilience.patterns.event_loops import outcome_of
 from pytest_resilience.patterns.event_loops import wait_for
 
@@ -48,14 +49,20 @@ _open: weakref.WeakSet[ThreadPoolBulkhead] = weakref.WeakSet()
 class _Workers:
     """The threads of a pool and what they have to do; a forked child starts with none."""
 
-    __slots__ = ("__weakref__", "accepted", "active", "calls", "running", "threads")
+    __slots__ = ("__weakref__", "accepted", "active", "awaited", "calls", "running", "threads")
 
     def __init__(self) -> None:
         self.calls: SimpleQueue[_Call[Any] | None] = SimpleQueue()
         self.threads: list[threading.Thread] = []
         self.running: set[int] = set()  # idents of the threads that run a call
+        self.awaited: dict[int, _Call[Any]] = {}  # what some of these threads wait for, by ident
         self.accepted = 0  # calls that run or wait
         self.active = 0
+
+    def is_stuck(self) -> bool:
+        """Whether all threads wait for calls that only one of them could run."""
+        waits = len(self.awaited) >= len(self.threads)
+        return waits and not any(call.done() for call in self.awaited.values())
 
     def stop(self) -> None:
         """Let the threads end, each when it finds nothing more to do."""
@@ -83,6 +90,27 @@ class _Call(Future[_R]):
                 self.pool = None
         return cancelled
 
+    def result(self, timeout: float | None = None) -> _R:
+        """Wait as any future does; what a pool's own thread would wait for in vain is an error."""
+        pool, ident = self.pool, threading.get_ident()
+        waits = pool is not None and ident in self.workers.running and not self.done()
+        try:
+            if waits:
+                self._wait_inside(pool, ident)  # type: ignore[arg-type]
+            return super().result(timeout)
+        finally:
+            if waits:
+                self.workers.awaited.pop(ident, None)
+            del self  # an error's traceback holds this frame: a cycle
+
+    def _wait_inside(self, pool: ThreadPoolBulkhead, ident: int) -> None:
+        workers = self.workers
+        with pool._lock:  # noqa: SLF001
+            workers.awaited[ident] = self
+            stuck, threads = workers.is_stuck(), len(workers.threads)
+        if stuck:
+            raise pool._full(threads, nested=True)  # noqa: SLF001
+
     def run(self, pool: ThreadPoolBulkhead, ident: int) -> None:
         """Run in a thread of the pool; whoever waits is told when its place is free again."""
         workers, lock = self.workers, pool._lock  # noqa: SLF001
@@ -100,6 +128,7 @@ class _Call(Future[_R]):
                 )
         except BaseException as raised:
             error = raised
+            explain_missing_loop(error)
         with lock:
             workers.active -= 1
             workers.accepted -= 1
@@ -145,6 +174,8 @@ class ThreadPoolBulkhead(Bulkhead):
     def submit(self, func: Callable[_P, _R], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_R]:
         """Run `func` in the pool. Raises BulkheadRejectedError or ShutdownError.
 
+        `result` of the future raises BulkheadRejectedError, at once, where it would wait for ever:
+        in a thread of the pool while all others wait so too.
         Raises TypeError for anything but a plain function: coroutines belong to their loop.
         """
         _refuse_others(func, args)
@@ -167,9 +198,9 @@ class ThreadPoolBulkhead(Bulkhead):
                 workers.calls.put(future)
                 return future
             self._rejected += 1
-        raise self._full(in_use, nested)
+        raise self._full(in_use, nested=nested)
 
-    def _full(self, in_use: int, nested: bool) -> BulkheadRejectedError:
+    def _full(self, in_use: int, *, nested: bool) -> BulkheadRejectedError:
         if nested:
             unit = "threads are taken, one by the caller, which would wait for itself"
             return self._rejection(in_use, self._limit, unit)

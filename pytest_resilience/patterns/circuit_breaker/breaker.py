@@ -26,12 +26,14 @@ from pytest_resilience.patterns.circuit_breaker.shared import shared_circuit
 from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
 from pytest_resilience.patterns.circuit_breaker.states import CircuitState
 from pytest_resilience.patterns.circuit_breaker.states import CircuitTransition
+from pytest_resilience.patterns.circuit_breaker.states import StatePermit
 from pytest_resilience.patterns.circuit_breaker.store import RedisStore
 from pytest_resilience.patterns.circuit_breaker.wrappers import Isolation
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
 from pytest_resilience.patterns.circuit_breaker.wrappers import go_on
 from pytest_resilience.patterns.circuit_breaker.wrappers import start
 from pytest_resilience.patterns.circuit_breaker.wrappers import wrap
+from pytest_resilience.patterns.frames import EnteredBlocks
 
 
 __all__ = ["CircuitBreaker"]
@@ -90,9 +92,10 @@ class CircuitBreaker(Decorator):
         """`store`: where its state is shared with the breakers of that name elsewhere."""
         self.config = validation.config(config, CircuitBreakerConfig)
         validation.clock(clock)
-        self.name = name
+        self.name = validation.text("name", name)
         make = Circuit if store is None else shared_circuit(store)
         self._circuit = make(self.config, name, clock)
+        self._trials: EnteredBlocks[_Block] = EnteredBlocks()
         self.listeners: Listeners = self._circuit.journal.listeners
         self.call_listeners: Listeners = self._circuit.journal.call_listeners
 
@@ -159,18 +162,28 @@ class CircuitBreaker(Decorator):
         permit = circuit.fast_path
         if permit is None:  # `acquire_permit`, written out for where durations matter
             state = circuit.quick[3]
-            permit = (
-                circuit.acquire_permit() if state is None else (state, circuit.clock.monotonic())
-            )
+            if state is None:
+                self._enter(circuit.acquire_permit())
+                return self
+            permit = state, circuit.clock.monotonic()
         outer = _get_innermost()
         if outer is not None and outer[0] is None:
             outer = outer[2] and _entered(outer[2])
         _set_innermost([circuit, permit, outer])
         return self
 
+    def _enter(self, permit: StatePermit) -> None:
+        circuit = self._circuit
+        block = [circuit, permit, _entered(_get_innermost())]
+        _set_innermost(block)
+        if circuit.is_trial(permit):
+            self._trials.enter(block)
+
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         circuit, inner = self._circuit, None
         block = _get_innermost()
+        if self._trials:
+            block = self._left_of(block)
         while block is not None and block[0] is not circuit:
             inner, block = block, block[2]  # of another breaker: generators end in any order
         if block is None:
@@ -191,11 +204,29 @@ class CircuitBreaker(Decorator):
                     return
             circuit.record_success(permit)
 
+    def _left_of(self, innermost: _Block | None) -> _Block | None:
+        """Where to look for the block that is left now, while trial calls are in progress.
+
+        One of them is known by its frame. Else it is not one of them, if there is another.
+        """
+        trial = self._trials.leave()
+        if trial is not None:
+            return trial
+        block, last = innermost, None
+        while block is not None:
+            if block[0] is self._circuit:
+                if not self._circuit.is_trial(block[1]):
+                    return block
+                last = last or block
+            block = block[2]
+        if last is not None:  # an ExitStack's
+            self._trials.leave_this(last)
+        return last
+
     async def __aenter__(self) -> Self:
         if not self._circuit.awaits:
             return self.__enter__()
-        permit = await self._circuit.acquire_async()
-        _innermost.set([self._circuit, permit, _innermost.get()])
+        self._enter(await self._circuit.acquire_async())
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:

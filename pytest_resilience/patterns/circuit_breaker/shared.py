@@ -201,6 +201,7 @@ def _stay_in(kind: CircuitState, name: str) -> str:
 
 
 _DISABLED = _stay_in(CircuitState.DISABLED, "")
+_HALF_OPEN = _stay_in(CircuitState.HALF_OPEN, "")
 _TRIALS = ("acquired_at", "failures", "in_progress", "successes")
 _COUNTS = ("consecutive_failures", "last_failure", "times_opened")
 
@@ -322,8 +323,12 @@ class SharedCircuit(Circuit):
             raise
         return permit
 
+    def is_trial(self, permit: Any) -> bool:
+        return permit[0].startswith(_HALF_OPEN)  # type: ignore[no-any-return]
+
     def adopt(self) -> Any:
-        return self._share(lambda copy: copy.stay), self.clock.monotonic()
+        permit = self._share(lambda copy: copy.stay), self.clock.monotonic()
+        return ("", permit[1]) if self.is_trial(permit) else permit
 
     def rejects(self) -> bool:
         return self._share(lambda copy: copy.circuit.rejects())

@@ -51,6 +51,9 @@ _CLOSED, _OPEN, _HALF_OPEN, _FORCED_OPEN, _DISABLED, _METRICS_ONLY = CircuitStat
 _SUCCESS, _FAILURE, _IGNORED = Outcome
 _SET_BY_HAND = frozenset({_FORCED_OPEN, _DISABLED, _METRICS_ONLY})
 
+# A state that is over, whichever it was.
+_EARLIER = Open(_OPEN, 0.0)
+
 # `__init__` would set the same `args` again, and take three times as long.
 _new_error = CircuitBreakerError.__new__
 
@@ -209,9 +212,14 @@ class Circuit:
             raise CircuitBreakerError(self.name, state.kind.value)
         return permit
 
+    def is_trial(self, permit: StatePermit) -> bool:
+        """Whether it is of a trial call."""
+        return isinstance(permit[0], HalfOpen)
+
     def adopt(self) -> StatePermit:
-        """A permit for a call that was let through, nobody knows when."""
-        return self.current, UNTIMED
+        """A permit for a call that was let through, nobody knows when, and that is no trial."""
+        state = self.current
+        return (_EARLIER if isinstance(state, HalfOpen) else state), UNTIMED
 
     def rejects(self) -> bool:
         """Whether a call would be rejected now. To ask changes nothing."""

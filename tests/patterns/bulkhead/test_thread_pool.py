@@ -130,6 +130,32 @@ def test_a_call_that_would_wait_for_itself_is_told_so(threads: int) -> None:
             assert told.startswith(expected.format(threads))
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_future_that_the_pool_itself_would_wait_for_is_told_so(threads: int) -> None:
+    together = threading.Barrier(threads)
+    with ThreadPoolBulkhead(BulkheadConfig(threads, timeout=60.0), name="db") as pool:
+
+        def outer() -> int:
+            together.wait()
+            return pool.submit(len, "abc").result()
+
+        outcomes = [future.exception(60) for future in [pool.submit(outer) for _ in range(threads)]]
+    told = [str(error) for error in outcomes if error is not None]
+    assert len(told) == 1  # whose thread the other's call, if there is one, then has
+    assert told[0].startswith(f"db is full: {threads} of {threads} threads are taken, one by the")
+
+
+def test_a_pool_waits_for_its_own_futures_while_any_thread_is_free() -> None:
+    with ThreadPoolBulkhead(BulkheadConfig(3, timeout=60.0)) as pool:
+
+        def outer() -> list[int]:
+            return [each.result() for each in [pool.submit(int, str(n)) for n in range(50)]]
+
+        assert pool.execute(outer) == list(range(50))
+        two = [pool.submit(outer) for _ in range(2)]
+        assert [each.result(60) for each in two] == [list(range(50))] * 2
+
+
 def test_a_nested_call_that_finds_a_thread_runs() -> None:
     with ThreadPoolBulkhead(BulkheadConfig(2)) as pool:
         assert pool.execute(lambda: pool.execute(len, "abc")) == 3
