@@ -35,7 +35,7 @@ from pytest_resilience.patterns.retry.config import RetryDetails
 from pytest_resilience.patterns.retry.config import current_testing
 from pytest_resilience.patterns.retry.delays import RandomSource
 from pytest_resilience.patterns.retry.delays import backoff
-from pytest_resilience.patterns.retry.delays import retry_after_of
+from pytest_resilience.patterns.retry.delays import who_asks
 from pytest_resilience.patterns.retry.delays import with_jitter
 
 
@@ -349,8 +349,8 @@ class CallState:
             handler.totals.add("retried")
         cause = result if error is None else error
         failure, requested = describe(cause), self._requested_delay(cause)
-        delay = self._backoff() if requested is None else requested
-        reason = self._reason_to_stop(error, delay, requested, now - started)
+        delay = self._backoff() if requested is None else requested[0]
+        reason = self._reason_to_stop(delay, requested, now - started)
         if reason is not None:
             _logger.error(
                 "%s: gave up at attempt %d (%s), %s", handler.name, self.failed, reason, failure
@@ -393,7 +393,7 @@ class CallState:
         self.handler.announce(event, error)
 
     def _reason_to_stop(
-        self, error: Exception | None, delay: float, requested: float | None, elapsed: float
+        self, delay: float, requested: tuple[float, Any] | None, elapsed: float
     ) -> str | None:
         """Why no other attempt follows; None if one does, which the budget has then paid."""
         config, testing = self.handler.config, current_testing()
@@ -404,10 +404,10 @@ class CallState:
             return f"set_retry_testing(attempts={allowed})"
         if requested is not None:
             bound, most = "max_retry_after", config.max_retry_after
-            if isinstance(error, _REJECTIONS) and config.wait_from is None:
+            if isinstance(requested[1], _REJECTIONS):
                 bound, most = "max_delay", min(most, config.max_delay)
-            if requested > most:
-                return f"asked to wait {requested:.10g} s, {bound}={most:g} s"
+            if delay > most:
+                return f"asked to wait {delay:.10g} s, {bound}={most:g} s"
         if config.max_elapsed is not None and elapsed + delay > config.max_elapsed:
             return f"max_elapsed={config.max_elapsed:g} s"
         if config.budget is not None and not config.budget.withdraw():
@@ -424,14 +424,17 @@ class CallState:
             previous=self._previous_delay, source=self.handler.random,
         )  # fmt: skip
 
-    def _requested_delay(self, failure: Any) -> float | None:
-        """The seconds that a failure asks for; None if it does not, or cannot be asked."""
+    def _requested_delay(self, failure: Any) -> tuple[float, Any] | None:
+        """The seconds that a failure asks for, and who does; None if nobody does, or can say.
+
+        Who does is the failure, one that caused it, or the user's function.
+        """
         ask = self.handler.config.wait_from
         if ask is None:
-            return retry_after_of(failure, self.handler.clock.time())
+            return who_asks(failure, self.handler.clock.time())
         try:
             seconds = ask(failure)
-            return None if seconds is None else validation.number("wait_from", seconds)
+            return None if seconds is None else (validation.number("wait_from", seconds), ask)
         except Exception:
             _logger.exception("%s: %r cannot say how long to wait", self.handler.name, ask)
             return None

@@ -6,6 +6,7 @@ import math
 import re
 
 from datetime import UTC
+from datetime import datetime
 from datetime import timedelta
 from typing import Any
 from typing import Final
@@ -20,12 +21,14 @@ __all__ = [
     "backoff",
     "parse_retry_after",
     "retry_after_of",
+    "who_asks",
     "with_jitter",
 ]
 
 Jitter = Literal["full", "equal", "decorrelated"] | bool
 JITTERS: Final = (True, False, "full", "equal", "decorrelated")
 
+_RATE_LIMIT = re.compile("rate-?limit")
 _A_DATE = 10**8  # seconds: a rate limit that is over then says since 1970, not from now
 _LONGEST_CHAIN = 5  # of errors that caused one another
 
@@ -102,23 +105,32 @@ def retry_after_of(error_or_result: Any, now: float) -> float | None:
     botocore have them, from an attribute `retry_after`, or from the error that caused it.
     `now` is in seconds since 1970.
     """
+    asked = who_asks(error_or_result, now)
+    return None if asked is None else asked[0]
+
+
+def who_asks(error_or_result: Any, now: float) -> tuple[float, Any] | None:
+    """The seconds that it asks for, and who does: it itself, or one of the errors that caused it.
+
+    See `retry_after_of`.
+    """
     holder, left = error_or_result, _LONGEST_CHAIN
     while holder is not None and left:
         response = _attribute(holder, "response")
         for each in (holder, response):
             seconds = _of_headers(_headers(each), now)
             if seconds is not None:
-                return seconds
+                return seconds, holder
         seconds = _seconds(_attribute(holder, "retry_after"), now)
         if seconds is not None:
-            return seconds
+            return seconds, holder
         holder = _attribute(holder, "__cause__")
         left -= 1
     return None
 
 
 def _headers(holder: Any) -> dict[str, Any]:
-    """With names in small letters: a mapping need not ignore their case."""
+    """With names in small letters: a mapping need not ignore their case, nor be one."""
     found: Any
     if isinstance(holder, dict):  # as a ClientError of botocore has it
         metadata = holder.get("ResponseMetadata")
@@ -126,7 +138,8 @@ def _headers(holder: Any) -> dict[str, Any]:
     else:
         found = _attribute(holder, "headers")
     try:
-        return {_text(name).lower(): value for name, value in found.items()}
+        pairs = found if isinstance(found, (list, tuple)) else found.items()
+        return {_text(name).lower(): value for name, value in pairs}
     except Exception:
         return {}
 
@@ -137,27 +150,40 @@ def _of_headers(headers: dict[str, Any], now: float) -> float | None:
     if milliseconds is not None:
         return milliseconds / 1000
     seconds = _seconds(headers.get("retry-after"), now)
-    if seconds is not None or not any("ratelimit" in name for name in headers):
+    if seconds is not None or not any(_RATE_LIMIT.search(name) for name in headers):
         return seconds
     # The drafts of the IETF, the last ones first; then what came before them.
-    limit = _text(headers.get("ratelimit", ""))
-    spent = re.search(r"\b(r|remaining)=0\b", limit)
-    reset = re.search(r"\b(t|reset)=(\d+)", limit)
-    if spent and reset:
-        return float(reset[2])
-    for prefix in ("ratelimit", "x-ratelimit"):
+    spent = _of_rate_limit(_text(headers.get("ratelimit", "")))
+    if spent is not None:
+        return spent
+    for prefix in ("ratelimit", "x-ratelimit", "x-rate-limit"):
         reset_at = _seconds(headers.get(f"{prefix}-reset"), now)
         if reset_at is not None and _text(headers.get(f"{prefix}-remaining", "0")).strip() == "0":
+            reset_at /= 1000 if reset_at > _A_DATE * 1000 else 1  # some say it in milliseconds
             return max(0.0, reset_at - now) if reset_at > _A_DATE else reset_at
     return None
 
 
+def _of_rate_limit(header: str) -> float | None:
+    """When the last of the quotas is renewed of which nothing remains."""
+    quotas = header.split(",") if ";" in header else [header]  # one quota, in the older drafts
+    resets = [
+        float(reset[2])
+        for quota in quotas
+        if re.search(r"\b(r|remaining)=0\b", quota)
+        and (reset := re.search(r"\b(t|reset)=(\d+)", quota))
+    ]
+    return max(resets, default=None)
+
+
 def _seconds(value: Any, now: float) -> float | None:
-    """A number, a time span, or the text of a header, in seconds."""
+    """A number, a time span, a moment, or the text of a header, in seconds."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return max(0.0, float(value)) if math.isfinite(value) else None
     if isinstance(value, timedelta):
         return max(0.0, value.total_seconds())
+    if isinstance(value, datetime):
+        return max(0.0, value.timestamp() - now)
     return parse_retry_after(_text(value), now) if isinstance(value, (str, bytes)) else None
 
 

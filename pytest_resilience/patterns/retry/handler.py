@@ -70,7 +70,7 @@ class RetryHandler(Decorator):
         """`random`: draws the jitter, e.g. a seeded `random.Random`."""
         self.config = validation.config(config, RetryConfig)
         validation.clock(clock)
-        self.name = name
+        self.name = validation.text("name", name)
         self._state = HandlerState(self.config, name, clock, random)
         self.listeners = self._state.listeners
 

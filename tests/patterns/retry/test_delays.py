@@ -146,7 +146,12 @@ class Answer:
         ({"RateLimit": "limit=100, remaining=0, reset=50"}, 50.0),
         ({"RateLimit-Remaining": "0", "RateLimit-Reset": "50"}, 50.0),
         ({"Retry-After": float("nan")}, None),
-        ([("Retry-After", "7")], None),
+        ([("Retry-After", "7")], 7.0),  # as http.client lists them, and ASGI
+        ([(b"retry-after", b"7")], 7.0),
+        (["Retry-After"], None),
+        ({"RateLimit": '"burst";r=9;t=5, "day";r=0;t=60, "week";r=0;t=50'}, 60.0),
+        ({"X-Rate-Limit-Reset": "30"}, 30.0),
+        ({"X-RateLimit-Reset": "2000000000000"}, 1999999000.0),  # in milliseconds
         (None, None),
     ],
 )

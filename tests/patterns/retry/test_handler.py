@@ -628,6 +628,23 @@ def test_a_rejection_is_not_slept_out_beyond_max_delay(
 
 
 @pytest.mark.parametrize("make_call", [rejecting_breaker, rejecting_limit])
+def test_a_rejection_that_caused_another_error_is_not_slept_out_either(
+    clock: ManualClock, make_call: Callable[[ManualClock], Callable[[], Any]]
+) -> None:
+    call = make_call(clock)
+
+    def fetch() -> None:
+        try:
+            call()
+        except (CircuitBreakerError, BulkheadRejectedError) as rejection:
+            raise ConnectionError("no prices") from rejection
+
+    with pytest.raises(RetryExhaustedError, match=r"asked to wait 30 s, max_delay=2 s"):
+        make(clock, base_delay=0.2, max_delay=2.0).execute(fetch)
+    assert clock.sleeps == []
+
+
+@pytest.mark.parametrize("make_call", [rejecting_breaker, rejecting_limit])
 def test_a_rejection_is_slept_out_for_those_who_say_so(
     clock: ManualClock, make_call: Callable[[ManualClock], Callable[[], Any]]
 ) -> None:
