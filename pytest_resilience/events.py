@@ -129,8 +129,11 @@ class Listeners:
     def add(self, listener: Listener) -> Callable[[], None]:
         """Tell `listener` of every event from now on; call the result to stop.
 
-        Raises TypeError for a coroutine function where calls are plain.
+        Raises TypeError for what is no function, and for a coroutine function where calls are
+        plain.
         """
+        if not callable(listener):
+            raise TypeError(f"a listener must be a function, not {listener!r}")
         subscription = _Subscription(listener)
         with self._lock:
             if subscription.awaited:

@@ -149,7 +149,7 @@ class Hedging(Decorator):
     ) -> None:
         """`clock`: says when events happened."""
         self.config = validation.config(config, HedgingConfig)
-        self.name = name
+        self.name = validation.text("name", name)
         self.listeners = Listeners(may_await=True)
         self._clock: Clock = validation.clock(clock)
         self._totals = _Totals()

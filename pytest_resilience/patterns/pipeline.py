@@ -98,6 +98,9 @@ class Pipeline(Decorator):
         for pattern in patterns:
             if not callable(pattern):
                 raise TypeError(f"{pattern!r} cannot be put around a function")
+            if isinstance(pattern, type) and issubclass(pattern, Decorator):
+                name = pattern.__name__
+                raise TypeError(f"{name} is a class; give it one of its patterns, as {name}()")
         self.patterns = patterns
         # The function that was called last, if it keeps nothing else alive, and how: to find out
         # what kind a function is of costs as much as a pattern.

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 from typing import TypeVar
 
-from pytest_resilience.clock import Clock
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import kind_of
@@ -20,7 +19,7 @@ from pytest_resilience.patterns.callables import kind_of
 
 __all__ = [
     "ExceptionTypes", "any_function", "boolean", "clock", "config", "exception_types", "function",
-    "integer", "number", "one_of",
+    "integer", "number", "one_of", "text",
 ]  # fmt: skip
 
 _C = TypeVar("_C")
@@ -61,6 +60,12 @@ def boolean(field: str, value: Any) -> bool:  # noqa: D103
     return value
 
 
+def text(field: str, value: Any) -> str:  # noqa: D103
+    if not isinstance(value, str):
+        raise TypeError(f"{field} must be a text, not {value!r}")
+    return value
+
+
 def function(field: str, value: Any) -> Callable[..., Any] | None:
     """A callable that is no coroutine function, or None."""
     if value is None:
@@ -89,12 +94,14 @@ def config(value: Any, kind: type[_C]) -> _C:
     if value is None:
         return kind()
     if not isinstance(value, kind):
-        raise TypeError(f"config must be a {kind.__name__} or None, not {value!r}")
+        around = callable(value) and not isinstance(value, type)
+        advice = "; to decorate it, make the pattern first, with parentheses" if around else ""
+        raise TypeError(f"config must be a {kind.__name__} or None, not {value!r}{advice}")
     return value
 
 
 def clock(value: Any) -> Any:  # noqa: D103
-    if not isinstance(value, Clock) and not hasattr(value, "monotonic"):
+    if isinstance(value, type) or not hasattr(value, "monotonic"):
         raise TypeError(
             f"clock must have monotonic, time, sleep and asleep, as ManualClock has, not {value!r}"
         )

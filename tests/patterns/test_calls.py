@@ -511,6 +511,39 @@ def test_a_clock_that_is_none_is_refused_by_all_that_take_one(make: Any, clock: 
         make(clock=clock)
 
 
+@each_pattern
+def test_a_name_that_is_no_text_is_refused(make: Any) -> None:
+    with pytest.raises(TypeError, match=r"^name must be a text, not 3"):
+        make(name=3)
+
+
+def test_a_clock_that_was_not_made_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^clock must have monotonic"):
+        CircuitBreaker(clock=ManualClock)  # type: ignore[arg-type]
+
+
+@each_pattern
+def test_a_pattern_that_was_not_made_is_refused(make: Any) -> None:
+    with pytest.raises(TypeError, match=r"make the pattern first, with parentheses$"):
+        make(plain)
+    with pytest.raises(TypeError, match=r"is a class; give it one of its patterns, as \w+\(\)"):
+        Pipeline(make)
+
+
+@each_pattern
+@pytest.mark.parametrize("listener", [None, 3])
+def test_a_listener_that_is_no_function_is_refused(make: Any, listener: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^a listener must be a function, not {listener}"):
+        make().listeners.add(listener)
+
+
+def test_a_feature_that_is_none_is_refused() -> None:
+    manager = DegradationManager()
+    for give in (manager.register_feature, manager.replace_feature):
+        with pytest.raises(TypeError, match=r"^feature must be a FeatureFlag, not 'prices'"):
+            give("prices")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("config", [RetryConfig(), 3])
 def test_a_registry_refuses_a_config_of_another_kind(config: Any) -> None:
     breakers, bulkheads = CircuitBreakerRegistry(), BulkheadManager()

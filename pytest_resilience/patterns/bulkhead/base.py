@@ -129,7 +129,7 @@ class Bulkhead(Decorator):
                 f"{self._kind}"
             )
         self._clock = validation.clock(clock)
-        self.name = self._default_name if name is None else name
+        self.name = self._default_name if name is None else validation.text("name", name)
         self.listeners = Listeners(may_await=True, changed=self._listeners_changed)
         self._limit = self.config.max_concurrent
         self._monotonic = clock.monotonic
