@@ -6,7 +6,9 @@ else than its picture. Needs the extra `docs`, and chromium for the report.
 
 from __future__ import annotations
 
+import errno
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -92,7 +94,7 @@ def test_no_network():
 
 
 def run(folder: Path, *, colours: bool) -> str:
-    """What the command prints where those files are. It leaves the report there."""
+    """What the command prints on a terminal, where those files are. It leaves the report there."""
     for name, text in FILES.items():
         (folder / name).write_text(text, encoding="utf-8")
     environment = {
@@ -105,11 +107,28 @@ def run(folder: Path, *, colours: bool) -> str:
         environment.pop(name, None)
     plugins = ("-p", "resilience", "-p", "no:cacheprovider")
     colour = f"--color={'yes' if colours else 'no'}"
-    args = (sys.executable, "-m", *COMMAND.split(), *plugins, colour, "-q")
-    done = subprocess.run(  # noqa: S603  # this Python, and what stands above
-        args, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
-    return done.stdout
+    args = (sys.executable, "-m", *COMMAND.split(), *plugins, colour, "--no-header")
+    ours, its = pty.openpty()
+    with subprocess.Popen(  # noqa: S603  # this Python, and what stands above
+        args, cwd=folder, env=environment, stdin=its, stdout=its, stderr=subprocess.STDOUT
+    ):
+        os.close(its)
+        printed = b"".join(iter(lambda: _read(ours), b""))
+    os.close(ours)
+    # Progress, which is taken away again, stands between keeping the place and going back to it.
+    shown = re.sub("\x1b7.*?\x1b8", "", printed.decode(), flags=re.DOTALL)
+    lines = shown.replace("\r\n", "\n").split("\n")
+    return "\n".join(line.rpartition("\r")[2].rstrip() for line in lines)
+
+
+def _read(terminal: int) -> bytes:
+    """What is printed next; nothing when nobody has the terminal open any more."""
+    try:
+        return os.read(terminal, 65536)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""
 
 
 def draw_terminal(printed: str) -> str:

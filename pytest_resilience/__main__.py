@@ -63,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     gate.add_argument(
         "-v", "--verbose", action="store_true", help="show each cell, also those that fail alike"
     )
+    gate.add_argument(
+        "--tb",
+        choices=("auto", "line", "no"),
+        default="auto",
+        help="of each bad cell all, its error and place, or its name alone",
+    )
     gate.set_defaults(run=_gate)
 
     report = commands.add_parser("report", help="write a report in another form")
@@ -113,7 +119,7 @@ def _gate(given: argparse.Namespace) -> int:
         today=datetime.datetime.now(datetime.UTC).date(),
     )
     _say(INTRODUCTION)
-    for text in problem_texts(result.problems, whole=given.verbose):
+    for text in problem_texts(result.problems, whole=given.verbose, style=given.tb):
         _say(text)
     for note in result.notes:
         _say(f"note: {note}")

@@ -86,3 +86,19 @@ def test_cells_that_fail_alike_are_told_in_one_unless_each_is_asked_for(
     whole = capsys.readouterr().out
     assert "also under" not in whole
     assert "failed: a under 'reset'\n" in whole
+
+
+def test_how_much_is_said_of_a_bad_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "alike.json"
+    reason = "OSError: 1\nits cause\nat shop.py:2 in price"
+    write_report(path, report(*(cell("failed", "a", name, reason=reason) for name in ("x", "y"))))
+
+    def told(style: str) -> list[str]:
+        assert main(["gate", str(path), f"--tb={style}"]) == 1
+        return capsys.readouterr().out.partition(f"{INTRODUCTION}\n")[2].splitlines()[:4]
+
+    assert told("auto")[:3] == ["failed: a under 'x'", "    OSError: 1", "    its cause"]
+    assert told("line") == [
+        "failed: a under 'x'", "    OSError: 1", "    at shop.py:2 in price", "    also under: y",
+    ]  # fmt: skip
+    assert told("no")[:2] == ["failed: a under 'x'", "failed: a under 'y'"]

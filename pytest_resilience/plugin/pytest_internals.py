@@ -14,6 +14,7 @@ import pytest
 
 
 __all__ = [
+    "Progress",
     "check_markers",
     "count_in_last_line",
     "first_of_function_scope",
@@ -29,6 +30,12 @@ __all__ = [
 
 
 _LOGREPORT = "pytest_runtest_logreport"
+
+_PROGRESS = "resilience-progress"
+_LEAST_ROOM = 15  # columns in which it says something
+# As every terminal understands them: keep the place of the cursor, clear what stands behind it,
+# and go back to it.
+_KEEP_PLACE, _REST_OF_LINE, _BACK = "\x1b7", "\x1b[K", "\x1b8"
 
 
 def taken_options(parser: pytest.Parser) -> set[str]:
@@ -73,6 +80,54 @@ def write_lines(config: pytest.Config, text: str) -> None:
     writer = create_terminal_writer(config)
     for line in text.splitlines():
         writer.line(line)
+
+
+class Progress:
+    """How far a run is: on a terminal, behind what pytest has written in its line.
+
+    It is no part of that line, which pytest goes on with: it is taken away before.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._text = ""
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Progress:
+        """That of this run."""
+        found = config.pluginmanager.get_plugin(_PROGRESS)
+        if found is None:
+            found = cls(config)
+            config.pluginmanager.register(found, _PROGRESS)
+        assert isinstance(found, cls)
+        return found
+
+    def show(self, text: str) -> None:
+        """Show this in place of what is shown, as far as there is room."""
+        if not text and not self._text:
+            return
+        self._text = text
+        writer = self._config.get_terminal_writer()
+        room = writer.fullwidth - writer.width_of_current_line - 3
+        text = text[:room] if room >= _LEAST_ROOM else ""
+        # Not by the writer: it counts what it writes as part of the line.
+        writer._file.write(f"{_KEEP_PLACE}  {text}{_REST_OF_LINE}{_BACK}")  # noqa: SLF001
+        writer.flush()
+
+    def _take_away(self) -> None:
+        self.show("")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logstart(self) -> None:
+        self._take_away()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self) -> None:
+        self._take_away()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        self._take_away()
 
 
 def temporary_folder(config: pytest.Config) -> str:

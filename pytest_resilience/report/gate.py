@@ -92,7 +92,11 @@ class GateResult:
 def problem_texts(
     problems: Iterable[Problem], *, whole: bool, style: str = "auto"
 ) -> Iterator[str]:
-    """Each problem; unless the `whole` is asked for, those of a test that are alike in one."""
+    """Each problem; unless the `whole` is asked for, those of a test that are alike in one.
+
+    In the style "no" there is nothing but names, so each is told.
+    """
+    whole = whole or style == "no"
     alike: dict[object, list[Problem]] = {}
     for number, each in enumerate(problems):
         title = each.cell.reason.partition("\n")[0]

@@ -13,6 +13,7 @@ from pytest_resilience.chaos.parsing.texts import printable
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import parse_schedule
 from pytest_resilience.plugin.exploration.store import Store
+from pytest_resilience.plugin.pytest_internals import Progress
 
 
 __all__ = ["EXPLORED", "ExplorationSummary"]
@@ -43,19 +44,18 @@ class ExplorationSummary:
         found = vars(report).pop(EXPLORED, None)  # pytest keeps reports until the run ends
         if found is not None:
             self._found.append(found)
-            self._show_progress(found)
+            self._show_progress()
 
-    def _show_progress(self, found: dict[str, Any]) -> None:
-        """One line on a terminal that is written over; nothing elsewhere, or under -q."""
+    def _show_progress(self) -> None:
+        """On a terminal; nothing elsewhere, or under -q."""
         terminal = self._config.pluginmanager.get_plugin("terminalreporter")
         if terminal is None or self._config.option.verbose < 0 or not terminal.isatty:
             return
         runs, failures, left = self._totals()
-        terminal.rewrite(
+        budget = f", {counted(left, 'schedule')} left by the budget" if left else ""
+        Progress.of(self._config).show(
             f"explored {counted(len(self._found), 'test')}, {counted(runs, 'run')}, "
-            f"{counted(failures, 'way')} to fail, {counted(left, 'schedule')} left by the budget; "
-            f"last {found['nodeid']}",
-            erase=True,
+            f"{counted(failures, 'way')} to fail{budget}"
         )
 
     def _totals(self) -> tuple[int, int, int]:

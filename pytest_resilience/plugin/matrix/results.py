@@ -171,7 +171,7 @@ class Results:
         self._cells.plan(cells)
 
     def add(self, cell: Cell) -> None:
-        """A cell has been run: one line written over on a terminal, elsewhere one if it is bad."""
+        """A cell has been run: progress on a terminal, elsewhere a line if it is bad."""
         self._cells.add(cell)
         terminal = self._config.pluginmanager.get_plugin("terminalreporter")
         if terminal is None or self._config.option.verbose < 0:
@@ -179,7 +179,7 @@ class Results:
         if self._settings.explores:
             return  # an exploration tells of whole tests
         if terminal.isatty:
-            terminal.rewrite(self._cells.progress(), erase=True)
+            pytest_internals.Progress.of(self._config).show(self._cells.progress())
         elif cell.verdict.fails:
             terminal.ensure_newline()
             terminal.write_line(

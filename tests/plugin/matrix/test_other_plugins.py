@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from collections import Counter
 from pathlib import Path
@@ -450,8 +451,10 @@ def test_calls_of_a_mocked_transport_are_cells_like_others(
     assert counts(ran_in) == {verdict: 1}
 
 
-def test_a_terminal_gets_one_line_that_is_written_over(shop: pytest.Pytester) -> None:
-    shop.makepyfile(NAIVE)
+def test_progress_on_a_terminal_leaves_the_lines_of_pytest_as_they_are(
+    shop: pytest.Pytester,
+) -> None:
+    shop.makepyfile(test_it=NAIVE)
     shop.makeconftest("""
         def pytest_collection_finish(session):
             session.config.pluginmanager.get_plugin("terminalreporter").isatty = True
@@ -460,3 +463,6 @@ def test_a_terminal_gets_one_line_that_is_written_over(shop: pytest.Pytester) ->
     shown = result.stdout.str()
     assert "matrix 1/4, 1 not good, " in shown
     assert "matrix 4/4, 2 not good, 0 s left" in shown
+    left = re.sub("\x1b7.*?\x1b8", "", shown)
+    assert re.search(r"^test_\w+\.py \.\. +\[100%\]$", left, re.MULTILINE)
+    assert shown.rindex("matrix 4/4") < shown.rindex("\x1b7  \x1b[K\x1b8")  # taken away
