@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
 import threading
@@ -34,23 +33,34 @@ class ImportHook:
         With `patches` all that the calls do is to replace attributes there.
         """
         self._then = dict(then)
-        if patches is not None:
-            for name, call in then.items():
-                self._then[name] = functools.partial(_replace_in, name, patches, call)
+        self._patches = patches
         self._awaited: dict[str, Callable[[], None]] = {}
         self._asking = threading.local()
 
     def install(self) -> None:
-        if all(name in sys.modules for name in self._then):
-            for then in self._then.values():
-                then()
-            return
-        self._awaited.update(self._then)
-        # First of all: a module that another thread imports just now must not be missed.
-        sys.meta_path.insert(0, self)
-        for name in self._then:
-            if name in sys.modules:
-                self._imported(name)
+        loaded = [name for name in self._then if name in sys.modules]
+        if len(loaded) < len(self._then):
+            self._awaited.update(self._then)
+            # First of all: a module that another thread imports just now must not be missed.
+            sys.meta_path.insert(0, self)
+            loaded = [name for name in self._then if name in sys.modules]
+            # One that is not there any more has been called back for by that thread.
+            loaded = [name for name in loaded if self._awaited.pop(name, None) is not None]
+        self._call(*loaded)
+
+    def _call(self, *names: str) -> None:
+        if self._patches is None:
+            for name in names:
+                self._then[name]()
+        elif names:
+            # All at once: mostly the same modules are loaded as the last time.
+            sources = tuple(map(sys.modules.get, names))
+            replace = functools.partial(self._replace_in, names)
+            self._patches.again((self, *names), sources, replace)
+
+    def _replace_in(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._then[name]()
 
     def remove(self) -> None:
         """Call nothing any more; harmless when repeated."""
@@ -78,9 +88,8 @@ class ImportHook:
         return spec
 
     def _imported(self, name: str) -> None:
-        then = self._awaited.pop(name, None)
-        if then is not None:
-            then()
+        if self._awaited.pop(name, None) is not None:
+            self._call(name)
 
 
 class LibraryPatches:
@@ -92,11 +101,10 @@ class LibraryPatches:
         self._is_installed = False
         self._hook = ImportHook(
             {
-                name: functools.partial(
-                    self._install_one, name, functools.partial(install, self._patches)
-                )
+                name: functools.partial(self._install_one, install)
                 for name, install in installers.items()
-            }
+            },
+            self._patches,
         )
 
     def install(self) -> None:
@@ -114,14 +122,12 @@ class LibraryPatches:
             self._patches.restore()
         return bool(self._patches)
 
-    def _install_one(self, name: str, install: Callable[[], None]) -> None:
-        # What is broken, or of another version, is for who imports it to find out.
-        with contextlib.suppress(ImportError, AttributeError):
-            _replace_in(name, self._patches, install)
-
-
-def _replace_in(name: str, patches: Patches, replace: Callable[[], None]) -> None:
-    patches.again(name, (sys.modules.get(name),), replace)
+    def _install_one(self, install: Callable[[Patches], None]) -> None:
+        try:
+            install(self._patches)
+        except (ImportError, AttributeError):
+            # What is broken, or of another version, is for who imports it to find out.
+            self._patches.not_again()
 
 
 class _NotifyingLoader:

@@ -6,12 +6,17 @@ import functools
 import sys
 import threading
 
+from collections import deque
 from collections.abc import Callable
 from collections.abc import Hashable
+from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from operator import contains
+from operator import getitem
 from operator import is_
-from operator import itemgetter
 from typing import Any
 
 
@@ -67,10 +72,10 @@ class Patches:
         if known is None or not known.fits(found, make):
             original = getattr(owner, name)
             if not mocks and _is_stub(owner, found, original):
-                self._making.pop(threading.get_ident(), None)  # it may be gone the next time
+                self.not_again()  # it may be gone the next time
                 return
             ours = _OverMock(make(original), original) if _is_mock(original) else make(original)
-            known = _Made(owner, name, found, original, make, ours)
+            known = _Made(owner, owner.__dict__, name, found, original, make, ours)
             self._made[id(owner), name] = known
         if self._making:
             self._making.get(threading.get_ident(), []).append(known)
@@ -91,9 +96,8 @@ class Patches:
         """
         group = self._groups.get(name)
         if group is not None and group.fits(sources):
-            for made in group.replaced:
-                self._applied.append(made)  # first: see `_apply`
-                setattr(made.owner, made.name, made.ours)
+            self._applied += group.replaced  # first: see `_apply`
+            group.put_in_place()
             return
         self._groups.pop(name, None)
         me = threading.get_ident()
@@ -108,11 +112,19 @@ class Patches:
         if replaced and len({(id(made.owner), made.name) for made in replaced}) == len(replaced):
             self._groups[name] = _Group.of(sources, replaced)
 
+    def not_again(self) -> None:
+        """What the `replace` of `again` does just now is to be done anew the next time."""
+        self._making.pop(threading.get_ident(), None)
+
     def restore(self) -> None:
         """Put everything back, last first, except where somebody else's lies on top.
 
         Every step can be repeated, so an interrupt in the middle loses nothing.
         """
+        if not (_pending_removal or self._covered) and _are_in_place(self._applied):
+            _put_back(self._applied)
+            self._applied = []
+            return
         kept = []
         for made in reversed(self._applied):
             owner, name, ours = made.owner, made.name, made.ours
@@ -139,9 +151,14 @@ class Patches:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """A replacement that was made. The owner is kept with it, so that its id stays its own."""
+    """A replacement that was made. The owner is kept with it, so that its id stays its own.
+
+    Attributes:
+        own: all that the owner has itself.
+    """
 
     owner: Any
+    own: Mapping[str, object]
     name: str
     found: object
     original: object
@@ -163,53 +180,89 @@ class _Made:
 class _Group:
     """The replacements that were made for the same sources at once.
 
+    It is asked for, and put in place, in each test: by `map`, without a step of Python's for each.
+
     Attributes:
-        own: of each owner what it has itself, how to look several names up there, and what was
-            found; for each test, so that all of it is made to be quick.
-        inherited: an owner, a name that it has from elsewhere, and what that was.
+        own: of those that owners had themselves: where, under which name, and what.
+        inherited: of those that they had from elsewhere: what they had themselves, who they are,
+            the name, and what that was.
     """
 
     sources: tuple[object, ...]
     replaced: tuple[_Made, ...]
-    own: tuple[tuple[Mapping[str, object], Callable[[Any], Any], Any], ...]
-    inherited: tuple[tuple[Any, str, object], ...]
+    own: _Columns
+    inherited: _Columns
+    ours: _Columns
 
     @classmethod
     def of(cls, sources: tuple[object, ...], replaced: list[_Made]) -> _Group:
         """What was made of `sources`."""
-        own: dict[int, list[_Made]] = {}
-        for each in replaced:
-            if each.found is not _ABSENT:
-                own.setdefault(id(each.owner), []).append(each)
+        own = [each for each in replaced if each.found is not _ABSENT]
+        inherited = [each for each in replaced if each.found is _ABSENT]
         return cls(
             sources,
             tuple(replaced),
-            tuple(
-                # The first once more: of a single name, no tuple would be returned.
-                (
-                    made[0].owner.__dict__,
-                    itemgetter(made[0].name, *(each.name for each in made)),
-                    (made[0].found, *(each.found for each in made)),
-                )
-                for made in own.values()
-            ),
-            tuple((e.owner, e.name, e.original) for e in replaced if e.found is _ABSENT),
+            _columns(own, _FOUND),
+            _columns(inherited, _INHERITED),
+            _columns(replaced, _OURS),
         )
 
     def fits(self, sources: tuple[object, ...]) -> bool:
         """Whether they would be the same once more."""
         if len(sources) != len(self.sources) or not all(map(is_, sources, self.sources)):
             return False
+        places, names, found, *_ = self.own
         try:
-            for own, names, found in self.own:
-                if not all(map(is_, names(own), found)):
-                    return False
+            if not all(map(is_, map(getitem, places, names), found)):
+                return False
         except KeyError:  # one is gone
             return False
-        for owner, name, original in self.inherited:
-            if name in owner.__dict__ or getattr(owner, name) is not original:
-                return False
-        return True
+        places, owners, names, originals = self.inherited
+        return not any(map(contains, places, names)) and all(
+            map(is_, map(getattr, owners, names), originals)
+        )
+
+    def put_in_place(self) -> None:
+        """Replace them."""
+        _do_all(setattr, *self.ours)
+
+
+_Columns = tuple[tuple[Any, ...], ...]
+_FOUND = attrgetter("own", "name", "found")
+_INHERITED = attrgetter("own", "owner", "name", "original")
+_OURS = attrgetter("owner", "name", "ours")
+_IN_PLACE = attrgetter("own", "name", "ours")
+_TO_PUT_BACK = attrgetter("owner", "name", "found")
+_TO_DELETE = attrgetter("owner", "name")
+
+
+def _columns(replaced: Sequence[_Made], read: attrgetter[tuple[Any, ...]]) -> _Columns:
+    """What is read of each, in columns; all of them empty if there is none."""
+    return tuple(zip(*map(read, replaced), strict=True)) if replaced else ((),) * 4
+
+
+def _do_all(act: Callable[..., object], *columns: Iterable[Any]) -> None:
+    """Call `act` for each row."""
+    deque(map(act, *columns), maxlen=0)
+
+
+def _are_in_place(replaced: Sequence[_Made]) -> bool:
+    """Whether nothing lies on top of any of them, and nobody has taken one away."""
+    places, names, ours, *_ = _columns(replaced, _IN_PLACE)
+    try:
+        return all(map(is_, map(getitem, places, names), ours))
+    except KeyError:
+        return False
+
+
+def _put_back(replaced: Sequence[_Made]) -> None:
+    """As they were; each of them is in place."""
+    inherited = [each for each in replaced if each.found is _ABSENT]
+    own = [each for each in replaced if each.found is not _ABSENT] if inherited else replaced
+    if own:
+        _do_all(setattr, *_columns(own, _TO_PUT_BACK))
+    if inherited:
+        _do_all(delattr, *_columns(inherited, _TO_DELETE))
 
 
 class _OverMock:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.abc
 import importlib.util
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 from pytest_resilience.import_hook import ImportHook
+from pytest_resilience.import_hook import LibraryPatches
+from pytest_resilience.patching import Patches
 
 
 @pytest.fixture
@@ -158,3 +161,29 @@ def test_a_module_that_is_not_there_never_comes(folder: Path) -> None:
     with pytest.raises(ModuleNotFoundError):
         import nobody_at_all  # type: ignore[import-not-found]  # noqa: F401
     hook.remove()
+
+
+def test_a_library_that_could_not_be_reached_is_tried_again(folder: Path) -> None:
+    for name in ("whole", "half"):
+        (folder / f"{name}.py").write_text("value = 1")
+        importlib.import_module(name)
+    tries = []
+
+    def reach(name: str, patches: Patches) -> None:
+        tries.append(name)
+        module = sys.modules[name]
+        if len(tries) == 2:
+            raise AttributeError(name)  # as of one that is being loaded
+        patches.replace(module, "value", lambda _: 2)
+
+    libraries = LibraryPatches(
+        {name: functools.partial(reach, name) for name in ("whole", "half", "absent")}
+    )
+    values = []
+    for _ in range(3):
+        libraries.install()
+        values.append([sys.modules[name].value for name in ("whole", "half")])
+        assert not libraries.remove()
+        assert [sys.modules[name].value for name in ("whole", "half")] == [1, 1]
+    assert values == [[2, 1], [2, 2], [2, 2]]
+    assert tries == ["whole", "half"] * 2  # the third time it is put in place without asking

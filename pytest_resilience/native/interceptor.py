@@ -45,18 +45,20 @@ class NativeInterceptor:
         self._names = names
         self._patches = Patches()
         self._connects: Any = None
+        self._slots: Any = None  # both are loaded by the first install
         self._installed = False
 
     def install(self) -> None:
         if self._installed or not self.wanted or (self._connects is None and unsupported()):
             return
-        from pytest_resilience.native.connects import NativeConnects
-        from pytest_resilience.native.slots import all_slots
-
-        self._installed = True
         if self._connects is None:
+            from pytest_resilience.native.connects import NativeConnects
+            from pytest_resilience.native.slots import all_slots
+
+            self._slots = all_slots()
             self._connects = NativeConnects(self._engine, self._names)
-        all_slots().listen(self._connects)
+        self._installed = True
+        self._slots.listen(self._connects)
         loader = sys.modules.get("ctypes")
         self._patches.again("loading", (loader,), functools.partial(self._replace_in, loader))
 
@@ -67,10 +69,8 @@ class NativeInterceptor:
 
     def watch(self, on: bool) -> None:
         """At the end of a session, leave the memory of others as protected as it was."""
-        if self._connects is not None and not on:
-            from pytest_resilience.native.slots import all_slots
-
-            all_slots().protect()
+        if self._slots is not None and not on:
+            self._slots.protect()
 
     def refresh(self) -> None:
         if self._connects is not None:
@@ -78,10 +78,8 @@ class NativeInterceptor:
 
     def remove(self) -> bool:
         if self._installed:
-            from pytest_resilience.native.slots import all_slots
-
             self._installed = False
-            all_slots().stop(self._connects)
+            self._slots.stop(self._connects)
             self._connects.redirects.remove()
         if self._patches:
             self._patches.restore()

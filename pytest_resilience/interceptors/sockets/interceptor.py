@@ -189,14 +189,18 @@ class SocketPatches:
     def install(self, patches: Patches) -> None:
         """Replace what clients call."""
         self._installed = True
-        for each in socket_classes():
-            patches.again(each, (), functools.partial(self._replace_in_plain, patches, each))
-        for each in accepting_classes():
-            # Of which `accept` is made.
-            replace = functools.partial(patches.replace, each, "_accept", _around(self._accept))
-            patches.again((each, "_accept"), (), replace)
-        for each in (tls.SSLSocket for tls in tls_modules()):
-            patches.again(each, (), functools.partial(self._replace_in_tls, patches, each))
+        plain, accepting = socket_classes(), accepting_classes()
+        encrypted = [tls.SSLSocket for tls in tls_modules()]
+
+        def replace() -> None:
+            for each in plain:
+                self._replace_in_plain(patches, each)
+            for each in accepting:  # `_accept`: of which `accept` is made
+                patches.replace(each, "_accept", _around(self._accept))
+            for each in encrypted:
+                self._replace_in_tls(patches, each)
+
+        patches.again("methods", (self, *plain, None, *accepting, None, *encrypted), replace)
         for part in self._parts:
             part.install()
 
