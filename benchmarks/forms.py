@@ -111,6 +111,16 @@ def aattempts(handler: Any) -> AsyncFunc:
     return call
 
 
+def aattempts_awaited(handler: Any) -> AsyncFunc:
+    async def call(number: int) -> int:
+        async for attempt in handler:
+            async with attempt:
+                await awork(number)
+        return number
+
+    return call
+
+
 def walk(func: Callable[[int], Iterator[int]]) -> Func:
     def call(_number: int) -> int:
         return sum(func(0))

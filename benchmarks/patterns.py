@@ -32,11 +32,14 @@ import pybreaker
 import stamina
 import tenacity
 
+from clients import async_clients
+from clients import clients
 from figures import pin
 from forms import AsyncFunc
 from forms import Form
 from forms import Func
 from forms import aattempts
+from forms import aattempts_awaited
 from forms import ablock
 from forms import aform
 from forms import aitems
@@ -49,7 +52,6 @@ from forms import plain
 from forms import walk
 from forms import work
 from turns import async_ratios
-from turns import costs
 from turns import ratios
 
 from pytest_resilience.patterns import BulkheadConfig
@@ -106,6 +108,16 @@ def permitted(breaker: CircuitBreaker) -> Func:
     def call(number: int) -> int:
         permit = breaker.acquire()
         result = work(number)
+        permit.returned(result)
+        return result
+
+    return call
+
+
+def apermitted(breaker: CircuitBreaker) -> AsyncFunc:
+    async def call(number: int) -> int:
+        permit = await breaker.acquire_async()
+        result = await awork(number)
         permit.returned(result)
         return result
 
@@ -188,12 +200,13 @@ def listened() -> dict[str, Form]:
 
 def async_breakers() -> dict[str, Form]:
     forms = {}
-    for kind, (config, (decorator, call, with_, _)) in KINDS.items():
+    for kind, (config, (decorator, call, with_, acquire)) in KINDS.items():
         ours = CircuitBreaker(config)
         forms |= {
             f"{kind}, async decorator": aform(ours(awork), decorator),
             f"{kind}, await call": aform(partial(ours.call, awork), call),
             f"{kind}, async with": aform(ablock(ours), with_),
+            f"{kind}, acquire_async": aform(apermitted(ours), acquire),
         }
     breaker, peer = CircuitBreaker(), circuitbreaker.CircuitBreaker(name="async peer")
     locked, flux = interlock.CircuitBreaker(name="c"), fluxgate.AsyncCircuitBreaker()
@@ -240,6 +253,7 @@ def async_retries() -> dict[str, Form]:
         "retry, async decorator": aform(handler(awork), 1.6),
         "retry, await execute": aform(partial(handler.execute, awork), 3.0),
         "retry, async for attempt": aform(aattempts(handler), 7.0),
+        "retry, async for attempt, async with": aform(aattempts_awaited(handler), 7.0),
         "retry with max_elapsed and a budget, async decorator": aform(counted(awork)),
         "  backoff, async decorator": aform(
             backoff.on_exception(backoff.expo, OSError, max_tries=3)(awork)
@@ -290,6 +304,7 @@ def bulkheads() -> dict[str, Form]:
         "rate limit, with": Form(block(limit), 4.0),
         "rate limit, acquire": Form(acquired, 4.0),
         "rate limit, acquire with a weight": Form(heavy),
+        "rate limit, weighing, decorator": Form(limit.weighing(3)(work)),
         "rate limit with a full window, decorator": Form(rate(1000)(work), 4.0),
         "  limits, fixed window, hit": Form(hit),
     }
@@ -409,7 +424,7 @@ async def with_asyncio_timeout(number: int) -> int:
 
 def others() -> dict[str, Form]:
     """Time limits, pipelines, and what is looked up by its name."""
-    limiter, theirs = TimeLimiter(60), interlock.sync_timeout(60)
+    limiter, theirs, hedging = TimeLimiter(60), interlock.sync_timeout(60), Hedging()
     pipeline = Pipeline(RetryHandler(), CircuitBreaker(), SemaphoreBulkhead())
     of_two = interlock.Pipeline(
         interlock.CircuitBreakerStrategy(interlock.CircuitBreaker(name="d")),
@@ -420,9 +435,11 @@ def others() -> dict[str, Form]:
     manager.create_bulkhead("prices", BulkheadConfig(bulkhead_type=BulkheadType.SEMAPHORE))
     thread = "/ a thread, started and joined"
     return {
-        f"time limit, decorator {thread}": Form(limiter(work), None, in_a_thread),
-        f"time limit, execute {thread}": Form(partial(limiter.execute, work), None, in_a_thread),
-        f"hedging, execute {thread}": Form(partial(Hedging().execute, work), None, in_a_thread),
+        # Their docstring says 1.2.
+        f"time limit, decorator {thread}": Form(limiter(work), 1.3, in_a_thread),
+        f"time limit, execute {thread}": Form(partial(limiter.execute, work), 1.3, in_a_thread),
+        f"hedging, decorator {thread}": Form(hedging(work), None, in_a_thread),
+        f"hedging, execute {thread}": Form(partial(hedging.execute, work), None, in_a_thread),
         f"  interlock-cb, sync_timeout {thread}": Form(theirs(work), None, in_a_thread),
         "pipeline of three, decorator": Form(pipeline(work)),
         CALLED: Form(partial(pipeline.call, work)),
@@ -431,6 +448,9 @@ def others() -> dict[str, Form]:
         "registry, get": Form(lambda _: registry.get("prices"), 1.0),
         "registry, get_or_create": Form(lambda _: registry.get_or_create("prices"), 1.0),
         "manager, get_bulkhead": Form(lambda _: manager.get_bulkhead("prices"), 1.0),
+        "manager, get_or_create_bulkhead": Form(
+            lambda _: manager.get_or_create_bulkhead("prices"), 1.0
+        ),
     }
 
 
@@ -438,9 +458,12 @@ def async_others() -> dict[str, Form]:
     limiter = TimeLimiter(60)
     pipeline = Pipeline(RetryHandler(), CircuitBreaker(), SemaphoreBulkhead())
     timed = with_asyncio_timeout
-    hedged = partial(Hedging().execute, awork)
+    hedging = Hedging()
     return {
-        "hedging, await execute / a task, awaited": aform(hedged, None, in_a_task),
+        "hedging, async decorator / a task, awaited": aform(hedging(awork), None, in_a_task),
+        "hedging, await execute / a task, awaited": aform(
+            partial(hedging.execute, awork), None, in_a_task
+        ),
         "time limit, async decorator / asyncio.timeout": aform(limiter(awork), None, timed),
         "time limit, await execute / asyncio.timeout": aform(
             partial(limiter.execute, awork), None, timed
@@ -458,15 +481,6 @@ PARTS = {
     AWAITED: ("retry, async decorator", "breaker, async decorator", "semaphore, async decorator"),
 }
 SUM = "{} / sum of its parts, decorated"
-
-
-BY_THREAD = "time limit by thread, us (90 is what its docstring says)"
-
-
-def by_thread() -> dict[str, float]:
-    """What a call of a plain function costs in all."""
-    limited = TimeLimiter(60)(work)
-    return {BY_THREAD: costs({BY_THREAD: limited}, calls=300, repeats=15)[BY_THREAD] * 1e6}
 
 
 def beside_their_parts(run: dict[str, float]) -> dict[str, float]:
@@ -506,6 +520,41 @@ def refused() -> dict[str, Form]:
         "rate limit reached, decorator / bare raise": refusal(limit(work)),
         "  circuitbreaker open, decorator / bare raise": refusal(peer(work)),
     }
+
+
+def async_refused() -> dict[str, Form]:
+    breaker = CircuitBreaker(CircuitBreakerConfig(failure_threshold=1, timeout=3600.0))
+    full, limit = SemaphoreBulkhead(BulkheadConfig(1)), RateLimitBulkhead(BulkheadConfig(1))
+    breaker.open_for(3600.0)
+    full.acquire()
+    limit.acquire()
+
+    async def raising(_number: int) -> int:
+        raise RuntimeError("refused")
+
+    bare = _acatching(raising)
+
+    def refusal(call: AsyncFunc, target: float | None = None) -> Form:
+        return aform(_acatching(call), target, bare)
+
+    return {
+        "open breaker, async decorator / bare raise": refusal(breaker(awork), 3.0),
+        "open breaker, await call / bare raise": refusal(partial(breaker.call, awork), 3.0),
+        "open breaker, async with / bare raise": refusal(ablock(breaker), 3.0),
+        "full semaphore, async decorator / bare raise": refusal(full(awork)),
+        "full semaphore, async with / bare raise": refusal(ablock(full)),
+        "rate limit reached, async decorator / bare raise": refusal(limit(awork)),
+    }
+
+
+def _acatching(func: AsyncFunc) -> AsyncFunc:
+    async def call(number: int) -> Any:
+        try:
+            return await func(number)
+        except Exception:
+            return 0
+
+    return call
 
 
 def _fail(number: int) -> int:
@@ -566,8 +615,11 @@ def _calls_a_second(func: Func, calls: int) -> float:
     return THREADS * calls / (time.perf_counter() - began)
 
 
-SYNC = (breakers, listened, retries, bulkheads, pools, degradations, others, refused)
-ASYNC = (async_breakers, async_retries, async_bulkheads, async_degradations, async_others)
+SYNC = (breakers, listened, retries, bulkheads, pools, degradations, others, refused, clients)
+ASYNC = (
+    async_breakers, async_retries, async_bulkheads, async_degradations, async_others,
+    async_refused, async_clients,
+)  # fmt: skip
 THROUGHPUT_TARGET = 1 / 0.97
 
 
@@ -582,7 +634,7 @@ def main(runs: int) -> int:
             | async_ratios({name: (form.call, form.against) for name, form in tasks.items()})
             | throughput()
         )
-        run |= beside_their_parts(run) | by_thread()
+        run |= beside_their_parts(run)
         for name, ratio in run.items():
             seen.setdefault(name, []).append(ratio)
     targets = {name: form.target for name, form in (sync | tasks).items()}

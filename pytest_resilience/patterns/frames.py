@@ -6,8 +6,6 @@ of FastAPI do, and generators end in any order. Its frame stays the same.
 
 from __future__ import annotations
 
-import sys
-
 from types import FrameType
 from typing import TypeVar
 
@@ -27,15 +25,14 @@ class EnteredBlocks(dict[FrameType, list[_T]]):
 
     __slots__ = ()
 
-    def enter(self, block: _T) -> None:
+    def enter(self, frame: FrameType, block: _T) -> None:
         """Note a block of the frame that called `__enter__`, or `__aenter__`."""
         if len(self) >= _MOST:
             self.clear()
-        self.setdefault(_frame_of_block(), []).append(block)
+        self.setdefault(frame, []).append(block)
 
-    def leave(self) -> _T | None:
+    def leave(self, frame: FrameType) -> _T | None:
         """The block of the frame that called `__exit__`; None if it has none, as ExitStack's."""
-        frame = _frame_of_block()
         return self._take(frame, -1) if frame in self else None
 
     def leave_this(self, block: _T) -> bool:
@@ -58,11 +55,3 @@ class EnteredBlocks(dict[FrameType, list[_T]]):
         if not blocks:
             del self[frame]
         return block
-
-
-def _frame_of_block() -> FrameType:
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001  # documented
-    pattern = frame.f_globals  # type: ignore[union-attr]
-    while frame.f_back is not None and frame.f_globals is pattern:  # type: ignore[union-attr]
-        frame = frame.f_back  # type: ignore[union-attr]
-    return frame  # type: ignore[return-value]

@@ -6,6 +6,7 @@ import contextvars
 import itertools
 import logging
 import operator
+import sys
 import threading
 
 from collections.abc import Awaitable
@@ -89,7 +90,7 @@ class OverdueCall:
     thread: threading.Thread
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # frozen, it would take four times as long to make
 class _Block:
     """A block that was entered, at `started` monotonic seconds."""
 
@@ -111,9 +112,9 @@ class TimeLimiter(Decorator):
     by itself. `overdue` lists those calls; their results are dropped. The function sees the
     context variables of its caller, but what it sets there is not seen outside, and what
     belongs to a thread (`threading.local`, an sqlite3 connection) is not available. The thread
-    is a daemon, so it keeps no process from ending. A call costs some
-    90 µs by that, a fifth more than to start and join a thread. Where many
-    calls may hang, put a bulkhead inside, which they then fill.
+    is a daemon, so it keeps no process from ending. A call takes some 1.2 times what it takes to
+    start and join a thread by that, a tenth of a millisecond (`benchmarks/patterns.py`). Where
+    many calls may hang, put a bulkhead inside, which they then fill.
 
     Real time interrupts, for no other wakes a thread or an event loop. A call that has ended
     is measured by `clock` as well, and a result that came too late by it is dropped. So, on a
@@ -189,19 +190,21 @@ class TimeLimiter(Decorator):
         next(self._calls)
         block = _Block(self, timer, self._clock.monotonic())
         _entered.set((*_entered.get(), block))
-        self._blocks.enter(block)
+        self._blocks.enter(sys._getframe(1), block)  # noqa: SLF001  # public, says its documentation
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        block, entered = self._blocks.leave(), _entered.get()
+        frame, entered = sys._getframe(1), _entered.get()  # noqa: SLF001
+        block = self._blocks.leave(frame)
         if block is None:  # it was entered by an ExitStack, say
             own = (each for each in reversed(entered) if each.limiter is self)
             known = next((each for each in own if self._blocks.leave_this(each)), None)
             block = known or self._blocks.leave_latest()
             if block is None:
                 raise RuntimeError(f"{self.name}: no block was entered that could be left")
-        if block in entered:
-            _entered.set(tuple(each for each in entered if each is not block))
+        if entered:
+            latest = entered[-1] is block
+            _entered.set(entered[:-1] if latest else tuple(x for x in entered if x is not block))
         timer, started = block.timer, block.started
         try:
             await timer.__aexit__(None if error is None else type(error), error, None)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import sys
 import threading
 
 from collections.abc import AsyncIterator
@@ -169,9 +170,9 @@ def test_blocks_that_are_never_left_are_not_kept_without_end() -> None:
     blocks = EnteredBlocks[int]()
 
     def enter(number: int) -> None:
-        blocks.enter(number)
+        blocks.enter(sys._getframe(), number)
 
     for number in range(2500):
-        exec("enter(number)", {"enter": enter, "number": number})  # in a frame of its own
+        enter(number)
     assert len(blocks) <= 1000
     assert blocks.leave_latest() == 2499

@@ -61,10 +61,10 @@ class BulkheadManager(OfThisProcess):
 
         Raises ShutdownError after `shutdown_all` if there is none.
         """
-        config = validation.config(config, BulkheadConfig)
         known = self.bulkheads.get(name)
-        if known is not None:
+        if known is not None and config is None:
             return known
+        config = validation.config(config, BulkheadConfig)
         with self._lock:  # and look again: another thread may have created it
             return self.bulkheads.get(name) or self._add(name, config)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 from typing import ParamSpec
 from typing import Self
@@ -31,6 +33,7 @@ from pytest_resilience.patterns.circuit_breaker.store import RedisStore
 from pytest_resilience.patterns.circuit_breaker.wrappers import Isolation
 from pytest_resilience.patterns.circuit_breaker.wrappers import Permit
 from pytest_resilience.patterns.circuit_breaker.wrappers import go_on
+from pytest_resilience.patterns.circuit_breaker.wrappers import run_coroutine
 from pytest_resilience.patterns.circuit_breaker.wrappers import start
 from pytest_resilience.patterns.circuit_breaker.wrappers import wrap
 from pytest_resilience.patterns.frames import EnteredBlocks
@@ -41,7 +44,7 @@ __all__ = ["CircuitBreaker"]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-_PLAIN = CallKind.PLAIN
+_PLAIN, _COROUTINE = CallKind.PLAIN, CallKind.COROUTINE
 
 # A block that was entered: its circuit (None once it was left), its permit, and the block around
 # it. A list, because whoever leaves it marks it for all contexts that were copied meanwhile.
@@ -124,6 +127,8 @@ class CircuitBreaker(Decorator):
         """
         circuit = self._circuit
         kind = kind_of(func, args)
+        if kind is _COROUTINE:
+            return run_coroutine(circuit, func, args, kwargs)  # type: ignore[return-value,arg-type]
         if kind is not _PLAIN:
             return start(circuit, kind, func, args, kwargs)  # type: ignore[no-any-return]
         permit = circuit.fast_path or circuit.acquire_permit()
@@ -177,7 +182,7 @@ class CircuitBreaker(Decorator):
         block = [circuit, permit, _entered(_get_innermost())]
         _set_innermost(block)
         if circuit.is_trial(permit):
-            self._trials.enter(block)
+            self._trials.enter(_frame_of_block(), block)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         circuit, inner = self._circuit, None
@@ -209,7 +214,7 @@ class CircuitBreaker(Decorator):
 
         One of them is known by its frame. Else it is not one of them, if there is another.
         """
-        trial = self._trials.leave()
+        trial = self._trials.leave(_frame_of_block())
         if trial is not None:
             return trial
         block, last = innermost, None
@@ -285,6 +290,14 @@ class CircuitBreaker(Decorator):
     def __repr__(self) -> str:
         failures = self.get_stats()["failure_count"]
         return f"<CircuitBreaker {self.name!r} {self.state.value} failures={failures}>"
+
+
+def _frame_of_block() -> FrameType:
+    """Of the `with` that has called in here."""
+    frame = sys._getframe(2)  # noqa: SLF001  # public, says its documentation
+    while frame.f_globals is globals() and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def _entered(block: _Block | None) -> _Block | None:

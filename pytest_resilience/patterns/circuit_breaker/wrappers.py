@@ -20,7 +20,7 @@ from pytest_resilience.patterns.circuit_breaker.state_machine import Circuit
 from pytest_resilience.patterns.circuit_breaker.states import StatePermit
 
 
-__all__ = ["Isolation", "Permit", "go_on", "start", "wrap"]
+__all__ = ["Isolation", "Permit", "go_on", "run_coroutine", "start", "wrap"]
 
 _PLAIN_KINDS = frozenset({CallKind.PLAIN, CallKind.GENERATOR})
 
@@ -105,9 +105,7 @@ def start(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """Call a `func` that is not plain: a coroutine or a generator, nothing of which has run."""
-    if kind is CallKind.COROUTINE:
-        return _await(circuit, func, args, kwargs)
+    """Call a generator function of either kind."""
     return _MAKERS[kind](circuit, func)(*args, **kwargs)
 
 
@@ -115,12 +113,13 @@ def start(
 # its function and makes no object: to share them would double what a call costs.
 
 
-async def _await(
+async def run_coroutine(
     circuit: Circuit,
     func: Callable[..., Awaitable[Any]],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
+    """Call and await a coroutine function."""
     permit = circuit.fast_path or (
         await circuit.acquire_async() if circuit.awaits else circuit.acquire_permit()
     )

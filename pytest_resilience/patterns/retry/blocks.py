@@ -74,6 +74,8 @@ class Attempt:
         return self.__enter__()
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if error is None and self._call is None and self._result is None:
+            return False  # as in `__exit__`: there is nothing to tell
         try:
             return self.__exit__(kind, error, traceback)
         finally:
