@@ -18,11 +18,9 @@ from __future__ import annotations
 import _thread
 import functools
 import os
-import random
 import select
 import threading
 
-from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterable
 from enum import Enum
@@ -35,6 +33,8 @@ from pytest_resilience.virtual_time.stalls import report
 from pytest_resilience.virtual_time.timeline import Elapsed
 from pytest_resilience.virtual_time.timeline import Timeline
 from pytest_resilience.virtual_time.timeline import Wake
+from pytest_resilience.virtual_time.turns import MOST_JUMPS
+from pytest_resilience.virtual_time.turns import Turns
 from pytest_resilience.virtual_time.waiting import LARGEST
 from pytest_resilience.virtual_time.waiting import Ended
 from pytest_resilience.virtual_time.waiting import Outcome
@@ -45,9 +45,6 @@ from pytest_resilience.virtual_time.waiting import poll
 
 __all__ = ["Bubble", "Network", "Outlook", "activate", "current", "reader"]
 
-_MOST_JUMPS = 100_000  # without the thread of the test, after which nobody will ever come back
-_MANY_READS = 20_000  # of the clock without a wait: somebody waits for it in a loop
-_CREEP = 1_000  # nanoseconds, by which time then goes on; doubled after each so many reads
 # As it is now: a tool that looks for what blocks a loop would take the loop's own wait for that.
 _acquire = _thread.LockType.acquire
 
@@ -77,17 +74,15 @@ class Network(Protocol):
 class Bubble:
     """The members and the time of one test."""
 
-    def __init__(
-        self, *, network: Network, chance: random.Random | None, kick: Callable[[], None]
-    ) -> None:
-        """`chance`: chooses who runs next, one at a time. `kick`: wakes the driver."""
+    def __init__(self, *, network: Network, turns: Turns, kick: Callable[[], None]) -> None:
+        """`kick`: wakes the driver."""
         self.mutex = fork_safe(self, "mutex", _thread.RLock)
         self.members = Members()
         self.parked: dict[int, Waiter] = {}
         self.elapsed = Elapsed()
         self.timeline = Timeline()
         self.timers = Timers()
-        self.turns = Turns(chance)
+        self.turns = turns
         self.network = network
         self.failure: ClockStalledError | None = None
         self._kick = kick
@@ -132,8 +127,8 @@ class Bubble:
             self.take_turn("return")
 
     def take_turn(self, waits_in: str) -> None:
-        """With seeded turns: go on when it is this thread's turn. Takes the mutex."""
-        if self.turns.chance is None:
+        """One at a time: go on when it is this thread's turn. Takes the mutex."""
+        if not self.turns.one_at_a_time:
             return
         waiter = Waiter(waits_in)
         try:
@@ -147,6 +142,27 @@ class Bubble:
             self._withdraw(waiter)
             raise
         self.members.waits.pop(waiter.ident, None)
+
+    # Orders.
+
+    def others_can_go(self) -> bool:
+        """Whether anybody else of the test could go on now. Takes the mutex.
+
+        Not who waits for time to pass, or for what only this thread can bring.
+        """
+        with self.mutex:
+            if self.turns.ready or self.running() > 1 or self.members.outside:
+                return True
+            now = self.elapsed.read()
+            return any(
+                waiter.polled or (waiter.deadline is not None and waiter.deadline <= now)
+                for waiter in self.parked.values()
+            )
+
+    def give_way(self) -> None:
+        """Go on when all others have done what they can do without that time passes."""
+        __tracebackhide__ = True
+        self.wait(Waiter("turn"), 0, last=True)
 
     # Waits.
 
@@ -215,7 +231,7 @@ class Bubble:
             del self.parked[waiter.ident]
         self.turns.changes += 1
         self.elapsed.flow(bool(self.members.outside))
-        if self.turns.chance is None or outcome in (Outcome.FAILED, Outcome.ENDED):
+        if not self.turns.one_at_a_time or outcome in (Outcome.FAILED, Outcome.ENDED):
             self._resume(waiter)
         else:
             self.turns.ready.append(waiter)
@@ -289,29 +305,33 @@ class Bubble:
             self.timeline.jumps += 1
         if self.turns.jumped_too_often():
             self.fail(
-                f"time ran away: {_MOST_JUMPS} jumps in which the test's own thread never ran, "
+                f"time ran away: {MOST_JUMPS} jumps in which the test's own thread never ran, "
                 "for threads that wake each other for ever"
             )
             return True
-        self.wake_due(nearest, only_one=self.turns.chance is None)
+        self.wake_due(nearest, only_one=not self.turns.one_at_a_time)
         return True
 
-    def wake_due(self, now: int, *, only_one: bool = False) -> None:
-        """Wake whose deadline has come."""
-        due = []
-        while (nearest := self.timers.nearest()) is not None and nearest <= now:
-            waiter = self.timers.pop()
+    def wake_due(self, now: int, *, only_one: bool = False, patience: int = 0) -> None:
+        """Wake whose deadline has come.
+
+        `patience`: nanoseconds for which those who let others go first still do so.
+        """
+        due: list[Waiter] = []
+        while (waiter := self.timers.take_due(now)) is not None:
             if only_one:
                 self.wake(waiter, Outcome.TIMED_OUT)
                 return
             waiter.outcome = Outcome.TIMED_OUT
             self.parked.pop(waiter.ident, None)
             due.append(waiter)
+        if not due and (waiter := self.timers.take_last(now - patience)) is not None:
+            self.wake(waiter, Outcome.TIMED_OUT)
         for waiter in due:  # all are candidates before one of them runs
-            if self.turns.chance is None:
-                self._resume(waiter)
-            else:
+            if self.turns.one_at_a_time:
                 self.turns.ready.append(waiter)
+            else:
+                self._resume(waiter)
         self.turns.changes += len(due)
 
     def creep(self) -> None:
@@ -354,57 +374,6 @@ class Bubble:
             self.turns.ready.clear()
             self.members.inside.clear()
             self.members.outside.clear()
-
-
-class Turns:
-    """Whose turn it is, and what came of the turns so far.
-
-    Attributes:
-        chance: chooses who runs next, one at a time; None if all who can do.
-        ready: those who were woken and have not yet got their turn.
-        changes: counts them, so that who looked without the mutex knows that nothing happened.
-        reads: of the clock since somebody last waited.
-    """
-
-    def __init__(self, chance: random.Random | None) -> None:
-        self.chance = chance
-        self.ready: deque[Waiter] = deque()
-        self.changes = 0
-        self.reads = 0
-        self._jumps_without_test = 0
-
-    def parks(self, timeout: int | None) -> None:
-        self.changes += 1
-        self.reads = self.reads + 1 if timeout == 0 else 0
-
-    def resumes(self, is_test: bool) -> None:
-        if is_test:
-            self._jumps_without_test = 0
-
-    def jumped_too_often(self) -> bool:
-        self._jumps_without_test += 1
-        if self._jumps_without_test <= _MOST_JUMPS:
-            return False
-        self._jumps_without_test = 0
-        return True
-
-    def read_too_often(self) -> bool:
-        self.reads += 1
-        return self.reads >= _MANY_READS
-
-    def creeping(self) -> int:
-        """Nanoseconds to go on by: few for who measures a lot, many for who waits long."""
-        return _CREEP << min(self.reads // _MANY_READS - 1, 30)
-
-    def choose(self) -> Waiter:
-        index = 0 if self.chance is None else self.chance.randrange(len(self.ready))
-        chosen = self.ready[index]
-        del self.ready[index]
-        return chosen
-
-    def withdraw(self, waiter: Waiter) -> None:
-        if waiter in self.ready:
-            self.ready.remove(waiter)
 
 
 class _Active:

@@ -41,9 +41,12 @@ from pytest_resilience.virtual_time.socket_calls import install_socket_calls
 from pytest_resilience.virtual_time.sockets import Sockets
 from pytest_resilience.virtual_time.sockets import install_selectors
 from pytest_resilience.virtual_time.stalls import where
+from pytest_resilience.virtual_time.tasks import install_tasks
 from pytest_resilience.virtual_time.threads import install_executors
 from pytest_resilience.virtual_time.threads import install_threads
 from pytest_resilience.virtual_time.timeline import Wake
+from pytest_resilience.virtual_time.turns import Order
+from pytest_resilience.virtual_time.turns import Turns
 from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import nanoseconds
 
@@ -62,10 +65,17 @@ class VirtualClock:
     to do. Other threads keep real time.
     """
 
-    def __init__(self, start: int | None = None, *, chance: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        start: int | None = None,
+        *,
+        chance: random.Random | None = None,
+        order: Order | None = None,
+    ) -> None:
         """`start`: of the date, as `start_of` gives it; None for now.
 
-        `chance`: chooses which thread runs next, one at a time; None if all who can run do.
+        `chance`: chooses which thread runs next, one at a time. `order`: says where all others go
+        first, one at a time as well. Without either all who can run do.
         """
         self._start = start
         self._driver = Driver()
@@ -73,7 +83,9 @@ class VirtualClock:
         self._sockets = Sockets()
         self._shadows: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._imports = self._when_imported()
-        self._bubble = Bubble(network=self._sockets, chance=chance, kick=self._driver.kick)
+        self._bubble = Bubble(
+            network=self._sockets, turns=Turns(chance, order), kick=self._driver.kick
+        )
         self._wall: WallClock | None = None
         self._zero = Zero(0)
 
@@ -186,6 +198,7 @@ class VirtualClock:
         """What is replaced in modules that the test may be the first to import."""
         executors = functools.partial(install_executors, self._shadows)
         every: dict[str, Callable[[Patches], None]] = {
+            "asyncio": install_tasks,
             "ssl": _install_tls,
             "concurrent.futures.thread": executors,
             **MULTIPROCESSING,

@@ -61,7 +61,11 @@ def _sleep(seconds: float, /) -> None:
     if bubble is None or not seconds >= 0:
         _REAL["sleep"](seconds)  # which raises for what is no time
     else:
-        bubble.wait(Waiter("sleep"), nanoseconds(seconds))
+        order = bubble.turns.order
+        # Who waits for somebody by many sleeps of no time lets those go who let others go first.
+        bubble.wait(Waiter("sleep"), nanoseconds(seconds), last=order is not None and not seconds)
+        if order is not None:
+            order.at("sleep", "thread")
 
 
 class _Sleep:

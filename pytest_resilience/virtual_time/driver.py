@@ -15,6 +15,9 @@ __all__ = ["Driver"]
 
 TICK = 0.02  # seconds
 PATIENCE = 1_000_000_000  # nanoseconds of the machine, in which nothing happens
+_OVERTAKEN = (
+    40_000_000  # nanoseconds, in which others go first who are blocked, or wait for outside
+)
 _SOON = 1  # millisecond, after which data on its way has mostly come
 _STEP = 5  # milliseconds at most, for which descriptors are looked at while time flows
 
@@ -86,7 +89,7 @@ class Driver:
         with bubble.mutex:
             bubble.wake_readable(events)
             if outlook is Outlook.OUTSIDE:
-                bubble.wake_due(bubble.elapsed.read())
+                bubble.wake_due(bubble.elapsed.read(), patience=_OVERTAKEN)
                 return self._until_due()
             if outlook is Outlook.FLYING and bubble.turns.changes == before:
                 return 0.0
@@ -101,7 +104,7 @@ class Driver:
         return _SOON if outlook is Outlook.FLYING else self._bubble.network.patience
 
     def _until_due(self) -> float:
-        nearest = self._bubble.timers.nearest()
+        nearest = self._bubble.timers.nearest(patience=_OVERTAKEN)
         if nearest is None:
             return TICK
         return min(TICK, max(0.0, (nearest - self._bubble.elapsed.read()) / 1e9))
@@ -111,10 +114,14 @@ class Driver:
         bubble = self._bubble
         held_up = bubble.turns.ready or bubble.timers.nearest() is not None
         blocked = bubble.members.blocked() if held_up else None
-        if blocked is None or not self._lasts(("blocked", blocked)):
+        overtaken = bubble.timers.has_last
+        patience = _OVERTAKEN if overtaken else PATIENCE
+        if blocked is None or not self._lasts(("blocked", blocked), patience):
             return TICK
-        if bubble.turns.ready:  # with seeded turns somebody else may be able to help
+        if bubble.turns.ready:  # one at a time: somebody else may be able to help
             bubble.hand_over()
+        elif overtaken:
+            bubble.wake_due(bubble.elapsed.read())
         else:
             bubble.fail("a thread of the test is blocked where virtual time cannot see it")
         return TICK
@@ -127,10 +134,10 @@ class Driver:
             )
         return TICK
 
-    def _lasts(self, what: object) -> bool:
+    def _lasts(self, what: object, patience: int = PATIENCE) -> bool:
         """Whether nothing but `what` has been seen for as long as is patience."""
         seen, now = (self._bubble.turns.changes, what), real_ns()
         if seen != self._seen:
             self._seen, self._since = seen, now
             return False
-        return now - self._since > PATIENCE
+        return now - self._since > patience

@@ -8,7 +8,9 @@ for a condition makes the lock when somebody waits.
 from __future__ import annotations
 
 import _thread
+import os
 import queue
+import sys
 import threading
 
 from collections import deque
@@ -17,6 +19,8 @@ from typing import Any
 from pytest_resilience.virtual_time.bubble import Bubble
 from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.places import Place
+from pytest_resilience.virtual_time.turns import Order
 from pytest_resilience.virtual_time.waiting import Outcome
 from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import nanoseconds
@@ -24,18 +28,49 @@ from pytest_resilience.virtual_time.waiting import nanoseconds
 
 __all__ = ["VirtualLock", "install_locks"]
 
+_WAIT = threading.Condition.wait.__code__
+
 
 class VirtualLock:
-    """`threading.Lock`; it outlives the clock, and threads that are no members can use it too."""
+    """`threading.Lock`; it outlives the clock, and threads that are no members can use it too.
 
-    __slots__ = ("__weakref__", "_bubble", "_inner", "_waiters")
+    Attributes:
+        made: where.
+        holder: the thread that has it, and where it was taken; None where nobody has.
+    """
+
+    __slots__ = ("__weakref__", "_bubble", "_inner", "_waiters", "holder", "made")
 
     def __init__(self) -> None:
         self._inner = _thread.allocate_lock()
         self._waiters: deque[Waiter] = deque()
         self._bubble: Bubble | None = None  # of the last who had to wait
+        self.made = None if sys._getframe(1).f_code is _WAIT else Place.here()  # noqa: SLF001
+        self.holder: tuple[int, Place] | None = None
+
+    @property
+    def is_signal(self) -> bool:
+        """Whether it is none that somebody holds: a condition makes one for each who waits."""
+        return self.made is None
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        __tracebackhide__ = True
+        if not self.is_signal:
+            ordered = current() if blocking else None
+            if ordered is not None and ordered.turns.order is not None:
+                self._let_others_go_first(ordered.turns.order)
+        taken = self._acquire(blocking, timeout)
+        if taken and not self.is_signal:
+            self.holder = _thread.get_ident(), Place.here()
+        return taken
+
+    def _let_others_go_first(self, order: Order) -> None:
+        place = Place.here()
+        if place.is_own and self.made is not None and sys._getframe(2).f_code is not _WAIT:  # noqa: SLF001
+            module = os.path.basename(self.made.code.co_filename).removesuffix(".py")
+            order.at("lock", f"{module}.{self.made.code.co_name}", str(place))
+
+    def _acquire(self, blocking: bool, timeout: float) -> bool:
         __tracebackhide__ = True
         if self._inner.acquire(False):
             return True
@@ -63,7 +98,9 @@ class VirtualLock:
         while True:
             left = None if deadline is None else max(0, deadline - bubble.elapsed.read())
             try:
-                outcome = bubble.wait(Waiter("lock"), left, enlist=enlist)
+                waiter = Waiter("lock")
+                waiter.awaited = self
+                outcome = bubble.wait(waiter, left, enlist=enlist)
             except BaseException:
                 self._pass_on(bubble)
                 raise
@@ -84,6 +121,7 @@ class VirtualLock:
                 return
 
     def release(self) -> None:
+        self.holder = None
         self._inner.release()
         bubble = self._bubble
         if bubble is not None:

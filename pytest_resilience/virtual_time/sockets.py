@@ -25,6 +25,7 @@ from typing import Any
 from pytest_resilience.virtual_time.bubble import Outlook
 from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.tasks import aside
 from pytest_resilience.virtual_time.waiting import Outcome
 from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import nanoseconds
@@ -205,7 +206,12 @@ def _select(real: _Select) -> _Select:
         else:
             polled = tuple((key.fd, _mask(key.events)) for key in self.get_map().values())
         waiter = Waiter("select", polled, watched)
-        bubble.wait(waiter, None if timeout is None else nanoseconds(timeout))
+        held = aside(self)
+        if held is not None:
+            if bubble.wait(waiter, 0, last=True) is Outcome.TIMED_OUT:
+                held.let_go()
+        else:
+            bubble.wait(waiter, None if timeout is None else nanoseconds(timeout))
         return real(self, 0)
 
     select_.__name__ = "select"

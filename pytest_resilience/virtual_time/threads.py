@@ -15,6 +15,7 @@ from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.bubble import reader
 from pytest_resilience.virtual_time.locks import VirtualLock
 from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.places import Place
 from pytest_resilience.virtual_time.real_waits import outside
 from pytest_resilience.virtual_time.waiting import Ended
 from pytest_resilience.virtual_time.waiting import Waiter
@@ -100,6 +101,7 @@ def _bootstrap(real: Callable[[threading.Thread], None]) -> Callable[[threading.
         self._invoke_excepthook = report_others  # type: ignore[attr-defined]
         try:
             bubble.take_turn("start")
+            _begin(bubble, self)
             real(self)
         finally:
             with bubble.mutex:
@@ -107,6 +109,13 @@ def _bootstrap(real: Callable[[threading.Thread], None]) -> Callable[[threading.
                 bubble.leave(started.joiners)
 
     return _bootstrap_inner
+
+
+def _begin(bubble: Bubble, thread: threading.Thread) -> None:
+    """Others may go first where a function of the project's begins."""
+    code = getattr(getattr(thread, "_target", None), "__code__", None)
+    if bubble.turns.order is not None and code is not None:
+        bubble.turns.order.at("start", "thread", str(Place(code, code.co_firstlineno)))
 
 
 def _join(real: Callable[..., None]) -> Callable[..., None]:

@@ -7,11 +7,15 @@ import heapq
 import itertools
 import select
 
+from collections import deque
 from collections.abc import Iterable
 from enum import Enum
+from typing import Protocol
+
+from pytest_resilience.virtual_time.places import Place
 
 
-__all__ = ["LARGEST", "Ended", "Outcome", "Timers", "Waiter", "nanoseconds", "poll"]
+__all__ = ["LARGEST", "Ended", "Held", "Outcome", "Timers", "Waiter", "nanoseconds", "poll"]
 
 # As it is without virtual time, whose own it is replaced by for others.
 _POLL = {"poll": getattr(select, "poll", None)}
@@ -33,6 +37,18 @@ class Ended(SystemExit):
     """Ends a thread that was left over when its clock ended."""
 
 
+class Held(Protocol):
+    """A lock that somebody may have.
+
+    Attributes:
+        made: where; None for one that nobody holds, which a condition makes for who waits.
+        holder: the ident of the thread that has it, and where it was taken; None for nobody.
+    """
+
+    made: Place | None
+    holder: tuple[int, Place] | None
+
+
 class Waiter:
     """One wait of one thread.
 
@@ -42,10 +58,13 @@ class Waiter:
         deadline: virtual nanoseconds; None if only somebody can end it.
         polled: descriptors that end the wait, each with its events.
         watched: the descriptors behind those, where one is an epoll.
+        awaited: the lock that it waits for; None for anything else.
         outcome: None while it waits.
     """
 
-    __slots__ = ("deadline", "ident", "lock", "outcome", "polled", "waits_in", "watched")
+    __slots__ = (
+        "awaited", "deadline", "ident", "lock", "outcome", "polled", "waits_in", "watched",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -58,6 +77,7 @@ class Waiter:
         self.deadline: int | None = None
         self.polled = polled
         self.watched = tuple(fd for fd, _ in polled) if watched is None else watched
+        self.awaited: Held | None = None
         self.outcome: Outcome | None = None
         self.lock = _thread.allocate_lock()
         self.lock.acquire()
@@ -67,28 +87,54 @@ class Timers:
     """Deadlines, nearest first; of equal ones the first that was armed."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, bool, int, Waiter]] = []
+        self._heap: list[tuple[int, int, Waiter]] = []
+        self._last: deque[Waiter] = deque()
         self._count = itertools.count()
 
     def add(self, waiter: Waiter, deadline: int, *, last: bool) -> None:
-        """`last`: after all others of the same moment."""
+        """`last`: after all others, for who waits for no time to pass."""
         waiter.deadline = deadline
+        if last:
+            self._last.append(waiter)
+            return
         if len(self._heap) > 1000 and len(self._heap) > 2 * sum(map(_waits, self._heap)):
             self._heap = list(filter(_waits, self._heap))
             heapq.heapify(self._heap)
-        heapq.heappush(self._heap, (deadline, last, next(self._count), waiter))
+        heapq.heappush(self._heap, (deadline, next(self._count), waiter))
 
-    def nearest(self) -> int | None:
+    @property
+    def has_last(self) -> bool:
+        """Whether somebody lets all others go first."""
+        while self._last and self._last[0].outcome is not None:
+            self._last.popleft()
+        return bool(self._last)
+
+    def nearest(self, patience: int = 0) -> int | None:
+        """`patience`: nanoseconds that the last ones wait longer."""
         while self._heap and not _waits(self._heap[0]):
             heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        found = [self._heap[0][0]] if self._heap else []
+        if self.has_last:
+            found.append((self._last[0].deadline or 0) + patience)
+        return min(found, default=None)
 
-    def pop(self) -> Waiter:
-        return heapq.heappop(self._heap)[3]
+    def take_due(self, now: int) -> Waiter | None:
+        """One whose deadline has come, but for the last ones; None if there is none."""
+        while self._heap and (self._heap[0][0] <= now or not _waits(self._heap[0])):
+            waiter = heapq.heappop(self._heap)[2]
+            if waiter.outcome is None:
+                return waiter
+        return None
+
+    def take_last(self, now: int) -> Waiter | None:
+        """The first of those that let all others go first; None if its deadline is later."""
+        if self.has_last and (self._last[0].deadline or 0) <= now:
+            return self._last.popleft()
+        return None
 
 
-def _waits(entry: tuple[int, bool, int, Waiter]) -> bool:
-    return entry[3].outcome is None
+def _waits(entry: tuple[int, int, Waiter]) -> bool:
+    return entry[2].outcome is None
 
 
 def nanoseconds(seconds: float) -> int:

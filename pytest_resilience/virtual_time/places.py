@@ -1,0 +1,73 @@
+"""Lines of the code under test, for what is told of locks and waits."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import queue
+import sys
+import sysconfig
+import threading
+import weakref
+
+from dataclasses import dataclass
+from functools import lru_cache
+from types import CodeType
+from types import FrameType
+from typing import Any
+
+
+__all__ = ["Place", "is_machinery", "is_of_libraries", "task_holders"]
+
+_HERE = os.path.dirname(__file__) + os.sep
+_MACHINERY = frozenset({threading.__file__, queue.__file__, _thread.__name__})
+_LIBRARIES = tuple(
+    {path + os.sep for name in ("stdlib", "platstdlib") if (path := sysconfig.get_path(name))}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A line, which keeps nothing alive but its code."""
+
+    code: CodeType
+    line: int
+
+    @classmethod
+    def of(cls, frame: FrameType) -> Place:
+        return cls(frame.f_code, frame.f_lineno)
+
+    @classmethod
+    def here(cls) -> Place:
+        """Where what waits was called from: not in this package, nor where locks are made of."""
+        frame: FrameType | None = sys._getframe(2)  # noqa: SLF001  # inspect is 100 times slower
+        outermost = frame
+        while frame is not None and is_machinery(frame.f_code.co_filename):
+            outermost, frame = frame, frame.f_back
+        found = frame or outermost
+        assert found is not None
+        return cls(found.f_code, found.f_lineno)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the project's, and no library's."""
+        return not is_of_libraries(self.code.co_filename)
+
+    def __str__(self) -> str:
+        return f"{self.code.co_filename}:{self.line} in {self.code.co_name}"
+
+
+task_holders: weakref.WeakKeyDictionary[Any, tuple[Any, Place]] = weakref.WeakKeyDictionary()
+"""Of each lock of asyncio that is held, the task that holds it, and where it was taken."""
+
+
+@lru_cache(maxsize=4096)
+def is_machinery(file: str) -> bool:
+    """Whether a file is one of those that waits are made of."""
+    return file in _MACHINERY or file.startswith(_HERE) or f"{os.sep}asyncio{os.sep}" in file
+
+
+@lru_cache(maxsize=4096)
+def is_of_libraries(file: str) -> bool:
+    """Whether a file is of the standard library, one that is installed, or this package."""
+    return file.startswith((*_LIBRARIES, _HERE, "<")) or "site-packages" in file

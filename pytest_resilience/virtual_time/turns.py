@@ -1,0 +1,85 @@
+"""Whose turn it is, where one thread of a test runs at a time."""
+
+from __future__ import annotations
+
+import random
+
+from collections import deque
+from typing import Protocol
+
+from pytest_resilience.virtual_time.waiting import Waiter
+
+
+__all__ = ["MOST_JUMPS", "Order", "Turns"]
+
+MOST_JUMPS = 100_000  # without the thread of the test, after which nobody will ever come back
+_MANY_READS = 20_000  # of the clock without a wait: somebody waits for it in a loop
+_CREEP = 1_000  # nanoseconds, by which time then goes on; doubled after each so many reads
+
+
+class Order(Protocol):
+    """Decides where a thread or task lets all others go first. Without it nobody does.
+
+    Called by members, without the mutex.
+    """
+
+    def at(self, kind: str, target: str, place: str = "") -> None:
+        """This thread is about to do something at which others could go first.
+
+        `place`: `file:line in function`, where the stack does not tell.
+        """
+
+
+class Turns:
+    """Whose turn it is, and what came of the turns so far.
+
+    Attributes:
+        one_at_a_time: whether one runs at a time, until it waits; else all who can do.
+        order: where others go first; None where nobody asks for that.
+        ready: those who were woken and have not yet got their turn.
+        changes: counts them, so that who looked without the mutex knows that nothing happened.
+        reads: of the clock since somebody last waited.
+    """
+
+    def __init__(self, chance: random.Random | None = None, order: Order | None = None) -> None:
+        """`chance` chooses who runs next; without it, where there is an order, who came first."""
+        self.one_at_a_time = chance is not None or order is not None
+        self.order = order
+        self.ready: deque[Waiter] = deque()
+        self.changes = 0
+        self.reads = 0
+        self._chance = chance
+        self._jumps_without_test = 0
+
+    def parks(self, timeout: int | None) -> None:
+        self.changes += 1
+        self.reads = self.reads + 1 if timeout == 0 else 0
+
+    def resumes(self, is_test: bool) -> None:
+        if is_test:
+            self._jumps_without_test = 0
+
+    def jumped_too_often(self) -> bool:
+        self._jumps_without_test += 1
+        if self._jumps_without_test <= MOST_JUMPS:
+            return False
+        self._jumps_without_test = 0
+        return True
+
+    def read_too_often(self) -> bool:
+        self.reads += 1
+        return self.reads >= _MANY_READS
+
+    def creeping(self) -> int:
+        """Nanoseconds to go on by: few for who measures a lot, many for who waits long."""
+        return _CREEP << min(self.reads // _MANY_READS - 1, 30)
+
+    def choose(self) -> Waiter:
+        index = 0 if self._chance is None else self._chance.randrange(len(self.ready))
+        chosen = self.ready[index]
+        del self.ready[index]
+        return chosen
+
+    def withdraw(self, waiter: Waiter) -> None:
+        if waiter in self.ready:
+            self.ready.remove(waiter)
