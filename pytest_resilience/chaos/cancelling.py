@@ -75,10 +75,12 @@ class Cancelling:
 
     Attributes:
         cancel: does it.
+        task: that awaits.
         is_here: it is done in that task, or in one that it awaits, and not in a callback.
     """
 
     cancel: Callable[[], object]
+    task: Any
     is_here: bool
 
 
@@ -143,12 +145,13 @@ def _cancelling(task: Any, *, is_here: bool = False) -> Cancelling | None:
     if not hasattr(task, "parent_nursery"):  # of asyncio
         loop = task.get_loop()
         if current_loop() is loop:
-            return Cancelling(task.cancel, is_here)
-        return Cancelling(functools.partial(loop.call_soon_threadsafe, task.cancel), is_here)
+            return Cancelling(task.cancel, task, is_here)
+        cancel = functools.partial(loop.call_soon_threadsafe, task.cancel)
+        return Cancelling(cancel, task, is_here)
     if current_task() is None:
         return None  # a thread of trio's cannot be abandoned
     scope = _scope_of(task)
-    return None if scope is None else Cancelling(scope.cancel, is_here)
+    return None if scope is None else Cancelling(scope.cancel, task, is_here)
 
 
 def _scope_of(task: Any) -> Any:

@@ -12,10 +12,11 @@ from typing import Final
 
 __all__ = [
     "CALL", "CHECK_OUT", "CLOSE", "COMMIT", "CONNECT", "CREATE", "DATAGRAMS", "END", "EXECUTE",
-    "FETCH", "HANDSHAKE", "KINDS", "MAKE", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN",
+    "FETCH", "HANDSHAKE", "KINDS", "LOCK", "MAKE", "OPEN", "OPEN_CONNECTION", "OPEN_IN_VAIN",
     "OPEN_TO_WRITE", "PROCESS_START", "READ", "RECEIVE", "RECEIVE_DATAGRAM", "REMOVE", "RENAME",
-    "RESIZE", "RESOLVE", "SEND", "SEND_DATAGRAM", "SYNC", "WRITE", "CallSite", "HttpDetails",
-    "HttpRequest", "Operation", "SqlDetails", "TcpDetails", "new_connection",
+    "RESIZE", "RESOLVE", "SEND", "SEND_DATAGRAM", "SLEEP", "START", "SYNC", "TURNS", "WRITE",
+    "CallSite", "HttpDetails", "HttpRequest", "Operation", "SqlDetails", "TcpDetails",
+    "new_connection",
 ]  # fmt: skip
 
 RESOLVE: Final = "network.resolve"
@@ -45,6 +46,9 @@ SYNC: Final = "file.sync"
 RENAME: Final = "file.rename"
 MAKE: Final = "file.make"  # a folder or a link
 REMOVE: Final = "file.remove"
+LOCK: Final = "thread.lock"  # it is about to be taken, by a thread
+SLEEP: Final = "thread.sleep"  # of a thread or a task
+START: Final = "thread.start"
 PROCESS_START: Final = "process.start"  # nothing happens to it: it is noted where it is unreached
 
 # All that something can happen to.
@@ -53,6 +57,10 @@ KINDS: Final = DATAGRAMS | {
     RECEIVE, CLOSE, END, OPEN, OPEN_IN_VAIN, OPEN_TO_WRITE, CREATE, READ, WRITE, RESIZE, SYNC,
     RENAME, MAKE, REMOVE,
 }  # fmt: skip
+
+
+TURNS: Final = frozenset({LOCK, SLEEP, START})
+"""Nothing can happen to these, but that others go first. They are seen in virtual time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

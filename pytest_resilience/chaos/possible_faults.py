@@ -41,6 +41,7 @@ from pytest_resilience.chaos.operation import RESIZE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.operation import SYNC
+from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
@@ -52,6 +53,7 @@ from pytest_resilience.errors import ConfigurationError
 __all__ = [
     "CRASHES",
     "CRASHING",
+    "LATER",
     "PossibleFault",
     "fault_named",
     "fault_names",
@@ -63,6 +65,9 @@ CRASHES: Final[Mapping[str, CrashModel]] = {
     "killed": CrashModel.KILLED, "crash_ext4": CrashModel.EXT4, "crash_posix": CrashModel.POSIX,
 }  # fmt: skip
 """No faults that an operation could see: the process, or the system, has died at it."""
+
+LATER: Final = "later"
+"""No fault: who does the operation goes on after all others. In virtual time alone."""
 
 CRASHING: Final = frozenset({
     CREATE, OPEN_TO_WRITE, WRITE, RESIZE, RENAME, MAKE, REMOVE, OPEN_CONNECTION, EXECUTE, COMMIT,
@@ -242,8 +247,10 @@ def possible_faults(kind: str) -> tuple[PossibleFault, ...]:
 
 
 def fault_names(kind: str) -> tuple[str, ...]:
-    """The names of all that a schedule can say of operations of a kind, crashes last."""
-    return (*(each.name for each in possible_faults(kind)), *(CRASHES if kind in CRASHING else ()))
+    """The names of all that a schedule can say of operations of a kind, what is no fault last."""
+    faults = [each.name for each in possible_faults(kind)]
+    crashes = CRASHES if kind in CRASHING else ()
+    return (*faults, *crashes, *([LATER] if faults or kind in TURNS else ()))
 
 
 def fault_named(kind: str, name: str) -> PossibleFault:

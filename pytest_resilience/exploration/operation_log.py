@@ -10,11 +10,14 @@ from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
+from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.possible_faults import possible_faults
+from pytest_resilience.chaos.possible_faults import LATER
+from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.chaos.possible_faults import possible_names
 from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.clock import MACHINE_CLOCK
@@ -30,6 +33,7 @@ from pytest_resilience.seeds import Stream
 __all__ = [
     "AtStep",
     "OperationLog",
+    "Overtaking",
     "Seen",
     "SilenceError",
     "SkippingClock",
@@ -138,6 +142,22 @@ def _point(kind: str, target: str, function: str, number: int) -> Point:
     return Point(Site(kind, target, function), number)
 
 
+class Overtaking(Protocol):
+    """Lets whoever does an operation go on after all other threads and tasks.
+
+    Attributes:
+        in_vain: the steps after which none of them has done anything.
+    """
+
+    in_vain: set[Step]
+
+    def is_possible(self, operation: Operation) -> bool:
+        """Whether there are others who could go first."""
+
+    def begin(self, operation: Operation, step: Step) -> None:
+        """Let them, as a step says."""
+
+
 class OperationLog:
     """Names the operations of one run as they are about to happen, and says which have a fault.
 
@@ -154,6 +174,7 @@ class OperationLog:
         *,
         schedule: Schedule = (),
         most: int | None = None,
+        overtaking: Overtaking | None = None,
     ) -> None:
         """Past `most` operations StormError is raised."""
         self.schedule = schedule
@@ -163,15 +184,23 @@ class OperationLog:
         self._place_of = place_of
         self._most = most
         self._met: dict[Step, int] = {}
+        self._overtaking = overtaking
         self._current = threading.local()
         self._lock = fork_safe(self, "_lock", threading.Lock)
 
     def observe(self, operation: Operation | None) -> None:
         """An operation is about to be decided on; None for one that has been observed before."""
-        self._current.seen = None
+        is_turn = operation is not None and operation.kind in TURNS
+        if not is_turn:  # else one of ours, in the middle of what is decided on
+            self._current.seen = None
         if operation is None or not (self.is_open and _is_explored(operation)):
             return
-        faults = possible_names(operation)
+        overtaken = self._overtaking is not None and self._overtaking.is_possible(operation)
+        if is_turn and not overtaken:
+            return
+        faults = () if is_turn else possible_names(operation)
+        if overtaken:
+            faults = (*faults, LATER)
         place = self._place_of(operation)
         with self._lock:
             point, overall = self._points.of(operation, place)
@@ -182,13 +211,18 @@ class OperationLog:
                 faults=faults,
                 at=MACHINE_CLOCK.monotonic(),
             )
-            self._current.seen = seen
+            if not is_turn:
+                self._current.seen = seen
             self.seen.append(seen)
             for step in self.schedule:
                 if is_at(step, seen):
                     self._met.setdefault(step, len(self.seen) - 1)
         if self._most is not None and len(self.seen) > self._most:
             raise StormError(f"more than {self._most} operations")
+        if self._overtaking is not None:
+            for step in self.schedule:
+                if step.is_order and is_at(step, seen):
+                    self._overtaking.begin(operation, step)
 
     def strikes(self, step: Step) -> bool:
         """Whether the operation that is being decided on in this thread is one of a step."""
@@ -199,6 +233,16 @@ class OperationLog:
         if step.lasts:
             return (site.kind, site.target) == (step.point.site.kind, step.point.site.target)
         return is_at(step, seen)
+
+    @property
+    def orders(self) -> frozenset[Step]:
+        """The steps that have let others go first."""
+        return frozenset(step for step in self._met if step.is_order)
+
+    @property
+    def in_vain(self) -> frozenset[Step]:
+        """Those of them after which nobody has gone first."""
+        return frozenset() if self._overtaking is None else frozenset(self._overtaking.in_vain)
 
     @property
     def unmet(self) -> tuple[Step, ...]:
@@ -258,7 +302,7 @@ def _is_explored(operation: Operation) -> bool:
         return False
     if operation.advice or operation.http.in_process or not operation.names:
         return False  # without a name it is for no fault, as the connect to a socket of files
-    return bool(possible_faults(operation.kind))
+    return bool(fault_names(operation.kind))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -52,6 +52,7 @@ class Outcome:
         seen: the operations, in order.
         positions: for each step of the schedule that was met, how many operations came before.
         hit: the steps whose fault has happened.
+        in_vain: those of them that let others go first, who had nothing to do.
         duration: seconds.
     """
 
@@ -61,6 +62,7 @@ class Outcome:
     seen: Sequence[Seen] = ()
     positions: tuple[tuple[Step, int], ...] = ()
     hit: frozenset[Step] = frozenset()
+    in_vain: frozenset[Step] = frozenset()
     duration: float = 0.0
 
     def after(self, step: Step) -> Sequence[Seen]:

@@ -3,9 +3,10 @@
     connect(payments:443)@shop.pay#1=refuse, write(config.json)@shop.save#2+=disk_full
 
 Each step is a kind of operation, its target, the function that does it, its number among those of
-the same kind, target and function, and the fault. Without `@…` it is the number among those of
-all functions. `+` says from there on: the fault stays for this kind and target, whoever asks.
-Steps are separated by commas. What is not plain stands in double quotes, as in JSON.
+the same kind, target and function, and the fault. `later` is none: who does the operation goes on
+after all other threads and tasks. Without `@…` it is the number among those of all functions. `+`
+says from there on: the fault stays for this kind and target, whoever asks. Steps are separated by
+commas. What is not plain stands in double quotes, as in JSON.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_resilience.chaos.operation import KINDS
+from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.chaos.possible_faults import CRASHES
+from pytest_resilience.chaos.possible_faults import LATER
 from pytest_resilience.chaos.possible_faults import fault_names
-from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.chaos.types.schema import nearest
 from pytest_resilience.errors import ConfigurationError
 
@@ -60,12 +62,13 @@ class ScheduleError(ConfigurationError):
 
 def _kind_names() -> dict[str, str]:
     """Each kind by its short name: without what comes before the dot, where that is clear."""
-    found = {kind.partition(".")[2]: kind for kind in sorted(KINDS) if possible_faults(kind)}
-    return found | {
-        kind.partition(".")[2]: kind
-        for kind in sorted(KINDS)
-        if kind.startswith("network.") and possible_faults(kind)
-    }
+    kinds = sorted(_explored())
+    found = {kind.partition(".")[2]: kind for kind in kinds}
+    return found | {kind.partition(".")[2]: kind for kind in kinds if kind.startswith("network.")}
+
+
+def _explored() -> list[str]:
+    return [kind for kind in KINDS | TURNS if fault_names(kind)]
 
 
 _BY_NAME: Final = _kind_names()
@@ -127,6 +130,11 @@ class Step:
     def cell(self) -> str:
         """Site, fault and mode: what is told of all numbers together."""
         return f"{self.point.site}{'+' * self.lasts}={self.fault}"
+
+    @property
+    def is_order(self) -> bool:
+        """Whether nothing happens but that all others go first."""
+        return self.fault == LATER
 
     @property
     def is_crash(self) -> bool:
@@ -232,7 +240,7 @@ def _step(reader: _Reader) -> Step:
     if fault not in names:
         known = f"a fault of {kind_name(kind)}{nearest(fault, names)}: {', '.join(names)}"
         raise reader.error(known, len(fault))
-    if lasts and fault in CRASHES:
+    if lasts and (fault in CRASHES or fault == LATER):
         raise reader.error("a fault that stays, as + says", len(fault))
     point = Point(Site(kind, target, function), int(digits))
     return Step(point, fault, lasts)
@@ -241,16 +249,12 @@ def _step(reader: _Reader) -> Step:
 def _kind(reader: _Reader) -> str:
     name = reader.take(_KIND, "a kind of operation")
     kind = _BY_NAME.get(name, name)
-    if not possible_faults(kind):
+    if not fault_names(kind):
         known = ", ".join(sorted(_NAMES.get(each, each) for each in _explored()))
         raise reader.error(
             f"a kind of operation{nearest(name, [*_BY_NAME, *KINDS])}: {known}", len(name)
         )
     return kind
-
-
-def _explored() -> list[str]:
-    return [kind for kind in KINDS if possible_faults(kind)]
 
 
 def _quoted(text: str, plain: re.Pattern[str]) -> str:

@@ -6,7 +6,8 @@ pair, never more faults than a schedule that failed already. The order does not 
 budget, so that a larger one goes on where a smaller one ends.
 
 Left out, for it is known what would come of it: a fault that stays, where the run in which it
-happened once did nothing more of the kind on the target. It would be the same run.
+happened once did nothing more of the kind on the target. It would be the same run. And what would
+come together with an order in which nobody has gone first.
 
 That a fault was survived, and the run went on as without it, leaves out nothing: what counts
 failures, as a circuit breaker does, has changed all the same.
@@ -99,9 +100,12 @@ class Search:
         *,
         depth: int = 2,
         prune: bool = True,
+        meant: Callable[[str], bool] = lambda _: True,
         wanted: Callable[[Step], bool] = lambda _: True,
     ) -> None:
-        """`attempt` gives None for a run that may not begin. `wanted`: the first faults to try."""
+        """`attempt` gives None for a run that may not begin. `meant`: the faults to try, `wanted`:
+        the first steps of schedules.
+        """
         self.outcomes: dict[Schedule, Outcome] = {}
         self.unexplored: list[Schedule] = []
         self.pruned = 0
@@ -109,6 +113,7 @@ class Search:
         self._attempt = attempt
         self._depth = depth
         self._prune = prune
+        self._meant = meant
         self._wanted = wanted
 
     def run(self) -> None:
@@ -160,8 +165,12 @@ class Search:
         known = {each.point for each in self._calm}
         found: dict[Schedule, tuple[bool, int]] = {}
         for order, parent in enumerate(parents):
+            if self._prune and parent[-1] in self.outcomes[parent].in_vain:
+                continue
             for step in singles(self.outcomes[parent].after(parent[-1])):
-                if not any(_covers(each, step.point) for each in parent):
+                if self._meant(step.fault) and not any(
+                    _covers(each, step.point) for each in parent
+                ):
                     found.setdefault((*parent, step), (step.point in known, order))
         # Sorting is stable: those of one parent stay in the order of `singles`.
         return [schedule for schedule, _ in sorted(found.items(), key=lambda each: each[1])]
@@ -171,16 +180,18 @@ def singles(seen: Iterable[Seen]) -> Iterator[Step]:
     """Each operation under each fault that it can have, once and from there on, in order.
 
     The first of each site first, under all faults: later ones of a loop come last. The simplest
-    faults first.
+    faults first. What lets others go first comes after all faults.
     """
-    found: dict[Step, tuple[int, int, bool]] = {}
+    found: dict[Step, tuple[bool, int, int, bool]] = {}
     for each in seen:
         for rank, name in enumerate(each.faults):
             once = Step(each.point, name)
-            found.setdefault(once, (each.point.number, rank, False))
+            found.setdefault(once, (once.is_order, each.point.number, rank, False))
+            if once.is_order:
+                continue
             if fault_named(each.point.site.kind, name).lasts:
                 lasting = Step(each.point, name, lasts=True)
-                found.setdefault(lasting, (each.point.number, rank, True))
+                found.setdefault(lasting, (False, each.point.number, rank, True))
     yield from sorted(found, key=found.__getitem__)
 
 

@@ -22,9 +22,13 @@ from pytest_resilience.plugin.settings import settings_of
 from pytest_resilience.seeds import Stream
 from pytest_resilience.virtual_time.clock import VirtualClock
 from pytest_resilience.virtual_time.clock import start_of
+from pytest_resilience.virtual_time.turns import Order
 
 
-__all__ = ["clock_of_a_test", "prepare"]
+__all__ = ["ORDER", "clock_of_a_test", "prepare"]
+
+ORDER = pytest.StashKey[Order]()
+"""Of a test: where all others of its threads and tasks go first."""
 
 _FIXTURE = "virtual_clock"
 _MARK = "virtual_time"
@@ -108,7 +112,8 @@ def clock_of_a_test(request: pytest.FixtureRequest) -> Iterator[VirtualClock]:
     if asked.seeded:
         seed = settings_of(request.config).seed
         chance = Stream.at(seed, item.nodeid, "virtual time").random()
-    with VirtualClock(asked.start, chance=chance) as clock:
+    order = item.stash.get(ORDER, None)
+    with VirtualClock(asked.start, chance=chance, order=order) as clock:
         item.stash[_CLOCK] = clock
         yield clock
 

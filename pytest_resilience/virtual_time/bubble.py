@@ -29,6 +29,8 @@ from typing import Protocol
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.virtual_time.members import Members
+from pytest_resilience.virtual_time.stalls import DEADLOCK
+from pytest_resilience.virtual_time.stalls import is_deadlock
 from pytest_resilience.virtual_time.stalls import report
 from pytest_resilience.virtual_time.timeline import Elapsed
 from pytest_resilience.virtual_time.timeline import Timeline
@@ -145,6 +147,11 @@ class Bubble:
 
     # Orders.
 
+    @property
+    def is_held_here(self) -> bool:
+        """Whether this thread has the mutex: it is a finaliser, in the middle of a wait."""
+        return bool(self.mutex._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001
+
     def others_can_go(self) -> bool:
         """Whether anybody else of the test could go on now. Takes the mutex.
 
@@ -159,10 +166,15 @@ class Bubble:
                 for waiter in self.parked.values()
             )
 
-    def give_way(self) -> None:
-        """Go on when all others have done what they can do without that time passes."""
+    def give_way(self) -> bool:
+        """Go on when all others have done what they can do without that time passes.
+
+        False if none of them has done anything.
+        """
         __tracebackhide__ = True
+        before = self.turns.resumed
         self.wait(Waiter("turn"), 0, last=True)
+        return self.turns.resumed > before + 1 or bool(self.members.outside)  # but for its own
 
     # Waits.
 
@@ -348,10 +360,10 @@ class Bubble:
 
     def _find_no_end(self, polled: bool) -> None:
         """Nobody runs, and no deadline is set: say so, unless somebody else can end it."""
-        if polled or self.members.has_strangers():
+        if not is_deadlock(self.parked) and (polled or self.members.has_strangers()):
             self._kick()
         else:
-            self.fail("deadlock: every thread of the test waits, and nothing can wake one")
+            self.fail(DEADLOCK)
 
     def fail(self, what: str) -> None:
         """Raise ClockStalledError in everybody who waits."""

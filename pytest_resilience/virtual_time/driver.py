@@ -7,6 +7,8 @@ import contextlib
 
 from pytest_resilience.virtual_time.bubble import Bubble
 from pytest_resilience.virtual_time.bubble import Outlook
+from pytest_resilience.virtual_time.stalls import DEADLOCK
+from pytest_resilience.virtual_time.stalls import is_deadlock
 from pytest_resilience.virtual_time.timeline import real_ns
 from pytest_resilience.virtual_time.waiting import poll
 
@@ -15,9 +17,7 @@ __all__ = ["Driver"]
 
 TICK = 0.02  # seconds
 PATIENCE = 1_000_000_000  # nanoseconds of the machine, in which nothing happens
-_OVERTAKEN = (
-    40_000_000  # nanoseconds, in which others go first who are blocked, or wait for outside
-)
+_OVERTAKEN = 40_000_000  # nanoseconds, for which others go first who are blocked or wait outside
 _SOON = 1  # millisecond, after which data on its way has mostly come
 _STEP = 5  # milliseconds at most, for which descriptors are looked at while time flows
 
@@ -128,7 +128,9 @@ class Driver:
 
     def _waits_for_ever(self) -> float:
         """All wait, without a deadline. Only somebody from outside can end that."""
-        if self._lasts("for ever"):
+        if is_deadlock(self._bubble.parked):
+            self._bubble.fail(DEADLOCK)
+        elif self._lasts("for ever"):
             self._bubble.fail(
                 "every thread of the test waits, without a deadline, and nobody woke one"
             )

@@ -14,12 +14,15 @@ import sys
 import threading
 
 from collections import deque
+from types import FrameType
 from typing import Any
 
 from pytest_resilience.virtual_time.bubble import Bubble
 from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.places import Place
+from pytest_resilience.virtual_time.places import is_machinery
+from pytest_resilience.virtual_time.places import is_of_libraries
 from pytest_resilience.virtual_time.turns import Order
 from pytest_resilience.virtual_time.waiting import Outcome
 from pytest_resilience.virtual_time.waiting import Waiter
@@ -29,6 +32,16 @@ from pytest_resilience.virtual_time.waiting import nanoseconds
 __all__ = ["VirtualLock", "install_locks"]
 
 _WAIT = threading.Condition.wait.__code__
+# What takes locks of its own, in the middle of something.
+_WITHIN = frozenset(
+    each.__code__
+    for each in (
+        threading.Condition.wait,
+        threading.Thread.start,
+        threading.Thread.join,
+        threading.Thread._bootstrap_inner,  # type: ignore[attr-defined]  # noqa: SLF001
+    )
+)
 
 
 class VirtualLock:
@@ -65,18 +78,23 @@ class VirtualLock:
         return taken
 
     def _let_others_go_first(self, order: Order) -> None:
-        place = Place.here()
-        if place.is_own and self.made is not None and sys._getframe(2).f_code is not _WAIT:  # noqa: SLF001
-            module = os.path.basename(self.made.code.co_filename).removesuffix(".py")
-            order.at("lock", f"{module}.{self.made.code.co_name}", str(place))
+        """If the project's own code takes a lock, or what is made of one."""
+        frame: FrameType | None = sys._getframe(2)  # noqa: SLF001  # inspect is 100 times slower
+        while frame is not None and is_machinery(frame.f_code.co_filename):
+            if frame.f_code in _WITHIN:
+                return
+            frame = frame.f_back
+        if frame is None or self.made is None or is_of_libraries(frame.f_code.co_filename):
+            return
+        module = os.path.basename(self.made.code.co_filename).removesuffix(".py")
+        order.at("lock", f"{module}.{self.made.code.co_name}", str(Place.of(frame)))
 
     def _acquire(self, blocking: bool, timeout: float) -> bool:
         __tracebackhide__ = True
         if self._inner.acquire(False):
             return True
         bubble = current() if blocking else None
-        # With the mutex in hand it is a finaliser that waits, in the middle of a wait.
-        if bubble is None or bubble.mutex._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+        if bubble is None or bubble.is_held_here:
             return self._inner.acquire(blocking, timeout)
         if timeout != -1 and timeout < 0:
             raise ValueError("timeout value must be a non-negative number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import os
 import re
 import threading
 import time
@@ -77,6 +78,7 @@ class Members:
         waits: the last wait of each, until its thread has returned from it.
         external: threads of others that may be awaited.
         absent: those who do something that is none of the test's, for which time stands.
+        folder: the working one, without which files are told.
     """
 
     def __init__(self) -> None:
@@ -85,6 +87,7 @@ class Members:
         self.waits: dict[int, Waiter] = {}
         self.external: list[threading.Thread] = []
         self.absent: set[int] = set()
+        self.folder = os.getcwd()
         self._starting: set[threading.Thread] = set()
         self._entered = 0
         self._untold = False

@@ -17,9 +17,10 @@ from types import FrameType
 from typing import Any
 
 
-__all__ = ["Place", "is_machinery", "is_of_libraries", "task_holders"]
+__all__ = ["Place", "is_machinery", "is_of_libraries", "locks_of_tasks"]
 
 _HERE = os.path.dirname(__file__) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _MACHINERY = frozenset({threading.__file__, queue.__file__, _thread.__name__})
 _LIBRARIES = tuple(
     {path + os.sep for name in ("stdlib", "platstdlib") if (path := sysconfig.get_path(name))}
@@ -57,8 +58,10 @@ class Place:
         return f"{self.code.co_filename}:{self.line} in {self.code.co_name}"
 
 
-task_holders: weakref.WeakKeyDictionary[Any, tuple[Any, Place]] = weakref.WeakKeyDictionary()
-"""Of each lock of asyncio that is held, the task that holds it, and where it was taken."""
+locks_of_tasks: weakref.WeakKeyDictionary[Any, tuple[Place, Any, Place | None]] = (
+    weakref.WeakKeyDictionary()
+)
+"""Of each lock of asyncio where it was made, the task that holds it, and where that took it."""
 
 
 @lru_cache(maxsize=4096)
@@ -70,4 +73,4 @@ def is_machinery(file: str) -> bool:
 @lru_cache(maxsize=4096)
 def is_of_libraries(file: str) -> bool:
     """Whether a file is of the standard library, one that is installed, or this package."""
-    return file.startswith((*_LIBRARIES, _HERE, "<")) or "site-packages" in file
+    return file.startswith((*_LIBRARIES, _PACKAGE, "<")) or "site-packages" in file

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 
 from collections.abc import Iterator
@@ -13,12 +15,15 @@ from pytest_resilience.virtual_time.members import Members
 from pytest_resilience.virtual_time.places import Place
 from pytest_resilience.virtual_time.places import is_machinery
 from pytest_resilience.virtual_time.places import is_of_libraries
-from pytest_resilience.virtual_time.places import task_holders
+from pytest_resilience.virtual_time.places import locks_of_tasks
 from pytest_resilience.virtual_time.waiting import Waiter
 
 
-__all__ = ["report", "where"]
+__all__ = ["DEADLOCK", "is_deadlock", "report", "where"]
 
+DEADLOCK = "deadlock: every thread of the test waits, and nothing can wake one"
+
+_COUNTED = re.compile(r"^Task-\d+$")
 _WHAT_TO_DO = (
     "A wait in C, or for a lock that is older than the clock, cannot be seen: make the lock in the "
     "test, or wait inside of `with virtual_clock.real():`."
@@ -35,33 +40,57 @@ def report(members: Members, parked: dict[int, Waiter], what: str) -> str:
             until = "for ever"
             if waiter.deadline is not None:
                 until = f"until {waiter.deadline / 1e9:.9g} s"
-            state = f"waits in {waiter.waits_in} {until}{_held(waiter, members)}"
+            state = f"waits in {waiter.waits_in} {until}"
         elif ident in members.outside:
             state = "waits for the real world"
         else:
             seen = False
             state = "NOT WAITING HERE: it runs, or is blocked"
-        lines.append(f"  {_name(member)}: {state}, {where(ident)}")
-        lines += [f"    {task}" for task in _told_tasks(_frame_of(ident))]
-    return "\n".join(lines if seen else [*lines, _WHAT_TO_DO])
+        lines.append(f"  {_name(member)}: {state}, {where(ident)}{_held(waiter, members)}")
+        lines += [f"    {task}" for task in _told_tasks(ident)]
+    told = "\n".join(lines if seen else [*lines, _WHAT_TO_DO])
+    return told.replace(members.folder + os.sep, "")
 
 
 def _name(member: Member) -> str:
-    return f"{member.thread.name} (the test)" if member.is_test else member.thread.name
+    return f"{member.thread.name} (the test)" if member.is_test else member.name
 
 
-def _held(waiter: Waiter, members: Members) -> str:
+def _held(waiter: Waiter | None, members: Members) -> str:
     """Which lock it waits for, and who has that."""
-    lock = waiter.awaited
-    if lock is None or lock.made is None:
+    lock = None if waiter is None else waiter.awaited
+    if waiter is None or lock is None or lock.made is None:
         return ""
-    told = f" for the one made at {lock.made}"
+    told = f", for the lock made at {lock.made}"
     if lock.holder is None:
         return told
     ident, place = lock.holder
     member = members.inside.get(ident)
-    who = "a thread that has ended" if member is None else _name(member)
+    who = "a thread that is none of the test's" if member is None else _name(member)
     return f"{told}, held by {'itself' if ident == waiter.ident else who}, taken at {place}"
+
+
+def is_deadlock(parked: dict[int, Waiter]) -> bool:
+    """Whether threads or tasks wait for each other's locks, so that nobody can end it.
+
+    Asked when no deadline is set.
+    """
+    holders: dict[object, object] = {}
+    for ident, waiter in parked.items():
+        if waiter.awaited is not None and waiter.awaited.holder is not None:
+            holders[ident] = waiter.awaited.holder[0]
+        for task in _tasks(ident):
+            lock = _lock_awaited([*_suspended(task)])
+            if lock is not None:
+                holders[task] = locks_of_tasks[lock][1]
+    for first in holders.values():
+        who, seen = first, set[object]()
+        while who in holders and who not in seen:
+            seen.add(who)
+            who = holders[who]
+        if who in seen:
+            return True
+    return False
 
 
 def _frame_of(ident: int) -> FrameType | None:
@@ -80,47 +109,53 @@ def where(ident: int) -> str:
     return "which has ended" if found is None else f"at {Place.of(found)}"
 
 
-def _told_tasks(frame: FrameType | None) -> Iterator[str]:
-    """Each task that waits in the loop which runs in a thread with this frame, in a line."""
+def _tasks(ident: int) -> list[Any]:
+    """The tasks of the loop that runs in a thread, as they were made."""
+    frame, asyncio = _frame_of(ident), sys.modules.get("asyncio")
     while frame is not None and frame.f_code.co_name != "_run_once":
         frame = frame.f_back
-    asyncio = sys.modules.get("asyncio")
     if frame is None or asyncio is None:
-        return
+        return []
     tasks = [each for each in asyncio.all_tasks(frame.f_locals.get("self")) if not each.done()]
-    lines = sorted(_told(each) for each in tasks)
-    yield from lines
+    return sorted(tasks, key=lambda task: (len(task.get_name()), task.get_name()))
 
 
-def _told(task: Any) -> str:
-    frames = [*_suspended(task)]
-    own = [each for each in frames if not is_of_libraries(each.f_code.co_filename)] or frames
-    at = f", at {Place.of(own[-1])}" if own else ""
-    return f"task {_task_name(task)} waits{_awaited(task, frames)}{at}"
+def _told_tasks(ident: int) -> Iterator[str]:
+    """Each task that waits in the loop which runs in a thread, in a line."""
+    names = {task: _task_name(task, number) for number, task in enumerate(_tasks(ident), 1)}
+    for task, name in names.items():
+        frames = [*_suspended(task)]
+        own = [each for each in frames if not is_of_libraries(each.f_code.co_filename)] or frames
+        at = f", at {Place.of(own[-1])}" if own else ""
+        yield f"{name}: waits{at}{_awaited(task, frames, names)}"
 
 
-def _awaited(task: Any, frames: list[FrameType]) -> str:
-    """What a task waits for, as far as that is known, and who has it."""
-    asyncio = sys.modules["asyncio"]
+def _lock_awaited(frames: list[FrameType]) -> Any:
+    """The lock of asyncio that a task waits for; None if it is none."""
     lock = frames[-1].f_locals.get("self") if frames else None
-    if isinstance(lock, asyncio.Lock) and lock in task_holders:
-        holder, place = task_holders[lock]
-        who = "itself" if holder is task else f"task {_task_name(holder)}"
-        return f" for a lock that {who} holds, taken at {place}"
-    other = task._fut_waiter  # noqa: SLF001  # nothing public leads to it
-    if isinstance(other, asyncio.Task):
-        return f" for the task {_task_name(other)}"
-    return ""
+    is_lock = isinstance(lock, sys.modules["asyncio"].Lock)
+    return lock if is_lock and lock in locks_of_tasks else None
 
 
-def _task_name(task: Any) -> str:
-    """Its own name, or that of its function: others are from a counter of the process."""
-    if task is None:
-        return "that has ended"
-    name = task.get_task_name()
-    coroutine = task.get_coro()
-    function = getattr(coroutine, "__qualname__", "").rpartition("<locals>.")[2]
-    return f"{function} ({name})" if function else str(name)
+def _awaited(task: Any, frames: list[FrameType], names: dict[Any, str]) -> str:
+    """What a task waits for, as far as that is known, and who has it."""
+    lock = _lock_awaited(frames)
+    if lock is None:
+        other = task._fut_waiter  # noqa: SLF001  # nothing public leads to it
+        return f", for {names[other]}" if other in names else ""
+    made, holder, taken = locks_of_tasks[lock]
+    told = f", for the lock made at {made}"
+    if taken is None:
+        return told
+    who = "itself" if holder is task else names.get(holder, "a task that has ended")
+    return f"{told}, held by {who}, taken at {taken}"
+
+
+def _task_name(task: Any, number: int) -> str:
+    """Its own name; what comes from a counter of the process is another in each run."""
+    name = _COUNTED.sub(f"Task {number}", task.get_name())
+    function = getattr(task.get_coro(), "__qualname__", "").rpartition("<locals>.")[2]
+    return f"{name} ({function})" if function else name
 
 
 def _suspended(task: Any) -> Iterator[FrameType]:

@@ -19,14 +19,12 @@ from typing import Any
 from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.places import Place
-from pytest_resilience.virtual_time.places import task_holders
+from pytest_resilience.virtual_time.places import locks_of_tasks
 
 
 __all__ = ["aside", "install_tasks", "let_others_go_first"]
 
-_MOST_PASSED = (
-    1000  # callbacks that go first, for a loop may be kept busy by who waits for the task
-)
+_MOST_PASSED = 1000  # callbacks that go first: a loop may be kept busy by who waits for the task
 
 
 class _Ready(deque[Any]):
@@ -34,22 +32,23 @@ class _Ready(deque[Any]):
 
     def __init__(self, handles: deque[Any], nothing: Any) -> None:
         super().__init__(handles)
-        self.aside: list[Any] = []
+        self.aside: list[tuple[Any, Callable[[], None]]] = []
         self._nothing = nothing
-        self._waiting: set[Any] = set()
+        self._waiting: dict[Any, Callable[[], None]] = {}
         self._passed = 0
 
-    def put_aside(self, task: Any) -> None:
-        """The next step of a task, when it is ready."""
-        self._waiting.add(task)
+    def put_aside(self, task: Any, in_vain: Callable[[], None]) -> None:
+        """The next step of a task, when it is ready. `in_vain` is called if nobody goes first."""
+        self._waiting[task] = in_vain
 
     def popleft(self) -> Any:
         handle = super().popleft()
         if self._waiting:
             task = getattr(handle._callback, "__self__", None)  # noqa: SLF001  # as asyncio finds it
             if task in self._waiting:
-                self._waiting.discard(task)
-                self.aside.append(handle)
+                if not self.aside:
+                    self._passed = 0
+                self.aside.append((handle, self._waiting.pop(task)))
                 return self._nothing
         if self.aside:
             self._passed += 1
@@ -59,19 +58,25 @@ class _Ready(deque[Any]):
 
     def let_go(self) -> None:
         """One of those that were put aside, the first, is ready."""
+        handle, in_vain = self.aside.pop(0)
+        if not self._passed:
+            in_vain()
         self._passed = 0
-        self.append(self.aside.pop(0))
+        self.append(handle)
 
 
-def let_others_go_first(task: Any) -> None:
-    """Let a task go on, after what it awaits, when all others have done what they can."""
+def let_others_go_first(task: Any, in_vain: Callable[[], None]) -> None:
+    """Let a task go on, after what it awaits, when all others have done what they can.
+
+    `in_vain` is called if none of them has done anything.
+    """
     import asyncio
 
     loop = task.get_loop()
     if not isinstance(loop._ready, _Ready):  # noqa: SLF001  # nothing public leads to it
         nothing = asyncio.Handle(_do_nothing, (), loop)
         loop._ready = _Ready(loop._ready, nothing)  # noqa: SLF001  # as above
-    loop._ready.put_aside(task)  # noqa: SLF001  # as above
+    loop._ready.put_aside(task, in_vain)  # noqa: SLF001  # as above
 
 
 def _do_nothing() -> None:
@@ -92,6 +97,7 @@ def install_tasks(patches: Patches) -> None:
     """Know who holds a lock of asyncio, and when a task sleeps."""
     asyncio = sys.modules["asyncio"]
     lock = asyncio.Lock
+    patches.set(lock, "__init__", _init(lock.__init__))
     patches.set(lock, "acquire", _acquire(lock.acquire))
     patches.set(lock, "release", _release(lock.release))
     sleep = _sleep(asyncio.sleep)
@@ -110,11 +116,22 @@ def _sleep(real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]
     return sleep
 
 
+def _init(real: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(real)
+    def __init__(self: Any, *args: Any, **options: Any) -> None:  # noqa: N807
+        real(self, *args, **options)
+        locks_of_tasks[self] = Place.here(), None, None
+
+    return __init__
+
+
 def _acquire(real: Callable[..., Awaitable[bool]]) -> Callable[..., Awaitable[bool]]:
     @functools.wraps(real)
     async def acquire(self: Any) -> bool:
         taken = await real(self)
-        task_holders[self] = sys.modules["asyncio"].current_task(), Place.here()
+        taken_at = Place.here()
+        made = locks_of_tasks.get(self, (taken_at,))[0]
+        locks_of_tasks[self] = made, sys.modules["asyncio"].current_task(), taken_at
         return taken
 
     return acquire
@@ -123,7 +140,8 @@ def _acquire(real: Callable[..., Awaitable[bool]]) -> Callable[..., Awaitable[bo
 def _release(real: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(real)
     def release(self: Any) -> None:
-        task_holders.pop(self, None)
         real(self)
+        if self in locks_of_tasks:
+            locks_of_tasks[self] = locks_of_tasks[self][0], None, None
 
     return release

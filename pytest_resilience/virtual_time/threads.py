@@ -16,6 +16,7 @@ from pytest_resilience.virtual_time.bubble import reader
 from pytest_resilience.virtual_time.locks import VirtualLock
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.places import Place
+from pytest_resilience.virtual_time.places import is_of_libraries
 from pytest_resilience.virtual_time.real_waits import outside
 from pytest_resilience.virtual_time.waiting import Ended
 from pytest_resilience.virtual_time.waiting import Waiter
@@ -114,7 +115,9 @@ def _bootstrap(real: Callable[[threading.Thread], None]) -> Callable[[threading.
 def _begin(bubble: Bubble, thread: threading.Thread) -> None:
     """Others may go first where a function of the project's begins."""
     code = getattr(getattr(thread, "_target", None), "__code__", None)
-    if bubble.turns.order is not None and code is not None:
+    if bubble.turns.order is None or code is None:
+        return
+    if not is_of_libraries(code.co_filename):
         bubble.turns.order.at("start", "thread", str(Place(code, code.co_firstlineno)))
 
 

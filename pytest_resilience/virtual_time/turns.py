@@ -39,6 +39,7 @@ class Turns:
         ready: those who were woken and have not yet got their turn.
         changes: counts them, so that who looked without the mutex knows that nothing happened.
         reads: of the clock since somebody last waited.
+        resumed: how often somebody has gone on after a wait.
     """
 
     def __init__(self, chance: random.Random | None = None, order: Order | None = None) -> None:
@@ -48,6 +49,7 @@ class Turns:
         self.ready: deque[Waiter] = deque()
         self.changes = 0
         self.reads = 0
+        self.resumed = 0
         self._chance = chance
         self._jumps_without_test = 0
 
@@ -56,6 +58,7 @@ class Turns:
         self.reads = self.reads + 1 if timeout == 0 else 0
 
     def resumes(self, is_test: bool) -> None:
+        self.resumed += 1
         if is_test:
             self._jumps_without_test = 0
 

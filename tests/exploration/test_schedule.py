@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.operation import OPEN_CONNECTION
+from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.possible_faults import CRASHES
-from pytest_resilience.chaos.possible_faults import possible_faults
+from pytest_resilience.chaos.possible_faults import LATER
+from pytest_resilience.chaos.possible_faults import fault_names
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.exploration.schedule import Point
 from pytest_resilience.exploration.schedule import ScheduleError
@@ -23,17 +25,17 @@ from pytest_resilience.exploration.schedule import kind_name
 from pytest_resilience.exploration.schedule import parse_schedule
 
 
-EXPLORED = sorted(kind for kind in KINDS if possible_faults(kind))
+EXPLORED = sorted(kind for kind in KINDS | TURNS if fault_names(kind))
 texts = st.text(min_size=1, max_size=30)
 
 
 @st.composite
 def steps(draw: st.DrawFn) -> Step:
     kind = draw(st.sampled_from(EXPLORED))
-    fault = draw(st.sampled_from(possible_faults(kind)))
+    fault = draw(st.sampled_from([each for each in fault_names(kind) if each not in CRASHES]))
     site = Site(kind, draw(texts), draw(st.just("") | texts))
     point = Point(site, draw(st.integers(1, 999_999_999)))
-    return Step(point, fault.name, draw(st.booleans()))
+    return Step(point, fault, fault != LATER and draw(st.booleans()))
 
 
 @given(st.lists(steps(), min_size=1, max_size=4, unique_by=lambda step: step.point))
@@ -108,6 +110,15 @@ def test_what_is_wrong_is_told_with_its_place(text: str, column: int, expected: 
     with pytest.raises(ScheduleError, match=expected) as caught:
         parse_schedule(text)
     assert caught.value.column == column
+
+
+@pytest.mark.parametrize("kind", ["lock(shop.pay)", "sleep(task)", "start(thread)", "commit(db)"])
+def test_an_operation_may_be_later_than_all_others_once(kind: str) -> None:
+    [step] = parse_schedule(f"{kind}@shop.pay#2=later")
+    assert step.is_order
+    assert format_schedule([step]) == f"{kind}@shop.pay#2=later"
+    with pytest.raises(ScheduleError, match="a fault that stays"):
+        parse_schedule(f"{kind}@shop.pay#2+=later")
 
 
 def test_an_operation_has_one_fault() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from pytest_resilience.exploration.outcome import Outcome
+from pytest_resilience.exploration.outcome import Signature
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import format_schedule
 from pytest_resilience.exploration.search import Budget
 from pytest_resilience.exploration.search import Search
 from pytest_resilience.exploration.search import singles
+from pytest_resilience.report.cell import CellVerdict
 from tests.exploration.pieces import System
 from tests.exploration.pieces import request
 from tests.exploration.pieces import seen
@@ -50,6 +54,29 @@ def test_the_first_of_each_site_comes_first_and_the_simplest_fault() -> None:
     found = list(map(str, singles([seen("a"), seen("a", 2), seen("b")])))
     assert found[:2] == ["connect(a)@shop.pay#1=refuse", "connect(b)@shop.pay#1=refuse"]
     assert all("#2" in each for each in found[-4:])
+
+
+def test_orders_come_after_all_faults_and_only_where_somebody_goes_first_in_pairs() -> None:
+    one, other = (dataclasses.replace(seen(each), faults=("refuse", "later")) for each in "ab")
+    late = "connect(a)@shop.pay#1=later"
+    runs = []
+
+    def attempt(schedule: Schedule) -> Outcome:
+        runs.append(format_schedule(schedule))
+        steps = tuple((step, "ab".index(step.point.site.target)) for step in schedule)
+        in_vain = frozenset(step for step in schedule if str(step) == late)
+        survived = Signature(verdict=CellVerdict.SURVIVED)
+        return Outcome(
+            verdict=survived.verdict, signature=survived, seen=(one, other), positions=steps,
+            hit=frozenset(schedule), in_vain=in_vain,
+        )  # fmt: skip
+
+    Search([one, other], attempt, meant=lambda fault: fault == "later").run()
+    faults, orders = runs[:2], runs[2:4]
+    assert all("refuse" in each for each in faults)
+    assert orders == [late, "connect(b)@shop.pay#1=later"]
+    refused = "connect(a)@shop.pay#1=refuse"
+    assert runs[4:] == [f"{refused}, connect(b)@shop.pay#1=later"]
 
 
 def test_a_pair_is_found_that_only_a_faulted_run_reaches() -> None:

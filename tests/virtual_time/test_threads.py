@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
+import os
 import queue
 import random
+import re
 import socket
 import threading
 import time
@@ -15,8 +18,12 @@ import pytest
 
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import LeakedThreadsError
+from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.clock import VirtualClock
 from tests.virtual_time.binding import binding
+
+
+HERE = os.path.relpath(__file__)
 
 
 @pytest.fixture(params=[None, 7], ids=["free", "seeded"])
@@ -278,7 +285,90 @@ def test_a_deadlock_is_known_at_once(clock: VirtualClock) -> None:
     [thread] = start(lock.acquire)
     with pytest.raises(ClockStalledError, match=r"MainThread.*join") as caught:
         thread.join()
-    assert f"at {__file__}" in str(caught.value)
+    assert f"at {HERE}" in str(caught.value)
+
+
+def test_a_deadlock_tells_who_waits_for_whose_lock(clock: VirtualClock) -> None:
+    one, other = threading.Lock(), threading.RLock()
+    both = threading.Barrier(2)
+
+    def takes_the_other() -> None:
+        with other:
+            both.wait()
+            one.acquire()
+
+    [thread] = start(takes_the_other)
+    one.acquire()
+    both.wait()
+    with pytest.raises(ClockStalledError, match="deadlock: ") as caught:
+        other.acquire()
+    thread.join()
+    line = (
+        rf" {{}}: waits in lock for ever, at {HERE}:\d+ in {{}}, for the lock made at "
+        rf"{HERE}:\d+ in test_a_deadlock_\w+, held by {{}}, taken at {HERE}:\d+ in {{}}\n"
+    )
+    mine = "test_a_deadlock_tells_who_waits_for_whose_lock"
+    told = f"{caught.value}\n"
+    test, worker = r"MainThread \(the test\)", r"Thread 1 \(takes_the_other\)"
+    assert re.search(line.format(test, mine, worker, "takes_the_other"), told)
+    assert re.search(line.format(worker, "takes_the_other", test, mine), told)
+
+
+def test_a_deadlock_of_tasks_tells_it_too(clock: VirtualClock) -> None:
+    async def take(first: asyncio.Lock, second: asyncio.Lock) -> None:
+        async with first:
+            await asyncio.sleep(1)
+            await second.acquire()
+
+    async def main() -> None:
+        one, other = asyncio.Lock(), asyncio.Lock()
+        await asyncio.gather(take(one, other), take(other, one))
+
+    with pytest.raises(ClockStalledError, match="deadlock: ") as caught:
+        asyncio.run(main())
+    assert clock.elapsed == 1
+    assert re.search(
+        rf"Task 2 \(take\): waits, at {HERE}:\d+ in take, for the lock made at {HERE}:\d+ in main, "
+        rf"held by Task 3 \(take\), taken at {HERE}:\d+ in take\n",
+        str(caught.value),
+    )
+
+
+class Later:
+    """Lets others go first where a thread does something of a kind for the first time."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.seen: list[str] = []
+
+    def at(self, kind: str, target: str, place: str = "") -> None:
+        self.seen.append(f"{kind}({target}) {place.rpartition(' ')[2]}".strip())
+        bubble = current()
+        if kind == self.kind and bubble is not None and bubble.others_can_go():
+            self.kind = ""
+            bubble.give_way()
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("lock", "baba"), ("sleep", "abba"), ("", "abab")])
+def test_who_lets_others_go_first_goes_on_after_them(kind: str, expected: str) -> None:
+    order, done = Later(kind), list[str]()
+
+    def work(name: str) -> None:
+        with lock:
+            done.append(name)
+        time.sleep(0)
+        done.append(name)
+
+    with VirtualClock(order=order) as clock:
+        lock = threading.Lock()
+        for thread in start(lambda: work("a"), lambda: work("b")):
+            thread.join()
+        assert clock.elapsed == 0
+    assert (
+        f"lock(test_threads.{test_who_lets_others_go_first_goes_on_after_them.__name__}) work"
+        in (order.seen)
+    )
+    assert "".join(done) == expected
 
 
 def test_who_is_blocked_in_c_is_named() -> None:
@@ -297,7 +387,7 @@ def test_who_is_blocked_in_c_is_named() -> None:
         assert clock.elapsed == 0
         old.release()
         thread.join()
-    assert f"NOT WAITING HERE: it runs, or is blocked, at {__file__}" in str(caught.value)
+    assert f"NOT WAITING HERE: it runs, or is blocked, at {HERE}" in str(caught.value)
     assert "in stuck" in str(caught.value)
 
 

@@ -260,8 +260,9 @@ class Explorer:
             return outcome
 
         search = Search(
-            self._calm, attempt, depth=plan.depth, prune=self._flags.prune, wanted=self._is_wanted
-        )
+            self._calm, attempt, depth=plan.depth, prune=self._flags.prune,
+            meant=self._is_meant, wanted=self._is_wanted,
+        )  # fmt: skip
         crashes = self._crash(budget)
         try:
             kept = self._store.of(self._item.nodeid)

@@ -52,6 +52,7 @@ from pytest_resilience.exploration.target_names import TargetNames
 from pytest_resilience.exploration.target_names import patterns_in
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.crashes import TracedLog
+from pytest_resilience.plugin.exploration.orders import Orders
 from pytest_resilience.plugin.exploration.settings import Oracle
 from pytest_resilience.plugin.matrix.expectation import DeadlineError
 from pytest_resilience.plugin.matrix.expectation import KnownHangs
@@ -61,6 +62,7 @@ from pytest_resilience.plugin.matrix.leaks import Snapshot
 from pytest_resilience.plugin.pytest_internals import run_once
 from pytest_resilience.plugin.pytest_internals import temporary_folder
 from pytest_resilience.plugin.session import ChaosSession
+from pytest_resilience.plugin.virtual_time import ORDER
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.runtime import awaiting_crashes
 from pytest_resilience.seeds import derive
@@ -129,6 +131,8 @@ class _Run:
             if self.crashes is not None:
                 stack.enter_context(self.crashes.recording(engine, item))
             for step in self.log.schedule:
+                if step.is_order:
+                    continue
                 experiment = _experiment_of(step).triggered_by(AtStep(self.log, step))
                 seed = derive(0, str(step))  # the same in every run, and in a replay
                 self.active[step] = engine.start(experiment, seed=seed, must_fire=False)
@@ -147,7 +151,9 @@ class _Run:
             signature=signature,
             seen=tuple(self.log.seen),
             positions=self.log.positions,
-            hit=frozenset(step for step, each in self.active.items() if each.hits),
+            hit=frozenset(step for step, each in self.active.items() if each.hits)
+            | self.log.orders,
+            in_vain=self.log.in_vain,
             duration=duration,
         )
 
@@ -276,7 +282,11 @@ class ExploredRuns:
         """
         if any(step.is_crash for step in schedule):
             return self._crash_again(item, schedule, oracle, counts=counts)
-        log = OperationLog(self._names(schedule), self._place_of, schedule=schedule, most=most)
+        orders = Orders()
+        log = orders.log = OperationLog(
+            self._names(schedule), self._place_of, schedule=schedule, most=most, overtaking=orders
+        )
+        item.stash[ORDER] = orders
         run = _Run(log, oracle, probe, hangs=self._hangs_of(item) if schedule else None)
         self._is_plain = counts and not schedule
         before, began = Snapshot(), MACHINE_CLOCK.monotonic()

@@ -1,0 +1,190 @@
+"""Orders of threads and tasks, as one more thing that an exploration tries in virtual time."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+
+BANK = """
+import asyncio
+import threading
+import urllib.request
+
+class Account:
+    def __init__(self):
+        self.balance = 0
+        self.lock = threading.Lock()
+        self.turn = asyncio.Lock()
+
+async def add(account, amount):
+    balance = account.balance
+    await asyncio.sleep(0)
+    account.balance = balance + amount
+
+async def add_alone(account, amount):
+    async with account.turn:
+        await add(account, amount)
+
+def sign(path, name):
+    if not path.exists():
+        with open(path, "a") as file:
+            file.write(name)
+
+def sign_alone(path, name):
+    try:
+        with open(path, "x") as file:
+            file.write(name)
+    except FileExistsError:
+        pass
+
+def transfer(giver, taker):
+    with giver.lock:
+        with taker.lock:
+            giver.balance -= 1
+            taker.balance += 1
+
+def transfer_in_order(giver, taker):
+    first, second = sorted([giver, taker], key=id)
+    with first.lock, second.lock:
+        giver.balance -= 1
+        taker.balance += 1
+
+async def transfer_in_task(giver, taker):
+    async with giver.turn:
+        await asyncio.sleep(0)
+        async with taker.turn:
+            giver.balance -= 1
+
+class Price:
+    def __init__(self):
+        self.value, self.failures, self.lock = "old", 0, threading.Lock()
+
+def ask(url):
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return answer.read().decode()
+
+def refresh(price, url):
+    try:
+        found = ask(url)
+    except OSError:
+        price.failures += 1
+        found = price.value
+    with price.lock:
+        price.value = found
+
+def refresh_if_known(price, url):
+    try:
+        found = ask(url)
+    except OSError:
+        price.failures += 1
+        return
+    with price.lock:
+        price.value = found
+"""
+
+TESTS = """
+import asyncio
+import threading
+
+import bank
+import pytest
+
+pytestmark = [
+    pytest.mark.virtual_time,
+    pytest.mark.chaos_explore(faults=["later", "refuse"], probe=False),
+]
+
+def both(function, first, second):
+    threads = [threading.Thread(target=function, args=each) for each in (first, second)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+async def add_both(add):
+    account = bank.Account()
+    async def after_a_while():
+        for _ in range(2):
+            await asyncio.sleep(0)
+        await add(account, 5)
+    await asyncio.gather(add(account, 10), after_a_while())
+    return account.balance
+
+@pytest.mark.parametrize("add", [bank.add, bank.add_alone])
+def test_tasks(add):
+    assert asyncio.run(add_both(add)) == 15
+
+@pytest.mark.parametrize("sign", [bank.sign, bank.sign_alone])
+def test_threads(tmp_path, sign):
+    both(sign, (tmp_path / "page", "a"), (tmp_path / "page", "b"))
+    assert (tmp_path / "page").read_text() in ("a", "b")
+
+@pytest.mark.parametrize("transfer", [bank.transfer, bank.transfer_in_order])
+def test_locks(transfer):
+    one, other = bank.Account(), bank.Account()
+    both(transfer, (one, other), (other, one))
+
+def test_locks_of_tasks():
+    async def main():
+        one, other = bank.Account(), bank.Account()
+        async def after_a_while():
+            for _ in range(3):
+                await asyncio.sleep(0)
+            await bank.transfer_in_task(other, one)
+        await asyncio.gather(bank.transfer_in_task(one, other), after_a_while())
+    asyncio.run(main())
+
+@pytest.mark.parametrize("refresh", [bank.refresh, bank.refresh_if_known])
+def test_both(stub_server, refresh):
+    url = stub_server.respond("/price", body="new").url
+    price = bank.Price()
+    both(refresh, (price, url), (price, url))
+    assert price.value == "new" or price.failures == 2
+"""
+
+PLAIN = ("-p", "no:ordeal", "-p", "no:randomly")
+LINE = re.compile(r"pytest \S+::(\S+?)'? --chaos-replay='(.+)'")
+
+
+def explored(pytester: pytest.Pytester, *arguments: str, tests: str = TESTS) -> pytest.RunResult:
+    pytester.makepyfile(bank=BANK, test_bank=tests)
+    pytester.syspathinsert()
+    return pytester.runpytest(*PLAIN, *arguments)
+
+
+def found(result: pytest.RunResult) -> dict[str, str]:
+    """The schedule of each test that fails."""
+    return {match[1]: match[2] for line in result.outlines if (match := LINE.search(line))}
+
+
+def test_each_race_is_found_told_and_repeated_and_none_where_there_is_none(
+    pytester: pytest.Pytester,
+) -> None:
+    result = explored(pytester)
+    schedules = found(result)
+    assert schedules == {
+        "test_tasks[add]": "sleep(task)@bank.add#1=later",
+        "test_threads[sign]": "create(tmp_path/page)@bank.sign#1=later",
+        "test_locks[transfer]": "lock(bank.__init__)@bank.transfer#2=later",
+        "test_locks_of_tasks": "sleep(task)@bank.transfer_in_task#1=later",
+        "test_both[refresh]": (
+            "connect(localhost:port1)@bank.ask#1=refuse, lock(bank.__init__)@bank.refresh#1=later"
+        ),
+    }
+    result.assert_outcomes(passed=4, failed=5)
+    thread = (
+        "  Thread 1 (transfer): waits in lock for ever, at bank.py:* in transfer, for the lock "
+        "made at bank.py:* in __init__, held by Thread 2 (transfer), taken at bank.py:* in transfer"
+    )
+    task = (
+        "    Task 2 (transfer_in_task): waits, at bank.py:* in transfer_in_task, for the lock made "
+        "at bank.py:* in __init__, held by Task 3 (after_a_while), taken at bank.py:* in "
+        "transfer_in_task"
+    )
+    deadlock = "*hang: deadlock: every thread of the test waits, *"
+    result.stdout.fnmatch_lines([deadlock, thread, deadlock, task], consecutive=False)
+    for test, schedule in schedules.items():
+        repeated = pytester.runpytest(*PLAIN, f"test_bank.py::{test}", "--chaos-replay", schedule)
+        repeated.assert_outcomes(failed=1)
