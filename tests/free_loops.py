@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import sys
 
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import blockbuster
+import forbiddenfruit  # type: ignore[import-untyped]
 import pytest
 
 import pytest_resilience
@@ -37,6 +39,7 @@ ARGUED = {
 
 # What calls of the system go through: the machinery of paths and threads, and blockbuster.
 _BETWEEN = ("blockbuster", "posixpath", "genericpath", "pathlib", "threading", "contextlib")
+_ABSENT = object()
 _OURS = str(Path(pytest_resilience.__file__).parent)
 
 
@@ -46,10 +49,7 @@ def free_loops() -> Iterator[None]:
     loaded: list[str] = []
     loads = _Loads(loaded)
     blocked: list[str] = []
-    with _guarding() as guard, _noting(blocked):
-        for call, places in ARGUED.items():
-            for place in places:
-                guard.functions[call].can_block_in(*place)
+    with _guarding(), _noting(blocked):
         sys.meta_path.insert(0, loads)
         try:
             yield
@@ -73,24 +73,65 @@ def _noting(blocked: list[str]) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _guarding() -> Iterator[blockbuster.BlockBuster]:
-    """As `blockbuster_ctx`, which leaves behind in classes what they had inherited before."""
-    guard = blockbuster.BlockBuster()
-    replaced = guard.functions.values()
-    inherited = [(each.module, each.func_name) for each in replaced if not _has_itself(each)]
-    guard.activate()
-    try:
-        yield guard
-    finally:
+def _guarding() -> contextlib.AbstractContextManager[None]:
+    """What blockbuster puts in place, for a while; made once while nothing else lies there."""
+    made = _made()
+    return made.in_place() if made.fits() else _Guard().in_place()
+
+
+@functools.cache
+def _made() -> _Guard:
+    return _Guard()
+
+
+class _Guard:
+    """What `BlockBuster.activate` puts in place, to be put there for each of thousands of tests.
+
+    Unlike `deactivate`, it leaves nothing behind in classes of what they had inherited before.
+    """
+
+    def __init__(self) -> None:
+        guard = blockbuster.BlockBuster()
+        for call, places in ARGUED.items():
+            for place in places:
+                guard.functions[call].can_block_in(*place)
+        at = [(each.module, each.func_name) for each in guard.functions.values()]
+        before = [vars(owner).get(name, _ABSENT) for owner, name in at]
+        guard.activate()
+        self._replaced = [
+            (owner, name, found, vars(owner)[name])
+            for (owner, name), found in zip(at, before, strict=True)
+            if vars(owner).get(name, _ABSENT) is not found
+        ]
         guard.deactivate()
-        for owner, name in inherited:
-            if name in vars(owner):
+        self._remove()
+
+    def fits(self) -> bool:
+        """Whether there is what it was made of."""
+        return all(vars(owner).get(name, _ABSENT) is was for owner, name, was, _ in self._replaced)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        try:
+            for owner, name, _, ours in self._replaced:
+                _put(owner, name, ours)
+            yield
+        finally:
+            self._remove()
+
+    def _remove(self) -> None:
+        for owner, name, found, _ in self._replaced:
+            if found is not _ABSENT:
+                _put(owner, name, found)
+            elif name in vars(owner):
                 delattr(owner, name)
 
 
-def _has_itself(function: Any) -> bool:
-    return function.func_name in vars(function.module)
+def _put(owner: Any, name: str, value: object) -> None:
+    try:
+        setattr(owner, name, value)
+    except TypeError:  # it is written in C
+        forbiddenfruit.curse(owner, name, value)
 
 
 def no_loop_was_running(error: BaseException) -> bool:

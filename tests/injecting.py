@@ -10,9 +10,10 @@ from typing import Any
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.engine import Engine
 
 
-__all__ = ["Inject", "injecting"]
+__all__ = ["Inject", "ending", "injecting"]
 
 Inject = Callable[..., contextlib.AbstractContextManager[ActiveExperiment]]
 
@@ -33,3 +34,19 @@ def injecting(start: Callable[..., ActiveExperiment], **usual: Any) -> Inject:
             active_experiment.stop()
 
     return inject
+
+
+@contextlib.contextmanager
+def ending(engine: Engine) -> Iterator[Engine]:
+    """What the block starts ends with it.
+
+    One engine serves many tests, as it does in a suite of users: to make it takes longer than
+    most of them.
+    """
+    assert not engine.active
+    assert not engine.listeners
+    try:
+        yield engine
+    finally:
+        for active_experiment in engine.active:
+            active_experiment.stop()

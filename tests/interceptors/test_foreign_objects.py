@@ -43,10 +43,14 @@ RESOLVERS = ["getaddrinfo", "gethostbyname", "gethostbyname_ex"]
 odd_ones = pytest.mark.parametrize("odd", ODD)
 
 
+@pytest.fixture(scope="module")
+def runtime() -> Runtime:
+    return Runtime()
+
+
 @pytest.fixture
-def elsewhere() -> Callable[[], contextlib.AbstractContextManager[None]]:
+def elsewhere(runtime: Runtime) -> Callable[[], contextlib.AbstractContextManager[None]]:
     """Experiments of everything that can be watched, of which none is aimed at what is here."""
-    runtime = Runtime()
 
     @contextlib.contextmanager
     def running() -> Iterator[None]:
@@ -227,7 +231,7 @@ def test_too_much_and_too_little(
         "recvfrom",
     ],
 )
-def test_odd_buffers_and_sizes(name: str, target: str, silent_port: int) -> None:
+def test_odd_buffers_and_sizes(name: str, target: str, silent_port: int, runtime: Runtime) -> None:
     """Also where something happens to what is sent and received."""
 
     def done(odd: str) -> object:
@@ -236,7 +240,6 @@ def test_odd_buffers_and_sizes(name: str, target: str, silent_port: int) -> None
             return getattr(sock, name)(ODD[odd]())
 
     without = {odd: outcome_of(lambda odd=odd: done(odd)) for odd in ODD}  # type: ignore[misc]
-    runtime = Runtime()
     lag = ChaosExperiment("lag", "network_latency", delay=0.0001, target=target)
     running = runtime.start(lag, seed=1)
     try:
@@ -454,7 +457,9 @@ def test_a_service_that_is_mocked_fails_and_tells_what_it_was_asked(place: str) 
 
 
 @odd_ones
-def test_a_loop_with_odd_transports(odd: str, elsewhere: Elsewhere, echo_port: int) -> None:
+def test_a_loop_with_odd_transports(
+    odd: str, elsewhere: Elsewhere, echo_port: int, runtime: Runtime
+) -> None:
     async def story() -> bytes:
         loop: Any = asyncio.get_running_loop()
         with socket.socket() as sock:
@@ -470,7 +475,6 @@ def test_a_loop_with_odd_transports(odd: str, elsewhere: Elsewhere, echo_port: i
             finally:
                 loop._transports = kept
 
-    runtime = Runtime()
     running = runtime.start(ChaosExperiment("x", "network_latency", delay=0.001), seed=1)
     try:
         assert asyncio.run(story()) == b"tea"

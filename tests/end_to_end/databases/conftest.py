@@ -16,23 +16,27 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.runtime import Runtime
 from tests.end_to_end.databases.orders import SCHEMA
+from tests.injecting import ending
 
 
 Chaos = Callable[..., ActiveExperiment]
 
 
+@pytest.fixture(scope="session")
+def _runtime() -> Runtime:
+    return Runtime()
+
+
 @pytest.fixture
-def chaos_on_databases() -> Iterator[Chaos]:
+def chaos_on_databases(_runtime: Runtime) -> Iterator[Chaos]:
     """Starts an experiment until the test ends: `start("database_failure", mode=..., ...)`."""
-    runtime = Runtime()
 
     def start(kind: str, **parameters: Any) -> ActiveExperiment:
         given = {"rate": 1} | parameters
-        return runtime.start(ChaosExperiment(kind, kind, **given), seed=1)
+        return _runtime.start(ChaosExperiment(kind, kind, **given), seed=1)
 
-    yield start
-    for active_experiment in runtime.engine.active:
-        active_experiment.stop()
+    with ending(_runtime.engine):
+        yield start
 
 
 @dataclass(frozen=True)

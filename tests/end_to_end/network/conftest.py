@@ -41,6 +41,7 @@ from tests.end_to_end.network.service_clients import streamed
 from tests.end_to_end.network.stand_ins import STAND_INS
 from tests.end_to_end.network.tls_front import tls_front
 from tests.injecting import Inject
+from tests.injecting import ending
 from tests.injecting import injecting
 from tests.interceptors.conftest import Trust
 from tests.redis_server import redis_server
@@ -65,13 +66,19 @@ def _nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, os.devnull)
 
 
-@pytest.fixture
-def runtime() -> Runtime:
+@pytest.fixture(scope="session")
+def _runtime() -> Runtime:
     return Runtime()
 
 
 @pytest.fixture
-def kinds(runtime: Runtime) -> list[str]:
+def runtime(_runtime: Runtime) -> Iterator[Runtime]:
+    with ending(_runtime.engine):
+        yield _runtime
+
+
+@pytest.fixture
+def kinds(runtime: Runtime) -> Iterator[list[str]]:
     """What faults have happened to, in order."""
     heard: list[str] = []
 
@@ -79,8 +86,9 @@ def kinds(runtime: Runtime) -> list[str]:
         assert isinstance(event, FaultInjected)
         heard.append(event.kind.removeprefix("network."))
 
-    runtime.engine.listeners.add(note)
-    return heard
+    remove = runtime.engine.listeners.add(note)
+    yield heard
+    remove()
 
 
 @pytest.fixture

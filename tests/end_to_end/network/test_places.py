@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -32,15 +33,16 @@ IN_LOOP = [client for client in REACHED if client.in_loop is not None]
 
 
 @pytest.fixture
-def places(runtime: Runtime) -> list[str]:
+def places(runtime: Runtime) -> Iterator[list[str]]:
     heard: list[str] = []
 
     def note(event: Event) -> None:
         assert isinstance(event, FaultInjected)
         heard.append(f"{event.kind} {event.place}")
 
-    runtime.engine.listeners.add(note)
-    return heard
+    remove = runtime.engine.listeners.add(note)
+    yield heard
+    remove()
 
 
 def elsewhere(places: list[str], opened: Any) -> list[str]:

@@ -197,29 +197,30 @@ def test_seconds_of_waiting_come_back(forked: bool, family: Family) -> None:
     assert [event.delay for event in family.events] == [0.01, 0.01]
 
 
-@pytest.mark.parametrize(
-    ("trigger", "expected"),
-    [({"nth": 3}, "001000"), ({"first": 2}, "110000"), ({"from_nth": 5}, "000011"),
-     ({"every": 2}, "010101")],
-    ids=str,
-)  # fmt: skip
-def test_numbers_count_through_all_processes(
-    trigger: dict[str, int], expected: str, family: Family
-) -> None:
+def test_numbers_count_through_all_processes(family: Family) -> None:
+    """Of children that are there and of those that start now, of forks and of this process."""
+    triggers = [({"nth": 3}, "001000"), ({"first": 2}, "110000"), ({"from_nth": 5}, "000011"),
+                ({"every": 2}, "010101")]  # fmt: skip
+
     def asked() -> int:
         return int(ask() == -FAILED)
 
-    with family.failing(**trigger) as running:
-        seen = [asked()]
-        seen += [int(f"{FAILED}" in run()) for _ in range(2)]
-        seen += [in_fork(asked) for _ in range(2)]
-        seen.append(asked())
-        assert "".join(map(str, seen)) == expected
-    family.children.gather()
-    assert sorted(event.number for event in family.events) == [
-        number for number, hit in enumerate(expected, 1) if hit == "1"
-    ]
-    assert running.matched == 6
+    with contextlib.ExitStack() as started:
+        children = [started.enter_context(family.child())]
+        for trigger, expected in triggers:
+            family.events.clear()
+            with family.failing(**trigger) as running:
+                if len(children) == 1:
+                    children.append(started.enter_context(family.child()))
+                seen = [asked(), *(child.fails for child in children)]
+                seen += [in_fork(asked), in_fork(asked)]
+                seen.append(asked())
+                assert "".join(str(int(each)) for each in seen) == expected
+            family.children.gather()
+            assert sorted(event.number for event in family.events) == [
+                number for number, hit in enumerate(expected, 1) if hit == "1"
+            ]
+            assert running.matched == 6
 
 
 def test_no_number_is_given_twice_to_processes_that_ask_at_once(family: Family) -> None:
