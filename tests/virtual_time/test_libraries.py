@@ -6,22 +6,34 @@ The table of docs/virtual-time.md is what these tests saw; `UPDATE_DOCS=1` write
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
+import functools
 import os
+import socket
+import threading
 import time
 
 from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import aiobreaker  # type: ignore[import-untyped]
 import aiohttp
 import backoff
+import boto3
+import botocore.config
+import botocore.exceptions
+import botocore.retries.standard
 import circuitbreaker  # type: ignore[import-untyped]
 import httpx
 import purgatory
 import pybreaker
 import pytest
 import redis
+import redis.asyncio
 import redis.backoff
 import redis.retry
 import requests
@@ -49,10 +61,6 @@ def fails(*_: object) -> None:
 
 def fails_not(*_: object) -> None:
     pass
-
-
-def fails_to_reach_redis() -> None:
-    raise redis.ConnectionError
 
 
 async def fails_in_a_task() -> None:
@@ -140,10 +148,75 @@ def with_urllib3(stub: StubServer) -> None:
             session.get(url, timeout=5)
 
 
+@contextmanager
+def server_that_hangs_up() -> Iterator[int]:
+    """Its port. It takes connections, hears what they want, and closes them."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(1000)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
 def with_redis(_: StubServer) -> None:
     retry = redis.retry.Retry(redis.backoff.ExponentialBackoff(cap=60, base=1), 5)
-    with pytest.raises(redis.ConnectionError):
-        retry.call_with_retry(fails_to_reach_redis, fails_not)
+    with (
+        server_that_hangs_up() as port,
+        redis.Redis(port=port, retry=retry) as client,
+        pytest.raises(redis.ConnectionError),
+    ):
+        client.get("x")
+
+
+def with_redis_in_a_task(_: StubServer) -> None:
+    retry = redis.asyncio.retry.Retry(redis.backoff.ExponentialBackoff(cap=60, base=1), 5)
+
+    async def get(port: int) -> None:
+        async with redis.asyncio.Redis(port=port, retry=retry) as client:
+            with pytest.raises(redis.ConnectionError):
+                await client.get("x")
+
+    with server_that_hangs_up() as port:
+        asyncio.run(get(port))
+
+
+def with_botocore(mode: str, stub: StubServer) -> None:
+    error = "<ErrorResponse><Error><Code>Throttling</Code></Error></ErrorResponse>"
+    config = botocore.config.Config(retries={"mode": mode, "total_max_attempts": 5})
+    backoff = botocore.retries.standard.ExponentialBackoff
+    longest = functools.partial(backoff, random=lambda: 1.0)
+    with (
+        mock.patch("random.random", return_value=1.0),
+        mock.patch.object(botocore.retries.standard, "ExponentialBackoff", longest),
+    ):
+        client = boto3.client(
+            "sts",
+            endpoint_url=stub.respond("/", method="POST", status=400, body=error).url,
+            region_name="eu-west-1",
+            aws_access_key_id="x",
+            aws_secret_access_key="x",  # of nobody
+            config=config,
+        )
+        with pytest.raises(botocore.exceptions.ClientError, match="Throttling"):
+            client.get_caller_identity()
+        client.close()
+
+
+def with_botocore_standard(stub: StubServer) -> None:
+    with_botocore("standard", stub)
+
+
+def with_botocore_legacy(stub: StubServer) -> None:
+    with_botocore("legacy", stub)
 
 
 def with_sqlalchemy(_: StubServer) -> None:
@@ -200,7 +273,15 @@ TRIALS: list[tuple[str, str, float, Trial]] = [
     ),
     ("purgatory", "`default_ttl=60`: refused at 59 s, tried at 61 s", 61, with_purgatory),
     ("urllib3.Retry", "five retries of 503, `backoff_factor=1`", 30, with_urllib3),
-    ("redis", "its `Retry`: five waits of 2, 4, 8, 16 and 32 s", 62, with_redis),
+    ("redis", "`Redis(retry=…)`: five waits of 2, 4, 8, 16 and 32 s", 62, with_redis),
+    ("redis", "the same in a task", 62, with_redis_in_a_task),
+    (
+        "botocore",
+        'mode "standard", throttled: four waits, the longest of 1, 2, 4 and 8 s',
+        15,
+        with_botocore_standard,
+    ),
+    ("botocore", 'mode "legacy": the same', 15, with_botocore_legacy),
     ("SQLAlchemy", "`pool_recycle=60`: kept at 59 s, new at 61 s", 61, with_sqlalchemy),
     ("httpx", "`timeout=5`", 5, with_httpx),
     ("httpx", "`timeout=5` in a task", 5, with_httpx_in_a_task),
