@@ -96,7 +96,8 @@ _MEANINGS = {
     CellVerdict.PROBE: "after the fault, without any, it does not work any more",
     CellVerdict.INVARIANT: "after the fault, what has to hold always does not hold",
     CellVerdict.STORM: "the fault made the test do far more operations than without it",
-    CellVerdict.HANG: "the fault happened, and the test was still running at its deadline",
+    CellVerdict.HANG: "the fault happened, and the test was still running at its deadline, or "
+    "waited for what could not come any more",
     CellVerdict.STALE: "the operation that the fault was for did not come, so this proves nothing",
     CellVerdict.NEVER_FIRED: "the test passed, but no fault happened, so this proves nothing",
     CellVerdict.NOT_STARTED: "the experiment could not begin, so this proves nothing",

@@ -23,6 +23,8 @@ import threading
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Protocol
 
@@ -36,6 +38,7 @@ from pytest_resilience.virtual_time.timeline import Elapsed
 from pytest_resilience.virtual_time.timeline import Timeline
 from pytest_resilience.virtual_time.timeline import Wake
 from pytest_resilience.virtual_time.turns import MOST_JUMPS
+from pytest_resilience.virtual_time.turns import Limit
 from pytest_resilience.virtual_time.turns import Turns
 from pytest_resilience.virtual_time.waiting import LARGEST
 from pytest_resilience.virtual_time.waiting import Ended
@@ -176,6 +179,17 @@ class Bubble:
         self.wait(Waiter("turn"), 0, last=True)
         return self.turns.resumed > before + 1 or bool(self.members.outside)  # but for its own
 
+    @contextmanager
+    def limited(self, limit: Limit) -> Iterator[None]:
+        """In the block the test's thread has `limit`. Takes the mutex."""
+        with self.mutex:
+            limit.begin(self.elapsed.read(), self.turns.of_test)
+            self.turns.limit = limit
+        try:
+            yield
+        finally:
+            self.turns.limit = None
+
     # Waits.
 
     def wait(
@@ -221,6 +235,8 @@ class Bubble:
             raise ClockStalledError(str(self.failure))
         if waiter.outcome is Outcome.ENDED:
             raise Ended
+        if waiter.outcome is Outcome.EXPIRED and self.turns.limit is not None:
+            raise self.turns.limit.error(f"{self.elapsed.read() / 1e9:g} virtual seconds")
         assert waiter.outcome is not None
         return waiter.outcome
 
@@ -313,6 +329,12 @@ class Bubble:
         nearest = self.timers.nearest()
         if nearest is None:
             return False
+        if self.turns.limit is not None and self.turns.limit.is_over(nearest, self.turns.of_test):
+            waiting = [each for each in self.parked.values() if self.members.is_test(each.ident)]
+            if waiting:
+                self.elapsed.jump(min(nearest, self.turns.limit.due or nearest))
+                self.turns.limit.begin(self.elapsed.read(), self.turns.of_test)  # it may go on
+                return self.wake(waiting[0], Outcome.EXPIRED)
         if self.elapsed.jump(nearest):
             self.timeline.jumps += 1
         if self.turns.jumped_too_often():

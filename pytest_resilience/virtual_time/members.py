@@ -123,6 +123,10 @@ class Members:
         """Whether its waits are parks."""
         return ident in self.inside and ident not in self.outside and ident not in self.absent
 
+    def is_test(self, ident: int) -> bool:
+        """Whether it is the thread that runs the test."""
+        return ident in self.inside and self.inside[ident].is_test
+
     def go_outside(self, ident: int) -> None:
         self.outside[ident] = self.outside.get(ident, 0) + 1
 
@@ -168,8 +172,7 @@ class Members:
 
     def told(self, ident: int) -> None:
         """The error was raised in this thread."""
-        member = self.inside.get(ident)
-        if member is not None and member.is_test:
+        if self.is_test(ident):
             self._untold = False
 
     @property

@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from pytest_resilience.virtual_time.waiting import Waiter
+from pytest_resilience.virtual_time.waiting import nanoseconds
 
 
-__all__ = ["MOST_JUMPS", "Order", "Turns"]
+__all__ = ["MOST_JUMPS", "Limit", "Order", "Turns"]
 
 MOST_JUMPS = 100_000  # without the thread of the test, after which nobody will ever come back
+_MOST_WAITS = 10_000  # of the thread of the test, where it has a limit
 _MANY_READS = 20_000  # of the clock without a wait: somebody waits for it in a loop
 _CREEP = 1_000  # nanoseconds, by which time then goes on; doubled after each so many reads
 
@@ -30,6 +33,31 @@ class Order(Protocol):
         """
 
 
+class Limit:
+    """How far the test's thread may go; beyond that its waits raise.
+
+    Attributes:
+        error: what they raise, of a text that says when.
+        due: virtual nanoseconds; None if only an endless loop counts.
+    """
+
+    def __init__(self, seconds: float | None, error: Callable[[str], BaseException]) -> None:
+        """`seconds`: virtual ones; None for as many as it likes, though not in an endless loop."""
+        self.error = error
+        self.due: int | None = None
+        self._seconds = seconds
+        self._most = 0
+
+    def begin(self, now: int, waits: int) -> None:
+        if self._seconds is not None:
+            self.due = now + nanoseconds(self._seconds)
+        self._most = waits + _MOST_WAITS
+
+    def is_over(self, now: int, waits: int) -> bool:
+        """`waits`: of the test's thread so far."""
+        return waits >= self._most or (self.due is not None and now > self.due)
+
+
 class Turns:
     """Whose turn it is, and what came of the turns so far.
 
@@ -40,6 +68,8 @@ class Turns:
         changes: counts them, so that who looked without the mutex knows that nothing happened.
         reads: of the clock since somebody last waited.
         resumed: how often somebody has gone on after a wait.
+        of_test: how often the test's thread has.
+        limit: of the test's thread; None where it has none.
     """
 
     def __init__(self, chance: random.Random | None = None, order: Order | None = None) -> None:
@@ -50,6 +80,8 @@ class Turns:
         self.changes = 0
         self.reads = 0
         self.resumed = 0
+        self.of_test = 0
+        self.limit: Limit | None = None
         self._chance = chance
         self._jumps_without_test = 0
 
@@ -60,6 +92,7 @@ class Turns:
     def resumes(self, is_test: bool) -> None:
         self.resumed += 1
         if is_test:
+            self.of_test += 1
             self._jumps_without_test = 0
 
     def jumped_too_often(self) -> bool:

@@ -29,6 +29,7 @@ class Outcome(Enum):
     WOKEN = "woken"
     TIMED_OUT = "timed out"
     FAILED = "failed"
+    EXPIRED = "expired"
     ENDED = "ended"
     INTERRUPTED = "interrupted"
 

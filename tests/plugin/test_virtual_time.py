@@ -619,3 +619,105 @@ def test_an_experiment_that_ends_lets_who_waits_go_on(suite: pytest.Pytester) ->
                 theirs.close()
     """)
     suite.runpytest("-p", "no:ordeal").assert_outcomes(passed=3)
+
+
+def test_the_matrix_knows_at_once_what_hangs(suite: pytest.Pytester) -> None:
+    suite.makepyprojecttoml("""
+        [[tool.pytest_resilience.profiles.silent.experiments]]
+        chaos_type = "network_failure"
+        mode = "timeout"
+        rate = 1
+    """)
+    suite.makepyfile("""
+        import asyncio
+        import queue
+        import socket
+        import threading
+        import time
+
+        import pytest
+        import requests
+
+        @pytest.fixture
+        def answers(stub_server):
+            url = stub_server.respond("/x").url
+
+            def ask():
+                try:
+                    return requests.get(url, timeout=5).ok
+                except requests.RequestException:
+                    return False
+
+            return ask
+
+        def test_socket(answers):
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                if answers():
+                    theirs.send(b"x")
+                ours.recv(1)
+
+        def test_asyncio(answers):
+            async def main():
+                done = asyncio.Event()
+                if await asyncio.to_thread(answers):
+                    done.set()
+                await done.wait()
+
+            asyncio.run(main())
+
+        def test_lock(answers):
+            lock = threading.Lock()
+
+            def work():
+                lock.acquire()
+                if answers():
+                    lock.release()
+
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+            lock.acquire()
+
+        def test_queue(answers):
+            found = queue.Queue()
+            threading.Thread(target=lambda: answers() and found.put(True)).start()
+            found.get()
+
+        def test_loop_without_an_end(answers):
+            while not answers():
+                while True:
+                    time.sleep(1)
+
+        @pytest.mark.resilience(deadline="10s")
+        def test_longer_than_it_may(answers):
+            if not answers():
+                time.sleep(30)
+
+        @pytest.mark.resilience(deadline="10s")
+        def test_in_time(answers):
+            answers()
+
+        def test_long(answers):
+            answers()
+            time.sleep(3600)
+    """)
+    result = suite.runpytest(
+        "--virtual-time", "--chaos-matrix", "--chaos-profile=silent", "-p", "no:ordeal"
+    )
+    hang = "hang: *::test_{} under *"
+    result.stdout.fnmatch_lines([
+        "*: 2 survived, 6 hang",
+        hang.format("socket"),
+        "*MainThread (the test): waits in receive for ever, at *.py:* in test_socket",
+        hang.format("asyncio"),
+        "*MainThread (the test): waits in select for ever, *",
+        hang.format("lock"),
+        "*MainThread (the test): waits in lock for ever, at *.py:* in test_lock",
+        hang.format("queue"),
+        "*MainThread (the test): waits in lock for ever, at *.py:* in test_queue",
+        hang.format("loop_without_an_end"),
+        "*it was still running after * virtual seconds",
+        hang.format("longer_than_it_may"),
+        "*it was still running after 10 virtual seconds",
+    ])  # fmt: skip

@@ -57,6 +57,7 @@ from pytest_resilience.plugin.exploration.settings import Oracle
 from pytest_resilience.plugin.matrix.expectation import DeadlineError
 from pytest_resilience.plugin.matrix.expectation import KnownHangs
 from pytest_resilience.plugin.matrix.expectation import deadline
+from pytest_resilience.plugin.matrix.expectation import virtual_deadline
 from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.leaks import Snapshot
 from pytest_resilience.plugin.pytest_internals import run_once
@@ -140,6 +141,7 @@ class _Run:
             self.log.is_open = True
             stack.callback(setattr, self.log, "is_open", False)
             stack.enter_context(deadline(self.oracle.deadline, self.hangs))
+            stack.enter_context(virtual_deadline(self.oracle.virtual_deadline))
             yield
 
     def outcome(self, judged: tuple[CellVerdict, str, Signature], duration: float) -> Outcome:

@@ -182,6 +182,11 @@ class Oracle:
     times: int | None = _USUAL_TIMES
     least: int = _USUAL_LEAST
 
+    @property
+    def virtual_deadline(self) -> float | None:
+        """The deadline, in virtual time; None where nobody has said it."""
+        return None if self.deadline == _DEADLINE else self.deadline
+
     def most(self, calm: int) -> int:
         """How many operations are no storm yet, where it does so many without faults."""
         return max(self.least, (self.times or 0) * calm)

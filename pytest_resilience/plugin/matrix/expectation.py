@@ -21,9 +21,13 @@ from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.virtual_time.bubble import current
+from pytest_resilience.virtual_time.turns import Limit
 
 
-__all__ = ["DEADLINE", "DeadlineError", "Expectation", "KnownHangs", "deadline"]
+__all__ = [
+    "DEADLINE", "DeadlineError", "Expectation", "KnownHangs", "deadline", "virtual_deadline",
+]  # fmt: skip
 
 _REPEAT = 0.5  # seconds between signals after the deadline
 _WAITING = frozenset({threading.__file__, queue.__file__})  # whose waits are their callers'
@@ -121,6 +125,22 @@ def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
             signal.setitimer(signal.ITIMER_REAL, max(rest, 1e-6), interval)
 
 
+@contextmanager
+def virtual_deadline(seconds: float | None) -> Iterator[None]:
+    """As `deadline`, of a test in virtual time: after so many virtual seconds.
+
+    None if nobody has said how many: such a test may wait as long as it likes, though not in a
+    loop without an end.
+    """
+    bubble = current()
+    if bubble is None:
+        yield
+        return
+    limit = Limit(seconds, lambda when: DeadlineError(f"it was still running after {when}"))
+    with bubble.limited(limit):
+        yield
+
+
 DEADLINE = 60.0  # seconds of a cell, where nothing else is said
 
 
@@ -135,6 +155,11 @@ class Expectation:
 
     allowed: tuple[type[BaseException], ...] = ()
     deadline: float = DEADLINE
+
+    @property
+    def virtual_deadline(self) -> float | None:
+        """The deadline, in virtual time; None where nobody has said it."""
+        return None if self.deadline == DEADLINE else self.deadline
 
     @classmethod
     def of(cls, item: pytest.Item) -> Expectation:

@@ -12,6 +12,7 @@ from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin.matrix.baseline_runs import BaselineRuns
 from pytest_resilience.plugin.matrix.expectation import Expectation
 from pytest_resilience.plugin.matrix.expectation import deadline
+from pytest_resilience.plugin.matrix.expectation import virtual_deadline
 from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.leaks import Snapshot
 from pytest_resilience.plugin.matrix.plan import Planned
@@ -37,7 +38,7 @@ __all__ = ["Matrix", "register"]
 _RUNNING_NOTHING = ("collectonly", "setuponly", "setupplan")
 
 _EXPECTED = pytest.StashKey[Expectation]()
-_DEADLINE = pytest.StashKey[float]()  # on an item while it runs under an experiment
+_ENDS = pytest.StashKey[bool]()  # on an item while it runs under an experiment
 _RAISED = pytest.StashKey[dict[str, BaseException]]()
 
 
@@ -158,7 +159,7 @@ class Matrix:
         return cell
 
     def _run(self, item: pytest.Item, planned: Planned, baseline: LeakedResources) -> Cell:
-        item.stash[_DEADLINE] = item.stash[_EXPECTED].deadline
+        item.stash[_ENDS] = True
         raised = item.stash[_RAISED] = {}
         before, began = Snapshot(), MACHINE_CLOCK.monotonic()
         timeline = Timeline()
@@ -166,7 +167,7 @@ class Matrix:
             with self._session.matrix_experiment(item, planned.request), timeline:
                 reports = run_once(item, counts=False)
         finally:
-            del item.stash[_DEADLINE]
+            del item.stash[_ENDS]
         scope = self._session.last_scope(item)
         started = [] if scope is None else scope.experiments.started
         active_experiment = next(
@@ -194,10 +195,10 @@ class Matrix:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """End what hangs under chaos."""
-        limit = item.stash.get(_DEADLINE, None)
-        if limit is None:
+        if not item.stash.get(_ENDS, False):
             return (yield)
-        with deadline(limit):
+        expected = item.stash[_EXPECTED]
+        with deadline(expected.deadline), virtual_deadline(expected.virtual_deadline):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -205,6 +206,6 @@ class Matrix:
         self, item: pytest.Item, call: pytest.CallInfo[Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Keep the exception: a report has its text alone."""
-        if _DEADLINE in item.stash and call.excinfo is not None:
+        if _ENDS in item.stash and call.excinfo is not None:
             item.stash[_RAISED][call.when] = call.excinfo.value
         return (yield)

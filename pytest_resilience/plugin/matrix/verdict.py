@@ -15,6 +15,7 @@ from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.call_site import is_library
 from pytest_resilience.diagnosis import counted_operations
 from pytest_resilience.diagnosis import never_fired
+from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.plugin.matrix.expectation import DeadlineError
@@ -91,7 +92,7 @@ def _how_it_failed(
     error = raised.get(bad.when or "")
     if error is None:
         return CellVerdict.FAILED, f"it failed in {bad.when}"
-    if isinstance(error, DeadlineError):
+    if isinstance(error, (DeadlineError, ClockStalledError)):
         return CellVerdict.HANG, str(error)
     if isinstance(error, NeverFiredError):
         return CellVerdict.INVALID, f"the chaos of the test's own had no chance under it: {error}"
