@@ -51,8 +51,13 @@ def find_profile(config: pytest.Config, text: str) -> Profile:
     try:
         if name not in known:
             names = ", ".join(sorted(known)) or "none"
+            how = ""
+            if name.endswith(".toml") and not colon:
+                how = f"; of a file give one of its profiles, as {name}:NAME"
+            elif not known:
+                how = "; in a file of its own a profile is a table [profiles.NAME]"
             raise ConfigurationError(
-                f"no profile {shortened(name)}{nearest(name, known)}; known: {names}"
+                f"no profile {shortened(name)}{nearest(name, known)}; known: {names}{how}"
             )
         return Profile.parse(name, known[name])
     except ConfigurationError as error:

@@ -290,6 +290,8 @@ def test_a_file_of_its_own(shop: pytest.Pytester) -> None:
     ("name", "why"),
     [
         ("mor", "*pyproject.toml: no profile 'mor' (did you mean 'more'?); known: ci, *more*"),
+        ("odd.toml", "*; of a file give one of its profiles, as odd.toml:NAME"),
+        ("table.toml:ci", "*; in a file of its own a profile is a table [[]profiles.NAME]"),
         ("no.toml:ci", "*no.toml cannot be read: *No such file*"),
         ("bad.toml:ci", "*bad.toml cannot be read: *line 2*"),
         ("odd.toml:key", "*odd.toml: profile 'key': unknown key 'gat' (did you mean 'gate'?)*"),
@@ -338,7 +340,7 @@ def test_bad_profiles(shop: pytest.Pytester, name: str, why: str) -> None:
         "service": 'experiments = [{chaos_type="service_failure", target_services=["ghost"]}]',
     }
     tables = "\n".join(f"[profiles.{key}]\n{text}" for key, text in odd.items())
-    shop.makefile(".toml", odd=tables, bad="[profiles.ci]\ngate ==\n")
+    shop.makefile(".toml", odd=tables, bad="[profiles.ci]\ngate ==\n", table="[ci]\n")
     (shop.path / "deep.toml").write_text("a = " + "[" * 5000 + "]" * 5000)
     (shop.path / "digits.toml").write_text("a = " + "1" * 5000)
     (shop.path / "binary.toml").write_bytes(bytes(range(256)))
