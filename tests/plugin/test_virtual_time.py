@@ -713,7 +713,7 @@ def test_the_matrix_knows_at_once_what_hangs(suite: pytest.Pytester) -> None:
         hang.format("asyncio"),
         "*MainThread (the test): waits in select for ever, *",
         hang.format("lock"),
-        "*MainThread (the test): waits in lock for ever, at *.py:* in test_lock, for the lock made *",
+        "*MainThread (the test): waits in lock for ever, at *.py:* in test_lock, for the lock *",
         hang.format("queue"),
         "*MainThread (the test): waits in lock for ever, at *.py:* in test_queue",
         hang.format("loop_without_an_end"),
