@@ -346,8 +346,9 @@ def close_by_peer(sock: socket.socket) -> None:
 def discard(sock: KernelSocket) -> None:
     """Let nobody receive what has come until now."""
     with contextlib.suppress(OSError):  # closed, or no more
-        while KernelSocket.recv(kernel_socket(sock), _AT_ONCE, socket.MSG_DONTWAIT):
-            pass
+        # Python waits for one with a timeout before the kernel is told not to.
+        while unread(sock):
+            KernelSocket.recv(kernel_socket(sock), _AT_ONCE, socket.MSG_DONTWAIT)
 
 
 def end(sock: socket.socket, step: ResetConnection | CloseConnection) -> None:

@@ -21,6 +21,7 @@ from pytest_resilience import ChaosExperiment
 from pytest_resilience import FaultInjected
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.interceptors.sockets import effects
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Trust
@@ -375,3 +376,14 @@ def test_nobody_waits_any_more_when_it_is_over(engine: Engine, listener: Listene
         wall.stop()
         assert not any("partition" in each.name for each in threading.enumerate())
         assert plain.recv(10) == b"x"
+
+
+def test_what_has_come_is_discarded_and_nothing_is_awaited() -> None:
+    """Also where the client has set a timeout, which would be over before it is known."""
+    sock, peer = socket.socketpair()
+    with sock, peer:
+        sock.settimeout(3600)
+        peer.sendall(b"tea")
+        effects.discard(sock)
+        peer.sendall(b"hot")
+        assert sock.recv(3) == b"hot"
