@@ -68,22 +68,37 @@ def test_the_folder_of_the_run_is_left_out(folder: str) -> None:
 
 # --- in loops, where what the user does not call has no place on the stack ---
 
+TURNS = 5  # of a loop, within which everybody has come to wait
 LIBRARY = """
+async def everybody_waits():
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+def after(turns, call, *args):
+    if turns:
+        asyncio.get_running_loop().call_soon(after, turns - 1, call, *args)
+    else:
+        call(*args)
+
+
 def deliver(*through):
     seen.append(caller("", through))
 
 
-async def deliver_here():
+async def deliver_here(event=None):
     deliver()
+    if event is not None:
+        event.set()
 
 
 async def deliver_later():
-    await asyncio.sleep(0.01)
+    await everybody_waits()
     deliver()
 
 
 async def deliver_and_signal(event):
-    await asyncio.sleep(0.01)
+    await everybody_waits()
     deliver()
     event.set()
 
@@ -122,7 +137,7 @@ class Library(SimpleNamespace):
     def __init__(self, path: str = "library.py") -> None:
         self.seen: list[str] = []
         space: dict[str, Any] = {
-            "asyncio": asyncio, "caller": caller, "seen": self.seen, "time": time
+            "asyncio": asyncio, "caller": caller, "seen": self.seen, "time": time, "turns": TURNS
         }  # fmt: skip
         whole = os.path.join(sysconfig.get_path("purelib"), path)
         exec(compile(LIBRARY, whole, "exec"), space)
@@ -130,7 +145,7 @@ class Library(SimpleNamespace):
 
     def in_turn(self, *through: object) -> None:
         """Deliver from a callback, when everybody has come to wait."""
-        asyncio.get_running_loop().call_later(0.01, self.deliver, *through)
+        self.after(TURNS, self.deliver, *through)
 
 
 @pytest.fixture
@@ -138,42 +153,43 @@ def library() -> Library:
     return Library()
 
 
-def later(end: Callable[..., object], *args: object) -> None:
-    asyncio.get_running_loop().call_later(0.02, end, *args)
+def later(library: Library, end: Callable[..., object], *args: object) -> None:
+    """Call that after what is delivered in turn."""
+    library.after(2 * TURNS, end, *args)
 
 
 async def for_a_future(library: Library) -> None:
     waiter = asyncio.get_running_loop().create_future()
     library.in_turn(waiter)
-    later(waiter.set_result, None)
+    later(library, waiter.set_result, None)
     await waiter  # here
 
 
 async def for_a_stream(library: Library) -> None:
     reader = asyncio.StreamReader()
     library.in_turn(asyncio.StreamReaderProtocol(reader))
-    later(reader.feed_eof)
+    later(library, reader.feed_eof)
     await reader.read()  # here
 
 
 async def for_a_stream_with_a_time_limit(library: Library) -> None:
     reader = asyncio.StreamReader()
     library.in_turn(asyncio.StreamReaderProtocol(reader))
-    later(reader.feed_eof)
+    later(library, reader.feed_eof)
     await asyncio.wait_for(reader.read(), 30)  # here
 
 
 async def for_an_event(library: Library) -> None:
     event = asyncio.Event()
     library.in_turn(SimpleNamespace(received=event))
-    later(event.set)
+    later(library, event.set)
     await event.wait()  # here
 
 
 async def for_a_queue(library: Library) -> None:
     queue = asyncio.Queue[int]()
     library.in_turn(SimpleNamespace(messages=queue))
-    later(queue.put_nowait, 1)
+    later(library, queue.put_nowait, 1)
     await queue.get()  # here
 
 
@@ -201,8 +217,9 @@ async def for_the_first_of_several(library: Library) -> None:
 
 async def for_a_group(library: Library) -> None:
     async with asyncio.TaskGroup() as group:
-        group.create_task(library.deliver_later())
-        await asyncio.sleep(0.02)  # here
+        event = asyncio.Event()
+        group.create_task(library.deliver_and_signal(event))
+        await event.wait()  # here
 
 
 async def for_a_group_of_anyio(library: Library) -> None:
@@ -270,8 +287,9 @@ def test_it_is_the_task_that_waits(
 def test_it_is_the_task_that_began_another_in_trio(library: Library) -> None:
     async def story() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(library.deliver_here)
-            await trio.sleep(0.01)  # here
+            event = trio.Event()
+            nursery.start_soon(library.deliver_here, event)
+            await event.wait()  # here
 
     trio.run(story)
     assert library.seen == [here_in(story)]
@@ -300,7 +318,9 @@ def test_who_runs_pytest_is_nobodys_place() -> None:
 def test_what_leads_nowhere_is_looked_at_in_peace(odd: str, library: Library) -> None:
     async def story() -> None:
         library.in_turn(ODD[odd](), SimpleNamespace(inside=ODD[odd]()))
-        await asyncio.sleep(0.02)
+        delivered = asyncio.Event()
+        later(library, delivered.set)
+        await delivered.wait()
 
     asyncio.run(story())
     assert len(library.seen) == 1

@@ -161,6 +161,15 @@ def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+places = pytest.mark.parametrize(
+    ("transport", "place"),
+    [
+        ("plain", "connect"), ("plain", "receive"),
+        ("tls", "connect"), ("tls", "handshake"), ("tls", "receive"),
+    ],
+)  # fmt: skip
+
+
 @pytest.fixture
 def tls(transport: str, trust: Trust) -> ssl.SSLContext | None:
     return trust.client if transport == "tls" else None
@@ -239,7 +248,7 @@ FAR: list[tuple[str, dict[str, Any]]] = [
 
 # Closing TLS waits for a goodbye, and as with a peer that is really silent the loop ends first.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("place", ["connect", "handshake", "receive"])
+@places
 @pytest.mark.parametrize("client", CLIENTS)
 def test_the_clients_own_timeout_fires_at_its_time(  # noqa: PLR0917  # all by name
     client: Client,
@@ -252,8 +261,6 @@ def test_the_clients_own_timeout_fires_at_its_time(  # noqa: PLR0917  # all by n
 ) -> None:
     """Each kind at a peer of its own, and side by side: what takes time is the timeout."""
     trips = expected(tls, 1)
-    if place not in trips:
-        pytest.skip("without TLS there is no handshake")
     timeout = 0.2
     limits = Limits(answer=timeout) if place == "receive" else Limits(connect=timeout)
     seconds = []
@@ -287,13 +294,11 @@ def test_the_clients_own_timeout_fires_at_its_time(  # noqa: PLR0917  # all by n
     assert all(each.hits == 1 and 0 < each.delay < PATIENCE for each in far)
 
 
-@pytest.mark.parametrize("place", ["connect", "handshake", "receive"])
+@places
 def test_without_a_timeout_silence_lasts_as_long_as_the_experiment(
     place: str, port: int, tls: ssl.SSLContext | None, inject: Inject
 ) -> None:
     trips = expected(tls, 1)
-    if place not in trips:
-        pytest.skip("without TLS there is no handshake")
 
     async def story() -> None:
         started = time.monotonic()
@@ -309,15 +314,13 @@ def test_without_a_timeout_silence_lasts_as_long_as_the_experiment(
     assert failure.hits == 1
 
 
-@pytest.mark.parametrize("place", ["connect", "handshake", "receive"])
+@places
 @pytest.mark.parametrize("client", CLIENTS)
 def test_the_loop_goes_on(
     client: Client, place: str, port: int, tls: ssl.SSLContext | None, inject: Inject
 ) -> None:
     """What ends the waiting is something else in the loop, which would wait with it."""
     trips = expected(tls, 1)
-    if place not in trips:
-        pytest.skip("without TLS there is no handshake")
 
     async def story() -> None:
         async def end() -> None:
@@ -409,13 +412,11 @@ def test_what_is_held_back_comes_when_the_experiment_ends(
     assert run(story()) == "ok"
 
 
-@pytest.mark.parametrize("place", ["connect", "handshake", "receive"])
+@places
 def test_whoever_waits_can_be_cancelled(
     place: str, port: int, tls: ssl.SSLContext | None, inject: Inject
 ) -> None:
     trips = expected(tls, 1)
-    if place not in trips:
-        pytest.skip("without TLS there is no handshake")
     number = trips.index(place) + 1
 
     async def story() -> None:
