@@ -116,11 +116,13 @@ class _Interceptors:
 
     Attributes:
         file_trace: what is told of what was done with files; None while nobody wants to know.
+        is_settled: all that is not needed has been removed.
     """
 
     def __init__(self, interceptors: Sequence[Interceptor]) -> None:
         self._all = tuple(interceptors)
         self._in_place: tuple[Interceptor, ...] = ()
+        self.is_settled = True
         self.file_trace: FileTrace | None = None
 
     def use(self, needed: frozenset[str]) -> None:
@@ -129,6 +131,7 @@ class _Interceptors:
             return
         used = [each for each in self._all if not needed.isdisjoint(each.kinds)]
         unused = [each for each in self._in_place if each not in used]
+        self.is_settled = False
         self._in_place = (*unused, *used)  # first: an interrupt must not lose them
         if used:
             with limits_lifted():  # what is imported to install one is read from files
@@ -136,7 +139,9 @@ class _Interceptors:
                     interceptor.install()
         for interceptor in used:
             interceptor.refresh()
-        self._in_place = (*(each for each in unused if each.remove()), *used)
+        left = [each for each in unused if each.remove()]
+        self._in_place = (*left, *used)
+        self.is_settled = not left
 
     def watch(self, on: bool) -> None:
         """See `EarlyInterceptor`."""
@@ -150,6 +155,7 @@ class _Interceptors:
             interceptor.install()
             if interceptor.remove():
                 self._in_place = (*self._in_place, interceptor)
+                self.is_settled = False
 
 
 class FileTrace(Protocol):
@@ -294,6 +300,12 @@ class Engine:
         """
         with self._lock:
             self._set_active(self.active) if interceptor is None else interceptor.refresh()
+
+    def settle(self) -> None:
+        """Remove what another tool's patch, or an interrupt, has kept from being removed."""
+        with self._lock:
+            if not self._interceptors.is_settled:
+                self._set_active(self.active)
 
     def watch(self, on: bool) -> None:
         """Let what is made before experiments be reached by them, such as connections in C."""

@@ -324,5 +324,5 @@ class ChaosScope:
         with self._lock:
             self._closed = True
         self.stop_all()
-        self._engine.refresh()
+        self._engine.settle()
         self._cleanup.close()

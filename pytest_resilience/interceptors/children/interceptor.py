@@ -59,20 +59,24 @@ class _Published:
         self._next = 0
         self._last: list[tuple[int, bool]] = []
         self._reading = fork_safe(self, "_reading", threading.Lock)
-        self._wanted: tuple[ActiveExperiment, ...] = ()
+        self._current: tuple[ActiveExperiment, ...] = ()
         self.active: dict[int, bytes] = {}
         self.known: dict[int, ActiveExperiment] = {}
         self.is_used = False
 
-    def update(self, wanted: Sequence[ActiveExperiment]) -> None:
-        """Let children see these alone, and wait until they have begun those that are new."""
-        self._wanted = tuple(wanted)
+    def update(self, active: tuple[ActiveExperiment, ...]) -> None:
+        """Let children see those of these that are for them, and no others.
+
+        Waits until they have begun what is new.
+        """
+        self._current = active
         if self.is_used:  # by one, maybe, that has been started and not been heard of yet
             self.flush()
 
     def flush(self) -> None:
         """Write down what children are to see: there is one, or will be one now."""
-        self.is_used, wanted = True, self._wanted
+        self.is_used = True
+        wanted = [each for each in self._current if each.experiment.reaches_children]
         keys = {id(each): key for key, each in self.known.items()}
         new = [each for each in wanted if id(each) not in keys]
         for each in new:
@@ -183,11 +187,19 @@ class ChildProcesses:
 
     def refresh(self) -> None:
         """Let children run what is active now."""
-        if self._starts.folder or not self._is_as_it_should_be:
+        if not self._is_as_it_should_be or (self._starts.folder and self._is_met):
             # What fails for want of space leaves children as they were.
             with limits_lifted(), contextlib.suppress(OSError):
                 self._open_or_close()
                 self._publish()
+        elif self._starts.folder:
+            self._publish()  # which nobody reads, so that nothing is written
+
+    @property
+    def _is_met(self) -> bool:
+        """Whether children have been started."""
+        used = self._published is not None and self._published.is_used
+        return used or bool(self._starts.seen)
 
     def remove(self) -> bool:
         """Nothing is active: leave children alone, unless something is awaited."""
@@ -226,9 +238,10 @@ class ChildProcesses:
         published = self._published
         if published is not None and self._starts.folder:
             active = self._engine.active
-            self._note_unreached([each for each in self._before if each not in active])
+            if self._starts.seen:
+                self._note_unreached([each for each in self._before if each not in active])
             self._before = active
-            published.update([each for each in active if each.experiment.reaches_children])
+            published.update(active)
 
     @property
     def _is_needed(self) -> bool:
