@@ -142,15 +142,15 @@ def make_stream(  # noqa: PLR0917  # the order is that of open
     given = (mode, buffering, encoding, errors, newline, closefd, opener)
     is_valid = _is_valid(mode, buffering, is_text_given=given[2:5] != (None, None, None))
     only_recording = files.only_recording
-    names = files.names_at(file) if opener is None or only_recording else None
+    path = os.fspath(file) if hasattr(file, "__fspath__") else file
+    names = files.names_at(path) if opener is None or only_recording else None
     if only_recording and names and is_valid:
         for kind in _kinds(file, mode):
             files.apply(kind, names)
     if only_recording or not is_valid or (names is None and opener is None):
         return original(file, *given)
     if names and not isinstance(file, int):
-        files.apply(opening_kind(file, _flags(mode)), names, file)
-    path = os.fspath(file) if isinstance(file, os.PathLike) else file
+        files.apply(opening_kind(path, _flags(mode)), names, path)
     plain = mode.replace("b", "").replace("t", "")
     layer: Any = RawFile(files, names, path, plain, closefd=closefd, opener=opener)
     if plain != "r" and not isinstance(file, int):

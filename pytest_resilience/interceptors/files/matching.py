@@ -152,17 +152,22 @@ class FileTargets:
     def _is_target(self, names: Names) -> bool:
         if self._removed or names[-1].startswith(_NO_FILES):
             return False
-        operation = Operation(kind=OPEN, target=names[0], names=names)
         trace = self._engine.file_trace
         found = self._engine.is_recording(FILE_KINDS) or (
             trace is not None and trace.covers(names[-1])
         )
         for active_experiment in self._engine.active:
-            if active_experiment.kinds & FILE_KINDS:
-                if active_experiment.experiment.matches_target(operation):
-                    found = True
-                elif not _is_of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as in chaos.place
-                    active_experiment.unmatched.note(operation)
+            experiment = active_experiment.experiment
+            if experiment.kinds.isdisjoint(FILE_KINDS):
+                continue
+            if experiment.only_observes:
+                found = True
+                continue
+            operation = Operation(kind=OPEN, target=names[0], names=names)
+            if experiment.matches_target(operation):
+                found = True
+            elif not _is_of_a_tool(sys._getframe(1)):  # noqa: SLF001  # as in chaos.place
+                active_experiment.unmatched.note(operation)
         return found
 
     def may_concern(self) -> bool:
