@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
+import weakref
 
 from abc import ABC
 from abc import abstractmethod
 from collections.abc import Awaitable
 from collections.abc import Callable
+from collections.abc import Coroutine
 from enum import Enum
 from types import AsyncGeneratorType
 from types import BuiltinFunctionType
+from types import CodeType
 from types import CoroutineType
 from types import FunctionType
 from types import GeneratorType
@@ -23,11 +27,13 @@ from typing import ParamSpec
 from typing import TypeVar
 from typing import overload
 
+from pytest_resilience.clock import in_a_loop
 from pytest_resilience.locks import OfThisProcess
 
 
 __all__ = [
     "FINISHED",
+    "AwaitableMakers",
     "CallKind",
     "Decorator",
     "async_generator_around",
@@ -237,6 +243,55 @@ def when_done(
         done(future)
     else:
         future.add_done_callback(done)
+
+
+class AwaitableMakers:
+    """Plain functions that have returned what is to be awaited.
+
+    Who calls one of them in a task need not stop the loop while it waits for its turn, as a plain
+    call would; those whose turn it is may be tasks of that loop.
+    """
+
+    __slots__ = ("_codes", "_others")
+
+    def __init__(self) -> None:
+        # Whether it was a task or a future. A lambda that is made anew for each call has its code
+        # in common with the others; what closures call is not known by that.
+        self._codes: dict[CodeType, bool] = {}
+        self._others: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+    def note(self, func: Any, awaitable: Any) -> None:
+        """Remember that `func` has returned `awaitable`."""
+        with contextlib.suppress(TypeError):  # of what cannot be a key
+            if type(func) is FunctionType and func.__closure__ is None:
+                self._codes[func.__code__] = is_future(awaitable)
+            else:
+                self._others[func] = is_future(awaitable)
+
+    def begin(
+        self,
+        func: Any,
+        run: Callable[[Any, tuple[Any, ...], dict[str, Any]], Coroutine[Any, Any, Any]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """What `run` returns for a function that is remembered, if called in a task; else None."""
+        if not (self._codes or self._others) or not in_a_loop():
+            return None
+        makes_future: bool | None = None
+        if type(func) is FunctionType and func.__closure__ is None:
+            makes_future = self._codes.get(func.__code__)
+        else:
+            with contextlib.suppress(TypeError):
+                makes_future = self._others.get(func)
+        if makes_future is None:
+            return None
+        call = run(func, args, kwargs)
+        if not makes_future:
+            return call
+        import asyncio
+
+        return asyncio.ensure_future(call)
 
 
 def close_unawaited(awaitable: Any) -> None:

@@ -280,6 +280,60 @@ async def test_a_semaphore_holds_a_slot_for_what_is_returned(func: Any, way: int
     assert slots.get_stats()["total_acquired"] == 2
 
 
+class NeverBlocks:
+    """The clock of a loop, in which nobody may sleep but by awaiting it."""
+
+    def __init__(self) -> None:
+        self._clock = ManualClock()
+        self.sleeps = self._clock.sleeps
+        self.monotonic, self.time = self._clock.monotonic, self._clock.time
+        self.asleep = self._clock.asleep
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError(f"the loop would have stopped for {seconds} s")
+
+
+@without_def
+@pytest.mark.parametrize("executed", [False, True])
+@in_a_loop
+async def test_no_loop_stops_while_what_is_returned_waits_for_its_turn(
+    func: Callable[[Any], Any], executed: bool
+) -> None:
+    clock, another = NeverBlocks(), NeverBlocks()
+    retry = RetryHandler(RetryConfig(max_attempts=2, jitter=False), clock=clock)
+    limit = RateLimitBulkhead(BulkheadConfig(2, max_wait=60.0, window_size=60.0), clock=another)
+    slots, taken = SemaphoreBulkhead(BulkheadConfig(1, max_wait=5.0)), asyncio.Event()
+    calls = 0
+
+    def flaky(outcome: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise OSError
+        return func(outcome)
+
+    async def hold() -> None:
+        async with slots:
+            await taken.wait()
+
+    def way(pattern: Any, func: Any) -> Callable[[Any], Any]:
+        return partial(pattern.execute, func) if executed else pattern(func)
+
+    # What is executed may be a coroutine function: the retry would pay for finding out.
+    retried, limited, held = retry(flaky), way(limit, func), way(slots, func)
+    for number in range(4):
+        assert await retried(number) == await limited(number) == number
+        begun = asyncio.create_task(hold()) if number else None
+        await asyncio.sleep(0)
+        call = held(number)
+        asyncio.get_running_loop().call_soon(taken.set)
+        assert await call == number
+        taken.clear()
+        if begun is not None:
+            await begun
+    assert (clock.sleeps, another.sleeps) == ([1.0], [60.0])
+
+
 @pytest.mark.parametrize("name", ["lambda", "task", "awaitable object", "method"])
 @in_a_loop
 async def test_no_more_than_the_slots_run_at_once(name: str) -> None:

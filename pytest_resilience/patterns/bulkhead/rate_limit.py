@@ -17,10 +17,12 @@ from pytest_resilience.locks import renew_in_child
 from pytest_resilience.patterns import validation
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
 from pytest_resilience.patterns.bulkhead.base import BulkheadType
+from pytest_resilience.patterns.callables import AwaitableMakers
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import Decorator
 from pytest_resilience.patterns.callables import async_generator_around
 from pytest_resilience.patterns.callables import calls_first_argument
+from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.callables import wrap
 
@@ -65,6 +67,8 @@ class RateLimitBulkhead(Bulkhead):
         self._issued = self._limit if self._burst is None else 0
         self._permits = itertools.repeat(True, self._issued)
         self._expired = 0  # calls that began and are older than the window
+        self._makers = AwaitableMakers()
+        self._usual: type | None = None  # of results; one that is no awaitable
         renew_in_child(self, "_renew")
 
     def _renew(self) -> None:
@@ -223,9 +227,26 @@ class RateLimitBulkhead(Bulkhead):
             return self._wrapped(func)(*args, **kwargs)  # type: ignore[no-any-return]
         if next(self._permits, False):
             self._started.append(self._monotonic())
+            result = func(*args, **kwargs) if kwargs else func(*args)  # type: ignore[call-arg]
+            return result if type(result) is self._usual else self._learn(func, result)
+        return self._call_later(func, args, kwargs)  # type: ignore[no-any-return]
+
+    def _call_later(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Call a plain function that may have to wait: in a task, if it is known for that."""
+        begun = self.config.max_wait and self._makers.begin(func, self._await, args, kwargs)
+        if begun:
+            return begun
+        self.acquire()
+        return self._learn(func, func(*args, **kwargs))
+
+    def _learn(self, func: Callable[..., Any], result: Any) -> Any:
+        if is_awaitable(result):
+            self._makers.note(func, result)
         else:
-            self.acquire()
-        return func(*args, **kwargs) if kwargs else func(*args)  # type: ignore[call-arg]
+            self._usual = type(result)
+        return result
 
     async def _await(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -257,15 +278,19 @@ class RateLimitBulkhead(Bulkhead):
         await self.acquire_async()
 
     def _wrap_plain(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
-        acquire, append, monotonic = self.acquire, self._started.append, self._monotonic
+        call_later, append, monotonic = self._call_later, self._started.append, self._monotonic
+        first = True
 
         def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            nonlocal first
             # `acquire`, written out for when a permit is left: one call less.
             if next(self._permits, False):
                 append(monotonic())
-            else:
-                acquire()
-            return func(*args, **kwargs) if kwargs else func(*args)  # type: ignore[call-arg]
+                if first:
+                    first = False
+                    return self._learn(func, func(*args, **kwargs))  # type: ignore[no-any-return]
+                return func(*args, **kwargs) if kwargs else func(*args)  # type: ignore[call-arg]
+            return call_later(func, args, kwargs)  # type: ignore[no-any-return]
 
         return wrapper
 

@@ -18,6 +18,7 @@ from pytest_resilience.locks import renew_in_child
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
 from pytest_resilience.patterns.bulkhead.base import BulkheadType
 from pytest_resilience.patterns.callables import FINISHED
+from pytest_resilience.patterns.callables import AwaitableMakers
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import calls_first_argument
 from pytest_resilience.patterns.callables import close_unawaited
@@ -66,6 +67,7 @@ class SemaphoreBulkhead(Bulkhead):
         self._waiters: deque[_Waiter] = deque()
         # Those taken by `acquire`, whose caller does not know which.
         self._acquired: deque[_Slot] = deque()
+        self._makers = AwaitableMakers()
         renew_in_child(self, "_renew")
 
     def _renew(self) -> None:
@@ -210,21 +212,31 @@ class SemaphoreBulkhead(Bulkhead):
             return self._await(func, args, kwargs)  # type: ignore[return-value]
         if kind is not _PLAIN:
             raise generator_error(func, kind, _NO_GENERATORS)
-        slot = self._take_free() or self._take()
+        slot = self._take_free()
+        if slot is None:
+            begun = self._begin_in_task(func, args, kwargs)
+            if begun is not None:
+                return begun  # type: ignore[no-any-return]
+            slot = self._take()
         try:
             result = func(*args, **kwargs) if kwargs else func(*args)  # type: ignore[call-arg]
         except BaseException:
             self._return(slot)
             raise
         if type(result) not in FINISHED and is_awaitable(result):
-            return self._go_on(slot, result)  # type: ignore[no-any-return]
+            return self._go_on(func, slot, result)  # type: ignore[no-any-return]
         self._free.append(slot)
         if self._waiters:
             self._serve()
         return result
 
-    def _go_on(self, slot: _Slot, awaitable: Any) -> Any:
+    def _begin_in_task(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that waits without blocking the loop, of a plain function that is known for it."""
+        return None if self._max_wait == 0 else self._makers.begin(func, self._await, args, kwargs)
+
+    def _go_on(self, func: Any, slot: _Slot, awaitable: Any) -> Any:
         """What the caller of a plain function gets that has returned something to be awaited."""
+        self._makers.note(func, awaitable)
         if is_future(awaitable):  # work that runs already, so it keeps its slot
             when_done(awaitable, lambda _: self._return(slot), lambda _: self._return(slot))
             return awaitable
@@ -260,7 +272,7 @@ class SemaphoreBulkhead(Bulkhead):
     def _wrap_plain(self, func: Callable[_P, _R]) -> Callable[_P, _R]:
         self.listeners.expect_plain(func)
         take, give, serve, waiters = self._take, self._free.append, self._serve, self._waiters
-        pop_free, go_on = self._free.pop, self._go_on
+        pop_free, go_on, begin = self._free.pop, self._go_on, self._begin_in_task
         usual: type | None = None  # of its results; one that is no awaitable
 
         def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -275,6 +287,9 @@ class SemaphoreBulkhead(Bulkhead):
             except IndexError:
                 slot = None
             if slot is None:
+                begun = begin(func, args, kwargs)
+                if begun is not None:
+                    return begun  # type: ignore[no-any-return]
                 slot = take()
             try:
                 result = func(*args, **kwargs) if kwargs else func(*args)  # type: ignore[call-arg]
@@ -285,7 +300,7 @@ class SemaphoreBulkhead(Bulkhead):
                 raise
             if type(result) is not usual:
                 if is_awaitable(result):
-                    return go_on(slot, result)  # type: ignore[no-any-return]
+                    return go_on(func, slot, result)  # type: ignore[no-any-return]
                 usual = type(result)
             give(slot)
             if waiters:

@@ -127,9 +127,9 @@ class CircuitBreaker(Decorator):
         """
         circuit = self._circuit
         kind = kind_of(func, args)
-        if kind is _COROUTINE:
-            return run_coroutine(circuit, func, args, kwargs)  # type: ignore[return-value,arg-type]
         if kind is not _PLAIN:
+            if kind is _COROUTINE:
+                return run_coroutine(circuit, func, args, kwargs)  # type: ignore[return-value,arg-type]
             return start(circuit, kind, func, args, kwargs)  # type: ignore[no-any-return]
         permit = circuit.fast_path or circuit.acquire_permit()
         try:

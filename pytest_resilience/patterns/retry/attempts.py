@@ -25,6 +25,7 @@ from pytest_resilience.events import describe
 from pytest_resilience.events import is_coroutine_function
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patterns import validation
+from pytest_resilience.patterns.callables import AwaitableMakers
 from pytest_resilience.patterns.callables import CallKind
 from pytest_resilience.patterns.callables import close_unawaited
 from pytest_resilience.patterns.callables import innermost
@@ -162,6 +163,7 @@ class HandlerState:
         self.listeners = Listeners(may_await=True, changed=self._listeners_changed)
         self.call_numbers = itertools.count(1)
         self._listeners_changed()
+        self.makers = AwaitableMakers()
         # To append to a deque, or to copy one, is one step of the interpreter: no lock.
         self._history: deque[RetryEvent] = deque(maxlen=_HISTORY)
 

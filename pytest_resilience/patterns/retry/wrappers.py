@@ -68,6 +68,8 @@ def _plain(handler: HandlerState, func: Callable[..., Any]) -> Callable[..., Any
             if type(result) in FINISHED and handler.config.retry_on_result is None:
                 usual = type(result)
                 return result
+            if is_awaitable(result):
+                handler.makers.note(func, result)
             return after_first_result(handler, started, func, args, kwargs, result=result)
         return retry(call, func, args, kwargs)
 
@@ -121,6 +123,11 @@ def retry(
     call: CallState, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Wait and call `func`, until it succeeds or is not to be retried."""
+    begun = call.handler.makers.begin(
+        func, functools.partial(_retry_async, call.handler, None, call=call), args, kwargs
+    )
+    if begun is not None:
+        return begun  # which waits without blocking the loop
     while True:
         call.wait()
         try:
