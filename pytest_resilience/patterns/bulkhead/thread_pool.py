@@ -92,24 +92,36 @@ class _Call(Future[_R]):
 
     def result(self, timeout: float | None = None) -> _R:
         """Wait as any future does; what a pool's own thread would wait for in vain is an error."""
-        pool, ident = self.pool, threading.get_ident()
-        waits = pool is not None and ident in self.workers.running and not self.done()
+        ended = self._begin_wait()
         try:
-            if waits:
-                self._wait_inside(pool, ident)  # type: ignore[arg-type]
             return super().result(timeout)
         finally:
-            if waits:
-                self.workers.awaited.pop(ident, None)
+            if ended is not None:
+                ended()
             del self  # an error's traceback holds this frame: a cycle
 
-    def _wait_inside(self, pool: ThreadPoolBulkhead, ident: int) -> None:
-        workers = self.workers
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait as `result` does."""
+        ended = self._begin_wait()
+        try:
+            return super().exception(timeout)
+        finally:
+            if ended is not None:
+                ended()
+
+    def _begin_wait(self) -> Callable[[], object] | None:
+        """What to call when the wait is over, if it is one of the pool's own threads that waits."""
+        pool, workers, ident = self.pool, self.workers, threading.get_ident()
+        if pool is None or ident not in workers.running or self.done():
+            return None
         with pool._lock:  # noqa: SLF001
             workers.awaited[ident] = self
             stuck, threads = workers.is_stuck(), len(workers.threads)
+            if stuck:
+                del workers.awaited[ident]
         if stuck:
             raise pool._full(threads, nested=True)  # noqa: SLF001
+        return functools.partial(workers.awaited.pop, ident, None)
 
     def run(self, pool: ThreadPoolBulkhead, ident: int) -> None:
         """Run in a thread of the pool; whoever waits is told when its place is free again."""

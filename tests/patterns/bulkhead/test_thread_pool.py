@@ -130,14 +130,18 @@ def test_a_call_that_would_wait_for_itself_is_told_so(threads: int) -> None:
             assert told.startswith(expected.format(threads))
 
 
+@pytest.mark.parametrize("wait", [Future.result, Future.exception])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_future_that_the_pool_itself_would_wait_for_is_told_so(threads: int) -> None:
+def test_a_future_that_the_pool_itself_would_wait_for_is_told_so(
+    threads: int, wait: Callable[[Any], Any]
+) -> None:
     together = threading.Barrier(threads)
     with ThreadPoolBulkhead(BulkheadConfig(threads, timeout=60.0), name="db") as pool:
 
-        def outer() -> int:
+        def outer() -> Any:
             together.wait()
-            return pool.submit(len, "abc").result()
+            future = pool.submit(len, "abc")
+            return getattr(future, wait.__name__)()
 
         outcomes = [future.exception(60) for future in [pool.submit(outer) for _ in range(threads)]]
     told = [str(error) for error in outcomes if error is not None]
