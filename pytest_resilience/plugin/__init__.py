@@ -131,11 +131,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(
     early_config: pytest.Config, parser: pytest.Parser, args: list[str]
 ) -> None:
-    """Add the flags, if one of them may be typed, or help is asked for.
+    """Add the flags, if one of them may be typed, or help is asked for; see locks in virtual time.
 
     Not sooner: a plugin that is loaded later could not add a flag of the same name, and no test
     would run. By now every installed plugin is loaded, and our flags make way.
     """
+    known = early_config.known_args_namespace
     if any(map(_may_be_a_flag, args)):
         from pytest_resilience.plugin import options
 
@@ -146,6 +147,11 @@ def pytest_load_initial_conftests(
         # Until now the values of our flags were taken for files to collect.
         known = parser.parse_known_args(args, namespace=copy(early_config.option))
         early_config.known_args_namespace.file_or_dir = known.file_or_dir
+    # Before the first conftest file imports what makes some.
+    if early_config.getini("virtual_time") or getattr(known, "resilience_virtual_time", None):
+        from pytest_resilience.plugin.virtual_time import see_locks
+
+        see_locks(early_config)
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:

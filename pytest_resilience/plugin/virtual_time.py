@@ -22,6 +22,8 @@ from pytest_resilience.plugin.settings import settings_of
 from pytest_resilience.seeds import Stream
 from pytest_resilience.virtual_time.clock import VirtualClock
 from pytest_resilience.virtual_time.clock import start_of
+from pytest_resilience.virtual_time.locks import install_locks
+from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.turns import Order
 
 
@@ -75,6 +77,16 @@ def _check(_item: pytest.Item, mark: pytest.Mark) -> None:
         raise ConfigurationError(
             "no_virtual_time takes nothing; write @pytest.mark.no_virtual_time"
         )
+
+
+def see_locks(config: pytest.Config) -> None:
+    """Let locks that are made from now on be such as virtual time sees.
+
+    As those that a module makes when it is imported, which are older than any clock.
+    """
+    patches = Patches()
+    config.add_cleanup(patches.remove)
+    install_locks(patches)
 
 
 def prepare(config: pytest.Config, items: list[pytest.Item]) -> None:

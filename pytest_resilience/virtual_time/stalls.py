@@ -26,7 +26,8 @@ DEADLOCK = "deadlock: every thread of the test waits, and nothing can wake one"
 _COUNTED = re.compile(r"^Task-\d+$")
 _WHAT_TO_DO = (
     "A wait in C, or for a lock that is older than the clock, cannot be seen: make the lock in the "
-    "test, or wait inside of `with virtual_clock.real():`."
+    "test, give every test virtual time (--virtual-time, or the ini option virtual_time), or wait "
+    "inside of `with virtual_clock.real():`."
 )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+
 import pytest
 
 
@@ -377,9 +380,56 @@ def test_a_module_level_lock_that_is_held_over_a_wait_is_named(suite: pytest.Pyt
         [
             "E *ClockStalledError: a thread of the test is blocked where virtual time cannot see*",
             "E *holder *: NOT WAITING HERE: it runs, or is blocked, at *_named.py:* in hold",
-            "E *make the lock in the test, or wait inside of `with virtual_clock.real():`.",
+            "E *make the lock in the test, give every test virtual time (--virtual-time, *",
         ]
     )
+
+
+@pytest.mark.parametrize("args", [["--virtual-time"], [], ["--virtual-time", "-p", "xdist", "-n1"]])
+def test_locks_that_are_made_at_import_where_every_test_has_virtual_time(
+    suite: pytest.Pytester, args: list[str]
+) -> None:
+    if not args:
+        suite.makeini("[pytest]\nvirtual_time = true")
+    suite.makeconftest("import shop")
+    suite.makepyfile(
+        shop="""
+            import queue
+            import threading
+            import time
+
+            LOCKS = [threading.Lock(), threading.RLock(), threading.Condition()]
+            TASKS = queue.SimpleQueue()
+
+            def hold(lock):
+                with lock:
+                    time.sleep(10)
+        """,
+        test_it="""
+            import _queue
+            import threading
+
+            import pytest
+            import shop
+
+            @pytest.mark.parametrize("lock", shop.LOCKS, ids=lambda lock: type(lock).__name__)
+            def test_held_over_a_wait(virtual_clock, lock):
+                threads = [threading.Thread(target=shop.hold, args=(lock,)) for _ in range(3)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                assert virtual_clock.elapsed == 30
+
+            def test_queue(virtual_clock):
+                with pytest.raises(_queue.Empty):
+                    shop.TASKS.get(timeout=60)
+                assert virtual_clock.elapsed == 60
+        """,
+    )
+    before = threading.Lock, threading.RLock, queue.SimpleQueue
+    suite.runpytest(*args).assert_outcomes(passed=4)
+    assert (threading.Lock, threading.RLock, queue.SimpleQueue) == before
 
 
 def test_faults_take_virtual_time(suite: pytest.Pytester) -> None:

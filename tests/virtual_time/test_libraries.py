@@ -290,6 +290,7 @@ TRIALS: list[tuple[str, str, float, Trial]] = [
 
 
 @pytest.mark.may_block(reason="what waits is what is tested")
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning:aiobreaker")
 @pytest.mark.parametrize(
     ("seconds", "trial"),
     [(seconds, trial) for _, _, seconds, trial in TRIALS],
