@@ -215,11 +215,11 @@ class OperationLog:
                 self._current.seen = seen
             self.seen.append(seen)
             for step in self.schedule:
-                if is_at(step, seen):
+                if is_at(step, seen) and (overtaken or not step.is_order):
                     self._met.setdefault(step, len(self.seen) - 1)
         if self._most is not None and len(self.seen) > self._most:
             raise StormError(f"more than {self._most} operations")
-        if self._overtaking is not None:
+        if self._overtaking is not None and overtaken:
             for step in self.schedule:
                 if step.is_order and is_at(step, seen):
                     self._overtaking.begin(operation, step)

@@ -116,13 +116,15 @@ class Driver:
         blocked = bubble.members.blocked() if held_up else None
         overtaken = bubble.timers.has_last
         patience = _OVERTAKEN if overtaken else PATIENCE
-        if blocked is None or not self._lasts(("blocked", blocked), patience):
+        # Who is overtaken may hold what others wait for in C, looking for it again and again.
+        seen = None if blocked is None else frozenset(blocked) if overtaken else blocked
+        if seen is None or not self._lasts(("blocked", seen), patience):
             return TICK
+        if overtaken and not bubble.turns.ready:
+            bubble.wake_due(bubble.elapsed.read())
         if bubble.turns.ready:  # one at a time: somebody else may be able to help
             bubble.hand_over()
-        elif overtaken:
-            bubble.wake_due(bubble.elapsed.read())
-        else:
+        elif not overtaken:
             bubble.fail("a thread of the test is blocked where virtual time cannot see it")
         return TICK
 

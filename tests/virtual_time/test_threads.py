@@ -7,11 +7,13 @@ import queue
 import random
 import re
 import socket
+import sqlite3
 import threading
 import time
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -369,6 +371,25 @@ def test_who_lets_others_go_first_goes_on_after_them(kind: str, expected: str) -
         in (order.seen)
     )
     assert "".join(done) == expected
+
+
+def test_who_lets_others_go_first_holds_up_nobody_for_long(tmp_path: Path) -> None:
+    done = []
+
+    def write(name: str) -> None:
+        database = sqlite3.connect(tmp_path / "shop.db", isolation_level=None)
+        database.execute("BEGIN IMMEDIATE")  # for which SQLite looks again and again, in C
+        if name == "a":
+            time.sleep(0)
+        database.execute("COMMIT")
+        database.close()
+        done.append(name)
+
+    with VirtualClock(order=Later("sleep")) as clock:
+        for thread in start(lambda: write("a"), lambda: write("b")):
+            thread.join()
+        assert clock.elapsed == 0
+    assert done == ["a", "b"]
 
 
 def test_who_is_blocked_in_c_is_named() -> None:

@@ -484,7 +484,9 @@ def _missed(run: _Run, *, strict: bool) -> str:
     if unmet:
         did = ", ".join(dict.fromkeys(str(each.point.site) for each in run.log.seen)) or "nothing"
         steps = ", ".join(str(step.point) for step in unmet)
-        return f"{steps} did not come; the test did: {did}"
+        orders = any(step.is_order for step in unmet)
+        why = "; `later` needs virtual time, and others who could go first" if orders else ""
+        return f"{steps} did not come; the test did: {did}{why}"
     if idle:
         return f"nothing of {', '.join(map(str, idle))} has happened to its operation"
     return ""
