@@ -82,7 +82,7 @@ class Inside:
             self._now[permit._permit[0]] -= 1
 
 
-@pytest.mark.parametrize("budget", [1, 2, 3])
+@pytest.mark.parametrize("budget", [1, 3])
 def test_no_more_trial_calls_in_progress_than_allowed(budget: int) -> None:
     """Counted from outside, by who is inside; calls end well, badly, or are given up."""
     clock = ManualClock()

@@ -31,14 +31,18 @@ from pytest_resilience.runtime import Runtime
 from pytest_resilience.stress import machine
 from pytest_resilience.stress import process_limits
 from tests.free_loops import free_loops
+from tests.injecting import ending
+
+
+@pytest.fixture(scope="module")
+def one_runtime() -> Runtime:
+    return Runtime(caps=Caps(disk=amount("disk", "100%")))
 
 
 @pytest.fixture
-def runtime() -> Iterator[Runtime]:
-    made = Runtime()
-    yield made
-    for active_experiment in made.engine.active:
-        active_experiment.stop()
+def runtime(one_runtime: Runtime) -> Iterator[Runtime]:
+    with ending(one_runtime.engine):
+        yield one_runtime
 
 
 def start(runtime: Runtime, kind: str, *, name: str = "", **parameters: Any) -> ActiveExperiment:
@@ -291,11 +295,10 @@ PAIRS = [pair for pair in itertools.product(PRESSURES, repeat=2) if LIMITS & {*p
 @pytest.mark.parametrize("first_ends_first", [True, False])
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_a_limit_and_another_stressor_at_once(
-    first: str, second: str, first_ends_first: bool
+    first: str, second: str, first_ends_first: bool, runtime: Runtime
 ) -> None:
     if "full disk" in {first, second} and not os.access("/dev/shm", os.W_OK):
         pytest.skip("no /dev/shm to fill")
-    runtime = Runtime(caps=Caps(disk=amount("disk", "100%")))
     before = state_of_the_process()
     running = [begin(runtime, first), begin(runtime, second)]
     try:
@@ -352,8 +355,8 @@ STEPS = st.lists(
 class Limited:
     """What is to hold after each step, beside what really does."""
 
-    def __init__(self, files: int) -> None:
-        self.runtime = Runtime()
+    def __init__(self, runtime: Runtime, files: int) -> None:
+        self.runtime = runtime
         self.running: list[tuple[ActiveExperiment, int | None]] = []
         self.files, self.stack = files, 0
         self.foreign = False  # whether the limit on files is somebody else's just now
@@ -417,12 +420,12 @@ class Limited:
 @settings(deadline=None)  # the machine may be busy
 @given(steps=STEPS)
 def test_any_nesting_and_order_of_ends_leaves_everything_as_it_was_found(
-    steps: list[tuple[str, Any]],
+    one_runtime: Runtime, steps: list[tuple[str, Any]]
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard))
     before = state_of_the_process()
-    limited = Limited(500)
+    limited = Limited(one_runtime, 500)
     try:
         for step, given in steps:
             limited.take(step, given)

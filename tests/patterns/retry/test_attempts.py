@@ -254,7 +254,7 @@ class RetryMachine(RuleBasedStateMachine):
 
 
 TestRetryMachine = RetryMachine.TestCase
-TestRetryMachine.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestRetryMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 # The machine uses the form with `for`, in which calls can be interleaved. The others do the same.
