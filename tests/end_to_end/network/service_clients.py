@@ -391,7 +391,9 @@ def _look_up(connection: Any, peer: Peer) -> None:
 
 def _mongo(peer: Peer) -> Any:
     import pymongo
+    import pymongo.common
 
+    pymongo.common.MIN_HEARTBEAT_INTERVAL = 0.05  # or it looks for a server each half a second
     return pymongo.MongoClient(
         peer.host,
         peer.port,
