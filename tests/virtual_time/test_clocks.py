@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import sched
 import time
 import types
 
@@ -75,3 +76,13 @@ def test_times_of_the_cpu_stay_real() -> None:
         time.sleep(3600)
         assert time.process_time() - before[0] < 3600
         assert time.clock_gettime(time.CLOCK_PROCESS_CPUTIME_ID) - before[1] < 3600
+
+
+def test_a_scheduler_of_the_standard_library() -> None:
+    log: list[tuple[int, float]] = []
+    with VirtualClock() as clock:
+        for scheduler in (sched.scheduler(), sched.scheduler(time.time, delayfunc=time.sleep)):
+            for delay in (3600, 60):
+                scheduler.enter(delay, 1, lambda delay=delay: log.append((delay, clock.elapsed)))
+            scheduler.run()
+    assert log == [(60, 60), (3600, 3600), (60, 3660), (3600, 7200)]
