@@ -615,6 +615,7 @@ def test_a_wait_of_a_fault_is_one_jump(suite: pytest.Pytester) -> None:
 def test_an_experiment_that_ends_lets_who_waits_go_on(suite: pytest.Pytester) -> None:
     suite.makepyfile("""
         import asyncio
+        import contextlib
         import socket
         import sqlite3
         import threading
@@ -628,7 +629,8 @@ def test_an_experiment_that_ends_lets_who_waits_go_on(suite: pytest.Pytester) ->
             return thread
 
         def statement():
-            sqlite3.connect(":memory:").execute("select 1")
+            with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+                connection.execute("select 1")
 
         async def stream():
             async def serve(reader, writer):
