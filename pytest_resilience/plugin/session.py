@@ -253,6 +253,7 @@ class ChaosSession:
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        __tracebackhide__ = True
         try:
             self._await_chaos(True)
             self._start(item, include_setup=True)
@@ -265,6 +266,7 @@ class ChaosSession:
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        __tracebackhide__ = True
         try:
             self._start(item, include_setup=False)
             return (yield)
@@ -274,6 +276,7 @@ class ChaosSession:
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
         """Let a test that trio runs be cancelled alone, and not with who runs it."""
+        __tracebackhide__ = True
         test = pyfuncitem.obj
         if "trio" not in sys.modules or not inspect.iscoroutinefunction(test):
             return (yield)
@@ -286,6 +289,7 @@ class ChaosSession:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """End the chaos before fixtures are torn down; then see whether it did anything."""
+        __tracebackhide__ = True
         scope = self._scope(item)
         try:
             scope.stop_all()

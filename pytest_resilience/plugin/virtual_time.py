@@ -138,6 +138,7 @@ class _VirtualTime:
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, object, object]:
         """What a fixture of a wider scope starts keeps real time: it outlives the test."""
+        __tracebackhide__ = True
         item = getattr(request, "_pyfuncitem", None)
         clock = None if item is None else item.stash.get(_CLOCK, None)
         if clock is None or fixturedef.scope == "function":

@@ -25,6 +25,12 @@
     return name.split(/(?<=\/|::)/).flatMap((part, at) => (at ? [element("wbr"), part] : [part]));
   }
 
+  // Schedules of an exploration begin alike: which operation it is stands first, its fault last.
+  function withoutMiddle(name) {
+    const letters = Array.from(name);
+    return letters.length <= 24 ? name : letters.slice(0, 9).join("") + "…" + letters.slice(-14).join("");
+  }
+
   function draw() {
     const head = element("tr");
     const corner = element("th", "test");
@@ -34,7 +40,8 @@
       const heading = element("th");
       heading.scope = "col";
       heading.title = [what || name, "weight " + weight].join("\n");
-      heading.append(element("span", name));
+      heading.append(element("span", withoutMiddle(name)));
+      heading.setAttribute("aria-label", name);
       head.append(heading);
     }
     table.tHead.append(head);

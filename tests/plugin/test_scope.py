@@ -197,3 +197,24 @@ def test_an_environment_that_leads_to_a_proxy_ends_with_it(suite: pytest.Pyteste
             assert "PGHOST" not in os.environ
     """)
     suite.runpytest().assert_outcomes(passed=2)
+
+
+def test_the_traceback_of_a_set_up_that_fails_is_that_of_the_user(suite: pytest.Pytester) -> None:
+    suite.makeconftest("""
+        import pytest
+
+        @pytest.fixture
+        def broken():
+            raise OSError("no server")
+    """)
+    suite.makepyfile("""
+        import pytest
+
+        @pytest.mark.chaos("network_failure")
+        def test_one(broken):
+            pass
+    """)
+    result = suite.runpytest("--tb=short")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["conftest.py:5: in broken", "E   OSError: no server"])
+    result.stdout.no_fnmatch_line("*pytest_resilience/plugin*")

@@ -204,7 +204,9 @@ def test_no_text_does_anything(chromium: webdriver.Chrome, tmp_path: Path) -> No
     assert page.one("#cell-reason").text == HOSTILE
     assert page.one("#cell-repeat code").text == HOSTILE
     assert page.one("#cell-timeline p").text == f"{HOSTILE}: {HOSTILE}"
-    assert page.texts("#map thead th span") == [HOSTILE]
+    [heading] = page.all("#map thead th")[1:]
+    assert heading.text == "</script …w.hacked = 1'>"
+    assert heading.get_attribute("aria-label") == HOSTILE
     # The policy would keep them from running; they must not even be there.
     assert page.all("img") == []
     assert len(page.all("script")) == 2
@@ -440,3 +442,14 @@ def test_experiments_may_be_many_and_names_long(chromium: webdriver.Chrome, tmp_
     page.show(PHONE)
     assert page.ask("document.documentElement.scrollWidth") == 390
     assert page.errors() == []
+
+
+def test_headings_of_schedules_keep_operation_and_fault(
+    chromium: webdriver.Chrome, tmp_path: Path
+) -> None:
+    long = "execute(file:memory?mode=memory&cache=shared)@shop.order=locked"
+    path = tmp_path / "schedules.html"
+    write_report(path, report(cell("failed", "a", long), cell("failed", "a", "slow network")))
+    page = Page(chromium, path)
+    assert page.texts("#map thead th span") == ["execute(f…p.order=locked", "slow network"]
+    assert page.all("#map thead th")[1].get_attribute("aria-label") == long

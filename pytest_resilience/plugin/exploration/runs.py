@@ -372,6 +372,7 @@ class ExploredRuns:
     # The innermost wrapper, as those of the session: what others do around is not under test.
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        __tracebackhide__ = True
         run = self._run
         if run is None:
             return (yield)

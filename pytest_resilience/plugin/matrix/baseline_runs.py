@@ -69,6 +69,7 @@ class BaselineRuns:
         self, fixturedef: pytest.FixtureDef[Any]
     ) -> Generator[None, object, object]:
         """Record what is opened by which fixture."""
+        __tracebackhide__ = True
         if self._recorder is None:
             return (yield)
         with self._recorder.opening() as kinds:
@@ -81,6 +82,7 @@ class BaselineRuns:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Record what the test does, and not what is done around it."""
+        __tracebackhide__ = True
         if self._recorder is not None:
             self._fixtures = fixtures_of(item)
         with self._session.record_test():

@@ -195,6 +195,7 @@ class Matrix:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """End what hangs under chaos."""
+        __tracebackhide__ = True
         if not item.stash.get(_ENDS, False):
             return (yield)
         expected = item.stash[_EXPECTED]
