@@ -9,10 +9,12 @@ import threading
 from collections.abc import Awaitable
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pytest_resilience.clock import SYSTEM_CLOCK
 from pytest_resilience.clock import Clock
+from pytest_resilience.clock import in_a_loop
 from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import ServiceFailureError
 from pytest_resilience.errors import UnknownNameError
@@ -93,6 +95,10 @@ class _Service:
         # The code of plain functions that turned out to return an awaitable: who calls one
         # awaits what it gets, whether or not it was called.
         self.async_primaries: set[object] = set()
+
+    def is_awaited(self, primary: object) -> bool:
+        """Whether a plain function is known to return an awaitable."""
+        return bool(self.async_primaries) and _code_of(primary) in self.async_primaries
 
 
 class DegradationManager(OfThisProcess):
@@ -239,10 +245,12 @@ class DegradationManager(OfThisProcess):
         if self.listeners.awaits:
             raise self.listeners.refusal(primary_func)
         service = self._service(service_name)
+        less = fallback_func, default_value
+        if service.check is not None and service.is_awaited(primary_func) and in_a_loop():
+            return self._execute_async(service_name, partial(_call_and_await, primary_func), *less)
         level = self._check(service)
         if level is not _FULL or not (service.level is _FULL or self._may_probe(service)):
-            level = service.level if level is _FULL else level
-            return self._not_called(level, primary_func, service, fallback_func, default_value)
+            return self._not_called(level, primary_func, service, *less)
         generation = service.generation
         try:
             result = primary_func()
@@ -254,12 +262,11 @@ class DegradationManager(OfThisProcess):
         else:
             if type(result) not in FINISHED and is_awaitable(result):
                 service.async_primaries.add(_code_of(primary_func))
-                less = fallback_func, default_value
                 return self._await_primary(service, generation, result, *less)
             if service.level is not _FULL:
                 self._recovered(service, generation)
             return result
-        return self._fall_back_for(primary_func, service, fallback_func, default_value, failure)
+        return self._fall_back_for(primary_func, service, *less, failure)
 
     async def _execute_async(
         self, name: str, primary: Callable[[], Any], fallback: Any, default: Any
@@ -306,6 +313,7 @@ class DegradationManager(OfThisProcess):
     def _not_called(
         self, level: ServiceLevel, primary: object, service: _Service, fallback: Any, default: Any
     ) -> Any:
+        level = service.level if level is _FULL else level
         fallback = None if level is _UNAVAILABLE else fallback
         failure = _not_tried(service.feature.name, level)
         return self._fall_back_for(primary, service, fallback, default, failure)
@@ -313,8 +321,7 @@ class DegradationManager(OfThisProcess):
     def _fall_back_for(
         self, primary: object, service: _Service, fallback: Any, default: Any, failure: _Failure
     ) -> Any:
-        is_async = service.async_primaries and _code_of(primary) in service.async_primaries
-        fall_back = self._fall_back_async if is_async else self._fall_back
+        fall_back = self._fall_back_async if service.is_awaited(primary) else self._fall_back
         return fall_back(service, fallback, default, failure)
 
     def _fall_back(self, service: _Service, fallback: Any, default: Any, failure: _Failure) -> Any:
@@ -450,6 +457,11 @@ def _takes_error(fallback: Callable[..., Any]) -> bool:
         and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
         for each in parameters
     )
+
+
+async def _call_and_await(primary: Callable[[], Any]) -> Any:
+    result = primary()
+    return await result if is_awaitable(result) else result
 
 
 def _code_of(func: Any) -> object:

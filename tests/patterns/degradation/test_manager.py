@@ -657,3 +657,30 @@ def test_a_child_that_is_forked_at_any_moment_can_try_again(
         sys.settrace(before)
     assert levels(manager) == ["degraded", "full"]
     assert stuck == []
+
+
+def test_no_loop_stops_while_the_health_is_checked_of_what_returns_awaitables() -> None:
+    well = threading.Event()
+    manager = DegradationManager(health_check_timeout=5.0, health_check_cache=0)
+    manager.register_feature(FeatureFlag("prices", health_check=lambda: well.wait(60)))
+    outcomes = iter([asyncio.sleep(0, "first"), asyncio.sleep(0, "second"), "third"])
+
+    def primary() -> Any:
+        try:
+            return next(outcomes)
+        except StopIteration:
+            raise ConnectionError from None
+
+    def call() -> Any:
+        return manager.execute_with_degradation("prices", primary, lambda: "less")
+
+    async def main(first: Any) -> list[Any]:
+        results = [await first]
+        for _ in range(3):
+            well.clear()
+            asyncio.get_running_loop().call_soon(well.set)
+            results.append(await call())
+        return results
+
+    well.set()
+    assert asyncio.run(main(call())) == ["first", "second", "third", "less"]
