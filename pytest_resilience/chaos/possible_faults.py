@@ -246,6 +246,7 @@ def possible_faults(kind: str) -> tuple[PossibleFault, ...]:
     return tuple(each for each in _ALL if kind in each.kinds)
 
 
+@functools.cache
 def fault_names(kind: str) -> tuple[str, ...]:
     """The names of all that a schedule can say of operations of a kind, what is no fault last."""
     faults = [each.name for each in possible_faults(kind)]

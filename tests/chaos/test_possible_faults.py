@@ -16,11 +16,13 @@ from pytest_resilience.chaos.operation import EXECUTE
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.operation import OPEN_IN_VAIN
 from pytest_resilience.chaos.operation import RECEIVE
+from pytest_resilience.chaos.operation import TURNS
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.operation import TcpDetails
 from pytest_resilience.chaos.possible_faults import CRASHES
 from pytest_resilience.chaos.possible_faults import CRASHING
+from pytest_resilience.chaos.possible_faults import LATER
 from pytest_resilience.chaos.possible_faults import PossibleFault
 from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.chaos.possible_faults import fault_names
@@ -98,4 +100,6 @@ def test_no_crash_has_the_name_of_a_fault_and_each_is_at_what_is_known() -> None
     for kind in KINDS:
         names = fault_names(kind)
         assert len(set(names)) == len(names)
-        assert names[len(possible_faults(kind)) :] == (tuple(CRASHES) if kind in CRASHING else ())
+        crashes = tuple(CRASHES) if kind in CRASHING else ()
+        orders = (LATER,) if possible_faults(kind) or kind in TURNS else ()
+        assert names[len(possible_faults(kind)) :] == (*crashes, *orders)
