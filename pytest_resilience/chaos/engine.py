@@ -405,10 +405,10 @@ class Engine:
             operation = Operation(kind=kind, target="this machine", names=())
             self._notify(operation, "", [Hit(active_experiment, fault, number, operation)])
 
-    def call_site(self, loop_objects: tuple[object, ...] = ()) -> str:
+    def call_site(self, loop_objects: tuple[object, ...] = (), *, thread: int | None = None) -> str:
         """Where in the user's code this is called from; see `chaos.call_site.caller`."""
         try:
-            return caller(self._folder, loop_objects)
+            return caller(self._folder, loop_objects, thread=thread)
         except Exception:  # it goes through the objects of many libraries
             return ""
 

@@ -26,6 +26,7 @@ from typing import TypeVar
 
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.faults.stream_items import in_chunks
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
@@ -193,7 +194,11 @@ class Peer:
         """The effect on an operation of this kind; None if nothing happens to it."""
         if not self._is_http or (kind == RESOLVE and self._is_address):
             return None  # nobody is called, or nobody has to be asked for an address
-        return self._engine.decide(self._operation(kind))
+        active = self._engine.active
+        among = None
+        if kind != RECEIVE and any(_awaits_request(each.experiment) for each in active):
+            among = [each for each in active if not _awaits_request(each.experiment)]
+        return self._engine.decide(self._operation(kind), among=among)
 
     def _operation(self, kind: str) -> Operation:
         remark = "" if self._caller is None else self._caller.remark
@@ -205,6 +210,14 @@ class Peer:
             http=self._http,
             remark=remark,
         )
+
+
+def _awaits_request(experiment: ChaosExperiment) -> bool:
+    """Whether it is aimed at some requests, and can happen to their responses.
+
+    Over a network nobody knows what will be asked for while a connection is made.
+    """
+    return experiment.aims_at_requests and RECEIVE in experiment.kinds
 
 
 @functools.lru_cache

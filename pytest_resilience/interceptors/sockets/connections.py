@@ -55,10 +55,6 @@ __all__ = ["ConnectionTable", "Inbound", "TcpConnection", "Turn"]
 _TALK = frozenset({SEND, RECEIVE})
 
 
-def _nobody() -> None:
-    """The owner of what no socket object was seen on yet."""
-
-
 class Turn:
     """Whose turn it is to speak on a connection, and what for.
 
@@ -125,7 +121,7 @@ class Inbound:
         asked_early: bytes of the response to an earlier request, when more was asked meanwhile.
         more_early: what has come after those came while they were held back.
         thread: which is in one of the receiving methods: one may be made of others.
-        expected: what happens to the response was decided before anything of it has come.
+        expected: what happens to the response was decided before the client has come for it.
         ended: set when this side has shut it down or closed it: nobody waits for more.
     """
 
@@ -171,7 +167,7 @@ class TcpConnection:
 
     def __init__(self, owner: socket.socket | None, names: tuple[str, ...], *, number: int) -> None:
         self.owner: Callable[[], socket.socket | None]
-        self.owner = _nobody if owner is None else weakref.ref(owner)
+        self.owner = (lambda: None) if owner is None else weakref.ref(owner)
         self.ends: tuple[Any, Any] | None = None
         self.names = names
         self.number = number
@@ -219,18 +215,20 @@ class TcpConnection:
         *,
         blocking: bool = True,
         through: object = None,
+        place: str = "",
         among: Sequence[ActiveExperiment] | None = None,
     ) -> ResponseStream | None:
         """The client turns from sending to receiving: what happens to the response?
 
+        `place`: where in the user's code, if this thread is none of it.
         `among`: the experiments that may happen to one about which others have decided.
         """
         turn = self.turn
         turn.receiving, turn.asked, self.inbound.expected = True, False, False
         kind = HANDSHAKE if turn.handshaking else RECEIVE
         turn.after_handshake, turn.handshaking = turn.handshaking, False
-        operation = self.operation(kind, blocking=blocking, through=through, asked=True)
-        effect = engine.decide(operation, among=among)
+        about = self.operation(kind, blocking=blocking, through=through, place=place, asked=True)
+        effect = engine.decide(about, among=among)
         if turn.request == FRAMED:
             turn.requests.forget()  # others may come and be received, and belong to none
         requests = self.send_queue.requests
@@ -291,10 +289,11 @@ class TcpConnection:
         *,
         blocking: bool = True,
         through: object = None,
+        place: str = "",
         asked: bool = False,
         mid_message: bool = False,
     ) -> Operation:
-        """The operation `kind`; in a loop, `through` what it is delivered; `asked` by a request."""
+        """The operation `kind`; `through` what a loop delivers it; `asked` by a request."""
         turn, requests = self.turn, self.turn.requests
         return Operation(
             kind=kind,
@@ -313,7 +312,7 @@ class TcpConnection:
                 multiplexed=turn.request == FRAMED,
             ),
             http=HttpDetails(request=requests.request if asked and requests.is_whole else None),
-            call_site=CallSite(loop_objects=(through, None if self.task is None else self.task())),
+            call_site=CallSite(place=place, loop_objects=(through, self.task and self.task())),
         )
 
 

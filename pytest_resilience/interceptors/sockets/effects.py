@@ -372,6 +372,7 @@ def end_once(connection: TcpConnection, step: ResetConnection | CloseConnection)
     with connection.send_queue.lock:
         if sock is not None and stream is not None and connection.inbound.stream is stream:
             (reset_by_peer if isinstance(step, ResetConnection) else close_by_peer)(sock)
+            connection.ends = ends_of(sock)  # it is still the same to who looks at descriptors
             connection.is_over()  # last: who is woken meanwhile comes here as well
 
 

@@ -178,6 +178,7 @@ class SocketPatches:
             self._receiver.give_up(connection)
         self._installed = False
         self._sender.partitions.remove()
+        self._receiver.polled.remove()
         self._receiver.nonblocking.readiness.remove()
         self._datagrams.remove()
         self._outages.remove()
@@ -275,6 +276,8 @@ class SocketPatches:
         if connection.inbound.thread == me:
             return call()
         connection.inbound.thread = me
+        if connection in self._receiver.polled.awaited:
+            self._receiver.polled.forget(connection)
         try:
             return self._receiver.receive(sock, connection, call)
         finally:
@@ -409,6 +412,7 @@ class SocketPatches:
     def _detach(self, sock: socket.socket, proceed: _Proceed) -> Any:
         connection = self._look(self._connections.known, sock)
         if connection is not None:
+            self._receiver.polled.forget(connection)
             self._receiver.nonblocking.readiness.release(connection)
         return proceed()
 

@@ -1,8 +1,8 @@
 """An outage strikes those who wait already when it begins: threads, and the tasks of loops.
 
 What is done from then on is met by the methods of sockets. Who waits meanwhile called one before,
-maybe before anything was intercepted, and may wait for ever. The kernel knows which thread waits
-on which descriptor, and what its loops poll; a task that waits has left a callback where it waits.
+maybe before anything was intercepted, and may wait for ever. The kernel knows who waits for which
+descriptor (see `waiting_threads`); a task that waits has left a callback where it waits.
 """
 
 from __future__ import annotations
@@ -10,14 +10,11 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import platform
-import struct
 import sys
 import threading
 import weakref
 
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +33,7 @@ from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
+from pytest_resilience.interceptors.sockets import waiting_threads
 from pytest_resilience.interceptors.sockets.abandoned import put_abandoned
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
@@ -49,19 +47,6 @@ from pytest_resilience.interceptors.waiting import wait
 
 
 __all__ = ["Outages"]
-
-# The numbers of the system calls in which threads wait, by the kernel's name of the machine.
-_CALLS = {
-    "x86_64": {
-        "receive": (0, 45, 47), "poll": (7, 271), "select": (23, 270), "epoll": (232, 281),
-    },
-    "aarch64": {"receive": (63, 207, 212), "poll": (73,), "select": (72,), "epoll": (22,)},
-}  # fmt: skip
-_POLLED = struct.Struct("ihh")
-_READABLE = 1  # POLLIN and EPOLLIN
-_ONE_SHOT = 1 << 30  # EPOLLONESHOT, as trio polls
-_RECEIVED, _POLLED_ALWAYS, _POLLED_ONCE = "by a thread", "by a loop", "by a loop, once"
-_MOST_POLLED = 4096  # descriptors
 
 
 class Outages:
@@ -190,7 +175,7 @@ class Outages:
     def _strike_waiting(self, begun: Sequence[ActiveExperiment], known: frozenset[int]) -> None:
         """Threads, and tasks that wait for a descriptor; but for those `known`."""
         struck, left_alone = False, known | private_descriptors()
-        for descriptor, how in _waiting():
+        for descriptor, how in waiting_threads.descriptors():
             if descriptor in left_alone:
                 continue
             connection = or_none(self._connections.at, descriptor)
@@ -210,7 +195,7 @@ class Outages:
         begun: Sequence[ActiveExperiment],
         how: str,
     ) -> bool:
-        """Whether a thread has to be told of it. `how`: as `_waiting` says."""
+        """Whether a thread has to be told of it. `how`: as `waiting_threads.descriptors` says."""
         inbound = connection.inbound
         among = begun if connection.turn.receiving else None
         stream = connection.begin_response(self._engine, among=among)
@@ -225,10 +210,10 @@ class Outages:
         if failure is None or not (failure.resets or failure.closes):
             return False
         with contextlib.suppress(OSError), borrowed(descriptor) as sock:  # or closed meanwhile
-            if how == _POLLED_ALWAYS:  # who polls it receives then, and meets it there
+            if how == waiting_threads.IN_EPOLL:  # who polls it receives then, and meets it there
                 effects.end_of_stream(sock)
                 return False
-            if how == _POLLED_ONCE:  # with the receiving method that was there before
+            if how == waiting_threads.IN_EPOLL_ONCE:  # and received by the method as it was before
                 self._replaced.append(os.dup(descriptor))
             connection.is_over()
             put_abandoned(descriptor, accepted=failure.closes)
@@ -236,7 +221,7 @@ class Outages:
         for each in self._replaced:
             with contextlib.suppress(OSError), borrowed(each) as sock:
                 effects.end_of_stream(sock)
-        return how == _RECEIVED
+        return how in {waiting_threads.IN_RECEIVE, waiting_threads.IN_POLL}
 
     def _deafen(self, descriptor: int, connection: TcpConnection, effect: Effect) -> None:
         """Let nothing be heard of its peer, by whoever waits there."""
@@ -273,81 +258,3 @@ def _loops() -> Iterable[Any]:
             if not loop.is_closed():
                 loops[id(loop)] = loop
     return loops.values()
-
-
-def _waiting() -> Iterator[tuple[int, str]]:
-    """The descriptors that are waited for, each with how that is done."""
-    calls = _CALLS.get(platform.machine(), {})
-    polls = set[int]()
-    if (selector := _selector_here()) is not None:
-        polls.add(selector)
-    for thread in threading.enumerate():
-        name, given = _call_of(thread.native_id, calls)
-        if name == "receive":
-            yield given[0], _RECEIVED
-        elif name == "poll":
-            for descriptor in _polled(*given[:2]):
-                yield descriptor, _RECEIVED
-        elif name == "select":
-            for descriptor in _selected(*given[:2]):
-                yield descriptor, _RECEIVED
-        elif name == "epoll":
-            polls.add(given[0])
-    for poll in polls:
-        yield from _registered(poll)
-
-
-def _selector_here() -> int | None:
-    """What the loop polls that runs in this thread, and so does not wait just now."""
-    asyncio, trio = sys.modules.get("asyncio.events"), sys.modules.get("trio._core._run")
-    loop = None if asyncio is None else asyncio._get_running_loop()  # noqa: SLF001  # None if none does
-    runner = getattr(getattr(trio, "GLOBAL_RUN_CONTEXT", None), "runner", None)
-    polled = getattr(loop, "_selector", None) or getattr(
-        getattr(runner, "io_manager", None), "_epoll", None
-    )
-    return None if polled is None else or_none(polled.fileno)
-
-
-def _call_of(thread: int | None, calls: Mapping[str, tuple[int, ...]]) -> tuple[str, list[int]]:
-    """What a thread waits in, and the arguments of that; "" if it does not wait."""
-    words = _read(f"/proc/self/task/{thread}/syscall").split()[:4]
-    for name, numbers in calls.items():
-        if words and words[0].isdigit() and int(words[0]) in numbers:
-            return name, [int(each, 16) for each in words[1:]]
-    return "", []
-
-
-def _read(path: str, *, size: int = 1 << 20, at: int = 0) -> bytes:
-    """What the kernel says there; b"" if nothing. Not by what a test may have replaced."""
-    import posix  # only where there is such a file
-
-    with contextlib.suppress(OSError, OverflowError):
-        # A loop that is watched for what blocks it bears what is opened like this.
-        descriptor = posix.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            return posix.pread(descriptor, size, at)
-        finally:
-            posix.close(descriptor)
-    return b""
-
-
-def _polled(address: int, count: int) -> Iterator[int]:
-    size = min(count, _MOST_POLLED) * _POLLED.size
-    found = _read("/proc/self/mem", size=size, at=address)
-    for descriptor, events, _ in _POLLED.iter_unpack(found if len(found) == size else b""):
-        if events & _READABLE:
-            yield descriptor
-
-
-def _selected(count: int, address: int) -> Iterator[int]:
-    size = (count + 7) // 8
-    bits = int.from_bytes(_read("/proc/self/mem", size=size, at=address), sys.byteorder)
-    return (descriptor for descriptor in range(count) if bits >> descriptor & 1)
-
-
-def _registered(poll: int) -> Iterator[tuple[int, str]]:
-    """What an epoll object is asked to tell of when it can be read."""
-    for line in _read(f"/proc/self/fdinfo/{poll}").splitlines():
-        words = line.split()
-        if words[:1] == [b"tfd:"] and (events := int(words[3], 16)) & _READABLE:
-            yield int(words[1]), _POLLED_ONCE if events & _ONE_SHOT else _POLLED_ALWAYS

@@ -26,6 +26,7 @@ from pytest_resilience.chaos.response_stream import WaitUntil
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
+from pytest_resilience.interceptors.sockets.polled_responses import PolledResponses
 from pytest_resilience.interceptors.sockets.receive_asyncio import AsyncioReceiver
 from pytest_resilience.interceptors.sockets.receive_nonblocking import NonblockingReceiver
 from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
@@ -48,6 +49,7 @@ class Receiver:
     def __init__(self, engine: Engine, loops: AsyncioLoops) -> None:
         self.nonblocking = NonblockingReceiver(engine)
         self.asyncio = AsyncioReceiver(engine, loops)
+        self.polled = PolledResponses(engine)
         self._engine = engine
         self._loops = loops
 
@@ -96,14 +98,17 @@ class Receiver:
         For who blocks in polling the socket, and comes when there is one.
         """
         turn, inbound = connection.turn, connection.inbound
+        if turn.receiving and not inbound.expected:
+            return
         faults = (fault for each in self._engine.active for fault in each.experiment.faults)
         silences = any(fault.delay == math.inf and not fault.transient for fault in faults)
-        if turn.receiving or inbound.expected or not silences:
-            return
-        stream = connection.begin_response(self._engine)
-        inbound.expected = True
-        if stream is not None and stream.effect.delay == math.inf:
-            self.nonblocking.readiness.silence(sock, connection, stream)
+        if silences and not inbound.expected and not turn.requests.lacks_end:
+            stream = connection.begin_response(self._engine)
+            inbound.expected = True
+            if stream is not None and stream.effect.delay == math.inf:
+                self.nonblocking.readiness.silence(sock, connection, stream)
+                return
+        self.polled.expect(sock, connection)
 
     def _await_more(self, sock: socket.socket, connection: TcpConnection) -> None:
         """Wait until there is something to receive, and take nothing; or for the socket's timeout.
@@ -148,6 +153,7 @@ class Receiver:
 
     def end(self, sock: socket.socket, connection: TcpConnection) -> None:
         """This side takes no more: whoever is held goes on, as the kernel wakes who waits."""
+        self.polled.forget(connection)
         connection.inbound.ended.set()
         endings.tell()
         if connection in self.nonblocking.readiness.held:

@@ -9,7 +9,6 @@ polled again until its time has come; and so is everything where there is no suc
 
 from __future__ import annotations
 
-import contextlib
 import math
 import socket
 import sys
@@ -37,6 +36,8 @@ from pytest_resilience.interceptors.sockets.socket_calls import ReceiveArguments
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import deafen
 from pytest_resilience.interceptors.sockets.socket_classes import hear
+from pytest_resilience.interceptors.sockets.socket_classes import lower_mark
+from pytest_resilience.interceptors.sockets.socket_classes import raise_mark
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
 from pytest_resilience.interceptors.waiting import until_the_next_look
 from pytest_resilience.locks import fork_safe
@@ -45,8 +46,6 @@ from pytest_resilience.locks import fork_safe
 __all__ = ["NonblockingReceiver", "Readiness"]
 
 _PATIENCE = 1.0  # seconds for the thread to end
-_HIGH = 1 << 20  # bytes: more than comes while nobody reads
-_MARK = getattr(socket, "SO_RCVLOWAT", None)
 
 
 class NonblockingReceiver:
@@ -366,10 +365,7 @@ class _Held:
         # Where the socket blocks, and only this call was not to, the mark would hold up others.
         elif self._blocking and self.due < math.inf:
             return
-        if _MARK is not None:
-            with contextlib.suppress(OSError):
-                self._mark = sock.getsockopt(socket.SOL_SOCKET, _MARK)
-                sock.setsockopt(socket.SOL_SOCKET, _MARK, _HIGH)
+        self._mark = raise_mark(sock)
 
     @property
     def rest(self) -> float:
@@ -399,9 +395,8 @@ class _Held:
         sock = self._sock()
         if sock is None or sock.fileno() < 0:
             return
-        if self._mark is not None and _MARK is not None:
-            with contextlib.suppress(OSError):  # closed
-                sock.setsockopt(socket.SOL_SOCKET, _MARK, self._mark)
+        if self._mark is not None:
+            lower_mark(sock, self._mark)
         if self._deaf:
             hear(sock)
         is_lost = self.due == math.inf and not self.stream.effect.transient and not self._deaf

@@ -94,9 +94,9 @@ class Sender:
         if not turn.decrypted and turn.asks(message):
             connection.begin_request(self._engine, message)
         if blocking:  # another thread may receive the response before this one is back
+            self._receiver.polled.forget(connection, asks=True)
             connection.sent(message, self._engine.clock.monotonic())
-            if self._engine.strikes_waiting:
-                self._receiver.expect(sock, connection)
+            self._receiver.expect(sock, connection)
         try:
             if self.partitions.holds(sock, connection):
                 if blocking:  # nobody who polls it is told of anything meanwhile

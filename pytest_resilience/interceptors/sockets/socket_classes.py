@@ -24,8 +24,8 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 __all__ = [
     "KernelSocket", "accepting_classes", "another", "borrowed", "deafen", "ends_of",
     "green_module", "hear", "is_address", "is_tcp", "is_udp", "kernel_patience", "kernel_socket",
-    "kernel_timeout", "leave_no_room", "listening_ports", "python_socket_class", "receive_timeout",
-    "send_timeout", "socket_classes", "tls_modules",
+    "kernel_timeout", "leave_no_room", "listening_ports", "lower_mark", "python_socket_class",
+    "raise_mark", "receive_timeout", "send_timeout", "socket_classes", "tls_modules",
 ]  # fmt: skip
 
 # What is below `socket.socket`: never replaced, neither by us nor by other tools.
@@ -33,6 +33,7 @@ KernelSocket = _socket.socket
 
 _ATTACH_FILTER, _DETACH_FILTER = 26, 27  # options of sockets for which Python has no names
 _DROP = array.array("B", struct.pack("@HBBI", 6, 0, 0, 0))  # a filter: return 0 bytes
+_HIGH = 1 << 20  # bytes: more than comes while nobody reads
 _FIRST_RETRY = 1.0  # seconds until a connect is tried again, and looked at for the first time
 _TIMEVAL = struct.Struct("@ll")
 
@@ -197,6 +198,26 @@ def leave_no_room(sock: KernelSocket) -> None:
     """
     with contextlib.suppress(OSError):  # closed
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # made the least that there is
+
+
+def raise_mark(sock: KernelSocket) -> int | None:
+    """Let the kernel tell of nothing that comes for `sock`, but its end; returns the mark before.
+
+    None where there is no such mark, or somebody else has raised it.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # closed
+        before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+        if before >= _HIGH:
+            return None
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _HIGH)
+        return before
+    return None
+
+
+def lower_mark(sock: KernelSocket, before: int) -> None:
+    """Put it back."""
+    with contextlib.suppress(OSError):  # closed
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, before)
 
 
 def kernel_timeout(sock: Any, option: int) -> float | None:

@@ -104,10 +104,10 @@ def test_elsewhere(client: Client, lead_to: Lead, inject: Inject, places: list[s
         inject("network_latency", target=f"*:{place.port}", delay=0.002),
     ):
         ask()
-    # One hears in a thread that it has started itself.
+    # One hears in a thread of its own; what that awaited before is told where it was asked for.
     unknown = {"network.receive "} if client.name == "websockets.sync" else set()
     assert len(places) >= 2
-    assert set(elsewhere(places, client.opened)) == unknown
+    assert set(elsewhere(places, client.opened)) <= unknown
 
 
 @pytest.mark.parametrize(

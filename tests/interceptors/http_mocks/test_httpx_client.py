@@ -126,6 +126,21 @@ def test_only_the_requests_that_are_meant(call: Caller, inject: Inject) -> None:
     assert (post.matched, orders.hits) == (0, 1)
 
 
+@pytest.mark.usefixtures("mock")
+def test_what_is_aimed_at_requests_spares_the_making_of_connections(
+    call: Caller, inject: Inject
+) -> None:
+    """As over a network, where nobody knows yet what will be asked for."""
+    with inject("network_latency", delay="1ms", path="/ord*") as latency:
+        assert call(URL).is_success
+    with (
+        inject("network_failure", mode="timeout", path="/ord*", rate=1) as silence,
+        pytest.raises(httpx.ReadTimeout),
+    ):
+        call(URL, timeout=0.01)
+    assert (latency.matched, silence.matched) == (1, 1)
+
+
 def test_an_address_is_not_resolved(mock: Mock, call: Caller, inject: Inject) -> None:
     mock.respond("http://192.0.2.7/", paid)
     mock.respond("http://[2001:db8::7]:8080/", paid)

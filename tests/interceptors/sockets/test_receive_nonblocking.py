@@ -132,7 +132,7 @@ def test_who_polls_is_not_told_in_vain(plain: Polling, inject: Inject) -> None:
 def test_without_a_mark_it_is_looked_at_again_and_again(
     plain: Polling, inject: Inject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receive_nonblocking, "_MARK", None)
+    monkeypatch.setattr(receive_nonblocking, "raise_mark", lambda _: None)
     with inject("network_latency", delay=DELAY):
         plain.send(b"hello")
         assert seconds(plain.receive) >= DELAY * 0.9

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.chaos.descriptors import unread
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
 from tests.interceptors.conftest import Handler
@@ -147,7 +148,8 @@ def test_what_is_late_is_not_there_for_who_looks(flags: int, inject: Inject) -> 
         with inject("network_latency", delay=LONG) as latency:
             sock.settimeout(None if flags & DONTWAIT else 0)
             sock.sendall(b"tea")
-            assert select.select([sock], [], [], PATIENCE)[0]  # as nobody knows yet
+            while not unread(sock):
+                pass
             for _ in range(2):
                 with pytest.raises(BlockingIOError):
                     sock.recv(100, flags)

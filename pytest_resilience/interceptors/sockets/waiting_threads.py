@@ -1,0 +1,117 @@
+"""For which descriptors the threads of this process wait just now, as the kernel knows.
+
+Who waits called something before, maybe before anything was intercepted, and may wait for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import struct
+import sys
+import threading
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Final
+
+from pytest_resilience.interceptors.foreign_objects import or_none
+
+
+__all__ = ["IN_EPOLL", "IN_EPOLL_ONCE", "IN_POLL", "IN_RECEIVE", "descriptors"]
+
+IN_RECEIVE: Final = "a thread receives"
+IN_POLL: Final = "a thread polls"
+IN_EPOLL: Final = "an epoll object, as that of a loop"
+IN_EPOLL_ONCE: Final = "such an object, once"
+
+# The numbers of the system calls in which threads wait, by the kernel's name of the machine.
+_CALLS = {
+    "x86_64": {
+        "receive": (0, 45, 47), "poll": (7, 271), "select": (23, 270), "epoll": (232, 281),
+    },
+    "aarch64": {"receive": (63, 207, 212), "poll": (73,), "select": (72,), "epoll": (22,)},
+}  # fmt: skip
+_POLLED = struct.Struct("ihh")
+_READABLE = 1  # POLLIN and EPOLLIN
+_ONE_SHOT = 1 << 30  # EPOLLONESHOT, as trio polls
+_MOST_POLLED = 4096  # descriptors
+
+
+def descriptors() -> Iterator[tuple[int, str]]:
+    """The descriptors that are waited for, each with how that is done."""
+    calls = _CALLS.get(platform.machine(), {})
+    polls = set[int]()
+    if (selector := _selector_here()) is not None:
+        polls.add(selector)
+    for thread in threading.enumerate():
+        name, given = _call_of(thread.native_id, calls)
+        if name == "receive":
+            yield given[0], IN_RECEIVE
+        elif name == "poll":
+            for descriptor in _polled(*given[:2]):
+                yield descriptor, IN_POLL
+        elif name == "select":
+            for descriptor in _selected(*given[:2]):
+                yield descriptor, IN_POLL
+        elif name == "epoll":
+            polls.add(given[0])
+    for poll in polls:
+        yield from _registered(poll)
+
+
+def _selector_here() -> int | None:
+    """What the loop polls that runs in this thread, and so does not wait just now."""
+    asyncio, trio = sys.modules.get("asyncio.events"), sys.modules.get("trio._core._run")
+    loop = None if asyncio is None else asyncio._get_running_loop()  # noqa: SLF001  # None if none does
+    runner = getattr(getattr(trio, "GLOBAL_RUN_CONTEXT", None), "runner", None)
+    polled = getattr(loop, "_selector", None) or getattr(
+        getattr(runner, "io_manager", None), "_epoll", None
+    )
+    return None if polled is None else or_none(polled.fileno)
+
+
+def _call_of(thread: int | None, calls: Mapping[str, tuple[int, ...]]) -> tuple[str, list[int]]:
+    """What a thread waits in, and the arguments of that; "" if it does not wait."""
+    words = _read(f"/proc/self/task/{thread}/syscall").split()[:4]
+    for name, numbers in calls.items():
+        if words and words[0].isdigit() and int(words[0]) in numbers:
+            return name, [int(each, 16) for each in words[1:]]
+    return "", []
+
+
+def _read(path: str, *, size: int = 1 << 20, at: int = 0) -> bytes:
+    """What the kernel says there; b"" if nothing. Not by what a test may have replaced."""
+    import posix  # only where there is such a file
+
+    with contextlib.suppress(OSError, OverflowError):
+        # A loop that is watched for what blocks it bears what is opened like this.
+        descriptor = posix.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return posix.pread(descriptor, size, at)
+        finally:
+            posix.close(descriptor)
+    return b""
+
+
+def _polled(address: int, count: int) -> Iterator[int]:
+    size = min(count, _MOST_POLLED) * _POLLED.size
+    found = _read("/proc/self/mem", size=size, at=address)
+    for descriptor, events, _ in _POLLED.iter_unpack(found if len(found) == size else b""):
+        if events & _READABLE:
+            yield descriptor
+
+
+def _selected(count: int, address: int) -> Iterator[int]:
+    size = (count + 7) // 8
+    bits = int.from_bytes(_read("/proc/self/mem", size=size, at=address), sys.byteorder)
+    return (descriptor for descriptor in range(count) if bits >> descriptor & 1)
+
+
+def _registered(poll: int) -> Iterator[tuple[int, str]]:
+    """What an epoll object is asked to tell of when it can be read."""
+    for line in _read(f"/proc/self/fdinfo/{poll}").splitlines():
+        words = line.split()
+        if words[:1] == [b"tfd:"] and (events := int(words[3], 16)) & _READABLE:
+            yield int(words[1]), IN_EPOLL_ONCE if events & _ONE_SHOT else IN_EPOLL
