@@ -121,6 +121,8 @@ def _cause(active_experiment: ActiveExperiment) -> NeverFired:
     if unmatched.advice and (unmatched.certainty == 2 or not _advice_on_remarks(active_experiment)):
         remarks = [each.remark for each in unmatched.all]
         for words, cause in _CAUSES.items():
+            if cause is NeverFired.OTHER_PROCESS and _did_so_elsewhere(active_experiment):
+                continue
             if any(words in remark for remark in remarks):
                 return cause
     if unmatched.refused_by:
@@ -128,6 +130,13 @@ def _cause(active_experiment: ActiveExperiment) -> NeverFired:
     if _advice_on_remarks(active_experiment):
         return NeverFired.IMPOSSIBLE
     return _cause_by_kinds(experiment, unmatched)
+
+
+def _did_so_elsewhere(active_experiment: ActiveExperiment) -> bool:
+    """Whether this process did what can be hit, with other targets: then one was mistaken."""
+    experiment, unmatched = active_experiment.experiment, active_experiment.unmatched
+    likewise = any(each.kind in experiment.kinds for each in unmatched.all)
+    return unmatched.is_elsewhere and likewise
 
 
 def _cause_by_kinds(experiment: ChaosExperiment, unmatched: UnmatchedOperations) -> NeverFired:
@@ -294,7 +303,8 @@ def _advice(active_experiment: ActiveExperiment) -> str:
     if told := _advice_on_remarks(active_experiment):
         return told
     if unmatched.advice:
-        return unmatched.advice + (_NO_REQUEST_MADE if unmatched.certainty else "")
+        of_target = "Correct the target. Or: " if _did_so_elsewhere(active_experiment) else ""
+        return of_target + unmatched.advice + (_NO_REQUEST_MADE if unmatched.certainty else "")
     cancels = all(isinstance(fault, Cancellation) for fault in experiment.faults)
     return (
         f"{_connections_there_were(active_experiment)}"

@@ -301,6 +301,7 @@ def an_operation(kind: str, target: str, remark: str = "", advice: str = "") -> 
     return Operation(kind=kind, target=target, names=names, remark=remark, advice=advice)
 
 
+A_PROCESS = an_operation("process.start", "node", "a process that was not reached", "lead it")
 CAUSES: list[tuple[NeverFired, dict[str, Any], list[Operation]]] = [
     (NeverFired.NOTHING_DONE, {"target": "db:1"}, []),
     (NeverFired.OTHER_TARGET, {"target": "db:1"}, [operation("db:2")]),
@@ -329,7 +330,12 @@ CAUSES: list[tuple[NeverFired, dict[str, Any], list[Operation]]] = [
     (
         NeverFired.OTHER_PROCESS,
         {"mode": "reset"},
-        [an_operation("process.start", "node", "a process that was not reached", "lead it")],
+        [A_PROCESS],
+    ),
+    (
+        NeverFired.OTHER_TARGET,
+        {"mode": "reset", "target": "db:1"},
+        [operation("db:2"), an_operation(RECEIVE, "db:2"), A_PROCESS],
     ),
     (
         NeverFired.IN_PROCESS,
