@@ -181,14 +181,10 @@ def control_role(code: CodeType) -> str:
 
 def _format(frame: Any, folder: str) -> str:
     code = frame.f_code
-    return _place(code.co_filename, frame.f_lineno, code.co_name, folder)
-
-
-@lru_cache(maxsize=4096)
-def _place(file: str, line: int, function: str, folder: str) -> str:
+    file: str = code.co_filename
     if folder:
         file = file.removeprefix(folder.rstrip(os.sep) + os.sep)
-    return f"{file}:{line} in {function}"
+    return f"{file}:{frame.f_lineno} in {code.co_name}"
 
 
 def current_task() -> object:

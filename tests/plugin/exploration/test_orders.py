@@ -191,19 +191,22 @@ def test_each_race_is_found_told_and_repeated_and_none_where_there_is_none(
 
 
 @pytest.mark.parametrize(
-    ("schedule", "tests"),
+    ("test", "schedule", "tests"),
     [
-        ("sleep(task)@bank.add#9=later", TESTS),
-        ("create(tmp_path/page)@bank.sign#1=later", TESTS.replace("pytest.mark.virtual_time,", "")),
+        ("test_tasks[add]", "sleep(task)@bank.add#9=later", TESTS),
+        (
+            "test_threads[sign_alone]",
+            "create(tmp_path/page)@bank.sign_alone#1=later",
+            TESTS.replace("pytest.mark.virtual_time,", ""),
+        ),
     ],
     ids=["does not come", "in real time"],
 )
 def test_an_order_that_nobody_could_turn_is_stale(
-    pytester: pytest.Pytester, schedule: str, tests: str
+    pytester: pytest.Pytester, test: str, schedule: str, tests: str
 ) -> None:
-    name = "add" if "add" in schedule else "sign"
-    arguments = (f"test_bank.py::test_{'tasks' if name == 'add' else 'threads'}[{name}]",)
-    result = explored(pytester, *arguments, "--chaos-replay", schedule, tests=tests)
+    arguments = (f"test_bank.py::{test}", "--chaos-replay", schedule)
+    result = explored(pytester, *arguments, tests=tests)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         ["*stale: *did not come*; `later` needs virtual time, and others *"]
