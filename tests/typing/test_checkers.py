@@ -13,6 +13,15 @@ import pytest
 
 
 USERS = [str(path) for path in sorted(Path(__file__).parent.glob("*_user.py"))]
+# Most libraries are not followed: these files meet none of their types, and mypy takes half of its
+# time for them.
+MYPY = """
+[mypy]
+strict = True
+follow_imports = skip
+[mypy-pytest_resilience.*,pytest.*,_pytest.*,pluggy.*,redis.*,requests.*,responses.*]
+follow_imports = normal
+"""
 PYRIGHT = {
     "include": USERS,
     "typeCheckingMode": "strict",
@@ -30,7 +39,9 @@ def check(*command: str) -> None:
 
 
 def test_mypy_knows_what_users_write(tmp_path: Path) -> None:
-    check("mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", *USERS)
+    config = tmp_path / "mypy.ini"
+    config.write_text(MYPY)
+    check("mypy", f"--config-file={config}", "--cache-dir=/dev/null", *USERS)
 
 
 def test_pyright_knows_what_users_write(tmp_path: Path) -> None:
