@@ -11,10 +11,14 @@ import sys
 
 from collections.abc import Generator
 from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import certifi
 import pytest
+
+from _pytest.assertion import rewrite
 
 from tests.ahead import root
 from tests.ahead import runs_tests
@@ -52,16 +56,31 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection() -> Generator[None, object, object]:
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """Keep what pytest makes of the modules of tests, which takes it half of the time to collect.
 
     The next run reads it, though the environment says that no process may write what it compiles.
     """
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, False
     try:
+        if hasattr(session.config, "workerinput"):
+            _rewrite_a_share(session.config, session.config.workerinput)
         return (yield)
     finally:
         sys.dont_write_bytecode = before
+
+
+def _rewrite_a_share(config: pytest.Config, worker: Mapping[str, Any]) -> None:
+    """Of all modules, which each worker of xdist loads: it finds what the others have rewritten."""
+    number, count = worker["workerid"], worker["workercount"]
+    state = config.stash[rewrite.assertstate_key]
+    files = {file for arg in config.args for file in (config.rootpath / arg).rglob("test_*.py")}
+    for file in sorted(files)[int(number.removeprefix("gw")) :: count]:
+        folder = rewrite.get_cache_dir(file)
+        kept = folder / (file.stem + rewrite.PYC_TAIL)
+        if rewrite._read_pyc(file, kept, state.trace) is None and rewrite.try_makedirs(folder):
+            stat, code = rewrite._rewrite_test(file, config)
+            rewrite._write_pyc(state, code, stat, kept)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
