@@ -5,7 +5,8 @@ all tests are collected, a process beside this one runs those suites in the orde
 What it has not begun when its test comes is run then. Workers of xdist share all of it. Any other
 `Job` is marked by `runs_job`, and its folder is what `finished` returns.
 
-That process has loaded pytest, and nothing that a suite could tell: it forks for each.
+That process has loaded pytest, and nothing that a suite could tell: it forks for each. For those
+that are not `fresh` it has also loaded what each run of ours loads before the first test.
 
 PYTEST_DONT_REWRITE, for nothing is asserted here, and others load it before it is a plugin.
 """
@@ -16,8 +17,10 @@ import contextlib
 import dataclasses
 import fcntl
 import gc
+import importlib
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -34,6 +37,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
+from types import ModuleType
 from typing import IO
 from typing import Any
 from typing import Protocol
@@ -45,6 +49,21 @@ from tests import quick_end
 
 
 ROOT = Path(__file__).parents[1]
+# What a run loads in which something happens, and what that stands on.
+LOADED = (
+    "asyncio", "http.server", "requests", "sqlite3",
+    "pytest_resilience.interceptors.children.interceptor",
+    "pytest_resilience.interceptors.databases.asyncpg",
+    "pytest_resilience.interceptors.databases.opened_before",
+    "pytest_resilience.interceptors.databases.pools",
+    "pytest_resilience.interceptors.databases.psycopg",
+    "pytest_resilience.interceptors.databases.redis",
+    "pytest_resilience.interceptors.databases.sqlite",
+    "pytest_resilience.native.connects", "pytest_resilience.native.redirects",
+    "pytest_resilience.plugin.exploration.protocol", "pytest_resilience.plugin.fixtures.patterns",
+    "pytest_resilience.plugin.matrix.results", "pytest_resilience.plugin.session",
+    "pytest_resilience.proxy.experiments", "pytest_resilience.report.writers",
+)  # fmt: skip
 PATIENCE = 600  # seconds for a job, of which there may be several runs, on a busy machine
 
 _ROOT = pytest.StashKey[Path]()
@@ -65,11 +84,13 @@ class Command:
         args: of Python.
         cwd: the folder that it runs in.
         variables: of the environment; None for one that is not there.
+        fresh: whether it is about when our modules are loaded.
     """
 
     args: tuple[str, ...]
     cwd: Path
     variables: Mapping[str, str | None] = field(default_factory=dict)
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +101,13 @@ class Suite:
         files: what stands in each.
         args: of pytest.
         variables: of the environment; None for one that is not there.
+        fresh: whether it is about when our modules are loaded.
     """
 
     files: Mapping[str, str]
     args: tuple[str, ...] = ()
     variables: Mapping[str, str | None] = field(default_factory=dict)
+    fresh: bool = False
 
     def write(self, folder: Path) -> Command:
         (folder / "suite").mkdir()
@@ -92,7 +115,8 @@ class Suite:
             (folder / "suite" / name).write_text(textwrap.dedent(text), encoding="utf-8")
         args = ("-m", "pytest", f"--basetemp={folder / 'temporary'}", *self.args)
         variables = {"HOME": str(folder), **self.variables}
-        return Command(args=args, cwd=folder / "suite", variables=variables)
+        cwd = folder / "suite"
+        return Command(args=args, cwd=cwd, variables=variables, fresh=self.fresh)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,11 +138,12 @@ def runs(
     *args: str,
     variables: Mapping[str, str | None] | None = None,
     others: Mapping[str, str] | None = None,
+    fresh: bool = False,
     **modules: str,
 ) -> pytest.MarkDecorator:
     """A test about `pytest *args`, where these modules are, and other files."""
     files = {f"{name}.py": text for name, text in modules.items()} | dict(others or {})
-    return runs_job(Suite(files=files, args=args, variables=variables or {}))
+    return runs_job(Suite(files=files, args=args, variables=variables or {}, fresh=fresh))
 
 
 ALONE_AND_XDIST: dict[str, tuple[str, ...]] = {"alone": (), "xdist": ("-p", "xdist", "-n1")}
@@ -132,7 +157,9 @@ def runs_each(
 ) -> pytest.MarkDecorator:
     """As `runs`, once with the more arguments of each way."""
     found = [
-        pytest.param(way, marks=runs(*args, *more, variables=None, others=others, **modules))
+        pytest.param(
+            way, marks=runs(*args, *more, variables=None, others=others, fresh=False, **modules)
+        )
         for way, more in ways.items()
     ]
     return pytest.mark.parametrize("ran", found, indirect=True)
@@ -317,15 +344,83 @@ def _fork(
         os.dup2(file.fileno(), descriptor)
     sys.path[0] = cwd
     sys.path.insert(1, environment["PYTHONPATH"])
+    for arg in args:
+        if told := re.fullmatch(r"-n(\d+)", arg):
+            _fork_workers(int(told[1]))
     sys.argv = ["pytest", *args]  # whose first runpy sets
     runpy.run_module("pytest", run_name="__main__", alter_sys=True)
     sys.exit()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Worker:
+    """A child, as execnet knows it."""
+
+    pid: int
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+
+    def wait(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def _fork_workers(count: int) -> None:
+    """Let the first workers of xdist be children of this process, before anything happens in it."""
+    ready: list[_Worker] = []
+    for _ in range(count):
+        ready.append(_fork_worker(ready))
+    from execnet import gateway_base
+    from execnet import gateway_io
+
+    class Ready(gateway_io.Popen2IOMaster):
+        def __init__(self, args: list[str], execmodel: Any) -> None:
+            if not ready:
+                super().__init__(args, execmodel)
+                return
+            self.popen = ready.pop(0)
+            gateway_base.Popen2IO.__init__(self, self.popen.stdin, self.popen.stdout, execmodel)
+
+    gateway_io.Popen2IOMaster = Ready  # type: ignore[misc]
+
+
+def _fork_worker(others: Sequence[_Worker]) -> _Worker:
+    """What `python -c` would be, with what execnet tells it to do: that comes as one line."""
+    (its_in, to_it), (from_it, its_out) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child:
+        os.close(its_in)
+        os.close(its_out)
+        return _Worker(pid=child, stdin=open(to_it, "wb"), stdout=open(from_it, "rb"))
+    for file in (each for other in others for each in (other.stdin, other.stdout)):
+        file.close()  # which ends when the other's master does
+    os.dup2(its_in, 0)
+    os.dup2(its_out, 1)
+    for descriptor in (its_in, to_it, from_it, its_out):
+        os.close(descriptor)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.argv = ["-c"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    if told := sys.stdin.readline():
+        exec(eval(told), vars(sys.modules["__main__"]))
+    sys.exit()
+
+
 def _run_all(root: Path) -> None:
+    commands = sorted(root.glob("*/command.json"))
+    fresh = [each for each in commands if json.loads(each.read_text(encoding="utf-8"))["fresh"]]
     _pytest.config.get_config()  # loads its plugins
+    _fork_each(fresh)
+    for name in LOADED:
+        importlib.import_module(name)
+    _fork_each([each for each in commands if each not in fresh])
+
+
+def _fork_each(commands: Sequence[Path]) -> None:
     gc.freeze()
-    for command in sorted(root.glob("*/command.json")):
+    for command in commands:
         folder = command.parent
         without_waiting = locked(folder / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
         with contextlib.suppress(BlockingIOError), without_waiting:

@@ -7,19 +7,20 @@ import pathlib
 
 import pytest
 
-from tests.ahead import runs_tests
+from tests import ahead
 
 
-# Loaded once here, not again for every inner run: some crash, and of some there would be two.
+# Loaded once here, not again for every inner run: some crash, of some there would be two, and what
+# is the plugin's each run would rewrite.
 LOADED = (
-    "asyncpg", "psycopg", "psycopg2", "psycopg_pool", "redis.asyncio", "requests", "sqlalchemy",
-    "pytest_resilience.plugin.fixtures.patterns", "pytest_resilience.plugin.session",
+    "asyncpg", "psycopg", "psycopg2", "psycopg_pool", "redis.asyncio", "sqlalchemy", *ahead.LOADED,
+    "pytest_resilience.interceptors.databases.psycopg2",
 )  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
-    if runs_tests(session.config):
+    if ahead.runs_tests(session.config):
         for name in LOADED:
             importlib.import_module(name)
 

@@ -54,6 +54,7 @@ def test_a_marker_delays_and_silences_an_async_client(ran: pytest.RunResult) -> 
 
 
 @runs(
+    fresh=True,
     conftest=WITH_FREE_LOOPS,
     test_it="""
         import asyncio
@@ -250,7 +251,12 @@ IN_A_LOOP = """
 """
 
 
-@runs("-p", "asyncio", "-W", "ignore", "-x", conftest=WITH_FREE_LOOPS, test_it=IN_A_LOOP)
+@runs(
+    *("-p", "asyncio", "-W", "ignore", "-x"),
+    fresh=True,
+    conftest=WITH_FREE_LOOPS,
+    test_it=IN_A_LOOP,
+)
 def test_nothing_of_ours_blocks_a_loop(ran: pytest.RunResult) -> None:
     """In a process of its own, where nothing has been loaded before."""
     ran.assert_outcomes(passed=6)

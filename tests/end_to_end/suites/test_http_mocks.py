@@ -23,8 +23,9 @@ PLUGINS = ("asyncio", "pytest_httpx", "requests_mock.contrib._pytest_plugin", "r
 def mocking(test_it: str, *args: str, plugins: tuple[str, ...] = PLUGINS) -> pytest.MarkDecorator:
     """In a process of its own: which mocks have been loaded is a part of what is tested."""
     loaded = [each for plugin in plugins for each in ("-p", plugin)]
+    others = {"pytest.ini": INI}
     return runs(
-        *loaded, *args, conftest=WITH_FREE_LOOPS, test_it=test_it, others={"pytest.ini": INI}
+        *loaded, *args, fresh=True, conftest=WITH_FREE_LOOPS, test_it=test_it, others=others
     )
 
 
