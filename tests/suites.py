@@ -13,8 +13,8 @@ from tests import ahead
 # Loaded once here, not again for every inner run: some crash, of some there would be two, and what
 # is the plugin's each run would rewrite.
 LOADED = (
-    "asyncpg", "psycopg", "psycopg2", "psycopg_pool", "redis.asyncio", "sqlalchemy", *ahead.LOADED,
-    "pytest_resilience.interceptors.databases.psycopg2",
+    "asyncpg", "psycopg", "psycopg2", "psycopg_pool", "redis.asyncio", "sqlalchemy", "trustme",
+    "pytest_resilience.interceptors.databases.psycopg2", *ahead.LOADED,
 )  # fmt: skip
 
 
