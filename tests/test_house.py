@@ -21,7 +21,9 @@ import pytest_resilience
 
 PACKAGE = "pytest_resilience"
 
-GROUND = frozenset({"errors", "events", "clock", "import_hook", "locks", "patching", "seeds"})
+GROUND = frozenset(
+    {"clock", "errors", "events", "import_hook", "locks", "patching", "seeds", "stacks"}
+)
 BELOW = {
     "plugin": frozenset({"assertions", "chaos", "chaostoolkit", "diagnosis", "exploration"})
     | {"monkey", "patterns", "proxy", "report", "runtime", "virtual_time"}

@@ -12,7 +12,6 @@ import contextlib
 import gc
 import os
 import sys
-import sysconfig
 import weakref
 
 from collections import deque
@@ -30,21 +29,15 @@ from types import ModuleType
 from typing import Any
 from typing import cast
 
+from pytest_resilience.stacks import is_library
+from pytest_resilience.stacks import suspended_frames
+
 
 __all__ = [
     "LOOP", "caller", "control_role", "current_loop", "current_task", "current_task_of_user",
-    "is_awaited", "is_library", "running_steps", "tasks_behind", "user_frames",
+    "is_awaited", "running_steps", "tasks_behind", "user_frames",
 ]  # fmt: skip
 
-_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_LIBRARIES = tuple(
-    {
-        path + os.sep
-        for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")
-        if (path := sysconfig.get_path(name))
-    }
-)
-_SHARED = ("site-packages", "dist-packages")
 _RUNNERS = tuple(f"{os.sep}{name}{os.sep}" for name in ("_pytest", "pluggy"))
 # The functions by which loops give control to whatever they run, and threads to one job.
 LOOP, _WORKER = "a loop", "a thread"
@@ -141,16 +134,6 @@ def current_task_of_user() -> Any:
             return current
         frame = frame.f_back
     return next((task for task in tasks_behind(current) if user_frames(task)), current)
-
-
-@lru_cache(maxsize=4096)
-def is_library(filename: str) -> bool:
-    """Whether a file is of a library or of this package, and not of the code under test."""
-    return (
-        filename.startswith((*_LIBRARIES, _HERE, "<"))
-        or any(each in filename for each in _SHARED)
-        or not os.path.splitext(filename)[1]  # a program that was started, such as bin/pytest
-    )
 
 
 _OF_USER, _OF_RUNNER, _GIVES_CONTROL, _OF_LIBRARY = "user", "runner", "control", "library"
@@ -279,19 +262,8 @@ def _referents(found: Any) -> Sequence[Any]:
 def user_frames(task: Any) -> list[FrameType]:
     """The frames of a suspended task that are the user's code, the innermost last."""
     with contextlib.suppress(Exception):  # there are tasks of many makes
-        return [each for each in _suspended(task) if not is_library(each.f_code.co_filename)]
+        return [each for each in suspended_frames(task) if not is_library(each.f_code.co_filename)]
     return []
-
-
-def _suspended(task: Any) -> Iterator[FrameType]:
-    """The frames of a task, down to what it is suspended in."""
-    coroutine = task.coro if hasattr(task, "coro") else task.get_coro()
-    while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
-        if not isinstance(frame, FrameType):
-            return
-        yield frame
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
 
 
 def _greenlet_site(folder: str) -> str:

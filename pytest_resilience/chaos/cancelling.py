@@ -26,10 +26,10 @@ from pytest_resilience.chaos.call_site import LOOP
 from pytest_resilience.chaos.call_site import control_role
 from pytest_resilience.chaos.call_site import current_loop
 from pytest_resilience.chaos.call_site import current_task
-from pytest_resilience.chaos.call_site import is_library
 from pytest_resilience.chaos.call_site import running_steps
 from pytest_resilience.chaos.call_site import tasks_behind
 from pytest_resilience.chaos.call_site import user_frames
+from pytest_resilience.stacks import is_library
 
 
 __all__ = ["Cancelling", "cancellation_of", "in_own_scope", "note_scope"]

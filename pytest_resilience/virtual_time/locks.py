@@ -17,12 +17,12 @@ from collections import deque
 from types import FrameType
 from typing import Any
 
+from pytest_resilience.stacks import is_library
 from pytest_resilience.virtual_time.bubble import Bubble
 from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.places import Place
 from pytest_resilience.virtual_time.places import is_machinery
-from pytest_resilience.virtual_time.places import is_of_libraries
 from pytest_resilience.virtual_time.turns import Order
 from pytest_resilience.virtual_time.waiting import Outcome
 from pytest_resilience.virtual_time.waiting import Waiter
@@ -84,7 +84,7 @@ class VirtualLock:
             if frame.f_code in _WITHIN:
                 return
             frame = frame.f_back
-        if frame is None or self.made is None or is_of_libraries(frame.f_code.co_filename):
+        if frame is None or self.made is None or is_library(frame.f_code.co_filename):
             return
         module = os.path.basename(self.made.code.co_filename).removesuffix(".py")
         order.at("lock", f"{module}.{self.made.code.co_name}", str(Place.of(frame)))

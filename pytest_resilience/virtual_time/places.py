@@ -6,7 +6,6 @@ import _thread
 import os
 import queue
 import sys
-import sysconfig
 import threading
 import weakref
 
@@ -17,14 +16,10 @@ from types import FrameType
 from typing import Any
 
 
-__all__ = ["Place", "is_machinery", "is_of_libraries", "locks_of_tasks"]
+__all__ = ["Place", "is_machinery", "locks_of_tasks"]
 
 _HERE = os.path.dirname(__file__) + os.sep
-_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _MACHINERY = frozenset({threading.__file__, queue.__file__, _thread.__name__})
-_LIBRARIES = tuple(
-    {path + os.sep for name in ("stdlib", "platstdlib") if (path := sysconfig.get_path(name))}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +44,6 @@ class Place:
         assert found is not None
         return cls(found.f_code, found.f_lineno)
 
-    @property
-    def is_own(self) -> bool:
-        """Whether it is the project's, and no library's."""
-        return not is_of_libraries(self.code.co_filename)
-
     def __str__(self) -> str:
         return f"{self.code.co_filename}:{self.line} in {self.code.co_name}"
 
@@ -68,9 +58,3 @@ locks_of_tasks: weakref.WeakKeyDictionary[Any, tuple[Place, Any, Place | None]] 
 def is_machinery(file: str) -> bool:
     """Whether a file is one of those that waits are made of."""
     return file in _MACHINERY or file.startswith(_HERE) or f"{os.sep}asyncio{os.sep}" in file
-
-
-@lru_cache(maxsize=4096)
-def is_of_libraries(file: str) -> bool:
-    """Whether a file is of the standard library, one that is installed, or this package."""
-    return file.startswith((*_LIBRARIES, _PACKAGE, "<")) or "site-packages" in file

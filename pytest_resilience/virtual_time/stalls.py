@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from pytest_resilience.stacks import is_library
+from pytest_resilience.stacks import suspended_frames
 from pytest_resilience.virtual_time.members import Member
 from pytest_resilience.virtual_time.members import Members
 from pytest_resilience.virtual_time.places import Place
 from pytest_resilience.virtual_time.places import is_machinery
-from pytest_resilience.virtual_time.places import is_of_libraries
 from pytest_resilience.virtual_time.places import locks_of_tasks
 from pytest_resilience.virtual_time.waiting import Waiter
 
@@ -81,7 +82,7 @@ def is_deadlock(parked: dict[int, Waiter]) -> bool:
         if waiter.awaited is not None and waiter.awaited.holder is not None:
             holders[ident] = waiter.awaited.holder[0]
         for task in _tasks(ident):
-            lock = _lock_awaited([*_suspended(task)])
+            lock = _lock_awaited([*suspended_frames(task)])
             if lock is not None:
                 holders[task] = locks_of_tasks[lock][1]
     for first in holders.values():
@@ -102,7 +103,7 @@ def where(ident: int) -> str:
     """`at file:line in function`, of the project's own code if there is any."""
     frame, outside = _frame_of(ident), None
     innermost = frame
-    while frame is not None and is_of_libraries(frame.f_code.co_filename):
+    while frame is not None and is_library(frame.f_code.co_filename):
         if outside is None and not is_machinery(frame.f_code.co_filename):
             outside = frame
         frame = frame.f_back
@@ -125,8 +126,8 @@ def _told_tasks(ident: int) -> Iterator[str]:
     """Each task that waits in the loop which runs in a thread, in a line."""
     names = {task: _task_name(task, number) for number, task in enumerate(_tasks(ident), 1)}
     for task, name in names.items():
-        frames = [*_suspended(task)]
-        own = [each for each in frames if not is_of_libraries(each.f_code.co_filename)] or frames
+        frames = [*suspended_frames(task)]
+        own = [each for each in frames if not is_library(each.f_code.co_filename)] or frames
         at = f", at {Place.of(own[-1])}" if own else ""
         yield f"{name}: waits{at}{_awaited(task, frames, names)}"
 
@@ -157,14 +158,3 @@ def _task_name(task: Any, number: int) -> str:
     name = _COUNTED.sub(f"Task {number}", task.get_name())
     function = getattr(task.get_coro(), "__qualname__", "").rpartition("<locals>.")[2]
     return f"{name} ({function})" if function else name
-
-
-def _suspended(task: Any) -> Iterator[FrameType]:
-    """The frames of a task, down to what it is suspended in."""
-    coroutine = task.get_coro()
-    while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
-        if not isinstance(frame, FrameType):
-            return
-        yield frame
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)

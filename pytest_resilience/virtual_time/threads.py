@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.errors import ClockStalledError
+from pytest_resilience.stacks import is_library
 from pytest_resilience.virtual_time.bubble import Bubble
 from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.bubble import reader
 from pytest_resilience.virtual_time.locks import VirtualLock
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.places import Place
-from pytest_resilience.virtual_time.places import is_of_libraries
 from pytest_resilience.virtual_time.real_waits import outside
 from pytest_resilience.virtual_time.waiting import Ended
 from pytest_resilience.virtual_time.waiting import Waiter
@@ -117,7 +117,7 @@ def _begin(bubble: Bubble, thread: threading.Thread) -> None:
     code = getattr(getattr(thread, "_target", None), "__code__", None)
     if bubble.turns.order is None or code is None:
         return
-    if not is_of_libraries(code.co_filename):
+    if not is_library(code.co_filename):
         bubble.turns.order.at("start", "thread", str(Place(code, code.co_firstlineno)))
 
 

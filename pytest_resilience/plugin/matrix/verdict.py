@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.call_site import is_library
 from pytest_resilience.diagnosis import counted_operations
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.errors import ClockStalledError
@@ -21,6 +20,7 @@ from pytest_resilience.errors import ResilienceError
 from pytest_resilience.plugin.matrix.expectation import DeadlineError
 from pytest_resilience.plugin.matrix.expectation import Expectation
 from pytest_resilience.report.cell import CellVerdict
+from pytest_resilience.stacks import is_library
 
 
 __all__ = ["Judgement", "judge_baseline_run", "judge_cell", "place_of"]

@@ -1,0 +1,45 @@
+"""Whose code the frames of a stack are, and those of a task that is suspended."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+
+from collections.abc import Iterator
+from functools import lru_cache
+from types import FrameType
+from typing import Any
+
+
+__all__ = ["is_library", "suspended_frames"]
+
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_LIBRARIES = tuple(
+    {
+        path + os.sep
+        for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")
+        if (path := sysconfig.get_path(name))
+    }
+)
+_SHARED = ("site-packages", "dist-packages")
+
+
+@lru_cache(maxsize=4096)
+def is_library(filename: str) -> bool:
+    """Whether a file is of a library or of this package, and not of the code under test."""
+    return (
+        filename.startswith((*_LIBRARIES, _HERE, "<"))
+        or any(each in filename for each in _SHARED)
+        or not os.path.splitext(filename)[1]  # a program that was started, such as bin/pytest
+    )
+
+
+def suspended_frames(task: Any) -> Iterator[FrameType]:
+    """The frames of a task of asyncio or trio, down to what it is suspended in."""
+    coroutine = task.coro if hasattr(task, "coro") else task.get_coro()
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if not isinstance(frame, FrameType):
+            return
+        yield frame
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
