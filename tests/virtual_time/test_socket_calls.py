@@ -56,15 +56,21 @@ class Server(http.server.ThreadingHTTPServer):
     failures = 4
 
 
-@pytest.fixture
-def url(clock: VirtualClock) -> Iterator[str]:
-    """Of a server of the bubble."""
-    with Server(("127.0.0.1", 0), Handler) as server:
+@contextmanager
+def running(server: Server) -> Iterator[int]:
+    """A server of the bubble, in a thread of its own; its port."""
+    with server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield int(server.server_address[1])
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def url(clock: VirtualClock) -> Iterator[str]:
+    with running(Server(("127.0.0.1", 0), Handler)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager

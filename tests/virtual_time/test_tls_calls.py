@@ -20,6 +20,7 @@ import trustme
 from pytest_resilience.virtual_time.clock import VirtualClock
 from tests.virtual_time.test_socket_calls import Handler
 from tests.virtual_time.test_socket_calls import Server
+from tests.virtual_time.test_socket_calls import running
 
 
 pytestmark = pytest.mark.may_block(reason="sockets that wait are what is tested")
@@ -54,15 +55,12 @@ def clock() -> Iterator[VirtualClock]:
 @pytest.fixture
 def url(clock: VirtualClock, trust: Trust) -> Iterator[str]:
     """Of a server of the bubble, whose threads shake hands themselves."""
-    with Server((HOST, 0), Handler) as server:
-        server.socket = trust.server.wrap_socket(
-            server.socket, server_side=True, do_handshake_on_connect=False
-        )
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"https://{HOST}:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    server = Server((HOST, 0), Handler)
+    server.socket = trust.server.wrap_socket(
+        server.socket, server_side=True, do_handshake_on_connect=False
+    )
+    with running(server) as port:
+        yield f"https://{HOST}:{port}"
 
 
 @contextmanager

@@ -41,6 +41,8 @@ from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import reset
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
+from tests.interceptors.sockets.polls import POLLS
+from tests.interceptors.sockets.polls import Poll
 from tests.interceptors.sockets.test_reader_thread import Conversation
 from tests.interceptors.sockets.test_reader_thread import asleep
 from tests.interceptors.sockets.test_reader_thread import eventually
@@ -493,30 +495,7 @@ def test_tasks_are_struck_by_what_begins_in_their_loop(inject: Inject) -> None:
     assert met == ["ConnectionResetError"] * 3
 
 
-def by_select(sock: socket.socket) -> bool:
-    return bool(select.select([sock], [], [], SHORT)[0])
-
-
-def by_poll(sock: socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(SHORT * 1000))
-
-
-def by_epoll(sock: socket.socket) -> bool:
-    with select.epoll() as poll:
-        poll.register(sock, select.EPOLLIN)
-        return bool(poll.poll(SHORT))
-
-
-def by_a_selector(sock: socket.socket) -> bool:
-    with selectors.DefaultSelector() as selector:
-        selector.register(sock, selectors.EVENT_READ)
-        return bool(selector.select(SHORT))
-
-
 SHORT = 0.05  # seconds, in which an answer on loopback has come
-POLLS = [by_select, by_poll, by_epoll, by_a_selector]
 
 
 def once(connection: socket.socket) -> None:
@@ -528,30 +507,30 @@ def once(connection: socket.socket) -> None:
 @pytest.mark.parametrize("mode", ["timeout", "partition"])
 @pytest.mark.parametrize("polls", POLLS, ids=lambda polls: polls.__name__)
 def test_who_polls_a_blocking_socket_is_not_told_of_what_is_lost(
-    polls: Callable[[socket.socket], bool], mode: str, answers: Handler, inject: Inject
+    polls: Poll, mode: str, answers: Handler, inject: Inject
 ) -> None:
     """Neither of an answer nor of the end of the connection, as if the peer were silent."""
     with serve(silent) as port, socket.create_connection((HOST, port)) as sock:
         sock.sendall(b"tea")
-        real = polls(sock)
+        real = polls(sock, SHORT)
     with (
         serve(answers) as port,
         socket.create_connection((HOST, port)) as sock,
         inject("network_failure", mode=mode, rate=1) as outage,
     ):
         sock.sendall(b"tea")
-        assert [polls(sock) for _ in range(2)] == [real, real] == [False, False]
+        assert [polls(sock, SHORT) for _ in range(2)] == [real, real] == [False, False]
         sock.settimeout(0.01)
         with pytest.raises(TimeoutError):
             sock.recv(1)
-        assert not polls(sock)
+        assert not polls(sock, SHORT)
         assert outage.hits > 0
 
 
 @pytest.mark.parametrize("mode", ["timeout", "partition"])
 @pytest.mark.parametrize("polls", POLLS, ids=lambda polls: polls.__name__)
 def test_who_polls_a_blocking_socket_with_tls_is_not_told_of_what_is_lost(
-    polls: Callable[[socket.socket], bool], mode: str, trust: Trust, inject: Inject
+    polls: Poll, mode: str, trust: Trust, inject: Inject
 ) -> None:
     with (
         serve(trust.over_tls(echo)) as port,
@@ -562,7 +541,7 @@ def test_who_polls_a_blocking_socket_with_tls_is_not_told_of_what_is_lost(
         assert sock.recv(3) == b"one"  # after its tickets, which a poll would tell of
         with inject("network_failure", mode=mode, rate=1) as outage:
             sock.sendall(b"two")
-            assert not polls(sock)
+            assert not polls(sock, SHORT)
             sock.settimeout(0.01)
             with pytest.raises(TimeoutError):
                 sock.recv(1)
@@ -573,7 +552,7 @@ def test_who_polls_a_blocking_socket_with_tls_is_not_told_of_what_is_lost(
 @pytest.mark.parametrize("is_first", [True, False], ids=["after tickets", "later"])
 @pytest.mark.parametrize("polls", POLLS, ids=lambda polls: polls.__name__)
 def test_who_polls_a_blocking_socket_with_tls_is_told_of_the_end(
-    polls: Callable[[socket.socket], bool],
+    polls: Poll,
     mode: str,
     trust: Trust,
     inject: Inject,
@@ -596,7 +575,7 @@ def test_who_polls_a_blocking_socket_with_tls_is_told_of_the_end(
                 assert sock.recv(3) == b"one"
             with trouble:
                 sock.sendall(b"GET / HTTP/1.1\r\n\r\ntea")
-                assert any(polls(sock) for _ in range(200))
+                assert any(polls(sock, SHORT) for _ in range(200))
                 return [outcome(lambda: sock.recv(3)) for _ in range(2)]
 
     real = met(REAL[mode], contextlib.nullcontext())
@@ -604,18 +583,16 @@ def test_who_polls_a_blocking_socket_with_tls_is_told_of_the_end(
 
 
 @pytest.mark.parametrize("polls", POLLS, ids=lambda polls: polls.__name__)
-def test_who_polls_what_is_not_hit_is_told(
-    polls: Callable[[socket.socket], bool], echo_port: int, inject: Inject
-) -> None:
+def test_who_polls_what_is_not_hit_is_told(polls: Poll, echo_port: int, inject: Inject) -> None:
     with socket.create_connection((HOST, echo_port)) as sock:
         with inject("network_failure", mode="timeout", nth=2) as silence:
             for part in (b"te", b"a"):  # of one request
                 sock.sendall(part)
-            while not polls(sock):
+            while not polls(sock, SHORT):
                 pass
             assert sock.recv(3, socket.MSG_WAITALL) == b"tea"
             sock.sendall(b"two")
-            assert not polls(sock)
+            assert not polls(sock, SHORT)
             assert (silence.matched, silence.hits) == (2, 1)
         sock.settimeout(PATIENCE)
         assert sock.recv(3) == b"two"  # sent again by the peer's kernel

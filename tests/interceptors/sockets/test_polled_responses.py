@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import select
-import selectors
 import socket
 import time
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -23,6 +21,10 @@ from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import outcome
 from tests.interceptors.conftest import serve
 from tests.interceptors.conftest import silent
+from tests.interceptors.sockets.polls import POLLS
+from tests.interceptors.sockets.polls import Poll
+from tests.interceptors.sockets.polls import by_poll
+from tests.interceptors.sockets.polls import by_select
 from tests.interceptors.sockets.test_outages import REAL
 
 
@@ -30,36 +32,12 @@ DELAY = 0.05  # seconds
 PATIENCE = 10  # seconds
 
 
-def by_select(sock: socket.socket) -> bool:
-    return bool(select.select([sock], [], [], PATIENCE)[0])
-
-
-def by_poll(sock: socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(PATIENCE * 1000))
-
-
-def by_epoll(sock: socket.socket) -> bool:
-    with select.epoll() as poll:
-        poll.register(sock, select.EPOLLIN)
-        return bool(poll.poll(PATIENCE))
-
-
-def by_a_selector(sock: socket.socket) -> bool:
-    with selectors.DefaultSelector() as selector:
-        selector.register(sock, selectors.EVENT_READ)
-        return bool(selector.select(PATIENCE))
-
-
-def by_looking_again_and_again(sock: socket.socket) -> bool:
+def by_looking_again_and_again(sock: socket.socket, _: float) -> bool:
     while not select.select([sock], [], [], 0)[0]:
         time.sleep(0.001)
     return True
 
 
-POLLS = [by_select, by_poll, by_epoll, by_a_selector]
-Polls = Callable[[socket.socket], bool]
 every_poll = pytest.mark.parametrize("polls", POLLS, ids=lambda polls: polls.__name__)
 
 
@@ -67,7 +45,7 @@ every_poll = pytest.mark.parametrize("polls", POLLS, ids=lambda polls: polls.__n
     "polls", [*POLLS, by_looking_again_and_again], ids=lambda polls: polls.__name__
 )
 def test_it_is_told_of_what_is_late_when_that_is_due(
-    polls: Polls, echo_port: int, inject: Inject, events: list[FaultInjected]
+    polls: Poll, echo_port: int, inject: Inject, events: list[FaultInjected]
 ) -> None:
     with (
         socket.create_connection((HOST, echo_port)) as sock,
@@ -76,7 +54,7 @@ def test_it_is_told_of_what_is_late_when_that_is_due(
         for number in range(1, 4):
             asked_at = time.monotonic()
             sock.sendall(b"tea")
-            assert polls(sock)
+            assert polls(sock, PATIENCE)
             assert number != 2 or time.monotonic() - asked_at >= DELAY
             assert sock.recv(3) == b"tea"
     assert (latency.matched, latency.hits) == (3, 1)
@@ -87,7 +65,7 @@ def test_it_is_told_of_what_is_late_when_that_is_due(
 
 
 @every_poll
-def test_it_is_told_of_what_is_late_over_tls(polls: Polls, trust: Trust, inject: Inject) -> None:
+def test_it_is_told_of_what_is_late_over_tls(polls: Poll, trust: Trust, inject: Inject) -> None:
     with (
         serve(trust.over_tls(echo)) as port,
         socket.create_connection((HOST, port)) as plain,
@@ -98,7 +76,7 @@ def test_it_is_told_of_what_is_late_over_tls(polls: Polls, trust: Trust, inject:
         with inject("network_latency", delay=DELAY) as latency:
             asked_at = time.monotonic()
             sock.sendall(b"two")
-            assert polls(sock)
+            assert polls(sock, PATIENCE)
             assert time.monotonic() - asked_at >= DELAY
             assert sock.recv(3) == b"two"
     assert (latency.matched, latency.hits) == (1, 1)
@@ -108,12 +86,12 @@ def test_it_is_told_of_what_is_late_over_tls(polls: Polls, trust: Trust, inject:
 @pytest.mark.parametrize("mode", ["reset", "close"])
 @every_poll
 def test_it_is_told_of_an_end_though_the_peer_is_silent(
-    polls: Polls, mode: str, inject: Inject, *, late: bool
+    polls: Poll, mode: str, inject: Inject, *, late: bool
 ) -> None:
     def met(handle: Handler, trouble: AbstractContextManager[Any]) -> list[str]:
         with serve(handle) as port, socket.create_connection((HOST, port)) as sock, trouble:
             sock.sendall(b"GET / HTTP/1.1\r\n\r\ntea")
-            assert polls(sock)
+            assert polls(sock, PATIENCE)
             return [outcome(lambda: sock.recv(3)) for _ in range(2)]
 
     real = met(REAL[mode], contextlib.nullcontext())
@@ -127,7 +105,7 @@ def test_it_is_told_when_the_experiment_ends(echo_port: int, inject: Inject) -> 
             sock.sendall(b"tea")
             assert not select.select([sock], [], [], DELAY)[0]
             assert latency.hits == 1
-        assert by_select(sock)
+        assert by_select(sock, PATIENCE)
         assert sock.recv(3) == b"tea"
 
 
@@ -146,7 +124,7 @@ def test_its_own_timeout_loses_nothing(echo_port: int, inject: Inject) -> None:
             sock.settimeout(PATIENCE)
             received = b""
             while len(received) < 3:
-                assert by_select(sock)
+                assert by_select(sock, PATIENCE)
                 received += sock.recv(3)
             assert time.monotonic() - asked_at >= DELAY
     assert (latency.matched, latency.hits) == (2, 2)
@@ -167,7 +145,7 @@ def test_a_request_in_pieces_is_one(inject: Inject) -> None:
             assert not select.select([sock], [], [], 0.02)[0]
             asked_at = time.monotonic()
             sock.sendall(b"two")
-            assert by_poll(sock)
+            assert by_poll(sock, PATIENCE)
             assert time.monotonic() - asked_at >= DELAY
             assert sock.recv(3) == b"tea"
     assert (latency.matched, latency.hits) == (2, 2)

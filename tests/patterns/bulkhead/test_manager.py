@@ -29,6 +29,7 @@ from pytest_resilience import ShutdownError
 from pytest_resilience import ThreadPoolBulkhead
 from pytest_resilience import UnknownNameError
 from pytest_resilience.patterns.bulkhead.base import Bulkhead
+from tests.patterns.meddling import Meddling
 
 
 WINDOW = 10.0
@@ -353,17 +354,6 @@ def test_a_manager_makes_finds_and_shuts_down() -> None:
         manager.get_bulkhead("thread_pool").execute(int)
     with pytest.raises(ShutdownError, match="this bulkhead manager has been shut down"):
         manager.create_bulkhead("late")
-
-
-class Meddling:
-    """A clock in whose every reading somebody else does something."""
-
-    def __init__(self) -> None:
-        self.meddle: Callable[[], object] = lambda: None
-
-    def monotonic(self) -> float:
-        self.meddle()
-        return 0.0
 
 
 def test_statistics_while_others_add() -> None:

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import threading
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -21,6 +20,7 @@ from pytest_resilience import CircuitBreakerConfig
 from pytest_resilience import CircuitBreakerRegistry
 from pytest_resilience import DuplicateNameError
 from pytest_resilience import UnknownNameError
+from tests.patterns.meddling import Meddling
 
 
 def test_breakers_by_name_with_defaults() -> None:
@@ -63,17 +63,6 @@ def test_an_unknown_name_is_told_the_known() -> None:
         registry.get("prizes")
     with pytest.raises(KeyError):
         registry.remove("prizes")
-
-
-class Meddling:
-    """A clock in whose every reading somebody else does something."""
-
-    def __init__(self) -> None:
-        self.meddle: Callable[[], object] = lambda: None
-
-    def monotonic(self) -> float:
-        self.meddle()
-        return 0.0
 
 
 def test_statistics_while_others_add_and_remove() -> None:
