@@ -22,7 +22,6 @@ from typing import Any
 import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.call_site import is_library
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.operation import KINDS
@@ -53,6 +52,7 @@ from pytest_resilience.exploration.target_names import patterns_in
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.crashes import TracedLog
 from pytest_resilience.plugin.exploration.orders import Orders
+from pytest_resilience.plugin.exploration.settings import USUAL_DEADLINE
 from pytest_resilience.plugin.exploration.settings import Oracle
 from pytest_resilience.plugin.matrix.expectation import DeadlineError
 from pytest_resilience.plugin.matrix.expectation import KnownHangs
@@ -67,6 +67,7 @@ from pytest_resilience.plugin.virtual_time import ORDER
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.runtime import awaiting_crashes
 from pytest_resilience.seeds import derive
+from pytest_resilience.stacks import is_library
 
 
 __all__ = ["ExploredRuns", "Ran", "is_own"]
@@ -140,8 +141,9 @@ class _Run:
                 stack.callback(self.active[step].stop)
             self.log.is_open = True
             stack.callback(setattr, self.log, "is_open", False)
-            stack.enter_context(deadline(self.oracle.deadline, self.hangs))
-            stack.enter_context(virtual_deadline(self.oracle.virtual_deadline))
+            limit = self.oracle.deadline
+            stack.enter_context(deadline(limit, self.hangs))
+            stack.enter_context(virtual_deadline(limit, usual=USUAL_DEADLINE))
             yield
 
     def outcome(self, judged: tuple[CellVerdict, str, Signature], duration: float) -> Outcome:

@@ -32,6 +32,7 @@ from pytest_resilience.plugin.options import option_name
 
 
 __all__ = [
+    "USUAL_DEADLINE",
     "ExploreSettings",
     "Oracle",
     "Plan",
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 _KEY = pytest.StashKey["ExploreSettings"]()
-_DEPTH, _RUNS, _DEADLINE = 2, 200, 10.0  # where nothing else is said
+_DEPTH, _RUNS, USUAL_DEADLINE = 2, 200, 10.0  # where nothing else is said
 _MOST_DEPTH = 4
 _TIMES = re.compile(r"(\d{1,6})x")
 _USUAL_TIMES, _USUAL_LEAST = 4, 20  # calls, of those without faults, and in any case
@@ -175,17 +176,12 @@ class Oracle:
     """
 
     allowed: tuple[type[BaseException], ...] | None = None
-    deadline: float = _DEADLINE
+    deadline: float = USUAL_DEADLINE
     patience: float = DEADLINE
     invariants: tuple[Callable[..., object], ...] = ()
     probe: Callable[..., object] | bool | None = None
     times: int | None = _USUAL_TIMES
     least: int = _USUAL_LEAST
-
-    @property
-    def virtual_deadline(self) -> float | None:
-        """The deadline, in virtual time; None where nobody has said it."""
-        return None if self.deadline == _DEADLINE else self.deadline
 
     def most(self, calm: int) -> int:
         """How many operations are no storm yet, where it does so many without faults."""
@@ -231,7 +227,7 @@ def _oracle_of(item: pytest.Item) -> Oracle:
     has_deadline = any("deadline" in mark.kwargs for mark in marks)
     return Oracle(
         allowed=expected.allowed if says else None,
-        deadline=expected.deadline if has_deadline else _DEADLINE,
+        deadline=expected.deadline if has_deadline else USUAL_DEADLINE,
         patience=expected.deadline,
     )
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.chaos.call_site import is_library
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.stacks import is_library
 from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.turns import Limit
 
@@ -126,17 +126,18 @@ def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
 
 
 @contextmanager
-def virtual_deadline(seconds: float | None) -> Iterator[None]:
+def virtual_deadline(seconds: float, *, usual: float) -> Iterator[None]:
     """As `deadline`, of a test in virtual time: after so many virtual seconds.
 
-    None if nobody has said how many: such a test may wait as long as it likes, though not in a
-    loop without an end.
+    Where they are those that are `usual`, nobody has said how many: such a test may wait as long
+    as it likes, though not in a loop without an end.
     """
     bubble = current()
     if bubble is None:
         yield
         return
-    limit = Limit(seconds, lambda when: DeadlineError(f"it was still running after {when}"))
+    said = None if seconds == usual else seconds
+    limit = Limit(said, lambda when: DeadlineError(f"it was still running after {when}"))
     with bubble.limited(limit):
         yield
 
@@ -155,11 +156,6 @@ class Expectation:
 
     allowed: tuple[type[BaseException], ...] = ()
     deadline: float = DEADLINE
-
-    @property
-    def virtual_deadline(self) -> float | None:
-        """The deadline, in virtual time; None where nobody has said it."""
-        return None if self.deadline == DEADLINE else self.deadline
 
     @classmethod
     def of(cls, item: pytest.Item) -> Expectation:

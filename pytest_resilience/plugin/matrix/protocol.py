@@ -10,6 +10,7 @@ import pytest
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin.matrix.baseline_runs import BaselineRuns
+from pytest_resilience.plugin.matrix.expectation import DEADLINE
 from pytest_resilience.plugin.matrix.expectation import Expectation
 from pytest_resilience.plugin.matrix.expectation import deadline
 from pytest_resilience.plugin.matrix.expectation import virtual_deadline
@@ -38,7 +39,7 @@ __all__ = ["Matrix", "register"]
 _RUNNING_NOTHING = ("collectonly", "setuponly", "setupplan")
 
 _EXPECTED = pytest.StashKey[Expectation]()
-_ENDS = pytest.StashKey[bool]()  # on an item while it runs under an experiment
+_DEADLINE = pytest.StashKey[float]()  # on an item while it runs under an experiment
 _RAISED = pytest.StashKey[dict[str, BaseException]]()
 
 
@@ -159,7 +160,7 @@ class Matrix:
         return cell
 
     def _run(self, item: pytest.Item, planned: Planned, baseline: LeakedResources) -> Cell:
-        item.stash[_ENDS] = True
+        item.stash[_DEADLINE] = item.stash[_EXPECTED].deadline
         raised = item.stash[_RAISED] = {}
         before, began = Snapshot(), MACHINE_CLOCK.monotonic()
         timeline = Timeline()
@@ -167,7 +168,7 @@ class Matrix:
             with self._session.matrix_experiment(item, planned.request), timeline:
                 reports = run_once(item, counts=False)
         finally:
-            del item.stash[_ENDS]
+            del item.stash[_DEADLINE]
         scope = self._session.last_scope(item)
         started = [] if scope is None else scope.experiments.started
         active_experiment = next(
@@ -196,10 +197,10 @@ class Matrix:
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """End what hangs under chaos."""
         __tracebackhide__ = True
-        if not item.stash.get(_ENDS, False):
+        limit = item.stash.get(_DEADLINE, None)
+        if limit is None:
             return (yield)
-        expected = item.stash[_EXPECTED]
-        with deadline(expected.deadline), virtual_deadline(expected.virtual_deadline):
+        with deadline(limit), virtual_deadline(limit, usual=DEADLINE):
             return (yield)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -207,6 +208,6 @@ class Matrix:
         self, item: pytest.Item, call: pytest.CallInfo[Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Keep the exception: a report has its text alone."""
-        if _ENDS in item.stash and call.excinfo is not None:
+        if _DEADLINE in item.stash and call.excinfo is not None:
             item.stash[_RAISED][call.when] = call.excinfo.value
         return (yield)
