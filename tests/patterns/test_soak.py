@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import random
+import time
 
 from collections import Counter
 from collections import deque
@@ -29,6 +31,8 @@ from pytest_resilience import CircuitState
 from pytest_resilience import DegradationManager
 from pytest_resilience import DuplicateNameError
 from pytest_resilience import FeatureFlag
+from pytest_resilience import Hedging
+from pytest_resilience import HedgingConfig
 from pytest_resilience import ManualClock
 from pytest_resilience import RateLimitBulkhead
 from pytest_resilience import RetryBudget
@@ -46,6 +50,7 @@ from pytest_resilience.patterns import BulkheadType
 from pytest_resilience.patterns import CircuitRejection
 from pytest_resilience.patterns import CircuitTransition
 from pytest_resilience.patterns import FellBack
+from pytest_resilience.patterns import HedgeStarted
 from pytest_resilience.patterns import LevelChanged
 from pytest_resilience.patterns import Pipeline
 from pytest_resilience.patterns import RetryAborted
@@ -509,6 +514,63 @@ class TimeLimitStory(Story):
         assert len(exceeded) == self.count("TimeLimitExceededError") > 0
 
 
+class HedgingStory(Story):
+    share = 0.1  # a thread for each attempt
+    failing = 0.3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.budget = RetryBudget(0.5, reserve=0.0, capacity=1e9)
+        # Another attempt after a failure; or all of them at once, whose losers run on.
+        self.hedging: Any = Hedging(
+            HedgingConfig(delay=math.inf, max_attempts=3, budget=self.budget)
+        )
+        self.eager: Any = Hedging(HedgingConfig(delay=0.0))
+        self.decorated, self.adecorated = self.hedging(self.work), self.hedging(self.awork)
+
+    @property
+    def listeners(self) -> Any:
+        return self.hedging.listeners
+
+    def call(self, chance: random.Random) -> None:
+        way: Any = chance.choice(
+            [
+                self.decorated,
+                partial(self.hedging.execute, self.work),
+                partial(self.eager.execute, self.work),
+            ]
+        )
+        self.ended.append(outcome_of(lambda: way(chance)))
+
+    async def acall(self, chance: random.Random) -> None:
+        way: Any = chance.choice(
+            [
+                self.adecorated,
+                partial(self.hedging.execute, self.awork),
+                partial(self.eager.execute, self.awork),
+            ]
+        )
+        self.ended.append(await aoutcome_of(lambda: way(chance)))
+
+    def in_child(self) -> None:
+        assert self.hedging.get_stats()["running_attempts"] == 0
+        assert self.hedging.execute(str, "fine") == "fine"
+        assert asyncio.run(self.eager.execute(asyncio.sleep, 0, "fine")) == "fine"
+
+    def check(self) -> None:
+        stats = self.hedging.get_stats()
+        assert {type(each) for each in self.heard} == {HedgeStarted}
+        assert stats["total_hedges"] == len(self.heard)
+        assert 0 < stats["won_by_hedges"] <= stats["total_hedges"]
+        assert self.budget.tokens == pytest.approx(
+            0.5 * stats["total_calls"] - stats["total_hedges"], abs=1e-3
+        )
+        assert stats["running_attempts"] == 0
+        while self.eager.get_stats()["running_attempts"]:
+            time.sleep(0)  # until those that have lost are over
+        self.in_child()
+
+
 class DegradationStory(Story):
     share = 0.5
 
@@ -709,8 +771,8 @@ class RegistriesStory(Story):
 
 STORIES: list[type[Story]] = [
     BreakerStory, CountWindowStory, TimeWindowStory, SlowCallStory, RetryStory, SemaphoreStory,
-    WaitingSemaphoreStory, ThreadPoolStory, RateLimitStory, TimeLimitStory, DegradationStory,
-    PipelineStory, RegistriesStory,
+    WaitingSemaphoreStory, ThreadPoolStory, RateLimitStory, TimeLimitStory, HedgingStory,
+    DegradationStory, PipelineStory, RegistriesStory,
 ]  # fmt: skip
 
 
