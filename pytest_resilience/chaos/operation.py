@@ -107,14 +107,23 @@ class HttpRequest:
         method: in capitals.
         path: without the query, as it is sent.
         headers: names in small letters, and values, in order.
+        pipelined: others were sent on the connection before its response had come.
     """
 
     method: str
     path: str
     headers: tuple[tuple[str, str], ...] = ()
+    pipelined: bool = False
 
     @classmethod
-    def of(cls, method: str, target: str, headers: Iterable[tuple[str, str]] = ()) -> HttpRequest:
+    def of(
+        cls,
+        method: str,
+        target: str,
+        headers: Iterable[tuple[str, str]] = (),
+        *,
+        pipelined: bool = False,
+    ) -> HttpRequest:
         """One for a target as it is sent: a path with its query, or a whole URL to a proxy."""
         path = target.partition("?")[0]
         if not path.startswith("/") and "://" in path:
@@ -123,10 +132,12 @@ class HttpRequest:
             method=method.upper(),
             path=path or "/",
             headers=tuple((name.lower(), value) for name, value in headers),
+            pipelined=pipelined,
         )
 
     def __str__(self) -> str:
-        return f"{self.method} {self.path}"
+        others = " and others before its response" * self.pipelined
+        return f"{self.method} {self.path}{others}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,7 +81,7 @@ class Decisions:
         if self._frames is not None:
             self._note_frames(bytes(data))
         elif self.active:
-            self._requests.feed(bytes(data))
+            self._requests.feed(bytes(data), answered=is_new)
 
     def note_response(self) -> None:
         """The server has sent something."""

@@ -145,7 +145,8 @@ class RequestReader:
     """Reads the requests that a client sends over one connection, in HTTP/1.
 
     What is no HTTP is told apart by its first bytes, and a body by not being a request line:
-    so it does not matter what was sent before anybody looked.
+    so it does not matter what was sent before anybody looked. Of several that are sent before there
+    is a response (pipelining) it is the first, for this is responded to next.
 
     Attributes:
         is_other: what was sent is no HTTP.
@@ -153,24 +154,39 @@ class RequestReader:
         lacks_end: the head of a request has begun, which certainly is one, and has no end yet.
     """
 
-    __slots__ = ("_head", "_request", "is_other", "is_whole", "lacks_end")
+    __slots__ = (
+        "_head", "_pipelined", "_request", "_was_seen", "is_other", "is_whole", "lacks_end",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.is_other = False
         self.is_whole = False
         self.lacks_end = False
         self._head = b""
+        self._pipelined = False
+        self._was_seen = True
         self._request: HttpRequest | None = None
 
-    def feed(self, message: bytes) -> None:
-        """The client sends this, or something that begins so."""
+    def feed(self, message: bytes, *, answered: bool) -> None:
+        """The client sends this, or something that begins so.
+
+        `answered`: the response to what was sent before has begun.
+        """
         if self.is_whole:
-            if _REQUEST_LINE.match(message):
+            if not _REQUEST_LINE.match(message):
+                pass  # more of a body
+            elif answered or not self._was_seen:
                 self._begin(message)
+            elif not self._pipelined:
+                self._pipelined, self._request = True, None
         elif not (self._head and self._begin(self._head + message)):
             self._begin(message)
         is_opaque = _OPAQUE.match(message) is not None
         self.is_other = not (is_opaque or self._head or self.is_whole)
+
+    def look_away(self) -> None:
+        """What is received from now on may not be seen: the next request is no other's."""
+        self._was_seen = False
 
     def note(self, request: HttpRequest) -> None:
         """The client sends this request, in HTTP/2, which it takes a library to read."""
@@ -179,7 +195,7 @@ class RequestReader:
 
     def forget(self) -> None:
         """What is received from now on belongs to none that was sent so far."""
-        self._head, self._request = b"", None
+        self._head, self._request, self._pipelined = b"", None, False
         self.is_other = self.is_whole = self.lacks_end = False
 
     def _begin(self, head: bytes) -> bool:
@@ -190,7 +206,7 @@ class RequestReader:
             b"\r\n\r\n" in head or _END_OF_HEAD.search(head) is not None  # the latter takes long
         )
         self.lacks_end = self.is_partial and _REQUEST_LINE.match(self._head) is not None
-        self._request = None
+        self._request, self._pipelined, self._was_seen = None, False, True
         return bool(is_one)
 
     @property
@@ -202,7 +218,7 @@ class RequestReader:
     def request(self) -> HttpRequest | None:
         """The latest whose head was sent; None if what was sent is none."""
         if self._request is None and self.is_whole:
-            self._request = _parsed(self._head)
+            self._request = _parsed(self._head, pipelined=self._pipelined)
         return self._request
 
 
@@ -277,15 +293,25 @@ def _text(part: str | bytes) -> str:
     return part if isinstance(part, str) else part.decode("utf-8", "replace")
 
 
-def _parsed(message: bytes) -> HttpRequest | None:
+def _parsed(message: bytes, *, pipelined: bool) -> HttpRequest | None:
+    """`pipelined`: others follow, in other messages."""
     line, end = _REQUEST_LINE.match(message), _END_OF_HEAD.search(message)
     if line is None or end is None:
         return None
+    headers = [
+        (name.decode("latin-1"), value.decode("latin-1").rstrip())
+        for name, value in _HEADER.findall(message, line.end() - 1, end.end())
+    ]
     return HttpRequest.of(
         line[1].decode("ascii"),
         line[2].decode("latin-1"),
-        (
-            (name.decode("latin-1"), value.decode("latin-1").rstrip())
-            for name, value in _HEADER.findall(message, line.end() - 1, end.end())
-        ),
+        headers,
+        pipelined=pipelined or bool(_REQUEST_LINE.match(message, end.end() + _length(headers))),
     )
+
+
+def _length(headers: Iterable[tuple[str, str]]) -> int:
+    """Of a body, in bytes; 0 where it is not said so."""
+    given = (value for name, value in headers if name.lower() == "content-length")
+    length = next(given, "")
+    return int(length) if length.isdecimal() else 0

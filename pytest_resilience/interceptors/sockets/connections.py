@@ -421,6 +421,7 @@ class ConnectionTable:
             known, self._known = self._known, self._engine.active
             for connection in self.all():
                 connection.stale = True
+                connection.turn.requests.look_away()
             self.divide(known)
 
     def divide(self, known: Sequence[ActiveExperiment]) -> None:

@@ -80,7 +80,8 @@ class Http2Streams:
 
     def sent(self, connection: TcpConnection, message: bytes) -> None:
         """`message`, or what begins so, is sent on a connection: read the requests in it."""
-        connection.turn.requests.feed(message)
+        turn = connection.turn
+        turn.requests.feed(message, answered=not turn.asked)
         outgoing = self._outgoing
         shared = outgoing.shared
         if shared is None or outgoing.data[: len(message)] != message:
@@ -88,7 +89,7 @@ class Http2Streams:
         outgoing.shared, outgoing.data = None, b""
         asked, shared.asked = shared.asked, {}
         for stream_id, request in asked.items():
-            connection.turn.requests.note(request)
+            turn.requests.note(request)
             operation = connection.operation(RECEIVE, asked=True)
             effect = self._engine.decide(operation.of_stream(request))
             if effect is not None:

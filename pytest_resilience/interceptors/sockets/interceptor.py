@@ -292,7 +292,8 @@ class SocketPatches:
             return call()
         if connection.untargeted:
             if connection.stale and len(call.args) > 1:  # the recorder is told whether it is HTTP
-                self._look(lambda: connection.turn.requests.feed(beginning(call.args[1])))
+                message = self._look(beginning, call.args[1]) or b""
+                self._look(lambda: connection.turn.requests.feed(message, answered=True))
             return call()
         me = threading.get_ident()
         if connection.send_queue.thread == me:

@@ -115,13 +115,14 @@ def test_what_no_request_could_be_is_refused(parameters: dict[str, Any], message
     assert message in str(caught.value)
 
 
-def read(*messages: bytes) -> HttpRequest | None:
+def read(*messages: bytes, answered: bool = True) -> HttpRequest | None:
     reader = RequestReader()
     for each in messages:
-        reader.feed(each)
+        reader.feed(each, answered=answered)
     return reader.request
 
 
+NEXT = b"GET /next HTTP/1.1\r\nHost: api\r\n\r\n"
 HEAD = b"POST /v1/payments?id=7 HTTP/1.1\r\nHost: api\r\nX-Tenant:  acme \r\n\r\n"
 
 
@@ -134,7 +135,32 @@ def test_a_request_is_read_and_its_body_is_not(after: tuple[bytes, ...]) -> None
 
 
 def test_the_latest_request_counts() -> None:
-    assert str(read(HEAD, b"{}", b"GET /next HTTP/1.1\r\nHost: api\r\n\r\n")) == "GET /next"
+    assert str(read(HEAD, b"{}", NEXT)) == "GET /next"
+
+
+WITH_BODY = b"POST /pay HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (WITH_BODY, NEXT),
+        (WITH_BODY, NEXT, NEXT),
+        (WITH_BODY[:-2], b"{}", NEXT),
+        (WITH_BODY + NEXT,),
+    ],
+)
+def test_of_several_without_a_response_the_first_counts(messages: tuple[bytes, ...]) -> None:
+    assert str(read(*messages, answered=False)) == "POST /pay and others before its response"
+    assert str(read(*messages, NEXT)) == "GET /next"
+
+
+def test_the_latest_counts_of_those_whose_responses_may_have_come_unseen() -> None:
+    reader = RequestReader()
+    reader.feed(HEAD, answered=True)
+    reader.look_away()
+    reader.feed(NEXT, answered=False)
+    assert str(reader.request) == "GET /next"
 
 
 def test_a_request_to_a_proxy_names_all_of_its_url() -> None:

@@ -364,3 +364,23 @@ def test_a_head_that_is_sent_in_pieces_is_one_request(inject: Inject) -> None:
             sock.sendall(piece)
         assert sock.recv(100).startswith(b"HTTP/1.1 503 ")
     assert fault.hits == 1
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_requests_that_do_not_wait_for_a_response_are_one(together: bool, inject: Inject) -> None:
+    requests_sent = [b"GET /%s HTTP/1.1\r\nHost: api\r\n\r\n" % name for name in (b"a", b"b")]
+    with (
+        serve(echo) as port,
+        inject("network_failure", mode="reset", nth=2) as second,
+        inject("network_failure", mode="reset", path="/b") as other,
+        inject("network_latency", delay="1ms", path="/a") as first,
+        socket.create_connection(("127.0.0.1", port)) as sock,
+    ):
+        for message in [b"".join(requests_sent)] if together else requests_sent:
+            sock.sendall(message)
+        assert sock.recv(100)
+    assert (first.hits, second.matched, other.matched) == (1, 1, 0)
+    told = f"127.0.0.1:{port} GET /a and others before its response"
+    assert f"network.receive {told} (not path /b)" in never_fired(other).seen
+    target = told.replace(f":{port}", f":{port}#1")
+    assert never_fired(second).seen == (f"1 network.receive {target}",)
