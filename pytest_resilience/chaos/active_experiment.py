@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
 
-from pytest_resilience.chaos import endings
+from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.experiment import Numbers
 from pytest_resilience.chaos.faults.network import Fault
@@ -155,12 +155,12 @@ class ActiveExperiment:
     @paused.setter
     def paused(self, paused: bool) -> None:
         self.counts.set_state(PAUSED, paused)
-        endings.tell()
+        experiment_ends.tell()
 
     def stop(self) -> None:
         """End it, in child processes as well; harmless when it has ended. A child ends its copy."""
         self.counts.set_state(STOPPED, True)
-        endings.tell()
+        experiment_ends.tell()
         self._on_stop(self)
 
     def left(self, now: float) -> float:

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pytest_resilience.chaos import endings
+from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.chaos.effect import Effect
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.clock import MACHINE_CLOCK
@@ -155,11 +155,11 @@ class _Schedule:
     ) -> asyncio.Handle | threading.Timer | None:
         """The handle of the next run; None if nothing waits, or only for an end of experiments."""
         if not self._waits:
-            endings.unwatch(self)
+            experiment_ends.unwatch(self)
             return None
         rest = self._waits[0][0] - now
         if self._is_exact():
-            endings.watch(self, self._look_soon)
+            experiment_ends.watch(self, self._look_soon)
             return None if rest == math.inf else loop.call_later(rest, self._run)
         if rest > _LATE + _EPSILON:
             next_poll = max(0.0, self._polled_at + SLICE - now)
@@ -184,7 +184,7 @@ class _Schedule:
                 return
         except RuntimeError:  # it was closed
             pass
-        endings.unwatch(self)
+        experiment_ends.unwatch(self)
 
     def _look(self) -> None:
         if self._handle is not None:

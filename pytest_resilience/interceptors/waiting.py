@@ -8,7 +8,7 @@ import threading
 
 from collections.abc import Callable
 
-from pytest_resilience.chaos import endings
+from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.clock import Clock
 from pytest_resilience.clock import ExactSleep
@@ -44,8 +44,8 @@ def wait(
     """Sleep until `seconds` have passed or none are `left()`; returns the seconds it took.
 
     Either may be infinite. Another thread can end it early: it sets `ended`, and tells of that by
-    `endings`. On a clock that stands still, as a frozen one does, it ends after as many slices as
-    fit. In virtual time it is one sleep.
+    `experiment_ends`. On a clock that stands still, as a frozen one does, it ends after as many
+    slices as fit. In virtual time it is one sleep.
     """
     __tracebackhide__ = True
     started = clock.monotonic()
@@ -69,7 +69,7 @@ def wait(
 def _sleep_in_one(
     exact: ExactSleep, rest: Callable[[], float], ended: threading.Event | None
 ) -> None:
-    with endings.watched(exact.wake):
+    with experiment_ends.watched(exact.wake):
         while (seconds := rest()) > 0 and not (ended is not None and ended.is_set()):
             exact.sleep(seconds)
 
@@ -109,7 +109,7 @@ async def _sleep_in_one_task(rest: Callable[[], float]) -> None:
     def look() -> None:
         loop.call_soon_threadsafe(looks.set)
 
-    with endings.watched(look):
+    with experiment_ends.watched(look):
         while (seconds := rest()) > 0:
             looks.clear()
             with contextlib.suppress(TimeoutError):

@@ -18,8 +18,8 @@ from pytest_resilience.chaos.operation import HANDSHAKE
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import RESOLVE
 from pytest_resilience.chaos.operation import SEND
-from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.native.machines import unsupported
 from pytest_resilience.patching import Patches
 

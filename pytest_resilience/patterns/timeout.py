@@ -34,9 +34,9 @@ from pytest_resilience.patterns.callables import innermost
 from pytest_resilience.patterns.callables import is_awaitable
 from pytest_resilience.patterns.callables import kind_of
 from pytest_resilience.patterns.callables import wrap
+from pytest_resilience.patterns.entered_blocks import EnteredBlocks
 from pytest_resilience.patterns.event_loops import explain_missing_loop
 from pytest_resilience.patterns.event_loops import timeout
-from pytest_resilience.patterns.frames import EnteredBlocks
 
 
 if TYPE_CHECKING:

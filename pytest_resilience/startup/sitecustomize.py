@@ -23,7 +23,7 @@ class _LazyMirror:
 
     def update(self, experiments: "list[tuple[int, bytes]]") -> None:
         if self._mirror is None and experiments:
-            from pytest_resilience.interceptors.children.mirror import follow
+            from pytest_resilience.interceptors.children.child import follow
 
             self._mirror = follow(self._member)
         if self._mirror is not None:

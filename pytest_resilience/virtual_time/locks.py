@@ -20,9 +20,9 @@ from typing import Any
 from pytest_resilience.stacks import is_library
 from pytest_resilience.virtual_time.bubble import Bubble
 from pytest_resilience.virtual_time.bubble import current
+from pytest_resilience.virtual_time.call_sites import CallSite
+from pytest_resilience.virtual_time.call_sites import is_machinery
 from pytest_resilience.virtual_time.patches import Patches
-from pytest_resilience.virtual_time.places import Place
-from pytest_resilience.virtual_time.places import is_machinery
 from pytest_resilience.virtual_time.turns import Order
 from pytest_resilience.virtual_time.waiting import Outcome
 from pytest_resilience.virtual_time.waiting import Waiter
@@ -58,8 +58,8 @@ class VirtualLock:
         self._inner = _thread.allocate_lock()
         self._waiters: deque[Waiter] = deque()
         self._bubble: Bubble | None = None  # of the last who had to wait
-        self.made = None if sys._getframe(1).f_code is _WAIT else Place.here()  # noqa: SLF001
-        self.holder: tuple[int, Place] | None = None
+        self.made = None if sys._getframe(1).f_code is _WAIT else CallSite.here()  # noqa: SLF001
+        self.holder: tuple[int, CallSite] | None = None
 
     @property
     def is_signal(self) -> bool:
@@ -74,7 +74,7 @@ class VirtualLock:
                 self._let_others_go_first(ordered.turns.order)
         taken = self._acquire(blocking, timeout)
         if taken and not self.is_signal:
-            self.holder = _thread.get_ident(), Place.here()
+            self.holder = _thread.get_ident(), CallSite.here()
         return taken
 
     def _let_others_go_first(self, order: Order) -> None:
@@ -87,7 +87,7 @@ class VirtualLock:
         if frame is None or self.made is None or is_library(frame.f_code.co_filename):
             return
         module = os.path.basename(self.made.code.co_filename).removesuffix(".py")
-        order.at("lock", f"{module}.{self.made.code.co_name}", str(Place.of(frame)))
+        order.at("lock", f"{module}.{self.made.code.co_name}", str(CallSite.of(frame)))
 
     def _acquire(self, blocking: bool, timeout: float) -> bool:
         __tracebackhide__ = True

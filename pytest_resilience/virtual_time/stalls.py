@@ -12,11 +12,11 @@ from typing import Any
 
 from pytest_resilience.stacks import is_library
 from pytest_resilience.stacks import suspended_frames
+from pytest_resilience.virtual_time.call_sites import CallSite
+from pytest_resilience.virtual_time.call_sites import is_machinery
+from pytest_resilience.virtual_time.call_sites import locks_of_tasks
 from pytest_resilience.virtual_time.members import Member
 from pytest_resilience.virtual_time.members import Members
-from pytest_resilience.virtual_time.places import Place
-from pytest_resilience.virtual_time.places import is_machinery
-from pytest_resilience.virtual_time.places import locks_of_tasks
 from pytest_resilience.virtual_time.waiting import Waiter
 
 
@@ -108,7 +108,7 @@ def where(ident: int) -> str:
             outside = frame
         frame = frame.f_back
     found = frame or outside or innermost
-    return "which has ended" if found is None else f"at {Place.of(found)}"
+    return "which has ended" if found is None else f"at {CallSite.of(found)}"
 
 
 def _tasks(ident: int) -> list[Any]:
@@ -128,7 +128,7 @@ def _told_tasks(ident: int) -> Iterator[str]:
     for task, name in names.items():
         frames = [*suspended_frames(task)]
         own = [each for each in frames if not is_library(each.f_code.co_filename)] or frames
-        at = f", at {Place.of(own[-1])}" if own else ""
+        at = f", at {CallSite.of(own[-1])}" if own else ""
         yield f"{name}: waits{at}{_awaited(task, frames, names)}"
 
 

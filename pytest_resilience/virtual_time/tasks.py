@@ -17,9 +17,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.virtual_time.bubble import current
+from pytest_resilience.virtual_time.call_sites import CallSite
+from pytest_resilience.virtual_time.call_sites import locks_of_tasks
 from pytest_resilience.virtual_time.patches import Patches
-from pytest_resilience.virtual_time.places import Place
-from pytest_resilience.virtual_time.places import locks_of_tasks
 
 
 __all__ = ["aside", "install_tasks", "let_others_go_first"]
@@ -120,7 +120,7 @@ def _init(real: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(real)
     def __init__(self: Any, *args: Any, **options: Any) -> None:  # noqa: N807
         real(self, *args, **options)
-        locks_of_tasks[self] = Place.here(), None, None
+        locks_of_tasks[self] = CallSite.here(), None, None
 
     return __init__
 
@@ -129,7 +129,7 @@ def _acquire(real: Callable[..., Awaitable[bool]]) -> Callable[..., Awaitable[bo
     @functools.wraps(real)
     async def acquire(self: Any) -> bool:
         taken = await real(self)
-        taken_at = Place.here()
+        taken_at = CallSite.here()
         made = locks_of_tasks.get(self, (taken_at,))[0]
         locks_of_tasks[self] = made, sys.modules["asyncio"].current_task(), taken_at
         return taken

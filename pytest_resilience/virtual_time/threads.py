@@ -14,9 +14,9 @@ from pytest_resilience.stacks import is_library
 from pytest_resilience.virtual_time.bubble import Bubble
 from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.bubble import reader
+from pytest_resilience.virtual_time.call_sites import CallSite
 from pytest_resilience.virtual_time.locks import VirtualLock
 from pytest_resilience.virtual_time.patches import Patches
-from pytest_resilience.virtual_time.places import Place
 from pytest_resilience.virtual_time.real_waits import outside
 from pytest_resilience.virtual_time.waiting import Ended
 from pytest_resilience.virtual_time.waiting import Waiter
@@ -118,7 +118,7 @@ def _begin(bubble: Bubble, thread: threading.Thread) -> None:
     if bubble.turns.order is None or code is None:
         return
     if not is_library(code.co_filename):
-        bubble.turns.order.at("start", "thread", str(Place(code, code.co_firstlineno)))
+        bubble.turns.order.at("start", "thread", str(CallSite(code, code.co_firstlineno)))
 
 
 def _join(real: Callable[..., None]) -> Callable[..., None]:

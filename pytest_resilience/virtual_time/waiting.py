@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Protocol
 
-from pytest_resilience.virtual_time.places import Place
+from pytest_resilience.virtual_time.call_sites import CallSite
 
 
 __all__ = ["LARGEST", "Ended", "Held", "Outcome", "Timers", "Waiter", "nanoseconds", "poll"]
@@ -46,8 +46,8 @@ class Held(Protocol):
         holder: the ident of the thread that has it, and where it was taken; None for nobody.
     """
 
-    made: Place | None
-    holder: tuple[int, Place] | None
+    made: CallSite | None
+    holder: tuple[int, CallSite] | None
 
 
 class Waiter:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_resilience import ManualClock
-from pytest_resilience.chaos import endings
+from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.interceptors.waiting import wait_async
@@ -115,7 +115,7 @@ def test_it_is_told_in_virtual_time_when_it_is_over(in_a_task: bool, seconds: fl
 
     def end() -> None:
         left[0] = 0
-        endings.tell()
+        experiment_ends.tell()
 
     with VirtualClock() as clock:
         timer = threading.Timer(10, end)

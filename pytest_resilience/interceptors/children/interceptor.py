@@ -1,7 +1,7 @@
 """Lets the Python children of this process meet its experiments. See `chaos.engine.Interceptor`.
 
 A process that is started finds in its environment where to ask (folder.py), and a `sitecustomize`
-(startup/) that asks. One that is forked goes on in the child's part (mirror.py).
+(startup/) that asks. One that is forked goes on in the child's part (child.py).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from pytest_resilience.chaos.forked_children import watch_forks
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.seen_operations import UnmatchedOperation
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.interceptors.children.child import FAULT
+from pytest_resilience.interceptors.children.child import UNMATCHED
+from pytest_resilience.interceptors.children.child import Mirror
+from pytest_resilience.interceptors.children.child import shown
 from pytest_resilience.interceptors.children.folder import VARIABLE
 from pytest_resilience.interceptors.children.folder import Member
 from pytest_resilience.interceptors.children.folder import add_hook
 from pytest_resilience.interceptors.children.folder import hook_of
 from pytest_resilience.interceptors.children.folder import remove_hook
-from pytest_resilience.interceptors.children.host import Host
-from pytest_resilience.interceptors.children.mirror import FAULT
-from pytest_resilience.interceptors.children.mirror import UNMATCHED
-from pytest_resilience.interceptors.children.mirror import Mirror
-from pytest_resilience.interceptors.children.mirror import shown
+from pytest_resilience.interceptors.children.parent import Host
 from pytest_resilience.interceptors.children.starts import Start
 from pytest_resilience.interceptors.children.starts import Starts
 from pytest_resilience.locks import fork_safe

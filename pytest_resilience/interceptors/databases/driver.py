@@ -30,8 +30,8 @@ from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.parsing.sql import control_word
 from pytest_resilience.chaos.types.database import AFTER
 from pytest_resilience.chaos.types.database import DatabaseFailure
-from pytest_resilience.interceptors.steps import run
-from pytest_resilience.interceptors.steps import run_async
+from pytest_resilience.interceptors.sync_or_async import run
+from pytest_resilience.interceptors.sync_or_async import run_async
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.interceptors.waiting import wait_async
 

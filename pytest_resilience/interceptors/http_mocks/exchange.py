@@ -41,8 +41,8 @@ from pytest_resilience.chaos.response_stream import ReadReplacement
 from pytest_resilience.chaos.response_stream import ResetConnection
 from pytest_resilience.chaos.response_stream import ResponseStream
 from pytest_resilience.chaos.response_stream import WaitUntil
-from pytest_resilience.interceptors.sockets.host_names import HostNames
-from pytest_resilience.interceptors.sockets.host_names import is_literal
+from pytest_resilience.interceptors.sockets.peer_names import HostNames
+from pytest_resilience.interceptors.sockets.peer_names import is_literal
 
 
 __all__ = [

@@ -31,8 +31,8 @@ from pytest_resilience.interceptors.http_mocks.exchange import MockResponse
 from pytest_resilience.interceptors.http_mocks.exchange import Peer
 from pytest_resilience.interceptors.http_mocks.exchange import os_error
 from pytest_resilience.interceptors.sockets import effects
-from pytest_resilience.interceptors.steps import run
-from pytest_resilience.interceptors.steps import run_async
+from pytest_resilience.interceptors.sync_or_async import run
+from pytest_resilience.interceptors.sync_or_async import run_async
 from pytest_resilience.interceptors.waiting import SLICE
 
 

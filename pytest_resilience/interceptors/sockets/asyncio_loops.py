@@ -27,7 +27,7 @@ from pytest_resilience.interceptors.async_waiting import Wait
 from pytest_resilience.interceptors.async_waiting import pause
 from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
-from pytest_resilience.interceptors.sockets.host_names import HostNames
+from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.trio import TrioSockets
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.patching import Patches

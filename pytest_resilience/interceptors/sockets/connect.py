@@ -24,8 +24,8 @@ from pytest_resilience.interceptors.foreign_objects import is_a
 from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
-from pytest_resilience.interceptors.sockets.host_names import HostNames
-from pytest_resilience.interceptors.sockets.host_names import is_literal
+from pytest_resilience.interceptors.sockets.peer_names import HostNames
+from pytest_resilience.interceptors.sockets.peer_names import is_literal
 from pytest_resilience.interceptors.sockets.socket_classes import green_module
 from pytest_resilience.interceptors.sockets.stand_ins import StandIns
 from pytest_resilience.patching import Patches

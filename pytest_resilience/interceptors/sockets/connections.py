@@ -26,7 +26,7 @@ from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.parsing.http_requests import RequestReader
 from pytest_resilience.chaos.request_stream import after
 from pytest_resilience.chaos.response_stream import ResponseStream
-from pytest_resilience.interceptors.sockets.host_names import HostNames
+from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.self_pairs import SelfPairs
 from pytest_resilience.interceptors.sockets.self_pairs import is_made_here
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue

@@ -43,7 +43,7 @@ from pytest_resilience.interceptors.sockets.datagram_endpoint import FastestCloc
 from pytest_resilience.interceptors.sockets.datagram_endpoint import Peer
 from pytest_resilience.interceptors.sockets.datagram_endpoint import PeerKey
 from pytest_resilience.interceptors.sockets.datagram_endpoint import peer_key
-from pytest_resilience.interceptors.sockets.host_names import is_literal
+from pytest_resilience.interceptors.sockets.peer_names import is_literal
 from pytest_resilience.interceptors.sockets.socket_calls import Datagram
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramArguments
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage

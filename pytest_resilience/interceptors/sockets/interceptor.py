@@ -43,10 +43,10 @@ from pytest_resilience.interceptors.sockets.connect import NameResolution
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.connections import TcpConnection
 from pytest_resilience.interceptors.sockets.datagrams import DatagramSockets
-from pytest_resilience.interceptors.sockets.host_names import HostNameHooks
-from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.http2 import Http2Streams
 from pytest_resilience.interceptors.sockets.outages import Outages
+from pytest_resilience.interceptors.sockets.peer_names import HostNameHooks
+from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.receive import Receiver
 from pytest_resilience.interceptors.sockets.send import PartitionedSends
 from pytest_resilience.interceptors.sockets.send import Sender

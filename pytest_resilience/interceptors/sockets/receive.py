@@ -14,7 +14,7 @@ import time
 
 from typing import Any
 
-from pytest_resilience.chaos import endings
+from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CLOSE
 from pytest_resilience.chaos.response_stream import CloseConnection
@@ -155,7 +155,7 @@ class Receiver:
         """This side takes no more: whoever is held goes on, as the kernel wakes who waits."""
         self.polled.forget(connection)
         connection.inbound.ended.set()
-        endings.tell()
+        experiment_ends.tell()
         if connection in self.nonblocking.readiness.held:
             self.nonblocking.readiness.release(connection)
             connection.give_up_response()

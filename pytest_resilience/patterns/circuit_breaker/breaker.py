@@ -36,7 +36,7 @@ from pytest_resilience.patterns.circuit_breaker.wrappers import go_on
 from pytest_resilience.patterns.circuit_breaker.wrappers import run_coroutine
 from pytest_resilience.patterns.circuit_breaker.wrappers import start
 from pytest_resilience.patterns.circuit_breaker.wrappers import wrap
-from pytest_resilience.patterns.frames import EnteredBlocks
+from pytest_resilience.patterns.entered_blocks import EnteredBlocks
 
 
 __all__ = ["CircuitBreaker"]

@@ -118,7 +118,7 @@ def test_block_in_a_loop(chaos, monkeypatch):
         )
         await process.stdout.readline()
         waits = []
-        from pytest_resilience.interceptors.children.host import Host
+        from pytest_resilience.interceptors.children.parent import Host
         original = Host._wait
         def wait(*args):
             waits.append(asyncio._get_running_loop())

@@ -12,8 +12,8 @@ from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
-from pytest_resilience.interceptors.sockets.host_names import HostNames
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.patching import Patches
 
 

@@ -23,7 +23,7 @@ from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.sockets import connections
 from pytest_resilience.interceptors.sockets import socket_classes
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
-from pytest_resilience.interceptors.sockets.host_names import HostNames
+from pytest_resilience.interceptors.sockets.peer_names import HostNames
 
 
 ELSEWHERE = "elsewhere.example"

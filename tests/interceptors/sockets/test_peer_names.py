@@ -9,10 +9,10 @@ import pytest
 
 from pytest_resilience import ChaosExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.interceptors.sockets.host_names import HostNames
-from pytest_resilience.interceptors.sockets.host_names import addresses_in
-from pytest_resilience.interceptors.sockets.host_names import is_literal
 from pytest_resilience.interceptors.sockets.interceptor import SocketInterceptor
+from pytest_resilience.interceptors.sockets.peer_names import HostNames
+from pytest_resilience.interceptors.sockets.peer_names import addresses_in
+from pytest_resilience.interceptors.sockets.peer_names import is_literal
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_tasks_that_run_side_by_side_have_each_asked_for_their_own() -> None:
 
 
 def test_what_was_asked_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_resilience.interceptors.sockets.host_names._MOST_ASKED", 2)
+    monkeypatch.setattr("pytest_resilience.interceptors.sockets.peer_names._MOST_ASKED", 2)
     names = HostNames()
     for number in range(4):
         names.learn(f"{number}.example", f"10.0.0.{number}")
@@ -100,7 +100,7 @@ def test_what_was_asked_long_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_resilience.interceptors.sockets.host_names._MOST", 2)
+    monkeypatch.setattr("pytest_resilience.interceptors.sockets.peer_names._MOST", 2)
     names = HostNames()
 
     def learn() -> None:

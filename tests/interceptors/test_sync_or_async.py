@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.interceptors.steps import run
-from pytest_resilience.interceptors.steps import run_async
+from pytest_resilience.interceptors.sync_or_async import run
+from pytest_resilience.interceptors.sync_or_async import run_async
 
 
 Steps = Generator[str, Any, str]

@@ -16,25 +16,25 @@ from types import FrameType
 from typing import Any
 
 
-__all__ = ["Place", "is_machinery", "locks_of_tasks"]
+__all__ = ["CallSite", "is_machinery", "locks_of_tasks"]
 
 _HERE = os.path.dirname(__file__) + os.sep
 _MACHINERY = frozenset({threading.__file__, queue.__file__, _thread.__name__})
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CallSite:
     """A line, which keeps nothing alive but its code."""
 
     code: CodeType
     line: int
 
     @classmethod
-    def of(cls, frame: FrameType) -> Place:
+    def of(cls, frame: FrameType) -> CallSite:
         return cls(frame.f_code, frame.f_lineno)
 
     @classmethod
-    def here(cls) -> Place:
+    def here(cls) -> CallSite:
         """Where what waits was called from: not in this package, nor where locks are made of."""
         frame: FrameType | None = sys._getframe(2)  # noqa: SLF001  # inspect is 100 times slower
         outermost = frame
@@ -48,7 +48,7 @@ class Place:
         return f"{self.code.co_filename}:{self.line} in {self.code.co_name}"
 
 
-locks_of_tasks: weakref.WeakKeyDictionary[Any, tuple[Place, Any, Place | None]] = (
+locks_of_tasks: weakref.WeakKeyDictionary[Any, tuple[CallSite, Any, CallSite | None]] = (
     weakref.WeakKeyDictionary()
 )
 """Of each lock of asyncio where it was made, the task that holds it, and where that took it."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_resilience.interceptors.children.host import Host
+from pytest_resilience.interceptors.children.parent import Host
 
 
 @pytest.fixture
