@@ -32,9 +32,9 @@ from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import deafen
 from pytest_resilience.interceptors.sockets.socket_classes import hear
 from pytest_resilience.native.redirects import Asked
-from pytest_resilience.native.redirects import Redirect
 from pytest_resilience.native.redirects import Redirects
 from pytest_resilience.native.redirects import is_mapped
+from pytest_resilience.native.redirects import loopback_family
 from pytest_resilience.native.slots import Call
 from pytest_resilience.proxy.addresses import SocketAddress
 
@@ -106,7 +106,8 @@ class NativeConnects:
                 effects.hold_a_call(effect)
             error = effect.error(names[0])
             if error is not None:
-                return _fail(_code(error, errno.ECONNREFUSED))
+                code = _code(error, errno.ECONNREFUSED)
+                return _failed(proceed, descriptor, server, code)
         asked = Asked(
             server=server,
             operation=operation,
@@ -125,9 +126,9 @@ class NativeConnects:
                 redirect.connected(math.inf if blocking else _PATIENCE)
             except OSError as error:
                 self.redirects.cancel(redirect)
-                return _fail(error.errno or errno.ECONNREFUSED)
-        where = _written(redirect, asked.server)
-        code = proceed(descriptor, ctypes.addressof(where), len(where))
+                code = error.errno or errno.ECONNREFUSED
+                return _failed(proceed, descriptor, asked.server, code)
+        code = _proceed_to(redirect.address.port, proceed, descriptor, asked.server)
         found = ctypes.get_errno()
         if code and found not in {errno.EINPROGRESS, errno.EINTR}:
             self.redirects.cancel(redirect)
@@ -154,9 +155,19 @@ def _code(error: Exception, otherwise: int) -> int:
     return code if isinstance(code, int) else otherwise
 
 
-def _fail(code: int) -> int:
+def _failed(proceed: Call, descriptor: int, server: SocketAddress, code: int) -> int:
+    """A refusal is a real one: a client that does not block learns of it later, from a poll."""
+    if code == errno.ECONNREFUSED:
+        with contextlib.suppress(OSError), effects.nobody_there(loopback_family(server)) as nobody:
+            return _proceed_to(nobody[1], proceed, descriptor, server)
     ctypes.set_errno(code)
     return -1
+
+
+def _proceed_to(port: int, proceed: Call, descriptor: int, server: SocketAddress) -> int:
+    """Connect to a port on loopback what was about to connect to `server`."""
+    where = _written(port, server)
+    return proceed(descriptor, ctypes.addressof(where), len(where))
 
 
 def _is_new_tcp(descriptor: int) -> bool:
@@ -184,9 +195,8 @@ def _read(address: int, length: int) -> SocketAddress | None:
     return None
 
 
-def _written(redirect: Redirect, server: SocketAddress) -> Any:
-    """The address of a redirect, for a socket that was about to connect to `server`."""
-    port = redirect.address.port
+def _written(port: int, server: SocketAddress) -> Any:
+    """A port on loopback as C has it, for a socket that was about to connect to `server`."""
     if server.family == socket.AF_INET:
         raw = _V4.pack(port, socket.inet_aton("127.0.0.1"))
     else:

@@ -42,7 +42,7 @@ from pytest_resilience.proxy.endpoint import Endpoint
 from pytest_resilience.proxy.event_loop import EventLoop
 
 
-__all__ = ["Asked", "Redirect", "Redirects"]
+__all__ = ["Asked", "Redirect", "Redirects", "is_mapped", "loopback_family"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +73,8 @@ class Redirect(Acceptor):
         self._server: socket.SocketType | None = None
         self._client: Connection | None = None
         self._outcome = queue.SimpleQueue[OSError | None]()
-        where = asked.server
-        host = "::1" if where.family == socket.AF_INET6 and not is_mapped(where) else "127.0.0.1"
-        family = socket.AF_INET6 if host == "::1" else socket.AF_INET
+        where, family = asked.server, loopback_family(asked.server)
+        host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
         server = Server(Address(*where.sockaddr[:2]), (where,))
         listen = SocketAddress(family, (host, 0))
         super().__init__(server, listen, enabled=True, loop=loop, engine=engine, seed=0)
@@ -241,3 +240,9 @@ class Redirects:
 def is_mapped(address: SocketAddress) -> bool:
     """Whether it is one of IPv4, written as one of IPv6."""
     return str(address.sockaddr[0]).startswith("::ffff:")
+
+
+def loopback_family(server: SocketAddress) -> socket.AddressFamily:
+    """Of an address on loopback, for a socket that was about to connect to `server`."""
+    is_v6 = server.family == socket.AF_INET6 and not is_mapped(server)
+    return socket.AF_INET6 if is_v6 else socket.AF_INET

@@ -29,21 +29,31 @@ def _loaded(name: str) -> str:
 
 
 class Client:
-    """A blocking connection of OpenSSL's. Raises OSError where C says errno."""
+    """A connection of OpenSSL's. Raises OSError where C says errno."""
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL(_loaded("libcrypto.so"), use_errno=True)
         self._library.BIO_new_connect.restype = ctypes.c_void_p
         self._bio: ctypes.c_void_p | None = None
 
+    def begin(self, host: str, port: int) -> int:
+        """Begin a connect and do not wait for it; the number of the descriptor."""
+        self._new(host, port)
+        self._library.BIO_ctrl(self._bio, 102, 1, None)  # BIO_set_nbio
+        self._library.BIO_ctrl(self._bio, 101, 0, None)  # BIO_do_connect
+        return self.number()
+
     def connect(self, host: str, port: int) -> None:
-        self._bio = ctypes.c_void_p(self._library.BIO_new_connect(f"{host}:{port}".encode()))
+        self._new(host, port)
         ctypes.set_errno(0)
         connected = self._library.BIO_ctrl(self._bio, 101, 0, None)  # BIO_do_connect
         if connected <= 0:
             code = ctypes.get_errno()
             self.close()
             raise OSError(code, os.strerror(code))
+
+    def _new(self, host: str, port: int) -> None:
+        self._bio = ctypes.c_void_p(self._library.BIO_new_connect(f"{host}:{port}".encode()))
 
     def ask(self, request: bytes) -> bytes:
         """Send it; what comes at once, empty for EOF."""

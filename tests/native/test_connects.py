@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import select
 import socket
 import struct
 import threading
@@ -139,6 +140,22 @@ def test_what_is_kept_is_closed_by_a_service_that_goes_down(
     with inject("network_failure", mode="down", rate=1):
         assert client.ask(b"") == b""  # EOF
         assert code_of(Client(), port) == errno.ECONNREFUSED
+
+
+def test_who_does_not_block_learns_of_a_refusal_from_a_poll(port: int, inject: Inject) -> None:
+    def told(number: int) -> int:
+        client = Client()
+        with socket.socket(fileno=os.dup(client.begin(HOST, number))) as sock:
+            select.select([], [sock], [])
+            client.close()
+            return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    real = told(free_port())
+    with inject("network_failure", mode="refuse", rate=1) as refused:
+        assert told(port) == real == errno.ECONNREFUSED
+    assert refused.hits == 1
+    with inject("network_latency", delay="1ms"):
+        assert told(free_port()) == real
 
 
 def test_who_asks_again_for_what_has_begun_gets_what_the_kernel_says(

@@ -18,6 +18,7 @@ import socket
 import threading
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 from typing import Protocol
 from typing import TypeAlias
@@ -49,15 +50,15 @@ from pytest_resilience.interceptors.waiting import wait
 
 __all__ = [
     "Receiver", "available", "await_more", "discard", "end", "end_of_stream", "end_once", "fail",
-    "hold_a_call", "hold_before", "hold_sending", "hold_until", "look", "no_room", "nothing_yet",
-    "os_error", "readable", "replay", "reset_by_peer", "send_timed_out", "silenced", "speaks_tls",
-    "take", "timed_out",
+    "hold_a_call", "hold_before", "hold_sending", "hold_until", "look", "no_room", "nobody_there",
+    "nothing_yet", "os_error", "readable", "replay", "reset_by_peer", "send_timed_out", "silenced",
+    "speaks_tls", "take", "timed_out",
 ]  # fmt: skip
 
 _MakeError: TypeAlias = Callable[[], OSError]
 
 _AT_ONCE = 1 << 16  # bytes
-_LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+_LOOPBACK: dict[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
 class Receiver(Protocol):
@@ -307,20 +308,27 @@ def _refuse(sock: socket.socket) -> None:
     Returns only where this cannot be done, as with a socket bound to an outside address.
     """
     __tracebackhide__ = True
+    try:
+        with nobody_there(sock.family) as address:
+            KernelSocket.connect(kernel_socket(sock), address)
+    except ConnectionRefusedError:
+        raise
+    except BlockingIOError:  # it will be
+        if sock.gettimeout() == 0:
+            raise
+    except OSError:
+        return
+
+
+@contextlib.contextmanager
+def nobody_there(family: int) -> Iterator[Any]:
+    """An address on loopback that is held, so that nobody listens there. May raise OSError."""
     with (
         limits_lifted(),
-        contextlib.closing(KernelSocket(sock.family, socket.SOCK_STREAM)) as holder,
+        contextlib.closing(KernelSocket(family, socket.SOCK_STREAM)) as holder,
     ):
-        try:
-            holder.bind((_LOOPBACK[sock.family], 0))  # held, so that nobody listens there
-            KernelSocket.connect(kernel_socket(sock), holder.getsockname())
-        except ConnectionRefusedError:
-            raise
-        except BlockingIOError:  # it will be
-            if sock.gettimeout() == 0:
-                raise
-        except OSError:
-            return
+        holder.bind((_LOOPBACK[family], 0))
+        yield holder.getsockname()
 
 
 def reset_by_peer(sock: socket.socket) -> None:

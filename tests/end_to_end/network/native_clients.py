@@ -152,14 +152,21 @@ def with_pymssql(peer: Peer) -> Iterator[Ask]:
 def with_confluent_kafka(peer: Peer) -> Iterator[Ask]:
     """librdkafka connects again and again, in threads of its own, and keeps messages meanwhile.
 
-    So what became of a message is the answer, but for the first one: there it is also what went
-    wrong with the connection.
+    So what became of a message is the answer; or that the connection is refused, until something
+    was wrong: it may have been kept from then. That is told in words only.
     """
     import confluent_kafka
 
-    errors: list[str] = []
-    producer = confluent_kafka.Producer(
-        {
+    refusals: list[str] = []
+    producer: Any = None
+    well = True
+
+    def note(error: Any) -> None:
+        if "Connection refused" in error.str():
+            refusals.append(error.name())
+
+    def opened() -> Any:
+        settings = {
             "bootstrap.servers": f"{peer.host}:{peer.port}",
             "log_level": 0,
             "retries": 0,
@@ -168,13 +175,16 @@ def with_confluent_kafka(peer: Peer) -> Iterator[Ask]:
             "socket.connection.setup.timeout.ms": max(1000, int(peer.connect_timeout * 1000)),
             "socket.timeout.ms": int(peer.timeout * 1000),
             "request.timeout.ms": int(peer.timeout * 1000),
-            "error_cb": lambda error: errors.append(error.name()),
+            "error_cb": note,
         }
-    )
-    first = True
+        if peer.connect_timeout < 1:  # of which librdkafka has none: it takes that to try again
+            settings["message.timeout.ms"] = 3000
+        return confluent_kafka.Producer(settings)
 
     def ask() -> str:
-        nonlocal first
+        nonlocal producer, well
+        if producer is None:  # it connects at once
+            producer = opened()
         told: list[str] = []
 
         def delivered(error: Any, _message: Any) -> None:
@@ -183,9 +193,9 @@ def with_confluent_kafka(peer: Peer) -> Iterator[Ask]:
         producer.produce("tea", b"a cup", on_delivery=delivered)
         while not told:
             producer.poll(0.01)
-            if first:  # that none is left says the same once more, before or after
-                told += [name for name in errors if name != "_ALL_BROKERS_DOWN"][:1]
-        first = False
+            if well:
+                told += refusals[:1]
+        well = told[0] == "ok"
         return told[0]
 
     yield ask

@@ -54,11 +54,8 @@ _LEFT_OUT = {
 def events_of(client: Client) -> dict[str, Event]:
     if client is MYSQLCLIENT:
         return OF_MYSQL
-    if client is PYMSSQL:
+    if client in {PYMSSQL, CONFLUENT}:
         return OF_SERVICES
-    if client is CONFLUENT:  # which keeps messages where it cannot connect, and says nothing else
-        without = {"down", "not connected"}
-        return {name: event for name, event in OF_SERVICES.items() if name not in without}
     if client in NATIVE_HTTP:
         without = _LEFT_OUT.get(client.name, set())
         return {name: event for name, event in _OF_HTTP.items() if name not in without}
