@@ -502,7 +502,7 @@ def with_websockets(peer: Peer) -> Iterator[Ask]:
             if connection is None:
                 opened = connect(
                     peer.url.replace("http", "ws"),
-                    ssl=peer.tls.client if peer.tls else None,
+                    ssl=peer.tls.client_without_tickets if peer.tls else None,
                     open_timeout=peer.connect_timeout,
                     close_timeout=0.2,
                 )
