@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import stat
 import threading
 
-from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 __all__ = ["LeakedResources", "Snapshot"]
@@ -59,25 +60,34 @@ class Snapshot:
 
     def _compare(self) -> LeakedResources:
         now = _descriptors()
-        kinds = Counter(kind for number, kind in now.items() if self._open.get(number) != kind)
-        sockets = sum(count for kind, count in kinds.items() if kind.startswith("socket:"))
+        opened = [each for number, each in now.items() if self._open.get(number) != each]
+        sockets = sum(each.is_socket for each in opened)
         return LeakedResources(
             threads=len(set(threading.enumerate()) - self._threads),
             sockets=sockets,
-            files=kinds.total() - sockets,
+            files=len(opened) - sockets,
         )
 
 
-def _descriptors() -> dict[int, str]:
+class _Opened(NamedTuple):
+    """What a descriptor stands for."""
+
+    device: int
+    inode: int
+    is_socket: bool
+
+
+def _descriptors() -> dict[int, _Opened]:
     """The open file descriptors; none where that cannot be known."""
     found = {}
     try:
         names = os.listdir("/proc/self/fd")
     except OSError:
         return {}
-    for name in names:
+    for number in map(int, names):
         try:
-            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+            known = os.fstat(number)  # takes a fifth of the time to read the link
         except OSError:  # the one that it took to look
             continue
+        found[number] = _Opened(known.st_dev, known.st_ino, stat.S_ISSOCK(known.st_mode))
     return found

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import socket
 import threading
 
+from pathlib import Path
+
+from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.leaks import Snapshot
 
 
@@ -16,3 +20,17 @@ def test_a_thread_that_is_just_being_started_counts_and_is_not_waited_for() -> N
     finally:
         del threading._limbo[thread]  # type: ignore[attr-defined]
     assert before.leaked().threads == 0
+
+
+def test_sockets_and_files_are_told_apart(tmp_path: Path) -> None:
+    before = Snapshot()
+    with socket.socket(), (tmp_path / "one").open("w"), (tmp_path / "two").open("w"):
+        assert before.leaked() == LeakedResources(sockets=1, files=2)
+    assert before.leaked() == LeakedResources()
+
+
+def test_a_file_that_was_open_before_is_no_leak_by_another_name(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w"):
+        before = Snapshot()
+        (tmp_path / "log").rename(tmp_path / "log.1")
+        assert before.leaked() == LeakedResources()
