@@ -100,6 +100,12 @@ class ActiveExperiment:
         """Of what it draws."""
         return self._draws.seed
 
+    def after_fork(self) -> None:
+        """This process is a child that was forked."""
+        self.counts.after_fork()
+        if self.counted is not None and self.counted.connections is not None:
+            self.counted.connections.forget()
+
     def reseed(self, seed: int) -> None:
         """Draw from another seed from now on: this process is a child, and has its own."""
         self._draws = Stream(seed)

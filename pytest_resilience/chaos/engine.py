@@ -225,7 +225,7 @@ class Engine:
     def after_fork(self) -> None:
         """This process is the child."""
         for active_experiment in self.active:
-            active_experiment.counts.after_fork()
+            active_experiment.after_fork()
 
     @property
     def kinds(self) -> frozenset[str]:

@@ -36,7 +36,11 @@ _MOST_SHOWN = 20  # lines of them that anybody reads
 
 
 class ConnectionNumbers:
-    """Numbers the connections of each target, in the order in which an experiment meets them."""
+    """Numbers the connections of each target, in the order in which an experiment meets them.
+
+    Those of one process: with the second of each worker of a pool the same happens in every run,
+    which of all workers comes second is left to chance.
+    """
 
     def __init__(self, experiment: ChaosExperiment) -> None:
         self._numbered = [each for each in experiment.targets if each.connections is not None]
@@ -54,6 +58,10 @@ class ConnectionNumbers:
             for target in about:
                 numbers = self._numbers.setdefault(target, {})
                 numbers.setdefault(connection, len(numbers) + 1)
+
+    def forget(self) -> None:
+        """Begin at 1, as in a child, which may have connections of its parent."""
+        self._numbers.clear()
 
     def of(self, target: Target | str, operation: Operation) -> int:
         """The number of the connection among those of `target`; 0 if it has none."""

@@ -4,6 +4,7 @@ import math
 import pickle
 
 from dataclasses import FrozenInstanceError
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from pytest_resilience.chaos.faults.network import Refusal
 from pytest_resilience.chaos.faults.network import Reset
 from pytest_resilience.chaos.faults.network import ResolutionFailure
 from pytest_resilience.chaos.faults.network import Silence
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.types.catalog import SCHEMAS
 
 
@@ -127,6 +130,27 @@ def test_it_may_last_for_ever() -> None:
 def test_every_parameter_says_its_unit_default_and_meaning(kind: ChaosType) -> None:
     for parameter in SCHEMAS[kind].parameters:
         assert all((parameter.unit, parameter.default, parameter.help))
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_what_it_has_found_out_of_operations_is_no_burden_to_children(kind: ChaosType) -> None:
+    given: dict[str, Any] = {"target_services": "x"} if kind is ChaosType.SERVICE_FAILURE else {}
+    takes = {each.name for each in SCHEMAS[kind].parameters}
+    if "target" in takes:
+        given["target"] = "!b:80|a:1-9|[::1]:80|*.c"
+    if "statement" in takes:
+        given["statement"] = "SELECT * FROM tea"
+    used = ChaosExperiment("x", kind, **given)
+    fresh = pickle.dumps(used)
+    for name, each in vars(ChaosExperiment).items():
+        if isinstance(each, cached_property):
+            getattr(used, name)
+    for of in used.kinds:
+        operation = Operation(
+            kind=of, target="a:5", names=("a:5",), sql=SqlDetails(statement="SELECT price FROM tea")
+        )
+        assert used.may_match(operation, None) == pickle.loads(fresh).may_match(operation, None)
+    assert str(pickle.loads(pickle.dumps(used))) == str(used)
 
 
 @pytest.mark.parametrize("mode", ["dns", "dns_not_found"])

@@ -31,7 +31,8 @@ class Target:
     """A `host`, `host:port` or `[v6]:port` pattern with shell globs, case-insensitive.
 
     A port can be a range, `host:8000-8100`. With `#2` behind it is the second connection of those
-    that the rest matches, with `#2-4` one of three. With `!` in front what matches is excluded.
+    that the rest matches, in each process, with `#2-4` one of three. With `!` in front what
+    matches is excluded.
 
     Raises ConfigurationError for a text that no connection could ever match.
 
@@ -133,6 +134,10 @@ class Target:
 
     def __str__(self) -> str:
         return self.text
+
+    def __getstate__(self) -> dict[str, str]:
+        """For a child process: what was found out so far is not to be pickled."""
+        return {"text": self.text}
 
 
 def _range(text: str) -> tuple[int, int] | None:

@@ -20,6 +20,7 @@ from pytest_resilience.chaos.forked_children import watch_forks
 from pytest_resilience.chaos.operation import KINDS
 from pytest_resilience.chaos.seen_operations import UnmatchedOperation
 from pytest_resilience.chaos.shared_settings import limits_lifted
+from pytest_resilience.events import describe
 from pytest_resilience.interceptors.children.child import FAULT
 from pytest_resilience.interceptors.children.child import UNMATCHED
 from pytest_resilience.interceptors.children.child import Mirror
@@ -105,9 +106,11 @@ class _Published:
         self.known[key] = active_experiment
         active_experiment.counts.share(self._host.pages.at(key))
         a = active_experiment
-        # What cannot be pickled is about objects of this process, and of forked ones.
-        with contextlib.suppress(Exception):
+        try:
             self.active[key] = shown(a.experiment, a.seed, a.started_at)
+        except Exception as error:  # it is about objects of this process, and of forked ones
+            name, why = a.experiment.name, describe(error)
+            a.unmatched.advise(f"Only child processes that are forked can meet {name}: {why}.")
 
     def gather(self) -> None:
         """Take in what children have told."""

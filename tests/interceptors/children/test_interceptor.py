@@ -233,6 +233,37 @@ def test_no_number_is_given_twice_to_processes_that_ask_at_once(family: Family) 
         assert sorted(event.number for event in family.events) == [*range(1, 101)]
 
 
+@pytest.mark.parametrize("forked", [True, False], ids=["forked", "started"])
+def test_each_process_numbers_its_own_connections(forked: bool, family: Family) -> None:
+    """The parent has had one when it forks, or starts another."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = server.getsockname()
+        code = f"""
+import socket
+refused = []
+for number in (1, 2, 3):
+    try:
+        socket.create_connection({here!r}).close()
+    except ConnectionRefusedError:
+        refused.append(number)
+"""
+
+        def refused() -> list[int]:
+            names: dict[str, Any] = {}
+            exec(code, names)
+            return list(names["refused"])
+
+        target = f"127.0.0.1:{here[1]}#2"
+        running = family.start("network_failure", mode="refuse", target=target, rate=1)
+        socket.create_connection(here).close()
+        if forked:
+            assert in_fork(lambda: int(refused() == [2])) == 1
+        else:
+            assert run(code=f"{code}\nprint(refused)") == "[2]\n"
+        assert refused() == [1]
+        assert running.hits == 2
+
+
 # --- ends ---
 
 
@@ -581,6 +612,23 @@ def test_what_children_are_spared_is_told(family: Family) -> None:
     with family.failing(children=False) as running:
         run()
     assert "children=False leaves those alone" in str(never_fired(running))
+
+
+def test_an_experiment_that_cannot_leave_this_process_is_told(
+    family: Family, shop: Service
+) -> None:
+    class DeclinedError(Exception):
+        pass
+
+    family.engine.services.add(shop)
+    running = family.start(
+        "service_failure", target_services="stock", exception=DeclinedError, rate=1
+    )
+    run(code="import shop_of_a_child; shop_of_a_child.stock()")
+    running.stop()
+    told = str(never_fired(running))
+    assert "Only child processes that are forked can meet service_failure: " in told
+    assert "DeclinedError" in told
 
 
 def test_an_experiment_that_a_child_cannot_know_is_told(
