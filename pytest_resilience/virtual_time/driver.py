@@ -5,8 +5,12 @@ from __future__ import annotations
 import _thread
 import contextlib
 
+from collections.abc import Iterable
+
 from pytest_resilience.virtual_time.bubble import Bubble
 from pytest_resilience.virtual_time.bubble import Outlook
+from pytest_resilience.virtual_time.c_locks import frame_of
+from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
 from pytest_resilience.virtual_time.stalls import DEADLOCK
 from pytest_resilience.virtual_time.stalls import is_deadlock
 from pytest_resilience.virtual_time.timeline import real_ns
@@ -112,13 +116,17 @@ class Driver:
     def _watch(self) -> float:
         """Somebody runs. Who is blocked in a way that the bubble does not see holds up time."""
         bubble = self._bubble
-        held_up = bubble.turns.ready or bubble.timers.nearest() is not None
-        blocked = bubble.members.blocked() if held_up else None
+        blocked = bubble.members.blocked()
+        if blocked is None:
+            return TICK
         overtaken = bubble.timers.has_last
+        held_up = bubble.turns.ready or bubble.timers.nearest() is not None
+        if not held_up and not self._are_in_locks(blocked):
+            return TICK  # what is real is awaited, and takes its time
         patience = _OVERTAKEN if overtaken else PATIENCE
         # Who is overtaken may hold what others wait for in C, looking for it again and again.
-        seen = None if blocked is None else frozenset(blocked) if overtaken else blocked
-        if seen is None or not self._lasts(("blocked", seen), patience):
+        seen = frozenset(blocked) if overtaken else blocked
+        if not self._lasts(("blocked", seen), patience):
             return TICK
         if overtaken and not bubble.turns.ready:
             bubble.wake_due(bubble.elapsed.read())
@@ -127,6 +135,13 @@ class Driver:
         elif not overtaken:
             bubble.fail("a thread of the test is blocked where virtual time cannot see it")
         return TICK
+
+    def _are_in_locks(self, blocked: Iterable[int]) -> bool:
+        """Whether all wait for locks in C, which only a thread of this process can release."""
+        if any(thread.is_alive() for thread in self._bubble.members.external):
+            return False
+        frames = [frame for frame in map(frame_of, blocked) if frame is not None]
+        return bool(frames) and all(map(is_in_a_lock_of_c, frames))
 
     def _waits_for_ever(self) -> float:
         """All wait, without a deadline. Only somebody from outside can end that."""

@@ -12,6 +12,8 @@ from typing import Any
 
 from pytest_resilience.stacks import is_library
 from pytest_resilience.stacks import suspended_frames
+from pytest_resilience.virtual_time.c_locks import frame_of
+from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
 from pytest_resilience.virtual_time.call_sites import CallSite
 from pytest_resilience.virtual_time.call_sites import is_machinery
 from pytest_resilience.virtual_time.call_sites import locks_of_tasks
@@ -47,7 +49,10 @@ def report(members: Members, parked: dict[int, Waiter], what: str) -> str:
             state = "waits for the real world"
         else:
             seen = False
-            state = "NOT WAITING HERE: it runs, or is blocked"
+            frame = frame_of(ident)
+            in_lock = frame is not None and is_in_a_lock_of_c(frame)
+            what_else = "blocked in a lock of C" if in_lock else "it runs, or is blocked"
+            state = f"NOT WAITING HERE: {what_else}"
         lines.append(f"  {_name(member)}: {state}, {where(ident)}{_held(waiter, members)}")
         lines += [f"    {task}" for task in _told_tasks(ident)]
     told = "\n".join(lines if seen else [*lines, _WHAT_TO_DO])
@@ -95,13 +100,9 @@ def is_deadlock(parked: dict[int, Waiter]) -> bool:
     return False
 
 
-def _frame_of(ident: int) -> FrameType | None:
-    return sys._current_frames().get(ident)  # noqa: SLF001  # there is no other way
-
-
 def where(ident: int) -> str:
     """`at file:line in function`, of the project's own code if there is any."""
-    frame, outside = _frame_of(ident), None
+    frame, outside = frame_of(ident), None
     innermost = frame
     while frame is not None and is_library(frame.f_code.co_filename):
         if outside is None and not is_machinery(frame.f_code.co_filename):
@@ -113,7 +114,7 @@ def where(ident: int) -> str:
 
 def _tasks(ident: int) -> list[Any]:
     """The tasks of the loop that runs in a thread, as they were made."""
-    frame, asyncio = _frame_of(ident), sys.modules.get("asyncio")
+    frame, asyncio = frame_of(ident), sys.modules.get("asyncio")
     while frame is not None and frame.f_code.co_name != "_run_once":
         frame = frame.f_back
     if frame is None or asyncio is None:

@@ -379,7 +379,7 @@ def test_a_module_level_lock_that_is_held_over_a_wait_is_named(suite: pytest.Pyt
     result.stdout.fnmatch_lines(
         [
             "E *ClockStalledError: a thread of the test is blocked where virtual time cannot see*",
-            "E *holder *: NOT WAITING HERE: it runs, or is blocked, at *_named.py:* in hold",
+            "E *holder *: NOT WAITING HERE: blocked in a lock of C, at *_named.py:* in hold",
             "E *make the lock in the test, give every test virtual time (--virtual-time, *",
         ]
     )

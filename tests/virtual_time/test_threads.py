@@ -393,23 +393,88 @@ def test_who_lets_others_go_first_holds_up_nobody_for_long(tmp_path: Path) -> No
 
 
 def test_who_is_blocked_in_c_is_named() -> None:
-    import _thread
-
-    old = _thread.allocate_lock()
-    old.acquire()
+    ours, theirs = os.pipe()
 
     def stuck() -> None:
-        old.acquire()
+        os.read(ours, 1)
 
     with VirtualClock() as clock:
         [thread] = start(stuck)
         with pytest.raises(ClockStalledError, match="blocked where virtual time cannot") as caught:
             time.sleep(60)
         assert clock.elapsed == 0
-        old.release()
+        os.write(theirs, b"x")
         thread.join()
     assert f"NOT WAITING HERE: it runs, or is blocked, at {HERE}" in str(caught.value)
     assert "in stuck" in str(caught.value)
+    os.close(ours)
+    os.close(theirs)
+
+
+class Old:
+    """What is older than any clock of a test."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.rlock = threading.RLock()
+        self.condition = threading.Condition()
+        self.queue = queue.SimpleQueue[int]()
+        self.locks = [threading.Lock()]
+
+
+def enter(context: Any) -> None:
+    with context:
+        pass
+
+
+OLD_WAITS: dict[str, Callable[[Old], object]] = {
+    "lock": lambda old: old.lock.acquire(timeout=60),
+    "with": lambda old: enter(old.lock),
+    "rlock": lambda old: old.rlock.acquire(timeout=60),
+    "rlock with": lambda old: enter(old.rlock),
+    "condition": lambda old: enter(old.condition),
+    "condition acquire": lambda old: old.condition.acquire(timeout=60),
+    "queue": lambda old: old.queue.get(timeout=60),
+    "by number": lambda old: old.locks[0].acquire(timeout=60),
+}
+
+
+@pytest.mark.parametrize("wait", OLD_WAITS.values(), ids=OLD_WAITS)
+def test_who_waits_for_an_old_lock_is_named_though_nobody_waits_for_time(
+    wait: Callable[[Old], object],
+) -> None:
+    old = Old()
+    for lock in (old.lock, old.rlock, old.condition, old.locks[0]):
+        lock.acquire()
+    with VirtualClock() as clock:
+        [thread] = start(lambda: wait(old))
+        with pytest.raises(ClockStalledError, match="blocked where virtual time cannot") as caught:
+            thread.join()
+        for lock in (old.lock, old.rlock, old.condition, old.locks[0]):
+            lock.release()
+        old.queue.put(1)
+        thread.join()
+        assert clock.elapsed == 0
+    assert f"NOT WAITING HERE: blocked in a lock of C, at {HERE}" in str(caught.value)
+
+
+def test_who_waits_for_an_old_lock_in_the_thread_of_the_test_is_named_in_the_end() -> None:
+    old, event = threading.Lock(), threading.Event()
+    old.acquire()
+
+    def hold() -> None:
+        try:
+            event.wait()
+        finally:
+            old.release()
+
+    def wait() -> None:
+        with VirtualClock():
+            start(hold)
+            assert old.acquire(timeout=60)
+
+    with pytest.raises(ClockStalledError, match=f"MainThread.* in a lock of C, at {HERE}"):
+        wait()
 
 
 def test_threads_that_end_soon_are_waited_for() -> None:

@@ -1,0 +1,80 @@
+"""Waits for locks in C, which are older than the clock: they cannot be parks, but can be told."""
+
+from __future__ import annotations
+
+import _queue
+import _thread
+import ast
+import itertools
+import linecache
+import sys
+
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+
+__all__ = ["frame_of", "is_in_a_lock_of_c"]
+
+# As they are now: with a clock others are made by these names.
+_IN_C = (_thread.LockType, _thread.RLock, _queue.SimpleQueue)
+
+
+def frame_of(ident: int) -> FrameType | None:
+    """The innermost one of a thread; None if it has ended."""
+    return sys._current_frames().get(ident)  # noqa: SLF001  # there is no other way
+
+
+def is_in_a_lock_of_c(frame: FrameType) -> bool:
+    """Whether what a blocked thread's innermost frame calls or enters is a lock or queue in C.
+
+    As far as its line leads there by names, and by what is called `acquire`.
+    """
+    place = next(itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None))
+    called = _called(frame.f_code.co_filename, *place)
+    return any(_leads_to_a_lock_of_c(each, frame) for each in called)
+
+
+def _leads_to_a_lock_of_c(called: ast.expr, frame: FrameType) -> bool:
+    names: list[str] = []
+    owner = called
+    while isinstance(owner, ast.Attribute):
+        names.insert(0, owner.attr)
+        owner = owner.value
+    if isinstance(owner, ast.Name):
+        found = frame.f_locals.get(owner.id, frame.f_globals.get(owner.id))
+        while names and not isinstance(found, _IN_C) and names[0] in _attributes(found):
+            found = _attributes(found)[names.pop(0)]
+        method_of = getattr(found, "__self__", None), getattr(found, "__objclass__", None)
+        if isinstance(found, _IN_C) or isinstance(method_of[0], _IN_C) or method_of[1] in _IN_C:
+            return True
+        if len(names) < 2:  # all but the method is known
+            return False
+    return isinstance(called, ast.Attribute) and called.attr == "acquire"
+
+
+def _attributes(owner: Any) -> Mapping[str, Any]:
+    """Those that can be read without running anything."""
+    return getattr(owner, "__dict__", {})
+
+
+def _called(
+    file: str, first: int | None, last: int | None, begin: int | None, end: int | None
+) -> list[ast.expr]:
+    """What is called, or entered, at a place in a file, of which `begin` and `end` count bytes."""
+    if first is None or last is None:
+        return []
+    lines = [line.encode() for line in linecache.getlines(file)[first - 1 : last]]
+    if not lines:
+        return []  # there is no source
+    lines[-1] = lines[-1][:end]
+    lines[0] = lines[0][begin:]
+    try:
+        [found] = ast.parse(b"".join(lines)).body
+    except (SyntaxError, ValueError):
+        return []
+    if isinstance(found, ast.With):  # before 3.13 it is where all of it is
+        return [item.context_expr for item in found.items]
+    call = found.value if isinstance(found, ast.Expr) else None
+    called = call.func if isinstance(call, ast.Call) else call
+    return [] if called is None else [called]
