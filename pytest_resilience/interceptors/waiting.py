@@ -16,7 +16,7 @@ from pytest_resilience.clock import MachineClock
 from pytest_resilience.clock import in_trio
 
 
-__all__ = ["SLICE", "until_the_next_look", "wait", "wait_async"]
+__all__ = ["SLICE", "wait", "wait_async", "wait_for_change"]
 
 SLICE = 0.05  # seconds: how soon a wait notices that its experiment is over
 _LATE = 0.0005  # seconds by which the operating system may wake a thread up late
@@ -24,15 +24,23 @@ _SPIN = 0.0001  # seconds: even `sleep(0)` takes that long, so the rest is spun
 _MOST_YIELDS, _MOST_SPINS = 20, 5_000  # on a clock that may stand still
 
 
-def until_the_next_look(rest: float) -> float | None:
-    """How long to wait for a condition, for who waits `rest` seconds, or for experiments to end.
+def wait_for_change(changed: threading.Condition, rest: float) -> None:
+    """Wait until it is notified, `rest` seconds have passed, or an experiment may have ended.
 
-    It is notified when one has ended in this process; in children it has to look. In virtual time
-    there are none. None if only somebody else can end the wait.
+    It is notified when one has ended in this process; in children it is time to look. In virtual
+    time there are none. The lock is held, and given back; at the end nobody needs to notify.
     """
-    if MACHINE_CLOCK.exact_sleep() is None:
-        return min(rest, SLICE)
-    return None if rest == math.inf else rest
+    if MACHINE_CLOCK.exact_sleep() is not None:
+        changed.wait(None if rest == math.inf else rest)
+    elif rest > _LATE:
+        changed.wait(min(rest - _LATE, SLICE))
+    else:
+        changed.release()
+        try:
+            due = MACHINE_CLOCK.monotonic() + rest
+            _sleep_exactly(MACHINE_CLOCK, MACHINE_CLOCK.sleep, due, rest)
+        finally:
+            changed.acquire()
 
 
 def wait(

@@ -15,6 +15,7 @@ from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.interceptors.waiting import wait_async
+from pytest_resilience.interceptors.waiting import wait_for_change
 from pytest_resilience.virtual_time.clock import VirtualClock
 
 
@@ -126,3 +127,20 @@ def test_it_is_told_in_virtual_time_when_it_is_over(in_a_task: bool, seconds: fl
             taken = wait(MACHINE_CLOCK, seconds, lambda: left[0])
         timer.join()
         assert (taken, clock.elapsed) == (10, 10)
+
+
+def test_a_change_can_be_made_while_it_is_awaited_until_it_is_due() -> None:
+    changed, made = threading.Condition(), threading.Event()
+    due = MACHINE_CLOCK.monotonic() + 0.002
+
+    def change() -> None:
+        with changed:
+            made.set()
+
+    other = threading.Thread(target=change)
+    with changed:
+        other.start()  # which goes on only while this one waits
+        while (rest := due - MACHINE_CLOCK.monotonic()) > 0 or not made.is_set():
+            wait_for_change(changed, max(0.0, rest))
+        changed.notify()  # which is refused to who has not the lock back
+    other.join()

@@ -50,8 +50,8 @@ from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
-from pytest_resilience.interceptors.waiting import until_the_next_look
 from pytest_resilience.interceptors.waiting import wait
+from pytest_resilience.interceptors.waiting import wait_for_change
 from pytest_resilience.locks import fork_safe
 
 
@@ -464,7 +464,7 @@ class DatagramSockets:
                 rest = min(each.due for each in waiting) - self._clock.now()
                 rest = min(rest, self._until_an_end())
                 if rest > 0:
-                    self._changed.wait(until_the_next_look(rest))
+                    wait_for_change(self._changed, rest)
                 now = self._clock.now()
                 for each in waiting:
                     self._advance(each, now, ended=True)

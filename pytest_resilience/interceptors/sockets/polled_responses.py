@@ -56,7 +56,7 @@ class PolledResponses:
         self._over = self._lingers = False
 
     def expect(self, sock: socket.socket, connection: TcpConnection) -> None:
-        """A request is about to be sent, and its response may be polled for."""
+        """A request is about to be sent, and its response may be polled for: `watch` then."""
         late, strikes = self._possible()
         if (
             not (late or strikes)
@@ -68,6 +68,15 @@ class PolledResponses:
             return
         with self._changed:
             self.awaited[connection] = _Awaited(sock, connection, late=late, strikes=strikes)
+
+    def watch(self) -> None:
+        """It was sent: look after it.
+
+        Not before, where the thread would take its turn, and the request be late.
+        """
+        if not self.awaited:
+            return
+        with self._changed:
             self._watch()
 
     def forget(self, connection: TcpConnection, *, asks: bool = False) -> None:

@@ -39,7 +39,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import hear
 from pytest_resilience.interceptors.sockets.socket_classes import lower_mark
 from pytest_resilience.interceptors.sockets.socket_classes import raise_mark
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
-from pytest_resilience.interceptors.waiting import until_the_next_look
+from pytest_resilience.interceptors.waiting import wait_for_change
 from pytest_resilience.locks import fork_safe
 
 
@@ -324,7 +324,7 @@ class Readiness:
                     self._watcher = None
                     return
                 rest = min(min(held.rest, held.stream.left()) for held in waiting)
-                self._changed.wait(until_the_next_look(max(rest, 0.0)))
+                wait_for_change(self._changed, rest)
 
 
 class _Held:

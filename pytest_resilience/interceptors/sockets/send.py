@@ -81,12 +81,8 @@ class Sender:
     def send(self, sock: socket.socket, connection: TcpConnection, call: SocketCall) -> Any:
         """Do `call`, of one of the socket's sending methods."""
         __tracebackhide__ = True
-        turn, inbound = connection.turn, connection.inbound
-        stream = inbound.stream
-        ended = stream is not None and (stream.is_replaced or stream.is_reset)
-        if ended and not inbound.eof_received:
-            inbound.stream = None
-            effects.reset_by_peer(sock)  # an injected response said that it would close
+        turn = connection.turn
+        _end_replaced(sock, connection)
         message = beginning(call.args[1] if len(call.args) > 1 else b"")
         blocking = sock.gettimeout() != 0
         before = turn.receiving
@@ -108,7 +104,11 @@ class Sender:
         except OSError:
             turn.receiving = before  # nothing new has been asked
             raise
-        turn.sent_at = self._engine.clock.monotonic()
+        else:
+            turn.sent_at = self._engine.clock.monotonic()
+        finally:
+            if blocking:
+                self._receiver.polled.watch()
         if not blocking:
             connection.sent(message, turn.sent_at)
             self._loops.sent(turn.sent_at)
@@ -394,3 +394,13 @@ class PartitionedSends:
         if sock is None or not queue.watched or not queue.messages:
             return False
         return self._is_kept(sock, connection) or sock.gettimeout() == 0
+
+
+def _end_replaced(sock: socket.socket, connection: TcpConnection) -> None:
+    """Let a connection be reset whose injected response said that it would close."""
+    inbound = connection.inbound
+    stream = inbound.stream
+    ended = stream is not None and (stream.is_replaced or stream.is_reset)
+    if ended and not inbound.eof_received:
+        inbound.stream = None
+        effects.reset_by_peer(sock)
