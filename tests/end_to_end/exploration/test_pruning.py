@@ -1,0 +1,86 @@
+"""What is left out as known would have changed no verdict: of the shop's bugs, and of the examples.
+
+Of the shop those that take less than a second, for each is explored twice.
+"""
+
+from __future__ import annotations
+
+import json
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.ahead import ROOT
+from tests.ahead import Command
+from tests.ahead import finished
+from tests.ahead import runs_job
+from tests.end_to_end.exploration.test_seeded_shop import BUGS
+from tests.end_to_end.exploration.test_seeded_shop import SHOP
+
+
+BOTH = """
+import subprocess, sys
+for report, *more in ({pruned!r},), ({whole!r}, "--no-prune"):
+    command = [sys.executable, "-m", "pytest", *{args!r}, *more, f"--resilience-report={{report}}"]
+    subprocess.run(command, check=False)
+"""
+QUICK = ("test_total", "test_rate", "test_invoice", "test_description")
+# Those that have no chaos of their own, and do something.
+OF_EXAMPLES = ("on_a_good_day", "leaves_the_database_alone", "the_other_way_round", "keep_to_their")
+
+Cell = tuple[str, str]  # the test, and where what happens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExploringTwice:
+    """Some tests of a folder or a file, with what is known left out, and with all of it."""
+
+    tests: Path
+    keywords: tuple[str, ...]
+
+    def write(self, folder: Path) -> Command:
+        args = [
+            str(self.tests), "-k", " or ".join(self.keywords), "--chaos-explore",
+            f"--basetemp={folder / 'temporary'}", "-Wignore::ResourceWarning",
+            "-Wignore::pytest.PytestUnraisableExceptionWarning",
+        ]  # fmt: skip
+        reports = {name: str(folder / f"{name}.json") for name in ("pruned", "whole")}
+        return Command(args=("-c", BOTH.format(args=args, **reports)), cwd=ROOT)
+
+
+def verdicts(report: Path) -> dict[Cell, str]:
+    cells = json.loads(report.read_text())["cells"]
+    return {(each["test"], each["experiment"]): each["verdict"] for each in cells}
+
+
+def both_ways(request: pytest.FixtureRequest) -> tuple[dict[Cell, str], dict[Cell, str]]:
+    """The verdicts with what is known left out, and of all; after they are the same."""
+    folder = finished(request)
+    pruned, whole = (verdicts(folder / f"{name}.json") for name in ("pruned", "whole"))
+    assert {cell: whole.get(cell) for cell in pruned} == pruned
+    more = {(test, name): whole[test, name] for test, name in whole.keys() - pruned.keys()}
+    assert more
+    # A fault that stays, where that is the same run as the one in which it happens once.
+    once = {(test, name): whole[test, name.replace("+=", "=")] for test, name in more}
+    assert more == once
+    return pruned, whole
+
+
+@runs_job(ExploringTwice(tests=SHOP, keywords=QUICK))
+def test_of_the_shop(request: pytest.FixtureRequest) -> None:
+    pruned, _ = both_ways(request)
+    for name in QUICK:
+        found = {verdict for (test, _), verdict in pruned.items() if f"{name}[seeded]" in test}
+        assert BUGS[name] in found
+
+
+@runs_job(ExploringTwice(tests=ROOT / "examples", keywords=OF_EXAMPLES))
+def test_of_the_examples_which_hold(request: pytest.FixtureRequest) -> None:
+    pruned, whole = both_ways(request)
+    assert {test.rpartition("::")[2] for test, _ in pruned} >= {
+        "test_on_a_good_day", "test_an_api_that_is_full_leaves_the_database_alone",
+        "test_and_the_other_way_round", "test_uploads_keep_to_their_rate",
+    }  # fmt: skip
+    assert set(whole.values()) <= {"survived", "degraded"}
