@@ -687,6 +687,67 @@ def test_in_virtual_time_waits_cost_nothing_and_a_deadlock_is_told_with_its_plac
     ])  # fmt: skip
 
 
+def test_in_virtual_time_a_hang_is_known_at_once_whatever_it_waits_for(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile("""
+        import asyncio
+        import queue
+        import socket
+        import threading
+        import pytest
+
+        pytestmark = pytest.mark.chaos_explore(faults="permission_denied", depth=1)
+
+        @pytest.fixture
+        def answers(tmp_path):
+            path = tmp_path / "note.txt"
+            path.write_text("5")
+
+            def ask():
+                try:
+                    return path.read_text()
+                except OSError:
+                    return None
+
+            return ask
+
+        def test_socket(answers):
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                if answers():
+                    theirs.send(b"x")
+                ours.recv(1)
+
+        def test_asyncio(answers):
+            async def main():
+                done = asyncio.Event()
+                if answers():
+                    done.set()
+                await done.wait()
+
+            asyncio.run(main())
+
+        def test_queue(answers):
+            found = queue.Queue()
+            if answers():
+                found.put(True)
+            found.get()
+    """)
+    result = run(pytester, "--virtual-time")
+    result.assert_outcomes(failed=3)
+    told = "hang: *every thread of the test waits*"
+    result.stdout.fnmatch_lines([
+        told,
+        "*MainThread (the test): waits in receive for ever, at *.py:* in test_socket",
+        told,
+        "*MainThread (the test): waits in select for ever, *",
+        "*Task 1 (main): waits, at *.py:* in main*",
+        told,
+        "*MainThread (the test): waits in lock for ever, at *.py:* in test_queue*",
+    ])  # fmt: skip
+
+
 def test_calls_of_services_are_tried_as_well_and_each_fault_happens(
     pytester: pytest.Pytester,
 ) -> None:
