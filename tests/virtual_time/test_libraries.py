@@ -18,6 +18,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import aiobreaker  # type: ignore[import-untyped]
@@ -29,6 +30,9 @@ import botocore.exceptions
 import botocore.retries.standard
 import circuitbreaker  # type: ignore[import-untyped]
 import httpx
+import limits
+import limits.storage
+import limits.strategies
 import purgatory
 import pybreaker
 import pytest
@@ -43,6 +47,8 @@ import stamina
 import tenacity
 import urllib3.util
 
+from apscheduler.schedulers.asyncio import AsyncIOScheduler  # type: ignore[import-untyped]
+from apscheduler.schedulers.background import BackgroundScheduler  # type: ignore[import-untyped]
 from purgatory.domain.model import OpenedState
 
 from pytest_resilience import StubServer
@@ -258,6 +264,50 @@ def with_aiohttp(stub: StubServer) -> None:
         asyncio.run(get())
 
 
+def with_limits(_: StubServer) -> None:
+    limiter = limits.strategies.MovingWindowRateLimiter(limits.storage.MemoryStorage())
+    one = limits.parse("1/minute")
+    assert limiter.hit(one)
+    time.sleep(59)
+    assert not limiter.hit(one)
+    time.sleep(2)
+    assert limiter.hit(one)
+
+
+def runs_each_minute_of_an_hour(scheduler: Any, began: float, done: Callable[[], object]) -> None:
+    """`done` is called when it has run 60 times, each at its second."""
+    ran: list[float] = []
+
+    def run() -> None:
+        ran.append(time.monotonic() - began)
+        if ran == [60 * (number + 1) for number in range(60)]:
+            done()
+
+    scheduler.add_job(run, "interval", minutes=1)
+    scheduler.start()
+
+
+def with_apscheduler(_: StubServer) -> None:
+    scheduler, done = BackgroundScheduler(timezone="UTC"), threading.Event()
+    runs_each_minute_of_an_hour(scheduler, time.monotonic(), done.set)
+    assert done.wait(7200)
+    scheduler.shutdown()
+
+
+def with_apscheduler_in_a_task(_: StubServer) -> None:
+    async def main() -> None:
+        scheduler, done = AsyncIOScheduler(timezone="UTC"), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        runs_each_minute_of_an_hour(
+            scheduler, time.monotonic(), lambda: loop.call_soon_threadsafe(done.set)
+        )
+        async with asyncio.timeout(7200):
+            await done.wait()
+        scheduler.shutdown()
+
+    asyncio.run(main())
+
+
 TRIALS: list[tuple[str, str, float, Trial]] = [
     ("tenacity", "five waits of 1, 2, 4, 8 and 16 s", 31, with_tenacity),
     ("tenacity", "the same in a task", 31, with_tenacity_in_a_task),
@@ -285,6 +335,9 @@ TRIALS: list[tuple[str, str, float, Trial]] = [
     ("SQLAlchemy", "`pool_recycle=60`: kept at 59 s, new at 61 s", 61, with_sqlalchemy),
     ("httpx", "`timeout=5`", 5, with_httpx),
     ("httpx", "`timeout=5` in a task", 5, with_httpx_in_a_task),
+    ("limits", "1 in a minute: refused at 59 s, taken at 61 s", 61, with_limits),
+    ("APScheduler", "a job every minute, 60 times", 3600, with_apscheduler),
+    ("APScheduler", "the same in a task", 3600, with_apscheduler_in_a_task),
     ("aiohttp", "`ClientTimeout(total=4)`; from 5 s on it rounds up by itself", 4, with_aiohttp),
 ]
 
