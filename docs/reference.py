@@ -183,6 +183,7 @@ _GIVEN = (
     "pytest_resilience.chaos.active_experiment.ActiveExperiment",
     "pytest_resilience.proxy.proxy.ChaosProxy",
     "pytest_resilience.plugin.fixtures.responses.ChaosResponses",
+    "pytest_resilience.plugin.fixtures.schedules.ChaosSchedules",
     "pytest_resilience.plugin.fixtures.sqlite.SqliteChaos",
     "pytest_resilience.plugin.fixtures.postgres.PostgresChaos",
     "pytest_resilience.plugin.fixtures.chaos.ProxyFactory",

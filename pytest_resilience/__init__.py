@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from pytest_resilience.errors import UnavailableError as UnavailableError
     from pytest_resilience.errors import UnknownNameError as UnknownNameError
     from pytest_resilience.events import Event as Event
+    from pytest_resilience.exploration.search import fault_schedules as fault_schedules
     from pytest_resilience.http_middleware import HostBreakers as HostBreakers
     from pytest_resilience.http_middleware import aiohttp_middleware as aiohttp_middleware
     from pytest_resilience.http_middleware import httpx_async_transport as httpx_async_transport
@@ -122,6 +123,7 @@ if TYPE_CHECKING:
     from pytest_resilience.plugin.fixtures.patterns import RetryFactory as RetryFactory
     from pytest_resilience.plugin.fixtures.postgres import PostgresChaos as PostgresChaos
     from pytest_resilience.plugin.fixtures.responses import ChaosResponses as ChaosResponses
+    from pytest_resilience.plugin.fixtures.schedules import ChaosSchedules as ChaosSchedules
     from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos as SqliteChaos
     from pytest_resilience.plugin.fixtures.stub_server import Stub as Stub
     from pytest_resilience.plugin.fixtures.stub_server import StubRequest as StubRequest
@@ -151,6 +153,7 @@ _HOMES = {
     "ChaosMonkey": "runtime",
     "ChaosProxy": "proxy.proxy",
     "ChaosResponses": "plugin.fixtures.responses",
+    "ChaosSchedules": "plugin.fixtures.schedules",
     "ChaosType": "chaos.experiment",
     "CircuitBreaker": "patterns.circuit_breaker.breaker",
     "CircuitBreakerConfig": "patterns.circuit_breaker.config",
@@ -229,6 +232,7 @@ _HOMES = {
     "Windows": "monkey.schedule",
     "Within": "monkey.steady_state",
     "aiohttp_middleware": "http_middleware",
+    "fault_schedules": "exploration.search",
     "httpx_async_transport": "http_middleware",
     "httpx_transport": "http_middleware",
     "mark": "plugin.mark",

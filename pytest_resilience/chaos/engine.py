@@ -326,15 +326,16 @@ class Engine:
     @contextmanager
     def recording(self, recorder: Recorder) -> Iterator[None]:
         """Let `recorder` note what is done in the block; no fault happens for that."""
+        before = self.recorder
         try:
             self._set_recorder(recorder)
         except Exception:  # the experiment that needs what failed will say so
             recorder.is_complete = False
-            self._set_recorder(None)
+            self._set_recorder(before)
         try:
             yield
         finally:
-            self._set_recorder(None)
+            self._set_recorder(before)
 
     def _set_recorder(self, recorder: Recorder | None) -> None:
         with self._lock:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pytest_resilience.plugin.fixtures.patterns import RetryFactory
     from pytest_resilience.plugin.fixtures.postgres import PostgresChaos
     from pytest_resilience.plugin.fixtures.responses import ChaosResponses
+    from pytest_resilience.plugin.fixtures.schedules import ChaosSchedules
     from pytest_resilience.plugin.fixtures.sqlite import SqliteChaos
     from pytest_resilience.plugin.fixtures.stub_server import StubServer
     from pytest_resilience.runtime import ChaosMonkey
@@ -86,7 +87,9 @@ _MARKERS = (
 _EXPLORE = frozenset({"--chaos-explore", "--resilience-chaos-explore"})
 _DEPTH = 2  # of an exploration that names none
 _EXPLORING = frozenset({"chaos_explore", "chaos_replay"})
-_FIXTURES = frozenset({"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses", "crash_recorder"})
+_FIXTURES = frozenset(
+    {"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses", "chaos_schedules", "crash_recorder"}
+)
 _CLOCK = "virtual_clock"
 _NAMES = _FIXTURES | {_CLOCK}
 _CLOCK_FLAG = "virtual-time"
@@ -255,6 +258,13 @@ def chaos_proxy(request: pytest.FixtureRequest) -> Iterator[ProxyFactory]:
     """Makes proxies for what no interceptor reaches: `chaos_proxy("127.0.0.1:5432").dsn(url)`."""
     with _session(request.config).proxies(request.node) as make:
         yield make
+
+
+@pytest.fixture
+def chaos_schedules(request: pytest.FixtureRequest) -> ChaosSchedules:
+    """Records what a block does, and puts a schedule of faults into another: for Hypothesis."""
+    fixture: ChaosSchedules = _session(request.config).schedules(request.node)
+    return fixture
 
 
 @pytest.fixture

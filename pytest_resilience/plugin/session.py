@@ -45,6 +45,7 @@ from pytest_resilience.runtime import recording_crashes
 if TYPE_CHECKING:
     from pytest_resilience.plugin.fixtures.monkey import SessionMonkeys
     from pytest_resilience.plugin.fixtures.responses import ChaosResponses
+    from pytest_resilience.plugin.fixtures.schedules import ChaosSchedules
     from pytest_resilience.runtime import ChaosMonkey
     from pytest_resilience.runtime import CrashRecording
 
@@ -189,6 +190,12 @@ class ChaosSession:
         from pytest_resilience.plugin.fixtures.responses import ChaosResponses
 
         return ChaosResponses(self._scope(item), self.settings.defaults)
+
+    def schedules(self, item: pytest.Item) -> ChaosSchedules:
+        """The fixture `chaos_schedules` of a test."""
+        from pytest_resilience.plugin.fixtures.schedules import ChaosSchedules
+
+        return ChaosSchedules(self._scope(item), self._engine, item.config)
 
     def _scope(self, item: pytest.Item) -> ChaosScope:
         scope = item.stash.get(_SCOPE, None)

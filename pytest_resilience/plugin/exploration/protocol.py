@@ -32,7 +32,9 @@ __all__ = ["Exploration", "check_mark", "register"]
 
 _NAME = "resilience-exploration"
 _RUNNING_NOTHING = ("collectonly", "setuponly", "setupplan")
-_OWN_CHAOS = frozenset({"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses"})
+_OWN_CHAOS = frozenset(
+    {"chaos", "chaos_monkey", "chaos_proxy", "chaos_responses", "chaos_schedules"}
+)
 
 
 def register(config: pytest.Config, session: ChaosSession) -> None:

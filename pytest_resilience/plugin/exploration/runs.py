@@ -23,16 +23,10 @@ import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
-from pytest_resilience.chaos.experiment import ChaosExperiment
-from pytest_resilience.chaos.operation import KINDS
-from pytest_resilience.chaos.operation import Operation
-from pytest_resilience.chaos.possible_faults import fault_named
-from pytest_resilience.chaos.possible_faults import possible_faults
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.errors import UnavailableError
-from pytest_resilience.exploration.operation_log import AtStep
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.operation_log import SilenceError
 from pytest_resilience.exploration.operation_log import SkippingClock
@@ -48,9 +42,12 @@ from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Site
 from pytest_resilience.exploration.schedule import Step
 from pytest_resilience.exploration.target_names import TargetNames
-from pytest_resilience.exploration.target_names import patterns_in
 from pytest_resilience.plugin.exploration.crashes import CrashCheck
 from pytest_resilience.plugin.exploration.crashes import TracedLog
+from pytest_resilience.plugin.exploration.faults import all_seen
+from pytest_resilience.plugin.exploration.faults import place_in
+from pytest_resilience.plugin.exploration.faults import start
+from pytest_resilience.plugin.exploration.faults import target_names
 from pytest_resilience.plugin.exploration.orders import Orders
 from pytest_resilience.plugin.exploration.settings import USUAL_DEADLINE
 from pytest_resilience.plugin.exploration.settings import Oracle
@@ -66,7 +63,6 @@ from pytest_resilience.plugin.session import ChaosSession
 from pytest_resilience.plugin.virtual_time import ORDER
 from pytest_resilience.report.cell import CellVerdict
 from pytest_resilience.runtime import awaiting_crashes
-from pytest_resilience.seeds import derive
 from pytest_resilience.stacks import is_library
 
 
@@ -74,7 +70,6 @@ __all__ = ["ExploredRuns", "Ran", "is_own"]
 
 _SOON = 0.3  # seconds, after which who waits where a run has hung before hangs as well
 _HANGS = (DeadlineError, SilenceError, ClockStalledError)
-_EXPLORED = frozenset(kind for kind in KINDS if possible_faults(kind))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,13 +127,7 @@ class _Run:
         with ExitStack() as stack:
             if self.crashes is not None:
                 stack.enter_context(self.crashes.recording(engine, item))
-            for step in self.log.schedule:
-                if step.is_order:
-                    continue
-                experiment = _experiment_of(step).triggered_by(AtStep(self.log, step))
-                seed = derive(0, str(step))  # the same in every run, and in a replay
-                self.active[step] = engine.start(experiment, seed=seed, must_fire=False)
-                stack.callback(self.active[step].stop)
+            self.active = start(self.log, engine, stack)
             self.log.is_open = True
             stack.callback(setattr, self.log, "is_open", False)
             limit = self.oracle.deadline
@@ -221,7 +210,7 @@ class ExploredRuns:
         self.patterns: frozenset[Site] = frozenset()
         self._session = session
         self._run: _Run | None = None
-        self._project = str(config.rootpath)
+        self._place_of = place_in(session.engine)
         self._watch = Watch()
         self._config = config
         self._is_plain = True
@@ -232,11 +221,7 @@ class ExploredRuns:
         """In the block every operation can be seen, before there is a fault."""
         with ExitStack() as stack:
             stack.enter_context(self._without_unclosed())
-            seen = ChaosExperiment.observing("observed", _EXPLORED)
-            stack.callback(self._engine.start(seen, seed=0, must_fire=False).stop)
-            stack.enter_context(self._engine.recording(self._watch))
-            for name in self._session.settings.services.names:
-                self._observe_service(name, stack)
+            stack.enter_context(all_seen(self._engine, self._watch))
             yield
 
     @contextmanager
@@ -254,15 +239,6 @@ class ExploredRuns:
             gc.collect()  # what is in cycles would be told of in the next test
         finally:
             sys.unraisablehook = usual
-
-    def _observe_service(self, name: str, stack: ExitStack) -> None:
-        if not self._session.settings.services.find(name).callables:
-            return
-        experiment = ChaosExperiment(
-            f"observed {name}", "service_failure", 1.0, float("inf"), None, [name],
-            mode="error", children=False,
-        ).counting_only()  # fmt: skip
-        stack.callback(self._engine.start(experiment, seed=0, must_fire=False).stop)
 
     @property
     def _engine(self) -> Engine:
@@ -352,11 +328,7 @@ class ExploredRuns:
         return self._hangs[1]
 
     def _names(self, schedule: Schedule) -> TargetNames:
-        return TargetNames(
-            temporary=temporary_folder(self._config),
-            project=self._project,
-            patterns=self.patterns | patterns_in(schedule),
-        )
+        return target_names(self._config, schedule, self.patterns)
 
     def _reports(self, item: pytest.Item, run: _Run, *, counts: bool) -> list[pytest.TestReport]:
         engine, self._run = self._engine, run
@@ -366,10 +338,6 @@ class ExploredRuns:
             return run_once(item, counts=counts)
         finally:
             self._watch.log, engine.clock, self._run = None, clock, None
-
-    def _place_of(self, operation: Operation) -> str:
-        site = operation.call_site
-        return self._engine.call_site(site.loop_objects) or site.place
 
     # The innermost wrapper, as those of the session: what others do around is not under test.
     @pytest.hookimpl(wrapper=True, trylast=True)
@@ -404,19 +372,6 @@ class ExploredRuns:
 def is_own(file: str) -> bool:
     """Whether a file is the project's, and no library's."""
     return not is_library(file)
-
-
-_experiments: dict[tuple[str, str, str], ChaosExperiment] = {}
-
-
-def _experiment_of(step: Step) -> ChaosExperiment:
-    """The experiment that makes the fault of a step, at whatever operation."""
-    site = step.point.site
-    fault = fault_named(site.kind, step.fault)
-    key = (site.kind, step.fault, site.target if fault.of_service else "")
-    if key not in _experiments:
-        _experiments[key] = fault.experiment(step.fault, site.target)
-    return _experiments[key]
 
 
 def _raised_by(

@@ -47,6 +47,32 @@ FIXTURES = {
                 assert chaos_monkey.running
             assert not chaos_monkey.running
     """,
+    "chaos_schedules": """
+        import pytest
+
+        from hypothesis import given, settings
+
+        from pytest_resilience import fault_schedules
+
+        def test_it(chaos_schedules, tmp_path):
+            def save():
+                (tmp_path / "note.txt").write_text("x")
+                (tmp_path / "note.txt").unlink()
+
+            with chaos_schedules.recording() as recording:
+                save()
+            assert len(recording.seen) == 3
+
+            @settings(database=None, max_examples=10)
+            @given(schedule=fault_schedules(recording, most=1))
+            def fails(schedule):
+                with chaos_schedules.faults(schedule), pytest.raises((OSError, MemoryError)):
+                    save()
+                (tmp_path / "note.txt").unlink(missing_ok=True)
+
+            fails()
+            save()
+    """,
     "chaos_proxy": """
         import socket
 
@@ -167,7 +193,7 @@ FIXTURES = {
     """,
 }
 
-NEEDS = {"virtual_clock": "time-machine"}
+NEEDS = {"virtual_clock": "time-machine", "chaos_schedules": "hypothesis"}
 
 
 def everything(outside: Outside, folder: Path) -> dict[str, pytest.RunResult]:

@@ -1,0 +1,103 @@
+"""Has operations seen and named, and lets the faults of a schedule happen to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import ExitStack
+from contextlib import contextmanager
+
+import pytest
+
+from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.engine import Engine
+from pytest_resilience.chaos.experiment import ChaosExperiment
+from pytest_resilience.chaos.operation import KINDS
+from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.possible_faults import fault_named
+from pytest_resilience.chaos.possible_faults import possible_faults
+from pytest_resilience.exploration.operation_log import AtStep
+from pytest_resilience.exploration.operation_log import OperationLog
+from pytest_resilience.exploration.operation_log import Watch
+from pytest_resilience.exploration.schedule import Schedule
+from pytest_resilience.exploration.schedule import Site
+from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.exploration.target_names import TargetNames
+from pytest_resilience.exploration.target_names import patterns_in
+from pytest_resilience.plugin.pytest_internals import temporary_folder
+from pytest_resilience.seeds import derive
+
+
+__all__ = ["all_seen", "place_in", "start", "target_names"]
+
+_EXPLORED = frozenset(kind for kind in KINDS if possible_faults(kind))
+
+
+@contextmanager
+def all_seen(engine: Engine, watch: Watch) -> Iterator[None]:
+    """In the block every operation is seen, and none has a fault for that."""
+    with ExitStack() as stack:
+        seen = ChaosExperiment.observing("observed", _EXPLORED)
+        stack.callback(engine.start(seen, seed=0, must_fire=False).stop)
+        stack.enter_context(engine.recording(watch))
+        for service in engine.services.names:
+            _observe_service(engine, service, stack)
+        yield
+
+
+def _observe_service(engine: Engine, name: str, stack: ExitStack) -> None:
+    if not engine.services.find(name).callables:
+        return
+    experiment = ChaosExperiment(
+        f"observed {name}", "service_failure", 1.0, float("inf"), None, [name],
+        mode="error", children=False,
+    ).counting_only()  # fmt: skip
+    stack.callback(engine.start(experiment, seed=0, must_fire=False).stop)
+
+
+def target_names(
+    config: pytest.Config, schedule: Schedule = (), patterns: Iterable[Site] = ()
+) -> TargetNames:
+    """Those of one run. `patterns`: of the names of files that are others in each run."""
+    return TargetNames(
+        temporary=temporary_folder(config),
+        project=str(config.rootpath),
+        patterns={*patterns, *patterns_in(schedule)},
+    )
+
+
+def place_in(engine: Engine) -> Callable[[Operation], str]:
+    """Tells where in the user's code an operation is done."""
+
+    def place_of(operation: Operation) -> str:
+        site = operation.call_site
+        return engine.call_site(site.loop_objects) or site.place
+
+    return place_of
+
+
+def start(log: OperationLog, engine: Engine, stack: ExitStack) -> dict[Step, ActiveExperiment]:
+    """The experiment of each step of the log's schedule, which ends with the stack."""
+    active = {}
+    for step in log.schedule:
+        if step.is_order:
+            continue
+        experiment = _experiment_of(step).triggered_by(AtStep(log, step))
+        seed = derive(0, str(step))  # the same in every run, and in a replay
+        active[step] = engine.start(experiment, seed=seed, must_fire=False)
+        stack.callback(active[step].stop)
+    return active
+
+
+_experiments: dict[tuple[str, str, str], ChaosExperiment] = {}
+
+
+def _experiment_of(step: Step) -> ChaosExperiment:
+    """The experiment that makes the fault of a step, at whatever operation."""
+    site = step.point.site
+    fault = fault_named(site.kind, step.fault)
+    key = (site.kind, step.fault, site.target if fault.of_service else "")
+    if key not in _experiments:
+        _experiments[key] = fault.experiment(step.fault, site.target)
+    return _experiments[key]
