@@ -111,7 +111,7 @@ def test_only_the_first_lines_are_kept() -> None:
 
 
 def test_a_recording_goes_on_after_one_in_it() -> None:
-    engine, outer, inner = Engine([]), Recorder(ALL), Recorder(ALL)
+    engine, outer, inner = Engine(lambda _: ()), Recorder(ALL), Recorder(ALL)
     with engine.recording(outer):
         with engine.recording(inner):
             assert engine.recorder is inner
