@@ -28,7 +28,6 @@ from pytest_resilience.virtual_time.bubble import reader
 from pytest_resilience.virtual_time.clocks import WallClock
 from pytest_resilience.virtual_time.clocks import Zero
 from pytest_resilience.virtual_time.clocks import install_clocks
-from pytest_resilience.virtual_time.clocks import install_scheduler
 from pytest_resilience.virtual_time.driver import Driver
 from pytest_resilience.virtual_time.locks import install_locks
 from pytest_resilience.virtual_time.patches import Patches
@@ -200,7 +199,6 @@ class VirtualClock:
         executors = functools.partial(install_executors, self._shadows)
         every: dict[str, Callable[[Patches], None]] = {
             "asyncio": install_tasks,
-            "sched": install_scheduler,
             "ssl": _install_tls,
             "concurrent.futures.thread": executors,
             **MULTIPROCESSING,

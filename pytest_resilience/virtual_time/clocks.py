@@ -6,7 +6,6 @@ traveller for the time, which is ours. The others are replaced in `time`.
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 
@@ -22,7 +21,7 @@ from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import nanoseconds
 
 
-__all__ = ["GRAIN", "WallClock", "Zero", "install_clocks", "install_scheduler"]
+__all__ = ["GRAIN", "WallClock", "Zero", "install_clocks"]
 
 GRAIN = 15_625_000
 """Nanoseconds, 1/64 s. Clocks begin at a multiple of it, so that sums of seconds are exact."""
@@ -152,21 +151,6 @@ def _faults_clock(monotonic: Callable[[], float]) -> Callable[[], float]:
         return real() if reader() is None else monotonic()
 
     return read
-
-
-def install_scheduler(patches: Patches) -> None:
-    """Let a scheduler that is made without clocks go by virtual time: it has bound real ones."""
-    import sched
-
-    real = sched.scheduler.__init__
-
-    @functools.wraps(real)
-    def __init__(self: sched.scheduler, *args: Any, **options: Any) -> None:  # noqa: N807
-        usual = {"timefunc": time.monotonic, "delayfunc": time.sleep}
-        given = dict(zip(usual, args, strict=False))
-        real(self, **{**usual, **given, **options})
-
-    patches.set(sched.scheduler, "__init__", __init__)
 
 
 class WallClock:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import types
+import weakref
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,8 +24,12 @@ _KEEP = frozenset({
     "select", "subprocess", "time", "time_machine", "trio", "xdist",
 })  # fmt: skip
 
-# Of each module where its names were, how many, what was looked for, and the names it has there.
-_looked_at: dict[str, tuple[int, int, frozenset[int], tuple[str, ...]]] = {}
+_BOUND = staticmethod, classmethod
+_Function = weakref.ref[types.FunctionType]
+
+# Of each module where its names were, how many, and what was looked for; then the names that it has
+# there, and the functions that have defaults there.
+_looked_at: dict[str, tuple[int, int, frozenset[int], tuple[str, ...], tuple[_Function, ...]]] = {}
 
 
 class Patches:
@@ -32,6 +38,7 @@ class Patches:
     def __init__(self) -> None:
         self._attributes = patching.Patches()
         self._names: list[tuple[dict[str, Any], str, Any, Any]] = []
+        self._defaults: list[types.FunctionType] = []
         self._values: dict[int, Any] = {}  # of modules, by the id of what was there
         self._originals: dict[int, Any] = {}  # of modules, by the id of what is there now
         self._modules = set(sys.modules)
@@ -47,7 +54,8 @@ class Patches:
     def rebind(self) -> None:
         """Replace what was replaced in a module wherever another one has bound it to a name.
 
-        As `from time import monotonic` does. Who binds it anew in the meantime keeps that.
+        As `from time import monotonic` does, and `def retry(sleep=time.sleep)`. Who binds it anew
+        in the meantime keeps that.
         """
         wanted = frozenset(self._values)
         for module_name, module in [*sys.modules.items()]:
@@ -58,13 +66,17 @@ class Patches:
             if known is None or known[:3] != (id(names), len(names), wanted):
                 keeps = module_name.partition(".")[0] in _KEEP
                 bound = () if keeps else _bound(names, self._values)
-                known = _looked_at[module_name] = id(names), len(names), wanted, bound
+                having = () if keeps else _having_defaults(names, self._values)
+                known = _looked_at[module_name] = id(names), len(names), wanted, bound, having
             for name in known[3]:
                 before = names.get(name)
                 value = self._values.get(id(before))
                 if value is not None:
                     self._names.append((names, name, before, value))
                     names[name] = value
+            for function in [each for ref in known[4] if (each := ref()) is not None]:
+                _replace_defaults(function, self._values)
+                self._defaults.append(function)
 
     def remove(self) -> None:
         """Put everything back, the latest first."""
@@ -72,6 +84,10 @@ class Patches:
             names = getattr(sys.modules.get(module_name), "__dict__", {})
             for name in _bound(names, self._originals):
                 names[name] = self._originals[id(names[name])]
+            for ref in _having_defaults(names, self._originals):
+                self._defaults += filter(None, [ref()])
+        while self._defaults:
+            _replace_defaults(self._defaults.pop(), self._originals)
         while self._names:
             names, name, before, value = self._names.pop()
             if names.get(name) is value:
@@ -85,3 +101,37 @@ def _bound(names: Mapping[str, Any], wanted: Mapping[int, Any]) -> tuple[str, ..
     if wanted.keys().isdisjoint(map(id, [*names.values()])):
         return ()
     return tuple(name for name, value in [*names.items()] if id(value) in wanted)
+
+
+def _having_defaults(names: Mapping[str, Any], wanted: Mapping[int, Any]) -> tuple[_Function, ...]:
+    """The functions and methods of a module that have bound any of it as a default."""
+    return tuple(
+        weakref.ref(function)
+        for function in _functions(names)
+        if not wanted.keys().isdisjoint(map(id, _defaults_of(function)))
+    )
+
+
+def _functions(names: Mapping[str, Any]) -> Iterator[types.FunctionType]:
+    for value in [*names.values()]:
+        if type(value) is types.FunctionType:
+            yield value
+        # Not `isinstance`, which asks those that stand for something else.
+        elif issubclass(type(value), type) and value.__module__ == names.get("__name__"):
+            for method in [*vars(value).values()]:
+                plain = getattr(method, "__func__", method) if type(method) in _BOUND else method
+                if type(plain) is types.FunctionType:
+                    yield plain
+
+
+def _defaults_of(function: types.FunctionType) -> list[Any]:
+    return [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+
+
+def _replace_defaults(function: types.FunctionType, values: Mapping[int, Any]) -> None:
+    if function.__defaults__:
+        found = tuple(values.get(id(each), each) for each in function.__defaults__)
+        function.__defaults__ = found
+    if function.__kwdefaults__:
+        named = {name: values.get(id(each), each) for name, each in function.__kwdefaults__.items()}
+        function.__kwdefaults__ = named

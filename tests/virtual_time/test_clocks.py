@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 import sched
+import sys
 import time
 import types
 
@@ -52,6 +53,59 @@ def test_a_name_that_the_test_has_bound_anew_stays(module: types.ModuleType) -> 
     with VirtualClock():
         vars(module)["monotonic"] = len
     assert vars(module)["monotonic"] is len
+
+
+DEFAULTS = """
+import time
+
+def waits(seconds, sleep=time.sleep, *, clock=time.monotonic, much=1):
+    before = clock()
+    sleep(seconds * much)
+    return clock() - before
+
+class Waits:
+    def __init__(self, wait=time.sleep):
+        self.wait = wait
+
+    @staticmethod
+    def alone(seconds, sleep=time.sleep):
+        sleep(seconds)
+
+    @classmethod
+    def of_class(cls, seconds, *, sleep=time.sleep):
+        sleep(seconds)
+"""
+
+
+def test_defaults_that_were_bound_at_import() -> None:
+    with binding(DEFAULTS) as module:
+        functions = module.waits, module.Waits.__init__, module.Waits.alone, module.Waits.of_class
+
+        def defaults() -> list[object]:
+            return [(each.__defaults__, each.__kwdefaults__) for each in functions]
+
+        before = defaults()
+        for _ in range(2):
+            with VirtualClock() as clock:
+                assert module.waits(60) == 60
+                module.Waits().wait(60)
+                module.Waits.alone(60)
+                module.Waits.of_class(60)
+                assert clock.elapsed == 240
+            assert defaults() == before
+
+
+def test_defaults_that_the_test_is_the_first_to_import_are_real_when_it_is_over() -> None:
+    with VirtualClock(), binding(DEFAULTS) as module:
+        waits = module.waits
+        assert waits(60) == 60
+        assert time.sleep in waits.__defaults__
+        sys.modules["imported_by_the_test"] = module
+    try:
+        assert waits.__defaults__ == (time.sleep,)
+        assert waits.__kwdefaults__ == {"clock": time.monotonic, "much": 1}
+    finally:
+        del sys.modules["imported_by_the_test"]
 
 
 def test_clocks_begin_where_the_machines_are() -> None:
