@@ -33,7 +33,10 @@ from pytest_resilience.errors import NeverFired
 from pytest_resilience.errors import NeverFiredError
 
 
-__all__ = ["counted_operations", "missed_by_chance", "never_entered", "never_fired"]
+__all__ = [
+    "counted_operations", "had_nothing_to_alter", "missed_by_chance", "never_entered",
+    "never_fired",
+]  # fmt: skip
 
 _SENT = frozenset({SEND, END, SEND_DATAGRAM})
 _ENCRYPTED = "encrypted above the socket"
@@ -223,6 +226,16 @@ def _why_unaltered(active_experiment: ActiveExperiment) -> str:
         if place is not None and active_experiment.unmatched.furthest > 0:
             return _what_came(active_experiment)
     return "A response without a body is left as it is, as that to HEAD, 204 and 304."
+
+
+def had_nothing_to_alter(active_experiment: ActiveExperiment) -> bool:
+    """Whether it chose responses, and could happen to none: each was without a body, or items.
+
+    A body that is too short for the place where it begins is none of these.
+    """
+    unmatched = active_experiment.unmatched
+    unaltered = any(each.remark == UNALTERABLE for each in unmatched.all)
+    return unaltered and not active_experiment.hits and unmatched.furthest <= 0
 
 
 def counted_operations(active_experiment: ActiveExperiment) -> tuple[str, ...]:

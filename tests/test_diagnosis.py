@@ -19,6 +19,7 @@ from pytest_resilience.chaos.operation import HttpRequest
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.operation import TcpDetails
+from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.errors import NeverFired
 
@@ -72,8 +73,10 @@ def test_a_response_with_nothing_to_alter_is_named_with_the_reason(
 ) -> None:
     running = active_experiment("network_failure", path="/pay", **parameters)
     effect = chosen(running)
+    assert not had_nothing_to_alter(running)
     effect.came(came)
     effect.uncount()
+    assert had_nothing_to_alter(running) is (came == 0)
     assert (
         "\n    network.receive a:1 POST /pay (its response had nothing to cut off, damage or drop)"
         f"\n  {why}"

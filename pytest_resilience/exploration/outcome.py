@@ -16,7 +16,16 @@ from pytest_resilience.exploration.schedule import Step
 from pytest_resilience.report.cell import CellVerdict
 
 
-__all__ = ["Facts", "Outcome", "Signature", "chain_of", "judge", "signature_of", "told"]
+__all__ = [
+    "Facts",
+    "Outcome",
+    "Signature",
+    "chain_of",
+    "judge",
+    "signature_of",
+    "text_in_chain",
+    "told",
+]
 
 # They say that the program is wrong, and not that something it depends on has failed.
 _MISTAKES = (
@@ -53,6 +62,8 @@ class Outcome:
         positions: for each step of the schedule that was met, how many operations came before.
         hit: the steps whose fault has happened.
         in_vain: those of them that let others go first, who had nothing to do.
+        impossible: whether it came to the operation of a fault that this one cannot have, such as
+            a response without a body, of which nothing can be cut off.
         duration: seconds.
     """
 
@@ -63,6 +74,7 @@ class Outcome:
     positions: tuple[tuple[Step, int], ...] = ()
     hit: frozenset[Step] = frozenset()
     in_vain: frozenset[Step] = frozenset()
+    impossible: bool = False
     duration: float = 0.0
 
     def after(self, step: Step) -> Sequence[Seen]:
@@ -189,3 +201,8 @@ def chain_of(*errors: BaseException | None) -> Iterator[BaseException]:
         todo += [each.__cause__, each.__context__]
         todo += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
         yield each
+
+
+def text_in_chain(error: BaseException | None, kind: type[BaseException]) -> str:
+    """The text of an exception of a kind that another comes from; "" if there is none."""
+    return next((str(each) for each in chain_of(error) if isinstance(each, kind)), "")

@@ -7,7 +7,8 @@ budget, so that a larger one goes on where a smaller one ends.
 
 Left out, for it is known what would come of it: a fault that stays, where the run in which it
 happened once did nothing more of the kind on the target. It would be the same run. And what would
-come together with an order in which nobody has gone first.
+come together with an order in which nobody has gone first. And, once it was tried, a fault that
+its operation cannot have, such as the cut of a response without a body.
 
 That a fault was survived, and the run went on as without it, leaves out nothing: what counts
 failures, as a circuit breaker does, has changed all the same.
@@ -31,6 +32,7 @@ from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.schedule import Point
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.report.cell import CellVerdict
 
 
 if TYPE_CHECKING:
@@ -148,6 +150,9 @@ class Search:
         outcome = self._attempt(schedule)
         if outcome is None:
             self.unexplored.append(schedule)
+            return False
+        if self._prune and outcome.impossible and outcome.verdict is CellVerdict.STALE:
+            self.pruned += 1
             return False
         self.outcomes[schedule] = outcome
         return True

@@ -72,12 +72,14 @@ class Failure:
 
     def text(self, *, whole: bool) -> str:
         """What breaks, the line that repeats it, and, perhaps not the `whole`, under what else."""
-        where = f", in {self.outcome.signature.place}" if self.outcome.signature.place else ""
-        lines = [f"{self.outcome.verdict.words}: {self.outcome.reason}{where}", self.repeat]
+        place = self.outcome.signature.place
+        first, newline, more = self.outcome.reason.partition("\n")
+        where = f", in {place}" if place else ""
+        lines = [f"{self.outcome.verdict.words}: {first}{where}{newline}{more}", self.repeat]
         if self.others:
             shown = self.others if whole else self.others[:_MOST_OTHERS]
-            more = len(self.others) - len(shown)
-            told = "; ".join(shown) + (f" and {more} more, which -v shows" if more else "")
+            left = len(self.others) - len(shown)
+            told = "; ".join(shown) + (f" and {left} more, which -v shows" if left else "")
             lines.append(f"also under: {told}")
         return "\n    ".join(lines)
 
@@ -169,7 +171,7 @@ class Explorer:
         """The reports of the test without faults, and what was found under them."""
         oracle = self._plan.oracle
         first = self._runs.run(self._item, (), oracle, counts=True)
-        failed = judge_baseline_run(first.reports)
+        failed = judge_baseline_run(first.reports, first.raised, self._item)
         if failed is not None:
             return self._without(first.reports, *failed)
         again = self._runs.run(self._item, (), oracle, probe=self._probe())

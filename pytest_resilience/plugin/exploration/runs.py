@@ -24,6 +24,7 @@ import pytest
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.clock import MACHINE_CLOCK
+from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import ResilienceError
 from pytest_resilience.errors import UnavailableError
@@ -37,6 +38,7 @@ from pytest_resilience.exploration.outcome import Outcome
 from pytest_resilience.exploration.outcome import Signature
 from pytest_resilience.exploration.outcome import chain_of
 from pytest_resilience.exploration.outcome import judge
+from pytest_resilience.exploration.outcome import text_in_chain
 from pytest_resilience.exploration.outcome import told
 from pytest_resilience.exploration.schedule import Schedule
 from pytest_resilience.exploration.schedule import Site
@@ -82,6 +84,7 @@ class Ran:
         leaked: the resources that it has left.
         probed: whether the test passed once more in its fixtures; None where that was not tried.
         broken: the invariant that does not hold, in words; "" if all do.
+        raised: exceptions by phase; none of a run that pytest does not report.
     """
 
     outcome: Outcome
@@ -89,6 +92,7 @@ class Ran:
     leaked: LeakedResources
     probed: bool | None
     broken: str
+    raised: Mapping[str, BaseException]
 
 
 class _Run:
@@ -144,9 +148,9 @@ class _Run:
             signature=signature,
             seen=tuple(self.log.seen),
             positions=self.log.positions,
-            hit=frozenset(step for step, each in self.active.items() if each.hits)
-            | self.log.orders,
+            hit=frozenset(step for step, one in self.active.items() if one.hits) | self.log.orders,
             in_vain=self.log.in_vain,
+            impossible=any(map(had_nothing_to_alter, self.active.values())),
             duration=duration,
         )
 
@@ -274,15 +278,16 @@ class ExploredRuns:
         duration = MACHINE_CLOCK.monotonic() - began
         judged = judge(_facts(run, reports, strict=strict), oracle.allowed, is_own)
         broken = "" if run.invariant is None else told(run.invariant)
-        probed = (run.probe is None) if run.probed else None
+        probed = run.probe is None if run.probed else None
         if not counts:
             run.forget()
         leaked = before.leaked(baseline)
-        more = leaked.more_than(baseline) if baseline is not None and judged[0].good else ""
-        if more:
+        if baseline is not None and judged[0].good and (more := leaked.more_than(baseline)):
             judged = judge(Facts(leaked=more), (), is_own)
-        outcome = run.outcome(judged, duration)
-        return Ran(outcome=outcome, reports=reports, leaked=leaked, probed=probed, broken=broken)
+        return Ran(
+            outcome=run.outcome(judged, duration), reports=reports, leaked=leaked, probed=probed,
+            broken=broken, raised=run.raised,
+        )  # fmt: skip
 
     def crash(
         self,
@@ -305,8 +310,9 @@ class ExploredRuns:
             check.note = str(error)
             reports = self._reports(item, _Run(log, oracle, probe=False), counts=counts)
         outcome = run.outcome(judge(_facts(run, reports, strict=True), oracle.allowed, is_own), 0.0)
-        nothing = LeakedResources()
-        return Ran(outcome=outcome, reports=reports, leaked=nothing, probed=None, broken=""), check
+        none = LeakedResources()
+        ran = Ran(outcome=outcome, reports=reports, leaked=none, probed=None, broken="", raised={})
+        return ran, check
 
     def _crash_again(
         self, item: pytest.Item, schedule: Schedule, oracle: Oracle, *, counts: bool
@@ -402,9 +408,8 @@ def _raised_by(
 
 def _arguments(function: Callable[..., object], item: pytest.Item) -> dict[str, Any]:
     fixtures = getattr(item, "funcargs", {})
-    if function == getattr(item, "runtest", None):
-        return {}
-    names = inspect.signature(function).parameters
+    is_test = function == getattr(item, "runtest", None)
+    names = () if is_test else inspect.signature(function).parameters
     return {name: fixtures[name] for name in names if name in fixtures}
 
 
@@ -417,8 +422,8 @@ def _facts(run: _Run, reports: list[pytest.TestReport], *, strict: bool) -> Fact
     return Facts(
         void=_void(reports, run.raised),
         missed=_missed(run, strict=strict),
-        hang=next(filter(None, (_in_chain(error, each) for each in _HANGS)), ""),
-        storm=_in_chain(error, StormError),
+        hang=next(filter(None, (text_in_chain(error, each) for each in _HANGS)), ""),
+        storm=text_in_chain(error, StormError),
         error=error,
         invariant=run.invariant,
         probe=run.probe,
@@ -448,8 +453,3 @@ def _missed(run: _Run, *, strict: bool) -> str:
     if idle:
         return f"nothing of {', '.join(map(str, idle))} has happened to its operation"
     return ""
-
-
-def _in_chain(error: BaseException | None, kind: type[BaseException]) -> str:
-    """The text of an exception of a kind that another comes from; "" if there is none."""
-    return next((str(each) for each in chain_of(error) if isinstance(each, kind)), "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -41,6 +43,17 @@ _RUNNING_NOTHING = ("collectonly", "setuponly", "setupplan")
 _EXPECTED = pytest.StashKey[Expectation]()
 _DEADLINE = pytest.StashKey[float]()  # on an item while it runs under an experiment
 _RAISED = pytest.StashKey[dict[str, BaseException]]()
+
+
+@contextmanager
+def _kept_errors(item: pytest.Item) -> Iterator[dict[str, BaseException]]:
+    """While it lasts, the exceptions of a test are kept by phase."""
+    raised = item.stash[_RAISED] = {}
+    try:
+        yield raised
+    finally:
+        del item.stash[_RAISED]
+        raised.clear()  # tracebacks keep what their frames held
 
 
 def register(config: pytest.Config, session: ChaosSession) -> None:
@@ -119,9 +132,10 @@ class Matrix:
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         before = Snapshot()
         to_run = [each.request for each in planned if not each.disabled]
-        reports = self._baseline_runs.run(item, to_run)
+        with _kept_errors(item) as raised:
+            reports = self._baseline_runs.run(item, to_run)
+            failed = judge_baseline_run(reports, raised, item)
         leaked = before.leaked()
-        failed = judge_baseline_run(reports)
         try:
             cells = [self._finished(item, each, failed, leaked) for each in planned]
             end = tear_down(item, nextitem)
@@ -161,29 +175,29 @@ class Matrix:
 
     def _run(self, item: pytest.Item, planned: Planned, baseline: LeakedResources) -> Cell:
         item.stash[_DEADLINE] = item.stash[_EXPECTED].deadline
-        raised = item.stash[_RAISED] = {}
         before, began = Snapshot(), MACHINE_CLOCK.monotonic()
         timeline = Timeline()
-        try:
-            with self._session.matrix_experiment(item, planned.request), timeline:
-                reports = run_once(item, counts=False)
-        finally:
-            del item.stash[_DEADLINE]
-        scope = self._session.last_scope(item)
-        started = [] if scope is None else scope.experiments.started
-        active_experiment = next(
-            (each for request, each in started if request is planned.request), None
-        )
-        verdict, reason = judge_cell(reports, raised, item.stash[_EXPECTED], active_experiment)
+        with _kept_errors(item) as raised:
+            try:
+                with self._session.matrix_experiment(item, planned.request), timeline:
+                    reports = run_once(item, counts=False)
+            finally:
+                del item.stash[_DEADLINE]
+            scope = self._session.last_scope(item)
+            started = [] if scope is None else scope.experiments.started
+            active_experiment = next(
+                (each for request, each in started if request is planned.request), None
+            )
+            verdict, reason = judge_cell(reports, raised, item.stash[_EXPECTED], active_experiment)
+            at_fault = verdict is CellVerdict.INVALID and bool(raised)
+            place = place_of(next(iter(raised.values()), None), item)
         opened = self._baseline_runs.opened_before(planned.request)
         if opened and verdict is CellVerdict.NEVER_FIRED:
             reason += f"; what a fixture opens before it is out of its reach: {', '.join(opened)}"
-        place = place_of(next(iter(raised.values()), None), item)
-        raised.clear()  # tracebacks keep what their frames held
         leaked = before.leaked(baseline).more_than(baseline)
         if leaked and verdict.good:
             verdict, reason = CellVerdict.LEAK, f"it left {leaked} behind"
-        if verdict.bad:
+        if verdict.bad or at_fault:
             reason += f"\nat {place}"
         faults = [] if scope is None else scope.faults.timeline()
         return planned.finished(
@@ -208,6 +222,6 @@ class Matrix:
         self, item: pytest.Item, call: pytest.CallInfo[Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Keep the exception: a report has its text alone."""
-        if _DEADLINE in item.stash and call.excinfo is not None:
+        if _RAISED in item.stash and call.excinfo is not None:
             item.stash[_RAISED][call.when] = call.excinfo.value
         return (yield)

@@ -13,10 +13,12 @@ import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
 from pytest_resilience.diagnosis import counted_operations
+from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ResilienceError
+from pytest_resilience.exploration.outcome import told
 from pytest_resilience.plugin.matrix.expectation import DeadlineError
 from pytest_resilience.plugin.matrix.expectation import Expectation
 from pytest_resilience.report.cell import CellVerdict
@@ -29,11 +31,20 @@ Judgement = tuple[CellVerdict, str]
 """A verdict with its reason."""
 
 
-def judge_baseline_run(reports: Sequence[pytest.TestReport]) -> Judgement | None:
-    """The verdict on all cells of a test that cannot be run; None if its baseline run passed."""
+def judge_baseline_run(
+    reports: Sequence[pytest.TestReport], raised: Mapping[str, BaseException], item: pytest.Item
+) -> Judgement | None:
+    """The verdict on all cells of a test that cannot be run; None if its baseline run passed.
+
+    `raised` are the exceptions by phase.
+    """
     for report in reports:
         if report.failed:
-            return CellVerdict.INVALID, f"the test, without any experiment, failed in {report.when}"
+            reason = f"the test, without any experiment, failed in {report.when}"
+            error = raised.get(report.when or "")
+            if error is not None:
+                reason += f": {told(error)}\nat {place_of(error, item)}"
+            return CellVerdict.INVALID, reason
         if hasattr(report, "wasxfail"):
             return (
                 CellVerdict.NOT_RUN,
@@ -70,7 +81,9 @@ def judge_cell(
     if skipped is not None:
         return CellVerdict.INVALID, f"it was skipped under the experiment{_because(skipped)}"
     if not active_experiment.hits:
-        return CellVerdict.NEVER_FIRED, _why_never_fired(active_experiment)
+        idle = had_nothing_to_alter(active_experiment)
+        verdict = CellVerdict.NOT_APPLICABLE if idle else CellVerdict.NEVER_FIRED
+        return verdict, _why_never_fired(active_experiment)
     return CellVerdict.SURVIVED, ""
 
 
@@ -96,7 +109,7 @@ def _how_it_failed(
         return CellVerdict.HANG, str(error)
     if isinstance(error, NeverFiredError):
         return CellVerdict.INVALID, f"the chaos of the test's own had no chance under it: {error}"
-    reason = f"{type(error).__name__}: {error}".strip()
+    reason = told(error)
     if bad.when == "call" and expected.allowed and isinstance(error, expected.allowed):
         return CellVerdict.DEGRADED, reason
     return CellVerdict.FAILED, reason if bad.when == "call" else f"in {bad.when}: {reason}"

@@ -245,6 +245,21 @@ def test_it(stub_server):
 """
 
 
+def test_of_a_response_without_a_body_nothing_is_cut_off(pytester: pytest.Pytester) -> None:
+    """It cannot have that fault, so that no cell of it is there to prove nothing."""
+    pytester.makepyfile("""
+        import requests
+
+        def test_it(stub_server):
+            requests.put(stub_server.respond("/tea", method="PUT", status=204).url, timeout=5)
+    """)
+    arguments = ("--chaos-explore=1", "--chaos-explore-budget=60", "--resilience-report=out.json")
+    assert pytester.runpytest("-q", *arguments).ret == 0
+    tried = {each["experiment"] for each in json.loads(Path("out.json").read_text())["cells"]}
+    assert any("=reset" in name for name in tried)
+    assert not any("=truncate" in name or "=corrupt" in name for name in tried)
+
+
 def test_a_client_that_sends_and_receives_in_two_functions(shop: pytest.Pytester) -> None:
     shop.makepyfile(client=CLIENT, test_client=READS)
     result = run(shop, "--chaos-explore", "test_client.py", "--resilience-report=out.json")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.plugin.matrix.results import MATRIX_FAILED
 from tests.ahead import ALONE_AND_XDIST
 from tests.ahead import runs_each
 from tests.plugin.matrix.test_protocol import verdicts
@@ -26,6 +27,7 @@ GHOST = """
 ghost = "json:no_such_function"
 """
 
+EMPTY_TEST = "def test_it(tea):\n    pass\n"
 REQUESTS = """
     import requests
 
@@ -242,7 +244,8 @@ def test_what_ends_so_without_a_fault_proves_nothing(
     suite: pytest.Pytester, marker: str, body: str, reason: str
 ) -> None:
     profile(suite, f'{REFUSED}\ntarget = "elsewhere.example:*"')
-    suite.makepyfile(f"""
+    suite.makepyfile(
+        test_it=f"""
         import threading
         import pytest
         import requests
@@ -255,10 +258,26 @@ def test_what_ends_so_without_a_fault_proves_nothing(
             runs.append(url)
             if len(runs) > 1:
                 {body}
-    """)
+    """
+    )
     matrix(suite)
     cell = only_cell(suite.path)
-    assert (cell["verdict"], cell["reason"]) == ("invalid", reason)
+    place = "at test_it.py:12 in test_it"
+    assert (cell["verdict"], cell["reason"]) == ("invalid", f"{reason}\n{place}")
+
+
+def test_a_response_without_a_body_cannot_be_cut_off(suite: pytest.Pytester) -> None:
+    profile(suite, f'{REFUSED}\nmode = "truncate"')
+    suite.makepyfile("""
+        import requests
+
+        def test_it(stub_server):
+            requests.put(stub_server.respond("/tea", method="PUT", status=204).url, timeout=5)
+    """)
+    assert matrix(suite).ret == MATRIX_FAILED  # for there is nothing else
+    cell = only_cell(suite.path)
+    assert cell["verdict"] == "not_applicable"
+    assert "had nothing to cut off" in cell["reason"]
 
 
 @pytest.mark.parametrize(
@@ -291,5 +310,27 @@ def test_no_cell_is_run_after_a_baseline_run_that_failed(suite: pytest.Pytester)
     suite.makepyfile("def test_it():\n    assert 0")
     assert matrix(suite).ret == pytest.ExitCode.TESTS_FAILED
     assert verdicts(suite.path / "out.json") == {"test_it": ("invalid",)}
-    reason = "the test, without any experiment, failed in call"
-    assert only_cell(suite.path)["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (
+            "def test_it(tmp_path):\n    assert 0, 'no tea'",
+            "failed in call: AssertionError: no tea\nassert 0\nat test_it.py:2 in test_it",
+        ),
+        (
+            "import pytest\n@pytest.fixture\ndef tea():\n    raise OSError(5, 'cold')\n"
+            + EMPTY_TEST,
+            "failed in setup: OSError: [Errno 5] cold\nat test_it.py:4 in tea",
+        ),
+    ],
+)
+def test_a_test_that_fails_without_chaos_says_how_and_where(
+    suite: pytest.Pytester, body: str, reason: str
+) -> None:
+    profile(suite, REFUSED)
+    suite.makepyfile(test_it=body)
+    shown = matrix(suite)
+    assert only_cell(suite.path)["reason"] == f"the test, without any experiment, {reason}"
+    shown.stdout.fnmatch_lines([f"    {line}" for line in reason.splitlines()[-1:]])
