@@ -310,8 +310,8 @@ def _faults_of_modes(kind: ChaosType) -> Iterator[tuple[str, tuple[Any, ...]]]:
     for parameter in SCHEMAS[kind].parameters:
         if parameter.name == "mode":
             for mode in _choices(parameter):
-                needed = _NEEDED.get(kind, {})
-                yield mode, ChaosExperiment("example", kind, mode=mode, **needed).faults
+                needed = {**_NEEDED.get(kind, {}), "mode": mode}
+                yield mode, ChaosExperiment("example", kind, **needed).faults
 
 
 _NEEDED: dict[ChaosType, dict[str, Any]] = {

@@ -418,7 +418,7 @@ def test_a_note_of_a_users_own_is_for_one_error() -> None:
 
 def test_a_bad_parameter_leads_to_the_page_of_its_type() -> None:
     with pytest.raises(ConfigurationError) as caught:
-        ChaosExperiment("x", "network_failure", mode="refuze")
+        ChaosExperiment("x", "network_failure", mode="refuze")  # type: ignore[call-overload]
     page = f"See {errors.DOCUMENTATION}reference/types/network_failure/"
     assert caught.value.__notes__ == [page]
     inner = caught.value.within("pyproject.toml")

@@ -42,6 +42,7 @@ from pytest_resilience.chaos.types.catalog import SCHEMAS
 from pytest_resilience.chaos.types.catalog import ChaosType
 from pytest_resilience.chaos.types.catalog import Kind
 from pytest_resilience.chaos.types.catalog import chaos_type as parse_type
+from pytest_resilience.chaos.types.constructor import ExperimentConstructor
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.chaos.types.schema import TypeSchema
 from pytest_resilience.chaos.types.service import Service
@@ -70,7 +71,7 @@ class Numbers(Protocol):
 
 
 @dataclass(frozen=True, init=False)
-class ChaosExperiment:
+class ChaosExperiment(ExperimentConstructor):
     """A named experiment; immutable, checked when it is made.
 
     Attributes:
@@ -101,35 +102,26 @@ class ChaosExperiment:
     parameters: tuple[tuple[str, Any], ...]
     services: tuple[Service, ...]
 
-    def __init__(  # noqa: PLR0917  # the order is the public one
+    def _read(
         self,
         name: str,
         chaos_type: Kind | str,
-        probability: float | str = 0.1,
-        duration: float | str = 60.0,
-        intensity: float | str | None = None,
-        target_services: Sequence[str] | str | None = None,
+        parameters: Mapping[str, Any],
+        *,
         enabled: bool = True,
-        **parameters: Any,
+        **common: Any,
     ) -> None:
         self._set("name", check_name("an experiment", name))
         self._set("enabled", _flag("enabled", enabled))
         kind = parse_type(chaos_type)
         try:
-            self._read(
-                kind,
-                parameters,
-                probability=probability,
-                duration=duration,
-                intensity=intensity,
-                target_services=target_services,
-            )
+            self._read_parameters(kind, parameters, **common)
         except ConfigurationError as error:
             if isinstance(kind, ChaosType):
                 error.lead_to(f"reference/types/{kind.value}/")
             raise
 
-    def _read(
+    def _read_parameters(
         self,
         kind: Kind,
         parameters: Mapping[str, Any],

@@ -46,6 +46,8 @@ from pytest_resilience.chaos.operation import WRITE
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.chaos.operation import SqlDetails
 from pytest_resilience.chaos.types.callers import CALLER_KINDS
+from pytest_resilience.chaos.types.catalog import SCHEMAS
+from pytest_resilience.chaos.types.catalog import ChaosType
 from pytest_resilience.chaos.types.schema import CHILDREN_PARAMETER
 from pytest_resilience.errors import ConfigurationError
 
@@ -104,15 +106,12 @@ class PossibleFault:
         Not to those of child processes, whose operations nobody counts here.
         """
         services = [target] if self.of_service else None
-        experiment = ChaosExperiment(
-            name, self.chaos_type, 1.0, float("inf"), None, services, **self.parameters
-        )
-        if CHILDREN_PARAMETER not in experiment.schema.parameters:
-            return experiment
+        parameters = dict(self.parameters)
+        if CHILDREN_PARAMETER in SCHEMAS[ChaosType(self.chaos_type)].parameters:
+            parameters["children"] = False
         return ChaosExperiment(
-            name, self.chaos_type, 1.0, float("inf"), None, services, children=False,
-            **self.parameters,
-        )  # fmt: skip
+            name, self.chaos_type, 1.0, float("inf"), None, services, **parameters
+        )
 
     def can_happen_to(self, operation: Operation) -> bool:
         """Whether it is possible where `operation` is done."""

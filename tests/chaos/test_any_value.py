@@ -133,7 +133,7 @@ def test_every_spec() -> None:
     def parsed(text: Any) -> None:
         for spec in (text, f"network_latency:{text}", f"network_latency:delay={text}"):
             kind, given = parse_spec(spec)
-            ChaosExperiment("n", kind, **given)  # type: ignore[arg-type]  # they are checked
+            ChaosExperiment("n", kind, **given)  # type: ignore[call-overload]  # they are checked
 
     check(lambda text: parsed(text) if isinstance(text, str) else None)
 

@@ -60,7 +60,8 @@ class Passage:
 
 
 def failure(mode: str, **given: Any) -> ChaosExperiment:
-    return ChaosExperiment("x", "network_failure", mode=mode, **given)
+    parameters = {"mode": mode, **given}
+    return ChaosExperiment("x", "network_failure", **parameters)
 
 
 def expected(mode: str, count: int, hits: set[int]) -> list[int]:

@@ -161,7 +161,7 @@ def test_silence_ends_with_its_own_experiment(
     engine: Engine, clock: ManualClock, mode: str
 ) -> None:
     engine.start(LATENCY, seed=1)
-    silent = ChaosExperiment("silent", "network_failure", mode=mode, rate=1, duration=10)
+    silent = ChaosExperiment("silent", "network_failure", mode=mode, rate=1, duration=10)  # type: ignore[call-overload]
     engine.start(silent, seed=1)
     effect = ask(engine)
     assert effect.left() == pytest.approx(10)

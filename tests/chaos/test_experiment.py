@@ -56,7 +56,7 @@ def test_intensity_is_translated_and_overruled_by_physical_parameters() -> None:
     ],
 )
 def test_modes(mode: str, fault: object) -> None:
-    assert ChaosExperiment("x", "network_failure", mode=mode).faults == (fault,)
+    assert ChaosExperiment("x", "network_failure", mode=mode).faults == (fault,)  # type: ignore[call-overload]
 
 
 def test_faults_say_what_they_do() -> None:
@@ -156,5 +156,5 @@ def test_what_it_has_found_out_of_operations_is_no_burden_to_children(kind: Chao
 @pytest.mark.parametrize("mode", ["dns", "dns_not_found"])
 def test_a_name_is_resolved_before_there_is_a_connection(mode: str) -> None:
     with pytest.raises(ConfigurationError, match="happens before there is a connection; leave"):
-        ChaosExperiment("x", "network_failure", mode=mode, target="api:443#2")
-    ChaosExperiment("x", "network_failure", mode=mode, target="!api:443")
+        ChaosExperiment("x", "network_failure", mode=mode, target="api:443#2")  # type: ignore[call-overload]
+    ChaosExperiment("x", "network_failure", mode=mode, target="!api:443")  # type: ignore[call-overload]

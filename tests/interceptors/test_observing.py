@@ -37,7 +37,7 @@ from tests.interceptors.files.file_actions import writing
 
 def never(name: str, kind: str, **parameters: Any) -> ChaosExperiment:
     """One that matches, and hits nothing."""
-    return ChaosExperiment(name, kind, nth=10**6, **parameters)
+    return ChaosExperiment(name, kind, **{"nth": 10**6, **parameters})
 
 
 FILES = [

@@ -65,7 +65,12 @@ def test_all_that_a_test_can_ask_for(chaos: Chaos) -> None:
         pass
     with chaos.inject("service_failure", target_services="payment", must_fire=False):
         pass
-    with chaos.inject(ChaosExperiment("loud", "a type of another plugin", loudness=11)):
+    parameters: dict[str, Any] = {"loudness": 11}
+    with chaos.inject(ChaosExperiment("loud", "a type of another plugin", **parameters)):
+        pass
+    with chaos.inject(ChaosExperiment("slow", "network_latency", 0.3, "30s", delay="200ms", nth=1)):
+        pass
+    with chaos.inject(ChaosExperiment(name="", chaos_type=ChaosType.DISK_FAILURE, mode="EIO")):
         pass
     with chaos.inject("a type of another plugin", intensity=0.5):
         pass
@@ -96,6 +101,9 @@ def test_what_is_misspelt(chaos: Chaos, tmp_path: Path) -> None:
     chaos.inject("network_latency", delya="200ms")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
     chaos.inject(ChaosType.NETWORK_LATENCY, mode="reset")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
     chaos.inject("service_failure", mode="refuse")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
+    ChaosExperiment("slow", "network_latency", dealy="1s")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue]
+    ChaosExperiment("away", ChaosType.NETWORK_FAILURE, mode="refuze")  # type: ignore[call-overload] # pyright: ignore[reportCallIssue, reportArgumentType]
+    ChaosExperiment("away", "network_failure", duration="5s", load=1)  # type: ignore[call-overload] # pyright: ignore[reportArgumentType]
     chaos.network_lateness()  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 

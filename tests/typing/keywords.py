@@ -77,6 +77,66 @@ __all__ = [{names}]
 _R_co = TypeVar("_R_co", covariant=True)
 '''
 
+CONSTRUCTOR_HEAD = '''"""What `ChaosExperiment(...)` takes, by its chaos type, for type checkers.
+
+The last overload takes what no name says, and the types of other plugins. It takes no parameter of
+a type, or a misspelt one would be taken for that of another: parameters of another plugin's type
+are given as `**parameters`, of a `dict[str, Any]`.
+
+Written by `python -m tests.typing.keywords`, of the schemas of the chaos types: a test compares.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import Literal
+from typing import Unpack
+from typing import overload
+
+from pytest_resilience.chaos.types.catalog import ChaosType
+from pytest_resilience.chaos.types.catalog import Kind
+{imports}
+
+
+__all__ = ["ExperimentConstructor"]
+
+
+class ExperimentConstructor:
+    """Takes the arguments of `ChaosExperiment`."""
+'''
+CONSTRUCTOR_END = '''
+    def __init__(  # noqa: PLR0917  # the order is the public one
+        self,
+        name: str,
+        chaos_type: Kind | str,
+        probability: float | str = 0.1,
+        duration: float | str = 60.0,
+        intensity: float | str | None = None,
+        target_services: Sequence[str] | str | None = None,
+        enabled: bool = True,
+        **parameters: Any,
+    ) -> None:
+        self._read(
+            name,
+            chaos_type,
+            parameters,
+            probability=probability,
+            duration=duration,
+            intensity=intensity,
+            target_services=target_services,
+            enabled=enabled,
+        )
+
+    @abstractmethod
+    def _read(
+        self, name: str, chaos_type: Kind | str, parameters: Mapping[str, Any], **common: Any
+    ) -> None:
+        """Check and keep what was given. Raises ConfigurationError."""
+'''
+
 # What stands for each type that a parameter may take. A text that is only a number is left out:
 # it is for flags.
 _SAMPLES: dict[str, tuple[Any, ...]] = {
@@ -157,6 +217,11 @@ def class_name(kind: ChaosType) -> str:
     return "".join(word.title() for word in kind.value.split("_"))
 
 
+def parameters_name(kind: ChaosType) -> str:
+    """That of the class of what this chaos type takes, and not every one."""
+    return f"{class_name(kind)}Parameters"
+
+
 def line_of(parameter: Parameter) -> str:
     """The line of one parameter, wrapped."""
     text = f"    {parameter.name}: {annotation(parameter)}"
@@ -192,7 +257,8 @@ def _shared(group: str) -> list[Parameter]:
 def expected() -> str:
     """The whole text of the module."""
     kinds = [kind for kind in ChaosType if kind in SCHEMAS]
-    names = [*_GROUPS, "Experiments", *map(class_name, kinds)]
+    own = map(parameters_name, kinds)
+    names = [*_GROUPS, "Experiments", *map(class_name, kinds), *own]
     parts = [HEAD.replace("{names}", _wrapped(sorted(names)))]
     common = [f"    {name}: {what}" for name, what in _OF_ALL.items()]
     parts.append(_class("Experiments", ["TypedDict"], "What every chaos type takes.", common))
@@ -205,9 +271,10 @@ def expected() -> str:
         groups = _groups_of(schema)
         shared = {name for group in groups for name in _GROUPS[group]}
         lines = (line_of(each) for each in schema.parameters if each.name not in shared)
-        bases = [*groups, "Experiments"]
+        own_class = parameters_name(kind)
+        parts.append(_class(own_class, groups or ["TypedDict"], _OWN.format(kind.value), lines))
         summary = schema.summary[0].upper() + schema.summary[1:] + "."
-        parts.append(_class(class_name(kind), bases, summary, lines))
+        parts.append(_class(class_name(kind), [own_class, "Experiments"], summary, []))
     return "".join(parts)
 
 
@@ -280,6 +347,41 @@ def _overload(experiment: str, keywords: Iterable[str]) -> str:
     return f"\n    @overload\n    def __call__(\n{body}    ) -> _R_co: ...\n"
 
 
+def expected_constructor() -> str:
+    """The whole text of the module of the constructor of `ChaosExperiment`."""
+    kinds = [kind for kind in ChaosType if kind in SCHEMAS]
+    line = "from pytest_resilience.chaos.types.keywords import "
+    overloads = [
+        _constructor(
+            f'Literal["{kind.value}", ChaosType.{kind.name}]',
+            f"**parameters: Unpack[{parameters_name(kind)}]",
+        )
+        for kind in kinds
+    ]
+    imports = "\n".join(line + each for each in sorted(map(parameters_name, kinds)))
+    return (
+        CONSTRUCTOR_HEAD.format(imports=imports)
+        + "".join(overloads)
+        + _constructor("Kind | str")
+        + CONSTRUCTOR_END
+    )
+
+
+def _constructor(kind: str, *more: str) -> str:
+    lines = ["self", "name: str", f"chaos_type: {kind}"]
+    lines += [f"{name}: {what} = ..." for name, what in _IN_ORDER.items()]
+    body = "".join(f"        {each},\n" for each in [*lines, *more])
+    return f"\n    @overload\n    def __init__(\n{body}    ) -> None: ...\n"
+
+
+_IN_ORDER = {
+    "probability": "float | str",
+    "duration": "float | str",
+    "intensity": "float | str | None",
+    "target_services": "Sequence[str] | str | None",
+    "enabled": "bool",
+}
+_OWN = "What `{}` takes, and not every type."
 _MEANINGS = {
     "Delays": "How long a delay is.",
     "Requests": "Which requests are meant.",
@@ -299,7 +401,11 @@ def _wrapped(names: Iterable[str]) -> str:
     return "\n".join([*lines, line])
 
 
-MODULES = {MODULE: expected, MODULE.with_name("calls.py"): expected_calls}
+MODULES = {
+    MODULE: expected,
+    MODULE.with_name("calls.py"): expected_calls,
+    MODULE.with_name("constructor.py"): expected_constructor,
+}
 
 if __name__ == "__main__":
     for path, text in MODULES.items():

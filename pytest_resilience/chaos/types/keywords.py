@@ -13,9 +13,13 @@ from typing import TypedDict
 
 
 __all__ = [
-    "Cancellation", "CpuStress", "DatabaseFailure", "DatabaseSlowdown", "Delays", "DiskFailure",
-    "DiskStress", "Experiments", "FdExhaustion", "MemoryFailure", "MemoryStress", "NetworkFailure",
-    "NetworkLatency", "Requests", "Responses", "ServiceFailure", "ThreadExhaustion", "Triggers",
+    "Cancellation", "CancellationParameters", "CpuStress", "CpuStressParameters", "DatabaseFailure",
+    "DatabaseFailureParameters", "DatabaseSlowdown", "DatabaseSlowdownParameters", "Delays",
+    "DiskFailure", "DiskFailureParameters", "DiskStress", "DiskStressParameters", "Experiments",
+    "FdExhaustion", "FdExhaustionParameters", "MemoryFailure", "MemoryFailureParameters",
+    "MemoryStress", "MemoryStressParameters", "NetworkFailure", "NetworkFailureParameters",
+    "NetworkLatency", "NetworkLatencyParameters", "Requests", "Responses", "ServiceFailure",
+    "ServiceFailureParameters", "ThreadExhaustion", "ThreadExhaustionParameters", "Triggers",
 ]  # fmt: skip
 
 
@@ -68,8 +72,8 @@ class Triggers(TypedDict, total=False):
     children: bool
 
 
-class NetworkLatency(Delays, Requests, Triggers, Experiments, total=False):
-    """The peer is further away: connecting and every response take longer."""
+class NetworkLatencyParameters(Delays, Requests, Triggers, total=False):
+    """What `network_latency` takes, and not every type."""
 
     mode: Literal["round_trip", "slow_close", "slow_dns", "bandwidth", "dribble"]
     bandwidth: int | str
@@ -81,8 +85,12 @@ class NetworkLatency(Delays, Requests, Triggers, Experiments, total=False):
     stream: Literal["upstream", "downstream", "both"]
 
 
-class NetworkFailure(Requests, Responses, Triggers, Experiments, total=False):
-    """The peer cannot be reached, or goes away, or what it says is damaged."""
+class NetworkLatency(NetworkLatencyParameters, Experiments, total=False):
+    """The peer is further away: connecting and every response take longer."""
+
+
+class NetworkFailureParameters(Requests, Responses, Triggers, total=False):
+    """What `network_failure` takes, and not every type."""
 
     mode: Literal[
         "refuse",
@@ -112,8 +120,12 @@ class NetworkFailure(Requests, Responses, Triggers, Experiments, total=False):
     stream: Literal["upstream", "downstream", "both"]
 
 
-class CpuStress(Experiments, total=False):
-    """Processes compute: less of the CPUs is left."""
+class NetworkFailure(NetworkFailureParameters, Experiments, total=False):
+    """The peer cannot be reached, or goes away, or what it says is damaged."""
+
+
+class CpuStressParameters(TypedDict, total=False):
+    """What `cpu_stress` takes, and not every type."""
 
     load: float | str
     cores: int
@@ -121,8 +133,12 @@ class CpuStress(Experiments, total=False):
     engine: Literal["built-in", "stress-ng"]
 
 
-class MemoryStress(Experiments, total=False):
-    """A process holds memory; or, with mode=fail, this one gets no more."""
+class CpuStress(CpuStressParameters, Experiments, total=False):
+    """Processes compute: less of the CPUs is left."""
+
+
+class MemoryStressParameters(TypedDict, total=False):
+    """What `memory_stress` takes, and not every type."""
 
     size: int | str
     ramp: float | str
@@ -132,8 +148,12 @@ class MemoryStress(Experiments, total=False):
     engine: Literal["built-in", "stress-ng"]
 
 
-class DiskStress(Experiments, total=False):
-    """A process writes, syncs and reads; or fills the disk."""
+class MemoryStress(MemoryStressParameters, Experiments, total=False):
+    """A process holds memory; or, with mode=fail, this one gets no more."""
+
+
+class DiskStressParameters(TypedDict, total=False):
+    """What `disk_stress` takes, and not every type."""
 
     size: int | str
     fill: bool
@@ -142,16 +162,24 @@ class DiskStress(Experiments, total=False):
     engine: Literal["built-in", "stress-ng"]
 
 
-class ServiceFailure(Responses, Triggers, Experiments, total=False):
-    """Services of yours fail: on the wire where they are hosts, else with an exception."""
+class DiskStress(DiskStressParameters, Experiments, total=False):
+    """A process writes, syncs and reads; or fills the disk."""
+
+
+class ServiceFailureParameters(Responses, Triggers, total=False):
+    """What `service_failure` takes, and not every type."""
 
     mode: Literal["error", "refuse", "reset", "close", "timeout", "status", "down"]
     exception: str | type[Exception]
     stream: Literal["upstream", "downstream", "both"]
 
 
-class DatabaseSlowdown(Delays, Triggers, Experiments, total=False):
-    """A database responds late."""
+class ServiceFailure(ServiceFailureParameters, Experiments, total=False):
+    """Services of yours fail: on the wire where they are hosts, else with an exception."""
+
+
+class DatabaseSlowdownParameters(Delays, Triggers, total=False):
+    """What `database_slowdown` takes, and not every type."""
 
     at: str
     match: str
@@ -159,8 +187,12 @@ class DatabaseSlowdown(Delays, Triggers, Experiments, total=False):
     database: str
 
 
-class DatabaseFailure(Triggers, Experiments, total=False):
-    """A database fails, with the driver's own error and code."""
+class DatabaseSlowdown(DatabaseSlowdownParameters, Experiments, total=False):
+    """A database responds late."""
+
+
+class DatabaseFailureParameters(Triggers, total=False):
+    """What `database_failure` takes, and not every type."""
 
     mode: Literal[
         "lost",
@@ -183,8 +215,12 @@ class DatabaseFailure(Triggers, Experiments, total=False):
     database: str
 
 
-class DiskFailure(Delays, Triggers, Experiments, total=False):
-    """Files cannot be opened, written, synced or renamed, with the system's own error."""
+class DatabaseFailure(DatabaseFailureParameters, Experiments, total=False):
+    """A database fails, with the driver's own error and code."""
+
+
+class DiskFailureParameters(Delays, Triggers, total=False):
+    """What `disk_failure` takes, and not every type."""
 
     mode: Literal[
         "disk_full",
@@ -210,9 +246,28 @@ class DiskFailure(Delays, Triggers, Experiments, total=False):
     bytes_written: int | str
 
 
-class Cancellation(Triggers, Experiments, total=False):
+class DiskFailure(DiskFailureParameters, Experiments, total=False):
+    """Files cannot be opened, written, synced or renamed, with the system's own error."""
+
+
+class CancellationParameters(Triggers, total=False):
+    """What `cancellation` takes, and not every type."""
+
+    at: str
+    target: str | Sequence[str]
+    match: str
+    position: int
+    database: str
+    path: str | Sequence[str] | PathLike[str]
+
+
+class Cancellation(CancellationParameters, Experiments, total=False):
     """The task of asyncio, or cancel scope of trio, that awaits an operation is cancelled there."""
 
+
+class MemoryFailureParameters(Triggers, total=False):
+    """What `memory_failure` takes, and not every type."""
+
     at: str
     target: str | Sequence[str]
     match: str
@@ -221,22 +276,23 @@ class Cancellation(Triggers, Experiments, total=False):
     path: str | Sequence[str] | PathLike[str]
 
 
-class MemoryFailure(Triggers, Experiments, total=False):
+class MemoryFailure(MemoryFailureParameters, Experiments, total=False):
     """An operation cannot get the memory that it needs: MemoryError."""
 
-    at: str
-    target: str | Sequence[str]
-    match: str
-    position: int
-    database: str
-    path: str | Sequence[str] | PathLike[str]
 
-
-class FdExhaustion(Experiments, total=False):
-    """This process cannot open files and sockets any more (EMFILE)."""
+class FdExhaustionParameters(TypedDict, total=False):
+    """What `fd_exhaustion` takes, and not every type."""
 
     leave: int
 
 
-class ThreadExhaustion(Experiments, total=False):
+class FdExhaustion(FdExhaustionParameters, Experiments, total=False):
+    """This process cannot open files and sockets any more (EMFILE)."""
+
+
+class ThreadExhaustionParameters(TypedDict, total=False):
+    """What `thread_exhaustion` takes, and not every type."""
+
+
+class ThreadExhaustion(ThreadExhaustionParameters, Experiments, total=False):
     """This process cannot start threads any more (RuntimeError)."""

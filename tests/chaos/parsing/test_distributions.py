@@ -87,7 +87,7 @@ def test_never_negative_and_never_falling(kind: str, first: float, second: float
 @pytest.mark.parametrize("kind", ["network_latency", "database_slowdown"])
 def test_contradictions(kind: str, parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        ChaosExperiment("x", kind, delay="200ms", **parameters)
+        ChaosExperiment("x", kind, **{"delay": "200ms", **parameters})
 
 
 def test_in_words() -> None:

@@ -124,7 +124,7 @@ def test_what_makes_no_sense_is_refused(kind: str, given: dict[str, Any], messag
     [("upstream", "reset, upstream"), ("both", "reset, both ways"), ("downstream", "reset")],
 )
 def test_what_happens_to_what_is_sent_says_so(stream: str, text: str) -> None:
-    experiment = ChaosExperiment("trouble", "network_failure", mode="reset", stream=stream)
+    experiment = ChaosExperiment("trouble", "network_failure", mode="reset", stream=stream)  # type: ignore[call-overload]
     assert experiment.fault_text == text
 
 
@@ -137,7 +137,7 @@ def test_a_service_that_is_down_refuses_and_has_closed_its_connections() -> None
 @pytest.mark.parametrize("mode", ["partition", "down"])
 def test_half_a_partition_is_none(mode: str) -> None:
     """Of other failures `intensity` is the share; all or nothing gets through a wall."""
-    trigger = ChaosExperiment("wall", "network_failure", mode=mode, intensity=0.1).trigger
+    trigger = ChaosExperiment("wall", "network_failure", mode=mode, intensity=0.1).trigger  # type: ignore[call-overload]
     assert str(trigger) == str(ChaosExperiment("far", "network_latency").trigger)
 
 
@@ -176,7 +176,7 @@ def test_the_content_type_is_that_of_the_body(body: str, kind: str) -> None:
 )
 @pytest.mark.parametrize("mode", ["status", "malformed_json"])
 def test_headers_are_added_or_take_the_place_of_others(mode: str, headers: object) -> None:
-    fault = ChaosExperiment("x", "network_failure", mode=mode, headers=headers).faults[0]
+    fault = ChaosExperiment("x", "network_failure", mode=mode, headers=headers).faults[0]  # type: ignore[call-overload]
     assert isinstance(fault, InjectedResponse)
     lines = fault.replacement.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
     assert lines[:2] == [b"content-type: application/problem+json", b"X-Shard: 7"]

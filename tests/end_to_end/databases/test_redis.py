@@ -92,7 +92,7 @@ def test_slow_commands(client: Any) -> None:
 @pytest.mark.parametrize("mode", ["lost", "deadlock"])
 def test_what_redis_does_not_know_does_not_happen(client: Any, mode: str) -> None:
     """And whoever expects it is told so, though the code may swallow every error."""
-    failure = ChaosExperiment("failure", "database_failure", mode=mode, rate=1)
+    failure = ChaosExperiment("failure", "database_failure", mode=mode, rate=1)  # type: ignore[call-overload]
     running = Runtime().start(failure, seed=1)
     client.get("a")
     running.stop()

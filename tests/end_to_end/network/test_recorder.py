@@ -36,7 +36,7 @@ MODES = {
     "network_latency": ("round_trip", "slow_close", "slow_dns", "bandwidth", "dribble"),
 }
 NETWORK = [
-    ChaosExperiment(f"{kind} {mode}", kind, mode=mode)
+    ChaosExperiment(f"{kind} {mode}", kind, mode=mode)  # type: ignore[call-overload]
     for kind, modes in MODES.items()
     for mode in modes
 ]
