@@ -8,10 +8,11 @@ import sysconfig
 from collections.abc import Iterator
 from functools import lru_cache
 from types import FrameType
+from types import TracebackType
 from typing import Any
 
 
-__all__ = ["is_library", "suspended_frames"]
+__all__ = ["end_at_caller", "is_library", "suspended_frames"]
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _LIBRARIES = tuple(
@@ -32,6 +33,18 @@ def is_library(filename: str) -> bool:
         or any(each in filename for each in _SHARED)
         or not os.path.splitext(filename)[1]  # a program that was started, such as bin/pytest
     )
+
+
+def end_at_caller(trace: TracebackType | None) -> None:
+    """Let a traceback end at the line of the code under test that has called this package."""
+    caller, file = None, ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not is_library(file):
+            caller = trace
+        trace = trace.tb_next
+    if caller is not None and file.startswith(_HERE):
+        caller.tb_next = None
 
 
 def suspended_frames(task: Any) -> Iterator[FrameType]:

@@ -51,8 +51,10 @@ class ProfileExperiment:
         given = dict(table)
         kind = given.pop("chaos_type", None)
         if kind is None:
+            alike = [name for name in given if nearest(name, ["chaos_type"])]
+            instead = f", instead of {shortened(alike[0])}" if alike else ""
             raise ConfigurationError(
-                "chaos_type is missing; give one, such as chaos_type = 'network_latency'"
+                f"chaos_type is missing; give one, such as chaos_type = 'network_latency'{instead}"
             )
         weight = given.pop("weight", 1)
         if (

@@ -20,7 +20,9 @@ from pytest_resilience.chaos.cancelling import in_own_scope
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.errors import ConfigurationError
+from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import NeverFiredError
+from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.errors import with_page
 from pytest_resilience.plugin.experiment_request import ExperimentRequest
 from pytest_resilience.plugin.experiment_request import RunMode
@@ -40,6 +42,7 @@ from pytest_resilience.report.terminal import timeline
 from pytest_resilience.runtime import child_processes
 from pytest_resilience.runtime import new_engine
 from pytest_resilience.runtime import recording_crashes
+from pytest_resilience.stacks import end_at_caller
 
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ _SCOPE = pytest.StashKey[ChaosScope]()
 _REQUESTS = pytest.StashKey[tuple[ExperimentRequest, ...]]()
 _IN_MATRIX = pytest.StashKey[ExperimentRequest]()
 
+_MISTAKES = (ConfigurationError, DuplicateNameError, UnknownNameError)  # in what was written
 _STARTING = frozenset({"chaos", "chaos_monkey", "chaos_responses"})  # fixtures
 _MOST_MARKS = 256  # remembered as read; with `parametrize` one is that of many tests
 
@@ -313,18 +317,21 @@ class ChaosSession:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        error = None if call.excinfo is None else call.excinfo.value
+        if isinstance(error, _MISTAKES) and not item.config.option.fulltrace:
+            end_at_caller(error.__traceback__)
         report = yield
         scope = item.stash.get(_SCOPE, None)
         if scope is None:
             return report
-        if call.excinfo is not None and isinstance(call.excinfo.value, NeverFiredError):
+        if call.excinfo is not None and isinstance(error, NeverFiredError):
             # Neither skip nor xfail excuses a test that has proved nothing.
             report.outcome = "failed"
             report.longrepr = call.excinfo.getrepr(style="value")
             # For the line of the test in the short summary, where there is room for little.
             crash = getattr(report.longrepr, "reprcrash", None)
             if crash is not None:
-                crash.message = f"never fired: {call.excinfo.value.why.value}"
+                crash.message = f"never fired: {error.why.value}"
             vars(report).pop("wasxfail", None)
         if call.when == "call":
             excused = report.passed or hasattr(report, "wasxfail")

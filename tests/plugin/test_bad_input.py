@@ -167,3 +167,15 @@ def test_a_bad_flag_ends_the_run(pytester: pytest.Pytester, flags: list[str], me
 def test_the_same_flag_twice_with_one_meaning_is_fine(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_it(): pass")
     pytester.runpytest("--chaos-seed=1", "--chaos-seed=01").assert_outcomes(passed=1)
+
+
+def test_a_mistake_in_a_test_is_shown_where_it_was_made(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        def test_it(chaos):
+            with chaos.network_latency(dealy="1s"):
+                pass
+    """)
+    shown = pytester.runpytest()
+    shown.stdout.fnmatch_lines([">       with chaos.network_latency(dealy=*", "E *mean 'delay'?*"])
+    shown.stdout.no_fnmatch_line("*schema.py*")
+    pytester.runpytest("--full-trace").stdout.fnmatch_lines(["*schema.py:*: ConfigurationError"])
