@@ -38,6 +38,7 @@ from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.sockets import effects
 from pytest_resilience.interceptors.sockets.asyncio_loops import AsyncioLoops
+from pytest_resilience.interceptors.sockets.clients_in_c import ClientsInC
 from pytest_resilience.interceptors.sockets.connect import LoopConnects
 from pytest_resilience.interceptors.sockets.connect import NameResolution
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
@@ -59,7 +60,6 @@ from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
 from pytest_resilience.interceptors.sockets.stand_ins import answer_nothing
 from pytest_resilience.interceptors.sockets.stand_ins import other_ends
-from pytest_resilience.interceptors.sockets.unreachable import UnreachableClients
 from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
 from pytest_resilience.patching import Patches
@@ -90,7 +90,7 @@ class SocketInterceptor:
         self._installed = False
         # Made by the first install, and used again by the next: most tests need the same.
         self._socket_patches: SocketPatches | None = None
-        self._beside: tuple[HostNameHooks | UnreachableClients, ...] = ()
+        self._beside: tuple[HostNameHooks | ClientsInC, ...] = ()
 
     def install(self) -> None:
         if self._installed:
@@ -100,7 +100,7 @@ class SocketInterceptor:
             self._socket_patches = SocketPatches(self._engine, self.names, self._patches)
             self._beside = (
                 HostNameHooks(self._engine, self.names, self._patches),
-                UnreachableClients(self._engine, self.names, self._patches, self._out_of_reach),
+                ClientsInC(self._engine, self.names, self._patches, self._out_of_reach),
             )
         self._socket_patches.install(self._patches)
         for each in self._beside:

@@ -1,7 +1,8 @@
-"""What no interceptor reaches: connections that are made in C.
+"""Clients in C, where they are called in Python: to tell where they went, if that is not reached.
 
-Nothing can happen to them here. They are noted for experiments of the network, so that
-one which never fires can say where they went, and how to lead them through a proxy.
+What they do over TCP is reached where they connect in C (native/), but on some machines only, and
+their datagrams nowhere. Then they are noted, so that an experiment of the network which never fires
+can say where they went, and how to lead them through a proxy.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.patching import Patches
 
 
-__all__ = ["UnreachableClients"]
+__all__ = ["ClientsInC"]
 
 _GRPC_TARGET = re.compile(
     r"(?:dns:(?:///)?|ipv[46]:)?(?P<host>\[[^\]]+\]|[^/:\[\]]+):(?P<port>\d+)"
@@ -76,7 +77,7 @@ _UVLOOP = _Driver(
 )
 
 
-class UnreachableClients:
+class ClientsInC:
     """See the module.
 
     Attributes:

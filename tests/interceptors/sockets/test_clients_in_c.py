@@ -1,4 +1,4 @@
-"""What no interceptor reaches is noticed, and an experiment that never fires says where it went."""
+"""Clients in C that are not reached are noticed, and who never fires says where they went."""
 
 from __future__ import annotations
 
