@@ -26,6 +26,7 @@ _IN_MULTIPROCESSING: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "multiprocessing.queues": {"Queue": ("get", "put"), "SimpleQueue": ("get", "put")},
     "multiprocessing.popen_fork": {"Popen": ("__init__", "wait")},
+    "multiprocessing.synchronize": {"Condition": ("wait", "wait_for"), "Event": ("wait",)},
     "multiprocessing.managers": {"BaseManager": ("start", "connect", "shutdown")},
 }
 
@@ -64,8 +65,36 @@ def _install_multiprocessing(module_name: str, patches: Patches) -> None:
                 patches.set(owner, name, _real(getattr(owner, name)))
 
 
+def _install_synchronize(patches: Patches) -> None:
+    _install_multiprocessing("multiprocessing.synchronize", patches)
+    locks: Any = sys.modules["multiprocessing.synchronize"].SemLock
+    make_methods = locks._make_methods  # noqa: SLF001  # where each gets its `acquire`
+
+    def _make_methods(self: Any) -> None:
+        make_methods(self)
+        self.acquire = _acquire(self._semlock.acquire)
+
+    def __enter__(self: Any) -> bool:  # noqa: N807
+        return _acquire(self._semlock.acquire)()
+
+    patches.set(locks, "_make_methods", _make_methods)
+    patches.set(locks, "__enter__", __enter__)
+
+
+def _acquire(real: Callable[..., bool]) -> Callable[..., bool]:
+    def acquire(block: bool = True, timeout: float | None = None) -> bool:
+        taken = real(False)
+        if taken or not block:
+            return taken
+        with outside():  # somebody else has it, in whatever process
+            return real(block, timeout)
+
+    return acquire
+
+
 MULTIPROCESSING = {
-    name: functools.partial(_install_multiprocessing, name) for name in _IN_MULTIPROCESSING
+    **{name: functools.partial(_install_multiprocessing, name) for name in _IN_MULTIPROCESSING},
+    "multiprocessing.synchronize": _install_synchronize,
 }
 """By the module that is replaced in, once it has been imported."""
 

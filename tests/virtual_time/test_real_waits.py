@@ -88,6 +88,34 @@ def test_multiprocessing(clock: VirtualClock, method: str) -> None:
     queue.join_thread()
 
 
+def hold(lock: Any, taken: Any, end: Any) -> None:
+    with lock:
+        taken.set()
+        end.wait(60)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore", "Condition"])
+def test_a_lock_that_a_child_has_is_awaited_in_real_time(
+    clock: VirtualClock, method: str, kind: str
+) -> None:
+    context: Any = multiprocessing.get_context(method)
+    lock, taken, end = getattr(context, kind)(), context.Event(), context.Event()
+    process = context.Process(target=hold, args=(lock, taken, end))
+    process.start()
+    assert taken.wait(60)
+    began = clock.elapsed
+    assert not lock.acquire(timeout=0.05)
+    assert 0.05 <= clock.elapsed - began < 60
+    end.set()
+    assert lock.acquire(timeout=60)
+    lock.release()
+    before = clock.elapsed
+    with lock:
+        assert clock.elapsed == before  # nobody is awaited
+    process.join()
+
+
 def test_a_pool_of_processes(clock: VirtualClock) -> None:
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
