@@ -162,7 +162,7 @@ def _judged(ran: Ran, schedule: Schedule) -> list[pytest.TestReport]:
     """The reports of a replay, in which what is good has passed, and nothing else has."""
     outcome = ran.outcome
     text = f"{outcome.verdict.words}: {outcome.reason}\nunder {format_schedule(schedule)}"
-    call = next((each for each in ran.reports if each.when == "call"), ran.reports[-1])
+    call = _own_call(ran.reports) or ran.reports[-1]
     if outcome.verdict.good:
         for report in ran.reports:
             if report.failed and report.when == "call":
@@ -174,13 +174,18 @@ def _judged(ran: Ran, schedule: Schedule) -> list[pytest.TestReport]:
     return ran.reports
 
 
+def _own_call(reports: Sequence[pytest.TestReport]) -> pytest.TestReport | None:
+    """That of the test's own call, which comes after those of its subtests."""
+    return next((each for each in reversed(reports) if each.when == "call"), None)
+
+
 def _is_verbose(item: pytest.Item) -> bool:
     return bool(item.config.option.verbose > 0)
 
 
 def _fail(reports: list[pytest.TestReport], found: Found, *, whole: bool) -> None:
     """Let a test that asked for it fail for what was found, and where nothing could be tried."""
-    call = next((each for each in reports if each.when == "call"), None)
+    call = _own_call(reports)
     proves_nothing = not found.runs
     if call is not None and call.passed and (found.failures or proves_nothing):
         text = found.note if proves_nothing else found.text(whole=whole)

@@ -202,3 +202,34 @@ def test_what_fails_under_faults_is_found_and_what_holds_is_not(
         is_bad = "shout" in test or "twice" in test
         assert each <= {"survived", "degraded", *(["failed"] if is_bad else [])}, test
         assert ("failed" in each) is is_bad, test
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--chaos-replay=open(tmp_path/note.txt)#1=permission_denied",)]
+)
+def test_a_test_with_subtests_fails_itself_and_none_of_them(
+    pytester: pytest.Pytester, arguments: tuple[str, ...]
+) -> None:
+    if not SUBTESTS:
+        pytest.skip("pytest 8 has no fixture subtests of its own")
+    test = """
+        @pytest.mark.chaos_explore(probe=False, invariant=[nothing_failed])
+        def test_it(note, subtests, failed):
+            with subtests.test("one"):
+                try:
+                    note.read_text()
+                except OSError:
+                    failed.append(note)
+    """
+    head = """
+        @pytest.fixture
+        def failed():
+            return []
+        def nothing_failed(failed):
+            assert not failed
+    """
+    pytester.makepyfile(shop="", test_it=HEAD + textwrap.dedent(head) + textwrap.dedent(test))
+    pytester.syspathinsert()
+    result = pytester.runpytest("-p", "no:ordeal", "-p", "no:randomly", *arguments)
+    assert result.parseoutcomes() == {"failed": 1}
+    result.stdout.no_fnmatch_line("SUBFAILED*")
