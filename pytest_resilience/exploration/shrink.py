@@ -6,6 +6,8 @@ else a schedule would shrink to another bug than the one that was found.
 
 from __future__ import annotations
 
+import itertools
+
 from collections.abc import Callable
 from collections.abc import Iterator
 
@@ -23,12 +25,16 @@ _MOST_SIMPLER = 2  # faults that are tried in place of one
 
 
 def shrink(
-    schedule: Schedule, outcome: Outcome, attempt: Callable[[Schedule], Outcome | None]
+    schedule: Schedule,
+    outcome: Outcome,
+    attempt: Callable[[Schedule], Outcome | None],
+    *,
+    meant: Callable[[str], bool] = lambda _: True,
 ) -> tuple[Schedule, Outcome]:
     """Leave out what is not needed, then take what is simpler; with what comes of the result.
 
     What never happened is left out without a run. `attempt` gives None when no run may begin any
-    more: then the smallest so far is the result.
+    more: then the smallest so far is the result. `meant`: the faults that may take the place of one.
     """
     wanted = outcome.signature
     smallest = tuple(step for step in schedule if step in outcome.hit) or schedule
@@ -41,7 +47,7 @@ def shrink(
         else:
             smallest, outcome = without, found
     for number, step in enumerate(smallest):
-        for simpler in _simpler(step):
+        for simpler in _simpler(step, meant):
             changed = (*smallest[:number], simpler, *smallest[number + 1 :])
             found = _same(attempt(changed), wanted)
             if found is not None:
@@ -54,7 +60,7 @@ def _same(outcome: Outcome | None, wanted: Signature) -> Outcome | None:
     return outcome if outcome is not None and outcome.signature == wanted else None
 
 
-def _simpler(step: Step) -> Iterator[Step]:
+def _simpler(step: Step, meant: Callable[[str], bool]) -> Iterator[Step]:
     """What could stand for a step, the simplest first: a fault that goes away, a plainer one."""
     if step.is_order:
         return
@@ -64,5 +70,6 @@ def _simpler(step: Step) -> Iterator[Step]:
         names = [each.name for each in possible_faults(step.point.site.kind)]
     if step.lasts:
         yield Step(step.point, step.fault)
-    for name in names[: names.index(step.fault)][:_MOST_SIMPLER]:
+    simpler = filter(meant, names[: names.index(step.fault)])
+    for name in itertools.islice(simpler, _MOST_SIMPLER):
         yield Step(step.point, name, step.lasts)

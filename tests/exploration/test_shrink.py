@@ -50,6 +50,15 @@ def test_the_simplest_fault_is_taken_that_fails_in_the_same_way() -> None:
     assert smallest == (step("a", "timeout"),)
 
 
+def test_no_fault_takes_its_place_that_is_not_meant() -> None:
+    system = System([seen("a")], bool)
+    schedule = (step("a", "timeout"),)
+    smallest, _ = shrink(
+        schedule, system.run(schedule), system.run, meant=lambda name: name != "refuse"
+    )
+    assert smallest == schedule
+
+
 def test_another_failure_does_not_take_the_place_of_the_first() -> None:
     causes = frozenset({("a", "timeout")})
     system = System([seen("a"), seen("b")], lambda happened: causes <= happened)

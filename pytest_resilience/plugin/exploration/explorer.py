@@ -359,7 +359,7 @@ class Explorer:
         if self._found.note:  # nothing can be run any more
             schedule, outcome = first, search.outcomes[first]
         else:
-            schedule, outcome = shrink(first, search.outcomes[first], attempt)
+            schedule, outcome = shrink(first, search.outcomes[first], attempt, meant=self._is_meant)
         names = dict.fromkeys(map(_cell_name, schedules))
         return Failure(
             schedule=schedule,

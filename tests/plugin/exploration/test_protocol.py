@@ -650,6 +650,24 @@ def test_faults_that_fit_no_operation_are_told_with_those_that_do(
     result.stdout.fnmatch_lines(["not applicable: " + told])
 
 
+def test_a_failure_is_told_by_a_fault_that_is_meant(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        test_it="""
+        import pytest
+        import shop
+        @pytest.mark.chaos_explore(faults=["memory"])
+        def test_it(tmp_path):
+            try:
+                shop.save(tmp_path / "a", "x")
+            except (MemoryError, OSError):
+                pass
+            assert (tmp_path / "a").exists()
+        """
+    )
+    result = run(shop, "test_it.py")
+    result.stdout.fnmatch_lines(["*--chaos-replay='create(tmp_path/a)@shop.save#1=memory'"])
+
+
 def test_in_virtual_time_waits_cost_nothing_and_a_deadlock_is_told_with_its_place(
     pytester: pytest.Pytester,
 ) -> None:
