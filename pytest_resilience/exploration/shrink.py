@@ -34,7 +34,7 @@ def shrink(
     """Leave out what is not needed, then take what is simpler; with what comes of the result.
 
     What never happened is left out without a run. `attempt` gives None when no run may begin any
-    more: then the smallest so far is the result. `meant`: the faults that may take the place of one.
+    more: then the smallest so far is the result. `meant`: the faults that may stand for others.
     """
     wanted = outcome.signature
     smallest = tuple(step for step in schedule if step in outcome.hit) or schedule
