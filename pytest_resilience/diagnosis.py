@@ -319,8 +319,10 @@ def _advice(active_experiment: ActiveExperiment) -> str:
         of_target = "Correct the target. Or: " if _did_so_elsewhere(active_experiment) else ""
         return of_target + unmatched.advice + (_NO_REQUEST_MADE if unmatched.certainty else "")
     cancels = all(isinstance(fault, Cancellation) for fault in experiment.faults)
+    did = {each.kind for each in unmatched.all}
     return (
         f"{_connections_there_were(active_experiment)}"
+        f"{unmatched.blind_spot if did.isdisjoint(experiment.kinds) else ''}"
         f"{_NOBODY_AWAITED if cancels else _likely_reason(active_experiment)}"
         f"It hits {', '.join(sorted(experiment.kinds))}. Correct the target or the fault, or say "
         "must_fire=False if firing is not what you test."

@@ -165,6 +165,7 @@ class UnmatchedOperations:
         advice: how to reach an operation that was out of reach and may have been meant.
         certainty: how sure that is: 2 if it is one of the targets, 1 if it is but for a request
             that was not made, else 0.
+        blind_spot: what may have been done that is not seen here; "" for nothing.
         refused_by: the parameters that are about others than operations that would be meant.
         met_target: whether something was done with a target, though nothing that can be hit.
         furthest: the most that came of a response to which nothing happened, in what the fault
@@ -175,6 +176,7 @@ class UnmatchedOperations:
     def __init__(self, experiment: ChaosExperiment) -> None:
         self.advice = ""
         self.certainty = 0
+        self.blind_spot = ""
         self.refused_by: dict[str, None] = {}
         self.met_target = False
         self.furthest = NOTHING_CAME

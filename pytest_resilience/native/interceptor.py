@@ -73,6 +73,10 @@ class NativeInterceptor:
             self._slots.protect()
 
     def refresh(self) -> None:
+        why = unsupported() if self.wanted else _IS_OFF
+        for each in self._engine.active if why else ():
+            if not self.kinds.isdisjoint(each.kinds):
+                each.unmatched.blind_spot = f"What clients in C do is not seen: {why}. "
         if self._connects is not None:
             self._connects.redirects.refresh()
 

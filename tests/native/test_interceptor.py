@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 
 from collections.abc import Iterator
@@ -56,6 +57,24 @@ def test_it_can_be_switched_off(client: Client) -> None:
         assert taken() == 0
         refused(client)
     assert experiment.matched == 0
+    told = str(never_fired(experiment))
+    assert "What clients in C do is not seen: chaos_native is false." in told
+
+
+def test_that_it_is_off_is_said_only_where_it_matters(client: Client) -> None:
+    engine = new_engine(native=False)
+    start = injecting(engine.start)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        start("network_failure", mode="refuse", rate=1, target="127.0.0.1:1") as elsewhere,
+    ):
+        socket.create_connection(server.getsockname()).close()
+    with start("disk_failure", mode="disk_full", path="**/nothing") as of_disks:
+        refused(client)
+    with injecting(new_engine().start)("network_failure", mode="reset", rate=1) as on:
+        pass
+    for each in (elsewhere, of_disks, on):
+        assert "clients in C" not in str(never_fired(each))
 
 
 @pytest.fixture
