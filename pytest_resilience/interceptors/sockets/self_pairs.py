@@ -15,7 +15,9 @@ import weakref
 
 from collections.abc import Callable
 from collections.abc import Container
+from collections.abc import Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import Generic
 from typing import Protocol
@@ -23,11 +25,15 @@ from typing import TypeVar
 
 from pytest_resilience.chaos.descriptors import open_descriptors
 from pytest_resilience.interceptors.foreign_objects import is_a
+from pytest_resilience.interceptors.foreign_objects import or_none
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 
+
+if TYPE_CHECKING:
+    from dis import Instruction
 
 __all__ = ["SelfPairs", "is_made_here"]
 
@@ -35,6 +41,9 @@ _LOOPBACK = ("127.", "::1", "localhost")
 _TALKING = frozenset({
     "makefile", "recv", "recv_into", "recvfrom", "recvmsg", "send", "sendall", "sendmsg", "sendto",
 })  # fmt: skip
+_WITH_ENDS = "with ends"
+_TELLING = _TALKING | {"accept", "close", _WITH_ENDS}
+_PAIR_IS_MADE = (["accept", "close"], ["accept", _WITH_ENDS])
 
 
 class _Connection(Protocol):
@@ -42,8 +51,6 @@ class _Connection(Protocol):
     ends: tuple[Any, Any] | None
     turn: Any
 
-
-_ENDING = {"accept", "close"}
 
 _C = TypeVar("_C", bound=_Connection)
 
@@ -113,20 +120,31 @@ def is_made_here(address: tuple[Any, ...]) -> bool:
     if frame is None or not _accepts_and_closes(frame):
         return False
     # Last of all: to ask a frame for its locals keeps them, with all that they refer to.
-    return any(_listens(each, address) for each in frame.f_locals.values())
+    variables = [*frame.f_locals.values()]
+    attributes = [*(or_none(vars, variables[0]) or {}).values()] if variables else []
+    return any(_listens(each, address) for each in (*variables, *attributes))
 
 
 def _accepts_and_closes(frame: FrameType) -> bool:
     """Whether it is what the function does next, and sends or receives nothing before."""
-    if not {*frame.f_code.co_names} >= _ENDING:
+    if "accept" not in frame.f_code.co_names:
         return False
     import dis
 
     instructions = dis.get_instructions(frame.f_code)
-    names = [each.argval for each in instructions if each.offset > frame.f_lasti]
-    calls = [name for name in names if name in _TALKING or name in _ENDING]
+    left = [each for each in instructions if each.offset > frame.f_lasti]
+    names = [_WITH_ENDS if _ends_with(left, at) else each.argval for at, each in enumerate(left)]
+    calls = [name for name in names if isinstance(name, str) and name in _TELLING]
+    while calls[:1] == [_WITH_ENDS]:  # of another than what it listens with
+        del calls[0]
     # More than one accept is there where it connects in one way or another.
-    return [name for name, _ in itertools.groupby(calls)][:2] == ["accept", "close"]
+    return [name for name, _ in itertools.groupby(calls)][:2] in _PAIR_IS_MADE
+
+
+def _ends_with(instructions: Sequence[Instruction], at: int) -> bool:
+    """Whether a `with` ends here in good order: what it calls is given None three times."""
+    three = instructions[at : at + 3]
+    return [(each.opname, each.argval) for each in three] == [("LOAD_CONST", None)] * 3
 
 
 def _is_passed_by(frame: FrameType) -> bool:

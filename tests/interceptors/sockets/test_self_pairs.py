@@ -75,6 +75,28 @@ def in_either_of_two_ways(*, at_once: bool = False) -> Pair:
     return one, other
 
 
+class Waker:
+    """Keeps what it listens with, too."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server((HOST, 0))
+        self.one = socket.create_connection(self.listener.getsockname())
+        self.other, _ = self.listener.accept()
+        self.listener.close()
+
+
+def as_a_class_does() -> Pair:
+    waker = Waker()
+    return waker.one, waker.other
+
+
+def within_a_block() -> Pair:
+    with socket.create_server((HOST, 0)) as listener:
+        one = socket.create_connection(listener.getsockname())
+        other, _ = listener.accept()
+    return one, other
+
+
 def in_several_steps() -> Pair:
     listener = socket.create_server((HOST, 0))
 
@@ -87,6 +109,11 @@ def in_several_steps() -> Pair:
 
     one = connect()
     return one, accept()
+
+
+PAIRS = [
+    as_clients_do, as_python_does, in_either_of_two_ways, as_a_class_does, within_a_block,
+]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -105,7 +132,7 @@ def wake(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault["mode"])
-@pytest.mark.parametrize("make", [as_clients_do, as_python_does, in_either_of_two_ways])
+@pytest.mark.parametrize("make", PAIRS)
 def test_a_pair_is_left_alone(
     make: Callable[[], Pair], fault: dict[str, str], inject: Inject
 ) -> None:
