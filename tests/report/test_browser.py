@@ -453,3 +453,20 @@ def test_headings_of_schedules_keep_operation_and_fault(
     page = Page(chromium, path)
     assert page.texts("#map thead th span") == ["execute(f…p.order=locked", "slow network"]
     assert page.all("#map thead th")[1].get_attribute("aria-label") == long
+    whole = "[...document.querySelectorAll('#map thead th span')].every({})"
+    assert page.ask(whole.format("each => each.scrollHeight <= each.clientHeight"))
+
+
+def test_a_schedule_has_room_in_the_cell_on_a_phone(
+    chromium: webdriver.Chrome, tmp_path: Path
+) -> None:
+    long = "execute(file:memory?mode=memory&cache=shared)@shop.order=locked"
+    path = tmp_path / "narrow.html"
+    write_report(path, report(cell("failed", "a", long)))
+    page = Page(chromium, path)
+    page.show(PHONE)
+    page.all("#map td")[0].click()
+    assert page.one("#cell-experiment").text.startswith(long)
+    assert page.ask("document.querySelector('#cell').scrollWidth") == page.ask(
+        "document.querySelector('#cell').clientWidth"
+    )
