@@ -210,22 +210,45 @@ class Bubble:
             with self.mutex:
                 if waiter.ident not in self.members.inside:  # since a moment ago
                     raise Ended
+                self.let_go(waiter.ident)  # this is the handler of a signal, in another wait
                 if enlist is not None and not enlist(waiter):
                     waiter.outcome = Outcome.WOKEN
                     return Outcome.WOKEN
                 if timeout is not None:
                     due = min(self.elapsed.read() + timeout, LARGEST)
                     self.timers.add(waiter, due, last=last)
-                self.members.waits[waiter.ident] = waiter
-                self.parked[waiter.ident] = waiter
                 self.turns.parks(timeout)
-                self.settle()
+                self._park(waiter)
             _acquire(waiter.lock)
+            while waiter.let_go and self._waits_still(waiter):
+                _acquire(waiter.lock)
         except BaseException:  # of a signal's handler
             self._withdraw(waiter)
             raise
         self.members.waits.pop(waiter.ident, None)
         return self._outcome_of(waiter)
+
+    def _park(self, waiter: Waiter) -> None:
+        self.members.waits[waiter.ident] = waiter
+        self.parked[waiter.ident] = waiter
+        self.settle()
+
+    def let_go(self, ident: int) -> None:
+        """Let a thread that waits run, until it waits on, for a signal that it has to handle."""
+        waiter = self.parked.pop(ident, None)
+        if waiter is not None:
+            waiter.let_go = True
+            waiter.lock.release()
+            self.turns.changes += 1
+
+    def _waits_still(self, waiter: Waiter) -> bool:
+        """This thread has handled what it was let go for. Takes the mutex."""
+        with self.mutex:
+            waiter.let_go = False
+            if waiter.outcome is None:
+                self._park(waiter)
+                return True
+            return waiter in self.turns.ready
 
     def _outcome_of(self, waiter: Waiter) -> Outcome:
         __tracebackhide__ = True
@@ -277,7 +300,8 @@ class Bubble:
             )
             self.timeline.wakes.append(wake)
             self.turns.resumes(member.is_test)
-        waiter.lock.release()
+        if not waiter.let_go:
+            waiter.lock.release()
 
     def hand_over(self) -> None:
         """Let one of those who were woken run."""
@@ -357,7 +381,8 @@ class Bubble:
                 self.wake(waiter, Outcome.TIMED_OUT)
                 return
             waiter.outcome = Outcome.TIMED_OUT
-            self.parked.pop(waiter.ident, None)
+            if self.parked.get(waiter.ident) is waiter:
+                del self.parked[waiter.ident]
             due.append(waiter)
         if not due and (waiter := self.timers.take_last(now - patience)) is not None:
             self.wake(waiter, Outcome.TIMED_OUT)

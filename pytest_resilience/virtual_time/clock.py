@@ -43,6 +43,7 @@ from pytest_resilience.virtual_time.sockets import install_selectors
 from pytest_resilience.virtual_time.stalls import where
 from pytest_resilience.virtual_time.tasks import install_tasks
 from pytest_resilience.virtual_time.threads import install_executors
+from pytest_resilience.virtual_time.threads import install_signals
 from pytest_resilience.virtual_time.threads import install_threads
 from pytest_resilience.virtual_time.timeline import Wake
 from pytest_resilience.virtual_time.turns import Order
@@ -180,6 +181,7 @@ class VirtualClock:
             install_clocks(self._patches, self._zero)
             install_locks(self._patches)
             install_threads(self._patches)
+            install_signals(self._patches)
             install_selectors(self._patches)
             install_polls(self._patches)
             install_socket_calls(self._patches, self._sockets)

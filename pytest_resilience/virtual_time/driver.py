@@ -19,6 +19,9 @@ from pytest_resilience.virtual_time.waiting import poll
 
 __all__ = ["Driver"]
 
+# As it is now: with a clock what it starts is a member.
+_start_new_thread = _thread.start_new_thread
+
 TICK = 0.02  # seconds
 PATIENCE = 1_000_000_000  # nanoseconds of the machine, in which nothing happens
 _OVERTAKEN = 40_000_000  # nanoseconds, for which others go first who are blocked or wait outside
@@ -47,7 +50,7 @@ class Driver:
         if self._ended is None:
             self._ended = _thread.allocate_lock()
             self._ended.acquire()
-            _thread.start_new_thread(self._run, (self._ended,))
+            _start_new_thread(self._run, (self._ended,))
         with contextlib.suppress(RuntimeError):  # two at once
             if self._kicked.locked():
                 self._kicked.release()

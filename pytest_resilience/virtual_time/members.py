@@ -158,7 +158,7 @@ class Members:
             wait = self.waits.get(ident)
             if wait is not None and wait.outcome is not None and not wait.lock.locked():
                 return None  # woken, and about to run
-            if ident in self.outside or wait is not None:
+            if ident in self.outside or (wait is not None and not wait.let_go):
                 continue
             cpu = member.cpu_ns()
             if cpu is None or not member.is_blocked():

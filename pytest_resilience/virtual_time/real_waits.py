@@ -92,7 +92,7 @@ def _acquire(real: Callable[..., bool]) -> Callable[..., bool]:
     return acquire
 
 
-MULTIPROCESSING = {
+MULTIPROCESSING: dict[str, Callable[[Patches], None]] = {
     **{name: functools.partial(_install_multiprocessing, name) for name in _IN_MULTIPROCESSING},
     "multiprocessing.synchronize": _install_synchronize,
 }

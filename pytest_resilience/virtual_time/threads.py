@@ -1,9 +1,14 @@
-"""Threads that members start, and those that run work for them."""
+"""Threads that members start, those that run work for them, and the one that handles signals."""
 
 from __future__ import annotations
 
+import _thread
+import functools
+import os
+import signal
 import sys
 import threading
+import types
 import weakref
 
 from collections.abc import Callable
@@ -23,12 +28,19 @@ from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import nanoseconds
 
 
-__all__ = ["install_executors", "install_threads"]
+__all__ = ["install_executors", "install_signals", "install_threads"]
 
 # Whose threads are no members, though one started them: they watch over the test.
 _WATCHERS = frozenset({"_pytest", "coverage", "execnet", "pytest_timeout", "xdist"})
 # And those who wait for other processes; what they bring is awaited in real time.
 _OF_PROCESSES = ("multiprocessing", "concurrent.futures.process")
+
+# What sends a signal, perhaps to this process, where the main thread handles it.
+_SENDING: dict[types.ModuleType, tuple[str, ...]] = {
+    os: ("kill", "killpg"),
+    signal: ("raise_signal", "pthread_kill"),
+    _thread: ("interrupt_main",),
+}
 
 
 class _Started:
@@ -58,6 +70,7 @@ def install_threads(patches: Patches) -> None:
     bootstrap = threading.Thread._bootstrap_inner  # type: ignore[attr-defined]  # noqa: SLF001
     patches.set(threading.Thread, "_bootstrap_inner", _bootstrap(bootstrap))
     patches.set(threading.Thread, "join", _join(threading.Thread.join))
+    patches.set(_thread, "start_new_thread", _start_new_thread(_thread.start_new_thread))
 
 
 def _start(real: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
@@ -82,6 +95,42 @@ def _start(real: Callable[[threading.Thread], None]) -> Callable[[threading.Thre
             raise
 
     return start
+
+
+def _start_new_thread(real: Callable[..., int]) -> Callable[..., int]:
+    def start_new_thread(
+        function: Callable[..., object], args: Any, kwargs: Any = types.MappingProxyType({}), /
+    ) -> int:
+        is_of_a_thread = isinstance(getattr(function, "__self__", None), threading.Thread)
+        if current() is None or is_of_a_thread:
+            return real(function, args, dict(kwargs))
+        thread = threading.Thread(target=function, args=args, kwargs=kwargs, daemon=True)
+        thread.start()
+        return thread.ident or 0
+
+    return start_new_thread
+
+
+def install_signals(patches: Patches) -> None:
+    """Let a signal that a member sends be handled before time goes on."""
+    for module, names in _SENDING.items():
+        for name in names:
+            if hasattr(module, name):
+                patches.set(module, name, _send(getattr(module, name)))
+
+
+def _send(real: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(real)
+    def send(*args: Any) -> Any:
+        bubble, handles = current(), threading.main_thread().ident
+        if bubble is None or handles is None or handles == _thread.get_ident():
+            return real(*args)
+        with bubble.mutex:  # so that it is not handled in the middle of what needs that
+            result = real(*args)
+            bubble.let_go(handles)
+            return result
+
+    return send
 
 
 def _bootstrap(real: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:

@@ -61,10 +61,12 @@ class Waiter:
         watched: the descriptors behind those, where one is an epoll.
         awaited: the lock that it waits for; None for anything else.
         outcome: None while it waits.
+        let_go: whether its thread handles a signal before it waits on.
     """
 
     __slots__ = (
-        "awaited", "deadline", "ident", "lock", "outcome", "polled", "waits_in", "watched",
+        "awaited", "deadline", "ident", "let_go", "lock", "outcome", "polled", "waits_in",
+        "watched",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +82,7 @@ class Waiter:
         self.watched = tuple(fd for fd, _ in polled) if watched is None else watched
         self.awaited: Held | None = None
         self.outcome: Outcome | None = None
+        self.let_go = False
         self.lock = _thread.allocate_lock()
         self.lock.acquire()
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import _thread
 import asyncio
 import concurrent.futures
 import os
 import queue
 import random
 import re
+import signal
 import socket
 import sqlite3
 import threading
@@ -475,6 +477,99 @@ def test_who_waits_for_an_old_lock_in_the_thread_of_the_test_is_named_in_the_end
 
     with pytest.raises(ClockStalledError, match=f"MainThread.* in a lock of C, at {HERE}"):
         wait()
+
+
+def kill(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def kill_the_thread(number: int) -> None:
+    ident = threading.main_thread().ident
+    assert ident is not None
+    signal.pthread_kill(ident, number)
+
+
+def raise_signal(number: int) -> None:
+    signal.raise_signal(number)
+
+
+def interrupt_main(number: int) -> None:
+    _thread.interrupt_main(signal.Signals(number))
+
+
+@pytest.fixture
+def handled_by() -> Iterator[Callable[[Callable[[], object]], None]]:
+    """Says what is to happen at SIGUSR1."""
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def handle(act: Callable[[], object]) -> None:
+        signal.signal(signal.SIGUSR1, lambda *_: act())
+
+    yield handle
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("send", [kill, kill_the_thread, raise_signal, interrupt_main])
+def test_a_signal_that_a_thread_sends_is_handled_before_time_goes_on(
+    clock: VirtualClock, handled_by: Callable[..., None], send: Callable[[int], None]
+) -> None:
+    event, log = threading.Event(), list[float]()
+    handled_by(event.set)
+    start(after(10, lambda: send(signal.SIGUSR1)))
+    assert event.wait(60)
+    assert clock.elapsed == 10
+
+    def wait() -> None:
+        time.sleep(5)
+        log.append(clock.elapsed)
+
+    handled_by(wait)
+    start(after(10, lambda: send(signal.SIGUSR1)))
+    time.sleep(60)
+    assert (log, clock.elapsed) == ([25], 70)
+
+    def stop() -> None:
+        raise InterruptedError
+
+    handled_by(stop)
+    start(after(10, lambda: send(signal.SIGUSR1)))
+    with pytest.raises(InterruptedError):
+        time.sleep(60)
+    assert clock.elapsed == 80
+    time.sleep(5)
+    assert clock.elapsed == 85
+
+
+def test_the_handler_of_a_signal_from_outside_waits_too(
+    clock: VirtualClock, handled_by: Callable[..., None]
+) -> None:
+    begun = list[float]()
+
+    def wait() -> None:
+        if not begun:
+            begun.append(clock.elapsed)
+            time.sleep(5)
+
+    def outside() -> None:
+        time.sleep(1)  # until the thread of the test waits
+        bubble = current()
+        assert bubble is not None
+        while not begun:  # Python does not see one that comes just before it waits in C
+            with bubble.mutex, clock.absent():  # as what is none of the test's
+                kill(signal.SIGUSR1)
+
+    handled_by(wait)
+    start(outside)
+    time.sleep(60)
+    assert begun == [1]
+    assert clock.elapsed in (60, 65)  # a thread that handles a signal may still count as waiting
+
+
+def test_a_thread_without_an_object_is_a_member(clock: VirtualClock) -> None:
+    done = threading.Event()
+    _thread.start_new_thread(after(10, done.set), ())
+    assert done.wait(60)
+    assert clock.elapsed == 10
 
 
 def test_threads_that_end_soon_are_waited_for() -> None:
