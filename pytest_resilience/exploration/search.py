@@ -93,6 +93,7 @@ class Search:
         outcomes: of all that were tried, in order.
         unexplored: schedules of which it is known that there was no budget for them.
         pruned: schedules that were left out for it is known what would come of them.
+        gone: schedules that failed once, and of which an operation does not come any more.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Search:
         self.outcomes: dict[Schedule, Outcome] = {}
         self.unexplored: list[Schedule] = []
         self.pruned = 0
+        self.gone: set[Schedule] = set()
         self._calm = calm
         self._attempt = attempt
         self._depth = depth
@@ -133,10 +135,13 @@ class Search:
             frontier = self._extended(parents)
 
     def try_first(self, schedules: Iterable[Schedule]) -> None:
-        """Try these before all others, such as those that failed the last time."""
+        """Try these before all others, as they failed the last time; since then code may change."""
         for schedule in schedules:
-            if self._is_new(schedule):
-                self._try(schedule)
+            if not self._is_new(schedule):
+                continue
+            if self._try(schedule) and self.outcomes[schedule].verdict is CellVerdict.STALE:
+                del self.outcomes[schedule]
+                self.gone.add(schedule)
 
     def _is_new(self, schedule: Schedule) -> bool:
         return schedule not in self.outcomes
@@ -153,6 +158,7 @@ class Search:
             return False
         if self._prune and outcome.impossible and outcome.verdict is CellVerdict.STALE:
             self.pruned += 1
+            self.gone.add(schedule)
             return False
         self.outcomes[schedule] = outcome
         return True

@@ -328,8 +328,9 @@ class Explorer:
         for signature, schedules in by_signature.items():
             smallest[signature] = self._shrunk(search, schedules, run)
         self._found.failures = list(smallest.values())
+        over = search.outcomes.keys() | search.gone
         self._found.untried = [
-            each for each in self._store.of(self._item.nodeid) if each not in search.outcomes
+            each for each in self._store.of(self._item.nodeid) if each not in over
         ]
         left = self._found.unexplored = len(search.unexplored)
         self._found.pruned = search.pruned

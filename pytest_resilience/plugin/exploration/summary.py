@@ -90,7 +90,8 @@ class ExplorationSummary:
             if not each["runs"]:
                 notes += 1
                 if notes <= _MOST_NOTES:
-                    terminalreporter.line(printable(f"{each['nodeid']}: {each['note']}"))
+                    note = each["note"].replace("\n", "\n  ")
+                    terminalreporter.line(printable(f"{each['nodeid']}: {note}"))
                 continue
             for line in _lines(each):
                 terminalreporter.line(printable(line))

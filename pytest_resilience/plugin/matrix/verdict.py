@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
+from pytest_resilience.chaos.triggers import is_left_to_chance
 from pytest_resilience.diagnosis import counted_operations
 from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.diagnosis import never_fired
@@ -140,7 +141,9 @@ def _why_never_fired(active_experiment: ActiveExperiment) -> str:
     if active_experiment.matched:
         operations = "operation" if active_experiment.matched == 1 else "operations"
         which = "; ".join(counted_operations(active_experiment))
-        hit_none = f"it matched {active_experiment.matched} {operations} and hit none"
+        trigger = active_experiment.experiment.trigger
+        chance = f", by chance ({trigger}); rate = 1 hits them all" * is_left_to_chance(trigger)
+        hit_none = f"it matched {active_experiment.matched} {operations} and hit none{chance}"
         return f"{hit_none}: {which}" if which else hit_none
     did = "; ".join(never_fired(active_experiment).seen) or "nothing that a fault could hit"
     return f"no operation matched {active_experiment.experiment.target_text}; the code did: {did}"

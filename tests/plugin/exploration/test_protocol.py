@@ -333,6 +333,17 @@ def test_what_failed_is_run_first_until_it_passes(
     run(shop, *budget).stdout.fnmatch_lines(["*1 run*, 0 ways to fail"])
 
 
+def test_what_failed_is_forgotten_where_its_operation_does_not_come_any_more(
+    shop: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p resilience")  # with a cache
+    assert any(each["verdict"] == "failed" for each in cells(shop, "-k", "shouts"))
+    renamed = SHOP.replace("load(path).upper()", "(read(path) or 'hello').upper()")
+    (shop.path / "shop.py").write_text(renamed.replace("def load", "def read"))
+    assert {each["verdict"] for each in cells(shop, "-k", "shouts")} <= {"survived", "degraded"}
+    run(shop, "--chaos-explore", "-k", "shouts").stdout.no_fnmatch_line("kept in *")
+
+
 def test_schedules_are_kept_in_a_file_and_repeated_from_it(shop: pytest.Pytester) -> None:
     run(shop, "--chaos-explore", "--chaos-schedules=kept.txt", "-k", "shouts or loads")
     kept = (shop.path / "kept.txt").read_text().splitlines()

@@ -159,12 +159,19 @@ def test_a_pure_unit_test_is_not_run_again_and_spoils_no_gate(shop: pytest.Pytes
 
 
 def test_a_wrong_target_and_a_trigger_that_chooses_none_never_fire(shop: pytest.Pytester) -> None:
-    table = 'chaos_type = "network_failure"\nrate = 1'
+    right = "rate = 1"
     for wrong, reason in (
-        ('target = "10.0.0.1:*"', "*no operation matched 10.0.0.1:?; the code did: network.conn*"),
-        ("nth = 9", "*it matched 1 operation and hit none: 1 network.connect 127.0.0.1:*"),
+        (
+            'rate = 1\ntarget = "10.0.0.1:*"',
+            "*no operation matched 10.0.0.1:?; the code did: network.conn*",
+        ),
+        (
+            "rate = 1\nnth = 9",
+            "*it matched 1 operation and hit none: 1 network.connect 127.0.0.1:*",
+        ),
+        ("rate = 1e-12", "*it matched 1 operation and hit none, by chance (*); rate = 1 hits *"),
     ):
-        shop.makepyprojecttoml(EXPERIMENTS.replace(table, f"{table}\n{wrong}"))
+        shop.makepyprojecttoml(EXPERIMENTS.replace(right, wrong, 1))
         shop.makepyfile("""
             import requests
 
