@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import queue
 import select
 import socket
@@ -379,9 +378,11 @@ def test_who_waits_is_woken_when_another_thread_ends_it(
         sock = connected(stack.enter_context(serve(echo)))
         with inject("network_failure", rate=1, **parameters) as outage:
             # The kernel resets a connection to which bytes come when it is shut down already.
-            answered = functools.partial(unread, sock) if wait != "handshake" else lambda: 1
             injected = what_ends(
-                sock, waits, ENDINGS[ending], lambda: outage.hits > 0 and answered() > 0
+                sock,
+                waits,
+                ENDINGS[ending],
+                lambda: outage.hits > 0 and (wait == "handshake" or unread(sock) > 0),
             )
     if ending == "and closed" and real != injected:  # which thread is first is chance
         real = injected = "OSError 9" if "OSError 9" in (real, injected) else "b''"
