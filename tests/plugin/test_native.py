@@ -89,3 +89,49 @@ def test_by_a_flag(ran: pytest.RunResult) -> None:
 )  # fmt: skip
 def test_not_with_the_option_off(ran: pytest.RunResult) -> None:
     ran.assert_outcomes(passed=1)
+
+
+OUTAGE = """
+[[tool.pytest_resilience.profiles.outage.experiments]]
+name = "refused"
+chaos_type = "network_failure"
+mode = "refuse"
+rate = 1
+probability = 1.0
+duration = "1h"
+"""
+
+
+@runs("--chaos-profile=outage", test_it=PLAIN, conftest=SERVER, others={"pyproject.toml": OUTAGE})
+def test_by_a_profile(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=1)
+
+
+@runs(
+    "--chaos-profile=outage", "--chaos-matrix", "-rA",
+    test_it=TOLERANT, conftest=SERVER, others={"pyproject.toml": OUTAGE},
+)  # fmt: skip
+def test_in_the_matrix(ran: pytest.RunResult) -> None:
+    assert ran.ret == 10  # of the gate
+    ran.stdout.fnmatch_lines(["*test_it.py::test_it*", "*refused*failed*"])
+
+
+MONKEY = """
+from pytest_resilience import ChaosExperiment
+
+def test_it(chaos_monkey, manual_clock, ask):
+    chaos_monkey.register_experiment(
+        ChaosExperiment("outage", "network_failure", 1.0, 30.0, mode="refuse", rate=1)
+    )
+    chaos_monkey.start_chaos_monkey(60)
+    chaos_monkey.tick()
+    assert "Connection refused" in ask()
+    manual_clock.advance(31)
+    chaos_monkey.tick()
+    assert "closed the connection" in ask()
+"""
+
+
+@runs(test_it=MONKEY, conftest=SERVER)
+def test_by_a_monkey(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=1)
