@@ -114,6 +114,7 @@ def test_the_script_runs_the_readmes_commands_then_the_linters(checkout: Checkou
         "ruff check",
         "ruff format --check",
         "mypy ",
+        "python benchmarks/virtual_time.py --soak 60",
         "python -m pip install -q -e .[docs]",
         f"mkdocs build --strict -q -d {checkout.work}/site",
         f"python -m build -o {checkout.work}/dist",

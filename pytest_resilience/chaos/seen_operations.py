@@ -38,7 +38,7 @@ _MOST_SHOWN = 20  # lines of them that anybody reads
 class ConnectionNumbers:
     """Numbers the connections of each target, in the order in which an experiment meets them.
 
-    Those of one process: with the second of each worker of a pool the same happens in every run,
+    Those of one process. With the second of each worker of a pool the same happens in every run;
     which of all workers comes second is left to chance.
     """
 

@@ -73,7 +73,7 @@ class NativeInterceptor:
             self._slots.protect()
 
     def refresh(self) -> None:
-        why = unsupported() if self.wanted else _IS_OFF
+        why = _why_not(wanted=self.wanted)
         for each in self._engine.active if why else ():
             if not self.kinds.isdisjoint(each.kinds):
                 each.unmatched.blind_spot = f"What clients in C do is not seen: {why}. "
@@ -90,12 +90,16 @@ class NativeInterceptor:
         return bool(self._patches)
 
 
+def _why_not(*, wanted: bool) -> str:
+    """Why clients in C are not reached; "" where they are."""
+    return unsupported() if wanted else _IS_OFF
+
+
 def network_interceptors(
     engine: Engine, *, native: bool
 ) -> tuple[SocketInterceptor, NativeInterceptor]:
     """For clients in Python, and for those in C if they are wanted: they share names of hosts."""
-    why = (unsupported() or None) if native else _IS_OFF
-    sockets = SocketInterceptor(engine, out_of_reach=why)
+    sockets = SocketInterceptor(engine, out_of_reach=_why_not(wanted=native) or None)
     return sockets, NativeInterceptor(engine, sockets.names, wanted=native)
 
 

@@ -318,7 +318,7 @@ class ChaosSession:
         self, item: pytest.Item, call: pytest.CallInfo[Any]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         error = None if call.excinfo is None else call.excinfo.value
-        if isinstance(error, _MISTAKES) and not item.config.option.fulltrace:
+        if isinstance(error, _MISTAKES) and not item.config.getoption("fulltrace", default=False):
             end_at_caller(error.__traceback__)
         report = yield
         scope = item.stash.get(_SCOPE, None)

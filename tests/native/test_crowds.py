@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import itertools
-import os
 import threading
 
 import pytest
 
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.native.slots import all_slots
+from tests.forks import in_fork
 from tests.injecting import Inject
 from tests.interceptors.conftest import echo
 from tests.interceptors.conftest import serve
@@ -56,10 +56,7 @@ def test_each_meets_what_can_happen_and_all_is_given_back(inject: Inject, engine
         for number in itertools.count():
             kind, given = EXPERIMENTS[number % len(EXPERIMENTS)]
             with inject(kind, target=f"{HOST}:{port}", **given):
-                child = os.fork()
-                if not child:
-                    os._exit(met(port) not in POSSIBLE)
-                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+                assert in_fork(lambda: int(met(port) not in POSSIBLE)) == 0
             if not any(each.is_alive() for each in threads):
                 break
     assert b"tea" in found

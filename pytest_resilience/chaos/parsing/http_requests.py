@@ -29,6 +29,7 @@ _MAYBE_REQUEST_LINE = re.compile(rb"[A-Z][A-Z-]*(?: [^\r\n]*)?\r?")
 _HEADER = re.compile(rb"\n([^:\s]+):[ \t]*([^\r\n]*)")
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _MOST_HEAD: Final = 64 << 10  # bytes; what goes on for longer is no head
+_MOST_DIGITS: Final = 18  # of the length of a body: no position in a text has more
 _OPAQUE = re.compile(rb"[\x14-\x17]\x03|PRI ")  # a record of TLS, or the beginning of HTTP/2
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME_HEAD: Final = 9  # bytes: length in three, type, flags, stream in four
@@ -314,4 +315,4 @@ def _length(headers: Iterable[tuple[str, str]]) -> int:
     """Of a body, in bytes; 0 where it is not said so."""
     given = (value for name, value in headers if name.lower() == "content-length")
     length = next(given, "")
-    return int(length) if length.isdecimal() else 0
+    return int(length) if length.isdecimal() and len(length) <= _MOST_DIGITS else 0

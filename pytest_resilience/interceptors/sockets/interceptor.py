@@ -292,8 +292,7 @@ class SocketPatches:
             return call()
         if connection.untargeted:
             if connection.stale and len(call.args) > 1:  # the recorder is told whether it is HTTP
-                message = self._look(beginning, call.args[1]) or b""
-                self._look(lambda: connection.turn.requests.feed(message, answered=True))
+                self._look(_note_request, connection, call.args[1])
             return call()
         me = threading.get_ident()
         if connection.send_queue.thread == me:
@@ -443,6 +442,11 @@ class SocketPatches:
         if connection is not None:
             self._receiver.end(sock, connection)
             self._resolution.stand_ins.close(connection.number)
+
+
+def _note_request(connection: TcpConnection, message: object) -> None:
+    """Remember the request, if it is one, of a connection that no experiment has for a target."""
+    connection.turn.requests.feed(beginning(message), answered=True)
 
 
 def _around(handle: Callable[[Any, _Proceed], Any]) -> Callable[[Callable[..., Any]], Any]:

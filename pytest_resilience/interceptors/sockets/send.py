@@ -398,6 +398,7 @@ class PartitionedSends:
 
 def _end_replaced(sock: socket.socket, connection: TcpConnection) -> None:
     """Let a connection be reset whose injected response said that it would close."""
+    __tracebackhide__ = True
     inbound = connection.inbound
     stream = inbound.stream
     ended = stream is not None and (stream.is_replaced or stream.is_reset)

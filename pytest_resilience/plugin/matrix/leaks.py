@@ -10,6 +10,8 @@ import threading
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pytest_resilience.clock import MACHINE_CLOCK
+
 
 __all__ = ["LeakedResources", "Snapshot"]
 
@@ -50,13 +52,25 @@ class Snapshot:
             for _ in range(_PATIENCE):
                 found = self._compare()
                 if not found.more_than(baseline or LeakedResources()):
-                    break
-                for thread in set(threading.enumerate()) - self._threads:
-                    # Nobody can wait for one that is just being started.
-                    if thread is not threading.current_thread() and thread.is_alive():
-                        thread.join(0.05)  # one that is just ending, and closes what it has
+                    return found
+                self._await_threads()
             found = self._compare()
         return found
+
+    def _await_threads(self) -> None:
+        """Give those that are just ending the time to close what they have."""
+        me = threading.current_thread()
+        # Nobody can join one that is just being started.
+        ending = [
+            each
+            for each in set(threading.enumerate()) - self._threads
+            if each is not me and each.is_alive()
+        ]
+        for each in ending:
+            each.join(0.05)
+        if not ending and threading.active_count() > 1:
+            # Another one, such as that of a server, may be about to start it, or to close a socket.
+            MACHINE_CLOCK.sleep(0.05)
 
     def _compare(self) -> LeakedResources:
         now = _descriptors()

@@ -155,6 +155,14 @@ def test_of_several_without_a_response_the_first_counts(messages: tuple[bytes, .
     assert str(read(*messages, NEXT)) == "GET /next"
 
 
+@pytest.mark.parametrize("length", ["9" * 20, "9" * 5000, "\u00b2", "-1"])
+def test_a_length_that_no_body_has_is_none(length: str) -> None:
+    head = f"POST /first HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode("latin-1")
+    request = read(head + b"GET /second HTTP/1.1\r\n\r\n")
+    assert request is not None
+    assert request.path == "/first"
+
+
 def test_the_latest_counts_of_those_whose_responses_may_have_come_unseen() -> None:
     reader = RequestReader()
     reader.feed(HEAD, answered=True)

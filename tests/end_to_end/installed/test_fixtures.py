@@ -63,7 +63,7 @@ FIXTURES = {
                 save()
             assert len(recording.seen) == 3
 
-            @settings(database=None, max_examples=10)
+            @settings(database=None, deadline=None, max_examples=10)
             @given(schedule=fault_schedules(recording, most=1))
             def fails(schedule):
                 with chaos_schedules.faults(schedule), pytest.raises((OSError, MemoryError)):

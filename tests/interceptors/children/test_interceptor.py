@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.interceptors.children.folder import STARTUP
 from pytest_resilience.interceptors.children.folder import VARIABLE
 from pytest_resilience.native.machines import unsupported
+from tests.forks import in_fork
 from tests.interceptors.children.family import DO
 from tests.interceptors.children.family import FAILED
 from tests.interceptors.children.family import NAME
@@ -38,17 +38,6 @@ def run(*options: str, code: str = DO, **given: Any) -> str:
         command, stdout=subprocess.PIPE, text=True, check=True, timeout=120, **given
     )
     return done.stdout
-
-
-def in_fork(do: Callable[[], int]) -> int:
-    child = os.fork()
-    if child == 0:
-        status = 99
-        try:
-            status = do()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def ask() -> int:

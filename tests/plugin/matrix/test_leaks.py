@@ -5,11 +5,14 @@ import threading
 
 from pathlib import Path
 
+import pytest
+
+from pytest_resilience.plugin.matrix import leaks
 from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.leaks import Snapshot
 
 
-def test_a_thread_that_is_just_being_started_counts_and_is_not_waited_for() -> None:
+def test_a_thread_that_is_just_being_started_counts_and_cannot_be_joined() -> None:
     before = Snapshot()
     thread = threading.Thread(target=len)
     # As `Thread.start` does it, until the thread runs: it is listed, and cannot be joined.
@@ -34,3 +37,22 @@ def test_a_file_that_was_open_before_is_no_leak_by_another_name(tmp_path: Path) 
         before = Snapshot()
         (tmp_path / "log").rename(tmp_path / "log.1")
         assert before.leaked() == LeakedResources()
+
+
+def test_a_socket_that_another_thread_is_about_to_close_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class ClosingClock:
+        def sleep(self, seconds: float) -> None:
+            accepted.close()
+
+    monkeypatch.setattr(leaks, "MACHINE_CLOCK", ClosingClock())
+    over = threading.Event()
+    server = threading.Thread(target=over.wait)
+    server.start()
+    before = Snapshot()
+    with socket.socket() as accepted:
+        found = before.leaked()
+    over.set()
+    server.join()
+    assert found == LeakedResources()
