@@ -262,11 +262,24 @@ class Watch(Recorder):
         log: that of the run that goes on; None between runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, outer: Recorder | None = None) -> None:
+        """`outer`: the recorder whose place it takes, which is told of all the same."""
         super().__init__(())
         self.log: OperationLog | None = None
+        self._outer = Recorder(()) if outer is None else outer
+        self.kinds, self.services = self._outer.kinds, self._outer.services
+
+    def forked(self) -> None:
+        self._outer.forked()
+
+    def assume_called(self, service: str) -> None:
+        self._outer.assume_called(service)
+
+    def lacks(self, kinds: frozenset[str]) -> bool:
+        return self._outer.lacks(kinds)
 
     def note(self, operation: Operation, *, again: bool = False) -> None:
+        self._outer.note(operation, again=again)
         if self.log is not None:
             self.log.observe(None if again else operation)
 

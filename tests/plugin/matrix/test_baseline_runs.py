@@ -125,6 +125,44 @@ def test_a_test_is_run_under_what_could_hit_it(ran: pytest.RunResult, ran_in: Pa
     assert verdicts(ran_in)["test_service"]["stock"] == "failed"
 
 
+def test_what_is_done_in_a_block_of_schedules_is_done_by_the_test(shop: pytest.Pytester) -> None:
+    shop.makepyfile("""
+        import subprocess
+        import sys
+        import requests
+        import shop
+
+        def test_recorded(chaos_schedules, url):
+            with chaos_schedules.recording():
+                requests.get(url, timeout=5)
+
+        def test_under_faults(chaos_schedules, tmp_path):
+            with chaos_schedules.faults("create(tmp_path/other)#1=disk_full"):
+                (tmp_path / "file").write_text("some")
+
+        def test_service(chaos_schedules):
+            with chaos_schedules.recording():
+                shop.stock()
+
+        def test_child(chaos_schedules):
+            with chaos_schedules.recording():
+                subprocess.run([sys.executable, "-c", ""], check=True)
+
+        def test_pure(chaos_schedules):
+            with chaos_schedules.recording():
+                pass
+    """)
+    run(shop).assert_outcomes(passed=5)
+    found = applicable(shop.path)
+    assert found.pop("test_child") >= {"refused", "lost", "full"}
+    assert found == {
+        "test_recorded": {"refused"},
+        "test_under_faults": {"full"},
+        "test_service": {"stock"},
+        "test_pure": set(),
+    }
+
+
 def test_a_pure_unit_test_is_not_run_again_and_spoils_no_gate(shop: pytest.Pytester) -> None:
     shop.makepyfile("""
         import requests
@@ -169,7 +207,7 @@ def test_a_wrong_target_and_a_trigger_that_chooses_none_never_fire(shop: pytest.
             "rate = 1\nnth = 9",
             "*it matched 1 operation and hit none: 1 network.connect 127.0.0.1:*",
         ),
-        ("rate = 1e-12", "*it matched 1 operation and hit none, by chance (*); rate = 1 hits *"),
+        ("rate = 1e-12", "*it matched 1 operation and hit none, by chance (*); rate=1 hits *"),
     ):
         shop.makepyprojecttoml(EXPERIMENTS.replace(right, wrong, 1))
         shop.makepyfile("""
