@@ -92,8 +92,9 @@ class Search:
     Attributes:
         outcomes: of all that were tried, in order.
         unexplored: schedules of which it is known that there was no budget for them.
-        pruned: schedules that were left out for it is known what would come of them.
-        gone: schedules that failed once, and of which an operation does not come any more.
+        pruned: schedules that were left out for it is known what would come of them, or that
+            turned out to be impossible.
+        gone: schedules of which an operation does not come any more, or cannot have the fault.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class Search:
                 self.gone.add(schedule)
 
     def _is_new(self, schedule: Schedule) -> bool:
-        return schedule not in self.outcomes
+        return schedule not in self.outcomes and schedule not in self.gone
 
     def _try(self, schedule: Schedule) -> bool:
         if schedule in self.outcomes:

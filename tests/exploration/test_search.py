@@ -161,6 +161,24 @@ def test_what_failed_the_last_time_comes_first_and_once() -> None:
     assert system.runs.count((last,)) == 1
 
 
+def test_what_cannot_happen_is_found_out_once() -> None:
+    system = System([seen("a"), seen("b")], lambda _: False)
+    first = next(singles(system.calm))
+
+    def attempt(schedule: Schedule) -> Outcome:
+        outcome = system.run(schedule)
+        if first not in schedule:
+            return outcome
+        return dataclasses.replace(outcome, verdict=CellVerdict.STALE, impossible=True)
+
+    search = Search(system.calm, attempt, depth=1)
+    search.try_first([(first,), (first,)])
+    assert search.pruned == 1
+    assert search.gone == {(first,)}
+    search.run()
+    assert system.runs.count((first,)) == 1
+
+
 def test_a_budget_of_time_lets_none_begin_after_it() -> None:
     now = iter([0.0, 1.0, 2.0, 2.0])
     budget = Budget(None, 1.5, lambda: next(now))
