@@ -34,7 +34,7 @@ from pytest_resilience.errors import NeverFiredError
 
 
 __all__ = [
-    "counted_operations", "had_nothing_to_alter", "missed_by_chance", "never_entered",
+    "chance_of", "counted_operations", "had_nothing_to_alter", "missed_by_chance", "never_entered",
     "never_fired",
 ]  # fmt: skip
 
@@ -235,7 +235,7 @@ def had_nothing_to_alter(active_experiment: ActiveExperiment) -> bool:
     """
     unmatched = active_experiment.unmatched
     unaltered = any(each.remark == UNALTERABLE for each in unmatched.all)
-    return unaltered and not active_experiment.hits and unmatched.furthest <= 0
+    return unaltered and not active_experiment.counts.chosen and unmatched.furthest <= 0
 
 
 def counted_operations(active_experiment: ActiveExperiment) -> tuple[str, ...]:
@@ -265,8 +265,14 @@ def missed_by_chance(active_experiment: ActiveExperiment) -> list[str]:
     missed = matched - active_experiment.hits
     if not missed or not is_left_to_chance(experiment.trigger):
         return []
-    which = f"{missed} of {matched} operations ({experiment.trigger})"
-    return [f"{experiment.name}: by chance it spared {which}; rate=1 hits them all"]
+    which = f"{missed} of {matched} operations"
+    return [f"{experiment.name}: by chance it spared {which}{chance_of(active_experiment)}"]
+
+
+def chance_of(active_experiment: ActiveExperiment) -> str:
+    """How likely a hit was, and what leaves nothing to chance; "" where nothing was left to it."""
+    trigger = active_experiment.experiment.trigger
+    return f" ({trigger}); rate=1 hits them all" if is_left_to_chance(trigger) else ""
 
 
 def _remark(experiment: ChaosExperiment, operation: UnmatchedOperation) -> str:

@@ -83,6 +83,14 @@ def test_a_response_with_nothing_to_alter_is_named_with_the_reason(
     ) in str(never_fired(running))
 
 
+def test_a_response_that_never_came_had_perhaps_something_to_alter() -> None:
+    running = active_experiment("network_failure", mode="truncate")
+    chosen(running).uncount()
+    assert had_nothing_to_alter(running)
+    chosen(running)
+    assert not had_nothing_to_alter(running)
+
+
 @pytest.mark.parametrize(
     ("parameters", "came", "why"),
     [

@@ -108,7 +108,7 @@ class PossibleFault:
         services = [target] if self.of_service else None
         parameters = dict(self.parameters)
         if CHILDREN_PARAMETER in SCHEMAS[ChaosType(self.chaos_type)].parameters:
-            parameters["children"] = False
+            parameters[CHILDREN_PARAMETER.name] = False
         return ChaosExperiment(
             name, self.chaos_type, 1.0, float("inf"), None, services, **parameters
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_resilience.chaos.active_experiment import ActiveExperiment
-from pytest_resilience.chaos.triggers import is_left_to_chance
+from pytest_resilience.diagnosis import chance_of
 from pytest_resilience.diagnosis import counted_operations
 from pytest_resilience.diagnosis import had_nothing_to_alter
 from pytest_resilience.diagnosis import never_fired
@@ -82,7 +82,8 @@ def judge_cell(
     if skipped is not None:
         return CellVerdict.INVALID, f"it was skipped under the experiment{_because(skipped)}"
     if not active_experiment.hits:
-        idle = had_nothing_to_alter(active_experiment)
+        # What it matched and did not choose, it could have happened to.
+        idle = not active_experiment.matched and had_nothing_to_alter(active_experiment)
         verdict = CellVerdict.NOT_APPLICABLE if idle else CellVerdict.NEVER_FIRED
         return verdict, _why_never_fired(active_experiment)
     return CellVerdict.SURVIVED, ""
@@ -141,8 +142,8 @@ def _why_never_fired(active_experiment: ActiveExperiment) -> str:
     if active_experiment.matched:
         operations = "operation" if active_experiment.matched == 1 else "operations"
         which = "; ".join(counted_operations(active_experiment))
-        trigger = active_experiment.experiment.trigger
-        chance = f", by chance ({trigger}); rate = 1 hits them all" * is_left_to_chance(trigger)
+        chance = chance_of(active_experiment)
+        chance = f", by chance{chance}" if chance else ""
         hit_none = f"it matched {active_experiment.matched} {operations} and hit none{chance}"
         return f"{hit_none}: {which}" if which else hit_none
     did = "; ".join(never_fired(active_experiment).seen) or "nothing that a fault could hit"

@@ -280,6 +280,21 @@ def test_a_response_without_a_body_cannot_be_cut_off(suite: pytest.Pytester) -> 
     assert "had nothing to cut off" in cell["reason"]
 
 
+def test_a_response_that_was_not_chosen_could_have_been_cut_off(suite: pytest.Pytester) -> None:
+    profile(suite, 'chaos_type = "network_failure"\nmode = "truncate"\nnth = 2')
+    suite.makepyfile("""
+        import requests
+
+        def test_it(url, stub_server):
+            requests.get(url, timeout=5)
+            requests.put(stub_server.respond("/tea", method="PUT", status=204).url, timeout=5)
+    """)
+    matrix(suite)
+    cell = only_cell(suite.path)
+    assert cell["verdict"] == "never_fired"
+    assert cell["reason"].startswith("it matched 1 operation and hit none: 1 network.receive ")
+
+
 @pytest.mark.parametrize(
     ("mark", "reason"),
     [
