@@ -246,6 +246,8 @@ class Bubble:
         with self.mutex:
             waiter.let_go = False
             if waiter.outcome is None:
+                if waiter.ident not in self.members.inside:  # since it was let go
+                    raise Ended
                 self._park(waiter)
                 return True
             return waiter in self.turns.ready
@@ -303,9 +305,11 @@ class Bubble:
         if not waiter.let_go:
             waiter.lock.release()
 
-    def hand_over(self) -> None:
-        """Let one of those who were woken run."""
-        self._resume(self.turns.choose())
+    def hand_over(self) -> bool:
+        """Let one of those who were woken run. False if it handles a signal, and may wait there."""
+        waiter = self.turns.choose()
+        self._resume(waiter)
+        return not waiter.let_go
 
     # Time.
 
@@ -318,8 +322,9 @@ class Bubble:
         """If nobody runs, let somebody: who was woken, whose data has come, or is due next."""
         while self.running() <= 0 and self.members.inside:
             if self.turns.ready:
-                self.hand_over()
-                return
+                if self.hand_over():
+                    return
+                continue
             # Before the poll: what arrives after this question is seen by the poll.
             outlook = self.outlook()
             if self.wake_readable(poll(self.parked.values(), 0)):

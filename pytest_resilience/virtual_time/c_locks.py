@@ -8,6 +8,7 @@ import ast
 import itertools
 import linecache
 import sys
+import types
 
 from collections.abc import Mapping
 from types import FrameType
@@ -18,6 +19,9 @@ __all__ = ["frame_of", "is_in_a_lock_of_c"]
 
 # As they are now: with a clock others are made by these names.
 _IN_C = (_thread.LockType, _thread.RLock, _queue.SimpleQueue)
+_METHODS_IN_C = (types.BuiltinMethodType, types.MethodWrapperType)
+_FUNCTIONS_IN_C = (types.MethodDescriptorType, types.WrapperDescriptorType)
+_DESCRIPTORS_IN_C = (types.GetSetDescriptorType, types.MemberDescriptorType)
 
 
 def frame_of(ident: int) -> FrameType | None:
@@ -43,19 +47,33 @@ def _leads_to_a_lock_of_c(called: ast.expr, frame: FrameType) -> bool:
         owner = owner.value
     if isinstance(owner, ast.Name):
         found = frame.f_locals.get(owner.id, frame.f_globals.get(owner.id))
-        while names and not isinstance(found, _IN_C) and names[0] in _attributes(found):
+        while names and not _is_in_c(found) and names[0] in _attributes(found):
             found = _attributes(found)[names.pop(0)]
-        method_of = getattr(found, "__self__", None), getattr(found, "__objclass__", None)
-        if isinstance(found, _IN_C) or isinstance(method_of[0], _IN_C) or method_of[1] in _IN_C:
+        if _is_in_c(found) or _is_method_in_c(found):
             return True
         if len(names) < 2:  # all but the method is known
             return False
     return isinstance(called, ast.Attribute) and called.attr == "acquire"
 
 
+# Not `isinstance` and `getattr`, which ask those that stand for something else.
+
+
+def _is_in_c(found: Any) -> bool:
+    return issubclass(type(found), _IN_C)
+
+
+def _is_method_in_c(found: Any) -> bool:
+    if type(found) in _METHODS_IN_C:
+        return _is_in_c(found.__self__)
+    return type(found) in _FUNCTIONS_IN_C and found.__objclass__ in _IN_C
+
+
 def _attributes(owner: Any) -> Mapping[str, Any]:
-    """Those that can be read without running anything."""
-    return getattr(owner, "__dict__", {})
+    """Those that can be read without asking the owner."""
+    classes = (vars(each) for each in type(owner).__mro__)
+    made_by: Any = next((names["__dict__"] for names in classes if "__dict__" in names), None)
+    return made_by.__get__(owner) if type(made_by) in _DESCRIPTORS_IN_C else {}
 
 
 def _called(

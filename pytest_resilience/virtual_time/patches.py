@@ -66,7 +66,8 @@ class Patches:
             if known is None or known[:3] != (id(names), len(names), wanted):
                 keeps = module_name.partition(".")[0] in _KEEP
                 bound = () if keeps else _bound(names, self._values)
-                having = () if keeps else _having_defaults(names, self._values)
+                found = () if keeps else _having_defaults(names, self._values)
+                having = tuple(map(weakref.ref, found))
                 known = _looked_at[module_name] = id(names), len(names), wanted, bound, having
             for name in known[3]:
                 before = names.get(name)
@@ -84,8 +85,7 @@ class Patches:
             names = getattr(sys.modules.get(module_name), "__dict__", {})
             for name in _bound(names, self._originals):
                 names[name] = self._originals[id(names[name])]
-            for ref in _having_defaults(names, self._originals):
-                self._defaults += filter(None, [ref()])
+            self._defaults += _having_defaults(names, self._originals)
         while self._defaults:
             _replace_defaults(self._defaults.pop(), self._originals)
         while self._names:
@@ -103,10 +103,12 @@ def _bound(names: Mapping[str, Any], wanted: Mapping[int, Any]) -> tuple[str, ..
     return tuple(name for name, value in [*names.items()] if id(value) in wanted)
 
 
-def _having_defaults(names: Mapping[str, Any], wanted: Mapping[int, Any]) -> tuple[_Function, ...]:
+def _having_defaults(
+    names: Mapping[str, Any], wanted: Mapping[int, Any]
+) -> tuple[types.FunctionType, ...]:
     """The functions and methods of a module that have bound any of it as a default."""
     return tuple(
-        weakref.ref(function)
+        function
         for function in _functions(names)
         if not wanted.keys().isdisjoint(map(id, _defaults_of(function)))
     )

@@ -99,10 +99,11 @@ def _start(real: Callable[[threading.Thread], None]) -> Callable[[threading.Thre
 
 def _start_new_thread(real: Callable[..., int]) -> Callable[..., int]:
     def start_new_thread(
-        function: Callable[..., object], args: Any, kwargs: Any = types.MappingProxyType({}), /
+        function: Any, args: Any, kwargs: Any = types.MappingProxyType({}), /
     ) -> int:
         is_of_a_thread = isinstance(getattr(function, "__self__", None), threading.Thread)
-        if current() is None or is_of_a_thread:
+        is_wrong = not callable(function) or not isinstance(args, tuple)  # which is raised here
+        if current() is None or is_of_a_thread or is_wrong:
             return real(function, args, dict(kwargs))
         thread = threading.Thread(target=function, args=args, kwargs=kwargs, daemon=True)
         thread.start()

@@ -24,6 +24,8 @@ from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import LeakedThreadsError
 from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.clock import VirtualClock
+from pytest_resilience.virtual_time.waiting import Outcome
+from pytest_resilience.virtual_time.waiting import Waiter
 from tests.virtual_time.binding import binding
 
 
@@ -429,6 +431,23 @@ def enter(context: Any) -> None:
         pass
 
 
+class StandIn:
+    """Stands for something else, as a proxy does, which is not there."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self.lock = lock
+
+    def __getattr__(self, name: str) -> object:
+        raise KeyError(name)
+
+    __class__ = property(lambda self: self.other)
+
+
+def wait_beside(stand_in: Any) -> None:
+    with stand_in.lock:
+        pass
+
+
 OLD_WAITS: dict[str, Callable[[Old], object]] = {
     "lock": lambda old: old.lock.acquire(timeout=60),
     "with": lambda old: enter(old.lock),
@@ -437,6 +456,7 @@ OLD_WAITS: dict[str, Callable[[Old], object]] = {
     "condition": lambda old: enter(old.condition),
     "condition acquire": lambda old: old.condition.acquire(timeout=60),
     "queue": lambda old: old.queue.get(timeout=60),
+    "stand-in": lambda old: wait_beside(StandIn(old.lock)),
     "by number": lambda old: old.locks[0].acquire(timeout=60),
 }
 
@@ -570,6 +590,38 @@ def test_a_thread_without_an_object_is_a_member(clock: VirtualClock) -> None:
     _thread.start_new_thread(after(10, done.set), ())
     assert done.wait(60)
     assert clock.elapsed == 10
+
+
+def test_a_thread_of_what_cannot_be_called_is_refused_at_once(clock: VirtualClock) -> None:
+    with pytest.raises(TypeError):
+        _thread.start_new_thread(1, ())  # type: ignore[call-overload]
+    with pytest.raises(TypeError):
+        _thread.start_new_thread(print, [])  # type: ignore[call-overload]
+
+
+def test_who_was_let_go_as_the_clock_ended_waits_no_longer() -> None:
+    with VirtualClock() as clock:
+        bubble = current()
+        assert bubble is not None
+        [thread] = start(threading.Event().wait)
+        clock.wait_idle()
+        with bubble.mutex:
+            bubble.let_go(thread.ident or 0)
+            bubble.end()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_wait_that_ends_in_the_middle_of_another_holds_up_nobody() -> None:
+    with VirtualClock(chance=random.Random(7)) as clock:
+        bubble = current()
+        assert bubble is not None
+        outer = Waiter("sleep")
+        outer.let_go = True  # for a signal, whose handler is what follows
+        bubble.timers.add(outer, 1_000_000_000, last=False)
+        time.sleep(2)
+        assert outer.outcome is Outcome.TIMED_OUT
+        assert clock.elapsed == 2
 
 
 def test_threads_that_end_soon_are_waited_for() -> None:
