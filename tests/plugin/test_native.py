@@ -7,6 +7,7 @@ import pytest
 from pytest_resilience.native.machines import unsupported
 from pytest_resilience.plugin.matrix.results import MATRIX_FAILED
 from tests.ahead import runs
+from tests.ahead import runs_python
 
 
 pytestmark = pytest.mark.skipif(bool(unsupported()), reason=unsupported())
@@ -136,3 +137,31 @@ def test_it(chaos_monkey, manual_clock, ask):
 @runs(test_it=MONKEY, conftest=SERVER)
 def test_by_a_monkey(ran: pytest.RunResult) -> None:
     ran.assert_outcomes(passed=1)
+
+
+TWO_RUNS = f"""
+import pathlib, tempfile
+
+import psycopg2
+import pytest
+
+from pytest_resilience.native.slots import all_slots
+from tests.native.test_slots import pointers
+
+with tempfile.TemporaryDirectory() as name:
+    folder = pathlib.Path(name)
+    (folder / "pytest.ini").write_text("[pytest]")
+    (folder / "conftest.py").write_text({SERVER!r})
+    (folder / "test_it.py").write_text({MONKEY!r})
+    all_slots().refresh()
+    before = pointers(all_slots())
+    for _ in range(2):
+        ended = pytest.main(["-q", "-p", "no:cacheprovider", name])
+        found = pointers(all_slots())
+        print(int(ended), len(before) > 5, before.items() <= found.items())
+"""
+
+
+@runs_python(TWO_RUNS)
+def test_two_runs_in_one_process(ran: pytest.RunResult) -> None:
+    assert [line for line in ran.outlines if "True" in line] == ["0 True True"] * 2
