@@ -16,7 +16,7 @@ from typing import Any
 from figures import Figure
 from figures import pin
 from figures import show
-from turns import costs
+from side_by_side import costs
 
 from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.runtime import Runtime

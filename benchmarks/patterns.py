@@ -51,8 +51,8 @@ from forms import items
 from forms import plain
 from forms import walk
 from forms import work
-from turns import async_ratios
-from turns import ratios
+from side_by_side import async_ratios
+from side_by_side import ratios
 
 from pytest_resilience.patterns import BulkheadConfig
 from pytest_resilience.patterns import BulkheadManager

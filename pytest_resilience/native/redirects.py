@@ -31,15 +31,15 @@ from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.locks import renew_in_child
-from pytest_resilience.proxy.acceptor import Acceptor
 from pytest_resilience.proxy.addresses import Address
 from pytest_resilience.proxy.addresses import Server
 from pytest_resilience.proxy.addresses import SocketAddress
 from pytest_resilience.proxy.connect import Connect
 from pytest_resilience.proxy.connection import Connection
 from pytest_resilience.proxy.decisions import Decisions
-from pytest_resilience.proxy.endpoint import Endpoint
 from pytest_resilience.proxy.event_loop import EventLoop
+from pytest_resilience.proxy.tcp_forwarder import TcpForwarder
+from pytest_resilience.proxy.transport import Transport
 
 
 __all__ = ["Asked", "Redirect", "Redirects", "is_mapped", "loopback_family"]
@@ -61,7 +61,7 @@ class Asked:
     delay: Effect | None = None
 
 
-class Redirect(Acceptor):
+class Redirect(TcpForwarder):
     """Takes in one client, for whom it has connected to the server already."""
 
     def __init__(
@@ -118,7 +118,7 @@ class Redirect(Acceptor):
         client = Connection(number, self._settings)
         client.decisions = Decisions(self._engine, self.names, number)
         self.open[client.number] = client
-        client.accept(Endpoint(sock, loop, client, self._buffer))
+        client.accept(Transport(sock, loop, client, self._buffer))
         started, delay = loop.clock.monotonic(), asked.delay
 
         def begin() -> None:
@@ -139,7 +139,7 @@ class Redirect(Acceptor):
         assert server is not None
         if client.is_open:
             self._server = None
-            client.begin(Endpoint(server, self._settings.loop, client, self._buffer), ())
+            client.begin(Transport(server, self._settings.loop, client, self._buffer), ())
 
     def _closed(self, connection: Connection) -> None:
         super()._closed(connection)

@@ -2,19 +2,19 @@
 
 The way of the bytes:
 
-    client              the proxy, in the thread of its event loop                      server
-    ------     ---------------------------------------------------------------          ------
-             +----------+      +-------- link, upstream -----------+      +----------+
-      ------>|          |----->| experiments -> toxic -> toxic ... |----->|          |------>
-             | endpoint |      +-----------------------------------+      | endpoint |
-             | (client) |      +-------- link, downstream ---------+      | (server) |
-      <------|          |<-----| ... toxic <- toxic <- experiments |<-----|          |<------
-             +----------+      +-----------------------------------+      +----------+
+    client             the proxy, in the thread of its event loop                     server
+    ------    ------------------------------------------------------------------    ------
+            +-----------+      +------- direction upstream --------+      +-----------+
+      ----->|           |----->| experiments -> toxic -> toxic ... |----->|           |----->
+            | transport |      +-----------------------------------+      | transport |
+            | (client)  |      +------ direction downstream -------+      | (server)  |
+      <-----|           |<-----| ... toxic <- toxic <- experiments |<-----|           |<-----
+            +-----------+      +-----------------------------------+      +-----------+
 
-    listener -> acceptor -> connect: before all that, lets a client in and connects to the server
-    endpoint: reads and writes a socket, never blocking
-    link: one direction; holds the sender up where too much is held back
-    stage: delays, slices, alters, or cuts off what is written to it
+    listener -> forwarder -> connect: before all that, lets a client in and connects to the server
+    transport: reads and writes a socket, never blocking
+    direction: holds the sender up where too much is held back
+    filter: delays, slices, alters, or cuts off what is written to it
     decisions: asks the engine which experiment does what to a request or a response
 """
 
@@ -28,12 +28,12 @@ from typing import Any
 from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.proxy.connect import Connect
 from pytest_resilience.proxy.decisions import Decisions
-from pytest_resilience.proxy.endpoint import Endpoint
+from pytest_resilience.proxy.direction import Direction
 from pytest_resilience.proxy.event_loop import EventLoop
-from pytest_resilience.proxy.link import Link
 from pytest_resilience.proxy.toxics.toxic import DOWNSTREAM
 from pytest_resilience.proxy.toxics.toxic import UPSTREAM
 from pytest_resilience.proxy.toxics.toxic import Toxic
+from pytest_resilience.proxy.transport import Transport
 
 
 __all__ = ["Connection", "ConnectionSettings"]
@@ -69,8 +69,8 @@ class Connection:
         client_done: whether the client sends no more: most likely it has given up.
     """
 
-    _up: Link  # these two from `begin` on
-    _down: Link
+    _up: Direction  # these two from `begin` on
+    _down: Direction
 
     def __init__(self, number: int, settings: ConnectionSettings) -> None:
         self.number = number
@@ -79,8 +79,8 @@ class Connection:
         self.is_open = True
         self.client_done = False
         self._settings = settings
-        self._endpoints: list[Endpoint] = []  # the client's first
-        self._links: tuple[Link, ...] = ()
+        self._transports: list[Transport] = []  # the client's first
+        self._directions: tuple[Direction, ...] = ()
 
     @property
     def loop(self) -> EventLoop:
@@ -90,34 +90,34 @@ class Connection:
     def seed(self) -> int:
         return self._settings.seed
 
-    def accept(self, client: Endpoint) -> None:
+    def accept(self, client: Transport) -> None:
         """The client has connected; nothing is read from it before `begin`."""
-        self._endpoints.append(client)
+        self._transports.append(client)
 
-    def begin(self, server: Endpoint, toxics: Sequence[Toxic]) -> None:
+    def begin(self, server: Transport, toxics: Sequence[Toxic]) -> None:
         """The server is connected too."""
         self.connecting = None
-        (client,) = self._endpoints
-        self._endpoints.append(server)
-        self._up = Link(self, UPSTREAM, client, server)
-        self._down = Link(self, DOWNSTREAM, server, client)
-        self._links = (self._up, self._down)
+        (client,) = self._transports
+        self._transports.append(server)
+        self._up = Direction(self, UPSTREAM, client, server)
+        self._down = Direction(self, DOWNSTREAM, server, client)
+        self._directions = (self._up, self._down)
         self.set_toxics(toxics)
 
     def set_toxics(self, toxics: Sequence[Toxic]) -> None:
         """Let these toxics happen to it, and no others."""
-        for link in self._links:
+        for direction in self._directions:
             if self.is_open:
-                link.set_toxics(toxics)
+                direction.set_toxics(toxics)
 
-    def data_received(self, endpoint: Endpoint, data: memoryview) -> None:
-        link, _ = self._links_of(endpoint)
-        if link is self._up:
+    def data_received(self, transport: Transport, data: memoryview) -> None:
+        direction, _ = self._directions_of(transport)
+        if direction is self._up:
             self.decisions.note_request(data)
         else:
             self.decisions.note_response()
-        if not link.replaced:
-            link.write(data)
+        if not direction.replaced:
+            direction.write(data)
 
     def message_passed(self, stream: str) -> None:
         """Bytes of a request or a response have passed the experiments."""
@@ -128,7 +128,7 @@ class Connection:
 
     def strike_waiting(self) -> None:
         """A reset or a silence need not wait for the response that the client waits for."""
-        asked = self._links and self.decisions.turn and not self.decisions.answered
+        asked = self._directions and self.decisions.turn and not self.decisions.answered
         if asked and self.is_open and not self._down.replaced:
             self._down.experiments.begin()
 
@@ -139,47 +139,47 @@ class Connection:
         else:
             self._lose_client()
 
-    def eof_received(self, endpoint: Endpoint) -> None:
-        link, _ = self._links_of(endpoint)
-        if link is self._up:
+    def eof_received(self, transport: Transport) -> None:
+        direction, _ = self._directions_of(transport)
+        if direction is self._up:
             self.client_done = True
             self._down.client_gone()
-        link.write_eof()
+        direction.write_eof()
 
-    def connection_lost(self, endpoint: Endpoint) -> None:
-        """The other endpoint learns it the same way, after what was on its way."""
-        link, back = self._links_of(endpoint)
-        if link.broken or not self.is_open:
+    def connection_lost(self, transport: Transport) -> None:
+        """The other transport learns it the same way, after what was on its way."""
+        direction, back = self._directions_of(transport)
+        if direction.broken or not self.is_open:
             return
-        if link.replaced:
+        if direction.replaced:
             self.close()
             return
-        # Bytes that were sent before the reset may still be held by a stage. They are delivered
+        # Bytes that were sent before the reset may still be held by a filter. They are delivered
         # first, and a RST in the place of the EOF that follows them: see `finished`.
-        link.broken = True
-        endpoint.reset()
+        direction.broken = True
+        transport.reset()
         back.close_after_eof()
-        if not link.ended:
-            self.eof_received(endpoint)
-        elif link.target.is_finished:
-            link.target.when_arrived(self.reset)
+        if not direction.ended:
+            self.eof_received(transport)
+        elif direction.target.is_finished:
+            direction.target.when_arrived(self.reset)
 
-    def drained(self, endpoint: Endpoint) -> None:
-        _, back = self._links_of(endpoint)
+    def drained(self, transport: Transport) -> None:
+        _, back = self._directions_of(transport)
         back.update_reading()
 
-    def finished(self, endpoint: Endpoint) -> None:
-        link, back = self._links_of(endpoint)
+    def finished(self, transport: Transport) -> None:
+        direction, back = self._directions_of(transport)
         if back.broken:
-            endpoint.when_arrived(self.reset)
-        elif back.closes or link.target.is_finished:
+            transport.when_arrived(self.reset)
+        elif back.closes or direction.target.is_finished:
             self.close()
         else:
-            endpoint.shutdown_write()  # half-closed: the other direction goes on
+            transport.shutdown_write()  # half-closed: the other direction goes on
 
-    def _links_of(self, endpoint: Endpoint) -> tuple[Link, Link]:
-        """The link that comes from an endpoint, and the other one, which goes to it."""
-        from_client = endpoint is self._endpoints[0]
+    def _directions_of(self, transport: Transport) -> tuple[Direction, Direction]:
+        """The direction that comes from a transport, and the other one, which goes to it."""
+        from_client = transport is self._transports[0]
         return (self._up, self._down) if from_client else (self._down, self._up)
 
     def _lose_client(self) -> None:
@@ -188,7 +188,7 @@ class Connection:
             return
         self._down.close_after_eof()
         self._down.stop()
-        self._endpoints[0].reset()
+        self._transports[0].reset()
         self._up.close_after_eof()
         if self._up.target.is_finished:  # the server has it, and knows that no more comes
             self.close()
@@ -196,27 +196,27 @@ class Connection:
             self._up.write_eof()
 
     def reset(self) -> None:
-        """Close both endpoints with RST, whatever is still on its way."""
-        for endpoint in self._end():
-            endpoint.reset()
+        """Close both transports with RST, whatever is still on its way."""
+        for transport in self._end():
+            transport.reset()
 
     def close(self) -> None:
-        """Close both endpoints now."""
-        for endpoint in self._end():
-            endpoint.close()
+        """Close both transports now."""
+        for transport in self._end():
+            transport.close()
 
     def close_in_child(self) -> None:
         """In a forked process: close its copies of the sockets."""
-        for endpoint in self._endpoints:
-            endpoint.sock.close()
+        for transport in self._transports:
+            transport.sock.close()
 
-    def _end(self) -> list[Endpoint]:
+    def _end(self) -> list[Transport]:
         if not self.is_open:
             return []
         self.is_open = False
         if self.connecting is not None:
             self.connecting.cancel()
-        for link in self._links:
-            link.stop()
+        for direction in self._directions:
+            direction.stop()
         self._settings.closed(self)
-        return self._endpoints
+        return self._transports

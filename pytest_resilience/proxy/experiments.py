@@ -35,8 +35,8 @@ from pytest_resilience.diagnosis import never_fired
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ShutdownError
-from pytest_resilience.proxy.acceptor import Acceptor
 from pytest_resilience.proxy.event_loop import EventLoop
+from pytest_resilience.proxy.tcp_forwarder import TcpForwarder
 from pytest_resilience.seeds import derive
 
 
@@ -89,7 +89,7 @@ class Experiments:
     def __init__(
         self,
         engine: Engine,
-        acceptor: Acceptor,
+        forwarder: TcpForwarder,
         loop: EventLoop,
         seed: int,
         *,
@@ -101,7 +101,7 @@ class Experiments:
         self._defaults = {} if intensity is None else {"intensity": intensity}
         self._spared: deque[str] = deque(maxlen=_MOST_SPARED)
         self._engine = engine
-        self._acceptor = acceptor
+        self._forwarder = forwarder
         self._loop = loop
         self._seed = seed
         self._started: dict[str, int] = {}  # how many of each name
@@ -132,9 +132,9 @@ class Experiments:
 
     def _check_possible(self, experiment: ChaosExperiment) -> None:
         """Raise ConfigurationError for what cannot happen over what the proxy speaks."""
-        if experiment.kinds & self._acceptor.kinds:
+        if experiment.kinds & self._forwarder.kinds:
             return
-        here, other = ("UDP", "TCP") if self._acceptor.kinds == DATAGRAMS else ("TCP", "UDP")
+        here, other = ("UDP", "TCP") if self._forwarder.kinds == DATAGRAMS else ("TCP", "UDP")
         raise ConfigurationError(
             f"experiment {experiment.name!r}: {experiment.fault_text} cannot happen over {here}, "
             f"which this proxy speaks; make it with protocol={other.lower()!r}"
@@ -160,26 +160,26 @@ class Experiments:
             return
         number = self._started[experiment.name] = self._started.get(experiment.name, 0) + 1
         seed = derive(self._seed, "experiment", experiment.name, number)
-        self._loop.call(self._acceptor.accept_waiting)
+        self._loop.call(self._forwarder.accept_waiting)
         active_experiment = self._engine.start(experiment, seed=seed, must_fire=must_fire)
         self.ran.append(active_experiment)
         try:
             self._refuse_all(active_experiment)
             if experiment.is_outage:
-                self._loop.call(self._acceptor.strike_waiting)
+                self._loop.call(self._forwarder.strike_waiting)
             yield active_experiment
         finally:
             active_experiment.stop()
             self._spared.extend(missed_by_chance(active_experiment))
             with suppress(ShutdownError):  # the proxy was closed meanwhile
-                self._loop.call(lambda: self._acceptor.refuse_no_more(active_experiment))
+                self._loop.call(lambda: self._forwarder.refuse_no_more(active_experiment))
         if must_fire and active_experiment.proves_nothing:
-            if not self._acceptor.accepted:
+            if not self._forwarder.accepted:
                 active_experiment.unmatched.note(self._no_client())
             raise never_fired(active_experiment)
 
     def _no_client(self) -> Operation:
-        here = str(self._acceptor.address)
+        here = str(self._forwarder.address)
         return Operation(
             kind=CONNECT,
             target=here,
@@ -197,7 +197,7 @@ class Experiments:
         """
         experiment = active_experiment.experiment
         refusal = next((each for each in experiment.faults if isinstance(each, Refusal)), None)
-        names = self._acceptor.names
+        names = self._forwarder.names
         operation = Operation(kind=CONNECT, target=names[0], names=names)
         if (
             refusal is None
@@ -208,19 +208,19 @@ class Experiments:
             return
 
         def refuse() -> None:
-            self._acceptor.refuse(active_experiment)
+            self._forwarder.refuse(active_experiment)
             self._loop.call_at_or_after(
                 active_experiment.ends_at,
                 lambda: active_experiment.left(self._loop.clock.monotonic()),
-                lambda: self._acceptor.refuse_no_more(active_experiment),
+                lambda: self._forwarder.refuse_no_more(active_experiment),
             )
 
         self._loop.call(refuse)
-        kind = min(refusal.kinds & self._acceptor.kinds)
+        kind = min(refusal.kinds & self._forwarder.kinds)
         self._engine.record_fault(active_experiment, refusal, kind)
         outage = next((each for each in experiment.faults if isinstance(each, Outage)), None)
         if outage is not None:
-            for _ in range(self._loop.call(self._acceptor.cut)):
+            for _ in range(self._loop.call(self._forwarder.cut)):
                 self._engine.record_fault(active_experiment, outage, CLOSE)
 
     def _experiment(

@@ -32,7 +32,6 @@ from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import ShutdownError
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.locks import fork_safe
-from pytest_resilience.proxy.acceptor import Acceptor
 from pytest_resilience.proxy.addresses import Server
 from pytest_resilience.proxy.addresses import SocketAddress
 from pytest_resilience.proxy.addresses import loopback
@@ -43,6 +42,7 @@ from pytest_resilience.proxy.dsn import redirected_variables
 from pytest_resilience.proxy.dsn import variable
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.experiments import Experiments
+from pytest_resilience.proxy.tcp_forwarder import TcpForwarder
 from pytest_resilience.proxy.toxics.toxic import DOWNSTREAM
 from pytest_resilience.proxy.toxics.toxic import Toxic
 from pytest_resilience.seeds import new_seed
@@ -102,7 +102,7 @@ class ChaosProxy:
         Raises ConfigurationError for an address that is none, cannot be resolved, is not
         loopback (to listen), or is taken. The server need not be there yet.
         """
-        kind = _acceptor_of(protocol)
+        kind = _forwarder_of(protocol)
         server, address = resolve("upstream", upstream), loopback(listen)
         self.name = check_name("a proxy", name) if name else str(server)
         self.seed = new_seed() if seed is None else seed
@@ -111,14 +111,14 @@ class ChaosProxy:
         self._lock = fork_safe(self, "_lock", threading.RLock)
         self._environments: set[contextlib.ExitStack] = set()
         self._loop = EventLoop(f"proxy to {server}", clock)
-        self._acceptor = self._start(kind, server, address, enabled=enabled)
+        self._forwarder = self._start(kind, server, address, enabled=enabled)
         self._experiments = Experiments(
-            self.engine, self._acceptor, self._loop, self.seed, calm=calm, intensity=intensity
+            self.engine, self._forwarder, self._loop, self.seed, calm=calm, intensity=intensity
         )
 
     def _start(
-        self, kind: type[Acceptor], server: Server, listen: SocketAddress, *, enabled: bool
-    ) -> Acceptor:
+        self, kind: type[TcpForwarder], server: Server, listen: SocketAddress, *, enabled: bool
+    ) -> TcpForwarder:
         loop, engine, seed = self._loop, self.engine, self.seed
         try:
             return loop.call(
@@ -135,41 +135,41 @@ class ChaosProxy:
 
     @property
     def host(self) -> str:
-        return self._acceptor.address.host
+        return self._forwarder.address.host
 
     @property
     def port(self) -> int:
-        return self._acceptor.address.port
+        return self._forwarder.address.port
 
     @property
     def listen(self) -> str:
         """Where clients connect to, as `host:port`."""
-        return str(self._acceptor.address)
+        return str(self._forwarder.address)
 
     @property
     def upstream(self) -> str:
         """Where it leads to, as `host:port`."""
-        return str(self._acceptor.server)
+        return str(self._forwarder.server)
 
     @property
     def enabled(self) -> bool:
         """True while it lets clients in."""
-        return self._acceptor.enabled
+        return self._forwarder.enabled
 
     @property
     def connections(self) -> int:
         """Connections that are open now."""
-        return len(self._acceptor.open)
+        return len(self._forwarder.open)
 
     @property
     def accepted(self) -> int:
         """Connections there have been."""
-        return self._acceptor.accepted
+        return self._forwarder.accepted
 
     @property
     def unreachable(self) -> OSError | None:
         """Why the last connect to the server failed; None if it did not."""
-        return self._acceptor.unreachable
+        return self._forwarder.unreachable
 
     @property
     def toxics(self) -> tuple[Toxic, ...]:
@@ -234,11 +234,11 @@ class ChaosProxy:
 
     def enable(self) -> None:
         """Let clients in."""
-        self._loop.call(self._acceptor.enable)
+        self._loop.call(self._forwarder.enable)
 
     def disable(self) -> None:
         """Close all connections, and refuse new ones."""
-        self._loop.call(self._acceptor.disable)
+        self._loop.call(self._forwarder.disable)
 
     @dual_context
     def down(self) -> Iterator[None]:
@@ -263,7 +263,7 @@ class ChaosProxy:
         listen: str | tuple[str, int] | None = None,
     ) -> None:
         """Lead or listen elsewhere: closes all connections. Raises ConfigurationError."""
-        there = self._acceptor
+        there = self._forwarder
         server = there.server if upstream is None else resolve("upstream", upstream)
         address = loopback(there.address if listen is None else listen)
         self._loop.call(lambda: there.move(server, address))
@@ -310,7 +310,7 @@ class ChaosProxy:
 
         Its methods raise ShutdownError from then on, with `reason` if there is one.
         """
-        self._loop.close(self._acceptor.close, reason)
+        self._loop.close(self._forwarder.close, reason)
         for stack in list(self._environments):
             stack.close()
 
@@ -329,7 +329,7 @@ class ChaosProxy:
 
     def dsn(self, dsn: str) -> str:
         """A URL, libpq connection string or `host:port` that leads here instead."""
-        return redirect(dsn, self._acceptor.address)
+        return redirect(dsn, self._forwarder.address)
 
     def environment(self, *names: str) -> dict[str, str]:
         """Variables that lead subprocesses here: those of libpq, or those named, with DSNs.
@@ -338,7 +338,7 @@ class ChaosProxy:
 
         Raises ConfigurationError for a name that is not set, or to something else.
         """
-        here = self._acceptor.address
+        here = self._forwarder.address
         return redirected_variables(names, here) if names else libpq_variables(here)
 
     def in_environment(self, *names: str) -> DualContext[None]:
@@ -375,7 +375,7 @@ class ChaosProxy:
             self.close()
 
     def _set_toxics(self, toxics: tuple[Toxic, ...]) -> None:
-        self._loop.call(lambda: self._acceptor.set_toxics(toxics))
+        self._loop.call(lambda: self._forwarder.set_toxics(toxics))
         self._toxics = toxics
 
     def __repr__(self) -> str:
@@ -383,11 +383,11 @@ class ChaosProxy:
         return f"<ChaosProxy {self.name!r} {self.listen} -> {self.upstream} {state}>"
 
 
-def _acceptor_of(protocol: Any) -> type[Acceptor]:
+def _forwarder_of(protocol: Any) -> type[TcpForwarder]:
     if protocol not in ("tcp", "udp"):
         raise ConfigurationError(f"protocol={shortened(protocol)}: give 'tcp' or 'udp'")
     if protocol == "tcp":
-        return Acceptor
-    from pytest_resilience.proxy.datagrams import DatagramAcceptor
+        return TcpForwarder
+    from pytest_resilience.proxy.udp_forwarder import UdpForwarder
 
-    return DatagramAcceptor
+    return UdpForwarder

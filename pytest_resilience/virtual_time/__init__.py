@@ -1,1 +1,1 @@
-"""Time that passes only while everybody waits: `bubble.py` first, then `clock.py`."""
+"""Time that passes only while everybody waits: `scheduler.py` first, then `clock.py`."""

@@ -1,4 +1,4 @@
-"""The clock of one test, as its user sees it: the beginning and the end of a bubble."""
+"""The clock of one test, as its user sees it: the beginning and the end of a scheduler."""
 
 from __future__ import annotations
 
@@ -21,10 +21,6 @@ from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.errors import LeakedThreadsError
 from pytest_resilience.import_hook import ImportHook
-from pytest_resilience.virtual_time.bubble import Bubble
-from pytest_resilience.virtual_time.bubble import activate
-from pytest_resilience.virtual_time.bubble import current
-from pytest_resilience.virtual_time.bubble import reader
 from pytest_resilience.virtual_time.clocks import WallClock
 from pytest_resilience.virtual_time.clocks import Zero
 from pytest_resilience.virtual_time.clocks import install_clocks
@@ -36,6 +32,12 @@ from pytest_resilience.virtual_time.real_waits import install_processes
 from pytest_resilience.virtual_time.real_waits import outside
 from pytest_resilience.virtual_time.refusals import REFUSALS
 from pytest_resilience.virtual_time.refusals import check_surroundings
+from pytest_resilience.virtual_time.run_queue import Order
+from pytest_resilience.virtual_time.run_queue import RunQueue
+from pytest_resilience.virtual_time.scheduler import Scheduler
+from pytest_resilience.virtual_time.scheduler import activate
+from pytest_resilience.virtual_time.scheduler import current
+from pytest_resilience.virtual_time.scheduler import reader
 from pytest_resilience.virtual_time.socket_calls import install_polls
 from pytest_resilience.virtual_time.socket_calls import install_socket_calls
 from pytest_resilience.virtual_time.sockets import Sockets
@@ -46,8 +48,6 @@ from pytest_resilience.virtual_time.threads import install_executors
 from pytest_resilience.virtual_time.threads import install_signals
 from pytest_resilience.virtual_time.threads import install_threads
 from pytest_resilience.virtual_time.timeline import Wake
-from pytest_resilience.virtual_time.turns import Order
-from pytest_resilience.virtual_time.turns import Turns
 from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import nanoseconds
 
@@ -84,8 +84,8 @@ class VirtualClock:
         self._sockets = Sockets()
         self._shadows: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
         self._imports = self._when_imported()
-        self._bubble = Bubble(
-            network=self._sockets, turns=Turns(chance, order), kick=self._driver.kick
+        self._scheduler = Scheduler(
+            network=self._sockets, run_queue=RunQueue(chance, order), kick=self._driver.kick
         )
         self._wall: WallClock | None = None
         self._zero = Zero(0)
@@ -95,11 +95,11 @@ class VirtualClock:
     @property
     def elapsed(self) -> float:
         """Virtual seconds since the beginning."""
-        return self._bubble.elapsed.read() / 1e9
+        return self._scheduler.elapsed.read() / 1e9
 
     def now(self) -> datetime.datetime:
         """The virtual date, in UTC."""
-        seconds, rest = divmod(self._zero.wall + self._bubble.elapsed.read(), 1_000_000_000)
+        seconds, rest = divmod(self._zero.wall + self._scheduler.elapsed.read(), 1_000_000_000)
         begin = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
         return begin + datetime.timedelta(seconds=seconds, microseconds=rest // 1000)
 
@@ -124,12 +124,12 @@ class VirtualClock:
     @property
     def jumps(self) -> int:
         """How often time has jumped."""
-        return self._bubble.timeline.jumps
+        return self._scheduler.timeline.jumps
 
     def timeline(self) -> tuple[Wake, ...]:
         """The latest waits that ended, at most 10 000, oldest first."""
-        with self._bubble.mutex:
-            return tuple(self._bubble.timeline.wakes)
+        with self._scheduler.mutex:
+            return tuple(self._scheduler.timeline.wakes)
 
     def real(self) -> AbstractContextManager[None]:
         """In the block this thread waits for real, and time goes on as the machine's."""
@@ -142,8 +142,8 @@ class VirtualClock:
         """
         if not isinstance(thread, threading.Thread):
             raise ConfigurationError(f"external({thread!r}): give a threading.Thread")
-        with self._bubble.mutex:
-            self._bubble.members.external.append(thread)
+        with self._scheduler.mutex:
+            self._scheduler.members.external.append(thread)
 
     @contextmanager
     def absent(self) -> Iterator[None]:
@@ -152,21 +152,21 @@ class VirtualClock:
         For what is none of the test's, but happens in its thread.
         """
         ident = threading.get_ident()
-        already = ident in self._bubble.members.absent
-        self._bubble.members.absent.add(ident)
+        already = ident in self._scheduler.members.absent
+        self._scheduler.members.absent.add(ident)
         try:
             yield
         finally:
             if not already:
-                self._bubble.members.absent.discard(ident)
+                self._scheduler.members.absent.discard(ident)
 
-    def _check_member(self, called: str) -> Bubble:
-        if current() is not self._bubble:
+    def _check_member(self, called: str) -> Scheduler:
+        if current() is not self._scheduler:
             raise ConfigurationError(
                 f"{called} was called where time is real: in a thread that is none of the test's, "
                 "or inside of real()"
             )
-        return self._bubble
+        return self._scheduler
 
     # The beginning and the end.
 
@@ -188,9 +188,9 @@ class VirtualClock:
             install_processes(self._patches)
             self._imports.install()
             self._patches.rebind()
-            self._driver.serve(self._bubble)
-            self._bubble.enter(threading.current_thread())
-            activate(self._bubble)
+            self._driver.serve(self._scheduler)
+            self._scheduler.enter(threading.current_thread())
+            activate(self._scheduler)
         except BaseException:
             self._remove()
             raise
@@ -219,8 +219,8 @@ class VirtualClock:
             left = self._end_threads()
         finally:
             self._remove()
-        if kind is None and self._bubble.members.untold:
-            raise ClockStalledError(str(self._bubble.failure))
+        if kind is None and self._scheduler.members.untold:
+            raise ClockStalledError(str(self._scheduler.failure))
         if kind is None and left:
             raise LeakedThreadsError(tuple(left))
 
@@ -241,12 +241,12 @@ class VirtualClock:
         return [f"{thread.name}, {where(ident)}" for ident, thread in self._others().items()]
 
     def _others(self) -> dict[int, threading.Thread]:
-        with self._bubble.mutex:
-            members = self._bubble.members.inside.items()
+        with self._scheduler.mutex:
+            members = self._scheduler.members.inside.items()
             return {ident: each.thread for ident, each in members if not each.is_test}
 
     def _remove(self) -> None:
-        undo: list[Callable[[], None]] = [lambda: activate(None), self._bubble.end]
+        undo: list[Callable[[], None]] = [lambda: activate(None), self._scheduler.end]
         undo += [self._driver.stop, self._imports.remove, self._patches.remove]
         if self._wall is not None:
             undo.append(self._wall.remove)

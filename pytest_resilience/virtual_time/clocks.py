@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_resilience.clock import MachineClock
-from pytest_resilience.virtual_time.bubble import Bubble
-from pytest_resilience.virtual_time.bubble import current
-from pytest_resilience.virtual_time.bubble import reader
 from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.scheduler import Scheduler
+from pytest_resilience.virtual_time.scheduler import current
+from pytest_resilience.virtual_time.scheduler import reader
 from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import nanoseconds
 
@@ -57,13 +57,15 @@ def _grain(now: int) -> int:
 
 def _sleep(seconds: float, /) -> None:
     __tracebackhide__ = True
-    bubble = current()
-    if bubble is None or not seconds >= 0:
+    scheduler = current()
+    if scheduler is None or not seconds >= 0:
         _REAL["sleep"](seconds)  # which raises for what is no time
     else:
-        order = bubble.turns.order
+        order = scheduler.run_queue.order
         # Who waits for somebody by many sleeps of no time lets those go who let others go first.
-        bubble.wait(Waiter("sleep"), nanoseconds(seconds), last=order is not None and not seconds)
+        scheduler.wait(
+            Waiter("sleep"), nanoseconds(seconds), last=order is not None and not seconds
+        )
         if order is not None:
             order.at("sleep", "thread")
 
@@ -71,48 +73,48 @@ def _sleep(seconds: float, /) -> None:
 class _Sleep:
     """See `ExactSleep`."""
 
-    __slots__ = ("_bubble", "_waiter", "_woken")
+    __slots__ = ("_scheduler", "_waiter", "_woken")
 
-    def __init__(self, bubble: Bubble) -> None:
-        self._bubble = bubble
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
         self._waiter: Waiter | None = None
         self._woken = False
 
     def sleep(self, seconds: float) -> None:
         __tracebackhide__ = True
         timeout = None if seconds == math.inf else nanoseconds(seconds)
-        self._bubble.wait(Waiter("sleep"), timeout, enlist=self._enlist)
+        self._scheduler.wait(Waiter("sleep"), timeout, enlist=self._enlist)
 
     def _enlist(self, waiter: Waiter) -> bool:
         goes_on, self._woken, self._waiter = not self._woken, False, waiter
         return goes_on
 
     def wake(self) -> None:
-        with self._bubble.mutex:
-            self._woken = self._waiter is None or not self._bubble.wake(self._waiter)
+        with self._scheduler.mutex:
+            self._woken = self._waiter is None or not self._scheduler.wake(self._waiter)
 
 
 def _exact_sleep() -> _Sleep | None:
-    bubble = current()
-    return None if bubble is None else _Sleep(bubble)
+    scheduler = current()
+    return None if scheduler is None else _Sleep(scheduler)
 
 
 def _reading(real: Callable[[], Any], zero: int, *, in_seconds: bool) -> Callable[[], Any]:
     def read() -> Any:
-        bubble = reader()
-        if bubble is None:
+        scheduler = reader()
+        if scheduler is None:
             return real()
-        now = zero + now_ns(bubble)
+        now = zero + now_ns(scheduler)
         return now / 1e9 if in_seconds else now
 
     return read
 
 
-def now_ns(bubble: Bubble) -> int:
+def now_ns(scheduler: Scheduler) -> int:
     """The virtual time that this thread reads, which goes on for who does nothing but read it."""
-    if bubble.turns.read_too_often():
-        bubble.creep()
-    return bubble.elapsed.read()
+    if scheduler.run_queue.read_too_often():
+        scheduler.creep()
+    return scheduler.elapsed.read()
 
 
 def _clock_gettime(name: str, zero: int) -> Callable[[int], Any]:
@@ -168,8 +170,8 @@ class WallClock:
         real = self._machine.escape_hatch.time.time_ns
 
         def time_ns() -> int:
-            bubble = reader()
-            return real() if bubble is None else zero.wall + now_ns(bubble)
+            scheduler = reader()
+            return real() if scheduler is None else zero.wall + now_ns(scheduler)
 
         self._travel = self._machine.travel(zero.wall / 1e9, tick=False)
         traveller = self._travel.start()

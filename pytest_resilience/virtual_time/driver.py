@@ -7,10 +7,10 @@ import contextlib
 
 from collections.abc import Iterable
 
-from pytest_resilience.virtual_time.bubble import Bubble
-from pytest_resilience.virtual_time.bubble import Outlook
 from pytest_resilience.virtual_time.c_locks import frame_of
 from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
+from pytest_resilience.virtual_time.scheduler import Outlook
+from pytest_resilience.virtual_time.scheduler import Scheduler
 from pytest_resilience.virtual_time.stalls import DEADLOCK
 from pytest_resilience.virtual_time.stalls import is_deadlock
 from pytest_resilience.virtual_time.timeline import real_ns
@@ -30,7 +30,7 @@ _STEP = 5  # milliseconds at most, for which descriptors are looked at while tim
 
 
 class Driver:
-    """Serves one bubble, from a thread which is no member and which `threading` does not know."""
+    """Serves one scheduler, from a thread that is no member and that `threading` does not know."""
 
     def __init__(self) -> None:
         self._kicked = _thread.allocate_lock()
@@ -41,9 +41,9 @@ class Driver:
         self._since = 0
         self._over: int | None = None
 
-    def serve(self, bubble: Bubble) -> None:
-        """Serve `bubble`, with a thread from the first kick on: most tests need none."""
-        self._bubble = bubble
+    def serve(self, scheduler: Scheduler) -> None:
+        """Serve `scheduler`, with a thread from the first kick on: most tests need none."""
+        self._scheduler = scheduler
 
     def kick(self) -> None:
         """Look now."""
@@ -79,51 +79,51 @@ class Driver:
 
     def _turn(self) -> float:
         """Look once. Returns after how many seconds to look again, if nobody kicks."""
-        bubble = self._bubble
-        with bubble.mutex:
-            if not bubble.members.inside:
+        scheduler = self._scheduler
+        with scheduler.mutex:
+            if not scheduler.members.inside:
                 return TICK
             if self._over is not None and real_ns() > self._over:
                 self._over = None
-                bubble.fail("threads of the test go on when it is over")
-            if bubble.running() > 0 and not bubble.members.outside:
+                scheduler.fail("threads of the test go on when it is over")
+            if scheduler.running() > 0 and not scheduler.members.outside:
                 return self._watch()
-            before, outlook = bubble.turns.changes, bubble.outlook()
-            bubble.elapsed.flow(outlook is Outlook.OUTSIDE)
-            waiters = [*bubble.parked.values()]
+            before, outlook = scheduler.run_queue.changes, scheduler.outlook()
+            scheduler.elapsed.flow(outlook is Outlook.OUTSIDE)
+            waiters = [*scheduler.parked.values()]
             milliseconds = self._milliseconds(outlook)
         events = poll(waiters, milliseconds)
-        with bubble.mutex:
-            bubble.wake_readable(events)
+        with scheduler.mutex:
+            scheduler.wake_readable(events)
             if outlook is Outlook.OUTSIDE:
-                bubble.wake_due(bubble.elapsed.read(), patience=_OVERTAKEN)
+                scheduler.wake_due(scheduler.elapsed.read(), patience=_OVERTAKEN)
                 return self._until_due()
-            if outlook is Outlook.FLYING and bubble.turns.changes == before:
+            if outlook is Outlook.FLYING and scheduler.run_queue.changes == before:
                 return 0.0
-            if bubble.turns.changes != before or bubble.jump():
-                bubble.settle()
+            if scheduler.run_queue.changes != before or scheduler.jump():
+                scheduler.settle()
                 return TICK
             return self._waits_for_ever()
 
     def _milliseconds(self, outlook: Outlook) -> int:
         if outlook is Outlook.OUTSIDE:
             return min(_STEP, round(self._until_due() * 1e3))
-        return _SOON if outlook is Outlook.FLYING else self._bubble.network.patience
+        return _SOON if outlook is Outlook.FLYING else self._scheduler.network.patience
 
     def _until_due(self) -> float:
-        nearest = self._bubble.timers.nearest(patience=_OVERTAKEN)
+        nearest = self._scheduler.timers.nearest(patience=_OVERTAKEN)
         if nearest is None:
             return TICK
-        return min(TICK, max(0.0, (nearest - self._bubble.elapsed.read()) / 1e9))
+        return min(TICK, max(0.0, (nearest - self._scheduler.elapsed.read()) / 1e9))
 
     def _watch(self) -> float:
-        """Somebody runs. Who is blocked in a way that the bubble does not see holds up time."""
-        bubble = self._bubble
-        blocked = bubble.members.blocked()
+        """Somebody runs. Who is blocked in a way that the scheduler does not see holds up time."""
+        scheduler = self._scheduler
+        blocked = scheduler.members.blocked()
         if blocked is None:
             return TICK
-        overtaken = bubble.timers.has_last
-        held_up = bubble.turns.ready or bubble.timers.nearest() is not None
+        overtaken = scheduler.timers.has_last
+        held_up = scheduler.run_queue.ready or scheduler.timers.nearest() is not None
         if not held_up and not self._are_in_locks(blocked):
             return TICK  # what is real is awaited, and takes its time
         patience = _OVERTAKEN if overtaken else PATIENCE
@@ -131,34 +131,34 @@ class Driver:
         seen = frozenset(blocked) if overtaken else blocked
         if not self._lasts(("blocked", seen), patience):
             return TICK
-        if overtaken and not bubble.turns.ready:
-            bubble.wake_due(bubble.elapsed.read())
-        if bubble.turns.ready:  # one at a time: somebody else may be able to help
-            bubble.hand_over()
+        if overtaken and not scheduler.run_queue.ready:
+            scheduler.wake_due(scheduler.elapsed.read())
+        if scheduler.run_queue.ready:  # one at a time: somebody else may be able to help
+            scheduler.hand_over()
         elif not overtaken:
-            bubble.fail("a thread of the test is blocked where virtual time cannot see it")
+            scheduler.fail("a thread of the test is blocked where virtual time cannot see it")
         return TICK
 
     def _are_in_locks(self, blocked: Iterable[int]) -> bool:
         """Whether all wait for locks in C, which only a thread of this process can release."""
-        if any(thread.is_alive() for thread in self._bubble.members.external):
+        if any(thread.is_alive() for thread in self._scheduler.members.external):
             return False
         frames = [frame for frame in map(frame_of, blocked) if frame is not None]
         return bool(frames) and all(map(is_in_a_lock_of_c, frames))
 
     def _waits_for_ever(self) -> float:
         """All wait, without a deadline. Only somebody from outside can end that."""
-        if is_deadlock(self._bubble.parked):
-            self._bubble.fail(DEADLOCK)
+        if is_deadlock(self._scheduler.parked):
+            self._scheduler.fail(DEADLOCK)
         elif self._lasts("for ever"):
-            self._bubble.fail(
+            self._scheduler.fail(
                 "every thread of the test waits, without a deadline, and nobody woke one"
             )
         return TICK
 
     def _lasts(self, what: object, patience: int = PATIENCE) -> bool:
         """Whether nothing but `what` has been seen for as long as is patience."""
-        seen, now = (self._bubble.turns.changes, what), real_ns()
+        seen, now = (self._scheduler.run_queue.changes, what), real_ns()
         if seen != self._seen:
             self._seen, self._since = seen, now
             return False

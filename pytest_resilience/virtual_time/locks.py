@@ -18,12 +18,12 @@ from types import FrameType
 from typing import Any
 
 from pytest_resilience.stacks import is_library
-from pytest_resilience.virtual_time.bubble import Bubble
-from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.call_sites import CallSite
 from pytest_resilience.virtual_time.call_sites import is_machinery
 from pytest_resilience.virtual_time.patches import Patches
-from pytest_resilience.virtual_time.turns import Order
+from pytest_resilience.virtual_time.run_queue import Order
+from pytest_resilience.virtual_time.scheduler import Scheduler
+from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.waiting import Outcome
 from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import nanoseconds
@@ -52,12 +52,12 @@ class VirtualLock:
         holder: the thread that has it, and where it was taken; None where nobody has.
     """
 
-    __slots__ = ("__weakref__", "_bubble", "_inner", "_waiters", "holder", "made")
+    __slots__ = ("__weakref__", "_inner", "_scheduler", "_waiters", "holder", "made")
 
     def __init__(self) -> None:
         self._inner = _thread.allocate_lock()
         self._waiters: deque[Waiter] = deque()
-        self._bubble: Bubble | None = None  # of the last who had to wait
+        self._scheduler: Scheduler | None = None  # of the last who had to wait
         self.made = None if sys._getframe(1).f_code is _WAIT else CallSite.here()  # noqa: SLF001
         self.holder: tuple[int, CallSite] | None = None
 
@@ -70,8 +70,8 @@ class VirtualLock:
         __tracebackhide__ = True
         if not self.is_signal:
             ordered = current() if blocking else None
-            if ordered is not None and ordered.turns.order is not None:
-                self._let_others_go_first(ordered.turns.order)
+            if ordered is not None and ordered.run_queue.order is not None:
+                self._let_others_go_first(ordered.run_queue.order)
         taken = self._acquire(blocking, timeout)
         if taken and not self.is_signal:
             self.holder = _thread.get_ident(), CallSite.here()
@@ -93,16 +93,16 @@ class VirtualLock:
         __tracebackhide__ = True
         if self._inner.acquire(False):
             return True
-        bubble = current() if blocking else None
-        if bubble is None or bubble.is_held_here:
+        scheduler = current() if blocking else None
+        if scheduler is None or scheduler.is_held_here:
             return self._inner.acquire(blocking, timeout)
         if timeout != -1 and timeout < 0:
             raise ValueError("timeout value must be a non-negative number")
-        return self._wait(bubble, None if timeout == -1 else nanoseconds(timeout))
+        return self._wait(scheduler, None if timeout == -1 else nanoseconds(timeout))
 
-    def _wait(self, bubble: Bubble, timeout: int | None) -> bool:
+    def _wait(self, scheduler: Scheduler, timeout: int | None) -> bool:
         __tracebackhide__ = True
-        deadline = None if timeout is None else bubble.elapsed.read() + timeout
+        deadline = None if timeout is None else scheduler.elapsed.read() + timeout
         taken = False
 
         def enlist(waiter: Waiter) -> bool:
@@ -112,39 +112,39 @@ class VirtualLock:
                 self._waiters.append(waiter)
             return not taken
 
-        self._bubble = bubble  # before the last try, so that who releases after it knows
+        self._scheduler = scheduler  # before the last try, so that who releases after it knows
         while True:
-            left = None if deadline is None else max(0, deadline - bubble.elapsed.read())
+            left = None if deadline is None else max(0, deadline - scheduler.elapsed.read())
             try:
                 waiter = Waiter("lock")
                 waiter.awaited = self
-                outcome = bubble.wait(waiter, left, enlist=enlist)
+                outcome = scheduler.wait(waiter, left, enlist=enlist)
             except BaseException:
-                self._pass_on(bubble)
+                self._pass_on(scheduler)
                 raise
             if taken:
                 return True
             if outcome is Outcome.TIMED_OUT:
                 return self._inner.acquire(False)
 
-    def _pass_on(self, bubble: Bubble) -> None:
+    def _pass_on(self, scheduler: Scheduler) -> None:
         """The wake of somebody who gave up is for the next."""
-        with bubble.mutex:
+        with scheduler.mutex:
             if not self._inner.locked():
-                self._wake_one(bubble)
+                self._wake_one(scheduler)
 
-    def _wake_one(self, bubble: Bubble) -> None:
+    def _wake_one(self, scheduler: Scheduler) -> None:
         while self._waiters:
-            if bubble.wake(self._waiters.popleft()):
+            if scheduler.wake(self._waiters.popleft()):
                 return
 
     def release(self) -> None:
         self.holder = None
         self._inner.release()
-        bubble = self._bubble
-        if bubble is not None:
-            with bubble.mutex:
-                self._wake_one(bubble)
+        scheduler = self._scheduler
+        if scheduler is not None:
+            with scheduler.mutex:
+                self._wake_one(scheduler)
 
     def locked(self) -> bool:
         return self._inner.locked()

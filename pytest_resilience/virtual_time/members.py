@@ -1,4 +1,4 @@
-"""The threads of a bubble."""
+"""The threads of a scheduler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REAL = {"clock_gettime_ns": getattr(time, "clock_gettime_ns", None)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A thread in the bubble.
+    """A thread in the scheduler.
 
     Attributes:
         thread: None for one that `threading` did not start.
@@ -70,7 +70,7 @@ class Member:
 
 
 class Members:
-    """Who is in the bubble, and in which state. Needs the mutex of the bubble.
+    """Who is in the scheduler, and in which state. Needs the mutex of the scheduler.
 
     Attributes:
         inside: all, by ident.

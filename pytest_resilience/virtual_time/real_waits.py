@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.scheduler import current
 
 
 __all__ = ["MULTIPROCESSING", "install_processes", "outside"]
@@ -37,15 +37,15 @@ def outside() -> Iterator[None]:
 
     Of a thread that waits for real anyhow nothing changes.
     """
-    bubble = current()
-    if bubble is None:
+    scheduler = current()
+    if scheduler is None:
         yield
         return
-    bubble.go_outside()
+    scheduler.go_outside()
     try:
         yield
     finally:
-        bubble.come_back()
+        scheduler.come_back()
 
 
 def install_processes(patches: Patches) -> None:

@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from pytest_resilience.errors import ConfigurationError
-from pytest_resilience.virtual_time.bubble import reader
 from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.scheduler import reader
 
 
 __all__ = ["REFUSALS", "check_surroundings"]

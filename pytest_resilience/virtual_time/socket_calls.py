@@ -9,9 +9,9 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.real_waits import outside
+from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.sockets import Sockets
 from pytest_resilience.virtual_time.sockets import wait_readable
 from pytest_resilience.virtual_time.waiting import Waiter
@@ -46,9 +46,9 @@ def _init(real: Callable[..., None], sockets: Sockets) -> Callable[..., None]:
     @functools.wraps(real)
     def __init__(self: socket.socket, *args: Any, **options: Any) -> None:  # noqa: N807
         real(self, *args, **options)
-        bubble = current()
-        if bubble is not None:
-            with bubble.mutex:
+        scheduler = current()
+        if scheduler is not None:
+            with scheduler.mutex:
                 sockets.add(self)
 
     return __init__
@@ -100,18 +100,18 @@ def _send(real: Callable[..., int]) -> Callable[..., int]:
 def _sendall(real: Callable[..., None], send: Callable[..., int]) -> Callable[..., None]:
     @functools.wraps(real)
     def sendall(self: socket.socket, data: Any, flags: int = 0, /) -> None:
-        bubble = current()
+        scheduler = current()
         is_small = self.type != socket.SOCK_STREAM
-        if bubble is None or is_small or self.gettimeout() == 0 or flags & _AT_ONCE:
+        if scheduler is None or is_small or self.gettimeout() == 0 or flags & _AT_ONCE:
             real(self, data, flags)
             return
-        timeout, began = _timeout(self), bubble.elapsed.read()
+        timeout, began = _timeout(self), scheduler.elapsed.read()
         with memoryview(data) as view, view.cast("B") as rest:
             sent = 0
             while sent < len(rest):
                 left = timeout
                 if timeout is not None:
-                    left = max(0, timeout - (bubble.elapsed.read() - began))
+                    left = max(0, timeout - (scheduler.elapsed.read() - began))
                 _await("send", self, left, select.POLLOUT)
                 # A socket without a timeout would wait in C until all has been sent.
                 sent += send(self, rest[sent:], flags | (_AT_ONCE if timeout is None else 0))
@@ -122,11 +122,11 @@ def _sendall(real: Callable[..., None], send: Callable[..., int]) -> Callable[..
 def _connect(real: Callable[..., None], sockets: Sockets) -> Callable[..., None]:
     @functools.wraps(real)
     def connect(self: socket.socket, address: Any, /) -> None:
-        bubble = current()
-        if bubble is None or self.gettimeout() == 0:
+        scheduler = current()
+        if scheduler is None or self.gettimeout() == 0:
             real(self, address)
             return
-        with bubble.mutex:
+        with scheduler.mutex:
             is_ours = sockets.is_ours(self, address)
         if is_ours or self.type != socket.SOCK_STREAM:
             real(self, address)
@@ -152,8 +152,8 @@ def _select(real: Callable[..., Any]) -> Callable[..., Any]:
     def select_(
         readers: Any, writers: Any, others: Any, timeout: float | None = None, /
     ) -> tuple[list[Any], list[Any], list[Any]]:
-        bubble = current()
-        if bubble is None or (timeout is not None and timeout <= 0):
+        scheduler = current()
+        if scheduler is None or (timeout is not None and timeout <= 0):
             return real(readers, writers, others, timeout)  # type: ignore[no-any-return]
         files = [*readers], [*writers], [*others]
         ready = real(*files, 0)
@@ -161,7 +161,9 @@ def _select(real: Callable[..., Any]) -> Callable[..., Any]:
             masks = (select.POLLIN, select.POLLOUT, select.POLLPRI)
             pairs = zip(files, masks, strict=True)
             polled = tuple((_number(file), mask) for group, mask in pairs for file in group)
-            bubble.wait(Waiter("select", polled), None if timeout is None else nanoseconds(timeout))
+            scheduler.wait(
+                Waiter("select", polled), None if timeout is None else nanoseconds(timeout)
+            )
             ready = real(*files, 0)
         return ready  # type: ignore[no-any-return]
 
@@ -190,13 +192,13 @@ class _Poll:
 
     def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
         """`timeout`: in milliseconds; None or less than 0 for ever."""
-        bubble = current()
-        if bubble is None or timeout == 0:
+        scheduler = current()
+        if scheduler is None or timeout == 0:
             return self._real.poll(timeout)  # type: ignore[no-any-return]
         ready = self._real.poll(0)
         if not ready:
             for_ever = timeout is None or timeout < 0
             limit = None if for_ever or timeout is None else nanoseconds(timeout / 1000)
-            bubble.wait(Waiter("poll", tuple(self._masks.items())), limit)
+            scheduler.wait(Waiter("poll", tuple(self._masks.items())), limit)
             ready = self._real.poll(0)
         return ready  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """Waits for data as parks, and what they mean for time.
 
 A selector with nothing to report parks, and so do the event loops of asyncio; a blocking receive or
-accept does too. `Bubble` asks `Sockets.outlook` whenever nobody runs, before it polls, with all
+accept does too. `Scheduler` asks `Sockets.outlook` whenever nobody runs, before it polls, with all
 descriptors that members wait for.
 
 Both ends of a connection may be sockets of members. Then nothing has to be awaited but the bytes
@@ -22,9 +22,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_resilience.virtual_time.bubble import Outlook
-from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.scheduler import Outlook
+from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.tasks import aside
 from pytest_resilience.virtual_time.waiting import Outcome
 from pytest_resilience.virtual_time.waiting import Waiter
@@ -67,7 +67,7 @@ class Sockets:
         self.patience = 0
 
     def add(self, sock: socket.socket) -> None:
-        """A member has made `sock`. Needs the mutex of the bubble, as all here."""
+        """A member has made `sock`. Needs the mutex of the scheduler, as all here."""
         self._made.add(sock)
 
     def outlook(self, watched: Iterable[int]) -> Outlook:
@@ -175,13 +175,13 @@ def wait_readable(waits_in: str, fd: int, timeout: int | None, mask: int = selec
 
     `timeout`: in nanoseconds. Of a thread that waits for real it returns True at once.
     """
-    bubble = current()
-    if bubble is None:
+    scheduler = current()
+    if scheduler is None:
         return True
     waiter = Waiter(waits_in, ((fd, mask),))
     if poll([waiter], 0):
         return True
-    return bubble.wait(waiter, timeout) is not Outcome.TIMED_OUT
+    return scheduler.wait(waiter, timeout) is not Outcome.TIMED_OUT
 
 
 def install_selectors(patches: Patches) -> None:
@@ -194,8 +194,8 @@ def install_selectors(patches: Patches) -> None:
 
 def _select(real: _Select) -> _Select:
     def select_(self: Any, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        bubble = current()
-        if bubble is None or (timeout is not None and timeout <= 0):
+        scheduler = current()
+        if scheduler is None or (timeout is not None and timeout <= 0):
             return real(self, timeout)
         ready = real(self, 0)
         if ready:
@@ -208,10 +208,10 @@ def _select(real: _Select) -> _Select:
         waiter = Waiter("select", polled, watched)
         held = aside(self)
         if held is not None:
-            if bubble.wait(waiter, 0, last=True) is Outcome.TIMED_OUT:
+            if scheduler.wait(waiter, 0, last=True) is Outcome.TIMED_OUT:
                 held.let_go()
         else:
-            bubble.wait(waiter, None if timeout is None else nanoseconds(timeout))
+            scheduler.wait(waiter, None if timeout is None else nanoseconds(timeout))
         return real(self, 0)
 
     select_.__name__ = "select"

@@ -16,10 +16,10 @@ from collections.abc import Awaitable
 from collections.abc import Callable
 from typing import Any
 
-from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.call_sites import CallSite
 from pytest_resilience.virtual_time.call_sites import locks_of_tasks
 from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.scheduler import current
 
 
 __all__ = ["aside", "install_tasks", "let_others_go_first"]
@@ -108,9 +108,9 @@ def install_tasks(patches: Patches) -> None:
 def _sleep(real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     @functools.wraps(real)
     async def sleep(delay: float, result: Any = None) -> Any:
-        bubble = current()
-        if bubble is not None and bubble.turns.order is not None:
-            bubble.turns.order.at("sleep", "task")
+        scheduler = current()
+        if scheduler is not None and scheduler.run_queue.order is not None:
+            scheduler.run_queue.order.at("sleep", "task")
         return await real(delay, result)
 
     return sleep

@@ -16,13 +16,13 @@ from typing import Any
 
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.stacks import is_library
-from pytest_resilience.virtual_time.bubble import Bubble
-from pytest_resilience.virtual_time.bubble import current
-from pytest_resilience.virtual_time.bubble import reader
 from pytest_resilience.virtual_time.call_sites import CallSite
 from pytest_resilience.virtual_time.locks import VirtualLock
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.real_waits import outside
+from pytest_resilience.virtual_time.scheduler import Scheduler
+from pytest_resilience.virtual_time.scheduler import current
+from pytest_resilience.virtual_time.scheduler import reader
 from pytest_resilience.virtual_time.waiting import Ended
 from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import nanoseconds
@@ -46,10 +46,10 @@ _SENDING: dict[types.ModuleType, tuple[str, ...]] = {
 class _Started:
     """A member's thread, for those who wait for its end."""
 
-    __slots__ = ("bubble", "ended", "joiners")
+    __slots__ = ("ended", "joiners", "scheduler")
 
-    def __init__(self, bubble: Bubble) -> None:
-        self.bubble = bubble
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
         self.ended = False
         self.joiners: list[Waiter] = []
 
@@ -75,23 +75,23 @@ def install_threads(patches: Patches) -> None:
 
 def _start(real: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
     def start(self: threading.Thread) -> None:
-        bubble = current()
+        scheduler = current()
         module = _module_of(self)
-        if bubble is None or module.partition(".")[0] in _WATCHERS:
+        if scheduler is None or module.partition(".")[0] in _WATCHERS:
             real(self)
             return
         if module.startswith(_OF_PROCESSES):
             real(self)
-            with bubble.mutex:
-                bubble.members.external.append(self)
+            with scheduler.mutex:
+                scheduler.members.external.append(self)
             return
-        _started.setdefault(self, _Started(bubble))
-        bubble.starts(self)
+        _started.setdefault(self, _Started(scheduler))
+        scheduler.starts(self)
         try:
             real(self)
         except BaseException:
-            with bubble.mutex:
-                bubble.members.starts(self, False)
+            with scheduler.mutex:
+                scheduler.members.starts(self, False)
             raise
 
     return start
@@ -123,12 +123,12 @@ def install_signals(patches: Patches) -> None:
 def _send(real: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(real)
     def send(*args: Any) -> Any:
-        bubble, handles = current(), threading.main_thread().ident
-        if bubble is None or handles is None or handles == _thread.get_ident():
+        scheduler, handles = current(), threading.main_thread().ident
+        if scheduler is None or handles is None or handles == _thread.get_ident():
             return real(*args)
-        with bubble.mutex:  # so that it is not handled in the middle of what needs that
+        with scheduler.mutex:  # so that it is not handled in the middle of what needs that
             result = real(*args)
-            bubble.let_go(handles)
+            scheduler.let_go(handles)
             return result
 
     return send
@@ -140,8 +140,8 @@ def _bootstrap(real: Callable[[threading.Thread], None]) -> Callable[[threading.
         if started is None:
             real(self)
             return
-        bubble = started.bubble
-        bubble.enter(self)
+        scheduler = started.scheduler
+        scheduler.enter(self)
         report: Any = self._invoke_excepthook  # type: ignore[attr-defined]
 
         def report_others(thread: threading.Thread) -> None:
@@ -151,35 +151,35 @@ def _bootstrap(real: Callable[[threading.Thread], None]) -> Callable[[threading.
 
         self._invoke_excepthook = report_others  # type: ignore[attr-defined]
         try:
-            bubble.take_turn("start")
-            _begin(bubble, self)
+            scheduler.take_turn("start")
+            _begin(scheduler, self)
             real(self)
         finally:
-            with bubble.mutex:
+            with scheduler.mutex:
                 started.ended = True
-                bubble.leave(started.joiners)
+                scheduler.leave(started.joiners)
 
     return _bootstrap_inner
 
 
-def _begin(bubble: Bubble, thread: threading.Thread) -> None:
+def _begin(scheduler: Scheduler, thread: threading.Thread) -> None:
     """Others may go first where a function of the project's begins."""
     code = getattr(getattr(thread, "_target", None), "__code__", None)
-    if bubble.turns.order is None or code is None:
+    if scheduler.run_queue.order is None or code is None:
         return
     if not is_library(code.co_filename):
-        bubble.turns.order.at("start", "thread", str(CallSite(code, code.co_firstlineno)))
+        scheduler.run_queue.order.at("start", "thread", str(CallSite(code, code.co_firstlineno)))
 
 
 def _join(real: Callable[..., None]) -> Callable[..., None]:
     def join(self: threading.Thread, timeout: float | None = None) -> None:
         __tracebackhide__ = True
-        bubble = current()
-        if bubble is None or self is threading.current_thread() or not self.is_alive():
+        scheduler = current()
+        if scheduler is None or self is threading.current_thread() or not self.is_alive():
             real(self, timeout)  # which raises where there is nothing to wait for
             return
         started = _started.get(self)
-        if started is None or started.bubble is not bubble:
+        if started is None or started.scheduler is not scheduler:
             with outside():
                 real(self, timeout)
             return
@@ -190,7 +190,7 @@ def _join(real: Callable[..., None]) -> Callable[..., None]:
             return not started.ended
 
         left = None if timeout is None else nanoseconds(timeout)
-        bubble.wait(Waiter("join"), left, enlist=enlist)
+        scheduler.wait(Waiter("join"), left, enlist=enlist)
         if started.ended:
             real(self)  # it is just ending
 

@@ -1,4 +1,4 @@
-"""What happened in a bubble, in the order in which it did, and how far its time has come."""
+"""What happened in a scheduler, in the order in which it did, and how far its time has come."""
 
 from __future__ import annotations
 

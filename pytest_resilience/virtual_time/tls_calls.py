@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.patches import Patches
+from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.sockets import wait_readable
 from pytest_resilience.virtual_time.waiting import nanoseconds
 
@@ -45,14 +45,14 @@ def _patient(real: Callable[..., Any], called: str) -> Callable[..., Any]:
     @functools.wraps(real)
     def call(self: ssl.SSLSocket, *args: Any, **options: Any) -> Any:
         __tracebackhide__ = True
-        bubble = current()
-        if bubble is None or self._sslobj is None:  # type: ignore[attr-defined]
+        scheduler = current()
+        if scheduler is None or self._sslobj is None:  # type: ignore[attr-defined]
             return real(self, *args, **options)
         with _trying:
             seconds = self.gettimeout()
         if seconds == 0:
             return real(self, *args, **options)
-        ends = None if seconds is None else bubble.elapsed.read() + nanoseconds(seconds)
+        ends = None if seconds is None else scheduler.elapsed.read() + nanoseconds(seconds)
         while True:
             try:
                 with _at_once(self, seconds):
@@ -61,7 +61,7 @@ def _patient(real: Callable[..., Any], called: str) -> Callable[..., Any]:
                 mask = select.POLLIN
             except ssl.SSLWantWriteError:
                 mask = select.POLLOUT
-            left = None if ends is None else max(0, ends - bubble.elapsed.read())
+            left = None if ends is None else max(0, ends - scheduler.elapsed.read())
             if not wait_readable(called, self.fileno(), left, mask):
                 raise TimeoutError(f"The {called} operation timed out")
 

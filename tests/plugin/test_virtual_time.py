@@ -16,7 +16,7 @@ REAL = """
     from pytest_resilience.clock import MACHINE_CLOCK
 
     def is_virtual():
-        from pytest_resilience.virtual_time.bubble import reader
+        from pytest_resilience.virtual_time.scheduler import reader
 
         return reader() is not None
 """
@@ -207,7 +207,7 @@ def test_what_goes_wrong_is_said(suite: pytest.Pytester) -> None:
             "E *ClockStalledError: *every thread of the test waits*",
         ]
     )
-    result.stdout.no_fnmatch_line("*virtual_time/bubble.py:*")  # of no use to who reads it
+    result.stdout.no_fnmatch_line("*virtual_time/scheduler.py:*")  # of no use to who reads it
     result.stdout.no_fnmatch_line("*virtual_time/locks.py:*")
 
 

@@ -58,7 +58,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 @contextmanager
 def running(server: Server) -> Iterator[int]:
-    """A server of the bubble, in a thread of its own; its port."""
+    """A server of the scheduler, in a thread of its own; its port."""
     with server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

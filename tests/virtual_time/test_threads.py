@@ -22,8 +22,8 @@ import pytest
 
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import LeakedThreadsError
-from pytest_resilience.virtual_time.bubble import current
 from pytest_resilience.virtual_time.clock import VirtualClock
+from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.waiting import Outcome
 from pytest_resilience.virtual_time.waiting import Waiter
 from tests.virtual_time.binding import binding
@@ -349,10 +349,10 @@ class Later:
 
     def at(self, kind: str, target: str, place: str = "") -> None:
         self.seen.append(f"{kind}({target}) {place.rpartition(' ')[2]}".strip())
-        bubble = current()
-        if kind == self.kind and bubble is not None and bubble.others_can_go():
+        scheduler = current()
+        if kind == self.kind and scheduler is not None and scheduler.others_can_go():
             self.kind = ""
-            bubble.give_way()
+            scheduler.give_way()
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("lock", "baba"), ("sleep", "abba"), ("", "abab")])
@@ -572,10 +572,10 @@ def test_the_handler_of_a_signal_from_outside_waits_too(
 
     def outside() -> None:
         time.sleep(1)  # until the thread of the test waits
-        bubble = current()
-        assert bubble is not None
+        scheduler = current()
+        assert scheduler is not None
         while not begun:  # Python does not see one that comes just before it waits in C
-            with bubble.mutex, clock.absent():  # as what is none of the test's
+            with scheduler.mutex, clock.absent():  # as what is none of the test's
                 kill(signal.SIGUSR1)
 
     handled_by(wait)
@@ -601,24 +601,24 @@ def test_a_thread_of_what_cannot_be_called_is_refused_at_once(clock: VirtualCloc
 
 def test_who_was_let_go_as_the_clock_ended_waits_no_longer() -> None:
     with VirtualClock() as clock:
-        bubble = current()
-        assert bubble is not None
+        scheduler = current()
+        assert scheduler is not None
         [thread] = start(threading.Event().wait)
         clock.wait_idle()
-        with bubble.mutex:
-            bubble.let_go(thread.ident or 0)
-            bubble.end()
+        with scheduler.mutex:
+            scheduler.let_go(thread.ident or 0)
+            scheduler.end()
     thread.join(10)
     assert not thread.is_alive()
 
 
 def test_a_wait_that_ends_in_the_middle_of_another_holds_up_nobody() -> None:
     with VirtualClock(chance=random.Random(7)) as clock:
-        bubble = current()
-        assert bubble is not None
+        scheduler = current()
+        assert scheduler is not None
         outer = Waiter("sleep")
         outer.let_go = True  # for a signal, whose handler is what follows
-        bubble.timers.add(outer, 1_000_000_000, last=False)
+        scheduler.timers.add(outer, 1_000_000_000, last=False)
         time.sleep(2)
         assert outer.outcome is Outcome.TIMED_OUT
         assert clock.elapsed == 2

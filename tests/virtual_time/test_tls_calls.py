@@ -54,7 +54,7 @@ def clock() -> Iterator[VirtualClock]:
 
 @pytest.fixture
 def url(clock: VirtualClock, trust: Trust) -> Iterator[str]:
-    """Of a server of the bubble, whose threads shake hands themselves."""
+    """Of a server of the scheduler, whose threads shake hands themselves."""
     server = Server((HOST, 0), Handler)
     server.socket = trust.server.wrap_socket(
         server.socket, server_side=True, do_handshake_on_connect=False

@@ -27,7 +27,7 @@ from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
 from pytest_resilience.interceptors.sockets.peer_names import is_literal
 from pytest_resilience.interceptors.sockets.socket_classes import green_module
-from pytest_resilience.interceptors.sockets.stand_ins import StandIns
+from pytest_resilience.interceptors.sockets.unresolvable_hosts import UnresolvableHosts
 from pytest_resilience.patching import Patches
 
 
@@ -91,11 +91,11 @@ class NameResolution:
     """Lets names be found, or not, and remembers what was found.
 
     Attributes:
-        stand_ins: for those that are not found, where that matters.
+        unresolvable: for those that are not found, where that matters.
     """
 
     def __init__(self, engine: Engine, names: HostNames, patches: Patches) -> None:
-        self.stand_ins = StandIns(engine)
+        self.unresolvable = UnresolvableHosts(engine)
         self._patches = patches
         self._engine = engine
         self._names = names
@@ -166,7 +166,7 @@ class NameResolution:
                     raise
                 names = self._names.of(host, port)
                 try:
-                    found = self.stand_ins.found(original, given, names, error)
+                    found = self.unresolvable.found(original, given, names, error)
                 except socket.gaierror:
                     self._note(names, error)
                     raise

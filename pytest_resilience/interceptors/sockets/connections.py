@@ -26,9 +26,9 @@ from pytest_resilience.chaos.operation import new_connection
 from pytest_resilience.chaos.parsing.http_requests import RequestReader
 from pytest_resilience.chaos.request_stream import after
 from pytest_resilience.chaos.response_stream import ResponseStream
+from pytest_resilience.interceptors.sockets.emulated_socketpairs import EmulatedSocketPairs
+from pytest_resilience.interceptors.sockets.emulated_socketpairs import is_made_here
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
-from pytest_resilience.interceptors.sockets.self_pairs import SelfPairs
-from pytest_resilience.interceptors.sockets.self_pairs import is_made_here
 from pytest_resilience.interceptors.sockets.send_queue import SendQueue
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
@@ -37,8 +37,8 @@ from pytest_resilience.interceptors.sockets.socket_classes import is_address
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import listening_ports
-from pytest_resilience.interceptors.sockets.stand_ins import answer_nothing
-from pytest_resilience.interceptors.sockets.stand_ins import other_ends
+from pytest_resilience.interceptors.sockets.unresolvable_hosts import answer_nothing
+from pytest_resilience.interceptors.sockets.unresolvable_hosts import other_ends
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
 from pytest_resilience.interceptors.sockets.wire_format import EXPECTANT
 from pytest_resilience.interceptors.sockets.wire_format import FRAMED
@@ -341,7 +341,7 @@ class ConnectionTable:
         self._engine = engine
         self._known: tuple[ActiveExperiment, ...] = ()
         self.names = names
-        self._pairs = SelfPairs[TcpConnection]()
+        self._pairs = EmulatedSocketPairs[TcpConnection]()
         # Between a decision that a socket may pass and its note nothing may start.
         # Re-entrant: a destructor that says goodbye on its socket can run anywhere.
         self._lock = fork_safe(self, "_lock", threading.RLock)
@@ -440,7 +440,7 @@ class ConnectionTable:
             self.passing.clear()
             self._by_descriptor.clear()
             self._listening, self._known = None, ()
-            self._pairs = SelfPairs[TcpConnection]()
+            self._pairs = EmulatedSocketPairs[TcpConnection]()
 
     def _target(self, sock: socket.socket, connection: TcpConnection, kind: str) -> None:
         with self._lock:

@@ -58,8 +58,8 @@ from pytest_resilience.interceptors.sockets.socket_classes import is_udp
 from pytest_resilience.interceptors.sockets.socket_classes import socket_classes
 from pytest_resilience.interceptors.sockets.socket_classes import tls_modules
 from pytest_resilience.interceptors.sockets.ssl_objects import SslObjects
-from pytest_resilience.interceptors.sockets.stand_ins import answer_nothing
-from pytest_resilience.interceptors.sockets.stand_ins import other_ends
+from pytest_resilience.interceptors.sockets.unresolvable_hosts import answer_nothing
+from pytest_resilience.interceptors.sockets.unresolvable_hosts import other_ends
 from pytest_resilience.interceptors.sockets.wire_format import beginning
 from pytest_resilience.interceptors.sockets.wire_format import may_bring_tickets
 from pytest_resilience.patching import Patches
@@ -185,7 +185,7 @@ class SocketPatches:
         for part in self._parts:
             part.remove()
         self._connections.forget()
-        self._resolution.stand_ins.close_all()
+        self._resolution.unresolvable.close_all()
 
     def install(self, patches: Patches) -> None:
         """Replace what clients call."""
@@ -323,10 +323,10 @@ class SocketPatches:
         if connection is None:
             self._look(self._note, sock, address)
             return proceed()
-        stand_ins = self._resolution.stand_ins
-        if self._look(stand_ins.knows, address):
+        unresolvable = self._resolution.unresolvable
+        if self._look(unresolvable.knows, address):
             whom = connection.names, connection.number
-            proceed = functools.partial(stand_ins.connect, *whom, proceed.func, sock, address)
+            proceed = functools.partial(unresolvable.connect, *whom, proceed.func, sock, address)
         effect = None
         if decided:
             known = self._connects.decided[id(sock)]
@@ -441,7 +441,7 @@ class SocketPatches:
         proceed()
         if connection is not None:
             self._receiver.end(sock, connection)
-            self._resolution.stand_ins.close(connection.number)
+            self._resolution.unresolvable.close(connection.number)
 
 
 def _note_request(connection: TcpConnection, message: object) -> None:

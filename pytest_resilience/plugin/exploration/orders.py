@@ -20,7 +20,7 @@ from pytest_resilience.chaos.operation import CallSite
 from pytest_resilience.chaos.operation import Operation
 from pytest_resilience.exploration.operation_log import OperationLog
 from pytest_resilience.exploration.schedule import Step
-from pytest_resilience.virtual_time.bubble import current
+from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.tasks import let_others_go_first
 
 
@@ -40,7 +40,7 @@ class Orders:
         self.in_vain: set[Step] = set()
 
     def at(self, kind: str, target: str, place: str = "") -> None:
-        """See `virtual_time.turns.Order`."""
+        """See `virtual_time.run_queue.Order`."""
         if self.log is not None and self.log.is_open:
             site = CallSite(place=place)
             operation = Operation(
@@ -50,23 +50,23 @@ class Orders:
 
     def is_possible(self, operation: Operation) -> bool:
         """See `exploration.operation_log.Overtaking`."""
-        bubble = current()
-        if bubble is None or bubble.turns.order is not self or bubble.is_held_here:
+        scheduler = current()
+        if scheduler is None or scheduler.run_queue.order is not self or scheduler.is_held_here:
             return False
-        if bubble.others_can_go():
+        if scheduler.others_can_go():
             return True
         task = _task_of(operation)
         return task is not None and len(sys.modules["asyncio"].all_tasks(task.get_loop())) > 1
 
     def begin(self, operation: Operation, step: Step) -> None:
         """See `exploration.operation_log.Overtaking`."""
-        bubble = current()
-        if bubble is None or bubble.is_held_here:
+        scheduler = current()
+        if scheduler is None or scheduler.is_held_here:
             return
         task = _task_of(operation)
         if task is not None:
             let_others_go_first(task, functools.partial(self.in_vain.add, step))
-        elif not bubble.give_way():
+        elif not scheduler.give_way():
             self.in_vain.add(step)
 
 

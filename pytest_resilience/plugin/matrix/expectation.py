@@ -21,8 +21,8 @@ from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.stacks import is_library
-from pytest_resilience.virtual_time.bubble import current
-from pytest_resilience.virtual_time.turns import Limit
+from pytest_resilience.virtual_time.run_queue import Limit
+from pytest_resilience.virtual_time.scheduler import current
 
 
 __all__ = [
@@ -132,13 +132,13 @@ def virtual_deadline(seconds: float, *, usual: float) -> Iterator[None]:
     Where they are those that are `usual`, nobody has said how many: such a test may wait as long
     as it likes, though not in a loop without an end.
     """
-    bubble = current()
-    if bubble is None:
+    scheduler = current()
+    if scheduler is None:
         yield
         return
     said = None if seconds == usual else seconds
     limit = Limit(said, lambda when: DeadlineError(f"it was still running after {when}"))
-    with bubble.limited(limit):
+    with scheduler.limited(limit):
         yield
 
 

@@ -23,7 +23,6 @@ from pytest_resilience.chaos.operation import RECEIVE_DATAGRAM
 from pytest_resilience.chaos.operation import SEND_DATAGRAM
 from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.errors import ConfigurationError
-from pytest_resilience.proxy.acceptor import Acceptor
 from pytest_resilience.proxy.addresses import Address
 from pytest_resilience.proxy.addresses import Server
 from pytest_resilience.proxy.addresses import SocketAddress
@@ -31,10 +30,11 @@ from pytest_resilience.proxy.connection import ConnectionSettings
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.event_loop import Timer
 from pytest_resilience.proxy.listener import unavailable
+from pytest_resilience.proxy.tcp_forwarder import TcpForwarder
 from pytest_resilience.proxy.toxics.toxic import Toxic
 
 
-__all__ = ["DatagramAcceptor"]
+__all__ = ["UdpForwarder"]
 
 _logger = logging.getLogger("pytest_resilience.proxy")
 _LARGEST: Final = 65535  # bytes
@@ -43,7 +43,7 @@ _LOOK = 0.05  # seconds: how soon it is noticed that an experiment has ended
 _MOST_SESSIONS = 1024  # the one that was opened first goes
 
 
-class DatagramAcceptor(Acceptor):
+class UdpForwarder(TcpForwarder):
     """The clients of one proxy of UDP, and its port."""
 
     kinds = DATAGRAMS

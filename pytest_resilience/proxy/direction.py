@@ -1,8 +1,8 @@
-"""One direction of a connection: from one endpoint, through stages, to the other.
+"""One direction of a connection: from one transport, through filters, to the other.
 
-Each stage, one of the experiments and one of each toxic, passes on to the next what is due:
+Each filter, one of the experiments and one of each toxic, passes on to the next what is due:
 
-    source --write--> ExperimentStage --write--> ToxicStage --write--> ... --write--> target
+    source --write--> ExperimentFilter --write--> ToxicFilter --write--> ... --write--> target
 
 While no experiment runs and there is no toxic, the source's bytes go to the target as they are.
 """
@@ -11,20 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_resilience.proxy.endpoint import Endpoint
-from pytest_resilience.proxy.stage import ConnectionContext
-from pytest_resilience.proxy.stage import ExperimentStage
-from pytest_resilience.proxy.stage import Sink
-from pytest_resilience.proxy.toxics.stages import ToxicStage
-from pytest_resilience.proxy.toxics.stages import make_stage
+from pytest_resilience.proxy.toxics.filters import ToxicFilter
+from pytest_resilience.proxy.toxics.filters import make_filter
 from pytest_resilience.proxy.toxics.toxic import REFUSE
 from pytest_resilience.proxy.toxics.toxic import Toxic
+from pytest_resilience.proxy.traffic_filter import ConnectionContext
+from pytest_resilience.proxy.traffic_filter import ExperimentFilter
+from pytest_resilience.proxy.traffic_filter import Sink
+from pytest_resilience.proxy.transport import Transport
 from pytest_resilience.seeds import Stream
 
 
-__all__ = ["Link", "is_hit"]
+__all__ = ["Direction", "is_hit"]
 
-_MOST_HELD = 4 * 2**20  # bytes that stages hold back before the sender is held up
+_MOST_HELD = 4 * 2**20  # bytes that filters hold back before the sender is held up
 _MOST_UNSENT = 2**18  # bytes that wait for a slow reader before the sender is held up
 
 
@@ -34,13 +34,13 @@ def is_hit(toxic: Toxic, seed: int, connection: int) -> bool:
     return Stream.at(seed, "toxicity", toxic.name, connection).draw(0) < toxic.toxicity
 
 
-class Link:
+class Direction:
     """See the module.
 
     Attributes:
         stream: "upstream" or "downstream".
-        source, target: its endpoints.
-        experiments: the first stage.
+        source, target: its transports.
+        experiments: the first filter.
         ended: whether the source sends no more.
         closes: whether the EOF that is on its way closes the whole connection.
         broken: whether the source was reset, for real or by an experiment.
@@ -48,7 +48,7 @@ class Link:
     """
 
     def __init__(
-        self, connection: ConnectionContext, stream: str, source: Endpoint, target: Endpoint
+        self, connection: ConnectionContext, stream: str, source: Transport, target: Transport
     ) -> None:
         self.source = source
         self.target = target
@@ -58,8 +58,8 @@ class Link:
         self.replaced = False
         self.connection = connection
         self.stream = stream
-        self._toxics: dict[str, tuple[Toxic, ToxicStage]] = {}
-        self.experiments = ExperimentStage(self, target)
+        self._toxics: dict[str, tuple[Toxic, ToxicFilter]] = {}
+        self.experiments = ExperimentFilter(self, target)
 
     def close_after_eof(self) -> None:
         self.closes = True
@@ -98,18 +98,18 @@ class Link:
         """Read on if there is room for more, else hold the sender up."""
         if self.closes or self.ended:
             return
-        held = self.experiments.held + sum(stage.held for _, stage in self._toxics.values())
+        held = self.experiments.held + sum(each.held for _, each in self._toxics.values())
         if held < _MOST_HELD and self.target.unsent < _MOST_UNSENT:
             self.source.resume_reading()
         else:
             self.source.pause_reading()
 
     def set_toxics(self, toxics: Sequence[Toxic]) -> None:
-        """Have a stage for each toxic that happens to this direction here, and no other."""
+        """Have a filter for each toxic that happens to this direction here, and no other."""
         if self.closes:
             return
         seed, number = self.connection.seed, self.connection.number
-        # A refusal happens to a connect: see the acceptor.
+        # A refusal happens to a connect: see the TCP forwarder.
         here = (each for each in toxics if each.stream == self.stream and each.type != REFUSE)
         mine = [each for each in here if is_hit(each, seed, number)]
         names = {toxic.name for toxic in mine}
@@ -118,40 +118,40 @@ class Link:
             del self._toxics[name]
         if not self.connection.is_open:
             return  # one of them left nothing that could go on
-        new = [self._stage_of(toxic) for toxic in mine]
+        new = [self._filter_of(toxic) for toxic in mine]
         self._join()
-        for stage in filter(None, new):
-            stage.start()
+        for each in filter(None, new):
+            each.start()
         self.update_reading()
 
-    def _stage_of(self, toxic: Toxic) -> ToxicStage | None:
-        """A new stage for a toxic that has none yet; None after changing the one that it has."""
-        known, stage = self._toxics.get(toxic.name, (None, None))
-        if stage is None:
+    def _filter_of(self, toxic: Toxic) -> ToxicFilter | None:
+        """A new filter for a toxic that has none yet; None after changing the one that it has."""
+        known, found = self._toxics.get(toxic.name, (None, None))
+        if found is None:
             chance = Stream.at(self.connection.seed, "toxic", toxic.name, self.connection.number)
-            stage = make_stage(toxic.type, self, toxic.attributes, chance.random(), self.target)
-            self._toxics[toxic.name] = (toxic, stage)
-            return stage
+            found = make_filter(toxic.type, self, toxic.attributes, chance.random(), self.target)
+            self._toxics[toxic.name] = (toxic, found)
+            return found
         if known != toxic:
-            self._toxics[toxic.name] = (toxic, stage)
-            stage.change(toxic.attributes)
+            self._toxics[toxic.name] = (toxic, found)
+            found.change(toxic.attributes)
         return None
 
     def _join(self) -> None:
-        """Let each stage pass on to the next."""
+        """Let each filter pass on to the next."""
         following: Sink = self.target
-        for _, stage in reversed(self._toxics.values()):
-            stage.following = following
-            following = stage
+        for _, each in reversed(self._toxics.values()):
+            each.following = following
+            following = each
         self.experiments.following = following
 
     def client_gone(self) -> None:
         """The client sends no more."""
-        for _, stage in list(self._toxics.values()):
-            stage.client_gone()
+        for _, each in list(self._toxics.values()):
+            each.client_gone()
 
     def stop(self) -> None:
         """Forget what was to happen."""
         self.experiments.stop()
-        for _, stage in self._toxics.values():
-            stage.stop()
+        for _, each in self._toxics.values():
+            each.stop()

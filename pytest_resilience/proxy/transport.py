@@ -17,33 +17,33 @@ from pytest_resilience.chaos.shared_settings import limits_lifted
 from pytest_resilience.proxy.event_loop import EventLoop
 
 
-__all__ = ["Endpoint", "EndpointOwner"]
+__all__ = ["Transport", "TransportOwner"]
 
 _MOST_AT_ONCE = 2**20  # bytes read in a row, so that nobody else has to wait for long
 _SOON = 0.01  # seconds until it is seen that what was written has arrived
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # on, for no time: closing sends RST
 
 
-class EndpointOwner(Protocol):
-    """What is notified of what happens at an endpoint: the names are those of asyncio."""
+class TransportOwner(Protocol):
+    """What is notified of what happens at a transport: the names are those of asyncio."""
 
-    def data_received(self, endpoint: Endpoint, data: memoryview) -> None:
+    def data_received(self, transport: Transport, data: memoryview) -> None:
         """Bytes have come; the view is good for this call only."""
 
-    def eof_received(self, endpoint: Endpoint) -> None:
+    def eof_received(self, transport: Transport) -> None:
         """Its peer sends no more."""
 
-    def connection_lost(self, endpoint: Endpoint) -> None:
+    def connection_lost(self, transport: Transport) -> None:
         """It has been reset, or cannot be written to."""
 
-    def drained(self, endpoint: Endpoint) -> None:
+    def drained(self, transport: Transport) -> None:
         """All that waited to be written is written."""
 
-    def finished(self, endpoint: Endpoint) -> None:
+    def finished(self, transport: Transport) -> None:
         """Everything up to EOF is written: tell its peer so, or close or reset it."""
 
 
-class Endpoint:
+class Transport:
     """Reads and writes one socket, without ever blocking.
 
     Attributes:
@@ -53,9 +53,9 @@ class Endpoint:
     """
 
     def __init__(
-        self, sock: socket.SocketType, loop: EventLoop, owner: EndpointOwner, buffer: bytearray
+        self, sock: socket.SocketType, loop: EventLoop, owner: TransportOwner, buffer: bytearray
     ) -> None:
-        """`buffer` is for what is read; all endpoints of a loop can share one."""
+        """`buffer` is for what is read; all transports of a loop can share one."""
         self.sock = sock
         self.unsent = 0
         self.is_finished = False

@@ -12,7 +12,7 @@ from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import nanoseconds
 
 
-__all__ = ["MOST_JUMPS", "Limit", "Order", "Turns"]
+__all__ = ["MOST_JUMPS", "Limit", "Order", "RunQueue"]
 
 MOST_JUMPS = 100_000  # without the thread of the test, after which nobody will ever come back
 _MOST_WAITS = 10_000  # of the thread of the test, where it has a limit
@@ -58,7 +58,7 @@ class Limit:
         return waits >= self._most or (self.due is not None and now > self.due)
 
 
-class Turns:
+class RunQueue:
     """Whose turn it is, and what came of the turns so far.
 
     Attributes:

@@ -31,15 +31,15 @@ from typing import Protocol
 from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.locks import fork_safe
 from pytest_resilience.virtual_time.members import Members
+from pytest_resilience.virtual_time.run_queue import MOST_JUMPS
+from pytest_resilience.virtual_time.run_queue import Limit
+from pytest_resilience.virtual_time.run_queue import RunQueue
 from pytest_resilience.virtual_time.stalls import DEADLOCK
 from pytest_resilience.virtual_time.stalls import is_deadlock
 from pytest_resilience.virtual_time.stalls import report
 from pytest_resilience.virtual_time.timeline import Elapsed
 from pytest_resilience.virtual_time.timeline import Timeline
 from pytest_resilience.virtual_time.timeline import Wake
-from pytest_resilience.virtual_time.turns import MOST_JUMPS
-from pytest_resilience.virtual_time.turns import Limit
-from pytest_resilience.virtual_time.turns import Turns
 from pytest_resilience.virtual_time.waiting import LARGEST
 from pytest_resilience.virtual_time.waiting import Ended
 from pytest_resilience.virtual_time.waiting import Outcome
@@ -48,7 +48,7 @@ from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import poll
 
 
-__all__ = ["Bubble", "Network", "Outlook", "activate", "current", "reader"]
+__all__ = ["Network", "Outlook", "Scheduler", "activate", "current", "reader"]
 
 # As it is now: a tool that looks for what blocks a loop would take the loop's own wait for that.
 _acquire = _thread.LockType.acquire
@@ -58,7 +58,7 @@ class Outlook(Enum):
     """What the parked sockets mean for time.
 
     QUIET: nothing is on its way, time may jump. FLYING: bytes are; look again soon.
-    OUTSIDE: who is awaited lives outside of the bubble; time flows as the machine's.
+    OUTSIDE: who is awaited lives outside of the scheduler; time flows as the machine's.
     """
 
     QUIET = "quiet"
@@ -76,10 +76,10 @@ class Network(Protocol):
         """Of the descriptors that members wait for. Asked before they are polled."""
 
 
-class Bubble:
+class Scheduler:
     """The members and the time of one test."""
 
-    def __init__(self, *, network: Network, turns: Turns, kick: Callable[[], None]) -> None:
+    def __init__(self, *, network: Network, run_queue: RunQueue, kick: Callable[[], None]) -> None:
         """`kick`: wakes the driver."""
         self.mutex = fork_safe(self, "mutex", _thread.RLock)
         self.members = Members()
@@ -87,7 +87,7 @@ class Bubble:
         self.elapsed = Elapsed()
         self.timeline = Timeline()
         self.timers = Timers()
-        self.turns = turns
+        self.run_queue = run_queue
         self.network = network
         self.failure: ClockStalledError | None = None
         self._kick = kick
@@ -126,21 +126,21 @@ class Bubble:
         with self.mutex:
             if self.members.come_back(ident):
                 self.elapsed.flow(bool(self.members.outside))
-                self.turns.changes += 1
+                self.run_queue.changes += 1
             here = ident in self.members.inside and ident not in self.members.outside
         if here:
             self.take_turn("return")
 
     def take_turn(self, waits_in: str) -> None:
         """One at a time: go on when it is this thread's turn. Takes the mutex."""
-        if not self.turns.one_at_a_time:
+        if not self.run_queue.one_at_a_time:
             return
         waiter = Waiter(waits_in)
         try:
             with self.mutex:
                 waiter.outcome = Outcome.WOKEN
                 self.members.waits[waiter.ident] = waiter
-                self.turns.ready.append(waiter)
+                self.run_queue.ready.append(waiter)
                 self.settle()
             _acquire(waiter.lock)
         except BaseException:
@@ -161,7 +161,7 @@ class Bubble:
         Not who waits for time to pass, or for what only this thread can bring.
         """
         with self.mutex:
-            if self.turns.ready or self.running() > 1 or self.members.outside:
+            if self.run_queue.ready or self.running() > 1 or self.members.outside:
                 return True
             now = self.elapsed.read()
             return any(
@@ -175,20 +175,20 @@ class Bubble:
         False if none of them has done anything.
         """
         __tracebackhide__ = True
-        before = self.turns.resumed
+        before = self.run_queue.resumed
         self.wait(Waiter("turn"), 0, last=True)
-        return self.turns.resumed > before + 1 or bool(self.members.outside)  # but for its own
+        return self.run_queue.resumed > before + 1 or bool(self.members.outside)  # but for its own
 
     @contextmanager
     def limited(self, limit: Limit) -> Iterator[None]:
         """In the block the test's thread has `limit`. Takes the mutex."""
         with self.mutex:
-            limit.begin(self.elapsed.read(), self.turns.of_test)
-            self.turns.limit = limit
+            limit.begin(self.elapsed.read(), self.run_queue.of_test)
+            self.run_queue.limit = limit
         try:
             yield
         finally:
-            self.turns.limit = None
+            self.run_queue.limit = None
 
     # Waits.
 
@@ -217,7 +217,7 @@ class Bubble:
                 if timeout is not None:
                     due = min(self.elapsed.read() + timeout, LARGEST)
                     self.timers.add(waiter, due, last=last)
-                self.turns.parks(timeout)
+                self.run_queue.parks(timeout)
                 self._park(waiter)
             _acquire(waiter.lock)
             while waiter.let_go and self._waits_still(waiter):
@@ -239,7 +239,7 @@ class Bubble:
         if waiter is not None:
             waiter.let_go = True
             waiter.lock.release()
-            self.turns.changes += 1
+            self.run_queue.changes += 1
 
     def _waits_still(self, waiter: Waiter) -> bool:
         """This thread has handled what it was let go for. Takes the mutex."""
@@ -250,7 +250,7 @@ class Bubble:
                     raise Ended
                 self._park(waiter)
                 return True
-            return waiter in self.turns.ready
+            return waiter in self.run_queue.ready
 
     def _outcome_of(self, waiter: Waiter) -> Outcome:
         __tracebackhide__ = True
@@ -260,8 +260,8 @@ class Bubble:
             raise ClockStalledError(str(self.failure))
         if waiter.outcome is Outcome.ENDED:
             raise Ended
-        if waiter.outcome is Outcome.EXPIRED and self.turns.limit is not None:
-            raise self.turns.limit.error(f"{self.elapsed.read() / 1e9:g} virtual seconds")
+        if waiter.outcome is Outcome.EXPIRED and self.run_queue.limit is not None:
+            raise self.run_queue.limit.error(f"{self.elapsed.read() / 1e9:g} virtual seconds")
         assert waiter.outcome is not None
         return waiter.outcome
 
@@ -272,8 +272,8 @@ class Bubble:
                 if self.parked.get(waiter.ident) is waiter:
                     del self.parked[waiter.ident]
             self.members.waits.pop(waiter.ident, None)
-            self.turns.withdraw(waiter)
-            self.turns.changes += 1
+            self.run_queue.withdraw(waiter)
+            self.run_queue.changes += 1
 
     def wake(self, waiter: Waiter, outcome: Outcome = Outcome.WOKEN) -> bool:
         """End a wait, and count its thread as running. False if it had ended already."""
@@ -282,12 +282,12 @@ class Bubble:
         waiter.outcome = outcome
         if self.parked.get(waiter.ident) is waiter:
             del self.parked[waiter.ident]
-        self.turns.changes += 1
+        self.run_queue.changes += 1
         self.elapsed.flow(bool(self.members.outside))
-        if not self.turns.one_at_a_time or outcome in (Outcome.FAILED, Outcome.ENDED):
+        if not self.run_queue.one_at_a_time or outcome in (Outcome.FAILED, Outcome.ENDED):
             self._resume(waiter)
         else:
-            self.turns.ready.append(waiter)
+            self.run_queue.ready.append(waiter)
             self.settle()
         return True
 
@@ -301,13 +301,13 @@ class Bubble:
                 timed_out=waiter.outcome is Outcome.TIMED_OUT,
             )
             self.timeline.wakes.append(wake)
-            self.turns.resumes(member.is_test)
+            self.run_queue.resumes(member.is_test)
         if not waiter.let_go:
             waiter.lock.release()
 
     def hand_over(self) -> bool:
         """Let one of those who were woken run. False if it handles a signal, and may wait there."""
-        waiter = self.turns.choose()
+        waiter = self.run_queue.choose()
         self._resume(waiter)
         return not waiter.let_go
 
@@ -315,13 +315,13 @@ class Bubble:
 
     def running(self) -> int:
         """How many members run, or are about to."""
-        count = self.members.count() - len(self.parked) - len(self.turns.ready)
+        count = self.members.count() - len(self.parked) - len(self.run_queue.ready)
         return count - len(self.members.outside)
 
     def settle(self) -> None:
         """If nobody runs, let somebody: who was woken, whose data has come, or is due next."""
         while self.running() <= 0 and self.members.inside:
-            if self.turns.ready:
+            if self.run_queue.ready:
                 if self.hand_over():
                     return
                 continue
@@ -358,21 +358,22 @@ class Bubble:
         nearest = self.timers.nearest()
         if nearest is None:
             return False
-        if self.turns.limit is not None and self.turns.limit.is_over(nearest, self.turns.of_test):
+        limit = self.run_queue.limit
+        if limit is not None and limit.is_over(nearest, self.run_queue.of_test):
             waiting = [each for each in self.parked.values() if self.members.is_test(each.ident)]
             if waiting:
-                self.elapsed.jump(min(nearest, self.turns.limit.due or nearest))
-                self.turns.limit.begin(self.elapsed.read(), self.turns.of_test)  # it may go on
+                self.elapsed.jump(min(nearest, limit.due or nearest))
+                limit.begin(self.elapsed.read(), self.run_queue.of_test)  # it may go on
                 return self.wake(waiting[0], Outcome.EXPIRED)
         if self.elapsed.jump(nearest):
             self.timeline.jumps += 1
-        if self.turns.jumped_too_often():
+        if self.run_queue.jumped_too_often():
             self.fail(
                 f"time ran away: {MOST_JUMPS} jumps in which the test's own thread never ran, "
                 "for threads that wake each other for ever"
             )
             return True
-        self.wake_due(nearest, only_one=not self.turns.one_at_a_time)
+        self.wake_due(nearest, only_one=not self.run_queue.one_at_a_time)
         return True
 
     def wake_due(self, now: int, *, only_one: bool = False, patience: int = 0) -> None:
@@ -392,16 +393,16 @@ class Bubble:
         if not due and (waiter := self.timers.take_last(now - patience)) is not None:
             self.wake(waiter, Outcome.TIMED_OUT)
         for waiter in due:  # all are candidates before one of them runs
-            if self.turns.one_at_a_time:
-                self.turns.ready.append(waiter)
+            if self.run_queue.one_at_a_time:
+                self.run_queue.ready.append(waiter)
             else:
                 self._resume(waiter)
-        self.turns.changes += len(due)
+        self.run_queue.changes += len(due)
 
     def creep(self) -> None:
         """Let a little time pass for somebody who reads the clock in a loop. Takes the mutex."""
         with self.mutex:
-            now = self.elapsed.read() + self.turns.creeping()
+            now = self.elapsed.read() + self.run_queue.creeping()
             nearest = self.timers.nearest()
             if nearest is not None:
                 now = min(now, nearest)
@@ -422,7 +423,7 @@ class Bubble:
         when = f"{what} (at {self.elapsed.read() / 1e9:.9g} virtual seconds)"
         self.failure = ClockStalledError(report(self.members, self.parked, when))
         self.members.fails()
-        self.turns.changes += 1
+        self.run_queue.changes += 1
         for waiter in [*self.parked.values()]:
             self.wake(waiter, Outcome.FAILED)
 
@@ -435,36 +436,36 @@ class Bubble:
                     waiter.outcome = Outcome.ENDED
                     waiter.lock.release()
             self.parked.clear()
-            self.turns.ready.clear()
+            self.run_queue.ready.clear()
             self.members.inside.clear()
             self.members.outside.clear()
 
 
 class _Active:
-    """The bubble of this process; one attribute, which is read at once."""
+    """The scheduler of this process; one attribute, which is read at once."""
 
-    bubble: Bubble | None = None
+    scheduler: Scheduler | None = None
 
 
-def activate(bubble: Bubble | None) -> None:
+def activate(scheduler: Scheduler | None) -> None:
     """Make waits of its members parks; with None nobody's."""
-    _Active.bubble = bubble
+    _Active.scheduler = scheduler
 
 
-def current() -> Bubble | None:
-    """The bubble in which a wait of this thread is a park; None if it waits for real."""
-    bubble = _Active.bubble
-    if bubble is None or not bubble.members.parks(_thread.get_ident()):
+def current() -> Scheduler | None:
+    """The scheduler in which a wait of this thread is a park; None if it waits for real."""
+    scheduler = _Active.scheduler
+    if scheduler is None or not scheduler.members.parks(_thread.get_ident()):
         return None
-    return bubble
+    return scheduler
 
 
-def reader() -> Bubble | None:
-    """The bubble whose time this thread reads; None if it reads the machine's."""
-    bubble = _Active.bubble
-    if bubble is None or _thread.get_ident() not in bubble.members.inside:
+def reader() -> Scheduler | None:
+    """The scheduler whose time this thread reads; None if it reads the machine's."""
+    scheduler = _Active.scheduler
+    if scheduler is None or _thread.get_ident() not in scheduler.members.inside:
         return None
-    return bubble
+    return scheduler
 
 
 if hasattr(os, "register_at_fork"):  # a child has real time

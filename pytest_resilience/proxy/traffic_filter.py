@@ -1,7 +1,7 @@
-"""One stage on the way of the bytes: what is written to it goes on to the next when it is due.
+"""One filter on the way of the bytes: what is written to it goes on to the next when it is due.
 
 Bytes and EOF that are held back wait in one queue, so that nothing ever overtakes. What happens to
-them, and when, is decided by `chaos.response_stream`; a stage drives it with timers of the loop.
+them, and when, is decided by `chaos.response_stream`; a filter drives it with timers of the loop.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pytest_resilience.proxy.toxics.toxic import DOWNSTREAM
 from pytest_resilience.proxy.toxics.toxic import UPSTREAM
 
 
-__all__ = ["ConnectionContext", "ExperimentStage", "LinkContext", "Sink", "Stage"]
+__all__ = ["ConnectionContext", "DirectionContext", "ExperimentFilter", "Sink", "TrafficFilter"]
 
 # The operations of each direction: a message, and the end of all messages.
 _OPERATIONS = {UPSTREAM: (SEND, END), DOWNSTREAM: (RECEIVE, CLOSE)}
@@ -40,7 +40,7 @@ _AT_ONCE = 256  # pieces passed on in a row, so that other connections are serve
 
 
 class Sink(Protocol):
-    """Where bytes go: the next stage, or the endpoint."""
+    """Where bytes go: the next filter, or the transport."""
 
     def write(self, data: bytes) -> None:
         """More data, never empty."""
@@ -50,7 +50,7 @@ class Sink(Protocol):
 
 
 class ConnectionContext(Protocol):
-    """A connection, as its links and their stages see it."""
+    """A connection, as its directions and their filters see it."""
 
     number: int
     decisions: Decisions
@@ -66,10 +66,10 @@ class ConnectionContext(Protocol):
         """Decides all chance in it."""
 
     def reset(self) -> None:
-        """Close both endpoints with RST, whatever is still on its way."""
+        """Close both transports with RST, whatever is still on its way."""
 
     def close(self) -> None:
-        """Close both endpoints now."""
+        """Close both transports now."""
 
     def fail(self, stream: str) -> None:
         """A message of a direction is lost, and the connection with it."""
@@ -78,8 +78,8 @@ class ConnectionContext(Protocol):
         """Bytes of a message have passed the experiments."""
 
 
-class LinkContext(Protocol):
-    """A link, as its stages see it.
+class DirectionContext(Protocol):
+    """A direction, as its filters see it.
 
     Attributes:
         stream: its direction, "upstream" or "downstream".
@@ -92,7 +92,7 @@ class LinkContext(Protocol):
         """Bytes that were held have been passed on: there may be room to read more."""
 
     def close_after_eof(self) -> None:
-        """Read no more; close both endpoints when the EOF arrives that is written next."""
+        """Read no more; close both transports when the EOF arrives that is written next."""
 
     def reset_after_eof(self) -> None:
         """The same, and reset both: they get all that is before it, and then RST."""
@@ -116,7 +116,7 @@ class _Piece:
     is_eof: bool
 
 
-class Stage:
+class TrafficFilter:
     """See the module. By itself it passes everything on.
 
     Attributes:
@@ -128,11 +128,11 @@ class Stage:
 
     look_every: ClassVar[float] = math.inf
 
-    def __init__(self, link: LinkContext, following: Sink) -> None:
+    def __init__(self, direction: DirectionContext, following: Sink) -> None:
         self.following = following
         self.held = 0
         self.stopped = False
-        self._link = link
+        self._direction = direction
         self._queue: deque[_Piece] = deque()
         self._timer: Timer | None = None
         self._waiting_since: float | None = None
@@ -201,7 +201,7 @@ class Stage:
                 self._replace(stream.replay())
             case ResetConnection():
                 self.stop()
-                self._link.connection.fail(self._link.stream)
+                self._direction.connection.fail(self._direction.stream)
             case CloseConnection():
                 self._replace(b"")
         return None
@@ -235,27 +235,27 @@ class Stage:
         if data:
             # The client may still be sending the request, which the server gets all the same:
             # closed now, the kernel would answer it with RST, before this is read.
-            self._link.replace_source()
+            self._direction.replace_source()
             self.following.write(data)
         else:
-            self._link.close_after_eof()
+            self._direction.close_after_eof()
         self.following.write_eof()
 
     def _break(self) -> None:
         """Pass on nothing more of what the source sends, and RST after what was."""
         self.stop()
-        self._link.reset_after_eof()
+        self._direction.reset_after_eof()
         self.following.write_eof()
 
     def _wait(self, due: float) -> None:
         due = min(due, self._now() + self.look_every)
         if due < math.inf:
-            self._timer = self._link.connection.loop.call_at(due, self._go_on)
+            self._timer = self._direction.connection.loop.call_at(due, self._go_on)
 
     def _go_on(self) -> None:
         self._timer = None
         self._pump()
-        self._link.update_reading()
+        self._direction.update_reading()
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -263,21 +263,21 @@ class Stage:
             self._timer = None
 
     def _now(self) -> float:
-        return self._link.connection.loop.clock.monotonic()
+        return self._direction.connection.loop.clock.monotonic()
 
 
-class ExperimentStage(Stage):
-    """The first stage of a link: what experiments do to the messages of one direction.
+class ExperimentFilter(TrafficFilter):
+    """The first filter of a direction: what experiments do to the messages of one direction.
 
     While no experiment runs and nothing waits in it, bytes need not be shown to it.
     """
 
     look_every = 0.05  # experiments are ended by other threads, and nobody is notified here
 
-    def __init__(self, link: LinkContext, following: Sink) -> None:
-        super().__init__(link, following)
-        self._decisions = link.connection.decisions
-        self._kinds = _OPERATIONS[link.stream]
+    def __init__(self, direction: DirectionContext, following: Sink) -> None:
+        super().__init__(direction, following)
+        self._decisions = direction.connection.decisions
+        self._kinds = _OPERATIONS[direction.stream]
         self._asked: tuple[int, tuple[ActiveExperiment, ...]] = (0, ())
         self._message: ResponseStream | None = None
         self._partition: Effect | None = None
@@ -333,4 +333,4 @@ class ExperimentStage(Stage):
 
     def _write_on(self, data: bytes) -> None:
         super()._write_on(data)
-        self._link.connection.message_passed(self._link.stream)
+        self._direction.connection.message_passed(self._direction.stream)

@@ -35,7 +35,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 if TYPE_CHECKING:
     from dis import Instruction
 
-__all__ = ["SelfPairs", "is_made_here"]
+__all__ = ["EmulatedSocketPairs", "is_made_here"]
 
 _LOOPBACK = ("127.", "::1", "localhost")
 _TALKING = frozenset({
@@ -55,7 +55,7 @@ class _Connection(Protocol):
 _C = TypeVar("_C", bound=_Connection)
 
 
-class SelfPairs(Generic[_C]):
+class EmulatedSocketPairs(Generic[_C]):
     """Sees by what is done with a listener that both ends are the same client's.
 
     Attributes:

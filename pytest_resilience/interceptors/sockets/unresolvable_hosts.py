@@ -28,7 +28,7 @@ from pytest_resilience.interceptors.foreign_objects import text_of
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 
 
-__all__ = ["StandIns", "answer_nothing", "other_ends"]
+__all__ = ["UnresolvableHosts", "answer_nothing", "other_ends"]
 
 _TALK = frozenset({HANDSHAKE, RECEIVE})
 _TCP = (0, socket.IPPROTO_TCP)
@@ -44,7 +44,7 @@ def answer_nothing(number: int, effect: Effect | None) -> None:
             other_ends[number].shutdown(socket.SHUT_WR)
 
 
-class StandIns:
+class UnresolvableHosts:
     """The addresses that stand in for names, and the connections to them."""
 
     def __init__(self, engine: Engine) -> None:

@@ -24,21 +24,21 @@ from pytest_resilience.proxy.addresses import SocketAddress
 from pytest_resilience.proxy.connect import Connect
 from pytest_resilience.proxy.connection import Connection
 from pytest_resilience.proxy.connection import ConnectionSettings
-from pytest_resilience.proxy.endpoint import Endpoint
+from pytest_resilience.proxy.direction import is_hit
 from pytest_resilience.proxy.event_loop import EventLoop
-from pytest_resilience.proxy.link import is_hit
 from pytest_resilience.proxy.listener import Listener
 from pytest_resilience.proxy.toxics.toxic import REFUSE
 from pytest_resilience.proxy.toxics.toxic import Toxic
+from pytest_resilience.proxy.transport import Transport
 
 
-__all__ = ["Acceptor"]
+__all__ = ["TcpForwarder"]
 
 _logger = logging.getLogger("pytest_resilience.proxy")
 _PIECE = 256 * 1024  # bytes read at once
 
 
-class Acceptor:
+class TcpForwarder:
     """The open connections of one proxy, and its listener.
 
     Attributes:
@@ -74,7 +74,7 @@ class Acceptor:
         self._settings = ConnectionSettings(
             loop=loop, engine=engine, names=self.names, seed=seed, closed=self._closed
         )
-        _acceptors.add(self)
+        _forwarders.add(self)
         if enabled:
             try:
                 self.enable()
@@ -185,7 +185,7 @@ class Acceptor:
         self.accepted += 1
         connection = Connection(self.accepted, self._settings)
         self.open[connection.number] = connection
-        connection.accept(Endpoint(sock, self._settings.loop, connection, self._buffer))
+        connection.accept(Transport(sock, self._settings.loop, connection, self._buffer))
         refusals = (each for each in self._toxics if each.type == REFUSE)
         if any(is_hit(each, self._settings.seed, connection.number) for each in refusals):
             connection.reset()
@@ -217,7 +217,7 @@ class Acceptor:
 
         def connected(sock: socket.SocketType) -> None:
             self.unreachable = None
-            server = Endpoint(sock, self._settings.loop, connection, self._buffer)
+            server = Transport(sock, self._settings.loop, connection, self._buffer)
             connection.begin(server, self._toxics)
 
         def failed(error: OSError) -> None:
@@ -231,12 +231,12 @@ class Acceptor:
         connecting.start()
 
 
-_acceptors: weakref.WeakSet[Acceptor] = weakref.WeakSet()
+_forwarders: weakref.WeakSet[TcpForwarder] = weakref.WeakSet()
 
 
 def _close_in_child() -> None:
-    for acceptor in list(_acceptors):
-        acceptor.close_in_child()
+    for forwarder in list(_forwarders):
+        forwarder.close_in_child()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""The toxics of a link: stages, each with a fault that happens to all that passes.
+"""The toxics of a direction: filters, each with a fault that happens to all that passes.
 
 A toxic is a fault as experiments have them, on one proxy, for as long as it is there. What differs
 is the part of the stream that is one message to it: a piece, a response, or all of it.
@@ -27,12 +27,12 @@ from pytest_resilience.chaos.faults.response import SlowClose
 from pytest_resilience.chaos.faults.response import Truncation
 from pytest_resilience.chaos.parsing.distributions import DelayDistribution
 from pytest_resilience.chaos.response_stream import ResponseStream
-from pytest_resilience.proxy.stage import LinkContext
-from pytest_resilience.proxy.stage import Sink
-from pytest_resilience.proxy.stage import Stage
+from pytest_resilience.proxy.traffic_filter import DirectionContext
+from pytest_resilience.proxy.traffic_filter import Sink
+from pytest_resilience.proxy.traffic_filter import TrafficFilter
 
 
-__all__ = ["ToxicStage", "make_stage"]
+__all__ = ["ToxicFilter", "make_filter"]
 
 _MS = 1e-3
 _US = 1e-6
@@ -72,23 +72,23 @@ class _ToxicEffect(Effect):
         return math.inf if self.is_active() else 0.0
 
 
-class ToxicStage(Stage):
-    """Base of all: the stage of one toxic, in one direction of one connection."""
+class ToxicFilter(TrafficFilter):
+    """Base of all: the filter of one toxic, in one direction of one connection."""
 
     def __init__(
         self,
-        link: LinkContext,
+        direction: DirectionContext,
         attributes: Mapping[str, Any],
         chance: random.Random,
         following: Sink,
     ) -> None:
-        super().__init__(link, following)
-        self._connection = link.connection
+        super().__init__(direction, following)
+        self._connection = direction.connection
         self._attributes = attributes
         self._chance = chance
 
     def start(self) -> None:
-        """The stage is in its place, and the connection is open."""
+        """The filter is in its place, and the connection is open."""
 
     def change(self, attributes: Mapping[str, Any]) -> None:
         """The toxic has other attributes now."""
@@ -101,7 +101,7 @@ class ToxicStage(Stage):
         """The client sends no more; most likely it has given up."""
 
 
-class _FaultStage(ToxicStage):
+class _FaultFilter(ToxicFilter):
     """Base of those whose fault happens to a message. By itself all of the stream is one."""
 
     def __init__(self, *given: Any) -> None:
@@ -144,7 +144,7 @@ class _FaultStage(ToxicStage):
         return ResponseStream(effect)
 
 
-class _Latency(_FaultStage):
+class _Latency(_FaultFilter):
     """Each piece of data is late by itself: several at once are not several times as late."""
 
     def fault(self) -> Fault:
@@ -156,12 +156,12 @@ class _Latency(_FaultStage):
         self._put(self._new_message(), data)
 
 
-class _Bandwidth(_FaultStage):
+class _Bandwidth(_FaultFilter):
     def fault(self) -> Fault:
         return Bandwidth(rate=self._attributes["rate"] * 1000)
 
 
-class _Slicer(_FaultStage):
+class _Slicer(_FaultFilter):
     def fault(self) -> Fault:
         pause = self._attributes["delay"] * _US
         return _Slices(
@@ -173,7 +173,7 @@ class _Slicer(_FaultStage):
         )
 
 
-class _SlowClose(_FaultStage):
+class _SlowClose(_FaultFilter):
     def fault(self) -> Fault:
         return SlowClose(delay=self._attributes["delay"] * _MS)
 
@@ -184,13 +184,13 @@ class _SlowClose(_FaultStage):
         self._put(self._message, is_eof=True)
 
 
-class _LimitData(_FaultStage):
+class _LimitData(_FaultFilter):
     def fault(self) -> Fault:
         left = max(0, self._attributes["bytes"] - self._passed)
         return Truncation(limit=left, headless=True)
 
 
-class _Corrupt(_FaultStage):
+class _Corrupt(_FaultFilter):
     def fault(self) -> Fault:
         return Corruption(
             share=self._attributes["share"],
@@ -199,7 +199,7 @@ class _Corrupt(_FaultStage):
         )
 
 
-class _ResponseStage(_FaultStage):
+class _ResponseFilter(_FaultFilter):
     """Base of those that happen to one response, counted from when the toxic was added."""
 
     _turns = 0
@@ -212,18 +212,18 @@ class _ResponseStage(_FaultStage):
         self._put(self._message if self._turns == self._attributes["answer"] else None, data)
 
 
-class _Truncate(_ResponseStage):
+class _Truncate(_ResponseFilter):
     def fault(self) -> Fault:
         return Truncation(share=self._attributes["share"])
 
 
-class _LoseAnswer(_ResponseStage):
+class _LoseAnswer(_ResponseFilter):
     def fault(self) -> Fault:
         resets = self._attributes["reset"]
         return LostResponse() if resets else Truncation(limit=0, headless=True)
 
 
-class _TimerStage(ToxicStage):
+class _TimerFilter(ToxicFilter):
     """Base of those through which nothing gets, and which end the connection after a time."""
 
     _lost_data = False
@@ -244,7 +244,7 @@ class _TimerStage(ToxicStage):
         self._lost_eof = True
 
 
-class _Timeout(_TimerStage):
+class _Timeout(_TimerFilter):
     """Once nothing has come for so long, the connection is closed; a time of 0 never ends."""
 
     _due = 0.0
@@ -279,8 +279,8 @@ class _Timeout(_TimerStage):
         self._connection.close()  # what was lost is missing: nothing can go on
 
 
-class _ResetPeer(_TimerStage):
-    """RST to both endpoints, at once or after a time: no response and no EOF comes before."""
+class _ResetPeer(_TimerFilter):
+    """RST to both transports, at once or after a time: no response and no EOF comes before."""
 
     def _go_on(self) -> None:
         self._connection.reset()
@@ -291,7 +291,7 @@ class _ResetPeer(_TimerStage):
             self._connection.reset()  # what is missing would not be noticed
 
 
-_STAGES: dict[str, type[ToxicStage]] = {
+_FILTERS: dict[str, type[ToxicFilter]] = {
     "latency": _Latency,
     "bandwidth": _Bandwidth,
     "slow_close": _SlowClose,
@@ -305,12 +305,12 @@ _STAGES: dict[str, type[ToxicStage]] = {
 }
 
 
-def make_stage(
+def make_filter(
     kind: str,
-    link: LinkContext,
+    direction: DirectionContext,
     attributes: Mapping[str, Any],
     chance: random.Random,
     following: Sink,
-) -> ToxicStage:
-    """The stage of a type of toxic. Raises KeyError for "refuse", which has none."""
-    return _STAGES[kind](link, attributes, chance, following)
+) -> ToxicFilter:
+    """The filter of a type of toxic. Raises KeyError for "refuse", which has none."""
+    return _FILTERS[kind](direction, attributes, chance, following)
