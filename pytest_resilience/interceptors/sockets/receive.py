@@ -330,8 +330,8 @@ class Receiver:
         else:
             raise effects.timed_out(sock)
         now = clock.monotonic()
-        if 0 < delay < math.inf:  # of which some has passed while that was found out
-            stream.effect.add_delay(min(delay, now - asked_at, delay - (due - now)))
+        if 0 < delay < math.inf:  # of which some has passed already
+            stream.effect.add_delay(min(delay, delay - (due - now)))
         return now
 
     @staticmethod
