@@ -19,10 +19,11 @@ from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.chaos.operation import Operation
+from pytest_resilience.chaos.recorder import Recorder
 from pytest_resilience.diagnosis import never_fired
 
 
-class Recorder:
+class FakeInterceptor:
     """An interceptor that notes what is done with it."""
 
     kinds = frozenset({CONNECT, RECEIVE})
@@ -47,12 +48,12 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def interceptor() -> Recorder:
-    return Recorder()
+def interceptor() -> FakeInterceptor:
+    return FakeInterceptor()
 
 
 @pytest.fixture
-def engine(clock: ManualClock, interceptor: Recorder) -> Engine:
+def engine(clock: ManualClock, interceptor: FakeInterceptor) -> Engine:
     return Engine(lambda _: [interceptor], clock=clock)
 
 
@@ -70,8 +71,8 @@ LATENCY = ChaosExperiment("slow", "network_latency", delay=0.2)
 FAILURE = ChaosExperiment("gone", "network_failure", rate=1)
 
 
-def test_seams_are_installed_while_an_experiment_needs_them(
-    engine: Engine, interceptor: Recorder
+def test_interceptors_are_installed_while_an_experiment_needs_them(
+    engine: Engine, interceptor: FakeInterceptor
 ) -> None:
     names = ChaosExperiment("names", "network_failure", mode="dns")
     other = engine.start(names, seed=1)  # which this interceptor does not know
@@ -89,7 +90,7 @@ def test_seams_are_installed_while_an_experiment_needs_them(
 def test_what_has_to_stay_is_removed_once_more_until_it_is_gone() -> None:
     left = [True, True, False]
 
-    class Covered(Recorder):
+    class Covered(FakeInterceptor):
         def remove(self) -> bool:
             super().remove()
             return left.pop(0)
@@ -136,7 +137,7 @@ def test_the_time_of_one_that_is_not_started_passes(engine: Engine, clock: Manua
 
 
 def test_its_time_begins_when_what_it_needs_is_in_place(clock: ManualClock) -> None:
-    class Slow(Recorder):
+    class Slow(FakeInterceptor):
         def install(self) -> None:
             clock.advance(5)  # it has much to load
 
@@ -147,7 +148,9 @@ def test_its_time_begins_when_what_it_needs_is_in_place(clock: ManualClock) -> N
     ask(engine)
 
 
-def test_what_seams_need_can_be_loaded_before(engine: Engine, interceptor: Recorder) -> None:
+def test_what_interceptors_need_can_be_loaded_before(
+    engine: Engine, interceptor: FakeInterceptor
+) -> None:
     engine.preload()
     assert interceptor.done == ["install", "remove"]
     engine.start(LATENCY, seed=1)
@@ -264,7 +267,7 @@ def test_what_awaits_bytes_is_counted_and_told_when_it_happens(engine: Engine) -
 
 
 def test_an_experiment_that_cannot_start_leaves_nothing(clock: ManualClock) -> None:
-    class Broken(Recorder):
+    class Broken(FakeInterceptor):
         def install(self) -> None:
             super().install()
             raise KeyboardInterrupt
@@ -281,3 +284,12 @@ def test_an_activation_tells_its_counts(engine: Engine) -> None:
     active_experiment = engine.start(LATENCY, seed=1)
     ask(engine)
     assert repr(active_experiment) == "<ActiveExperiment 'slow' matched=1 hits=1 until=60.000>"
+
+
+def test_a_recording_goes_on_after_one_in_it() -> None:
+    engine, outer, inner = Engine(lambda _: ()), Recorder([]), Recorder([])
+    with engine.recording(outer):
+        with engine.recording(inner):
+            assert engine.recorder is inner
+        assert engine.recorder is outer
+    assert engine.recorder is None

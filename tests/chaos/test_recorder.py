@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from pytest_resilience import ChaosExperiment
-from pytest_resilience.chaos.engine import Engine
 from pytest_resilience.chaos.operation import CALL
 from pytest_resilience.chaos.operation import CONNECT
 from pytest_resilience.chaos.operation import EXECUTE
@@ -108,12 +107,3 @@ def test_only_the_first_lines_are_kept() -> None:
     for number in range(100):
         recorder.note(Operation(kind=CONNECT, target=f"shop:{number}", names=()))
     assert list(recorder.lines) == [f"network.connect shop:{number}" for number in range(8)]
-
-
-def test_a_recording_goes_on_after_one_in_it() -> None:
-    engine, outer, inner = Engine(lambda _: ()), Recorder(ALL), Recorder(ALL)
-    with engine.recording(outer):
-        with engine.recording(inner):
-            assert engine.recorder is inner
-        assert engine.recorder is outer
-    assert engine.recorder is None

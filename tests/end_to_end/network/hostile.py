@@ -384,8 +384,3 @@ def in_mysql(connection: socket.socket, place: Place) -> None:
                 will_reset(connection)
             return
         connection.sendall(_packet(data[3] + 1, _OK))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
