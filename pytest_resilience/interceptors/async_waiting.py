@@ -9,12 +9,14 @@ import contextlib
 import heapq
 import itertools
 import math
+import select
 import threading
 import time
 import weakref
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from typing import Any
 
 from pytest_resilience.chaos import experiment_ends
 from pytest_resilience.chaos.effect import Effect
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Wait", "pause"]
 
 _LATE = 0.002  # seconds: selectors count in whole milliseconds, round up, and wake up late
+_AWAKE = 0.0001  # seconds that it takes to wake up otherwise
 _EPSILON = 1e-9  # seconds: less than that is lost when times are added up
 
 
@@ -105,7 +108,8 @@ class _Schedule:
     """All waits of one loop, with one timer, so that many cost little more than one.
 
     No timer of a loop is exact to a millisecond. So the timer is set a little too early, and
-    from then on the loop looks at the time in each of its iterations. In virtual time all are, and
+    from then on the loop looks at the time in each of its iterations, between which it may
+    idle. In virtual time all are, and
     the loop is woken when experiments end.
     """
 
@@ -168,6 +172,7 @@ class _Schedule:
                 return _call_by_the_machine(loop, seconds, self._run)
             return loop.call_later(seconds, self._run)
         if now > self._ran_at:
+            _idle(loop, rest - _AWAKE)
             return loop.call_soon(self._run)
         # Virtual time stands still until the loop has nothing else to do.
         return loop.call_later(rest, self._run)
@@ -201,6 +206,20 @@ def _time_of(loop: asyncio.AbstractEventLoop) -> float:
 
 def _is_same(one: float, other: float) -> bool:
     return abs(one - other) < SLICE  # a frozen clock may be let go on
+
+
+def _idle(loop: Any, seconds: float) -> None:
+    """Wait until something happens in the loop or so many seconds have passed, to the microsecond.
+
+    As a loop of Python does in its selector, which cannot be told so exactly; who looks at the
+    time without a pause gets behind all others that want to use the machine.
+    """
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # of C; or of many descriptors
+        if not loop._ready:  # noqa: SLF001  # what the loop has to do
+            timers = loop._scheduled  # noqa: SLF001
+            seconds = min([seconds, *(each.when() - loop.time() for each in timers[:1])])
+            if seconds > 0:
+                select.select([loop._selector], [], [], seconds)  # noqa: SLF001
 
 
 def _call_by_the_machine(

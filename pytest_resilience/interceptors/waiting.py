@@ -16,12 +16,21 @@ from pytest_resilience.clock import MachineClock
 from pytest_resilience.clock import in_trio
 
 
-__all__ = ["SLICE", "wait", "wait_async", "wait_for_change"]
+__all__ = ["SLICE", "head_start", "wait", "wait_async", "wait_for_change"]
 
 SLICE = 0.05  # seconds: how soon a wait notices that its experiment is over
 _LATE = 0.0005  # seconds by which the operating system may wake a thread up late
 _SPIN = 0.0001  # seconds: even `sleep(0)` takes that long, so the rest is spun
+_HEAD_START = 0.0002  # seconds
 _MOST_YIELDS, _MOST_SPINS = 20, 5_000  # on a clock that may stand still
+
+
+def head_start() -> float:
+    """Seconds that who polls needs to come, once told: for what is left of that it is held up.
+
+    In virtual time it takes none.
+    """
+    return _HEAD_START if MACHINE_CLOCK.exact_sleep() is None else 0.0
 
 
 def wait_for_change(changed: threading.Condition, rest: float) -> None:

@@ -68,6 +68,25 @@ async def _pause(asked: Effect) -> None:
     await pause(asyncio.get_running_loop(), asked)
 
 
+class Counting(asyncio.SelectorEventLoop):
+    """Counts its iterations."""
+
+    iterations = 0
+
+    def _run_once(self) -> None:
+        self.iterations += 1
+        super()._run_once()  # type: ignore[misc]
+
+
+def test_a_loop_with_nothing_to_do_idles_until_it_is_over() -> None:
+    with asyncio.Runner(loop_factory=Counting) as runner:
+        for _ in range(20):
+            runner.run(_pause(effect(0.0019)))
+        loop = runner.get_loop()
+    assert isinstance(loop, Counting)
+    assert loop.iterations < 1000  # and 200 times as many, where it looks again and again
+
+
 def test_a_clock_that_stands_still_holds_nobody_up() -> None:
     asked = effect(0.01, ManualClock())
     started = time.monotonic()

@@ -165,15 +165,20 @@ class AsyncioLoops:
         return protocol if isinstance(protocol, self._delaying) else self._delaying(loop, transport)
 
     def after(
-        self, effect: Effect, then: Callable[[], None], seconds: float = float("inf")
+        self,
+        effect: Effect,
+        then: Callable[[], None],
+        seconds: float = float("inf"),
+        *,
+        since: float = float("inf"),
     ) -> bool:
         """Call `then` in so many seconds, or when the experiments behind `effect` have ended.
 
-        False if no loop runs here, that would.
+        False if no loop runs here, that would. `since`: as for `Wait`.
         """
         loop = self._running()
         if loop is not None:
-            Wait(loop, effect, seconds, then)
+            Wait(loop, effect, seconds, then, since)
         return loop is not None
 
     def hold_writing(
@@ -210,6 +215,11 @@ class AsyncioLoops:
         loop = self._running()
         if loop is not None:
             self.iterations.sent(loop, now)
+
+    def arrival(self, sent_at: float, now: float) -> float:
+        """When came what is read `now`, as far as the loop knows that runs here, if one does."""
+        loop = self._running()
+        return now if loop is None else self.iterations.arrival(loop, sent_at, now)
 
     def task(self) -> Callable[[], object] | None:
         """A weak reference to the task that runs here; None if none does."""

@@ -24,6 +24,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import Datagram
 from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
 from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
+from pytest_resilience.interceptors.waiting import head_start
 
 
 __all__ = ["Endpoint", "FastestClock", "Peer", "PeerKey", "peer_key"]
@@ -157,9 +158,9 @@ class Endpoint:
     def due(self) -> float:
         """When something is to be done for it that nobody else does, in monotonic seconds."""
         inbound = self.inbound
-        return min(
-            self.outbound.due, math.inf if inbound.awake or inbound.attended else inbound.line.due
-        )
+        if inbound.awake or inbound.attended:
+            return self.outbound.due
+        return min(self.outbound.due, inbound.line.due - head_start())
 
     def peer_address(self) -> Any:
         """The address that it is connected to; None where it is not."""
@@ -198,9 +199,9 @@ class Endpoint:
             raise error
 
     def settle(self, now: float) -> None:
-        """Let it be readable if something has arrived."""
+        """Let it be readable if something has arrived, or nearly has."""
         inbound = self.inbound
-        arrived = inbound.error or inbound.peeked or inbound.line.due <= now
+        arrived = inbound.error or inbound.peeked or inbound.line.due - head_start() <= now
         self._set_awake(awake=bool(arrived))
 
     def _set_awake(self, *, awake: bool) -> None:

@@ -50,6 +50,7 @@ from pytest_resilience.interceptors.sockets.socket_calls import DatagramMessage
 from pytest_resilience.interceptors.sockets.socket_calls import SocketCall
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import receive_timeout
+from pytest_resilience.interceptors.waiting import head_start
 from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.interceptors.waiting import wait_for_change
 from pytest_resilience.locks import fork_safe
@@ -299,6 +300,7 @@ class DatagramSockets:
         finally:
             with self._changed:
                 endpoint.sent_at = self._clock.now()
+                self._loops.sent(endpoint.sent_at)
 
     def _put(self, endpoint: Endpoint, message: DatagramMessage, effect: Effect | None) -> bool:
         """Put it on its way; whether it is now to be sent in earnest."""
@@ -402,6 +404,9 @@ class DatagramSockets:
             return peeked
         while True:
             now = self._clock.now()
+            if 0 < inbound.line.due - now <= head_start():
+                wait(MACHINE_CLOCK, inbound.line.due - now, lambda: math.inf)
+                now = self._clock.now()
             arrived = inbound.line.take(now)
             if arrived is not None:
                 return arrived
@@ -413,12 +418,15 @@ class DatagramSockets:
             if peer is None or not peer.targeted:
                 return found
             effect = self._decide(RECEIVE_DATAGRAM, endpoint, peer)
-            came_at = now if waited else max(endpoint.sent_at, inbound.looked_at)
+            came_at = self._loops.arrival(endpoint.sent_at, now) if waited else endpoint.sent_at
+            came_at = max(came_at, inbound.looked_at)
             due = inbound.line.put(found, effect, came_at)
             if effect is not None and now < due < math.inf and sock.gettimeout() == 0:
                 inbound.transport = self._loops.transport(sock)
                 arrive = functools.partial(self._arrive, endpoint, due)
-                inbound.line.is_timed = self._loops.after(effect, arrive, due - now)
+                rest = due - self._clock.now()
+                since = effect.clock.monotonic() - (due - rest - came_at)
+                inbound.line.is_timed = self._loops.after(effect, arrive, rest, since=since)
                 inbound.attended = inbound.line.is_timed
 
     # Time.
@@ -426,11 +434,16 @@ class DatagramSockets:
     def _arrive(self, endpoint: Endpoint, due: float) -> None:
         """A loop has waited for what is `due`; its time may be ahead of all others."""
         with self._changed:
-            self._advance(endpoint, self._clock.now(), ended=True)
-            late = min(due, endpoint.inbound.line.due) - self._clock.now()
-            if 0 < late < math.inf and endpoint.inbound.line.due <= due:
+            line, transport = endpoint.inbound.line, endpoint.inbound.transport
+            line.release_ended(self._clock.now())
+            late = min(due, line.due) - self._clock.now()
+            if 0 < late < math.inf and line.due <= due:
                 self._clock.skip(late)
-                self._advance(endpoint, self._clock.now())
+            reads = transport is not None and not transport.is_closing()
+            if not reads or line.due > self._clock.now():
+                self._advance(endpoint, self._clock.now(), ended=True)
+                return
+        transport._read_ready()  # noqa: SLF001  # as its loop does when a poll has told it
 
     def _advance(self, endpoint: Endpoint, now: float, *, ended: bool = False) -> None:
         """Send what is due, and let what has arrived be received; `ended`: experiments may have."""

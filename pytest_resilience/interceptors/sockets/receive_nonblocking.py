@@ -39,6 +39,8 @@ from pytest_resilience.interceptors.sockets.socket_classes import hear
 from pytest_resilience.interceptors.sockets.socket_classes import lower_mark
 from pytest_resilience.interceptors.sockets.socket_classes import raise_mark
 from pytest_resilience.interceptors.sockets.wire_format import RECORD
+from pytest_resilience.interceptors.waiting import head_start
+from pytest_resilience.interceptors.waiting import wait
 from pytest_resilience.interceptors.waiting import wait_for_change
 from pytest_resilience.locks import fork_safe
 
@@ -271,6 +273,8 @@ class Readiness:
             held = self.held.get(connection)
             if held is None:  # its socket was another one, and has just gone
                 return None
+            if 0 < held.rest <= head_start():
+                wait(MACHINE_CLOCK, held.rest, held.stream.left)
             if not held.is_over(self._clock.monotonic()):
                 raise effects.nothing_yet(sock)
             del self.held[connection]
@@ -323,7 +327,7 @@ class Readiness:
                 if not waiting:
                     self._watcher = None
                     return
-                rest = min(min(held.rest, held.stream.left()) for held in waiting)
+                rest = min(min(held.announce(), held.stream.left()) for held in waiting)
                 wait_for_change(self._changed, rest)
 
 
@@ -371,6 +375,17 @@ class _Held:
     def rest(self) -> float:
         """Seconds of the machine until it is over, if nothing else ends it."""
         return self._machine_due - MACHINE_CLOCK.monotonic()
+
+    def announce(self) -> float:
+        """Let who polls come, if it is nearly over; seconds until there is more to do for it."""
+        sock = self._sock()
+        if self._mark is None or sock is None:
+            return self.rest
+        rest = self.rest - head_start()
+        if rest <= 0:
+            lower_mark(sock, self._mark)
+            self._mark = None
+        return rest if rest > 0 else self.rest
 
     @property
     def is_closed(self) -> bool:

@@ -756,6 +756,28 @@ def test_a_clock_that_is_advanced_brings_what_is_late(server: Echo) -> None:
     latency.stop()
 
 
+def test_what_was_there_when_the_loop_first_looked_is_late_from_the_send_on(
+    server: Echo,
+) -> None:
+    clock = ManualClock()
+    engine = Engine(lambda engine: [SocketInterceptor(engine)], clock=clock)
+    latency = engine.start(
+        ChaosExperiment("x", "network_latency", delay="1h", duration="2h", target=server.target),
+        seed=1,
+    )
+
+    async def story() -> None:
+        transport, note, send = await opened(server, connected=True)
+        send(b"one")
+        select.select([transport.get_extra_info("socket")], [], [], PATIENCE)  # busy meanwhile
+        clock.advance(3600)
+        assert await note.next() == b"one"
+        transport.close()
+
+    asyncio.run(story())
+    latency.stop()
+
+
 def test_nothing_is_left_of_it(inject: Inject, client: Client, server: Echo) -> None:
     method = socket.socket.sendto
     with inject("network_latency", delay="1h", duration="2h", target=server.target):
