@@ -36,7 +36,6 @@ from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_address
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
 from pytest_resilience.interceptors.sockets.socket_classes import is_udp
-from pytest_resilience.interceptors.sockets.socket_classes import listening_ports
 from pytest_resilience.interceptors.sockets.unresolvable_hosts import answer_nothing
 from pytest_resilience.interceptors.sockets.unresolvable_hosts import other_ends
 from pytest_resilience.interceptors.sockets.wire_format import BODILESS
@@ -332,9 +331,6 @@ class ConnectionTable:
     def __init__(self, engine: Engine, names: HostNames) -> None:
         self.passing: dict[int, weakref.ref[socket.socket]] = {}
         self._by_descriptor: dict[int, TcpConnection] = {}
-        # Connections accepted from now on are seen: only those of listeners that are there
-        # already have to be known by their port.
-        self._listening: frozenset[int] | None = None
         # Of those that were there before, with their ends: it takes long to find out.
         self._roles: weakref.WeakKeyDictionary[socket.socket, tuple[object, bool]]
         self._roles = weakref.WeakKeyDictionary()
@@ -401,7 +397,7 @@ class ConnectionTable:
             ends = ends_of(sock)
             found = self._by_descriptor.get(descriptor)
             if ends is not None and is_tcp(sock) and (found is None or found.ends != ends):
-                found = self._add(descriptor, ends, self._opened_here(ends))
+                found = self._add(descriptor, ends, self._pairs.opened_here(ends))
             return found if found is not None and found.client and found.ends == ends else None
         return None
 
@@ -439,7 +435,7 @@ class ConnectionTable:
         with self._lock:
             self.passing.clear()
             self._by_descriptor.clear()
-            self._listening, self._known = None, ()
+            self._known = ()
             self._pairs = EmulatedSocketPairs[TcpConnection]()
 
     def _target(self, sock: socket.socket, connection: TcpConnection, kind: str) -> None:
@@ -489,11 +485,5 @@ class ConnectionTable:
         """Whether this side opened a connection that was there before anybody looked."""
         role = self._roles.get(sock)
         if role is None or role[0] != ends:
-            role = self._roles[sock] = (ends, self._opened_here(ends))
+            role = self._roles[sock] = (ends, self._pairs.opened_here(ends))
         return role[1]
-
-    def _opened_here(self, ends: tuple[Any, Any]) -> bool:
-        if self._listening is None:
-            self._listening = listening_ports()
-            self._pairs.find(self._listening)
-        return ends[0][1] not in self._listening and ends not in self._pairs.found

@@ -7,6 +7,7 @@ That is no network to anybody. The listener of a test's own server stays, or is 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import socket
 import sys
@@ -14,13 +15,13 @@ import threading
 import weakref
 
 from collections.abc import Callable
-from collections.abc import Container
 from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Generic
 from typing import Protocol
+from typing import TypeGuard
 from typing import TypeVar
 
 from pytest_resilience.chaos.descriptors import open_descriptors
@@ -30,6 +31,7 @@ from pytest_resilience.interceptors.sockets.socket_classes import KernelSocket
 from pytest_resilience.interceptors.sockets.socket_classes import borrowed
 from pytest_resilience.interceptors.sockets.socket_classes import ends_of
 from pytest_resilience.interceptors.sockets.socket_classes import is_tcp
+from pytest_resilience.interceptors.sockets.socket_classes import listening_ports
 
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ _LOOPBACK = ("127.", "::1", "localhost")
 _TALKING = frozenset({
     "makefile", "recv", "recv_into", "recvfrom", "recvmsg", "send", "sendall", "sendmsg", "sendto",
 })  # fmt: skip
+_LOOPS = ("asyncio", "trio")
 _WITH_ENDS = "with ends"
 _TELLING = _TALKING | {"accept", "close", _WITH_ENDS}
 _PAIR_IS_MADE = (["accept", "close"], ["accept", _WITH_ENDS])
@@ -56,28 +59,38 @@ _C = TypeVar("_C", bound=_Connection)
 
 
 class EmulatedSocketPairs(Generic[_C]):
-    """Sees by what is done with a listener that both ends are the same client's.
-
-    Attributes:
-        found: own and peer's address of both ends of those that were there before.
-    """
+    """Sees by what is done with a listener that both ends are the same client's."""
 
     def __init__(self) -> None:
-        self.found: frozenset[tuple[Any, Any]] = frozenset()
+        # Connections accepted from now on are seen: only those of listeners that are there
+        # already have to be known by their port.
+        self._listening: frozenset[int] | None = None
+        # Own and peer's address of both ends of the pairs that were there before.
+        self._found: frozenset[tuple[Any, Any]] = frozenset()
         # By which thread; and with which listener by its id. Only as long as they are known at all.
         self._connected: weakref.WeakKeyDictionary[_C, int] = weakref.WeakKeyDictionary()
         self._accepted: weakref.WeakKeyDictionary[_C, tuple[int, int]]
         self._accepted = weakref.WeakKeyDictionary()
 
-    def find(self, listening: Container[int]) -> None:
-        """Look for those that there are: both ends are here, and nobody is `listening` there."""
+    def opened_here(self, ends: tuple[Any, Any]) -> bool:
+        """Whether this side opened a connection that was there before anybody looked."""
+        listening = self._find()
+        return ends[0][1] not in listening and ends not in self._found
+
+    def _find(self) -> frozenset[int]:
+        """Look for the pairs that there are: nobody listens where both ends are; who does?"""
+        if self._listening is not None:
+            return self._listening
+        listening = listening_ports()
         there = set()
         for descriptor in open_descriptors():
             with contextlib.suppress(OSError), borrowed(descriptor) as sock:  # OSError: no socket
                 ends = ends_of(sock) if is_tcp(sock) else None
                 if ends is not None and not any(end[1] in listening for end in ends):
                     there.add(ends)
-        self.found = frozenset(ends for ends in there if ends[::-1] in there)
+        self._found = frozenset(ends for ends in there if ends[::-1] in there)
+        self._listening = listening  # last: another thread may ask meanwhile
+        return listening
 
     def connected(self, connection: _C) -> None:
         """This thread has connected."""
@@ -92,6 +105,8 @@ class EmulatedSocketPairs(Generic[_C]):
 
     def closed(self, listener: KernelSocket) -> list[_C]:
         """This thread closes a socket: the connections that this shows to be such pairs."""
+        if _listens(listener):  # and may have accepted before anybody looked
+            self._find()
         me = threading.get_ident(), id(listener)
         accepted = list(self._accepted.copy().items())
         return [each for each, by in accepted if by == me and not _is_used(each)]
@@ -120,21 +135,23 @@ def is_made_here(address: tuple[Any, ...]) -> bool:
     if frame is None or not _accepts_and_closes(frame):
         return False
     # Last of all: to ask a frame for its locals keeps them, with all that they refer to.
-    variables = [*frame.f_locals.values()]
+    variables = [getattr(each, "_sock", each) for each in frame.f_locals.values()]  # as trio's
     attributes = [*(or_none(vars, variables[0]) or {}).values()] if variables else []
-    return any(_listens(each, address) for each in (*variables, *attributes))
+    listeners = (each for each in (*variables, *attributes) if _listens(each))
+    return any(KernelSocket.getsockname(each)[1] == address[1] for each in listeners)
 
 
 def _accepts_and_closes(frame: FrameType) -> bool:
     """Whether it is what the function does next, and sends or receives nothing before."""
-    if "accept" not in frame.f_code.co_names:
+    if not {"accept", "sock_accept"} & {*frame.f_code.co_names}:
         return False
     import dis
 
     instructions = dis.get_instructions(frame.f_code)
     left = [each for each in instructions if each.offset > frame.f_lasti]
     names = [_WITH_ENDS if _ends_with(left, at) else each.argval for at, each in enumerate(left)]
-    calls = [name for name in names if isinstance(name, str) and name in _TELLING]
+    texts = (name.removeprefix("sock_") for name in names if isinstance(name, str))
+    calls = [name for name in texts if name in _TELLING]
     while calls[:1] == [_WITH_ENDS]:  # of another than what it listens with
         del calls[0]
     # More than one accept is there where it connects in one way or another.
@@ -148,16 +165,18 @@ def _ends_with(instructions: Sequence[Instruction], at: int) -> bool:
 
 
 def _is_passed_by(frame: FrameType) -> bool:
-    module = str(frame.f_globals.get("__name__"))
-    ours = module.partition(".")[0] == "pytest_resilience"
-    return ours or frame.f_code is socket.create_connection.__code__
+    package = str(frame.f_globals.get("__name__")).partition(".")[0]
+    awaits = package in _LOOPS and frame.f_code.co_flags & inspect.CO_COROUTINE
+    return (
+        package == "pytest_resilience"
+        or bool(awaits)
+        or frame.f_code is socket.create_connection.__code__
+    )
 
 
-def _listens(thing: object, address: tuple[Any, ...]) -> bool:
-    if not is_a(thing, KernelSocket):
-        return False
+def _listens(thing: Any) -> TypeGuard[KernelSocket]:
+    """Whether it is a socket that listens."""
     with contextlib.suppress(OSError):  # closed
-        sock: Any = thing
-        listening = KernelSocket.getsockopt(sock, socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        return bool(listening) and KernelSocket.getsockname(sock)[1] == address[1]
+        if is_a(thing, KernelSocket):
+            return bool(KernelSocket.getsockopt(thing, socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     return False

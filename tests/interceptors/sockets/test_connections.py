@@ -20,7 +20,7 @@ from pytest_resilience.chaos.experiment import ChaosExperiment
 from pytest_resilience.chaos.operation import RECEIVE
 from pytest_resilience.chaos.operation import SEND
 from pytest_resilience.diagnosis import never_fired
-from pytest_resilience.interceptors.sockets import connections
+from pytest_resilience.interceptors.sockets import emulated_socketpairs
 from pytest_resilience.interceptors.sockets import socket_classes
 from pytest_resilience.interceptors.sockets.connections import ConnectionTable
 from pytest_resilience.interceptors.sockets.peer_names import HostNames
@@ -194,7 +194,7 @@ def test_who_has_opened_a_connection_is_found_out_once(
         times.append(None)
         return frozenset({listener.getsockname()[1]})
 
-    monkeypatch.setattr(connections, "listening_ports", listening)
+    monkeypatch.setattr(emulated_socketpairs, "listening_ports", listening)
     engine.start(aimed_at(HERE), seed=1)
     with socket.create_connection(listener.getsockname()) as client, listener.accept()[0] as server:
         for _ in range(2):
@@ -215,7 +215,7 @@ def test_two_threads_that_are_first_at_the_same_time_see_one_connection(
             together.wait(0.2)  # as long as it takes the other one to come in, if it can
         return frozenset()
 
-    monkeypatch.setattr(connections, "listening_ports", listening)
+    monkeypatch.setattr(emulated_socketpairs, "listening_ports", listening)
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         closing(socket.create_connection(listener.getsockname())) as client,

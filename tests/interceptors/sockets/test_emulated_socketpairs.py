@@ -12,6 +12,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 
 import pytest
+import trio
 
 from tests.injecting import Inject
 from tests.interceptors.conftest import HOST
@@ -111,8 +112,37 @@ def in_several_steps() -> Pair:
     return one, accept()
 
 
+def in_a_loop() -> Pair:
+    async def make() -> Pair:
+        loop = asyncio.get_running_loop()
+        with socket.create_server((HOST, 0)) as listener, contextlib.ExitStack() as undone:
+            listener.setblocking(False)
+            one = undone.enter_context(socket.socket())
+            one.setblocking(False)
+            await loop.sock_connect(one, listener.getsockname())
+            other, _ = await loop.sock_accept(listener)
+            undone.pop_all()
+        return one, other
+
+    return asyncio.run(make())
+
+
+def in_trio() -> Pair:
+    async def make() -> Pair:
+        listener, one = trio.socket.socket(), trio.socket.socket()
+        await listener.bind((HOST, 0))
+        listener.listen()
+        await one.connect(listener.getsockname())
+        other, _ = await listener.accept()
+        listener.close()
+        return socket.socket(fileno=one.detach()), socket.socket(fileno=other.detach())
+
+    return trio.run(make)
+
+
 PAIRS = [
     as_clients_do, as_python_does, in_either_of_two_ways, as_a_class_does, within_a_block,
+    in_a_loop, in_trio,
 ]  # fmt: skip
 
 
@@ -201,6 +231,19 @@ def test_a_server_of_another_thread_is_hit_though_it_accepts_one_alone(inject: I
                 client.recv(1)
         assert failure.hits == 1
     thread.join(10)
+
+
+def test_who_waits_in_accept_already_is_no_client_though_the_listener_goes_then(
+    inject: Inject,
+) -> None:
+    waiting: Callable[[socket.socket], tuple[int, object]] = socket.socket._accept  # type: ignore[attr-defined]
+    listener = socket.create_server((HOST, 0))
+    with inject("network_failure", mode="reset", rate=1):
+        client = socket.create_connection(listener.getsockname(), timeout=10)
+        with socket.socket(fileno=waiting(listener)[0]) as server:
+            listener.close()
+            client.close()
+            assert server.recv(1) == b""
 
 
 def test_many_clients_of_a_server_are_hit(inject: Inject) -> None:
