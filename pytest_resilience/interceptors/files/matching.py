@@ -39,6 +39,7 @@ Names = tuple[str, ...]
 _MOST_REMEMBERED = 4096  # paths
 _STANDARD = 2  # the highest descriptor of standard input, output and error
 _NO_FILES = ("/dev/", "/proc/", "/sys/")
+_FILES_IN_MEMORY = "/dev/shm/"  # noqa: S108  # a file system as any other
 _TOOLS = frozenset({"_pytest", "pluggy", "xdist", "execnet", "coverage", "hypothesis"})
 # These call what a test gives them: whose operation it is, is said by who calls them.
 _BETWEEN = ("pytest_resilience.patterns.", "_pytest.raises", "_pytest.python_api")
@@ -150,7 +151,7 @@ class FileTargets:
         return names if is_target else None
 
     def _is_target(self, names: Names) -> bool:
-        if self._removed or names[-1].startswith(_NO_FILES):
+        if self._removed or _is_no_file(names[-1]):
             return False
         trace = self._engine.file_trace
         found = self._engine.is_recording(FILE_KINDS) or (
@@ -225,6 +226,10 @@ def _names(given: str, folder: int | None) -> Names | None:
         return tuple(dict.fromkeys((os.path.abspath(given), os.path.realpath(given))))
     except (OSError, ValueError):  # the current folder is gone; a NUL in the name
         return None
+
+
+def _is_no_file(path: str) -> bool:
+    return path.startswith(_NO_FILES) and not path.startswith(_FILES_IN_MEMORY)
 
 
 def _is_of_a_tool(frame: FrameType | None) -> bool:

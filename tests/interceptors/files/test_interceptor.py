@@ -714,6 +714,16 @@ def test_only_files_with_a_name_are_hit(
     assert broken.matched == 0
 
 
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there are no files in /dev/shm")
+def test_files_in_memory_are_files_too(inject: Inject) -> None:
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm") as folder,
+        inject(mode="ENOSPC"),
+        fails(errno.ENOSPC),
+    ):
+        by_open(Path(folder, "here"))
+
+
 @pytest.mark.parametrize(
     "module",
     [
