@@ -1,9 +1,11 @@
 """What the exploration costs: `python benchmarks/explore.py`. Takes a minute.
 
-A run beside the same test in pytest alone; the recording, which is a run without faults, beside it
-as well; 200 runs of a test of 5 ms; and how many runs twelve failing schedules of five faults take
-to become their pairs. Times are of the CPU, and the ways take turns, so that a busy machine tells
-much the same.
+The recording, which is a run without faults, and a run with one, beside the same test as pytest
+runs it, without any of it in place; the whole exploration of one test in 200 runs; and how many
+runs twelve failing schedules of five faults take to become their pairs.
+
+Times are of the CPU. The three ways to run a test take turns in one process, one run each, and what
+is compared are the runs of one turn, so that a busy machine tells much the same.
 """
 
 from __future__ import annotations
@@ -17,6 +19,11 @@ import sys
 import tempfile
 
 from pathlib import Path
+from typing import Any
+
+from figures import Figure
+from figures import pin
+from figures import show
 
 
 SAVES = """
@@ -28,15 +35,59 @@ def busy(seconds):
     while time.process_time() < end:
         pass
 
-@pytest.mark.parametrize("number", range({times}))
-def test_saves(tmp_path, number):
+@pytest.mark.parametrize("files", {files})
+def test_saves(tmp_path, files):
     busy({own})
-    for number in range({files}):
+    for number in range(files):
         try:
             with open(tmp_path / f"{{number}}.txt", "w") as file:
                 file.write("x")
         except (OSError, MemoryError):
             pass
+"""
+IN_TURNS = """
+import json
+import time
+import pytest
+
+from pytest_resilience.exploration.schedule import Step
+from pytest_resilience.plugin.exploration.settings import ExploreSettings, plan_of
+from pytest_resilience.plugin.pytest_internals import run_once, tear_down
+
+found = {}
+
+def timed(run):
+    began = time.process_time()
+    ran = run()
+    return time.process_time() - began, ran
+
+def in_turns(item, explored, oracle, files):
+    plain = timed(lambda: run_once(item, counts=False))[0]
+    with explored.observing():
+        explored.run(item, (), oracle)
+        calm, ran = timed(lambda: explored.run(item, (), oracle))
+        assert len(ran.outcome.seen) == 2 * files
+        if not files:
+            return plain, calm, 0.0
+        schedule = (Step(ran.outcome.seen[0].point, "disk_full"),)
+        faulted, ran = timed(lambda: explored.run(item, schedule, oracle, baseline=ran.leaked))
+        assert ran.outcome.hit
+    return plain, calm, faulted
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session):
+    explored = session.config.pluginmanager.get_plugin("resilience-explored-runs")
+    for item in session.items:
+        oracle = plan_of(item, ExploreSettings()).oracle
+        files = item.callspec.params["files"]
+        run_once(item, counts=True)
+        found[files] = [in_turns(item, explored, oracle, files) for _ in range(TURNS)]
+        tear_down(item, None)
+    return True
+
+def pytest_unconfigure():
+    with open("spent.json", "w") as file:
+        json.dump(found, file)
 """
 PAIRS = """
 import pytest
@@ -53,73 +104,83 @@ def test_pair(tmp_path, pair, fault):
     failed = {{name for name in {names!r} if not is_saved(tmp_path / name)}}
     assert not failed >= set(pair)
 """
-CONFTEST = """
+COUNTS = """
 import json
 import time
 import pytest
 
-spent, tests = [], []
+runs, spent = [], {}
 
 def pytest_configure(config):
-    if config.pluginmanager.has_plugin("resilience"):
-        from pytest_resilience.plugin.exploration.runs import ExploredRuns
-        usual = ExploredRuns.run
+    from pytest_resilience.plugin.exploration.runs import ExploredRuns
+    usual = ExploredRuns.run
 
-        def run(self, item, schedule, *args, **kwargs):
-            began = time.process_time()
-            ran = usual(self, item, schedule, *args, **kwargs)
-            spent.append((item.name, len(schedule), time.process_time() - began))
-            return ran
+    def run(self, item, schedule, *args, **kwargs):
+        runs.append((item.name, len(schedule)))
+        return usual(self, item, schedule, *args, **kwargs)
 
-        ExploredRuns.run = run
+    ExploredRuns.run = run
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item):
     began = time.process_time()
     result = yield
-    tests.append((item.name, 0, time.process_time() - began))
+    spent[item.name] = time.process_time() - began
     return result
 
 def pytest_unconfigure():
     with open("spent.json", "w") as file:
-        json.dump(spent or tests, file)
+        json.dump({"runs": runs, "spent": spent}, file)
 """
-OWN, FILES, RUNS, TURNS = 0.005, 8, 200, 3
+OWN, FILES, RUNS, TURNS, TIMES = 0.005, 8, 200, 40, 3
 NAMES = "abcde"
 FAULTS = ("disk_full", "permission_denied")
 
-Spent = list[tuple[str, int, float]]
 
-
-def spent(code: str, *arguments: str, kept: str = "") -> tuple[Spent, str]:
-    """Of each run, or of each test without any: whose it is, its faults, and its seconds."""
+def explored(code: str, conftest: str, *arguments: str, kept: str = "") -> tuple[Any, str]:
+    """What a conftest has written of a run that explores, and what that has printed."""
     environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "test_it.py").write_text(code)
-        Path(folder, "conftest.py").write_text(CONFTEST)
+        Path(folder, "conftest.py").write_text(conftest)
         Path(folder, "kept.txt").write_text(kept)
-        command = [sys.executable, "-m", "pytest", "-q", *arguments]
+        plugin = ["-p", "resilience", "--chaos-explore"]
+        command = [sys.executable, "-m", "pytest", "-q", *plugin, *arguments]
         done = subprocess.run(
             command, cwd=folder, env=environment, check=False, capture_output=True, text=True
         )
-        found = [tuple(each) for each in json.loads(Path(folder, "spent.json").read_text())]
-    return found, done.stdout
+        return json.loads(Path(folder, "spent.json").read_text()), done.stdout
 
 
-def medians() -> tuple[float, float, float, float]:
-    """Of a test in pytest alone, of runs without and with a fault; and those together."""
-    alone, calm, faulted = [], [], []
-    for _ in range(TURNS):
-        plain, _ = spent(SAVES.format(own=OWN, files=FILES, times=RUNS))
-        alone.append(statistics.median(seconds for *_, seconds in plain))
-        explored, _ = spent(
-            SAVES.format(own=OWN, files=FILES, times=20),
-            "-p", "resilience", "--chaos-explore", f"--chaos-explore-budget={RUNS // 20}",
-        )  # fmt: skip
-        calm.append(statistics.median(seconds for _, faults, seconds in explored if not faults))
-        faulted.append([seconds for _, faults, seconds in explored if faults])
-    together = min(map(sum, faulted)) * RUNS / len(faulted[0])
-    return min(alone), min(calm), min(map(statistics.median, faulted)), together
+def beside_the_test() -> list[Figure]:
+    """What recording it takes, and a run with a fault."""
+    code = SAVES.format(own=OWN, files=(0, FILES))
+    without, turns = [], []
+    for _ in range(TIMES):
+        found, _ = explored(code, IN_TURNS.replace("TURNS", str(TURNS)))
+        without += found["0"]
+        turns += found[str(FILES)]
+    alone = statistics.median(plain for plain, _, _ in turns)
+    recording = statistics.median(calm - plain for plain, calm, _ in turns)
+    fixed = statistics.median(calm - plain for plain, calm, _ in without)
+    more = statistics.median(faulted - plain for plain, _, faulted in turns)
+    each = (recording - fixed) / (2 * FILES)
+    name = f"a test of {OWN * 1e3:g} ms, {2 * FILES} operations:"
+    return [
+        Figure(what=f"{name} without any of it", value=alone * 1e3, target=None, unit="ms"),
+        Figure(what="  recording it", value=100 * recording / alone, target=5, unit="%"),
+        Figure(what="    of which a test without any", value=fixed * 1e3, target=None, unit="ms"),
+        Figure(what="    and an operation", value=each * 1e6, target=None, unit="us"),
+        Figure(what="  a run with a fault, more", value=more * 1e3, target=2, unit="ms"),
+    ]
+
+
+def whole() -> float:
+    """Seconds that the exploration of one test takes, in as many runs as are asked for."""
+    code = SAVES.format(own=OWN, files=[FILES])
+    budget = f"--chaos-explore-budget={RUNS}"
+    found = [explored(code, COUNTS, budget)[0]["spent"] for _ in range(TIMES)]
+    return statistics.median(sum(each.values()) for each in found)
 
 
 def shrinking() -> dict[str, int]:
@@ -130,16 +191,16 @@ def shrinking() -> dict[str, int]:
         f"test_it.py::test_pair[{pair}-{fault}]  {_schedule(NAMES, fault)}\n"
         for pair, fault in cases
     )
-    runs, out = spent(
-        PAIRS.format(cases=cases, names=NAMES), "-p", "resilience", "--chaos-explore",
-        "--chaos-explore-budget=1", "--chaos-schedules=kept.txt", kept=kept,
+    told, out = explored(
+        PAIRS.format(cases=cases, names=NAMES), COUNTS, "--chaos-explore-budget=1",
+        "--chaos-schedules=kept.txt", kept=kept,
     )  # fmt: skip
     found = {}
     for pair, fault in cases:
         name = f"test_pair[{pair}-{fault}]"
         simplest = _schedule(pair, FAULTS[0])  # which fails in the same way
         first = f"pytest 'test_it.py::{name}' --chaos-replay='{simplest}'"
-        number = sum(test == name and faults > 0 for test, faults, _ in runs) - 1  # itself
+        number = sum(test == name and faults > 0 for test, faults in told["runs"]) - 1  # itself
         found[name] = number if first in out else -1
     return found
 
@@ -148,18 +209,26 @@ def _schedule(names: str, fault: str) -> str:
     return ", ".join(f"create(tmp_path/{name})@test_it.is_saved#1={fault}" for name in names)
 
 
-def main() -> None:
-    alone, calm, faulted, together = medians()
-    print(f"a test of {OWN * 1e3:g} ms that saves {FILES} files, {2 * FILES} operations:")
-    print(f"  in pytest alone {alone * 1e3:.2f} ms")
-    print(f"  recorded {calm * 1e3:.2f} ms, {100 * (calm / alone - 1):.0f} % more (5 asked)")
-    print(f"  a run {faulted * 1e3:.2f} ms, {1e3 * (faulted - alone):.2f} ms more (2 asked)")
-    print(f"  {RUNS} runs {together:.2f} s (2 asked)")
+def main() -> int:
+    pin()
+    figures = beside_the_test()
     found = shrinking()
     smaller = [runs for runs in found.values() if runs >= 0]
-    print(f"{len(smaller)} of {len(found)} schedules of {len(NAMES)} faults become their pair")
-    print(f"  in {max(smaller, default=0)} runs at most (12 asked)")
+    kept = len(found) - len(smaller)
+    figures += [
+        Figure(what=f"  {RUNS} runs, with all that it takes", value=whole(), target=2, unit="s"),
+        Figure(
+            what=f"{len(found)} schedules of {len(NAMES)} faults: not made a pair of",
+            value=kept,
+            target=0,
+            unit="",
+        ),
+        Figure(
+            what="  runs that it takes, at most", value=max(smaller, default=0), target=12, unit=""
+        ),
+    ]
+    return show(figures)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -162,12 +162,17 @@ def control_role(code: CodeType) -> str:
     return role if code.co_filename.endswith(end) else ""
 
 
-def _format(frame: Any, folder: str) -> str:
+def _format(frame: FrameType, folder: str) -> str:
     code = frame.f_code
-    file: str = code.co_filename
+    return _as_place(code.co_filename, frame.f_lineno, code.co_name, folder)
+
+
+@lru_cache(maxsize=4096)
+def _as_place(file: str, line: int, function: str, folder: str) -> str:
+    """Remembered, for a line in a loop is asked for again and again."""
     if folder:
         file = file.removeprefix(folder.rstrip(os.sep) + os.sep)
-    return f"{file}:{frame.f_lineno} in {code.co_name}"
+    return f"{file}:{line} in {function}"
 
 
 def current_task() -> object:

@@ -108,9 +108,9 @@ def _task_of_worker(frame: FrameType | None) -> Any:
 
     One of the futures that the thread's frames have is that of its job.
     """
-    futures: list[object] = []
-    if threading.current_thread() is threading.main_thread():
+    if threading.get_ident() == threading.main_thread().ident:
         return None  # it does nobody's job
+    futures: list[object] = []
     while frame is not None:
         for value in frame.f_locals.values():
             future = getattr(value, "future", value)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 from typing import Protocol
 
 from pytest_resilience.chaos.operation import RECEIVE
@@ -83,8 +84,7 @@ class SkippingClock:
         await MACHINE_CLOCK.asleep(0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Seen(NamedTuple):
     """One operation of a run.
 
     Attributes:
@@ -266,20 +266,24 @@ class Watch(Recorder):
         """`outer`: the recorder whose place it takes, which is told of all the same."""
         super().__init__(())
         self.log: OperationLog | None = None
-        self._outer = Recorder(()) if outer is None else outer
-        self.kinds, self.services = self._outer.kinds, self._outer.services
+        self._outer = outer
+        if outer is not None:
+            self.kinds, self.services = outer.kinds, outer.services
 
     def forked(self) -> None:
-        self._outer.forked()
+        if self._outer is not None:
+            self._outer.forked()
 
     def assume_called(self, service: str) -> None:
-        self._outer.assume_called(service)
+        if self._outer is not None:
+            self._outer.assume_called(service)
 
     def lacks(self, kinds: frozenset[str]) -> bool:
-        return self._outer.lacks(kinds)
+        return self._outer is not None and self._outer.lacks(kinds)
 
     def note(self, operation: Operation, *, again: bool = False) -> None:
-        self._outer.note(operation, again=again)
+        if self._outer is not None:
+            self._outer.note(operation, again=again)
         if self.log is not None:
             self.log.observe(None if again else operation)
 

@@ -48,18 +48,24 @@ class TargetNames:
             known = self._patterns.setdefault(each.kind, [])
             known.append((each.target, _expression(each.target)))
         self._ports: dict[str, int] = {}
+        self._known: dict[str, str] = {}
 
     def of(self, operation: Operation) -> str:
         """The name of its target."""
-        name = operation.target
-        if not name.startswith("/"):
-            address = _ADDRESS.fullmatch(name)
-            return name if address is None else self._of_port(address[1], address[2])
-        name = self._of_path(name)
+        target = operation.target
+        name = self._known.get(target)
+        if name is None:
+            name = self._known[target] = self._of_target(target)
         for pattern, expression in self._patterns.get(operation.kind, ()):
-            if expression.fullmatch(name):
+            if target.startswith("/") and expression.fullmatch(name):
                 return pattern
         return name
+
+    def _of_target(self, target: str) -> str:
+        if target.startswith("/"):
+            return self._of_path(target)
+        address = _ADDRESS.fullmatch(target)
+        return target if address is None else self._of_port(address[1], address[2])
 
     def _of_port(self, host: str, port: str) -> str:
         if int(port) < _EPHEMERAL:

@@ -57,7 +57,7 @@ def test_the_first_of_each_site_comes_first_and_the_simplest_fault() -> None:
 
 
 def test_orders_come_after_all_faults_and_only_where_somebody_goes_first_in_pairs() -> None:
-    one, other = (dataclasses.replace(seen(each), faults=("refuse", "later")) for each in "ab")
+    one, other = (seen(each)._replace(faults=("refuse", "later")) for each in "ab")
     late = "connect(a)@shop.pay#1=later"
     runs = []
 
