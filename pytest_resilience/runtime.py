@@ -44,6 +44,7 @@ __all__ = [
     "Caps",
     "ChaosMonkey",
     "CrashRecording",
+    "DatabaseInterceptor",
     "NewChaosType",
     "Runtime",
     "awaiting_crashes",
@@ -51,6 +52,7 @@ __all__ = [
     "default_runtime",
     "new_engine",
     "recording_crashes",
+    "watched_databases",
 ]
 
 
@@ -78,32 +80,43 @@ def new_engine(
     clock: Clock = MACHINE_CLOCK,
     folder: str = "",
     native: bool = True,
+    databases: DatabaseInterceptor | None = None,
 ) -> Engine:
     """An engine with every interceptor there is; `caps` says how much pressure is allowed.
 
     `children`: what is to reach those of this process. Places in files below `folder` are told
-    without it. `native`: reach clients in C as well.
+    without it. `native`: reach clients in C as well. `databases`: of `watched_databases`.
     """
 
     def interceptors(engine: Engine) -> list[Interceptor]:
-        found = [*_interceptors(engine, native), *(each.interceptor(engine) for each in others)]
+        found = _interceptors(engine, native, databases)
+        found += [each.interceptor(engine) for each in others]
         # Last: what begins in children has begun here.
         return found if children is None else [*found, children.of(engine)]
 
     return Engine(interceptors, services=services, approve=caps.approve, clock=clock, folder=folder)
 
 
-def _interceptors(engine: Engine, native: bool) -> list[Interceptor]:
+def _interceptors(
+    engine: Engine, native: bool, databases: DatabaseInterceptor | None
+) -> list[Interceptor]:
     return [
         *network_interceptors(engine, native=native),
         HttpMockInterceptor(engine),
         ServiceInterceptor(engine),
-        DatabaseInterceptor(engine),
+        DatabaseInterceptor(engine) if databases is None else databases.serve(engine),
         FileInterceptor(engine),
         CancelScopeInterceptor(engine),
         SimulatorInterceptor(engine),
         StressInterceptor(engine),
     ]
+
+
+def watched_databases() -> DatabaseInterceptor:
+    """Has connections be made so that an engine reaches them which is only made later."""
+    databases = DatabaseInterceptor(Engine(lambda _: []))
+    databases.watch(True)
+    return databases
 
 
 def recording_crashes(

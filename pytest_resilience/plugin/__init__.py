@@ -134,8 +134,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(
     early_config: pytest.Config, parser: pytest.Parser, args: list[str]
 ) -> None:
-    """Add the flags, if one of them may be typed, or help is asked for; see locks in virtual time.
+    """Add the flags, if one of them may be typed, or help is asked for.
 
+    And see what conftest files make: connections, in a run with chaos; locks, in virtual time.
     Not sooner: a plugin that is loaded later could not add a flag of the same name, and no test
     would run. By now every installed plugin is loaded, and our flags make way.
     """
@@ -150,6 +151,10 @@ def pytest_load_initial_conftests(
         # Until now the values of our flags were taken for files to collect.
         known = parser.parse_known_args(args, namespace=copy(early_config.option))
         early_config.known_args_namespace.file_or_dir = known.file_or_dir
+        if options.may_inject(known):
+            from pytest_resilience.plugin.early_databases import watch
+
+            watch(early_config)
     # Before the first conftest file imports what makes some.
     if early_config.getini("virtual_time") or getattr(known, "resilience_virtual_time", None):
         from pytest_resilience.plugin.virtual_time import see_locks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from typing import Any
 
 import pytest
@@ -113,6 +115,13 @@ def given(config: pytest.Config, flag: str) -> list[str]:
     """Every value given for `flag`; empty when it was not given, ['True'] for a switch."""
     value = config.getoption(_dest(flag), default=None)
     return list(map(str, value)) if isinstance(value, list) else ["True"] * bool(value)
+
+
+def may_inject(known: argparse.Namespace) -> bool:
+    """Whether a flag starts a session that may inject something."""
+    flags = FLAGS.keys() - {"chaos-list", "no-chaos", "virtual-time"}
+    is_off = getattr(known, _dest("no-chaos"))
+    return not is_off and any(getattr(known, _dest(flag)) for flag in flags)
 
 
 def times_typed(config: pytest.Config, flag: str) -> int:

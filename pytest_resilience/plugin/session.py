@@ -24,6 +24,7 @@ from pytest_resilience.errors import DuplicateNameError
 from pytest_resilience.errors import NeverFiredError
 from pytest_resilience.errors import UnknownNameError
 from pytest_resilience.errors import with_page
+from pytest_resilience.plugin.early_databases import EARLY_DATABASES
 from pytest_resilience.plugin.experiment_request import ExperimentRequest
 from pytest_resilience.plugin.experiment_request import RunMode
 from pytest_resilience.plugin.experiment_request import from_mark
@@ -86,6 +87,7 @@ class ChaosSession:
             children=self._children,
             folder=folder,
             native=native,
+            databases=config.stash.get(EARLY_DATABASES, None),
         )
         self._engine.watch(settings.mode is not RunMode.NOTHING)
 

@@ -82,6 +82,7 @@ class DriverHooks:
     Attributes:
         unmatched: statements that no active experiment is aimed at, whatever the connection
             and its transaction. They need not be asked about, which is what keeps them cheap.
+        engine: whom it asks.
         commits, fetches: whether an active experiment is aimed at those.
         watching: whether every new connection is made so that experiments reach it later.
     """
@@ -90,11 +91,11 @@ class DriverHooks:
         self.unmatched: set[str] = set()
         self.commits = self.fetches = self.watching = False
         self._text_decides = True
-        self._engine = engine
+        self.engine = engine
 
     def refresh(self) -> None:
         """The active experiments have changed."""
-        active, kinds = self._engine.active, self._engine.kinds
+        active, kinds = self.engine.active, self.engine.kinds
         self.commits = COMMIT in kinds
         self.fetches = FETCH in kinds
         self._text_decides = not self.fetches and not any(
@@ -107,13 +108,13 @@ class DriverHooks:
     @property
     def in_use(self) -> bool:
         """Whether its engine has something to do with connections that are made now."""
-        return self.watching or bool(self._engine.active) or self._engine.recorder is not None
+        return self.watching or bool(self.engine.active) or self.engine.recorder is not None
 
     @property
     def only_recording(self) -> bool:
         """No test runs, so that a new connection is only noted, and stays what it is."""
-        recorder = self._engine.recorder
-        recording = recorder is not None and not recorder.in_test and not self._engine.active
+        recorder = self.engine.recorder
+        recording = recorder is not None and not recorder.in_test and not self.engine.active
         return recording and not self.watching
 
     def before_connect(self, names: tuple[str, ...], fail: Fail) -> Injection | None:
@@ -155,13 +156,13 @@ class DriverHooks:
         return self._decide(_operation(FETCH, session, session.statement), fail)
 
     def _decide(self, operation: Operation, fail: Fail) -> Injection | None:
-        effect = self._engine.decide(operation)
+        effect = self.engine.decide(operation)
         return None if effect is None else Injection(effect, fail)
 
     def _is_target(self, operation: Operation) -> bool:
         return any(
             operation.kind in each.kinds and each.experiment.matches_target(operation)
-            for each in self._engine.active
+            for each in self.engine.active
         )
 
 

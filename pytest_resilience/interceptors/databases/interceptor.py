@@ -54,8 +54,16 @@ class DatabaseInterceptor:
         self._hooks = DriverHooks(engine)
         self._drivers: dict[str, Driver] = {}  # each made once
         self._in_c = LibraryPatches(self._installers(_IN_C))
-        noting = {"sqlite3": functools.partial(_note_opened_before, engine)}
+        noting = {"sqlite3": self._note_opened_before}
         self._libraries = LibraryPatches({**self._installers(_DRIVERS), **noting})
+
+    def serve(self, engine: Engine) -> DatabaseInterceptor:
+        """Let experiments of `engine` reach what is made from now on, and what was before.
+
+        Only while no other one's are active.
+        """
+        self._hooks.engine = engine
+        return self
 
     def watch(self, on: bool) -> None:
         """From now on connections are made so that experiments reach them later, or not any more.
@@ -92,8 +100,7 @@ class DatabaseInterceptor:
             self._drivers[place] = pkgutil.resolve_name(place)(self._hooks)
         self._drivers[place].install(patches)
 
+    def _note_opened_before(self, patches: Patches) -> None:
+        from pytest_resilience.interceptors.databases.opened_before import OpenedBefore
 
-def _note_opened_before(engine: Engine, patches: Patches) -> None:
-    from pytest_resilience.interceptors.databases.opened_before import OpenedBefore
-
-    OpenedBefore(engine).install(patches)
+        OpenedBefore(self._hooks.engine).install(patches)
