@@ -85,6 +85,30 @@ def jump_of_a_loop() -> float:
     return min(found) / count * 1e3
 
 
+def jump_beside_a_connection() -> float:
+    """As `jump_of_a_loop`, where a connection of the same loop is open and nothing is sent."""
+    found: list[float] = []
+    count = 100
+
+    async def wait(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async def sleep() -> None:
+        async with await asyncio.start_server(wait, "127.0.0.1", 0) as server:
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            for _ in range(50):
+                with milliseconds(found):
+                    for _ in range(count):
+                        await asyncio.sleep(1)
+            writer.close()
+            await writer.wait_closed()
+
+    with VirtualClock() as clock:
+        asyncio.run(sleep())
+        assert clock.jumps == 50 * count
+    return min(found) / count * 1e3
+
+
 def by_another_thread(count: int) -> None:
     thread = threading.Thread(target=by_sleep, args=(count,))
     thread.start()
@@ -126,6 +150,12 @@ def figures() -> list[Figure]:
         Figure(what="fixture: begin and end", value=fixture(), target=4.0, unit="ms"),
         Figure(what="a jump, time.sleep", value=jump(by_sleep), target=150.0, unit="us"),
         Figure(what="a jump, asyncio.sleep", value=jump_of_a_loop(), target=150.0, unit="us"),
+        Figure(
+            what="a jump, asyncio.sleep, a connection is open",
+            value=jump_beside_a_connection(),
+            target=150.0,
+            unit="us",
+        ),
         Figure(what="a jump, another thread", value=thread, target=150.0, unit="us"),
         Figure(what="an hour of exponential backoff", value=backoff(), target=50.0, unit="ms"),
         Figure(what="time.monotonic() of a member", value=reading(), target=None, unit="us"),

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 
-__all__ = ["frame_of", "is_in_a_lock_of_c"]
+__all__ = ["frame_of", "has_a_timeout", "is_in_a_lock_of_c"]
 
 # As they are now: with a clock others are made by these names.
 _IN_C = (_thread.LockType, _thread.RLock, _queue.SimpleQueue)
@@ -34,9 +34,16 @@ def is_in_a_lock_of_c(frame: FrameType) -> bool:
 
     As far as its line leads there by names, and by what is called `acquire`.
     """
-    place = next(itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None))
-    called = _called(frame.f_code.co_filename, *place)
-    return any(_leads_to_a_lock_of_c(each, frame) for each in called)
+    return any(_leads_to_a_lock_of_c(each, frame) for each in _called(_statement(frame)))
+
+
+def has_a_timeout(frame: FrameType) -> bool:
+    """Whether what a thread's innermost frame calls is given one, as `acquire` and `get` are."""
+    call = getattr(_statement(frame), "value", None)
+    if not isinstance(call, ast.Call):
+        return False
+    given = [*call.args[1:], *(each.value for each in call.keywords if each.arg == "timeout")]
+    return any(ast.unparse(each) not in {"-1", "None"} for each in given)
 
 
 def _leads_to_a_lock_of_c(called: ast.expr, frame: FrameType) -> bool:
@@ -76,21 +83,27 @@ def _attributes(owner: Any) -> Mapping[str, Any]:
     return made_by.__get__(owner) if type(made_by) in _DESCRIPTORS_IN_C else {}
 
 
-def _called(
-    file: str, first: int | None, last: int | None, begin: int | None, end: int | None
-) -> list[ast.expr]:
-    """What is called, or entered, at a place in a file, of which `begin` and `end` count bytes."""
+def _statement(frame: FrameType) -> ast.stmt | None:
+    """What stands in the source where a frame is; None if that is no statement by itself."""
+    place = next(itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None))
+    first, last, begin, end = place  # in lines, and in bytes of these
     if first is None or last is None:
-        return []
-    lines = [line.encode() for line in linecache.getlines(file)[first - 1 : last]]
-    if not lines:
-        return []  # there is no source
-    lines[-1] = lines[-1][:end]
-    lines[0] = lines[0][begin:]
+        return None
+    lines = linecache.getlines(frame.f_code.co_filename)[first - 1 : last]
+    source = [line.encode() for line in lines]
+    if not source:
+        return None
+    source[-1] = source[-1][:end]
+    source[0] = source[0][begin:]
     try:
-        [found] = ast.parse(b"".join(lines)).body
+        [found] = ast.parse(b"".join(source)).body
     except (SyntaxError, ValueError):
-        return []
+        return None
+    return found
+
+
+def _called(found: ast.stmt | None) -> list[ast.expr]:
+    """What a statement calls, or enters."""
     if isinstance(found, ast.With):  # before 3.13 it is where all of it is
         return [item.context_expr for item in found.items]
     call = found.value if isinstance(found, ast.Expr) else None

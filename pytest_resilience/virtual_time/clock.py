@@ -11,9 +11,7 @@ import threading
 import weakref
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from contextlib import contextmanager
 from typing import Any
 from typing import Self
 
@@ -38,6 +36,7 @@ from pytest_resilience.virtual_time.scheduler import Scheduler
 from pytest_resilience.virtual_time.scheduler import activate
 from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.scheduler import reader
+from pytest_resilience.virtual_time.signals import Signals
 from pytest_resilience.virtual_time.socket_calls import install_polls
 from pytest_resilience.virtual_time.socket_calls import install_socket_calls
 from pytest_resilience.virtual_time.sockets import Sockets
@@ -45,7 +44,6 @@ from pytest_resilience.virtual_time.sockets import install_selectors
 from pytest_resilience.virtual_time.stalls import where
 from pytest_resilience.virtual_time.tasks import install_tasks
 from pytest_resilience.virtual_time.threads import install_executors
-from pytest_resilience.virtual_time.threads import install_signals
 from pytest_resilience.virtual_time.threads import install_threads
 from pytest_resilience.virtual_time.timeline import Wake
 from pytest_resilience.virtual_time.waiting import Waiter
@@ -87,6 +85,7 @@ class VirtualClock:
         self._scheduler = Scheduler(
             network=self._sockets, run_queue=RunQueue(chance, order), kick=self._driver.kick
         )
+        self._signals = Signals(self._scheduler, self._driver.kick)
         self._wall: WallClock | None = None
         self._zero = Zero(0)
 
@@ -145,20 +144,12 @@ class VirtualClock:
         with self._scheduler.mutex:
             self._scheduler.members.external.append(thread)
 
-    @contextmanager
-    def absent(self) -> Iterator[None]:
+    def absent(self) -> AbstractContextManager[None]:
         """In the block this thread waits for real, while time stands; it starts no members.
 
         For what is none of the test's, but happens in its thread.
         """
-        ident = threading.get_ident()
-        already = ident in self._scheduler.members.absent
-        self._scheduler.members.absent.add(ident)
-        try:
-            yield
-        finally:
-            if not already:
-                self._scheduler.members.absent.discard(ident)
+        return self._scheduler.members.absence(threading.get_ident())
 
     def _check_member(self, called: str) -> Scheduler:
         if current() is not self._scheduler:
@@ -181,15 +172,15 @@ class VirtualClock:
             install_clocks(self._patches, self._zero)
             install_locks(self._patches)
             install_threads(self._patches)
-            install_signals(self._patches)
+            self._signals.install(self._patches)
             install_selectors(self._patches)
             install_polls(self._patches)
             install_socket_calls(self._patches, self._sockets)
             install_processes(self._patches)
             self._imports.install()
             self._patches.rebind()
-            self._driver.serve(self._scheduler)
             self._scheduler.enter(threading.current_thread())
+            self._driver.serve(self._scheduler, self._signals)
             activate(self._scheduler)
         except BaseException:
             self._remove()
@@ -219,8 +210,9 @@ class VirtualClock:
             left = self._end_threads()
         finally:
             self._remove()
-        if kind is None and self._scheduler.members.untold:
-            raise ClockStalledError(str(self._scheduler.failure))
+        failure = self._scheduler.failure
+        if kind is None and failure is not None and self._scheduler.members.untold:
+            raise ClockStalledError(str(failure)) from failure.__cause__
         if kind is None and left:
             raise LeakedThreadsError(tuple(left))
 
@@ -247,7 +239,8 @@ class VirtualClock:
 
     def _remove(self) -> None:
         undo: list[Callable[[], None]] = [lambda: activate(None), self._scheduler.end]
-        undo += [self._driver.stop, self._imports.remove, self._patches.remove]
+        undo += [self._driver.stop, self._signals.remove, self._imports.remove]
+        undo += [self._patches.remove]
         if self._wall is not None:
             undo.append(self._wall.remove)
         for step in undo:

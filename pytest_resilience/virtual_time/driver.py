@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import os
+import signal
 
 from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pytest_resilience.virtual_time.c_locks import frame_of
+from pytest_resilience.virtual_time.c_locks import has_a_timeout
 from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
 from pytest_resilience.virtual_time.scheduler import Outlook
 from pytest_resilience.virtual_time.scheduler import Scheduler
+from pytest_resilience.virtual_time.signals import Signals
 from pytest_resilience.virtual_time.stalls import DEADLOCK
 from pytest_resilience.virtual_time.stalls import is_deadlock
 from pytest_resilience.virtual_time.timeline import real_ns
@@ -29,6 +35,18 @@ _SOON = 1  # millisecond, after which data on its way has mostly come
 _STEP = 5  # milliseconds at most, for which descriptors are looked at while time flows
 
 
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Driver:
     """Serves one scheduler, from a thread that is no member and that `threading` does not know."""
 
@@ -39,18 +57,24 @@ class Driver:
         self._stopped = False
         self._seen: object = None
         self._since = 0
+        self._used = 0
         self._over: int | None = None
 
-    def serve(self, scheduler: Scheduler) -> None:
-        """Serve `scheduler`, with a thread from the first kick on: most tests need none."""
-        self._scheduler = scheduler
+    def serve(self, scheduler: Scheduler, signals: Signals) -> None:
+        """Serve `scheduler` from now on."""
+        self._scheduler, self._signals = scheduler, signals
+        _Serving.driver = self
+        self.kick()
 
     def kick(self) -> None:
         """Look now."""
         if self._ended is None:
+            if self._stopped:
+                return
             self._ended = _thread.allocate_lock()
             self._ended.acquire()
-            _start_new_thread(self._run, (self._ended,))
+            with _signals_blocked():  # in the thread too: they are for those of the test
+                _start_new_thread(self._run, (self._ended,))
         with contextlib.suppress(RuntimeError):  # two at once
             if self._kicked.locked():
                 self._kicked.release()
@@ -62,10 +86,18 @@ class Driver:
 
     def stop(self) -> None:
         """End, and wait for that."""
+        _Serving.driver = None
+        self.rest()
         self._stopped = True
-        if self._ended is not None:
+
+    def rest(self) -> None:
+        """End the thread, and wait for that; the next kick starts another."""
+        ended = None if self._scheduler.is_held_here else self._ended
+        if ended is not None:
+            self._stopped = True
             self.kick()
-            self._ended.acquire()
+            ended.acquire()
+            self._stopped, self._ended = False, None
 
     def _run(self, ended: _thread.LockType) -> None:
         try:
@@ -73,14 +105,23 @@ class Driver:
             while not self._stopped:
                 self._kicked.acquire(timeout=pause)
                 if not self._stopped:
-                    pause = self._turn()
+                    pause = self._turn_or_fail()
         finally:
             ended.release()
+
+    def _turn_or_fail(self) -> float:
+        try:
+            return self._turn()
+        except Exception as error:  # for which everybody would wait for ever
+            with self._scheduler.mutex:
+                self._scheduler.fail(f"virtual time itself has failed: {error!r}", error)
+            return TICK
 
     def _turn(self) -> float:
         """Look once. Returns after how many seconds to look again, if nobody kicks."""
         scheduler = self._scheduler
         with scheduler.mutex:
+            self._signals.send_again()
             if not scheduler.members.inside:
                 return TICK
             if self._over is not None and real_ns() > self._over:
@@ -122,14 +163,14 @@ class Driver:
         blocked = scheduler.members.blocked()
         if blocked is None:
             return TICK
-        overtaken = scheduler.timers.has_last
+        overtaken, in_locks = scheduler.timers.has_last, self._are_in_locks(blocked)
         held_up = scheduler.run_queue.ready or scheduler.timers.nearest() is not None
-        if not held_up and not self._are_in_locks(blocked):
+        if not held_up and not in_locks:
             return TICK  # what is real is awaited, and takes its time
-        patience = _OVERTAKEN if overtaken else PATIENCE
-        # Who is overtaken may hold what others wait for in C, looking for it again and again.
-        seen = frozenset(blocked) if overtaken else blocked
-        if not self._lasts(("blocked", seen), patience):
+        patience = _OVERTAKEN if overtaken or (in_locks and self._in_vain(blocked)) else PATIENCE
+        # Who is overtaken, or has a timeout, may look for what it waits for again and again.
+        seen = ("blocked", *sorted(blocked))
+        if not self._lasts(seen, patience, None if overtaken else sum(blocked.values())):
             return TICK
         if overtaken and not scheduler.run_queue.ready:
             scheduler.wake_due(scheduler.elapsed.read())
@@ -137,6 +178,8 @@ class Driver:
             scheduler.hand_over()
         elif not overtaken:
             scheduler.fail("a thread of the test is blocked where virtual time cannot see it")
+            if any(map(scheduler.members.is_test, blocked)):
+                self._signals.end_wait_in_c()
         return TICK
 
     def _are_in_locks(self, blocked: Iterable[int]) -> bool:
@@ -145,6 +188,11 @@ class Driver:
             return False
         frames = [frame for frame in map(frame_of, blocked) if frame is not None]
         return bool(frames) and all(map(is_in_a_lock_of_c, frames))
+
+    def _in_vain(self, blocked: Iterable[int]) -> bool:
+        """Whether those who wait for locks in C wait for nobody, or for time."""
+        frames = [frame for frame in map(frame_of, blocked) if frame is not None]
+        return not self._scheduler.members.has_strangers() or any(map(has_a_timeout, frames))
 
     def _waits_for_ever(self) -> float:
         """All wait, without a deadline. Only somebody from outside can end that."""
@@ -156,10 +204,39 @@ class Driver:
             )
         return TICK
 
-    def _lasts(self, what: object, patience: int = PATIENCE) -> bool:
-        """Whether nothing but `what` has been seen for as long as is patience."""
+    def _lasts(self, what: object, patience: int = PATIENCE, used: int | None = None) -> bool:
+        """Whether nothing but `what` has been seen for as long as is patience.
+
+        `used`: nanoseconds of CPU time; who uses more than a tenth of the time does something.
+        """
         seen, now = (self._scheduler.run_queue.changes, what), real_ns()
-        if seen != self._seen:
-            self._seen, self._since = seen, now
+        is_busy = used is not None and used - self._used > (now - self._since) // 10
+        if seen != self._seen or is_busy:
+            self._seen, self._since, self._used = seen, now, used or 0
             return False
         return now - self._since > patience
+
+
+class _Serving:
+    """The driver of this process, which is not there in a forked child."""
+
+    driver: Driver | None = None
+
+
+def _before_fork() -> None:
+    # Of a process with one thread more Python warns, and what that holds nobody would release.
+    if _Serving.driver is not None:
+        _Serving.driver.rest()
+
+
+def _after_fork() -> None:
+    if _Serving.driver is not None:
+        _Serving.driver.kick()
+
+
+def _in_child() -> None:
+    _Serving.driver = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)

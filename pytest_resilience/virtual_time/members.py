@@ -9,17 +9,37 @@ import threading
 import time
 
 from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_resilience.virtual_time.waiting import Waiter
 
 
-__all__ = ["Member", "Members"]
+__all__ = ["Member", "Members", "module_of", "watches"]
 
 # Names that are made from counters of the process.
 _COUNTED = re.compile(r"^(Thread|ThreadPoolExecutor)-\d+")
 _REAL = {"clock_gettime_ns": getattr(time, "clock_gettime_ns", None)}
+
+
+# Whose threads are no members, though one started them: they watch over the test.
+_WATCHERS = frozenset({"_pytest", "coverage", "execnet", "xdist"})
+
+
+def module_of(thread: threading.Thread) -> str:
+    """Where the function is defined that a thread runs."""
+    function = getattr(thread, "function", None) or getattr(thread, "_target", None)
+    module = getattr(function, "__module__", None) or type(thread).__module__
+    return str(module)
+
+
+def watches(thread: threading.Thread) -> bool:
+    """Whether a thread is one of pytest, of a plugin, or of the like."""
+    package = module_of(thread).partition(".")[0]
+    is_of_a_plugin = package.startswith("pytest_") and package != "pytest_resilience"
+    return is_of_a_plugin or package in _WATCHERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +143,17 @@ class Members:
         """Whether its waits are parks."""
         return ident in self.inside and ident not in self.outside and ident not in self.absent
 
+    @contextmanager
+    def absence(self, ident: int) -> Iterator[None]:
+        """In the block it waits for real, while time stands."""
+        already = ident in self.absent
+        self.absent.add(ident)
+        try:
+            yield
+        finally:
+            if not already:
+                self.absent.discard(ident)
+
     def is_test(self, ident: int) -> bool:
         """Whether it is the thread that runs the test."""
         return ident in self.inside and self.inside[ident].is_test
@@ -147,7 +178,7 @@ class Members:
     def has_strangers(self) -> bool:
         """Whether there are threads of others, who may wake a member."""
         ours = {member.thread for member in self.inside.values()} | self._starting
-        return bool(set(threading.enumerate()) - ours)
+        return not all(map(watches, set(threading.enumerate()) - ours))
 
     def blocked(self) -> dict[int, int] | None:
         """CPU times of those who neither wait here nor run; None if somebody runs."""

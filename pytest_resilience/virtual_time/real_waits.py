@@ -1,9 +1,10 @@
-"""Waits for the real world: other processes, and what the user says."""
+"""Waits for the real world: other processes, signals, and what the user says."""
 
 from __future__ import annotations
 
 import functools
 import os
+import signal
 import subprocess
 import sys
 
@@ -18,7 +19,11 @@ from pytest_resilience.virtual_time.scheduler import current
 
 __all__ = ["MULTIPROCESSING", "install_processes", "outside"]
 
-_IN_SUBPROCESS = ("__init__", "wait", "communicate")
+_WAITING: dict[Any, tuple[str, ...]] = {
+    subprocess.Popen: ("__init__", "wait", "communicate"),
+    os: ("wait", "wait3", "wait4", "waitid", "waitpid"),
+    signal: ("pause", "sigtimedwait", "sigwait", "sigwaitinfo"),
+}
 _IN_MULTIPROCESSING: dict[str, dict[str, tuple[str, ...]]] = {
     "multiprocessing.connection": {
         "_ConnectionBase": ("poll", "recv", "recv_bytes", "recv_bytes_into"),
@@ -49,11 +54,11 @@ def outside() -> Iterator[None]:
 
 
 def install_processes(patches: Patches) -> None:
-    """Let waits for other processes be real."""
-    for name in _IN_SUBPROCESS:
-        patches.set(subprocess.Popen, name, _real(getattr(subprocess.Popen, name)))
-    if hasattr(os, "waitpid"):
-        patches.set(os, "waitpid", _real(os.waitpid))
+    """Let waits for other processes, and for signals, be real."""
+    for owner, names in _WAITING.items():
+        for name in names:
+            if hasattr(owner, name):
+                patches.set(owner, name, _real(getattr(owner, name)))
 
 
 def _install_multiprocessing(module_name: str, patches: Patches) -> None:
@@ -79,6 +84,9 @@ def _install_synchronize(patches: Patches) -> None:
 
     patches.set(locks, "_make_methods", _make_methods)
     patches.set(locks, "__enter__", __enter__)
+    registered: Any = sys.modules["multiprocessing.util"]._afterfork_registry  # noqa: SLF001
+    for lock in [each for each in registered.values() if isinstance(each, locks)]:
+        patches.set(lock, "acquire", _acquire(lock._semlock.acquire))  # noqa: SLF001
 
 
 def _acquire(real: Callable[..., bool]) -> Callable[..., bool]:

@@ -116,6 +116,11 @@ class RunQueue:
         del self.ready[index]
         return chosen
 
+    def find(self, ident: int) -> Waiter | None:
+        """The wait of a thread that has been woken, and waits for its turn; None if it does not."""
+        waits = (each for each in self.ready if each.ident == ident and not each.let_go)
+        return next(waits, None)
+
     def withdraw(self, waiter: Waiter) -> None:
         if waiter in self.ready:
             self.ready.remove(waiter)

@@ -143,6 +143,8 @@ class Scheduler:
                 self.run_queue.ready.append(waiter)
                 self.settle()
             _acquire(waiter.lock)
+            while waiter.let_go and self._waits_still(waiter):
+                _acquire(waiter.lock)
         except BaseException:
             self._withdraw(waiter)
             raise
@@ -235,7 +237,7 @@ class Scheduler:
 
     def let_go(self, ident: int) -> None:
         """Let a thread that waits run, until it waits on, for a signal that it has to handle."""
-        waiter = self.parked.pop(ident, None)
+        waiter = self.parked.pop(ident, None) or self.run_queue.find(ident)
         if waiter is not None:
             waiter.let_go = True
             waiter.lock.release()
@@ -250,14 +252,17 @@ class Scheduler:
                     raise Ended
                 self._park(waiter)
                 return True
-            return waiter in self.run_queue.ready
+            if waiter not in self.run_queue.ready:
+                return False
+            self.settle()
+            return True
 
     def _outcome_of(self, waiter: Waiter) -> Outcome:
         __tracebackhide__ = True
         if waiter.outcome is Outcome.FAILED:
             assert self.failure is not None
             self.members.told(waiter.ident)
-            raise ClockStalledError(str(self.failure))
+            raise ClockStalledError(str(self.failure)) from self.failure.__cause__
         if waiter.outcome is Outcome.ENDED:
             raise Ended
         if waiter.outcome is Outcome.EXPIRED and self.run_queue.limit is not None:
@@ -315,8 +320,8 @@ class Scheduler:
 
     def running(self) -> int:
         """How many members run, or are about to."""
-        count = self.members.count() - len(self.parked) - len(self.run_queue.ready)
-        return count - len(self.members.outside)
+        count = self.members.count() - len(self.parked) - len(self.members.outside)
+        return count - sum(not waiter.let_go for waiter in self.run_queue.ready)
 
     def settle(self) -> None:
         """If nobody runs, let somebody: who was woken, whose data has come, or is due next."""
@@ -418,10 +423,15 @@ class Scheduler:
         else:
             self.fail(DEADLOCK)
 
-    def fail(self, what: str) -> None:
-        """Raise ClockStalledError in everybody who waits."""
+    def fail(self, what: str, error: BaseException | None = None) -> None:
+        """Raise ClockStalledError in everybody who waits.
+
+        `error`: of virtual time itself, which can say nothing of others then.
+        """
         when = f"{what} (at {self.elapsed.read() / 1e9:.9g} virtual seconds)"
-        self.failure = ClockStalledError(report(self.members, self.parked, when))
+        told = report(self.members, self.parked, when) if error is None else when
+        self.failure = ClockStalledError(told)
+        self.failure.__cause__ = error
         self.members.fails()
         self.run_queue.changes += 1
         for waiter in [*self.parked.values()]:

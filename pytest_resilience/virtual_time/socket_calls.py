@@ -1,8 +1,9 @@
-"""Blocking calls of sockets, and of `select`, as parks."""
+"""Blocking calls of sockets, of `select`, and `os.read` of a pipe, as parks."""
 
 from __future__ import annotations
 
 import functools
+import os
 import select
 import socket
 
@@ -138,10 +139,21 @@ def _connect(real: Callable[..., None], sockets: Sockets) -> Callable[..., None]
 
 
 def install_polls(patches: Patches) -> None:
-    """Let members that wait by `select.select` or `select.poll` park."""
+    """Let members that wait by `select.select`, `select.poll` or `os.read` park."""
+    patches.set(os, "read", _read(os.read))
     patches.set(select, "select", _select(select.select))
     if hasattr(select, "poll"):
         patches.set(select, "poll", functools.partial(_Poll, select.poll))
+
+
+def _read(real: Callable[[int, int], bytes]) -> Callable[[int, int], bytes]:
+    @functools.wraps(real)
+    def read(fd: int, length: int, /) -> bytes:
+        if current() is not None and os.get_blocking(fd):
+            wait_readable("read", fd, None)
+        return real(fd, length)
+
+    return read
 
 
 def _number(file: Any) -> int:

@@ -10,16 +10,20 @@ that one end has taken and the other has not yet got. Any other peer lives outsi
 
 from __future__ import annotations
 
+import os
 import select
 import selectors
 import socket
+import stat
 import struct
 import sys
 import weakref
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pytest_resilience.virtual_time.patches import Patches
@@ -36,23 +40,49 @@ __all__ = ["Sockets", "install_selectors", "wait_readable"]
 
 _Select = Callable[..., list[tuple[selectors.SelectorKey, int]]]
 
-_UNSENT = 0x894B if sys.platform == "linux" else None
-"""SIOCOUTQNSD. The bytes that nobody has acknowledged yet would be others: those may have come."""
+_COUNTS = sys.platform == "linux"
+"""Whether the kernel tells how many bytes each end of a connection has sent and received."""
+_INFO = struct.Struct("B127xQ8xI52xQQ")  # of TCP_INFO, since Linux 4.19
 _UNREAD = 0x541B  # FIONREAD
+_SYN_SENT = 2
+_OPEN = {1, 4, 5}  # states in which the other end may still send: ESTABLISHED, FIN_WAIT1 and 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _End:
-    """A socket that is connected.
+    """A TCP socket that is connected.
 
     Attributes:
-        local: its own address, as `_address` gives it.
-        peer: of the other end.
+        peer: whose other end has `local` and `peer` the other way round.
+        is_open: whether more may come.
+        received: bytes so far.
+        sent: bytes so far, with those that are still to be.
     """
 
     sock: socket.socket
-    local: object
     peer: object
+    is_open: bool
+    received: int
+    sent: int
+
+    @classmethod
+    def of(cls, sock: socket.socket, peer: object) -> _End | None:
+        """None where the kernel does not count. Raises OSError."""
+        raw = _info(sock)
+        if len(raw) < _INFO.size:
+            return None
+        state, received, unsent, sent, again = _INFO.unpack(raw)
+        return cls(
+            sock=sock,
+            peer=peer,
+            is_open=state in _OPEN,
+            received=received,
+            sent=sent - again + unsent,
+        )
+
+
+def _info(sock: socket.socket) -> bytes:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
 
 
 class Sockets:
@@ -73,35 +103,48 @@ class Sockets:
     def outlook(self, watched: Iterable[int]) -> Outlook:
         """OUTSIDE if one has a peer that may live elsewhere, FLYING if bytes have not come yet."""
         self.patience = 0
-        names, ends = self._look()
+        names, ends, others = self._look()
+        made = {sock.fileno(): sock for sock in self._made}
         connected = False
         for fd in watched:
-            is_ours = _has_peer_in(names, fd)
+            is_ours = _has_peer_in(names, fd, made.get(fd))
             if is_ours is False:
                 return Outlook.OUTSIDE
             connected |= is_ours is True
         if not connected:
             return Outlook.QUIET
-        self.patience = 1
-        return Outlook.FLYING if any(_flies(end, ends) for end in ends.values()) else Outlook.QUIET
+        found = [_arrives(end, ends.get((end.peer, local))) for (local, _), end in ends.items()]
+        self.patience = 1 if others or None in found else 0
+        return Outlook.FLYING if True in found else Outlook.QUIET
 
     def is_ours(self, sock: socket.socket, address: object) -> bool:
         """Whether a member listens at `address`."""
         return _is_among(self._look()[0], (sock.family, sock.type, address), None)
 
-    def _look(self) -> tuple[set[object], dict[object, _End]]:
-        """Where there are sockets of members, and the ends of connections by both addresses."""
+    def _look(self) -> tuple[set[object], dict[tuple[object, object], _End], bool]:
+        """Where there are sockets of members, and the ends of connections by both addresses.
+
+        And whether there are other ends, which count no bytes.
+        """
         names: set[object] = set()
-        ends: dict[object, _End] = {}
-        for sock in self._made if _UNSENT is not None else ():
+        ends: dict[tuple[object, object], _End] = {}
+        others = False
+        for sock in self._made if _COUNTS else ():
             try:
                 local = _address(sock, sock.getsockname())
                 names.add(local)
                 peer = _address(sock, sock.getpeername())
+                end = _End.of(sock, peer) if _is_tcp(sock) else None
             except OSError:
                 continue  # closed, or not connected
-            ends[local, peer] = _End(sock=sock, local=local, peer=peer)
-        return names, ends
+            if end is not None:
+                ends[local, peer] = end
+            others |= end is None and sock.family != socket.AF_UNIX  # where nothing is on its way
+        return names, ends, others
+
+
+def _is_tcp(sock: socket.socket) -> bool:
+    return sock.family in {socket.AF_INET, socket.AF_INET6} and sock.type == socket.SOCK_STREAM
 
 
 def _address(sock: socket.socket, name: Any) -> tuple[object, ...]:
@@ -125,48 +168,97 @@ def _is_among(names: set[object], peer: tuple[object, ...], local: object) -> bo
     return bool(name) and peer in names
 
 
-def _has_peer_in(names: set[object], fd: int) -> bool | None:
+def _has_peer_in(names: set[object], fd: int, made: socket.socket | None) -> bool | None:
     """Whether a descriptor's other end is one of `names`; None if it has none to wait for.
 
-    As a listener, or one of a pair.
+    As a listener, or one of a pair. Who is yet to connect does so at once, unless that is far.
+    `made`: the socket, if a member has made it.
     """
+    if made is not None:
+        return _is_connected_to(names, made)
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
-        return False  # a pipe
+        return None if _is_pipe_of_this_process(fd) else False
     try:
-        peer, local = sock.getpeername(), sock.getsockname()
-    except OSError:
-        return None  # nobody is connected yet
-    else:
-        # Event loops wake themselves by a pair, whose ends have no names.
-        if sock.family == socket.AF_UNIX and not peer and not local:
-            return None
-        return _is_among(names, (sock.family, sock.type, peer), local)
+        return _is_connected_to(names, sock)
     finally:
         sock.detach()
 
 
-def _flies(end: _End, ends: dict[object, _End]) -> bool:
-    """Whether bytes that were sent at `end` are yet to come to the other one.
+def _is_connected_to(names: set[object], sock: socket.socket) -> bool | None:
+    try:
+        peer, local = sock.getpeername(), sock.getsockname()
+    except OSError:
+        return None if not _is_tcp(sock) or _info(sock)[:1] != bytes([_SYN_SENT]) else False
+    # Event loops wake themselves by a pair, whose ends have no names.
+    if sock.family == socket.AF_UNIX and not peer and not local:
+        return None
+    return _is_among(names, (sock.family, sock.type, peer), local)
+
+
+def _is_pipe_of_this_process(fd: int) -> bool:
+    """Whether the other end of a pipe is here, and in no child either; on Linux."""
+    try:
+        own, kind = _pipe_of(fd), _access(fd)
+        if own is None or not any(
+            _pipe_of(other) == own and _access(other) != kind
+            for other in map(int, os.listdir("/proc/self/fd"))
+        ):
+            return False
+        paths = (each for child in _children() for each in Path(f"/proc/{child}/fd").iterdir())
+        return all(_identity(path) != own for path in paths)
+    except OSError:
+        return False
+
+
+def _pipe_of(fd: int) -> tuple[int, int] | None:
+    return _identity(Path(f"/proc/self/fd/{fd}"))
+
+
+def _identity(fd: Path) -> tuple[int, int] | None:
+    """Which pipe an open file is; None if it is none."""
+    try:
+        found = fd.stat()
+    except FileNotFoundError:  # closed meanwhile
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISFIFO(found.st_mode) else None
+
+
+def _access(fd: int) -> int:
+    """Whether it reads or writes."""
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+
+
+def _children(process: str = "self") -> Iterator[str]:
+    """The processes that a process has started, and those that they have."""
+    for task in Path(f"/proc/{process}/task").iterdir():
+        for child in (task / "children").read_text("ascii").split():
+            yield child
+            yield from _children(child)
+
+
+def _arrives(end: _End, other: _End | None) -> bool | None:
+    """Whether bytes are on their way to `end`; None if that is not known, as `other` is closed.
 
     Those that have no room there, for what came before was not read, are held up by a member.
     """
-    other = ends.get((end.peer, end.local))
-    if other is None or end.sock.type != socket.SOCK_STREAM or end.sock.family == socket.AF_UNIX:
+    if other is None:
+        return None if end.is_open else False
+    if other.sent <= end.received:
         return False
     try:
-        return bool(_asked(end.sock, _UNSENT)) and not _asked(other.sock, _UNREAD)
+        return not _unread(end.sock)
     except (OSError, ValueError):
         return False  # closed meanwhile
 
 
-def _asked(sock: socket.socket, request: int | None) -> int:
-    """What the system says of `sock`; on Linux."""
+def _unread(sock: socket.socket) -> int:
     import fcntl
 
-    assert request is not None
-    (answer,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), request, bytes(4)))
+    (answer,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), _UNREAD, bytes(4)))
     return int(answer)
 
 

@@ -1,11 +1,8 @@
-"""Threads that members start, those that run work for them, and the one that handles signals."""
+"""Threads that members start, and those that run work for them."""
 
 from __future__ import annotations
 
 import _thread
-import functools
-import os
-import signal
 import sys
 import threading
 import types
@@ -18,6 +15,8 @@ from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.stacks import is_library
 from pytest_resilience.virtual_time.call_sites import CallSite
 from pytest_resilience.virtual_time.locks import VirtualLock
+from pytest_resilience.virtual_time.members import module_of
+from pytest_resilience.virtual_time.members import watches
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.real_waits import outside
 from pytest_resilience.virtual_time.scheduler import Scheduler
@@ -28,19 +27,10 @@ from pytest_resilience.virtual_time.waiting import Waiter
 from pytest_resilience.virtual_time.waiting import nanoseconds
 
 
-__all__ = ["install_executors", "install_signals", "install_threads"]
+__all__ = ["install_executors", "install_threads"]
 
-# Whose threads are no members, though one started them: they watch over the test.
-_WATCHERS = frozenset({"_pytest", "coverage", "execnet", "pytest_timeout", "xdist"})
-# And those who wait for other processes; what they bring is awaited in real time.
+# Whose threads wait for other processes; what they bring is awaited in real time.
 _OF_PROCESSES = ("multiprocessing", "concurrent.futures.process")
-
-# What sends a signal, perhaps to this process, where the main thread handles it.
-_SENDING: dict[types.ModuleType, tuple[str, ...]] = {
-    os: ("kill", "killpg"),
-    signal: ("raise_signal", "pthread_kill"),
-    _thread: ("interrupt_main",),
-}
 
 
 class _Started:
@@ -57,13 +47,6 @@ class _Started:
 _started: weakref.WeakKeyDictionary[threading.Thread, _Started] = weakref.WeakKeyDictionary()
 
 
-def _module_of(thread: threading.Thread) -> str:
-    """Where the function is defined that a thread runs."""
-    function = getattr(thread, "function", None) or getattr(thread, "_target", None)
-    module = getattr(function, "__module__", None) or type(thread).__module__
-    return str(module)
-
-
 def install_threads(patches: Patches) -> None:
     """Let threads that members start be members, and the wait for their end a park."""
     patches.set(threading.Thread, "start", _start(threading.Thread.start))
@@ -76,14 +59,18 @@ def install_threads(patches: Patches) -> None:
 def _start(real: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
     def start(self: threading.Thread) -> None:
         scheduler = current()
-        module = _module_of(self)
-        if scheduler is None or module.partition(".")[0] in _WATCHERS:
+        is_for_processes = module_of(self).startswith(_OF_PROCESSES)
+        if scheduler is None:
             real(self)
             return
-        if module.startswith(_OF_PROCESSES):
-            real(self)
-            with scheduler.mutex:
-                scheduler.members.external.append(self)
+        if is_for_processes or watches(self):
+            with scheduler.members.absence(
+                _thread.get_ident()
+            ):  # until it runs, which takes no time
+                real(self)
+            if is_for_processes:
+                with scheduler.mutex:
+                    scheduler.members.external.append(self)
             return
         _started.setdefault(self, _Started(scheduler))
         scheduler.starts(self)
@@ -110,28 +97,6 @@ def _start_new_thread(real: Callable[..., int]) -> Callable[..., int]:
         return thread.ident or 0
 
     return start_new_thread
-
-
-def install_signals(patches: Patches) -> None:
-    """Let a signal that a member sends be handled before time goes on."""
-    for module, names in _SENDING.items():
-        for name in names:
-            if hasattr(module, name):
-                patches.set(module, name, _send(getattr(module, name)))
-
-
-def _send(real: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(real)
-    def send(*args: Any) -> Any:
-        scheduler, handles = current(), threading.main_thread().ident
-        if scheduler is None or handles is None or handles == _thread.get_ident():
-            return real(*args)
-        with scheduler.mutex:  # so that it is not handled in the middle of what needs that
-            result = real(*args)
-            scheduler.let_go(handles)
-            return result
-
-    return send
 
 
 def _bootstrap(real: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -114,6 +115,54 @@ def test_a_lock_that_a_child_has_is_awaited_in_real_time(
     with lock:
         assert clock.elapsed == before  # nobody is awaited
     process.join()
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore", "BoundedSemaphore"])
+def test_a_lock_of_processes_that_is_older_than_the_clock(kind: str) -> None:
+    context: Any = multiprocessing.get_context("spawn")
+    lock = getattr(context, kind)()
+    thread = threading.Thread(target=lock.acquire)
+    thread.start()
+    thread.join()
+    before = lock.acquire
+    with VirtualClock() as clock:
+        assert not lock.acquire(timeout=0.05)
+        assert 0.05 <= clock.elapsed < 60
+        assert clock.jumps == 0
+    assert lock.acquire is before
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="there is none here")
+def test_a_signal_is_awaited_in_real_time(clock: VirtualClock) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    try:
+        assert signal.sigtimedwait([signal.SIGUSR1], 0.05) is None
+        assert 0.05 <= clock.elapsed < 60
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        assert signal.sigwait([signal.SIGUSR1]) == signal.SIGUSR1
+        assert clock.jumps == 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_a_process_that_forks_has_no_thread_more() -> None:
+    test = """if True:
+        import os, time, warnings
+        from pytest_resilience.virtual_time.clock import VirtualClock
+
+        warnings.simplefilter("error")  # Python's, if there were more threads
+        with VirtualClock() as clock:
+            time.sleep(5)
+            child = os.fork()
+            if not child:
+                os._exit(0)
+            os.waitpid(child, 0)
+            before = clock.elapsed
+            time.sleep(5)
+            assert round(clock.elapsed - before, 6) == 5
+    """
+    subprocess.run([sys.executable, "-c", test], check=True)
 
 
 def test_a_pool_of_processes(clock: VirtualClock) -> None:

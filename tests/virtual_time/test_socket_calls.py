@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import os
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -17,7 +20,10 @@ import requests
 import requests.adapters
 import urllib3.util
 
+from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.virtual_time.clock import VirtualClock
+from tests.virtual_time.starting import after
+from tests.virtual_time.starting import start
 
 
 pytestmark = pytest.mark.may_block(reason="sockets that wait are what is tested")
@@ -198,6 +204,48 @@ def test_polls(clock: VirtualClock) -> None:
         assert poll.poll() == [(ours.fileno(), select.POLLIN)]
         assert clock.elapsed == 40
         assert select.select([], [ours], [], 5) == ([], [ours], [])
+
+
+def read_when_ready(fd: int) -> bytes:
+    select.select([fd], [], [])
+    return os.read(fd, 1)
+
+
+@pytest.mark.parametrize("read", [lambda fd: os.read(fd, 1), read_when_ready])
+def test_a_pipe_between_threads(
+    clock: VirtualClock, pipe: tuple[int, int], read: Callable[[int], bytes]
+) -> None:
+    start(after(60, lambda: os.write(pipe[1], b"x")))
+    assert read(pipe[0]) == b"x"
+    assert clock.elapsed == 60
+    assert select.select(pipe[:1], [], [], 60) == ([], [], [])
+    assert clock.elapsed == 120
+
+
+def test_a_pipe_that_nobody_writes_to(clock: VirtualClock, pipe: tuple[int, int]) -> None:
+    with pytest.raises(ClockStalledError, match=r"waits in read for ever, at .*nobody_writes"):
+        os.read(pipe[0], 1)
+
+
+def test_a_pipe_that_is_read_without_waiting(clock: VirtualClock, pipe: tuple[int, int]) -> None:
+    os.set_blocking(pipe[0], False)
+    with pytest.raises(BlockingIOError):
+        os.read(pipe[0], 1)
+    os.write(pipe[1], b"xyz")
+    assert os.read(pipe[0], 2) == b"xy"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.read(-1, 1)
+
+
+def test_a_pipe_that_a_child_has_too_is_awaited_in_real_time(
+    clock: VirtualClock, pipe: tuple[int, int]
+) -> None:
+    ours, theirs = pipe
+    writes = f"import os, time; time.sleep(0.1); os.write({theirs}, b'x')"
+    child = subprocess.Popen([sys.executable, "-S", "-c", writes], pass_fds=[theirs])
+    ready = select.select([ours], [], [], 3600)[0]
+    assert (ready, clock.jumps) == ([ours], 0)
+    assert child.wait() == 0
 
 
 def test_streams_of_asyncio(clock: VirtualClock) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import selectors
 import socket
 import threading
@@ -15,6 +16,8 @@ from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.virtual_time import clocks
 from pytest_resilience.virtual_time.clock import VirtualClock
+from pytest_resilience.virtual_time.scheduler import Outlook
+from pytest_resilience.virtual_time.scheduler import current
 
 
 pytestmark = pytest.mark.may_block(reason="a selector that waits is what is tested")
@@ -178,3 +181,33 @@ def test_time_does_not_jump_while_an_outside_peer_is_awaited() -> None:
             assert clock.elapsed < 60
             sleeper.join()
         server.join()
+
+
+def test_time_does_not_jump_while_a_loop_connects_to_what_does_not_answer() -> None:
+    async def connect(address: tuple[str, int]) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await asyncio.open_connection(*address)
+
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = listener.getsockname()
+        stack.enter_context(socket.create_connection(address))  # there is no room for more
+        with VirtualClock() as clock:
+            asyncio.run(connect(address))
+            assert clock.elapsed >= 0.1
+            assert clock.jumps == 0
+
+
+def test_an_open_connection_holds_up_nobody(clock: VirtualClock) -> None:
+    scheduler = current()
+    assert scheduler is not None
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs = listener.accept()[0]
+        for send in (lambda: None, lambda: theirs.send(b"x"), theirs.close):
+            send()
+            with scheduler.mutex:
+                assert scheduler.network.outlook([ours.fileno()]) is Outlook.QUIET
+                assert scheduler.network.patience == 0
+        ours.close()

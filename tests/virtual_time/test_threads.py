@@ -5,15 +5,12 @@ import asyncio
 import concurrent.futures
 import os
 import queue
-import random
 import re
-import signal
 import socket
 import sqlite3
 import threading
 import time
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,26 +21,12 @@ from pytest_resilience.errors import ClockStalledError
 from pytest_resilience.errors import LeakedThreadsError
 from pytest_resilience.virtual_time.clock import VirtualClock
 from pytest_resilience.virtual_time.scheduler import current
-from pytest_resilience.virtual_time.waiting import Outcome
-from pytest_resilience.virtual_time.waiting import Waiter
 from tests.virtual_time.binding import binding
+from tests.virtual_time.starting import after
+from tests.virtual_time.starting import start
 
 
 HERE = os.path.relpath(__file__)
-
-
-@pytest.fixture(params=[None, 7], ids=["free", "seeded"])
-def clock(request: pytest.FixtureRequest) -> Iterator[VirtualClock]:
-    chance = None if request.param is None else random.Random(request.param)
-    with VirtualClock(chance=chance) as clock:
-        yield clock
-
-
-def start(*functions: Callable[[], object]) -> list[threading.Thread]:
-    threads = [threading.Thread(target=function) for function in functions]
-    for thread in threads:
-        thread.start()
-    return threads
 
 
 @pytest.fixture
@@ -77,17 +60,6 @@ def test_names_bound_at_import(module: Any) -> None:
             assert module.select([here], [], [], 10) == ([], [], [])
         assert clock.elapsed == 50
     assert vars(module) == before
-
-
-def after(seconds: float, *calls: Callable[[], object]) -> Callable[[], None]:
-    """Sleeps, then calls them."""
-
-    def sleep_and_call() -> None:
-        time.sleep(seconds)
-        for call in calls:
-            call()
-
-    return sleep_and_call
 
 
 def test_sleepers_wake_in_the_order_of_their_deadlines(clock: VirtualClock) -> None:
@@ -396,195 +368,6 @@ def test_who_lets_others_go_first_holds_up_nobody_for_long(tmp_path: Path) -> No
     assert done == ["a", "b"]
 
 
-def test_who_is_blocked_in_c_is_named() -> None:
-    ours, theirs = os.pipe()
-
-    def stuck() -> None:
-        os.read(ours, 1)
-
-    with VirtualClock() as clock:
-        [thread] = start(stuck)
-        with pytest.raises(ClockStalledError, match="blocked where virtual time cannot") as caught:
-            time.sleep(60)
-        assert clock.elapsed == 0
-        os.write(theirs, b"x")
-        thread.join()
-    assert f"NOT WAITING HERE: it runs, or is blocked, at {HERE}" in str(caught.value)
-    assert "in stuck" in str(caught.value)
-    os.close(ours)
-    os.close(theirs)
-
-
-class Old:
-    """What is older than any clock of a test."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.rlock = threading.RLock()
-        self.condition = threading.Condition()
-        self.queue = queue.SimpleQueue[int]()
-        self.locks = [threading.Lock()]
-
-
-def enter(context: Any) -> None:
-    with context:
-        pass
-
-
-class StandIn:
-    """Stands for something else, as a proxy does, which is not there."""
-
-    def __init__(self, lock: threading.Lock) -> None:
-        self.lock = lock
-
-    def __getattr__(self, name: str) -> object:
-        raise KeyError(name)
-
-    __class__ = property(lambda self: self.other)
-
-
-def wait_beside(stand_in: Any) -> None:
-    with stand_in.lock:
-        pass
-
-
-OLD_WAITS: dict[str, Callable[[Old], object]] = {
-    "lock": lambda old: old.lock.acquire(timeout=60),
-    "with": lambda old: enter(old.lock),
-    "rlock": lambda old: old.rlock.acquire(timeout=60),
-    "rlock with": lambda old: enter(old.rlock),
-    "condition": lambda old: enter(old.condition),
-    "condition acquire": lambda old: old.condition.acquire(timeout=60),
-    "queue": lambda old: old.queue.get(timeout=60),
-    "stand-in": lambda old: wait_beside(StandIn(old.lock)),
-    "by number": lambda old: old.locks[0].acquire(timeout=60),
-}
-
-
-@pytest.mark.parametrize("wait", OLD_WAITS.values(), ids=OLD_WAITS)
-def test_who_waits_for_an_old_lock_is_named_though_nobody_waits_for_time(
-    wait: Callable[[Old], object],
-) -> None:
-    old = Old()
-    for lock in (old.lock, old.rlock, old.condition, old.locks[0]):
-        lock.acquire()
-    with VirtualClock() as clock:
-        [thread] = start(lambda: wait(old))
-        with pytest.raises(ClockStalledError, match="blocked where virtual time cannot") as caught:
-            thread.join()
-        for lock in (old.lock, old.rlock, old.condition, old.locks[0]):
-            lock.release()
-        old.queue.put(1)
-        thread.join()
-        assert clock.elapsed == 0
-    assert f"NOT WAITING HERE: blocked in a lock of C, at {HERE}" in str(caught.value)
-
-
-def test_who_waits_for_an_old_lock_in_the_thread_of_the_test_is_named_in_the_end() -> None:
-    old, event = threading.Lock(), threading.Event()
-    old.acquire()
-
-    def hold() -> None:
-        try:
-            event.wait()
-        finally:
-            old.release()
-
-    def wait() -> None:
-        with VirtualClock():
-            start(hold)
-            assert old.acquire(timeout=60)
-
-    with pytest.raises(ClockStalledError, match=f"MainThread.* in a lock of C, at {HERE}"):
-        wait()
-
-
-def kill(number: int) -> None:
-    os.kill(os.getpid(), number)
-
-
-def kill_the_thread(number: int) -> None:
-    ident = threading.main_thread().ident
-    assert ident is not None
-    signal.pthread_kill(ident, number)
-
-
-def raise_signal(number: int) -> None:
-    signal.raise_signal(number)
-
-
-def interrupt_main(number: int) -> None:
-    _thread.interrupt_main(signal.Signals(number))
-
-
-@pytest.fixture
-def handled_by() -> Iterator[Callable[[Callable[[], object]], None]]:
-    """Says what is to happen at SIGUSR1."""
-    before = signal.getsignal(signal.SIGUSR1)
-
-    def handle(act: Callable[[], object]) -> None:
-        signal.signal(signal.SIGUSR1, lambda *_: act())
-
-    yield handle
-    signal.signal(signal.SIGUSR1, before)
-
-
-@pytest.mark.parametrize("send", [kill, kill_the_thread, raise_signal, interrupt_main])
-def test_a_signal_that_a_thread_sends_is_handled_before_time_goes_on(
-    clock: VirtualClock, handled_by: Callable[..., None], send: Callable[[int], None]
-) -> None:
-    event, log = threading.Event(), list[float]()
-    handled_by(event.set)
-    start(after(10, lambda: send(signal.SIGUSR1)))
-    assert event.wait(60)
-    assert clock.elapsed == 10
-
-    def wait() -> None:
-        time.sleep(5)
-        log.append(clock.elapsed)
-
-    handled_by(wait)
-    start(after(10, lambda: send(signal.SIGUSR1)))
-    time.sleep(60)
-    assert (log, clock.elapsed) == ([25], 70)
-
-    def stop() -> None:
-        raise InterruptedError
-
-    handled_by(stop)
-    start(after(10, lambda: send(signal.SIGUSR1)))
-    with pytest.raises(InterruptedError):
-        time.sleep(60)
-    assert clock.elapsed == 80
-    time.sleep(5)
-    assert clock.elapsed == 85
-
-
-def test_the_handler_of_a_signal_from_outside_waits_too(
-    clock: VirtualClock, handled_by: Callable[..., None]
-) -> None:
-    begun = list[float]()
-
-    def wait() -> None:
-        if not begun:
-            begun.append(clock.elapsed)
-            time.sleep(5)
-
-    def outside() -> None:
-        time.sleep(1)  # until the thread of the test waits
-        scheduler = current()
-        assert scheduler is not None
-        while not begun:  # Python does not see one that comes just before it waits in C
-            with scheduler.mutex, clock.absent():  # as what is none of the test's
-                kill(signal.SIGUSR1)
-
-    handled_by(wait)
-    start(outside)
-    time.sleep(60)
-    assert begun == [1]
-    assert clock.elapsed in (60, 65)  # a thread that handles a signal may still count as waiting
-
-
 def test_a_thread_without_an_object_is_a_member(clock: VirtualClock) -> None:
     done = threading.Event()
     _thread.start_new_thread(after(10, done.set), ())
@@ -597,31 +380,6 @@ def test_a_thread_of_what_cannot_be_called_is_refused_at_once(clock: VirtualCloc
         _thread.start_new_thread(1, ())  # type: ignore[call-overload]
     with pytest.raises(TypeError):
         _thread.start_new_thread(print, [])  # type: ignore[call-overload]
-
-
-def test_who_was_let_go_as_the_clock_ended_waits_no_longer() -> None:
-    with VirtualClock() as clock:
-        scheduler = current()
-        assert scheduler is not None
-        [thread] = start(threading.Event().wait)
-        clock.wait_idle()
-        with scheduler.mutex:
-            scheduler.let_go(thread.ident or 0)
-            scheduler.end()
-    thread.join(10)
-    assert not thread.is_alive()
-
-
-def test_a_wait_that_ends_in_the_middle_of_another_holds_up_nobody() -> None:
-    with VirtualClock(chance=random.Random(7)) as clock:
-        scheduler = current()
-        assert scheduler is not None
-        outer = Waiter("sleep")
-        outer.let_go = True  # for a signal, whose handler is what follows
-        scheduler.timers.add(outer, 1_000_000_000, last=False)
-        time.sleep(2)
-        assert outer.outcome is Outcome.TIMED_OUT
-        assert clock.elapsed == 2
 
 
 def test_threads_that_end_soon_are_waited_for() -> None:

@@ -18,11 +18,11 @@ import pytest
 
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import shortened
-from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.stacks import is_library
 from pytest_resilience.virtual_time.run_queue import Limit
 from pytest_resilience.virtual_time.scheduler import current
+from pytest_resilience.virtual_time.timeline import real_ns
 
 
 __all__ = [
@@ -111,7 +111,7 @@ def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
             raise DeadlineError(f"it was still running after {soon:g} s{where}")
 
     before = signal.signal(signal.SIGALRM, expired)
-    began = MACHINE_CLOCK.monotonic()
+    began = real_ns()  # as the timer goes, also where the test's time is virtual
     # Again and again: raised in a destructor or a callback it would reach nobody.
     left, interval = signal.setitimer(signal.ITIMER_REAL, soon, _REPEAT)
     try:
@@ -121,7 +121,7 @@ def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         if left:  # at its time, or at once if that is over
-            rest = left - (MACHINE_CLOCK.monotonic() - began)
+            rest = left - (real_ns() - began) / 1e9
             signal.setitimer(signal.ITIMER_REAL, max(rest, 1e-6), interval)
 
 

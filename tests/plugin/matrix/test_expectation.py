@@ -13,6 +13,7 @@ from pytest_resilience.plugin.matrix import expectation as module
 from pytest_resilience.plugin.matrix.expectation import DeadlineError
 from pytest_resilience.plugin.matrix.expectation import KnownHangs
 from pytest_resilience.plugin.matrix.expectation import deadline
+from pytest_resilience.virtual_time.clock import VirtualClock
 
 
 def test_a_blocking_call_is_ended() -> None:
@@ -72,6 +73,20 @@ def test_a_timer_of_somebody_else_is_not_set_back() -> None:
         signal.signal(signal.SIGALRM, before)
     assert left <= 3600 - 0.01
     assert interval == 1800
+
+
+def test_a_timer_of_somebody_else_is_real_where_time_is_virtual() -> None:
+    before = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 3600)
+        with VirtualClock(), deadline(60) as possible:
+            assert possible
+            time.sleep(7200)
+        left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert 3000 < left <= 3600
 
 
 def test_in_another_thread_it_cannot_be_done() -> None:
