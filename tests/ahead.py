@@ -6,7 +6,9 @@ What it has not begun when its test comes is run then. Workers of xdist share al
 `Job` is marked by `runs_job`, and its folder is what `finished` returns.
 
 That process has loaded pytest, and nothing that a suite could tell: it forks for each. For those
-that are not `fresh` it has also loaded what each run of ours loads before the first test.
+that are not `fresh` it has also loaded what each run of ours loads before the first test. Another
+such process forks for who comes sooner. What is no suite, or has to be told before Python starts,
+is a process of its own.
 
 PYTEST_DONT_REWRITE, for nothing is asserted here, and others load it before it is a plugin.
 """
@@ -24,6 +26,7 @@ import re
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -40,6 +43,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO
 from typing import Any
+from typing import NoReturn
 from typing import Protocol
 
 import _pytest.config
@@ -64,6 +68,7 @@ LOADED = (
     "pytest_resilience.plugin.matrix.results", "pytest_resilience.plugin.session",
     "pytest_resilience.proxy.experiments", "pytest_resilience.report.writers",
 )  # fmt: skip
+_SOCKET = "forks"  # in the folder of all jobs
 PATIENCE = 600  # seconds for a job, of which there may be several runs, on a busy machine
 
 _ROOT = pytest.StashKey[Path]()
@@ -302,6 +307,8 @@ def _run(folder: Path, *, forks: bool = False) -> None:
     if (folder / "code").exists():
         return
     command = json.loads((folder / "command.json").read_text(encoding="utf-8"))
+    if not (forks or command["fresh"]) and _is_forked_elsewhere(folder):
+        return
     variables = os.environ | surroundings() | command["variables"]
     environment = {name: value for name, value in variables.items() if value is not None}
     is_suite = command["args"][:2] == ["-m", "pytest"]
@@ -408,6 +415,47 @@ def _fork_worker(others: Sequence[_Worker]) -> _Worker:
     sys.exit()
 
 
+def _is_forked_elsewhere(folder: Path) -> bool:
+    """Have the job run by a fork of the process that `_serve` has made, if there is one yet."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(folder.parent / _SOCKET))
+        except OSError:
+            return False
+        client.sendall(folder.name.encode())
+        client.recv(1)  # when it is over
+    return (folder / "code").exists()
+
+
+def _serve(root: Path) -> None:
+    """Fork for whoever asks, in a child of this process, until nobody does any more."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(root / _SOCKET))
+    server.listen()
+    server.settimeout(PATIENCE)
+    if os.fork():
+        server.close()
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those below
+    with contextlib.suppress(TimeoutError):
+        while True:
+            client, _ = server.accept()
+            if not os.fork():
+                server.close()
+                _run_for(client, root)
+            client.close()
+    os._exit(0)
+
+
+def _run_for(client: socket.socket, root: Path) -> NoReturn:
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _run(root / client.recv(1024).decode(), forks=True)
+        client.sendall(b".")  # what the job has left running may keep it open
+    finally:
+        os._exit(0)
+
+
 def _run_all(root: Path) -> None:
     commands = sorted(root.glob("*/command.json"))
     fresh = [each for each in commands if json.loads(each.read_text(encoding="utf-8"))["fresh"]]
@@ -415,6 +463,8 @@ def _run_all(root: Path) -> None:
     _fork_each(fresh)
     for name in LOADED:
         importlib.import_module(name)
+    gc.freeze()
+    _serve(root)
     _fork_each([each for each in commands if each not in fresh])
 
 

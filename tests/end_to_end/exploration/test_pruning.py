@@ -26,9 +26,11 @@ for report, *more in ({pruned!r},), ({whole!r}, "--no-prune"):
     command = [sys.executable, "-m", "pytest", *{args!r}, *more, f"--resilience-report={{report}}"]
     subprocess.run(command, check=False)
 """
-QUICK = ("test_total", "test_rate", "test_invoice", "test_description")
+QUICK = ("test_total", "test_invoice", "test_description")
+# Pairs of faults are left out of it; of the one with the bug more is tried than any budget allows.
+OF_PAIRS = "(test_rate and mended)"
 # Those that have no chaos of their own, and do something.
-OF_EXAMPLES = ("on_a_good_day", "leaves_the_database_alone", "the_other_way_round", "keep_to_their")
+OF_EXAMPLES = ("on_a_good_day", "leaves_the_database_alone", "the_other_way_round")
 
 Cell = tuple[str, str]  # the test, and where what happens
 
@@ -68,7 +70,7 @@ def both_ways(request: pytest.FixtureRequest) -> tuple[dict[Cell, str], dict[Cel
     return pruned, whole
 
 
-@runs_job(ExploringTwice(tests=SHOP, keywords=QUICK))
+@runs_job(ExploringTwice(tests=SHOP, keywords=(*QUICK, OF_PAIRS)))
 def test_of_the_shop(request: pytest.FixtureRequest) -> None:
     pruned, _ = both_ways(request)
     for name in QUICK:
@@ -81,6 +83,6 @@ def test_of_the_examples_which_hold(request: pytest.FixtureRequest) -> None:
     pruned, whole = both_ways(request)
     assert {test.rpartition("::")[2] for test, _ in pruned} >= {
         "test_on_a_good_day", "test_an_api_that_is_full_leaves_the_database_alone",
-        "test_and_the_other_way_round", "test_uploads_keep_to_their_rate",
+        "test_and_the_other_way_round",
     }  # fmt: skip
     assert set(whole.values()) <= {"survived", "degraded"}
