@@ -21,6 +21,8 @@ from pytest_resilience.plugin.exploration.settings import replays_of
 from pytest_resilience.plugin.exploration.store import Store
 from pytest_resilience.plugin.exploration.summary import EXPLORED
 from pytest_resilience.plugin.exploration.summary import ExplorationSummary
+from pytest_resilience.plugin.exploration.untried import SKIPPED
+from pytest_resilience.plugin.exploration.untried import UntriedSchedules
 from pytest_resilience.plugin.matrix.results import CELLS
 from pytest_resilience.plugin.matrix.results import Results
 from pytest_resilience.plugin.pytest_internals import tear_down
@@ -44,6 +46,7 @@ def register(config: pytest.Config, session: ChaosSession) -> None:
     if any(config.getoption(option, False) for option in _RUNNING_NOTHING):
         return
     store = Store(config, ExploreSettings.of(config).file)
+    UntriedSchedules.register(config, store)
     results = None
     if not hasattr(config, "workerinput"):
         if session.settings.matrix is not None:
@@ -143,6 +146,8 @@ class Exploration:
         oracle = plan_of(item, ExploreSettings.of(item.config)).oracle
         calm = self._runs.run(item, (), oracle, counts=True)
         if any(report.failed or report.skipped for report in calm.reports):
+            if not any(report.failed for report in calm.reports):
+                vars(calm.reports[-1])[SKIPPED] = len(schedules)
             return calm.reports
         most, reports = oracle.most(len(calm.outcome.seen)), calm.reports
         for schedule in schedules:

@@ -43,6 +43,11 @@ class Store:
         return list(self._kept.get(nodeid, ()))
 
     @property
+    def nodeids(self) -> tuple[str, ...]:
+        """Of the tests that have some."""
+        return tuple(self._kept)
+
+    @property
     def place(self) -> str:
         """Where they are kept, for people; "" where there is no place."""
         if self._path is not None:
@@ -60,6 +65,10 @@ class Store:
         elif self._cache is not None:
             texts = {name: list(map(format_schedule, each)) for name, each in after.items()}
             self._cache.set(_CACHE, texts)
+
+    def forget(self, nodeids: Iterable[str]) -> None:
+        """Keep none of these tests any more."""
+        self.keep({nodeid: [] for nodeid in nodeids})
 
     @property
     def _cache(self) -> pytest.Cache | None:
