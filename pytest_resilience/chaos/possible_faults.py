@@ -91,6 +91,7 @@ class PossibleFault:
         parameters: those of the chaos type.
         of_service: whether the operation's target is a service, which the experiment has to name.
         lasts: whether it can stay, from an operation on.
+        comes_after: whether the operation has been done, which nobody is told.
     """
 
     name: str
@@ -99,6 +100,7 @@ class PossibleFault:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     of_service: bool = False
     lasts: bool = True
+    comes_after: bool = False
 
     def experiment(self, name: str, target: str) -> ChaosExperiment:
         """An experiment of this name that happens to every operation of the kinds.
@@ -134,15 +136,17 @@ def _probe(fault: PossibleFault, target: str) -> ChaosExperiment:
 def _network(name: str, *kinds: str, **parameters: Any) -> PossibleFault:
     given = {"mode": name, "rate": 1.0} | parameters
     return PossibleFault(
-        name=name, chaos_type="network_failure", kinds=frozenset(kinds), parameters=given
-    )
+        name=name, chaos_type="network_failure", kinds=frozenset(kinds), parameters=given,
+        comes_after=name == "lose_answer",
+    )  # fmt: skip
 
 
 def _database(name: str, kind: str, **parameters: Any) -> PossibleFault:
     given = {"rate": 1.0} | parameters
     return PossibleFault(
-        name=name, chaos_type="database_failure", kinds=frozenset({kind}), parameters=given
-    )
+        name=name, chaos_type="database_failure", kinds=frozenset({kind}), parameters=given,
+        comes_after="after" in parameters,
+    )  # fmt: skip
 
 
 def _disk(name: str, *kinds: str, at: bool = True) -> PossibleFault:

@@ -82,6 +82,18 @@ class Outcome:
         position = dict(self.positions).get(step)
         return () if position is None else self.seen[position + 1 :]
 
+    @property
+    def struck(self) -> dict[int, Step]:
+        """The faults that happened, by the numbers of the operations among those that are seen."""
+        happened = {place: step for step, place in self.positions if step in self.hit}
+        found = dict(happened)
+        for place, step in happened.items():
+            site = step.point.site
+            for number, each in enumerate(self.seen[place:] if step.lasts else (), place):
+                if (each.point.site.kind, each.point.site.target) == (site.kind, site.target):
+                    found.setdefault(number, step)
+        return found
+
     def comes_again(self, step: Step) -> bool:
         """Whether there was one more of the kind on the target, after that of `step`."""
         once = Step(step.point, step.fault)

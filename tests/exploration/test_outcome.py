@@ -10,7 +10,11 @@ from pytest_resilience.errors import CircuitBreakerError
 from pytest_resilience.exploration.outcome import Facts
 from pytest_resilience.exploration.outcome import judge
 from pytest_resilience.exploration.outcome import signature_of
+from pytest_resilience.exploration.schedule import Step
 from pytest_resilience.report.cell import CellVerdict
+from tests.exploration.pieces import System
+from tests.exploration.pieces import request
+from tests.exploration.pieces import seen
 
 
 def raised(error: BaseException) -> BaseException:
@@ -115,3 +119,15 @@ def test_failures_are_told_apart_by_type_and_the_projects_own_place() -> None:
     assert found[0] == found[1] != found[2]
     assert found[0].place == f"{__file__} in one"
     assert found[2].place == f"{__file__} in other"
+
+
+def test_a_fault_that_stays_strikes_all_later_operations_of_its_kind_on_the_target() -> None:
+    operations = [*request("a"), *request("a", 2), *request("b")]
+    once, stays = (
+        Step(operations[1].point, "reset"),
+        Step(operations[0].point, "refuse", lasts=True),
+    )
+    system = System(operations, lambda _: False)
+    assert system.run((once,)).struck == {1: once}
+    assert system.run((stays,)).struck == {0: stays, 2: stays}
+    assert not system.run((Step(seen("c").point, "reset"),)).struck

@@ -15,6 +15,7 @@ import pytest
 
 from pytest_resilience.chaos.parsing.texts import counted
 from pytest_resilience.chaos.possible_faults import CRASHES
+from pytest_resilience.chaos.possible_faults import fault_named
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.exploration.operation_log import Seen
 from pytest_resilience.exploration.operation_log import differences
@@ -449,16 +450,25 @@ def _nothing(calm: Ran) -> str:
 
 def _timeline(outcome: Outcome) -> tuple[TimelineEntry, ...]:
     """The operations of a run in order, with the faults at them."""
-    faults = {place: step for step, place in outcome.positions if step in outcome.hit}
+    struck = outcome.struck
     began = outcome.seen[0].at if outcome.seen else 0.0
     entries = []
     for number, seen in enumerate(outcome.seen[:_MOST_ENTRIES]):
         at = max(0.0, seen.at - began)
         where = f" at {seen.place}" if seen.place else ""
-        done = (EntryKind.OPERATION, str(seen.point), f"done{where}")
-        step = faults.get(number)
-        both = [done] if step is None else [done, (EntryKind.FAULT, str(step), step.fault + where)]
+        step = struck.get(number)
+        done = "done" if step is None or _is_done(step) else "begun"
+        both = [(EntryKind.OPERATION, str(seen.point), done + where)]
+        if step is not None:
+            both.append((EntryKind.FAULT, str(step), step.fault + where))
         entries += [
             TimelineEntry(at=at, kind=kind, source=source, text=text) for kind, source, text in both
         ]
     return tuple(entries)
+
+
+def _is_done(step: Step) -> bool:
+    """Whether the operation that it happens to is done all the same."""
+    if step.is_crash or step.is_order:
+        return step.is_crash
+    return fault_named(step.point.site.kind, step.fault).comes_after

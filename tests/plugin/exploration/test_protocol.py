@@ -115,6 +115,7 @@ WORST = {
     "test_fails": "invalid",
     "test_never_alike": "unexplorable",
 }
+WORKERS = ("-p", "xdist", "-n2")
 LINE = re.compile(r"pytest (test_\S+) (--chaos-replay=.+)")
 
 
@@ -130,8 +131,10 @@ def run(shop: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 
 
 def cells(shop: pytest.Pytester, *arguments: str, name: str = "out.json") -> list[dict[str, Any]]:
+    report = shop.path / name
+    report.unlink(missing_ok=True)  # of a run before
     run(shop, "--chaos-explore", f"--resilience-report={name}", *arguments)
-    found: list[dict[str, Any]] = json.loads((shop.path / name).read_text())["cells"]
+    found: list[dict[str, Any]] = json.loads(report.read_text())["cells"]
     return found
 
 
@@ -163,8 +166,23 @@ def test_what_breaks_is_found_shrunk_and_told_with_the_line_that_repeats_it(
         "*test_never_alike: unexplorable: without faults it does not do the same each time: only *",
         "resilience gate FAILED: *",
     ])  # fmt: skip
-    bad = [each for each in document["cells"] if each["verdict"] == "failed"]
-    assert {entry["kind"] for entry in bad[0]["timeline"]} == {"operation", "fault"}
+
+
+def test_a_timeline_shows_what_was_done_and_what_was_not(shop: pytest.Pytester) -> None:
+    [insisting] = [
+        each
+        for each in cells(shop)
+        if each["what"].endswith("#1+=permission_denied") and each["verdict"] == "storm"
+    ]
+    told = [(each["kind"], each["text"].partition(" at ")[0]) for each in insisting["timeline"]]
+    assert told == [("operation", "begun"), ("fault", "permission_denied")] * (len(told) // 2)
+    assert len(told) > 4
+    shop.makepyfile(
+        test_shop=TESTS.replace('"lost", "locked"', '"lost_answer"').replace("test_fails", "fails")
+    )
+    stored = next(each for each in cells(shop) if each["verdict"] == "invariant")
+    told = [(each["kind"], each["text"].partition(" at ")[0]) for each in stored["timeline"]]
+    assert told[-2:] == [("operation", "done"), ("fault", "lost_answer")]  # it was stored
 
 
 def test_a_printed_line_repeats_the_failure(shop: pytest.Pytester) -> None:
@@ -286,7 +304,7 @@ def test_the_cells_are_the_same_alone_in_the_whole_run_in_workers_and_in_shards(
     shop: pytest.Pytester,
 ) -> None:
     whole = verdicts(cells(shop))
-    assert verdicts(cells(shop, "-n2")) == whole
+    assert verdicts(cells(shop, *WORKERS)) == whole
     alone = verdicts(cells(shop, "test_shop.py::test_shouts"))
     assert alone == {key: each for key, each in whole.items() if key[0].endswith("::test_shouts")}
     parts = [
@@ -355,6 +373,80 @@ def test_schedules_are_kept_in_a_file_and_repeated_from_it(shop: pytest.Pytester
         SHOP.replace("load(path).upper", "(load(path) or 'hello').upper")
     )
     run(shop, "--chaos-schedules=kept.txt", "-k", "shouts").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("workers", [(), WORKERS], ids=["alone", "in workers"])
+def test_a_kept_schedule_whose_test_is_gone_is_an_error_in_a_whole_run(
+    shop: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    kept = shop.path / "kept.txt"
+    kept.write_text(
+        "test_shop.py::test_loads  open(tmp_path/note.txt)#1=permission_denied\n"
+        "test_shop.py::test_left  open(tmp_path/note.txt)#1=permission_denied\n"
+        "test_shop.py::test_left  open(tmp_path/note.txt)#1=memory\n"
+        "test_old.py::test_moved  open(tmp_path/note.txt)#1=memory\n"
+    )
+    loading, _, _ = TESTS.partition("def test_shouts")
+    shop.makepyfile(test_shop=loading)
+    whole = run(shop, "--chaos-schedules=kept.txt", *workers)
+    assert whole.ret == pytest.ExitCode.TESTS_FAILED
+    out = whole.stdout.str()
+    assert out.count("test_shop.py::test_left: there is no such test any more, with 2 sche") == 1
+    assert out.count("test_old.py::test_moved: there is no such test any more, with 1 sche") == 1
+    assert "test_loads: " not in out
+    for part in ("-k=loads", "test_shop.py::test_loads", "--deselect=test_shop.py::test_other"):
+        result = run(shop, "--chaos-schedules=kept.txt", part, *workers)
+        assert result.ret == pytest.ExitCode.OK
+        result.stdout.no_fnmatch_line("*no such test*")
+    in_file = run(shop, "--chaos-schedules=kept.txt", "test_shop.py", *workers)
+    assert in_file.ret == pytest.ExitCode.TESTS_FAILED
+    in_file.stdout.no_fnmatch_line("*test_moved*")  # of that file nobody has asked
+    kept.write_text(kept.read_text().partition("\n")[0])
+    assert run(shop, "--chaos-schedules=kept.txt", *workers).ret == pytest.ExitCode.OK
+
+
+def test_what_is_kept_of_a_test_that_is_gone_is_said_and_forgotten(
+    shop: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p resilience")  # with a cache
+    run(shop, "--chaos-explore")
+    shop.makepyfile(test_shop=TESTS.replace("def test_shouts", "def test_calls"))
+    said = "test_shop.py::test_shouts: there is no such test any more, with 1 schedule; forgotten"
+    run(shop, "--chaos-explore", "-k", "calls").stdout.no_fnmatch_line(said)
+    run(shop, "--chaos-explore").stdout.fnmatch_lines([said])
+    run(shop, "--chaos-explore").stdout.no_fnmatch_line(said)
+
+
+def test_schedules_of_tests_that_are_skipped_are_told_as_such(shop: pytest.Pytester) -> None:
+    step = "open(tmp_path/a)#1=permission_denied"
+    shop.makepyfile(
+        test_marked=f"""
+        import pytest
+
+        pytestmark = pytest.mark.chaos_replay({step!r})
+
+        @pytest.mark.skip
+        def test_elsewhere():
+            pass
+
+        @pytest.mark.xfail(strict=True)
+        def test_some_day():
+            assert 0
+    """
+    )
+    result = run(shop, "test_marked.py")
+    result.assert_outcomes(skipped=1, xfailed=1)
+    result.stdout.fnmatch_lines(["*::test_elsewhere: it was skipped, with 1 schedule"])
+    alone = run(shop, "test_marked.py::test_elsewhere", f"--chaos-replay={step}")
+    assert alone.ret == pytest.ExitCode.TESTS_FAILED  # it has proved nothing
+
+
+def test_schedules_of_a_module_that_is_skipped_are_not_lost(shop: pytest.Pytester) -> None:
+    (shop.path / "kept.txt").write_text("test_far.py::test_it  open(a)#1=memory\n")
+    shop.makepyfile(test_far="import pytest; pytest.importorskip('not_there')")
+    (shop.path / "test_shop.py").unlink()
+    result = run(shop, "--chaos-schedules=kept.txt")
+    result.stdout.no_fnmatch_line("*no such test*")
 
 
 def test_schedules_can_stand_at_the_test(shop: pytest.Pytester) -> None:
