@@ -171,7 +171,7 @@ def test_nothing_is_heard_of_a_peer_that_resets_in_silence(inject: Inject) -> No
     resets, gone = threading.Event(), threading.Event()
 
     def answer_and_reset(connection: socket.socket) -> None:
-        connection.sendall(connection.recv(100))
+        connection.sendall(connection.recv(len(b"hello")))
         assert resets.wait(PATIENCE)
         reset(connection)
         connection.close()
