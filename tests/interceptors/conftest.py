@@ -181,6 +181,7 @@ def silent_port() -> Iterator[int]:
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     engine = Engine(lambda engine: [SocketInterceptor(engine)])
+    engine.preload()  # as a run does, for experiments may begin in a loop
     yield engine
     for active_experiment in engine.active:
         active_experiment.stop()

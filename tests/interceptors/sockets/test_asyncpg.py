@@ -110,11 +110,13 @@ def test_its_own_timeouts_fire(port: int, inject: Inject) -> None:
 def test_silence_without_a_timeout_loses_the_connection(port: int, inject: Inject) -> None:
     async def story() -> None:
         connection = await connect(port)
-        with (
-            inject("network_failure", mode="timeout", rate=1, duration=0.1),
-            pytest.raises((TimeoutError, asyncpg.ConnectionDoesNotExistError)),
-        ):
-            await connection.execute("SELECT 1")
+        with inject("network_failure", mode="timeout", rate=1) as silence:
+            asked = asyncio.create_task(connection.execute("SELECT 1"))
+            while not silence.matched:  # noqa: ASYNC110  # nobody is told
+                await asyncio.sleep(0.001)
+            silence.stop()
+            with pytest.raises((TimeoutError, asyncpg.ConnectionDoesNotExistError)):
+                await asked
         assert connection.is_closed()
 
     run(story())

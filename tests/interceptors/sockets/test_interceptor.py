@@ -603,11 +603,16 @@ def test_silence_ends_on_a_clock_that_stands_still(
 ) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
     with (
-        inject("network_failure", mode="timeout", rate=1, duration=0.06),
+        inject("network_failure", mode="timeout", rate=1) as silence,
         socket.socket() as client,
-        pytest.raises(TimeoutError, match="Connection timed out"),
+        ThreadPoolExecutor(1) as pool,
     ):
-        client.connect(("127.0.0.1", echo_port))
+        connecting = pool.submit(client.connect, ("127.0.0.1", echo_port))
+        while not silence.matched:
+            pass
+        silence.stop()
+        with pytest.raises(TimeoutError, match="Connection timed out"):
+            connecting.result(10)
 
 
 def test_a_clock_that_stands_still_does_not_hang_the_wait(
