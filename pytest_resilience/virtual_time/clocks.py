@@ -58,16 +58,21 @@ def _grain(now: int) -> int:
 def _sleep(seconds: float, /) -> None:
     __tracebackhide__ = True
     scheduler = current()
+    _faults_sleep(seconds)
+    if scheduler is not None and scheduler.run_queue.order is not None:
+        scheduler.run_queue.order.at("sleep", "thread")
+
+
+def _faults_sleep(seconds: float, /) -> None:
+    """As `_sleep`; but what a fault makes a test wait for is no operation of the test's."""
+    __tracebackhide__ = True
+    scheduler = current()
     if scheduler is None or not seconds >= 0:
         _REAL["sleep"](seconds)  # which raises for what is no time
     else:
-        order = scheduler.run_queue.order
         # Who waits for somebody by many sleeps of no time lets those go who let others go first.
-        scheduler.wait(
-            Waiter("sleep"), nanoseconds(seconds), last=order is not None and not seconds
-        )
-        if order is not None:
-            order.at("sleep", "thread")
+        last = scheduler.run_queue.order is not None and not seconds
+        scheduler.wait(Waiter("sleep"), nanoseconds(seconds), last=last)
 
 
 class _Sleep:
@@ -142,7 +147,7 @@ def install_clocks(patches: Patches, zero: Zero) -> None:
         patches.set(time, name, function)
     # Of this package too: its faults take virtual time.
     patches.set(MachineClock, "monotonic", staticmethod(_faults_clock(found["monotonic"])))
-    patches.set(MachineClock, "_sleep", staticmethod(_sleep))
+    patches.set(MachineClock, "_sleep", staticmethod(_faults_sleep))
     patches.set(MachineClock, "exact_sleep", staticmethod(_exact_sleep))
 
 

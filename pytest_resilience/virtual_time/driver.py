@@ -138,6 +138,8 @@ class Driver:
             scheduler.wake_readable(events)
             if outlook is Outlook.OUTSIDE:
                 scheduler.wake_due(scheduler.elapsed.read(), patience=_OVERTAKEN)
+                if scheduler.run_queue.ready:  # one at a time: nobody else hands over
+                    scheduler.settle()
                 return self._until_due()
             if outlook is Outlook.FLYING and scheduler.run_queue.changes == before:
                 return 0.0

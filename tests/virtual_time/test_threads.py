@@ -349,6 +349,13 @@ def test_who_lets_others_go_first_goes_on_after_them(kind: str, expected: str) -
     assert "".join(done) == expected
 
 
+def test_one_at_a_time_a_timeout_comes_while_an_outside_peer_is_awaited() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, VirtualClock(order=Later("")):
+        connection = socket.create_connection(silent.getsockname(), timeout=0.05)
+        with connection, pytest.raises(TimeoutError):
+            connection.recv(1)
+
+
 def test_who_lets_others_go_first_holds_up_nobody_for_long(tmp_path: Path) -> None:
     done = []
 

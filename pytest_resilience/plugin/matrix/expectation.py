@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import queue
 import signal
+import sys
 import threading
 
 from collections.abc import Iterator
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import CodeType
 from types import FrameType
 from typing import Any
@@ -20,6 +21,7 @@ from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.stacks import is_library
+from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
 from pytest_resilience.virtual_time.run_queue import Limit
 from pytest_resilience.virtual_time.scheduler import current
 from pytest_resilience.virtual_time.timeline import real_ns
@@ -30,7 +32,6 @@ __all__ = [
 ]  # fmt: skip
 
 _REPEAT = 0.5  # seconds between signals after the deadline
-_WAITING = frozenset({threading.__file__, queue.__file__})  # whose waits are their callers'
 
 Place = tuple[tuple[CodeType, int | None], ...]
 """The lines of a stack, innermost first."""
@@ -43,7 +44,8 @@ class DeadlineError(BaseException):
 class KnownHangs:
     """Where runs of a test have hung until their deadline: others that wait there need not.
 
-    Only waits for a lock, a queue, or the like: all that waits in an event loop waits at one place.
+    Only waits for a lock or a queue that no thread is about to release: all that waits in an event
+    loop waits at one place, and so does what is tried again after a sleep.
 
     Attributes:
         soon: seconds after which a run that waits there hangs.
@@ -55,17 +57,35 @@ class KnownHangs:
 
     def add(self, frame: FrameType | None) -> str:
         """It has hung here; returns where that is, for a message."""
-        if frame is not None and self._may_be_compared(frame):
+        if frame is not None and is_in_a_lock_of_c(frame) and not _another_is_at_work():
             self._places.add(_place(frame))
         return _where(frame)
 
     def __contains__(self, frame: FrameType | None) -> bool:
         return frame is not None and bool(self._places) and _place(frame) in self._places
 
-    @staticmethod
-    def _may_be_compared(frame: FrameType) -> bool:
-        file = frame.f_code.co_filename
-        return file in _WAITING or not is_library(file)
+
+def _another_is_at_work() -> bool:
+    """Whether another thread may yet release what this one waits for, after a sleep or a timeout.
+
+    It runs the project's own code, or an event loop, and waits for no lock.
+    """
+    frames = sys._current_frames()  # noqa: SLF001  # there is no other way
+    del frames[threading.get_ident()]
+    return any(
+        not is_in_a_lock_of_c(frame) and any(map(_works, _files(frame)))
+        for frame in frames.values()
+    )
+
+
+def _works(file: str) -> bool:
+    return not is_library(file) or "asyncio" in Path(file).parts
+
+
+def _files(frame: FrameType | None) -> Iterator[str]:
+    while frame is not None:
+        yield frame.f_code.co_filename
+        frame = frame.f_back
 
 
 def _place(frame: FrameType | None) -> Place:

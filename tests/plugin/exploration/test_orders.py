@@ -211,3 +211,19 @@ def test_an_order_that_nobody_could_turn_is_stale(
     result.stdout.fnmatch_lines(
         ["*stale: *did not come*; `later` needs virtual time, and others *"]
     )
+
+
+def test_what_a_fault_makes_a_test_wait_for_is_no_operation_of_the_test(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile("""
+        import pytest
+        import urllib.request
+        @pytest.mark.virtual_time
+        @pytest.mark.chaos_explore(faults=["timeout"], depth=1)
+        def test_it(stub_server):
+            tea = stub_server.respond("/tea", body=b"4")
+            assert urllib.request.urlopen(tea.url, timeout=2).read() == b"4"
+    """)
+    result = pytester.runpytest_subprocess("-q", "--chaos-seed=1")
+    result.stdout.fnmatch_lines(["1 test, * runs, 0 ways to fail"])

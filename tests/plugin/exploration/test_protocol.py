@@ -771,6 +771,72 @@ def test_a_failure_is_told_by_a_fault_that_is_meant(shop: pytest.Pytester) -> No
     result.stdout.fnmatch_lines(["*--chaos-replay='create(tmp_path/a)@shop.save#1=memory'"])
 
 
+def test_who_waits_where_a_run_has_hung_hangs_as_well_only_if_nobody_is_about_to_wake_it(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile("""
+        import asyncio
+        import concurrent.futures
+        import threading
+        import time
+        import pytest
+
+        def read(path):
+            try:
+                return path.read_text()
+            except PermissionError:
+                threading.Event().wait(60)
+            except MemoryError:
+                time.sleep(0.5)
+                return path.read_text()
+
+        async def read_in_a_loop(path):
+            try:
+                return path.read_text()
+            except PermissionError:
+                await asyncio.sleep(60)
+            except MemoryError:
+                await asyncio.sleep(0.5)
+                return path.read_text()
+
+        @pytest.fixture
+        def loop():
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=loop.run_forever, daemon=True)
+            thread.start()
+            yield loop
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+        @pytest.fixture
+        def path(tmp_path):
+            path = tmp_path / "note.txt"
+            path.write_text("5")
+            return path
+
+        def ask_a_thread(loop, path):
+            done = concurrent.futures.Future()
+            work = threading.Thread(target=lambda: done.set_result(read(path)), daemon=True)
+            work.start()
+            return done.result()
+
+        def ask_a_loop(loop, path):
+            return asyncio.run_coroutine_threadsafe(read_in_a_loop(path), loop).result()
+
+        @pytest.mark.parametrize("ask", [ask_a_loop, ask_a_thread])
+        @pytest.mark.chaos_explore(
+            faults=["permission_denied", "memory"], depth=1, deadline="2s", probe=False
+        )
+        def test_it(loop, path, ask):
+            assert ask(loop, path) == "5"
+    """)
+    result = run(pytester, "-v", "-W", "ignore")
+    stdout = result.stdout.str()
+    assert stdout.count("hang: it was still running after 2 s") == 4  # each told twice
+    assert "=memory" not in stdout
+
+
 def test_in_virtual_time_waits_cost_nothing_and_a_deadlock_is_told_with_its_place(
     pytester: pytest.Pytester,
 ) -> None:
