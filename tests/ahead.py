@@ -5,10 +5,10 @@ all tests are collected, a process beside this one runs those suites in the orde
 What it has not begun when its test comes is run then. Workers of xdist share all of it. Any other
 `Job` is marked by `runs_job`, and its folder is what `finished` returns.
 
-That process has loaded pytest, and nothing that a suite could tell: it forks for each. For those
-that are not `fresh` it has also loaded what each run of ours loads before the first test. Another
-such process forks for who comes sooner. What is no suite, or has to be told before Python starts,
-is a process of its own.
+That process has loaded pytest, and nothing that a suite could tell: it forks for each. It has also
+loaded what the suite says, or what each run of ours loads before the first test; then another such
+process forks for who comes sooner. What is no suite, or has to be told before Python starts, is a
+process of its own.
 
 PYTEST_DONT_REWRITE, for nothing is asserted here, and others load it before it is a plugin.
 """
@@ -89,13 +89,13 @@ class Command:
         args: of Python.
         cwd: the folder that it runs in.
         variables: of the environment; None for one that is not there.
-        fresh: whether it is about when our modules are loaded.
+        loaded: what may be before it begins, if it is about when something is.
     """
 
     args: tuple[str, ...]
     cwd: Path
     variables: Mapping[str, str | None] = field(default_factory=dict)
-    fresh: bool = False
+    loaded: tuple[str, ...] = LOADED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,13 +106,13 @@ class Suite:
         files: what stands in each.
         args: of pytest.
         variables: of the environment; None for one that is not there.
-        fresh: whether it is about when our modules are loaded.
+        loaded: what may be before it begins, if it is about when something is.
     """
 
     files: Mapping[str, str]
     args: tuple[str, ...] = ()
     variables: Mapping[str, str | None] = field(default_factory=dict)
-    fresh: bool = False
+    loaded: tuple[str, ...] = LOADED
 
     def write(self, folder: Path) -> Command:
         (folder / "suite").mkdir()
@@ -121,7 +121,7 @@ class Suite:
         args = ("-m", "pytest", f"--basetemp={folder / 'temporary'}", *self.args)
         variables = {"HOME": str(folder), **self.variables}
         cwd = folder / "suite"
-        return Command(args=args, cwd=cwd, variables=variables, fresh=self.fresh)
+        return Command(args=args, cwd=cwd, variables=variables, loaded=self.loaded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,12 +143,12 @@ def runs(
     *args: str,
     variables: Mapping[str, str | None] | None = None,
     others: Mapping[str, str] | None = None,
-    fresh: bool = False,
+    loaded: tuple[str, ...] = LOADED,
     **modules: str,
 ) -> pytest.MarkDecorator:
     """A test about `pytest *args`, where these modules are, and other files."""
     files = {f"{name}.py": text for name, text in modules.items()} | dict(others or {})
-    return runs_job(Suite(files=files, args=args, variables=variables or {}, fresh=fresh))
+    return runs_job(Suite(files=files, args=args, variables=variables or {}, loaded=loaded))
 
 
 ALONE_AND_XDIST: dict[str, tuple[str, ...]] = {"alone": (), "xdist": ("-p", "xdist", "-n1")}
@@ -163,7 +163,7 @@ def runs_each(
     """As `runs`, once with the more arguments of each way."""
     found = [
         pytest.param(
-            way, marks=runs(*args, *more, variables=None, others=others, fresh=False, **modules)
+            way, marks=runs(*args, *more, variables=None, others=others, loaded=LOADED, **modules)
         )
         for way, more in ways.items()
     ]
@@ -307,7 +307,7 @@ def _run(folder: Path, *, forks: bool = False) -> None:
     if (folder / "code").exists():
         return
     command = json.loads((folder / "command.json").read_text(encoding="utf-8"))
-    if not (forks or command["fresh"]) and _is_forked_elsewhere(folder):
+    if not forks and tuple(command["loaded"]) == LOADED and _is_forked_elsewhere(folder):
         return
     variables = os.environ | surroundings() | command["variables"]
     environment = {name: value for name, value in variables.items() if value is not None}
@@ -457,19 +457,21 @@ def _run_for(client: socket.socket, root: Path) -> NoReturn:
 
 
 def _run_all(root: Path) -> None:
-    commands = sorted(root.glob("*/command.json"))
-    fresh = [each for each in commands if json.loads(each.read_text(encoding="utf-8"))["fresh"]]
+    commands: dict[tuple[str, ...], list[Path]] = {LOADED: []}
+    for each in sorted(root.glob("*/command.json")):
+        loaded = json.loads(each.read_text(encoding="utf-8"))["loaded"]
+        commands.setdefault(tuple(loaded), []).append(each)
     _pytest.config.get_config()  # loads its plugins
-    _fork_each(fresh)
-    for name in LOADED:
-        importlib.import_module(name)
-    gc.freeze()
-    _serve(root)
-    _fork_each([each for each in commands if each not in fresh])
+    for loaded in sorted(commands, key=len):  # as what is loaded stays
+        for name in loaded:
+            importlib.import_module(name)
+        gc.freeze()
+        if loaded == LOADED:
+            _serve(root)
+        _fork_each(commands[loaded])
 
 
 def _fork_each(commands: Sequence[Path]) -> None:
-    gc.freeze()
     for command in commands:
         folder = command.parent
         without_waiting = locked(folder / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)

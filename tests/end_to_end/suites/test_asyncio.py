@@ -54,7 +54,7 @@ def test_a_marker_delays_and_silences_an_async_client(ran: pytest.RunResult) -> 
 
 
 @runs(
-    fresh=True,
+    loaded=(),
     conftest=WITH_FREE_LOOPS,
     test_it="""
         import asyncio
@@ -253,7 +253,7 @@ IN_A_LOOP = """
 
 @runs(
     *("-p", "asyncio", "-W", "ignore", "-x"),
-    fresh=True,
+    loaded=(),
     conftest=WITH_FREE_LOOPS,
     test_it=IN_A_LOOP,
 )

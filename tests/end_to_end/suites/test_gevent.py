@@ -156,7 +156,7 @@ def test_answers_that_nobody_gave(url, chaos):
 """
 
 
-@runs(fresh=True, conftest=CONFTEST, test_it=TESTS)
+@runs(loaded=(), conftest=CONFTEST, test_it=TESTS)
 def test_its_sockets_are_reached_and_its_hub_goes_on(ran: pytest.RunResult) -> None:
     ran.assert_outcomes(passed=2 * 14 + 1)
 
@@ -186,6 +186,6 @@ def test_of_its_own(chaos):
 """
 
 
-@runs(fresh=True, test_it=UNPATCHED)
+@runs(loaded=(), test_it=UNPATCHED)
 def test_a_hub_that_cannot_wait_elsewhere_is_not_stopped(ran: pytest.RunResult) -> None:
     ran.assert_outcomes(passed=1)

@@ -17,6 +17,7 @@ INI = """
 asyncio_mode = auto
 asyncio_default_fixture_loop_scope = function
 """
+CLIENTS = ("asyncio", "http.server", "httpx", "requests")  # which the mocks load in any case
 PLUGINS = ("asyncio", "pytest_httpx", "requests_mock.contrib._pytest_plugin", "respx.plugin")
 
 
@@ -25,7 +26,7 @@ def mocking(test_it: str, *args: str, plugins: tuple[str, ...] = PLUGINS) -> pyt
     loaded = [each for plugin in plugins for each in ("-p", plugin)]
     others = {"pytest.ini": INI}
     return runs(
-        *loaded, *args, fresh=True, conftest=WITH_FREE_LOOPS, test_it=test_it, others=others
+        *loaded, *args, loaded=CLIENTS, conftest=WITH_FREE_LOOPS, test_it=test_it, others=others
     )
 
 
