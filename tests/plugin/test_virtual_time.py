@@ -7,6 +7,9 @@ import threading
 
 import pytest
 
+from tests.ahead import runs
+from tests.ahead import runs_each
+
 
 REAL = """
     import time
@@ -87,8 +90,13 @@ def test_a_whole_suite(suite: pytest.Pytester, args: list[str]) -> None:
     assert "chaos" not in result.stdout.str()
 
 
-def test_in_workers_of_xdist(suite: pytest.Pytester) -> None:
-    suite.makepyfile("""
+@runs(
+    "--virtual-time",
+    "-p",
+    "xdist",
+    "-n2",
+    helper=REAL,
+    test_it="""
         import pytest
 
         from helper import is_virtual
@@ -96,8 +104,10 @@ def test_in_workers_of_xdist(suite: pytest.Pytester) -> None:
         @pytest.mark.parametrize("number", range(4))
         def test_it(number):
             assert is_virtual()
-    """)
-    suite.runpytest("--virtual-time", "-p", "xdist", "-n", "2").assert_outcomes(passed=4)
+    """,
+)
+def test_in_workers_of_xdist(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=4)
 
 
 def test_what_wider_fixtures_start_keeps_real_time(suite: pytest.Pytester) -> None:
@@ -270,13 +280,19 @@ def test_async_tests(suite: pytest.Pytester, library: str) -> None:
     )
 
 
-@pytest.mark.parametrize("func_only", ["true", "false"])
-@pytest.mark.parametrize("method", ["signal", "thread"])
-def test_pytest_timeout_measures_real_time(
-    suite: pytest.Pytester, method: str, func_only: str
-) -> None:
-    suite.makeini(f"[pytest]\ntimeout_func_only = {func_only}\ntimeout_method = {method}")
-    suite.makepyfile("""
+WAYS_OF_TIMEOUT = {
+    f"{method}-{func_only}": (f"--timeout-method={method}", "-o", f"timeout_func_only={func_only}")
+    for method in ("signal", "thread")
+    for func_only in ("true", "false")
+}
+
+
+@runs_each(
+    WAYS_OF_TIMEOUT,
+    "-p",
+    "pytest_timeout",
+    "--timeout=300",
+    test_it="""
         import threading
         import time
 
@@ -286,13 +302,18 @@ def test_pytest_timeout_measures_real_time(
 
         def test_another(virtual_clock):
             time.sleep(3600)
-    """)
-    args = ("-p", "pytest_timeout", "--timeout=300")
-    suite.runpytest_subprocess(*args).assert_outcomes(passed=2)
+    """,
+)
+def test_pytest_timeout_measures_real_time(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(passed=2)
 
 
-def test_pytest_timeout_ends_what_hangs(suite: pytest.Pytester) -> None:
-    suite.makepyfile("""
+@runs(
+    "-p",
+    "pytest_timeout",
+    "--timeout=0.5",
+    "--timeout-method=signal",
+    test_it="""
         import _thread
         import threading
         import time
@@ -319,15 +340,15 @@ def test_pytest_timeout_ends_what_hangs(suite: pytest.Pytester) -> None:
         def test_next(virtual_clock):
             time.sleep(5)
             assert virtual_clock.elapsed == 5
-    """)
-    args = ("-p", "pytest_timeout", "--timeout=0.5", "--timeout-method=signal")
-    result = suite.runpytest_subprocess(*args)
-    result.assert_outcomes(failed=2, passed=1)
-    result.stdout.fnmatch_lines(["*Timeout*0.5*"])
+    """,
+)
+def test_pytest_timeout_ends_what_hangs(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(failed=2, passed=1)
+    ran.stdout.fnmatch_lines(["*Timeout*0.5*"])
 
 
-def test_ctrl_c_ends_the_run(suite: pytest.Pytester) -> None:
-    suite.makepyfile("""
+@runs(
+    test_it="""
         import os
         import signal
         import threading
@@ -350,14 +371,15 @@ def test_ctrl_c_ends_the_run(suite: pytest.Pytester) -> None:
 
         def test_next():
             raise AssertionError("was run")
-    """)
-    result = suite.runpytest_subprocess(timeout=60)
-    assert result.ret == pytest.ExitCode.INTERRUPTED
-    result.stdout.fnmatch_lines(["*KeyboardInterrupt*"])
+    """
+)
+def test_ctrl_c_ends_the_run(ran: pytest.RunResult) -> None:
+    assert ran.ret == pytest.ExitCode.INTERRUPTED
+    ran.stdout.fnmatch_lines(["*KeyboardInterrupt*"])
 
 
-def test_a_module_level_lock_that_is_held_over_a_wait_is_named(suite: pytest.Pytester) -> None:
-    suite.makepyfile("""
+@runs(
+    test_it="""
         import threading
         import time
 
@@ -373,13 +395,14 @@ def test_a_module_level_lock_that_is_held_over_a_wait_is_named(suite: pytest.Pyt
                 thread.start()
             for thread in threads:
                 thread.join()
-    """)
-    result = suite.runpytest_subprocess(timeout=60)
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
+    """
+)
+def test_a_module_level_lock_that_is_held_over_a_wait_is_named(ran: pytest.RunResult) -> None:
+    ran.assert_outcomes(failed=1)
+    ran.stdout.fnmatch_lines(
         [
             "E *ClockStalledError: a thread of the test is blocked where virtual time cannot see*",
-            "E *holder *: NOT WAITING HERE: blocked in a lock of C, at *_named.py:* in hold",
+            "E *holder *: NOT WAITING HERE: blocked in a lock of C, at test_it.py:* in hold",
             "E *make the lock in the test, give every test virtual time (--virtual-time, *",
         ]
     )
