@@ -311,18 +311,20 @@ def test_pytest_timeout_measures_real_time(ran: pytest.RunResult) -> None:
 @runs(
     "-p",
     "pytest_timeout",
-    "--timeout=0.5",
     "--timeout-method=signal",
     test_it="""
-        import _thread
+        import os
         import threading
         import time
 
-        def test_blocked_in_c(virtual_clock):
-            lock = _thread.allocate_lock()
-            lock.acquire()
-            lock.acquire()
+        import pytest
 
+        @pytest.mark.timeout(0.5)
+        def test_blocked_in_c(virtual_clock):
+            with open(os.pipe()[0], "rb") as nothing:
+                nothing.read(1)
+
+        @pytest.mark.timeout(0.5)
         def test_waits_for_one_who_computes(virtual_clock):
             ended = []
 
