@@ -30,7 +30,7 @@ _REAL: dict[str, Any] = {
     name: getattr(time, name)
     for name in (
         "sleep", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "clock_gettime",
-        "clock_gettime_ns",
+        "clock_gettime_ns", "ctime", "asctime",
     )
     if hasattr(time, name)
 }  # fmt: skip
@@ -132,9 +132,20 @@ def _clock_gettime(name: str, zero: int) -> Callable[[int], Any]:
     return clock_gettime
 
 
+# Without an argument they would ask the machine, and not time-machine.
+
+
+def _ctime(seconds: float | None = None, /) -> str:
+    return str(_REAL["ctime"](time.time() if seconds is None else seconds))
+
+
+def _asctime(*at: Any) -> str:
+    return str(_REAL["asctime"](*(at or (time.localtime(),))))
+
+
 def install_clocks(patches: Patches, zero: Zero) -> None:
     """Let members read virtual time, by whatever name they call the clocks."""
-    found: dict[str, Callable[..., Any]] = {"sleep": _sleep}
+    found: dict[str, Callable[..., Any]] = {"sleep": _sleep, "ctime": _ctime, "asctime": _asctime}
     for name in ("monotonic", "perf_counter"):
         begin = getattr(zero, name)
         found[name] = _reading(_REAL[name], begin, in_seconds=True)

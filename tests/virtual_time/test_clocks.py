@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import datetime
+import email.utils
+import logging
 import sched
 import sys
 import time
 import types
+import uuid
+import zoneinfo
 
+from collections.abc import Callable
 from collections.abc import Iterator
 
 import pytest
@@ -140,3 +145,33 @@ def test_a_scheduler_of_the_standard_library() -> None:
                 scheduler.enter(delay, 1, lambda delay=delay: log.append((delay, clock.elapsed)))
             scheduler.run()
     assert log == [(60, 60), (3600, 3600), (60, 3660), (3600, 7200)]
+
+
+DATES: dict[str, Callable[[], object]] = {
+    "datetime": lambda: datetime.datetime.now(zoneinfo.ZoneInfo("America/New_York")).year,
+    "date": lambda: datetime.date.today().year,  # noqa: DTZ011  # what is tested
+    "localtime": lambda: time.localtime().tm_year,
+    "gmtime": lambda: time.gmtime().tm_year,
+    "strftime": lambda: int(time.strftime("%Y")),
+    "ctime": lambda: int(time.ctime()[-4:]),
+    "asctime": lambda: int(time.asctime()[-4:]),
+    "email": lambda: email.utils.localtime().year,
+    "logging": lambda: time.gmtime(logging.makeLogRecord({}).created).tm_year,
+    "uuid": lambda: time.gmtime(uuid.uuid1().time / 1e7 - 12_219_292_800).tm_year,
+}
+
+
+@pytest.mark.parametrize("year", DATES.values(), ids=DATES)
+def test_every_way_to_the_date(year: Callable[[], object]) -> None:
+    with VirtualClock(start=4_200_000_000 * 10**9):
+        assert year() == 2103
+        time.sleep(366 * 24 * 3600)
+        assert year() == 2104
+    assert year() != 2104
+
+
+def test_a_moment_that_is_given_is_told_as_it_is() -> None:
+    given = time.localtime(0)
+    told = time.ctime(0), time.asctime(given)
+    with VirtualClock():
+        assert (time.ctime(0), time.asctime(given)) == told
