@@ -116,6 +116,27 @@ def test_a_run_that_asks_loads_more(suite: pytest.Pytester, test: str, args: lis
     assert "pytest_resilience.chaos.engine" in loaded(suite, *args)
 
 
+@pytest.mark.parametrize(
+    ("test", "args", "is_loaded"),
+    [
+        ("def test(): pass", [], False),
+        ("@pytest.mark.chaos('network_latency', must_fire=False)\ndef test(): pass", [], False),
+        ("def test(chaos): pass", [], False),
+        ("def test(virtual_clock): pass", [], True),
+        ("@pytest.mark.virtual_time\ndef test(): pass", [], True),
+        ("def test(): pass", ["--virtual-time"], True),
+    ],
+    ids=["idle", "chaos by marker", "chaos by fixture", "fixture", "marker", "flag"],
+)
+def test_virtual_time_is_loaded_by_who_asks_for_it(
+    suite: pytest.Pytester, test: str, args: list[str], is_loaded: bool
+) -> None:
+    suite.makepyfile(f"import pytest\n{test}")
+    modules = loaded(suite, *args)
+    own = {name for name in modules if name.startswith("pytest_resilience.virtual_time")}
+    assert bool(own | modules & {"time_machine"}) is is_loaded
+
+
 def test_chaos_without_a_client_loads_no_client(suite: pytest.Pytester) -> None:
     suite.makepyfile("""
         import pytest

@@ -53,10 +53,10 @@ from pytest_resilience.plugin.exploration.faults import target_names
 from pytest_resilience.plugin.exploration.orders import Orders
 from pytest_resilience.plugin.exploration.settings import USUAL_DEADLINE
 from pytest_resilience.plugin.exploration.settings import Oracle
-from pytest_resilience.plugin.matrix.expectation import DeadlineError
-from pytest_resilience.plugin.matrix.expectation import KnownHangs
-from pytest_resilience.plugin.matrix.expectation import deadline
-from pytest_resilience.plugin.matrix.expectation import virtual_deadline
+from pytest_resilience.plugin.matrix.deadline import DeadlineError
+from pytest_resilience.plugin.matrix.deadline import KnownHangs
+from pytest_resilience.plugin.matrix.deadline import deadline
+from pytest_resilience.plugin.matrix.deadline import virtual_deadline
 from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.leaks import Snapshot
 from pytest_resilience.plugin.pytest_internals import run_once

@@ -1,18 +1,9 @@
-"""How a test may end under chaos: `@pytest.mark.resilience(...)`, and its deadline."""
+"""How a test may end under chaos: `@pytest.mark.resilience(...)`."""
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
-
-from collections.abc import Iterator
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from types import CodeType
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -20,147 +11,9 @@ import pytest
 from pytest_resilience.chaos.parsing import quantities
 from pytest_resilience.chaos.parsing.texts import shortened
 from pytest_resilience.errors import ConfigurationError
-from pytest_resilience.stacks import is_library
-from pytest_resilience.virtual_time.c_locks import is_in_a_lock_of_c
-from pytest_resilience.virtual_time.run_queue import Limit
-from pytest_resilience.virtual_time.scheduler import current
-from pytest_resilience.virtual_time.timeline import real_ns
 
 
-__all__ = [
-    "DEADLINE", "DeadlineError", "Expectation", "KnownHangs", "deadline", "virtual_deadline",
-]  # fmt: skip
-
-_REPEAT = 0.5  # seconds between signals after the deadline
-
-Place = tuple[tuple[CodeType, int | None], ...]
-"""The lines of a stack, innermost first."""
-
-
-class DeadlineError(BaseException):
-    """The test took too long. Not an Exception: code that survives anything would catch it."""
-
-
-class KnownHangs:
-    """Where runs of a test have hung until their deadline: others that wait there need not.
-
-    Only waits for a lock or a queue that no thread is about to release: all that waits in an event
-    loop waits at one place, and so does what is tried again after a sleep.
-
-    Attributes:
-        soon: seconds after which a run that waits there hangs.
-    """
-
-    def __init__(self, soon: float) -> None:
-        self.soon = soon
-        self._places: set[Place] = set()
-
-    def add(self, frame: FrameType | None) -> str:
-        """It has hung here; returns where that is, for a message."""
-        if frame is not None and is_in_a_lock_of_c(frame) and not _another_is_at_work():
-            self._places.add(_place(frame))
-        return _where(frame)
-
-    def __contains__(self, frame: FrameType | None) -> bool:
-        return frame is not None and bool(self._places) and _place(frame) in self._places
-
-
-def _another_is_at_work() -> bool:
-    """Whether another thread may yet release what this one waits for, after a sleep or a timeout.
-
-    It runs the project's own code, or an event loop, and waits for no lock.
-    """
-    frames = sys._current_frames()  # noqa: SLF001  # there is no other way
-    del frames[threading.get_ident()]
-    return any(
-        not is_in_a_lock_of_c(frame) and any(map(_works, _files(frame)))
-        for frame in frames.values()
-    )
-
-
-def _works(file: str) -> bool:
-    return not is_library(file) or "asyncio" in Path(file).parts
-
-
-def _files(frame: FrameType | None) -> Iterator[str]:
-    while frame is not None:
-        yield frame.f_code.co_filename
-        frame = frame.f_back
-
-
-def _place(frame: FrameType | None) -> Place:
-    found = []
-    while frame is not None:
-        found.append((frame.f_code, frame.f_lineno))
-        frame = frame.f_back
-    return tuple(found)
-
-
-def _where(frame: FrameType | None) -> str:
-    """The line of the project that runs, for a message; "" if there is none."""
-    while frame is not None:
-        code = frame.f_code
-        if not is_library(code.co_filename):
-            return f", at {code.co_filename}:{frame.f_lineno} in {code.co_name}"
-        frame = frame.f_back
-    return ""
-
-
-@contextmanager
-def deadline(seconds: float, known: KnownHangs | None = None) -> Iterator[bool]:
-    """Raise DeadlineError in the block after so many seconds; gives whether that can be done.
-
-    It is done by SIGALRM, so in the main thread alone, where it reaches blocking calls too. A
-    timer that somebody else has set goes on afterwards. Who waits where a run is `known` to hang
-    need not wait for the deadline.
-    """
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or not hasattr(signal, "setitimer"):
-        yield False
-        return
-    inside = True
-    soon = seconds if known is None else min(seconds, known.soon)
-
-    def expired(_number: int, frame: FrameType | None) -> None:
-        nonlocal soon
-        if inside and soon < seconds and frame not in (known or ()):
-            signal.setitimer(signal.ITIMER_REAL, seconds - soon, _REPEAT)
-            soon = seconds
-        elif inside:
-            where = "" if known is None else known.add(frame)
-            raise DeadlineError(f"it was still running after {soon:g} s{where}")
-
-    before = signal.signal(signal.SIGALRM, expired)
-    began = real_ns()  # as the timer goes, also where the test's time is virtual
-    # Again and again: raised in a destructor or a callback it would reach nobody.
-    left, interval = signal.setitimer(signal.ITIMER_REAL, soon, _REPEAT)
-    try:
-        yield True
-    finally:
-        inside = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        if left:  # at its time, or at once if that is over
-            rest = left - (real_ns() - began) / 1e9
-            signal.setitimer(signal.ITIMER_REAL, max(rest, 1e-6), interval)
-
-
-@contextmanager
-def virtual_deadline(seconds: float, *, usual: float) -> Iterator[None]:
-    """As `deadline`, of a test in virtual time: after so many virtual seconds.
-
-    Where they are those that are `usual`, nobody has said how many: such a test may wait as long
-    as it likes, though not in a loop without an end.
-    """
-    scheduler = current()
-    if scheduler is None:
-        yield
-        return
-    said = None if seconds == usual else seconds
-    limit = Limit(said, lambda when: DeadlineError(f"it was still running after {when}"))
-    with scheduler.limited(limit):
-        yield
-
+__all__ = ["DEADLINE", "Expectation"]
 
 DEADLINE = 60.0  # seconds of a cell, where nothing else is said
 

@@ -12,10 +12,10 @@ import pytest
 from pytest_resilience.clock import MACHINE_CLOCK
 from pytest_resilience.errors import ConfigurationError
 from pytest_resilience.plugin.matrix.baseline_runs import BaselineRuns
+from pytest_resilience.plugin.matrix.deadline import deadline
+from pytest_resilience.plugin.matrix.deadline import virtual_deadline
 from pytest_resilience.plugin.matrix.expectation import DEADLINE
 from pytest_resilience.plugin.matrix.expectation import Expectation
-from pytest_resilience.plugin.matrix.expectation import deadline
-from pytest_resilience.plugin.matrix.expectation import virtual_deadline
 from pytest_resilience.plugin.matrix.leaks import LeakedResources
 from pytest_resilience.plugin.matrix.leaks import Snapshot
 from pytest_resilience.plugin.matrix.plan import Planned
