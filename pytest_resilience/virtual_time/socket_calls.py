@@ -8,7 +8,9 @@ import select
 import socket
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from typing import Self
 
 from pytest_resilience.virtual_time.patches import Patches
 from pytest_resilience.virtual_time.real_waits import outside
@@ -139,11 +141,13 @@ def _connect(real: Callable[..., None], sockets: Sockets) -> Callable[..., None]
 
 
 def install_polls(patches: Patches) -> None:
-    """Let members that wait by `select.select`, `select.poll` or `os.read` park."""
+    """Let members that wait by `os.read` and what `select` has park."""
     patches.set(os, "read", _read(os.read))
     patches.set(select, "select", _select(select.select))
     if hasattr(select, "poll"):
         patches.set(select, "poll", functools.partial(_Poll, select.poll))
+    if hasattr(select, "epoll"):
+        patches.set(select, "epoll", _Epoll)
 
 
 def _read(real: Callable[[int, int], bytes]) -> Callable[[int, int], bytes]:
@@ -214,3 +218,46 @@ class _Poll:
             scheduler.wait(Waiter("poll", tuple(self._masks.items())), limit)
             ready = self._real.poll(0)
         return ready  # type: ignore[no-any-return]
+
+
+class _Epoll:
+    """What `select.epoll(…)` makes."""
+
+    _make: Any = getattr(select, "epoll", None)  # as it is without virtual time
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._real = self._make(*args, **options)
+
+    @classmethod
+    def fromfd(cls, fd: int, /) -> Self:
+        found = cls.__new__(cls)
+        found._real = cls._make.fromfd(fd)  # noqa: SLF001  # its own
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def __enter__(self) -> Self:
+        self._real.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._real.close()
+
+    def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
+        """`timeout`: in seconds; None or less than 0 for ever."""
+        scheduler = current()
+        if scheduler is None or timeout == 0:
+            return self._real.poll(timeout, maxevents)  # type: ignore[no-any-return]
+        ready = self._real.poll(0, maxevents)
+        if not ready:
+            limit = None if timeout is None or timeout < 0 else nanoseconds(timeout)
+            fd = self._real.fileno()
+            scheduler.wait(Waiter("poll", ((fd, select.POLLIN),), _watched_by(fd)), limit)
+            ready = self._real.poll(0, maxevents)
+        return ready  # type: ignore[no-any-return]
+
+
+def _watched_by(epoll: int) -> tuple[int, ...]:
+    lines = Path(f"/proc/self/fdinfo/{epoll}").read_text("ascii").splitlines()
+    return tuple(int(line.split()[1]) for line in lines if line.startswith("tfd:"))

@@ -206,6 +206,22 @@ def test_polls(clock: VirtualClock) -> None:
         assert select.select([], [ours], [], 5) == ([], [ours], [])
 
 
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is none here")
+def test_epolls(clock: VirtualClock, pipe: tuple[int, int]) -> None:
+    with select.epoll() as made, select.epoll.fromfd(os.dup(made.fileno())) as same:
+        assert isinstance(made, select.epoll)
+        made.register(pipe[0], select.EPOLLIN)
+        for epoll in (made, same):
+            assert epoll.poll(5) == []
+            start(after(30, lambda: os.write(pipe[1], b"x")))
+            assert epoll.poll() == [(pipe[0], select.EPOLLIN)]
+            assert os.read(pipe[0], 1) == b"x"
+        assert clock.elapsed == 70
+    assert made.closed
+    with pytest.raises(ValueError, match="closed"):
+        made.poll(1)
+
+
 def read_when_ready(fd: int) -> bytes:
     select.select([fd], [], [])
     return os.read(fd, 1)
